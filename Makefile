@@ -1,0 +1,41 @@
+# The two commands: `make up` brings up the whole loop, `make test` runs every test. Everything else is `labelloop --help`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+IMAGES ?=
+
+.PHONY: up test test-slow check bench format clean
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
+
+up: $(STAMP)  ## the whole loop on this machine: make up [IMAGES=folder]
+	@exec $(BIN)/labelloop up $(if $(IMAGES),--images $(IMAGES),)
+
+test: $(STAMP) check  ## lint, types, import rules, then unit, property and system tests
+	@sh tests/system/setup.sh
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	@sh tests/system/setup.sh
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .labelloop
