@@ -1,0 +1,97 @@
+"""The inner form of a data set: images with labelled objects, in pixels, as every writer receives them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from labelloop.labeling.geometry import Geometry
+
+Box = tuple[float, float, float, float]
+"""x_min, y_min, x_max, y_max in pixels; the origin is the image's top left corner, the maxima are exclusive edges."""
+
+OBJECTS_A_TASK = 100_000
+IMAGE_SLOT = 10_000_000_000
+
+
+class Image(msgspec.Struct, frozen=True, gc=False):
+    """One image of a task and the place it got in the data set.
+
+    ``id`` is the task's id for a task with one image, so it is stable from run to run and as the project grows
+    (further images of a task: see ``image_id``). ``file_name`` is safe and unique in the data set.
+    """
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    split: str
+    url: str
+    task: int
+    item_index: int = 0
+    key: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The file name without its extension: the name of the image's label files."""
+        return self.file_name.rpartition(".")[0]
+
+
+class Object(msgspec.Struct, frozen=True):
+    """One labelled object: a region with one of its labels, inside its image.
+
+    ``box`` is the true axis-aligned box, or ``None`` for a shape that has no area (a key point).
+    ``class_id`` is the number of the label in the class map, from 1.
+    """
+
+    id: int
+    class_id: int
+    label: str
+    geometry: Geometry
+    box: Box | None
+    area: float
+    clipped: bool = False
+    region: str = ""
+    annotation: int | None = None
+    annotator: int | None = None
+    score: float | None = None
+    attributes: Mapping[str, tuple[Any, ...]] = {}
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One image with all of its objects: what a writer writes at a time. No objects: a negative, kept as such."""
+
+    image: Image
+    objects: tuple[Object, ...] = ()
+
+
+def image_id(task: int, slot: int = 0) -> int:
+    """The number of an image: its task's for the first image, moved up by ten digits for each further one.
+
+    Args:
+        task: the task's id, from 1.
+        slot: 0 for the first image of the task, counted over its image tags and the items of their lists.
+
+    Raises:
+        OverflowError: a number over 2**53 would not survive JSON readers that use doubles.
+    """
+    return _fits(slot * IMAGE_SLOT + task)
+
+
+def object_id(task: int, ordinal: int) -> int:
+    """The number of an object, from 1: its task's id, then its place in the task in five digits.
+
+    pycocotools takes 0 for "no match", so nothing is numbered 0. Other tasks never move it.
+
+    Raises:
+        OverflowError: more than 99,999 objects in one task, or a number over 2**53.
+    """
+    if not 0 < ordinal < OBJECTS_A_TASK:
+        raise OverflowError(f"object {ordinal} of task {task}")
+    return _fits(task * OBJECTS_A_TASK + ordinal)
+
+
+def _fits(number: int) -> int:
+    if number > 2**53:
+        raise OverflowError(f"the number {number} does not fit the 53 bits of a JSON number")
+    return number

@@ -1,0 +1,78 @@
+"""The exporters' errors: each names the item that is wrong and what to do about it."""
+
+from labelloop.service.errors import LabelloopError
+
+
+class ExportError(LabelloopError):
+    """An export could not be made."""
+
+    code = "export_failed"
+
+
+class SourceNotFound(ExportError):
+    """There is nothing to export at the given place."""
+
+    code = "source_not_found"
+    status = 404
+
+    def __init__(self, source: str, reason: str) -> None:
+        self.source = source
+        super().__init__(
+            f"nothing to export at {source!r}: {reason}",
+            fix="give a project's number, a Label Studio JSON or JSON lines file, or s3://BUCKET/KEY.json",
+        )
+
+
+class BadOption(ExportError):
+    """An option of the export is not one of its choices."""
+
+    code = "bad_option"
+    status = 400
+
+    def __init__(self, option: str, value: str, choices: str) -> None:
+        self.option, self.value = option, value
+        super().__init__(f"{option}: {value!r} is not understood", fix=f"use {choices}")
+
+
+class ClassMapMoved(ExportError):
+    """Another exporter gave one of our new classes a number before we did; the export is made again with its numbers."""
+
+    code = "class_map_moved"
+    status = 409
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"the class map of {url} changed during the export", fix="run the export again when the other one is done"
+        )
+
+
+class StoreBusy(ExportError):
+    """Other exporters kept winning the race for a version number or for the head."""
+
+    code = "store_busy"
+    status = 409
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(
+            f"{key} of {url} keeps changing under the export", fix="run the export again when the others are done"
+        )
+
+
+class DatasetDamaged(ExportError):
+    """A file of a data set in the store cannot be read as what it should be."""
+
+    code = "dataset_damaged"
+
+    def __init__(self, url: str, key: str, reason: str) -> None:
+        self.key = key
+        super().__init__(f"{key} of {url}: {reason}", fix="pull an older version (labelloop dataset list shows them)")
+
+
+class VersionNotFound(ExportError):
+    """The data set has no such version."""
+
+    code = "version_not_found"
+    status = 404
+
+    def __init__(self, url: str, version: str) -> None:
+        super().__init__(f"{url} has no version {version!r}", fix="see `labelloop dataset list` for what is there")
