@@ -1,0 +1,222 @@
+"""Label Studio's labelling configuration: which controls an annotator has, on which objects, with which labels."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+from xml.etree.ElementTree import Element, ParseError
+
+import msgspec
+
+from labelloop.labeling.errors import MalformedConfig
+
+
+_NO_CONTROLS = {"Filter"}  # it names a control to search in, and answers nothing itself
+
+
+class Label(msgspec.Struct, frozen=True):
+    """One label (or choice) that a control offers.
+
+    Attributes:
+        value: What Label Studio stores; a choice inside a choice is its path, joined by ``/``.
+        alias: The name that Label Studio stores in place of ``value``, where one is given.
+        predicted_values: The classes of a model that mean this label.
+        attributes: The tag's attributes as written.
+    """
+
+    value: str
+    alias: str | None = None
+    predicted_values: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = {}
+
+    @property
+    def stored(self) -> str:
+        """What a result holds for this label: the alias where there is one."""
+        return self.alias or self.value
+
+
+class Control(msgspec.Struct, frozen=True):
+    """A control tag: what an annotator can do to the objects it names.
+
+    Attributes:
+        name: The tag's name, which results carry as ``from_name``.
+        tag: The tag itself, such as ``RectangleLabels``.
+        to_names: The objects it applies to.
+        labels: Its labels or choices, in the order of the configuration.
+        score_threshold: ``model_score_threshold``: predictions below it are not shown; None where not set.
+        attributes: The tag's attributes as written.
+    """
+
+    name: str
+    tag: str
+    to_names: tuple[str, ...]
+    labels: tuple[Label, ...] = ()
+    score_threshold: float | None = None
+    attributes: Mapping[str, str] = {}
+
+    @property
+    def type(self) -> str:
+        """The result type it writes, such as ``rectanglelabels``."""
+        return self.tag.lower()
+
+    @property
+    def per_region(self) -> bool:
+        """Whether it asks about a region rather than about the whole task."""
+        return self.attributes.get("perRegion", "").lower() == "true"
+
+    @property
+    def multiple(self) -> bool:
+        """Whether several labels (or choices) may be picked at once."""
+        return self.attributes.get("choice", "").lower() == "multiple"
+
+    def label_for(self, model_class: str) -> str | None:
+        """The label that a model's class means: listed in ``predicted_values``, else named alike, else alike but for case.
+
+        Returns:
+            What a result must hold for it, or None where no label fits.
+        """
+        for label in self.labels:
+            if model_class in label.predicted_values:
+                return label.stored
+        for label in self.labels:
+            if model_class in (label.value, label.alias):
+                return label.stored
+        folded = model_class.strip().casefold()
+        for label in self.labels:
+            names = (label.value, label.alias or "", label.attributes.get("value", ""), *label.predicted_values)
+            if folded in {name.casefold() for name in names if name}:
+                return label.stored
+        return None
+
+
+class ObjectTag(msgspec.Struct, frozen=True):
+    """An object tag: what an annotator looks at.
+
+    Attributes:
+        name: The tag's name, which results carry as ``to_name``.
+        tag: The tag itself, such as ``Image``.
+        value: The key of the task's data that holds it, without the ``$``.
+        is_list: Whether that key holds a list (``valueList``: several images in one task).
+        attributes: The tag's attributes as written.
+    """
+
+    name: str
+    tag: str
+    value: str
+    is_list: bool = False
+    attributes: Mapping[str, str] = {}
+
+
+class LabelConfig(msgspec.Struct, frozen=True):
+    """A labelling configuration, by tag name and in the order of the XML."""
+
+    controls: Mapping[str, Control]
+    objects: Mapping[str, ObjectTag]
+
+    @classmethod
+    def parse(cls, xml: str) -> Self:
+        """From the XML that Label Studio keeps in ``label_config``.
+
+        Raises:
+            MalformedConfig: It is not XML, holds entities, or a control has no name or an unusable threshold.
+        """
+        root = _parse(xml)
+        controls: dict[str, Control] = {}
+        objects: dict[str, ObjectTag] = {}
+        for element in root.iter():
+            name = element.get("name", "")
+            if element.get("toName") is not None and element.tag not in _NO_CONTROLS:
+                control = _control(element, name)
+                if name in controls:
+                    raise MalformedConfig(f"two controls are named {name!r}")
+                controls[name] = control
+            elif name and _data_key(element):
+                objects[name] = _object(element, name)
+        return cls(controls, objects)
+
+    def controls_of(self, *tags: str) -> tuple[Control, ...]:
+        """The controls of these tags (any case), in the order of the configuration."""
+        wanted = {tag.lower() for tag in tags}
+        return tuple(control for control in self.controls.values() if control.type in wanted)
+
+    @property
+    def images(self) -> tuple[ObjectTag, ...]:
+        """The image objects, in the order of the configuration."""
+        return tuple(tag for tag in self.objects.values() if tag.tag.lower() == "image")
+
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """The keys of the task's data that hold an image or a list of images, each once."""
+        return tuple(dict.fromkeys(tag.value for tag in self.images))
+
+    def data_key(self, to_name: str) -> str | None:
+        """The key of the task's data behind an object, None where the configuration has no such object."""
+        found = self.objects.get(to_name)
+        return found.value if found else None
+
+
+def _parse(xml: str) -> Element:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    try:
+        root: Any = fromstring(xml)
+    except ParseError as error:
+        raise MalformedConfig(f"not XML: {error}") from None
+    except DefusedXmlException as error:
+        raise MalformedConfig(f"refused: {type(error).__name__}") from None
+    except (TypeError, ValueError) as error:
+        raise MalformedConfig(f"not XML: {error}") from None
+    found: Element = root
+    return found
+
+
+def _data_key(element: Element) -> str:
+    source = element.get("valueList") or element.get("value") or ""
+    return source[1:] if source.startswith("$") else ""
+
+
+def _object(element: Element, name: str) -> ObjectTag:
+    return ObjectTag(
+        name=name,
+        tag=element.tag,
+        value=_data_key(element),
+        is_list=bool(element.get("valueList")),
+        attributes=dict(element.attrib),
+    )
+
+
+def _control(element: Element, name: str) -> Control:
+    if not name:
+        raise MalformedConfig(f"<{element.tag}> has no name")
+    threshold = element.get("model_score_threshold")
+    try:
+        score_threshold = float(threshold) if threshold else None
+    except ValueError:
+        raise MalformedConfig(f"<{element.tag} name={name!r}>: model_score_threshold is {threshold!r}") from None
+    return Control(
+        name=name,
+        tag=element.tag,
+        to_names=tuple(part.strip() for part in element.get("toName", "").split(",") if part.strip()),
+        labels=tuple(_labels(element, (), ())),
+        score_threshold=score_threshold,
+        attributes=dict(element.attrib),
+    )
+
+
+def _labels(parent: Element, path: tuple[str, ...], stored: tuple[str, ...]) -> list[Label]:
+    """The labels below a control, depth first; ``View`` and the like only arrange them."""
+    found: list[Label] = []
+    for child in parent:
+        own = child.get("value")
+        if child.tag not in {"Label", "Choice"} or own is None:
+            found += _labels(child, path, stored)
+            continue
+        values, names = (*path, own), (*stored, child.get("alias") or own)
+        predicted = child.get("predicted_values", "")
+        label = Label(
+            value="/".join(values),
+            alias="/".join(names) if names != values else None,
+            predicted_values=tuple(part.strip() for part in predicted.split(",") if part.strip()),
+            attributes=dict(child.attrib),
+        )
+        found += [label, *_labels(child, values, names)]
+    return found

@@ -1,0 +1,93 @@
+"""The errors of reading Label Studio's data: each one carries where it happened and why."""
+
+
+class LabelingError(ValueError):
+    """Label Studio's data could not be understood; every error of `labelloop.labeling` derives from this one."""
+
+
+class MalformedTask(LabelingError):  # noqa: N818 - names are facts
+    """A task cannot be read at all.
+
+    Attributes:
+        task: Label Studio's task id, where one could be read.
+        field: The field at fault, such as ``data``; empty when the text is not JSON.
+        reason: What is wrong with it, in words.
+    """
+
+    def __init__(self, task: object, field: str, reason: str) -> None:
+        super().__init__(task, field, reason)
+        self.task = task if isinstance(task, int) else None
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"task {self.task}: {self.field or 'JSON'}: {self.reason}"
+
+
+class MalformedConfig(LabelingError):  # noqa: N818
+    """A labelling configuration is not the XML that Label Studio accepts.
+
+    Attributes:
+        reason: What is wrong with it, in words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"label config: {self.reason}"
+
+
+class MalformedValue(LabelingError):  # noqa: N818
+    """One field of a result's value does not describe a shape or an answer.
+
+    Attributes:
+        field: The field at fault, such as ``width`` or ``points``.
+        reason: What is wrong with it, in words.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
+class RegionError(LabelingError):
+    """One result of an annotation is malformed; its siblings are not.
+
+    Attributes:
+        task: The task's id, where it is known.
+        annotation: The annotation's (or prediction's) id, where it is known.
+        result: The result's id; empty when it has none.
+        field: The field at fault.
+        reason: What is wrong with it, in words.
+        source: The result's JSON as it came, so that nothing is lost.
+    """
+
+    def __init__(
+        self,
+        task: int | None,
+        annotation: int | None,
+        result: str,
+        field: str,
+        reason: str,
+        *,
+        source: object = None,
+    ) -> None:
+        super().__init__(task, annotation, result, field, reason)
+        self.task = task
+        self.annotation = annotation
+        self.result = result
+        self.field = field
+        self.reason = reason
+        self.source = source
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.task}, annotation {self.annotation}, result {self.result or '(no id)'}: "
+            f"{self.field}: {self.reason}"
+        )
