@@ -1,0 +1,146 @@
+"""The database: SQLite by default, Postgres by URL, always migrated to the newest schema before it is handed out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from labelloop.service.errors import DatabaseError, MissingExtra
+from labelloop.service.settings import Settings, hide_password
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+# Any fixed number does: it is the name of our lock among Postgres' advisory locks ("labelloo" in ASCII).
+MIGRATION_LOCK = 0x6C6162656C6C6F6F
+BUSY_TIMEOUT_S = 30.0
+
+Clock = Callable[[sa.Connection], float]
+
+
+def open_database(settings: Settings) -> sa.Engine:
+    """Open `settings.database_url` and migrate it to the newest schema.
+
+    Any number of processes may call this at once: one migrates, the others wait for it. The engine belongs to the
+    process that opened it; open it again after a fork.
+
+    Raises:
+        DatabaseError: it cannot be reached, opened or migrated.
+        MissingExtra: a Postgres URL without the extra `postgres`.
+    """
+    shown = hide_password(settings.database_url)
+    engine = create_engine(settings.database_url)
+    try:
+        migrate(engine)
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        engine.dispose()
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise DatabaseError(
+            f"The database {shown} cannot be opened: {reason}.",
+            fix="Check LABELLOOP_DATABASE_URL and that it is running.",
+        ) from error
+    return engine
+
+
+def create_engine(url: str) -> sa.Engine:
+    """An engine for `url` with the house's pragmas, not migrated.
+
+    On SQLite `engine.begin()` takes the write lock at once (BEGIN IMMEDIATE), so that a transaction which reads and
+    then writes waits for its turn instead of failing half-way; `reading(engine)` does not take it.
+    """
+    if url.startswith("sqlite"):
+        path = sa.engine.make_url(url).database
+        if not path or path == ":memory:":
+            raise DatabaseError(
+                "A database in memory cannot be shared by processes.",
+                fix="Set LABELLOOP_DATABASE_URL to sqlite:///path.",
+            )
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+        sa.event.listen(engine, "connect", _tune_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return sa.create_engine(
+            url, pool_pre_ping=True, pool_size=5, max_overflow=10, connect_args={"connect_timeout": 10}
+        )
+    except ModuleNotFoundError as error:
+        raise MissingExtra("A Postgres database", extra="postgres") from error
+
+
+@contextlib.contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection for reads: on SQLite it neither waits for a writer nor holds one up."""
+    with engine.connect().execution_options(sqlite_begin="BEGIN DEFERRED") as connection, connection.begin():
+        yield connection
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to the newest revision; concurrent callers wait for the first."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    wanted = set(ScriptDirectory.from_config(config).get_heads())
+    if _revisions(engine) == wanted:
+        return
+    with _migration_lock(engine):
+        if _revisions(engine) == wanted:
+            return
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "heads")
+
+
+def database_clock(connection: sa.Connection) -> float:
+    """Seconds since 1970 by the one clock that all workers share: the server's, or this machine's for SQLite."""
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0)
+
+
+def _revisions(engine: sa.Engine) -> set[str]:
+    with reading(engine) as connection:
+        return set(MigrationContext.configure(connection).get_current_heads())
+
+
+@contextlib.contextmanager
+def _migration_lock(engine: sa.Engine) -> Iterator[None]:
+    if engine.dialect.name == "sqlite":
+        with Path(f"{engine.url.database}.migrate.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # freed by the kernel when the process ends, however it ends
+            yield
+        return
+    with engine.connect() as connection:  # a lock of the session, which is why it has a connection of its own
+        connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+
+
+def _tune_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`, not by the driver's guesses
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:  # the switch to WAL ignores the busy timeout
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    # FULL, not NORMAL: Label Studio never sends an event twice, so what we acknowledged must survive a power cut.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))

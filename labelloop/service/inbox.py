@@ -1,0 +1,314 @@
+"""The durable inbox: one row an event, one claim a subject. The row is the truth; the queue only lowers the latency."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from labelloop.service.db import Clock, database_clock, reading
+from labelloop.service.identity import has_ended
+from labelloop.service.settings import Settings
+
+metadata = sa.MetaData()
+EVENTS = sa.Table(
+    "inbox_events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+    sa.Column("topic", sa.Text),
+    sa.Column("subject", sa.Text),
+    sa.Column("key", sa.Text),
+    sa.Column("payload", sa.Text),
+    sa.Column("state", sa.Text),  # pending -> claimed -> done | dead; a retry goes back to pending
+    sa.Column("attempts", sa.Integer),
+    sa.Column("created_at", sa.Double),
+    sa.Column("due_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("claim", sa.Text),
+    sa.Column("reason", sa.Text),
+)
+CLAIMS = sa.Table(
+    "inbox_claims",
+    metadata,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("token", sa.Text),
+    sa.Column("worker", sa.Text),
+    sa.Column("leased_until", sa.Double),
+)
+STATES = ("pending", "claimed", "done", "dead")
+KILLED = "the worker ended {attempts} times while it handled this event"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a subject. `attempts` counts the present one; `created_at` is seconds since 1970."""
+
+    id: int
+    topic: str
+    subject: str
+    key: str
+    payload: Any
+    attempts: int
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to handle a subject's events until the lease ends; `token` proves it."""
+
+    topic: str
+    subject: str
+    token: str
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was given up, with the reason; `finished_at` is seconds since 1970."""
+
+    event: Event
+    reason: str
+    finished_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How often a failing event is tried and how long it waits in between.
+
+    The pause after attempt n is `base_s * 2**(n - 1)`, at most `max_s`, times a random factor in [0.5, 1): jitter,
+    so that what failed together does not come back together.
+    """
+
+    attempts: int = 8
+    base_s: float = 2.0
+    max_s: float = 600.0
+
+    def pause_s(self, attempt: int) -> float:
+        """Seconds to wait after the given attempt (1, 2, ...)."""
+        ceiling: float = min(self.max_s, self.base_s * 2.0 ** min(attempt - 1, 60))
+        return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+
+
+class Inbox:
+    """Events in the database: stored once, claimed by subject, finished or given up, never lost.
+
+    Every method is one short transaction and safe from any thread, process or machine.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, *, lease_s: float = 30.0, backoff: Backoff | None = None, clock: Clock = database_clock
+    ) -> None:
+        self.engine = engine
+        self.lease_s = lease_s
+        self.backoff = backoff or Backoff()
+        self._clock = clock
+
+    @classmethod
+    def from_settings(cls, settings: Settings, engine: sa.Engine) -> Inbox:
+        """An inbox on `engine` with the settings' lease and backoff."""
+        backoff = Backoff(settings.job_attempts, settings.job_backoff_s, settings.job_backoff_max_s)
+        return cls(engine, lease_s=settings.job_lease_s, backoff=backoff)
+
+    def put(self, topic: str, subject: str, key: str, payload: Any, *, delay_s: float = 0.0) -> bool:
+        """Store an event; it is durable when this returns.
+
+        Args:
+            topic: names the handler.
+            subject: what the event is about; events of one subject are handled together and never at the same time.
+            key: unique within the topic; the same event told twice has the same key.
+            payload: anything that is JSON.
+            delay_s: seconds before it becomes due; it goes along earlier when another event of its subject is due.
+
+        Returns:
+            False when the (topic, key) was there already; nothing is stored then.
+        """
+        text = msgspec.json.encode(payload).decode()
+        with self.engine.begin() as connection:
+            now = self._clock(connection)
+            row = {
+                "topic": topic, "subject": subject, "key": key, "payload": text, "state": "pending", "attempts": 0,
+                "created_at": now, "due_at": now + delay_s, "reason": "",
+            }  # fmt: skip
+            return _insert_new(connection, EVENTS, row, conflict=("topic", "key"))
+
+    def claim(self, topic: str, subject: str, worker: str) -> Claim | None:
+        """Take all events of a subject: those due, those not yet tried, and those a lost worker left.
+
+        Returns:
+            None when nothing is due or when another worker holds the subject.
+        """
+        token = uuid.uuid4().hex
+        with self.engine.begin() as connection:
+            now = self._clock(connection)
+            if not self._lease(connection, topic, subject, token, worker, now):
+                return None
+            of_subject = (EVENTS.c.topic == topic) & (EVENTS.c.subject == subject)
+            left = of_subject & (EVENTS.c.state == "claimed")  # we hold the subject, so their worker is gone
+            killed = left & (EVENTS.c.attempts >= self.backoff.attempts)
+            for row in connection.execute(sa.select(EVENTS.c.id, EVENTS.c.attempts).where(killed)).all():
+                reason = KILLED.format(attempts=row.attempts)
+                connection.execute(sa.update(EVENTS).where(EVENTS.c.id == row.id).values(_dead(reason, now)))
+            pending = of_subject & (EVENTS.c.state == "pending")
+            due = connection.scalar(
+                sa.select(sa.func.count()).where((pending & (EVENTS.c.due_at <= now)) | left).select_from(EVENTS)
+            )
+            if due:
+                taken = left | (pending & ((EVENTS.c.due_at <= now) | (EVENTS.c.attempts == 0)))
+                values = {"state": "claimed", "claim": token, "attempts": EVENTS.c.attempts + 1}
+                connection.execute(sa.update(EVENTS).where(taken).values(values))
+            events = _events(connection, EVENTS.c.claim == token)
+            if not events:
+                connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == token))
+                return None
+            return Claim(topic, subject, token, events)
+
+    def heartbeat(self, claim: Claim) -> bool:
+        """Prolong the lease; False when the claim was lost to another worker or is finished."""
+        with self.engine.begin() as connection:
+            until = self._clock(connection) + self.lease_s
+            changed = connection.execute(
+                sa.update(CLAIMS).where(CLAIMS.c.token == claim.token).values(leased_until=until)
+            )
+            return changed.rowcount == 1
+
+    def done(self, claim: Claim) -> bool:
+        """Finish the claim's events; False when the claim had been lost (another worker handles them again)."""
+        return self._finish(claim, lambda now: [(_mine(claim), {"state": "done", "finished_at": now, "reason": ""})])
+
+    def dead(self, claim: Claim, reason: str) -> bool:
+        """Give the claim's events up, with the reason; `replay` brings them back."""
+        return self._finish(claim, lambda now: [(_mine(claim), _dead(reason, now))])
+
+    def retry(self, claim: Claim, reason: str) -> bool:
+        """Put the claim's events back for later, with backoff; those out of attempts become dead letters."""
+
+        def changes(now: float) -> list[tuple[sa.ColumnElement[bool], dict[str, Any]]]:
+            last = EVENTS.c.attempts >= self.backoff.attempts
+            pause_s = self.backoff.pause_s(max(event.attempts for event in claim.events))
+            again = {"state": "pending", "due_at": now + pause_s, "reason": reason, "claim": None}
+            return [(_mine(claim) & last, _dead(reason, now)), (_mine(claim), again)]
+
+        return self._finish(claim, changes)
+
+    def release(self, claim: Claim) -> bool:
+        """Put the claim's events back as they were, due now: for a worker that stops before it could finish."""
+        values = {"state": "pending", "claim": None, "attempts": EVENTS.c.attempts - 1}
+        return self._finish(claim, lambda _now: [(_mine(claim), values)])
+
+    def due(self, limit: int) -> list[tuple[str, str]]:
+        """Subjects (topic, subject) with events to handle and no living claim, the longest waiting first."""
+        with reading(self.engine) as connection:
+            now = self._clock(connection)
+            held = (CLAIMS.c.topic == EVENTS.c.topic) & (CLAIMS.c.subject == EVENTS.c.subject)
+            free = sa.or_(CLAIMS.c.token.is_(None), CLAIMS.c.leased_until < now)
+            query = (
+                sa.select(EVENTS.c.topic, EVENTS.c.subject)
+                .select_from(EVENTS.outerjoin(CLAIMS, held))
+                .where(EVENTS.c.state.in_(("pending", "claimed")), EVENTS.c.due_at <= now, free)
+                .group_by(EVENTS.c.topic, EVENTS.c.subject)
+                .order_by(sa.func.min(EVENTS.c.due_at))
+                .limit(limit)
+            )
+            return [(row.topic, row.subject) for row in connection.execute(query)]
+
+    def free_ended(self) -> int:
+        """End the leases of workers of this host whose process is gone, so that nobody waits for them to run out."""
+        with reading(self.engine) as connection:
+            held = connection.execute(sa.select(CLAIMS.c.token, CLAIMS.c.worker)).all()
+        ended = [row.token for row in held if has_ended(row.worker)]
+        if ended:
+            with self.engine.begin() as connection:
+                connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token.in_(ended)).values(leased_until=0.0))
+        return len(ended)
+
+    def counts(self) -> dict[str, int]:
+        """How many events are in each state."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(EVENTS.c.state, sa.func.count()).group_by(EVENTS.c.state)).all()
+        return dict.fromkeys(STATES, 0) | {str(state): int(count) for state, count in rows}
+
+    def lag_s(self) -> float:
+        """Seconds that the longest waiting due event has waited; 0 when none waits."""
+        with reading(self.engine) as connection:
+            now = self._clock(connection)
+            oldest = connection.scalar(sa.select(sa.func.min(EVENTS.c.due_at)).where(EVENTS.c.state == "pending"))
+        return max(0.0, now - oldest) if oldest is not None else 0.0
+
+    def dead_letters(self, *, limit: int = 1000) -> list[DeadLetter]:
+        """The events that were given up, the newest first."""
+        with reading(self.engine) as connection:
+            query = sa.select(EVENTS).where(EVENTS.c.state == "dead").order_by(EVENTS.c.finished_at.desc()).limit(limit)
+            return [DeadLetter(_event(row), row.reason, row.finished_at) for row in connection.execute(query)]
+
+    def replay(self, ids: Sequence[int] | Literal["all"]) -> int:
+        """Bring dead letters back with fresh attempts, due now; returns how many."""
+        chosen = EVENTS.c.state == "dead"
+        if ids != "all":
+            chosen &= EVENTS.c.id.in_(list(ids))
+        with self.engine.begin() as connection:
+            fresh = {"state": "pending", "attempts": 0, "due_at": self._clock(connection), "finished_at": None}
+            return connection.execute(
+                sa.update(EVENTS).where(chosen).values(fresh | {"reason": "", "claim": None})
+            ).rowcount
+
+    def prune(self, older_than_s: float) -> int:
+        """Delete events that were done more than `older_than_s` ago; dead letters stay. Returns how many."""
+        with self.engine.begin() as connection:
+            old = (EVENTS.c.state == "done") & (EVENTS.c.finished_at < self._clock(connection) - older_than_s)
+            return connection.execute(sa.delete(EVENTS).where(old)).rowcount
+
+    def _lease(self, connection: sa.Connection, topic: str, subject: str, token: str, worker: str, now: float) -> bool:
+        held = (CLAIMS.c.topic == topic) & (CLAIMS.c.subject == subject)
+        mine = {"token": token, "worker": worker, "leased_until": now + self.lease_s}
+        taken = connection.execute(sa.update(CLAIMS).where(held & (CLAIMS.c.leased_until < now)).values(mine))
+        if taken.rowcount:
+            return True
+        return _insert_new(
+            connection, CLAIMS, mine | {"topic": topic, "subject": subject}, conflict=("topic", "subject")
+        )
+
+    def _finish(
+        self, claim: Claim, changes: Callable[[float], list[tuple[sa.ColumnElement[bool], dict[str, Any]]]]
+    ) -> bool:
+        with self.engine.begin() as connection:
+            # Deleting the claim first both proves that it is ours and lets the subject go.
+            if connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == claim.token)).rowcount == 0:
+                return False
+            for which, values in changes(self._clock(connection)):
+                connection.execute(sa.update(EVENTS).where(which).values(values))
+            return True
+
+
+def _mine(claim: Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(EVENTS.c.claim == claim.token, EVENTS.c.state == "claimed")
+
+
+def _dead(reason: str, now: float) -> dict[str, Any]:
+    return {"state": "dead", "reason": reason, "finished_at": now}
+
+
+def _events(connection: sa.Connection, which: sa.ColumnElement[bool]) -> tuple[Event, ...]:
+    return tuple(_event(row) for row in connection.execute(sa.select(EVENTS).where(which).order_by(EVENTS.c.id)))
+
+
+def _event(row: Any) -> Event:
+    payload = msgspec.json.decode(row.payload)
+    return Event(row.id, row.topic, row.subject, row.key, payload, row.attempts, row.created_at)
+
+
+def _insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], *, conflict: Sequence[str]) -> bool:
+    """Insert a row unless its key is there; both dialects know ON CONFLICT DO NOTHING."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+    return (
+        connection.execute(insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))).rowcount
+        == 1
+    )

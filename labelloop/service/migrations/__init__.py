@@ -1,0 +1,1 @@
+"""Alembic's migrations: run by `labelloop.service.db.migrate`, packaged with the code."""
