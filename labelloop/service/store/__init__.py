@@ -1,0 +1,18 @@
+"""Objects by key, in a folder or in a bucket: `open_store`, the `Store` protocol and its errors."""
+
+from labelloop.service.store.errors import AlreadyThere, BadKey, Changed, NotThere, StoreError, StoreUnreachable
+from labelloop.service.store.protocol import Capabilities, Progress, Store
+from labelloop.service.store.open import open_store
+
+__all__ = [
+    "AlreadyThere",
+    "BadKey",
+    "Capabilities",
+    "Changed",
+    "NotThere",
+    "Progress",
+    "Store",
+    "StoreError",
+    "StoreUnreachable",
+    "open_store",
+]

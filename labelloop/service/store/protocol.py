@@ -1,0 +1,105 @@
+"""The `Store` protocol: what a place that keeps objects by key must do, whoever keeps them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+Progress = Callable[[int, int], None]
+"""Called after each object of `put_many` with (objects written so far, bytes written so far)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store was seen to do, by doing it.
+
+    Attributes:
+        writable: An object was written, read back the same, listed and deleted.
+        create_only: A second `create` of one key was refused **by the server** and the first bytes were kept.
+        compare_and_swap: A `swap` with an old etag was refused **by the server** and the newer bytes were kept.
+        detail: Plain words: what is missing, what labelloop does instead, and the fix. Empty when nothing is missing.
+    """
+
+    writable: bool
+    create_only: bool
+    compare_and_swap: bool
+    detail: str
+
+
+class Store(Protocol):
+    """Objects by key. Keys are relative paths with `/`; see `labelloop.service.store.keys` for what is refused."""
+
+    @property
+    def url(self) -> str:
+        """The address the store was opened with, without any secret."""
+        ...
+
+    def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
+        """Writes an object, replacing what was there; a reader sees the old bytes or the new, never a mixture.
+
+        Args:
+            key: Where.
+            data: The bytes, or a local file whose bytes are streamed.
+            content_type: MIME type; guessed from the key's ending when not given. Folders do not keep it.
+
+        Returns:
+            The new etag: opaque, equal exactly while the object's content was not written again.
+        """
+        ...
+
+    def create(self, key: str, data: bytes) -> str:
+        """Writes an object that must not exist yet; of two writers at once exactly one succeeds.
+
+        Raises:
+            AlreadyThere: The key is taken; its bytes were kept.
+        """
+        ...
+
+    def swap(self, key: str, data: bytes, *, etag: str | None) -> str:
+        """Writes an object only if it is still as it was read: compare-and-swap.
+
+        Args:
+            key: Where.
+            data: The new bytes.
+            etag: The etag that `read`, `put` or an earlier `swap` gave; None: the key must not exist.
+
+        Raises:
+            Changed: Somebody wrote in between (or the key appeared or vanished); nothing was written.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises `NotThere`."""
+        ...
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """The object's bytes and the etag that `swap` takes. Raises `NotThere`."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether the key holds an object."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Every key that starts with `prefix` (a plain text prefix, not a folder), sorted, in pages."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Removes the object; a key that is not there is no error."""
+        ...
+
+    def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
+        """Writes many objects in parallel, with a bounded number in memory; stops at the first error and raises it.
+
+        Returns:
+            How many were written.
+        """
+        ...
+
+    def self_test(self) -> Capabilities:
+        """Writes, reads, lists, re-creates and swaps small objects under a fresh key, removes them, and says what held.
+
+        Raises:
+            StoreError: The store cannot be reached or written at all; the message says why and the fix.
+        """
+        ...
