@@ -1,0 +1,102 @@
+"""Owns the ONNX Runtime session of a worker: opened once, run in batches, one run at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_backend.errors import ModelBroken, ModelMissing
+from ml_backend.graph import Arrays, Graph, read_graph
+
+BATCH = {"CPUExecutionProvider": 1}
+"""Photos a run on a graph with an open batch. On a processor a larger batch is no faster and costs 60 MB a photo."""
+BATCH_ON_ACCELERATOR = 16
+
+
+class Engine:
+    """A session and its graph.
+
+    Runs are taken one at a time: a session spreads one run over its threads already, and two at once would only
+    share them, at twice the memory.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        """Opens the file.
+
+        Args:
+            path: The ONNX file.
+            threads: Threads of one run; 0 lets ONNX Runtime take one a core.
+
+        Raises:
+            ModelMissing: There is no such file.
+            ModelBroken: ONNX Runtime cannot open it.
+        """
+        import onnxruntime
+
+        if not path.is_file():
+            raise ModelMissing(path)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # the warnings of exporters are nothing that a user could act on
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Threads that spin between runs keep the cores from the threads that decode photos and answer /health.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=onnxruntime.get_available_providers()
+            )
+            self._run_options = onnxruntime.RunOptions()
+        except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
+            raise ModelBroken(path, _first_line(error)) from error
+        self._run_options.only_execute_path_to_fetches = True
+        self._path = path
+        self._turn = threading.Lock()
+        self.graph: Graph = read_graph(self._session)
+        if self.graph.image is None:
+            inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)
+            raise ModelBroken(path, f"it takes no single photo. Its inputs: {inputs}")
+        self._input = self.graph.image.name
+        self.batch = self._batch()
+
+    def run(self, photos: Sequence[npt.NDArray[Any]], outputs: Sequence[str] | None = None) -> Arrays:
+        """One run on at most `batch` photos; a graph of a larger fixed batch is filled up and the rest cut off.
+
+        Args:
+            photos: Arrays of the graph's input without the batch axis.
+            outputs: The outputs wanted, all where None.
+
+        Raises:
+            ModelBroken: ONNX Runtime refuses (wrong size, out of memory).
+        """
+        stacked = np.stack(photos)
+        fixed = self.graph.image.shape[0] if self.graph.image else None
+        if fixed is not None and len(photos) < fixed:
+            filling = np.zeros((fixed - len(photos), *stacked.shape[1:]), stacked.dtype)
+            stacked = np.concatenate([stacked, filling])
+        names = list(outputs) if outputs is not None else [tensor.name for tensor in self.graph.outputs]
+        try:
+            with self._turn:
+                arrays = self._session.run(names, {self._input: stacked}, self._run_options)
+        except Exception as error:  # as above
+            raise ModelBroken(self._path, _first_line(error)) from error
+        whole = len(stacked) == len(photos)
+        return {
+            name: array if whole or len(array) != len(stacked) else array[: len(photos)]
+            for name, array in zip(names, arrays, strict=True)
+        }
+
+    def _batch(self) -> int:
+        fixed = self.graph.image.shape[0] if self.graph.image else 1
+        if fixed is not None:
+            return fixed
+        return BATCH.get(self._session.get_providers()[0], BATCH_ON_ACCELERATOR)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

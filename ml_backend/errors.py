@@ -1,0 +1,86 @@
+"""Owns the errors of the ML backend: what is wrong with a model or a request, and how to put it right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from labelloop.service.errors import LabelloopError
+
+
+class ModelError(LabelloopError):
+    """The model cannot be served."""
+
+    code: ClassVar[str] = "model_error"
+    status: ClassVar[int] = 503
+
+
+class ModelMissing(ModelError):
+    """There is no model file where one is expected."""
+
+    code: ClassVar[str] = "model_missing"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"There is no model file at {path}.",
+            fix="Give the path of an ONNX file with `labelloop ml serve --model PATH` or LABELLOOP_MODEL; without one "
+            "the embedded default is served.",
+        )
+        self.path = path
+
+
+class ModelBroken(ModelError):
+    """The file is there, but it is not a detector that can be run."""
+
+    code: ClassVar[str] = "model_broken"
+
+    def __init__(self, path: Path, reason: str, *, fix: str = "Export the model to ONNX again.") -> None:
+        super().__init__(f"The model {path} cannot be served: {reason}", fix=fix)
+        self.path = path
+        self.reason = reason
+
+
+class UnknownLayout(ModelError):
+    """No layout in the table recognises the outputs of this graph."""
+
+    code: ClassVar[str] = "model_layout_unknown"
+
+    def __init__(self, path: Path, *, outputs: str, layouts: tuple[str, ...], asked: str = "") -> None:
+        what = f"is not of the layout {asked!r}" if asked else "has outputs that no known layout matches"
+        super().__init__(
+            f"The model {path} {what}. Its outputs: {outputs}.",
+            fix=f"Known layouts: {', '.join(layouts)}. Export the model to one of them, or name the layout yourself "
+            "with LABELLOOP_MODEL_LAYOUT.",
+        )
+        self.path = path
+        self.outputs = outputs
+        self.layouts = layouts
+        self.asked = asked
+
+
+class NamesMissing(ModelError):
+    """The class names of the model are unknown, or their number is not that of its outputs."""
+
+    code: ClassVar[str] = "model_names_missing"
+
+    def __init__(self, path: Path, *, classes: int, found: int | None = None, source: str = "") -> None:
+        what = f"{source} names {found} of them" if found is not None else "nothing says their names"
+        super().__init__(
+            f"The model {path} has {classes} classes, and {what}.",
+            fix=f"Put a text file {path.name}.names next to the model, one class name a line, in the model's order.",
+        )
+        self.path = path
+        self.classes = classes
+        self.found = found
+
+
+class ModelLoading(ModelError):
+    """The worker has just started and its model is not in memory yet."""
+
+    code: ClassVar[str] = "model_loading"
+
+    def __init__(self, path: Path, waited_s: float) -> None:
+        super().__init__(
+            f"The model {path} is still being loaded after {waited_s:.0f} s.", fix="Try again in a few seconds."
+        )
+        self.path = path

@@ -1,0 +1,41 @@
+"""Owns the version string: the one truth that `/setup` answers and every prediction carries.
+
+Label Studio asks for predictions again when the two differ, at every opening of a task. So the string is made from the
+bytes that decide what is predicted and from nothing else: it is the same in every worker and after every restart, it is
+known before the model is in memory, and it changes with the model file, with the names beside it and with a forced
+layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from ml_backend.errors import ModelMissing
+from ml_backend.names import sidecars
+
+REVISION = 1
+"""Raised when a release decodes an unchanged file otherwise than the one before it."""
+
+
+def model_version(path: Path, *, layout: str = "") -> str:
+    """`<file name>-<12 hex digits>`, e.g. ``base-1f2e3d4c5b6a``.
+
+    Args:
+        path: The ONNX file; weights beside it (`<file>.data`) count too.
+        layout: The layout that was forced; empty where it is recognised.
+
+    Raises:
+        ModelMissing: The file is not there or cannot be read.
+    """
+    digest = hashlib.sha256(f"labelloop {REVISION} {layout}\n".encode())
+    weights = path.with_name(f"{path.name}.data")
+    try:
+        for file in (path, *([weights] if weights.is_file() else []), *sidecars(path)):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError:
+        raise ModelMissing(path) from None
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", path.stem).strip("-.") or "model"
+    return f"{name}-{digest.hexdigest()[:12]}"
