@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from labelloop.service.errors import DatabaseError, MissingExtra
 from labelloop.service.settings import Settings, hide_password
@@ -104,6 +106,15 @@ def database_clock(connection: sa.Connection) -> float:
     if connection.dialect.name == "sqlite":
         return time.time()
     return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0)
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], *, conflict: Sequence[str]) -> bool:
+    """Insert a row unless one with its `conflict` columns is there; returns whether it was inserted."""
+    if connection.dialect.name == "sqlite":
+        statement: sa.Insert = sqlite_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
+    else:
+        statement = postgresql_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
+    return connection.execute(statement).rowcount == 1
 
 
 def _revisions(engine: sa.Engine) -> set[str]:

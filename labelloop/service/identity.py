@@ -50,7 +50,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """The process' start time in clock ticks since boot (field 22 of /proc/PID/stat, see proc(5)); zombies have none."""
+    """The process' start in clock ticks since boot: field 22 of /proc/PID/stat, see proc(5). A zombie has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

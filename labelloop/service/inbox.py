@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db import Clock, database_clock, reading
+from labelloop.service.db import Clock, database_clock, insert_new, reading
 from labelloop.service.identity import has_ended
 from labelloop.service.settings import Settings
 
@@ -135,7 +135,7 @@ class Inbox:
                 "topic": topic, "subject": subject, "key": key, "payload": text, "state": "pending", "attempts": 0,
                 "created_at": now, "due_at": now + delay_s, "reason": "",
             }  # fmt: skip
-            return _insert_new(connection, EVENTS, row, conflict=("topic", "key"))
+            return insert_new(connection, EVENTS, row, conflict=("topic", "key"))
 
     def claim(self, topic: str, subject: str, worker: str) -> Claim | None:
         """Take all events of a subject: those due, those not yet tried, and those a lost worker left.
@@ -146,7 +146,7 @@ class Inbox:
         token = uuid.uuid4().hex
         with self.engine.begin() as connection:
             now = self._clock(connection)
-            if not self._lease(connection, topic, subject, token, worker, now):
+            if not self._lease(connection, (topic, subject), token, worker):
                 return None
             of_subject = (EVENTS.c.topic == topic) & (EVENTS.c.subject == subject)
             left = of_subject & (EVENTS.c.state == "claimed")  # we hold the subject, so their worker is gone
@@ -263,13 +263,14 @@ class Inbox:
             old = (EVENTS.c.state == "done") & (EVENTS.c.finished_at < self._clock(connection) - older_than_s)
             return connection.execute(sa.delete(EVENTS).where(old)).rowcount
 
-    def _lease(self, connection: sa.Connection, topic: str, subject: str, token: str, worker: str, now: float) -> bool:
+    def _lease(self, connection: sa.Connection, of: tuple[str, str], token: str, worker: str) -> bool:
+        (topic, subject), now = of, self._clock(connection)
         held = (CLAIMS.c.topic == topic) & (CLAIMS.c.subject == subject)
         mine = {"token": token, "worker": worker, "leased_until": now + self.lease_s}
         taken = connection.execute(sa.update(CLAIMS).where(held & (CLAIMS.c.leased_until < now)).values(mine))
         if taken.rowcount:
             return True
-        return _insert_new(
+        return insert_new(
             connection, CLAIMS, mine | {"topic": topic, "subject": subject}, conflict=("topic", "subject")
         )
 
@@ -300,15 +301,3 @@ def _events(connection: sa.Connection, which: sa.ColumnElement[bool]) -> tuple[E
 def _event(row: Any) -> Event:
     payload = msgspec.json.decode(row.payload)
     return Event(row.id, row.topic, row.subject, row.key, payload, row.attempts, row.created_at)
-
-
-def _insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], *, conflict: Sequence[str]) -> bool:
-    """Insert a row unless its key is there; both dialects know ON CONFLICT DO NOTHING."""
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert
-    else:
-        from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
-    return (
-        connection.execute(insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))).rowcount
-        == 1
-    )

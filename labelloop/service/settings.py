@@ -1,4 +1,4 @@
-"""Settings: one table of options, read once from the environment, `<home>/settings.env` and defaults, then passed down."""
+"""Settings: one table of options, read once from environment, `<home>/settings.env` and defaults, then passed down."""
 
 from __future__ import annotations
 

@@ -1,0 +1,118 @@
+"""The queue that wakes workers: huey on SQLite, Redis or Postgres. It carries names of subjects and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from huey import Huey, PostgresHuey, RedisHuey, SqliteHuey
+from huey.consumer import Consumer
+from huey.registry import Message
+from huey.serializer import Serializer
+
+from labelloop.service.errors import MissingExtra
+from labelloop.service.settings import Settings
+
+# An idle SQLite queue is looked at this often by each thread; Redis and Postgres tell by themselves.
+POLL_S = 0.05
+# A queue that could not be reached is left alone so long: the caller of `wake` has better things to wait for.
+REST_S = 5.0
+log = structlog.get_logger(__name__)
+
+
+class JsonSerializer(Serializer):  # type: ignore[misc]  # huey has no types
+    """Messages as JSON. huey's own serializer is pickle, which runs whatever somebody put into the queue."""
+
+    def _serialize(self, data: Any) -> bytes:
+        return msgspec.json.encode(list(data) if isinstance(data, Message) else data)
+
+    def _deserialize(self, data: Any) -> Any:
+        fields = msgspec.json.decode(bytes(data), type=list[Any])
+        message = Message(*fields)
+        return message._replace(args=tuple(msgspec.convert(message.args, tuple[str, str])))
+
+
+class _Consumer(Consumer):  # type: ignore[misc]  # huey has no types
+    """A consumer of huey's without its signal handlers: the worker has its own, and may run outside the main thread."""
+
+    def _set_signal_handlers(self) -> None:
+        pass
+
+
+class Queue:
+    """Wakes a worker for a subject; losing or doubling a wake-up is harmless.
+
+    Args:
+        settings: `queue_url` chooses the engine.
+        run: what a worker does for (topic, subject); without it this end can only wake.
+
+    Raises:
+        MissingExtra: a Redis or Postgres URL without its extra.
+    """
+
+    def __init__(self, settings: Settings, run: Callable[[str, str], None] | None = None) -> None:
+        self._huey = _open_huey(settings)
+        self._run = run
+        self._rest_until = 0.0
+
+        @self._huey.task(name="wake")  # type: ignore[untyped-decorator]
+        def wake(topic: str, subject: str) -> None:
+            if self._run is not None:
+                self._run(topic, subject)
+
+        self._wake = wake
+
+    def wake(self, topic: str, subject: str) -> bool:
+        """Tell a worker that the subject has events; False when the queue cannot be reached (the sweep will tell)."""
+        if time.monotonic() < self._rest_until:
+            return False
+        try:
+            self._wake(topic, subject)
+        except Exception as error:  # noqa: BLE001 - each engine has errors of its own; none may fail the caller
+            self._rest_until = time.monotonic() + REST_S
+            log.warning("queue_unreachable", error=str(error), rest_s=REST_S)
+            return False
+        return True
+
+    def size(self) -> int:
+        """How many wake-ups wait."""
+        return int(self._huey.storage.queue_size())
+
+    def consumer(self, threads: int) -> Consumer:
+        """A consumer of huey's with `threads` threads, not started."""
+        # backoff=1: a pause that grows while idle would be the latency of the next event.
+        return _Consumer(
+            self._huey, workers=threads, periodic=False, initial_delay=POLL_S, max_delay=POLL_S, backoff=1.0,
+            scheduler_interval=60,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._huey.storage.close()
+
+
+def _open_huey(settings: Settings) -> Huey:
+    url = settings.queue_url
+    common: dict[str, Any] = {"name": "labelloop", "results": False, "serializer": JsonSerializer()}
+    scheme = url.partition(":")[0]
+    if scheme == "sqlite":
+        file = Path(url.removeprefix("sqlite:///"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return SqliteHuey(filename=str(file), timeout=30, **common)
+    if scheme == "postgresql":
+        try:
+            import psycopg  # noqa: F401
+        except ModuleNotFoundError:
+            raise MissingExtra("A Postgres queue", extra="postgres") from None
+        return PostgresHuey(dsn=url, connect_timeout=5, **common)
+    try:
+        from redis import ConnectionPool
+    except ModuleNotFoundError:
+        raise MissingExtra("A Redis queue", extra="redis") from None
+    # Without time limits an unreachable Redis would hold up a webhook that Label Studio gives one second.
+    pool = ConnectionPool.from_url(url, socket_connect_timeout=0.5, socket_timeout=5.0)
+    return RedisHuey(connection_pool=pool, **common)

@@ -1,0 +1,241 @@
+"""Web apps: the factory every service starts from, with health, metrics, request ids, errors and access rules."""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Callable, Container, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+import structlog
+from flask import Flask, Request, Response, g, request
+from pydantic import SecretStr
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from labelloop.service.errors import BadRequest, Forbidden, LabelloopError, Unauthorized
+from labelloop.service.logs import redact
+from labelloop.service.metrics import CONTENT_TYPE, Metrics
+from labelloop.service.settings import Settings
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+REQUEST_ID = "X-Request-ID"
+SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
+# An id from outside goes into logs and back into a header: nothing but these characters may.
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+log = structlog.get_logger(__name__)
+
+
+def create_web(
+    name: str,
+    settings: Settings,
+    *,
+    ready: Mapping[str, Callable[[], None]] | None = None,
+    basic_auth: bool = True,
+    open_paths: Container[str] = ("/health",),
+) -> Flask:
+    """A Flask app with what every service has.
+
+    Endpoints: `/health` (the process answers), `/ready` (every check of `ready`, by name; 503 when one raises),
+    `/metrics` (Prometheus, right under several workers). Every answer carries `X-Request-ID`, taken from the request
+    or made; errors are `{"error": {"code", "message"}}` and their tracebacks go to the log only.
+
+    Args:
+        name: of the service, in logs and metrics.
+        settings: body limit and Basic auth come from here.
+        ready: checks that raise when their part cannot work.
+        basic_auth: ask for the user and password of the settings, if they name any.
+        open_paths: paths that need no Basic auth.
+
+    Returns:
+        The app. Its metrics are `metrics_of(app)`.
+    """
+    app = Flask(name, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.extensions["labelloop_metrics"] = Metrics(name)
+    _add_request_ids(app, name)
+    if basic_auth and settings.basic_auth_user:
+        _add_basic_auth(app, settings, open_paths)
+    _add_errors(app)
+    _add_endpoints(app, name, dict(ready or {}))
+    return app
+
+
+def metrics_of(app: Flask) -> Metrics:
+    """The metrics of an app that `create_web` made."""
+    metrics: Metrics = app.extensions["labelloop_metrics"]
+    return metrics
+
+
+def check_secret(given: Request, secret: SecretStr, header: str = SECRET_HEADER) -> None:
+    """Refuse a request whose `header` is not the secret, in constant time; an empty secret checks nothing.
+
+    Raises:
+        Forbidden: the header is missing or wrong.
+    """
+    wanted = secret.get_secret_value()
+    if wanted and not hmac.compare_digest(given.headers.get(header, "").encode(), wanted.encode()):
+        what = "is wrong" if header in given.headers else "is missing"
+        raise Forbidden(
+            f"The header {header} {what}.", fix="Run `labelloop connect PROJECT` to set it in Label Studio."
+        )
+
+
+def require_secret(secret: SecretStr, header: str = SECRET_HEADER) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a view so that it answers only requests which carry the secret (see `check_secret`)."""
+
+    def decorate(view: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_secret(request, secret, header)
+            return view(*args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def json_body(given: Request) -> dict[str, Any]:
+    """The request's JSON object.
+
+    Raises:
+        BadRequest: no body, not JSON (with the place), or not an object.
+    """
+    body = given.get_data(cache=True)
+    if not body:
+        raise BadRequest("The request has no body; a JSON object is expected.")
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"The request's body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise BadRequest(f"The request's body is a JSON {_json_type(value)}; an object is expected.")
+    return value
+
+
+def _json_type(value: Any) -> str:
+    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def _add_request_ids(app: Flask, name: str) -> None:
+    metrics = metrics_of(app)
+
+    @app.before_request
+    def start() -> None:
+        given = request.headers.get(REQUEST_ID, "")
+        g.request_id = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        g.started = time.perf_counter()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(service=name, request_id=g.request_id)
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        took_s = time.perf_counter() - g.started
+        response.headers[REQUEST_ID] = g.request_id
+        # The rule, not the path: a path holds ids and would make a series of its own for each.
+        endpoint = request.url_rule.rule if request.url_rule else "(none)"
+        labels = (name, request.method, endpoint, str(response.status_code))
+        metrics.requests.labels(*labels).inc()
+        metrics.latency.labels(*labels).observe(took_s)
+        log.debug("request", method=request.method, path=request.path, status=response.status_code, seconds=took_s)
+        return response
+
+
+def _add_basic_auth(app: Flask, settings: Settings, open_paths: Container[str]) -> None:
+    user = settings.basic_auth_user.encode()
+    password = settings.basic_auth_password.get_secret_value().encode()
+
+    @app.before_request
+    def authenticate() -> None:
+        if request.path in open_paths:
+            return
+        given = request.authorization
+        basic = given is not None and given.type == "basic"
+        name_given = (given.username or "") if basic and given else ""
+        word_given = (given.password or "") if basic and given else ""
+        # Both are compared always, so that the time taken says nothing about which one is wrong.
+        right_user = hmac.compare_digest(name_given.encode(), user)
+        right_password = hmac.compare_digest(word_given.encode(), password)
+        if not (right_user and right_password):
+            raise Unauthorized("The user name or password is missing or wrong.")
+
+
+def _add_errors(app: Flask) -> None:
+    @app.errorhandler(LabelloopError)
+    def ours(error: LabelloopError) -> Response:
+        if error.status >= 500:
+            log.error("request_failed", code=error.code, exc_info=error)
+        response = _error_answer(error.status, error.code, str(error))
+        if isinstance(error, Unauthorized):
+            response.headers["WWW-Authenticate"] = 'Basic realm="labelloop", charset="UTF-8"'
+        return response
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(_: RequestEntityTooLarge) -> Response:
+        limit = app.config["MAX_CONTENT_LENGTH"]
+        return _error_answer(413, "body_too_large", f"The request's body is larger than {limit} bytes.")
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = re.sub(r"\W+", "_", (error.name or "error").lower())
+        response = _error_answer(
+            status, code, _HTTP_MESSAGES.get(status, "").format(request=request) or error.description or ""
+        )
+        for header, value in error.get_headers():
+            if header.lower() in {"allow", "location", "retry-after"}:
+                response.headers[header] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("request_failed", code="internal_error", exc_info=error)
+        message = f"Something went wrong inside; the log has it under request id {g.get('request_id', '')}."
+        return _error_answer(500, "internal_error", message)
+
+
+_HTTP_MESSAGES = {
+    404: "There is nothing at {request.path}.",
+    405: "{request.path} does not answer {request.method}.",
+}
+
+
+def _add_endpoints(app: Flask, name: str, ready: dict[str, Callable[[], None]]) -> None:
+    @app.get("/health")
+    def health() -> Response:
+        return _json(200, {"status": "UP", "service": name})
+
+    @app.get("/ready")
+    def readiness() -> Response:
+        checks = {check: _outcome(check, run) for check, run in ready.items()}
+        good = all(outcome == "ok" for outcome in checks.values())
+        return _json(200 if good else 503, {"status": "ready" if good else "not ready", "checks": checks})
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(metrics_of(app).text(), content_type=CONTENT_TYPE)
+
+
+def _outcome(check: str, run: Callable[[], None]) -> str:
+    try:
+        run()
+    except LabelloopError as error:
+        return redact(str(error))
+    except Exception as error:  # it may fail in any way; that it failed is the answer
+        log.warning("not_ready", check=check, exc_info=error)
+        return redact(f"{type(error).__name__}: {error}")
+    return "ok"
+
+
+def _json(status: int, value: Any) -> Response:
+    return Response(msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def _error_answer(status: int, code: str, message: str) -> Response:
+    return _json(status, {"error": {"code": code, "message": redact(message)}})

@@ -1,0 +1,232 @@
+"""A worker process: takes claims, calls handlers, keeps leases alive, sweeps up what others left, and stops cleanly."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from labelloop.service.errors import LabelloopError
+from labelloop.service.identity import this_worker
+from labelloop.service.inbox import Claim
+from labelloop.service.logs import redact, settings_secrets
+from labelloop.service.queue import Queue
+from labelloop.service.turns import Turns
+
+if TYPE_CHECKING:
+    from labelloop.service.jobs import Jobs, Periodic
+
+SWEEP_S = 1.0
+# The sweep fills the queue up to here and no further: wake-ups for a long backlog would only pile up in it.
+SWEEP_LIMIT = 100
+HEALTH_CHECK_S = 10.0
+PRUNE_EVERY_S = 3600.0
+REASON_LIMIT = 2000
+log = structlog.get_logger(__name__)
+
+
+class Heartbeats:
+    """Prolongs the leases of what this process is working on, from a thread of its own."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._beats: dict[str, Callable[[], bool]] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def during(self, token: str, beat: Callable[[], bool]) -> Iterator[None]:
+        """Call `beat` now and then while the block runs."""
+        with self._lock:
+            self._beats[token] = beat
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._beats.pop(token, None)
+
+    def run(self, stop: threading.Event) -> None:
+        """Beat until `stop`."""
+        while not stop.wait(self._every_s):
+            with self._lock:
+                beats = list(self._beats.items())
+            for token, beat in beats:
+                try:
+                    kept = beat()
+                except Exception:  # the database may be away for a moment; the next beat tries again
+                    log.warning("heartbeat_failed", exc_info=True)
+                    continue
+                if not kept and token in self._beats:
+                    log.warning("lease_lost", token=token)
+
+
+class Worker:
+    """Runs the handlers and periodic jobs of a `Jobs`; see `Jobs.run_worker`."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        from labelloop.service.jobs import Periodic
+
+        settings = jobs.settings
+        self._settings = settings
+        self._inbox = jobs.inbox
+        self._handlers = jobs.handlers
+        self._turns = Turns(jobs.inbox.engine, lease_s=settings.job_lease_s)
+        prune = Periodic("inbox-prune", PRUNE_EVERY_S, self._prune)
+        self._periodics: tuple[Periodic, ...] = (*jobs.periodics, prune)
+        self._queue = Queue(settings, self.handle)
+        self._me = this_worker()
+        self._secrets = settings_secrets(settings)
+        self._beats = Heartbeats(settings.job_lease_s / 3)
+        self._claims: dict[str, Claim] = {}
+        self._stopping = threading.Event()
+
+    def run(self, threads: int, stop: threading.Event) -> None:
+        """Work until a signal or `stop`."""
+        hurry = threading.Event()
+        ended = threading.Event()
+        with _signals(stop, hurry):
+            consumer = self._queue.consumer(threads)
+            helpers = [self._thread("heartbeats", self._beats.run, ended), self._thread("sweep", self._sweep, stop)]
+            helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodics]
+            log.info("worker_started", threads=threads, topics=sorted(self._handlers))
+            consumer.start()
+            checked = time.monotonic()
+            while not stop.wait(0.2):
+                if time.monotonic() > checked + HEALTH_CHECK_S:
+                    checked = time.monotonic()
+                    consumer.check_worker_health()
+            self._stopping.set()
+            consumer.stop_flag.set()
+            log.info("worker_stopping", running=len(self._claims))
+            threads_left = [thread for _, thread in consumer.worker_threads] + helpers[1:]
+            deadline = time.monotonic() + self._settings.job_stop_s
+            while any(thread.is_alive() for thread in threads_left) and time.monotonic() < deadline:
+                if hurry.wait(0.05):
+                    break
+            for claim in list(self._claims.values()):
+                log.warning("claim_released", topic=claim.topic, subject=claim.subject)
+                self._inbox.release(claim)
+            ended.set()
+        self._queue.close()
+        log.info("worker_stopped")
+
+    def handle(self, topic: str, subject: str) -> None:
+        """Handle the subject's events until none are due.
+
+        The last look comes after the claim is let go: a wake-up for an event that came in the meantime was
+        dropped by whoever found the subject taken.
+        """
+        while not self._stopping.is_set():
+            try:
+                claim = self._inbox.claim(topic, subject, self._me)
+                if claim is None:
+                    return
+                self._claims[claim.token] = claim
+                try:
+                    with (
+                        structlog.contextvars.bound_contextvars(topic=topic, subject=subject),
+                        self._beats.during(claim.token, lambda claim=claim: self._inbox.heartbeat(claim)),  # type: ignore[misc]
+                    ):
+                        self._call(claim)
+                finally:
+                    self._claims.pop(claim.token, None)
+            except Exception:  # the database is away: the lease runs out and a sweep brings the events back
+                log.exception("claim_failed", topic=topic, subject=subject)
+                return
+
+    def _call(self, claim: Claim) -> None:
+        from labelloop.service.jobs import Reject
+
+        handler = self._handlers.get(claim.topic)
+        started = time.monotonic()
+        if handler is None:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            self._inbox.dead(claim, f"no handler for the topic {claim.topic!r} (known: {known})")
+            log.error("event_dead", reason="no handler", events=len(claim.events))
+            return
+        try:
+            handler(claim.subject, claim.events)
+        except Reject as error:
+            self._inbox.dead(claim, self._reason(error))
+            log.error("event_dead", reason=self._reason(error), events=len(claim.events))  # noqa: TRY400 - it was foreseen
+        except Exception as error:
+            kept = self._inbox.retry(claim, self._reason(error))
+            expected = isinstance(error, LabelloopError)  # says by itself what is wrong
+            log.warning("event_failed", reason=self._reason(error), kept=kept, exc_info=None if expected else error)
+        else:
+            kept = self._inbox.done(claim)
+            log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=kept)
+
+    def _sweep(self, stop: threading.Event) -> None:
+        failing = False
+        while True:
+            try:
+                self._inbox.free_ended()
+                self._turns.free_ended()
+                room = SWEEP_LIMIT - self._queue.size()
+                for topic, subject in self._inbox.due(room) if room > 0 else ():
+                    self._queue.wake(topic, subject)
+                failing = False
+            except Exception:
+                if not failing:  # once, not every second
+                    log.exception("sweep_failed")
+                failing = True
+            if stop.wait(SWEEP_S):
+                return
+
+    def _run_periodic(self, job: Periodic, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                pause_s = self._turns.wait_s(job.name, job.every_s)
+                turn = self._turns.take(job.name, job.every_s, self._me) if pause_s <= 0 else None
+                if turn is not None:
+                    with self._beats.during(turn.token, lambda turn=turn: self._turns.heartbeat(turn)):  # type: ignore[misc]
+                        try:
+                            job.run()
+                        except Exception as error:
+                            expected = isinstance(error, LabelloopError)
+                            exc_info = None if expected else error
+                            log.warning("periodic_failed", job=job.name, reason=self._reason(error), exc_info=exc_info)
+                    self._turns.finish(turn)
+                    continue
+            except Exception:
+                log.exception("periodic_failed", job=job.name)
+                pause_s = 5.0
+            # Not the whole pause at once: another worker's turn may be freed in the meantime.
+            stop.wait(min(max(pause_s, 0.1), 5.0))
+
+    def _prune(self) -> None:
+        pruned = self._inbox.prune(self._settings.job_retention_days * 86400)
+        if pruned:
+            log.info("inbox_pruned", events=pruned)
+
+    def _reason(self, error: BaseException) -> str:
+        text = str(error) if isinstance(error, LabelloopError) else f"{type(error).__name__}: {error}"
+        return redact(text, self._secrets)[:REASON_LIMIT]
+
+    def _thread(self, name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=args, name=f"labelloop-{name}", daemon=True)
+        thread.start()
+        return thread
+
+
+@contextmanager
+def _signals(stop: threading.Event, hurry: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM set `stop`, a second one `hurry`; what was there before comes back at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: Any) -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
