@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ml_backend.connect import connect as connect_ml_backend
+from qc_webhooks.connect import connect as connect_qc
+
 from labelloop.service.changes import Change
 from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.connect import connect as connect_ml_backend
-from qc_webhooks.connect import connect as connect_qc
 
 Step = Callable[[Studio, int, Settings], Sequence[Change]]
 Tell = Callable[[Change], None]

@@ -13,6 +13,7 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.settings import Settings
 from labelloop.service.store import Capabilities, open_store
 from labelloop.service.studio import Studio
+from ml_backend.detector import Detector, embedded_model, load_detector
 
 Fact = TypeVar("Fact")
 
@@ -73,6 +74,10 @@ class Context:
         """What the store was seen to do."""
         return self._once("store", lambda: open_store(self.settings.store_url, self.settings).self_test())
 
+    def detector(self) -> Detector:
+        """The model that the settings name, loaded and tried once."""
+        return self._once("detector", self._load_detector)
+
     def get(self, url: str, *, auth: bool = False) -> httpx.Response:
         """One GET with a short timeout, past any proxy, with our Basic log-in where asked for and configured."""
         return self._call("GET", url, auth=auth)
@@ -103,6 +108,9 @@ class Context:
         settings = self.settings
         api_key = settings.label_studio_api_key.get_secret_value()
         return Studio(settings.label_studio_url, api_key, timeout_s=STUDIO_TIMEOUT_S)
+
+    def _load_detector(self) -> Detector:
+        return load_detector(self.settings.model or embedded_model(), threads=1)
 
     def _project_id(self) -> int:
         if self.project_id is None:

@@ -1,0 +1,211 @@
+"""Checks of what keeps labelloop's own state: settings, disk, database, inbox, queue, store."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from labelloop.doctor.context import Context
+from labelloop.doctor.finding import Finding, ok, problem, warning
+from labelloop.service.db import MIGRATIONS, create_engine, reading
+from labelloop.service.errors import LabelloopError
+from labelloop.service.inbox import Inbox
+from labelloop.service.settings import hide_password, unknown_settings
+
+MIB, GIB = 2**20, 2**30
+DISK_PROBLEM_BYTES = 500 * MIB
+DISK_WARNING_BYTES = 5 * GIB
+LOCK_S = 3.0
+CONNECT_S = 3.0
+
+
+def settings(context: Context) -> Finding:
+    """Are there settings that nothing reads? Most often a typing error."""
+    home = context.settings.home
+    unknown = unknown_settings(home)
+    if unknown:
+        return warning(
+            f"Nothing reads {', '.join(unknown)}.", "Correct the name: docs/reference/settings.md lists all settings."
+        )
+    return ok(f"every LABELLOOP_ setting is known; home is {home}")
+
+
+def disk(context: Context) -> Finding:
+    """Is there room where labelloop keeps its state?"""
+    place = context.settings.home
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    fix = f"Make room on the disk of {place}, or set LABELLOOP_HOME to a folder on another one."
+    if free < DISK_PROBLEM_BYTES:
+        return problem(f"Only {free / MIB:.0f} MiB are free on the disk of {place}: writes will soon fail.", fix)
+    if free < DISK_WARNING_BYTES:
+        return warning(f"Only {free / GIB:.1f} GiB are free on the disk of {place}.", fix)
+    return ok(f"{free / GIB:.0f} GiB free on the disk of {place}")
+
+
+def database(context: Context) -> Finding:
+    """Does the database answer, may it be written, and has it the schema of this release?"""
+    url, shown = context.settings.database_url, hide_password(context.settings.database_url)
+    if url.startswith("sqlite"):
+        path = Path(sa.engine.make_url(url).database or "")
+        if not path.exists():
+            return ok(f"{shown} is not there yet; the first service that starts makes it")
+        if locked := _locked(path):
+            return problem(
+                f"The database {shown} cannot be written: {locked}.",
+                "If it is locked, end the program that holds it (`fuser -v` on the file names it); "
+                "if it is read-only, give the folder to the user that runs labelloop.",
+            )
+    try:
+        engine = create_engine(url)
+        with reading(engine) as connection:
+            found = set(MigrationContext.configure(connection).get_current_heads())
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        return problem(
+            f"The database {shown} cannot be opened: {context.redact(reason)}.",
+            "Start it, or correct LABELLOOP_DATABASE_URL (user, password, host and name).",
+        )
+    newest = _newest_schema()
+    if found == newest:
+        return ok(f"{shown} answers and has the newest schema")
+    if found - _all_revisions():
+        return problem(
+            f"The database {shown} has a schema that this release does not know ({', '.join(sorted(found))}).",
+            "A newer labelloop wrote it: upgrade this one.",
+        )
+    return warning(
+        f"The database {shown} has an older schema than this release.",
+        "Start any service, or run `labelloop inbox counts`: they bring it up to date.",
+    )
+
+
+def inbox(context: Context) -> Finding:
+    """Are there events that were given up, or that wait too long?"""
+    engine = create_engine(context.settings.database_url)
+    try:
+        events = Inbox.from_settings(context.settings, engine)
+        counts, letters, lag = events.counts(), events.dead_letters(limit=1), events.lag_s()
+    finally:
+        engine.dispose()
+    if letters:
+        dead = counts["dead"]
+        letter = letters[0]
+        return problem(
+            f"{dead} event{'s were' if dead != 1 else ' was'} given up; the last one, {letter.event.topic} "
+            f"{letter.event.subject}: {context.redact(letter.reason)}",
+            "`labelloop inbox dead` lists them with their reasons; when the cause is gone, `labelloop inbox replay all`.",
+        )
+    if lag > max(60.0, 4 * context.settings.poll_seconds):
+        return warning(
+            f"{counts['pending']} events wait, the oldest for {lag:.0f} s.",
+            "Is `labelloop worker` running? If it is, it has too much to do: start another one.",
+        )
+    return ok(f"{counts['pending'] + counts['claimed']} events to do, {counts['done']} done, none given up")
+
+
+def queue(context: Context) -> Finding:
+    """Does the queue that wakes the workers answer?"""
+    url, shown = context.settings.queue_url, hide_password(context.settings.queue_url)
+    probe = _QUEUES.get(url.partition(":")[0], _ask_postgres)
+    try:
+        probe(url)
+    except LabelloopError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each engine has a family of errors of its own
+        return problem(
+            f"The queue {shown} does not answer: {context.redact(str(error).strip().splitlines()[0])}.",
+            "Start it, or correct LABELLOOP_QUEUE_URL. No event is lost meanwhile: they wait in the database.",
+        )
+    return ok(f"{shown} answers")
+
+
+def store(context: Context) -> Finding:
+    """Can objects be written, read back, listed and deleted?"""
+    seen = context.store()
+    url = context.settings.store_url
+    if seen.writable:
+        return ok(f"{url} can be written and read")
+    return problem(
+        f"The store {url} does not keep what is written to it. {seen.detail}",
+        "Give the user of LABELLOOP_S3_ACCESS_KEY_ID the right to read, write, list and delete in this bucket.",
+    )
+
+
+def store_conditions(context: Context) -> Finding:
+    """Does the server itself decide who was first, when two write at once?"""
+    seen = context.store()
+    missing = [
+        name
+        for name, there in (
+            ("create-only writes (If-None-Match)", seen.create_only),
+            ("compare-and-swap writes (If-Match)", seen.compare_and_swap),
+        )
+        if not there
+    ]
+    if not missing:
+        return ok("create-only and compare-and-swap writes are kept by the server")
+    return warning(
+        f"The store {context.settings.store_url} has no {' and no '.join(missing)}. {seen.detail}",
+        "Run one worker against it, or use a server that has them (AWS S3, Ceph, SeaweedFS, MinIO).",
+    )
+
+
+def _locked(path: Path) -> str:
+    """Why the SQLite file cannot be written now; empty when it can."""
+    try:
+        connection = sqlite3.connect(path, timeout=LOCK_S, isolation_level=None)
+    except sqlite3.Error as error:
+        return str(error)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return str(error)
+    finally:
+        connection.close()
+    return ""
+
+
+def _scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return ScriptDirectory.from_config(config)
+
+
+def _newest_schema() -> set[str]:
+    return set(_scripts().get_heads())
+
+
+def _all_revisions() -> set[str]:
+    return {script.revision for script in _scripts().walk_revisions()}
+
+
+def _ask_sqlite(url: str) -> None:
+    path = Path(urlsplit(url).path)
+    if path.exists() and (reason := _locked(path)):
+        raise OSError(reason)
+
+
+def _ask_redis(url: str) -> None:
+    import redis
+
+    redis.Redis.from_url(url, socket_timeout=CONNECT_S, socket_connect_timeout=CONNECT_S).ping()
+
+
+def _ask_postgres(url: str) -> None:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    engine.dispose()
+
+
+_QUEUES = {"sqlite": _ask_sqlite, "redis": _ask_redis, "rediss": _ask_redis, "unix": _ask_redis}
