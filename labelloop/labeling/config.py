@@ -1,5 +1,6 @@
 """Label Studio's labelling configuration: which controls an annotator has, on which objects, with which labels."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 from xml.etree.ElementTree import Element, ParseError
@@ -7,7 +8,6 @@ from xml.etree.ElementTree import Element, ParseError
 import msgspec
 
 from labelloop.labeling.errors import MalformedConfig
-
 
 _NO_CONTROLS = {"Filter"}  # it names a control to search in, and answers nothing itself
 
@@ -68,7 +68,7 @@ class Control(msgspec.Struct, frozen=True):
         return self.attributes.get("choice", "").lower() == "multiple"
 
     def label_for(self, model_class: str) -> str | None:
-        """The label that a model's class means: listed in ``predicted_values``, else named alike, else alike but for case.
+        """The label that a model's class means: by ``predicted_values``, else by name, else by name but for case.
 
         Returns:
             What a result must hold for it, or None where no label fits.
@@ -136,6 +136,16 @@ class LabelConfig(msgspec.Struct, frozen=True):
         """The controls of these tags (any case), in the order of the configuration."""
         wanted = {tag.lower() for tag in tags}
         return tuple(control for control in self.controls.values() if control.type in wanted)
+
+    def control(self, from_name: str) -> Control | None:
+        """The control behind a ``from_name``; a name inside a ``Repeater`` (``box_{{idx}}``) matches any index."""
+        found = self.controls.get(from_name)
+        if found is not None:
+            return found
+        for name, control in self.controls.items():
+            if "{{" in name and re.fullmatch(re.sub(r"\\\{\\\{.*?\\\}\\\}", r"\\d+", re.escape(name)), from_name):
+                return control
+        return None
 
     @property
     def images(self) -> tuple[ObjectTag, ...]:

@@ -5,7 +5,7 @@ class LabelingError(ValueError):
     """Label Studio's data could not be understood; every error of `labelloop.labeling` derives from this one."""
 
 
-class MalformedTask(LabelingError):  # noqa: N818 - names are facts
+class MalformedTask(LabelingError):
     """A task cannot be read at all.
 
     Attributes:
@@ -24,7 +24,7 @@ class MalformedTask(LabelingError):  # noqa: N818 - names are facts
         return f"task {self.task}: {self.field or 'JSON'}: {self.reason}"
 
 
-class MalformedConfig(LabelingError):  # noqa: N818
+class MalformedConfig(LabelingError):
     """A labelling configuration is not the XML that Label Studio accepts.
 
     Attributes:
@@ -39,7 +39,7 @@ class MalformedConfig(LabelingError):  # noqa: N818
         return f"label config: {self.reason}"
 
 
-class MalformedValue(LabelingError):  # noqa: N818
+class MalformedValue(LabelingError):
     """One field of a result's value does not describe a shape or an answer.
 
     Attributes:

@@ -24,7 +24,7 @@ _BEZIER_STEPS = 16
 
 
 class Rectangle(msgspec.Struct, frozen=True, gc=False):
-    """A box: ``(x, y)`` is its top-left corner before it is turned clockwise by ``rotation`` degrees about that corner."""
+    """A box from its top-left corner ``(x, y)``, turned clockwise by ``rotation`` degrees about that corner."""
 
     x: float
     y: float

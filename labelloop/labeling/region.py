@@ -26,7 +26,8 @@ class Region(msgspec.Struct, frozen=True):
         item_index: Which image of a multi-image task it is on, from 0; 0 where the task has one image.
         width: The image's width in pixels.
         height: The image's height in pixels.
-        attributes: Per-region answers (choices, taxonomy paths, rating, number, text, further labels), by ``from_name``.
+        attributes: What was answered about it (choices, taxonomy paths, rating, number, text, further labels), by
+            ``from_name``.
         result: The results it was read from: its shape, then the others in the order stored. Empty on a new region.
     """
 

@@ -1,0 +1,202 @@
+"""Label Studio's brush: its run-length code of RGBA pixels, to and from arrays, without a Python step a pixel.
+
+The code is rle-pack of thi.ng/umbrella (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack), a stream of
+bits, most significant first:
+
+    32 bits  how many words follow once decoded (4 a pixel: red, green, blue, alpha; row by row)
+     5 bits  bits a word - 1 (Label Studio: 8)
+   4x4 bits  four sizes - 1, in bits, of the counts below (Label Studio: 3, 4, 8, 16)
+
+then blocks until all words are there: 1 bit (a run, or literals), 2 bits (which of the four sizes), the count - 1, and
+one word for a run, or that many words.
+
+A block says how long it is, so where one starts is known only when the one before it is read. Here the length of the
+block that *would* start is computed for every bit at once; then one light walk visits the true starts.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from labelloop.labeling.errors import MalformedValue
+
+_HEADER_BITS = 53
+_WORD = 8
+_SIZES = (3, 4, 8, 16)
+_WINDOW = 1 << 16  # bytes walked at a time: the table of block lengths stays in the processor's cache
+_MAX_WORDS = 1 << 30  # 268 million pixels; a broken header must not make us ask for gigabytes
+_CHANNELS = 4
+
+
+def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
+    """The words of a brush stroke: red, green, blue, alpha of each pixel, row by row.
+
+    Args:
+        rle: The bytes of ``value.rle``.
+
+    Returns:
+        A flat array; ``decode_rle(rle).reshape(height, width, 4)[..., 3]`` is the mask.
+
+    Raises:
+        MalformedValue: The bytes are no run-length code, or end before the last pixel.
+    """
+    data = _bytes(rle)
+    if data.size * 8 < _HEADER_BITS:
+        raise MalformedValue("rle", f"{data.size} bytes are too few for a header")
+    header = int.from_bytes(data[:7].tobytes(), "big") >> 3
+    num = header >> 21
+    if (header >> 16 & 31) + 1 != _WORD:
+        raise MalformedValue("rle", f"its words have {(header >> 16 & 31) + 1} bits, Label Studio writes {_WORD}")
+    if num > _MAX_WORDS:
+        raise MalformedValue("rle", f"its header asks for {num} words")
+    sizes = tuple((header >> shift & 15) + 1 for shift in (12, 8, 4, 0))
+    words = _words(data)
+    starts, counts, runs = _blocks(words, data.size * 8, num, np.array(sizes, dtype=np.uint32))
+    first = starts + 3 + np.array(sizes)[_window(words, starts) >> 29 & 3]
+    # A literal block is as many runs of one as it has words.
+    parts = np.where(runs, 1, counts)
+    offsets = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
+    positions = np.repeat(first, parts) + offsets * _WORD
+    values = (_window(words, positions) >> (32 - _WORD)).astype(np.uint8)
+    return np.repeat(values, np.repeat(np.where(runs, counts, 1), parts))[:num]
+
+
+def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[np.bool_]:
+    """The pixels of a brush stroke: those whose alpha is not zero.
+
+    Returns:
+        A boolean array of shape ``(height, width)``.
+
+    Raises:
+        MalformedValue: As `decode_rle`; or the stroke belongs to an image of another size.
+    """
+    words = decode_rle(rle)
+    if words.size != width * height * _CHANNELS:
+        raise MalformedValue("rle", f"{words.size} words do not fill {width} x {height} pixels of {_CHANNELS}")
+    pixels: NDArray[np.bool_] = words.reshape(height, width, _CHANNELS)[..., 3] != 0
+    return pixels
+
+
+def encode_rle(pixels: NDArray[Any]) -> list[int]:
+    """The bytes of ``value.rle``, the same as label-studio-sdk writes.
+
+    Args:
+        pixels: A mask of shape ``(height, width)``, boolean (255 where set) or alpha from 0 to 255, written into all
+            four channels as Label Studio's importers do; or the flat words themselves, red, green, blue, alpha.
+    """
+    words = np.asarray(pixels)
+    words = words.astype(np.uint8) * np.uint8(255) if words.dtype == np.bool_ else words.astype(np.uint8)
+    repeat = 1
+    if words.ndim == 2:
+        words, repeat = words.ravel(), _CHANNELS
+    ends = np.append(np.flatnonzero(words[1:] != words[:-1]), words.size - 1) if words.size else np.empty(0, np.int64)
+    lengths, values = np.diff(ends, prepend=-1) * repeat, words[ends].astype(np.uint64)
+    lengths, values = _split(lengths, values)
+    size = np.searchsorted([8, 16, 256], lengths)
+    bits = np.array(_SIZES, dtype=np.uint64)[size]
+    run = (lengths > 1).astype(np.uint64)
+    code = run << np.uint64(2) | size.astype(np.uint64)
+    code = (code << bits | (lengths - 1).astype(np.uint64)) << np.uint64(_WORD) | values
+    widths = (bits + np.uint64(3 + _WORD)).astype(np.int64)
+    header = words.size * repeat << 21 | (_WORD - 1) << 16
+    for place, bits_of_count in enumerate(_SIZES):
+        header |= (bits_of_count - 1) << 4 * (3 - place)
+    return _pack(header, code, widths)
+
+
+def _split(lengths: NDArray[np.int64], values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Runs longer than one count can say, cut into full ones and a rest."""
+    longest = 1 << _SIZES[-1]
+    pieces = -(-lengths // longest)
+    if not (pieces > 1).any():
+        return lengths, values
+    cut = np.full(int(pieces.sum()), longest, dtype=np.int64)
+    cut[np.cumsum(pieces) - 1] = lengths - (pieces - 1) * longest
+    return cut, np.repeat(values, pieces)
+
+
+def _pack(header: int, code: NDArray[np.uint64], widths: NDArray[np.int64]) -> list[int]:
+    starts = np.cumsum(widths) - widths + _HEADER_BITS
+    total = int(starts[-1] + widths[-1]) if widths.size else _HEADER_BITS
+    # label-studio-sdk pads with 1 to 8 zero bits; so do we, to the byte.
+    size = total // 8 + 1
+    shifted = code << (40 - widths - (starts & 7)).astype(np.uint64)
+    sums = np.zeros(size + 5)
+    for byte in range(5):  # no block spans more than 5 bytes, and no two blocks share a bit: adding is or-ing
+        share = shifted >> np.uint64(8 * (4 - byte)) & np.uint64(255)
+        sums += np.bincount((starts >> 3) + byte, weights=share.astype(np.float64), minlength=size + 5)
+    packed = sums[:size].astype(np.uint8)
+    packed[:7] |= np.frombuffer((header << 3).to_bytes(7, "big"), dtype=np.uint8)
+    return packed.tolist()  # type: ignore[no-any-return]
+
+
+def _bytes(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
+    try:
+        return np.frombuffer(bytes(rle), dtype=np.uint8)
+    except (TypeError, ValueError):
+        raise MalformedValue("rle", "expected an array of bytes (whole numbers from 0 to 255)") from None
+
+
+def _words(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """The 32 bits from each byte on."""
+    padded = np.concatenate((data, np.zeros(8, dtype=np.uint8)))
+    wide = padded.astype(np.uint32)
+    return wide[:-3] << 24 | wide[1:-2] << 16 | wide[2:-1] << 8 | wide[3:]
+
+
+def _window(words: NDArray[np.uint32], positions: NDArray[Any]) -> NDArray[np.uint32]:
+    """The bits from each bit position on, left-aligned in 32; at least the first 25 are true."""
+    shifted: NDArray[np.uint32] = words[positions >> 3] << (positions & 7).astype(np.uint32)
+    return shifted
+
+
+def _blocks(
+    words: NDArray[np.uint32], bits: int, num: int, sizes: NDArray[np.uint32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each block starts, how many words it makes, and whether it is a run."""
+    position, made = _HEADER_BITS, 0
+    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]] = []
+    while made < num:
+        if position >= bits:
+            raise MalformedValue("rle", f"ends after {made} of {num} words")
+        begin = position >> 3
+        window = words[begin : begin + _WINDOW]
+        lengths = _lengths(window, sizes)
+        walk, here, limit = [], position - begin * 8, lengths.size
+        lookup = memoryview(lengths)
+        while here < limit:
+            walk.append(here)
+            here += lookup[here]
+        starts = np.array(walk, dtype=np.int64) + begin * 8
+        counts, runs = _counts(_window(words, starts), sizes)
+        through = np.cumsum(counts)
+        enough = int(np.searchsorted(through, num - made)) + 1
+        starts, counts, runs = starts[:enough], counts[:enough], runs[:enough]
+        found.append((starts, counts, runs))
+        made += int(through[min(enough, through.size) - 1])
+        last = starts.size - 1
+        position = begin * 8 + walk[last] + int(lengths[walk[last]])
+    if position > bits:
+        raise MalformedValue("rle", f"its last block ends {position - bits} bits past the end")
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_)
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
+
+
+def _counts(heads: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    size = sizes[heads >> 29 & 3]
+    counts = ((heads << 3) >> (32 - size)).astype(np.int64) + 1
+    return counts, (heads >> 31).astype(np.bool_)
+
+
+def _lengths(window: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """For every bit of the window: how many bits a block takes that starts there."""
+    lengths = np.empty((window.size, 8), dtype=np.uint32)
+    for phase in range(8):
+        heads = window << np.uint32(phase)
+        size = sizes[heads >> 29 & 3]
+        words = np.where(heads >> 31, np.uint32(1), ((heads << 3) >> (32 - size)) + np.uint32(1))
+        lengths[:, phase] = 3 + size + words * _WORD
+    return lengths.ravel()

@@ -1,0 +1,122 @@
+"""A file of tasks, one task at a time: a JSON array (Label Studio's export) or JSON lines, in flat memory.
+
+An array is cut where its braces close, found by numpy in blocks: no task is decoded before it is asked for, and none is
+kept. Each piece is then decoded by itself, which also keeps the garbage collector's cost from growing with the file.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.task import Task, read_task
+
+_BLOCK = 1 << 18
+_BOM = b"\xef\xbb\xbf"
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_BETWEEN = re.compile(rb"[\s,\[\]]*")
+_OPEN, _CLOSE, _QUOTE = ord("{"), ord("}"), ord('"')
+
+
+def iter_tasks(file: BinaryIO) -> Iterator[Task]:
+    """The tasks of a file, in its order.
+
+    Args:
+        file: Open for reading bytes, at its beginning: a JSON array of tasks, JSON lines, or a single task.
+
+    Raises:
+        MalformedTask: A task cannot be read, or the file ends in the middle of one. To go on after a task that cannot
+            be read, take `iter_raw_tasks` and decode each with `read_task`.
+    """
+    for raw in iter_raw_tasks(file):
+        yield read_task(raw)
+
+
+def iter_raw_tasks(file: BinaryIO) -> Iterator[bytes]:
+    """The JSON text of each task of a file, not decoded. Takes what `iter_tasks` takes.
+
+    Raises:
+        MalformedTask: The file holds something else than objects, or ends in the middle of one.
+    """
+    head = file.read(_BLOCK)
+    head = head.removeprefix(_BOM)
+    start = head.lstrip()[:1]
+    if start not in {b"", b"[", b"{"}:
+        raise MalformedTask(None, "", "expected a JSON array of tasks, or a task a line")
+    if start == b"{" and _is_lines(head):
+        yield from _lines(head, file)
+    else:
+        yield from _objects(head, file, array=start == b"[")
+
+
+def _is_lines(head: bytes) -> bool:
+    """Whether a file that starts with an object has one a line, rather than one written over several lines."""
+    first, newline, _ = head.lstrip().partition(b"\n")
+    if not newline:
+        return False
+    try:
+        msgspec.json.decode(first, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _lines(rest: bytes, file: BinaryIO) -> Iterator[bytes]:
+    while True:
+        *lines, rest = rest.split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line.strip()
+        block = file.read(max(_BLOCK, len(rest)))
+        if not block:
+            break
+        rest += block
+    if rest.strip():
+        yield rest.strip()
+
+
+def _objects(buffer: bytes, file: BinaryIO, *, array: bool) -> Iterator[bytes]:
+    between = b""
+    while True:
+        end = 0
+        for start, stop in _spans(buffer):
+            between = buffer[end:start]
+            _check(between)
+            yield buffer[start:stop]
+            end = stop
+        buffer = buffer[end:]
+        # Twice what is left: a huge task is then scanned a few times, not once a block.
+        block = file.read(max(_BLOCK, 2 * len(buffer)))
+        if not block:
+            break
+        buffer += block
+    _check(buffer)
+    if array and not buffer.rstrip().endswith(b"]"):
+        raise MalformedTask(None, "", "the file ends before its array does")
+
+
+def _check(between: bytes) -> None:
+    if not _BETWEEN.fullmatch(between):
+        found = between.strip(b" \t\r\n,[]")
+        raise MalformedTask(None, "", f"expected tasks (objects), found {found[:40]!r}, or the file ends within a task")
+
+
+def _spans(buffer: bytes) -> list[tuple[Any, Any]]:
+    """Where each whole outermost object of a text begins and ends; the text starts outside of any."""
+    # An escape is two bytes that are neither quote nor brace to us.
+    plain = _ESCAPE.sub(b"__", buffer) if b"\\" in buffer else buffer
+    text = np.frombuffer(plain, dtype=np.uint8)
+    marks = np.flatnonzero((text == _QUOTE) | (text == _OPEN) | (text == _CLOSE))
+    kinds = text[marks]
+    quotes = kinds == _QUOTE
+    outside = (np.cumsum(quotes) & 1 == 0) & ~quotes
+    marks, kinds = marks[outside], kinds[outside]
+    depth = np.cumsum(np.where(kinds == _OPEN, 1, -1))
+    closed = np.flatnonzero((depth == 0) & (kinds == _CLOSE))
+    if not closed.size:
+        return []
+    opened = np.concatenate(([0], closed[:-1] + 1))
+    return list(zip(marks[opened].tolist(), (marks[closed] + 1).tolist(), strict=True))
