@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     qc_url: str = _option("http://localhost:9091", "Address of the QC service, as Label Studio reaches it.")
 
     model: Path | None = _option(None, "ONNX detector to serve. Empty: the model that comes with labelloop.")
+    model_layout: str = _option("", "Layout of the model's outputs, where the file alone does not tell it.")
     score_threshold: float = _option(0.3, "Lowest score of a pre-label, 0 to 1.", ge=0, le=1)
     inference_threads: int = _option(0, "Threads of one inference; 0 lets ONNX Runtime choose.", ge=0)
 
