@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
+Source = bytes | Path | BinaryIO
 MAX_PIXELS = 100_000_000
 _SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that lie on their side
 _ORIENTATION = 0x0112
@@ -48,7 +49,7 @@ class Photo:
     height: int
 
 
-def photo_size(source: bytes | Path, *, name: str = "", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def photo_size(source: Source, *, name: str = "", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Upright (width, height) from the header alone; no pixel is decoded.
 
     Raises:
@@ -58,15 +59,13 @@ def photo_size(source: bytes | Path, *, name: str = "", max_pixels: int = MAX_PI
         return _upright(image.size, orientation)
 
 
-def load_photo(
-    source: bytes | Path, *, max_side: int | None = None, name: str = "", max_pixels: int = MAX_PIXELS
-) -> Photo:
+def load_photo(source: Source, *, max_side: int | None = None, name: str = "", max_pixels: int = MAX_PIXELS) -> Photo:
     """Decodes an image file.
 
     Args:
-        source: The file's bytes, or the file.
-        max_side: Where only a smaller picture is needed: the longer side shall be at most this. JPEGs are then scaled by
-            1/2, 1/4 or 1/8 while decoding (a third of the time), and bilinear resampling does the rest.
+        source: The file's bytes, its path, or the file open for reading.
+        max_side: Where a smaller picture will do: the longest the longer side shall be. JPEGs are then scaled by 1/2,
+            1/4 or 1/8 while decoding (a third of the time), and bilinear resampling does the rest.
         name: What to call it in errors.
         max_pixels: Larger images are refused from their header, before any pixel is decoded.
 
@@ -103,10 +102,14 @@ _TURNS = {
 
 
 @contextmanager
-def _opened(source: bytes | Path, name: str, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
-    from PIL import Image
+def _opened(source: Source, name: str, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
+    from PIL import Image, UnidentifiedImageError
 
-    name = name or (str(source) if isinstance(source, Path) else f"of {len(source)} bytes")
+    name = name or (
+        f"of {len(source)} bytes"
+        if isinstance(source, bytes)
+        else str(source if isinstance(source, Path) else source.name)
+    )
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit would forbid what the setting allows
     try:
@@ -115,7 +118,7 @@ def _opened(source: bytes | Path, name: str, max_pixels: int) -> Iterator[tuple[
             yield image, _orientation(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many(name, max_pixels) from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise NotAnImage(name, f"not an image that labelloop reads, but {_kind(source)}", fix=_WEB) from None
     except FileNotFoundError:
         raise MediaMissing(name, "no such file") from None
@@ -166,13 +169,16 @@ def _rgb(image: Image) -> Image:
     return image.convert("RGB")
 
 
-def _kind(source: bytes | Path) -> str:
+def _kind(source: Source) -> str:
     """What the bytes look like, for a person who wonders why."""
-    if isinstance(source, Path):
+    if isinstance(source, bytes):
+        head = source[:512]
+    elif isinstance(source, Path):
         with source.open("rb") as file:
             head = file.read(512)
     else:
-        head = source[:512]
+        source.seek(0)
+        head = source.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not text:
         return "an empty file"

@@ -1,5 +1,6 @@
 """The one connection to Label Studio: JSON calls, retries on what is safe, errors in plain words."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -22,26 +23,21 @@ _ATTEMPTS = 4
 _DETAIL = 500
 _LONGEST_WAIT_S = 30.0
 
-_FIXES = (  # what Label Studio says -> what to do
-    (
-        "resolves to a reserved network address",
+_FIXES = {  # what Label Studio says: what to do
+    "resolves to a reserved network address": (
         "Label Studio forbids private addresses. Start it with USE_DEFAULT_BANNED_SUBNETS=false and "
-        "USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16: that opens your network and keeps the metadata address closed.",
+        "USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16: your network opens, the metadata address stays closed."
     ),
-    (
-        "Enter a valid URL",
-        "Label Studio takes no host of a single word here: use localhost, an IP address or a name with a dot.",
+    "Enter a valid URL": (
+        "Label Studio takes no host of a single word here: use localhost, an IP address or a name with a dot."
     ),
-    (
-        "Can't resolve hostname",
-        "Label Studio does not know that host: use a name or an address that its machine can reach.",
-    ),
-    ("health check failed", "Start the ML backend, and give the address at which Label Studio's machine reaches it."),
-    ("authentication parameters were either not provided", "Give the backend's user and password."),
-)
+    "Can't resolve hostname": "Use a host name or an address that Label Studio's machine can reach.",
+    "health check failed": ("Start the ML backend, and give the address at which Label Studio's machine reaches it."),
+    "authentication parameters were either not provided": "Give the backend's user and password.",
+}
 
 
-class _Again(Exception):  # noqa: N818 - a signal to stamina, never seen outside
+class _Again(Exception):
     """The next try may succeed; `error` is what to raise if it does not, `after_s` what the server asked us to wait."""
 
     def __init__(self, error: StudioError, after_s: float | None = None) -> None:
@@ -56,10 +52,16 @@ class StudioClient:
     def __init__(self, url: str, api_key: str, *, timeout_s: float = 30.0) -> None:
         self.url = clean_url(url)
         self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)))
-        self._tokens = Tokens(self.url, api_key.strip(), self._http)
+        self._api_key = api_key.strip()
+        self._tokens = Tokens(self.url, self._api_key, self._http)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this Label Studio and token from others without telling the token; keeps their files apart in caches."""
+        return hashlib.sha256(f"{self.url} {self._api_key}".encode()).hexdigest()
 
     def close(self) -> None:
         """Closes the pooled connections."""
@@ -200,7 +202,7 @@ class StudioClient:
             return StudioRefused(
                 what, status, f"and sends us to {to}", fix="Set LABELLOOP_LABEL_STUDIO_URL to the address it sends to."
             )
-        fix = next((fix for words, fix in _FIXES if words in detail), "")
+        fix = next((fix for words, fix in _FIXES.items() if words in detail), "")
         return (NotFound if status == 404 else StudioRefused)(what, status, detail, fix=fix)
 
     def _not_json(self, method: str, path: str) -> StudioUnreachable:

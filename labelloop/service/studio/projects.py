@@ -55,7 +55,7 @@ class ProjectCalls(StudioClient):
         return list(self.request("GET", "api/dm/views/", params={"project": project}))
 
     def add_view(self, project: int, data: dict[str, Any]) -> dict[str, Any]:
-        """Makes a tab, seen by every user of the project. `data` as Label Studio stores it: title, filters, ordering."""
+        """Makes a tab that every user of the project sees. `data` is Label Studio's: title, filters, ordering."""
         return dict(self.request("POST", "api/dm/views/", json={"project": project, "data": data}))
 
     def update_view(self, view: int, project: int, data: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class TaskCalls(StudioClient):
             filters: As in a Data Manager tab: `{"conjunction": "and", "items": [...]}`.
             ordering: As in a Data Manager tab, such as `["-tasks:data.qc_iou"]`. Without it tasks come by id, and every
                 task that is there from the first page to the last comes exactly once, whatever is changed meanwhile.
-                With an ordering or an `or` of filters, pages are counted: a task that moves may be missed, none comes twice.
+                With an ordering or an `or` of filters pages are counted: a task that moves may be missed.
             only_ids: Only these tasks, by id; ids that are not there are left out.
 
         Raises:
@@ -89,7 +89,7 @@ class TaskCalls(StudioClient):
         """
         if data is not None and _RESOLVED.search(msgspec.json.encode(data).decode()):
             raise StudioError(
-                f"The data for task {task} holds an address resolved for a browser; writing it would lose the stored one.",
+                f"The data for task {task} holds an address resolved for a browser; it would overwrite the stored one.",
                 fix="Read the task with Studio.task or Studio.task_json and change that.",
             )
         fields = {"data": data, "overlap": overlap, "is_labeled": is_labeled, "meta": meta}

@@ -1,7 +1,7 @@
 """Which `Authorization` header Label Studio takes now, and what to tell when it takes none.
 
-The exchange itself is label-studio-sdk's. Only its client wrapper is imported, and only when first used (0.3 s and 41 MB;
-the SDK's full client pulls in pandas: 1.3 s and 122 MB, and it repeats POSTs blindly).
+The exchange itself is label-studio-sdk's. Only its client wrapper is imported, when first used (0.3 s and 41 MB; the
+SDK's full client pulls in pandas: 1.3 s and 122 MB, and it repeats POSTs blindly).
 """
 
 import base64
@@ -66,8 +66,8 @@ class Tokens:
             return StudioUnauthorized(
                 self._url,
                 "legacy disabled",
-                f"{_CREATE} {_SET} Or allow legacy tokens again: Organization > API Tokens Settings, or start Label Studio "
-                "for the first time with LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true.",
+                f"{_CREATE} {_SET} Or allow legacy tokens: Organization > API Tokens Settings, or start a new "
+                "Label Studio with LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN=true.",
             )
         if claims is None:
             return StudioUnauthorized(self._url, "wrong", f"It knows no such legacy token ({answer}). {_CREATE} {_SET}")
