@@ -1,0 +1,125 @@
+"""What `labelloop qc` runs: serve the webhook, tell how a project stands, judge its tasks again."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from labelloop.service.db import open_database, reading
+from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.inbox import Inbox
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from qc_webhooks.errors import NotConnected
+from qc_webhooks.events import recheck_hint
+from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.projects import Connected, ProjectStore
+from qc_webhooks.tables import ACTIONS, TASKS
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a project stands.
+
+    Attributes:
+        connected: How far the poller is.
+        policy: What verdicts are drawn by.
+        outcomes: Verdict -> number of tasks.
+        to_review: Disputes that wait for a reviewer.
+        writes: Route -> number of writes to tasks.
+    """
+
+    connected: Connected
+    policy: Policy
+    outcomes: dict[str, int]
+    to_review: int
+    writes: dict[str, int]
+
+
+def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = None, threads: int | None = None) -> None:
+    """Serve the webhook until stopped. The verdicts are made by `labelloop worker`.
+
+    Args:
+        host: Address to listen on; 0.0.0.0 for every one of this machine.
+        port: Port to listen on.
+        workers: Processes; by default the setting web_workers.
+        threads: Threads of each; by default the setting web_threads.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    run_gunicorn(
+        "qc_webhooks.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
+    )
+
+
+def status(project: int) -> None:
+    """Show how quality control of a project stands: verdicts, disputes to review, writes, the last poll.
+
+    Args:
+        project: The project's id in Label Studio.
+    """
+    settings = Settings()
+    found = project_status(project, settings, open_database(settings))
+    for outcome in ("agreed", "disputed", "waiting"):
+        print(f"{outcome:<10} {found.outcomes.get(outcome, 0)}")
+    print(f"{'to review':<10} {found.to_review}")
+    for route, count in sorted(found.writes.items()):
+        print(f"written    {count} x {route}")
+    print(f"compared   up to {found.connected.cursor or 'nothing yet'}")
+
+
+def recheck(project: int) -> None:
+    """Judge every annotated task of a project again, for instance after a change of its policy.
+
+    Args:
+        project: The project's id in Label Studio.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    count = recheck_project(project, settings, Studio.from_settings(settings), open_database(settings))
+    print(f"{count} tasks will be judged again.")
+
+
+def project_status(project: int, settings: Settings, engine: sa.Engine) -> Status:
+    """How a project stands, from the database.
+
+    Raises:
+        NotConnected: Quality control does not know the project.
+    """
+    connected = ProjectStore(engine).get(project)
+    if connected is None:
+        raise NotConnected(project)
+    with reading(engine) as connection:
+        of_project = TASKS.c.project == project
+        outcomes = connection.execute(
+            sa.select(TASKS.c.outcome, sa.func.count()).where(of_project).group_by(TASKS.c.outcome)
+        ).all()
+        review = connection.scalar(sa.select(sa.func.count()).select_from(TASKS).where(of_project, TASKS.c.review))
+        writes = connection.execute(
+            sa.select(ACTIONS.c.route, sa.func.count())
+            .where(ACTIONS.c.project == project, ACTIONS.c.state == "done")
+            .group_by(ACTIONS.c.route)
+        ).all()
+    return Status(
+        connected,
+        read_policy(settings.home, project),
+        {str(outcome): int(count) for outcome, count in outcomes},
+        int(review or 0),
+        {str(route): int(count) for route, count in writes},
+    )
+
+
+def recheck_project(project: int, settings: Settings, studio: Studio, engine: sa.Engine) -> int:
+    """Puts every annotated task of a project into the inbox. Returns how many.
+
+    Raises:
+        NotFound: No such project.
+    """
+    inbox = Inbox.from_settings(settings, engine)
+    annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+    count = 0
+    for task in studio.tasks(project, filters={"conjunction": "and", "items": [annotated]}):
+        if task.id is not None:
+            hint = recheck_hint(project, task.id, source="recheck")
+            count += inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+    return count

@@ -1,0 +1,96 @@
+"""The errors of quality control: each names the item and how to put it right."""
+
+from pathlib import Path
+
+from labelloop.service.errors import LabelloopError
+
+
+class QualityControlError(LabelloopError):
+    """Something about quality control is not as it must be."""
+
+    code = "quality_control"
+
+
+class PolicyError(QualityControlError):
+    """A policy file or value that cannot be followed.
+
+    Attributes:
+        where: The file, or ``policy`` for a value given in code.
+        field: The name of the setting at fault ("" when the whole file cannot be read).
+        reason: What is wrong with it, in words.
+    """
+
+    code = "bad_policy"
+
+    def __init__(self, where: Path | str, field: str, reason: str) -> None:
+        super().__init__(
+            f"{where}: {f'{field}: ' if field else ''}{reason}.",
+            fix="Put it right in the file; docs/reference/policy.md lists every setting with its default.",
+        )
+        self.where = str(where)
+        self.field = field
+        self.reason = reason
+
+
+class NotAnEvent(QualityControlError):
+    """A webhook body that no Label Studio sends."""
+
+    code = "not_an_event"
+    status = 400
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"This is no event of Label Studio: {reason}.")
+
+
+class HostRefused(QualityControlError):
+    """Label Studio will not accept the address of our webhook.
+
+    Attributes:
+        url: The address.
+    """
+
+    code = "webhook_host_refused"
+
+    def __init__(self, url: str, reason: str, *, fix: str) -> None:
+        super().__init__(f"Label Studio does not accept {url} as a webhook: {reason}.", fix=fix)
+        self.url = url
+
+
+class NotConnected(QualityControlError):
+    """A project that quality control has not been connected to."""
+
+    code = "not_connected"
+    status = 404
+
+    def __init__(self, project: int) -> None:
+        super().__init__(
+            f"Project {project} is not connected to quality control.", fix=f"Run: labelloop connect {project}"
+        )
+        self.project = project
+
+
+class WriteLost(QualityControlError):
+    """Label Studio took a change of a task and answered other values than we sent.
+
+    Attributes:
+        project: The project's id.
+        task: The task's id.
+        wanted: What we wrote.
+        found: What Label Studio answered.
+    """
+
+    code = "write_lost"
+    status = 502
+
+    def __init__(self, project: int, task: int, wanted: object, found: object) -> None:
+        super().__init__(
+            f"Task {task} of project {project} did not keep what was written: {wanted!r} became {found!r}."
+        )
+        self.project, self.task, self.wanted, self.found = project, task, wanted, found
+
+
+class WrongSecret(QualityControlError):
+    """A webhook without our secret."""
+
+    code = "wrong_secret"
+    status = 401

@@ -1,0 +1,202 @@
+"""Label Studio's webhook bodies as inbox rows: an event is a hint which task (or project) to look at again."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from qc_webhooks.errors import NotAnEvent
+
+TASK = "qc.task"
+PROJECT = "qc.project"
+
+# Label Studio writes one batch of up to 5000 tasks in one request, and waits for us inside the annotator's: beyond this
+# many rows, one row for the whole project does the same work later.
+MOST_ROWS = 50
+
+
+class Known(NamedTuple):
+    """Where an annotation belongs, and its version when we read it last."""
+
+    project: int
+    task: int
+    updated_at: str
+
+
+Tasks = Callable[[Iterable[int]], Mapping[int, Known]]
+
+
+@dataclass(frozen=True)
+class Hint:
+    """One row for the inbox.
+
+    Attributes:
+        topic: ``qc.task`` (subject ``<project>:<task>``) or ``qc.project`` (subject ``<project>``, ``*`` for all).
+        subject: What is to be looked at again.
+        key: The same change gives the same key, whoever reports it: a webhook, its duplicate or the poller.
+        payload: What the job logs; it decides nothing by it.
+    """
+
+    topic: str
+    subject: str
+    key: str
+    payload: Mapping[str, Any]
+
+
+def read_event(body: Mapping[str, Any], *, task_of: Tasks) -> tuple[Hint, ...]:
+    """What a webhook body asks us to look at; empty for an event that changes no verdict, known or not.
+
+    Args:
+        body: The JSON object that Label Studio posted, with or without payload.
+        task_of: annotation ids -> {annotation: where it belongs} for those we know: deletions name no task.
+
+    Raises:
+        NotAnEvent: There is no ``action``, or the part that names the items is malformed.
+    """
+    action = body.get("action")
+    if not isinstance(action, str) or not action:
+        raise NotAnEvent("it has no action")
+    read = ACTIONS.get(action)
+    if read is None:
+        return ()
+    try:
+        return tuple(read(action, body, task_of))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NotAnEvent(f"{action} with a malformed body ({type(error).__name__}: {error})") from None
+
+
+def annotation_hint(project: int, task: int, annotation: int, updated_at: str, *, source: str) -> Hint:
+    """An annotation that is new or changed; one key for each of its versions."""
+    return _task_hint(project, task, f"annotation:{annotation}:{timestamp(updated_at)}", source)
+
+
+def deletion_hint(annotation: int, known: Known, *, source: str) -> Hint:
+    """An annotation that is gone, in the version that we knew."""
+    key = f"annotation:{annotation}:{timestamp(known.updated_at)}:deleted"
+    return _task_hint(known.project, known.task, key, source)
+
+
+def task_deletion_hint(project: int, task: int, *, source: str) -> Hint:
+    """A task that is gone."""
+    return _task_hint(project, task, f"task:{task}:deleted", source)
+
+
+def recheck_hint(project: int, task: int, *, source: str) -> Hint:
+    """A task that somebody wants judged again although nothing changed; every call makes a new key."""
+    return _task_hint(project, task, f"task:{task}:recheck:{time.time_ns()}", source)
+
+
+def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
+    """A project (None: every connected one) whose tasks must all be compared with what we know."""
+    subject = "*" if project is None else str(project)
+    return Hint(PROJECT, subject, key or f"sweep:{subject}:{time.time_ns()}", {"source": source})
+
+
+def timestamp(text: str) -> str:
+    """One spelling for one moment, to the microsecond in UTC; a text that is no time stays as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")
+
+
+def _task_hint(project: int, task: int, key: str, source: str) -> Hint:
+    return Hint(TASK, f"{project}:{task}", key, {"source": source})
+
+
+def _listed(value: Any) -> list[Mapping[str, Any]]:
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, Mapping) for item in items):
+        raise ValueError("a list of objects was expected")
+    return items
+
+
+def _annotations(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+    if "annotation" not in body:  # a hook with send_payload off
+        return (sweep_hint(_project(body), source=action),)
+    hints = [
+        annotation_hint(
+            int(item["project"]), int(item["task"]), int(item["id"]), str(item["updated_at"]), source=action
+        )
+        for item in _listed(body["annotation"])
+    ]
+    return _at_most(hints, body, action)
+
+
+def _annotations_deleted(action: str, body: Mapping[str, Any], task_of: Tasks) -> Iterable[Hint]:
+    if "annotations" not in body:
+        return (sweep_hint(_project(body), source=action),)
+    ids = [int(item["id"]) for item in _listed(body["annotations"])]
+    known = task_of(ids) if len(ids) <= MOST_ROWS else {}
+    hints = [deletion_hint(id_, known[id_], source=action) for id_ in ids if id_ in known]
+    if len(hints) == len(ids):
+        return hints
+    # Deleted before its creation was worked on, or never seen: what is missing shows when the project is compared.
+    first = next(id_ for id_ in ids if id_ not in known)
+    return (*hints, sweep_hint(_project(body), source=action, key=f"annotation:{first}:unknown:deleted"))
+
+
+def _tasks_created(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+    if "tasks" not in body:
+        return (sweep_hint(_project(body), source=action),)
+    hints = [
+        _task_hint(int(item["project"]), int(item["id"]), f"task:{int(item['id'])}:{item['created_at']}", action)
+        for item in _listed(body["tasks"])
+        if item.get("total_annotations")  # an import with annotations says so here and nowhere else
+    ]
+    return _at_most(hints, body, action)
+
+
+def _tasks_deleted(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+    project = _project(body)
+    if "tasks" not in body or project is None:
+        return (sweep_hint(project, source=action),)
+    hints = [task_deletion_hint(project, int(item["id"]), source=action) for item in _listed(body["tasks"])]
+    return _at_most(hints, body, action)
+
+
+def _at_most(hints: list[Hint], body: Mapping[str, Any], action: str) -> Iterable[Hint]:
+    return (
+        hints if len(hints) <= MOST_ROWS else (sweep_hint(_project(body), source=action, key=f"many:{hints[0].key}"),)
+    )
+
+
+def _project(body: Mapping[str, Any]) -> int | None:
+    project = body.get("project")
+    return int(project["id"]) if isinstance(project, Mapping) else None
+
+
+def _nothing(_action: str, _body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+    return ()
+
+
+# Every action that Label Studio 1.23 can send. PROJECT_* and LABEL_LINK_* change no verdict; START_TRAINING is sent to
+# ML backends only, and a hook at the wrong address must not be an error there.
+ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], Tasks], Iterable[Hint]]] = {
+    "ANNOTATION_CREATED": _annotations,
+    "ANNOTATIONS_CREATED": _annotations,
+    "ANNOTATION_UPDATED": _annotations,
+    "ANNOTATIONS_DELETED": _annotations_deleted,
+    "TASKS_CREATED": _tasks_created,
+    "TASKS_DELETED": _tasks_deleted,
+    "PROJECT_CREATED": _nothing,
+    "PROJECT_UPDATED": _nothing,
+    "PROJECT_DELETED": _nothing,
+    "LABEL_LINK_CREATED": _nothing,
+    "LABEL_LINK_UPDATED": _nothing,
+    "LABEL_LINK_DELETED": _nothing,
+    "START_TRAINING": _nothing,
+}
+
+# The actions that `connect` asks Label Studio to send.
+WANTED = (
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+)

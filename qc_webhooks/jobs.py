@@ -1,0 +1,73 @@
+"""The work behind the inbox: one handler a topic, and what runs now and then. Nobody below imports this module."""
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+from sqlalchemy import Engine
+
+from labelloop.labeling.errors import LabelingError
+from labelloop.service.errors import LabelloopError
+from labelloop.service.inbox import Event, Inbox
+from labelloop.service.jobs import Handler, Periodic, Reject
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from qc_webhooks.check import Checker
+from qc_webhooks.events import PROJECT, TASK
+from qc_webhooks.memory import MemoryStore
+from qc_webhooks.projects import ProjectStore
+from qc_webhooks.reconcile import Reconciler
+from qc_webhooks.tabs import ensure_tabs
+
+# "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
+TABS_EVERY_S = 60.0
+
+log = structlog.get_logger(__name__)
+
+
+def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str, Handler]:
+    """The handlers of quality control's topics, for ``Jobs``.
+
+    Args:
+        settings: Names the folder of the policies and the inbox's backoff.
+        studio: Label Studio.
+        engine: The migrated database.
+    """
+    checker = Checker(studio, MemoryStore(engine), settings.home)
+    reconciler = _reconciler(settings, studio, engine)
+    projects = ProjectStore(engine)
+
+    def task(subject: str, events: Sequence[Event]) -> None:
+        del events  # hints: the task is read from Label Studio, whatever they say and in whatever order they came
+        project, _, id_ = subject.partition(":")
+        try:
+            checker.check(int(project), int(id_))
+        except LabelingError as error:
+            raise Reject(str(error)) from error  # reading the same JSON again would fail again
+
+    def project(subject: str, events: Sequence[Event]) -> None:
+        del events
+        for id_ in [item.project for item in projects.all()] if subject == "*" else [int(subject)]:
+            reconciler.sweep(id_)
+
+    return {TASK: task, PROJECT: project}
+
+
+def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
+    """What runs now and then: the poller every ``poll_seconds``, and a look at our tabs every minute."""
+    reconciler = _reconciler(settings, studio, engine)
+    projects = ProjectStore(engine)
+
+    def tabs() -> None:
+        for connected in projects.all():
+            try:
+                ensure_tabs(studio, connected.project)
+            except LabelloopError as error:
+                log.warning("tabs_failed", project=connected.project, reason=str(error))
+
+    return [Periodic("qc.poll", settings.poll_seconds, reconciler.run), Periodic("qc.tabs", TABS_EVERY_S, tabs)]
+
+
+def _reconciler(settings: Settings, studio: Studio, engine: Engine) -> Reconciler:
+    # Straight into the inbox: these run inside the worker, whose own sweep picks them up within a second.
+    inbox = Inbox.from_settings(settings, engine)
+    return Reconciler(studio, MemoryStore(engine), ProjectStore(engine), inbox.put)

@@ -1,0 +1,137 @@
+"""What quality control remembers of tasks and annotations: the map from deleted ids, and what we wrote last."""
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from labelloop.service.db import reading
+from qc_webhooks.events import Known
+from qc_webhooks.routing import Memory
+from qc_webhooks.tables import ACTIONS, ANNOTATIONS, TASKS
+from qc_webhooks.verdict import Verdict
+
+_IDS_A_QUERY = 500
+
+
+@dataclass(frozen=True)
+class Write:
+    """One change of a task in Label Studio, as the log keeps it.
+
+    Attributes:
+        id: Its row.
+        before: What was there, only the fields that change: ``keys`` (qc_*), ``overlap``, ``is_labeled``.
+        after: The same fields as we set them.
+    """
+
+    id: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+class MemoryStore:
+    """Remembers in the database. Safe from any thread; one worker at a time handles a task (the inbox sees to it)."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    def known(self, annotations: Iterable[int]) -> dict[int, Known]:
+        """Annotation id -> (project, task, updated_at) of those that we have read before."""
+        found: dict[int, Known] = {}
+        ids = sorted(set(annotations))
+        with reading(self.engine) as connection:
+            for start in range(0, len(ids), _IDS_A_QUERY):
+                chunk = ids[start : start + _IDS_A_QUERY]
+                rows = connection.execute(sa.select(ANNOTATIONS).where(ANNOTATIONS.c.annotation.in_(chunk)))
+                found |= {row.annotation: Known(row.project, row.task, row.updated_at) for row in rows}
+        return found
+
+    def known_in(self, project: int, tasks: Sequence[int] | None = None) -> dict[int, dict[int, str]]:
+        """Task id -> {annotation: updated_at} of the project (or of these tasks), as we have read them last."""
+        query = sa.select(ANNOTATIONS).where(ANNOTATIONS.c.project == project)
+        if tasks is not None:
+            query = query.where(ANNOTATIONS.c.task.in_(list(tasks)))
+        found: dict[int, dict[int, str]] = {}
+        with reading(self.engine) as connection:
+            for row in connection.execute(query):
+                found.setdefault(row.task, {})[row.annotation] = row.updated_at
+        return found
+
+    def recall(self, project: int, task: int) -> Memory | None:
+        """What we decided last about a task; None: nothing."""
+        with reading(self.engine) as connection:
+            row = connection.execute(sa.select(TASKS).where(_is(TASKS, project, task))).one_or_none()
+        if row is None:
+            return None
+        keys = None if row.keys is None else json.loads(row.keys)
+        return Memory(row.fingerprint, keys, row.asked_overlap, row.asked_at, row.found_overlap)
+
+    def remember(
+        self, project: int, task: int, memory: Memory, verdict: Verdict, annotations: Mapping[int, str], *, review: bool
+    ) -> None:
+        """Keeps a verdict, what we left in the task, and the versions of the annotations it was drawn from."""
+        row = {
+            "project": project, "task": task, "fingerprint": memory.fingerprint, "outcome": verdict.outcome,
+            "agreement": verdict.agreement, "annotators": verdict.annotators, "review": review,
+            "keys": None if memory.keys is None else json.dumps(dict(memory.keys)),
+            "asked_overlap": memory.asked_overlap, "asked_at": memory.asked_at, "found_overlap": memory.found_overlap,
+            "decided_at": time.time(),
+        }  # fmt: skip
+        rows = [
+            {"annotation": id_, "project": project, "task": task, "updated_at": updated_at}
+            for id_, updated_at in annotations.items()
+        ]
+        with self.engine.begin() as connection:
+            _forget(connection, project, task)
+            connection.execute(sa.insert(TASKS).values(row))
+            if rows:
+                connection.execute(sa.delete(ANNOTATIONS).where(ANNOTATIONS.c.annotation.in_(list(annotations))))
+                connection.execute(sa.insert(ANNOTATIONS), rows)
+
+    def forget(self, project: int, task: int) -> None:
+        """Drops all we know of a task that is gone. The log of what we wrote stays."""
+        with self.engine.begin() as connection:
+            _forget(connection, project, task)
+
+    def forget_overlaps(self, project: int) -> None:
+        """Drops what we know of the project's overlaps: Label Studio has just set them all anew."""
+        gone = {"asked_overlap": None, "asked_at": None, "found_overlap": None}
+        with self.engine.begin() as connection:
+            connection.execute(sa.update(TASKS).where(TASKS.c.project == project).values(gone))
+
+    def planned(self, project: int, task: int) -> list[Write]:
+        """Writes that were begun and never finished: a worker was killed in between."""
+        open_ = sa.select(ACTIONS).where(_is(ACTIONS, project, task), ACTIONS.c.state == "planned")
+        with reading(self.engine) as connection:
+            rows = connection.execute(open_.order_by(ACTIONS.c.id)).all()
+        return [Write(row.id, json.loads(row.before), json.loads(row.after)) for row in rows]
+
+    def begin(
+        self, project: int, task: int, *, route: str, reason: str, before: Mapping[str, Any], after: Mapping[str, Any]
+    ) -> Write:
+        """Logs a write that is about to be made."""
+        row = {
+            "project": project, "task": task, "route": route, "reason": reason, "before": json.dumps(dict(before)),
+            "after": json.dumps(dict(after)), "state": "planned", "created_at": time.time(),
+        }  # fmt: skip
+        with self.engine.begin() as connection:
+            key = connection.execute(sa.insert(ACTIONS).values(row)).inserted_primary_key
+        return Write(int(key[0]) if key else 0, before, after)
+
+    def finish(self, write: Write, *, done: bool) -> None:
+        """Closes a logged write: done, or overtaken because the task is in another state by now."""
+        with self.engine.begin() as connection:
+            state = "done" if done else "overtaken"
+            connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == write.id).values(state=state))
+
+
+def _is(table: sa.Table, project: int, task: int) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.project == project, table.c.task == task)
+
+
+def _forget(connection: sa.Connection, project: int, task: int) -> None:
+    for table in (TASKS, ANNOTATIONS):
+        connection.execute(sa.delete(table).where(_is(table, project, task)))

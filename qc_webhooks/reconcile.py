@@ -1,0 +1,145 @@
+"""The poller: finds what no webhook said, and puts the same keys in the same inbox as a webhook would have.
+
+Label Studio sends an event once and never again, and sends none for imports of annotations, drafts that were converted
+and several kinds of deletion. Where it may not reach us at all (its ban of private addresses), this carries the
+service alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from labelloop.labeling.task import Task
+from labelloop.service.errors import LabelloopError
+from labelloop.service.studio import Studio
+from qc_webhooks.events import Hint, Known, annotation_hint, deletion_hint, task_deletion_hint, timestamp
+from qc_webhooks.memory import MemoryStore
+from qc_webhooks.projects import Connected, ProjectStore
+
+# All tasks are compared this often, for what leaves no trace in a task's updated_at (such as deletions in bulk).
+SWEEP_EVERY_S = 3600.0
+# A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
+OVERLAP = timedelta(seconds=5)
+_TASKS_A_LOOKUP = 500
+_EPOCH = "1970-01-01T00:00:00.000000+00:00"
+
+Put = Callable[[str, str, str, Mapping[str, Any]], bool]
+
+log = structlog.get_logger(__name__)
+
+
+class Reconciler:
+    """Compares Label Studio's tasks with what we have judged.
+
+    Args:
+        studio: Label Studio.
+        memory: The versions of annotations that were judged.
+        projects: The connected projects.
+        put: Where hints go: ``Inbox.put`` or ``Jobs.submit``.
+    """
+
+    def __init__(self, studio: Studio, memory: MemoryStore, projects: ProjectStore, put: Put) -> None:
+        self._studio = studio
+        self._memory = memory
+        self._projects = projects
+        self._put = put
+
+    def run(self) -> None:
+        """One round over the connected projects; one that cannot be read does not keep the others waiting."""
+        for connected in self._projects.all():
+            try:
+                self.poll(connected.project)
+            except LabelloopError as error:
+                log.warning("poll_failed", project=connected.project, reason=str(error))
+
+    def poll(self, project: int) -> int:
+        """What changed since the last poll, or everything when that is due. Returns how many hints were new."""
+        connected = self._projects.get(project) or Connected(project)
+        if connected.swept_at is None or time.time() - connected.swept_at > SWEEP_EVERY_S:
+            return self.sweep(project)
+        since = connected.cursor if connected.settled else _earlier(connected.cursor, OVERLAP)
+        changed = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
+        tasks = self._studio.tasks(project, filters={"conjunction": "and", "items": [changed]})
+        newest, new = connected.cursor, 0
+        for batch in _batches(tasks):
+            newest = max(newest, *(_capped(task.updated_at) for task in batch))
+            new += self._compare(project, batch)
+        self._projects.advance(project, cursor=newest, settled=newest == connected.cursor, swept=False)
+        return new
+
+    def sweep(self, project: int) -> int:
+        """Compares every task that has annotations or had some. Returns how many hints were new."""
+        connected = self._projects.get(project) or Connected(project)
+        # Read first: what changes during the sweep is newer than this and comes with the next poll.
+        first = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
+        annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+        new = 0
+        unseen = set(self._memory.known_in(project))
+        for batch in _batches(self._studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})):
+            unseen -= {task.id for task in batch if task.id is not None}
+            new += self._compare(project, batch)
+        new += self._look_up(project, sorted(unseen))
+        newest = _capped(first.updated_at) if first else _EPOCH
+        self._projects.advance(project, cursor=max(newest, connected.cursor), settled=False, swept=True)
+        log.info("project_swept", project=project, new=new)
+        return new
+
+    def _look_up(self, project: int, unseen: list[int]) -> int:
+        """Tasks that we judged and that no longer have annotations: emptied, skipped or deleted."""
+        new = 0
+        for start in range(0, len(unseen), _TASKS_A_LOOKUP):
+            ids = unseen[start : start + _TASKS_A_LOOKUP]
+            left = list(self._studio.tasks(project, only_ids=ids))
+            new += self._compare(project, left)
+            gone = sorted(set(ids) - {task.id for task in left if task.id is not None})
+            new += sum(self._submit(task_deletion_hint(project, task, source="poll")) for task in gone)
+        return new
+
+    def _compare(self, project: int, tasks: list[Task]) -> int:
+        known = self._memory.known_in(project, [task.id for task in tasks if task.id is not None])
+        return sum(
+            self._submit(hint)
+            for task in tasks
+            if task.id is not None
+            for hint in differences(project, task.id, task, known.get(task.id, {}))
+        )
+
+    def _submit(self, hint: Hint) -> bool:
+        return self._put(hint.topic, hint.subject, hint.key, hint.payload)
+
+
+def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) -> Iterator[Hint]:
+    """What is new, changed or gone in a task against the versions that were judged."""
+    current = {item.id: item.updated_at for item in task.annotations if item.id is not None}
+    for annotation, updated_at in current.items():
+        if annotation not in known or timestamp(known[annotation]) != timestamp(updated_at):
+            yield annotation_hint(project, id_, annotation, updated_at, source="poll")
+    for annotation, updated_at in known.items():
+        if annotation not in current:
+            yield deletion_hint(annotation, Known(project, id_, updated_at), source="poll")
+
+
+def _batches(tasks: Iterator[Task], size: int = 100) -> Iterator[list[Task]]:
+    batch: list[Task] = []
+    for task in tasks:
+        batch.append(task)
+        if len(batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _earlier(cursor: str, by: timedelta) -> str:
+    try:
+        return timestamp((datetime.fromisoformat(cursor) - by).isoformat())
+    except (ValueError, OverflowError):
+        return _EPOCH
+
+
+def _capped(updated_at: str) -> str:
+    """A task's moment, never later than now: a bulk action of Label Studio stamps local time as if it were UTC."""
+    return min(timestamp(updated_at), datetime.now(UTC).isoformat(timespec="microseconds"))

@@ -1,0 +1,181 @@
+"""What a verdict does to a task: ROUTES plan it, `write` carries it out once, and a human's change is left alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qc_webhooks.note import write_note
+from qc_webhooks.policy import Policy
+from qc_webhooks.verdict import Verdict
+
+# The flat keys of a task's data that are ours. Label Studio filters and sorts by flat data keys only.
+KEYS = ("qc_status", "qc_agreement", "qc_annotators", "qc_note", "qc_review")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What we decided last about a task and left behind in it.
+
+    Attributes:
+        fingerprint: What that verdict was drawn from: the annotations' versions and the policy.
+        keys: The qc_* keys as we wrote them; None: we never wrote any.
+        asked_overlap: The overlap that we set; None: none, or taken back.
+        asked_at: How many annotators the task had then.
+        found_overlap: The overlap before we changed it first.
+    """
+
+    fingerprint: str
+    keys: Mapping[str, Any] | None = None
+    asked_overlap: int | None = None
+    asked_at: int | None = None
+    found_overlap: int | None = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a route decides by.
+
+    Attributes:
+        data: The task's data as stored (raw URIs).
+        overlap: How many annotators Label Studio waits for.
+        is_labeled: Whether Label Studio takes the task for finished and serves it to nobody.
+        verdict: What was found.
+        policy: The project's policy.
+        fingerprint: What the verdict was drawn from.
+        memory: What we did before; None: nothing.
+    """
+
+    data: Mapping[str, Any]
+    overlap: int
+    is_labeled: bool
+    verdict: Verdict
+    policy: Policy
+    fingerprint: str
+    memory: Memory | None = None
+
+    @property
+    def overlap_is_ours(self) -> bool:
+        """Whether nobody touched the overlap since we set it, or we never did."""
+        asked = self.memory.asked_overlap if self.memory else None
+        return asked is None or asked == self.overlap
+
+    @property
+    def is_news(self) -> bool:
+        """Whether the annotations or the policy changed since our last verdict."""
+        return self.memory is None or self.memory.fingerprint != self.fingerprint
+
+    @property
+    def already_asked(self) -> bool:
+        """Whether we asked for one more annotator than there are now. A human who undid it since has the last word."""
+        return self.memory is not None and self.memory.asked_at == self.verdict.annotators
+
+
+@dataclass(frozen=True)
+class Action:
+    """What one route wants changed in the task.
+
+    Attributes:
+        route: Its key in ROUTES.
+        reason: Why, for the log.
+        keys: qc_* keys to set in the task's data.
+        overlap: The overlap to set; ``is_labeled`` always goes with it, or Label Studio serves the task to nobody.
+        is_labeled: Whether the task is finished.
+    """
+
+    route: str
+    reason: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    overlap: int | None = None
+    is_labeled: bool | None = None
+
+
+Route = Callable[[Situation], Action | None]
+
+
+def one_more_annotator(situation: Situation) -> Action | None:
+    """Sends a dispute to one more annotator, blind, up to the policy's maximum.
+
+    Label Studio serves a task to a further user when ``overlap`` is above the number of annotators and ``is_labeled``
+    is false; both are set together. Who annotated it already is never served it again.
+    """
+    verdict = situation.verdict
+    if not _may_ask(situation) or _is_served(situation):
+        return None
+    return Action(
+        "one_more_annotator",
+        f"disputed by {verdict.annotators} annotators",
+        overlap=max(verdict.annotators + 1, situation.overlap),
+        is_labeled=False,
+    )
+
+
+def withdraw(situation: Situation) -> Action | None:
+    """Takes back an annotator whom a settled task no longer needs (somebody corrected or deleted an annotation)."""
+    memory, verdict = situation.memory, situation.verdict
+    if verdict.outcome == "disputed" or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
+        return None
+    wanted = max(memory.found_overlap, verdict.annotators) if verdict.outcome == "agreed" else memory.found_overlap
+    if not situation.overlap_is_ours or situation.overlap <= wanted:
+        return None
+    return Action("withdraw", f"{verdict.outcome} again", overlap=wanted, is_labeled=verdict.annotators >= wanted)
+
+
+def flag(situation: Situation) -> Action | None:
+    """Says the verdict in the task's data, where the Data Manager shows, filters and sorts it.
+
+    Before enough annotators submitted nothing is written, unless something was: then it must not stay wrong.
+    """
+    held = {key: situation.data[key] for key in KEYS if key in situation.data}
+    if situation.verdict.annotators < situation.policy.annotators and not held:
+        return None
+    keys = qc_keys(situation)
+    if held == keys:
+        return None
+    written = situation.memory.keys if situation.memory else None
+    if not situation.is_news and written is not None and held != written:
+        return None  # somebody changed what we wrote, and nothing happened since
+    return Action("flag", situation.verdict.outcome, keys=keys)
+
+
+# The order is the order of thought: who is asked decides whether a reviewer must look.
+ROUTES: Mapping[str, Route] = {
+    "one_more_annotator": one_more_annotator,
+    "withdraw": withdraw,
+    "flag": flag,
+}
+
+
+def plan(situation: Situation) -> tuple[Action, ...]:
+    """Everything that is to be changed now; empty when the task is as it should be."""
+    return tuple(action for route in ROUTES.values() if (action := route(situation)) is not None)
+
+
+def qc_keys(situation: Situation) -> dict[str, Any]:
+    """The qc_* keys that say this verdict."""
+    verdict = situation.verdict
+    return {
+        "qc_status": verdict.outcome,
+        "qc_agreement": None if verdict.agreement is None else round(verdict.agreement, 4),
+        "qc_annotators": verdict.annotators,
+        "qc_note": write_note(verdict, situation.policy),
+        "qc_review": "yes" if needs_review(situation) else "no",
+    }
+
+
+def needs_review(situation: Situation) -> bool:
+    """Whether a dispute waits for nobody else: the maximum is reached, or a human took the further annotator back."""
+    return situation.verdict.outcome == "disputed" and not _may_ask(situation) and not _is_served(situation)
+
+
+def _may_ask(situation: Situation) -> bool:
+    verdict = situation.verdict
+    return (
+        verdict.outcome == "disputed"
+        and verdict.annotators < situation.policy.max_annotators
+        and situation.overlap_is_ours
+        and not situation.already_asked
+    )
+
+
+def _is_served(situation: Situation) -> bool:
+    return situation.overlap > situation.verdict.annotators and not situation.is_labeled

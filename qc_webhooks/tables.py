@@ -1,0 +1,61 @@
+"""The tables of quality control: connected projects, the annotation-to-task map, each task's state, the write log."""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+# A connected project and how far the poller has read it. `cursor` is Label Studio's own task.updated_at; `settled`
+# says that a poll found nothing beyond it. Times are seconds since 1970.
+PROJECTS = sa.Table(
+    "qc_projects",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("connected_at", sa.Double),
+    sa.Column("cursor", sa.Text),
+    sa.Column("settled", sa.Boolean),
+    sa.Column("polled_at", sa.Double),
+    sa.Column("swept_at", sa.Double),
+)
+
+# Which task an annotation belongs to (ANNOTATIONS_DELETED carries ids alone) and the version of it that was judged.
+ANNOTATIONS = sa.Table(
+    "qc_annotations",
+    metadata,
+    sa.Column("annotation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("project", sa.Integer),
+    sa.Column("task", sa.Integer),
+    sa.Column("updated_at", sa.Text),
+)
+
+# What was decided last about a task and what we left behind in it, so that a human's change is told from ours.
+TASKS = sa.Table(
+    "qc_tasks",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("fingerprint", sa.Text),
+    sa.Column("outcome", sa.Text),
+    sa.Column("agreement", sa.Double),
+    sa.Column("annotators", sa.Integer),
+    sa.Column("review", sa.Boolean),
+    sa.Column("keys", sa.Text),  # JSON: the qc_* keys as we wrote them; null: never written
+    sa.Column("asked_overlap", sa.Integer),  # the overlap that we set; null: never, or withdrawn
+    sa.Column("asked_at", sa.Integer),  # with how many annotators we set it
+    sa.Column("found_overlap", sa.Integer),  # the overlap before our first change
+    sa.Column("decided_at", sa.Double),
+)
+
+# Every automatic write, before and after. It is written as `planned` first, so that a killed worker leaves a trace.
+ACTIONS = sa.Table(
+    "qc_actions",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+    sa.Column("project", sa.Integer),
+    sa.Column("task", sa.Integer),
+    sa.Column("route", sa.Text),  # keys of ROUTES, joined by +
+    sa.Column("reason", sa.Text),
+    sa.Column("before", sa.Text),  # JSON: only what the write changes
+    sa.Column("after", sa.Text),
+    sa.Column("state", sa.Text),  # planned -> done | overtaken
+    sa.Column("created_at", sa.Double),
+)

@@ -1,0 +1,100 @@
+"""Whether the annotators of a task agree: agreed, disputed or waiting, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from qc_webhooks.agreement.answers import Answers
+from qc_webhooks.agreement.compare import Comparison, compare, find_conflicts
+from qc_webhooks.agreement.conflicts import Conflict
+from qc_webhooks.agreement.metrics import Tolerance
+from qc_webhooks.policy import Policy
+
+Outcome = Literal["agreed", "disputed", "waiting"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said about a task from what its annotators submitted.
+
+    Attributes:
+        outcome: ``waiting``: too few annotators; ``agreed``: a majority of them (more than half, at least two) agree
+            pairwise, or somebody marked a ground truth; ``disputed``: neither.
+        annotators: How many distinct annotators submitted, skips not counted.
+        agreement: Mean overall agreement over all pairs of annotators, 0 to 1; None with fewer than two.
+        majority: Ids of the annotators who agree with each other; empty where there is no majority.
+        conflicts: Of a dispute, what the two annotators who are closest to agreeing disagree on.
+        comparisons: Every pair.
+        ground_truth: Id of the annotation that was marked as the truth, None without one.
+        unread: What could not be read of the annotations, in words.
+    """
+
+    outcome: Outcome
+    annotators: int
+    agreement: float | None = None
+    majority: frozenset[int] = frozenset()
+    conflicts: tuple[Conflict, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    ground_truth: int | None = None
+    unread: tuple[str, ...] = ()
+
+
+def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
+    """The verdict on a task.
+
+    Args:
+        answers: One entry an annotator, see ``read_answers``; their order decides nothing.
+        policy: The project's policy.
+    """
+    tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    ordered = sorted(answers, key=lambda answer: answer.annotation)
+    unread = tuple(line for answer in ordered for line in answer.unread)
+    comparisons = tuple(compare(a, b, tolerance=tolerance) for a, b in combinations(ordered, 2))
+    agreement = sum(pair.overall for pair in comparisons) / len(comparisons) if comparisons else None
+    truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
+    majority = _majority(ordered, comparisons, policy)
+    outcome: Outcome = "disputed"
+    if truth is not None:
+        outcome = "agreed"
+    elif len(ordered) < policy.annotators:
+        outcome, majority = "waiting", frozenset()
+    elif majority:
+        outcome = "agreed"
+    conflicts: tuple[Conflict, ...] = ()
+    if outcome == "disputed":
+        closest = max(comparisons, key=lambda pair: pair.overall)
+        by_id = {answer.annotator: answer for answer in ordered}
+        conflicts = find_conflicts(by_id[closest.a], by_id[closest.b], tolerance=tolerance, agreement=policy.agreement)
+    return Verdict(outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread)
+
+
+def _majority(answers: Sequence[Answers], comparisons: Sequence[Comparison], policy: Policy) -> frozenset[int]:
+    """The largest group in which everybody agrees with everybody, if it is more than half and at least two."""
+    friends: dict[int, set[int]] = {answer.annotator: set() for answer in answers}
+    for pair in comparisons:
+        if pair.agrees(policy.agreement, every_control=policy.every_control):
+            friends[pair.a].add(pair.b)
+            friends[pair.b].add(pair.a)
+    group = _largest_group(friends)
+    return group if len(group) >= 2 and 2 * len(group) > len(answers) else frozenset()
+
+
+def _largest_group(friends: dict[int, set[int]]) -> frozenset[int]:
+    """Largest clique of the agreement graph (Bron-Kerbosch with a pivot; the first found of equal size wins)."""
+    best: frozenset[int] = frozenset()
+
+    def grow(group: frozenset[int], candidates: set[int], done: set[int]) -> None:
+        nonlocal best
+        if len(group) > len(best):
+            best = group
+        if not candidates or len(group) + len(candidates) <= len(best):
+            return
+        pivot = max(sorted(candidates | done), key=lambda node: len(friends[node] & candidates))
+        for node in sorted(candidates - friends[pivot]):
+            grow(group | {node}, candidates & friends[node], done & friends[node])
+            candidates = candidates - {node}
+            done = done | {node}
+
+    grow(frozenset(), set(friends), set())
+    return best
