@@ -12,6 +12,7 @@ Box = tuple[float, float, float, float]
 
 OBJECTS_A_TASK = 100_000
 IMAGE_SLOT = 10_000_000_000
+"""Task ids below this number keep images of different tasks apart; Label Studio's are 32-bit."""
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
@@ -41,7 +42,8 @@ class Object(msgspec.Struct, frozen=True):
     """One labelled object: a region with one of its labels, inside its image.
 
     ``box`` is the true axis-aligned box, or ``None`` for a shape that has no area (a key point).
-    ``class_id`` is the number of the label in the class map, from 1.
+    ``class_id`` is the number of the label in the class map, from 1; ``number`` the region's place in its task: the
+    objects of a region with several labels share it.
     """
 
     id: int
@@ -50,6 +52,7 @@ class Object(msgspec.Struct, frozen=True):
     geometry: Geometry
     box: Box | None
     area: float
+    number: int = 1
     clipped: bool = False
     region: str = ""
     annotation: int | None = None
@@ -59,17 +62,21 @@ class Object(msgspec.Struct, frozen=True):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One image with all of its objects: what a writer writes at a time. No objects: a negative, kept as such."""
+    """One image with all of its objects: what a writer writes at a time. No objects: a negative, kept as such.
+
+    ``source`` is where the photo can be read, signatures included: it is never written down.
+    """
 
     image: Image
     objects: tuple[Object, ...] = ()
+    source: str = ""
 
 
 def image_id(task: int, slot: int = 0) -> int:
     """The number of an image: its task's for the first image, moved up by ten digits for each further one.
 
     Args:
-        task: the task's id, from 1.
+        task: the task's id, from 1 and below ``IMAGE_SLOT``.
         slot: 0 for the first image of the task, counted over its image tags and the items of their lists.
 
     Raises:

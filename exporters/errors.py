@@ -18,8 +18,8 @@ class SourceNotFound(ExportError):
     def __init__(self, source: str, reason: str) -> None:
         self.source = source
         super().__init__(
-            f"nothing to export at {source!r}: {reason}",
-            fix="give a project's number, a Label Studio JSON or JSON lines file, or s3://BUCKET/KEY.json",
+            f"Nothing to export at {source!r}: {reason}.",
+            fix="Give a project's number, a Label Studio JSON or JSON lines file, or s3://BUCKET/KEY.json.",
         )
 
 
@@ -31,18 +31,18 @@ class BadOption(ExportError):
 
     def __init__(self, option: str, value: str, choices: str) -> None:
         self.option, self.value = option, value
-        super().__init__(f"{option}: {value!r} is not understood", fix=f"use {choices}")
+        super().__init__(f"{option}: {value!r} is not understood.", fix=f"Use {choices}.")
 
 
 class ClassMapMoved(ExportError):
-    """Another exporter gave one of our new classes a number before we did; the export is made again with its numbers."""
+    """Another exporter gave one of our new classes a number first; the export is made again with its numbers."""
 
     code = "class_map_moved"
     status = 409
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            f"the class map of {url} changed during the export", fix="run the export again when the other one is done"
+            f"the class map of {url} changed during the export.", fix="Run the export again when the other one is done."
         )
 
 
@@ -54,7 +54,7 @@ class StoreBusy(ExportError):
 
     def __init__(self, url: str, key: str) -> None:
         super().__init__(
-            f"{key} of {url} keeps changing under the export", fix="run the export again when the others are done"
+            f"{key} of {url} keeps changing under the export.", fix="Run the export again when the others are done."
         )
 
 
@@ -65,7 +65,7 @@ class DatasetDamaged(ExportError):
 
     def __init__(self, url: str, key: str, reason: str) -> None:
         self.key = key
-        super().__init__(f"{key} of {url}: {reason}", fix="pull an older version (labelloop dataset list shows them)")
+        super().__init__(f"{key} of {url}: {reason}.", fix="Pull another version (see `labelloop dataset list`).")
 
 
 class VersionNotFound(ExportError):
@@ -75,4 +75,4 @@ class VersionNotFound(ExportError):
     status = 404
 
     def __init__(self, url: str, version: str) -> None:
-        super().__init__(f"{url} has no version {version!r}", fix="see `labelloop dataset list` for what is there")
+        super().__init__(f"{url} has no version {version!r}.", fix="See `labelloop dataset list` for what is there.")

@@ -1,0 +1,25 @@
+"""FORMATS: the data set formats that can be written, one line each."""
+
+from exporters.errors import BadOption
+from exporters.formats.coco import CocoWriter
+from exporters.formats.voc import VocWriter
+from exporters.formats.writer import Writer
+from exporters.formats.yolo import YoloDetectWriter
+
+FORMATS: dict[str, type[Writer]] = {
+    "coco": CocoWriter,
+    "voc": VocWriter,
+    "yolo-detect": YoloDetectWriter,
+}
+
+
+def format_names(text: str) -> tuple[str, ...]:
+    """The formats of a list by commas, each once.
+
+    Raises:
+        BadOption: a format that does not exist, or none.
+    """
+    names = tuple(dict.fromkeys(name for name in (part.strip().lower() for part in text.split(",")) if name))
+    if not names or not set(names) <= set(FORMATS):
+        raise BadOption("--format", text, "one or more of " + ", ".join(FORMATS))
+    return names

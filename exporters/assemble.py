@@ -1,0 +1,264 @@
+"""From one task to the items of the data set: whose annotation, which image, which shape, which class; losses noted."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from exporters.accounting import Ledger, Loss
+from exporters.choose import Policy, choose
+from exporters.classes import ClassMap
+from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
+from exporters.images import Sizes, TaskImage, find_image, task_images
+from exporters.names import Names, public_url
+from exporters.shapes import CLIPPED, Fitted, Unfit, fit
+from exporters.splits import Split
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.region import Reading, Region
+from labelloop.labeling.regions import read_annotation
+from labelloop.labeling.task import Annotation, Task
+
+NEGATIVE = "negative size turned round"
+SEVERAL = "regions with several labels (an object for each label)"
+UNKNOWN_LABEL = "regions with a label that the label config does not have"
+SAME_IMAGE = "images that another task has too"
+HEADER = "image sizes read from the image's header"
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What decides about the tasks, read once: options of the export."""
+
+    policy: Policy
+    split: Split
+    disputed: bool
+    config: LabelConfig | None
+    config_labels: frozenset[str]
+
+
+class Assembler:
+    """Turns tasks into items, and writes each loss down: in the ledger's sums and, one by one, to ``lose``."""
+
+    def __init__(
+        self, rules: Rules, *, classes: ClassMap, sizes: Sizes, ledger: Ledger, lose: Callable[[Loss], None]
+    ) -> None:
+        self._rules = rules
+        self._classes = classes
+        self._sizes = sizes
+        self._ledger = ledger
+        self._lose = lose
+        self._names = Names()
+        self._ids: set[int] = set()
+        self._position = 0
+
+    def items(self, task: Task | MalformedTask) -> Iterator[Item]:
+        """The images of a task with their objects; none where the task is not in the data set."""
+        self._position += 1
+        self._ledger.input["task"] += 1
+        if isinstance(task, MalformedTask):
+            self._ledger.drop("task", "malformed", failed=True)
+            self._lose(Loss("task", "malformed", task=task.task, detail=f"{task.field}: {task.reason}"))
+            return
+        self._count(task)
+        number = task.id if task.id and task.id > 0 else self._position
+        if number in self._ids or number >= IMAGE_SLOT:
+            known = number in self._ids
+            self._drop_task(task, "a task of this id came before" if known else "its id is too large", failed=True)
+            return
+        self._ids.add(number)
+        if task.data.get("qc_status") == "disputed" and not self._rules.disputed:
+            self._drop_task(task, "disputed")
+            return
+        choice = choose(task, self._rules.policy)
+        for annotation, reason in choice.refused:
+            self._drop_annotation(task, annotation, reason)
+        if not choice.chosen:
+            self._ledger.drop("task", choice.reason)
+            self._lose(Loss("task", choice.reason, task=task.id))
+            return
+        yield from self._chosen(task, number, choice.chosen, choice.rule)
+
+    def _chosen(self, task: Task, number: int, chosen: Sequence[Annotation], rule: str) -> Iterator[Item]:
+        images = task_images(task, self._rules.config)
+        self._ledger.input["image"] += len(images)
+        readings = [(annotation, self._read(task, annotation, images)) for annotation in chosen]
+        placed, reasons = self._place(task, number, images, readings)
+        if not placed:
+            reason = "no image in its data" if not images else "no image with a known size"
+            self._ledger.drop("task", reason, failed=True)
+            self._lose(Loss("task", reason, task=task.id))
+            for annotation, reading in readings:
+                self._drop_read(task, annotation, reading, reason, failed=True)
+            return
+        self._ledger.kept["task"] += 1
+        self._ledger.kept["annotation"] += len(chosen)
+        self._ledger.chosen_by[rule] += 1
+        objects: dict[int, list[Object]] = {slot: [] for slot in placed}
+        sources = {image.slot: image.url for image in images}
+        ordinals = iter(range(1, 2**62))
+        for annotation, reading in readings:
+            self._others(reading)
+            self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
+            for error in reading.errors:
+                self._drop_region(task, annotation, error.result, "malformed", f"{error.field}: {error.reason}")
+            for region in reading.regions:
+                image = find_image(images, region)
+                if image is None:
+                    self._drop_region(task, annotation, region.id, "drawn on an image that the task does not have")
+                elif image.slot not in placed:
+                    self._drop_region(task, annotation, region.id, reasons[image.slot])
+                else:
+                    objects[image.slot] += self._objects(task, annotation, region, placed[image.slot], ordinals)
+        for slot, each in placed.items():
+            yield Item(each, tuple(objects[slot]), source=sources[slot])
+
+    def _place(
+        self, task: Task, number: int, images: list[TaskImage], readings: list[tuple[Annotation, Reading]]
+    ) -> tuple[dict[int, Image], dict[int, str]]:
+        placed: dict[int, Image] = {}
+        reasons: dict[int, str] = {}
+        for image in images:
+            known = _size_in(readings, images, image) or self._sizes.known(task, image, alone=len(images) == 1)
+            size = known or self._header(image, task.id)
+            if isinstance(size, str):
+                reasons[image.slot] = "its image's size is not known"
+                self._ledger.drop("image", "its size is not known", failed=True)
+                self._lose(
+                    Loss("image", "its size is not known", task=task.id, detail=f"{public_url(image.url)}: {size}")
+                )
+                continue
+            identity = image_id(number, image.slot)
+            url = public_url(image.url)
+            repeated = self._names.repeated
+            name = self._names.take(image.url, image_id=identity)
+            self._ledger.notes[SAME_IMAGE] += self._names.repeated - repeated
+            self._ledger.kept["image"] += 1
+            placed[image.slot] = Image(
+                id=identity,
+                file_name=name,
+                width=size[0],
+                height=size[1],
+                split=self._rules.split.of(image.url),
+                url=url,
+                task=number,
+                item_index=image.item_index,
+                key=image.key,
+            )
+        return placed, reasons
+
+    def _header(self, image: TaskImage, task: int | None) -> tuple[int, int] | str:
+        size = self._sizes.header(image, task)
+        self._ledger.notes[HEADER] += not isinstance(size, str)
+        return size
+
+    def _objects(
+        self, task: Task, annotation: Annotation, region: Region, image: Image, ordinals: Iterator[int]
+    ) -> list[Object]:
+        """The objects of a region, one for each of its labels; none, and a loss, where it cannot be in the data set."""
+        try:
+            fitted = fit(region.geometry, image.width, image.height)
+            objects = _label(region, fitted, annotation, image.task, ordinals)
+        except Unfit as unfit:
+            self._drop_region(task, annotation, region.id, str(unfit))
+            return []
+        if not objects:
+            self._drop_region(task, annotation, region.id, "no label")
+            return []
+        self._ledger.kept["region"] += 1
+        self._ledger.repaired.update(fitted.repairs)
+        if _was_negative(region):
+            self._ledger.repaired[NEGATIVE] += 1
+        if len(objects) > 1:
+            self._ledger.notes[SEVERAL] += 1
+        if self._rules.config and not self._rules.config_labels.issuperset(region.labels):
+            self._ledger.notes[UNKNOWN_LABEL] += 1
+        return [msgspec.structs.replace(each, class_id=self._classes.id(each.label)) for each in objects]
+
+    def _read(self, task: Task, annotation: Annotation, images: Sequence[TaskImage] = ()) -> Reading:
+        def size(item_index: int) -> tuple[int, int] | None:
+            # asked for only where neither the results nor their siblings tell; with several image tags it is not
+            # known here which of them is meant
+            found = [image for image in images if image.item_index == item_index]
+            if len(found) != 1:
+                return None
+            known = self._sizes.known(task, found[0], alone=len(images) == 1)
+            header = known or self._sizes.header(found[0], task.id)
+            return None if isinstance(header, str) else header
+
+        return read_annotation(annotation, task=task, config=self._rules.config, size=size if images else None)
+
+    def _count(self, task: Task) -> None:
+        broken = [each for each in task.malformed if each.field.startswith("annotations")]
+        self._ledger.input["annotation"] += len(task.annotations) + len(broken)
+        for each in broken:
+            self._ledger.drop("annotation", "malformed", failed=True)
+            self._lose(Loss("annotation", "malformed", task=task.id, detail=f"{each.field}: {each.reason}"))
+
+    def _drop_task(self, task: Task, reason: str, *, failed: bool = False) -> None:
+        self._ledger.drop("task", reason, failed=failed)
+        self._lose(Loss("task", reason, task=task.id))
+        for annotation in task.annotations:
+            self._drop_read(task, annotation, self._read(task, annotation), reason, failed=failed)
+
+    def _drop_annotation(self, task: Task, annotation: Annotation, reason: str) -> None:
+        self._drop_read(task, annotation, self._read(task, annotation), reason)
+
+    def _drop_read(
+        self, task: Task, annotation: Annotation, reading: Reading, reason: str, *, failed: bool = False
+    ) -> None:
+        """An annotation is left out whole: its regions go with it, counted but not listed one by one."""
+        regions = len(reading.regions) + len(reading.errors)
+        self._ledger.input["region"] += regions
+        self._ledger.drop("annotation", reason)
+        if regions:
+            self._ledger.drop("region", reason, times=regions, failed=failed)
+        self._lose(Loss("annotation", reason, task=task.id, annotation=annotation.id, detail=f"{regions} regions"))
+
+    def _drop_region(self, task: Task, annotation: Annotation, region: str, reason: str, detail: str = "") -> None:
+        self._ledger.drop("region", reason, failed=True)
+        self._lose(Loss("region", reason, task=task.id, annotation=annotation.id, region=region, detail=detail))
+
+    def _others(self, reading: Reading) -> None:
+        for result in (*reading.answers, *reading.relations, *reading.carried):
+            self._ledger.other_results[result.type or "unknown"] += 1
+
+
+def _label(region: Region, fitted: Fitted, annotation: Annotation, task: int, ordinals: Iterator[int]) -> list[Object]:
+    labels = [(label, next(ordinals)) for label in dict.fromkeys(region.labels)]
+    try:
+        return [
+            Object(
+                id=object_id(task, ordinal),
+                class_id=0,
+                label=label,
+                geometry=region.geometry,
+                box=fitted.box,
+                area=fitted.area,
+                number=labels[0][1],
+                clipped=CLIPPED in fitted.repairs,
+                region=region.id,
+                annotation=annotation.id,
+                annotator=annotation.completed_by,
+                score=region.score,
+                attributes=region.attributes,
+            )
+            for label, ordinal in labels
+        ]
+    except OverflowError as error:
+        raise Unfit("its number is too large") from error
+
+
+def _size_in(
+    readings: list[tuple[Annotation, Reading]], images: list[TaskImage], image: TaskImage
+) -> tuple[int, int] | None:
+    """The size that the regions on an image were read with."""
+    for _, reading in readings:
+        for region in reading.regions:
+            if find_image(images, region) is image:
+                return region.width, region.height
+    return None
+
+
+def _was_negative(region: Region) -> bool:
+    value = region.result[0].value if region.result else {}
+    sizes = (value.get(field) for field in ("width", "height", "radiusX", "radiusY"))
+    return any(isinstance(size, int | float) and size < 0 for size in sizes)

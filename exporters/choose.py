@@ -1,0 +1,87 @@
+"""Whose annotation counts: POLICIES, from one task's annotations to those that are in the data set."""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from exporters.errors import BadOption
+from labelloop.labeling.task import Annotation, Task
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """The annotations that count, by which rule, and why each other one does not (in the task's order)."""
+
+    chosen: tuple[Annotation, ...] = ()
+    rule: str = ""
+    refused: tuple[tuple[Annotation, str], ...] = ()
+    reason: str = ""
+    """Why the task has no annotation that counts; empty where it has one."""
+
+
+Policy = Callable[[Sequence[Annotation]], tuple[Sequence[Annotation], str]]
+"""Annotations that were not cancelled -> those that count and the rule that chose them."""
+
+
+def ground_truth(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
+    """The annotation marked as ground truth, the one updated last if several are."""
+    return _newest([each for each in annotations if each.ground_truth]), "ground truth"
+
+
+def latest(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
+    """The ground truth where there is one, else the annotation updated last."""
+    chosen, rule = ground_truth(annotations)
+    return (chosen, rule) if chosen else (_newest(annotations), "latest")
+
+
+def every(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
+    """All of them: the image carries the objects of each annotator."""
+    return annotations, "all"
+
+
+POLICIES: dict[str, Policy] = {"ground-truth": ground_truth, "latest": latest, "all": every}
+
+
+def policy(name: str) -> Policy:
+    """The policy of a name, ``user:ID`` included.
+
+    Raises:
+        BadOption: no such policy.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    kind, _, user = name.partition(":")
+    if kind == "user" and user.isdecimal():
+        return lambda annotations: (_newest([each for each in annotations if each.completed_by == int(user)]), name)
+    raise BadOption("--annotation", name, ", ".join([*POLICIES, "user:ID"]))
+
+
+def choose(task: Task, policy: Policy) -> Choice:
+    """Which annotations of a task are in the data set. Cancelled (skipped) ones never are.
+
+    A prediction is not an annotation: a task that only a model has seen has no annotation.
+    """
+    live = [each for each in task.annotations if not each.was_cancelled]
+    chosen, rule = policy(live)
+    kept = {id(each) for each in chosen}
+    refused = tuple(
+        (each, "skipped by the annotator" if each.was_cancelled else "not chosen by the policy")
+        for each in task.annotations
+        if id(each) not in kept
+    )
+    if chosen:
+        return Choice(chosen=tuple(chosen), rule=rule, refused=refused)
+    reason = (
+        "not annotated"
+        if not task.annotations
+        else "skipped by the annotator"
+        if not live
+        else "no annotation by the policy"
+    )
+    return Choice(refused=refused, reason=reason)
+
+
+def _newest(annotations: Sequence[Annotation]) -> Sequence[Annotation]:
+    if not annotations:
+        return []
+    # Label Studio writes all its times in one ISO form in UTC, so text order is time order; the id breaks ties.
+    return [max(annotations, key=lambda each: (each.updated_at or each.created_at, each.id or 0))]

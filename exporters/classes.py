@@ -1,0 +1,91 @@
+"""The class map: which number a label has. Kept with the data set, only ever appended to, so that no number moves."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from exporters.errors import ClassMapMoved, DatasetDamaged
+from labelloop.labeling.config import LabelConfig
+from labelloop.service.store import Changed, NotThere, Store
+
+KEY = "classes.json"
+_FORMAT = "labelloop-classes/1"
+
+
+class ClassMapFile(msgspec.Struct, frozen=True):
+    """``classes.json``: the labels in the order of their numbers, the first is class 1."""
+
+    names: tuple[str, ...]
+    format: str = _FORMAT
+
+
+class ClassMap:
+    """Label -> number from 1 (COCO); a format that counts from 0 (YOLO) takes one off, so its numbers are dense.
+
+    A label that left the label config keeps its number; a new one, or one that only the tasks know, gets the next.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._ids = {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every label, in the order of the numbers."""
+        return tuple(self._ids)
+
+    def id(self, name: str) -> int:
+        """The number of a label; a label not seen before gets the next one."""
+        return self._ids.setdefault(name, len(self._ids) + 1)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._ids
+
+
+def config_labels(config: LabelConfig) -> list[str]:
+    """The labels of the controls that draw on images, in the config's order; never the values of Choices.
+
+    A label with an alias goes by it, as in the results themselves.
+    """
+    images = {name for name, tag in config.objects.items() if tag.tag == "Image"}
+    return [
+        label.alias or label.value
+        for control in config.controls.values()
+        if control.tag.endswith("Labels") and images.intersection(control.to_names)
+        for label in control.labels
+    ]
+
+
+def load_classes(store: Store) -> tuple[ClassMap, str | None]:
+    """The class map of a data set and its etag; an empty one and ``None`` where there is none yet.
+
+    Raises:
+        DatasetDamaged: ``classes.json`` is there and is not a class map. Numbering afresh would move every class.
+    """
+    try:
+        data, etag = store.read(KEY)
+    except NotThere:
+        return ClassMap(), None
+    try:
+        return ClassMap(msgspec.json.decode(data, type=ClassMapFile).names), etag
+    except msgspec.DecodeError as error:
+        raise DatasetDamaged(store.url, KEY, str(error)) from error
+
+
+def save_classes(store: Store, classes: ClassMap) -> None:
+    """Append the labels that the store's map does not have yet.
+
+    Raises:
+        ClassMapMoved: another exporter appended first and gave a number to a label that has another one here.
+    """
+    for _ in range(20):
+        stored, etag = load_classes(store)
+        if stored.names[: len(classes.names)] == classes.names:
+            return  # somebody knows all that we know
+        if classes.names[: len(stored.names)] != stored.names:
+            break
+        try:
+            store.swap(KEY, msgspec.json.format(msgspec.json.encode(ClassMapFile(classes.names))), etag=etag)
+        except Changed:
+            continue
+        return
+    raise ClassMapMoved(store.url)

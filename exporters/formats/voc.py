@@ -1,0 +1,82 @@
+"""Pascal VOC: ``Annotations/*.xml`` and ``ImageSets/Main/{train,val,trainval,test}.txt``.
+
+Format: the VOC2012 development kit, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/. Coordinates there are
+whole pixels counted from 1, the maximum included: the box of a whole W x H image is 1, 1, W, H.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+from xml.sax.saxutils import escape
+
+from exporters.dataset import Box, Image, Item, Object
+from exporters.formats.writer import NO_AREA, Job, shape_name
+from exporters.shapes import is_upright
+
+
+class VocWriter:
+    """Writes one XML an image, also for an image without objects. ``truncated`` marks what the image's edge cuts."""
+
+    image_folder: ClassVar[str] = "JPEGImages"
+
+    def __init__(self, job: Job) -> None:
+        self.converted: Counter[str] = Counter()
+        self._job = job
+        self._lists = {
+            name: (job.scratch / f"voc-{name}").open("w+", encoding="utf-8", newline="\n")
+            for name in ("train", "val", "trainval", "test")
+        }
+
+    def write(self, item: Item) -> Sequence[tuple[Object, str]]:
+        """Write an image and its objects; shapes without an area are given back."""
+        image = item.image
+        lines, dropped = [], []
+        for each in item.objects:
+            if each.box is None:
+                dropped.append((each, NO_AREA))
+                continue
+            if not is_upright(each.geometry):
+                self.converted[f"{shape_name(each)} -> box"] += 1
+            lines.append(_object(each, each.box, image))
+        self._job.sink.write(f"Annotations/{image.stem}.xml", _page(image, lines).encode())
+        for name in (image.split, "trainval") if image.split != "test" else ("test",):
+            self._lists[name].write(f"{image.stem}\n")
+        return dropped
+
+    def close(self) -> None:
+        """Write the lists of images, empty ones too: readers expect all four."""
+        for name, file in self._lists.items():
+            file.close()
+            self._job.sink.write_file(f"ImageSets/Main/{name}.txt", self._job.scratch / f"voc-{name}")
+
+
+def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """A box in the development kit's pixels: from 1, maxima included, at least one pixel, inside the image."""
+    x_min, y_min, x_max, y_max = box
+    left, top = min(round(x_min) + 1, width), min(round(y_min) + 1, height)
+    return left, top, min(max(round(x_max), left), width), min(max(round(y_max), top), height)
+
+
+def _object(each: Object, box: Box, image: Image) -> str:
+    left, top, right, bottom = whole_pixels(box, image.width, image.height)
+    return (
+        f"  <object>\n    <name>{_text(each.label)}</name>\n    <pose>Unspecified</pose>\n"
+        f"    <truncated>{each.clipped:d}</truncated>\n    <difficult>0</difficult>\n"
+        f"    <bndbox>\n      <xmin>{left}</xmin>\n      <ymin>{top}</ymin>\n"
+        f"      <xmax>{right}</xmax>\n      <ymax>{bottom}</ymax>\n    </bndbox>\n  </object>\n"
+    )
+
+
+def _page(image: Image, objects: Sequence[str]) -> str:
+    return (
+        "<annotation>\n  <folder>JPEGImages</folder>\n"
+        f"  <filename>{_text(image.file_name)}</filename>\n"
+        f"  <source>\n    <database>labelloop</database>\n    <image>{_text(image.url)}</image>\n  </source>\n"
+        f"  <size>\n    <width>{image.width}</width>\n    <height>{image.height}</height>\n    <depth>3</depth>\n"
+        f"  </size>\n  <segmented>0</segmented>\n{''.join(objects)}</annotation>\n"
+    )
+
+
+def _text(value: str) -> str:
+    # XML 1.0 has no way to write most control characters, not even escaped.
+    return escape("".join(letter if letter >= " " or letter in "\t\n" else " " for letter in value))

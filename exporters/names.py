@@ -1,0 +1,113 @@
+"""File names of images: safe on every file system, unique in the data set, and as near to the source's as can be."""
+
+import hashlib
+import re
+import unicodedata
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+
+STEM_BYTES = 120
+"""Longest stem in bytes of UTF-8: room for a suffix and an extension within the 255 bytes file systems allow."""
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".ppm"})
+
+_UNSAFE = re.compile(r"[^\w.\-]+")
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
+_SIGNED = ("signature", "sig", "token", "credential", "expires", "accesskeyid", "awsaccesskeyid", "googleaccessid")
+
+
+def public_url(url: str) -> str:
+    """The URL as it may be written down: without passwords, signatures or the bytes of a data URI.
+
+    A presigned query string lets whoever reads the data set read the bucket, and differs at each export.
+    """
+    if url.startswith("data:"):
+        kind = url[5:60].split(",", 1)[0].split(";", 1)[0]
+        return f"data:{kind};sha256={hashlib.sha256(url.encode()).hexdigest()}"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    if parts.scheme not in ("http", "https"):
+        return url
+    names = [name.lower().rpartition("-")[2] for name in parse_qs(parts.query, keep_blank_values=True)]
+    query = "" if any(name in _SIGNED for name in names) else parts.query
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=""))
+
+
+def source_name(url: str) -> str:
+    """The name the image has at its source: the last part of its path, or of the path that its query holds."""
+    if url.startswith("data:"):
+        extension = public_url(url)[5:].split(";", 1)[0].rpartition("/")[2].lower()
+        return f"image.{'jpg' if extension == 'jpeg' else extension}"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.rpartition("/")[2]
+    if parts.scheme not in ("", "http", "https"):  # in s3:// and the like "?" and "#" are letters of the key
+        return url.rpartition("/")[2]
+    path = parse_qs(parts.query).get("d", [parts.path])[0] if parts.path.endswith("/local-files/") else parts.path
+    return unquote(path).rpartition("/")[2]
+
+
+def safe_name(name: str) -> tuple[str, str]:
+    """(stem, extension) of a name with nothing in it that a file system, a list file or a trainer trips over.
+
+    Letters of every script stay; spaces, separators and control characters become ``_``; leading dots go (``..``).
+    A stem over ``STEM_BYTES`` is cut between characters and ends in a hash of the whole name.
+    """
+    name = unicodedata.normalize("NFC", name)
+    stem, dot, extension = name.rpartition(".")
+    extension = (dot + extension).lower()
+    if extension not in EXTENSIONS:
+        stem, extension = name, ".jpg"
+    stem = _UNSAFE.sub("_", stem).lstrip(".").rstrip(". ") or "image"
+    if stem.casefold() in _RESERVED:
+        stem = f"_{stem}"
+    if len(stem.encode()) > STEM_BYTES:
+        short = stem.encode()[: STEM_BYTES - 11].decode(errors="ignore")
+        stem = f"{short}-{_digest(name)}"
+    return stem, extension
+
+
+class Names:
+    """Gives each image a name that no other has, also where letter case, Unicode form or the extension are ignored.
+
+    ``renamed`` counts the names that had to differ from the source's, ``repeated`` the images whose source came before.
+
+    The first image of a name keeps it, so a folder of photos fits the data set as it is. A later one of the same name
+    gets a hash of its own source after it: the same one in every run. Label files take their name from the image's, so
+    ``a.jpg`` and ``a.png`` count as the same.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[bytes] = set()  # eight bytes for a name and for a source: 100,000 images cost some 12 MB
+        self.renamed = 0
+        self.repeated = 0
+
+    def take(self, url: str, *, image_id: int) -> str:
+        """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart."""
+        stem, extension = safe_name(source_name(url))
+        self.repeated += not self._add(f"source:{public_url(url)}")
+        candidates = (stem, f"{stem}-{_digest(public_url(url))}", f"{stem}-{_digest(public_url(url))}-{image_id}")
+        for number, candidate in enumerate(candidates):
+            if self._take(candidate):
+                self.renamed += number > 0
+                return candidate + extension
+        while not self._take(stem := f"{stem}-x"):  # a name made to look like ours
+            pass
+        self.renamed += 1
+        return stem + extension
+
+    def _take(self, stem: str) -> bool:
+        return self._add("name:" + unicodedata.normalize("NFKC", stem.casefold()))
+
+    def _add(self, text: str) -> bool:
+        key = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        if key in self._taken:
+            return False
+        self._taken.add(key)
+        return True
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
