@@ -1,0 +1,216 @@
+"""Owns the ML backend's web app: every endpoint that Label Studio calls or reserves, and nothing behind them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import msgspec
+import structlog
+from flask import Flask, Response, request
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.service.logs import setup_logging
+from labelloop.service.media import Media
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from ml_backend.detector import Detector, embedded_model
+from ml_backend.mapping import Target, find_targets, mapping_report
+from ml_backend.predict import Photos, Predictor
+from ml_backend.projects import Projects
+from ml_backend.protocol import (
+    Prediction,
+    PredictRequest,
+    SetupRequest,
+    read_config,
+    read_message,
+    read_options,
+)
+from ml_backend.scoring import NEUTRAL
+from ml_backend.serving import Serving
+
+log = structlog.get_logger(__name__)
+
+NO_LEARNING = "This backend does not learn from annotations: it serves the model it was given."
+
+
+def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
+    """The ML backend.
+
+    Args:
+        settings: Read from the environment where None.
+        photos: Where photos come from; default: the addresses in the tasks, by `Media`.
+    """
+    settings = settings or Settings()
+    setup_logging(settings)
+    serving = Serving(
+        settings.model or embedded_model(), layout=settings.model_layout, threads=settings.inference_threads
+    )
+    serving.start()
+    if photos is None:
+        photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
+    app = create_web("ml_backend", settings, ready={"model": serving.check}, open_paths=("/health", "/health/"))
+    _Endpoints(app, settings, serving, photos).add()
+    return app
+
+
+class _Endpoints:
+    """The views, on what one worker shares between requests."""
+
+    def __init__(self, app: Flask, settings: Settings, serving: Serving, photos: Photos) -> None:
+        metrics = metrics_of(app)
+        self._app = app
+        self._settings = settings
+        self._serving = serving
+        self._projects = Projects(settings.home / "ml_backend" / "projects")
+        self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
+        self._regions = metrics.counter("ml_regions", "Results predicted.")
+        self._skipped = metrics.counter("ml_photos_skipped", "Photos that could not be used, by reason.", ("reason",))
+        self._predictor = Predictor(
+            photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
+        )
+        self._targets = _Cache()
+        self._reported = _Cache()
+
+    def add(self) -> None:
+        """Mounts every view."""
+        views = {
+            ("GET", "/health/"): self.health,
+            ("POST", "/setup"): self.setup,
+            ("POST", "/predict"): self.predict,
+            ("POST", "/webhook"): self.webhook,
+            ("GET", "/versions"): self.versions,
+            ("POST", "/job_status"): self.job_status,
+            ("POST", "/validate"): self.validate,
+            ("POST", "/train"): self.train,
+            ("POST", "/delete"): self.delete,
+            ("POST", "/duplicate_model"): self.duplicate_model,
+        }
+        for (method, path), view in views.items():
+            self._app.add_url_rule(path, endpoint=path.strip("/") + ".ls", view_func=view, methods=[method])
+
+    def health(self) -> Response:
+        """The same as `/health`, for those who ask with a slash."""
+        return _json({"status": "UP", "service": "ml_backend"})
+
+    def setup(self) -> Response:
+        """The version string, at once. What does not fit the label config is logged, once a config."""
+        given = read_message(json_body(request), SetupRequest)
+        options = read_options(given.extra_params)
+        config = read_config(given.schema)
+        version = self._serving.version()
+        self._projects.keep(given.project, options)
+        self._report(given, config)
+        return _json({"model_version": version})
+
+    def predict(self) -> Response:
+        """One prediction a task."""
+        given = read_message(json_body(request), PredictRequest)
+        if given.interactive:
+            # Smart tools are not offered; an error would leave the annotator's prompt behind as a region.
+            self._tasks.labels("interactive").inc(len(given.tasks))
+            version = self._serving.version()
+            return _json({"results": [Prediction([], NEUTRAL, version) for _ in given.tasks]})
+        detector = self._serving.detector()
+        entries = self._predictor.predict(
+            given.tasks,
+            detector=detector,
+            targets=self._find_targets(given.label_config, detector),
+            score_threshold=self._projects.options(given.project).score_threshold,
+        )
+        self._tasks.labels("batch").inc(len(given.tasks))
+        self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
+        return _json({"results": entries})
+
+    def webhook(self) -> Response:
+        """Events of the project, and "Start training": read and put aside, for nothing is learnt from them."""
+        body = json_body(request)
+        action = str(body.get("action", ""))
+        # Label Studio sends START_TRAINING with Basic auth or with nothing: it has no way to send a header of ours.
+        if not self._settings.basic_auth_user and action != "START_TRAINING":
+            check_secret(request, self._settings.webhook_secret)
+        return _json({"status": "ignored", "action": action, "reason": NO_LEARNING})
+
+    def versions(self) -> Response:
+        """The versions that can be had: the one that is served."""
+        return _json({"versions": [self._serving.version()]})
+
+    def job_status(self) -> Response:
+        """No job was ever started; Label Studio reads 410 as "removed"."""
+        job = json_body(request).get("job")
+        return _json({"job": job, "job_status": "removed", "reason": NO_LEARNING}, status=410)
+
+    def validate(self) -> Response:
+        """Whether boxes can be shown with a label config, and what does not meet."""
+        config = read_config(read_message(json_body(request), _ValidateRequest).config)
+        report = mapping_report(config, self._serving.detector().names.names)
+        return _json({"status": "ok", "matched": dict(report.matched), "problems": report.lines()})
+
+    def train(self) -> Response:
+        """The old form of "Start training"."""
+        return _json({"status": "ignored", "reason": NO_LEARNING})
+
+    def delete(self) -> Response:
+        """Forgets what a project asked for."""
+        self._projects.forget(read_message(json_body(request), SetupRequest).project)
+        return _json({"status": "ok"})
+
+    def duplicate_model(self) -> Response:
+        """Gives a copied project the options of its source."""
+        given = read_message(json_body(request), _DuplicateRequest)
+        self._projects.keep(given.project_dst, self._projects.options(given.project_src))
+        return _json({"status": "ok"})
+
+    def _find_targets(self, xml: str | None, detector: Detector) -> tuple[Target, ...]:
+        targets: tuple[Target, ...] = self._targets.get((detector.version, xml))
+        if targets is None:
+            targets = find_targets(read_config(xml), detector.names.names)
+            self._targets.put((detector.version, xml), targets)
+        return targets
+
+    def _report(self, given: SetupRequest, config: LabelConfig) -> None:
+        detector = self._serving.loaded()
+        if detector is None:
+            return
+        key = (detector.version, given.project, given.schema)
+        if self._reported.get(key):
+            return
+        self._reported.put(key, value=True)
+        for line in mapping_report(config, detector.names.names).lines():
+            log.warning("labels_and_classes", project=given.project, model_version=detector.version, note=line)
+
+
+class _ValidateRequest(msgspec.Struct, frozen=True):
+    config: str | None = None
+
+
+class _DuplicateRequest(msgspec.Struct, frozen=True):
+    project_src: str | int
+    project_dst: str | int
+
+
+class _Cache:
+    """The last few values by key; safe to use from many threads."""
+
+    def __init__(self, most: int = 256) -> None:
+        self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._most = most
+
+    def get(self, key: Any) -> Any:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def put(self, key: Any, value: Any) -> None:
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
+
+
+def _json(value: Any, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status=status, content_type="application/json")

@@ -1,0 +1,53 @@
+"""Owns the ML backend's commands: plain functions that the command line mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labelloop.service.errors import SettingsError
+from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from ml_backend.detector import embedded_model, load_detector
+
+
+def serve(
+    model: Path | None = None,
+    *,
+    port: int = 9090,
+    host: str = "127.0.0.1",
+    workers: int | None = None,
+    threads: int | None = None,
+    settings: Settings | None = None,
+) -> None:
+    """Serve pre-labels to Label Studio, until Ctrl-C.
+
+    The model is opened once before anything listens, so that a missing or unknown one is said here and not by a red
+    mark in Label Studio. Basic auth is asked for where LABELLOOP_BASIC_AUTH_USER is set.
+
+    Args:
+        model: ONNX detector to serve; default LABELLOOP_MODEL, else the model that comes with labelloop.
+        port: Port to listen on.
+        host: Address to listen on; 0.0.0.0 for other machines and for containers.
+        workers: Processes; default LABELLOOP_WEB_WORKERS.
+        threads: Threads of each process; default LABELLOOP_WEB_THREADS.
+        settings: Read from the environment where None.
+
+    Raises:
+        ModelError: The model cannot be served; the message says why and what to do.
+        PortTaken: Something listens there already.
+    """
+    settings = settings or Settings()
+    if model is not None:
+        settings = settings.model_copy(update={"model": model.expanduser().absolute()})
+    if not 0 < port < 65536:
+        raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
+    setup_logging(settings)
+    # One thread: a session with a pool of its own would not survive the fork of the workers.
+    found = load_detector(settings.model or embedded_model(), layout=settings.model_layout, threads=1)
+    print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
+    print(f"  {len(found.names.names)} classes (from {found.names.source}): {', '.join(found.names.names)}")
+    del found
+    run_gunicorn(
+        "ml_backend.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
+    )

@@ -1,0 +1,218 @@
+"""Owns connecting a Label Studio project to this backend: the connection, its webhook, and what makes sampling work.
+
+Why each step is needed (seen on Label Studio 1.23.2):
+
+- Uncertainty sampling sorts by the predictions whose version is the project's `model_version`; that field may only hold
+  the title of a connection or a version that has predictions. So the connection's title is kept equal to the version.
+- The webhook that Label Studio makes by itself carries no auth header, and is not made at all for some addresses.
+- An address that Label Studio's SSRF protection refuses leaves a half-made connection behind.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from labelloop.service.changes import Change
+from labelloop.service.errors import LabelloopError
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio, StudioRefused
+from labelloop.service.web import SECRET_HEADER
+
+PROVISIONAL_TITLE = "labelloop"
+"""Title of a new connection until Label Studio has asked the backend for its version."""
+
+SAMPLING = "Uncertainty sampling"
+CONNECTED = "CO"
+
+SSRF_FIX = (
+    "Start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false and USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16: that "
+    "opens private addresses and keeps the cloud's metadata address closed. Then connect again."
+)
+
+
+class ConnectionRefused(LabelloopError):
+    """Label Studio did not take the ML backend's address; the message has its reason, the fix says what to do."""
+
+    code = "ml_backend_refused"
+    status = 502
+
+    def __init__(self, url: str, reason: str, *, fix: str) -> None:
+        super().__init__(f"Label Studio did not connect the ML backend at {url}: {reason}", fix=fix)
+        self.url = url
+        self.reason = reason
+
+
+class OtherBackendFirst(LabelloopError):
+    """Another ML backend was connected before; Label Studio asks only the oldest for pre-labels."""
+
+    code = "other_ml_backend_first"
+    status = 409
+
+    def __init__(self, project_id: int, title: str, url: str) -> None:
+        super().__init__(
+            f"Project {project_id} has another ML backend, {title!r} at {url}, connected before this one; Label Studio "
+            "asks only the oldest for pre-labels.",
+            fix="Remove it in the project's Settings > Model, if pre-labels shall come from labelloop.",
+        )
+        self.title = title
+        self.url = url
+
+
+def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]:
+    """Connects a project to the ML backend, or repairs what is not right. Twice changes nothing.
+
+    Args:
+        studio: Label Studio.
+        project_id: The project.
+        settings: Where Label Studio reaches the backend (`ml_url`), Basic auth and the webhook secret.
+
+    Returns:
+        One line for the connection, one for its webhook, one for the project's sampling.
+
+    Raises:
+        ConnectionRefused: Label Studio refuses or does not reach the backend. Nothing half-made is left.
+        OtherBackendFirst: All was done, but another backend stands before ours.
+        StudioError: Label Studio cannot be asked.
+    """
+    before = studio.ml_backends(project_id)
+    ours = [row for row in before if _same(row["url"], settings.ml_url)]
+    row, connection = _connection(studio, project_id, settings, ours)
+    for surplus in (one for one in ours if one["id"] != row["id"]):
+        studio.delete_ml_backend(surplus["id"])
+    changes = [
+        connection,
+        _webhook(studio, project_id, settings),
+        _sampling(studio, project_id, str(row["title"])),
+    ]
+    others = [one for one in before if not _same(one["url"], settings.ml_url)]
+    first = min(others, key=lambda one: int(one["id"]), default=None)
+    if first is not None and int(first["id"]) < int(row["id"]):
+        raise OtherBackendFirst(project_id, str(first["title"]), str(first["url"]))
+    return changes
+
+
+def _connection(
+    studio: Studio, project_id: int, settings: Settings, ours: list[dict[str, Any]]
+) -> tuple[dict[str, Any], Change]:
+    """The project's one connection to us, titled with the version that it answers with."""
+    auth = _basic_auth(settings)
+    asked = "BASIC_AUTH" if auth else "NONE"
+    done = False
+    try:
+        row = min(ours, key=lambda one: (one["state"] != CONNECTED, int(one["id"])), default=None)
+        if row is None:
+            row = studio.add_ml_backend(project_id, settings.ml_url, PROVISIONAL_TITLE, basic_auth=auth)
+            done = True
+        elif row["state"] != CONNECTED or row["auth_method"] != asked:
+            # Label Studio says why it cannot reach a backend only when the connection is saved.
+            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked)
+            done = True
+        if not row["model_version"]:
+            row = next(one for one in studio.ml_backends(project_id) if one["id"] == row["id"])
+        if row["title"] != row["model_version"]:
+            version = str(row["model_version"])
+            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, title=version)
+            done = True
+    except StudioRefused as error:
+        _remove_half_made(studio, project_id, settings)
+        raise _explained(settings.ml_url, error) from error
+    return row, Change(f"ML backend {row['title']} at {settings.ml_url}", done)
+
+
+def _remove_half_made(studio: Studio, project_id: int, settings: Settings) -> None:
+    """A refused address leaves its row, without webhook or version; it would be shown as broken for ever.
+
+    A connection that worked before has a version, and stays: its backend may just be down.
+    """
+    for row in studio.ml_backends(project_id):
+        if _same(row["url"], settings.ml_url) and row["state"] != CONNECTED and not row["model_version"]:
+            studio.delete_ml_backend(row["id"])
+
+
+def _explained(url: str, error: StudioRefused) -> LabelloopError:
+    detail = error.detail
+    if error.answer == 403 and ("reserved" in detail or "block" in detail):
+        return ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX)
+    if "authentication parameters" in detail:
+        return ConnectionRefused(
+            url,
+            "the backend asks for Basic auth, and did not accept ours.",
+            fix="Give this command the LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD of the backend.",
+        )
+    if "resolve hostname" in detail:
+        return ConnectionRefused(
+            url,
+            "it does not know that host.",
+            fix="Set LABELLOOP_ML_URL to an address as Label Studio's machine sees it.",
+        )
+    if "health check failed" in detail:
+        return ConnectionRefused(
+            url,
+            "nothing healthy answers there.",
+            fix="Start it with `labelloop ml serve`, and see that LABELLOOP_ML_URL is its address as Label Studio's "
+            "machine sees it.",
+        )
+    if "valid ML backend" in detail:
+        return ConnectionRefused(
+            url, "its /setup failed.", fix=f"Its log, or `curl {url}/ready`, says why: most often the model file."
+        )
+    return error
+
+
+def _webhook(studio: Studio, project_id: int, settings: Settings) -> Change:
+    """The hook that Label Studio made for the backend (or that we make where it did not), with our headers."""
+    url = f"{settings.ml_url.rstrip('/')}/webhook"
+    headers = _headers(settings)
+    what = f"Webhook {url}" + (f" with {' and '.join(sorted(headers))}" if headers else "")
+    hook = next((one for one in studio.webhooks(project_id) if _same(one["url"], url)), None)
+    try:
+        if hook is None:
+            studio.add_webhook(project_id, url, headers=headers)
+            return Change(what, done=True)
+        now = hook["headers"] or {}
+        if headers.items() <= now.items() and hook["is_active"] and hook["send_payload"]:
+            return Change(what, done=False)
+        studio.update_webhook(hook["id"], headers={**now, **headers}, is_active=True, send_payload=True)
+    except StudioRefused as error:
+        if "valid URL" in error.detail:
+            raise ConnectionRefused(
+                url,
+                "it takes no webhook to a host name without a dot.",
+                fix="Give the host a dotted alias (such as ml.internal) and use it in LABELLOOP_ML_URL.",
+            ) from error
+        if error.answer == 403:
+            raise ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX) from error
+        raise
+    return Change(what, done=True)
+
+
+def _sampling(studio: Studio, project_id: int, version: str) -> Change:
+    """The label stream serves the most uncertain photos first, by the predictions of this version."""
+    wanted = {"sampling": SAMPLING, "show_collab_predictions": True, "model_version": version}
+    project = studio.project(project_id)
+    wrong = {name: value for name, value in wanted.items() if project.get(name) != value}
+    if wrong:
+        # Label Studio clears model_version when pre-labels are switched on or off, so both go together.
+        studio.update_project(project_id, **wanted)
+    return Change(f"{SAMPLING} by the predictions of {version}", done=bool(wrong))
+
+
+def _basic_auth(settings: Settings) -> tuple[str, str] | None:
+    if not settings.basic_auth_user:
+        return None
+    return settings.basic_auth_user, settings.basic_auth_password.get_secret_value()
+
+
+def _headers(settings: Settings) -> dict[str, str]:
+    headers = {}
+    auth = _basic_auth(settings)
+    if auth:
+        headers["Authorization"] = "Basic " + base64.b64encode(":".join(auth).encode()).decode()
+    if settings.webhook_secret.get_secret_value():
+        headers[SECRET_HEADER] = settings.webhook_secret.get_secret_value()
+    return headers
+
+
+def _same(one: str, other: str) -> bool:
+    return one.rstrip("/") == other.rstrip("/")

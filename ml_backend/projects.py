@@ -1,0 +1,64 @@
+"""Owns what each project asked for in `/setup`: `/predict` needs it, and Label Studio does not send it there again.
+
+A request may reach another worker than the `/setup` before it, so the options lie in files that all workers read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from ml_backend.protocol import ProjectOptions
+
+log = structlog.get_logger(__name__)
+
+
+class Projects:
+    """The options of every project, one small file each. Safe to use from many threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Touches nothing: the folder is made when the first option is kept."""
+        self._folder = folder
+
+    def options(self, project: str | int | None) -> ProjectOptions:
+        """What the project asked for; the defaults where it asked for nothing."""
+        try:
+            return msgspec.json.decode(self._file(project).read_bytes(), type=ProjectOptions)
+        except FileNotFoundError:
+            return ProjectOptions()
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("project_options_unreadable", project=project, reason=str(error))
+            return ProjectOptions()
+
+    def keep(self, project: str | int | None, options: ProjectOptions) -> None:
+        """Remembers the options; writes only where they changed, for `/setup` comes at every opening of a page."""
+        if project in {None, ""} or options == self.options(project):
+            return
+        if options == ProjectOptions():
+            self.forget(project)
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(msgspec.json.encode(options))
+            Path(file.name).replace(self._file(project))
+        except OSError as error:
+            log.warning("project_options_not_kept", project=project, reason=str(error), folder=str(self._folder))
+
+    def forget(self, project: str | int | None) -> None:
+        """Back to the defaults."""
+        try:
+            self._file(project).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("project_options_not_kept", project=project, reason=str(error), folder=str(self._folder))
+
+    def _file(self, project: str | int | None) -> Path:
+        key = str(project)
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", key):  # not Label Studio's form: no path may be made of it
+            key = hashlib.sha256(key.encode()).hexdigest()[:16]
+        return self._folder / f"{key}.json"
