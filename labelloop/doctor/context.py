@@ -110,7 +110,8 @@ class Context:
         return Studio(settings.label_studio_url, api_key, timeout_s=STUDIO_TIMEOUT_S)
 
     def _load_detector(self) -> Detector:
-        return load_detector(self.settings.model or embedded_model(), threads=1)
+        settings = self.settings
+        return load_detector(settings.model or embedded_model(), layout=settings.model_layout, threads=1)
 
     def _project_id(self) -> int:
         if self.project_id is None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from labelloop.doctor.context import Context
-from labelloop.doctor.finding import Finding, ok
+from labelloop.doctor.finding import Finding, ok, problem, warning
+from ml_backend.mapping import mapping_report
 
 MOST_NAMED = 8
+_RENAME = (
+    'Where only the name differs, say so in the labeling interface: <Label value="Car" predicted_values="auto"/>. '
+    "For other things, serve a model that knows them: LABELLOOP_MODEL."
+)
+_NO_TARGET = "Give the labeling interface an Image with RectangleLabels (or Labels with a Rectangle)."
 
 
 def model(context: Context) -> Finding:
@@ -18,10 +24,16 @@ def model(context: Context) -> Finding:
 
 def labels(context: Context) -> Finding:
     """Which labels of the project can no class of the model become, and which classes become no label?"""
-    from ml_backend.mapping import mapping_report
-
     report = mapping_report(context.label_config(), context.detector().names.names)
-    raise NotImplementedError(report)
+    if not report.matched:
+        classes = f" The model's classes: {_some(report.classes_without_label)}."
+        return problem(" ".join(report.lines()[:1]) + classes, _NO_TARGET if report.no_target else _RENAME)
+    met = f"{len(report.matched)} of {len(report.matched) + len(report.classes_without_label)} classes have a label"
+    if report.labels_without_class:
+        return warning(
+            f"The model does not know {_some(report.labels_without_class)}: people draw those. ({met})", _RENAME
+        )
+    return ok(met)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
 from labelloop.service.web import SECRET_HEADER
 from qc_webhooks.events import WANTED
+from qc_webhooks.tabs import TABS
 
 UNCERTAINTY = "Uncertainty sampling"
 CONNECTED = "CO"
@@ -116,8 +117,6 @@ def sampling(context: Context) -> Finding:
 
 def tabs(context: Context) -> Finding:
     """Has the Data Manager the tabs of quality control?"""
-    from qc_webhooks.tabs import TABS
-
     there = {str((view.get("data") or {}).get("title")) for view in context.views()}
     missing = [title for title in TABS if title not in there]
     if missing:

@@ -13,10 +13,10 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from labelloop.doctor.context import Context
-from labelloop.doctor.finding import Finding, ok, problem, warning
+from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.service.db import MIGRATIONS, create_engine, reading
 from labelloop.service.errors import LabelloopError
-from labelloop.service.inbox import Inbox
+from labelloop.service.inbox import EVENTS, Inbox
 from labelloop.service.settings import hide_password, unknown_settings
 
 MIB, GIB = 2**20, 2**30
@@ -54,8 +54,7 @@ def disk(context: Context) -> Finding:
 def database(context: Context) -> Finding:
     """Does the database answer, may it be written, and has it the schema of this release?"""
     url, shown = context.settings.database_url, hide_password(context.settings.database_url)
-    if url.startswith("sqlite"):
-        path = Path(sa.engine.make_url(url).database or "")
+    if path := _sqlite_file(url):
         if not path.exists():
             return ok(f"{shown} is not there yet; the first service that starts makes it")
         if locked := _locked(path):
@@ -68,6 +67,7 @@ def database(context: Context) -> Finding:
         engine = create_engine(url)
         with reading(engine) as connection:
             found = set(MigrationContext.configure(connection).get_current_heads())
+        engine.dispose()
     except (sa.exc.SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return problem(
@@ -90,8 +90,13 @@ def database(context: Context) -> Finding:
 
 def inbox(context: Context) -> Finding:
     """Are there events that were given up, or that wait too long?"""
-    engine = create_engine(context.settings.database_url)
+    url = context.settings.database_url
+    if (path := _sqlite_file(url)) and not path.exists():
+        return ok("no event yet")
+    engine = create_engine(url)
     try:
+        if not sa.inspect(engine).has_table(EVENTS.name):
+            return skipped("The database has no inbox yet; the first service that starts makes it.")
         events = Inbox.from_settings(context.settings, engine)
         counts, letters, lag = events.counts(), events.dead_letters(limit=1), events.lag_s()
     finally:
@@ -102,7 +107,7 @@ def inbox(context: Context) -> Finding:
         return problem(
             f"{dead} event{'s were' if dead != 1 else ' was'} given up; the last one, {letter.event.topic} "
             f"{letter.event.subject}: {context.redact(letter.reason)}",
-            "`labelloop inbox dead` lists them with their reasons; when the cause is gone, `labelloop inbox replay all`.",
+            "`labelloop inbox dead` lists them and why; when the cause is gone: `labelloop inbox replay all`.",
         )
     if lag > max(60.0, 4 * context.settings.poll_seconds):
         return warning(
@@ -157,6 +162,10 @@ def store_conditions(context: Context) -> Finding:
         f"The store {context.settings.store_url} has no {' and no '.join(missing)}. {seen.detail}",
         "Run one worker against it, or use a server that has them (AWS S3, Ceph, SeaweedFS, MinIO).",
     )
+
+
+def _sqlite_file(url: str) -> Path | None:
+    return Path(sa.engine.make_url(url).database or "") if url.startswith("sqlite") else None
 
 
 def _locked(path: Path) -> str:
