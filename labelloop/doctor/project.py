@@ -12,6 +12,7 @@ from labelloop.doctor.label_studio import BANNED, OPEN_NETWORK
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
 from labelloop.service.web import SECRET_HEADER
+from qc_webhooks.connect import webhook_headers, webhook_url
 from qc_webhooks.events import WANTED
 from qc_webhooks.tabs import TABS
 
@@ -73,15 +74,15 @@ def backend_hook(context: Context) -> Finding:
     if settings.basic_auth_user:
         login = f"{settings.basic_auth_user}:{settings.basic_auth_password.get_secret_value()}"
         wanted["Authorization"] = f"Basic {b64encode(login.encode()).decode()}"
+    if secret := settings.webhook_secret.get_secret_value():
+        wanted[SECRET_HEADER] = secret
     return _judge_hook(context, f"{settings.ml_url}/webhook", "the ML backend", wanted, ())
 
 
 def qc_hook(context: Context) -> Finding:
     """Does Label Studio tell quality control of annotations, with our secret?"""
     settings = context.settings
-    secret = settings.webhook_secret.get_secret_value()
-    wanted = {SECRET_HEADER: secret} if secret else {}
-    return _judge_hook(context, f"{settings.qc_url}/webhook", "quality control", wanted, WANTED)
+    return _judge_hook(context, webhook_url(settings), "quality control", webhook_headers(settings), WANTED)
 
 
 def model_version(context: Context) -> Finding:
