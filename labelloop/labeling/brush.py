@@ -11,7 +11,7 @@ then blocks until all words are there: 1 bit (a run, or literals), 2 bits (which
 one word for a run, or that many words.
 
 A block says how long it is, so where one starts is known only when the one before it is read. Here the length of the
-block that *would* start is computed for every bit at once; then one light walk visits the true starts.
+block that *would* start is looked up for every bit at once; then one light walk visits the true starts, in strides.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,8 @@ _HEADER_BITS = 53
 _WORD = 8
 _SIZES = (3, 4, 8, 16)
 _WINDOW = 1 << 16  # bytes walked at a time: the table of block lengths stays in the processor's cache
+_TABLE_BITS = 11  # a run or literals, which size, and counts of up to 8 bits
+_PATIENCE = 8
 _MAX_WORDS = 1 << 30  # 268 million pixels; a broken header must not make us ask for gigabytes
 _CHANNELS = 4
 
@@ -43,15 +45,7 @@ def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
         MalformedValue: The bytes are no run-length code, or end before the last pixel.
     """
     data = _bytes(rle)
-    if data.size * 8 < _HEADER_BITS:
-        raise MalformedValue("rle", f"{data.size} bytes are too few for a header")
-    header = int.from_bytes(data[:7].tobytes(), "big") >> 3
-    num = header >> 21
-    if (header >> 16 & 31) + 1 != _WORD:
-        raise MalformedValue("rle", f"its words have {(header >> 16 & 31) + 1} bits, Label Studio writes {_WORD}")
-    if num > _MAX_WORDS:
-        raise MalformedValue("rle", f"its header asks for {num} words")
-    sizes = tuple((header >> shift & 15) + 1 for shift in (12, 8, 4, 0))
+    num, sizes = _header(data)
     words = _words(data)
     starts, counts, runs = _blocks(words, data.size * 8, num, np.array(sizes, dtype=np.uint32))
     first = starts + 3 + np.array(sizes)[_window(words, starts) >> 29 & 3]
@@ -72,10 +66,11 @@ def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[
     Raises:
         MalformedValue: As `decode_rle`; or the stroke belongs to an image of another size.
     """
-    words = decode_rle(rle)
-    if words.size != width * height * _CHANNELS:
-        raise MalformedValue("rle", f"{words.size} words do not fill {width} x {height} pixels of {_CHANNELS}")
-    pixels: NDArray[np.bool_] = words.reshape(height, width, _CHANNELS)[..., 3] != 0
+    data = _bytes(rle)
+    num, _ = _header(data)  # before anything is unpacked: a few broken bytes can ask for gigabytes
+    if num != width * height * _CHANNELS:
+        raise MalformedValue("rle", f"{num} words do not fill {width} x {height} pixels of {_CHANNELS}")
+    pixels: NDArray[np.bool_] = decode_rle(data.tobytes()).reshape(height, width, _CHANNELS)[..., 3] != 0
     return pixels
 
 
@@ -139,11 +134,25 @@ def _bytes(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
         raise MalformedValue("rle", "expected an array of bytes (whole numbers from 0 to 255)") from None
 
 
+def _header(data: NDArray[np.uint8]) -> tuple[int, tuple[int, ...]]:
+    """How many words, and the four sizes."""
+    if data.size * 8 < _HEADER_BITS:
+        raise MalformedValue("rle", f"{data.size} bytes are too few for a header")
+    header = int.from_bytes(data[:7].tobytes(), "big") >> 3
+    num, word = header >> 21, (header >> 16 & 31) + 1
+    if word != _WORD:
+        raise MalformedValue("rle", f"its words have {word} bits, Label Studio writes {_WORD}")
+    if num > _MAX_WORDS:
+        raise MalformedValue("rle", f"its header asks for {num} words")
+    return num, tuple((header >> shift & 15) + 1 for shift in (12, 8, 4, 0))
+
+
 def _words(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """The 32 bits from each byte on."""
     padded = np.concatenate((data, np.zeros(8, dtype=np.uint8)))
     wide = padded.astype(np.uint32)
-    return wide[:-3] << 24 | wide[1:-2] << 16 | wide[2:-1] << 8 | wide[3:]
+    words: NDArray[Any] = wide[:-3] << 24 | wide[1:-2] << 16 | wide[2:-1] << 8 | wide[3:]
+    return words
 
 
 def _window(words: NDArray[np.uint32], positions: NDArray[Any]) -> NDArray[np.uint32]:
@@ -157,32 +166,73 @@ def _blocks(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Where each block starts, how many words it makes, and whether it is a run."""
     position, made = _HEADER_BITS, 0
+    table = _length_table(sizes)
     found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]] = []
     while made < num:
         if position >= bits:
             raise MalformedValue("rle", f"ends after {made} of {num} words")
         begin = position >> 3
-        window = words[begin : begin + _WINDOW]
-        lengths = _lengths(window, sizes)
-        walk, here, limit = [], position - begin * 8, lengths.size
-        lookup = memoryview(lengths)
-        while here < limit:
-            walk.append(here)
-            here += lookup[here]
-        starts = np.array(walk, dtype=np.int64) + begin * 8
+        starts = _walk(words[begin : begin + _WINDOW], position - begin * 8, table, sizes) + begin * 8
         counts, runs = _counts(_window(words, starts), sizes)
         through = np.cumsum(counts)
-        enough = int(np.searchsorted(through, num - made)) + 1
-        starts, counts, runs = starts[:enough], counts[:enough], runs[:enough]
-        found.append((starts, counts, runs))
-        made += int(through[min(enough, through.size) - 1])
-        last = starts.size - 1
-        position = begin * 8 + walk[last] + int(lengths[walk[last]])
+        last = min(int(np.searchsorted(through, num - made)), starts.size - 1)
+        found.append((starts[: last + 1], counts[: last + 1], runs[: last + 1]))
+        made += int(through[last])
+        position = int(starts[last]) + _length(int(_window(words, starts[last : last + 1])[0]), sizes)
     if position > bits:
         raise MalformedValue("rle", f"its last block ends {position - bits} bits past the end")
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_)
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))  # type: ignore[return-value]
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+
+
+def _walk(
+    window: NDArray[np.uint32], here: int, table: NDArray[np.uint16], sizes: NDArray[np.uint32]
+) -> NDArray[np.int64]:
+    """The bits of a window at which a block starts, from a first one that is known.
+
+    Where many blocks of one length follow each other, as in the rows of a mask, they are taken at a stride. How many
+    must be seen before a stride is tried grows with every try that was not worth it.
+    """
+    by_byte = np.empty((window.size, 8), dtype=np.uint16)
+    for phase in range(8):
+        by_byte[:, phase] = table[(window << np.uint32(phase)) >> np.uint32(32 - _TABLE_BITS)]
+    lengths = by_byte.ravel()
+    lookup, limit = lengths.data, lengths.size
+    pieces: list[NDArray[np.int64]] = []
+    single: list[int] = []
+    previous, alike, patience = 0, 0, _PATIENCE
+    while here < limit:
+        length = lookup[here]
+        if length != previous:
+            previous, alike = length, 0
+            single.append(here)
+            here += length or _length(int(window[here >> 3]) << (here & 7) & 0xFFFFFFFF, sizes)
+            continue
+        alike += 1
+        if alike < patience or not length:
+            single.append(here)
+            here += length or _length(int(window[here >> 3]) << (here & 7) & 0xFFFFFFFF, sizes)
+            continue
+        stride = _alike(lengths, here, length)
+        patience = _PATIENCE if stride > 4 * patience else 2 * patience
+        pieces += (np.array(single, dtype=np.int64), np.arange(here, here + stride * length, length, dtype=np.int64))
+        single = []
+        here += stride * length
+        previous = 0
+    return np.concatenate((*pieces, np.array(single, dtype=np.int64)))
+
+
+def _alike(lengths: NDArray[np.uint16], here: int, length: int) -> int:
+    """How many blocks of this length follow each other from here on, at least one."""
+    reach, done = 64, 0
+    while True:
+        ahead = lengths[here + done * length : here + (done + reach) * length : length] != length
+        different = int(ahead.argmax()) if ahead.size else 0
+        if ahead.size == 0 or ahead[different]:
+            return done + different
+        done += ahead.size
+        reach *= 4
 
 
 def _counts(heads: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -191,12 +241,17 @@ def _counts(heads: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> tuple[NDArr
     return counts, (heads >> 31).astype(np.bool_)
 
 
-def _lengths(window: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """For every bit of the window: how many bits a block takes that starts there."""
-    lengths = np.empty((window.size, 8), dtype=np.uint32)
-    for phase in range(8):
-        heads = window << np.uint32(phase)
-        size = sizes[heads >> 29 & 3]
-        words = np.where(heads >> 31, np.uint32(1), ((heads << 3) >> (32 - size)) + np.uint32(1))
-        lengths[:, phase] = 3 + size + words * _WORD
-    return lengths.ravel()
+def _length(head: int, sizes: NDArray[np.uint32]) -> int:
+    """How many bits the block takes that starts with these 32."""
+    size = int(sizes[head >> 29 & 3])
+    words = 1 if head >> 31 else ((head << 3 & 0xFFFFFFFF) >> (32 - size)) + 1
+    return 3 + size + words * _WORD
+
+
+def _length_table(sizes: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """How many bits a block takes, by its first bits; 0 where they do not hold its whole count."""
+    heads = np.arange(1 << _TABLE_BITS, dtype=np.uint32) << np.uint32(32 - _TABLE_BITS)
+    counts, runs = _counts(heads, sizes)
+    size = sizes[heads >> 29 & 3].astype(np.int64)
+    lengths = 3 + size + np.where(runs, 1, counts) * _WORD
+    return np.where(runs | (size <= _TABLE_BITS - 3), lengths, 0).astype(np.uint16)

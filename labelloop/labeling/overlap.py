@@ -6,7 +6,7 @@ edges. Two shapes that enclose no area need a rule of their own:
 
 - key points are the discs they are drawn as (`KeyPoint.width` is the diameter); without a width, only the same point
   overlaps itself. For a distance in proportion to an object's size, use the points themselves.
-- open vectors are compared as bands, 1 % of the larger one's diagonal to each side (at least one pixel).
+- open vectors are compared as bands, 1 % of their diagonal to each side (at least one pixel).
 
 A shape always overlaps itself by 1, even without area.
 """
@@ -66,7 +66,8 @@ def box_iou(a: NDArray[Any], b: NDArray[Any]) -> Matrix:
     shared = np.clip(high - low, 0, None).prod(axis=-1)
     areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1) for boxes in (a, b)]
     union = areas[0][:, None] + areas[1][None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    found: Matrix = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return found
 
 
 def match(matrix: NDArray[Any], *, threshold: float) -> tuple[tuple[int, int], ...]:
@@ -104,8 +105,7 @@ def _mask_iou(a: Sequence[Mask], b: Sequence[Mask]) -> Matrix:
 
 def _shape_iou(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
     matrix = np.zeros((len(a), len(b)))
-    band = max((_diagonal(shape) for shape in (*a, *b) if isinstance(shape, Vector)), default=0.0) * _BAND
-    left, right = _outlines(a, band), _outlines(b, band)
+    left, right = _outlines(a), _outlines(b)
     rows, columns = shapely.STRtree(right).query(left, predicate="intersects")
     if rows.size:
         shared = shapely.area(shapely.intersection(left[rows], right[columns]))
@@ -114,15 +114,16 @@ def _shape_iou(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
     return matrix
 
 
-def _outlines(shapes: Sequence[Geometry], band: float) -> NDArray[np.object_]:
+def _outlines(shapes: Sequence[Geometry]) -> NDArray[np.object_]:
     outlines = np.empty(len(shapes), dtype=object)
     for place, shape in enumerate(shapes):
         if isinstance(shape, KeyPoint):
             outlines[place] = shapely.Point(shape.x, shape.y).buffer(shape.width / 2)
         elif isinstance(shape, Vector) and not shape.closed and len(shape.vertices) > 1:
-            outlines[place] = shape.line().buffer(max(band, 1.0))
+            outlines[place] = shape.line().buffer(max(_diagonal(shape) * _BAND, 1.0))
         else:
             outlines[place] = shape.polygon()
+    outlines[~shapely.is_valid(outlines)] = shapely.Polygon()  # only shapes without area are not valid
     return outlines
 
 

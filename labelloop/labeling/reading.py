@@ -255,10 +255,8 @@ class _Reader:
         if found is None:
             missing = "original_width" if width is None else "original_height"
             stated = result.raw.get(missing)
-            raise MalformedValue(
-                missing,
-                "is missing, and nothing else tells the image's size" if stated is None else f"is {stated!r:.40}",
-            )
+            reason = "is missing" if stated is None else f"is {stated!r:.40}"
+            raise MalformedValue(missing, f"{reason}, and nothing else tells the image's size")
         self.sizes[key] = found
         return found
 

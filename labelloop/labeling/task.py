@@ -256,7 +256,7 @@ def _decode(source: bytes | Mapping[str, Any]) -> _Wire:
         return _decode_lenient(source, error)
 
 
-def _decode_lenient(source: bytes, error: ValueError) -> _Wire:
+def _decode_lenient(source: bytes, error: Exception) -> _Wire:
     # Python's own encoder writes NaN and Infinity, which are no JSON: one such number must not cost the whole task.
     try:
         decoded = json.loads(source)

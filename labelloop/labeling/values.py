@@ -17,6 +17,8 @@ from labelloop.labeling.png import decode_data_url, encode_data_url
 
 Value = Mapping[str, Any]
 
+_FAR = 1e9  # percent or degrees; beyond it lie broken exporters, and float overflow
+
 
 class Shape(msgspec.Struct, frozen=True):
     """How one kind of value reads and writes.
@@ -35,7 +37,7 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 def number(value: object, field: str) -> float:
-    """A finite number, as a float.
+    """A number of sensible size, as a float.
 
     Raises:
         MalformedValue: It is none.
@@ -45,9 +47,9 @@ def number(value: object, field: str) -> float:
             found = float(value)
         except OverflowError:
             found = math.inf
-        if found - found == 0.0:  # neither infinite nor NaN
+        if -_FAR < found < _FAR:  # also false for NaN
             return found
-        raise MalformedValue(field, f"{value!r:.40} is not finite")
+        raise MalformedValue(field, f"{value!r:.40} is out of range")
     if value is None:
         raise MalformedValue(field, "is missing")
     raise MalformedValue(field, f"expected a number, found {value!r:.40}")

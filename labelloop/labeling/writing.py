@@ -62,14 +62,19 @@ def detection_result(
     shape = GEOMETRIES.get(control.type)
     if shape is None or not isinstance(geometry, shape.geometry):
         raise LabelingError(f"<{control.tag} name={control.name!r}> draws no {type(geometry).__name__}")
-    value = shape.write(geometry, width, height)
-    if label is not None:
-        value[control.type if control.type.endswith("labels") else "labels"] = [label]
-    result = _envelope(id, control.name, control.to_names[0], control.type, width, height, item_index)
-    result["value"] = value
-    if score is not None:
-        result["score"] = score
-    return result
+    region = Region(
+        geometry,
+        () if label is None else (label,),
+        id,
+        control.name,
+        control.to_names[0] if control.to_names else "",
+        control.type,
+        score,
+        item_index or 0,
+        width,
+        height,
+    )
+    return _drawn(region, shape, control.name, item_index)
 
 
 def _shape(region: Region) -> Shape:
@@ -81,16 +86,14 @@ def _shape(region: Region) -> Shape:
     return shape
 
 
-def _envelope(
-    name: str, control: str, to_name: str, kind: str, width: int, height: int, item_index: int | None
-) -> dict[str, Any]:
+def _envelope(region: Region, control: str, kind: str, item_index: int | None) -> dict[str, Any]:
     result: dict[str, Any] = {
-        "id": name,
+        "id": region.id,
         "from_name": control,
-        "to_name": to_name,
+        "to_name": region.to_name,
         "type": kind,
-        "original_width": width,
-        "original_height": height,
+        "original_width": region.width,
+        "original_height": region.height,
         "image_rotation": 0,
     }
     if item_index is not None:
@@ -127,20 +130,21 @@ def _changed(region: Region, shape: Shape, config: LabelConfig | None) -> list[d
 
 def _new(region: Region, shape: Shape, config: LabelConfig | None) -> list[dict[str, Any]]:
     item_index = _item_index(region, config)
-    value = shape.write(region.geometry, region.width, region.height)
-    separate = bool(region.labels) and not region.type.endswith("labels")
-    drawn_by = _shape_control(region, config) if separate else region.control
-    size = (region.width, region.height, item_index)
-    first = _envelope(region.id, drawn_by, region.to_name, region.type, *size) | {"value": dict(value)}
-    written = [first]
-    if separate:
-        second = _envelope(region.id, region.control, region.to_name, "labels", *size)
-        written.append(second | {"value": value | {"labels": list(region.labels)}})
-    elif region.type.endswith("labels"):
-        first["value"][region.type] = list(region.labels)
-    if region.score is not None:
-        first["score"] = region.score
+    if region.labels and not region.type.endswith("labels"):
+        first = _drawn(region, shape, _shape_control(region, config), item_index)
+        second = _envelope(region, region.control, "labels", item_index)
+        written = [first, second | {"value": first["value"] | {"labels": list(region.labels)}}]
+    else:
+        written = [_drawn(region, shape, region.control, item_index)]
     return written + [_attribute(region, shape, control, config) for control in region.attributes]
+
+
+def _drawn(region: Region, shape: Shape, control: str, item_index: int | None) -> dict[str, Any]:
+    value = shape.write(region.geometry, region.width, region.height)
+    if region.labels and region.type.endswith("labels"):
+        value[region.type] = list(region.labels)
+    result = _envelope(region, control, region.type, item_index) | {"value": value}
+    return result if region.score is None else result | {"score": region.score}
 
 
 def _shape_control(region: Region, config: LabelConfig | None) -> str:
@@ -154,8 +158,7 @@ def _attribute(region: Region, shape: Shape, name: str, config: LabelConfig | No
     control = config.control(name) if config else None
     if control is None:
         raise LabelingError(f"no control named {name!r} is known to answer about region {region.id!r}")
-    item_index = _item_index(region, config)
-    result = _envelope(region.id, name, region.to_name, control.type, region.width, region.height, item_index)
+    result = _envelope(region, name, control.type, _item_index(region, config))
     value = shape.write(region.geometry, region.width, region.height)
     value[_answer_field(value, control.type)] = _answer(region.attributes[name], control.type)
     return result | {"value": value}
