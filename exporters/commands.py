@@ -23,8 +23,8 @@ from labelloop.service.studio import Studio
 
 
 def export(
-    *,
     source: Annotated[str, Parameter(name=["--from"])],
+    *,
     formats: Annotated[str, Parameter(name=["--format"])] = ",".join(FORMATS),
     to: str | None = None,
     label_config: Path | None = None,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from labelloop.service.errors import SettingsError
 from labelloop.service.gunicorn import run_gunicorn
@@ -18,7 +21,7 @@ def serve(
     host: str = "127.0.0.1",
     workers: int | None = None,
     threads: int | None = None,
-    settings: Settings | None = None,
+    settings: Annotated[Settings | None, Parameter(parse=False)] = None,
 ) -> None:
     """Serve pre-labels to Label Studio, until Ctrl-C.
 
