@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from labelloop.stack.errors import InstallFailed, TooLittleDisk
+from labelloop.stack.process import end_group
 from labelloop.stack.progress import Step, Steps
 
 VERSION = "1.23.2"
@@ -55,6 +56,11 @@ class LabelStudio:
     def baked(self) -> Path:
         """The migrated data folder, without users and without a secret key."""
         return self.folder / f"baked-{self.version}"
+
+    @property
+    def package(self) -> Path | None:
+        """The folder of its Python package; it has sample photographs."""
+        return next(iter(self.folder.glob("venv/lib/python*/site-packages/label_studio")), None)
 
     @property
     def installed(self) -> bool:
@@ -102,15 +108,15 @@ class LabelStudio:
         with steps.step("preparing an empty Label Studio database (once)") as step, log.open("wb") as out:
             # `version` runs every migration before it prints; no account is made.
             command = [str(self.python), "-m", "label_studio.server", "version", "--data-dir", str(part)]
-            process = subprocess.Popen(command, env=server_env(part), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            process = subprocess.Popen(
+                command, env=server_env(part), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
             try:
                 while process.poll() is None:
                     step.say("running its migrations")
                     time.sleep(0.2)
             finally:
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
+                _end(process)
         if process.returncode != 0 or not (part / "label_studio.sqlite3").exists():
             raise InstallFailed("Label Studio could not migrate an empty database.", fix="Read the log.", log=log)
         (part / ".env").unlink(missing_ok=True)  # its SECRET_KEY signs log-ins: every copy makes its own
@@ -187,9 +193,16 @@ def _run(command: list[str], log: Path, name: str) -> str:
 
 def _follow_pip(command: list[str], out: IO[str], step: Step) -> tuple[int, str]:
     collected, lines = 0, []
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
         for line in process.stdout or ():
             out.write(line)
             lines.append(line.strip())
@@ -197,9 +210,20 @@ def _follow_pip(command: list[str], out: IO[str], step: Step) -> tuple[int, str]
             if word == "Collecting":
                 collected += 1
                 step.say(rest.split()[0], done=min(collected, PACKAGES), total=PACKAGES)
-            elif word == "Installing":
+            elif line.startswith("Installing collected"):
                 step.say("unpacking", done=PACKAGES, total=PACKAGES)
-    return process.returncode, "\n".join(lines)
+        return process.wait(), "\n".join(lines)
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """Leave nothing behind when the step is interrupted."""
+    if process.poll() is None:
+        end_group(process.pid)
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _pip_error(text: str, requirement: str, log: Path) -> InstallFailed:

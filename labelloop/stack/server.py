@@ -1,7 +1,7 @@
 """One running stock Label Studio: started headless on a port that is free, waited for, stopped whole."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -58,27 +58,24 @@ def label_studio_part(
     )
 
 
-def wait_until_up(
-    child: Child, step: Step | None = None, *, timeout_s: float = BOOT_S, stop: Callable[[], bool] = lambda: False
-) -> None:
+def wait_until_up(child: Child, step: Step | None = None, *, timeout_s: float = BOOT_S) -> None:
     """Wait until the part answers its health address.
 
     Args:
         child: The running part.
         step: Told about the wait.
         timeout_s: How long a part may take.
-        stop: Asked in between; True ends the wait at once.
 
     Raises:
         StartFailed: It ended (with the last lines of its log) or did not answer in time.
     """
     part, until = child.part, time.monotonic() + timeout_s
     with httpx.Client(timeout=5, trust_env=False) as client:
-        while not stop():
+        while True:
             code = child.ended()
             if code is not None:
                 raise StartFailed(
-                    f"{part.name} ended while starting ({_how(code)}):\n  " + "\n  ".join(child.tail()),
+                    f"{part.name} ended while starting ({how_it_ended(code)}):\n  " + "\n  ".join(child.tail()),
                     fix="Read its log.",
                     log=part.log,
                 )
@@ -102,5 +99,6 @@ def _answers(client: httpx.Client, url: str) -> bool:
         return False
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
     return f"exit code {code}" if code >= 0 else f"signal {-code}"

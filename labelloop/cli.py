@@ -1,0 +1,104 @@
+"""The command line: which commands there are. The code of each is loaded when it is called."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from cyclopts import App
+
+GROUPS = {
+    "ml": "The ML backend, which draws pre-labels.",
+    "qc": "Quality control, which measures agreement and routes disputes.",
+    "inbox": "The durable inbox of events.",
+    "dataset": "Data sets that were exported.",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: What is typed, e.g. "qc serve".
+        target: "module:function"; its docstring is the command's help.
+        purpose: One line for the list of commands.
+    """
+
+    name: str
+    target: str
+    purpose: str
+
+
+COMMANDS: Sequence[Command] = (
+    Command("up", "labelloop.stack.commands:up", "Bring the whole loop up on this machine, with a project to try."),
+    Command("down", "labelloop.stack.commands:down", "End what `up` runs in another terminal."),
+    Command("connect", "labelloop.stack.commands:connect", "Join a Label Studio project to the loop."),
+    Command("doctor", "labelloop.doctor.commands:doctor", "Say in plain words what is wrong, and the fix."),
+    Command(
+        "export", "exporters.commands:export", "Write annotated tasks as COCO, Pascal VOC and YOLO, to disk or S3."
+    ),
+    Command("dataset list", "exporters.commands:dataset_list", "List the versions of a data set."),
+    Command("dataset pull", "exporters.commands:dataset_pull", "Lay a version out as folders that a trainer reads."),
+    Command("ml serve", "ml_backend.commands:serve", "Serve the ML backend."),
+    Command("qc serve", "qc_webhooks.commands:serve", "Serve the webhook of quality control."),
+    Command("qc status", "qc_webhooks.commands:status", "Say how a project's tasks stand: agreed, disputed, waiting."),
+    Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),
+    Command("worker", "labelloop.stack.commands:worker", "Do what events ask for: verdicts, routes, reconciliation."),
+    Command("inbox counts", "labelloop.stack.inbox:counts", "Say how many events are in each state."),
+    Command("inbox dead", "labelloop.stack.inbox:dead", "List events that were given up, with the reason."),
+    Command("inbox replay", "labelloop.stack.inbox:replay", "Try given-up events again."),
+)
+
+
+def make_app(words: Sequence[str] = ()) -> App:
+    """The command line for the given words.
+
+    The one-line purposes make the lists without loading any command; the command that was asked for shows its own
+    docstring instead.
+    """
+    app = App(
+        name="labelloop",
+        help="The annotation loop around stock Label Studio: pre-labels, quality control and data sets.",
+        help_epilogue="Start with `labelloop up`. Settings are LABELLOOP_... in the environment or in settings.env of"
+        " the home folder (.labelloop).",
+        version=version("labelloop"),
+    )
+    groups = {"": app}
+    for command in COMMANDS:
+        group, _, name = command.name.rpartition(" ")
+        if group not in groups:
+            groups[group] = App(name=group, help=GROUPS[group], help_epilogue="")
+            app.command(groups[group])
+        asked = list(words[: len(command.name.split())]) == command.name.split()
+        groups[group].command(command.target, name=name, help=None if asked else command.purpose, help_epilogue="")
+    return app
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one command; errors of ours are one line with the fix, and exit status 1."""
+    from labelloop.service.errors import LabelloopError
+
+    words = sys.argv[1:] if words is None else words
+    try:
+        make_app(words)(words)
+    except LabelloopError as error:
+        if os.environ.get("LABELLOOP_DEBUG"):
+            raise
+        _print_error(error.message, error.fix)
+        raise SystemExit(1) from None
+
+
+def _print_error(message: str, fix: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(message, "bold red"), soft_wrap=True)
+    if fix:
+        console.print(Text(f"→ {fix}"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Runs parts as children, watches them, and ends them all when it ends, whatever the reason."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Self
+
+from labelloop.stack.process import Child, Part
+from labelloop.stack.server import how_it_ended
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_S = 8.0
+
+
+class Stopped(BaseException):
+    """Someone asked the stack to end. Not an Exception, so that no handler on the way takes it for a failure."""
+
+
+class StopSignals:
+    """Turns the first of `SIGNALS` into `Stopped` in the main thread; later ones are ignored: the end is under way.
+
+    Use as a context manager: the handlers from before come back.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._asked = ""
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Put a signal off to the end of the block, so that a child cannot be started and then be forgotten."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._asked:
+            raise Stopped(self._asked)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        self._asked = signal.Signals(number).name
+        if not self._held:
+            raise Stopped(self._asked)
+
+
+class Supervisor:
+    """The children of one stack. Use as a context manager: leaving it ends every child.
+
+    Args:
+        records: Folder that keeps a record of each running child, for a later run to find what a kill left.
+        signals: Held back while a child is started.
+    """
+
+    def __init__(self, records: Path, signals: StopSignals) -> None:
+        self._records, self._signals = records, signals
+        self.children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, part: Part) -> Child:
+        """Start a part; its readiness is waited for apart, so that several boot at the same time."""
+        with self._signals.held():
+            child = Child(part, self._records)
+            self.children.append(child)
+        return child
+
+    def end(self, child: Child) -> None:
+        """End one child, on purpose."""
+        child.stop(grace_s=GRACE_S)
+        self.children.remove(child)
+
+    def stop(self) -> None:
+        """End every child, the last started first, all at the same time."""
+        for child in reversed(self.children):
+            child.ask_to_stop()
+        until = time.monotonic() + GRACE_S
+        for child in reversed(self.children):
+            child.stop(grace_s=max(0.1, until - time.monotonic()))
+        self.children.clear()
+
+    def watch(self, tell: Callable[[Child, str], None]) -> Child:
+        """Watch until the first started part (Label Studio) ends, which ends the rest's purpose.
+
+        Nothing is started again: a part that died is told once, with how it ended, and the others go on.
+
+        Args:
+            tell: Called with each part that ended and how.
+
+        Returns:
+            The part that everything else needs, ended.
+        """
+        told: set[int] = set()
+        while True:
+            for child in self.children:
+                code = child.ended()
+                if code is None or child.pid in told:
+                    continue
+                told.add(child.pid)
+                tell(child, how_it_ended(code))
+                if child is self.children[0]:
+                    return child
+            time.sleep(0.3)

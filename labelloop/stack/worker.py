@@ -1,0 +1,54 @@
+"""The worker process: every program's jobs on one inbox, once Label Studio answers."""
+
+import time
+
+import structlog
+
+from labelloop.service.db import open_database
+from labelloop.service.inbox import Inbox
+from labelloop.service.jobs import Jobs
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio, StudioUnreachable
+from qc_webhooks import jobs as qc
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+log = structlog.get_logger(__name__)
+
+
+def run_worker(settings: Settings, *, threads: int | None = None) -> None:
+    """Run the jobs until SIGINT or SIGTERM.
+
+    Raises:
+        StudioUnauthorized: Label Studio is up and refuses the token; waiting would not help.
+        DatabaseError: The database cannot be opened.
+    """
+    setup_logging(settings)
+    engine = open_database(settings)
+    studio = Studio.from_settings(settings)
+    wait_for_label_studio(studio, settings.label_studio_url)
+    jobs = Jobs(
+        settings,
+        Inbox.from_settings(settings, engine),
+        handlers=qc.handlers(settings, studio, engine),
+        periodics=qc.periodics(settings, studio, engine),
+    )
+    jobs.run_worker(threads)
+
+
+def wait_for_label_studio(studio: Studio, url: str) -> None:
+    """Wait, as long as it takes, until Label Studio answers; each wait is a line in the log.
+
+    Raises:
+        StudioUnauthorized: It answers and refuses the token.
+    """
+    pause_s, started = FIRST_PAUSE_S, time.monotonic()
+    while True:
+        try:
+            studio.me()
+        except StudioUnreachable as error:
+            log.info("waiting_for_label_studio", url=url, waited_s=round(time.monotonic() - started), reason=str(error))
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        else:
+            return
