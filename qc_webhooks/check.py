@@ -88,7 +88,9 @@ class Checker:
             self._write(project, task, situation, actions)
         after = memory_after(situation, actions)
         annotations = {item.id: item.updated_at for item in found.annotations if item.id is not None}
-        self._memory.remember(project, task, after, verdict, annotations, review=needs_review(situation))
+        self._memory.remember(
+            project, task, after, verdict, annotations, born=found.created_at, review=needs_review(situation)
+        )
         log.info(
             "task_checked",
             project=project,
@@ -109,7 +111,7 @@ class Checker:
 
     def _settle(self, project: int, task: int, found: Task) -> Memory | None:
         """What we did before, completed by writes that a killed worker began: the server says whether they arrived."""
-        memory = self._memory.recall(project, task)
+        memory = self._memory.recall(project, task, born=found.created_at)
         for write in self._memory.planned(project, task):
             arrived = _current(found.data, found.overlap, found.is_labeled, write.after) == write.after
             self._memory.finish(write, done=arrived)

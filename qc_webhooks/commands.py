@@ -12,6 +12,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.errors import NotConnected
 from qc_webhooks.events import recheck_hint
+from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import Connected, ProjectStore
 from qc_webhooks.tables import ACTIONS, TASKS
@@ -69,7 +70,7 @@ def status(project: int) -> None:
 
 
 def recheck(project: int) -> None:
-    """Judge every annotated task of a project again, for instance after a change of its policy.
+    """Judge every task of a project again, for instance after a change of its policy.
 
     Args:
         project: The project's id in Label Studio.
@@ -110,16 +111,16 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
 
 
 def recheck_project(project: int, settings: Settings, studio: Studio, engine: sa.Engine) -> int:
-    """Puts every annotated task of a project into the inbox. Returns how many.
+    """Puts every task of a project that is annotated, or was, into the inbox. Returns how many.
 
     Raises:
         NotFound: No such project.
     """
     inbox = Inbox.from_settings(settings, engine)
     annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
-    count = 0
-    for task in studio.tasks(project, filters={"conjunction": "and", "items": [annotated]}):
-        if task.id is not None:
-            hint = recheck_hint(project, task.id, source="recheck")
-            count += inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
-    return count
+    found = studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})
+    tasks = {task.id for task in found if task.id is not None} | MemoryStore(engine).tasks(project)
+    for task in sorted(tasks):
+        hint = recheck_hint(project, task, source="recheck")
+        inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+    return len(tasks)

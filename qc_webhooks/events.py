@@ -1,7 +1,7 @@
 """Label Studio's webhook bodies as inbox rows: an event is a hint which task (or project) to look at again."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ PROJECT = "qc.project"
 # many rows, one row for the whole project does the same work later.
 MOST_ROWS = 50
 
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+
 
 class Known(NamedTuple):
     """Where an annotation belongs, and its version when we read it last."""
@@ -24,7 +26,7 @@ class Known(NamedTuple):
     updated_at: str
 
 
-Tasks = Callable[[Iterable[int]], Mapping[int, Known]]
+Tasks = Callable[[Iterable[int]], Mapping[int, Sequence[Known]]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def read_event(body: Mapping[str, Any], *, task_of: Tasks) -> tuple[Hint, ...]:
 
     Args:
         body: The JSON object that Label Studio posted, with or without payload.
-        task_of: annotation ids -> {annotation: where it belongs} for those we know: deletions name no task.
+        task_of: annotation ids -> {annotation: places where we read it} for those we know: deletions name no task.
 
     Raises:
         NotAnEvent: There is no ``action``, or the part that names the items is malformed.
@@ -78,8 +80,8 @@ def deletion_hint(annotation: int, known: Known, *, source: str) -> Hint:
 
 
 def task_deletion_hint(project: int, task: int, *, source: str) -> Hint:
-    """A task that is gone."""
-    return _task_hint(project, task, f"task:{task}:deleted", source)
+    """A task that is gone; every call makes a new key, as Label Studio may give the id to another task."""
+    return _task_hint(project, task, f"task:{task}:deleted:{time.time_ns()}", source)
 
 
 def recheck_hint(project: int, task: int, *, source: str) -> Hint:
@@ -94,13 +96,16 @@ def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
 
 
 def timestamp(text: str) -> str:
-    """One spelling for one moment, to the microsecond in UTC; a text that is no time stays as it is."""
+    """One spelling for one moment, to the microsecond in UTC; a text that is no time stays as it is.
+
+    It is Label Studio's own spelling, and the only one that its filters understand.
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return text
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return moment.isoformat(timespec="microseconds")
+    return moment.strftime(TIME_FORMAT)
 
 
 def _task_hint(project: int, task: int, key: str, source: str) -> Hint:
@@ -131,12 +136,12 @@ def _annotations_deleted(action: str, body: Mapping[str, Any], task_of: Tasks) -
         return (sweep_hint(_project(body), source=action),)
     ids = [int(item["id"]) for item in _listed(body["annotations"])]
     known = task_of(ids) if len(ids) <= MOST_ROWS else {}
-    hints = [deletion_hint(id_, known[id_], source=action) for id_ in ids if id_ in known]
-    if len(hints) == len(ids):
+    hints = [deletion_hint(id_, place, source=action) for id_ in ids for place in known.get(id_, ())]
+    if all(id_ in known for id_ in ids):
         return hints
     # Deleted before its creation was worked on, or never seen: what is missing shows when the project is compared.
     first = next(id_ for id_ in ids if id_ not in known)
-    return (*hints, sweep_hint(_project(body), source=action, key=f"annotation:{first}:unknown:deleted"))
+    return (*hints, sweep_hint(_project(body), source=action, key=f"annotation:{first}:deleted:{time.time_ns()}"))
 
 
 def _tasks_created(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:

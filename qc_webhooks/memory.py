@@ -38,15 +38,16 @@ class MemoryStore:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
-    def known(self, annotations: Iterable[int]) -> dict[int, Known]:
-        """Annotation id -> (project, task, updated_at) of those that we have read before."""
-        found: dict[int, Known] = {}
+    def known(self, annotations: Iterable[int]) -> dict[int, list[Known]]:
+        """Annotation id -> where we have read it before: one place, or two where Label Studio gave an id anew."""
+        found: dict[int, list[Known]] = {}
         ids = sorted(set(annotations))
         with reading(self.engine) as connection:
             for start in range(0, len(ids), _IDS_A_QUERY):
                 chunk = ids[start : start + _IDS_A_QUERY]
                 rows = connection.execute(sa.select(ANNOTATIONS).where(ANNOTATIONS.c.annotation.in_(chunk)))
-                found |= {row.annotation: Known(row.project, row.task, row.updated_at) for row in rows}
+                for row in rows:
+                    found.setdefault(row.annotation, []).append(Known(row.project, row.task, row.updated_at))
         return found
 
     def known_in(self, project: int, tasks: Sequence[int] | None = None) -> dict[int, dict[int, str]]:
@@ -60,22 +61,35 @@ class MemoryStore:
                 found.setdefault(row.task, {})[row.annotation] = row.updated_at
         return found
 
-    def recall(self, project: int, task: int) -> Memory | None:
-        """What we decided last about a task; None: nothing."""
+    def tasks(self, project: int) -> set[int]:
+        """The tasks of a project that we have judged."""
+        with reading(self.engine) as connection:
+            return set(connection.scalars(sa.select(TASKS.c.task).where(TASKS.c.project == project)))
+
+    def recall(self, project: int, task: int, *, born: str) -> Memory | None:
+        """What we decided last about the task that was created at ``born``; None: nothing."""
         with reading(self.engine) as connection:
             row = connection.execute(sa.select(TASKS).where(_is(TASKS, project, task))).one_or_none()
-        if row is None:
+        if row is None or row.born != born:
             return None
         keys = None if row.keys is None else json.loads(row.keys)
         return Memory(row.fingerprint, keys, row.asked_overlap, row.asked_at, row.found_overlap)
 
     def remember(
-        self, project: int, task: int, memory: Memory, verdict: Verdict, annotations: Mapping[int, str], *, review: bool
+        self,
+        project: int,
+        task: int,
+        memory: Memory,
+        verdict: Verdict,
+        annotations: Mapping[int, str],
+        *,
+        born: str,
+        review: bool,
     ) -> None:
         """Keeps a verdict, what we left in the task, and the versions of the annotations it was drawn from."""
         row = {
-            "project": project, "task": task, "fingerprint": memory.fingerprint, "outcome": verdict.outcome,
-            "agreement": verdict.agreement, "annotators": verdict.annotators, "review": review,
+            "project": project, "task": task, "born": born, "fingerprint": memory.fingerprint,
+            "outcome": verdict.outcome, "agreement": verdict.agreement, "annotators": verdict.annotators, "review": review,
             "keys": None if memory.keys is None else json.dumps(dict(memory.keys)),
             "asked_overlap": memory.asked_overlap, "asked_at": memory.asked_at, "found_overlap": memory.found_overlap,
             "decided_at": time.time(),
@@ -88,7 +102,6 @@ class MemoryStore:
             _forget(connection, project, task)
             connection.execute(sa.insert(TASKS).values(row))
             if rows:
-                connection.execute(sa.delete(ANNOTATIONS).where(ANNOTATIONS.c.annotation.in_(list(annotations))))
                 connection.execute(sa.insert(ANNOTATIONS), rows)
 
     def forget(self, project: int, task: int) -> None:

@@ -15,7 +15,7 @@ import structlog
 from labelloop.labeling.task import Task
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import Studio
-from qc_webhooks.events import Hint, Known, annotation_hint, deletion_hint, task_deletion_hint, timestamp
+from qc_webhooks.events import TIME_FORMAT, Hint, Known, annotation_hint, deletion_hint, task_deletion_hint, timestamp
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.projects import Connected, ProjectStore
 
@@ -24,7 +24,7 @@ SWEEP_EVERY_S = 3600.0
 # A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
 OVERLAP = timedelta(seconds=5)
 _TASKS_A_LOOKUP = 500
-_EPOCH = "1970-01-01T00:00:00.000000+00:00"
+_EPOCH = "1970-01-01T00:00:00.000000Z"
 
 Put = Callable[[str, str, str, Mapping[str, Any]], bool]
 
@@ -142,4 +142,4 @@ def _earlier(cursor: str, by: timedelta) -> str:
 
 def _capped(updated_at: str) -> str:
     """A task's moment, never later than now: a bulk action of Label Studio stamps local time as if it were UTC."""
-    return min(timestamp(updated_at), datetime.now(UTC).isoformat(timespec="microseconds"))
+    return min(timestamp(updated_at), datetime.now(UTC).strftime(TIME_FORMAT))

@@ -18,12 +18,13 @@ PROJECTS = sa.Table(
 )
 
 # Which task an annotation belongs to (ANNOTATIONS_DELETED carries ids alone) and the version of it that was judged.
+# Label Studio on SQLite gives the ids of deleted rows to new ones: one id may stand in two tasks for a while.
 ANNOTATIONS = sa.Table(
     "qc_annotations",
     metadata,
     sa.Column("annotation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("project", sa.Integer),
-    sa.Column("task", sa.Integer),
     sa.Column("updated_at", sa.Text),
 )
 
@@ -33,6 +34,7 @@ TASKS = sa.Table(
     metadata,
     sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("born", sa.Text),  # the task's created_at: another task may get the id of a deleted one
     sa.Column("fingerprint", sa.Text),
     sa.Column("outcome", sa.Text),
     sa.Column("agreement", sa.Double),

@@ -24,8 +24,8 @@ def upgrade() -> None:
     op.create_table(
         "qc_annotations",
         sa.Column("annotation", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("task", sa.Integer(), primary_key=True, autoincrement=False),
         sa.Column("project", sa.Integer(), nullable=False),
-        sa.Column("task", sa.Integer(), nullable=False),
         sa.Column("updated_at", sa.Text(), nullable=False),
     )
     op.create_index("qc_annotations_task", "qc_annotations", ["project", "task"])
@@ -33,6 +33,7 @@ def upgrade() -> None:
         "qc_tasks",
         sa.Column("project", sa.Integer(), primary_key=True, autoincrement=False),
         sa.Column("task", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("born", sa.Text(), nullable=False),
         sa.Column("fingerprint", sa.Text(), nullable=False),
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("agreement", sa.Double()),
