@@ -44,18 +44,18 @@ class HookCalls(StudioClient):
         Raises:
             StudioError: The backend has Basic auth and `basic_auth` was not given.
         """
-        now = self.request("GET", f"api/ml/{backend}/")
+        now = self.request("GET", f"api/ml/{backend}")
         kept = {"url": now["url"], "auth_method": now["auth_method"], **_auth(basic_auth), **fields}
         if kept["auth_method"] == "BASIC_AUTH" and "basic_auth_pass" not in kept:
             raise StudioError(
                 f"ML backend {backend} has Basic auth, and Label Studio does not tell its password.",
                 fix="Give basic_auth=(user, password) with every change.",
             )
-        return dict(self.request("PATCH", f"api/ml/{backend}/", json=kept))
+        return dict(self.request("PATCH", f"api/ml/{backend}", json=kept))
 
     def delete_ml_backend(self, backend: int) -> None:
         """Disconnects an ML backend. The webhook that came with it stays: see `delete_webhook`."""
-        self.request("DELETE", f"api/ml/{backend}/")
+        self.request("DELETE", f"api/ml/{backend}")
 
     def webhooks(self, project: int) -> list[dict[str, Any]]:
         """The project's webhooks, headers in clear text."""
