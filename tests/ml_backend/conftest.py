@@ -1,0 +1,148 @@
+"""Fixtures of the ML backend's tests: ONNX graphs made on the spot, photos of scikit-image, a client of the app."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from labelloop.service.media import MediaError, MediaMissing, Photo
+from labelloop.service.settings import Settings
+from ml_backend.app import create_app
+
+SHARED = Path(__file__).parents[3] / "shared"
+BOXES = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+<Label value="Cat"/><Label value="Person"/><Label value="Car"/></RectangleLabels></View>"""
+
+
+def build_onnx(
+    path: Path,
+    outputs: Mapping[str, np.ndarray],
+    *,
+    shape: Sequence[int | str] = ("batch", 3, 64, 96),
+    metadata: Mapping[str, object] | None = None,
+    dtype: int = TensorProto.FLOAT,
+) -> Path:
+    """A graph whose outputs are these arrays (1, ...), repeated for every photo of the batch, whatever it shows.
+
+    The input is summed up and multiplied by zero, so that the graph cannot be run without a photo of the right size.
+    """
+    nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)]
+    constants = [numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
+    constants.append(numpy_helper.from_array(np.array([1, 2, 3]), "axes"))
+    nodes.append(helper.make_node("ReduceSum", ["pixels", "axes"], ["summed"], keepdims=1))
+    nodes.append(helper.make_node("Mul", ["summed", "zero"], ["nothing"]))
+    infos = []
+    for name, array in outputs.items():
+        value = np.asarray(array, np.float32)
+        constants.append(numpy_helper.from_array(value, f"{name}.value"))
+        constants.append(numpy_helper.from_array(np.array([-1] + [1] * (value.ndim - 1)), f"{name}.rank"))
+        nodes.append(helper.make_node("Reshape", ["nothing", f"{name}.rank"], [f"{name}.nothing"]))
+        nodes.append(helper.make_node("Add", [f"{name}.value", f"{name}.nothing"], [name]))
+        infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], *value.shape[1:]]))
+    graph = helper.make_graph(
+        nodes, "tiny", [helper.make_tensor_value_info("images", dtype, list(shape))], infos, constants
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    for key, value in (metadata or {}).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture
+def make_onnx(tmp_path) -> Callable[..., Path]:
+    """make_onnx(outputs, name="tiny.onnx", **build_onnx's) -> the file."""
+    return lambda outputs, name="tiny.onnx", **options: build_onnx(tmp_path / name, outputs, **options)
+
+
+@pytest.fixture
+def labelloop_model(make_onnx) -> Callable[..., Path]:
+    """A model of the layout `labelloop`, input 96 x 64: by default a cat, a person, and a car that just misses 0.3."""
+
+    def make(
+        boxes=((10, 8, 30, 24), (40, 16, 80, 56), (0, 0, 20, 20)),
+        objectness=(0.9, 0.8, 0.5),
+        scores=((0.9, 0.1, 0.0), (0.2, 1.0, 0.1), (0.0, 0.1, 0.5)),
+        names=("cat", "person", "car"),
+        **options,
+    ):
+        told = {"size": [64, 96], "layout": "NCHW", "color": "RGB", "range": "0..255", "letterbox": "top-left, pad 114"}
+        outputs = {"boxes": [boxes], "objectness": [objectness], "scores": [scores]}
+        metadata = {"names": list(names), "input": told}
+        return make_onnx(outputs, metadata=metadata, **options)
+
+    return make
+
+
+class Album:
+    """Photos by address, and errors by address; counts what was asked."""
+
+    def __init__(self, photos: Mapping[str, np.ndarray | MediaError]) -> None:
+        self.photos = dict(photos)
+        self.asked: list[tuple[str, int | None]] = []
+
+    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
+        self.asked.append((url, task_id))
+        found = self.photos.get(url, MediaMissing(url, "there is no such image"))
+        if isinstance(found, Exception):
+            raise found
+        return Photo(found, found.shape[1], found.shape[0])
+
+
+@pytest.fixture
+def album() -> Callable[..., Album]:
+    """album(address=array | error, ...) -> where the app gets its photos from."""
+    return lambda photos=None, **more: Album({**(photos or {}), **more})
+
+
+@pytest.fixture
+def client_of(tmp_path, wait_until) -> Callable[..., object]:
+    """client_of(model, photos, **settings): a client of the app with its model in memory."""
+
+    def make(model=None, photos=None, *, loaded=True, **options):
+        settings = Settings(home=tmp_path / "home", model=model, **options)
+        client = create_app(settings, photos=photos if photos is not None else Album({})).test_client()
+        if loaded:
+            wait_until(lambda: "model" in client.get("/ready").json["checks"] and _settled(client), timeout_s=20)
+        return client
+
+    return make
+
+
+def _settled(client) -> bool:
+    return "still being loaded" not in client.get("/ready").json["checks"]["model"]
+
+
+@pytest.fixture
+def boxes_config() -> str:
+    """A label config with labels Cat, Person and Car for rectangles."""
+    return BOXES
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    from skimage import data
+
+    return data.astronaut()
+
+
+@pytest.fixture(scope="session")
+def chelsea() -> np.ndarray:
+    from skimage import data
+
+    return data.chelsea()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Development material beside the checkout; what needs it is skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the development material in {SHARED}")
+    return SHARED
