@@ -34,7 +34,7 @@ class HookCalls(StudioClient):
     def update_ml_backend(
         self, backend: int, *, basic_auth: tuple[str, str] | None = None, **fields: Any
     ) -> dict[str, Any]:
-        """Changes the given fields; the address and the auth are sent again, as Label Studio needs them.
+        """Changes the given fields; address, project and auth are sent again, as Label Studio needs them.
 
         Args:
             backend: Its id.
@@ -45,7 +45,8 @@ class HookCalls(StudioClient):
             StudioError: The backend has Basic auth and `basic_auth` was not given.
         """
         now = self.request("GET", f"api/ml/{backend}")
-        kept = {"url": now["url"], "auth_method": now["auth_method"], **_auth(basic_auth), **fields}
+        needed = {name: now[name] for name in ("url", "project", "auth_method")}
+        kept = {**needed, **_auth(basic_auth), **fields}
         if kept["auth_method"] == "BASIC_AUTH" and "basic_auth_pass" not in kept:
             raise StudioError(
                 f"ML backend {backend} has Basic auth, and Label Studio does not tell its password.",
