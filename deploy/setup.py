@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script that the container runs, not a module of a package
 """The compose file's one-shot `setup`: the bucket, a demo project where there is no project yet, and its connection.
 
 Runs at every start, changes only what is missing, and tells what it did. Everything is labelloop's own code.
@@ -22,23 +23,16 @@ def ensure_bucket(settings: Settings) -> Change | None:
     """Make the store's bucket where it is missing; None for a store that is no bucket of a server we were told of."""
     if not settings.store_url.startswith("s3://") or not settings.s3_endpoint_url:
         return None
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import ClientError
 
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_endpoint_url,
-        region_name=settings.s3_region,
-        aws_access_key_id=settings.s3_access_key_id or None,
-        aws_secret_access_key=settings.s3_secret_access_key.get_secret_value() or None,
-        config=Config(s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=30),
-    )
+    from labelloop.service.store.client import s3_client
+
+    client = s3_client(settings)
     bucket = urlsplit(settings.store_url).netloc
     try:
         client.head_bucket(Bucket=bucket)
     except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:  # noqa: PLR2004 - HTTP
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
             raise LabelloopError(
                 f"The bucket {bucket} at {settings.s3_endpoint_url} cannot be looked at: {error}.",
                 fix="Check LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY.",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-from ml_backend.connect import connect as connect_ml_backend
-from qc_webhooks.connect import connect as connect_qc
 
 from labelloop.service.changes import Change
 from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from ml_backend.connect import connect as connect_ml_backend
+from qc_webhooks.connect import connect as connect_qc
 
 Step = Callable[[Studio, int, Settings], Sequence[Change]]
 Tell = Callable[[Change], None]
@@ -90,7 +90,9 @@ def connect(
         StudioError: Label Studio cannot be asked, or has no such project; nothing was changed.
         NotConnected: some part could not be connected; the others are.
     """
-    studio = studio or Studio.from_settings(settings)
+    if studio is None:
+        with contextlib.closing(Studio.from_settings(settings)) as own:
+            return connect(project, settings, tell=tell, studio=own, steps=steps)
     studio.project(project)
     changes: list[Change] = []
     failures: list[Failure] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 from rich.console import Console
 from rich.padding import Padding
@@ -30,8 +32,8 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
         project: Id of a Label Studio project to look at as well: its ML backend, webhooks, tabs and sampling.
         json: Print the findings as one JSON object instead of a list.
     """
-    context = Context(Settings(), project)
-    diagnosis = diagnose(context, CHECKS)
+    with contextlib.closing(Context(Settings(), project)) as context:
+        diagnosis = diagnose(context, CHECKS)
     if json:
         print(as_json(diagnosis))
     else:

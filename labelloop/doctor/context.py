@@ -38,6 +38,7 @@ class Context:
         self.settings = settings
         self.project_id = project_id
         self._studio = studio
+        self._opened: Studio | None = None
         self._facts: dict[str, _Fact[Any]] = {}
         self._lock = threading.Lock()
 
@@ -49,6 +50,11 @@ class Context:
             StudioUnreachable: the address is not an http(s) address.
         """
         return self._once("studio", self._open_studio)
+
+    def close(self) -> None:
+        """Close the connections to Label Studio that the context itself opened."""
+        if self._opened is not None:
+            self._opened.close()
 
     def project(self) -> dict[str, Any]:
         """The project's own fields."""
@@ -107,7 +113,8 @@ class Context:
             return self._studio
         settings = self.settings
         api_key = settings.label_studio_api_key.get_secret_value()
-        return Studio(settings.label_studio_url, api_key, timeout_s=STUDIO_TIMEOUT_S)
+        self._opened = Studio(settings.label_studio_url, api_key, timeout_s=STUDIO_TIMEOUT_S)
+        return self._opened
 
     def _load_detector(self) -> Detector:
         settings = self.settings

@@ -98,9 +98,9 @@ def is_single_label(url: str) -> bool:
 def ml_address(context: Context) -> Finding:
     """Would Label Studio connect our ML backend's address? Asked without writing anything."""
     url = context.settings.ml_url
-    return _judged(
-        context, "LABELLOOP_ML_URL", url, _refusal(context, "/api/ml/", url, {"auth_method": _NO_SUCH_THING})
-    )
+    refusal = _refusal(context, "/api/ml/", url, {"auth_method": _NO_SUCH_THING})
+    # With ML_BLOCK_LOCAL_IP=false alone it takes the backend's address and then refuses the webhook that belongs to it.
+    return _judged(context, "LABELLOOP_ML_URL", url, refusal or _webhook_refusal(context, f"{url}/webhook"))
 
 
 def qc_address(context: Context) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from base64 import b64encode
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -135,7 +136,8 @@ def media(context: Context) -> Finding:
     if not urls:
         return skipped(f"Task {first.id} has no image.")
     try:
-        width, height = Media(context.settings, context.studio).size(urls[0], task_id=first.id)
+        with contextlib.closing(Media(context.settings, context.studio)) as reader:
+            width, height = reader.size(urls[0], task_id=first.id)
     except MediaError as error:
         return problem(f"The image of task {first.id} cannot be read: {context.redact(error.message)}", error.fix)
     return ok(f"the image of task {first.id} can be read ({width} x {height})")
