@@ -89,8 +89,8 @@ class MemoryStore:
         """Keeps a verdict, what we left in the task, and the versions of the annotations it was drawn from."""
         row = {
             "project": project, "task": task, "born": born, "fingerprint": memory.fingerprint,
-            "outcome": verdict.outcome, "agreement": verdict.agreement, "annotators": verdict.annotators, "review": review,
-            "keys": None if memory.keys is None else json.dumps(dict(memory.keys)),
+            "outcome": verdict.outcome, "agreement": verdict.agreement, "annotators": verdict.annotators,
+            "review": review, "keys": None if memory.keys is None else json.dumps(dict(memory.keys)),
             "asked_overlap": memory.asked_overlap, "asked_at": memory.asked_at, "found_overlap": memory.found_overlap,
             "decided_at": time.time(),
         }  # fmt: skip

@@ -61,12 +61,22 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
         outcome, majority = "waiting", frozenset()
     elif majority:
         outcome = "agreed"
-    conflicts: tuple[Conflict, ...] = ()
-    if outcome == "disputed":
-        closest = max(comparisons, key=lambda pair: pair.overall)
-        by_id = {answer.annotator: answer for answer in ordered}
-        conflicts = find_conflicts(by_id[closest.a], by_id[closest.b], tolerance=tolerance, agreement=policy.agreement)
+    conflicts = _closest_conflicts(ordered, comparisons, tolerance, policy) if outcome == "disputed" else ()
     return Verdict(outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread)
+
+
+def _closest_conflicts(
+    answers: Sequence[Answers], comparisons: Sequence[Comparison], tolerance: Tolerance, policy: Policy
+) -> tuple[Conflict, ...]:
+    """What the two who are closest to agreeing disagree on: the highest agreement, then the fewest conflicts."""
+    by_id = {answer.annotator: answer for answer in answers}
+    most = max(pair.overall for pair in comparisons)
+    found = (
+        find_conflicts(by_id[pair.a], by_id[pair.b], tolerance=tolerance, agreement=policy.agreement)
+        for pair in comparisons
+        if pair.overall == most
+    )
+    return min(found, key=len)
 
 
 def _majority(answers: Sequence[Answers], comparisons: Sequence[Comparison], policy: Policy) -> frozenset[int]:

@@ -1,0 +1,179 @@
+"""What the tests of quality control share: tasks as Label Studio's JSON, and a Label Studio that lives in memory."""
+
+import copy
+import itertools
+
+import pytest
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.task import read_task
+from labelloop.service.db import open_database
+from labelloop.service.studio import StudioRefused
+from qc_webhooks.check import Checker
+from qc_webhooks.memory import MemoryStore
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
+<Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices></View>"""
+PROJECT = 7
+
+
+@pytest.fixture
+def box():
+    """box(x, label, ...) -> one rectangle as Label Studio's JSON, percent of a 200 x 100 image."""
+    ids = itertools.count()
+
+    def make(x=10.0, label="Car", *, y=10.0, width=20.0, height=30.0, rotation=0.0, **more):
+        return {
+            "id": f"r{next(ids)}",
+            "from_name": "label",
+            "to_name": "image",
+            "type": "rectanglelabels",
+            "original_width": 200,
+            "original_height": 100,
+            "value": {
+                "x": x, "y": y, "width": width, "height": height, "rotation": rotation, "rectanglelabels": [label]
+            },
+        } | more  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def choice():
+    """choice("good") -> one answer about the whole task as Label Studio's JSON."""
+
+    def make(*chosen, control="quality"):
+        return {"from_name": control, "to_name": "image", "type": "choices", "value": {"choices": list(chosen)}}
+
+    return make
+
+
+@pytest.fixture
+def task():
+    """task([results of annotator 1], [results of annotator 2], ...) -> a read Task."""
+
+    def make(*answers):
+        annotations = [annotation_json(n, n, results) for n, results in enumerate(answers, start=1)]
+        return read_task({"id": 1, "project": PROJECT, "data": {"image": "s3://b/a.jpg"}, "annotations": annotations})
+
+    return make
+
+
+def annotation_json(id_, annotator, results, *, version=0, **fields):
+    updated_at = f"2026-01-01T00:{version:02}:{id_ % 60:02}.000000Z"
+    return {"id": id_, "completed_by": annotator, "result": results, "updated_at": updated_at} | fields
+
+
+class MemoryStudio:
+    """Label Studio as far as quality control sees it: tasks that follow the rules of overlap and is_labeled."""
+
+    def __init__(self):
+        self.stored = {}
+        self.writes = []
+        self.fail_next = None
+        self._ids = itertools.count(1)
+        self._moments = itertools.count(1)
+
+    def add_task(self, *, overlap=2, **data):
+        id_ = len(self.stored) + 1
+        self.stored[id_] = {
+            "id": id_, "project": PROJECT, "data": {"image": "s3://bucket/a b.jpg"} | data, "overlap": overlap,
+            "is_labeled": False, "annotations": [], "predictions": [], "created_at": f"born-{id_}",
+            "updated_at": self._now(),
+        }  # fmt: skip
+        return id_
+
+    def annotate(self, task, annotator, results, **fields):
+        id_ = next(self._ids)
+        annotation = {"id": id_, "completed_by": annotator, "result": results, "updated_at": self._now()} | fields
+        self.stored[task]["annotations"].insert(0, annotation)
+        self._recount(task)
+        return id_
+
+    def change(self, annotation, **fields):
+        for task, source in self.stored.items():
+            for held in source["annotations"]:
+                if held["id"] == annotation:
+                    held.update({"updated_at": self._now()} | fields)
+                    self._recount(task)
+
+    def remove(self, annotation):
+        for task, source in self.stored.items():
+            source["annotations"] = [held for held in source["annotations"] if held["id"] != annotation]
+            self._recount(task)
+
+    def task_json(self, _project, task):
+        return copy.deepcopy(self.stored.get(task))
+
+    def tasks(self, _project, *, page_size=100, filters=None, ordering=None, only_ids=None):
+        found = list(self.stored.values())
+        if only_ids is not None:
+            found = [source for source in found if source["id"] in set(only_ids)]
+        for item in (filters or {}).get("items", ()):
+            name = item["filter"].rpartition(":")[2]
+            found = [
+                source
+                for source in found
+                if (len(source["annotations"]) if name == "total_annotations" else source[name]) > item["value"]
+            ]
+        if ordering == ["-tasks:updated_at"]:
+            found.sort(key=lambda source: source["updated_at"], reverse=True)
+        return iter([read_task(copy.deepcopy(source)) for source in found])
+
+    def label_config(self, _project):
+        return LabelConfig.parse(CONFIG)
+
+    def update_task(self, task, *, data=None, overlap=None, is_labeled=None):
+        if self.fail_next == "before":
+            self.fail_next = None
+            raise StudioRefused("PATCH", 500, "it fell over")
+        given = {"data": data, "overlap": overlap, "is_labeled": is_labeled}
+        self.writes.append({name: value for name, value in given.items() if value is not None})
+        self.stored[task] |= copy.deepcopy(self.writes[-1]) | {"updated_at": self._now()}
+        if self.fail_next == "after":
+            self.fail_next = None
+            raise StudioRefused("PATCH", 504, "the answer was lost")
+        return copy.deepcopy(self.stored[task])
+
+    def serves(self, task, annotator):
+        """Whether the label stream would give the task to this annotator."""
+        source = self.stored[task]
+        done = {held["completed_by"] for held in source["annotations"]}
+        return not source["is_labeled"] and annotator not in done and len(done) < source["overlap"]
+
+    def _recount(self, task):
+        source = self.stored[task]
+        people = {held["completed_by"] for held in source["annotations"] if not held.get("was_cancelled")}
+        source |= {"is_labeled": len(people) >= source["overlap"], "updated_at": self._now()}
+
+    def _now(self):
+        moment = next(self._moments)
+        return f"2026-01-01T{moment // 3600:02}:{moment // 60 % 60:02}:{moment % 60:02}.000000Z"
+
+
+@pytest.fixture
+def studio():
+    """A Label Studio in memory."""
+    return MemoryStudio()
+
+
+@pytest.fixture
+def engine(settings):
+    """A migrated database of the test's own."""
+    engine = open_database(settings)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def memory(engine):
+    """What quality control remembers, empty at first."""
+    return MemoryStore(engine)
+
+
+@pytest.fixture
+def check(studio, memory, settings):
+    """check(task) -> Checked: one run of the job."""
+    checker = Checker(studio, memory, settings.home)
+    return lambda task: checker.check(PROJECT, task)

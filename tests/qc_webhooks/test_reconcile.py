@@ -1,0 +1,152 @@
+"""The poller finds what no webhook said, tells it once, and reads no more than it must."""
+
+import pytest
+
+from labelloop.service.inbox import Inbox
+from qc_webhooks import reconcile
+from qc_webhooks.projects import ProjectStore
+from qc_webhooks.reconcile import SWEEP_EVERY_S, Reconciler
+
+PROJECT = 7
+
+
+@pytest.fixture
+def projects(engine):
+    store = ProjectStore(engine)
+    store.add(PROJECT)
+    return store
+
+
+@pytest.fixture
+def poller(studio, memory, projects, engine):
+    return Reconciler(studio, memory, projects, Inbox(engine).put)
+
+
+@pytest.fixture
+def work(engine, check):
+    """Do everything that is in the inbox, as a worker would."""
+
+    def run():
+        inbox = Inbox(engine)
+        for topic, subject in inbox.due(100):
+            claim = inbox.claim(topic, subject, "test")
+            check(int(subject.partition(":")[2]))
+            inbox.done(claim)
+
+    return run
+
+
+def dispute(studio, box, task=None):
+    task = task or studio.add_task()
+    return task, studio.annotate(task, 1, [box(0)]), studio.annotate(task, 2, [box(60)])
+
+
+def test_it_carries_the_service_alone(studio, box, poller, work):
+    task, *_ = dispute(studio, box)
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    studio.annotate(task, 3, [box(1)])
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+
+
+def test_what_was_judged_is_not_told_again(studio, box, poller, work):
+    dispute(studio, box)
+    assert poller.poll(PROJECT) == 2
+    work()
+    assert [poller.poll(PROJECT), poller.poll(PROJECT), poller.sweep(PROJECT)] == [0, 0, 0]
+
+
+def test_what_is_in_the_inbox_is_not_told_again(studio, box, poller):
+    dispute(studio, box)
+    assert [poller.poll(PROJECT), poller.sweep(PROJECT)] == [2, 0]
+
+
+def test_a_change_a_skip_and_a_deletion_are_found(studio, box, poller, work):
+    task, first, second = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    studio.change(second, result=[box(1)])
+    assert poller.poll(PROJECT) == 1
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+    studio.change(first, was_cancelled=True)
+    assert poller.poll(PROJECT) == 1
+    work()
+    studio.remove(second)
+    assert poller.poll(PROJECT) == 1
+    work()
+    assert studio.stored[task]["data"]["qc_annotators"] == 0
+
+
+def test_a_deletion_that_leaves_no_trace_in_the_task_is_found_by_the_sweep(studio, box, poller, work, monkeypatch):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    while poller._projects.get(PROJECT).settled is False:
+        poller.poll(PROJECT)
+    studio.stored[task]["annotations"] = []
+    assert poller.poll(PROJECT) == 0
+    now = reconcile.time.time()
+    monkeypatch.setattr(reconcile.time, "time", lambda: now + SWEEP_EVERY_S + 60)
+    assert poller.poll(PROJECT) == 2
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "waiting"
+
+
+def test_deleted_tasks_are_forgotten(studio, box, poller, work, memory):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    del studio.stored[task]
+    assert poller.sweep(PROJECT) == 1
+    work()
+    assert memory.known_in(PROJECT) == {}
+
+
+def test_a_quiet_project_is_read_from_its_newest_task_on(studio, box, poller, work):
+    for _ in range(5):
+        dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    read = []
+    plain = studio.tasks
+
+    def counted(*args, **kwargs):
+        found = list(plain(*args, **kwargs))
+        read.append(len(found))
+        return iter(found)
+
+    studio.tasks = counted
+    for _ in range(4):
+        poller.poll(PROJECT)
+    assert read[-1] == 0
+
+
+def test_one_project_that_cannot_be_read_keeps_no_other_waiting(studio, box, poller, projects, work):
+    projects.add(1)
+    plain = studio.tasks
+
+    def refused(project, **kwargs):
+        if project == 1:
+            from labelloop.service.studio import StudioUnreachable
+
+            raise StudioUnreachable("http://x", "down")
+        return plain(project, **kwargs)
+
+    studio.tasks = refused
+    task, *_ = dispute(studio, box)
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+
+
+def test_a_time_in_the_future_does_not_blind_the_poller(studio, box, poller, work):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    studio.stored[task]["updated_at"] = "2999-01-01T00:00:00.000000Z"
+    poller.poll(PROJECT)
+    assert ProjectStore(poller._projects.engine).get(PROJECT).cursor < "2999"

@@ -1,0 +1,137 @@
+"""Agreed, disputed or waiting; and the note that says why, in words and without names."""
+
+import itertools
+
+import pytest
+
+from labelloop.labeling.task import read_task
+from qc_webhooks.agreement import read_answers
+from qc_webhooks.note import MOST_CONFLICTS, write_note
+from qc_webhooks.policy import Policy
+from qc_webhooks.verdict import judge
+
+POLICY = Policy()
+
+
+def verdict_of(task, policy=POLICY):
+    return judge(read_answers(task), policy)
+
+
+@pytest.mark.parametrize(
+    ("places", "outcome", "majority"),
+    [
+        ([], "waiting", set()),
+        ([0], "waiting", set()),
+        ([0, 0], "agreed", {1, 2}),
+        ([0, 60], "disputed", set()),
+        ([0, 60, 0], "agreed", {1, 3}),  # two of three settle it
+        ([0, 30, 60], "disputed", set()),
+        ([0, 0, 60, 60], "disputed", set()),  # a draw is no majority
+        ([0, 0, 0, 60], "agreed", {1, 2, 3}),
+        ([0, 0, 0, 60, 60], "agreed", {1, 2, 3}),
+        ([0, 0, 30, 30, 60], "disputed", set()),
+    ],
+)
+def test_a_majority_that_agrees_with_each_other_settles_a_task(task, box, places, outcome, majority):
+    found = verdict_of(task(*[[box(place)] for place in places]))
+    assert (found.outcome, set(found.majority), found.annotators) == (outcome, majority, len(places))
+
+
+def test_the_verdict_does_not_depend_on_who_is_who(task, box):
+    places = [0, 0, 3, 60]
+    outcomes = {
+        (found.outcome, round(found.agreement, 9))
+        for order in itertools.permutations(places)
+        if (found := verdict_of(task(*[[box(place)] for place in order])))
+    }
+    assert len(outcomes) == 1
+
+
+def test_a_chain_of_likeness_is_no_agreement(task, box):
+    # 1 ~ 2 and 2 ~ 3, but 1 and 3 do not overlap enough: only two of three agree with each other
+    found = verdict_of(task([box(10)], [box(12)], [box(14)]), Policy(agreement=0.75))
+    assert found.outcome == "agreed"
+    assert len(found.majority) == 2
+    assert verdict_of(task([box(10)], [box(12)], [box(14)], [box(16)]), Policy(agreement=0.75)).outcome == "disputed"
+
+
+def test_two_empty_annotations_agree(task):
+    assert verdict_of(task([], [])).outcome == "agreed"
+
+
+def test_a_ground_truth_closes_a_dispute(task, box):
+    source = {
+        "id": 1,
+        "data": {},
+        "annotations": [
+            {"id": 1, "completed_by": 1, "result": [box(0)], "updated_at": "a"},
+            {"id": 2, "completed_by": 2, "result": [box(60)], "updated_at": "a", "ground_truth": True},
+        ],
+    }
+    found = verdict_of(read_task(source))
+    assert (found.outcome, found.ground_truth) == ("agreed", 2)
+    assert "ground truth" in write_note(found, POLICY)
+
+
+def test_the_policy_says_how_many_annotators_a_verdict_needs(task, box):
+    found = verdict_of(task([box(0)], [box(60)]), Policy(annotators=3))
+    assert found.outcome == "waiting"
+    assert write_note(found, Policy(annotators=3)) == "2 of 3 annotators have submitted."
+
+
+def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_mean(task, box, choice):
+    answers = task([box(), choice("good")], [box(), choice("bad")])
+    assert verdict_of(answers).outcome == "disputed"
+    assert verdict_of(answers, Policy(agreement=0.5, every_control=False)).outcome == "agreed"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "note"),
+    [
+        ([(0, "Car"), (60, "Car")], [(0, "Car")],
+         "missing: Car at the upper right (20 x 30 % of the image), in the first annotation only"),
+        ([(0, "Car")], [(0, "Car"), (40, "Person")],
+         "extra: Person at the top (20 x 30 % of the image), in the second annotation only"),
+        ([(0, "Car")], [(0, "Person")], "label: Car or Person at the upper left"),
+        ([(0, "Car")], [(10, "Car")], "low overlap: Car at the upper left, 33 %"),
+        ([(0, "Car")], [(4, "Person")],
+         "label: Car or Person at the upper left; low overlap: Car at the upper left, 67 %"),
+        ([(0, "Car")], [], "missing: Car at the upper left (20 x 30 % of the image), in the first annotation only"),
+    ],
+    ids=["missing", "extra", "label", "low overlap", "label and low overlap", "empty"],
+)  # fmt: skip
+def test_every_conflict_is_named_with_place_and_amount(task, box, one, other, note):
+    found = verdict_of(task([box(x, label) for x, label in one], [box(x, label) for x, label in other]))
+    assert found.outcome == "disputed"
+    assert write_note(found, POLICY) == note
+
+
+def test_a_conflict_of_choices_names_the_question(task, choice):
+    assert write_note(verdict_of(task([choice("good")], [choice("bad")])), POLICY) == "quality: good or bad"
+    assert write_note(verdict_of(task([choice("good")], [])), POLICY) == "quality: good or no answer"
+
+
+def test_a_dispute_of_three_is_told_from_the_two_who_are_closest(task, box):
+    note = write_note(verdict_of(task([box(0)], [box(40)], [box(50)])), POLICY)
+    assert note == "No majority among 3 annotators; the closest two: low overlap: Car at the top, 33 %"
+
+
+def test_a_long_list_of_conflicts_is_cut_and_counted(task, box):
+    crowded = [box(8 * n, width=6) for n in range(MOST_CONFLICTS + 3)]
+    note = write_note(verdict_of(task(crowded, [])), POLICY)
+    assert note.endswith("; and 3 more")
+    assert note.count("missing:") == MOST_CONFLICTS
+
+
+def test_a_dispute_always_has_a_reason(task, box):
+    for shift in range(21):
+        for label in ("Car", "Person"):
+            found = verdict_of(task([box(10)], [box(10 + shift, label)]))
+            assert (found.outcome == "disputed") == bool(found.conflicts)
+
+
+def test_results_that_cannot_be_read_are_counted_not_lost(task, box):
+    broken = box() | {"value": {"x": "here"}}
+    found = verdict_of(task([box(), broken], []))
+    assert len(found.unread) == 1
+    assert write_note(found, POLICY).endswith("; 1 result(s) could not be read")
