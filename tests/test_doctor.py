@@ -291,6 +291,22 @@ def test_a_queue_that_does_not_answer(settings, closed_port, url):
     assert "hunter2" not in found.what + found.fix
 
 
+def test_a_real_postgres_and_a_real_redis(settings, postgres_url, redis_url):
+    context = Context(settings(database_url=postgres_url, queue_url=redis_url))
+    assert "older schema" in storage.database(context).what  # it is empty
+    open_database(context.settings).dispose()
+    assert storage.database(context).level == storage.inbox(context).level == storage.queue(context).level == "ok"
+    assert storage.queue(Context(settings(queue_url=postgres_url))).level == "ok"
+
+
+def test_a_wrong_password_for_postgres_and_redis(settings, postgres_url, redis_url):
+    wrong = {"database_url": postgres_url, "queue_url": redis_url}
+    context = Context(settings(**{name: url.replace("secret@", "hunter2@") for name, url in wrong.items()}))
+    for found in (storage.database(context), storage.queue(context)):
+        assert found.level == "problem"
+        assert "hunter2" not in found.what + found.fix
+
+
 def test_the_queue_on_disk_answers(context):
     assert storage.queue(context()).level == "ok"
 

@@ -294,6 +294,40 @@ def test_an_image_that_cannot_be_read(loop):
     assert "cannot be read" in found.what
 
 
+# --- the store --------------------------------------------------------------------------------------------------------
+
+
+def store_findings(tmp_path, s3_server, **values):
+    given = {
+        "store_url": "s3://nowhere/prefix",
+        "s3_endpoint_url": s3_server.endpoint,
+        "s3_access_key_id": s3_server.key,
+        "s3_secret_access_key": SecretStr(s3_server.secret),
+    }
+    return look(Settings(home=tmp_path, **{**given, **values}), None, "store", "store-conditions")
+
+
+def test_a_bucket_that_works_and_what_its_server_cannot_do(tmp_path, s3_server):
+    found = store_findings(tmp_path, s3_server, store_url=f"s3://{s3_server.make_bucket()}/prefix")
+    assert found["store"].level == "ok"
+    assert found["store-conditions"].level == "warning"  # Swift answers If-Match with 501
+    assert "If-Match" in found["store-conditions"].what
+
+
+def test_a_bucket_that_is_missing_and_a_secret_that_is_wrong(tmp_path, s3_server):
+    found = store_findings(tmp_path, s3_server)
+    assert found["store"].level == "problem"
+    assert "no such bucket" in found["store"].what
+    assert "LABELLOOP_STORE_URL" in found["store"].fix
+    assert found["store-conditions"].level == "skipped"
+    bucket = s3_server.make_bucket()
+    found = store_findings(tmp_path, s3_server, store_url=f"s3://{bucket}", s3_secret_access_key=SecretStr("hunter2"))
+    assert found["store"].level == "problem"
+    assert "the secret does not fit" in found["store"].what
+    assert "LABELLOOP_S3_SECRET_ACCESS_KEY" in found["store"].fix
+    assert "hunter2" not in found["store"].what + found["store"].fix
+
+
 # --- a Label Studio as it comes: no private addresses, no legacy tokens ----
 
 
