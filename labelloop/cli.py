@@ -34,6 +34,7 @@ class Command:
 COMMANDS: Sequence[Command] = (
     Command("up", "labelloop.stack.commands:up", "Bring the whole loop up on this machine, with a project to try."),
     Command("down", "labelloop.stack.commands:down", "End what `up` runs in another terminal."),
+    Command("install", "labelloop.stack.commands:install", "Install stock Label Studio ahead of the first `up`."),
     Command("connect", "labelloop.stack.commands:connect", "Join a Label Studio project to the loop."),
     Command("doctor", "labelloop.doctor.commands:doctor", "Say in plain words what is wrong, and the fix."),
     Command(
@@ -52,7 +53,7 @@ COMMANDS: Sequence[Command] = (
 )
 
 
-def make_app(words: Sequence[str] = ()) -> App:
+def create_cli(words: Sequence[str] = ()) -> App:
     """The command line for the given words.
 
     The one-line purposes make the lists without loading any command; the command that was asked for shows its own
@@ -82,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
     words = sys.argv[1:] if words is None else words
     try:
-        make_app(words)(words)
+        create_cli(words)(words)
     except LabelloopError as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise

@@ -45,6 +45,19 @@ def up(
     return run(plan, Steps(), images=images, show=lambda ready: welcome(ready, command=command))
 
 
+def install(*, label_studio: Path | None = None) -> None:
+    """Install stock Label Studio ahead of the first `labelloop up`, for instance where the network is there only now.
+
+    Args:
+        label_studio: Folder to install into. Default: `label-studio` in the home folder.
+    """
+    from labelloop.stack.plan import Plan
+
+    installation = Plan.make(Settings().home, label_studio=label_studio).label_studio
+    installation.prepare(Steps())
+    print(f"Label Studio {installation.version} is in {installation.folder}.")
+
+
 def down(*, wait_s: float = 30.0) -> None:
     """End the loop that `labelloop up` runs in another terminal (Ctrl-C there does the same).
 

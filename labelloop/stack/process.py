@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 POLL_S = 0.1
+TAIL_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Part:
         log: Its standard output and error, appended.
         url: Where it answers, "" when it serves nothing.
         health: The address that answers 2xx once the part works, "" when there is none.
+        bad_sign: Words in its log that mean that it runs but not as it was told to, "" when there are none.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Part:
     log: Path
     url: str = ""
     health: str = ""
+    bad_sign: str = ""
 
 
 class Child:
@@ -47,7 +50,7 @@ class Child:
         with part.log.open("ab") as log:
             log.write(f"\n---- {time.strftime('%Y-%m-%d %H:%M:%S')} starting {part.name}\n".encode())
             log.flush()
-            self.log_start = log.tell()
+            self._log_start = log.tell()
             self._process = subprocess.Popen(
                 list(part.command),
                 env=dict(part.env),
@@ -85,9 +88,16 @@ class Child:
 
     def tail(self, lines: int = 12) -> list[str]:
         """The last lines that this run wrote to its log."""
+        return self._output().splitlines()[-lines:]
+
+    def shows_bad_sign(self) -> bool:
+        """Whether this run's log has the part's `bad_sign`."""
+        return bool(self.part.bad_sign) and self.part.bad_sign in self._output()
+
+    def _output(self) -> str:
         with self.part.log.open("rb") as log:
-            log.seek(self.log_start)
-            return log.read().decode(errors="replace").splitlines()[-lines:]
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return log.read().decode(errors="replace")
 
 
 class _Record(msgspec.Struct, frozen=True):

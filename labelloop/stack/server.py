@@ -55,6 +55,7 @@ def label_studio_part(
         log=log,
         url=url,
         health=f"{url}/health",
+        bad_sign="* Trying to start at",  # its port was taken after all, and it moved to the next one
     )
 
 
@@ -77,6 +78,12 @@ def wait_until_up(child: Child, step: Step | None = None, *, timeout_s: float = 
                 raise StartFailed(
                     f"{part.name} ended while starting ({how_it_ended(code)}):\n  " + "\n  ".join(child.tail()),
                     fix="Read its log.",
+                    log=part.log,
+                )
+            if child.shows_bad_sign():
+                raise StartFailed(
+                    f"{part.name} does not run as it was told to:\n  " + "\n  ".join(child.tail()),
+                    fix="Most likely another program has just taken its port; start again, or choose another port.",
                     log=part.log,
                 )
             if not part.health or _answers(client, part.health):

@@ -39,7 +39,7 @@ class StopSignals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Put a signal off to the end of the block, so that a child cannot be started and then be forgotten."""
+        """Put a signal off to the end of the block, so that no child is forgotten or half ended."""
         self._held = True
         try:
             yield
@@ -87,13 +87,14 @@ class Supervisor:
         self.children.remove(child)
 
     def stop(self) -> None:
-        """End every child, the last started first, all at the same time."""
-        for child in reversed(self.children):
-            child.ask_to_stop()
-        until = time.monotonic() + GRACE_S
-        for child in reversed(self.children):
-            child.stop(grace_s=max(0.1, until - time.monotonic()))
-        self.children.clear()
+        """End every child, all at the same time."""
+        with self._signals.held():
+            for child in self.children:
+                child.ask_to_stop()
+            until = time.monotonic() + GRACE_S
+            for child in self.children:
+                child.stop(grace_s=max(0.1, until - time.monotonic()))
+            self.children.clear()
 
     def watch(self, tell: Callable[[Child, str], None]) -> Child:
         """Watch until the first started part (Label Studio) ends, which ends the rest's purpose.

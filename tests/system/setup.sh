@@ -1,0 +1,38 @@
+#!/bin/sh
+# Brings what the system tests use besides our own venv; safe to run again, quick when everything is there.
+# The S3 server goes into .labelloop/test/swift. Stock Label Studio by `labelloop install`.
+set -eu
+cd "$(dirname "$0")/../.."
+home=.labelloop/test
+swift=2.38.3
+mkdir -p "$home"
+
+say() { printf 'tests/system/setup.sh: %s\n' "$*" >&2; }
+
+if [ ! -e "$home/swift/.installed-$swift" ]; then
+    say "installing OpenStack Swift $swift (the S3 server of the tests, 80 MB) ..."
+    if "${PYTHON:-python3}" -m venv "$home/swift" >"$home/swift.log" 2>&1 &&
+        "$home/swift/bin/python" -m pip install --quiet --disable-pip-version-check "swift==$swift" >>"$home/swift.log" 2>&1; then
+        : >"$home/swift/.installed-$swift"
+    else
+        say "Swift could not be installed (log: $home/swift.log): tests against S3 will be skipped."
+    fi
+fi
+
+missing=
+command -v chromium >/dev/null 2>&1 || missing="chromium"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        say "installing$(printf ' %s' $missing) ..."
+        # RUNLEVEL=1: a package that brings a service must not start it
+        export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+        { apt-get -qq update && apt-get -qq -y install --no-install-recommends $missing; } >"$home/apt.log" 2>&1 ||
+            say "apt-get failed (log: $home/apt.log)."
+    fi
+fi
+command -v chromium >/dev/null 2>&1 || say "no chromium: the browser test will be skipped (apt-get install chromium)."
+command -v redis-server >/dev/null 2>&1 || say "no redis-server: tests with Redis will be skipped (apt-get install redis-server)."
+
+# Before pytest's clock runs: stock Label Studio, where `make up` keeps it too.
+.venv/bin/labelloop install --label-studio .labelloop/label-studio
