@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -43,6 +44,11 @@ def open_database(settings: Settings) -> sa.Engine:
     engine = create_engine(settings.database_url)
     try:
         migrate(engine)
+    except CommandError as error:
+        engine.dispose()
+        raise DatabaseError(
+            f"The database {shown} has a schema that this version does not know: {error}.", fix="Upgrade labelloop."
+        ) from error
     except (sa.exc.SQLAlchemyError, OSError) as error:
         engine.dispose()
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -110,11 +116,13 @@ def database_clock(connection: sa.Connection) -> float:
 
 def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], *, conflict: Sequence[str]) -> bool:
     """Insert a row unless one with its `conflict` columns is there; returns whether it was inserted."""
+    statement: sa.Insert
     if connection.dialect.name == "sqlite":
-        statement: sa.Insert = sqlite_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
+        statement = sqlite_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
     else:
         statement = postgresql_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
-    return connection.execute(statement).rowcount == 1
+    # RETURNING, because the count of inserted rows is not known to every driver.
+    return connection.execute(statement.returning(table.c[conflict[0]])).first() is not None
 
 
 def _revisions(engine: sa.Engine) -> set[str]:

@@ -79,7 +79,7 @@ def load_factory(factory: str) -> Callable[[Settings], Any]:
     return found
 
 
-class _Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+class _Service(BaseApplication):
     def __init__(self, factory: Callable[[Settings], Any], settings: Settings, options: dict[str, Any]) -> None:
         self._factory, self._settings, self._options = factory, settings, options
         super().__init__()
@@ -92,7 +92,7 @@ class _Service(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         return self._factory(self._settings)
 
 
-class _Logger(Logger):  # type: ignore[misc]  # gunicorn has no types
+class _Logger(Logger):
     """gunicorn's own lines go through the root logger, where secrets are taken out; requests are logged by the app."""
 
     def setup(self, cfg: Any) -> None:

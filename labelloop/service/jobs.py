@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
+
+import structlog
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import Event, Inbox
 from labelloop.service.queue import Queue
 from labelloop.service.settings import Settings
+
+# A queue that could not be reached is left alone so long: a webhook has better things to wait for.
+REST_S = 5.0
+log = structlog.get_logger(__name__)
 
 Handler = Callable[[str, Sequence[Event]], None]
 """Called with (subject, all its events). It may be called again for the same events after a crash: be idempotent.
@@ -53,10 +59,8 @@ class Jobs:
         self.handlers = dict(handlers or {})
         self.periodics = tuple(periodics)
         self._opening = threading.Lock()
-
-    @cached_property
-    def _queue(self) -> Queue:
-        return Queue(self.settings)
+        self._queue: Queue | None = None
+        self._rest_until = 0.0
 
     def submit(self, topic: str, subject: str, key: str, payload: Any, *, delay_s: float = 0.0) -> bool:
         """Store an event durably and wake a worker for it (milliseconds).
@@ -74,9 +78,7 @@ class Jobs:
         if not self.inbox.put(topic, subject, key, payload, delay_s=delay_s):
             return False
         if delay_s <= 0:
-            with self._opening:
-                queue = self._queue
-            queue.wake(topic, subject)
+            self._wake(topic, subject)
         return True
 
     def run_worker(self, threads: int | None = None, *, stop: threading.Event | None = None) -> None:
@@ -92,3 +94,24 @@ class Jobs:
         from labelloop.service.worker import Worker
 
         Worker(self).run(threads or self.settings.job_threads, stop or threading.Event())
+
+    def close(self) -> None:
+        """Let go of the queue's connections; the next `submit` opens it again. The inbox's engine is its opener's."""
+        with self._opening:
+            if self._queue is not None:
+                self._queue.close()
+            self._queue = None
+
+    def _wake(self, topic: str, subject: str) -> None:
+        """Lower the latency if that can be done at once; the sweep of the workers makes up for it if not."""
+        if time.monotonic() < self._rest_until:
+            return
+        try:
+            with self._opening:
+                if self._queue is None:
+                    self._queue = Queue(self.settings)
+                queue = self._queue
+            queue.wake(topic, subject)
+        except Exception as error:  # noqa: BLE001 - the event is stored: nothing here may fail the caller
+            self._rest_until = time.monotonic() + REST_S
+            log.warning("queue_unreachable", error=str(error), rest_s=REST_S)

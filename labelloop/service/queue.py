@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,19 @@ import msgspec
 import structlog
 from huey import Huey, PostgresHuey, RedisHuey, SqliteHuey
 from huey.consumer import Consumer
+from huey.consumer import Worker as HueyWorker
+from huey.exceptions import HueyException
 from huey.registry import Message
 from huey.serializer import Serializer
 
+from labelloop.service.db import MIGRATION_LOCK
 from labelloop.service.errors import MissingExtra
 from labelloop.service.settings import Settings
 
 # An idle SQLite queue is looked at this often by each thread; Redis and Postgres tell by themselves.
 POLL_S = 0.05
-# A queue that could not be reached is left alone so long: the caller of `wake` has better things to wait for.
-REST_S = 5.0
+# A worker asks an unreachable queue again after this.
+ASK_AGAIN_S = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -36,8 +38,41 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey has no types
         return message._replace(args=tuple(msgspec.convert(message.args, tuple[str, str])))
 
 
+class _Thread(HueyWorker):  # type: ignore[misc]  # huey has no types
+    """One thread of huey's. Unlike huey's own it says once that the queue is away, not twenty times a second."""
+
+    _away = False
+
+    def loop(self, now: Any = None) -> None:
+        try:
+            task = self.huey.dequeue()
+        except (msgspec.MsgspecError, HueyException, TypeError) as error:  # it is out of the queue, and no loss
+            log.warning("queue_holds_junk", error=str(error))
+            return
+        except Exception:
+            if not self._away:
+                log.exception("queue_unreachable")
+            self._away = True
+            self.stop_flag.wait(ASK_AGAIN_S)
+            return
+        self._away = False
+        if task is not None:
+            self.huey.execute(task, now)
+        elif not self.huey.storage.blocking:
+            self.sleep()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        # On Postgres each thread has a connection that listens; huey leaves it to the garbage collector.
+        listening = getattr(getattr(self.huey.storage, "_listen_local", None), "conn", None)
+        if listening is not None:
+            listening.close()
+
+
 class _Consumer(Consumer):  # type: ignore[misc]  # huey has no types
     """A consumer of huey's without its signal handlers: the worker has its own, and may run outside the main thread."""
+
+    worker_class = _Thread
 
     def _set_signal_handlers(self) -> None:
         pass
@@ -66,17 +101,9 @@ class Queue:
 
         self._wake = wake
 
-    def wake(self, topic: str, subject: str) -> bool:
-        """Tell a worker that the subject has events; False when the queue cannot be reached (the sweep will tell)."""
-        if time.monotonic() < self._rest_until:
-            return False
-        try:
-            self._wake(topic, subject)
-        except Exception as error:  # noqa: BLE001 - each engine has errors of its own; none may fail the caller
-            self._rest_until = time.monotonic() + REST_S
-            log.warning("queue_unreachable", error=str(error), rest_s=REST_S)
-            return False
-        return True
+    def wake(self, topic: str, subject: str) -> None:
+        """Tell a worker that the subject has events. Raises whatever the engine raises when it cannot be reached."""
+        self._wake(topic, subject)
 
     def size(self) -> int:
         """How many wake-ups wait."""
@@ -93,6 +120,9 @@ class Queue:
     def close(self) -> None:
         """Let go of connections."""
         self._huey.storage.close()
+        pool = getattr(self._huey.storage, "pool", None)  # huey leaves Redis' connections to the garbage collector
+        if pool is not None:
+            pool.disconnect()
 
 
 def _open_huey(settings: Settings) -> Huey:
@@ -105,10 +135,13 @@ def _open_huey(settings: Settings) -> Huey:
         return SqliteHuey(filename=str(file), timeout=30, **common)
     if scheme == "postgresql":
         try:
-            import psycopg  # noqa: F401
+            import psycopg
         except ModuleNotFoundError:
             raise MissingExtra("A Postgres queue", extra="postgres") from None
-        return PostgresHuey(dsn=url, connect_timeout=5, **common)
+        # huey makes its tables when it opens, and two "create table if not exists" at once fail on Postgres.
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as lock:
+            lock.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+            return PostgresHuey(dsn=url, connect_timeout=5, **common)
     try:
         from redis import ConnectionPool
     except ModuleNotFoundError:

@@ -1,0 +1,292 @@
+"""What every web service answers."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import logging
+import re
+
+import pytest
+from pydantic import SecretStr
+
+from labelloop.service.db import open_database
+from labelloop.service.errors import LabelloopError, NotFound
+from labelloop.service.inbox import Inbox
+from labelloop.service.metrics import InboxCollector
+from labelloop.service.settings import Settings
+from labelloop.service.web import create_web, json_body, metrics_of, require_secret
+
+
+class TeapotBroken(LabelloopError):
+    code = "teapot_broken"
+    status = 418
+
+
+def fail(error):
+    raise error
+
+
+def make(tmp_path, *, ready=None, **values):
+    from flask import request
+
+    app = create_web("demo", Settings(home=tmp_path, **values), ready=ready)
+
+    @app.post("/echo")
+    def echo():
+        return json_body(request)
+
+    @app.get("/task/<int:number>")
+    def task(number):
+        return {"task": number}
+
+    @app.get("/missing")
+    def missing():
+        raise NotFound("There is no task 7.", fix="Import it.")
+
+    @app.get("/teapot")
+    def teapot():
+        raise TeapotBroken("It leaks.")
+
+    @app.get("/crash")
+    def crash():
+        raise ZeroDivisionError("the secret is hunter2")
+
+    @app.post("/hook")
+    @require_secret(SecretStr("s3cr3t"))
+    def hook():
+        return {"ok": True}
+
+    @app.post("/open-hook")
+    @require_secret(SecretStr(""))
+    def open_hook():
+        return {"ok": True}
+
+    return app
+
+
+@pytest.fixture
+def client(tmp_path):
+    return make(tmp_path).test_client()
+
+
+def test_health_says_that_the_process_is_up(client):
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json) == (200, {"status": "UP", "service": "demo"})
+
+
+def test_ready_names_every_check(tmp_path):
+    checks = {
+        "database": lambda: None,
+        "studio": lambda: fail(NotFound("Label Studio does not answer at http://u:pw@h.", fix="Start it.")),
+        "model": lambda: fail(OSError("no such file")),
+    }
+    answer = make(tmp_path, ready=checks).test_client().get("/ready")
+    assert answer.status_code == 503
+    assert answer.json == {
+        "status": "not ready",
+        "checks": {
+            "database": "ok",
+            "studio": "Label Studio does not answer at http://u:********@h. Start it.",
+            "model": "OSError: no such file",
+        },
+    }
+    answer = make(tmp_path, ready={"database": lambda: None}).test_client().get("/ready")
+    assert (answer.status_code, answer.json) == (200, {"status": "ready", "checks": {"database": "ok"}})
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code", "message"),
+    [
+        ("/nowhere", 404, "not_found", "There is nothing at /nowhere."),
+        ("/task/x", 404, "not_found", "There is nothing at /task/x."),
+        ("/echo", 405, "method_not_allowed", "/echo does not answer GET."),
+        ("/missing", 404, "not_found", "There is no task 7. Import it."),
+        ("/teapot", 418, "teapot_broken", "It leaks."),
+    ],
+)
+def test_an_error_is_a_code_and_a_message(client, path, status, code, message):
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert answer.json == {"error": {"code": code, "message": message}}
+    assert answer.headers["X-Request-ID"]
+
+
+def test_a_crash_shows_its_traceback_in_the_log_only(client, caplog):
+    with caplog.at_level(logging.ERROR):
+        answer = client.get("/crash", headers={"X-Request-ID": "req-1"})
+    assert answer.status_code == 500
+    assert answer.json["error"]["code"] == "internal_error"
+    assert "req-1" in answer.json["error"]["message"]
+    assert "hunter2" not in answer.text
+    assert "ZeroDivisionError" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The request has no body; a JSON object is expected."),
+        (b'{"a": }', "The request's body is not JSON: JSON is malformed: invalid character (byte 6)."),
+        (b"[1]", "The request's body is a JSON array; an object is expected."),
+        (b'"x"', "The request's body is a JSON string; an object is expected."),
+        (b"true", "The request's body is a JSON boolean; an object is expected."),
+        (b"1", "The request's body is a JSON number; an object is expected."),
+        (b"null", "The request's body is a JSON null; an object is expected."),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused_with_what_is_wrong(client, body, message):
+    answer = client.post("/echo", data=body)
+    assert answer.status_code == 400
+    assert answer.json == {"error": {"code": "bad_request", "message": message}}
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b'"\xff"', b"[" * 100_000, gzip.compress(b"{}")])
+def test_junk_is_a_bad_request_and_no_crash(client, body):
+    assert client.post("/echo", data=body).status_code == 400
+
+
+def test_json_comes_through_whatever_its_content_type(client):
+    body = {"text": "naïve ☃", "list": [1, 2.5, None]}
+    answer = client.post("/echo", data=json.dumps(body), content_type="text/plain")
+    assert answer.json == body
+
+
+def test_a_body_over_the_limit_is_refused(tmp_path):
+    client = make(tmp_path, max_body_bytes=1000).test_client()
+    assert client.post("/echo", json={"a": "x" * 900}).status_code == 200
+    answer = client.post("/echo", json={"a": "x" * 1001})
+    assert answer.status_code == 413
+    assert answer.json["error"] == {
+        "code": "body_too_large",
+        "message": "The request's body is larger than 1000 bytes.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1:2_3.4", True), ("", False), ("a" * 129, False), ("<script>", False), ("a b", False)],
+)
+def test_a_request_id_is_kept_when_it_is_harmless_and_made_when_not(client, given, kept):
+    answer = client.get("/health", headers={"X-Request-ID": given})
+    echoed = answer.headers["X-Request-ID"]
+    assert (echoed == given) is kept
+    assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", echoed)
+
+
+def test_two_requests_get_two_ids(client):
+    assert client.get("/health").headers["X-Request-ID"] != client.get("/health").headers["X-Request-ID"]
+
+
+def basic(user, password):
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        (basic("me", "wrong"), 401),
+        (basic("you", "pässwörd"), 401),
+        (basic("", ""), 401),
+        ({"Authorization": "Bearer me"}, 401),
+        ({"Authorization": "Basic ???"}, 401),
+        (basic("me", "pässwörd"), 200),
+    ],
+)
+def test_basic_auth_guards_everything_but_health(tmp_path, headers, status):
+    client = make(tmp_path, basic_auth_user="me", basic_auth_password="pässwörd").test_client()
+    for path in ("/task/1", "/metrics", "/ready"):
+        assert client.get(path, headers=headers).status_code == status
+    assert client.get("/health", headers=headers).status_code == 200
+
+
+def test_a_refusal_asks_for_credentials(tmp_path):
+    answer = make(tmp_path, basic_auth_user="me", basic_auth_password="pw").test_client().get("/nowhere")
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Basic ")
+    assert answer.json["error"]["code"] == "unauthorized"
+
+
+def test_a_service_with_its_own_rules_can_do_without_basic_auth(tmp_path):
+    settings = Settings(home=tmp_path, basic_auth_user="me", basic_auth_password="pw")
+    assert create_web("qc", settings, basic_auth=False).test_client().get("/metrics").status_code == 200
+    opened = create_web("qc", settings, open_paths=("/health", "/metrics")).test_client()
+    assert (opened.get("/metrics").status_code, opened.get("/ready").status_code) == (200, 401)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "message"),
+    [
+        ({}, 403, "The header X-Labelloop-Secret is missing."),
+        ({"X-Labelloop-Secret": "wrong"}, 403, "The header X-Labelloop-Secret is wrong."),
+        ({"X-Labelloop-Secret": "ß"}, 403, "The header X-Labelloop-Secret is wrong."),
+        ({"X-Labelloop-Secret": "s3cr3t"}, 200, ""),
+    ],
+)
+def test_a_hook_takes_only_requests_with_its_secret(client, headers, status, message):
+    answer = client.post("/hook", headers=headers)
+    assert answer.status_code == status
+    if status != 200:
+        assert answer.json["error"]["code"] == "forbidden"
+        assert answer.json["error"]["message"].startswith(message)
+
+
+def test_an_empty_secret_checks_nothing(client):
+    assert client.post("/open-hook").status_code == 200
+
+
+def samples(client) -> dict[str, float]:
+    text = client.get("/metrics").text
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+def test_requests_are_counted_by_rule_and_status(client):
+    for number in range(3):
+        client.get(f"/task/{number}")
+    client.get("/nowhere/1")
+    client.get("/nowhere/2")
+    client.get("/crash")
+    found = samples(client)
+    count = 'labelloop_http_requests_total{{app="demo",endpoint="{}",method="GET",status="{}"}}'
+    assert found[count.format("/task/<int:number>", 200)] == 3
+    assert found[count.format("(none)", 404)] == 2
+    assert found[count.format("/crash", 500)] == 1
+    latency = 'labelloop_http_request_seconds_count{app="demo",endpoint="/task/<int:number>",method="GET",status="200"}'
+    assert found[latency] == 3
+
+
+def test_two_apps_in_one_process_keep_their_metrics_apart(tmp_path):
+    one, two = make(tmp_path).test_client(), make(tmp_path).test_client()
+    one.get("/task/1")
+    assert not any("/task" in name for name in samples(two))
+
+
+def test_programs_add_metrics_of_their_own(tmp_path, settings):
+    app = make(tmp_path)
+    metrics = metrics_of(app)
+    metrics.counter("tasks", "Tasks.", ("kind",)).labels("photo").inc(2)
+    metrics.gauge("loaded", "Models.").set(1)
+    metrics.histogram("size_bytes", "Sizes.", buckets=(10, 100)).observe(50)
+    engine = open_database(settings)
+    inbox = Inbox(engine)
+    metrics.watch(InboxCollector(inbox))
+    inbox.put("t", "s", "k", {})
+    found = samples(app.test_client())
+    engine.dispose()
+    assert found['labelloop_tasks_total{kind="photo"}'] == 2
+    assert found["labelloop_loaded"] == 1
+    assert found['labelloop_size_bytes_bucket{le="100.0"}'] == 1
+    assert found['labelloop_inbox_events{state="pending"}'] == 1
+    assert found['labelloop_inbox_events{state="dead"}'] == 0
+    assert 0 <= found["labelloop_inbox_lag_seconds"] < 5
+
+
+def test_metrics_are_what_prometheus_reads(client):
+    from prometheus_client.parser import text_string_to_metric_families
+
+    client.get("/task/1")
+    answer = client.get("/metrics")
+    assert answer.content_type.startswith("text/plain; version=0.0.4")
+    families = {family.name for family in text_string_to_metric_families(answer.text)}
+    assert {"labelloop_http_requests", "labelloop_http_request_seconds"} <= families
