@@ -11,7 +11,8 @@ from labelloop.service.errors import SettingsError
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
-from ml_backend.detector import embedded_model, load_detector
+from ml_backend.check import check_model
+from ml_backend.detector import embedded_model
 
 
 def serve(
@@ -46,11 +47,9 @@ def serve(
     if not 0 < port < 65536:
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
     setup_logging(settings)
-    # One thread: a session with a pool of its own would not survive the fork of the workers.
-    found = load_detector(settings.model or embedded_model(), layout=settings.model_layout, threads=1)
+    found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
-    print(f"  {len(found.names.names)} classes (from {found.names.source}): {', '.join(found.names.names)}")
-    del found
+    print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)
     run_gunicorn(
         "ml_backend.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
     )

@@ -80,7 +80,6 @@ class ModelLoading(ModelError):
     code: ClassVar[str] = "model_loading"
 
     def __init__(self, path: Path, waited_s: float) -> None:
-        super().__init__(
-            f"The model {path} is still being loaded after {waited_s:.0f} s.", fix="Try again in a few seconds."
-        )
+        since = f" after {waited_s:.0f} s" if waited_s else ""
+        super().__init__(f"The model {path} is still being loaded{since}.", fix="Try again in a few seconds.")
         self.path = path

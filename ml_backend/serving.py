@@ -43,8 +43,11 @@ class Serving:
         self._error: ModelError | None = None
 
     def start(self) -> None:
-        """Begins to load in a thread of its own. Call it in the worker, after any fork."""
-        threading.Thread(target=self._run, name="load-model", daemon=True).start()
+        """Begins to load in a thread of its own. Call it in the worker, after any fork.
+
+        The thread is no daemon: a process that ends while ONNX Runtime opens a model would crash instead.
+        """
+        threading.Thread(target=self._run, name="load-model").start()
 
     def version(self) -> str:
         """The version string, at once: it is made from the file's bytes and needs no session.

@@ -1,4 +1,4 @@
-"""Every layout is recognised from a graph made for it, decoded as an independent loop decodes it, and nothing else is."""
+"""Every layout is recognised from a graph made for it and decoded as an independent loop decodes it; no other is."""
 
 import math
 
@@ -73,11 +73,16 @@ def test_labelloop_score_is_objectness_times_class_score(labelloop_model):
 
 CASES = {
     "labelloop": lambda make: make(
-        {"boxes": np.zeros((1, 7, 4)), "objectness": np.zeros((1, 7)), "scores": np.zeros((1, 7, 3)), "embeddings": np.zeros((1, 7, 5))},
+        {
+            "boxes": np.zeros((1, 7, 4)),
+            "objectness": np.zeros((1, 7)),
+            "scores": np.zeros((1, 7, 3)),
+            "embeddings": np.zeros((1, 7, 5)),
+        },
         metadata={"names": NAMES, "input": {"size": [64, 96]}},
     ),
     "yolox": lambda make: make({"output": yolox_raw()}, metadata={"names": NAMES}),
-}  # fmt: skip
+}
 
 
 def test_there_is_a_case_for_every_layout():

@@ -37,6 +37,8 @@ def test_it_is_always_a_number_from_0_to_1(candidates):
     assert 0 <= photo_score(candidates) <= 1
 
 
-@pytest.mark.parametrize(("given_score", "threshold", "expected"), [(0.3, 0.3, 0), (1, 0.3, 1), (0.15, 0.3, 0.5), (1, 1, 1), (0.5, 0, 0.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given_score", "threshold", "expected"), [(0.3, 0.3, 0), (1, 0.3, 1), (0.15, 0.3, 0.5), (1, 1, 1), (0.5, 0, 0.5)]
+)
 def test_sureness_is_the_distance_to_the_threshold(given_score, threshold, expected):
     assert sureness(given_score, threshold) == pytest.approx(expected)
