@@ -131,4 +131,4 @@ class Ledger:
 
 
 def _sorted(counter: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(sorted(counter.items()))
+    return {name: number for name, number in sorted(counter.items()) if number}

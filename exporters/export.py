@@ -111,16 +111,15 @@ def export(
         photos=media if copy_images else None,
         progress=progress,
     )
-    for _ in range(4):
-        try:
-            return run.once()
-        except ClassMapMoved:
-            continue  # another exporter numbered a new label first: again, with its numbers
-    return run.once()
+    try:
+        return run.settled()
+    finally:
+        if media is not None:
+            media.close()
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One export with its options read and its parts opened; ``once`` can be called again after `ClassMapMoved`."""
+    """One export with its options read and its parts opened."""
 
     source: Source
     store: Store
@@ -131,6 +130,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     headers: Media | None
     photos: Media | None
     progress: Progress | None
+
+    def settled(self) -> Report:
+        """A version, also where another exporter numbered a new label first: then again, with its numbers."""
+        for _ in range(4):
+            try:
+                return self.once()
+            except ClassMapMoved:
+                continue
+        return self.once()
 
     def once(self) -> Report:
         """Read every task and write a version; nothing of it is seen before it is whole."""

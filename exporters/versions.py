@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -35,13 +36,14 @@ class NewVersion:
     """A version being written.
 
     Its number is reserved create-only before its first file, so two exporters never write into one folder: the one that
-    comes second takes the next number. A number that was reserved and never published stays unused.
+    comes second takes the next number. The number of an export that was killed stays unused.
     """
 
     def __init__(self, store: Store, scratch: Path) -> None:
         self._store = store
         self._name = ""
         self._parent: str | None = None
+        self._sealed = False
         self._batch: list[tuple[str, bytes | Path]] = []
         self._batch_bytes = 0
         self._paths: list[str] = []
@@ -108,6 +110,7 @@ class NewVersion:
         data = encode_manifest(manifest, (line.rstrip(b"\n") for line in self._listing))
         self._listing.close()
         key = manifest_key(self.name)
+        self._sealed = True
         try:
             self._store.create(key, data)
         except AlreadyThere as error:
@@ -115,15 +118,18 @@ class NewVersion:
         return hashlib.sha256(data).hexdigest()
 
     def abandon(self) -> None:
-        """Take away what was written, as far as the store lets us; the reserved number stays taken."""
+        """Take away what was written and give the number back, as far as the store lets us.
+
+        Once the manifest is on its way nothing is touched: it may be there although its answer was lost.
+        """
         self._listing.close()
-        if self._name:
-            try:
+        if self._name and not self._sealed:
+            with suppress(StoreError):  # nobody reads a version without a manifest
+                reservation = f"versions/{self._name}/reservation.json"
                 for key in list(self._store.list(f"versions/{self._name}/")):
-                    if not key.endswith(("/reservation.json", "/manifest.json")):
+                    if key != reservation:
                         self._store.delete(key)
-            except StoreError:
-                pass  # nobody reads a version without a manifest
+                self._store.delete(reservation)
 
     def _add(self, path: str, data: bytes | Path, size: int, digest: str) -> None:
         self._listing.write(msgspec.json.encode(File(path, size, digest)) + b"\n")

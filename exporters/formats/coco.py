@@ -49,11 +49,9 @@ class CocoWriter:
 
     def close(self) -> None:
         """Join images, annotations and categories of each split to one file."""
+        names = self._job.classes.names
         categories = _encode(
-            [
-                {"id": number, "name": name, "supercategory": ""}
-                for number, name in enumerate(self._job.classes.names, 1)
-            ]
+            [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(names, 1)]
         )
         for split, parts in self._parts.items():
             self._job.sink.write_file(f"annotations/instances_{split}.json", parts.join(categories))

@@ -1,0 +1,204 @@
+"""Label Studio exports built in the test, exported into a folder, and read back."""
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from exporters.accounting import Report
+from exporters.export import export
+from labelloop.service.settings import Settings
+
+ONE_SPLIT = "train=1"
+
+
+class Build:
+    """Tasks, annotations and results as Label Studio writes them. Sizes are in percent, as there."""
+
+    width, height = 640, 360
+
+    def task(self, number: int | None, *annotations: dict, image: Any = None, **data: Any) -> dict:
+        data = {"image": f"s3://photos/{number}.jpg" if image is None else image, **data}
+        task = {"id": number, "data": data, "annotations": list(annotations), "predictions": []}
+        return {name: value for name, value in task.items() if value is not None}
+
+    def annotation(self, *results: dict | list, number: int = 1, **fields: Any) -> dict:
+        flat = [each for result in results for each in (result if isinstance(result, list) else [result])]
+        day = f"2026-01-{fields.pop('day', 1):02d}T10:00:00.000000Z"
+        return {
+            "id": number,
+            "completed_by": 1,
+            "was_cancelled": False,
+            "ground_truth": False,
+            "created_at": day,
+            "updated_at": day,
+            "result": flat,
+        } | fields
+
+    def result(self, kind: str, value: dict, **fields: Any) -> dict:
+        base = {
+            "id": fields.pop("id", "r1"),
+            "from_name": "label",
+            "to_name": "image",
+            "type": kind,
+            "value": value,
+            "original_width": self.width,
+            "original_height": self.height,
+            "image_rotation": 0,
+        }
+        return {name: each for name, each in (base | fields).items() if each is not None}
+
+    def box(self, x: float, y: float, w: float, h: float, *labels: str, rotation: float = 0, **fields: Any) -> dict:
+        value = {
+            "x": x,
+            "y": y,
+            "width": w,
+            "height": h,
+            "rotation": rotation,
+            "rectanglelabels": list(labels or ("car",)),
+        }
+        return self.result("rectanglelabels", value, **fields)
+
+    def polygon(self, points: list, *labels: str, **fields: Any) -> dict:
+        value = {"points": points, "closed": True, "polygonlabels": list(labels or ("car",))}
+        return self.result("polygonlabels", value, **fields)
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, rotation: float = 0, **fields: Any) -> dict:
+        value = {"x": x, "y": y, "radiusX": rx, "radiusY": ry, "rotation": rotation, "ellipselabels": ["car"]}
+        return self.result("ellipselabels", value, **fields)
+
+    def keypoint(self, x: float, y: float, **fields: Any) -> dict:
+        return self.result("keypointlabels", {"x": x, "y": y, "width": 0.5, "keypointlabels": ["nose"]}, **fields)
+
+    def brush(self, pixels: np.ndarray, **fields: Any) -> dict:
+        from labelloop.labeling.brush import encode_rle
+
+        height, width = pixels.shape
+        value = {"format": "rle", "rle": encode_rle(pixels), "brushlabels": ["car"]}
+        return self.result("brushlabels", value, **{"original_width": width, "original_height": height} | fields)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export and its files."""
+
+    report: Report
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.root / "versions" / self.report.version
+
+    @property
+    def manifest(self) -> dict:
+        return json.loads((self.folder / "manifest.json").read_bytes())
+
+    @property
+    def catalogue(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / "images.jsonl").read_bytes().splitlines()]
+
+    @property
+    def losses(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / "dropped.jsonl").read_bytes().splitlines()]
+
+    def coco_path(self, split: str = "train") -> Path:
+        return self.folder / f"coco/annotations/instances_{split}.json"
+
+    def coco(self, split: str = "train") -> COCO:
+        return COCO(str(self.coco_path(split)))
+
+    def instances(self, split: str = "train") -> dict:
+        return json.loads(self.coco_path(split).read_bytes())
+
+    def voc(self, stem: str) -> ET.Element:
+        return ET.parse(self.folder / f"voc/Annotations/{stem}.xml").getroot()
+
+    def voc_boxes(self, stem: str) -> list[tuple[str, int, int, int, int]]:
+        edges = ("xmin", "ymin", "xmax", "ymax")
+        return [
+            (each.findtext("name"), *(int(each.findtext(f"bndbox/{edge}")) for edge in edges))
+            for each in self.voc(stem).iter("object")
+        ]
+
+    def yolo(self, stem: str, split: str = "train") -> np.ndarray:
+        text = (self.folder / f"yolo-detect/labels/{split}/{stem}.txt").read_text()
+        return np.array([[float(cell) for cell in row.split()] for row in text.splitlines()]).reshape(-1, 5)
+
+    def yolo_boxes(self, stem: str, width: int, height: int, split: str = "train") -> np.ndarray:
+        """(class, x_min, y_min, x_max, y_max) in pixels."""
+        rows = self.yolo(stem, split)
+        half = rows[:, 3:] / 2
+        edges = np.hstack((rows[:, 1:3] - half, rows[:, 1:3] + half)) * [width, height, width, height]
+        return np.hstack((rows[:, :1], edges))
+
+    def files(self) -> dict[str, bytes]:
+        """Every file of the version that must be the same for the same input."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.name not in ("manifest.json", "reservation.json")
+        }
+
+
+@pytest.fixture(scope="session")
+def build() -> Build:
+    return Build()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", label_studio_api_key="", local_files_root=tmp_path / "photos")
+
+
+@pytest.fixture
+def run(tmp_path: Path, settings: Settings) -> Callable[..., Exported]:
+    """Export tasks: ``run([task, ...], to="name", **options of export)``; all images go to train unless asked."""
+
+    def run(tasks: list | Path, *, to: str = "set", **options: Any) -> Exported:
+        path = tasks
+        if not isinstance(tasks, Path):
+            path = tmp_path / "export.json"
+            path.write_text(json.dumps(tasks))
+        options = {"split": ONE_SPLIT, "max_errors": 1.0, "fetch": False} | options
+        report = export(path, settings=settings, to=f"file://{tmp_path / to}", **options)
+        assert report.accounts.balanced
+        return Exported(report, tmp_path / to)
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Callable[..., str]:
+    """Make a photo that Media can read; gives its address as Label Studio stores it."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+
+    def make(name: str, width: int = 640, height: int = 360) -> str:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height), (90, 120, 150)).save(path)
+        return f"/data/local-files/?d={name}"
+
+    return make
+
+
+BOX_CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+{labels}</RectangleLabels><Choices name="weather" toName="image"><Choice value="day"/><Choice value="night"/></Choices>
+</View>"""
+
+
+@pytest.fixture
+def config() -> Callable[..., str]:
+    """A label config with these labels in this order."""
+
+    def config(*labels: str) -> str:
+        return BOX_CONFIG.format(labels="".join(f'<Label value="{label}"/>' for label in labels))
+
+    return config
