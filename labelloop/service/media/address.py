@@ -3,7 +3,7 @@
 | written in the task                             | kind         | bytes come from                                     |
 |-------------------------------------------------|--------------|-----------------------------------------------------|
 | `data:image/png;base64,...`                     | `inline`     | the address itself                                  |
-| `/data/local-files/?d=...` with a local root set  | `file`       | the disk                                            |
+| `/data/local-files/?d=...`, a local root is set | `file`       | the disk                                            |
 | `/data/upload/...` and other paths              | `studio`     | Label Studio                                        |
 | `s3://...` with S3 settings                     | `s3`         | the bucket                                          |
 | `s3://`, `gs://`, `azure-blob://`, ...          | `resolve`    | the bucket, through Label Studio and the task's id  |

@@ -45,8 +45,7 @@ _STUDIO_SAYS = (  # status, part of the path, part of the answer -> what it mean
         "/data/local-files/",
         "",
         "Label Studio finds no such file in a Local Files storage of its projects",
-        "Check the file, and that the project has a Local Files storage on its folder; or set "
-        "LABELLOOP_LOCAL_FILES_ROOT.",
+        "Give the project a Local Files storage on its folder, or set LABELLOOP_LOCAL_FILES_ROOT.",
     ),
     (
         404,
@@ -84,7 +83,7 @@ class Downloader:
         self._studio = studio
         self._transport = GuardedTransport(_trusted(settings, studio), allow_private=settings.media_allow_private_hosts)
         self._http = httpx.Client(
-            transport=self._transport, trust_env=False, headers={"Accept": "image/*", "Accept-Encoding": "identity"}
+            transport=self._transport, trust_env=False, headers={"Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"}
         )
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which network addresses images may come from: checked where the connection is made, so that no second look-up differs.
+"""Which network addresses images may come from: the address that is checked is the one connected to.
 
 A task's data is written by users. Without this rule a task whose image is `http://169.254.169.254/...` or
 `http://localhost:6379/` would make labelloop read what only its own machine may.

@@ -105,11 +105,7 @@ _TURNS = {
 def _opened(source: Source, name: str, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
     from PIL import Image, UnidentifiedImageError
 
-    name = name or (
-        f"of {len(source)} bytes"
-        if isinstance(source, bytes)
-        else str(source if isinstance(source, Path) else source.name)
-    )
+    name = name or _name(source)
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow's own limit would forbid what the setting allows
     try:
@@ -124,6 +120,12 @@ def _opened(source: Source, name: str, max_pixels: int) -> Iterator[tuple[ImageF
         raise MediaMissing(name, "no such file") from None
     except _DAMAGED as error:
         raise NotAnImage(name, f"the file is damaged or cut short ({error})", fix="Upload the file again.") from None
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, bytes):
+        return f"of {len(source)} bytes"
+    return str(source if isinstance(source, Path) else getattr(source, "name", "without a name"))
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:

@@ -1,10 +1,32 @@
 """The boto3 client for the S3 server that the settings name; boto3 is imported only here, when first used (0.25 s)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from labelloop.service.settings import Settings
 
 CONNECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store's objects are.
+
+    Attributes:
+        client: A boto3 S3 client.
+        bucket: Its bucket.
+        prefix: In front of every key; empty, or ending with a slash.
+        url: The store's address, for errors.
+    """
+
+    client: Any
+    bucket: str
+    prefix: str
+    url: str
+
+    def of(self, key: str) -> dict[str, str]:
+        """The arguments of boto3's calls that name an object."""
+        return {"Bucket": self.bucket, "Key": self.prefix + key}
 
 
 def s3_client(settings: Settings, *, timeout_s: float = 60.0) -> Any:

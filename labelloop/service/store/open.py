@@ -1,7 +1,15 @@
 """`open_store`: the store that an address names."""
 
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
 from labelloop.service.settings import Settings
+from labelloop.service.store.bucket import BucketStore
+from labelloop.service.store.errors import StoreError
+from labelloop.service.store.folder import FolderStore
 from labelloop.service.store.protocol import Store
+
+_FORMS = "Write file:///folder, a path, or s3://bucket/prefix."
 
 
 def open_store(url: str, settings: Settings) -> Store:
@@ -14,4 +22,21 @@ def open_store(url: str, settings: Settings) -> Store:
     Raises:
         StoreError: The address names no kind of store that labelloop has.
     """
-    raise NotImplementedError(url, settings)
+    scheme, _, rest = url.partition("://")
+    if not rest and "://" not in url and url:
+        folder = Path(url).expanduser().absolute()
+        return FolderStore(folder.as_uri(), folder)
+    if scheme == "file":
+        parts = urlsplit(url)
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+            raise StoreError(url, "", "a file:// address has three slashes", fix=_FORMS)
+        folder = Path(unquote(parts.path))
+        return FolderStore(folder.as_uri(), folder)
+    if scheme == "s3":
+        bucket, _, prefix = rest.partition("/")
+        prefix = prefix.strip("/")
+        if not bucket or "@" in bucket or "?" in url:
+            raise StoreError("s3://...", "", "not an S3 address", fix=_FORMS)
+        clean = f"s3://{bucket}/{prefix}".rstrip("/")
+        return BucketStore(clean, bucket, f"{prefix}/" if prefix else "", settings)
+    raise StoreError(f"{scheme}://..." if scheme else "(empty)", "", "no such kind of store", fix=_FORMS)

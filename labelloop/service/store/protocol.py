@@ -43,7 +43,7 @@ class Store(Protocol):
             content_type: MIME type; guessed from the key's ending when not given. Folders do not keep it.
 
         Returns:
-            The new etag: opaque, equal exactly while the object's content was not written again.
+            The new etag: opaque; it differs whenever the content does.
         """
         ...
 

@@ -60,7 +60,7 @@ class StudioClient:
 
     @property
     def fingerprint(self) -> str:
-        """Tells this Label Studio and token from others without telling the token; keeps their files apart in caches."""
+        """Tells this Label Studio and token from others without telling the token: caches keep files apart by it."""
         return hashlib.sha256(f"{self.url} {self._api_key}".encode()).hexdigest()
 
     def close(self) -> None:

@@ -1,0 +1,161 @@
+"""`BucketStore`: objects in an S3 bucket, by boto3; conditional writes by the server where it has them."""
+
+import mimetypes
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from labelloop.service.settings import Settings
+from labelloop.service.store.client import Place, s3_client
+from labelloop.service.store.errors import AlreadyThere, Changed, NotThere
+from labelloop.service.store.keys import OWN, checked
+from labelloop.service.store.parallel import put_all
+from labelloop.service.store.probe import NO_CREATE, probe
+from labelloop.service.store.protocol import Capabilities, Progress
+from labelloop.service.store.s3_conditions import ConditionalWrites, Conditions
+from labelloop.service.store.s3_errors import plainly
+from labelloop.service.store.s3_lock import ObjectLock
+
+_THREADS = 16
+_PARTS_FROM = 16 << 20
+_log = structlog.get_logger(__name__)
+
+
+class BucketStore:
+    """A bucket, or what is below a prefix of it. The etag is the server's.
+
+    Before its first `create` or `swap` it finds out, by four small requests, which conditions the server checks.
+    Without If-Match a swap takes a lock object (`s3_lock`). Without If-None-Match it looks first and writes then, and
+    says so in the log; `self_test` says both.
+    """
+
+    def __init__(self, url: str, bucket: str, prefix: str, settings: Settings) -> None:
+        self._url = url
+        self._bucket = bucket
+        self._prefix = prefix
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._made: Any = None
+        self._found: Conditions | None = None
+
+    @property
+    def url(self) -> str:
+        """`s3://bucket/prefix`."""
+        return self._url
+
+    def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
+        """See `Store.put`. A file of 16 MiB or more goes in parts, several at a time."""
+        extra = {"ContentType": content_type or mimetypes.guess_type(key)[0] or "application/octet-stream"}
+        place = self._place(key)
+        with plainly(self._url, key):
+            if isinstance(data, Path) and data.stat().st_size >= _PARTS_FROM:
+                from boto3.s3.transfer import TransferConfig
+
+                parts = TransferConfig(
+                    multipart_threshold=_PARTS_FROM, multipart_chunksize=_PARTS_FROM, max_concurrency=4
+                )
+                self._client().upload_file(str(data), **place, ExtraArgs=extra, Config=parts)
+                return str(self._client().head_object(**place)["ETag"])
+            body = data.read_bytes() if isinstance(data, Path) else data
+            return str(self._client().put_object(**place, Body=body, **extra)["ETag"])
+
+    def create(self, key: str, data: bytes) -> str:
+        """See `Store.create`."""
+        checked(self._url, key)
+        if self._conditions().create:
+            return self._writes().create(key, data)
+        if self.exists(key):
+            raise AlreadyThere(self._url, key)
+        return self.put(key, data)
+
+    def swap(self, key: str, data: bytes, *, etag: str | None) -> str:
+        """See `Store.swap`."""
+        checked(self._url, key)
+        if etag is None:
+            try:
+                return self.create(key, data)
+            except AlreadyThere:
+                raise Changed(self._url, key) from None
+        if self._conditions().swap:
+            return self._writes().swap_by_server(key, data, etag)
+        if not self._conditions().create:
+            return self._swap_looking(key, data, etag, None)
+        lock = ObjectLock(self._at(), key, self._writes())
+        with lock.held():
+            return self._swap_looking(key, data, etag, lock)
+
+    def get(self, key: str) -> bytes:
+        """See `Store.get`."""
+        return self.read(key)[0]
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read`."""
+        with plainly(self._url, key):
+            answer = self._client().get_object(**self._place(key))
+            with answer["Body"] as body:
+                return body.read(), str(answer["ETag"])
+
+    def exists(self, key: str) -> bool:
+        """See `Store.exists`."""
+        return self._etag(key) is not None
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Store.list`."""
+        with plainly(self._url, prefix):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"].removeprefix(self._prefix)
+                    if key and not key.startswith(OWN) and not key.endswith("/"):
+                        yield key
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`."""
+        with plainly(self._url, key):
+            self._client().delete_object(**self._place(key))
+
+    def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
+        """See `Store.put_many`. 16 writes at a time on one pool of connections."""
+        return put_all(self.put, items, progress, threads=_THREADS)
+
+    def self_test(self) -> Capabilities:
+        """See `Store.self_test`."""
+        return probe(self, self._writes())
+
+    def _swap_looking(self, key: str, data: bytes, etag: str, lock: ObjectLock | None) -> str:
+        if self._etag(key) != etag or not (lock is None or lock.mine()):
+            raise Changed(self._url, key)
+        return self.put(key, data)
+
+    def _etag(self, key: str) -> str | None:
+        try:
+            with plainly(self._url, key):
+                return str(self._client().head_object(**self._place(key))["ETag"])
+        except NotThere:
+            return None
+
+    def _place(self, key: str) -> dict[str, str]:
+        return self._at().of(checked(self._url, key))
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = s3_client(self._settings)
+            return self._made
+
+    def _at(self) -> Place:
+        return Place(self._client(), self._bucket, self._prefix, self._url)
+
+    def _writes(self) -> ConditionalWrites:
+        aws = not self._settings.s3_endpoint_url
+        return ConditionalWrites(self._at(), atomic=aws)
+
+    def _conditions(self) -> Conditions:
+        if self._found is None:
+            self._found = self._writes().find_out()
+            if not self._found.create:
+                _log.warning("store_without_conditional_writes", store=self._url, detail=NO_CREATE)
+        return self._found

@@ -1,0 +1,224 @@
+"""`FolderStore`: objects as files below one folder. Nothing is ever half written, whoever is killed when."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
+from labelloop.service.store.keys import OWN, checked
+from labelloop.service.store.parallel import put_all
+from labelloop.service.store.probe import probe
+from labelloop.service.store.protocol import Capabilities, Progress
+
+_THREADS = 8
+_STRIPES = 256
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+_FIXES = {
+    errno.ENOSPC: "Free some room on that disk.",
+    errno.EACCES: "Let this user write there, or choose another folder with LABELLOOP_STORE_URL.",
+    errno.EROFS: "Choose a folder that can be written with LABELLOOP_STORE_URL.",
+    errno.ENOTDIR: "A key may not lie below another object's key.",
+    errno.EISDIR: "A key may not be the folder of other objects' keys.",
+}
+
+
+class FolderStore:
+    """A folder. The etag is the SHA-256 of the content; the content type is not kept.
+
+    A write goes to a file of its own, is synced to the disk and then renamed, under a lock file that any number of
+    threads and processes of this machine respect. `.labelloop/` below the folder holds locks and unfinished files.
+    """
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._url = url
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        """The folder's `file://` address."""
+        return self._url
+
+    def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
+        """See `Store.put`."""
+        del content_type
+        return self._write(key, data, lambda part, path: part.replace(path))
+
+    def create(self, key: str, data: bytes) -> str:
+        """See `Store.create`."""
+
+        def place(part: Path, path: Path) -> None:
+            try:
+                os.link(part, path)
+            except FileExistsError:
+                raise AlreadyThere(self._url, key) from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                if path.exists():  # a disk without hard links: the lock alone keeps others out
+                    raise AlreadyThere(self._url, key) from None
+                part.replace(path)
+
+        return self._write(key, data, place)
+
+    def swap(self, key: str, data: bytes, *, etag: str | None) -> str:
+        """See `Store.swap`."""
+
+        def place(part: Path, path: Path) -> None:
+            now = _etag(path.read_bytes()) if path.is_file() else None
+            if now != etag:
+                raise Changed(self._url, key)
+            part.replace(path)
+
+        return self._write(key, data, place)
+
+    def get(self, key: str) -> bytes:
+        """See `Store.get`."""
+        with self._plain(key):
+            return self._path(key).read_bytes()
+
+    def read(self, key: str) -> tuple[bytes, str]:
+        """See `Store.read`."""
+        data = self.get(key)
+        return data, _etag(data)
+
+    def exists(self, key: str) -> bool:
+        """See `Store.exists`."""
+        return self._path(key).is_file()
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """See `Store.list`. Keys come in the order in which S3 gives them."""
+        start = prefix.rpartition("/")[0]
+        if start:
+            checked(self._url, start)
+        yield from self._walk(f"{start}/" if start else "", prefix)
+
+    def delete(self, key: str) -> None:
+        """See `Store.delete`. Folders that become empty go too."""
+        path = self._path(key)
+        with self._plain(key), self._locked(key):
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self._folder or not _removed(parent):
+                    break
+
+    def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
+        """See `Store.put_many`."""
+        return put_all(self.put, items, progress, threads=_THREADS)
+
+    def self_test(self) -> Capabilities:
+        """See `Store.self_test`."""
+        return probe(self)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / checked(self._url, key)
+
+    def _write(self, key: str, data: bytes | Path, place: Callable[[Path, Path], object]) -> str:
+        path = self._path(key)
+        part = self._own("parts") / uuid.uuid4().hex
+        try:
+            with self._plain(key):
+                etag = _save(data, part)
+                with self._locked(key):
+                    self._placed(part, path, place)
+            return etag
+        finally:
+            part.unlink(missing_ok=True)
+
+    @staticmethod
+    def _placed(part: Path, path: Path, place: Callable[[Path, Path], object]) -> None:
+        for last in (False, False, False, True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                place(part, path)
+                break
+            except FileNotFoundError:  # somebody removed the emptied folder in between
+                if last:
+                    raise
+        _sync(path.parent)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+        try:
+            with os.scandir(self._folder / folder) as entries:
+                found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in found:
+            key = folder + name
+            if key == OWN:
+                continue
+            if name.endswith("/"):
+                if key.startswith(prefix) or prefix.startswith(key):
+                    yield from self._walk(key, prefix)
+            elif key.startswith(prefix):
+                yield key
+
+    def _own(self, name: str) -> Path:
+        folder = self._folder / OWN / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._error("", error) from None
+        return folder
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        stripe = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % _STRIPES
+        with (self._own("locks") / f"{stripe:02x}").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _plain(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise NotThere(self._url, key) from None
+        except OSError as error:
+            raise self._error(key, error) from None
+
+    def _error(self, key: str, error: OSError) -> StoreError:
+        return StoreError(self._url, key, error.strerror or str(error), fix=_FIXES.get(error.errno or 0, ""))
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _save(data: bytes | Path, part: Path) -> str:
+    """Writes the content to a new file, down to the disk; gives its etag."""
+    with part.open("xb") as file:
+        if isinstance(data, bytes):
+            file.write(data)
+            etag = _etag(data)
+        else:
+            with data.open("rb") as source:
+                shutil.copyfileobj(source, file, 1 << 20)
+            with data.open("rb") as source:
+                etag = hashlib.file_digest(source, "sha256").hexdigest()
+        file.flush()
+        os.fsync(file.fileno())
+    return etag
+
+
+def _sync(folder: Path) -> None:
+    """Makes a rename last: the folder's own entry must reach the disk too."""
+    with suppress(OSError):  # not every file system lets a folder be synced; the rename is atomic all the same
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _removed(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,261 @@
+"""One suite for every kind of store: a folder, and a bucket of a real S3 server (OpenStack Swift)."""
+
+import hashlib
+import os
+import threading
+
+import boto3
+import pytest
+from botocore.config import Config
+from pydantic import SecretStr
+
+from labelloop.service.settings import Settings
+from labelloop.service.store import (
+    AlreadyThere,
+    BadKey,
+    Changed,
+    NotThere,
+    StoreError,
+    StoreUnreachable,
+    open_store,
+)
+
+pytestmark = pytest.mark.system
+
+
+def s3_settings(server, tmp_path, **changes):
+    values = {
+        "home": tmp_path,
+        "s3_endpoint_url": server.endpoint,
+        "s3_access_key_id": server.key,
+        "s3_secret_access_key": SecretStr(server.secret),
+    }
+    return Settings(**{**values, **changes})
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request, tmp_path):
+    if request.param == "file":
+        return open_store((tmp_path / "a store").as_uri(), Settings(home=tmp_path))
+    server = request.getfixturevalue("s3_server")
+    return open_store(f"s3://{server.make_bucket()}/some prefix", s3_settings(server, tmp_path))
+
+
+def test_what_is_put_is_read_back_and_replaced(store):
+    first = store.put("models/a b ü.json", b'{"a": 1}', content_type="application/json")
+    assert store.read("models/a b ü.json") == (b'{"a": 1}', first)
+    second = store.put("models/a b ü.json", b"")
+    assert second != first
+    assert store.get("models/a b ü.json") == b""
+    assert store.exists("models/a b ü.json")
+
+
+def test_what_is_not_there_says_so(store):
+    assert not store.exists("no/such")
+    with pytest.raises(NotThere, match="no/such"):
+        store.get("no/such")
+    with pytest.raises(NotThere):
+        store.read("no/such")
+    store.delete("no/such")
+    assert list(store.list()) == []
+
+
+def test_create_refuses_a_taken_key_and_keeps_its_bytes(store):
+    store.create("once", b"first")
+    with pytest.raises(AlreadyThere, match="once"):
+        store.create("once", b"second")
+    assert store.get("once") == b"first"
+    store.delete("once")
+    store.create("once", b"third")
+    assert store.get("once") == b"third"
+
+
+def test_of_many_creators_exactly_one_succeeds(store):
+    for turn in range(3):  # Swift alone lets two through in about every second turn
+        key = f"race/{turn}"
+        won, lost = _all_at_once(8, lambda n, key=key: store.create(key, b"%d" % n), AlreadyThere)
+        assert (len(won), len(lost)) == (1, 7)
+        assert store.get(key) == b"%d" % won[0]
+
+
+def test_swap_takes_the_etag_that_was_read(store):
+    with pytest.raises(Changed):
+        store.swap("state", b"x", etag="never seen")
+    old = store.swap("state", b"one", etag=None)
+    with pytest.raises(Changed):
+        store.swap("state", b"again", etag=None)
+    data, etag = store.read("state")
+    assert (data, etag) == (b"one", old)
+    new = store.swap("state", b"two", etag=etag)
+    with pytest.raises(Changed):
+        store.swap("state", b"late", etag=old)
+    assert store.read("state") == (b"two", new)
+    store.delete("state")
+    with pytest.raises(Changed):
+        store.swap("state", b"gone", etag=new)
+
+
+def test_concurrent_swaps_lose_no_increment(store):
+    store.put("counter", b"0")
+
+    def add_one(_):
+        while True:
+            data, etag = store.read("counter")
+            try:
+                return store.swap("counter", b"%d" % (int(data) + 1), etag=etag)
+            except Changed:
+                continue
+
+    _all_at_once(5, add_one, ())
+    assert store.get("counter") == b"5"
+
+
+def test_list_gives_every_key_of_a_prefix_in_order_and_nothing_of_the_stores_own(store):
+    keys = ["a-b/1", "a/1", "a/2/x", "ab", "b", "a.txt"]
+    for key in keys:
+        store.put(key, b".")
+    store.swap("ab", b"..", etag=store.read("ab")[1])  # leaves locks where the server needs them
+    assert list(store.list()) == sorted(keys)
+    assert list(store.list("a/")) == ["a/1", "a/2/x"]
+    assert list(store.list("a")) == ["a-b/1", "a.txt", "a/1", "a/2/x", "ab"]
+    assert list(store.list("zz/")) == []
+
+
+def test_put_many_writes_all_and_tells_its_progress(store):
+    items = [(f"labels/{n:04}.txt", b"%d" % n) for n in range(120)]
+    seen = []
+    assert store.put_many(iter(items), progress=lambda done, size: seen.append((done, size))) == 120
+    assert seen[-1] == (120, sum(len(data) for _, data in items))
+    assert [done for done, _ in seen] == list(range(1, 121))
+    assert list(store.list("labels/")) == [key for key, _ in items]
+    assert store.get("labels/0119.txt") == b"119"
+
+
+def test_put_many_stops_at_the_first_error_and_raises_it(store):
+    def items():
+        for n in range(1000):
+            yield (f"ok/{n}" if n != 20 else "../out"), b"x"
+
+    with pytest.raises(BadKey):
+        store.put_many(items())
+    assert len(list(store.list())) < 200
+
+
+def test_a_large_file_goes_up_in_parts(store, tmp_path):
+    file = tmp_path / "large.bin"
+    with file.open("wb") as out:
+        for _ in range(40):
+            out.write(os.urandom(1 << 20))
+    store.put("large.bin", file)
+    with file.open("rb") as expected:
+        assert hashlib.sha256(store.get("large.bin")).digest() == hashlib.file_digest(expected, "sha256").digest()
+
+
+def test_self_test_says_what_the_store_does_and_leaves_nothing(store):
+    found = store.self_test()
+    assert found.writable
+    assert found.create_only
+    if store.url.startswith("file:"):
+        assert found.compare_and_swap
+        assert found.detail == ""
+    else:  # Swift answers 501 to If-Match
+        assert not found.compare_and_swap
+        assert "If-Match" in found.detail
+        assert "lock object" in found.detail
+    assert list(store.list()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says", "fix"),
+    [
+        (
+            {"s3_secret_access_key": SecretStr("not-the-secret")},
+            "secret does not fit",
+            "S3_SECRET_ACCESS_KEY",
+        ),
+        ({"s3_access_key_id": "nobody:here"}, "access key", "LABELLOOP_S3_ACCESS_KEY_ID"),
+        ({"s3_endpoint_url": "http://127.0.0.1:9"}, "does not answer", "LABELLOOP_S3_ENDPOINT_URL"),
+    ],
+    ids=["wrong secret", "wrong key", "no server"],
+)
+def test_s3_errors_name_the_place_and_the_fix_and_no_secret(s3_server, tmp_path, changes, says, fix):
+    bucket = s3_server.make_bucket()
+    store = open_store(f"s3://{bucket}/p", s3_settings(s3_server, tmp_path, **changes))
+    for call in (
+        lambda: store.put("k", b"x"),
+        lambda: store.get("k"),
+        lambda: store.create("k", b"x"),
+        lambda: list(store.list()),
+        store.self_test,
+    ):
+        with pytest.raises(StoreUnreachable) as caught:
+            call()
+        assert f"s3://{bucket}/p" in str(caught.value)
+        assert says in str(caught.value)
+        assert fix in caught.value.fix
+        assert "not-the-secret" not in str(caught.value)
+
+
+def test_a_missing_bucket_is_named(s3_server, tmp_path):
+    store = open_store("s3://no-such-bucket-here", s3_settings(s3_server, tmp_path))
+    with pytest.raises(StoreUnreachable, match="no such bucket") as caught:
+        store.put("k", b"x")
+    assert "Create the bucket" in caught.value.fix
+
+
+def test_boto3_reads_what_the_store_wrote_with_its_type(s3_server, tmp_path):
+    bucket = s3_server.make_bucket()
+    store = open_store(f"s3://{bucket}/exports/v1", s3_settings(s3_server, tmp_path))
+    etag = store.put("coco.json", b"{}")
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3_server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=s3_server.key,
+        aws_secret_access_key=s3_server.secret,
+        config=Config(s3={"addressing_style": "path"}),
+    )
+    answer = client.get_object(Bucket=bucket, Key="exports/v1/coco.json")
+    assert answer["Body"].read() == b"{}"
+    assert answer["ContentType"] == "application/json"
+    assert answer["ETag"] == etag
+
+
+def test_a_lock_left_by_a_killed_writer_is_taken_over(s3_server, tmp_path, monkeypatch):
+    from labelloop.service.store import s3_lock
+
+    store = open_store(f"s3://{s3_server.make_bucket()}", s3_settings(s3_server, tmp_path))
+    etag = store.put("state", b"one")
+    dead = s3_lock.ObjectLock(store._at(), "state", store._writes())
+    assert dead._taken()
+    monkeypatch.setattr(s3_lock, "WAIT_S", 1.0)
+    with pytest.raises(StoreError, match="others have been writing"):
+        store.swap("state", b"two", etag=etag)
+    monkeypatch.setattr(s3_lock, "LEASE_S", 1.0)
+    monkeypatch.setattr(s3_lock, "WAIT_S", 20.0)
+    store.swap("state", b"two", etag=etag)
+    assert store.get("state") == b"two"
+    assert not dead.mine()
+
+
+def _all_at_once(count, call, expected):
+    """Runs call(n) in threads that start together: ([n of those that returned], [n of those that raised expected])."""
+    barrier, won, lost, broken = threading.Barrier(count), [], [], []
+
+    def run(n):
+        barrier.wait()
+        try:
+            call(n)
+            won.append(n)
+        except expected:
+            lost.append(n)
+        except Exception as error:  # noqa: BLE001 - shown by the assertion below
+            broken.append(error)
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not broken
+    return won, lost
