@@ -170,7 +170,7 @@ class TaskCalls(StudioClient):
                 )
             )
         except NotFound as error:
-            if "left" in error.detail.lower() or "available" in error.detail.lower():
+            if "no tasks" in error.detail.lower():  # "There are no tasks for anne@example.com"
                 return None
             raise
 
