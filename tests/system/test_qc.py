@@ -1,0 +1,336 @@
+"""Quality control on stock Label Studio: a dispute from its first click to its end, and what no webhook said."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from labelloop.service.db import open_database
+from labelloop.service.inbox import EVENTS, Inbox
+from labelloop.service.jobs import Jobs
+from labelloop.service.settings import Settings, env_name
+from labelloop.service.studio import Studio
+from qc_webhooks.connect import connect, webhook_headers, webhook_url
+from qc_webhooks.jobs import handlers, periodics
+from qc_webhooks.tables import ACTIONS
+
+pytestmark = pytest.mark.system
+
+CONFIG = """<View><Image name="image" value="$image"/>
+<RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels></View>"""
+STORED = {"image": "s3://bucket/dir/a b.jpg", "others": ["s3://bucket/c.jpg", "gs://x/y.jpg"]}
+
+
+def box(x, label="Car"):
+    value = {"x": x, "y": 10, "width": 20, "height": 30, "rotation": 0, "rectanglelabels": [label]}
+    return {
+        "id": f"r{x}", "from_name": "label", "to_name": "image", "type": "rectanglelabels", "original_width": 200,
+        "original_height": 100, "value": value,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def wait_until(wait_until):
+    """As everywhere, with more patience: Label Studio takes a second for a request while all tests share two cores."""
+    return lambda condition: wait_until(condition, timeout_s=60)
+
+
+@dataclass
+class Qc:
+    """The running service and worker, and Label Studio as the admin and as three annotators."""
+
+    settings: Settings
+    engine: sa.Engine
+    admin: Studio
+    people: list[Studio]
+    poll: object
+
+    def project(self, tasks=1, **fields):
+        project = self.admin.create_project(title="quality", label_config=CONFIG, **fields)["id"]
+        connect(self.admin, project, self.settings, self.engine)
+        return project, self.admin.import_tasks(project, [{"data": STORED} for _ in range(tasks)])
+
+    def data(self, project, task):
+        return self.admin.task_json(project, task)["data"]
+
+    def status(self, project, task):
+        return self.data(project, task).get("qc_status")
+
+    def tab(self, project, title):
+        view = next(view for view in self.admin.views(project) if view["data"]["title"] == title)
+        page = self.admin.request("GET", "api/tasks", params={"view": view["id"], "project": project})
+        return [task["id"] for task in page["tasks"]]
+
+    def writes(self, project):
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(ACTIONS).where(ACTIONS.c.project == project)).all()
+
+    def idle(self):
+        return Inbox(self.engine).counts() | {"done": 0} == {"pending": 0, "claimed": 0, "done": 0, "dead": 0}
+
+
+@pytest.fixture(scope="module")
+def qc(label_studio, tmp_path_factory):
+    from labelloop.stack.ports import free_port
+
+    port = free_port()
+    values = {
+        "home": str(tmp_path_factory.mktemp("qc")),
+        "label_studio_url": label_studio.url,
+        "label_studio_api_key": label_studio.admin_token,
+        "webhook_secret": "s3cret",
+        "qc_url": f"http://127.0.0.1:{port}",
+    }
+    settings = Settings(**values)
+    engine = open_database(settings)
+    admin = Studio.from_settings(settings)
+    people = [Studio(label_studio.url, label_studio.user(f"{name}@example.com")[0]) for name in ("anne", "ben", "cleo")]
+    jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers(settings, admin, engine))
+    stop = threading.Event()
+    worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
+    service = subprocess.Popen(
+        [sys.executable, "-c", f"from qc_webhooks.commands import serve; serve(port={port})"],
+        env=os.environ | {env_name(name): value for name, value in values.items()},
+    )
+    worker.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not _is_up(f"http://127.0.0.1:{port}/health"):
+            assert service.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (poller, _tabs) = periodics(settings, admin, engine)
+        yield Qc(settings, engine, admin, people, poller.run)
+    finally:
+        stop.set()
+        service.terminate()
+        worker.join(30)
+        service.wait(30)
+        for studio in (admin, *people):
+            studio.close()
+        engine.dispose()
+
+
+def _is_up(url):
+    try:
+        return httpx.get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_dispute_goes_blind_to_a_third_annotator_who_settles_it(qc, wait_until):
+    anne, ben, cleo = qc.people
+    project, (task, _other) = qc.project(tasks=2)
+    assert anne.next_task(project)["id"] == task
+    anne.add_annotation(task, [box(0)])
+    ben.add_annotation(task, [box(60)])
+    wait_until(lambda: qc.status(project, task) == "disputed")
+
+    data = qc.data(project, task)
+    assert {name: data[name] for name in STORED} == STORED
+    assert (data["qc_annotators"], data["qc_agreement"], data["qc_review"]) == (2, 0.0, "no")
+    assert "missing: Car at the upper left" in data["qc_note"]
+    assert qc.tab(project, "QC: disputed") == [task]
+    assert qc.tab(project, "QC: to review") == []
+
+    served = cleo.next_task(project)
+    assert served["id"] == task
+    assert served["annotations"] == []
+    assert anne.next_task(project)["id"] != task
+    cleo.add_annotation(task, [box(1)])
+    wait_until(lambda: qc.status(project, task) == "agreed")
+    assert qc.tab(project, "QC: disputed") == []
+    found = qc.admin.task_json(project, task)
+    assert (found["overlap"], found["is_labeled"]) == (3, True)
+    assert {name: found["data"][name] for name in STORED} == STORED
+    assert [row.state for row in qc.writes(project)] == ["done", "done"]
+
+
+def test_a_dispute_that_three_do_not_settle_waits_for_a_reviewer(qc, wait_until):
+    project, (task,) = qc.project()
+    for person, place in zip(qc.people, (0, 30, 60), strict=True):
+        person.add_annotation(task, [box(place)])
+    wait_until(lambda: qc.data(project, task).get("qc_review") == "yes")
+    assert qc.tab(project, "QC: to review") == [task]
+    assert qc.admin.task_json(project, task)["overlap"] <= 3
+
+
+def test_two_who_agree_are_left_in_peace(qc, wait_until):
+    anne, ben, cleo = qc.people
+    project, (task,) = qc.project()
+    anne.add_annotation(task, [box(0)])
+    ben.add_annotation(task, [box(1)])
+    wait_until(lambda: qc.status(project, task) == "agreed")
+    assert qc.admin.task_json(project, task)["overlap"] == 2
+    assert cleo.next_task(project) is None
+
+
+def test_a_correction_and_a_ground_truth_settle_too(qc, wait_until):
+    anne, ben, _ = qc.people
+    project, (one, two) = qc.project(tasks=2)
+    for task in (one, two):
+        first = anne.add_annotation(task, [box(0)])
+        ben.add_annotation(task, [box(60)])
+        wait_until(lambda task=task: qc.status(project, task) == "disputed")
+        if task == one:
+            anne.update_annotation(first["id"], result=[box(60)])
+        else:
+            qc.admin.update_annotation(first["id"], ground_truth=True)
+        wait_until(lambda task=task: qc.status(project, task) == "agreed")
+        found = qc.admin.task_json(project, task)
+        assert (found["overlap"], found["is_labeled"]) == (2, True)
+
+
+def test_a_deleted_annotation_reopens_the_question(qc, wait_until):
+    anne, ben, _ = qc.people
+    project, (task,) = qc.project()
+    anne.add_annotation(task, [box(0)])
+    second = ben.add_annotation(task, [box(60)])
+    wait_until(lambda: qc.status(project, task) == "disputed")
+    qc.admin.request("DELETE", f"api/annotations/{second['id']}/")
+    wait_until(lambda: qc.status(project, task) == "waiting")
+    found = qc.admin.task_json(project, task)
+    assert (found["overlap"], found["is_labeled"]) == (2, False)
+
+
+def test_the_poller_heals_what_webhooks_did_not_say(qc, wait_until):
+    anne, ben, cleo = qc.people
+    project, (task,) = qc.project()
+    for hook in qc.admin.webhooks(project):
+        qc.admin.delete_webhook(hook["id"])
+    qc.poll()  # the first look at a project, before anything happened
+    anne.add_annotation(task, [box(0)])
+    ben.add_annotation(task, [box(60)])
+    qc.poll()
+    wait_until(lambda: qc.status(project, task) == "disputed")
+    cleo.add_annotation(task, [box(1)])
+    qc.poll()
+    wait_until(lambda: qc.status(project, task) == "agreed")
+
+    people = [person.me()["id"] for person in (anne, ben)]
+    annotations = [
+        {"result": [box(place)], "completed_by": person, "ground_truth": False}
+        for person, place in zip(people, (0, 60), strict=True)
+    ]
+    (imported,) = qc.admin.import_tasks(project, [{"data": STORED, "annotations": annotations}])
+    qc.poll()
+    wait_until(lambda: qc.status(project, imported) == "disputed")
+    selected = {"selectedItems": {"all": False, "included": [imported]}}
+    params = {"id": "delete_tasks_annotations", "project": project}
+    qc.admin.request("POST", "api/dm/actions/", params=params, json=selected)
+    qc.poll()
+    wait_until(lambda: qc.status(project, imported) == "waiting")
+    wait_until(qc.idle)
+    written = len(qc.writes(project))
+    for _ in range(3):
+        qc.poll()
+    wait_until(qc.idle)
+    assert len(qc.writes(project)) == written
+
+
+def test_an_import_with_annotations_is_judged_by_its_one_event(qc, wait_until):
+    project, _ = qc.project()
+    people = [person.me()["id"] for person in qc.people[:2]]
+    annotations = [{"result": [box(40 * n)], "completed_by": p, "ground_truth": False} for n, p in enumerate(people)]
+    (task,) = qc.admin.import_tasks(project, [{"data": STORED, "annotations": annotations}])
+    wait_until(lambda: qc.status(project, task) == "disputed")
+
+
+def test_duplicates_and_reordered_events_change_nothing(qc, wait_until):
+    anne, ben, cleo = qc.people
+    project, (task,) = qc.project()
+    made = [
+        anne.add_annotation(task, [box(0)]),
+        ben.add_annotation(task, [box(60)]),
+        cleo.add_annotation(task, [box(1)]),
+    ]
+    wait_until(lambda: qc.status(project, task) == "agreed")
+    wait_until(qc.idle)
+    before, written = qc.admin.task_json(project, task), len(qc.writes(project))
+    with qc.engine.connect() as connection:
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(EVENTS))
+    for annotation in [*reversed(made), *made, *made]:
+        body = {"action": "ANNOTATION_CREATED", "annotation": annotation | {"task": task, "project": project}}
+        answer = httpx.post(webhook_url(qc.settings), json=body, headers=webhook_headers(qc.settings))
+        assert answer.json() == {"events": 1, "new": 0}
+    # an old version of an annotation, told late, is a hint like any other: the server is the truth
+    late = made[0] | {"task": task, "project": project, "updated_at": "2020-01-01T00:00:00Z", "result": [box(90)]}
+    httpx.post(
+        webhook_url(qc.settings),
+        json={"action": "ANNOTATION_UPDATED", "annotation": late},
+        headers=webhook_headers(qc.settings),
+    )
+    with qc.engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(EVENTS)) == rows + 1
+    wait_until(qc.idle)
+    assert qc.admin.task_json(project, task) == before
+    assert len(qc.writes(project)) == written
+
+
+def test_connecting_twice_changes_nothing_and_dropped_tabs_come_back(qc):
+    project, _ = qc.project()
+    state = [qc.admin.webhooks(project), qc.admin.views(project), qc.admin.project(project)["maximum_annotations"]]
+    assert not any(change.done for change in connect(qc.admin, project, qc.settings, qc.engine))
+    assert state == [
+        qc.admin.webhooks(project),
+        qc.admin.views(project),
+        qc.admin.project(project)["maximum_annotations"],
+    ]
+    qc.admin.request("DELETE", "api/dm/views/reset/", json={"project": project})
+    assert qc.admin.views(project) == []
+    (_, tabs) = periodics(qc.settings, qc.admin, qc.engine)
+    for _ in range(2):
+        tabs.run()
+    assert sorted(view["data"]["title"] for view in qc.admin.views(project)) == ["QC: disputed", "QC: to review"]
+
+
+def test_an_overlap_that_a_human_took_back_stays(qc, wait_until):
+    anne, ben, cleo = qc.people
+    project, (task,) = qc.project()
+    first = anne.add_annotation(task, [box(0)])
+    ben.add_annotation(task, [box(60)])
+    wait_until(lambda: qc.status(project, task) == "disputed")
+    qc.admin.update_task(task, overlap=2, is_labeled=True)
+    anne.update_annotation(first["id"], result=[box(2)])
+    wait_until(lambda: qc.data(project, task)["qc_review"] == "yes")
+    assert qc.admin.task_json(project, task)["overlap"] == 2
+    assert cleo.next_task(project) is None
+
+
+def test_submit_is_not_slowed_by_our_webhook(qc, capsys):
+    """At the median by at most 50 ms, with and without the webhook in turn on the same server."""
+    anne = qc.people[0]
+    _, tasks = qc.project(tasks=12)
+    without, plain = qc.project(tasks=12)
+    for hook in qc.admin.webhooks(without):
+        qc.admin.delete_webhook(hook["id"])
+    took = {True: [], False: []}
+    for one, other in zip(tasks, plain, strict=True):
+        for hooked, task in ((True, one), (False, other)):
+            started = time.perf_counter()
+            anne.add_annotation(task, [box(0)])
+            took[hooked].append(time.perf_counter() - started)
+    slower_ms = 1000 * (statistics.median(took[True]) - statistics.median(took[False]))
+    with capsys.disabled():
+        print(f"\nsubmit: {1000 * statistics.median(took[False]):.0f} ms, with our webhook {slower_ms:+.0f} ms")
+    assert slower_ms < 50
+
+
+def test_the_log_of_writes_can_be_read_back(qc, wait_until):
+    anne, ben, _ = qc.people
+    project, (task,) = qc.project()
+    anne.add_annotation(task, [box(0)])
+    ben.add_annotation(task, [box(60)])
+    wait_until(lambda: [row.state for row in qc.writes(project)] == ["done"])
+    (row,) = qc.writes(project)
+    assert json.loads(row.before)["overlap"] == 2
+    assert json.loads(row.after)["overlap"] == 3
+    assert (row.task, row.route, row.reason) == (task, "one_more_annotator+flag", "disputed by 2 annotators; disputed")
