@@ -34,7 +34,7 @@ def export(
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
-    json: Path | None = None,
+    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
 ) -> int:
     """Write annotated tasks as COCO, Pascal VOC and YOLO into a new version of a data set, in a folder or in S3.
 

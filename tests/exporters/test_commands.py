@@ -1,0 +1,96 @@
+"""The commands: what they print, write and exit with."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from exporters import commands
+
+
+@pytest.fixture
+def app(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LABELLOOP_LOCAL_FILES_ROOT", str(tmp_path / "photos"))
+    app = App(result_action="return_value")
+    app.command(commands.export)
+    app.command(commands.dataset_list, name="list")
+    app.command(commands.dataset_pull, name="pull")
+    return app
+
+
+@pytest.fixture
+def file(build, tmp_path, photos):
+    path = tmp_path / "cars.json"
+    tasks = [
+        build.task(1, build.annotation(build.box(10, 10, 20, 20)), image=photos("one.jpg")),
+        build.task(2, build.annotation(build.box(10, 10, 20, 20)), qc_status="disputed"),
+    ]
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+def test_export_says_what_it_wrote_and_what_not(app, file, tmp_path, capsys):
+    assert app(["export", "--from", str(file), "--format", "coco,voc", "--split", "train=1"]) == 0
+    out, err = capsys.readouterr()
+    assert "store/cars v000001" in out
+    assert "tasks: 1 of 2\n    1 not: disputed" in out
+    assert "coco: 1 objects" in out
+    assert err == ""  # no terminal: no progress bar
+    assert (tmp_path / "home/store/cars/HEAD.json").is_file()
+
+
+def test_report_for_programs(app, file, tmp_path, capsys):
+    to = f"file://{tmp_path / 'set'}"
+    assert app(["export", "--from", str(file), "--to", to, "--json", "-", "--disputed", "include", "--no-fetch"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["published"]
+    assert report["accounts"]["tasks"] == {"input": 2, "kept": 2, "dropped": {}}
+    assert app(["export", "--from", str(file), "--to", to, "--json", str(tmp_path / "report.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_bytes())["version"] == "v000002"
+
+
+def test_too_many_errors_end_with_status_one(app, build, tmp_path, capsys):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps([build.task(1, build.annotation(build.box(10, 10, 0, 20)))]))
+    assert app(["export", "--from", str(path)]) == 1
+    assert "NOT published" in capsys.readouterr().out
+    assert app(["export", "--from", str(path), "--max-errors", "1"]) == 0
+
+
+def test_label_config_is_read_from_a_file(app, file, config, tmp_path, capsys):
+    (tmp_path / "config.xml").write_text(config("dog", "car"))
+    assert app(["export", "--from", str(file), "--label-config", str(tmp_path / "config.xml")]) == 0
+    assert "classes  dog 1, car 2" in capsys.readouterr().out
+
+
+def test_list_and_pull_show_a_newcomer_what_there_is(app, file, tmp_path, capsys):
+    to = f"file://{tmp_path / 'set'}"
+    app(["list", to])
+    assert "No version" in capsys.readouterr().out
+    app(["export", "--from", str(file), "--to", to, "--split", "train=1"])
+    app(["export", "--from", str(file), "--to", to, "--split", "train=1", "--format", "coco"])
+    capsys.readouterr()
+    assert app(["list", to]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("  v000001")
+    assert second.startswith("* v000002")
+    assert "images: train 1" in second
+    assert app(["pull", to, "--version", "v000001", "--format", "yolo-detect", "--to", str(tmp_path / "yolo")]) == 0
+    assert {
+        str(path.relative_to(tmp_path / "yolo")) for path in Path(tmp_path / "yolo").rglob("*") if path.is_file()
+    } == {
+        "data.yaml",
+        "train.txt",
+        "labels/train/one.txt",
+        "images/train/one.jpg",
+    }
+
+
+def test_pull_without_photos_ends_with_status_one_and_names_them(app, file, tmp_path, capsys):
+    to = f"file://{tmp_path / 'set'}"
+    app(["export", "--from", str(file), "--to", to, "--disputed", "include"])
+    assert app(["pull", to, "--to", str(tmp_path / "all")]) == 1
+    assert "s3://photos/2.jpg" in capsys.readouterr().err
+    assert app(["pull", to, "--to", str(tmp_path / "none"), "--no-images"]) == 0
