@@ -30,7 +30,7 @@ _SWAPPED = frozenset({5, 6, 7, 8})  # EXIF orientations that lie on their side
 _ORIENTATION = 0x0112
 _DAMAGED = (OSError, ValueError, SyntaxError, IndexError, EOFError, ZeroDivisionError, KeyError, struct.error)
 _WEB = "Convert it to JPEG, PNG or WebP."
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What is read: what browsers show, so what people can annotate, and what cameras and scanners give besides."""
 
 
