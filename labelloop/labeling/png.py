@@ -35,8 +35,8 @@ class _Header(NamedTuple):
 def decode_data_url(url: object) -> NDArray[np.bool_]:
     """The mask in a bitmask's ``imageDataURL``.
 
-    Label Studio draws black on transparent, so what is not transparent belongs to the region. Where an image has no
-    transparent pixel at all (masks made by scripts: white on black), what is not black does.
+    Label Studio draws black on transparent, so what is not transparent belongs to the region. Where no pixel is
+    transparent and not all are black (masks made by scripts: white on black), what is not black does.
 
     Returns:
         A boolean array of shape ``(height, width)``.
@@ -120,9 +120,10 @@ def _opaque(samples: NDArray[np.uint16], header: _Header, chunks: dict[bytes, by
         given = np.frombuffer(chunks.get(b"tRNS", b""), dtype=np.uint8)[: len(palette)]
         opacity[: given.size] = given
         colours, alpha = palette[samples[..., 0]].astype(np.uint16), opacity[samples[..., 0]].astype(np.uint16)
-    if alpha is not None and (alpha == 0).any():
+    lit = np.asarray((colours != 0).any(axis=-1))
+    if alpha is not None and ((alpha == 0).any() or not lit.any()):
         return np.asarray(alpha != 0)
-    return np.asarray((colours != 0).any(axis=-1))
+    return lit
 
 
 def _unfilter(filters: NDArray[np.uint8], lines: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:

@@ -1,0 +1,105 @@
+import io
+import json
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labelloop.labeling import stream
+from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.stream import iter_raw_tasks, iter_tasks
+
+text = st.text(alphabet=st.sampled_from('ab{}[]",:\\ \n\u4e2d'), max_size=12)
+tasks = st.lists(
+    st.fixed_dictionaries({"id": st.integers(0, 99), "data": st.dictionaries(text, text, max_size=3)}), max_size=8
+)
+
+
+def forms(found):
+    yield json.dumps(found)
+    yield json.dumps(found, indent=1, ensure_ascii=False)
+    yield "\ufeff" + json.dumps(found) + "\n"
+    yield "\n".join(json.dumps(task) for task in found)
+    yield "\r\n\r\n".join(json.dumps(task) for task in found) + "\r\n"
+
+
+@given(tasks)
+def test_every_form_gives_the_same_tasks(found):
+    for form in forms(found):
+        read = list(iter_tasks(io.BytesIO(form.encode())))
+        assert [(task.id, task.data) for task in read] == [(task["id"], task["data"]) for task in found]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 1000])
+def test_tasks_are_whole_wherever_the_blocks_end(block, monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCK", block)
+    found = [{"id": n, "data": {"image": 'a"}]{\\', "text": "x" * n}} for n in range(40)]
+    for form in list(forms(found))[:2]:
+        assert [task.id for task in iter_tasks(io.BytesIO(form.encode()))] == list(range(40))
+
+
+def test_a_single_task_written_over_several_lines():
+    file = io.BytesIO(json.dumps({"id": 3, "data": {"a": {"b": 1}}}, indent=2).encode())
+    assert [task.id for task in iter_tasks(file)] == [3]
+
+
+def test_an_empty_file_and_an_empty_array_hold_no_tasks():
+    assert list(iter_tasks(io.BytesIO(b""))) == []
+    assert list(iter_tasks(io.BytesIO(b" [ ] \n"))) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"id": 1, "data": {}}',  # the array never ends
+        b'[{"id": 1, "data": {}}, {"id": 2, "da',  # a task never ends
+        b'[{"id": 1, "data": {}}, 5]',  # something that is no object
+        b'[{"id": 1, "data": {}}] trailing',
+        b"null",
+        b"id,image\n1,a.jpg",
+        b'[{"id": 1, "data": {}, "x": "\\"}]',  # a string never ends
+    ],
+)
+def test_a_broken_file_is_said_to_be_one(content):
+    with pytest.raises(MalformedTask):
+        list(iter_tasks(io.BytesIO(content)))
+
+
+def test_a_broken_line_costs_itself_alone():
+    file = io.BytesIO(b'{"id": 1, "data": {}}\n{"id": 2, "da\n{"id": 3, "data": {}}\n')
+    assert len(list(iter_raw_tasks(file))) == 3
+
+
+class Endless(io.RawIOBase):
+    """An array of tasks made while it is read."""
+
+    def __init__(self, count):
+        self.count, self.made, self.rest = count, 0, b"["
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        while len(self.rest) < len(buffer) and self.made < self.count:
+            task = {"id": self.made, "data": {"image": "s3://a"}, "annotations": [{"result": [{"value": "x" * 3000}]}]}
+            self.rest += (b"," if self.made else b"") + json.dumps(task).encode()
+            self.made += 1
+            if self.made == self.count:
+                self.rest += b"]"
+        size = min(len(buffer), len(self.rest))
+        buffer[:size], self.rest = self.rest[:size], self.rest[size:]
+        return size
+
+
+def peak(count):
+    tracemalloc.start()
+    assert sum(1 for _ in iter_tasks(Endless(count))) == count
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
+def test_memory_does_not_grow_with_the_file():
+    few, many = peak(300), peak(3000)
+    assert many < few * 1.5 + 1_000_000
