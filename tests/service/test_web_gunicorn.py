@@ -1,0 +1,184 @@
+"""Serving with several workers: real gunicorn processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from labelloop.service.errors import PortTaken, SettingsError
+from labelloop.service.gunicorn import load_factory, run_gunicorn
+
+SERVICE = """
+import os, sys, time
+from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.web import create_web, metrics_of
+
+def create_app(settings):
+    app = create_web("demo", settings)
+    metrics_of(app).gauge("alive", "Living workers.").set(1)
+
+    @app.get("/pid")
+    def pid():
+        return {"pid": os.getpid(), "home": str(settings.home)}
+
+    @app.get("/slow")
+    def slow():
+        time.sleep(1.5)
+        return {}
+
+    @app.get("/endless")
+    def endless():
+        time.sleep(600)
+
+    @app.get("/die")
+    def die():
+        os.kill(os.getpid(), 9)
+
+    return app
+
+if __name__ == "__main__":
+    settings = Settings(home=sys.argv[2], log_format="json")
+    setup_logging(settings)
+    run_gunicorn("service_under_test:create_app()", bind=sys.argv[1], workers=2, threads=4, settings=settings)
+"""
+
+
+class Service:
+    def __init__(self, folder, port: int) -> None:
+        (folder / "service_under_test.py").write_text(SERVICE)
+        self.url = f"http://127.0.0.1:{port}"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "service_under_test.py", f"127.0.0.1:{port}", str(folder / "home")],
+                cwd=folder, stdout=log, stderr=log, env=os.environ | {"TMPDIR": str(self.temporary)},
+            )  # fmt: skip
+
+    def get(self, path: str, **kwargs) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, **kwargs)
+
+    def up(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.get("/health").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def samples(self) -> dict[str, float]:
+        lines = [line for line in self.get("/metrics").text.splitlines() if not line.startswith("#")]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+@pytest.fixture
+def service(tmp_path, free_port, wait_until):
+    started = Service(tmp_path, free_port())
+    try:
+        wait_until(started.up, timeout_s=60)
+        yield started
+    finally:
+        started.process.terminate()
+        try:
+            started.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            started.process.kill()
+            started.process.wait()
+
+
+COUNT = 'labelloop_http_requests_total{app="demo",endpoint="/pid",method="GET",status="200"}'
+LATENCY = 'labelloop_http_request_seconds_count{app="demo",endpoint="/pid",method="GET",status="200"}'
+
+
+def test_40_requests_to_two_workers_are_counted_40_by_either(service, tmp_path, wait_until):
+    with ThreadPoolExecutor(8) as pool:
+        answers = [answer.json() for answer in pool.map(lambda _: service.get("/pid"), range(40))]
+    assert {answer["home"] for answer in answers} == {str(tmp_path / "home")}, "the settings reached the workers"
+    for _ in range(8):  # whichever worker answers
+        found = service.samples()
+        assert (found[COUNT], found[LATENCY]) == (40, 40)
+    pids = Counter(answer["pid"] for answer in answers)
+    deadline = time.monotonic() + 20
+    while len(pids) < 2 and time.monotonic() < deadline:
+        pids[service.get("/pid").json()["pid"]] += 1
+    assert len(pids) == 2, "both workers answer"
+
+
+def test_what_a_killed_worker_counted_stays_and_its_gauges_go(service, wait_until):
+    before = set()
+
+    def both_answer() -> bool:
+        before.add(service.get("/pid").json()["pid"])
+        return len(before) == 2
+
+    wait_until(both_answer, timeout_s=20)
+    counted = service.samples()[COUNT]
+    with pytest.raises(httpx.HTTPError):
+        service.get("/die")
+    asked = []
+
+    def its_successor_answers() -> bool:
+        asked.append(service.get("/pid").json()["pid"])
+        return asked[-1] not in before
+
+    wait_until(its_successor_answers, timeout_s=20)
+    found = service.samples()
+    assert found[COUNT] == counted + len(asked)
+    assert found["labelloop_alive"] == 2, "the dead one left the sum"
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_within_seconds_and_leaves_nothing(service, how):
+    started = time.monotonic()
+    service.process.send_signal(how)
+    assert service.process.wait(timeout=10) == 0
+    assert time.monotonic() - started < 5
+    assert list(service.temporary.iterdir()) == []
+
+
+def test_sigterm_lets_a_running_request_finish_but_not_an_endless_one(service):
+    with ThreadPoolExecutor(2) as pool:
+        slow, endless = pool.submit(service.get, "/slow"), pool.submit(service.get, "/endless")
+        time.sleep(0.5)
+        started = time.monotonic()
+        service.process.terminate()
+        assert slow.result().status_code == 200
+        assert service.process.wait(timeout=15) == 0
+        assert time.monotonic() - started < 12
+        assert isinstance(endless.exception(), httpx.HTTPError)
+
+
+def test_a_taken_port_is_said_plainly(settings):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken) as error:
+            run_gunicorn("any:thing", bind=f"127.0.0.1:{port}", settings=settings)
+    assert str(error.value).startswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use.")
+    assert f":{port}" in error.value.fix
+
+
+@pytest.mark.parametrize("bind", ["9090", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_refused(settings, bind):
+    with pytest.raises(SettingsError, match="host:port"):
+        run_gunicorn("any:thing", bind=bind, settings=settings)
+
+
+@pytest.mark.parametrize(
+    "factory", ["nowhere.app:create_app()", "labelloop.service.web:nothing", "labelloop.service.web"]
+)
+def test_a_factory_that_is_none_is_refused(factory):
+    with pytest.raises(SettingsError, match="no app factory"):
+        load_factory(factory)
