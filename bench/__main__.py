@@ -1,0 +1,43 @@
+"""`python -m bench [name ...]`: run the benches of the table and keep their figures under `bench/results/`."""
+
+import argparse
+import importlib
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# Each module has `run() -> str`: what was measured, in Markdown, without a heading of the first level.
+# To add a bench: write the module, name it here.
+BENCHES: Mapping[str, str] = {
+    "brush": "bench.brush",
+    "reading": "bench.reading",
+}
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """The processor and Python that the figures are from."""
+    info = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    processor = f"{len(models)} x {models[0]}" if models else platform.processor()
+    return f"{processor}, {platform.system()}, Python {platform.python_version()}"
+
+
+def main(argv: list[str]) -> int:
+    """Run the benches named, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], metavar="name", help=", ".join(BENCHES))
+    for name in parser.parse_args(argv).names or BENCHES:
+        print(f"== {name}", flush=True)
+        body = importlib.import_module(BENCHES[name]).run()
+        RESULTS.mkdir(exist_ok=True)
+        text = f"# {name}\n\n{body.strip()}\n\nMeasured on {machine()}; `python -m bench {name}` measures again.\n"
+        (RESULTS / f"{name}.md").write_text(text)
+        print(text, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
