@@ -134,7 +134,7 @@ def _explained(url: str, error: StudioRefused) -> LabelloopError:
     detail = error.detail
     if error.answer == 403 and ("reserved" in detail or "block" in detail):
         return ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX)
-    if "authentication parameters" in detail:
+    if "authentication parameters" in detail or "401 Client Error" in detail:
         return ConnectionRefused(
             url,
             "the backend asks for Basic auth, and did not accept ours.",
