@@ -123,11 +123,12 @@ class GuardedTransport(httpx.HTTPTransport):
     """
 
     def __init__(self, trusted: Collection[str], *, allow_private: bool) -> None:
-        super().__init__()
+        context = httpx.create_ssl_context()
+        super().__init__(verify=context)
         self._deadlines = _Deadlines()
         self._pool.close()
         self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(),
+            ssl_context=context,
             max_connections=100,
             max_keepalive_connections=20,
             keepalive_expiry=5.0,

@@ -24,8 +24,8 @@ NEITHER = (
 )
 
 RACE = (
-    "Of several creations at the same moment the server lets more than one through. labelloop waits after each until the "
-    "others must have ended and looks whose bytes stayed: one creator wins all the same, and creating takes longer."
+    "Of several creations at the same moment the server lets more than one through. labelloop waits after each until "
+    "the others must have ended and looks whose bytes stayed: one creator wins all the same, and creating takes longer."
 )
 _RACERS = 8
 
