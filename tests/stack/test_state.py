@@ -1,0 +1,45 @@
+"""What is remembered between runs, and that a home folder has one supervisor."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from labelloop.stack.errors import AlreadyRunning
+from labelloop.stack.state import DemoProject, State, read_state, running, sole_supervisor, write_state
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from labelloop.stack.state import sole_supervisor
+with sole_supervisor(Path(sys.argv[1]), "http://localhost:8123"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_state_comes_back_as_it_was(tmp_path):
+    assert read_state(tmp_path) == State()
+    state = State(("anna@example.com",), {"demo": DemoProject(3, 25, complete=True)})
+    write_state(tmp_path, state)
+    assert read_state(tmp_path) == state
+
+
+def test_a_second_supervisor_is_told_who_and_where_the_first_is(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        expected = rf"process {holder.pid}.*http://localhost:8123.*labelloop down"
+        with pytest.raises(AlreadyRunning, match=expected), sole_supervisor(tmp_path, "http://localhost:1"):
+            pass
+        assert running(tmp_path).pid == holder.pid
+        holder.kill()
+    assert running(tmp_path) is None
+
+
+def test_the_home_is_free_again_afterwards(tmp_path):
+    assert running(tmp_path) is None
+    for _ in range(2):
+        with sole_supervisor(tmp_path, "http://localhost:1"):
+            assert running(tmp_path).pid == os.getpid()
+    assert running(tmp_path) is None

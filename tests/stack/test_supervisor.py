@@ -1,0 +1,91 @@
+"""The supervisor: one signal ends every child, a second one does not get in the way, a dead part is told once."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+RUN = """
+import os, sys
+from pathlib import Path
+from labelloop.stack.process import Part
+from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
+
+home = Path(sys.argv[1])
+def part(name, code):
+    return Part(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log")
+SLOW = (
+    "import signal,time,sys; signal.signal(15, lambda *_: (time.sleep(1), sys.exit(0)));"
+    "print('up', flush=True); time.sleep(60)"
+)
+try:
+    with StopSignals() as signals, Supervisor(home / "run", signals) as supervisor:
+        first = supervisor.start(part("first", SLOW))
+        second = supervisor.start(part("second", sys.argv[2] if len(sys.argv) > 2 else SLOW))
+        print(first.pid, second.pid, flush=True)
+        supervisor.watch(lambda child, how: print("ended:", child.part.name, how, flush=True))
+except Stopped as stopped:
+    print("stopped by", stopped, flush=True)
+"""
+
+
+@pytest.fixture
+def supervise(tmp_path):
+    started = []
+
+    def begin(*args):
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path), *args], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process, [int(pid) for pid in process.stdout.readline().split()]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def gone(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_one_signal_ends_every_child(supervise, number, tmp_path, wait_until):
+    process, pids = supervise()
+    wait_until(lambda: all("up" in (tmp_path / f"{name}.log").read_text() for name in ("first", "second")))
+    process.send_signal(number)
+    assert process.stdout.read() == f"stopped by {number.name}\n"
+    assert all(map(gone, pids))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_an_impatient_second_signal_leaves_no_child_behind(supervise, tmp_path, wait_until):
+    process, pids = supervise()
+    wait_until(lambda: all("up" in (tmp_path / f"{name}.log").read_text() for name in ("first", "second")))
+    process.send_signal(signal.SIGINT)
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+    assert process.stdout.read() == "stopped by SIGINT\n"
+    assert all(map(gone, pids))
+
+
+def test_a_part_that_dies_is_told_once_and_the_others_go_on(supervise, wait_until):
+    process, pids = supervise("raise SystemExit(3)")
+    assert process.stdout.readline() == "ended: second exit code 3\n"
+    assert not gone(pids[0])
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read() == "stopped by SIGTERM\n"
+    assert gone(pids[0])
+
+
+def test_the_death_of_label_studio_ends_everything(supervise):
+    process, pids = supervise()
+    os.kill(pids[0], signal.SIGKILL)
+    assert process.stdout.read() == "ended: first signal 9\n"
+    assert all(map(gone, pids))
