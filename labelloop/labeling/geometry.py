@@ -102,7 +102,7 @@ class Ellipse(msgspec.Struct, frozen=True, gc=False):
         return rasterise(self.polygon(), width, height)
 
 
-class Polygon(msgspec.Struct, frozen=True):
+class Polygon(msgspec.Struct, frozen=True, gc=False):
     """A closed ring of at least three points; the last is joined to the first."""
 
     points: tuple[Point, ...]
@@ -207,7 +207,7 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
         return pixels
 
 
-class Vertex(msgspec.Struct, frozen=True):
+class Vertex(msgspec.Struct, frozen=True, gc=False):
     """A corner of a vector, with the two handles of a Bezier curve where it has them.
 
     ``before`` steers the curve that arrives from the previous vertex, ``after`` the one that leaves for the next;
@@ -223,7 +223,7 @@ class Vertex(msgspec.Struct, frozen=True):
     bezier: bool = False
 
 
-class Vector(msgspec.Struct, frozen=True):
+class Vector(msgspec.Struct, frozen=True, gc=False):
     """Lines and Bezier curves through ``vertices``. Only a closed one encloses an area."""
 
     vertices: tuple[Vertex, ...]

@@ -144,7 +144,12 @@ class _Reader:
     def read(self) -> Reading:
         for broken in self.source.malformed:
             self._fail(None, broken.field, broken.reason, broken.source)
-        others = [result for result in self.source.results if not self._shape(result)]
+        others = []
+        for result in self.source.results:
+            if result.type in GEOMETRIES:
+                self._draw(result)
+            else:
+                others.append(result)
         if others:
             self._rest(others)
         return Reading(
@@ -156,16 +161,10 @@ class _Reader:
             tuple(self.errors),
         )
 
-    def _shape(self, result: Result) -> bool:
-        """Take a result that draws something; leave the others for when all shapes are known."""
-        if result.type not in GEOMETRIES:
-            return False
-        self._draw(result)
-        return True
-
     def _draw(self, result: Result) -> None:
         try:
-            self._known(result)
+            if self.config is not None:
+                self._known(result)
             region = _bare(result, *self._size(result))
         except MalformedValue as error:
             self.by_id.setdefault(result.id, -1)

@@ -12,7 +12,7 @@ from labelloop.labeling.task import Result
 NO_ATTRIBUTES: Mapping[str, tuple[Any, ...]] = {}
 
 
-class Region(msgspec.Struct, frozen=True):
+class Region(msgspec.Struct, frozen=True, gc=False):
     """A shape on an image, with its labels and what was answered about it.
 
     Attributes:
@@ -45,7 +45,7 @@ class Region(msgspec.Struct, frozen=True):
     result: tuple[Result, ...] = ()
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """Everything one annotation says. Each of its results is in exactly one of these places.
 
     Attributes:

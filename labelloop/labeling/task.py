@@ -21,22 +21,26 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     @property
     def id(self) -> str:
         """The region's id, which results of one region share; empty where there is none (relations have none)."""
-        return _text(self.raw.get("id"))
+        value = self.raw.get("id")
+        return value if type(value) is str else _text(value)
 
     @property
     def from_name(self) -> str:
         """The name of the control tag it came from."""
-        return _text(self.raw.get("from_name"))
+        value = self.raw.get("from_name")
+        return value if type(value) is str else _text(value)
 
     @property
     def to_name(self) -> str:
         """The name of the object tag it is about."""
-        return _text(self.raw.get("to_name"))
+        value = self.raw.get("to_name")
+        return value if type(value) is str else _text(value)
 
     @property
     def type(self) -> str:
         """Label Studio's result type in lower case, such as ``rectanglelabels``."""
-        return _text(self.raw.get("type")).lower()
+        value = self.raw.get("type")
+        return value.lower() if type(value) is str else ""
 
     @property
     def value(self) -> dict[str, Any]:
@@ -47,12 +51,14 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     @property
     def original_width(self) -> int | None:
         """The image's width in pixels, where it is stated sensibly."""
-        return _positive(self.raw.get("original_width"))
+        value = self.raw.get("original_width")
+        return value if type(value) is int and value > 0 else _positive(value)
 
     @property
     def original_height(self) -> int | None:
         """The image's height in pixels, where it is stated sensibly."""
-        return _positive(self.raw.get("original_height"))
+        value = self.raw.get("original_height")
+        return value if type(value) is int and value > 0 else _positive(value)
 
     @property
     def image_rotation(self) -> float:
@@ -62,12 +68,14 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     @property
     def item_index(self) -> int | None:
         """Which image of a multi-image task it is on, from 0; None where the task has one image."""
-        return _integer(self.raw.get("item_index"))
+        value = self.raw.get("item_index")
+        return None if value is None else _integer(value)
 
     @property
     def score(self) -> float | None:
         """The model's confidence, on predictions."""
-        return _number(self.raw.get("score"))
+        value = self.raw.get("score")
+        return None if value is None else _number(value)
 
     @property
     def origin(self) -> str | None:
@@ -88,7 +96,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
         return parent if isinstance(parent, str) and parent else None
 
 
-class Malformed(msgspec.Struct, frozen=True):
+class Malformed(msgspec.Struct, frozen=True, gc=False):
     """A member of a list that is not the object it should be, kept so that nothing is lost.
 
     Attributes:
@@ -102,7 +110,7 @@ class Malformed(msgspec.Struct, frozen=True):
     source: Any
 
 
-class Annotation(msgspec.Struct, frozen=True, kw_only=True):
+class Annotation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One annotator's work on one task. A skipped task has ``was_cancelled`` set, and may still hold results."""
 
     id: int | None = None
@@ -118,7 +126,7 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     malformed: tuple[Malformed, ...] = ()
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One model's answer for one task."""
 
     id: int | None = None
@@ -128,7 +136,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     malformed: tuple[Malformed, ...] = ()
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an annotator is shown (``data``) and everything people and models said about it.
 
     Attributes:
@@ -154,7 +162,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     malformed: tuple[Malformed, ...] = ()
 
 
-class _Wire(msgspec.Struct):
+class _Wire(msgspec.Struct, gc=False):
     """A task as it travels: only what is read is decoded, and each field is judged by itself afterwards."""
 
     id: Any = None

@@ -43,12 +43,8 @@ def number(value: object, field: str) -> float:
         MalformedValue: It is none.
     """
     if type(value) is float or type(value) is int:
-        try:
-            found = float(value)
-        except OverflowError:
-            found = math.inf
-        if -_FAR < found < _FAR:  # also false for NaN
-            return found
+        if -_FAR < value < _FAR:  # also false for NaN
+            return float(value)
         raise MalformedValue(field, f"{value!r:.40} is out of range")
     if value is None:
         raise MalformedValue(field, "is missing")
