@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 from typing import Any, BinaryIO
 
 from labelloop.service.media.download import copy_limited, too_many_bytes
@@ -35,7 +36,7 @@ class Bucket:
         deadline = time.monotonic() + self._settings.media_timeout_s
         try:
             answer = self._client().get_object(Bucket=bucket, Key=key)
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:  # its own context manager gives the bare HTTP response
                 if answer["ContentLength"] > limit:
                     raise too_many_bytes(url, limit)
                 copy_limited(body.iter_chunks(_CHUNK), into, url, limit, deadline)

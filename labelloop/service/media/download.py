@@ -2,6 +2,7 @@
 
 import re
 import time
+import weakref
 from collections.abc import Iterable
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -82,9 +83,10 @@ class Downloader:
         self._settings = settings
         self._studio = studio
         self._transport = GuardedTransport(_trusted(settings, studio), allow_private=settings.media_allow_private_hosts)
-        self._http = httpx.Client(
-            transport=self._transport, trust_env=False, headers={"Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"}
-        )
+        # Label Studio answers 406 to a bare image/* where it wants to answer with JSON.
+        headers = {"Accept": "image/*,*/*;q=0.1", "Accept-Encoding": "identity"}
+        self._http = httpx.Client(transport=self._transport, trust_env=False, headers=headers)
+        weakref.finalize(self, self._http.close)  # connections end with their owner, without a warning
 
     def close(self) -> None:
         """Closes the pooled connections."""

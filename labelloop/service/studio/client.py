@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -52,6 +53,7 @@ class StudioClient:
     def __init__(self, url: str, api_key: str, *, timeout_s: float = 30.0) -> None:
         self.url = clean_url(url)
         self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)))
+        weakref.finalize(self, self._http.close)  # connections end with their owner, without a warning
         self._api_key = api_key.strip()
         self._tokens = Tokens(self.url, self._api_key, self._http)
 
