@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -125,14 +125,20 @@ def dataset_pull(
     """
     settings = Settings()
     store = open_store(url, settings)
-    studio = Studio.from_settings(settings) if settings.label_studio_api_key.get_secret_value() else None
-    with _progress("files") as progress:
+    with ExitStack() as opened:
+        media = None
+        if images:
+            studio = Studio.from_settings(settings) if settings.label_studio_api_key.get_secret_value() else None
+            media = opened.enter_context(closing(Media(settings, studio)))
+            if studio is not None:
+                opened.callback(studio.close)
+        progress = opened.enter_context(_progress("files"))
         pulled = pull(
             store,
             read_version(store, version),
             to=to,
             formats=format_names(formats) if formats else (),
-            media=Media(settings, studio) if images else None,
+            media=media,
             progress=progress,
         )
     for name, folder in pulled.folders.items():

@@ -3,10 +3,12 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -83,39 +85,43 @@ def export(
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
     shares, chosen = Split.parse(split), policy(annotation)
-    tasks = open_source(source, settings=settings, label_config=label_config, studio=studio)
-    url = to or f"{settings.store_url.rstrip('/')}/{''.join(safe_name(tasks.title + '.jpg')[:1])}"
-    if studio is None and settings.label_studio_api_key.get_secret_value():
-        studio = Studio.from_settings(settings)
-    media = Media(settings, studio) if fetch or copy_images else None
-    run = Run(
-        source=tasks,
-        store=open_store(url, settings),
-        formats=names,
-        rules=Rules(
-            policy=chosen,
-            split=shares,
-            disputed=disputed == "include",
-            config=tasks.config,
-            config_labels=frozenset(config_labels(tasks.config) if tasks.config else ()),
-        ),
-        max_errors=max_errors,
-        policy={
-            "annotation": annotation,
-            "disputed": disputed,
-            "split": shares.shares,
-            "several_labels": "an object for each label",
-            "images": "copied" if copy_images else "in place",
-        },
-        headers=media if fetch else None,
-        photos=media if copy_images else None,
-        progress=progress,
-    )
-    try:
-        return run.settled()
-    finally:
+    with ExitStack() as opened:
+        if studio is None and settings.label_studio_api_key.get_secret_value():
+            studio = opened.enter_context(closing(Studio.from_settings(settings)))
+        tasks = open_source(source, settings=settings, label_config=label_config, studio=studio)
+        opened.callback(tasks.close)
+        media = Media(settings, studio) if fetch or copy_images else None
         if media is not None:
-            media.close()
+            opened.callback(media.close)
+        run = Run(
+            source=tasks,
+            store=open_store(to or _default_place(settings, tasks), settings),
+            formats=names,
+            rules=Rules(
+                policy=chosen,
+                split=shares,
+                disputed=disputed == "include",
+                config=tasks.config,
+                config_labels=frozenset(config_labels(tasks.config) if tasks.config else ()),
+            ),
+            max_errors=max_errors,
+            policy={
+                "annotation": annotation,
+                "disputed": disputed,
+                "split": shares.shares,
+                "several_labels": "an object for each label",
+                "images": "copied" if copy_images else "in place",
+            },
+            headers=media if fetch else None,
+            photos=media if copy_images else None,
+            progress=progress,
+        )
+        return run.settled()
+
+
+def _default_place(settings: Settings, source: Source) -> str:
+    stem, _ = safe_name(f"{source.title}.jpg")
+    return f"{settings.store_url.rstrip('/')}/{quote(stem) if settings.store_url.startswith('file:') else stem}"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

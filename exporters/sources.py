@@ -33,6 +33,9 @@ class Source(Protocol):
     def tasks(self) -> Iterator[Task | MalformedTask]:
         """Each task, or why it cannot be read; can be called again."""
 
+    def close(self) -> None:
+        """Give back what the source holds."""
+
 
 class JsonFile:
     """A Label Studio JSON export of any size, or JSON lines, read a task at a time."""
@@ -51,6 +54,9 @@ class JsonFile:
         with self._path.open("rb") as file:
             yield from _read(file)
 
+    def close(self) -> None:
+        """Nothing: the file is open only while it is read."""
+
 
 class S3Json(JsonFile):
     """A JSON export in a bucket, brought to the disk first."""
@@ -63,10 +69,14 @@ class S3Json(JsonFile):
             data = open_store(f"s3://{bucket}", settings).get(key)
         except NotThere as error:
             raise SourceNotFound(url, "there is no such object") from error
-        self._folder = tempfile.TemporaryDirectory(prefix="labelloop-source-")  # removed with the source
+        self._folder = tempfile.TemporaryDirectory(prefix="labelloop-source-")
         path = Path(self._folder.name) / "export.json"
         path.write_bytes(data)
         super().__init__(path, config, location=url)
+
+    def close(self) -> None:
+        """Remove the copy on the disk."""
+        self._folder.cleanup()
 
 
 class Project:
@@ -92,6 +102,9 @@ class Project:
     def tasks(self) -> Iterator[Task | MalformedTask]:
         """Each task with its annotations, in the order of their ids."""
         yield from self._studio.tasks(self._id)
+
+    def close(self) -> None:
+        """Nothing: the client belongs to the caller."""
 
 
 def open_source(
