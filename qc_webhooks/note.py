@@ -13,18 +13,22 @@ MOST_CONFLICTS = 8
 def write_note(verdict: Verdict, policy: Policy) -> str:
     """What an annotator or a reviewer needs to know about a task. Annotators are counted, never named."""
     if verdict.outcome == "waiting":
-        return f"{verdict.annotators} of {policy.annotators} annotators have submitted."
+        return f"{verdict.annotators} of {policy.annotators} annotators have submitted.{_uncompared(verdict)}"
     if verdict.ground_truth is not None:
         return "Settled: one annotation is marked as the ground truth."
     if verdict.outcome == "agreed":
-        return f"{len(verdict.majority)} of {verdict.annotators} annotators agree."
+        return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{_uncompared(verdict)}"
     lines = [_LINES[conflict.type](conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
         lines.append(f"and {len(verdict.conflicts) - MOST_CONFLICTS} more")
     if verdict.unread:
         lines.append(f"{len(verdict.unread)} result(s) could not be read")
     head = "" if verdict.annotators == 2 else f"No majority among {verdict.annotators} annotators; the closest two: "
-    return head + "; ".join(lines)
+    return f"{head}{'; '.join(lines)}.{_uncompared(verdict)}"
+
+
+def _uncompared(verdict: Verdict) -> str:
+    return f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else ""
 
 
 def place(conflict: Conflict) -> str:

@@ -19,8 +19,8 @@ class Verdict:
     """What is to be said about a task from what its annotators submitted.
 
     Attributes:
-        outcome: ``waiting``: too few annotators; ``agreed``: a majority of them (more than half, at least two) agree
-            pairwise, or somebody marked a ground truth; ``disputed``: neither.
+        outcome: ``waiting``: too few annotators, or none of their answers can be compared; ``agreed``: a majority of
+            them (more than half, at least two) agree pairwise, or there is a ground truth; ``disputed``: neither.
         annotators: How many distinct annotators submitted, skips not counted.
         agreement: Mean overall agreement over all pairs of annotators, 0 to 1; None with fewer than two.
         majority: Ids of the annotators who agree with each other; empty where there is no majority.
@@ -28,6 +28,7 @@ class Verdict:
         comparisons: Every pair.
         ground_truth: Id of the annotation that was marked as the truth, None without one.
         unread: What could not be read of the annotations, in words.
+        uncompared: Controls that were answered and that no metric compares: they had no part in the verdict.
     """
 
     outcome: Outcome
@@ -38,6 +39,7 @@ class Verdict:
     comparisons: tuple[Comparison, ...] = ()
     ground_truth: int | None = None
     unread: tuple[str, ...] = ()
+    uncompared: tuple[str, ...] = ()
 
 
 def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
@@ -50,6 +52,7 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
     tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
     ordered = sorted(answers, key=lambda answer: answer.annotation)
     unread = tuple(line for answer in ordered for line in answer.unread)
+    uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
     comparisons = tuple(compare(a, b, tolerance=tolerance) for a, b in combinations(ordered, 2))
     agreement = sum(pair.overall for pair in comparisons) / len(comparisons) if comparisons else None
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
@@ -57,12 +60,12 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
     outcome: Outcome = "disputed"
     if truth is not None:
         outcome = "agreed"
-    elif len(ordered) < policy.annotators:
-        outcome, majority = "waiting", frozenset()
+    elif len(ordered) < policy.annotators or (uncompared and not any(pair.controls for pair in comparisons)):
+        outcome, majority = "waiting", frozenset()  # nothing that was compared is no agreement
     elif majority:
         outcome = "agreed"
     conflicts = _closest_conflicts(ordered, comparisons, tolerance, policy) if outcome == "disputed" else ()
-    return Verdict(outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread)
+    return Verdict(outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread, uncompared)
 
 
 def _closest_conflicts(

@@ -24,6 +24,7 @@ class Answers:
         ground_truth: Whether it was marked as the truth.
         controls: (control name, kind of answer) -> the answer. The kind is a key of METRICS.
         unread: What could not be read, in words.
+        uncompared: Names of controls whose answers no metric compares (text, ratings, per-region answers, links).
     """
 
     annotator: int
@@ -32,6 +33,7 @@ class Answers:
     ground_truth: bool = False
     controls: Mapping[tuple[str, str], Sequence[Any]] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    uncompared: tuple[str, ...] = ()
 
 
 def read_answers(task: Task, *, config: LabelConfig | None = None) -> tuple[Answers, ...]:
@@ -72,6 +74,8 @@ def _read(
     for name, chosen in reading.choices.items():
         if chosen:
             controls.setdefault((name, "choices"), []).extend(chosen)
+    others = {result.from_name or result.type for result in (*reading.carried, *reading.relations)}
+    others.update(name for region in reading.regions for name in region.attributes)
     id_ = annotation.id or 0
     return Answers(
         annotator=-id_ if annotation.completed_by is None else annotation.completed_by,
@@ -80,6 +84,7 @@ def _read(
         ground_truth=annotation.ground_truth,
         controls=MappingProxyType(controls),
         unread=tuple(str(error) for error in reading.errors),
+        uncompared=tuple(sorted(others)),
     )
 
 

@@ -2,12 +2,15 @@
 
 import copy
 import itertools
+import shutil
 
+import hypothesis
 import pytest
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import read_task
 from labelloop.service.db import open_database
+from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.check import Checker
 from qc_webhooks.memory import MemoryStore
@@ -16,6 +19,9 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
 <Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices></View>"""
 PROJECT = 7
+
+hypothesis.settings.register_profile("quality", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("quality")
 
 
 @pytest.fixture
@@ -158,9 +164,19 @@ def studio():
     return MemoryStudio()
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """A migrated database to copy: migrating one for each test takes longer than the tests."""
+    settings = Settings(home=tmp_path_factory.mktemp("migrated"))
+    open_database(settings).dispose()
+    return settings.home / "labelloop.sqlite3"
+
+
 @pytest.fixture
-def engine(settings):
+def engine(settings, migrated):
     """A migrated database of the test's own."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(migrated, settings.home / "labelloop.sqlite3")
     engine = open_database(settings)
     yield engine
     engine.dispose()

@@ -38,7 +38,7 @@ def test_a_dispute_is_written_down_and_one_more_annotator_is_asked_in_one_write(
         "qc_agreement": 0.0,
         "qc_annotators": 2,
         "qc_note": "missing: Car at the upper left (20 x 30 % of the image), in the first annotation only; "
-        "extra: Car at the upper right (20 x 30 % of the image), in the second annotation only",
+        "extra: Car at the upper right (20 x 30 % of the image), in the second annotation only.",
         "qc_review": "no",
     }
 
@@ -74,7 +74,7 @@ def test_a_dispute_at_the_maximum_goes_to_review_and_to_nobody_else(studio, box,
 
 
 def test_the_maximum_is_the_policys(studio, box, check, settings):
-    (settings.home / "qc").mkdir(parents=True)
+    (settings.home / "qc").mkdir(parents=True, exist_ok=True)
     (settings.home / "qc" / "policy.toml").write_text("max_annotators = 4\n")
     task, *_ = dispute(studio, box)
     check(task)

@@ -103,23 +103,23 @@ def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_me
 def test_every_conflict_is_named_with_place_and_amount(task, box, one, other, note):
     found = verdict_of(task([box(x, label) for x, label in one], [box(x, label) for x, label in other]))
     assert found.outcome == "disputed"
-    assert write_note(found, POLICY) == note
+    assert write_note(found, POLICY) == f"{note}."
 
 
 def test_a_conflict_of_choices_names_the_question(task, choice):
-    assert write_note(verdict_of(task([choice("good")], [choice("bad")])), POLICY) == "quality: good or bad"
-    assert write_note(verdict_of(task([choice("good")], [])), POLICY) == "quality: good or no answer"
+    assert write_note(verdict_of(task([choice("good")], [choice("bad")])), POLICY) == "quality: good or bad."
+    assert write_note(verdict_of(task([choice("good")], [])), POLICY) == "quality: good or no answer."
 
 
 def test_a_dispute_of_three_is_told_from_the_two_who_are_closest(task, box):
     note = write_note(verdict_of(task([box(0)], [box(40)], [box(50)])), POLICY)
-    assert note == "No majority among 3 annotators; the closest two: low overlap: Car at the top, 33 %"
+    assert note == "No majority among 3 annotators; the closest two: low overlap: Car at the top, 33 %."
 
 
 def test_a_long_list_of_conflicts_is_cut_and_counted(task, box):
     crowded = [box(8 * n, width=6) for n in range(MOST_CONFLICTS + 3)]
     note = write_note(verdict_of(task(crowded, [])), POLICY)
-    assert note.endswith("; and 3 more")
+    assert note.endswith("; and 3 more.")
     assert note.count("missing:") == MOST_CONFLICTS
 
 
@@ -134,4 +134,26 @@ def test_results_that_cannot_be_read_are_counted_not_lost(task, box):
     broken = box() | {"value": {"x": "here"}}
     found = verdict_of(task([box(), broken], []))
     assert len(found.unread) == 1
-    assert write_note(found, POLICY).endswith("; 1 result(s) could not be read")
+    assert write_note(found, POLICY).endswith("; 1 result(s) could not be read.")
+
+
+def test_what_no_metric_compares_is_said_and_is_no_agreement(task, box):
+    def rating(stars):
+        return {"from_name": "stars", "to_name": "image", "type": "rating", "value": {"rating": stars}}
+
+    alone = verdict_of(task([rating(1)], [rating(5)]))
+    assert alone.outcome == "waiting"
+    assert write_note(alone, POLICY) == "2 of 2 annotators have submitted. Not compared: stars."
+    beside = verdict_of(task([box(), rating(1)], [box(), rating(5)]))
+    assert beside.outcome == "agreed"
+    assert write_note(beside, POLICY) == "2 of 2 annotators agree. Not compared: stars."
+
+
+def test_answers_about_single_regions_are_not_compared_in_silence(task, box):
+    one, other = box(), box()
+    colours = [
+        box_ | {"from_name": "colour", "type": "choices", "value": box_["value"] | {"choices": [word]}}
+        for box_, word in ((one, "red"), (other, "blue"))
+    ]
+    found = verdict_of(task([one, colours[0]], [other, colours[1]]))
+    assert (found.outcome, found.uncompared) == ("agreed", ("colour",))
