@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from werkzeug.serving import make_server
 
-from labelloop.doctor import commands, model, services, storage
+from labelloop.doctor import commands, label_studio, model, project, services, storage
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Check, Finding, ok, problem, warning
@@ -23,6 +23,7 @@ from labelloop.service.db import open_database
 from labelloop.service.errors import DatabaseError
 from labelloop.service.inbox import Backoff, Inbox
 from labelloop.service.settings import Settings
+from labelloop.service.studio import StudioRefused
 from labelloop.service.web import check_secret, create_web
 
 
@@ -481,6 +482,57 @@ def test_the_secret_of_quality_control(settings, serve, theirs, ours, level):
     assert found.level == level
     assert ("LABELLOOP_WEBHOOK_SECRET" in found.fix) == (level != "ok")
     assert "hunter2" not in found.what + found.fix
+
+
+# --- what a Label Studio of the tested release cannot show (tests/system/test_doctor.py has the rest) ----------------
+
+
+class OtherStudio:
+    """A Label Studio of another release, or one without any protection."""
+
+    def __init__(self, release="1.22.0", backends=()):
+        self.release, self.backends = release, backends
+
+    def version(self):
+        return self.release
+
+    def request(self, method, path, *, json, retry):
+        raise StudioRefused(f"{method} {path}", 400, "Validation error {'actions': ['not a valid choice']}")
+
+    def project(self, _project):
+        return {"id": 1, "title": "x", "model_version": "base-1"}
+
+    def ml_backends(self, _project):
+        return list(self.backends)
+
+    def webhooks(self, _project):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("release", "level"), [("1.23.2", "ok"), ("1.23", "ok"), ("1.230.0", "warning"), ("2.0", "warning")]
+)
+def test_another_release_of_label_studio_is_a_warning(settings, release, level):
+    found = label_studio.version(Context(settings(), studio=OtherStudio(release)))
+    assert found.level == level
+    assert release in found.what
+
+
+def test_an_open_metadata_address_is_a_warning(settings):
+    found = label_studio.metadata_address(Context(settings(), studio=OtherStudio()))
+    assert found.level == "warning"
+    assert "USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16" in found.fix
+
+
+def test_a_backend_that_is_not_the_first_of_its_project_is_never_asked(settings):
+    row = {"state": "CO", "title": "base-1", "model_version": "base-1"}
+    mine = {**row, "id": 9, "url": "http://localhost:9090"}
+    other = {**row, "id": 2, "url": "http://gpu.lan:9090"}
+    alone, second = (Context(settings(), 1, studio=OtherStudio(backends=rows)) for rows in ([mine], [mine, other]))
+    assert project.backend(alone).level == "ok"
+    found = project.backend(second)
+    assert found.level == "warning"
+    assert "gpu.lan" in found.what
 
 
 # --- how it is shown ------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import contextlib
 
 import msgspec
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from labelloop.doctor.checks import CHECKS
@@ -45,15 +44,27 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
-    """Print one line a finding, its fix below it, and a line that sums up."""
-    width = max(map(len, diagnosis.findings), default=0)
-    for name, finding in diagnosis.findings.items():
+    """Print one line a finding with its fix below it, then what could not be looked at, then a line that sums up."""
+    seen = {name: finding for name, finding in diagnosis.findings.items() if finding.level != "skipped"}
+    width = max(map(len, seen), default=0)
+    for name, finding in seen.items():
         word, style = _MARKS[finding.level]
-        line = Text.assemble((f"{word:<8}", style), f" {name:<{width}}  ")
-        _indented(console, line, finding.what, indent=len(line))
+        head = Text.assemble((f"{word:<8}", style), f" {name:<{width}}  ")
+        _indented(console, head, finding.what)
         if finding.fix:
-            _indented(console, Text(" " * (len(line) - 2) + "→ ", style), finding.fix, indent=len(line))
+            _indented(console, Text(" " * (len(head) - 2) + "→ ", style), finding.fix)
+    for why, names in _skipped(diagnosis).items():
+        _indented(console, Text("skipped  ", "dim"), f"{', '.join(names)}: {why}")
     console.print(_summary(diagnosis))
+
+
+def _skipped(diagnosis: Diagnosis) -> dict[str, list[str]]:
+    """What was skipped, by the reason."""
+    found: dict[str, list[str]] = {}
+    for name, finding in diagnosis.findings.items():
+        if finding.level == "skipped":
+            found.setdefault(finding.what, []).append(name)
+    return found
 
 
 def as_json(diagnosis: Diagnosis) -> str:
@@ -62,10 +73,12 @@ def as_json(diagnosis: Diagnosis) -> str:
     return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
 
 
-def _indented(console: Console, head: Text, body: str, *, indent: int) -> None:
+def _indented(console: Console, head: Text, body: str) -> None:
+    indent = len(head)
     lines = Text(body).wrap(console, max(30, console.width - indent))
     for number, line in enumerate(lines):
-        console.print(head + line if number == 0 else Padding(line, (0, 0, 0, indent)), soft_wrap=True)
+        line.rstrip()
+        console.print((head if number == 0 else Text(" " * indent)) + line, soft_wrap=True)
 
 
 def _summary(diagnosis: Diagnosis) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -91,6 +92,13 @@ class Context:
     def post(self, url: str, json: Any, *, headers: dict[str, str] | None = None, auth: bool = False) -> httpx.Response:
         """One POST, as `get`."""
         return self._call("POST", url, json=json, headers=headers, auth=auth)
+
+    @staticmethod
+    def reason(error: httpx.HTTPError) -> str:
+        """Why a call got no answer, in plain words."""
+        if isinstance(error, httpx.TimeoutException):
+            return f"no answer within {HTTP_TIMEOUT_S:g} s"
+        return re.sub(r"^\[Errno -?\d+\] ", "", str(error)).rstrip(".") or type(error).__name__
 
     def redact(self, text: str) -> str:
         """The text without any secret of the settings."""

@@ -31,7 +31,7 @@ def label_studio(context: Context) -> Finding:
     try:
         answer = context.get(f"{url}/health")
     except httpx.HTTPError as error:
-        return problem(f"Label Studio does not answer at {url}: {error or type(error).__name__}.", fix)
+        return problem(f"Label Studio does not answer at {url}: {context.reason(error)}.", fix)
     if not answer.is_success:
         return problem(f"{url}/health answers {answer.status_code}: is this Label Studio?", fix)
     return ok(f"answers at {url}")

@@ -89,7 +89,7 @@ def _answers(context: Context, what: str, setting: str, command: str) -> Finding
     try:
         answer = context.get(f"{url}/health")
     except httpx.HTTPError as error:
-        return problem(f"{what[0].upper()}{what[1:]} does not answer at {url}: {_reason(error)}.", fix)
+        return problem(f"{what[0].upper()}{what[1:]} does not answer at {url}: {context.reason(error)}.", fix)
     if not answer.is_success or "status" not in _body(answer):
         return problem(f"What answers at {url}/health ({answer.status_code}) is not {what}.", fix)
     return ok(f"answers at {url}")
@@ -109,10 +109,6 @@ def _ready(context: Context, what: str, url: str) -> Finding:
     if not answer.is_success:
         return problem(f"{url}/ready answers {answer.status_code}.", "Look at its log.")
     return ok(f"ready ({', '.join(checks) or 'nothing to wait for'})")
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    return "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
 
 
 def _body(answer: httpx.Response) -> dict[str, Any]:
