@@ -3,6 +3,7 @@
 import mimetypes
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class BucketStore:
         """See `Store.read`."""
         with plainly(self._url, key):
             answer = self._client().get_object(**self._place(key))
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:  # its own context manager gives the bare, unchecked HTTP response
                 return body.read(), str(answer["ETag"])
 
     def exists(self, key: str) -> bool:
