@@ -62,13 +62,18 @@ def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float,
     if not a or not b:
         return Matching((), (), tuple(range(len(a))), tuple(range(len(b))))
     overlaps = iou_matrix([region.geometry for region in a], [region.geometry for region in b])
-    overlaps = np.where(_same_place(a, b), overlaps, 0.0)
-    labels = np.array([[label_agreement(one, other) for other in b] for one in a])
+    if len({(region.to_name, region.item_index) for region in (*a, *b)}) > 1:
+        overlaps = np.where(_same_place(a, b), overlaps, 0.0)
+    labels = np.zeros_like(overlaps)
+    for row, column in np.argwhere(overlaps >= near_iou):
+        labels[row, column] = label_agreement(a[row], b[column])
     same = _assign(overlaps, labels, match_iou)
-    left = overlaps.copy()
-    left[[pair.a for pair in same], :] = 0.0
-    left[:, [pair.b for pair in same]] = 0.0
-    near = _assign(left, labels, near_iou)
+    near: tuple[Pair, ...] = ()
+    if len(same) < min(len(a), len(b)):
+        left = overlaps.copy()
+        left[[pair.a for pair in same], :] = 0.0
+        left[:, [pair.b for pair in same]] = 0.0
+        near = _assign(left, labels, near_iou)
     paired = (*same, *near)
     return Matching(
         same,
@@ -80,8 +85,10 @@ def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float,
 
 def label_agreement(a: Region, b: Region) -> float:
     """Share of labels that two regions have in common (Jaccard index); 1 where neither has one."""
+    if a.labels == b.labels:
+        return 1.0
     one, other = set(a.labels), set(b.labels)
-    return len(one & other) / len(one | other) if one or other else 1.0
+    return len(one & other) / len(one | other)
 
 
 def _same_place(a: Sequence[Region], b: Sequence[Region]) -> NDArray[np.bool_]:

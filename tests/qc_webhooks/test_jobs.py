@@ -1,0 +1,75 @@
+"""The handlers behind the inbox and the periodic jobs, on SQLite and on Postgres."""
+
+import threading
+
+import pytest
+
+from labelloop.service.db import open_database
+from labelloop.service.inbox import Inbox
+from labelloop.service.jobs import Jobs, Reject
+from labelloop.service.settings import Settings
+from qc_webhooks.commands import project_status
+from qc_webhooks.events import PROJECT, TASK, annotation_hint, sweep_hint
+from qc_webhooks.figures import Figures
+from qc_webhooks.jobs import handlers, periodics
+from qc_webhooks.projects import ProjectStore
+
+
+@pytest.fixture
+def disputed(studio, box):
+    """A task that two annotators see differently."""
+    task = studio.add_task()
+    studio.annotate(task, 1, [box(0)])
+    studio.annotate(task, 2, [box(60)])
+    return task
+
+
+def test_a_task_that_cannot_be_read_becomes_a_dead_letter_at_once(studio, disputed, settings, engine):
+    studio.stored[disputed]["data"] = None
+    with pytest.raises(Reject, match="task 1: data"):
+        handlers(settings, studio, engine)[TASK](f"7:{disputed}", [])
+
+
+@pytest.mark.parametrize("subject", ["7", "*"])
+def test_a_project_event_compares_its_tasks(studio, disputed, settings, engine, subject):
+    ProjectStore(engine).add(7)
+    handlers(settings, studio, engine)[PROJECT](subject, [])
+    assert Inbox(engine).due(10) == [(TASK, f"7:{disputed}")]
+
+
+def test_the_periodics_are_the_poller_and_the_tabs(studio, settings, engine):
+    assert [(job.name, job.every_s) for job in periodics(settings, studio, engine)] == [
+        ("qc.poll", settings.poll_seconds),
+        ("qc.tabs", 60.0),
+    ]
+
+
+def test_events_of_a_task_that_come_in_a_burst_are_one_check(studio, disputed, settings, engine):
+    inbox = Inbox(engine)
+    for version in range(20):
+        hint = annotation_hint(7, disputed, 1, f"2026-01-01T00:00:{version:02}Z", source="test")
+        inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+    claim = inbox.claim(TASK, f"7:{disputed}", "test")
+    assert len(claim.events) == 20
+    handlers(settings, studio, engine)[TASK](claim.subject, claim.events)
+    assert len(studio.writes) == 1
+
+
+def test_the_whole_way_on_postgres(studio, disputed, postgres_url, tmp_path, wait_until):
+    settings = Settings(home=tmp_path, database_url=postgres_url, poll_seconds=0.2)
+    engine = open_database(settings)
+    ProjectStore(engine).add(7)
+    jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers(settings, studio, engine))
+    stop = threading.Event()
+    worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
+    worker.start()
+    try:
+        hint = sweep_hint(7, source="test")
+        jobs.submit(hint.topic, hint.subject, hint.key, hint.payload)
+        wait_until(lambda: studio.stored[disputed]["data"].get("qc_status") == "disputed", timeout_s=30)
+        wait_until(lambda: project_status(7, settings, engine).outcomes == {"disputed": 1})
+        assert any(metric.samples for metric in Figures(engine).collect())
+    finally:
+        stop.set()
+        worker.join(30)
+        engine.dispose()
