@@ -19,11 +19,13 @@ from labelloop.service.store.protocol import Capabilities, Progress
 _THREADS = 8
 _STRIPES = 256
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+_BELOW = "A key may not lie below another object's key."
 _FIXES = {
     errno.ENOSPC: "Free some room on that disk.",
     errno.EACCES: "Let this user write there, or choose another folder with LABELLOOP_STORE_URL.",
     errno.EROFS: "Choose a folder that can be written with LABELLOOP_STORE_URL.",
-    errno.ENOTDIR: "A key may not lie below another object's key.",
+    errno.ENOTDIR: _BELOW,
+    errno.EEXIST: _BELOW,
     errno.EISDIR: "A key may not be the folder of other objects' keys.",
 }
 
@@ -79,8 +81,12 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """See `Store.get`."""
+        path = self._path(key)
         with self._plain(key):
-            return self._path(key).read_bytes()
+            try:
+                return path.read_bytes()
+            except (IsADirectoryError, NotADirectoryError):  # other objects' folder, or below another object
+                raise NotThere(self._url, key) from None
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See `Store.read`."""

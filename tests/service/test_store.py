@@ -1,0 +1,264 @@
+"""What holds of a folder under many processes and of servers that do less than S3; both kinds: tests/system."""
+
+import hashlib
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from structlog.testing import capture_logs
+
+from labelloop.service.settings import Settings
+from labelloop.service.store import AlreadyThere, BadKey, Changed, NotThere, StoreError, open_store
+from labelloop.service.store.keys import checked
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"), Settings(home=tmp_path))
+
+
+def run(target, *args, count=4):
+    workers = [FORK.Process(target=target, args=(*args, n)) for n in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * count
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "a\nb", "a\0b", "x" * 901, ".labelloop/a"],
+)
+def test_keys_that_no_store_takes(key, store):
+    with pytest.raises(BadKey):
+        checked("s3://bucket", key)
+    for call in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
+        with pytest.raises(BadKey):
+            call()
+
+
+@pytest.mark.parametrize("key", ["a", "a/b.txt", "..a", "a..b", "ü/日本", "a b%20c", ".hidden", "x" * 250])
+def test_keys_that_every_store_takes(key, store):
+    store.put(key, b"1")
+    assert list(store.list()) == [key]
+    assert store.get(key) == b"1"
+
+
+@pytest.mark.parametrize(
+    ("url", "opened"),
+    [
+        ("file:///tmp/a%20b", "file:///tmp/a%20b"),
+        ("file://localhost/tmp/a", "file:///tmp/a"),
+        ("/tmp/a b", "file:///tmp/a%20b"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+    ],
+)
+def test_addresses_that_name_a_store(url, opened, settings):
+    assert open_store(url, settings).url == opened
+
+
+@pytest.mark.parametrize(
+    "url", ["", "file://relative/path", "s3://", "s3://key:secret@bucket", "gs://bucket", "http://host/a"]
+)
+def test_addresses_that_name_none(url, settings):
+    with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix")) as caught:
+        open_store(url, settings)
+    assert "secret" not in str(caught.value)
+
+
+def _create(folder, won, n):
+    try:
+        open_store(folder, Settings()).create("model", b"%d" % n * 1000)
+        won.put(n)
+    except AlreadyThere:
+        pass
+
+
+def test_of_many_processes_one_creates(tmp_path):
+    won = FORK.SimpleQueue()
+    run(_create, str(tmp_path), won, count=6)
+    winner = won.get()
+    assert won.empty()
+    assert open_store(str(tmp_path), Settings()).get("model") == b"%d" % winner * 1000
+
+
+def _count(folder, _):
+    store = open_store(folder, Settings())
+    for _turn in range(25):
+        while True:
+            data, etag = store.read("counter")
+            try:
+                store.swap("counter", b"%d" % (int(data) + 1), etag=etag)
+                break
+            except Changed:
+                continue
+
+
+def test_swaps_of_many_processes_lose_no_increment(tmp_path):
+    store = open_store(str(tmp_path), Settings())
+    store.put("counter", b"0")
+    run(_count, str(tmp_path))
+    assert store.get("counter") == b"100"
+
+
+def _rewrite(folder):
+    store = open_store(folder, Settings())
+    for turn in range(10**6):
+        store.put("big", b"%d" % (turn % 10) * 3_000_000)
+
+
+def test_a_writer_that_is_killed_leaves_the_old_bytes_or_the_new(tmp_path):
+    store = open_store(str(tmp_path), Settings())
+    for turn in range(4):
+        worker = FORK.Process(target=_rewrite, args=(str(tmp_path),))
+        worker.start()
+        while not store.exists("big"):
+            time.sleep(0.01)
+        time.sleep(0.05 + turn * 0.03)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        data = store.get("big")
+        assert (len(data), len(set(data))) == (3_000_000, 1)
+        assert list(store.list()) == ["big"]
+
+
+def test_a_key_below_another_object_is_refused_plainly(store):
+    store.put("a", b"1")
+    with pytest.raises(StoreError, match="below another object"):
+        store.put("a/b", b"2")
+    store.put("c/d", b"3")
+    with pytest.raises(StoreError, match="folder of other"):
+        store.put("c", b"4")
+    assert {key: store.get(key) for key in store.list()} == {"a": b"1", "c/d": b"3"}
+    for key in ("a/b", "c"):
+        assert not store.exists(key)
+        with pytest.raises(NotThere):
+            store.get(key)
+
+
+def test_a_folder_that_was_emptied_is_no_obstacle(store):
+    store.put("a/b/c", b"1")
+    store.delete("a/b/c")
+    store.put("a", b"2")
+    assert list(store.list()) == ["a"]
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError) as caught:
+        open_store(str(tmp_path / "file"), Settings()).put("k", b"")
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_the_first_put_error_of_many_reaches_the_caller(store):
+    def items():
+        yield "a", b"1"
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        store.put_many(items())
+
+
+class Gateway(ThreadingHTTPServer):
+    """The least of an S3 server. `conditions`: it ignores If-Match and If-None-Match, or refuses them (501)."""
+
+    daemon_threads = True
+
+    def __init__(self, conditions):
+        super().__init__(("127.0.0.1", 0), GatewayHandler)
+        self.conditions, self.objects = conditions, {}
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+
+class GatewayHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status, body=b"", **headers):
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body), **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    @property
+    def key(self):
+        return unquote(urlsplit(self.path).path).split("/", 2)[2]
+
+    def do_PUT(self):
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.conditions == "refuse" and (self.headers["If-Match"] or self.headers["If-None-Match"]):
+            self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
+            return
+        self.server.objects[self.key] = data
+        self.answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
+
+    def do_GET(self):
+        query = parse_qs(urlsplit(self.path).query)
+        if "list-type" in query:
+            prefix = query.get("prefix", [""])[0]
+            found = "".join(
+                f"<Contents><Key>{k}</Key></Contents>" for k in sorted(self.server.objects) if k.startswith(prefix)
+            )
+            self.answer(200, f"<ListBucketResult>{found}</ListBucketResult>".encode())
+        elif self.key in self.server.objects:
+            data = self.server.objects[self.key]
+            self.answer(200, data, ETag=f'"{hashlib.md5(data).hexdigest()}"')
+        else:
+            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_DELETE(self):
+        self.server.objects.pop(self.key, None)
+        self.answer(204)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=["ignore", "refuse"])
+def gateway(request, tmp_path):
+    server = Gateway(request.param)
+    settings = Settings(
+        home=tmp_path,
+        s3_endpoint_url=f"http://127.0.0.1:{server.server_port}",
+        s3_access_key_id="key",
+        s3_secret_access_key="not-told",
+    )
+    yield open_store("s3://bucket/p", settings)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_without_conditional_writes_is_found_out(gateway):
+    found = gateway.self_test()
+    assert (found.writable, found.create_only, found.compare_and_swap) == (True, False, False)
+    assert "neither create-only nor compare-and-swap" in found.detail
+    assert list(gateway.list()) == []
+
+
+def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(gateway):
+    with capture_logs() as logs:
+        etag = gateway.create("once", b"first")
+    assert [line["event"] for line in logs] == ["store_without_conditional_writes"]
+    with pytest.raises(AlreadyThere):
+        gateway.create("once", b"second")
+    with pytest.raises(Changed):
+        gateway.swap("once", b"second", etag='"other"')
+    gateway.swap("once", b"third", etag=etag)
+    assert gateway.get("once") == b"third"
+    gateway.delete("once")
+    with pytest.raises(NotThere):
+        gateway.get("once")
