@@ -58,7 +58,7 @@ def masks() -> Iterator[tuple[str, Any]]:
 
 def rgba(colour: tuple[int, int, int], alpha: Any) -> Any:
     """Words of one colour under an alpha channel."""
-    image = np.zeros((HEIGHT, WIDTH, 4), dtype=np.uint8)
+    image = np.zeros((*alpha.shape, 4), dtype=np.uint8)
     image[..., :3], image[..., 3] = colour, alpha
     return image.ravel()
 

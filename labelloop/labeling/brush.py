@@ -54,7 +54,7 @@ def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
     offsets = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
     positions = np.repeat(first, parts) + offsets * _WORD
     values = (_window(words, positions) >> (32 - _WORD)).astype(np.uint8)
-    return np.repeat(values, np.repeat(np.where(runs, counts, 1), parts))[:num]
+    return _spread(values, np.repeat(np.where(runs, counts, 1), parts), num)
 
 
 def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[np.bool_]:
@@ -132,6 +132,19 @@ def _bytes(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
         return np.frombuffer(bytes(rle), dtype=np.uint8)
     except (TypeError, ValueError):
         raise MalformedValue("rle", "expected an array of bytes (whole numbers from 0 to 255)") from None
+
+
+def _spread(values: NDArray[np.uint8], counts: NDArray[np.int64], num: int) -> NDArray[np.uint8]:
+    """Each value as often as its count says."""
+    if values.size > num >> 8:
+        return np.repeat(values, counts)[:num]
+    # Few, long runs: filling them is faster than copying word by word, and the background is there already.
+    words = np.zeros(num, dtype=np.uint8)
+    ends = np.cumsum(counts)
+    lit = np.flatnonzero(values)
+    for value, start, end in zip(values[lit].tolist(), (ends - counts)[lit].tolist(), ends[lit].tolist(), strict=True):
+        words[start:end] = value
+    return words
 
 
 def _header(data: NDArray[np.uint8]) -> tuple[int, tuple[int, ...]]:
