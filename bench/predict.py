@@ -1,0 +1,283 @@
+"""`/predict` against raw ONNX Runtime: overhead, throughput and memory; and what the models find (AP50)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from labelloop.service.media import load_photo
+from labelloop.service.settings import Settings
+from ml_backend.app import create_app
+from ml_backend.detector import embedded_model, load_detector
+from ml_backend.names import read_sidecar
+from ml_backend.preprocess import prepare
+
+SHARED = Path(__file__).parents[2] / "shared"
+SAMPLE = SHARED / "data" / "coco_sample"
+ROUNDS = 60
+TASKS = 100
+
+
+class Files:
+    """Photos straight from files: the network is no part of what is measured."""
+
+    def photo(self, url, *, task_id=None, max_side=None):
+        del task_id
+        return load_photo(Path(url), max_side=max_side)
+
+
+def run() -> str:
+    """The figures, in Markdown."""
+    with tempfile.TemporaryDirectory() as folder:
+        photos, which = _photos(Path(folder))
+        models = [embedded_model(), *(file for file in [SHARED / "models" / "yolox_nano.onnx"] if file.is_file())]
+        parts = [
+            f"Photos: {which}. Load average when it began: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+            "",
+            "## One photo, one request",
+            "",
+            f"{ROUNDS} rounds; each round runs the three in turn, so that all see the same machine. In milliseconds.",
+            "Overhead = /predict - raw run - decode and resize, round by round; once by the clock on the wall, once in",
+            "processor time of the thread that answers (which other programs on the machine disturb less).",
+            "",
+            "| model | raw run p50 / p95 | decode, resize p50 / p95 | /predict p50 / p95 | overhead | overhead, CPU |",
+            "|---|---|---|---|---|---|",
+            *(_overhead(model, photos, Path(folder)) for model in models),
+            "",
+            f"## {TASKS} photos in one request",
+            "",
+            "Raw: the session alone on prepared arrays, one after the other. /predict: decode, resize, run, write.",
+            "",
+            "| model | raw s | /predict s | share of raw throughput |",
+            "|---|---|---|---|",
+            *(_throughput(model, photos, Path(folder)) for model in models),
+            "",
+            "## Memory of one worker",
+            "",
+            "A fresh process: the app, its model, 100 photos predicted.",
+            "",
+            "| model | resident MB | peak MB |",
+            "|---|---|---|",
+            *(_memory(model, photos) for model in models),
+            "",
+            _accuracy(models),
+        ]
+    return "\n".join(parts)
+
+
+def _photos(folder: Path) -> tuple[list[Path], str]:
+    if SAMPLE.is_dir():
+        files = sorted((SAMPLE / "images").glob("*.jpg"))
+        return files, f"{len(files)} photos of COCO, about 640 x 480, JPEG"
+    from PIL import Image
+    from skimage import data
+
+    files = []
+    for name in ("astronaut", "chelsea", "coffee", "rocket"):
+        files.append(folder / f"{name}.jpg")
+        Image.fromarray(getattr(data, name)()).save(files[-1], quality=92)
+    return files, "4 photos of scikit-image (COCO's are not on this machine)"
+
+
+def _app(model: Path, folder: Path):
+    client = create_app(Settings(home=folder / "home", model=model, log_level="ERROR"), photos=Files()).test_client()
+    while client.get("/ready").status_code != 200:
+        time.sleep(0.05)
+    return client
+
+
+def _body(model: Path, photos: list[Path]) -> dict:
+    labels = "".join(f'<Label value="{name}"/>' for name in load_detector(model).names.names)
+    config = f"""<View><Image name="image" value="$image"/>
+    <RectangleLabels name="label" toName="image">{labels}</RectangleLabels></View>"""
+    return {
+        "tasks": [{"id": n, "data": {"image": str(photo)}} for n, photo in enumerate(photos)],
+        "label_config": config,
+        "project": "1.1",
+    }
+
+
+def _raw(model: Path):
+    """ONNX Runtime with the options that it has when nobody touches them."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+def _prepared(photo: Path, spec):
+    loaded = load_photo(photo, max_side=max(spec.width, spec.height))
+    return prepare(loaded.image, spec, size=(loaded.width, loaded.height))
+
+
+def _overhead(model: Path, photos: list[Path], folder: Path) -> str:
+    detector, client, session = load_detector(model), _app(model, folder), _raw(model)
+    name, outputs = session.get_inputs()[0].name, [one.name for one in session.get_outputs()]
+    body = _body(model, photos)
+    clocks = []
+    for turn in range(ROUNDS + 5):
+        task = body["tasks"][turn % len(photos)]
+        marks = [(time.perf_counter(), time.thread_time())]
+        tensor = _prepared(photos[turn % len(photos)], detector.spec).tensor[None]
+        marks.append((time.perf_counter(), time.thread_time()))
+        session.run(outputs, {name: tensor})
+        marks.append((time.perf_counter(), time.thread_time()))
+        answer = client.post("/predict", json={**body, "tasks": [task]})
+        marks.append((time.perf_counter(), time.thread_time()))
+        assert answer.status_code == 200
+        clocks.append(np.diff(np.array(marks), axis=0) * 1000)
+    decode, raw, predict = np.array(clocks[5:]).transpose(1, 0, 2)  # each (rounds, 2): wall, processor
+    overhead = predict - raw - decode
+    columns = [raw[:, 0], decode[:, 0], predict[:, 0], overhead[:, 0], overhead[:, 1]]
+    cells = [f"{np.percentile(column, 50):.1f} / {np.percentile(column, 95):.1f}" for column in columns]
+    return f"| {model.name} | {' | '.join(cells)} |"
+
+
+def _throughput(model: Path, photos: list[Path], folder: Path) -> str:
+    detector, client, session = load_detector(model), _app(model, folder), _raw(model)
+    name, outputs = session.get_inputs()[0].name, [one.name for one in session.get_outputs()]
+    chosen = [photos[n % len(photos)] for n in range(TASKS)]
+    tensors = [_prepared(photo, detector.spec).tensor[None] for photo in chosen]
+    body = _body(model, chosen)
+    raws, ours = [], []
+    for _ in range(3):
+        started = time.perf_counter()
+        for tensor in tensors:
+            session.run(outputs, {name: tensor})
+        middle = time.perf_counter()
+        assert len(client.post("/predict", json=body).json["results"]) == TASKS
+        raws.append(middle - started)
+        ours.append(time.perf_counter() - middle)
+    raw, mine = statistics.median(raws), statistics.median(ours)
+    return f"| {model.name} | {raw:.2f} | {mine:.2f} | {raw / mine:.2f} |"
+
+
+def _memory(model: Path, photos: list[Path]) -> str:
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path; from bench.predict import _app, _body
+client = _app(Path({str(model)!r}), Path(sys.argv[1]))
+photos = [Path(p) for p in {[str(p) for p in photos]!r}]
+body = _body(Path({str(model)!r}), (photos * 100)[:100])
+assert client.post('/predict', json=body).status_code == 200
+status = dict(line.split(':', 1) for line in open('/proc/self/status') if line.startswith('Vm'))
+print(int(status['VmRSS'].split()[0]) // 1024, int(status['VmHWM'].split()[0]) // 1024, 'torch' in sys.modules)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
+    resident, peak, torch = done.stdout.split()[-3:]
+    assert torch == "False"
+    return f"| {model.name} | {resident} | {peak} |"
+
+
+def _accuracy(models: list[Path]) -> str:
+    if not SAMPLE.is_dir():
+        return "AP50 was not measured: the COCO sample is not on this machine."
+    names = list(read_sidecar(SHARED / "models" / "coco80.txt"))
+    photos = sorted((SAMPLE / "images").glob("*.jpg"))
+    rows = []
+    for model in models:
+        detector = load_detector(model)
+        classes = [names.index(name) for name in detector.names.names]  # both use VOC's words for what they share
+        found, plain = [], []
+        for number, photo in enumerate(photos):
+            ready = _prepared(photo, detector.spec)
+            [seen] = detector.detect([ready], floor=0.01)
+            found += _coco(number, seen.boxes, seen.scores, [classes[c] for c in seen.classes])
+            if detector.layout == "yolox":
+                plain += _coco(number, *_plain_yolox(detector, ready))
+        referee = f"{_ap50(photos, plain, classes):.3f}" if plain else "-"
+        rows.append(f"| {model.name} | {len(classes)} | {_ap50(photos, found, classes):.3f} | {referee} |")
+    return "\n".join(
+        [
+            "## What they find",
+            "",
+            f"AP50 by pycocotools on {len(photos)} photos of COCO, over the classes that the model has. Reference: the",
+            "model's own decoding written out as a plain loop over cells and boxes, on the same input.",
+            "",
+            "| model | classes | AP50 | AP50, reference decoding |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _plain_yolox(detector, ready):
+    """YOLOX by the book: every cell, every class, one box after the other."""
+    [raw] = next(iter(detector.engine.run([ready.tensor]).values()))
+    candidates = []
+    cells = (
+        (x, y, stride)
+        for stride in (8, 16, 32)
+        for y in range(detector.spec.height // stride)
+        for x in range(detector.spec.width // stride)
+    )
+    for row, (x, y, stride) in zip(raw.tolist(), cells, strict=True):
+        best = max(range(5, len(row)), key=row.__getitem__)
+        score = row[4] * row[best]
+        if score < 0.01:
+            continue
+        cx, cy, w, h = (row[0] + x) * stride, (row[1] + y) * stride, np.exp(row[2]) * stride, np.exp(row[3]) * stride
+        candidates.append((score, best - 5, (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)))
+    kept: list = []
+    for one in sorted(candidates, reverse=True):
+        if all(one[1] != other[1] or _iou(one[2], other[2]) <= 0.45 for other in kept):
+            kept.append(one)
+    fit = ready.fit
+    boxes = [[b[0] / fit.scale_x, b[1] / fit.scale_y, b[2] / fit.scale_x, b[3] / fit.scale_y] for _, _, b in kept]
+    return np.array(boxes).reshape(-1, 4), [score for score, _, _ in kept], [class_ for _, class_, _ in kept]
+
+
+def _iou(a, b) -> float:
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    return w * h / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h)
+
+
+def _coco(image: int, boxes, scores, classes) -> list[dict]:
+    return [
+        {"image_id": image, "category_id": c, "score": float(s), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+        for b, s, c in zip(np.asarray(boxes).tolist(), scores, classes, strict=True)
+    ]
+
+
+def _ap50(photos: list[Path], found: list[dict], classes: list[int]) -> float:
+    from PIL import Image
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    annotations, images = [], []
+    for number, photo in enumerate(photos):
+        width, height = Image.open(photo).size
+        images.append({"id": number, "width": width, "height": height})
+        labels = SAMPLE / "labels_detect" / f"{photo.stem}.txt"
+        for line in labels.read_text().splitlines() if labels.is_file() else ():
+            class_, cx, cy, w, h = (float(part) for part in line.split())
+            box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": number, "category_id": int(class_), "bbox": box,
+                    "area": box[2] * box[3], "iscrowd": 0,
+                }
+            )  # fmt: skip
+    truth = COCO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.dataset = {"images": images, "annotations": annotations, "categories": [{"id": c} for c in range(80)]}
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(found), "bbox")
+        judge.params.catIds = sorted(set(classes))
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return float(judge.stats[1])
