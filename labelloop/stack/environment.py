@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import string
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,12 @@ def write_env(home: Path, values: Mapping[str, str]) -> None:
 
 def with_secrets(values: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
     """The values, with a new secret under each name that has none yet."""
-    return {**values, **{name: secrets.token_urlsafe(12) for name in names if not values.get(name)}}
+    return {**values, **{name: _secret() for name in names if not values.get(name)}}
+
+
+def _secret(length: int = 20) -> str:
+    """Letters and digits only: people copy it from a terminal."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
 
 
 def _is_value(line: str) -> bool:

@@ -105,6 +105,10 @@ class _Record(msgspec.Struct, frozen=True):
     pid: int
     born: str
 
+    @property
+    def alive(self) -> bool:
+        return bool(self.born) and _born(self.pid) == self.born
+
 
 def end_group(pid: int) -> None:
     """Kill what is left of a process group."""
@@ -121,23 +125,26 @@ def end_leftovers(records: Path, *, grace_s: float = 5.0) -> list[str]:
     Returns:
         The names of the parts that were still running.
     """
-    found = []
-    for path in sorted(records.glob("*.json")):
-        try:
-            record = msgspec.json.decode(path.read_bytes(), type=_Record)
-        except msgspec.DecodeError:
-            path.unlink(missing_ok=True)
-            continue
-        if record.born and _born(record.pid) == record.born:
-            found.append(record.name)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(record.pid, signal.SIGTERM)
-            until = time.monotonic() + grace_s
-            while _born(record.pid) == record.born and time.monotonic() < until:
-                time.sleep(POLL_S)
-            end_group(record.pid)
+    found = [_read_record(path) for path in sorted(records.glob("*.json"))]
+    left = [record for record in found if record is not None and record.alive]
+    for record in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(record.pid, signal.SIGTERM)
+    until = time.monotonic() + grace_s
+    while any(record.alive for record in left) and time.monotonic() < until:
+        time.sleep(POLL_S)
+    for record in left:
+        end_group(record.pid)
+    for path in records.glob("*.json"):
         path.unlink(missing_ok=True)
-    return found
+    return [record.name for record in left]
+
+
+def _read_record(path: Path) -> _Record | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Record)
+    except msgspec.DecodeError:  # cut short by the kill
+        return None
 
 
 def _born(pid: int) -> str:

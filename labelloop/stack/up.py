@@ -67,9 +67,13 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
             plan.label_studio.prepare(steps)
             with Supervisor(plan.records, signals) as supervisor:
                 run = _Run(plan, steps, supervisor)
-                run.start()
-                show(run.fill(images))
-                supervisor.watch(run.tell)
+                try:
+                    run.start()
+                    show(run.fill(images))
+                    supervisor.watch(run.tell)
+                except Stopped:
+                    steps.note("Ending everything ...")
+                    raise
     except Stopped as stopped:
         steps.note(f"Everything has ended ({stopped}). What you did is kept in {plan.home}.")
         return 0
