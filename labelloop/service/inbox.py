@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+import threading
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db import Clock, database_clock, insert_new, reading
+from labelloop.service.db import Clock, database_clock, insert_new, quick, reading
 from labelloop.service.identity import has_ended
 from labelloop.service.settings import Settings
 
@@ -41,7 +43,10 @@ CLAIMS = sa.Table(
     sa.Column("worker", sa.Text),
     sa.Column("leased_until", sa.Double),
 )
+_OPEN = sa.or_(EVENTS.c.state == "pending", EVENTS.c.state == "claimed")
 STATES = ("pending", "claimed", "done", "dead")
+# Most events of one claim; the others follow in the next.
+CLAIM_LIMIT = 1000
 KILLED = "the worker ended {attempts} times while it handled this event"
 
 
@@ -108,6 +113,9 @@ class Inbox:
         self.lease_s = lease_s
         self.backoff = backoff or Backoff()
         self._clock = clock
+        # SQLite lets one write at a time and lets the others sleep and ask again; threads are better off in a queue.
+        sqlite = engine.dialect.name == "sqlite"
+        self._turn: AbstractContextManager[Any] = threading.Lock() if sqlite else nullcontext()
 
     @classmethod
     def from_settings(cls, settings: Settings, engine: sa.Engine) -> Inbox:
@@ -129,7 +137,7 @@ class Inbox:
             False when the (topic, key) was there already; nothing is stored then.
         """
         text = msgspec.json.encode(payload).decode()
-        with self.engine.begin() as connection:
+        with self._turn, self.engine.begin() as connection:
             now = self._clock(connection)
             row = {
                 "topic": topic, "subject": subject, "key": key, "payload": text, "state": "pending", "attempts": 0,
@@ -138,39 +146,37 @@ class Inbox:
             return insert_new(connection, EVENTS, row, conflict=("topic", "key"))
 
     def claim(self, topic: str, subject: str, worker: str) -> Claim | None:
-        """Take all events of a subject: those due, those not yet tried, and those a lost worker left.
+        """Take all events of a subject (at most `CLAIM_LIMIT`): due, not yet tried, or left by a lost worker.
 
         Returns:
             None when nothing is due or when another worker holds the subject.
         """
         token = uuid.uuid4().hex
-        with self.engine.begin() as connection:
+        with self._turn, quick(self.engine) as connection:
             now = self._clock(connection)
             if not self._lease(connection, (topic, subject), token, worker):
                 return None
-            of_subject = (EVENTS.c.topic == topic) & (EVENTS.c.subject == subject)
-            left = of_subject & (EVENTS.c.state == "claimed")  # we hold the subject, so their worker is gone
-            killed = left & (EVENTS.c.attempts >= self.backoff.attempts)
-            for row in connection.execute(sa.select(EVENTS.c.id, EVENTS.c.attempts).where(killed)).all():
-                reason = KILLED.format(attempts=row.attempts)
-                connection.execute(sa.update(EVENTS).where(EVENTS.c.id == row.id).values(_dead(reason, now)))
-            pending = of_subject & (EVENTS.c.state == "pending")
-            due = connection.scalar(
-                sa.select(sa.func.count()).where((pending & (EVENTS.c.due_at <= now)) | left).select_from(EVENTS)
-            )
-            if due:
-                taken = left | (pending & ((EVENTS.c.due_at <= now) | (EVENTS.c.attempts == 0)))
-                values = {"state": "claimed", "claim": token, "attempts": EVENTS.c.attempts + 1}
-                connection.execute(sa.update(EVENTS).where(taken).values(values))
-            events = _events(connection, EVENTS.c.claim == token)
-            if not events:
+            # Nobody else changes these rows: we hold the subject. Those still claimed were a worker's that is gone.
+            left, due = EVENTS.c.state == "claimed", EVENTS.c.due_at <= now
+            query = sa.select(EVENTS).where(EVENTS.c.topic == topic, EVENTS.c.subject == subject, _OPEN)
+            query = query.where(sa.or_(left, due, EVENTS.c.attempts == 0)).order_by(EVENTS.c.due_at).limit(CLAIM_LIMIT)
+            rows = sorted(connection.execute(query).all(), key=lambda row: int(row.id))
+            killed = {row.id for row in rows if row.state == "claimed" and row.attempts >= self.backoff.attempts}
+            if killed:
+                reason = KILLED.format(attempts=self.backoff.attempts)
+                connection.execute(sa.update(EVENTS).where(EVENTS.c.id.in_(killed)).values(_dead(reason, now)))
+            taken = [row for row in rows if row.id not in killed]
+            if not any(row.state == "claimed" or row.due_at <= now for row in taken):
                 connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == token))
                 return None
+            values = {"state": "claimed", "claim": token, "attempts": EVENTS.c.attempts + 1}
+            connection.execute(sa.update(EVENTS).where(EVENTS.c.id.in_([row.id for row in taken])).values(values))
+            events = tuple(_event(row, attempts=row.attempts + 1) for row in taken)
             return Claim(topic, subject, token, events)
 
     def heartbeat(self, claim: Claim) -> bool:
         """Prolong the lease; False when the claim was lost to another worker or is finished."""
-        with self.engine.begin() as connection:
+        with self._turn, quick(self.engine) as connection:
             until = self._clock(connection) + self.lease_s
             changed = connection.execute(
                 sa.update(CLAIMS).where(CLAIMS.c.token == claim.token).values(leased_until=until)
@@ -210,12 +216,19 @@ class Inbox:
             query = (
                 sa.select(EVENTS.c.topic, EVENTS.c.subject)
                 .select_from(EVENTS.outerjoin(CLAIMS, held))
-                .where(EVENTS.c.state.in_(("pending", "claimed")), EVENTS.c.due_at <= now, free)
+                .where(_OPEN, EVENTS.c.due_at <= now, free)
                 .group_by(EVENTS.c.topic, EVENTS.c.subject)
                 .order_by(sa.func.min(EVENTS.c.due_at))
                 .limit(limit)
             )
             return [(row.topic, row.subject) for row in connection.execute(query)]
+
+    def is_due(self, topic: str, subject: str) -> bool:
+        """Whether `claim` would find something to take; a look costs far less than a claim."""
+        with reading(self.engine) as connection:
+            due = EVENTS.c.due_at <= self._clock(connection)
+            query = sa.select(EVENTS.c.id).where(EVENTS.c.topic == topic, EVENTS.c.subject == subject, _OPEN, due)
+            return connection.scalar(query.limit(1)) is not None
 
     def free_ended(self) -> int:
         """End the leases of workers of this host whose process is gone, so that nobody waits for them to run out."""
@@ -223,7 +236,7 @@ class Inbox:
             held = connection.execute(sa.select(CLAIMS.c.token, CLAIMS.c.worker)).all()
         ended = [row.token for row in held if has_ended(row.worker)]
         if ended:
-            with self.engine.begin() as connection:
+            with self._turn, quick(self.engine) as connection:
                 connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token.in_(ended)).values(leased_until=0.0))
         return len(ended)
 
@@ -251,7 +264,7 @@ class Inbox:
         chosen = EVENTS.c.state == "dead"
         if ids != "all":
             chosen &= EVENTS.c.id.in_(list(ids))
-        with self.engine.begin() as connection:
+        with self._turn, self.engine.begin() as connection:
             fresh = {"state": "pending", "attempts": 0, "due_at": self._clock(connection), "finished_at": None}
             return connection.execute(
                 sa.update(EVENTS).where(chosen).values(fresh | {"reason": "", "claim": None})
@@ -259,7 +272,7 @@ class Inbox:
 
     def prune(self, older_than_s: float) -> int:
         """Delete events that were done more than `older_than_s` ago; dead letters stay. Returns how many."""
-        with self.engine.begin() as connection:
+        with self._turn, quick(self.engine) as connection:
             old = (EVENTS.c.state == "done") & (EVENTS.c.finished_at < self._clock(connection) - older_than_s)
             return connection.execute(sa.delete(EVENTS).where(old)).rowcount
 
@@ -277,7 +290,7 @@ class Inbox:
     def _finish(
         self, claim: Claim, changes: Callable[[float], list[tuple[sa.ColumnElement[bool], dict[str, Any]]]]
     ) -> bool:
-        with self.engine.begin() as connection:
+        with self._turn, quick(self.engine) as connection:
             # Deleting the claim first both proves that it is ours and lets the subject go.
             if connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == claim.token)).rowcount == 0:
                 return False
@@ -294,10 +307,7 @@ def _dead(reason: str, now: float) -> dict[str, Any]:
     return {"state": "dead", "reason": reason, "finished_at": now}
 
 
-def _events(connection: sa.Connection, which: sa.ColumnElement[bool]) -> tuple[Event, ...]:
-    return tuple(_event(row) for row in connection.execute(sa.select(EVENTS).where(which).order_by(EVENTS.c.id)))
-
-
-def _event(row: Any) -> Event:
+def _event(row: Any, *, attempts: int | None = None) -> Event:
     payload = msgspec.json.decode(row.payload)
-    return Event(row.id, row.topic, row.subject, row.key, payload, row.attempts, row.created_at)
+    tried = row.attempts if attempts is None else attempts
+    return Event(row.id, row.topic, row.subject, row.key, payload, tried, row.created_at)

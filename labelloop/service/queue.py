@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 import structlog
-from huey import Huey, PostgresHuey, RedisHuey, SqliteHuey
+from huey import Huey, PostgresHuey, RedisHuey
 from huey.consumer import Consumer
 from huey.consumer import Worker as HueyWorker
 from huey.exceptions import HueyException
 from huey.registry import Message
 from huey.serializer import Serializer
+from huey.storage import SqliteStorage
 
 from labelloop.service.db import MIGRATION_LOCK
 from labelloop.service.errors import MissingExtra
@@ -36,6 +37,18 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey has no types
         fields = msgspec.json.decode(bytes(data), type=list[Any])
         message = Message(*fields)
         return message._replace(args=tuple(msgspec.convert(message.args, tuple[str, str])))
+
+
+class _SqliteStorage(SqliteStorage):  # type: ignore[misc]  # huey has no types
+    """huey's SQLite without a wait for the disk at each commit: a power cut may lose wake-ups, which is no loss.
+
+    huey's own switch for this (`fsync=False`) lets a power cut break the file.
+    """
+
+    def _create_connection(self) -> Any:
+        connection = super()._create_connection()
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
 
 
 class _Thread(HueyWorker):  # type: ignore[misc]  # huey has no types
@@ -132,7 +145,7 @@ def _open_huey(settings: Settings) -> Huey:
     if scheme == "sqlite":
         file = Path(url.removeprefix("sqlite:///"))
         file.parent.mkdir(parents=True, exist_ok=True)
-        return SqliteHuey(filename=str(file), timeout=30, **common)
+        return Huey(storage_class=_SqliteStorage, filename=str(file), timeout=30, **common)
     if scheme == "postgresql":
         try:
             import psycopg
@@ -144,8 +157,11 @@ def _open_huey(settings: Settings) -> Huey:
             return PostgresHuey(dsn=url, connect_timeout=5, **common)
     try:
         from redis import ConnectionPool
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
     except ModuleNotFoundError:
         raise MissingExtra("A Redis queue", extra="redis") from None
     # Without time limits an unreachable Redis would hold up a webhook that Label Studio gives one second.
-    pool = ConnectionPool.from_url(url, socket_connect_timeout=0.5, socket_timeout=5.0)
+    retry = Retry(NoBackoff(), 1)  # ours are paced by ourselves; one at once mends a connection that Redis closed
+    pool = ConnectionPool.from_url(url, socket_connect_timeout=0.5, socket_timeout=5.0, retry=retry)
     return RedisHuey(connection_pool=pool, **common)

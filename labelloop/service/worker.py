@@ -134,6 +134,8 @@ class Worker:
                         self._call(claim)
                 finally:
                     self._claims.pop(claim.token, None)
+                if not self._inbox.is_due(topic, subject):
+                    return
             except Exception:  # the database is away: the lease runs out and a sweep brings the events back
                 log.exception("claim_failed", topic=topic, subject=subject)
                 return

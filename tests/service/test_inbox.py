@@ -193,6 +193,19 @@ def test_an_event_that_kills_its_workers_is_given_up(inbox, clock):
     assert letter.reason == "the worker ended 3 times while it handled this event"
 
 
+def test_a_very_long_list_of_events_comes_in_several_claims(inbox, monkeypatch):
+    monkeypatch.setattr("labelloop.service.inbox.CLAIM_LIMIT", 3)
+    for number in range(7):
+        inbox.put("t", "s", str(number), {})
+    seen = []
+    while inbox.is_due("t", "s"):
+        claim = inbox.claim("t", "s", "me")
+        assert len(claim.events) <= 3
+        seen += keys(claim)
+        inbox.done(claim)
+    assert seen == [str(number) for number in range(7)]
+
+
 def test_the_longest_waiting_subject_is_due_first(inbox, clock):
     for number in (3, 1, 2):
         clock.now = 1_000_000.0 + number

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
+import structlog
 from huey.registry import Message
 
 from labelloop.service.db import open_database
@@ -319,11 +320,11 @@ def test_a_web_process_answers_while_the_queue_is_away(make, free_port, scheme):
     assert jobs.inbox.counts()["pending"] == 2
 
 
-def test_a_worker_goes_on_when_the_queue_comes_back(make, free_port, wait_until, caplog):
+def test_a_worker_goes_on_when_the_queue_comes_back(make, free_port, wait_until):
     """Redis is away when the worker starts: said once, not at every look, and work resumes by itself."""
     port = free_port()
     jobs = make({"t": lambda *_: None}, queue_url=f"redis://127.0.0.1:{port}/0")
-    with caplog.at_level("ERROR"), running(jobs):
+    with structlog.testing.capture_logs() as lines, running(jobs, threads=2):
         jobs.submit("t", "s", "1", {})
         time.sleep(2)
         server = subprocess.Popen(
@@ -331,7 +332,9 @@ def test_a_worker_goes_on_when_the_queue_comes_back(make, free_port, wait_until,
             stdout=subprocess.DEVNULL,
         )
         try:
-            wait_until(lambda: jobs.inbox.counts()["done"] == 1)
+            wait_until(lambda: jobs.inbox.counts()["done"] == 1, timeout_s=30)
+            said = [line for line in lines if line["event"] == "queue_unreachable" and line["log_level"] == "error"]
+            assert 1 <= len(said) <= 2, "once a thread"
         finally:
             server.terminate()
             server.wait()
