@@ -154,7 +154,7 @@ class Predictor:
                     return
                 shot, future = waiting.popleft()
                 try:
-                    prepared = future.result(timeout=max(0.0, deadline - time.monotonic()))
+                    prepared = future.result(timeout=_left(deadline))
                 except FutureTimeout:
                     left = [shot, *(one for one, _ in waiting), *coming]
                     for one in left:
@@ -184,6 +184,14 @@ class Predictor:
         self._skipped(code)
         keys = [target.data_key for target in shot.targets]
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=shot.item, code=code, reason=reason)
+
+
+def _left(deadline: float) -> float:
+    """Seconds left. Raises TimeoutError where none is: a photo that is ready is no use when the answer is late."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise FutureTimeout
+    return left
 
 
 def find_shots(index: int, task: dict[str, Any], targets: Sequence[Target]) -> list[Shot]:

@@ -210,3 +210,46 @@ def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(
     entries = predict(Hanging(), [task(number, image="x") for number in range(1, 21)], budget_s=0.5)
     assert time.monotonic() - started < 1.4
     assert [type(entry) for entry in entries] == [Prediction] * 2 + [Unanswered] * 18
+
+
+def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(labelloop_model, album, photo):
+    detector = load_detector(labelloop_model())
+
+    class Slow:
+        version, names, spec, batch = detector.version, detector.names, detector.spec, 1
+
+        def detect(self, photos, *, floor):
+            time.sleep(0.1)
+            return detector.detect(photos, floor=floor)
+
+    targets = find_targets(LabelConfig.parse(ONE), detector.names.names)
+    predictor = Predictor(album(a=photo), score_threshold=0.3, budget_s=0.45)
+    started = time.monotonic()
+    entries = predictor.predict([task(n, image="a") for n in range(40)], detector=Slow(), targets=targets)
+    assert time.monotonic() - started < 2
+    kinds = [type(entry) for entry in entries]
+    assert 0 < kinds.count(Prediction) < 10
+    assert kinds == sorted(kinds, key=[Prediction, Unanswered].index)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_the_size_of_the_engines_batch_changes_nothing_but_the_number_of_runs(batch, labelloop_model, album, photo):
+    detector = load_detector(labelloop_model())
+    runs = []
+    engine_run = detector.engine.run
+    detector.engine.batch = batch
+    detector.engine.run = lambda photos, outputs: runs.append(len(photos)) or engine_run(photos, outputs)
+    photos = album(**{f"p{n}": photo[: 128 - n] for n in range(20)})
+    targets = find_targets(LabelConfig.parse(ONE), detector.names.names)
+    entries = Predictor(photos, score_threshold=0.3).predict(
+        [task(n, image=f"p{n}" if n % 5 else "gone") for n in range(20)], detector=detector, targets=targets
+    )
+    assert [entry.result[0]["original_height"] if entry.result else None for entry in entries] == [
+        128 - n if n % 5 else None for n in range(20)
+    ]
+    assert sum(runs) == 16
+    assert max(runs) == min(batch, 16)
+
+
+def test_a_processor_is_given_one_photo_a_run_where_the_graph_leaves_it_open(labelloop_model):
+    assert load_detector(labelloop_model()).batch == 1
