@@ -217,6 +217,6 @@ def _trusted(settings: Settings, studio: Studio | None) -> frozenset[str]:
     named = {httpx.URL(server) for server in servers if server}
     ports = {"http": 80, "https": 443}
     return frozenset(
-        {f"{url.host}:{url.port or ports.get(url.scheme)}" for url in named}
+        {f"{url.raw_host.decode()}:{url.port or ports.get(url.scheme)}" for url in named}
         | {host.strip().lower() for host in settings.media_hosts}
     )

@@ -267,4 +267,4 @@ def _detail(response: httpx.Response) -> str:
 def _wait(error: Exception) -> bool | float:
     if not isinstance(error, _Again):
         return False
-    return error.after_s if error.after_s is not None else True
+    return error.after_s or True
