@@ -72,7 +72,7 @@ def _table(without: list[float], own: list[float]) -> str:
     slower = statistics.median(own) - statistics.median(without)
     return "\n".join(
         (
-            "An annotator's Submit in stock Label Studio 1.23.2 on SQLite; ML backend, QC and worker on the same machine.",
+            "Submit in stock Label Studio 1.23.2 on SQLite; ML backend, QC and worker on the same machine.",
             f"Blocks of {SUBMITS} submits with our webhooks on and off, in alternating order.",
             "",
             "| Submit | median, ms | p95, ms | n |",
