@@ -63,6 +63,8 @@ class Checker:
             PolicyError: The policy cannot be followed.
             WriteLost: Label Studio answered a write with other values than we wrote.
         """
+        # First, so that little time passes between reading the task and writing to it.
+        config = self._config(project)
         source = self._studio.task_json(project, task)
         if source is None:
             for write in self._memory.planned(project, task):
@@ -71,7 +73,7 @@ class Checker:
             return Checked(None)
         found = read_task(source)
         policy = read_policy(self._home, project)
-        answers = read_answers(found, config=self._config(project))
+        answers = read_answers(found, config=config)
         verdict = judge(answers, policy)
         memory = self._settle(project, task, found)
         situation = Situation(

@@ -117,16 +117,13 @@ def _guarded(url: str, settings: Settings, write: Callable[[], object]) -> None:
     try:
         write()
     except StudioRefused as error:
-        known = {
-            403: (
-                "it is a private address, which Label Studio bans by default",
-                f"Start Label Studio with {_OPEN_SUBNETS}, and connect again. ",
-            ),
-            400: (error.detail, "Set LABELLOOP_QC_URL to an address that Label Studio reaches, and connect again. "),
-        }
-        if error.answer not in known:
+        if error.answer == 403 and "reserved network" in error.detail:
+            reason = "it is a private address, which Label Studio bans by default"
+            fix = f"Start Label Studio with {_OPEN_SUBNETS}, and connect again. "
+        elif error.answer == 400 and "url" in error.detail.lower():
+            reason, fix = error.detail, "Put another address in LABELLOOP_QC_URL and connect again. "
+        else:
             raise
-        reason, fix = known[error.answer]
         raise HostRefused(url, reason, fix=fix + _meanwhile(settings)) from error
 
 

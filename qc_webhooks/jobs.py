@@ -70,4 +70,4 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
 def _reconciler(settings: Settings, studio: Studio, engine: Engine) -> Reconciler:
     # Straight into the inbox: these run inside the worker, whose own sweep picks them up within a second.
     inbox = Inbox.from_settings(settings, engine)
-    return Reconciler(studio, MemoryStore(engine), ProjectStore(engine), inbox.put)
+    return Reconciler(studio, MemoryStore(engine), ProjectStore(engine), inbox)

@@ -6,14 +6,16 @@ service alone.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
+import sqlalchemy as sa
 import structlog
 
 from labelloop.labeling.task import Task
+from labelloop.service.db import reading
 from labelloop.service.errors import LabelloopError
+from labelloop.service.inbox import EVENTS, Inbox
 from labelloop.service.studio import Studio
 from qc_webhooks.events import TIME_FORMAT, Hint, Known, annotation_hint, deletion_hint, task_deletion_hint, timestamp
 from qc_webhooks.memory import MemoryStore
@@ -26,8 +28,6 @@ OVERLAP = timedelta(seconds=5)
 _TASKS_A_LOOKUP = 500
 _EPOCH = "1970-01-01T00:00:00.000000Z"
 
-Put = Callable[[str, str, str, Mapping[str, Any]], bool]
-
 log = structlog.get_logger(__name__)
 
 
@@ -38,14 +38,14 @@ class Reconciler:
         studio: Label Studio.
         memory: The versions of annotations that were judged.
         projects: The connected projects.
-        put: Where hints go: ``Inbox.put`` or ``Jobs.submit``.
+        inbox: Where hints go.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore, projects: ProjectStore, put: Put) -> None:
+    def __init__(self, studio: Studio, memory: MemoryStore, projects: ProjectStore, inbox: Inbox) -> None:
         self._studio = studio
         self._memory = memory
         self._projects = projects
-        self._put = put
+        self._inbox = inbox
 
     def run(self) -> None:
         """One round over the connected projects; one that cannot be read does not keep the others waiting."""
@@ -108,7 +108,24 @@ class Reconciler:
         )
 
     def _submit(self, hint: Hint) -> bool:
-        return self._put(hint.topic, hint.subject, hint.key, hint.payload)
+        if self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload):
+            return True
+        return self._tell_again(hint)
+
+    def _tell_again(self, hint: Hint) -> bool:
+        """What was told before, is settled in the inbox, and still shows as a difference.
+
+        An event that was given up (Label Studio was down for longer than its attempts lasted) gets new attempts, now
+        that Label Studio answers. One that was done is told under a key of its own.
+        """
+        which = (EVENTS.c.topic == hint.topic) & (EVENTS.c.key == hint.key)
+        with reading(self._inbox.engine) as connection:
+            row = connection.execute(sa.select(EVENTS).where(which)).one_or_none()
+        if row is not None and row.state == "dead":
+            return self._inbox.replay([row.id]) == 1
+        if row is not None and row.state == "done":
+            return self._inbox.put(hint.topic, hint.subject, f"{hint.key}:after:{row.finished_at}", hint.payload)
+        return False
 
 
 def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) -> Iterator[Hint]:

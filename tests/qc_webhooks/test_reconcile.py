@@ -19,7 +19,7 @@ def projects(engine):
 
 @pytest.fixture
 def poller(studio, memory, projects, engine):
-    return Reconciler(studio, memory, projects, Inbox(engine).put)
+    return Reconciler(studio, memory, projects, Inbox(engine))
 
 
 @pytest.fixture
@@ -94,6 +94,28 @@ def test_a_deletion_that_leaves_no_trace_in_the_task_is_found_by_the_sweep(studi
     assert poller.poll(PROJECT) == 2
     work()
     assert studio.stored[task]["data"]["qc_status"] == "waiting"
+
+
+def test_what_was_given_up_while_label_studio_was_down_is_healed_by_the_next_poll(studio, box, poller, work, engine):
+    task, *_ = dispute(studio, box)
+    assert poller.poll(PROJECT) == 2
+    inbox = Inbox(engine)
+    inbox.dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "Label Studio does not answer")
+    assert poller.poll(PROJECT) == 2
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    assert inbox.dead_letters() == []
+
+
+def test_what_was_done_and_is_yet_unknown_is_told_once_more(studio, box, poller, work, memory, engine):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    memory.forget(PROJECT, task)
+    assert poller.sweep(PROJECT) == 2
+    assert poller.sweep(PROJECT) == 0
+    work()
+    assert poller.sweep(PROJECT) == 0
 
 
 def test_deleted_tasks_are_forgotten(studio, box, poller, work, memory):
