@@ -87,8 +87,11 @@ def connect(project: int) -> None:
         project: The project's number, as in its address: /projects/NUMBER/.
     """
     from labelloop.connect import connect as run
+    from labelloop.service.logs import setup_logging
 
-    changes = run(project, Settings())
+    settings = Settings()
+    setup_logging(settings)
+    changes = run(project, settings)
     made = sum(change.done for change in changes)
     print(f"Project {project} is connected; {made} of {len(changes)} things were changed.")
 
