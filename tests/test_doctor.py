@@ -1,6 +1,7 @@
 """The doctor: every fault that needs no Label Studio is provoked on the real part; how checks run side by side."""
 
 import json
+import logging
 import socket
 import sqlite3
 import threading
@@ -8,6 +9,7 @@ import time
 from collections import namedtuple
 
 import pytest
+import structlog
 from pydantic import SecretStr
 from rich.console import Console
 from werkzeug.serving import make_server
@@ -571,7 +573,35 @@ def test_json_holds_every_finding():
     }
 
 
-def test_the_command_ends_with_one_on_a_problem_and_prints_json(monkeypatch, capsys, tmp_path):
+@pytest.fixture
+def own_logging():
+    """What a command does to the process's logging, undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def test_json_stays_json_while_label_studio_makes_trouble(monkeypatch, capsys, settings, serve, own_logging):
+    """Retries are logged; a log line on standard output would break whoever reads the JSON."""
+    from flask import Flask
+
+    app = Flask("label-studio")
+    app.add_url_rule("/health", "health", view_func=lambda: {"status": "UP"})
+    app.add_url_rule("/<path:any_>", "any", view_func=lambda any_: ("bad gateway", 502), methods=["GET", "POST"])
+    monkeypatch.setenv("LABELLOOP_HOME", str(settings().home))
+    monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_URL", serve(app))
+    monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_API_KEY", "0" * 40)
+    monkeypatch.setattr(commands, "CHECKS", {name: CHECKS[name] for name in ("label-studio", "token")})
+    with pytest.raises(SystemExit):
+        commands.doctor(json=True)
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert findings["token"]["level"] == "problem"
+    assert "502" in findings["token"]["what"]
+
+
+def test_the_command_ends_with_one_on_a_problem_and_prints_json(monkeypatch, capsys, tmp_path, own_logging):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(commands, "CHECKS", {"good": Check(lambda _c: ok("fine"))})
     commands.doctor(json=True)

@@ -12,6 +12,7 @@ from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, Level
 from labelloop.doctor.run import Diagnosis, diagnose
+from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 
 _MARKS: dict[Level, tuple[str, str]] = {
@@ -31,7 +32,10 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
         project: Id of a Label Studio project to look at as well: its ML backend, webhooks, tabs and sampling.
         json: Print the findings as one JSON object instead of a list.
     """
-    with contextlib.closing(Context(Settings(), project)) as context:
+    settings = Settings()
+    # Standard output is the findings' alone, and a retry that is logged would only repeat what a finding says.
+    setup_logging(settings.model_copy(update={"log_level": "DEBUG" if settings.log_level == "DEBUG" else "ERROR"}))
+    with contextlib.closing(Context(settings, project)) as context:
         diagnosis = diagnose(context, CHECKS)
     if json:
         print(as_json(diagnosis))

@@ -108,13 +108,20 @@ def model_version(context: Context) -> Finding:
 
 def sampling(context: Context) -> Finding:
     """Are the tasks that the model is least sure of served first?"""
-    chosen = str(context.project().get("sampling") or "")
-    if chosen == UNCERTAINTY:
-        return ok("the tasks that the model is least sure of are served first")
-    return warning(
-        f"Tasks are served by {chosen.lower() or 'default order'}, not the ones first that the model is least sure of.",
-        f"{_connect(context)} (Saving General settings in Label Studio may have reset it.)",
-    )
+    fields = context.project()
+    chosen, version = str(fields.get("sampling") or ""), str(fields.get("model_version") or "")
+    if chosen != UNCERTAINTY:
+        return warning(
+            f"Tasks are served by {chosen.lower() or 'default order'}, not by what the model is least sure of.",
+            f"{_connect(context)} (Saving General settings in Label Studio may have reset it.)",
+        )
+    if version and fields.get("task_number") and not context.studio.model_versions(int(fields["id"])).get(version):
+        return warning(
+            f"No pre-label of {version} is stored yet, so tasks are served at random.",
+            "In the Data Manager choose all tasks, then Retrieve Predictions. Or just label: a task that is opened "
+            "gets its pre-labels.",
+        )
+    return ok("the tasks that the model is least sure of are served first")
 
 
 def tabs(context: Context) -> Finding:

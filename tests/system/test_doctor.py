@@ -16,7 +16,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web import SECRET_HEADER
 from labelloop.stack.accounts import Account, log_in, personal_access_token
-from labelloop.stack.demo import LABEL_CONFIG
+from labelloop.stack.demo import LABEL_CONFIG, prelabel
 from labelloop.stack.photos import packaged_photos
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
@@ -86,6 +86,8 @@ def project(loop, tmp_path_factory):
     photos = packaged_photos(tmp_path_factory.mktemp("photos"))[:2]
     loop.studio.upload_images(made, photos)
     connect(made, loop.settings)
+    assert "No pre-label of base-" in look(loop.settings, made, "sampling")["sampling"].what
+    prelabel(loop.studio, made, SimpleNamespace(say=lambda *_, **__: None), log=None)
     return made
 
 
