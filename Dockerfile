@@ -26,7 +26,7 @@ RUN python3 -m venv .venv \
 FROM base AS labelloop
 COPY --from=build /opt/labelloop/.venv /opt/labelloop/.venv
 ENV PATH=/opt/labelloop/.venv/bin:$PATH LABELLOOP_HOME=/data
-USER labelloop
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 ENTRYPOINT ["labelloop"]
@@ -38,7 +38,7 @@ RUN python3 -m venv /opt/label-studio/venv \
     && /opt/label-studio/venv/bin/python -m pip install --no-input --disable-pip-version-check --progress-bar off --retries 2 \
         label-studio==${LABEL_STUDIO_VERSION}
 ENV PATH=/opt/label-studio/venv/bin:$PATH HOME=/data LABEL_STUDIO_BASE_DATA_DIR=/data
-USER labelloop
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8080
@@ -52,7 +52,7 @@ RUN python3 -m venv /opt/swift/venv \
         swift==${SWIFT_VERSION}
 COPY deploy/swift/serve.sh /opt/swift/serve.sh
 ENV PATH=/opt/swift/venv/bin:$PATH
-USER labelloop
+USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8333
