@@ -110,8 +110,12 @@ def _connection(
             done = True
         if not row["model_version"]:
             row = next(one for one in studio.ml_backends(project_id) if one["id"] == row["id"])
-        if row["title"] != row["model_version"]:
-            version = str(row["model_version"])
+        version = str(row["model_version"] or "")
+        if not version:
+            raise ConnectionRefused(
+                settings.ml_url, "its /setup told no version.", fix=f"`curl {settings.ml_url}/ready` says why."
+            )
+        if row["title"] != version:
             row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, title=version)
             done = True
     except StudioRefused as error:

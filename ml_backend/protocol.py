@@ -1,6 +1,6 @@
 """Owns Label Studio's ML backend protocol: its requests and answers as frozen values, read from any JSON it sends.
 
-What it sends was recorded from Label Studio 1.23.2; docs/reference/ml-backend.md lists the endpoints.
+The forms are those that Label Studio 1.23.2 was seen to send; docs/reference/endpoints.md lists the endpoints.
 """
 
 from __future__ import annotations
