@@ -1,0 +1,1 @@
+"""Quality control: agreement of annotators, verdicts by policy, and their routes in stock Label Studio."""

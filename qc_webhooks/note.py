@@ -21,14 +21,14 @@ def write_note(verdict: Verdict, policy: Policy) -> str:
     lines = [_LINES[conflict.type](conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
         lines.append(f"and {len(verdict.conflicts) - MOST_CONFLICTS} more")
-    if verdict.unread:
-        lines.append(f"{len(verdict.unread)} result(s) could not be read")
     head = "" if verdict.annotators == 2 else f"No majority among {verdict.annotators} annotators; the closest two: "
     return f"{head}{'; '.join(lines)}.{_uncompared(verdict)}"
 
 
 def _uncompared(verdict: Verdict) -> str:
-    return f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else ""
+    """What had no part in the verdict: a note that kept silent about it would promise too much."""
+    unread = f" {len(verdict.unread)} result(s) could not be read." if verdict.unread else ""
+    return unread + (f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else "")
 
 
 def place(conflict: Conflict) -> str:

@@ -22,7 +22,8 @@ class Verdict:
         outcome: ``waiting``: too few annotators, or none of their answers can be compared; ``agreed``: a majority of
             them (more than half, at least two) agree pairwise, or there is a ground truth; ``disputed``: neither.
         annotators: How many distinct annotators submitted, skips not counted.
-        agreement: Mean overall agreement over all pairs of annotators, 0 to 1; None with fewer than two.
+        agreement: Mean overall agreement over all pairs of annotators, 0 to 1; None with fewer than two, or
+            when none of their answers can be compared.
         majority: Ids of the annotators who agree with each other; empty where there is no majority.
         conflicts: Of a dispute, what the two annotators who are closest to agreeing disagree on.
         comparisons: Every pair.
@@ -54,13 +55,15 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
     comparisons = tuple(compare(a, b, tolerance=tolerance) for a, b in combinations(ordered, 2))
-    agreement = sum(pair.overall for pair in comparisons) / len(comparisons) if comparisons else None
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
+    nothing_compared = bool(unread or uncompared) and not any(pair.controls for pair in comparisons)
+    measured = comparisons and not nothing_compared
+    agreement = sum(pair.overall for pair in comparisons) / len(comparisons) if measured else None
     majority = _majority(ordered, comparisons, policy)
     outcome: Outcome = "disputed"
     if truth is not None:
         outcome = "agreed"
-    elif len(ordered) < policy.annotators or (uncompared and not any(pair.controls for pair in comparisons)):
+    elif len(ordered) < policy.annotators or nothing_compared:
         outcome, majority = "waiting", frozenset()  # nothing that was compared is no agreement
     elif majority:
         outcome = "agreed"

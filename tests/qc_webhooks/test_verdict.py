@@ -134,7 +134,10 @@ def test_results_that_cannot_be_read_are_counted_not_lost(task, box):
     broken = box() | {"value": {"x": "here"}}
     found = verdict_of(task([box(), broken], []))
     assert len(found.unread) == 1
-    assert write_note(found, POLICY).endswith("; 1 result(s) could not be read.")
+    assert write_note(found, POLICY).endswith("only. 1 result(s) could not be read.")
+    both = verdict_of(task([broken], [broken]))
+    assert both.outcome == "waiting"
+    assert "2 result(s) could not be read" in write_note(both, POLICY)
 
 
 def test_what_no_metric_compares_is_said_and_is_no_agreement(task, box):
@@ -142,7 +145,7 @@ def test_what_no_metric_compares_is_said_and_is_no_agreement(task, box):
         return {"from_name": "stars", "to_name": "image", "type": "rating", "value": {"rating": stars}}
 
     alone = verdict_of(task([rating(1)], [rating(5)]))
-    assert alone.outcome == "waiting"
+    assert (alone.outcome, alone.agreement) == ("waiting", None)
     assert write_note(alone, POLICY) == "2 of 2 annotators have submitted. Not compared: stars."
     beside = verdict_of(task([box(), rating(1)], [box(), rating(5)]))
     assert beside.outcome == "agreed"
