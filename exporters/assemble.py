@@ -10,10 +10,11 @@ from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
 from exporters.names import Names, public_url
-from exporters.shapes import CLIPPED, Fitted, Unfit, fit
+from exporters.shapes import CLIPPED, CROSSING, Fitted, Unfit, fit
 from exporters.splits import Split
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.geometry import Ellipse, Rectangle
 from labelloop.labeling.region import Reading, Region
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
@@ -156,7 +157,7 @@ class Assembler:
         """The objects of a region, one for each of its labels; none, and a loss, where it cannot be in the data set."""
         try:
             fitted = fit(region.geometry, image.width, image.height)
-            objects = _label(region, fitted, annotation, image.task, ordinals)
+            objects = _label(region, fitted, annotation, self._numbers(image.task, region, ordinals))
         except Unfit as unfit:
             self._drop_region(task, annotation, region.id, str(unfit))
             return []
@@ -171,7 +172,15 @@ class Assembler:
             self._ledger.notes[SEVERAL] += 1
         if self._rules.config and not self._rules.config_labels.issuperset(region.labels):
             self._ledger.notes[UNKNOWN_LABEL] += 1
-        return [msgspec.structs.replace(each, class_id=self._classes.id(each.label)) for each in objects]
+        return objects
+
+    def _numbers(self, task: int, region: Region, ordinals: Iterator[int]) -> list[tuple[str, int, int]]:
+        """(label, class number, object number) of each object that a region becomes."""
+        labels = [(label, next(ordinals)) for label in dict.fromkeys(region.labels)]
+        try:
+            return [(label, self._classes.id(label), object_id(task, ordinal)) for label, ordinal in labels]
+        except OverflowError as error:
+            raise Unfit("its number is too large") from error
 
     def _read(self, task: Task, annotation: Annotation, images: Sequence[TaskImage] = ()) -> Reading:
         def size(item_index: int) -> tuple[int, int] | None:
@@ -222,29 +231,26 @@ class Assembler:
             self._ledger.other_results[result.type or "unknown"] += 1
 
 
-def _label(region: Region, fitted: Fitted, annotation: Annotation, task: int, ordinals: Iterator[int]) -> list[Object]:
-    labels = [(label, next(ordinals)) for label in dict.fromkeys(region.labels)]
-    try:
-        return [
-            Object(
-                id=object_id(task, ordinal),
-                class_id=0,
-                label=label,
-                geometry=region.geometry,
-                box=fitted.box,
-                area=fitted.area,
-                number=labels[0][1],
-                clipped=CLIPPED in fitted.repairs,
-                region=region.id,
-                annotation=annotation.id,
-                annotator=annotation.completed_by,
-                score=region.score,
-                attributes=region.attributes,
-            )
-            for label, ordinal in labels
-        ]
-    except OverflowError as error:
-        raise Unfit("its number is too large") from error
+def _label(region: Region, fitted: Fitted, annotation: Annotation, numbers: list[tuple[str, int, int]]) -> list[Object]:
+    return [
+        Object(
+            id=number,
+            class_id=class_id,
+            label=label,
+            geometry=region.geometry,
+            box=fitted.box,
+            area=fitted.area,
+            number=numbers[0][2],
+            clipped=CLIPPED in fitted.repairs,
+            crossing=CROSSING in fitted.repairs,
+            region=region.id,
+            annotation=annotation.id,
+            annotator=annotation.completed_by,
+            score=region.score,
+            attributes=region.attributes,
+        )
+        for label, class_id, number in numbers
+    ]
 
 
 def _size_in(
@@ -259,6 +265,11 @@ def _size_in(
 
 
 def _was_negative(region: Region) -> bool:
-    value = region.result[0].value if region.result else {}
-    sizes = (value.get(field) for field in ("width", "height", "radiusX", "radiusY"))
-    return any(isinstance(size, int | float) and size < 0 for size in sizes)
+    if isinstance(region.geometry, Rectangle):
+        fields = ("width", "height")
+    elif isinstance(region.geometry, Ellipse):
+        fields = ("radiusX", "radiusY")
+    else:
+        return False
+    value = region.result[0].value  # it was read, so both are numbers
+    return bool(value[fields[0]] < 0 or value[fields[1]] < 0)

@@ -43,7 +43,8 @@ class Object(msgspec.Struct, frozen=True):
 
     ``box`` is the true axis-aligned box, or ``None`` for a shape that has no area (a key point).
     ``class_id`` is the number of the label in the class map, from 1; ``number`` the region's place in its task: the
-    objects of a region with several labels share it.
+    objects of a region with several labels share it. ``clipped``: the image's edge cuts it; ``crossing``: its outline
+    crosses itself.
     """
 
     id: int
@@ -54,6 +55,7 @@ class Object(msgspec.Struct, frozen=True):
     area: float
     number: int = 1
     clipped: bool = False
+    crossing: bool = False
     region: str = ""
     annotation: int | None = None
     annotator: int | None = None

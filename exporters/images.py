@@ -48,6 +48,8 @@ def find_image(images: list[TaskImage], region: Region) -> TaskImage | None:
 
     A region whose object was renamed in the label config still belongs to the one image that there is.
     """
+    if len(images) == 1:
+        return images[0] if images[0].item_index == region.item_index else None
     at_index = [image for image in images if image.item_index == region.item_index]
     if len({image.name for image in images}) <= 1:
         return at_index[0] if at_index else None

@@ -54,9 +54,11 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
         return Fitted(_with_area(box), (box[2] - box[0]) * (box[3] - box[1]), repairs)
     if over <= TOLERANCE and not isinstance(geometry, Polygon | Vector):
         return Fitted(_with_area(box), geometry.area, repairs)
-    outline = geometry.polygon()
-    if isinstance(geometry, Polygon) and not shapely.is_valid(shapely.Polygon(geometry.points)):
-        repairs = (*repairs, CROSSING)
+    if isinstance(geometry, Polygon) and shapely.is_valid(drawn := shapely.Polygon(geometry.points)):
+        outline = drawn
+    else:
+        outline = geometry.polygon()
+        repairs = (*repairs, CROSSING) if isinstance(geometry, Polygon) else repairs
     if over > TOLERANCE:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
     if outline.area <= 0:
@@ -69,23 +71,28 @@ def is_upright(geometry: Geometry) -> bool:
     return isinstance(geometry, Rectangle) and geometry.rotation % 360 == 0
 
 
-def rings(geometry: Geometry, box: Box, width: int, height: int) -> list[list[Point]] | None:
+def rings(geometry: Geometry, box: Box, width: int, height: int, *, crossing: bool = False) -> list[list[Point]] | None:
     """The outline inside the image as closed rings, one for each part; ``None`` where rings cannot say it (holes).
 
-    A rectangle that is inside the image keeps its four corners, clockwise from its own top left one.
+    Args:
+        geometry: the shape.
+        box: its box, from ``fit``.
+        width: the image's, in pixels.
+        height: the image's, in pixels.
+        crossing: whether ``fit`` found that the outline crosses itself.
+
+    Returns:
+        Corners as drawn for a rectangle (clockwise from its own top left one) and for a polygon inside the image.
     """
     if is_upright(geometry):
         x_min, y_min, x_max, y_max = box
         return [[(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]]
     x_min, y_min, x_max, y_max = geometry.bounds
     inside = max(-x_min, -y_min, x_max - width, y_max - height) <= TOLERANCE
-    if inside and isinstance(geometry, Rectangle):
-        return [[_inside(point, width, height) for point in geometry.corners]]
+    if inside and not crossing and isinstance(geometry, Rectangle | Polygon):
+        drawn = geometry.corners if isinstance(geometry, Rectangle) else geometry.points
+        return [[_inside(point, width, height) for point in drawn]]
     outline = geometry.polygon()
-    if inside and isinstance(geometry, Polygon) and outline.geom_type == "Polygon" and not outline.interiors:
-        simple = shapely.is_valid(shapely.Polygon(geometry.points))
-        points = geometry.points if simple else outline.exterior.coords[:-1]
-        return [[_inside(point, width, height) for point in points]]
     if not inside:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
     parts = [part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0]

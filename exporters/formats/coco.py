@@ -82,7 +82,7 @@ class CocoWriter:
         shape = each.geometry
         if isinstance(shape, Mask):
             return _rle(shape)
-        outline = rings(shape, each.box, image.width, image.height)
+        outline = rings(shape, each.box, image.width, image.height, crossing=each.crossing)
         if outline is None:
             self.converted[_HOLES] += 1
             return _rle(Mask.of(shape.mask(image.width, image.height)))
