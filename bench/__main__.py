@@ -11,6 +11,7 @@ from pathlib import Path
 # To add a bench: write the module, name it here.
 BENCHES: Mapping[str, str] = {
     "brush": "bench.brush",
+    "export": "bench.export",
     "predict": "bench.predict",
     "queue": "bench.queue",
     "reading": "bench.reading",
