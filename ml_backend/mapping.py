@@ -77,7 +77,7 @@ def find_targets(config: LabelConfig, names: Sequence[str]) -> tuple[Target, ...
         labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
         for to_name in control.to_names:
             shape = _partner(config, control, to_name)
-            if to_name not in images or (shape is None and BOX_CONTROLS[control.tag]):
+            if to_name not in images or (shape is None and _shape_tag(control)):
                 continue
             image = images[to_name]
             targets.append(Target(control, shape, to_name, image.value, image.is_list, labels))
@@ -106,7 +106,12 @@ def mapping_report(config: LabelConfig, names: Sequence[str]) -> MappingReport:
     )
 
 
+def _shape_tag(control: Control) -> str:
+    """Tags are the same in any case."""
+    return next(shape for tag, shape in BOX_CONTROLS.items() if tag.lower() == control.type)
+
+
 def _partner(config: LabelConfig, control: Control, to_name: str) -> Control | None:
-    tag = BOX_CONTROLS[control.tag]
+    tag = _shape_tag(control)
     shapes = config.controls_of(tag) if tag else ()
     return next((shape for shape in shapes if to_name in shape.to_names), None)

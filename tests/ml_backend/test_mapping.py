@@ -81,6 +81,11 @@ def test_every_box_control_of_the_table_can_be_a_target():
         assert [target.control.tag for target in find_targets(given, NAMES)] == [tag]
 
 
+def test_tags_may_be_written_in_any_case():
+    given = config('<rectanglelabels name="l" toName="image"><Label value="cat"/></rectanglelabels>')
+    assert [dict(target.labels) for target in find_targets(given, NAMES)] == [{0: "cat"}]
+
+
 def test_two_controls_of_one_image_each_get_what_they_have_a_label_for():
     given = config(
         '<RectangleLabels name="a" toName="image" model_score_threshold="0.8"><Label value="cat"/></RectangleLabels>'
