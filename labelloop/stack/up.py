@@ -12,6 +12,7 @@ from labelloop.service.settings import PREFIX, Settings
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
 from labelloop.stack import demo
 from labelloop.stack.environment import read_env, with_secrets, write_env
+from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import require_disk
 from labelloop.stack.people import ADMIN, ANNOTATORS, PEOPLE, admin_token, sign_up_annotator
 from labelloop.stack.plan import URLS, Plan
@@ -57,7 +58,9 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
     Raises:
         LabelloopError: It could not be brought up; whatever had been started has been ended.
     """
-    plan.home.mkdir(parents=True, exist_ok=True)
+    _make_home(plan.home)
+    if images:
+        demo.own_source(images).files()  # a wrong folder is said at once, not after the installation
     try:
         with StopSignals() as signals, sole_supervisor(plan.home, plan.urls[URLS["port"]]):
             for name in end_leftovers(plan.records):
@@ -78,6 +81,17 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         steps.note(f"Everything has ended ({stopped}). What you did is kept in {plan.home}.")
         return 0
     return 1
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "up.lock").touch()
+    except OSError as error:
+        raise StackError(
+            f"The home folder {home} cannot be written: {error.strerror or error}.",
+            fix="Set LABELLOOP_HOME to a folder of yours.",
+        ) from error
 
 
 class _Run:
