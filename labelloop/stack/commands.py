@@ -6,6 +6,9 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from labelloop.service.settings import Settings
 from labelloop.stack.errors import NotRunning
@@ -20,6 +23,7 @@ def up(
     ml_port: int | None = None,
     qc_port: int | None = None,
     label_studio: Path | None = None,
+    reset: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Bring the whole loop up on this machine: Label Studio, ML backend, quality control and worker, connected.
 
@@ -34,6 +38,7 @@ def up(
         qc_port: Port of quality control. Default: that of the last run, else 9091.
         label_studio: Folder where stock Label Studio is (or will be) installed, to share it between home folders.
             Default: `label-studio` in the home folder.
+        reset: Begin anew: delete the accounts, projects and annotations of earlier runs. Exported data sets stay.
     """
     from labelloop.stack.plan import Plan
     from labelloop.stack.up import up as run
@@ -42,7 +47,7 @@ def up(
     home = Settings().home
     plan = Plan.make(home, port=port, ml_port=ml_port, qc_port=qc_port, label_studio=label_studio)
     command = _as_called()
-    return run(plan, Steps(), images=images, show=lambda ready: welcome(ready, command=command))
+    return run(plan, Steps(), images=images, reset=reset, show=lambda ready: welcome(ready, command=command))
 
 
 def install(*, label_studio: Path | None = None) -> None:

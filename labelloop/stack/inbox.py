@@ -1,6 +1,9 @@
 """The `labelloop inbox` commands: what waits, what was given up and why, and bringing it back."""
 
 import time
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError
@@ -35,7 +38,7 @@ def dead(*, limit: int = 50) -> None:
     print("To try them again: labelloop inbox replay ID..., or --all" if letters else "No event was given up.")
 
 
-def replay(*ids: int, all_: bool = False) -> None:
+def replay(*ids: int, all_: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Try given-up events again, with fresh attempts.
 
     Args:

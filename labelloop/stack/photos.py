@@ -45,7 +45,12 @@ PHOTOGRAPHS: Sequence[Photograph] = (
         "data/astronaut.png",
         (_WHOLE, View((0, 0, 0.75, 0.7)), View((0, 0, 0.8, 0.9), mirrored=True)),
     ),
-    Photograph("cat", "skimage", "data/chelsea.png", (_WHOLE, _MIRRORED, View((0, 0, 0.9, 1), mirrored=True))),
+    Photograph(
+        "cat",
+        "skimage",
+        "data/chelsea.png",
+        (_WHOLE, _MIRRORED, View((0, 0, 0.9, 1), mirrored=True), View((0.05, 0.05, 1, 0.95))),
+    ),
     Photograph(
         "motorcycle",
         "skimage",
@@ -65,8 +70,12 @@ PHOTOGRAPHS: Sequence[Photograph] = (
         "mpl-data/sample_data/grace_hopper.jpg",
         (_WHOLE, _MIRRORED, View((0.05, 0, 0.95, 0.7))),
     ),
-    Photograph("motorcycle2", "skimage", "data/motorcycle_right.png", (_MIRRORED, View((0, 0.1, 0.9, 1)))),
-    Photograph("coffee", "skimage", "data/coffee.png", (_WHOLE, View((0.05, 0, 0.9, 1), mirrored=True))),
+    Photograph(
+        "motorcycle2",
+        "skimage",
+        "data/motorcycle_right.png",
+        (_MIRRORED, View((0, 0.1, 0.9, 1)), View((0.05, 0.05, 1, 1))),
+    ),
     Photograph("flower", "sklearn", "datasets/images/flower.jpg", (_WHOLE, View((0.1, 0.1, 0.9, 1), mirrored=True))),
 )
 

@@ -1,6 +1,7 @@
 """Where everything of one local stack is: folders, ports, addresses, and how each of our programs is started."""
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,14 @@ class Plan:
                 raise PortTaken(f"{taken[number]} and {NAMES[name]} cannot share port {number}.", fix=f"Use {option}.")
             require_free(number, NAMES[name], option=option)
             taken[number] = NAMES[name]
+
+    def forget(self) -> None:
+        """Delete what Label Studio and quality control have in this home; the installation, logs and exports stay."""
+        for folder in (self.data, self.home / "photos"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for pattern in ("state.json", "labelloop.sqlite3*", "queue.sqlite3*"):
+            for file in self.home.glob(pattern):
+                file.unlink()
 
     def services(self) -> Sequence[Part]:
         """Our own programs: ML backend, quality control and the worker."""

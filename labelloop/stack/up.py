@@ -43,7 +43,7 @@ class Ready:
     tasks: int
 
 
-def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready], None]) -> int:
+def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready], None], reset: bool = False) -> int:
     """Run the stack until it is told to end.
 
     Args:
@@ -51,6 +51,7 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         steps: Shows the progress.
         images: The user's own photographs; None for those inside installed packages.
         show: Called once, when everything runs.
+        reset: Delete the accounts, projects and annotations of earlier runs first.
 
     Returns:
         The exit status: 0 when it was asked to end, 1 when Label Studio ended by itself.
@@ -68,6 +69,8 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
             plan.require_ports()
             require_disk(plan.home, RUN_BYTES, what="Running the stack")
             plan.label_studio.prepare(steps)
+            if reset:
+                plan.forget()
             with Supervisor(plan.records, signals) as supervisor:
                 run = _Run(plan, steps, supervisor)
                 try:
