@@ -87,15 +87,17 @@ class Names:
     def take(self, url: str, *, image_id: int) -> str:
         """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart."""
         stem, extension = safe_name(source_name(url))
-        self.repeated += not self._add(f"source:{public_url(url)}")
-        candidates = (stem, f"{stem}-{_digest(public_url(url))}", f"{stem}-{_digest(public_url(url))}-{image_id}")
-        for number, candidate in enumerate(candidates):
-            if self._take(candidate):
-                self.renamed += number > 0
-                return candidate + extension
-        while not self._take(stem := f"{stem}-x"):  # a name made to look like ours
-            pass
+        public = public_url(url)
+        self.repeated += not self._add(f"source:{public}")
+        if self._take(stem):
+            return stem + extension
         self.renamed += 1
+        stem = f"{stem}-{_digest(public)}"
+        if self._take(stem):
+            return stem + extension
+        stem = f"{stem}-{image_id}"
+        while not self._take(stem):  # a name made to look like ours
+            stem = f"{stem}-x"
         return stem + extension
 
     def _take(self, stem: str) -> bool:

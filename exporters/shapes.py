@@ -34,6 +34,8 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
     Raises:
         Unfit: nothing of the shape is left: no area, outside the image; or a mask of another size than its image.
     """
+    if is_upright(geometry):
+        return _fit_upright(geometry.bounds, width, height)
     repairs: tuple[str, ...] = ()
     if isinstance(geometry, Mask) and (geometry.width, geometry.height) != (width, height):
         raise Unfit("a mask of another size than its image")
@@ -47,13 +49,10 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
     if x_max <= 0 or y_max <= 0 or x_min >= width or y_min >= height:
         raise Unfit("outside the image")
     over = max(-x_min, -y_min, x_max - width, y_max - height)
-    box: Box = (max(x_min, 0.0), max(y_min, 0.0), min(x_max, float(width)), min(y_max, float(height)))
     if over > TOLERANCE:
         repairs = (CLIPPED,)
-    if is_upright(geometry):
-        return Fitted(_with_area(box), (box[2] - box[0]) * (box[3] - box[1]), repairs)
-    if over <= TOLERANCE and not isinstance(geometry, Polygon | Vector):
-        return Fitted(_with_area(box), geometry.area, repairs)
+    elif not isinstance(geometry, Polygon | Vector):
+        return Fitted(_with_area(_clamp(geometry.bounds, width, height)), geometry.area, repairs)
     if isinstance(geometry, Polygon) and shapely.is_valid(drawn := shapely.Polygon(geometry.points)):
         outline = drawn
     else:
@@ -99,6 +98,19 @@ def rings(geometry: Geometry, box: Box, width: int, height: int, *, crossing: bo
     if any(part.interiors for part in parts):
         return None
     return [[_inside(point, width, height) for point in part.exterior.coords[:-1]] for part in parts]
+
+
+def _fit_upright(bounds: Box, width: int, height: int) -> Fitted:
+    x_min, y_min, x_max, y_max = bounds
+    if x_max - x_min < TOLERANCE or y_max - y_min < TOLERANCE:
+        raise Unfit("no area")
+    if x_min >= 0 and y_min >= 0 and x_max <= width and y_max <= height:
+        return Fitted(bounds, (x_max - x_min) * (y_max - y_min))
+    if x_max <= 0 or y_max <= 0 or x_min >= width or y_min >= height:
+        raise Unfit("outside the image")
+    over = max(-x_min, -y_min, x_max - width, y_max - height)
+    box = _with_area(_clamp(bounds, width, height))
+    return Fitted(box, (box[2] - box[0]) * (box[3] - box[1]), (CLIPPED,) if over > TOLERANCE else ())
 
 
 def _with_area(box: Box) -> Box:

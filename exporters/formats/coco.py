@@ -12,7 +12,7 @@ import msgspec
 
 from exporters.dataset import Image, Item, Object
 from exporters.formats.writer import NO_AREA, Job, shape_name
-from exporters.shapes import rings
+from exporters.shapes import is_upright, rings
 from labelloop.labeling.geometry import Mask
 
 _encode = msgspec.json.Encoder().encode
@@ -80,6 +80,10 @@ class CocoWriter:
     def _segmentation(self, each: Object, image: Image) -> list[list[float]] | dict[str, Any]:
         assert each.box is not None
         shape = each.geometry
+        if is_upright(shape):
+            self.converted["rectangle -> polygon"] += 1
+            x_min, y_min, x_max, y_max = (round(edge, 4) for edge in each.box)
+            return [[x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max]]
         if isinstance(shape, Mask):
             return _rle(shape)
         outline = rings(shape, each.box, image.width, image.height, crossing=each.crossing)
