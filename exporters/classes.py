@@ -46,11 +46,11 @@ def config_labels(config: LabelConfig) -> list[str]:
 
     A label with an alias goes by it, as in the results themselves.
     """
-    images = {name for name, tag in config.objects.items() if tag.tag == "Image"}
+    images = {tag.name for tag in config.images}
     return [
-        label.alias or label.value
+        label.stored
         for control in config.controls.values()
-        if control.tag.endswith("Labels") and images.intersection(control.to_names)
+        if control.type.endswith("labels") and images.intersection(control.to_names)
         for label in control.labels
     ]
 
