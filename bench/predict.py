@@ -175,7 +175,7 @@ def _overhead(model: Path, photos: list[Path], folder: Path) -> str:
             whole = now() - before
             assert answer.status_code == 200
             prepared = decode.spent + resize.spent
-            clocks.append([raw, whole, runtime.spent, prepared, whole - runtime.spent - prepared])
+            clocks.append([raw, whole, runtime.spent.copy(), prepared, whole - runtime.spent - prepared])
     kept = np.array(clocks[5:]) * 1000  # (rounds, 5, wall or processor)
     columns = [*kept[:, :, 0].T, kept[:, 4, 1]]
     cells = [f"{np.percentile(column, 50):.1f} / {np.percentile(column, 95):.1f}" for column in columns]

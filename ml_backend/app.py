@@ -18,6 +18,7 @@ from labelloop.service.studio import Studio
 from labelloop.service.web import check_secret, create_web, json_body, metrics_of
 from ml_backend.detector import Detector, embedded_model
 from ml_backend.mapping import Target, find_targets, mapping_report
+from ml_backend.memory import give_memory_back
 from ml_backend.predict import Photos, Predictor
 from ml_backend.projects import Projects
 from ml_backend.protocol import (
@@ -45,6 +46,7 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     """
     settings = settings or Settings()
     setup_logging(settings)
+    give_memory_back()
     serving = Serving(
         settings.model or embedded_model(), layout=settings.model_layout, threads=settings.inference_threads
     )

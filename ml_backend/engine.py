@@ -73,7 +73,7 @@ class Engine:
         Raises:
             ModelBroken: ONNX Runtime refuses (wrong size, out of memory).
         """
-        stacked = np.stack(photos)
+        stacked = np.stack(photos) if len(photos) > 1 else photos[0][None]  # one photo needs no copy
         fixed = self.graph.image.shape[0] if self.graph.image else None
         if fixed is not None and len(photos) < fixed:
             filling = np.zeros((fixed - len(photos), *stacked.shape[1:]), stacked.dtype)
