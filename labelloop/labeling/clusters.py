@@ -1,0 +1,93 @@
+"""Which regions of several annotators are one object: clusters with at most one region of each annotator."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from labelloop.labeling.overlap import iou_matrix
+from labelloop.labeling.region import Region
+
+# The overlap from which two regions may be one object. Low: a second annotator who draws badly still saw the object.
+LEAST_OVERLAP = 0.2
+
+# Far below any overlap that matters: between shapes that fit equally well the label decides.
+_LABEL_WEIGHT = 1e-6
+_FORBIDDEN = -1.0
+
+
+class Member(msgspec.Struct, frozen=True, order=True, gc=False):
+    """One region of a cluster: ``regions[annotator][region]`` of what was clustered."""
+
+    annotator: int
+    region: int
+
+
+Cluster = tuple[Member, ...]
+
+
+def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST_OVERLAP) -> tuple[Cluster, ...]:
+    """Groups the regions of several annotators into objects, geometry first, label second.
+
+    Average linkage: the two clusters whose regions overlap most on average are joined as long as that is at least
+    ``least``, never two that hold a region of the same annotator. The result depends on nobody's order.
+
+    Args:
+        stances: For each annotator all regions; only those on one control, object and image are ever joined.
+        least: Least average overlap (IoU) of what is joined, above 0.
+
+    Returns:
+        Every region in exactly one cluster, ordered by their first members.
+    """
+    members = [Member(who, place) for who, regions in enumerate(stances) for place in range(len(regions))]
+    if not members:
+        return ()
+    regions = [stances[member.annotator][member.region] for member in members]
+    overlaps = _overlaps(regions, np.array([member.annotator for member in members]))
+    links = csr_matrix(overlaps >= least)
+    _, component = connected_components(links, directed=False)
+    clusters: list[Cluster] = []
+    for number in range(component.max() + 1):
+        places = np.flatnonzero(component == number)
+        for group in _average_linkage(overlaps[np.ix_(places, places)], least):
+            clusters.append(tuple(sorted(members[places[place]] for place in group)))  # noqa: PERF401 - readable
+    return tuple(sorted(clusters))
+
+
+def _overlaps(regions: Sequence[Region], annotators: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(n, n) overlaps; ``_FORBIDDEN`` where two can never be one object."""
+    overlaps = np.full((len(regions), len(regions)), _FORBIDDEN)
+    places: dict[tuple[str, str, int], list[int]] = {}
+    for place, region in enumerate(regions):
+        places.setdefault((region.control, region.to_name, region.item_index), []).append(place)
+    labels = [frozenset(region.labels) for region in regions]
+    for group in places.values():
+        shapes = [regions[place].geometry for place in group]
+        within = iou_matrix(shapes, shapes)
+        same = np.array([[labels[one] == labels[other] for other in group] for one in group])
+        overlaps[np.ix_(group, group)] = within * (1 + _LABEL_WEIGHT * same)
+    overlaps[annotators[:, None] == annotators[None, :]] = _FORBIDDEN
+    return overlaps
+
+
+def _average_linkage(overlaps: NDArray[np.float64], least: float) -> list[list[int]]:
+    """Groups of rows; what is ``_FORBIDDEN`` between two rows is so between their groups."""
+    groups: list[list[int]] = [[place] for place in range(len(overlaps))]
+    links = overlaps.copy()
+    count = len(groups)
+    while count > 1:
+        one, other = divmod(int(links.argmax()), count)
+        if links[one, other] < least:
+            break
+        sizes = len(groups[one]), len(groups[other])
+        joined = (sizes[0] * links[one] + sizes[1] * links[other]) / sum(sizes)
+        joined[(links[one] < 0) | (links[other] < 0)] = _FORBIDDEN
+        links[one] = links[:, one] = joined
+        links[one, one] = _FORBIDDEN
+        links[other] = links[:, other] = _FORBIDDEN
+        groups[one] += groups[other]
+        groups[other] = []
+    return [group for group in groups if group]

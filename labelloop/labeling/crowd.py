@@ -1,0 +1,181 @@
+"""What a project's annotations tell about its annotators: who finds objects, and who confuses which labels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from labelloop.labeling.clusters import LEAST_OVERLAP, Cluster, cluster_regions
+from labelloop.labeling.dawid_skene import POOLING, class_posterior, dawid_skene
+from labelloop.labeling.presence import UNKNOWN, Presence, Sighting, estimate_presence
+from labelloop.labeling.region import Region
+
+Floats = NDArray[np.float64]
+
+# The labels of a region, or what was chosen about a whole task, in alphabetical order.
+Answer = tuple[str, ...]
+# Who answered what.
+Votes = tuple[tuple[int, Answer], ...]
+
+# How often an annotator of whom nothing is known gives the right label.
+_TYPICAL_ACCURACY = 0.8
+
+
+class Stance(msgspec.Struct, frozen=True, gc=False):
+    """What one annotator says about a task.
+
+    Attributes:
+        annotator: The annotator's id.
+        regions: All regions, in pixels.
+        choices: Answers about the whole task, by control.
+        annotation: The annotation's id, for provenance.
+    """
+
+    annotator: int
+    regions: tuple[Region, ...] = ()
+    choices: Mapping[str, tuple[str, ...]] = {}
+    annotation: int | None = None
+
+
+class Evidence(msgspec.Struct, frozen=True, gc=False):
+    """What a task tells about its annotators, without shapes: small enough to keep for every task of a project.
+
+    Attributes:
+        looked: Who annotated the task.
+        clusters: For each cluster of regions its control, and who gave it which labels.
+        choices: For each question about the whole task its control, and who answered what.
+    """
+
+    looked: tuple[int, ...]
+    clusters: tuple[tuple[str, Votes], ...]
+    choices: tuple[tuple[str, Votes], ...]
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """Raters of one control, by Dawid and Skene.
+
+    Attributes:
+        classes: The answers that occur, in alphabetical order.
+        marginals: How common each is, of shape ``(classes,)``.
+        confusion: Of each annotator and, last, of an unknown one: ``[rater, truth, answer]``.
+        raters: Annotator -> place in ``confusion``.
+    """
+
+    classes: tuple[Answer, ...]
+    marginals: Floats
+    confusion: Floats
+    raters: Mapping[int, int]
+
+    def posterior(self, votes: Votes) -> dict[Answer, float]:
+        """How likely each answer is the right one. An answer that never occurred before counts as one vote."""
+        if any(answer not in self.classes for _, answer in votes):
+            return plain_labels({answer for _, answer in votes}).posterior(votes)
+        places = {answer: place for place, answer in enumerate(self.classes)}
+        raters = [self.raters.get(who, len(self.confusion) - 1) for who, _ in votes]
+        found = class_posterior(self.marginals, self.confusion, raters, [places[answer] for _, answer in votes])
+        return dict(zip(self.classes, found.tolist(), strict=True))
+
+
+class Crowd(msgspec.Struct, frozen=True):
+    """The annotators of a project.
+
+    Attributes:
+        presence: How they find objects.
+        labels: How they label, by control of regions.
+        choices: How they answer, by control of questions about whole tasks.
+    """
+
+    presence: Presence = UNKNOWN
+    labels: Mapping[str, Labels] = {}
+    choices: Mapping[str, Labels] = {}
+
+
+def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP) -> Evidence:
+    """What a task tells about its annotators.
+
+    Args:
+        stances: One entry an annotator.
+        least: Least average overlap of regions that are one object.
+    """
+    clusters = cluster_regions([stance.regions for stance in stances], least=least)
+    return Evidence(
+        tuple(stance.annotator for stance in stances),
+        tuple((control_of(stances, cluster), region_votes(stances, cluster)) for cluster in clusters),
+        tuple((control, choice_votes(stances, control)) for control in questions(stances)),
+    )
+
+
+def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
+    """Every annotator's recall, false regions and confusion, from all tasks together; no truth is needed."""
+    sightings: list[Sighting] = []
+    images: dict[int, int] = {}
+    labels: dict[str, list[Votes]] = {}
+    choices: dict[str, list[Votes]] = {}
+    total = 0
+    for task in tasks:
+        total += 1
+        for who in task.looked:
+            images[who] = images.get(who, 0) + 1
+        for control, votes in task.clusters:
+            sightings.append(Sighting(task.looked, tuple(who for who, _ in votes)))
+            labels.setdefault(control, []).append(votes)
+        for control, votes in task.choices:
+            choices.setdefault(control, []).append(votes)
+    return Crowd(
+        estimate_presence(sightings, images, total=total),
+        {control: estimate_labels(items) for control, items in labels.items()},
+        {control: estimate_labels(items) for control, items in choices.items()},
+    )
+
+
+def estimate_labels(items: Sequence[Votes]) -> Labels:
+    """Dawid and Skene's estimate from the votes on every item of one control."""
+    classes = tuple(sorted({answer for votes in items for _, answer in votes}))
+    who = sorted({annotator for votes in items for annotator, _ in votes})
+    if len(classes) < 2:
+        return plain_labels(classes)
+    raters = {annotator: place for place, annotator in enumerate(who)}
+    places = {answer: place for place, answer in enumerate(classes)}
+    flat = [(item, raters[who], places[answer]) for item, votes in enumerate(items) for who, answer in votes]
+    item, rater, answer = np.array(flat, dtype=np.intp).T
+    model = dawid_skene(item, rater, answer, classes=len(classes), pooling=POOLING)
+    counts = np.bincount(rater, minlength=len(who)).astype(float)
+    typical = np.tensordot(counts / counts.sum(), model.confusion, axes=1)
+    return Labels(classes, model.marginals, np.concatenate((model.confusion, typical[None])), raters)
+
+
+def plain_labels(classes: Iterable[Answer]) -> Labels:
+    """Raters of whom nothing is known: all alike, so that the majority wins."""
+    found = tuple(sorted(classes))
+    count = max(len(found), 1)
+    wrong = (1 - _TYPICAL_ACCURACY) / max(count - 1, 1)
+    confusion = np.full((1, count, count), wrong)
+    confusion[0, range(count), range(count)] = _TYPICAL_ACCURACY if count > 1 else 1.0
+    return Labels(found, np.full(count, 1 / count), confusion, {})
+
+
+def questions(stances: Sequence[Stance]) -> tuple[str, ...]:
+    """The controls of questions about the whole task that somebody answered."""
+    return tuple(sorted({control for stance in stances for control in stance.choices}))
+
+
+def choice_votes(stances: Sequence[Stance], control: str) -> Votes:
+    """Who answered a question about the whole task, and what; who left it open has no vote."""
+    return tuple(
+        (stance.annotator, tuple(sorted(stance.choices[control]))) for stance in stances if stance.choices.get(control)
+    )
+
+
+def control_of(stances: Sequence[Stance], cluster: Cluster) -> str:
+    """The control that the regions of a cluster were drawn with."""
+    first = cluster[0]
+    return stances[first.annotator].regions[first.region].control
+
+
+def region_votes(stances: Sequence[Stance], cluster: Cluster) -> Votes:
+    """Who gave a cluster which labels."""
+    return tuple(
+        (stances[member.annotator].annotator, tuple(sorted(stances[member.annotator].regions[member.region].labels)))
+        for member in cluster
+    )

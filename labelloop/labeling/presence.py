@@ -1,0 +1,191 @@
+"""Whether an object that some annotators marked is there: each annotator's recall and false regions, by EM.
+
+The idea is Dawid and Skene's, for regions: nobody marks an object as absent, so what is known is who looked and who
+marked. A cluster of regions is a real object with odds
+
+    density x product of recalls of those who marked it and of (1 - recall) of those who did not
+    : false regions an image of those who marked it x coincidence for each further one who did
+
+Real objects are easy or hard in equal shares (`DIFFICULTY` on the logit of recall): without that, nine annotators of
+whom three saw a small object would prove that it is not there. Annotators of whom little is known are drawn to the
+average one.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Logits by which an object is harder or easier than the annotators' mean; both equally common.
+DIFFICULTY = (-1.5, 1.5)
+# Recall before anything is known: a Beta distribution with these pseudo-objects found and missed.
+RECALL = (2.0, 1.0)
+# Images by which an annotator's rate of false regions is drawn to everybody's.
+POOLED_IMAGES = 20.0
+# How often a second annotator marks what is no object, and from how many occasions that would be known.
+COINCIDENCE, OCCASIONS = 0.05, 200.0
+
+_ROUNDS = 40
+_MOST = 4.0  # a logit of recall: between 1.8 and 98.2 percent
+
+
+class Sighting(msgspec.Struct, frozen=True, gc=False):
+    """A cluster of regions as evidence.
+
+    Attributes:
+        looked: Annotators who annotated the image.
+        marked: Those of them who marked this object.
+    """
+
+    looked: tuple[int, ...]
+    marked: tuple[int, ...]
+
+
+class Presence(msgspec.Struct, frozen=True):
+    """What is known of annotators as finders of objects.
+
+    Attributes:
+        logits: Annotator -> logit of the recall of an object of mean difficulty.
+        false_regions: Annotator -> regions an image that are no object.
+        density: Objects an image.
+        coincidence: How often a further annotator marks the same thing that is no object.
+        typical: Logit and false regions of an annotator who is not known.
+    """
+
+    logits: Mapping[int, float]
+    false_regions: Mapping[int, float]
+    density: float
+    coincidence: float
+    typical: tuple[float, float]
+
+    def recall(self, annotator: int) -> float:
+        """Share of all objects that the annotator marks, easy and hard ones."""
+        logit = self.logits.get(annotator, self.typical[0])
+        return float(_expit(logit + np.array(DIFFICULTY)).mean())
+
+    def probability(self, sighting: Sighting) -> float:
+        """How likely the object is there, 0 to 1."""
+        logits = np.array([self.logits.get(who, self.typical[0]) for who in sighting.looked])
+        false = np.array([self.false_regions.get(who, self.typical[1]) for who in sighting.looked])
+        marked = np.isin(sighting.looked, sighting.marked)
+        real = _log_real(logits, marked.astype(float), np.zeros(len(logits), dtype=np.intp), 1)
+        log_false = _log_false(
+            false[marked].sum(keepdims=True),
+            marked.sum(keepdims=True, dtype=float),
+            np.full(1, float(len(marked))),
+            self.coincidence,
+        )
+        return float(_expit(np.log(self.density) + np.logaddexp.reduce(real, axis=1) - log_false)[0])
+
+
+# Before anything is known.
+UNKNOWN = Presence({}, {}, 1.0, COINCIDENCE, (float(np.log(RECALL[0] / RECALL[1])), 0.3))
+
+
+def estimate_presence(sightings: Sequence[Sighting], images: Mapping[int, int], *, total: int) -> Presence:
+    """Recall and false regions of every annotator, from who marked what; no truth is needed.
+
+    Args:
+        sightings: Every cluster of regions.
+        images: Annotator -> how many images were annotated, those left empty too.
+        total: How many images there are.
+
+    Returns:
+        The maximum a posteriori estimate. Without sightings, what holds before anything is known.
+    """
+    if not sightings or not total:
+        return UNKNOWN
+    who = sorted(images)
+    index = {annotator: place for place, annotator in enumerate(who)}
+    rows = np.repeat(np.arange(len(sightings)), [len(sighting.looked) for sighting in sightings])
+    columns = np.array([index[annotator] for sighting in sightings for annotator in sighting.looked])
+    marked = np.array([a in sighting.marked for sighting in sightings for a in sighting.looked], dtype=float)
+    data = _Data(rows, columns, marked, np.array([images[annotator] for annotator in who], dtype=float), total)
+    return _estimate(data, who)
+
+
+class _Data(msgspec.Struct, frozen=True):
+    """One entry of the first three an annotator who looked at a cluster's image."""
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    marked: Floats
+    images: Floats
+    total: int
+
+
+def _estimate(data: _Data, who: Sequence[int]) -> Presence:
+    rows, columns, marked = data.rows, data.columns, data.marked
+    n, m = int(rows.max()) + 1, len(who)
+    size, looked = _sums(rows, marked, n), np.bincount(rows, minlength=n).astype(float)
+    real: Floats = np.clip((size - 0.5) / looked, 0.02, 0.98)
+    hard: Floats = np.full((n, len(DIFFICULTY)), 1 / len(DIFFICULTY))
+    logits: Floats = np.full(m, 0.5)
+    false: Floats = np.zeros(m)
+    pooled, coincidence, density = 0.0, COINCIDENCE, 1.0
+    for _ in range(_ROUNDS):
+        logits = _recalls(logits, real, hard, data)
+        pooled = float((1 - real).sum() / data.images.sum())
+        own = _sums(columns, (1 - real)[rows] * marked / size[rows], m)
+        false = (own + POOLED_IMAGES * pooled) / (data.images + POOLED_IMAGES) + 1e-9
+        together, occasions = (1 - real) @ (size - 1), (1 - real) @ (looked - 1)
+        coincidence = float((together + COINCIDENCE * OCCASIONS) / (occasions + OCCASIONS))
+        density = float((real.sum() + 1) / data.total)
+        logs = _log_real(logits[columns], marked, rows, n)
+        log_real = np.logaddexp.reduce(logs, axis=1)
+        hard = np.exp(logs - log_real[:, None])
+        log_false = _log_false(_sums(rows, marked * false[columns], n), size, looked, coincidence)
+        real = _expit(np.log(density) + log_real - log_false)
+    return Presence(
+        {annotator: float(logits[place]) for place, annotator in enumerate(who)},
+        {annotator: float(false[place]) for place, annotator in enumerate(who)},
+        density,
+        coincidence,
+        (float(np.average(logits, weights=data.images)), pooled + 1e-9),
+    )
+
+
+def _recalls(logits: Floats, real: Floats, hard: Floats, data: _Data) -> Floats:
+    """Two Newton steps of every annotator's logit, with a Beta prior on the recall of a mean object."""
+    rows, columns, marked = data.rows, data.columns, data.marked
+    weights = real[rows][:, None] * hard[rows]
+    found, missed = RECALL
+    for _ in range(2):
+        likely = _expit(logits[columns][:, None] + np.array(DIFFICULTY))
+        mean = _expit(logits)
+        slope: Floats = _sums(columns, (weights * (marked[:, None] - likely)).sum(axis=1), len(logits))
+        curve: Floats = _sums(columns, (weights * likely * (1 - likely)).sum(axis=1), len(logits))
+        slope += found * (1 - mean) - missed * mean
+        curve += (found + missed) * mean * (1 - mean)
+        logits = np.clip(logits + np.clip(slope / curve, -1, 1), -_MOST, _MOST)
+    return logits
+
+
+def _log_real(logits: Floats, marked: Floats, rows: NDArray[np.intp], n: int) -> Floats:
+    """(n, difficulties): log-probability of who marked a real object of each difficulty, and of that difficulty."""
+    logs: Floats = np.empty((n, len(DIFFICULTY)))
+    for place, shift in enumerate(DIFFICULTY):
+        likely = _expit(logits + shift)
+        logs[:, place] = _sums(rows, marked * np.log(likely) + (1 - marked) * np.log1p(-likely), n)
+    logs -= np.log(len(DIFFICULTY))
+    return logs
+
+
+def _log_false(rates: Floats, size: Floats, looked: Floats, coincidence: float) -> Floats:
+    """(n,): log-density of a region that is no object; ``rates`` is the sum over those who marked it."""
+    found: Floats = np.log(rates) + (size - 1) * np.log(coincidence) + (looked - size) * np.log1p(-coincidence)
+    return found
+
+
+def _sums(places: NDArray[np.intp], weights: Floats, n: int) -> Floats:
+    """(n,): the weights of each place added up."""
+    found: Floats = np.bincount(places, weights, n).astype(np.float64, copy=False)
+    return found
+
+
+def _expit(values: Floats) -> Floats:
+    found: Floats = 1 / (1 + np.exp(-values))
+    return found
