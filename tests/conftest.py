@@ -67,6 +67,12 @@ def postgres_server() -> Iterator[str]:
     user = None
     if os.geteuid() == 0:  # Postgres refuses to run as root
         user = "nobody"
+        # who may have no way into the folder of our virtual environment
+        package, libraries = binaries.parents[1], binaries.parents[2] / "pgserver.libs"
+        shutil.copytree(package / "pginstall", folder / "site" / "pgserver" / "pginstall", symlinks=True)
+        if libraries.exists():  # found from the programs by a relative path
+            shutil.copytree(libraries, folder / "site" / "pgserver.libs", symlinks=True)
+        binaries = folder / "site" / "pgserver" / "pginstall" / "bin"
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
     port = _free_port()
     (folder / "password").write_text("secret")

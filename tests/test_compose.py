@@ -5,6 +5,7 @@
 
 import ipaddress
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -334,8 +335,14 @@ def commands(run: list[str]) -> list[str]:
 
 def makefile_commands() -> list[str]:
     """The commands that `make` runs to install, for a virtual environment called .venv."""
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     done = subprocess.run(
-        ["make", "--dry-run", "--always-make", ".venv/.installed"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--always-make", ".venv/.installed"],
+        cwd=ROOT,
+        env=outside,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [line.strip() for line in done.stdout.splitlines()]
 

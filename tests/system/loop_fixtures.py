@@ -159,7 +159,7 @@ def _jpeg(path: Path) -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def project(loop, people, photos):
     """A connected project with the photographs uploaded; two annotators a task."""
     admin = people["admin"]

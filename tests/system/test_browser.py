@@ -39,13 +39,15 @@ def test_an_annotator_sees_the_pre_labels_drawn(page, label_studio, loop, projec
     person.close()
     boxes = [item for item in served["predictions"][0]["result"] if item["type"] == "rectanglelabels"]
     assert boxes
-    page.wait_for_selector(".lsf-outliner-item, [class*=outliner-item]", timeout=30_000)
-    page.wait_for_timeout(1500)  # the photograph fades in
+    try:
+        page.locator('button:has-text("Submit")').first.wait_for(timeout=60_000)
+        page.locator("[class*=outliner-item__title]").first.wait_for(timeout=30_000)
+        page.wait_for_timeout(1500)  # the photograph fades in
+    finally:
+        shot = Path(SHOTS or tmp_path) / "prelabels.png"
+        shot.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=shot)
     shown = page.locator("[class*=outliner-item__title]").all_inner_texts()
     wanted = [label for item in boxes for label in item["value"]["rectanglelabels"]]
     assert sorted(text.strip() for text in shown if text.strip() in {"Person", "Cat", "Motorbike"}) == sorted(wanted)
-    assert page.get_by_role("button", name="Submit").is_visible()
-    shot = Path(SHOTS or tmp_path) / "prelabels.png"
-    shot.parent.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=shot)
     assert shot.stat().st_size > 20_000
