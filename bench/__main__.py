@@ -15,6 +15,7 @@ BENCHES: Mapping[str, str] = {
     "predict": "bench.predict",
     "queue": "bench.queue",
     "reading": "bench.reading",
+    "submit": "bench.submit",
 }
 
 RESULTS = Path(__file__).parent / "results"
