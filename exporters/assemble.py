@@ -9,12 +9,13 @@ from exporters.choose import Policy, choose
 from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
+from exporters.keypoints import is_hidden
 from exporters.names import Names, public_url
-from exporters.shapes import CLIPPED, CROSSING, Fitted, Unfit, fit
+from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.splits import Split
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
-from labelloop.labeling.geometry import Ellipse, Rectangle
+from labelloop.labeling.geometry import Ellipse, KeyPoint, Rectangle
 from labelloop.labeling.region import Reading, Region
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
@@ -177,8 +178,11 @@ class Assembler:
     def _numbers(self, task: int, region: Region, ordinals: Iterator[int]) -> list[tuple[str, int, int]]:
         """(label, class number, object number) of each object that a region becomes."""
         labels = [(label, next(ordinals)) for label in dict.fromkeys(region.labels)]
+        point = isinstance(region.geometry, KeyPoint)  # it names a part of an object, which is no class
         try:
-            return [(label, self._classes.id(label), object_id(task, ordinal)) for label, ordinal in labels]
+            return [
+                (label, 0 if point else self._classes.id(label), object_id(task, ordinal)) for label, ordinal in labels
+            ]
         except OverflowError as error:
             raise Unfit("its number is too large") from error
 
@@ -232,6 +236,9 @@ class Assembler:
 
 
 def _label(region: Region, fitted: Fitted, annotation: Annotation, numbers: list[tuple[str, int, int]]) -> list[Object]:
+    parent, hidden = "", False
+    if isinstance(region.geometry, KeyPoint):
+        parent, hidden = region.result[0].parent_id or "", is_hidden(region)
     return [
         Object(
             id=number,
@@ -242,8 +249,10 @@ def _label(region: Region, fitted: Fitted, annotation: Annotation, numbers: list
             area=fitted.area,
             number=numbers[0][2],
             clipped=CLIPPED in fitted.repairs,
-            crossing=CROSSING in fitted.repairs,
+            outline=fitted.outline,
             region=region.id,
+            parent=parent,
+            hidden=hidden,
             annotation=annotation.id,
             annotator=annotation.completed_by,
             score=region.score,

@@ -44,13 +44,17 @@ class ClassMap:
 def config_labels(config: LabelConfig) -> list[str]:
     """The labels of the controls that draw on images, in the config's order; never the values of Choices.
 
+    Key points are no classes: their labels name the parts of an object.
+
     A label with an alias goes by it, as in the results themselves.
     """
     images = {tag.name for tag in config.images}
     return [
         label.stored
         for control in config.controls.values()
-        if control.type.endswith("labels") and images.intersection(control.to_names)
+        if control.type.endswith("labels")
+        and control.type != "keypointlabels"
+        and images.intersection(control.to_names)
         for label in control.labels
     ]
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from exporters.accounting import Report
 from exporters.export import MAX_ERRORS
 from exporters.export import export as run_export
-from exporters.formats import FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.pull import pull
 from exporters.splits import DEFAULT_SPLIT
 from exporters.versions import read_head, read_version, versions
@@ -25,7 +25,7 @@ from labelloop.service.studio import Studio
 def export(
     source: Annotated[str, Parameter(name=["--from"])],
     *,
-    formats: Annotated[str, Parameter(name=["--format"])] = ",".join(FORMATS),
+    formats: Annotated[str, Parameter(name=["--format"])] = ",".join(DEFAULT_FORMATS),
     to: str | None = None,
     label_config: Path | None = None,
     annotation: str = "latest",
@@ -40,7 +40,7 @@ def export(
 
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines), or s3://BUCKET/KEY.json.
-        formats: the formats to write, by commas.
+        formats: the formats to write, by commas: coco, voc, yolo-detect, yolo-segment, yolo-obb, yolo-pose.
         to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
         annotation: whose annotation counts: ground-truth, latest, user:ID or all. `latest` takes the ground truth

@@ -41,10 +41,11 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 class Object(msgspec.Struct, frozen=True):
     """One labelled object: a region with one of its labels, inside its image.
 
-    ``box`` is the true axis-aligned box, or ``None`` for a shape that has no area (a key point).
-    ``class_id`` is the number of the label in the class map, from 1; ``number`` the region's place in its task: the
-    objects of a region with several labels share it. ``clipped``: the image's edge cuts it; ``crossing``: its outline
-    crosses itself.
+    ``box`` is the true axis-aligned box, or ``None`` for a shape that has no area (a key point). ``class_id`` is the
+    number of the label in the class map, from 1 (0: a key point); ``number`` the region's place in its task, which the
+    objects of a region with several labels share. ``clipped``: the image's edge cuts it. ``outline`` is what can be
+    seen of it (shapely) where that is not the shape as drawn: cut by the edge, or crossing itself. ``parent`` is the
+    region that a key point belongs to; ``hidden``: the annotator said that it cannot be seen.
     """
 
     id: int
@@ -55,8 +56,10 @@ class Object(msgspec.Struct, frozen=True):
     area: float
     number: int = 1
     clipped: bool = False
-    crossing: bool = False
+    outline: Any = None
     region: str = ""
+    parent: str = ""
+    hidden: bool = False
     annotation: int | None = None
     annotator: int | None = None
     score: float | None = None

@@ -18,9 +18,10 @@ from exporters.choose import policy
 from exporters.classes import ClassMap, config_labels, load_classes, save_classes
 from exporters.dataset import Item
 from exporters.errors import BadOption, ClassMapMoved
-from exporters.formats import FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.writer import Job, Writer
 from exporters.images import Sizes
+from exporters.keypoints import Skeleton
 from exporters.manifest import Manifest
 from exporters.names import safe_name
 from exporters.sources import Source, open_source
@@ -43,7 +44,7 @@ def export(
     source: str | int | Path,
     *,
     settings: Settings,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = DEFAULT_FORMATS,
     to: str | None = None,
     label_config: str | None = None,
     annotation: str = "latest",
@@ -90,6 +91,7 @@ def export(
             studio = opened.enter_context(closing(Studio.from_settings(settings)))
         tasks = open_source(source, settings=settings, label_config=label_config, studio=studio)
         opened.callback(tasks.close)
+        skeleton = Skeleton.of(tasks.config)
         media = Media(settings, studio) if fetch or copy_images else None
         if media is not None:
             opened.callback(media.close)
@@ -102,8 +104,11 @@ def export(
                 split=shares,
                 disputed=disputed == "include",
                 config=tasks.config,
-                config_labels=frozenset(config_labels(tasks.config) if tasks.config else ()),
+                config_labels=frozenset(
+                    (*config_labels(tasks.config), *(skeleton.names if skeleton else ())) if tasks.config else ()
+                ),
             ),
+            skeleton=skeleton,
             max_errors=max_errors,
             policy={
                 "annotation": annotation,
@@ -131,6 +136,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     store: Store
     formats: tuple[str, ...]
     rules: Rules
+    skeleton: Skeleton | None
     max_errors: float
     policy: Mapping[str, Any]
     headers: Media | None
@@ -151,8 +157,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         classes, _ = load_classes(self.store)
         for label in config_labels(self.rules.config) if self.rules.config else ():
             classes.id(label)
-        if classes.names:
-            save_classes(self.store, classes)  # at the start, so that an exporter beside us sees our numbers
         with tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder:
             version = NewVersion(self.store, Path(folder))
             try:
@@ -165,8 +169,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         ledger = Ledger()
         splits = tuple(self.rules.split.shares)
         writers = [
-            _Counting(name, FORMATS[name](Job(version.folder(name), scratch, splits, classes))) for name in self.formats
+            _Counting(name, FORMATS[name](Job(version.folder(name), scratch, splits, classes, self.skeleton)))
+            for name in self.formats
         ]
+        if classes.names:
+            save_classes(self.store, classes)  # at the start, so that an exporter beside us sees our numbers
         images: Counter[str] = Counter(dict.fromkeys(splits, 0))
         with (scratch / "images.jsonl").open("wb") as catalogue, (scratch / "dropped.jsonl").open("wb") as losses:
 
@@ -246,16 +253,16 @@ class _Counting:
         for each, reason in refused.values():
             self._dropped[reason] += 1
             lose(Loss("region", reason, item.image.task, each.annotation, each.region, format=self.name))
-        written = [each.number for each in item.objects if each.number not in refused]
-        self._objects += len(written)
-        self._regions += len(set(written))
+        written = [each for each in item.objects if each.number not in refused]
+        self._objects += sum(each.box is not None for each in written)  # a key point is part of an object
+        self._regions += len({each.number for each in written})
 
     def count(self) -> FormatCount:
         return FormatCount(
             regions=self._regions,
             objects=self._objects,
             dropped=dict(sorted(self._dropped.items())),
-            converted=dict(sorted(self._writer.converted.items())),
+            converted={change: number for change, number in sorted(self._writer.converted.items()) if number},
         )
 
 

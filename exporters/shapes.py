@@ -1,9 +1,11 @@
 """A region's shape inside its image: edges clipped, and the box and the outline that formats ask for."""
 
+from typing import Any
+
 import msgspec
 import shapely
 
-from exporters.dataset import Box
+from exporters.dataset import Box, Object
 from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Point, Polygon, Rectangle, Vector
 
 TOLERANCE = 0.01
@@ -18,11 +20,15 @@ class Unfit(Exception):
 
 
 class Fitted(msgspec.Struct, frozen=True):
-    """Where a shape is in its image: the true box and area of what can be seen (pixels), and the repairs it took."""
+    """Where a shape is in its image: the true box and area of what can be seen (pixels), and the repairs it took.
+
+    ``outline`` is what can be seen, as shapely has it, where the repairs made it another than the one drawn.
+    """
 
     box: Box | None
     area: float
     repairs: tuple[str, ...] = ()
+    outline: Any = None
 
 
 def fit(geometry: Geometry, width: int, height: int) -> Fitted:
@@ -62,7 +68,8 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
     if outline.area <= 0:
         raise Unfit("no area")
-    return Fitted(_with_area(_clamp(outline.bounds, width, height)), float(outline.area), repairs)
+    box = _with_area(_clamp(outline.bounds, width, height))
+    return Fitted(box, float(outline.area), repairs, outline if repairs else None)
 
 
 def is_upright(geometry: Geometry) -> bool:
@@ -70,34 +77,38 @@ def is_upright(geometry: Geometry) -> bool:
     return isinstance(geometry, Rectangle) and geometry.rotation % 360 == 0
 
 
-def rings(geometry: Geometry, box: Box, width: int, height: int, *, crossing: bool = False) -> list[list[Point]] | None:
+def visible(each: Object) -> Any:
+    """What can be seen of an object with an area: a shapely polygon, or several, with holes where it has them."""
+    return each.geometry.polygon() if each.outline is None else each.outline
+
+
+def parts(outline: Any) -> list[Any]:
+    """The polygons of an outline, without lines and points that a cut may leave."""
+    return [part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0]
+
+
+def rings(each: Object, width: int, height: int) -> list[list[Point]] | None:
     """The outline inside the image as closed rings, one for each part; ``None`` where rings cannot say it (holes).
 
     Args:
-        geometry: the shape.
-        box: its box, from ``fit``.
+        each: an object with a box.
         width: the image's, in pixels.
         height: the image's, in pixels.
-        crossing: whether ``fit`` found that the outline crosses itself.
 
     Returns:
         Corners as drawn for a rectangle (clockwise from its own top left one) and for a polygon inside the image.
     """
-    if is_upright(geometry):
-        x_min, y_min, x_max, y_max = box
+    shape = each.geometry
+    if each.box is not None and is_upright(shape):
+        x_min, y_min, x_max, y_max = each.box
         return [[(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]]
-    x_min, y_min, x_max, y_max = geometry.bounds
-    inside = max(-x_min, -y_min, x_max - width, y_max - height) <= TOLERANCE
-    if inside and not crossing and isinstance(geometry, Rectangle | Polygon):
-        drawn = geometry.corners if isinstance(geometry, Rectangle) else geometry.points
-        return [[_inside(point, width, height) for point in drawn]]
-    outline = geometry.polygon()
-    if not inside:
-        outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
-    parts = [part for part in shapely.get_parts(outline) if part.geom_type == "Polygon" and part.area > 0]
-    if any(part.interiors for part in parts):
+    if each.outline is None and isinstance(shape, Rectangle | Polygon):
+        drawn = shape.corners if isinstance(shape, Rectangle) else shape.points
+        return [[inside(point, width, height) for point in drawn]]
+    found = parts(visible(each))
+    if any(part.interiors for part in found):
         return None
-    return [[_inside(point, width, height) for point in part.exterior.coords[:-1]] for part in parts]
+    return [[inside(point, width, height) for point in part.exterior.coords[:-1]] for part in found]
 
 
 def _fit_upright(bounds: Box, width: int, height: int) -> Fitted:
@@ -124,5 +135,6 @@ def _clamp(bounds: Box, width: int, height: int) -> Box:
     return max(x_min, 0.0), max(y_min, 0.0), min(x_max, float(width)), min(y_max, float(height))
 
 
-def _inside(point: Point, width: int, height: int) -> Point:
+def inside(point: Point, width: int, height: int) -> Point:
+    """The nearest point of the image: for what lies over its edge by arithmetic alone."""
     return min(max(point[0], 0.0), float(width)), min(max(point[1], 0.0), float(height))

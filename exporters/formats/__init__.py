@@ -5,12 +5,20 @@ from exporters.formats.coco import CocoWriter
 from exporters.formats.voc import VocWriter
 from exporters.formats.writer import Writer
 from exporters.formats.yolo import YoloDetectWriter
+from exporters.formats.yolo_pose import YoloPoseWriter
+from exporters.formats.yolo_shapes import YoloObbWriter, YoloSegmentWriter
 
 FORMATS: dict[str, type[Writer]] = {
     "coco": CocoWriter,
     "voc": VocWriter,
     "yolo-detect": YoloDetectWriter,
+    "yolo-segment": YoloSegmentWriter,
+    "yolo-obb": YoloObbWriter,
+    "yolo-pose": YoloPoseWriter,
 }
+
+DEFAULT_FORMATS = ("coco", "voc", "yolo-detect")
+"""What is written where nobody says which formats: those that any label config can fill."""
 
 
 def format_names(text: str) -> tuple[str, ...]:

@@ -12,20 +12,24 @@ import msgspec
 
 from exporters.dataset import Image, Item, Object
 from exporters.formats.writer import NO_AREA, Job, shape_name
-from exporters.shapes import is_upright, rings
-from labelloop.labeling.geometry import Mask
+from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
+from exporters.shapes import is_upright, rings, visible
+from labelloop.labeling.geometry import KeyPoint, Mask
+from labelloop.labeling.raster import rasterise
 
 _encode = msgspec.json.Encoder().encode
 _HOLES = "outline with holes -> mask"
+NO_SKELETON = "a key point, and no label config that tells the order of key points"
 
 
 class CocoWriter:
     """Writes one file a split.
 
     Each object has its box, its area and its outline: four corners for a rectangle (turned or not), the points of a
-    polygon, run lengths for a mask, so that a mask stays one annotation with its holes. Beyond the format's own keys an
-    annotation carries ``region_id``, ``annotation_id``, ``annotator``, ``score`` and ``attributes``, an image its
-    ``task_id``.
+    polygon, run lengths for a mask, so that a mask stays one annotation with its holes. Where the label config has key
+    points, every category names them and every annotation has its own (COCO keypoints), zeros where it has none. Beyond
+    the format's own keys an annotation carries ``region_id``, ``annotation_id``, ``annotator``, ``score`` and
+    ``attributes``, an image its ``task_id``.
     """
 
     image_folder: ClassVar[str] = "images/{split}"
@@ -36,22 +40,33 @@ class CocoWriter:
         self._parts = {split: _Parts(job.scratch, split) for split in job.splits}
 
     def write(self, item: Item) -> Sequence[tuple[Object, str]]:
-        """Write an image and its objects; shapes without an area are given back."""
+        """Write an image and its objects; shapes without an area are given back, but for key points of an object."""
         parts = self._parts[item.image.split]
         parts.image(_encode(_image(item.image)))
-        dropped = []
+        joined = self._job.skeleton.join(item.objects) if self._job.skeleton else Joined({})
+        self.converted[ONLY_ONE] += joined.given
+        dropped = list(joined.refused)
         for each in item.objects:
-            if each.box is None:
+            if each.box is not None:
+                record = self._annotation(each, item.image)
+                if self._job.skeleton:
+                    record |= _keypoints(joined.places[each.id])
+                parts.annotation(_encode(record))
+            elif not isinstance(each.geometry, KeyPoint):
                 dropped.append((each, NO_AREA))
-                continue
-            parts.annotation(_encode(self._annotation(each, item.image)))
+            elif not self._job.skeleton:
+                dropped.append((each, ALONE if not each.parent else NO_SKELETON))
         return dropped
 
     def close(self) -> None:
         """Join images, annotations and categories of each split to one file."""
-        names = self._job.classes.names
+        skeleton = self._job.skeleton
+        points = {"keypoints": skeleton.names, "skeleton": []} if skeleton else {}
         categories = _encode(
-            [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(names, 1)]
+            [
+                {"id": number, "name": name, "supercategory": ""} | points
+                for number, name in enumerate(self._job.classes.names, 1)
+            ]
         )
         for split, parts in self._parts.items():
             self._job.sink.write_file(f"annotations/instances_{split}.json", parts.join(categories))
@@ -86,10 +101,10 @@ class CocoWriter:
             return [[x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max]]
         if isinstance(shape, Mask):
             return _rle(shape)
-        outline = rings(shape, each.box, image.width, image.height, crossing=each.crossing)
+        outline = rings(each, image.width, image.height)
         if outline is None:
             self.converted[_HOLES] += 1
-            return _rle(Mask.of(shape.mask(image.width, image.height)))
+            return _rle(Mask.of(rasterise(visible(each), image.width, image.height)))
         if (name := shape_name(each)) != "polygon":
             self.converted[f"{name} -> polygon"] += 1
         return [[round(number, 4) for point in ring for number in point] for ring in outline]
@@ -136,3 +151,10 @@ def _image(image: Image) -> dict[str, Any]:
 
 def _rle(mask: Mask) -> dict[str, Any]:
     return {"size": [mask.height, mask.width], "counts": mask.rle.decode("ascii")}
+
+
+def _keypoints(places: Sequence[Placed]) -> dict[str, Any]:
+    return {
+        "keypoints": [number for x, y, seen in places for number in (round(x, 4), round(y, 4), seen)],
+        "num_keypoints": sum(seen > 0 for *_, seen in places),
+    }

@@ -9,6 +9,7 @@ import msgspec
 
 from exporters.classes import ClassMap
 from exporters.dataset import Item, Object
+from exporters.keypoints import Skeleton
 from exporters.shapes import is_upright
 
 NO_AREA = "a shape without an area has no box"
@@ -28,12 +29,14 @@ class Job(msgspec.Struct, frozen=True):
     """What every writer is told: where to write, a folder for temporary files, the splits and the class map.
 
     ``classes`` grows while tasks are read (a label the config does not know), so it is complete only at ``close``.
+    ``skeleton`` is ``None`` where the label config has no key points.
     """
 
     sink: Sink
     scratch: Path
     splits: tuple[str, ...]
     classes: ClassMap
+    skeleton: Skeleton | None = None
 
 
 class Writer(Protocol):

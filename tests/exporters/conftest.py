@@ -1,7 +1,10 @@
 """Label Studio exports built in the test, exported into a folder, and read back."""
 
+import ast
 import json
+import os
 import xml.etree.ElementTree as ET
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
 from exporters.accounting import Report
@@ -17,6 +20,7 @@ from exporters.export import export
 from labelloop.service.settings import Settings
 
 ONE_SPLIT = "train=1"
+CHECKER = Path(__file__).parents[2] / ".labelloop/test/ultralytics"
 
 
 class Build:
@@ -74,8 +78,9 @@ class Build:
         value = {"x": x, "y": y, "radiusX": rx, "radiusY": ry, "rotation": rotation, "ellipselabels": ["car"]}
         return self.result("ellipselabels", value, **fields)
 
-    def keypoint(self, x: float, y: float, **fields: Any) -> dict:
-        return self.result("keypointlabels", {"x": x, "y": y, "width": 0.5, "keypointlabels": ["nose"]}, **fields)
+    def keypoint(self, x: float, y: float, *labels: str, **fields: Any) -> dict:
+        value = {"x": x, "y": y, "width": 0.5, "keypointlabels": list(labels or ("nose",))}
+        return self.result("keypointlabels", value, **fields)
 
     def brush(self, pixels: np.ndarray, **fields: Any) -> dict:
         from labelloop.labeling.brush import encode_rle
@@ -202,3 +207,43 @@ def config() -> Callable[..., str]:
         return BOX_CONFIG.format(labels="".join(f'<Label value="{label}"/>' for label in labels))
 
     return config
+
+
+@pytest.fixture(scope="session")
+def ultralytics() -> Callable[..., list[str]]:
+    """What Ultralytics' training says about a YOLO folder: its own ``verify_image_label``, taken out of its wheel.
+
+    ``ultralytics(images folder, labels folder, classes, key points=0)`` gives the complaints, none for a good set.
+    """
+    wheels = sorted(CHECKER.glob("*.whl"))
+    if not wheels:
+        pytest.skip("no wheel of Ultralytics in .labelloop/test/ultralytics (tests/system/setup.sh brings it)")
+    names: dict[str, Any] = {"np": np, "os": os, "Image": Image, "ImageOps": ImageOps, "FORMATS_HELP_MSG": ""}
+    with zipfile.ZipFile(wheels[-1]) as wheel:
+        for module, wanted in (
+            ("utils/ops.py", {"segments2boxes", "xyxy2xywh", "empty_like"}),
+            ("data/utils.py", {"IMG_FORMATS", "exif_size", "check_image", "verify_image_label"}),
+        ):
+            tree = ast.parse(wheel.read(f"ultralytics/{module}"))
+            tree.body = [node for node in tree.body if _defines(node, wanted)]
+            future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
+            tree.body.insert(0, ast.fix_missing_locations(future))
+            exec(compile(tree, module, "exec"), names)
+    # without torch every array is numpy's
+    names["empty_like"] = lambda x: np.empty_like(x, dtype=np.float32)
+
+    def check(images: Path, labels: Path, classes: int, points: int = 0) -> list[str]:
+        said = []
+        for path in sorted(images.iterdir()):
+            row = (str(path), str(labels / f"{path.stem}.txt"), "", points > 0, classes, points, 3, False)
+            *_, missing, _found, _empty, corrupt, message = names["verify_image_label"](row)
+            said += [message or f"{path}: no labels"] if missing or corrupt or message else []
+        return said
+
+    return check
+
+
+def _defines(node: ast.stmt, wanted: set[str]) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return node.name in wanted
+    return isinstance(node, ast.Assign) and any(getattr(target, "id", "") in wanted for target in node.targets)

@@ -9,7 +9,7 @@ import yaml
 from globox import AnnotationSet
 from pycocotools.coco import COCO
 
-from exporters.formats import FORMATS
+from exporters.formats import DEFAULT_FORMATS, FORMATS
 from exporters.pull import pull
 from exporters.versions import read_version
 from labelloop.service.media import Media
@@ -121,14 +121,21 @@ def test_globox_reads(exported, truth, read, tolerance):
 @pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize("name", FORMATS)
 def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp_path, truth, name, copied):
-    out = run(tasks, label_config=config("car", "dog"), copy_images=copied, fetch=True)
+    points = '<KeyPointLabels name="part" toName="image"><Label value="nose"/></KeyPointLabels></View>'
+    out = run(
+        tasks,
+        label_config=config("car", "dog").replace("</View>", points),
+        copy_images=copied,
+        fetch=True,
+        formats=tuple(FORMATS),
+    )
     store = open_store(f"file://{out.root}", settings)
     media = Media(settings, None)
     folder = tmp_path / "pulled"
     pulled = pull(store, read_version(store), to=folder, formats=[name], media=media)
     media.close()
     assert (pulled.photos, pulled.missing, pulled.folders) == (4, (), {name: folder})
-    if name == "yolo-detect":
+    if name.startswith("yolo-"):
         sheet = yaml.safe_load((folder / "data.yaml").read_text())
         images = folder / sheet["train"]
         # as Ultralytics does: the last /images/ of an image's path becomes /labels/
@@ -137,7 +144,7 @@ def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp
         labels = [Path(str(path).replace("/images/", "/labels/")).with_suffix(".txt") for path in listed]
         assert all(path.is_file() for path in labels)
         data = supervision.DetectionDataset.from_yolo(
-            str(images), str(folder / "labels/train"), str(folder / "data.yaml")
+            str(images), str(folder / "labels/train"), str(folder / "data.yaml"), is_obb=name == "yolo-obb"
         )
     elif name == "voc":
         stems = (folder / "ImageSets/Main/train.txt").read_text().split()
@@ -171,7 +178,7 @@ def test_photo_that_cannot_be_copied_is_reported_and_its_labels_stay(run, build,
 def test_several_formats_are_pulled_side_by_side(exported, settings, tmp_path):
     store = open_store(f"file://{exported.root}", settings)
     pulled = pull(store, read_version(store), to=tmp_path / "all")
-    assert set(pulled.folders) == set(FORMATS)
+    assert set(pulled.folders) == set(DEFAULT_FORMATS)
     assert (tmp_path / "all/yolo-detect/data.yaml").is_file()
     assert (tmp_path / "all/voc/JPEGImages/a.jpg").is_file()
 

@@ -19,6 +19,14 @@ if [ ! -e "$home/swift/.installed-$swift" ]; then
     fi
 fi
 
+# Only read by a test, never installed or imported as a package: what Ultralytics' training checks (AGPL-3.0).
+checker=$home/ultralytics
+if ! ls "$checker"/*.whl >/dev/null 2>&1; then
+    "${PYTHON:-python3}" -m pip download --quiet --disable-pip-version-check --no-deps --dest "$checker" \
+        ultralytics==8.4.190 >"$home/ultralytics.log" 2>&1 ||
+        say "Ultralytics' checker could not be had (log: $home/ultralytics.log): tests with it will be skipped."
+fi
+
 missing=
 command -v chromium >/dev/null 2>&1 || missing="chromium"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
