@@ -92,11 +92,11 @@ def _majority(answers: Sequence[Answers], comparisons: Sequence[Comparison], pol
         if pair.agrees(policy.agreement, every_control=policy.every_control):
             friends[pair.a].add(pair.b)
             friends[pair.b].add(pair.a)
-    group = _largest_group(friends)
+    group = largest_group(friends)
     return group if len(group) >= 2 and 2 * len(group) > len(answers) else frozenset()
 
 
-def _largest_group(friends: dict[int, set[int]]) -> frozenset[int]:
+def largest_group(friends: dict[int, set[int]]) -> frozenset[int]:
     """Largest clique of the agreement graph (Bron-Kerbosch with a pivot; the first found of equal size wins)."""
     best: frozenset[int] = frozenset()
 
