@@ -15,7 +15,7 @@ from labelloop.service.web import SECRET_HEADER
 from qc_webhooks.errors import HostRefused
 from qc_webhooks.events import WANTED
 from qc_webhooks.memory import MemoryStore
-from qc_webhooks.policy import read_policy
+from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.tabs import ensure_tabs
 
@@ -34,9 +34,7 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     """
     policy = read_policy(settings.home, project_id)
     project = studio.project(project_id)
-    changes = []
-    if policy.set_maximum_annotations:
-        changes.append(_ensure_annotators(studio, project, policy.annotators, MemoryStore(engine)))
+    changes = [_ensure_annotators(studio, project, policy, MemoryStore(engine))]
     changes += ensure_tabs(studio, project_id)
     added = ProjectStore(engine).add(project_id)
     changes.append(Change(f"quality control looks at the project every {settings.poll_seconds:g} s", done=added))
@@ -59,12 +57,19 @@ def webhook_headers(settings: Settings) -> dict[str, str]:
     return {}
 
 
-def _ensure_annotators(studio: Studio, project: Mapping[str, Any], wanted: int, memory: MemoryStore) -> Change:
-    what = f"at least {wanted} annotators a task"
-    if int(project.get("maximum_annotations") or 1) >= wanted:
+def _ensure_annotators(studio: Studio, project: Mapping[str, Any], policy: Policy, memory: MemoryStore) -> Change:
+    held, number = int(project.get("maximum_annotations") or 1), int(project["id"])
+    what = f"at least {policy.annotators} annotators a task"
+    if held >= policy.annotators:
         return Change(what, done=False)
-    studio.update_project(int(project["id"]), maximum_annotations=wanted)
-    memory.forget_overlaps(int(project["id"]))  # Label Studio has set every task's overlap anew
+    if not policy.set_maximum_annotations:
+        return Change(
+            f"{held} annotator a task, left as it is: agreement is measured where {policy.annotators} submit, and"
+            f" `set_maximum_annotations = true` in qc/{number}/policy.toml of the home folder asks for as many",
+            done=False,
+        )
+    studio.update_project(number, maximum_annotations=policy.annotators)
+    memory.forget_overlaps(number)  # Label Studio has set every task's overlap anew
     return Change(what, done=True)
 
 

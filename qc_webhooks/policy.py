@@ -21,7 +21,8 @@ class Policy:
         annotators: How many annotators a verdict needs, at least 2.
         max_annotators: Up to how many annotators a dispute is sent to, at least ``annotators``.
         set_maximum_annotations: Whether ``connect`` raises the project's ``maximum_annotations`` to ``annotators``.
-            Label Studio then gives every task with an overlap above 1 the new number.
+            It multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
+            then gives every task with an overlap above 1 the new number.
     """
 
     agreement: float = 0.7
@@ -30,7 +31,7 @@ class Policy:
     near_iou: float = 0.1
     annotators: int = 2
     max_annotators: int = 3
-    set_maximum_annotations: bool = True
+    set_maximum_annotations: bool = False
 
     def __post_init__(self) -> None:
         _check(self, "policy")

@@ -77,13 +77,15 @@ def settings(tmp_path):
 
 
 def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, engine):
-    assert all(change.done for change in connect(admin, PROJECT, settings, engine))
+    number, *others = connect(admin, PROJECT, settings, engine)
+    assert all(change.done for change in others)
+    assert not number.done
     (hook,) = admin.hooks.values()
     assert hook["url"] == URL
     assert hook["headers"] == {"X-Labelloop-Secret": "s3cret"}
     assert set(hook["actions"]) == set(WANTED)
     assert [tab["data"]["title"] for tab in admin.tabs.values()] == list(TABS)
-    assert admin.maximum == 2
+    assert admin.maximum == 1
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
     admin.writes.clear()
     assert not any(change.done for change in connect(admin, PROJECT, settings, engine))
@@ -135,11 +137,14 @@ def test_more_annotators_than_the_policy_wants_stay(admin, settings, engine):
     assert admin.maximum == 5
 
 
-def test_the_policy_can_keep_the_projects_number(admin, settings, engine):
-    (settings.home / "qc").mkdir(parents=True)
-    (settings.home / "qc" / "policy.toml").write_text("set_maximum_annotations = false\n")
-    connect(admin, PROJECT, settings, engine)
+def test_nobody_is_asked_to_label_twice_unless_the_policy_says_so(admin, settings, engine):
+    told = [change.what for change in connect(admin, PROJECT, settings, engine)]
     assert admin.maximum == 1
+    assert "set_maximum_annotations" in told[0]
+    (settings.home / "qc").mkdir(parents=True)
+    (settings.home / "qc" / "policy.toml").write_text("set_maximum_annotations = true\n")
+    assert connect(admin, PROJECT, settings, engine)[0].done
+    assert admin.maximum == 2
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class Qc:
     poll: object
 
     def project(self, tasks=1, **fields):
+        fields = {"maximum_annotations": 2, **fields}
         project = self.admin.create_project(title="quality", label_config=CONFIG, **fields)["id"]
         connect(self.admin, project, self.settings, self.engine)
         return project, self.admin.import_tasks(project, [{"data": STORED} for _ in range(tasks)])
