@@ -42,6 +42,12 @@ COMMANDS: Sequence[Command] = (
     ),
     Command("dataset list", "exporters.commands:dataset_list", "List the versions of a data set."),
     Command("dataset pull", "exporters.commands:dataset_pull", "Lay a version out as folders that a trainer reads."),
+    Command(
+        "dataset validate",
+        "exporters.validate.commands:dataset_validate",
+        "Look a data set through for what no loader notices.",
+    ),
+    Command("dataset verify", "exporters.validate.commands:dataset_verify", "Compare a version with its manifest."),
     Command("ml serve", "ml_backend.commands:serve", "Serve the ML backend."),
     Command("qc serve", "qc_webhooks.commands:serve", "Serve the webhook of quality control."),
     Command("qc status", "qc_webhooks.commands:status", "Say how a project's tasks stand: agreed, disputed, waiting."),

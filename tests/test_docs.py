@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from exporters.formats import FORMATS
+from exporters.validate import FLAWS
 from labelloop.cli import create_cli
 from labelloop.doctor import CHECKS
 from labelloop.labeling.values import GEOMETRIES
@@ -22,6 +23,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "be
 REFERENCE = ROOT / "docs" / "reference"
 TABLES = {
     "FORMATS": FORMATS,
+    "FLAWS": FLAWS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
     "METRICS": METRICS,

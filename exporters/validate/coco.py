@@ -1,0 +1,171 @@
+"""What can be wrong in a COCO file.
+
+Format: https://cocodataset.org/#format-data. Which loader notices what: none notices id 0, double categories or boxes
+outside the image; COCOeval gives a wrong AP for the first.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import msgspec
+
+from exporters.validate.flaws import Problems
+
+TOLERANCE = 0.01
+"""Pixels over the edge that are rounding."""
+
+Names = dict[str, str]
+"""File name of an image -> the file that lists it."""
+
+
+def check_coco(path: Path, name: str, seen: Names, problems: Problems, *, images: Path | None = None) -> None:
+    """Look one file through.
+
+    Args:
+        path: the file.
+        name: its name in the problems.
+        seen: images of the files before it (other splits), to find those that are in two; this file's are added.
+        problems: where faults go.
+        images: the folder of its images; ``None`` where they are not at hand.
+    """
+    problems.looked_at["COCO files"] += 1
+    try:
+        sheet = msgspec.json.decode(path.read_bytes())
+    except (msgspec.DecodeError, OSError) as error:
+        problems.add("coco-unreadable", name, detail=str(error))
+        return
+    lists = [sheet.get(key) for key in ("images", "annotations", "categories")] if isinstance(sheet, dict) else [None]
+    if not all(isinstance(each, list) and all(isinstance(item, dict) for item in each) for each in lists):
+        problems.add("coco-unreadable", name, detail="images, annotations and categories must be lists of objects")
+        return
+    sizes = _images(lists[0] or [], name, seen, problems, images)
+    categories = _categories(lists[2] or [], name, problems)
+    ids: set[int] = set()
+    for place, each in enumerate(lists[1] or []):
+        problems.looked_at["annotations"] += 1
+        number = each.get("id")
+        where = f"annotation id {number}" if _whole(number) and number not in ids else f"annotations[{place}]"
+        if not _whole(number) or number < 1 or number in ids:
+            detail = f"id {number!r}{' is used before' if number in ids else ''}"
+            problems.add("coco-annotation-id", name, where, detail)
+        else:
+            ids.add(number)
+        for flaw, detail in _annotation(each, sizes, categories):
+            problems.add(flaw, name, where, detail)
+
+
+def _images(
+    images: list[dict[str, Any]], name: str, seen: Names, problems: Problems, folder: Path | None
+) -> dict[Any, tuple[float, float] | None]:
+    sizes: dict[Any, tuple[float, float] | None] = {}
+    for place, each in enumerate(images):
+        problems.looked_at["images"] += 1
+        number, file = each.get("id"), each.get("file_name")
+        where = f"image id {number}" if _whole(number) else f"images[{place}]"
+        if not _whole(number):
+            problems.add("coco-image-id", name, where, f"id is {number!r}")
+        elif number in sizes:
+            problems.add("coco-image-id", name, where, f"images[{place}] has the id of an image before it")
+        if not isinstance(file, str) or not file:
+            problems.add("coco-image-name", name, where, f"file_name is {file!r}")
+        elif file in seen:
+            problems.add("coco-image-name", name, where, f"{file!r} is listed in {seen[file]} already")
+        else:
+            seen[file] = name
+            if folder is not None and not (folder / file).is_file():
+                problems.add("coco-image-missing", name, where, f"{file!r} is not in {folder.name}/")
+        width, height = each.get("width"), each.get("height")
+        size = (width, height) if _number(width) and _number(height) and width > 0 and height > 0 else None
+        if size is None:
+            problems.add("coco-image-size", name, where, f"width {width!r}, height {height!r}")
+        if _whole(number):
+            sizes.setdefault(number, size)
+    return sizes
+
+
+def _categories(categories: list[dict[str, Any]], name: str, problems: Problems) -> dict[Any, int]:
+    """Category id -> how many key points it names."""
+    found: dict[Any, int] = {}
+    names: set[Any] = set()
+    for place, each in enumerate(categories):
+        number, label = each.get("id"), each.get("name")
+        where = f"categories[{place}]"
+        if not _whole(number):
+            problems.add("coco-category-twice", name, where, f"id is {number!r}")
+            continue
+        if number in found:
+            problems.add("coco-category-twice", name, where, f"id {number} is another category's")
+        if not isinstance(label, str) or label in names:
+            problems.add("coco-category-twice", name, where, f"name {label!r} is another category's, or none")
+        else:
+            names.add(label)
+        points = each.get("keypoints")
+        found.setdefault(number, len(points) if isinstance(points, list) else 0)
+    return found
+
+
+def _annotation(
+    each: Mapping[str, Any], sizes: Mapping[Any, tuple[float, float] | None], categories: Mapping[Any, int]
+) -> Iterator[tuple[str, str]]:
+    """The faults of an annotation besides its id: (flaw, what is there)."""
+    image, category = each.get("image_id"), each.get("category_id")
+    size = sizes.get(image) if _whole(image) else None
+    if not _whole(image) or image not in sizes:
+        yield "coco-orphan", f"image_id is {image!r}"
+    if not _whole(category) or category not in categories:
+        yield "coco-category", f"category_id is {category!r}"
+    yield from _box(each.get("bbox"), size)
+    missing = [key for key in ("area", "iscrowd") if not _number(each.get(key))]
+    if missing or each["area"] <= 0:
+        yield "coco-field", f"{' and '.join(missing) or 'area'} is not there, or not over 0"
+    if (fault := _outline(each.get("segmentation"), size)) is not None:
+        yield "coco-outline", fault
+    names = categories.get(category, 0) if _whole(category) else 0
+    points = each.get("keypoints", [] if names else None)
+    if points is None:
+        return
+    if not (isinstance(points, list) and all(map(_number, points)) and len(points) == 3 * (names or len(points) // 3)):
+        found = len(points) if isinstance(points, list) else points
+        yield "coco-keypoints", f"{found!r} numbers for {names} key points"
+    elif each.get("num_keypoints") != sum(seen > 0 for seen in points[2::3]):
+        yield "coco-keypoints", f"num_keypoints is {each.get('num_keypoints')!r}"
+
+
+def _box(box: object, size: tuple[float, float] | None) -> Iterator[tuple[str, str]]:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_number, box)):
+        yield "coco-box", f"bbox is {box!r:.80}"
+        return
+    x, y, width, height = box
+    if width <= 0 or height <= 0:
+        yield "coco-box", f"bbox is {width} x {height}"
+    elif min(x, y) < -TOLERANCE or (size and (x + width > size[0] + TOLERANCE or y + height > size[1] + TOLERANCE)):
+        on = f" on an image of {size[0]} x {size[1]}" if size else ""
+        yield "coco-box-outside", f"bbox is {box}{on}"
+
+
+def _outline(outline: object, size: tuple[float, float] | None) -> str | None:
+    """What is wrong with a segmentation; none, an empty list and polygons or run lengths that fit are right."""
+    if outline is None or outline == []:
+        return None
+    if isinstance(outline, dict):
+        stated = outline.get("size")
+        if size and stated != [size[1], size[0]]:
+            return f"run lengths of size {stated!r} on an image of height {size[1]}, width {size[0]}"
+        return None if outline.get("counts") else "run lengths without counts"
+    if not isinstance(outline, list):
+        return f"{outline!r:.40} is no outline"
+    for ring in outline:
+        if not isinstance(ring, list) or not all(_number(number) for number in ring):
+            return "an outline that is no list of numbers"
+        if len(ring) < 6 or len(ring) % 2:
+            return f"an outline of {len(ring)} numbers"
+    return None
+
+
+def _number(value: object) -> TypeGuard[float]:
+    return type(value) in (int, float)
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return type(value) is int

@@ -1,0 +1,95 @@
+"""The commands that look for faults: dataset validate (any data set) and dataset verify (a version of ours)."""
+
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec.structs import replace
+
+from exporters.pull import pull
+from exporters.validate.flaws import FLAWS, Problems
+from exporters.validate.folder import validate
+from exporters.validate.version import verify
+from labelloop.service.settings import Settings
+from labelloop.service.store import Store, open_store
+
+SHOWN = 20
+
+
+def dataset_validate(place: str, *, version: str = "latest", json: bool = False) -> int:
+    """Look for what no loader notices: double ids, boxes outside their image, mixed rows, images without labels.
+
+    Reads COCO, Pascal VOC and YOLO (detect, segment, OBB, pose), whoever wrote them, and the versions that
+    `labelloop export` makes, whose checksums, sizes and numbers are compared with the manifest too.
+
+    Args:
+        place: a folder, a COCO file, or where a data set of ours lives: file:///DIR or s3://BUCKET/PREFIX.
+        version: which version of a data set of ours: "latest" or v000001.
+        json: print the findings as one JSON object.
+
+    Returns:
+        0, or 1 where something is wrong.
+    """
+    store = _store(place)
+    if store is None:
+        path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place)
+        return _say(place, validate(path), json=json)
+    manifest, problems = verify(store, version)
+    if manifest is not None and not problems:
+        labels = replace(manifest, files=tuple(file for file in manifest.files if not file.path.startswith("images/")))
+        with tempfile.TemporaryDirectory(prefix="labelloop-validate-") as folder:
+            to = Path(folder) / manifest.formats[0] if len(manifest.formats) == 1 else Path(folder)
+            pull(store, labels, to=to)
+            validate(Path(folder), problems)
+    return _say(f"{place} {manifest.version if manifest else version}", problems, json=json)
+
+
+def dataset_verify(url: str, *, version: str = "latest", json: bool = False) -> int:
+    """Compare a version with its manifest: every file's size and SHA-256, and the numbers of images and labels.
+
+    Args:
+        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        version: "latest" or v000001.
+        json: print the findings as one JSON object.
+
+    Returns:
+        0, or 1 where something is wrong.
+    """
+    manifest, problems = verify(open_store(url, Settings()), version)
+    return _say(f"{url} {manifest.version if manifest else version}", problems, json=json)
+
+
+def _store(place: str) -> Store | None:
+    """The store of a data set of ours; ``None`` for a folder of somebody else's, or one that was pulled."""
+    if place.startswith("s3://"):
+        return open_store(place, Settings())
+    path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place).absolute()
+    ours = (path / "HEAD.json").is_file() or any(path.glob("versions/v*/manifest.json"))
+    return open_store(path.as_uri(), Settings()) if ours else None
+
+
+def _say(place: str, problems: Problems, *, json: bool) -> int:
+    status = 1 if problems else 0
+    if json:
+        report = {
+            "place": place,
+            "looked_at": dict(problems.looked_at),
+            "counts": dict(problems.counts),
+            "problems": problems.kept,
+        }
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
+        return status
+    looked = ", ".join(f"{number:,} {what}" for what, number in problems.looked_at.items())
+    print(f"{place}: {looked or 'nothing'} looked at")
+    for name, number in problems.counts.items():
+        flaw = FLAWS[name]
+        print(f"\n{number:,} x {name}: {flaw.title}\n  harm: {flaw.harm}\n  fix:  {flaw.fix}")
+        kept = [each for each in problems.kept if each.flaw == name]
+        for each in kept[:SHOWN]:
+            print("  - " + ": ".join(filter(None, (each.file, each.where, each.detail))))
+        if number > SHOWN:
+            print(f"    and {number - SHOWN:,} more")
+    print("\nnothing wrong" if not problems else f"\n{problems.counts.total():,} faults")
+    return status

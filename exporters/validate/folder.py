@@ -1,0 +1,51 @@
+"""A plain folder, or one file: which formats it holds, each looked through."""
+
+from pathlib import Path
+
+from exporters.errors import SourceNotFound
+from exporters.validate.coco import Names, check_coco
+from exporters.validate.flaws import Problems
+from exporters.validate.voc import check_voc
+from exporters.validate.yolo import check_yolo
+
+
+def validate(place: Path, problems: Problems | None = None) -> Problems:
+    """Look a data set through: a COCO file, or a folder with COCO, Pascal VOC or YOLO in it or one level below.
+
+    Args:
+        place: the file or folder.
+        problems: where faults go, if there were others before.
+
+    Raises:
+        SourceNotFound: there is nothing there that is a data set of a format we know.
+    """
+    problems = Problems() if problems is None else problems
+    if place.is_file():
+        check_coco(place, place.name, {}, problems)
+        return problems
+    folders = [(place, "")] + [
+        (child, f"{child.name}/") for child in (sorted(place.iterdir()) if place.is_dir() else ()) if child.is_dir()
+    ]
+    found = [_one(folder, name, problems) for folder, name in folders]
+    if not any(found):
+        raise SourceNotFound(
+            str(place), "it has no COCO file (annotations/*.json), no Annotations/*.xml and no labels/*.txt"
+        )
+    return problems
+
+
+def _one(folder: Path, name: str, problems: Problems) -> bool:
+    if name in ("annotations/", "labels/", "images/", "Annotations/", "JPEGImages/", "ImageSets/"):
+        return False  # a part of the data set that its parent is
+    seen: Names = {}
+    sheets = sorted([*(folder / "annotations").glob("*.json"), *(folder.glob("*.json") if not name else ())])
+    for path in sheets:
+        split = path.stem.rpartition("_")[2]
+        photos = next((each for each in (folder / "images" / split, folder / "images") if each.is_dir()), None)
+        check_coco(path, name + path.relative_to(folder).as_posix(), seen, problems, images=photos)
+    voc, yolo = (folder / "Annotations").is_dir(), (folder / "labels").is_dir()
+    if voc:
+        check_voc(folder, name, problems)
+    if yolo or (folder / "data.yaml").is_file():
+        check_yolo(folder, name, problems)
+    return bool(sheets) or voc or yolo
