@@ -1,13 +1,14 @@
 """The note on a task: each conflict in plain words, with its place and amount, and without anybody's name."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from qc_webhooks.agreement.conflicts import Conflict
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict import Verdict
 
-# A cell of Label Studio's table and a line above the image hold about this much.
-MOST_CONFLICTS = 8
+# What can be read at a glance in a cell of Label Studio's table or in a line above the image.
+MOST_CONFLICTS = 3
 
 
 def write_note(verdict: Verdict, policy: Policy) -> str:
@@ -18,11 +19,16 @@ def write_note(verdict: Verdict, policy: Policy) -> str:
         return "Settled: one annotation is marked as the ground truth."
     if verdict.outcome == "agreed":
         return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{_uncompared(verdict)}"
-    lines = [_LINES[conflict.type](conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
+    lines = [describe(conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
-        lines.append(f"and {len(verdict.conflicts) - MOST_CONFLICTS} more")
-    head = "" if verdict.annotators == 2 else f"No majority among {verdict.annotators} annotators; the closest two: "
-    return f"{head}{'; '.join(lines)}.{_uncompared(verdict)}"
+        lines.append(f"And {len(verdict.conflicts) - MOST_CONFLICTS} more.")
+    head = "" if verdict.annotators == 2 else f"No majority among {verdict.annotators} annotators. The closest two: "
+    return f"{head}{' '.join(lines)}{_uncompared(verdict)}"
+
+
+def describe(conflict: Conflict) -> str:
+    """One conflict as one sentence."""
+    return " ".join(_LINES[conflict.type](conflict).split())
 
 
 def _uncompared(verdict: Verdict) -> str:
@@ -52,41 +58,71 @@ def _third(position: float) -> int:
     return min(max(int(position * 3), 0), 2)
 
 
-def _missing(conflict: Conflict) -> str:
-    return f"missing: {_name(conflict.a)} {place(conflict)}{_size(conflict)}, in the first annotation only"
-
-
-def _extra(conflict: Conflict) -> str:
-    return f"extra: {_name(conflict.b)} {place(conflict)}{_size(conflict)}, in the second annotation only"
+def _one_sided(conflict: Conflict) -> str:
+    return f"One has {_thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)}, another has not."
 
 
 def _label(conflict: Conflict) -> str:
-    return f"label: {_name(conflict.a)} or {_name(conflict.b)} {place(conflict)}"
+    one, other = _name(conflict.a), _name(conflict.b)
+    return f"One says {one}, another says {other}: the {conflict.shape} {place(conflict)}."
 
 
 def _low_overlap(conflict: Conflict) -> str:
-    return f"low overlap: {_name(conflict.a)} {place(conflict)}, {100 * (conflict.iou or 0):.0f} %"
+    labels = " or ".join(dict.fromkeys(_name(labels) for labels in (conflict.a, conflict.b) if labels))
+    whose = f"for {labels} " if labels else ""
+    return f"Two {_plural(conflict.shape)} {whose}{place(conflict)} overlap only {100 * (conflict.iou or 0):.0f} %."
+
+
+def _duplicate(conflict: Conflict) -> str:
+    return f"One has {_thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)} twice."
+
+
+def _grouped(conflict: Conflict) -> str:
+    labels = _name(tuple(dict.fromkeys((*conflict.a, *conflict.b))), empty="")
+    shapes = _plural(conflict.shape)
+    whose = f" for {labels}" if labels else ""
+    return f"One has a single {conflict.shape}{whose} {place(conflict)} where another has {conflict.count} {shapes}."
+
+
+def _attribute(conflict: Conflict) -> str:
+    said = f"one says {_name(conflict.a, empty='nothing')}, another says {_name(conflict.b, empty='nothing')}"
+    return f"{conflict.control} of the {conflict.shape} {place(conflict)}: {said}."
+
+
+def _empty(conflict: Conflict) -> str:
+    counts = Counter(conflict.a or conflict.b)
+    labels = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+    inner = f" ({labels})" if labels else ""
+    return f"One has {conflict.count} {_plural(conflict.shape)}{inner}, another has none."
 
 
 def _choice(conflict: Conflict) -> str:
-    return f"{conflict.control}: {_name(conflict.a, empty='no answer')} or {_name(conflict.b, empty='no answer')}"
+    one, other = ("gives no answer" if not said else f"says {_name(said)}" for said in (conflict.a, conflict.b))
+    return f"{conflict.control}: one {one}, another {other}."
 
 
-def _name(labels: tuple[str, ...], *, empty: str = "a region without label") -> str:
+def _name(labels: tuple[str, ...], *, empty: str = "no label") -> str:
     return " + ".join(labels) or empty
 
 
-def _size(conflict: Conflict) -> str:
-    if conflict.bounds is None:
-        return ""
-    left, top, right, bottom = conflict.bounds
-    return f" ({100 * (right - left):.0f} x {100 * (bottom - top):.0f} % of the image)"
+def _thing(labels: tuple[str, ...], shape: str) -> str:
+    name = " + ".join(labels) or f"{shape} without a label"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _plural(shape: str) -> str:
+    return f"{shape}es" if shape.endswith("x") else f"{shape}s"
 
 
 _LINES: Mapping[str, Callable[[Conflict], str]] = {
-    "missing": _missing,
-    "extra": _extra,
+    "missing": _one_sided,
+    "extra": _one_sided,
     "label": _label,
     "low_overlap": _low_overlap,
+    "duplicate": _duplicate,
+    "merged": _grouped,
+    "split": _grouped,
+    "attribute": _attribute,
+    "empty": _empty,
     "choice": _choice,
 }

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labelloop.labeling.regions import Region
+from qc_webhooks.agreement.groups import Group, find_duplicates, find_groups
 from qc_webhooks.agreement.matching import Pair, match_regions
 from qc_webhooks.agreement.metrics import Tolerance
 
-ConflictType = Literal["missing", "extra", "label", "low_overlap", "choice"]
+ConflictType = Literal[
+    "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "attribute", "empty", "choice"
+]
 
 
 @dataclass(frozen=True)
@@ -17,15 +20,20 @@ class Conflict:
 
     Attributes:
         type: ``missing``: only the first has the region; ``extra``: only the second; ``label``: the same region, other
-            labels; ``low_overlap``: the same object, drawn differently; ``choice``: another answer.
+            labels; ``low_overlap``: the same object, drawn differently; ``duplicate``: one of the two has it twice;
+            ``merged``: the second has one region where the first has several; ``split``: the other way round;
+            ``attribute``: the same region, another answer about it; ``empty``: one has nothing where the other has
+            several regions; ``choice``: another answer about the whole task.
         control: Name of the control.
         a: Labels or answers of the first annotator.
         b: Labels or answers of the second.
         bounds: The region (of the first annotator where both have one) as (x_min, y_min, x_max, y_max), each 0 to 1 of
-            the image; None where there is no region.
+            the image; None where there is no region, or more than one place.
         iou: Overlap of the two shapes, 0 to 1; None where only one has the region or there is none.
         regions: Ids of the regions concerned, of the first then of the second annotator.
         item_index: Which image of the task.
+        shape: What the region is drawn as: ``box``, ``outline``, ``area``, ``ellipse``, ``point`` or ``line``.
+        count: How many regions the fuller of the two has there.
     """
 
     type: ConflictType
@@ -36,6 +44,8 @@ class Conflict:
     iou: float | None = None
     regions: tuple[str, ...] = ()
     item_index: int = 0
+    shape: str = "box"
+    count: int = 1
 
 
 def region_conflicts(
@@ -50,13 +60,34 @@ def region_conflicts(
         tolerance: When two regions are the same object.
         agreement: Matched regions that overlap less than this are a conflict too: they keep the pair from agreeing.
     """
-    matching = match_regions(a, b, match_iou=tolerance.match_iou, near_iou=tolerance.near_iou)
+    if min(len(a), len(b)) == 0 and max(len(a), len(b)) > 1:
+        return (_empty(control, a, b),)
+    merged, split = find_groups(a, b, match_iou=tolerance.match_iou), find_groups(b, a, match_iou=tolerance.match_iou)
+    split = tuple(group for group in split if not any(group.one in other.several for other in merged))
+    grouped_a = {place for group in merged for place in group.several} | {group.one for group in split}
+    grouped_b = {group.one for group in merged} | {place for group in split for place in group.several}
+    left_a = [place for place in range(len(a)) if place not in grouped_a]
+    left_b = [place for place in range(len(b)) if place not in grouped_b]
+    one, other = [a[place] for place in left_a], [b[place] for place in left_b]
+    matching = match_regions(one, other, match_iou=tolerance.match_iou, near_iou=tolerance.near_iou)
     pairs = [
-        found for pair in (*matching.same, *matching.near) for found in _pair_conflicts(control, a, b, pair, agreement)
+        found
+        for pair in (*matching.same, *matching.near)
+        for found in _pair_conflicts(control, one, other, pair, agreement)
     ]
-    missing = [_alone("missing", control, a[index]) for index in matching.only_a]
-    extra = [_alone("extra", control, b[index]) for index in matching.only_b]
-    return (*missing, *extra, *pairs)
+    twice_a = find_duplicates(one, matching.only_a)
+    twice_b = find_duplicates(other, matching.only_b)
+    missing = [_alone("missing", control, one[index]) for index in matching.only_a if index not in twice_a]
+    extra = [_alone("extra", control, other[index]) for index in matching.only_b if index not in twice_b]
+    return (
+        *missing,
+        *extra,
+        *(_twice(control, one[first], one[index], of_first=True) for index, first in twice_a.items()),
+        *(_twice(control, other[first], other[index], of_first=False) for index, first in twice_b.items()),
+        *(_grouped("merged", control, a, b, group) for group in merged),
+        *(_grouped("split", control, b, a, group) for group in split),
+        *pairs,
+    )
 
 
 def choice_conflicts(
@@ -78,15 +109,73 @@ def _pair_conflicts(
         types.append("label")
     if pair.iou < agreement:
         types.append("low_overlap")
-    return [
-        Conflict(type_, control, one.labels, other.labels, _bounds(one), pair.iou, (one.id, other.id), one.item_index)
+    regions, where, shape = (one.id, other.id), _bounds(one), shape_word(one)
+    differing = [
+        Conflict(
+            "attribute", name, _said(one, name), _said(other, name), where, pair.iou, regions, one.item_index, shape
+        )
+        for name in sorted({*one.attributes, *other.attributes})
+        if _said(one, name) != _said(other, name)
+    ]
+    named = [
+        Conflict(type_, control, one.labels, other.labels, where, pair.iou, regions, one.item_index, shape)
         for type_ in types
     ]
+    return named + differing
+
+
+def _said(region: Region, name: str) -> tuple[str, ...]:
+    return tuple(sorted(str(answer) for answer in region.attributes.get(name, ())))
 
 
 def _alone(type_: ConflictType, control: str, region: Region) -> Conflict:
     a, b = (region.labels, ()) if type_ == "missing" else ((), region.labels)
-    return Conflict(type_, control, a, b, _bounds(region), None, (region.id,), region.item_index)
+    return Conflict(type_, control, a, b, _bounds(region), None, (region.id,), region.item_index, shape_word(region))
+
+
+def _twice(control: str, first: Region, second: Region, *, of_first: bool) -> Conflict:
+    a, b = (first.labels, ()) if of_first else ((), first.labels)
+    ids = (first.id, second.id)
+    return Conflict(
+        "duplicate", control, a, b, _bounds(second), None, ids, second.item_index, shape_word(second), count=2
+    )
+
+
+def _grouped(
+    type_: ConflictType, control: str, parts: Sequence[Region], wholes: Sequence[Region], group: Group
+) -> Conflict:
+    whole, several = wholes[group.one], [parts[place] for place in group.several]
+    inner = tuple(dict.fromkeys(label for part in several for label in part.labels))
+    ids = tuple(part.id for part in several)
+    a, b = (inner, whole.labels) if type_ == "merged" else (whole.labels, inner)
+    regions = (*ids, whole.id) if type_ == "merged" else (whole.id, *ids)
+    return Conflict(
+        type_, control, a, b, _bounds(whole), group.iou, regions, whole.item_index, shape_word(whole), len(several)
+    )
+
+
+def _empty(control: str, a: Sequence[Region], b: Sequence[Region]) -> Conflict:
+    full = a or b
+    labels = tuple(label for region in full for label in region.labels)
+    one, other = (labels, ()) if a else ((), labels)
+    ids = tuple(region.id for region in full)
+    return Conflict("empty", control, one, other, regions=ids, shape=shape_word(full[0]), count=len(full))
+
+
+# Shape -> the word for it that an annotator uses.
+SHAPE_WORDS: Mapping[str, str] = {
+    "Rectangle": "box",
+    "Polygon": "outline",
+    "Mask": "area",
+    "Ellipse": "ellipse",
+    "KeyPoint": "point",
+    "Vector": "line",
+}
+
+
+def shape_word(region: Region) -> str:
+    """What an annotator calls the shape of a region."""
+    return SHAPE_WORDS[type(region.geometry).__name__]
 
 
 def _bounds(region: Region) -> tuple[float, float, float, float]:

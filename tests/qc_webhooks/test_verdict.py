@@ -88,39 +88,49 @@ def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_me
 @pytest.mark.parametrize(
     ("one", "other", "note"),
     [
-        ([(0, "Car"), (60, "Car")], [(0, "Car")],
-         "missing: Car at the upper right (20 x 30 % of the image), in the first annotation only"),
-        ([(0, "Car")], [(0, "Car"), (40, "Person")],
-         "extra: Person at the top (20 x 30 % of the image), in the second annotation only"),
-        ([(0, "Car")], [(0, "Person")], "label: Car or Person at the upper left"),
-        ([(0, "Car")], [(10, "Car")], "low overlap: Car at the upper left, 33 %"),
-        ([(0, "Car")], [(4, "Person")],
-         "label: Car or Person at the upper left; low overlap: Car at the upper left, 67 %"),
-        ([(0, "Car")], [], "missing: Car at the upper left (20 x 30 % of the image), in the first annotation only"),
+        ([(0, "Car"), (60, "Car")], [(0, "Car")], "One has a Car at the upper right, another has not."),
+        ([(0, "Car")], [(0, "Car"), (40, "Ant")], "One has an Ant at the top, another has not."),
+        ([(0, "Car")], [(0, "Person")], "One says Car, another says Person: the box at the upper left."),
+        ([(0, "Car")], [(10, "Car")], "Two boxes for Car at the upper left overlap only 33 %."),
+        ([(0, "Car")], [(4, "Person")], ("One says Car, another says Person: the box at the upper left. "
+         "Two boxes for Car or Person at the upper left overlap only 67 %.")),
+        ([(0, "Car")], [], "One has a Car at the upper left, another has not."),
+        ([(0, "Car"), (40, "Car"), (70, "Ant")], [], "One has 3 boxes (2 Car, 1 Ant), another has none."),
+        ([(0, "Car")], [(0, "Car"), (1, "Car")], "One has a Car at the upper left twice."),
+        ([(0, "Car"), (20, "Car")], [(0, "Car", 40)],
+         "One has a single box for Car at the upper left where another has 2 boxes."),
+        ([(0, "Car", 40)], [(0, "Car"), (20, "Ant")],
+         "One has a single box for Car + Ant at the upper left where another has 2 boxes."),
     ],
-    ids=["missing", "extra", "label", "low overlap", "label and low overlap", "empty"],
+    ids=["missing", "extra", "label", "low overlap", "label and low overlap", "one missing of one", "empty",
+         "duplicate", "merged", "split"],
 )  # fmt: skip
-def test_every_conflict_is_named_with_place_and_amount(task, box, one, other, note):
-    found = verdict_of(task([box(x, label) for x, label in one], [box(x, label) for x, label in other]))
+def test_every_conflict_is_one_sentence_with_its_place(task, box, one, other, note):
+    def drawn(parts):
+        return [box(x, label, width=width) for x, label, width in ((*part, 20)[:3] for part in parts)]
+
+    found = verdict_of(task(drawn(one), drawn(other)))
     assert found.outcome == "disputed"
-    assert write_note(found, POLICY) == f"{note}."
+    assert write_note(found, POLICY) == note
 
 
 def test_a_conflict_of_choices_names_the_question(task, choice):
-    assert write_note(verdict_of(task([choice("good")], [choice("bad")])), POLICY) == "quality: good or bad."
-    assert write_note(verdict_of(task([choice("good")], [])), POLICY) == "quality: good or no answer."
+    note = write_note(verdict_of(task([choice("good")], [choice("bad")])), POLICY)
+    assert note == "quality: one says good, another says bad."
+    note = write_note(verdict_of(task([choice("good")], [])), POLICY)
+    assert note == "quality: one says good, another gives no answer."
 
 
 def test_a_dispute_of_three_is_told_from_the_two_who_are_closest(task, box):
     note = write_note(verdict_of(task([box(0)], [box(40)], [box(50)])), POLICY)
-    assert note == "No majority among 3 annotators; the closest two: low overlap: Car at the top, 33 %."
+    assert note == "No majority among 3 annotators. The closest two: Two boxes for Car at the top overlap only 33 %."
 
 
 def test_a_long_list_of_conflicts_is_cut_and_counted(task, box):
-    crowded = [box(8 * n, width=6) for n in range(MOST_CONFLICTS + 3)]
-    note = write_note(verdict_of(task(crowded, [])), POLICY)
-    assert note.endswith("; and 3 more.")
-    assert note.count("missing:") == MOST_CONFLICTS
+    crowded = [box(8 * n, width=6) for n in range(MOST_CONFLICTS + 4)]
+    note = write_note(verdict_of(task(crowded, crowded[:1])), POLICY)
+    assert note.endswith(" And 3 more.")
+    assert note.count("another has not.") == MOST_CONFLICTS
 
 
 def test_a_dispute_always_has_a_reason(task, box):
@@ -134,7 +144,7 @@ def test_results_that_cannot_be_read_are_counted_not_lost(task, box):
     broken = box() | {"value": {"x": "here"}}
     found = verdict_of(task([box(), broken], []))
     assert len(found.unread) == 1
-    assert write_note(found, POLICY).endswith("only. 1 result(s) could not be read.")
+    assert write_note(found, POLICY).endswith("has not. 1 result(s) could not be read.")
     both = verdict_of(task([broken], [broken]))
     assert both.outcome == "waiting"
     assert "2 result(s) could not be read" in write_note(both, POLICY)

@@ -138,7 +138,7 @@ def test_a_dispute_goes_blind_to_a_third_annotator_who_settles_it(qc, wait_until
     data = qc.data(project, task)
     assert {name: data[name] for name in STORED} == STORED
     assert (data["qc_annotators"], data["qc_agreement"], data["qc_review"]) == (2, 0.0, "no")
-    assert "missing: Car at the upper left" in data["qc_note"]
+    assert "One has a Car at the upper left, another has not." in data["qc_note"]
     assert qc.tab(project, "QC: disputed") == [task]
     assert qc.tab(project, "QC: to review") == []
 
