@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from ml_backend.detections import Detections, suppress
 from ml_backend.engine import Engine
 from ml_backend.errors import ModelBroken, UnknownLayout
 from ml_backend.graph import Arrays
-from ml_backend.layouts import LAYOUTS, plain_spec
-from ml_backend.names import Names, find_names
+from ml_backend.layouts import LAYOUTS, Reader, plain_spec
+from ml_backend.names import Names, find_names, point_names
 from ml_backend.preprocess import InputSpec, Prepared, prepare
 from ml_backend.versions import model_version
 
@@ -33,7 +33,7 @@ class Detector:
         path: The file.
         names: Class names, in the model's order, and where they were found.
         layout: Key of `LAYOUTS`; `why` it was chosen, in words.
-        spec: What the network wants to be shown.
+        reader: The layout bound to this graph.
     """
 
     version: str
@@ -41,16 +41,31 @@ class Detector:
     names: Names
     layout: str
     why: str
-    spec: InputSpec
+    reader: Reader
     engine: Engine
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the network wants to be shown."""
+        return self.reader.spec
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What it can fill a control with: see `Reader.gives`."""
+        return self.reader.gives
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Names of the keypoints of each detection; none where it gives none."""
+        return point_names(self.engine.graph.metadata, self.reader.points)
 
     @property
     def batch(self) -> int:
         """Photos that one run takes."""
-        return self.engine.batch
+        return 1 if self.reader.alone else self.engine.batch
 
     def detect(self, photos: Sequence[Prepared], *, floor: float) -> list[Detections]:
-        """The boxes on at most `batch` photos, in pixels of each original photo, best first.
+        """What is on at most `batch` photos, in pixels of each original photo, best first.
 
         Args:
             photos: Made by `prepare` with this detector's `spec`.
@@ -59,21 +74,37 @@ class Detector:
         Raises:
             ModelBroken: The engine failed on these photos.
         """
-        layout = LAYOUTS[self.layout]
-        seen = self.engine.run([photo.tensor for photo in photos], layout.outputs(self.engine.graph))
-        found = layout.decode(seen, self.spec, floor)
-        if layout.suppress_iou is not None:
-            found = [suppress(one, iou=layout.suppress_iou) for one in found]
-        return [photo.fit.to_photo(one) for photo, one in zip(photos, found, strict=True)]
+        seen = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
+        found = []
+        for photo, one in zip(photos, self.reader.decode(seen, floor), strict=True):
+            kept = self._numbered(one)
+            if self.reader.suppress_iou is not None:
+                kept = suppress(kept, iou=self.reader.suppress_iou)
+            else:
+                kept = kept[np.argsort(-kept.scores, kind="stable")]
+            found.append(photo.fit.to_photo(kept))
+        return found
+
+    def _numbered(self, found: Detections) -> Detections:
+        """Classes as indices into the names; what stands for no class is no detection."""
+        places = self.names.places
+        if places is None:
+            known = (found.classes >= 0) & (found.classes < len(self.names.names))
+            return found if known.all() else found[known]
+        inside = (found.classes >= 0) & (found.classes < len(places))
+        found = found[inside]
+        found = replace(found, classes=np.asarray(places, np.int64)[found.classes])
+        return found[found.classes >= 0]
 
 
-def load_detector(path: Path, *, layout: str = "", threads: int = 0) -> Detector:
+def load_detector(path: Path, *, layout: str = "", threads: int = 0, names: Path | None = None) -> Detector:
     """Opens a model, tries it once on a grey photo and recognises what its outputs mean.
 
     Args:
         path: The ONNX file.
         layout: Key of `LAYOUTS` to use, whatever the recognisers say; empty: the first that recognises it.
         threads: Threads of one run; 0: one a core.
+        names: File of the class names; None: those in the model, or beside it.
 
     Raises:
         ModelMissing, ModelBroken: It cannot be opened or run.
@@ -82,25 +113,26 @@ def load_detector(path: Path, *, layout: str = "", threads: int = 0) -> Detector
     """
     version = model_version(path, layout=layout)
     engine = Engine(path, threads=threads)
-    grey = np.full((256, 256, 3), 114, np.uint8)
-    seen = engine.run([prepare(grey, plain_spec(engine.graph)).tensor])
-    name, why = _recognised(path, engine, seen, layout)
-    chosen = LAYOUTS[name]
     try:
-        spec = chosen.spec(engine.graph)
-        classes = chosen.classes(seen)
-        chosen.decode(seen, spec, 0.5)
+        trial = plain_spec(engine.graph)
+    except ValueError as error:
+        raise ModelBroken(path, str(error)) from error
+    seen = engine.run([prepare(np.full((256, 256, 3), 114, np.uint8), trial).tensor])
+    name, why = _recognised(path, engine, seen, layout)
+    try:
+        reader = LAYOUTS[name].read(engine.graph, seen)
+        reader.decode(seen, 0.5)
     except (ValueError, IndexError, KeyError) as error:
         if layout:
-            raise _unknown(path, engine, seen, layout) from error
+            raise _unknown(path, engine, seen, layout, reason=str(error)) from error
         raise ModelBroken(path, str(error)) from error
     return Detector(
         version=version,
         path=path,
-        names=find_names(path, engine.graph.metadata, classes),
+        names=find_names(path, engine.graph.metadata, reader.classes, spare=reader.spare, given=names),
         layout=name,
         why=why,
-        spec=spec,
+        reader=reader,
         engine=engine,
     )
 
@@ -117,5 +149,6 @@ def _recognised(path: Path, engine: Engine, seen: Arrays, asked: str) -> tuple[s
     raise _unknown(path, engine, seen, asked)
 
 
-def _unknown(path: Path, engine: Engine, seen: Arrays, asked: str) -> UnknownLayout:
-    return UnknownLayout(path, outputs=engine.graph.describe_outputs(seen), layouts=tuple(LAYOUTS), asked=asked)
+def _unknown(path: Path, engine: Engine, seen: Arrays, asked: str, reason: str = "") -> UnknownLayout:
+    outputs = engine.graph.describe_outputs(seen)
+    return UnknownLayout(path, outputs=outputs, layouts=tuple(LAYOUTS), asked=asked, reason=reason)

@@ -73,25 +73,35 @@ class Engine:
         Raises:
             ModelBroken: ONNX Runtime refuses (wrong size, out of memory).
         """
+        if not self.graph.batched:
+            return self._fetch(photos[0], photos[0], 1, outputs)
         stacked = np.stack(photos) if len(photos) > 1 else photos[0][None]  # one photo needs no copy
         fixed = self.graph.image.shape[0] if self.graph.image else None
         if fixed is not None and len(photos) < fixed:
             filling = np.zeros((fixed - len(photos), *stacked.shape[1:]), stacked.dtype)
             stacked = np.concatenate([stacked, filling])
-        names = list(outputs) if outputs is not None else [tensor.name for tensor in self.graph.outputs]
-        try:
-            with self._turn:
-                arrays = self._session.run(names, {self._input: stacked}, self._run_options)
-        except Exception as error:  # as above
-            raise ModelBroken(self._path, _first_line(error)) from error
+        arrays = self._fetch(stacked, photos[0], len(stacked), outputs)
         whole = len(stacked) == len(photos)
         return {
             name: array if whole or len(array) != len(stacked) else array[: len(photos)]
-            for name, array in zip(names, arrays, strict=True)
+            for name, array in arrays.items()
         }
 
+    def _fetch(
+        self, given: npt.NDArray[Any], photo: npt.NDArray[Any], count: int, outputs: Sequence[str] | None
+    ) -> Arrays:
+        names = list(outputs) if outputs is not None else [tensor.name for tensor in self.graph.outputs]
+        height, width = photo.shape[:2] if self.graph.channels_last else photo.shape[1:]
+        try:
+            with self._turn:
+                feeds = {self._input: given, **self.graph.feeds(height, width, count)}
+                arrays = self._session.run(names, feeds, self._run_options)
+        except Exception as error:  # as above
+            raise ModelBroken(self._path, _first_line(error)) from error
+        return dict(zip(names, arrays, strict=True))
+
     def _batch(self) -> int:
-        fixed = self.graph.image.shape[0] if self.graph.image else 1
+        fixed = self.graph.image.shape[0] if self.graph.image and self.graph.batched else 1
         if fixed is not None:
             return fixed
         return PROVIDERS.get(self._session.get_providers()[0], 1)

@@ -45,12 +45,16 @@ class UnknownLayout(ModelError):
 
     code: ClassVar[str] = "model_layout_unknown"
 
-    def __init__(self, path: Path, *, outputs: str, layouts: tuple[str, ...], asked: str = "") -> None:
+    def __init__(
+        self, path: Path, *, outputs: str, layouts: tuple[str, ...], asked: str = "", reason: str = ""
+    ) -> None:
         what = f"is not of the layout {asked!r}" if asked else "has outputs that no known layout matches"
+        what += f": {reason}" if reason else ""
         super().__init__(
             f"The model {path} {what}. Its outputs: {outputs}.",
-            fix=f"Known layouts: {', '.join(layouts)}. Export the model to one of them, or name the layout yourself "
-            "with LABELLOOP_MODEL_LAYOUT.",
+            fix=f"Known layouts: {', '.join(layouts)}. Export the model to one of them, or name the layout yourself: "
+            "--layout NAME on the command line, LABELLOOP_MODEL_LAYOUT for what is served; "
+            "`labelloop models inspect MODEL --layout NAME --image PHOTO` tries one.",
         )
         self.path = path
         self.outputs = outputs
@@ -63,10 +67,11 @@ class NamesMissing(ModelError):
 
     code: ClassVar[str] = "model_names_missing"
 
-    def __init__(self, path: Path, *, classes: int, found: int | None = None, source: str = "") -> None:
+    def __init__(self, path: Path, *, classes: int | None, found: int | None = None, source: str = "") -> None:
         what = f"{source} names {found} of them" if found is not None else "nothing says their names"
+        has = "classes whose number its outputs do not tell" if classes is None else f"{classes} classes"
         super().__init__(
-            f"The model {path} has {classes} classes, and {what}.",
+            f"The model {path} has {has}, and {what}.",
             fix=f"Put a text file {path.name}.names next to the model, one class name a line, in the model's order.",
         )
         self.path = path
@@ -83,3 +88,34 @@ class ModelLoading(ModelError):
         since = f" after {waited_s:.0f} s" if waited_s else ""
         super().__init__(f"The model {path} is still being loaded{since}.", fix="Try again in a few seconds.")
         self.path = path
+
+
+class NotLearnable(ModelError):
+    """The model can be served, but its last layer cannot be refitted."""
+
+    code: ClassVar[str] = "model_not_learnable"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"The model {path} cannot learn: {reason}.",
+            fix="Serve the embedded default or a YOLOX export, which can, or give the model outputs `boxes`, "
+            "`objectness`, `scores` and `embeddings` as docs/reference/base-model.md describes them.",
+        )
+        self.path = path
+        self.reason = reason
+
+
+class DatasetUnreadable(LabelloopError):
+    """A labelled data set given to `labelloop learn simulate` cannot be read."""
+
+    code: ClassVar[str] = "dataset_unreadable"
+    status: ClassVar[int] = 400
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} cannot be read as labelled photos: {reason}.",
+            fix="Give a folder of photos with `--images`, and with `--annotations` a folder of Pascal VOC XML, a folder "
+            "of YOLO text files or a COCO JSON file.",
+        )
+        self.path = path
+        self.reason = reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,14 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+
+AUXILIARY: Mapping[str, Callable[[int, int], npt.NDArray[Any]]] = {
+    "orig_target_sizes": lambda height, width: np.array([width, height]),  # RT-DETR, D-FINE, DEIM
+    "im_shape": lambda height, width: np.array([height, width]),  # PaddleDetection
+    "scale_factor": lambda _height, _width: np.array([1, 1]),  # the same
+    "pixel_mask": lambda _height, _width: np.array(1),  # transformers: no pixel is padding
+}
+"""Inputs beside the photo -> what they are given, so that boxes come in pixels of what the graph is shown."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +53,48 @@ class Graph:
 
     @property
     def image(self) -> Tensor | None:
-        """The input that takes the photo: the only one of four dimensions; None where there is not exactly one."""
-        images = [tensor for tensor in self.inputs if len(tensor.shape) == 4]
-        return images[0] if len(images) == 1 else None
+        """The input that takes the photo; None where there is not exactly one.
+
+        The only one of four dimensions, or of three where the graph takes one photo without a batch.
+        """
+        inputs = [tensor for tensor in self.inputs if tensor.name not in AUXILIARY]
+        for rank in (4, 3):
+            images = [tensor for tensor in inputs if len(tensor.shape) == rank]
+            if images:
+                return images[0] if len(inputs) == 1 else None
+        return None
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis of the input counts photos."""
+        return self.image is not None and len(self.image.shape) == 4
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the colours are the input's last axis."""
+        sides = self.image.shape[-3:] if self.image else ()
+        return bool(sides) and sides[2] == 3 and sides[0] != 3
+
+    def feeds(self, height: int, width: int, count: int) -> Arrays:
+        """What the inputs beside the photo are given; `AUXILIARY` says which are known.
+
+        Args:
+            height: Of the photos as the graph is shown them, pixels.
+            width: The same.
+            count: How many photos.
+        """
+        return {
+            tensor.name: np.broadcast_to(
+                AUXILIARY[tensor.name](height, width), _known(tensor, height, width, count)
+            ).astype(tensor.dtype)
+            for tensor in self.inputs
+            if tensor.name in AUXILIARY
+        }
 
     @property
     def dynamic_batch(self) -> bool:
         """Whether one run takes as many photos as one likes."""
-        return self.image is not None and self.image.shape[0] is None
+        return self.image is not None and self.batched and self.image.shape[0] is None
 
     def describe_outputs(self, seen: Arrays | None = None) -> str:
         """The outputs in words, with the shapes that a trial run gave where there was one."""
@@ -73,6 +115,12 @@ def read_graph(session: Any) -> Graph:
 def _tensor(node: Any) -> Tensor:
     shape = tuple(n if isinstance(n, int) and n > 0 else None for n in node.shape)
     return Tensor(name=node.name, shape=shape, dtype=_DTYPES.get(node.type, node.type))
+
+
+def _known(tensor: Tensor, height: int, width: int, count: int) -> tuple[int, ...]:
+    """The shape of an input beside the photo: what it leaves open is the count of photos, and the photo's own sides."""
+    told = (count, height, width)
+    return tuple(told[min(axis, 2)] if side is None or axis == 0 else side for axis, side in enumerate(tensor.shape))
 
 
 def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -27,27 +27,39 @@ def build_onnx(
     shape: Sequence[int | str] = ("batch", 3, 64, 96),
     metadata: Mapping[str, object] | None = None,
     dtype: int = TensorProto.FLOAT,
+    beside: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
 ) -> Path:
     """A graph whose outputs are these arrays (1, ...), repeated for every photo of the batch, whatever it shows.
 
     The input is summed up and multiplied by zero, so that the graph cannot be run without a photo of the right size.
+    `beside` are inputs beside the photo: name -> type and shape; they are summed up in the same way.
     """
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT)]
     constants = [numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
-    constants.append(numpy_helper.from_array(np.array([1, 2, 3]), "axes"))
+    constants.append(numpy_helper.from_array(np.arange(len(shape))[-3:], "axes"))
     nodes.append(helper.make_node("ReduceSum", ["pixels", "axes"], ["summed"], keepdims=1))
     nodes.append(helper.make_node("Mul", ["summed", "zero"], ["nothing"]))
+    nothing, inputs = "nothing", [helper.make_tensor_value_info("images", dtype, list(shape))]
+    for name, (kind, sides) in (beside or {}).items():
+        inputs.append(helper.make_tensor_value_info(name, kind, list(sides)))
+        nodes.append(helper.make_node("Cast", [name], [f"{name}.real"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("ReduceSum", [f"{name}.real"], [f"{name}.sum"], keepdims=0))
+        nodes.append(helper.make_node("Mul", [f"{name}.sum", "zero"], [f"{name}.zero"]))
+        nodes.append(helper.make_node("Add", [nothing, f"{name}.zero"], [f"{name}.nothing"]))
+        nothing = f"{name}.nothing"
     infos = []
     for name, array in outputs.items():
-        value = np.asarray(array, np.float32)
-        constants.append(numpy_helper.from_array(value, f"{name}.value"))
+        value = np.asarray(array)
+        whole = np.issubdtype(value.dtype, np.integer) and value.ndim < 3
+        kind = helper.np_dtype_to_tensor_dtype(value.dtype) if whole else TensorProto.FLOAT
+        constants.append(numpy_helper.from_array(value if whole else value.astype(np.float32), f"{name}.value"))
         constants.append(numpy_helper.from_array(np.array([-1] + [1] * (value.ndim - 1)), f"{name}.rank"))
-        nodes.append(helper.make_node("Reshape", ["nothing", f"{name}.rank"], [f"{name}.nothing"]))
-        nodes.append(helper.make_node("Add", [f"{name}.value", f"{name}.nothing"], [name]))
-        infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], *value.shape[1:]]))
-    graph = helper.make_graph(
-        nodes, "tiny", [helper.make_tensor_value_info("images", dtype, list(shape))], infos, constants
-    )
+        nodes.append(helper.make_node("Reshape", [nothing, f"{name}.rank"], [f"{name}.shaped"]))
+        nodes.append(helper.make_node("Cast", [f"{name}.shaped"], [f"{name}.nothing_"], to=kind))
+        nodes.append(helper.make_node("Add", [f"{name}.value", f"{name}.nothing_"], [name]))
+        first = shape[0] if value.ndim and value.shape[0] == 1 and len(shape) == 4 else f"{name}.n"
+        infos.append(helper.make_tensor_value_info(name, kind, [first, *value.shape[1:]]))
+    graph = helper.make_graph(nodes, "tiny", inputs, infos, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     for key, value in (metadata or {}).items():
         entry = model.metadata_props.add()

@@ -1,0 +1,47 @@
+"""Owns LAYOUTS: how the outputs of an ONNX model are recognised and decoded. The one table for a new one.
+
+To add a layout, write a recogniser and a reader in the file of its family, and add one line to `LAYOUTS`. Both see the
+graph and what a trial run on a grey photo gave, so that open dimensions are known and look-alikes can be told apart.
+"""
+
+from collections.abc import Mapping
+
+from ml_backend.layouts.classify import CLASSIFY
+from ml_backend.layouts.detr import DETR_SIGMOID, DETR_SOFTMAX, RF_DETR
+from ml_backend.layouts.end2end import END2END, RTDETR_ULTRALYTICS
+from ml_backend.layouts.fastestdet import FASTESTDET
+from ml_backend.layouts.finished import PADDLE, RT_DETR, SSD, TF_OD, TORCHVISION
+from ml_backend.layouts.gfl import NANODET, NANODET_SINGLE, PICODET
+from ml_backend.layouts.labelloop import LABELLOOP
+from ml_backend.layouts.layout import Layout, Reader, best_class, image_size, plain_spec
+from ml_backend.layouts.ultralytics import YOLOV5, YOLOV8
+from ml_backend.layouts.yolox import YOLOX, YOLOX_DECODED, yolox_grid
+
+__all__ = ["LAYOUTS", "Layout", "Reader", "best_class", "image_size", "plain_spec", "yolox_grid"]
+
+LAYOUTS: Mapping[str, Layout] = {
+    "labelloop": LABELLOOP,
+    "classify": CLASSIFY,
+    "end2end": END2END,
+    "yolov8": YOLOV8["detect"],
+    "yolov8-segment": YOLOV8["segment"],
+    "yolov8-pose": YOLOV8["pose"],
+    "yolov8-obb": YOLOV8["obb"],
+    "rt-detr-ultralytics": RTDETR_ULTRALYTICS,
+    "yolov5": YOLOV5,
+    "nanodet": NANODET,
+    "nanodet-single": NANODET_SINGLE,
+    "picodet": PICODET,
+    "yolox": YOLOX,
+    "yolox-decoded": YOLOX_DECODED,
+    "fastestdet": FASTESTDET,
+    "rf-detr": RF_DETR,
+    "detr-softmax": DETR_SOFTMAX,
+    "detr-sigmoid": DETR_SIGMOID,
+    "rt-detr": RT_DETR,
+    "tf-od": TF_OD,
+    "paddle": PADDLE,
+    "ssd": SSD,
+    "torchvision": TORCHVISION,
+}
+"""Layout by name, tried in this order; the first that recognises a graph decodes it."""

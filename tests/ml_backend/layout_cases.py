@@ -1,0 +1,364 @@
+"""One model of each layout, made of random numbers, and what a plain loop over its outputs reads from them.
+
+The loops are the referees of the vectorised decoders: one number after the other, as each family's paper or program
+describes it. They share no code with them.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import TensorProto
+
+HEIGHT, WIDTH = 64, 96
+NAMES = ["a", "b", "c"]
+STRIDES = (8, 16, 32)
+FLOOR = 0.3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to be built, and what it shows: (box, score, class index), more where the layout gives more."""
+
+    outputs: Mapping[str, np.ndarray]
+    expected: list[tuple]
+    options: Mapping[str, object] = field(default_factory=dict)
+    batched: bool = True
+
+
+def cells(strides=STRIDES, each=1):
+    for stride in strides:
+        for row in range(math.ceil(HEIGHT / stride)):
+            for column in range(math.ceil(WIDTH / stride)):
+                for _ in range(each):
+                    yield column, row, stride
+
+
+def count(strides=STRIDES, each=1):
+    return len(list(cells(strides, each)))
+
+
+def logistic(value):
+    return 1 / (1 + math.exp(-value))
+
+
+def centred(cx, cy, w, h):
+    return (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+
+
+def best(scores):
+    place = max(range(len(scores)), key=lambda one: scores[one])
+    return place, scores[place]
+
+
+def pixel_rows(rng, rows, strides=STRIDES, each=1):
+    """(rows, 4): centres near their own cells, sides of a few pixels."""
+    boxes = np.zeros((rows, 4))
+    for index, (column, row, stride) in enumerate(cells(strides, each)):
+        boxes[index, :2] = (np.array([column, row]) + rng.uniform(-0.5, 1.5, 2)) * stride
+    boxes[:, 2:] = rng.uniform(4, 40, (rows, 2))
+    return boxes
+
+
+def few(rng, *shape):
+    """Scores of which few are high."""
+    return rng.uniform(0, 1, shape) ** 3
+
+
+def labelloop():
+    rng = np.random.default_rng(1)
+    boxes = rng.uniform(0, 60, (7, 4))
+    presence, scores = rng.uniform(0, 1, 7), rng.uniform(0, 1, (7, 3))
+    expected = []
+    for box, there, score in zip(boxes.tolist(), presence.tolist(), scores.tolist(), strict=True):
+        place, value = best(score)
+        expected.append((box, there * value, place))
+    outputs = {"boxes": [boxes], "objectness": [presence], "scores": [scores], "embeddings": np.zeros((1, 7, 5))}
+    return Case(outputs, expected, {"metadata": {"names": NAMES, "input": {"size": [HEIGHT, WIDTH]}}})
+
+
+def objectness_rows(rows):
+    expected = []
+    for cx, cy, w, h, presence, *scores in rows.tolist():
+        place, value = best(scores)
+        expected.append((centred(cx, cy, w, h), presence * value, place))
+    return expected
+
+
+def yolov5():
+    rng = np.random.default_rng(2)
+    rows = np.concatenate([pixel_rows(rng, count(each=3), each=3), few(rng, count(each=3), 4)], axis=1)
+    return Case({"output0": [rows]}, objectness_rows(rows), {"metadata": {"names": "{0: 'a', 1: 'b', 2: 'c'}"}})
+
+
+def yolov6():
+    rng = np.random.default_rng(3)
+    rows = np.concatenate([pixel_rows(rng, count()), np.ones((count(), 1)), few(rng, count(), 3)], axis=1)
+    return Case({"outputs": [rows]}, objectness_rows(rows), {"metadata": {"names": NAMES}})
+
+
+def yolox():
+    rng = np.random.default_rng(4)
+    raw = np.concatenate([rng.normal(0, 0.7, (count(), 4)), rng.uniform(0, 1, (count(), 4))], axis=1)
+    expected = []
+    for (column, row, stride), (x, y, w, h, presence, *scores) in zip(cells(), raw.tolist(), strict=True):
+        place, value = best(scores)
+        box = centred((x + column) * stride, (y + row) * stride, math.exp(w) * stride, math.exp(h) * stride)
+        expected.append((box, presence * value, place))
+    return Case({"output": [raw]}, expected, {"metadata": {"names": NAMES}})
+
+
+def yolox_decoded():
+    rng = np.random.default_rng(5)
+    rows = np.concatenate([pixel_rows(rng, count()), few(rng, count(), 4)], axis=1)
+    return Case({"output": [rows]}, objectness_rows(rows), {"metadata": {"names": NAMES}})
+
+
+def yolov8(strides=STRIDES, **metadata):
+    rng = np.random.default_rng(6)
+    rows = np.concatenate([pixel_rows(rng, count(strides), strides), few(rng, count(strides), 3)], axis=1)
+    expected = [(centred(*row[:4]), *reversed(best(row[4:]))) for row in rows.tolist()]
+    return Case({"output0": [rows.T]}, expected, {"metadata": {"names": "{0: 'a', 1: 'b', 2: 'c'}", **metadata}})
+
+
+def yolov8_segment():
+    rng = np.random.default_rng(7)
+    plain = yolov8(task="segment")
+    weights = rng.normal(0, 1, (4, count()))
+    protos = rng.normal(0, 1, (4, HEIGHT // 4, WIDTH // 4))
+    rows = np.concatenate([plain.outputs["output0"][0], weights])
+    expected = [
+        (*one, np.tensordot(weights[:, index], protos, 1)) for index, one in enumerate(plain.expected)
+    ]  # (box, score, class, logits over the input)
+    return Case({"output0": [rows], "output1": [protos]}, expected, plain.options)
+
+
+def yolov8_pose():
+    rng = np.random.default_rng(8)
+    rows = np.concatenate([pixel_rows(rng, count()), few(rng, count(), 1), rng.uniform(0, 60, (count(), 6))], axis=1)
+    rows[:, 7::3] /= 60
+    expected = []
+    for row in rows.tolist():
+        points = [row[5:8], row[8:11]]
+        expected.append((centred(*row[:4]), row[4], 0, points))
+    told = {"names": "{0: 'fish'}", "task": "pose", "kpt_shape": "[2, 3]"}
+    return Case({"output0": [rows.T]}, expected, {"metadata": told})
+
+
+def yolov8_obb():
+    rng = np.random.default_rng(9)
+    plain = yolov8(task="obb")
+    angles = rng.uniform(-0.8, 2.3, count())
+    rows = np.concatenate([plain.outputs["output0"][0], [angles]])
+    expected = []
+    for index, (box, score, place) in enumerate(plain.expected):
+        cx, cy, w, h = rows[:4, index].tolist()
+        turn = float(angles[index])
+        xs, ys = [], []
+        for across, down in ((-w, -h), (w, -h), (w, h), (-w, h)):
+            xs.append(cx + across / 2 * math.cos(turn) - down / 2 * math.sin(turn))
+            ys.append(cy + across / 2 * math.sin(turn) + down / 2 * math.cos(turn))
+        del box
+        expected.append(((min(xs), min(ys), max(xs), max(ys)), score, place, (cx, cy, w, h, turn)))
+    return Case({"output0": [rows]}, expected, plain.options)
+
+
+def end2end():
+    rng = np.random.default_rng(10)
+    low = rng.uniform(0, 40, (12, 2))
+    rows = np.concatenate(
+        [low, low + rng.uniform(5, 20, (12, 2)), rng.uniform(0, 1, (12, 1)), rng.integers(0, 3, (12, 1))], axis=1
+    )
+    expected = [(row[:4], row[4], int(row[5])) for row in rows.tolist()]
+    return Case({"output0": [rows]}, expected, {"metadata": {"names": NAMES, "task": "detect"}})
+
+
+def rt_detr_ultralytics():
+    rng = np.random.default_rng(11)
+    rows = np.concatenate([rng.uniform(0.2, 0.7, (10, 2)), rng.uniform(0.1, 0.3, (10, 2)), few(rng, 10, 3)], axis=1)
+    expected = []
+    for cx, cy, w, h, *scores in rows.tolist():
+        place, value = best(scores)
+        expected.append((centred(cx * WIDTH, cy * HEIGHT, w * WIDTH, h * HEIGHT), value, place))
+    return Case({"output0": [rows]}, expected, {"metadata": {"names": NAMES}})
+
+
+def classify():
+    scores = [0.32, 0.6, 0.08]
+    expected = [((0, 0, WIDTH, HEIGHT), score, place) for place, score in enumerate(scores)]
+    return Case({"output0": [scores]}, expected, {"metadata": {"names": NAMES, "task": "classify"}})
+
+
+def distances(raw, column, row, stride, corner):
+    """left, top, right, bottom: the mean of a softmax over 0..7 strides each."""
+    sides = []
+    for side in range(4):
+        powers = [math.exp(value) for value in raw[side * 8 : side * 8 + 8]]
+        sides.append(sum(index * power for index, power in enumerate(powers)) / sum(powers) * stride)
+    cx, cy = (column + corner) * stride, (row + corner) * stride
+    return (cx - sides[0], cy - sides[1], cx + sides[2], cy + sides[3])
+
+
+def gfl(strides, corner=0.5, *, logits=False):
+    rng = np.random.default_rng(12)
+    scores = rng.normal(-1, 2, (count(strides), 3)) if logits else few(rng, count(strides), 3)
+    raw = rng.normal(0, 2, (count(strides), 32))
+    expected = []
+    for (column, row, stride), values, sides in zip(cells(strides), scores.tolist(), raw.tolist(), strict=True):
+        place, value = best(values)
+        shown = logistic(value) if logits else value
+        expected.append((distances(sides, column, row, stride, corner), shown, place))
+    return scores, raw, expected
+
+
+def levels(scores, raw, strides, order):
+    ends = np.cumsum([sum(1 for cell in cells((stride,))) for stride in strides])[:-1]
+    parts = [*np.split(scores, ends), *np.split(raw, ends)]
+    return {f"{700 + place}": [parts[place]] for place in order}
+
+
+def nanodet(order=(0, 1, 2, 3, 4, 5), *, logits=False):
+    scores, raw, expected = gfl(STRIDES, logits=logits)
+    return Case(levels(scores, raw, STRIDES, order), expected, {"metadata": {"names": NAMES}})
+
+
+def nanodet_single(strides=(8, 16, 32, 64), corner=0.0):
+    scores, raw, expected = gfl(strides, corner)
+    return Case({"output": [np.concatenate([scores, raw], axis=1)]}, expected, {"metadata": {"names": NAMES}})
+
+
+def picodet(order=(4, 0, 5, 1, 6, 2, 7, 3)):
+    strides = (8, 16, 32, 64)
+    scores, raw, expected = gfl(strides)
+    return Case(levels(scores, raw, strides, order), expected, {"metadata": {"names": NAMES}})
+
+
+def fastestdet():
+    rng = np.random.default_rng(13)
+    rows, columns = HEIGHT // 16, WIDTH // 16
+    planes = rng.normal(0, 1, (8, rows, columns))
+    planes[0], planes[5:] = rng.uniform(0, 1, (rows, columns)), rng.uniform(0, 1, (3, rows, columns))
+    expected = []
+    for row in range(rows):
+        for column in range(columns):
+            presence, x, y, w, h, *scores = planes[:, row, column].tolist()
+            place, value = best(scores)
+            cx, cy = (column + math.tanh(x)) / columns * WIDTH, (row + math.tanh(y)) / rows * HEIGHT
+            box = centred(cx, cy, logistic(w) * WIDTH, logistic(h) * HEIGHT)
+            expected.append((box, presence**0.6 * value**0.4, place))
+    return Case({"758": [planes]}, expected, {"metadata": {"names": NAMES}})
+
+
+def queries(rng, classes):
+    boxes = np.concatenate([rng.uniform(0.2, 0.7, (10, 2)), rng.uniform(0.1, 0.3, (10, 2))], axis=1)
+    return boxes, rng.normal(-2, 2, (10, classes))
+
+
+def scaled(box):
+    return centred(box[0] * WIDTH, box[1] * HEIGHT, box[2] * WIDTH, box[3] * HEIGHT)
+
+
+def detr_sigmoid():
+    boxes, logits = queries(np.random.default_rng(14), 3)
+    expected = []
+    for box, row in zip(boxes.tolist(), logits.tolist(), strict=True):
+        place, value = best(row)
+        expected.append((scaled(box), logistic(value), place))
+    return Case({"logits": [logits], "pred_boxes": [boxes]}, expected, {"metadata": {"names": NAMES}})
+
+
+def detr_softmax():
+    boxes, logits = queries(np.random.default_rng(15), 4)
+    logits[4:, 3] = 5  # most queries see no object, as on a grey photo
+    expected = []
+    for box, row in zip(boxes.tolist(), logits.tolist(), strict=True):
+        powers = [math.exp(value) for value in row]
+        place, value = best([power / sum(powers) for power in powers[:3]])
+        expected.append((scaled(box), value, place))
+    return Case({"pred_boxes": [boxes], "logits": [logits]}, expected, {"metadata": {"names": NAMES}})
+
+
+def rf_detr():
+    plain = detr_sigmoid()
+    logits = np.asarray(plain.outputs["logits"])
+    with_spare = np.concatenate([logits, np.full((1, 10, 1), -9.0)], axis=2)
+    return Case({"dets": plain.outputs["pred_boxes"], "labels": with_spare}, plain.expected, plain.options)
+
+
+def finished(*, first=0, share=False, yxyx=False, batched=True, whole=np.int64):
+    rng = np.random.default_rng(16)
+    low = rng.uniform(0, 0.5, (9, 2))
+    boxes = np.concatenate([low, low + rng.uniform(0.1, 0.4, (9, 2))], axis=1)
+    labels, scores = rng.integers(0, 3, 9), np.sort(rng.uniform(0, 1, 9))[::-1]
+    pixels = [(x0 * WIDTH, y0 * HEIGHT, x1 * WIDTH, y1 * HEIGHT) for x0, y0, x1, y1 in boxes.tolist()]
+    expected = [(box, score, int(label)) for box, score, label in zip(pixels, scores.tolist(), labels, strict=True)]
+    given = boxes if share else np.array(pixels)
+    given = given[:, [1, 0, 3, 2]] if yxyx else given
+    arrays = [given, (labels + first).astype(whole), scores]
+    return [one[None] for one in arrays] if batched else arrays, expected
+
+
+def rt_detr():
+    (boxes, labels, scores), expected = finished()
+    beside = {"orig_target_sizes": (TensorProto.INT64, ["batch", 2])}
+    outputs = {"labels": labels, "boxes": boxes, "scores": scores}
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": beside})
+
+
+def torchvision(order=("boxes", "labels", "scores")):
+    arrays, expected = finished(first=1, batched=False)
+    by_role = dict(zip(("boxes", "labels", "scores"), arrays, strict=True))
+    outputs = {f"{index}": by_role[role] for index, role in enumerate(order)}
+    return Case(outputs, expected, {"metadata": {"names": NAMES}}, batched=False)
+
+
+def ssd():
+    (boxes, labels, scores), expected = finished(first=1, share=True)
+    return Case({"bboxes": boxes, "labels": labels, "scores": scores}, expected, {"metadata": {"names": NAMES}})
+
+
+def tf_od():
+    (boxes, labels, scores), expected = finished(first=1, share=True, yxyx=True, whole=np.float32)
+    outputs = {
+        "detection_scores": scores,
+        "detection_classes": labels,
+        "num_detections": np.array([9.0]),
+        "detection_boxes": boxes,
+        "raw_detection_boxes": np.zeros((1, 30, 4)),
+        "detection_anchor_indices": np.arange(9.0)[None],
+    }
+    options = {"metadata": {"names": NAMES}, "shape": ("batch", HEIGHT, WIDTH, 3), "dtype": TensorProto.UINT8}
+    return Case(outputs, expected, options)
+
+
+def paddle():
+    arrays, expected = finished(batched=False)
+    rows = np.concatenate([arrays[1][:, None], arrays[2][:, None], arrays[0]], axis=1).astype(np.float32)
+    beside = {"im_shape": (TensorProto.FLOAT, ["batch", 2]), "scale_factor": (TensorProto.FLOAT, ["batch", 2])}
+    outputs = {"rows": rows, "bbox_num": np.array([9], np.int32)}
+    return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": beside}, batched=False)
+
+
+CASES: Mapping[str, Callable[[], Case]] = {
+    "labelloop": labelloop, "classify": classify, "end2end": end2end, "yolov8": yolov8,
+    "yolov8-segment": yolov8_segment, "yolov8-pose": yolov8_pose, "yolov8-obb": yolov8_obb,
+    "rt-detr-ultralytics": rt_detr_ultralytics, "yolov5": yolov5, "nanodet": nanodet,
+    "nanodet-single": nanodet_single, "picodet": picodet, "yolox": yolox, "yolox-decoded": yolox_decoded,
+    "fastestdet": fastestdet, "rf-detr": rf_detr, "detr-softmax": detr_softmax, "detr-sigmoid": detr_sigmoid,
+    "rt-detr": rt_detr, "tf-od": tf_od, "paddle": paddle, "ssd": ssd, "torchvision": torchvision,
+}  # fmt: skip
+"""Layout -> a model of it."""
+
+VARIANTS: Mapping[str, tuple[str, Callable[[], Case]]] = {
+    "v6, whose objectness is always 1": ("yolov5", yolov6),
+    "v8 with the task told": ("yolov8", lambda: yolov8(task="detect")),
+    "v8 with four levels": ("yolov8", lambda: yolov8((4, 8, 16, 32))),
+    "NanoDet with its outputs in another order": ("nanodet", lambda: nanodet((3, 1, 5, 0, 4, 2))),
+    "NanoDet with logits": ("nanodet", lambda: nanodet(logits=True)),
+    "NanoDet with one output and three levels": ("nanodet-single", lambda: nanodet_single(STRIDES, 0.5)),
+    "PicoDet in the order of its levels": ("picodet", lambda: picodet(tuple(range(8)))),
+    "torchvision, scores before labels": ("torchvision", lambda: torchvision(("boxes", "scores", "labels"))),
+    "torchvision, labels first": ("torchvision", lambda: torchvision(("labels", "scores", "boxes"))),
+}
+"""Further forms of a layout, in words -> the layout, and a model."""
