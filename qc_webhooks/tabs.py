@@ -1,4 +1,4 @@
-"""The two tabs of the Data Manager that show what quality control found; made, repaired, never doubled."""
+"""The tabs of the Data Manager that show what quality control found; made, repaired, never doubled, never first."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +23,29 @@ HIDDEN_COLUMNS = (
     "tasks:draft_exists",
 )
 
+# What Label Studio's own default tab hides besides while labeling, where the list is a narrow strip.
+_LABELING_HIDDEN = (
+    "tasks:id",
+    "tasks:completed_at",
+    "tasks:cancelled_annotations",
+    "tasks:total_predictions",
+    "tasks:annotators",
+)
+
+# What a reviewer does not choose a task by takes the place of the note.
+_NOISE = (
+    "tasks:completed_at",
+    "tasks:total_annotations",
+    "tasks:cancelled_annotations",
+    "tasks:total_predictions",
+    "tasks:annotators",
+    "tasks:data.qc_status",
+    "tasks:data.qc_review",
+)
+
+# Pixels: wide enough that a sentence of the note takes few lines.
+_WIDTHS = {"tasks:data.qc_note": 720, "tasks:data.qc_agreement": 110, "tasks:data.qc_annotators": 110}
+
 # Title -> the flat data key and the value that a task of this tab has.
 TABS: Mapping[str, tuple[str, str]] = {
     "QC: disputed": ("qc_status", "disputed"),
@@ -33,13 +56,13 @@ TABS: Mapping[str, tuple[str, str]] = {
 def tab_data(title: str) -> dict[str, Any]:
     """A tab as Label Studio stores it: least agreement first, as numbers."""
     key, value = TABS[title]
-    hidden = list(HIDDEN_COLUMNS)
+    hidden = [*HIDDEN_COLUMNS, *_NOISE]
     return {
         "title": title,
         "type": "list",
         "target": "tasks",
         "hiddenColumns": {"explore": hidden, "labeling": hidden},
-        "columnsWidth": {},
+        "columnsWidth": dict(_WIDTHS),
         "columnsDisplayType": {"tasks:data.qc_agreement": "Number"},
         "gridWidth": 4,
         "filters": {
@@ -52,12 +75,35 @@ def tab_data(title: str) -> dict[str, Any]:
     }
 
 
+def default_tab() -> dict[str, Any]:
+    """The tab of all tasks that Label Studio makes by itself, but only where a project has no tab at all."""
+    explore = list(HIDDEN_COLUMNS)
+    return {
+        "title": "Default",
+        "type": "list",
+        "target": "tasks",
+        "hiddenColumns": {"explore": explore, "labeling": [*_LABELING_HIDDEN, *explore]},
+        "columnsWidth": {},
+        "columnsDisplayType": {},
+        "gridWidth": 4,
+        "filters": {"conjunction": "and", "items": []},
+        "ordering": [],
+    }
+
+
 def ensure_tabs(studio: Studio, project: int) -> list[Change]:
-    """Makes the tabs that are missing and puts a changed filter right; columns and order stay as people set them."""
+    """Makes the tabs that are missing and puts a changed filter right; columns and order stay as people set them.
+
+    The first tab is what everybody sees who opens the project. Where there is none yet, Label Studio's own default
+    is made first: with ours alone the project would open on an empty list.
+    """
     views: dict[str, dict[str, Any]] = {}
     for found in studio.views(project):
         views.setdefault(found.get("data", {}).get("title"), found)  # a copy that somebody made stays theirs
     changes = []
+    if not views:
+        studio.add_view(project, default_tab())
+        changes.append(Change('tab "Default" with all tasks', done=True))
     for title in TABS:
         wanted = tab_data(title)
         view = views.get(title)

@@ -84,7 +84,7 @@ def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, 
     assert hook["url"] == URL
     assert hook["headers"] == {"X-Labelloop-Secret": "s3cret"}
     assert set(hook["actions"]) == set(WANTED)
-    assert [tab["data"]["title"] for tab in admin.tabs.values()] == list(TABS)
+    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
     assert admin.maximum == 1
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
     admin.writes.clear()
@@ -160,7 +160,7 @@ def test_a_refused_address_is_said_with_the_fix_and_the_poller_goes_on(admin, tm
     with pytest.raises(HostRefused, match=f"{said}.*poller finds every change"):
         connect(admin, PROJECT, Settings(home=tmp_path, qc_url=url), engine)
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
-    assert len(admin.tabs) == 2
+    assert len(admin.tabs) == 3
 
 
 @pytest.mark.parametrize(
@@ -187,22 +187,52 @@ def test_tabs_filter_by_flat_keys_and_sort_as_numbers():
         assert data["columnsDisplayType"] == {"tasks:data.qc_agreement": "Number"}
 
 
+def test_the_project_still_opens_on_all_its_tasks(admin):
+    first = next(change.what for change in ensure_tabs(admin, PROJECT))
+    assert first == 'tab "Default" with all tasks'
+    opened = admin.tabs[1]["data"]
+    assert (opened["title"], opened["filters"]["items"], opened["ordering"]) == ("Default", [], [])
+    assert "tasks:predictions_results" in opened["hiddenColumns"]["explore"]
+
+
+def test_a_tab_that_is_there_already_stays_the_first(admin):
+    admin.add_view(PROJECT, {"title": "Mine", "filters": {"conjunction": "and", "items": []}})
+    ensure_tabs(admin, PROJECT)
+    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Mine", *TABS]
+
+
+def test_the_note_has_room_in_our_tabs():
+    for title in TABS:
+        data = tab_data(title)
+        hidden = data["hiddenColumns"]["explore"]
+        assert {"tasks:completed_at", "tasks:cancelled_annotations", "tasks:total_predictions"} <= set(hidden)
+        assert not {"tasks:data.qc_note", "tasks:data.qc_agreement", "tasks:id"} & set(hidden)
+        assert data["columnsWidth"]["tasks:data.qc_note"] > 500
+
+
 def test_a_dropped_tab_comes_back_once(admin):
     ensure_tabs(admin, PROJECT)
-    del admin.tabs[1]
+    del admin.tabs[2]
     assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, False]
-    assert len(admin.tabs) == 2
+    assert len(admin.tabs) == 3
+
+
+def test_dropping_all_tabs_brings_the_default_back_too(admin):
+    ensure_tabs(admin, PROJECT)
+    admin.tabs.clear()
+    ensure_tabs(admin, PROJECT)
+    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
 
 
 def test_what_people_did_to_a_tab_stays_but_its_filter_is_put_right(admin):
     ensure_tabs(admin, PROJECT)
-    admin.tabs[1]["data"] |= {"ordering": ["tasks:id"], "columnsWidth": {"tasks:id": 50}}
+    admin.tabs[2]["data"] |= {"ordering": ["tasks:id"], "columnsWidth": {"tasks:id": 50}}
     # the browser writes the filter back with another type: that is the same filter
-    admin.tabs[1]["data"]["filters"]["items"][0]["type"] = "Unknown"
+    admin.tabs[2]["data"]["filters"]["items"][0]["type"] = "Unknown"
     assert not any(change.done for change in ensure_tabs(admin, PROJECT))
-    admin.tabs[1]["data"]["filters"]["items"] = []
+    admin.tabs[2]["data"]["filters"]["items"] = []
     assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, False]
-    assert admin.tabs[1]["data"]["ordering"] == ["tasks:id"]
+    assert admin.tabs[2]["data"]["ordering"] == ["tasks:id"]
 
 
 def test_status_counts_verdicts_and_asks_to_connect_first(studio, box, check, settings, engine):
