@@ -17,7 +17,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web import check_secret, create_web, json_body, metrics_of
 from ml_backend.detector import Detector, embedded_model
-from ml_backend.mapping import Target, find_targets, mapping_report
+from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report
 from ml_backend.memory import give_memory_back
 from ml_backend.predict import Photos, Predictor
 from ml_backend.projects import Projects
@@ -120,7 +120,7 @@ class _Endpoints:
             given.tasks,
             detector=detector,
             targets=self._find_targets(given.label_config, detector),
-            score_threshold=self._projects.options(given.project).score_threshold,
+            options=self._projects.options(given.project),
         )
         self._tasks.labels("batch").inc(len(given.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
@@ -147,7 +147,7 @@ class _Endpoints:
     def validate(self) -> Response:
         """Whether boxes can be shown with a label config, and what does not meet."""
         config = read_config(read_message(json_body(request), _ValidateRequest).config)
-        report = mapping_report(config, self._serving.detector().names.names)
+        report = _report_of(config, self._serving.detector())
         return _json({"status": "ok", "matched": dict(report.matched), "problems": report.lines()})
 
     def train(self) -> Response:
@@ -168,7 +168,8 @@ class _Endpoints:
     def _find_targets(self, xml: str | None, detector: Detector) -> tuple[Target, ...]:
         targets: tuple[Target, ...] = self._targets.get((detector.version, xml))
         if targets is None:
-            targets = find_targets(read_config(xml), detector.names.names)
+            names = detector.names.names
+            targets = find_targets(read_config(xml), names, gives=detector.gives, points=detector.points)
             self._targets.put((detector.version, xml), targets)
         return targets
 
@@ -180,7 +181,7 @@ class _Endpoints:
         if self._reported.get(key):
             return
         self._reported.put(key, value=True)
-        for line in mapping_report(config, detector.names.names).lines():
+        for line in _report_of(config, detector).lines():
             log.warning("labels_and_classes", project=given.project, model_version=detector.version, note=line)
 
 
@@ -212,6 +213,10 @@ class _Cache:
             self._values[key] = value
             while len(self._values) > self._most:
                 self._values.popitem(last=False)
+
+
+def _report_of(config: LabelConfig, detector: Detector) -> MappingReport:
+    return mapping_report(config, detector.names.names, gives=detector.gives, points=detector.points)
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
-from labelloop.labeling.config import Control, LabelConfig
+from labelloop.labeling.config import Control, LabelConfig, ObjectTag
+from ml_backend.shapes import SHAPES
 
-BOX_CONTROLS: Mapping[str, str] = {"RectangleLabels": "", "Labels": "Rectangle"}
-"""Controls that a box fills -> the shape tag that must stand beside it; empty where the control draws itself."""
+BOXES = frozenset({"boxes"})
+"""What a plain detector gives."""
+
+CHOICES = "Choices"
+"""What a classifier fills."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A control that boxes of one image go to.
+    """A control that what is seen on one image goes to.
 
     Attributes:
         control: The control with the labels.
-        shape: Its partner that draws the box, for `Labels` with a `Rectangle`; None for `RectangleLabels`.
+        shape: Its partner that draws the shape, for `Labels` with a `Rectangle`; None where the control draws itself.
         to_name: The image object.
         data_key: The key of the task's data that holds the image's address; a list of them where `is_list`.
         labels: Label of each model class that has one, by the class's index.
+        draws: Key of `SHAPES`, or `CHOICES`.
+        points: Label of each of the model's keypoints that has one, by its number; only for keypoints.
     """
 
     control: Control
@@ -29,10 +36,28 @@ class Target:
     data_key: str
     is_list: bool
     labels: Mapping[int, str]
+    draws: str = "Rectangle"
+    points: Mapping[int, str] = field(default_factory=dict)
 
     def threshold(self, default: float) -> float:
         """Scores below it are not shown: the control's own `model_score_threshold`, else the default."""
         return default if self.control.score_threshold is None else self.control.score_threshold
+
+    def thresholds(self, default: float, *, names: Sequence[str], by_name: Mapping[str, float]) -> dict[int, float]:
+        """The threshold of each class that the control shows: that of the class or its label, else `threshold`.
+
+        Args:
+            default: Where neither class nor control says one.
+            names: The model's class names.
+            by_name: Thresholds by class or label, in any case.
+        """
+        folded = {name.strip().casefold(): threshold for name, threshold in by_name.items()}
+        # Points are shown for every class: it is they that have labels.
+        labels = dict.fromkeys(range(len(names)), "") if self.points else self.labels
+        return {
+            index: folded.get(names[index].casefold(), folded.get(label.casefold(), self.threshold(default)))
+            for index, label in labels.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,7 @@ class MappingReport:
     """How a model's classes and a label configuration fit together.
 
     Attributes:
-        matched: (model class, label) of each class that has a label.
+        matched: (model class, label) of each class that has a label; (keypoint, label) likewise.
         classes_without_label: Model classes that no control shows; never pre-labelled.
         labels_without_class: Labels that the model does not know; left to the annotators.
         no_target: Why no control can take boxes at all; empty where one can.
@@ -69,49 +94,118 @@ class MappingReport:
         return said
 
 
-def find_targets(config: LabelConfig, names: Sequence[str]) -> tuple[Target, ...]:
-    """Every control of a label configuration that a box model with these class names can fill."""
-    images = {image.name: image for image in config.images}
-    targets = []
-    for control in config.controls_of(*BOX_CONTROLS):
-        labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
-        for to_name in control.to_names:
-            shape = _partner(config, control, to_name)
-            if to_name not in images or (shape is None and _shape_tag(control)):
-                continue
-            image = images[to_name]
-            targets.append(Target(control, shape, to_name, image.value, image.is_list, labels))
-    return tuple(targets)
-
-
-def mapping_report(config: LabelConfig, names: Sequence[str]) -> MappingReport:
-    """Which classes and labels meet, and which do not.
+def find_targets(
+    config: LabelConfig, names: Sequence[str], *, gives: AbstractSet[str] = BOXES, points: Sequence[str] = ()
+) -> tuple[Target, ...]:
+    """Every control of a label configuration that a model with these class names can fill.
 
     Args:
         config: The project's label configuration.
         names: The model's class names, in its order.
+        gives: What the model gives: see `ml_backend.layouts.Reader.gives`.
+        points: Names of its keypoints.
     """
-    targets = find_targets(config, names)
+    images = {image.name: image for image in config.images}
+    targets = []
+    for control in config.controls.values():
+        for to_name in control.to_names:
+            if to_name in images:
+                found = _target(config, control, images[to_name], names, gives=gives, points=points)
+                targets += [found] if found else []
+    return _without_repeats(targets, gives)
+
+
+def mapping_report(
+    config: LabelConfig, names: Sequence[str], *, gives: AbstractSet[str] = BOXES, points: Sequence[str] = ()
+) -> MappingReport:
+    """Which classes and labels meet, and which do not; the arguments are those of `find_targets`."""
+    targets = find_targets(config, names, gives=gives, points=points)
     if not targets:
-        tags = ", ".join(f"{tag} with {shape}" if shape else tag for tag, shape in BOX_CONTROLS.items())
-        why = "no image" if not config.images else f"no control for boxes ({tags}) on an image"
+        tags = ", ".join(_tags(gives))
+        what = "the class of a photo" if "classes" in gives else "boxes"
+        why = "no image" if not config.images else f"no control for {what} ({tags}) on an image"
         return MappingReport((), tuple(names), (), f"The label config has {why}, so nothing is pre-labelled.")
     matched = {names[index]: label for target in targets for index, label in target.labels.items()}
-    known = {label for target in targets for label in target.labels.values()}
+    by_point = {points[number]: label for target in targets for number, label in target.points.items()}
+    known = {label for target in targets for label in (*target.labels.values(), *target.points.values())}
     labels = [label.stored for target in targets for label in target.control.labels]
     return MappingReport(
-        matched=tuple(matched.items()),
-        classes_without_label=tuple(name for name in names if name not in matched),
+        matched=(*matched.items(), *by_point.items()),
+        classes_without_label=() if by_point else tuple(name for name in names if name not in matched),
         labels_without_class=tuple(dict.fromkeys(label for label in labels if label not in known)),
     )
 
 
-def _shape_tag(control: Control) -> str:
+def _tags(gives: AbstractSet[str]) -> list[str]:
+    """The tags that a model can fill, as a user writes them."""
+    if "classes" in gives:
+        return [CHOICES]
+    drawn = [name for name, shape in SHAPES.items() if gives & (shape.native | shape.derived)]
+    return [f"{name}Labels" for name in drawn] + [f"Labels with {name}" for name in drawn[:1]]
+
+
+def _target(
+    config: LabelConfig,
+    control: Control,
+    image: ObjectTag,
+    names: Sequence[str],
+    *,
+    gives: AbstractSet[str],
+    points: Sequence[str],
+) -> Target | None:
     """Tags are the same in any case."""
-    return next(shape for tag, shape in BOX_CONTROLS.items() if tag.lower() == control.type)
+    labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
+    target = Target(control, None, image.name, image.value, image.is_list, labels)
+    if control.type == CHOICES.lower():
+        # A choice belongs to the whole task: of a task of many images only one that is asked about item by item.
+        whole = not control.per_region and (
+            not image.is_list or control.attributes.get("perItem", "").lower() == "true"
+        )
+        return replace(target, draws=CHOICES) if "classes" in gives and whole else None
+    for name, shape in SHAPES.items():
+        if control.type == f"{name}Labels".lower() and gives & (shape.native | shape.derived):
+            return _with_points(replace(target, draws=name), points)
+    if control.type != "labels":
+        return None
+    for partner in config.controls.values():
+        drawn = next((name for name in SHAPES if name.lower() == partner.type), "")
+        if drawn and image.name in partner.to_names and gives & (SHAPES[drawn].native | SHAPES[drawn].derived):
+            return _with_points(replace(target, shape=partner, draws=drawn), points)
+    return None
 
 
-def _partner(config: LabelConfig, control: Control, to_name: str) -> Control | None:
-    tag = _shape_tag(control)
-    shapes = config.controls_of(tag) if tag else ()
-    return next((shape for shape in shapes if to_name in shape.to_names), None)
+def _with_points(target: Target, points: Sequence[str]) -> Target:
+    """With the labels of keypoints: by name, underscores or not, or by the number in a label's `model_index`."""
+    if target.draws != "KeyPoint" or not points:
+        return target
+    found = {}
+    for number, name in enumerate(points):
+        label = target.control.label_for(name) or target.control.label_for(name.replace("_", " "))
+        numbered = [one.stored for one in target.control.labels if one.attributes.get("model_index") == str(number)]
+        if numbered or label:
+            found[number] = numbered[0] if numbered else label or ""
+    return replace(target, points=found)
+
+
+def _without_repeats(targets: Sequence[Target], gives: AbstractSet[str]) -> tuple[Target, ...]:
+    """A shape drawn at a loss is for classes that no other control of the image shows.
+
+    The label configs of smart tools repeat their labels in KeyPointLabels, which are there to click with.
+    """
+
+    def derived(target: Target) -> bool:
+        if target.draws == "KeyPoint" and target.points:
+            return False
+        return target.draws != CHOICES and not gives & SHAPES[target.draws].native
+
+    kept = []
+    for target in targets:
+        if derived(target):
+            others = [one for one in targets if one.to_name == target.to_name and not derived(one)]
+            shown = {index for one in others for index in one.labels}
+            left = {index: label for index, label in target.labels.items() if index not in shown}
+            if not left and target.labels:
+                continue
+            target = replace(target, labels=left)  # noqa: PLW2901 - the same target, of fewer classes
+        kept.append(target)
+    return tuple(kept)

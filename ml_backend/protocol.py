@@ -58,9 +58,15 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         score_threshold: Lowest score of a pre-label, in [0, 1]; None: the backend's own.
+        score_thresholds: The same by class of the model, or by label; it goes before every other threshold.
+        slice: Pixels a side of the parts that larger photos are cut into; 0: they are not.
+        slice_overlap: Share of a part that its neighbour shows too.
     """
 
     score_threshold: float | None = None
+    score_thresholds: dict[str, float] = {}
+    slice: int = 0
+    slice_overlap: float = 0.2
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -95,7 +101,7 @@ def read_options(extra_params: Any) -> ProjectOptions:
     """The options in "extra params": an object, the same as JSON text, or empty in any of the ways it can be.
 
     Raises:
-        BadRequest: It is something else, or the threshold is not a number from 0 to 1.
+        BadRequest: It is something else, or a number in it is none or out of its range.
     """
     value = extra_params
     if isinstance(value, str):
@@ -107,15 +113,37 @@ def read_options(extra_params: Any) -> ProjectOptions:
         value = {}
     if not isinstance(value, dict):
         raise BadRequest("The extra params are not a JSON object.", fix=_OPTIONS)
-    threshold = value.get("score_threshold")
-    if threshold is None:
-        return ProjectOptions()
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-        raise BadRequest(f"score_threshold in the extra params is {threshold!r}.", fix=_OPTIONS)
-    return ProjectOptions(score_threshold=float(threshold))
+    told: dict[str, Any] = {}
+    if value.get("score_threshold") is not None:
+        told["score_threshold"] = _number(value, "score_threshold", 0, 1)
+    if value.get("score_thresholds") is not None:
+        by_name = value["score_thresholds"]
+        if not isinstance(by_name, dict):
+            raise BadRequest(f"score_thresholds in the extra params is {by_name!r}.", fix=_OPTIONS)
+        told["score_thresholds"] = {name: _number(by_name, name, 0, 1) for name in by_name}
+    if value.get("slice") is not None:
+        told["slice"] = int(_number(value, "slice", 0, 100_000))
+        if 0 < told["slice"] < LEAST_SLICE:
+            raise BadRequest(f"slice in the extra params is {told['slice']}, less than {LEAST_SLICE}.", fix=_OPTIONS)
+    if value.get("slice_overlap") is not None:
+        told["slice_overlap"] = _number(value, "slice_overlap", 0, 0.9)
+    return ProjectOptions(**told)
 
 
-_OPTIONS = 'In the connection\'s extra params write for example {"score_threshold": 0.4}, a number from 0 to 1.'
+LEAST_SLICE = 64
+"""Pixels a side: smaller parts would cut a photo into thousands."""
+
+_OPTIONS = (
+    'In the connection\'s extra params write for example {"score_threshold": 0.4}, or '
+    '{"score_thresholds": {"car": 0.6}, "slice": 640}: thresholds are numbers from 0 to 1, slice is in pixels.'
+)
+
+
+def _number(value: Mapping[str, Any], key: str, least: float, most: float) -> float:
+    number = value[key]
+    if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number <= most:
+        raise BadRequest(f"{key} in the extra params is {number!r}.", fix=_OPTIONS)
+    return float(number)
 
 
 def read_config(xml: str | None) -> LabelConfig:

@@ -24,7 +24,8 @@ def model(context: Context) -> Finding:
 
 def labels(context: Context) -> Finding:
     """Which labels of the project can no class of the model become, and which classes become no label?"""
-    report = mapping_report(context.label_config(), context.detector().names.names)
+    detector = context.detector()
+    report = mapping_report(context.label_config(), detector.names.names, gives=detector.gives, points=detector.points)
     if not report.matched:
         classes = f" The model's classes: {_some(report.classes_without_label)}."
         return problem(" ".join(report.lines()[:1]) + classes, _NO_TARGET if report.no_target else _RENAME)

@@ -3,7 +3,7 @@
 import pytest
 
 from labelloop.labeling.config import LabelConfig
-from ml_backend.mapping import BOX_CONTROLS, find_targets, mapping_report
+from ml_backend.mapping import find_targets, mapping_report
 
 NAMES = ("cat", "person", "car", "dining table")
 
@@ -72,13 +72,6 @@ def test_labels_with_a_rectangle_of_their_own_are_a_target():
     )
     [target] = find_targets(given, NAMES)
     assert (target.control.name, target.shape.name, target.to_name, target.data_key) == ("l", "box", "image", "image")
-
-
-def test_every_box_control_of_the_table_can_be_a_target():
-    for tag, shape in BOX_CONTROLS.items():
-        beside = f'<{shape} name="s" toName="image"/>' if shape else ""
-        given = config(f'<{tag} name="l" toName="image"><Label value="cat"/></{tag}>{beside}')
-        assert [target.control.tag for target in find_targets(given, NAMES)] == [tag]
 
 
 def test_tags_may_be_written_in_any_case():

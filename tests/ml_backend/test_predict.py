@@ -11,7 +11,7 @@ from labelloop.service.media import MediaUnreachable, NotAnImage
 from ml_backend.detector import load_detector
 from ml_backend.mapping import find_targets
 from ml_backend.predict import PREPARERS, Predictor
-from ml_backend.protocol import Prediction, Unanswered
+from ml_backend.protocol import Prediction, ProjectOptions, Unanswered
 from ml_backend.scoring import NEUTRAL
 
 LABELS = '<Label value="Cat"/><Label value="Person"/><Label value="Car"/>'
@@ -41,7 +41,8 @@ def predict(detector):
     def run(photos, tasks, *, config=ONE, threshold=0.3, project=None, **options):
         targets = find_targets(LabelConfig.parse(config), detector.names.names)
         predictor = Predictor(photos, score_threshold=threshold, **options)
-        return predictor.predict(tasks, detector=detector, targets=targets, score_threshold=project)
+        asked = ProjectOptions(score_threshold=project)
+        return predictor.predict(tasks, detector=detector, targets=targets, options=asked)
 
     return run
 
