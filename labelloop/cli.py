@@ -10,6 +10,7 @@ from cyclopts import App
 
 GROUPS = {
     "ml": "The ML backend, which draws pre-labels.",
+    "models": "Model files.",
     "qc": "Quality control, which measures agreement and routes disputes.",
     "inbox": "The durable inbox of events.",
     "dataset": "Data sets that were exported.",
@@ -49,6 +50,9 @@ COMMANDS: Sequence[Command] = (
     ),
     Command("dataset verify", "exporters.validate.commands:dataset_verify", "Compare a version with its manifest."),
     Command("ml serve", "ml_backend.commands:serve", "Serve the ML backend."),
+    Command(
+        "models inspect", "ml_backend.commands:models_inspect", "Say what a model file is, and what it sees on a photo."
+    ),
     Command("qc serve", "qc_webhooks.commands:serve", "Serve the webhook of quality control."),
     Command("qc status", "qc_webhooks.commands:status", "Say how a project's tasks stand: agreed, disputed, waiting."),
     Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),

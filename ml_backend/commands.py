@@ -22,6 +22,7 @@ def serve(
     host: str = "127.0.0.1",
     workers: int | None = None,
     threads: int | None = None,
+    layout: str = "",
     settings: Annotated[Settings | None, Parameter(parse=False)] = None,
 ) -> None:
     """Serve pre-labels to Label Studio, until Ctrl-C.
@@ -35,6 +36,7 @@ def serve(
         host: Address to listen on; 0.0.0.0 for other machines and for containers.
         workers: Processes; default LABELLOOP_WEB_WORKERS.
         threads: Threads of each process; default LABELLOOP_WEB_THREADS.
+        layout: What the model's outputs are, where it is not recognised; default LABELLOOP_MODEL_LAYOUT.
         settings: Read from the environment where None.
 
     Raises:
@@ -44,6 +46,8 @@ def serve(
     settings = settings or Settings()
     if model is not None:
         settings = settings.model_copy(update={"model": model.expanduser().absolute()})
+    if layout:
+        settings = settings.model_copy(update={"model_layout": layout})
     if not 0 < port < 65536:
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
     setup_logging(settings)
@@ -53,3 +57,46 @@ def serve(
     run_gunicorn(
         "ml_backend.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
     )
+
+
+def models_inspect(
+    model: Path | None = None,
+    *,
+    image: Path | None = None,
+    names: Path | None = None,
+    layout: str = "",
+    out: Path | None = None,
+    threshold: float = 0.3,
+    slice_side: Annotated[int, Parameter(name="--slice")] = 0,
+) -> None:
+    """Say what a model file is recognised as and why, and show what it sees on a photo.
+
+    Args:
+        model: ONNX file; default the model that comes with labelloop.
+        image: Photo to try it on; what is seen is listed, and drawn on a copy of the photo.
+        names: File of the class names: one a line, or YAML or JSON; default those in the model or beside it.
+        layout: What its outputs are, where it is not recognised.
+        out: File of the drawn photo; default NAME-drawn.png in this folder.
+        threshold: Lowest score that is shown.
+        slice_side: Pixels a side of the parts that a larger photo is cut into; 0: it is not.
+
+    Raises:
+        ModelError: The model cannot be served; the message says why and what to do.
+        MediaError: The photo cannot be read.
+    """
+    from labelloop.service.media import load_photo
+    from ml_backend.detector import load_detector
+    from ml_backend.inspection import describe, draw, listed, look
+    from ml_backend.slicing import Slices
+
+    detector = load_detector((model or embedded_model()).expanduser(), layout=layout, names=names, numbered=True)
+    for line in describe(detector):
+        print(line)
+    if image is None:
+        return
+    sight = look(detector, load_photo(image.expanduser()).image, threshold=threshold, slices=Slices(slice_side))
+    for line in listed(sight):
+        print(line)
+    out = out or Path(f"{image.stem}-drawn.png")
+    draw(sight).save(out)
+    print(f"Drawn: {out}")

@@ -11,12 +11,15 @@ import numpy as np
 
 from ml_backend.detections import Detections, suppress
 from ml_backend.engine import Engine
-from ml_backend.errors import ModelBroken, UnknownLayout
+from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.graph import Arrays
 from ml_backend.layouts import LAYOUTS, Reader, plain_spec
 from ml_backend.names import Names, find_names, point_names
 from ml_backend.preprocess import InputSpec, Prepared, prepare
 from ml_backend.versions import model_version
+
+MOST_NUMBERED = 1000
+"""Classes that are called by numbers where the outputs do not say how many there are."""
 
 
 def embedded_model() -> Path:
@@ -97,7 +100,9 @@ class Detector:
         return found[found.classes >= 0]
 
 
-def load_detector(path: Path, *, layout: str = "", threads: int = 0, names: Path | None = None) -> Detector:
+def load_detector(
+    path: Path, *, layout: str = "", threads: int = 0, names: Path | None = None, numbered: bool = False
+) -> Detector:
     """Opens a model, tries it once on a grey photo and recognises what its outputs mean.
 
     Args:
@@ -105,6 +110,7 @@ def load_detector(path: Path, *, layout: str = "", threads: int = 0, names: Path
         layout: Key of `LAYOUTS` to use, whatever the recognisers say; empty: the first that recognises it.
         threads: Threads of one run; 0: one a core.
         names: File of the class names; None: those in the model, or beside it.
+        numbered: Whether classes that nothing names are called by their numbers; else that is an error.
 
     Raises:
         ModelMissing, ModelBroken: It cannot be opened or run.
@@ -129,12 +135,21 @@ def load_detector(path: Path, *, layout: str = "", threads: int = 0, names: Path
     return Detector(
         version=version,
         path=path,
-        names=find_names(path, engine.graph.metadata, reader.classes, spare=reader.spare, given=names),
+        names=_named(path, engine, reader, names, numbered=numbered),
         layout=name,
         why=why,
         reader=reader,
         engine=engine,
     )
+
+
+def _named(path: Path, engine: Engine, reader: Reader, given: Path | None, *, numbered: bool) -> Names:
+    try:
+        return find_names(path, engine.graph.metadata, reader.classes, spare=reader.spare, given=given)
+    except NamesMissing as error:
+        if not numbered or error.found is not None:
+            raise
+        return Names(tuple(map(str, range(reader.classes or MOST_NUMBERED))), "nothing, so they are numbers")
 
 
 def _recognised(path: Path, engine: Engine, seen: Arrays, asked: str) -> tuple[str, str]:

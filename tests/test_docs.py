@@ -13,6 +13,7 @@ from labelloop.labeling.values import GEOMETRIES
 from labelloop.service.settings import Settings, describe_settings
 from ml_backend.app import create_app as create_ml
 from ml_backend.layouts import LAYOUTS
+from ml_backend.shapes import SHAPES
 from qc_webhooks.agreement import METRICS
 from qc_webhooks.app import create_app as create_qc
 from qc_webhooks.policy import Policy
@@ -28,6 +29,7 @@ TABLES = {
     "LAYOUTS": LAYOUTS,
     "METRICS": METRICS,
     "ROUTES": ROUTES,
+    "SHAPES": SHAPES,
     "CHECKS": CHECKS,
 }
 
