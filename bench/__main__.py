@@ -12,6 +12,7 @@ from pathlib import Path
 BENCHES: Mapping[str, str] = {
     "brush": "bench.brush",
     "export": "bench.export",
+    "layouts": "bench.layouts",
     "predict": "bench.predict",
     "queue": "bench.queue",
     "reading": "bench.reading",
