@@ -27,7 +27,7 @@ def run() -> str:
             f"AP50 by pycocotools on {len(photos)} photos of COCO over its 80 classes. Reference: the model's own",
             "decoding written out as a plain loop over cells, sides and boxes, on the same input. Shown: how the photo",
             "lies in the input, which decides more than anything else; the layout's choice is marked with *.",
-            "Milliseconds a photo, p50: the run of the model, decoding and suppression from scores of 0.01 and of 0.3 on.",
+            "Milliseconds a photo, p50: the run, and decoding with suppression from scores of 0.01 and of 0.3 on.",
             "",
             "| model | layout | AP50 | reference | shown: fit | shown: stretched | run | decode, .01 | decode, .3 |",
             "|---|---|---|---|---|---|---|---|---|",
