@@ -17,13 +17,14 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web import check_secret, create_web, json_body, metrics_of
 from ml_backend.detector import Detector, embedded_model
-from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report
+from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.memory import give_memory_back
 from ml_backend.predict import Photos, Predictor
 from ml_backend.projects import Projects
 from ml_backend.protocol import (
     Prediction,
     PredictRequest,
+    ProjectOptions,
     SetupRequest,
     read_config,
     read_message,
@@ -104,7 +105,7 @@ class _Endpoints:
         config = read_config(given.schema)
         version = self._serving.version()
         self._projects.keep(given.project, options)
-        self._report(given, config)
+        self._report(given, config, options)
         return _json({"model_version": version})
 
     def predict(self) -> Response:
@@ -173,15 +174,19 @@ class _Endpoints:
             self._targets.put((detector.version, xml), targets)
         return targets
 
-    def _report(self, given: SetupRequest, config: LabelConfig) -> None:
+    def _report(self, given: SetupRequest, config: LabelConfig, options: ProjectOptions) -> None:
         detector = self._serving.loaded()
         if detector is None:
             return
-        key = (detector.version, given.project, given.schema)
+        key = (detector.version, given.project, given.schema, *sorted(options.score_thresholds))
         if self._reported.get(key):
             return
         self._reported.put(key, value=True)
-        for line in _report_of(config, detector).lines():
+        lines = _report_of(config, detector).lines()
+        targets = self._find_targets(given.schema, detector)
+        if unknown := unknown_thresholds(targets, detector.names.names, options.score_thresholds):
+            lines.append(f"score_thresholds names what is neither a class nor a label: {', '.join(unknown)}.")
+        for line in lines:
             log.warning("labels_and_classes", project=given.project, model_version=detector.version, note=line)
 
 

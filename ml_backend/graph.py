@@ -83,13 +83,15 @@ class Graph:
             width: The same.
             count: How many photos.
         """
-        return {
-            tensor.name: np.broadcast_to(
-                AUXILIARY[tensor.name](height, width), _known(tensor, height, width, count)
-            ).astype(tensor.dtype)
-            for tensor in self.inputs
-            if tensor.name in AUXILIARY
-        }
+        fed = {}
+        for tensor in self.inputs:
+            if tensor.name in AUXILIARY:
+                value = AUXILIARY[tensor.name](height, width)
+                shape = value.shape or tuple(
+                    told or side for told, side in zip(tensor.shape[1:], (height, width), strict=False)
+                )
+                fed[tensor.name] = np.broadcast_to(value, (count, *shape)).astype(tensor.dtype)
+        return fed
 
     @property
     def dynamic_batch(self) -> bool:
@@ -115,12 +117,6 @@ def read_graph(session: Any) -> Graph:
 def _tensor(node: Any) -> Tensor:
     shape = tuple(n if isinstance(n, int) and n > 0 else None for n in node.shape)
     return Tensor(name=node.name, shape=shape, dtype=_DTYPES.get(node.type, node.type))
-
-
-def _known(tensor: Tensor, height: int, width: int, count: int) -> tuple[int, ...]:
-    """The shape of an input beside the photo: what it leaves open is the count of photos, and the photo's own sides."""
-    told = (count, height, width)
-    return tuple(told[min(axis, 2)] if side is None or axis == 0 else side for axis, side in enumerate(tensor.shape))
 
 
 def as_float32(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -136,6 +136,13 @@ def mapping_report(
     )
 
 
+def unknown_thresholds(targets: Sequence[Target], names: Sequence[str], by_name: Mapping[str, float]) -> list[str]:
+    """The names in a project's thresholds that are neither a class of the model nor a label of the project."""
+    known = {name.casefold() for name in names}
+    known |= {label.stored.casefold() for target in targets for label in target.control.labels}
+    return [name for name in by_name if name.strip().casefold() not in known]
+
+
 def _tags(gives: AbstractSet[str]) -> list[str]:
     """The tags that a model can fill, as a user writes them."""
     if "classes" in gives:

@@ -141,11 +141,10 @@ def _recognise_single(graph: Graph, seen: Arrays) -> str | None:
         return None
     classes = array.shape[2] - 4 * BINS
     size, told = image_size(graph), named(graph)
-    plus = grid_strides(*size, array.shape[1]) == _STRIDES[4]
-    # With three levels the shape is YOLOX's with more classes: the names, or distances that are no shares, decide.
-    if told not in {None, classes} or not (plus or told == classes) or not is_share(array[..., :classes]):
+    if grid_strides(*size, array.shape[1]) not in set(_STRIDES.values()) or told not in {None, classes}:
         return None
-    if not plus and grid_strides(*size, array.shape[1]) != _STRIDES[3]:
+    # YOLOX has the same shape with more classes, but all of them, and nothing else from the fifth on, are shares.
+    if not is_share(array[..., :classes]) or is_share(array[..., classes:]):
         return None
     return f"one output of {classes} class scores and 4 x {BINS} numbers of distances for {array.shape[1]} anchors"
 

@@ -19,6 +19,7 @@ from ml_backend.layouts.layout import (
     grid,
     grid_strides,
     image_size,
+    is_share,
     only,
     plain_spec,
 )
@@ -53,8 +54,8 @@ def _form(graph: Graph, seen: Arrays) -> tuple[str, str] | None:
     if found is None or graph.metadata.get("task", "detect") != "detect":
         return None
     array, strides = found
-    if np.all(array[..., 4] == 1):
-        return None  # YOLOv6: no objectness
+    if np.all(array[..., 4] == 1) or not is_share(array[..., 4:]):
+        return None  # YOLOv6 has no objectness; NanoDet's rows end in distances
     raw, pixels = offsets(array, *grid(*image_size(graph), strides))
     where = f"one grid of {array.shape[1]} anchors at strides {', '.join(map(str, strides))}"
     if raw <= min(_NEAR, pixels):

@@ -50,7 +50,7 @@ def build_onnx(
     infos = []
     for name, array in outputs.items():
         value = np.asarray(array)
-        whole = np.issubdtype(value.dtype, np.integer) and value.ndim < 3
+        whole = (np.issubdtype(value.dtype, np.integer) and value.ndim < 3) or value.dtype == np.float16
         kind = helper.np_dtype_to_tensor_dtype(value.dtype) if whole else TensorProto.FLOAT
         constants.append(numpy_helper.from_array(value if whole else value.astype(np.float32), f"{name}.value"))
         constants.append(numpy_helper.from_array(np.array([-1] + [1] * (value.ndim - 1)), f"{name}.rank"))

@@ -64,6 +64,15 @@ def test_extra_params_may_be_empty_in_every_way(given, client, boxes_config):
     assert client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": given}).status_code == 200
 
 
+def test_a_threshold_by_class_holds_and_one_of_nothing_is_told(client, boxes_config):
+    asked = {"score_thresholds": {"car": 0.05, "CAT": 0.99, "Unicorn": 0.4}}
+    with capture_logs() as logs:
+        client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": asked})
+    assert any("Unicorn" in entry.get("note", "") for entry in logs)
+    [entry] = client.post("/predict", json=predict_body(boxes_config, TASK)).json["results"]
+    assert {result["value"]["rectanglelabels"][0] for result in entry["result"]} == {"Person", "Car"}
+
+
 @pytest.mark.parametrize("given", [{"score_threshold": 0.05}, '{"score_threshold": 0.05}'])
 def test_a_threshold_in_the_extra_params_holds_for_its_project_in_every_worker(
     given, client_of, labelloop_model, photos, boxes_config

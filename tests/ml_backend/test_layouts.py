@@ -83,6 +83,20 @@ def test_each_layout_is_served_with_an_open_size_and_with_half_precision(name, b
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
+def test_outputs_of_half_precision_are_read_as_well(name, build):
+    case = CASES[name]()
+    halves = {
+        key: value if np.issubdtype((value := np.asarray(array)).dtype, np.integer) else value.astype(np.float16)
+        for key, array in case.outputs.items()
+    }
+    detector = load_detector(build(dataclasses.replace(case, outputs=halves)))
+    assert detector.layout == name
+    [found] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=FLOOR)
+    assert len(found)
+    assert (found.boxes.dtype, found.scores.dtype) == (np.float32, np.float32)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_each_layout_can_be_named_and_refuses_what_it_cannot_read(name, build, make_onnx):
     case = CASES[name]()
     assert load_detector(build(case), layout=name).why == "asked for"
@@ -158,6 +172,26 @@ def test_coco_numbers_of_91_classes_find_their_80_names(build):
     assert [detector.names.names[place] for place in found.classes] == ["person", "toothbrush"]
     assert len(COCO_GAPS) == 11
     assert class_places(names, 80, "any") is None
+
+
+AUXILIARY = {
+    "orig_target_sizes": ((TensorProto.INT64, ["n", "two"]), [[96, 64]]),
+    "im_shape": ((TensorProto.FLOAT, [1, 2]), [[64, 96]]),
+    "scale_factor": ((TensorProto.FLOAT, ["n", 2]), [[1, 1]]),
+    "pixel_mask": ((TensorProto.INT64, ["n", 32, "w"]), np.ones((1, 32, 96))),
+}
+
+
+@pytest.mark.parametrize("name", AUXILIARY)
+def test_inputs_beside_the_photo_are_given_what_they_mean(name, build):
+    told, expected = AUXILIARY[name]
+    engine = load_detector(build(CASES["yolox"](), beside={name: told})).engine
+    assert engine.graph.feeds(64, 96, 1)[name].tolist() == np.asarray(expected).tolist()
+
+
+def test_an_input_that_nobody_knows_is_named(build):
+    with pytest.raises(ModelBroken, match=r"no single photo.*camera \[1, 3\]"):
+        load_detector(build(CASES["yolox"](), beside={"camera": (TensorProto.FLOAT, [1, 3])}))
 
 
 def test_a_named_background_shifts_nothing(build):
