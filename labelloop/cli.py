@@ -11,6 +11,7 @@ from cyclopts import App
 GROUPS = {
     "ml": "The ML backend, which draws pre-labels.",
     "models": "Model files.",
+    "learn": "Learning from what annotators draw.",
     "qc": "Quality control, which measures agreement and routes disputes.",
     "inbox": "The durable inbox of events.",
     "dataset": "Data sets that were exported.",
@@ -52,6 +53,11 @@ COMMANDS: Sequence[Command] = (
     Command("ml serve", "ml_backend.commands:serve", "Serve the ML backend."),
     Command(
         "models inspect", "ml_backend.commands:models_inspect", "Say what a model file is, and what it sees on a photo."
+    ),
+    Command(
+        "learn simulate",
+        "ml_backend.learn_commands:learn_simulate",
+        "Say how many labels you need, from a data set that is labelled already.",
     ),
     Command("qc serve", "qc_webhooks.commands:serve", "Serve the webhook of quality control."),
     Command("qc status", "qc_webhooks.commands:status", "Say how a project's tasks stand: agreed, disputed, waiting."),

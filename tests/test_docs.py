@@ -12,8 +12,11 @@ from labelloop.doctor import CHECKS
 from labelloop.labeling.values import GEOMETRIES
 from labelloop.service.settings import Settings, describe_settings
 from ml_backend.app import create_app as create_ml
+from ml_backend.datasets import READERS
 from ml_backend.layouts import LAYOUTS
 from ml_backend.shapes import SHAPES
+from ml_backend.standard import STANDARD
+from ml_backend.trainers import TRAINERS
 from qc_webhooks.agreement import METRICS
 from qc_webhooks.app import create_app as create_qc
 from qc_webhooks.policy import Policy
@@ -27,6 +30,9 @@ TABLES = {
     "FLAWS": FLAWS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
+    "TRAINERS": TRAINERS,
+    "STANDARD": STANDARD,
+    "READERS": READERS,
     "METRICS": METRICS,
     "ROUTES": ROUTES,
     "SHAPES": SHAPES,

@@ -1,0 +1,100 @@
+"""Owns learning: from labelled photos to a head, every choice made by cross-validation on what is labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ml_backend.detections import Detections, Ints
+from ml_backend.examples import Example
+from ml_backend.fitting import fit_head
+from ml_backend.head import Head
+from ml_backend.judge import Truth, mean_ap50
+
+FOLDS = 2
+FEWEST = 2
+"""Photos below which nothing can be held out: the first of `CHOICES` is taken."""
+
+FEW = 10
+"""Photos from which a prototype never won over logistic regression: it is tried no more."""
+
+MARGIN = 0.005
+"""AP50 by which a choice must beat the one before it: simpler ones come first."""
+
+FLOOR = 0.01
+"""Score of the weakest detection that counts when a head is judged."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a head is fitted: a key of `TRAINERS`, and whether boxes are refitted."""
+
+    trainer: str
+    refit_boxes: bool
+
+
+CHOICES = (
+    Choice("logistic", refit_boxes=False),
+    Choice("logistic", refit_boxes=True),
+    Choice("prototype", refit_boxes=False),
+)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A fitted head, how it was chosen, and what cross-validation gave each choice (AP50; empty: none was possible)."""
+
+    head: Head
+    choice: Choice
+    judged: Mapping[Choice, float]
+
+
+def learn(examples: Sequence[Example], *, groups: Sequence[int], known: Sequence[tuple[str, int]] = ()) -> Learned:
+    """The head that did best on photos held out from its own fit, fitted again on all.
+
+    Args:
+        examples: Labelled photos, at least one of them with a box.
+        groups: Of the backbone.
+        known: Classes of the project that the backbone knows, with its index.
+    """
+    judged: dict[Choice, float] = {}
+    best = CHOICES[0]
+    # Matrices this small gain nothing from threads, and threads that wait for each other on a busy machine cost much.
+    with threadpool_limits(1):
+        if sum(bool(one.labels) for one in examples) >= FEWEST:
+            judged = cross_validate(examples, groups=groups)
+            for choice, score in judged.items():
+                if score > judged[best] + MARGIN:
+                    best = choice
+        head = fit_head(examples, groups=groups, trainer=best.trainer, refit_boxes=best.refit_boxes, known=known)
+    return Learned(head, best, judged)
+
+
+def cross_validate(examples: Sequence[Example], *, groups: Sequence[int]) -> dict[Choice, float]:
+    """Mean AP50 of each choice on photos that took no part in the fit that judges them."""
+    choices = [choice for choice in CHOICES if choice.trainer == "logistic" or len(examples) < FEW]
+    order = np.random.default_rng(0).permutation(len(examples))
+    names = sorted({label for one in examples for label in one.labels})
+    truths: list[Truth] = []
+    found: dict[Choice, list[Detections]] = {choice: [] for choice in choices}
+    for fold in range(FOLDS):
+        held = [examples[index] for index in order[fold::FOLDS]]
+        rest = [examples[index] for place, index in enumerate(order) if place % FOLDS != fold]
+        if not any(one.labels for one in rest):
+            continue
+        truths += [Truth(one.drawn, one.labels) for one in held]
+        for trainer in dict.fromkeys(choice.trainer for choice in choices):
+            head = fit_head(rest, groups=groups, trainer=trainer, refit_boxes=True)
+            numbers = np.array([names.index(name) for name in head.names], np.int64)
+            for choice in choices:
+                if choice.trainer == trainer:
+                    judged = head if choice.refit_boxes else replace(head, shift=None)
+                    found[choice] += [_renumbered(judged.detect(one.sight, floor=FLOOR), numbers) for one in held]
+    return {choice: mean_ap50(truths, found[choice], names=names) for choice in choices}
+
+
+def _renumbered(found: Detections, numbers: Ints) -> Detections:
+    return Detections(found.boxes, found.scores, numbers[found.classes])

@@ -1,0 +1,109 @@
+"""Owns the learned model as a file: a backbone and a fitted head in one plain ONNX that runs anywhere.
+
+The outputs are those of the layout `labelloop`; `objectness` is 1, since the head's own scores are complete. The head
+is written as the arithmetic of `head.Head`, in double precision, so that its answers are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from ml_backend.backbone import Backbone
+from ml_backend.features import EMBEDDINGS
+from ml_backend.head import CERTAIN, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
+from ml_backend.nodes import Nodes
+
+
+def write_learned(path: Path, backbone: Backbone, head: Head) -> None:
+    """Writes the model; the file appears whole or not at all.
+
+    Args:
+        path: The file, `.onnx`.
+        backbone: What the head was fitted on.
+        head: The last layer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    onnx.save(learned_model(backbone, head), partial)
+    partial.replace(path)
+
+
+def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
+    """The graph of the backbone with the head in place of its last layer; `embeddings` stays an output."""
+    nodes = Nodes(onnx.load(backbone.detector.path), prefix="head")
+    for name in ("boxes", "objectness", "scores"):
+        nodes.rename_output(name, f"backbone.{name}")
+    nodes.drop_outputs("boxes", "objectness", "scores")
+    double = {
+        name: nodes.cast(name, np.float64)
+        for name in ("backbone.boxes", "backbone.objectness", "backbone.scores", EMBEDDINGS)
+    }
+    seen = _describe(nodes, double)
+    powers = nodes.add("Exp", nodes.add("Neg", _apply(nodes, seen, head.groups, head.weights, head.bias)))
+    one = nodes.constant(np.ones(1))
+    chances = nodes.add("Div", one, nodes.add("Add", one, powers))
+    if head.known:
+        kept = nodes.add("Gather", double["backbone.scores"], nodes.constant(np.array(head.known, np.int64)), axis=2)
+        presence = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
+        chances = nodes.concat([chances, nodes.add("Mul", kept, presence)], axis=2)
+    nodes.cast(chances, np.float32, name="scores")
+    if head.shift is None:
+        nodes.add("Identity", "backbone.boxes", name="boxes")
+    else:
+        shift = _apply(nodes, seen, head.groups, head.shift[:, :-1], head.shift[:, -1])
+        _move(nodes, double["backbone.boxes"], shift)
+    whole = nodes.add("Sub", "backbone.objectness", "backbone.objectness")
+    nodes.add("Add", whole, nodes.constant(np.ones(1, np.float32)), name="objectness")
+    count = sum(head.groups)
+    nodes.output("boxes", ("batch", count, 4))
+    nodes.output("objectness", ("batch", count))
+    nodes.output("scores", ("batch", count, len(head.names)))
+    nodes.tell(names=list(head.names), learned_from=backbone.version)
+    return nodes.close()
+
+
+def _describe(nodes: Nodes, double: dict[str, str]) -> str:
+    """`head.describe`."""
+    sides = nodes.add("Log", _sides(nodes, double["backbone.boxes"]))
+    certain = (nodes.constant(np.array([bound])) for bound in (CERTAIN, 1 - CERTAIN))
+    low, high = certain
+    presence = nodes.add("Min", nodes.add("Max", double["backbone.objectness"], low), high)
+    absence = nodes.add("Sub", nodes.constant(np.ones(1)), presence)
+    odds = nodes.reshape(nodes.add("Log", nodes.add("Div", presence, absence)), (0, -1, 1))
+    return nodes.concat([double[EMBEDDINGS], sides, nodes.add("Mul", sides, sides), odds], axis=2)
+
+
+def _sides(nodes: Nodes, boxes: str) -> str:
+    sides = nodes.add("Sub", nodes.columns(boxes, 2, 4), nodes.columns(boxes, 0, 2))
+    return nodes.add("Max", sides, nodes.constant(np.array([SMALLEST_SIDE])))
+
+
+def _apply(nodes: Nodes, seen: str, groups: tuple[int, ...], weights: Doubles, bias: Doubles) -> str:
+    """`Head._apply`: each group of candidates by its own rows."""
+    parts, start = [], 0
+    for size, weight, constant in zip(groups, weights, bias, strict=True):
+        part = nodes.rows(seen, start, start + size) if len(groups) > 1 else seen
+        product = nodes.add("MatMul", part, nodes.constant(weight))
+        parts.append(nodes.add("Add", product, nodes.constant(constant)))
+        start += size
+    return nodes.concat(parts, axis=1)
+
+
+def _move(nodes: Nodes, boxes: str, shift: str) -> None:
+    """`head.move`."""
+    bounded = nodes.add(
+        "Min",
+        nodes.add("Max", shift, nodes.constant(np.array([-MOST_SHIFT]))),
+        nodes.constant(np.array([MOST_SHIFT])),
+    )
+    sides = _sides(nodes, boxes)
+    two = nodes.constant(np.array([2.0]))
+    middle = nodes.add("Div", nodes.add("Add", nodes.columns(boxes, 0, 2), nodes.columns(boxes, 2, 4)), two)
+    centre = nodes.add("Add", middle, nodes.add("Mul", nodes.columns(bounded, 0, 2), sides))
+    grown = nodes.add("Mul", sides, nodes.add("Exp", nodes.columns(bounded, 2, 4)))
+    half = nodes.add("Div", grown, two)
+    corners = nodes.concat([nodes.add("Sub", centre, half), nodes.add("Add", centre, half)], axis=2)
+    nodes.cast(corners, np.float32, name="boxes")

@@ -1,0 +1,200 @@
+"""Owns the simulation: a labelled data set replayed through the code that learns in service: how many labels do?
+
+Photos are labelled in the order of a strategy; at each number asked for, a head is learned and judged on the test
+photos. Every seed draws its own pool, so that a strategy without chance in it gives a spread of results too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from labelloop.service.media import MediaError, load_photo
+from ml_backend.acquisition import FLOOR, Look, next_photos, photo_vector, uncertainty
+from ml_backend.backbone import Backbone, Sight
+from ml_backend.datasets import LabelledPhoto
+from ml_backend.detections import Detections, Floats
+from ml_backend.examples import Example
+from ml_backend.head import Head
+from ml_backend.judge import Truth, mean_ap50
+from ml_backend.learn import learn
+from ml_backend.preprocess import prepare
+from ml_backend.sights import Sights
+
+Strategy = Literal["random", "active"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+POOL_SHARE = 2 / 3
+"""Of the photos that may be labelled, those that a seed draws."""
+
+STEP = 3
+"""Photos that the active strategy chooses at a time: an annotator who follows a queue made after each fit."""
+
+JUDGE_FLOOR = 0.005
+"""Score of the weakest detection that counts for AP50."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of a learning curve; what `--json` lists under `runs`.
+
+    Attributes:
+        strategy: How photos were chosen; `seed` of the draw.
+        labelled: Photos asked for; `images` labelled, fewer where the pool ran out, and the `boxes` drawn on them.
+        ap50: Mean over the classes of the test photos.
+        seconds: To fit the head.
+    """
+
+    strategy: Strategy
+    labelled: int
+    seed: int
+    ap50: float
+    images: int
+    boxes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Album:
+    """Photos of a data set as a backbone sees them."""
+
+    backbone: Backbone
+    sights: Sights
+
+    def sight(self, photo: LabelledPhoto) -> Sight:
+        """What the backbone sees on a photo.
+
+        Raises:
+            MediaError: It cannot be decoded.
+        """
+        content = photo.path.read_bytes()
+        key = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
+        return self.sights.get(key, lambda: self._see(content, photo.path.name))
+
+    def _see(self, content: bytes, name: str) -> Sight:
+        spec = self.backbone.spec
+        loaded = load_photo(content, max_side=max(spec.width, spec.height), name=name)
+        return self.backbone.see([prepare(loaded.image, spec, size=(loaded.width, loaded.height))])[0]
+
+    def example(self, photo: LabelledPhoto) -> Example:
+        """A labelled photo."""
+        drawn = np.asarray(photo.boxes, np.float32).reshape(-1, 4)
+        return Example(self.sight(photo), drawn, photo.labels)
+
+
+def readable(
+    album: Album, photos: Sequence[LabelledPhoto], progress: Callable[[int, int], None]
+) -> tuple[list[LabelledPhoto], list[str]]:
+    """Looks at every photo once; those that can be decoded, and what is wrong with the others, in words."""
+    good, bad = [], []
+    for index, photo in enumerate(photos, 1):
+        try:
+            album.sight(photo)
+        except MediaError as error:
+            bad.append(f"{photo.path.name}: {error}")
+        else:
+            good.append(photo)
+        progress(index, len(photos))
+    return good, bad
+
+
+def simulate(
+    album: Album,
+    pool: Sequence[LabelledPhoto],
+    test: Sequence[LabelledPhoto],
+    *,
+    sizes: Sequence[int],
+    strategies: Sequence[Strategy],
+    seeds: int,
+) -> Iterator[Run]:
+    """One run after the other, as they are done.
+
+    Args:
+        album: Shows the photos.
+        pool: Photos that may be labelled; all can be decoded.
+        test: Photos that heads are judged on.
+        sizes: Numbers of labelled photos.
+        strategies: How they are chosen.
+        seeds: Draws of each strategy.
+    """
+    truths = [Truth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels) for one in test]
+    classes = sorted({label for one in (*pool, *test) for label in one.labels})
+    known = [(name, index) for index, name in enumerate(album.backbone.names) if name in classes]
+    for strategy in strategies:
+        for seed in range(seeds):
+            share = max(min(len(pool), max(sizes)), round(len(pool) * POOL_SHARE))
+            drawn = [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))[:share]]
+            labeller = _Labeller(album, drawn, known, strategy)
+            for size in sorted(set(sizes)):
+                labeller.label(size)
+                head = labeller.head()
+                found = [head.detect(album.sight(photo), floor=JUDGE_FLOOR) for photo in test]
+                yield Run(
+                    strategy=strategy,
+                    labelled=size,
+                    seed=seed,
+                    ap50=mean_ap50(truths, found, names=head.names),
+                    images=len(labeller.labelled),
+                    boxes=sum(len(one.labels) for one in labeller.labelled),
+                    seconds=labeller.seconds,
+                )
+
+
+class _Labeller:
+    """An annotator who draws what the data set says, in the order of a strategy."""
+
+    def __init__(
+        self, album: Album, pool: Sequence[LabelledPhoto], known: Sequence[tuple[str, int]], strategy: Strategy
+    ) -> None:
+        self._album = album
+        self._known = known
+        self._strategy = strategy
+        self._left = list(pool)
+        self._vectors: Mapping[str, Floats] = {}
+        if strategy == "active":
+            self._vectors = {photo.name: photo_vector(album.sight(photo)) for photo in pool}
+        self._examples: list[Example] = []
+        self._head: Head | None = None
+        self.labelled: list[LabelledPhoto] = []
+        self.seconds = 0.0
+
+    def label(self, size: int) -> None:
+        """Draws on photos until there are so many, or none is left."""
+        while len(self.labelled) < size and self._left:
+            count = min(STEP if self._strategy == "active" else size, size - len(self.labelled))
+            chosen = self._choose(count)
+            for photo in [self._left[index] for index in chosen]:
+                self.labelled.append(photo)
+                self._examples.append(self._album.example(photo))
+            self._left = [photo for index, photo in enumerate(self._left) if index not in set(chosen)]
+            self._head = None
+
+    def head(self) -> Head:
+        """The head learned from what is labelled."""
+        if self._head is None:
+            started = time.perf_counter()
+            self._head = learn(self._examples, groups=self._album.backbone.groups, known=self._known).head
+            self.seconds = time.perf_counter() - started
+        return self._head
+
+    def _choose(self, count: int) -> list[int]:
+        if self._strategy == "random":
+            return list(range(min(count, len(self._left))))
+        drawn = Counter(label for one in self.labelled for label in one.labels)
+        taken = [self._vectors[photo.name] for photo in self.labelled]
+        looks = [Look(self._vectors[photo.name], self._doubt(photo, drawn)) for photo in self._left]
+        width = len(looks[0].vector)
+        return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count)
+
+    def _doubt(self, photo: LabelledPhoto, drawn: Mapping[str, int]) -> float | None:
+        if not self.labelled:
+            return None
+        head = self.head()
+        found: Detections = head.detect(self._album.sight(photo), floor=FLOOR)
+        return uncertainty(found, names=head.names, drawn=drawn)
