@@ -174,6 +174,30 @@ def end2end():
     return Case({"output0": [rows]}, expected, {"metadata": {"names": NAMES, "task": "detect"}})
 
 
+def end2end_pose():
+    rng = np.random.default_rng(20)
+    plain = end2end()
+    points = rng.uniform(0, 60, (12, 4))
+    rows = np.concatenate([plain.outputs["output0"][0], points], axis=1)
+    rows[:, 5] = 0
+    expected = [
+        (box, score, 0, [[*xy[:2], 1], [*xy[2:], 1]])
+        for (box, score, _), xy in zip(plain.expected, points.tolist(), strict=True)
+    ]
+    told = {"names": ["fish"], "task": "pose", "kpt_shape": "[2, 2]"}
+    return Case({"output0": [rows]}, expected, {"metadata": told})
+
+
+def end2end_obb():
+    plain = yolov8_obb()
+    columns = plain.outputs["output0"][0]
+    scores = columns[4:7]
+    rows = np.stack(
+        [*columns[:4], scores.max(axis=0), scores.argmax(axis=0).astype(float), columns[7]], axis=1
+    )  # centre, sides, score, class, angle
+    return Case({"output0": [rows[:60]]}, plain.expected[:60], plain.options)
+
+
 def rt_detr_ultralytics():
     rng = np.random.default_rng(11)
     rows = np.concatenate([rng.uniform(0.2, 0.7, (10, 2)), rng.uniform(0.1, 0.3, (10, 2)), few(rng, 10, 3)], axis=1)
@@ -358,6 +382,8 @@ VARIANTS: Mapping[str, tuple[str, Callable[[], Case]]] = {
     "NanoDet with logits": ("nanodet", lambda: nanodet(logits=True)),
     "NanoDet with one output and three levels": ("nanodet-single", lambda: nanodet_single(STRIDES, 0.5)),
     "PicoDet in the order of its levels": ("picodet", lambda: picodet(tuple(range(8)))),
+    "end to end with keypoints of two numbers": ("end2end", end2end_pose),
+    "end to end with turned boxes": ("end2end", end2end_obb),
     "torchvision, scores before labels": ("torchvision", lambda: torchvision(("boxes", "scores", "labels"))),
     "torchvision, labels first": ("torchvision", lambda: torchvision(("labels", "scores", "boxes"))),
 }

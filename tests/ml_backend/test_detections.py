@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.detections import Detections, pairwise_iou, suppress
+from ml_backend.detections import Detections, bounds_of, corners_of, merge, pairwise_iou, pairwise_turned_iou, suppress
 
 
 def textbook(boxes, scores, classes, iou):
@@ -59,3 +59,51 @@ def test_nothing_seen_stays_nothing():
 
 def test_a_box_without_area_overlaps_nothing():
     assert pairwise_iou(np.array([[5, 5, 5, 5], [0, 0, 10, 10]], np.float32)).tolist() == [[0, 0], [0, 1]]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_turned_boxes_overlap_as_their_outlines_do(seed, count):
+    import shapely
+
+    rng = np.random.default_rng(seed)
+    turned = np.column_stack(
+        [rng.uniform(0, 60, (count, 2)), rng.uniform(1, 30, (count, 2)), rng.uniform(-4, 4, count)]
+    ).astype(np.float32)
+    outlines = [
+        shapely.affinity.rotate(shapely.box(x - w / 2, y - h / 2, x + w / 2, y + h / 2), turn, "center", True)
+        for x, y, w, h, turn in turned.tolist()
+    ]
+    expected = [[a.intersection(b).area / a.union(b).area for b in outlines] for a in outlines]
+    np.testing.assert_allclose(pairwise_turned_iou(turned), expected, atol=1e-4)
+    np.testing.assert_allclose(bounds_of(turned), [one.bounds for one in outlines], atol=1e-3)
+    np.testing.assert_allclose(
+        shapely.area(shapely.polygons(corners_of(turned))), turned[:, 2] * turned[:, 3], rtol=1e-4
+    )
+
+
+def test_crossing_turned_boxes_are_two_objects_though_their_upright_boxes_are_one():
+    turned = np.array([[50, 50, 60, 6, 0.7], [50, 50, 60, 6, -0.7]], np.float32)
+    found = Detections(bounds_of(turned), np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64), turned)
+    assert len(suppress(found, iou=0.5)) == 2
+    assert len(suppress(Detections(found.boxes, found.scores, found.classes), iou=0.5)) == 1
+
+
+def one(box, score, class_=0):
+    return Detections(np.array([box], np.float32), np.array([score], np.float32), np.array([class_]))
+
+
+MERGES = {
+    "seen twice": ([one([0, 0, 10, 10], 0.9), one([1, 0, 10, 10], 0.8)], [0.9]),
+    "a piece of the whole, though the piece is surer": ([one([0, 0, 30, 10], 0.7), one([20, 0, 30, 10], 0.8)], [0.7]),
+    "two small ones in a large doubtful one": ([one([0, 0, 30, 10], 0.3), one([20, 0, 30, 10], 0.8)], [0.8, 0.3]),
+    "another class inside": ([one([0, 0, 30, 10], 0.9), one([20, 0, 30, 10], 0.8, 1)], [0.9, 0.8]),
+    "apart": ([one([0, 0, 10, 10], 0.9), one([20, 0, 30, 10], 0.8)], [0.9, 0.8]),
+    "nothing": ([Detections.none(), Detections.none()], []),
+    "no look": ([], []),
+}
+
+
+@pytest.mark.parametrize("case", MERGES)
+def test_looks_at_one_photo_are_put_together(case):
+    parts, expected = MERGES[case]
+    assert merge(parts, share=0.75, iou=0.5).scores.tolist() == pytest.approx(expected)

@@ -159,6 +159,44 @@ def test_a_mask_is_the_weighted_sum_of_its_prototypes_inside_its_box(build):
     assert inside[1] >= 20 * inside[0] > 0 or (inside[0] == 0 and inside[1] > 100)
 
 
+WHOLE_MASKS = {
+    # layout: outputs beside the boxes, by name; a mask of the left half of the input as each family writes it
+    "rf-detr": ("masks", (1, 10, 16, 24), 4.0, -4.0),
+    "torchvision": ("masks", (9, 1, HEIGHT, WIDTH), 0.9, 0.1),
+    "end2end": ("protos", (1, 2, 16, 24), 1.0, -1.0),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_MASKS)
+def test_masks_of_other_families_lie_where_they_were_seen(name, build):
+    case = CASES[name]()
+    key, shape, inside, outside = WHOLE_MASKS[name]
+    masks = np.full(shape, outside)
+    masks[..., : shape[-1] // 2] = inside
+    outputs = {**case.outputs, key: masks}
+    metadata = dict(case.options["metadata"])
+    if name == "end2end":
+        rows = np.asarray(outputs["output0"])
+        outputs["output0"] = np.concatenate([rows, np.ones((1, 12, 1)), np.zeros((1, 12, 1))], axis=2)
+        metadata["task"] = "segment"
+    detector = load_detector(build(dataclasses.replace(case, outputs=outputs), metadata=metadata))
+    assert (detector.layout, "masks" in detector.gives) == (name, True)
+    [found] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=FLOOR)
+    assert len(found.segments) == len(found) > 1
+    for box, segment in zip(found.boxes, found.segments, strict=True):
+        expected = np.zeros((HEIGHT, WIDTH), bool)
+        expected[int(box[1]) : int(np.ceil(box[3])), int(box[0]) : min(WIDTH // 2, int(np.ceil(box[2])))] = True
+        assert (segment.mask() != expected).sum() <= 3 * HEIGHT  # the edge between both halves is blurred
+
+
+def test_a_graph_that_takes_one_photo_without_a_batch_is_served(build):
+    case = CASES["torchvision"]()
+    detector = load_detector(build(case, shape=(3, HEIGHT, WIDTH)))
+    assert (detector.layout, detector.batch) == ("torchvision", 1)
+    [found] = detector.detect([prepare(np.zeros((HEIGHT, WIDTH, 3), np.uint8), detector.spec)], floor=FLOOR)
+    assert len(found) == len([one for one in case.expected if one[1] >= FLOOR])
+
+
 def test_coco_numbers_of_91_classes_find_their_80_names(build):
     from ml_backend.names import COCO_GAPS, class_places
 

@@ -85,3 +85,43 @@ def test_the_photo_is_left_as_it_was(astronaut):
     before = astronaut.copy()
     prepare(astronaut, InputSpec(64, 64))
     assert (astronaut == before).all()
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 100), (100, 300), (64, 64), (30, 20)])
+def test_a_crop_is_filled_with_the_middle_of_the_photo(width, height):
+    photo = np.zeros((height, width, 3), np.uint8)
+    photo[:, :, 0] = np.linspace(0, 255, width, dtype=np.uint8)
+    photo[:, :, 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    prepared = prepare(photo, InputSpec(64, 64, placement="crop"))
+    assert prepared.tensor.shape == (3, 64, 64)
+    side = min(width, height)
+    for channel, length in ((0, width), (1, height)):
+        expected = 255 * (0.5 - side / length / 2), 255 * (0.5 + side / length / 2)
+        assert (prepared.tensor[channel].min(), prepared.tensor[channel].max()) == pytest.approx(expected, abs=8)
+    [box] = prepared.fit.to_photo(detections([0, 0, 64, 64])).boxes
+    middle = (width - side) / 2, (height - side) / 2
+    assert box.tolist() == pytest.approx([*middle, middle[0] + side, middle[1] + side], abs=1)
+
+
+def test_a_part_of_a_photo_gives_boxes_in_pixels_of_the_whole():
+    photo = np.zeros((300, 400, 3), np.uint8)
+    prepared = prepare(photo, InputSpec(64, 64), part=(100, 50, 228, 178))
+    [box] = prepared.fit.to_photo(detections([0, 0, 32, 64])).boxes
+    assert box.tolist() == pytest.approx([100, 50, 164, 178])
+    assert prepared.fit.place(*prepared.fit.point(10, 20)) == pytest.approx((10, 20))
+
+
+def test_turned_boxes_and_points_come_back_as_boxes_do():
+    fit = prepare(np.zeros((50, 100, 3), np.uint8), InputSpec(100, 100, placement="stretch")).fit  # twice as high
+    turned = np.array([[50, 50, 20, 10, np.pi / 2]], np.float32)
+    found = Detections(
+        np.zeros((1, 4), np.float32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        turned,
+        np.array([[[10, 20, 0.9]]], np.float32),
+    )
+    back = fit.to_photo(found)
+    assert back.turned[0].tolist() == pytest.approx([50, 25, 10, 10, np.pi / 2], abs=1e-4)
+    assert back.keypoints[0, 0].tolist() == pytest.approx([10, 10, 0.9])
+    assert back.boxes[0].tolist() == pytest.approx([45, 20, 55, 30], abs=1e-4)
