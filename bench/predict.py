@@ -292,6 +292,11 @@ def _coco(image: int, boxes, scores, classes) -> list[dict]:
 
 
 def _ap50(photos: list[Path], found: list[dict], classes: list[int]) -> float:
+    return _stats(photos, found, classes)[1]
+
+
+def _stats(photos: list[Path], found: list[dict], classes: list[int]) -> list[float]:
+    """pycocotools' twelve figures: AP, AP50, AP75, AP of small, medium and large boxes, then recalls."""
     from PIL import Image
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -319,4 +324,4 @@ def _ap50(photos: list[Path], found: list[dict], classes: list[int]) -> float:
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    return float(judge.stats[1])
+    return [float(one) for one in judge.stats]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
+
 from ml_backend.detections import Detections, merge
 from ml_backend.detector import Detector
 from ml_backend.preprocess import Photo, prepare
@@ -18,6 +20,9 @@ SAME = 0.5
 
 PIECE = 0.75
 """Share of a box inside a larger one of its class above which it is a piece that the edge of a part cut off."""
+
+NEAR_EDGE = 0.01
+"""Share of a part's side within which a box ends at its edge."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,26 @@ def detect_sliced(
     looks: list[tuple[int, int, int, int] | None] = [None, *parts]
     found: list[Detections] = []
     for some in _batches(looks, detector.batch):
-        found += detector.detect([prepare(photo, detector.spec, size=size, part=part) for part in some], floor=floor)
+        seen = detector.detect([prepare(photo, detector.spec, size=size, part=part) for part in some], floor=floor)
+        found += [
+            _whole(one, part, photo.shape[1], photo.shape[0]) if part else one
+            for one, part in zip(seen, some, strict=True)
+        ]
     return merge(found, share=PIECE, iou=SAME) if parts else found[0]
+
+
+def _whole(found: Detections, part: tuple[int, int, int, int], width: int, height: int) -> Detections:
+    """Without the boxes that end where the part ends but the photo goes on: they are pieces.
+
+    What is no larger than the overlap is whole in a neighbour, and what is larger is seen on the whole photo.
+    """
+    near = max(2.0, NEAR_EDGE * max(part[2] - part[0], part[3] - part[1]))
+    limits = (0, 0, width, height)
+    cut = np.zeros(len(found), np.bool_)
+    for side in range(4):
+        if part[side] != limits[side]:
+            cut |= np.abs(found.boxes[:, side] - part[side]) <= near
+    return found[~cut]
 
 
 def _starts(length: int, slices: Slices) -> list[int]:

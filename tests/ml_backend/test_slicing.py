@@ -1,5 +1,6 @@
 """Large photos are looked at part by part: small objects are found, and nothing is counted twice."""
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -66,6 +67,20 @@ def test_an_object_that_parts_cut_is_one_box():
     [large, small] = boxes(found)
     assert np.abs(np.array(large) - (30, 30, 98, 50)).max() <= 2
     assert small == (100, 100, 110, 112)
+
+
+def test_pieces_are_given_up_even_where_the_model_is_surer_of_them_than_of_the_whole():
+    class Unsure(Spots):
+        def detect(self, photos, *, floor):
+            first = self.looks == 0
+            found = super().detect(photos, floor=floor)
+            if first:
+                found[0] = dataclasses.replace(found[0], scores=found[0].scores * 0.5)
+            return found
+
+    found = detect_sliced(Unsure(), photo_of(192, 192, (20, 20, 170, 170)), Slices(64, 0.25), floor=0.3)
+    assert found.scores.max() < 0.5
+    assert np.abs(np.array(boxes(found)) - (20, 20, 170, 170)).max() <= 3
 
 
 def test_a_photo_no_larger_than_a_part_is_looked_at_once():
