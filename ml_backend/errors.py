@@ -114,8 +114,8 @@ class DatasetUnreadable(LabelloopError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
             f"{path} cannot be read as labelled photos: {reason}.",
-            fix="Give a folder of photos with `--images`, and with `--annotations` a folder of Pascal VOC XML, a folder "
-            "of YOLO text files or a COCO JSON file.",
+            fix="Give a folder of photos with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
+            "a folder of YOLO text files or a COCO JSON file.",
         )
         self.path = path
         self.reason = reason
