@@ -10,7 +10,7 @@ from cyclopts import App
 
 GROUPS = {
     "ml": "The ML backend, which draws pre-labels.",
-    "models": "Model files.",
+    "models": "Model files, and the versions that are served.",
     "learn": "Learning from what annotators draw.",
     "qc": "Quality control, which measures agreement and routes disputes.",
     "inbox": "The durable inbox of events.",
@@ -50,7 +50,14 @@ COMMANDS: Sequence[Command] = (
         "Look a data set through for what no loader notices.",
     ),
     Command("dataset verify", "exporters.validate.commands:dataset_verify", "Compare a version with its manifest."),
+    Command(
+        "prelabel", "ml_backend.prelabel_commands:prelabel_project", "Pre-label a whole project, to be gone on with."
+    ),
     Command("ml serve", "ml_backend.commands:serve", "Serve the ML backend."),
+    Command("models list", "ml_backend.model_commands:models_list", "List the model versions, and what is served."),
+    Command("models add", "ml_backend.model_commands:models_add", "Put an ONNX detector on the store as a version."),
+    Command("models activate", "ml_backend.model_commands:models_activate", "Serve a version, without a gap."),
+    Command("models rollback", "ml_backend.model_commands:models_rollback", "Go back to what was served before."),
     Command(
         "models inspect", "ml_backend.commands:models_inspect", "Say what a model file is, and what it sees on a photo."
     ),

@@ -14,9 +14,10 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
+from labelloop.service.store import StoreError, open_store
 from labelloop.service.studio import Studio
 from labelloop.service.web import check_secret, create_web, json_body, metrics_of
-from ml_backend.detector import Detector, embedded_model
+from ml_backend.detector import Detector
 from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.memory import give_memory_back
 from ml_backend.predict import Photos, Predictor
@@ -29,9 +30,11 @@ from ml_backend.protocol import (
     read_config,
     read_message,
     read_options,
+    with_thresholds,
 )
-from ml_backend.scoring import NEUTRAL
+from ml_backend.registry import Registry
 from ml_backend.serving import Serving
+from ml_backend.smart import SmartTools
 
 log = structlog.get_logger(__name__)
 
@@ -48,9 +51,7 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     settings = settings or Settings()
     setup_logging(settings)
     give_memory_back()
-    serving = Serving(
-        settings.model or embedded_model(), layout=settings.model_layout, threads=settings.inference_threads
-    )
+    serving = Serving.from_settings(settings)
     serving.start()
     if photos is None:
         photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
@@ -67,6 +68,7 @@ class _Endpoints:
         self._app = app
         self._settings = settings
         self._serving = serving
+        self._registry = Registry(open_store(settings.store_url, settings))
         self._projects = Projects(settings.home / "ml_backend" / "projects")
         self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
         self._regions = metrics.counter("ml_regions", "Results predicted.")
@@ -74,6 +76,7 @@ class _Endpoints:
         self._predictor = Predictor(
             photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
         )
+        self._smart = SmartTools(photos)
         self._targets = _Cache()
         self._reported = _Cache()
 
@@ -103,7 +106,7 @@ class _Endpoints:
         given = read_message(json_body(request), SetupRequest)
         options = read_options(given.extra_params)
         config = read_config(given.schema)
-        version = self._serving.version()
+        version = self._serving.version(given.project)
         self._projects.keep(given.project, options)
         self._report(given, config, options)
         return _json({"model_version": version})
@@ -112,16 +115,16 @@ class _Endpoints:
         """One prediction a task."""
         given = read_message(json_body(request), PredictRequest)
         if given.interactive:
-            # Smart tools are not offered; an error would leave the annotator's prompt behind as a region.
             self._tasks.labels("interactive").inc(len(given.tasks))
-            version = self._serving.version()
-            return _json({"results": [Prediction([], NEUTRAL, version) for _ in given.tasks]})
-        detector = self._serving.detector()
+            config, context = read_config(given.label_config), (given.params or {})["context"]
+            return _json({"results": [self._smart.answer(task, config, context) for task in given.tasks]})
+        served = self._serving.served(given.project)
+        detector, options = served.detector, self._projects.options(given.project)
         entries = self._predictor.predict(
             given.tasks,
             detector=detector,
             targets=self._find_targets(given.label_config, detector),
-            options=self._projects.options(given.project),
+            options=with_thresholds(options, served.thresholds),
         )
         self._tasks.labels("batch").inc(len(given.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
@@ -137,8 +140,14 @@ class _Endpoints:
         return _json({"status": "ignored", "action": action, "reason": NO_LEARNING})
 
     def versions(self) -> Response:
-        """The versions that can be had: the one that is served."""
-        return _json({"versions": [self._serving.version()]})
+        """The versions that can be had: the one that is served first, then those on the store, the newest first."""
+        served = self._serving.version()
+        try:
+            stored = [manifest.version for manifest in reversed(self._registry.versions())]
+        except StoreError as error:
+            log.warning("versions_unknown", reason=str(error))
+            stored = []
+        return _json({"versions": list(dict.fromkeys([served, *stored]))})
 
     def job_status(self) -> Response:
         """No job was ever started; Label Studio reads 410 as "removed"."""
@@ -175,7 +184,7 @@ class _Endpoints:
         return targets
 
     def _report(self, given: SetupRequest, config: LabelConfig, options: ProjectOptions) -> None:
-        detector = self._serving.loaded()
+        detector = self._serving.loaded(given.project)
         if detector is None:
             return
         key = (detector.version, given.project, given.schema, *sorted(options.score_thresholds))

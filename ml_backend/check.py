@@ -42,13 +42,19 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     bad: _Refused | None = None
 
 
-def check_model(path: Path, *, layout: str = "", timeout_s: float = 120.0) -> Checked:
+def check_model(path: Path, *, layout: str = "", names: Path | None = None, timeout_s: float = 120.0) -> Checked:
     """Opens the model and tries it once.
+
+    Args:
+        path: The ONNX file.
+        layout: Forced layout; empty: recognised.
+        names: File of its class names; None: those in the model, or beside it.
+        timeout_s: Longest time that it may take.
 
     Raises:
         ModelError: It cannot be served; the message says why, and the fix what to do.
     """
-    command = [sys.executable, "-m", "ml_backend.check", str(path), layout]
+    command = [sys.executable, "-m", "ml_backend.check", str(path), layout, *([str(names)] if names else [])]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         answer = msgspec.json.decode(done.stdout.splitlines()[-1] if done.stdout else b"", type=_Answer)
@@ -62,14 +68,14 @@ def check_model(path: Path, *, layout: str = "", timeout_s: float = 120.0) -> Ch
     return answer.good
 
 
-def _main(path: str, layout: str) -> None:
+def _main(path: str, layout: str, names: str = "") -> None:
     try:
-        found = load_detector(Path(path), layout=layout, threads=1)
+        found = load_detector(Path(path), layout=layout, threads=1, names=Path(names) if names else None)
     except ModelError as error:
         answer = _Answer(bad=_Refused(error.message, error.fix))
     else:
-        names = found.names
-        answer = _Answer(good=Checked(found.version, found.layout, found.why, names.names, names.source))
+        classes = found.names
+        answer = _Answer(good=Checked(found.version, found.layout, found.why, classes.names, classes.source))
     print(msgspec.json.encode(answer).decode())
 
 

@@ -11,8 +11,10 @@ from labelloop.service.errors import SettingsError
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
+from labelloop.service.store import StoreError, open_store
 from ml_backend.check import check_model
 from ml_backend.detector import embedded_model
+from ml_backend.pointer import read_pointer
 
 
 def serve(
@@ -54,9 +56,21 @@ def serve(
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
     print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)
+    if (active := _active(settings)) not in {"", found.version}:
+        print(f"  The active version {active} goes before it; `labelloop models rollback` ends that.", flush=True)
     run_gunicorn(
         "ml_backend.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
     )
+
+
+def _active(settings: Settings) -> str:
+    """The version that is active for every project; a store that is away is no reason not to serve."""
+    if not settings.store_url.startswith("file:"):
+        return ""
+    try:
+        return read_pointer(open_store(settings.store_url, settings))[0].active()
+    except StoreError:
+        return ""
 
 
 def models_inspect(

@@ -11,19 +11,29 @@ Why each step is needed (seen on Label Studio 1.23.2):
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.changes import Change
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.web import SECRET_HEADER
+from ml_backend.smart import serves_smart_tools
 
 PROVISIONAL_TITLE = "labelloop"
 """Title of a new connection until Label Studio has asked the backend for its version."""
 
 SAMPLING = "Uncertainty sampling"
 CONNECTED = "CO"
+
+SWAP_S = 15.0
+"""How long `follow_version` waits for the backend."""
+
+ASKED_AGAIN = 4
+"""Answers in a row that must name the version: several workers swap one after the other."""
 
 SSRF_FIX = (
     "Start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false and USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16: that "
@@ -41,6 +51,22 @@ class ConnectionRefused(LabelloopError):
         super().__init__(f"Label Studio did not connect the ML backend at {url}: {reason}", fix=fix)
         self.url = url
         self.reason = reason
+
+
+class NotSwapped(LabelloopError):
+    """The backend has not taken over the version that became active."""
+
+    code = "version_not_served"
+    status = 504
+
+    def __init__(self, url: str, version: str, answers: str) -> None:
+        super().__init__(
+            f"The ML backend at {url} answers Label Studio with {answers or 'nothing'}, not yet with {version}.",
+            fix="See that it runs with the same LABELLOOP_STORE_URL; its log says what it could not load. Then run "
+            "`labelloop connect PROJECT`.",
+        )
+        self.version = version
+        self.answers = answers
 
 
 class OtherBackendFirst(LabelloopError):
@@ -76,7 +102,7 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]
         StudioError: Label Studio cannot be asked.
     """
     before = studio.ml_backends(project_id)
-    ours = [row for row in before if _same(row["url"], settings.ml_url)]
+    ours = [row for row in before if same_address(row["url"], settings.ml_url)]
     row, connection = _connection(studio, project_id, settings, ours)
     for surplus in (one for one in ours if one["id"] != row["id"]):
         studio.delete_ml_backend(surplus["id"])
@@ -85,11 +111,61 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]
         _webhook(studio, project_id, settings),
         _sampling(studio, project_id, str(row["title"])),
     ]
-    others = [one for one in before if not _same(one["url"], settings.ml_url)]
+    others = [one for one in before if not same_address(one["url"], settings.ml_url)]
     first = min(others, key=lambda one: int(one["id"]), default=None)
     if first is not None and int(first["id"]) < int(row["id"]):
         raise OtherBackendFirst(project_id, str(first["title"]), str(first["url"]))
     return changes
+
+
+def follow_version(
+    studio: Studio, project_id: int, version: str, settings: Settings, *, wait_s: float = SWAP_S
+) -> list[Change]:
+    """After an activation: the connection's title and the project's `model_version` become the new version.
+
+    Label Studio then asks for pre-labels of that version, and sorts by them. Sampling and all else stay as they are.
+
+    Args:
+        studio: Label Studio.
+        project_id: The project.
+        version: What the backend is about to serve.
+        settings: Where Label Studio reaches the backend, and Basic auth.
+        wait_s: Longest wait until the backend answers Label Studio with the version.
+
+    Returns:
+        One line for the connection, one for the project; none where the project is not connected to this backend.
+
+    Raises:
+        NotSwapped: The backend goes on answering with another version.
+        StudioError: Label Studio cannot be asked.
+    """
+    deadline, agreed = time.monotonic() + wait_s, 0
+    while True:
+        rows = studio.ml_backends(project_id)  # Label Studio asks the backend's /setup for it
+        row = next((one for one in rows if same_address(one["url"], settings.ml_url)), None)
+        if row is None:
+            return []
+        agreed = agreed + 1 if row["model_version"] == version else 0
+        if agreed == ASKED_AGAIN:
+            break
+        if time.monotonic() > deadline:
+            raise NotSwapped(settings.ml_url, version, str(row["model_version"] or ""))
+        if not agreed:
+            time.sleep(0.2)
+    before = str(row["title"])
+    if before != version:
+        auth = _basic_auth(settings)
+        asked = "BASIC_AUTH" if auth else "NONE"
+        studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, title=version)
+    changes = [Change(f"ML backend {version} at {settings.ml_url}", done=before != version)]
+    followed = str(studio.project(project_id).get("model_version") or "")
+    others = {str(one["title"]) for one in rows if one is not row}
+    if followed in others:
+        return changes
+    if followed != version:
+        studio.update_project(project_id, model_version=version)
+    # Label Studio moves the project along when the title that it followed changes.
+    return [*changes, Change(f"Project {project_id} follows {version}", done=version not in {followed, before})]
 
 
 def _connection(
@@ -115,13 +191,25 @@ def _connection(
             raise ConnectionRefused(
                 settings.ml_url, "its /setup told no version.", fix=f"`curl {settings.ml_url}/ready` says why."
             )
-        if row["title"] != version:
-            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, title=version)
+        wrong: dict[str, Any] = {"title": version} if row["title"] != version else {}
+        if not row.get("is_interactive") and _smart(studio, project_id):
+            wrong["is_interactive"] = True  # the editor then offers Auto-Annotation
+        if wrong:
+            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, **wrong)
             done = True
     except StudioRefused as error:
         _remove_half_made(studio, project_id, settings)
         raise _explained(settings.ml_url, error) from error
     return row, Change(f"ML backend {row['title']} at {settings.ml_url}", done)
+
+
+def _smart(studio: Studio, project_id: int) -> bool:
+    """Whether the project's label config asks for smart tools that we can serve."""
+    try:
+        config = LabelConfig.parse(str(studio.project(project_id).get("label_config") or "<View/>"))
+    except MalformedConfig:
+        return False
+    return serves_smart_tools(config)
 
 
 def _remove_half_made(studio: Studio, project_id: int, settings: Settings) -> None:
@@ -130,7 +218,7 @@ def _remove_half_made(studio: Studio, project_id: int, settings: Settings) -> No
     A connection that worked before has a version, and stays: its backend may just be down.
     """
     for row in studio.ml_backends(project_id):
-        if _same(row["url"], settings.ml_url) and row["state"] != CONNECTED and not row["model_version"]:
+        if same_address(row["url"], settings.ml_url) and row["state"] != CONNECTED and not row["model_version"]:
             studio.delete_ml_backend(row["id"])
 
 
@@ -169,7 +257,7 @@ def _webhook(studio: Studio, project_id: int, settings: Settings) -> Change:
     url = f"{settings.ml_url.rstrip('/')}/webhook"
     headers = _headers(settings)
     what = f"Webhook {url}" + (f" with {' and '.join(sorted(headers))}" if headers else "")
-    hook = next((one for one in studio.webhooks(project_id) if _same(one["url"], url)), None)
+    hook = next((one for one in studio.webhooks(project_id) if same_address(one["url"], url)), None)
     try:
         if hook is None:
             studio.add_webhook(project_id, url, headers=headers)
@@ -218,5 +306,6 @@ def _headers(settings: Settings) -> dict[str, str]:
     return headers
 
 
-def _same(one: str, other: str) -> bool:
+def same_address(one: str, other: str) -> bool:
+    """Whether two addresses are one, with or without a slash at the end."""
     return one.rstrip("/") == other.rstrip("/")

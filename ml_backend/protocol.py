@@ -69,6 +69,13 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     slice_overlap: float = 0.2
 
 
+def with_thresholds(options: ProjectOptions, thresholds: Mapping[str, float]) -> ProjectOptions:
+    """The options with the thresholds that come with a model version; what the project itself asks for goes first."""
+    if not thresholds:
+        return options
+    return msgspec.structs.replace(options, score_thresholds={**thresholds, **options.score_thresholds})
+
+
 class Prediction(msgspec.Struct, frozen=True):
     """One task's entry in the answer to `/predict`. The three fields are all that Label Studio keeps."""
 

@@ -142,7 +142,7 @@ def test_no_tasks_no_results(client, boxes_config):
     assert client.post("/predict", json=predict_body(boxes_config)).json == {"results": []}
 
 
-def test_an_interactive_request_is_answered_with_nothing_drawn(client, boxes_config, photos):
+def test_a_prompt_without_a_place_is_answered_with_nothing_drawn(client, boxes_config, photos):
     context = {"result": [{"id": "p", "type": "keypointlabels", "is_positive": True, "value": {"x": 1, "y": 2}}]}
     task = {"id": 1, "data": TASK["data"], "annotations": [], "drafts": [], "predictions": [], "file_upload": "x.png"}
     answer = client.post("/predict", json=predict_body(boxes_config, task, params={"context": context}))
@@ -270,7 +270,6 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
     monkeypatch, settings, labelloop_model, photos, boxes_config
 ):
     loading = threading.Event()
-    import ml_backend.app
     from ml_backend.detector import load_detector
     from ml_backend.serving import Serving
 
@@ -278,7 +277,7 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
         loading.wait(10)
         return load_detector(*args, **options)
 
-    monkeypatch.setattr(ml_backend.app, "Serving", lambda *args, **options: Serving(*args, **options, load=slowly))
+    monkeypatch.setattr(Serving.__init__, "__kwdefaults__", {**Serving.__init__.__kwdefaults__, "load": slowly})
     model = labelloop_model()
     client = create_app(settings.model_copy(update={"model": model}), photos=photos).test_client()
     try:

@@ -1,0 +1,117 @@
+"""Owns `labelloop models list | add | activate | rollback`: plain functions that the command line mounts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+from ml_backend import activation
+from ml_backend.activation import Activation
+from ml_backend.pointer import EVERYWHERE, Pointer, read_pointer
+from ml_backend.registry import Manifest, Registry
+
+
+def models_list() -> None:
+    """List the model versions on the store, the newest last: what is active where, and what could not be loaded."""
+    settings = _settings()
+    store = open_store(settings.store_url, settings)
+    registry = Registry(store)
+    pointer, _ = read_pointer(store)
+    given = activation.given_version(settings)
+    where = [] if pointer.active() else ["served"]
+    print(f"{given or 'missing'}  the model that the backend is started with{_in_brackets(where)}")
+    for manifest in registry.versions():
+        print(_line(manifest, pointer, registry.refused(manifest.version)))
+
+
+def models_add(
+    model: Path,
+    *,
+    names: Path | None = None,
+    layout: str = "",
+    project: int | None = None,
+    activate: bool = False,
+) -> None:
+    """Put an ONNX detector on the store as a version. It is opened and tried first.
+
+    Args:
+        model: The ONNX file; weights beside it come along.
+        names: File of its class names, one a line, where the model has none.
+        layout: What its outputs are, where that is not recognised.
+        project: The project that it is for; without it any.
+        activate: Serve it at once, to the project or to all.
+    """
+    settings = _settings()
+    registry = Registry(open_store(settings.store_url, settings))
+    manifest = registry.add(
+        model.expanduser().absolute(),
+        names=names.expanduser() if names else None,
+        layout=layout,
+        project="" if project is None else str(project),
+        note=f"added from {model.name}",
+    )
+    print(f"{manifest.version} is on {registry.store.url}: {len(manifest.classes)} classes")
+    if activate:
+        _tell(activation.activate(manifest.version, settings=settings, project=project, tried=True), project)
+    else:
+        for_project = "" if project is None else f" --project {project}"
+        print(f"Serve it with: labelloop models activate {manifest.version}{for_project}")
+
+
+def models_activate(version: str, *, project: int | None = None) -> None:
+    """Serve a version: every worker takes it over within half a second, and no request is lost.
+
+    Label Studio follows: its connection is named after the version, so that it asks for new pre-labels.
+
+    Args:
+        version: As `labelloop models list` shows it.
+        project: Only for this project; a project's own version goes before everybody's.
+    """
+    _tell(activation.activate(version, settings=_settings(), project=project), project)
+
+
+def models_rollback(*, project: int | None = None) -> None:
+    """Go back to what was active before; once more, and it is the one before that.
+
+    Args:
+        project: What is active for this project; without it what is active for all.
+    """
+    _tell(activation.roll_back(settings=_settings(), project=project), project)
+
+
+def _settings() -> Settings:
+    settings = Settings()
+    setup_logging(settings)
+    return settings
+
+
+def _tell(done: Activation, project: int | None) -> None:
+    whom = "every project without a version of its own" if project is None else f"project {project}"
+    print(f"{done.version} is served to {whom} (before: {done.before or 'nothing'})")
+    for change in done.changes:
+        print(f"  {'done         ' if change.done else 'already right'}  {change.what}")
+    for note in done.notes:
+        print(f"  not done       {note}")
+    if done.changes:
+        print("Pre-labels of it for all tasks: labelloop prelabel PROJECT")
+
+
+def _line(manifest: Manifest, pointer: Pointer, refused: str) -> str:
+    where = ["served"] if pointer.place().version == manifest.version else []
+    where += [
+        f"served to project {project}"
+        for project, place in sorted(pointer.places.items())
+        if project != EVERYWHERE and place.version == manifest.version
+    ]
+    where += [f"could not be loaded: {refused}"] if refused else []
+    parts = [manifest.version, manifest.created_at[:16].replace("T", " "), f"{len(manifest.classes)} classes"]
+    parts += [f"for project {manifest.project}"] if manifest.project else []
+    parts += [f"from {manifest.parent}"] if manifest.parent else []
+    parts += [f"{name} {value:.3f}" for name, value in manifest.metrics.items() if isinstance(value, float)]
+    return "  ".join(parts) + _in_brackets(where)
+
+
+def _in_brackets(said: list[str]) -> str:
+    return f"  [{'; '.join(said)}]" if said else ""
