@@ -225,3 +225,19 @@ def test_each_class_may_have_a_threshold_of_its_own(case, regions_of):
     options, more, expected = THRESHOLDS[case]
     reading, _, _ = regions_of("detect", control("RectangleLabels", more=more), **options)
     assert [region.labels[0] for region in reading.regions] == expected
+
+
+def test_a_mask_lies_right_on_a_photo_that_is_padded_in_the_input(models):
+    from ml_backend.preprocess import prepare
+
+    detector = models("segment")
+    assert detector.spec.placement == "centre"
+    # 200 x 200 becomes 64 x 64 from 16, 0 in the input: the mask 16..48 x 8..32 is 0..100 x 25..100 of the photo.
+    [found] = detector.detect([prepare(np.zeros((200, 200, 3), np.uint8), detector.spec)], floor=0.8)
+    expected = np.zeros((200, 200), bool)
+    expected[25:100, 0:100] = True
+    expected[62:100, 50:100] = False
+    assert overlap(found.segments[0].mask(), expected) > 0.85
+    outline = shapely.Polygon(found.segments[0].outline())
+    truth = shapely.Polygon([(0, 25), (100, 25), (100, 62.5), (50, 62.5), (50, 100), (0, 100)])
+    assert outline.intersection(truth).area / outline.union(truth).area > 0.85
