@@ -1,0 +1,6 @@
+"""Smart tools: a box or clicks of an annotator become a tight box, a polygon or a brush mask."""
+
+from ml_backend.smart.controls import serves_smart_tools
+from ml_backend.smart.tools import SmartTools
+
+__all__ = ["SmartTools", "serves_smart_tools"]
