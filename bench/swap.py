@@ -103,15 +103,12 @@ class Clients:
                 try:
                     answer = client.post(f"{self._url}/predict", json=self._body)
                     entries = answer.raise_for_status().json()["results"]
-                except Exception as error:
+                except (httpx.HTTPError, ValueError, KeyError) as error:
                     self.failed.append(repr(error))
                     continue
                 versions = {entry["model_version"] for entry in entries}
                 said = {
-                    label
-                    for entry in entries
-                    for one in entry["result"]
-                    for label in one["value"]["rectanglelabels"]
+                    label for entry in entries for one in entry["result"] for label in one["value"]["rectanglelabels"]
                 }
                 if len(versions) != 1 or said != {self._labels[version] for version in versions}:
                     self.mixed.append(f"{versions} {said}")
@@ -136,7 +133,7 @@ def swap(server: Server, store: Store, version: str) -> tuple[float, float]:
     """Activates a version; seconds until one worker serves it, and until all do (8 answers of /setup in a row)."""
     started = time.monotonic()
     activate_in(store, version)
-    first, row = 0.0, 0
+    first, last, row = 0.0, 0.0, 0
     with httpx.Client(timeout=30) as client:
         while row < 8:
             client.headers["Connection"] = "close"  # else one worker would answer them all
@@ -144,7 +141,7 @@ def swap(server: Server, store: Store, version: str) -> tuple[float, float]:
             now = time.monotonic() - started
             row = row + 1 if answer["model_version"] == version else 0
             first = first or (now if row else 0.0)
-            last = now if row == 1 else last if row else 0.0
+            last = now if row == 1 else last
             if now > LIMIT_S:
                 raise RuntimeError(f"{version} is not served after {LIMIT_S:.0f} s")
     return first, last
@@ -154,7 +151,7 @@ def run() -> str:
     """The figures, in Markdown."""
     rows = [f"Load average when it began: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.", ""]
     rows += [
-        f"{WORKERS} gunicorn workers of 4 threads, the embedded detector, {SWAPS} swaps between two versions of it. Each",
+        f"{WORKERS} gunicorn workers of 4 threads, {SWAPS} swaps between two versions of the embedded detector. Each",
         "client sends two photos a request without a pause. Failed: no answer, or not 200. Mixed: an answer with two",
         "versions, or boxes of another version than it says. Time from the pointer's move to the first worker that",
         "answers /setup with the version, and to the last (8 answers in a row); this includes opening the model.",
