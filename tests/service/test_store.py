@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -167,6 +168,44 @@ def test_the_first_put_error_of_many_reaches_the_caller(store):
 
     with pytest.raises(RuntimeError, match="the source broke"):
         store.put_many(items())
+
+
+def test_many_files_in_a_folder_are_whole_and_nothing_is_left_beside_them(tmp_path):
+    store = open_store(str(tmp_path / "s"), Settings())
+    (tmp_path / "large").write_bytes(b"x" * 100_000)
+    store.put("old", b"old")
+    items = [(f"deep/{n % 7}/{n}.txt", b"%d" % n) for n in range(1200)] + [
+        ("large", tmp_path / "large"),
+        ("old", b"new"),
+    ]
+    told = []
+    assert store.put_many(items, lambda done, size: told.append((done, size))) == 1202
+    assert store.get("deep/3/1109.txt") == b"1109"
+    assert (store.get("large"), store.get("old")) == (b"x" * 100_000, b"new")
+    assert told[-1] == (1202, sum(len(data) for _, data in items if isinstance(data, bytes)) + 100_000)
+    assert list((tmp_path / "s/.labelloop/parts").iterdir()) == []
+
+
+def test_file_of_many_that_cannot_be_written_is_named(tmp_path):
+    store = open_store(str(tmp_path / "s"), Settings())
+    store.put("a", b"")
+    with pytest.raises(StoreError, match=r"a/b\.txt|/a"):
+        store.put_many([("good", b"1"), ("a/b.txt", b"2")])
+    with pytest.raises(StoreError):
+        store.put_many([("../out", b"")])
+    assert list((tmp_path / "s/.labelloop/parts").iterdir()) == []
+
+
+def test_batches_and_swaps_at_once_do_not_wait_for_each_other_for_ever(tmp_path):
+    store = open_store(str(tmp_path / "s"), Settings())
+    keys = [f"{n}" for n in range(300)]
+
+    def batch(turn):
+        return store.put_many([(key, b"%d" % turn) for key in (keys if turn % 2 else reversed(keys))])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(batch, range(8))) == [300] * 8
+    assert {len(store.get(key)) for key in keys} == {1}
 
 
 class Gateway(ThreadingHTTPServer):

@@ -6,18 +6,18 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from labelloop.service.store.batch import place_parts, sync_folder, write_parts
 from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
 from labelloop.service.store.keys import OWN, checked
-from labelloop.service.store.parallel import put_all
 from labelloop.service.store.probe import probe
 from labelloop.service.store.protocol import Capabilities, Progress
 
-_THREADS = 8
-_STRIPES = 256
+_BATCH_FILES = 512
+_BATCH_BYTES = 16 << 20
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 _BELOW = "A key may not lie below another object's key."
 _FIXES = {
@@ -114,8 +114,16 @@ class FolderStore:
                     break
 
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
-        """See `Store.put_many`."""
-        return put_all(self.put, items, progress, threads=_THREADS)
+        """See `Store.put_many`. Files reach the disk batch by batch, not one by one; all have when this returns."""
+        done = size = 0
+        rest = iter(items)
+        while batch := _batch(rest):
+            self._put_batch(batch)
+            for _, data in batch:
+                done, size = done + 1, size + _length(data)
+                if progress is not None:
+                    progress(done, size)
+        return done
 
     def self_test(self) -> Capabilities:
         """See `Store.self_test`."""
@@ -136,6 +144,22 @@ class FolderStore:
         finally:
             part.unlink(missing_ok=True)
 
+    def _put_batch(self, items: Sequence[tuple[str, bytes | Path]]) -> None:
+        places = [f"{self._folder}/{checked(self._url, key)}" for key, _ in items]
+        folder = self._own("parts") / uuid.uuid4().hex
+        try:
+            folder.mkdir()
+            parts = write_parts(items, str(folder))
+            with ExitStack() as locks:  # in one order, so that two batches never wait for each other
+                for stripe in sorted({_stripe(key) for key, _ in items}):
+                    locks.enter_context(self._locked_stripe(stripe))
+                place_parts(parts, places)
+        except OSError as error:
+            key = str(error.filename2 or error.filename or places[0]).removeprefix(f"{self._folder}/")
+            raise self._error(key, error) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     @staticmethod
     def _placed(part: Path, path: Path, place: Callable[[Path, Path], object]) -> None:
         for last in (False, False, False, True):
@@ -146,7 +170,7 @@ class FolderStore:
             except FileNotFoundError:  # somebody removed the emptied folder in between
                 if last:
                     raise
-        _sync(path.parent)
+        sync_folder(path.parent)
 
     def _walk(self, folder: str, prefix: str) -> Iterator[str]:
         try:
@@ -174,7 +198,11 @@ class FolderStore:
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        stripe = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % _STRIPES
+        with self._locked_stripe(_stripe(key)):
+            yield
+
+    @contextmanager
+    def _locked_stripe(self, stripe: int) -> Iterator[None]:
         with (self._own("locks") / f"{stripe:02x}").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -212,14 +240,23 @@ def _save(data: bytes | Path, part: Path) -> str:
     return etag
 
 
-def _sync(folder: Path) -> None:
-    """Makes a rename last: the folder's own entry must reach the disk too."""
-    with suppress(OSError):  # not every file system lets a folder be synced; the rename is atomic all the same
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _stripe(key: str) -> int:
+    return hashlib.sha256(key.encode()).digest()[3]  # of 256
+
+
+def _length(data: bytes | Path) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
+
+
+def _batch(rest: Iterator[tuple[str, bytes | Path]]) -> list[tuple[str, bytes | Path]]:
+    batch = []
+    size = 0
+    for key, data in rest:
+        batch.append((key, data))
+        size += len(data) if isinstance(data, bytes) else 0
+        if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+            break
+    return batch
 
 
 def _removed(folder: Path) -> bool:
