@@ -14,9 +14,11 @@ BENCHES: Mapping[str, str] = {
     "export": "bench.export",
     "layouts": "bench.layouts",
     "predict": "bench.predict",
+    "prelabel": "bench.prelabel",
     "queue": "bench.queue",
     "reading": "bench.reading",
     "submit": "bench.submit",
+    "swap": "bench.swap",
 }
 
 RESULTS = Path(__file__).parent / "results"
