@@ -133,7 +133,8 @@ def s3(endpoint, config, secret=None):
         region_name=env["LABELLOOP_S3_REGION"],
         aws_access_key_id=env["LABELLOOP_S3_ACCESS_KEY_ID"],
         aws_secret_access_key=secret or env["LABELLOOP_S3_SECRET_ACCESS_KEY"],
-        config=Config(s3={"addressing_style": "path"}),
+        # A store that has just started on a busy machine says "slow down" before it is warm.
+        config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "total_max_attempts": 8}),
     )
 
 

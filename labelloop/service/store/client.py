@@ -52,7 +52,7 @@ def s3_client(settings: Settings, *, timeout_s: float = 60.0) -> Any:
             max_pool_connections=CONNECTIONS,
             connect_timeout=min(timeout_s, 10.0),
             read_timeout=timeout_s,
-            retries={"mode": "standard", "total_max_attempts": 4},
+            retries={"mode": "standard", "total_max_attempts": 6},
             s3={"addressing_style": "path" if own else "auto"},
             # Not every S3-compatible server knows the checksums that newer clients add unasked.
             request_checksum_calculation="when_required",
