@@ -17,6 +17,7 @@ BENCHES: Mapping[str, str] = {
     "prelabel": "bench.prelabel",
     "queue": "bench.queue",
     "reading": "bench.reading",
+    "smart": "bench.smart",
     "submit": "bench.submit",
     "swap": "bench.swap",
 }

@@ -15,6 +15,7 @@ from ml_backend.app import create_app as create_ml
 from ml_backend.datasets import READERS
 from ml_backend.layouts import LAYOUTS
 from ml_backend.shapes import SHAPES
+from ml_backend.smart.segmenters import SEGMENTERS
 from ml_backend.standard import STANDARD
 from ml_backend.trainers import TRAINERS
 from qc_webhooks.agreement import METRICS
@@ -30,6 +31,7 @@ TABLES = {
     "FLAWS": FLAWS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
+    "SEGMENTERS": SEGMENTERS,
     "TRAINERS": TRAINERS,
     "STANDARD": STANDARD,
     "READERS": READERS,
