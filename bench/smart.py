@@ -43,10 +43,10 @@ def run() -> str:
             rows.append(_measure(tools, photo, line, chance, number=len(rows)))
     kept = [row for row in rows if row is not None]
     areas, order = np.array([row[0] for row in kept]), np.arange(len(kept))
-    held_out = (order % 2 == 1) & (order % 3 != 0)
+    unscored = (order % 2 == 1) & (order % 3 != 0)
     parts = {
         "all": areas > 0,
-        "the third that no constant was fitted to": held_out,
+        "the third that the searches did not score (starts were picked on all)": unscored,
         "small (under 32 x 32)": areas < SMALL,
         "medium": (areas >= SMALL) & (areas < LARGE),
         "large (over 96 x 96)": areas >= LARGE,
