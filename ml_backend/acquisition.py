@@ -21,6 +21,9 @@ POOL = 5
 BEST_BOXES = 3
 """Boxes of a class on a photo whose entropy counts, the most uncertain first: a crowd counts no more than a few."""
 
+EMPTY_EVERY = 5
+"""One photo in so many is one on which nothing was seen, while there are any."""
+
 FLOOR = 0.05
 """Score of the weakest detection that is looked at."""
 
@@ -101,12 +104,32 @@ def spread(vectors: Floats, taken: Floats, count: int) -> list[int]:
     return chosen
 
 
+def rank(doubts: Sequence[float | None]) -> list[int]:
+    """Photos by how much the head wonders about them, most first, one in `EMPTY_EVERY` of those without a box.
+
+    A photo on which nothing was seen may be empty, or show what the head never learned. By a number of its own it would
+    stand before all others or behind them; in turn it neither floods the queue nor waits for ever.
+
+    Args:
+        doubts: Of each photo; None where nothing was seen on it.
+
+    Returns:
+        Indices into `doubts`, all of them.
+    """
+    seen = sorted((index for index, doubt in enumerate(doubts) if doubt is not None), key=lambda i: -(doubts[i] or 0))
+    empty = [index for index, doubt in enumerate(doubts) if doubt is None]
+    order: list[int] = []
+    while seen and empty:
+        order += seen[: EMPTY_EVERY - 1] + empty[:1]
+        seen, empty = seen[EMPTY_EVERY - 1 :], empty[1:]
+    return order + seen + empty
+
+
 def next_photos(looks: Sequence[Look], labelled: Floats, count: int) -> list[int]:
     """The photos to label next, best first.
 
-    A cold start spreads over the embeddings. Then the most uncertain `POOL` x count photos are taken, and of these the
-    ones most unlike each other and what is labelled. A photo on which nothing was seen counts as uncertain as the one
-    in the middle: it neither floods the queue nor waits for ever.
+    A cold start spreads over the embeddings. Then the first `POOL` x count photos of `rank` are taken, and of these the
+    ones most unlike each other and what is labelled.
 
     Args:
         looks: Photos to choose from.
@@ -117,10 +140,8 @@ def next_photos(looks: Sequence[Look], labelled: Floats, count: int) -> list[int
         Indices into `looks`.
     """
     vectors = np.stack([look.vector for look in looks])
-    known = [look.uncertainty for look in looks if look.uncertainty is not None]
-    if len(labelled) < COLD or not known:
+    doubts = [look.uncertainty for look in looks]
+    if len(labelled) < COLD or all(doubt is None for doubt in doubts):
         return spread(vectors, labelled, count)
-    middle = float(np.median(known))
-    doubts = np.array([middle if look.uncertainty is None else look.uncertainty for look in looks])
-    pool = np.argsort(-doubts, kind="stable")[: POOL * count]
-    return [int(pool[index]) for index in spread(vectors[pool], labelled, count)]
+    pool = rank(doubts)[: POOL * count]
+    return [pool[index] for index in spread(vectors[pool], labelled, count)]

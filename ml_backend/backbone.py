@@ -14,7 +14,7 @@ import onnx
 
 from ml_backend.detections import Floats
 from ml_backend.detector import Detector, load_detector
-from ml_backend.features import EMBEDDINGS, GROUPS, expose
+from ml_backend.features import EMBEDDINGS, LEVELS, expose
 from ml_backend.preprocess import Fit, InputSpec, Prepared
 
 OUTPUTS = ("boxes", "objectness", "scores", EMBEDDINGS)
@@ -54,13 +54,12 @@ class Backbone:
     Attributes:
         detector: Runs the graph made by `expose`; of the layout `labelloop`.
         version: Of the model that it was made from.
-        groups: How many candidates in turn share a last layer: one number a level where its levels have weights of
-            their own, else the number of all candidates.
+        levels: How many candidates each level of its head has, in their order.
     """
 
     detector: Detector
     version: str
-    groups: tuple[int, ...]
+    levels: tuple[int, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,5 +111,5 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
         onnx.save(expose(detector), partial)
         partial.replace(exposed)
     seeing = load_detector(exposed, threads=threads)
-    groups = json.loads(seeing.engine.graph.metadata[GROUPS])
-    return Backbone(seeing, detector.version, tuple(int(size) for size in groups))
+    levels = json.loads(seeing.engine.graph.metadata[LEVELS])
+    return Backbone(seeing, detector.version, tuple(int(size) for size in levels))

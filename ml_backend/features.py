@@ -23,8 +23,8 @@ from ml_backend.nodes import Nodes
 from ml_backend.standard import STANDARD
 
 EMBEDDINGS = "embeddings"
-GROUPS = "labelloop.groups"
-"""Metadata of an exposed graph: how many candidates in turn share a last layer, as a JSON list."""
+LEVELS = "labelloop.levels"
+"""Metadata of an exposed graph: how many candidates each level of its head has, in their order, as a JSON list."""
 
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 MOVES = frozenset(
@@ -127,19 +127,12 @@ def expose(detector: Detector) -> onnx.ModelProto:
     told = [output.name for output in model.graph.output]
     layers = last_layers(model.graph, told)
     columns = _columns(path, model, layers)
-    nodes.tell(**{GROUPS: _groups(columns[0], layers)})
+    nodes.tell(**{LEVELS: [level.candidates for level in columns[0]]})
     if EMBEDDINGS not in told:
         STANDARD[layout](nodes, detector.engine.graph, detector.names.names)
         nodes.concat([_flat(nodes, levels) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
     return nodes.close()
-
-
-def _groups(levels: list[Feature], layers: Sequence[onnx.NodeProto]) -> list[int]:
-    """Candidates of each level where the levels' layers have weights of their own, else of all levels together."""
-    sizes = [level.candidates for level in levels]
-    weights = {layer.input[1] for layer in layers if layer.input[0] in {level.name for level in levels}}
-    return sizes if len(weights) >= len(levels) else [sum(sizes)]
 
 
 def _columns(path: Path, model: onnx.ModelProto, layers: Sequence[onnx.NodeProto]) -> list[list[Feature]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,26 +27,41 @@ SMALLEST_SIDE = 1.0
 CERTAIN = 1e-6
 """Objectness is kept this far from 0 and 1 before its log-odds are taken."""
 
+LEAST_SPREAD = 0.05
+"""Added to the deviation of a feature on a level of a photo: what hardly varies there tells nothing."""
+
+MOST_ODDS = 50.0
+"""Log-odds are kept within: single precision knows no surer answer."""
+
 MOST_SHIFT = 1.0
 """A refitted box moves by at most its own size, and grows or shrinks by at most e."""
 
 
-def describe(sight: Sight) -> Doubles:
+def describe(sight: Sight, levels: Sequence[int]) -> Doubles:
     """What a head sees of each candidate: (n, d + 5) float64.
 
-    The embeddings; the logarithms of the box's width and height and their squares, since the size of things tells much
-    where photos are taken from one distance; and the log-odds of the objectness.
+    The embeddings, as they differ from the others of their level on the same photo, so that neither the light nor the
+    stain of a photo matters, nor that levels count in other units; the logarithms of the box's width and height and
+    their squares, since the size of things tells much where photos are taken from one distance; and the log-odds of
+    the objectness.
+
+    Args:
+        sight: Of a whole photo.
+        levels: Of the backbone.
     """
+    parts = np.split(sight.embeddings.astype(np.float64), np.cumsum(levels)[:-1])
+    embeddings = np.concatenate([standardise(part) for part in parts])
     boxes = sight.boxes.astype(np.float64)
     sides = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], SMALLEST_SIDE))
     presence = np.clip(sight.objectness.astype(np.float64), CERTAIN, 1 - CERTAIN)
     odds = np.log(presence / (1 - presence))
-    return np.concatenate([sight.embeddings.astype(np.float64), sides, sides * sides, odds[:, None]], axis=1)
+    return np.concatenate([embeddings, sides, sides * sides, odds[:, None]], axis=1)
 
 
-def split(array: npt.NDArray[Any], groups: Sequence[int]) -> list[npt.NDArray[Any]]:
-    """The rows of each group."""
-    return np.split(array, np.cumsum(groups)[:-1])
+def standardise(part: Doubles) -> Doubles:
+    """The features (n, d) of one level of a photo, each with mean 0 and a deviation of about 1."""
+    away = part - part.mean(axis=0)
+    return np.asarray(away / (np.sqrt((away * away).mean(axis=0)) + LEAST_SPREAD))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,42 +70,35 @@ class Head:
 
     Attributes:
         names: The classes it answers: first the learned ones, a column of `weights` each, then those of `known`.
-        groups: How many candidates in turn share their rows: one number a level where the backbone's levels have last
-            layers of their own, else the number of all candidates.
-        weights: (groups, d + 5, learned) float64: log-odds of a class = `describe(sight) @ weights + bias`.
-        bias: (groups, learned) float64.
+        levels: Of the backbone.
+        weights: (d + 5, learned) float64: log-odds of a class = `describe(sight) @ weights + bias`.
+        bias: (learned,) float64.
         known: Classes of the backbone that are answered as they come from it, by index: nobody drew one yet.
-        shift: (groups, d + 6, 4) float64, how boxes are moved: `[describe(sight), 1] @ shift` are the shifts of the
-            centre in widths and heights and the logarithms of the growth; None where boxes stay.
+        shift: (d + 6, 4) float64, how boxes are moved: `[describe(sight), 1] @ shift` are the shifts of the centre in
+            widths and heights and the logarithms of the growth; None where boxes stay.
     """
 
     names: tuple[str, ...]
-    groups: tuple[int, ...]
+    levels: tuple[int, ...]
     weights: Doubles
     bias: Doubles
     known: tuple[int, ...] = ()
     shift: Doubles | None = None
 
-    def scores(self, sight: Sight) -> Floats:
-        """(n, classes) float32 in [0, 1]."""
-        learned = 1 / (1 + np.exp(-self._apply(sight, self.weights, self.bias)))
+    def answer(self, sight: Sight) -> tuple[Floats, Floats]:
+        """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32."""
+        seen = describe(sight, self.levels)
+        learned = 1 / (1 + np.exp(-np.clip(seen @ self.weights + self.bias, -MOST_ODDS, MOST_ODDS)))
         base = sight.scores[:, list(self.known)].astype(np.float64) * sight.objectness.astype(np.float64)[:, None]
-        return np.asarray(np.concatenate([learned, base], axis=1), np.float32)
-
-    def boxes(self, sight: Sight) -> Floats:
-        """(n, 4) float32 corners in pixels of the network's input."""
+        scores = np.concatenate([learned, base], axis=1).astype(np.float32)
         if self.shift is None:
-            return sight.boxes
-        return move(sight.boxes, self._apply(sight, self.shift[:, :-1], self.shift[:, -1]))
-
-    def _apply(self, sight: Sight, weights: Doubles, bias: Doubles) -> Doubles:
-        parts = zip(split(describe(sight), self.groups), weights, bias, strict=True)
-        return np.concatenate([part @ weight + constant for part, weight, constant in parts])
+            return sight.boxes, scores
+        return move(sight.boxes, seen @ self.shift[:-1] + self.shift[-1]), scores
 
     def detect(self, sight: Sight, *, floor: float) -> Detections:
         """The boxes on the photo, in its own pixels, best first: what the learned model answers."""
-        found = best_class(self.boxes(sight), self.scores(sight), floor)
-        return sight.fit.to_photo(suppress(found, iou=SUPPRESS_IOU))
+        boxes, scores = self.answer(sight)
+        return sight.fit.to_photo(suppress(best_class(boxes, scores, floor), iou=SUPPRESS_IOU))
 
 
 def move(boxes: Floats, shift: Doubles) -> Floats:

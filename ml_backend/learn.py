@@ -18,10 +18,10 @@ FOLDS = 2
 FEWEST = 2
 """Photos below which nothing can be held out: the first of `CHOICES` is taken."""
 
-FEW = 10
+FEW = 5
 """Photos from which a prototype never won over logistic regression: it is tried no more."""
 
-MARGIN = 0.005
+MARGIN = 0.02
 """AP50 by which a choice must beat the one before it: simpler ones come first."""
 
 FLOOR = 0.01
@@ -52,12 +52,12 @@ class Learned:
     judged: Mapping[Choice, float]
 
 
-def learn(examples: Sequence[Example], *, groups: Sequence[int], known: Sequence[tuple[str, int]] = ()) -> Learned:
+def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence[tuple[str, int]] = ()) -> Learned:
     """The head that did best on photos held out from its own fit, fitted again on all.
 
     Args:
         examples: Labelled photos, at least one of them with a box.
-        groups: Of the backbone.
+        levels: Of the backbone.
         known: Classes of the project that the backbone knows, with its index.
     """
     judged: dict[Choice, float] = {}
@@ -65,15 +65,15 @@ def learn(examples: Sequence[Example], *, groups: Sequence[int], known: Sequence
     # Matrices this small gain nothing from threads, and threads that wait for each other on a busy machine cost much.
     with threadpool_limits(1):
         if sum(bool(one.labels) for one in examples) >= FEWEST:
-            judged = cross_validate(examples, groups=groups)
+            judged = cross_validate(examples, levels=levels)
             for choice, score in judged.items():
                 if score > judged[best] + MARGIN:
                     best = choice
-        head = fit_head(examples, groups=groups, trainer=best.trainer, refit_boxes=best.refit_boxes, known=known)
+        head = fit_head(examples, levels=levels, trainer=best.trainer, refit_boxes=best.refit_boxes, known=known)
     return Learned(head, best, judged)
 
 
-def cross_validate(examples: Sequence[Example], *, groups: Sequence[int]) -> dict[Choice, float]:
+def cross_validate(examples: Sequence[Example], *, levels: Sequence[int]) -> dict[Choice, float]:
     """Mean AP50 of each choice on photos that took no part in the fit that judges them."""
     choices = [choice for choice in CHOICES if choice.trainer == "logistic" or len(examples) < FEW]
     order = np.random.default_rng(0).permutation(len(examples))
@@ -87,7 +87,7 @@ def cross_validate(examples: Sequence[Example], *, groups: Sequence[int]) -> dic
             continue
         truths += [Truth(one.drawn, one.labels) for one in held]
         for trainer in dict.fromkeys(choice.trainer for choice in choices):
-            head = fit_head(rest, groups=groups, trainer=trainer, refit_boxes=True)
+            head = fit_head(rest, levels=levels, trainer=trainer, refit_boxes=True)
             numbers = np.array([names.index(name) for name in head.names], np.int64)
             for choice in choices:
                 if choice.trainer == trainer:

@@ -13,7 +13,7 @@ import onnx
 
 from ml_backend.backbone import Backbone
 from ml_backend.features import EMBEDDINGS
-from ml_backend.head import CERTAIN, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
+from ml_backend.head import CERTAIN, LEAST_SPREAD, MOST_ODDS, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
 from ml_backend.nodes import Nodes
 
 
@@ -41,8 +41,10 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
         name: nodes.cast(name, np.float64)
         for name in ("backbone.boxes", "backbone.objectness", "backbone.scores", EMBEDDINGS)
     }
-    seen = _describe(nodes, double)
-    powers = nodes.add("Exp", nodes.add("Neg", _apply(nodes, seen, head.groups, head.weights, head.bias)))
+    seen = _describe(nodes, double, head.levels)
+    powers = nodes.add(
+        "Exp", nodes.add("Neg", _between(nodes, _apply(nodes, seen, head.weights, head.bias), MOST_ODDS))
+    )
     one = nodes.constant(np.ones(1))
     chances = nodes.add("Div", one, nodes.add("Add", one, powers))
     if head.known:
@@ -53,11 +55,11 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
     if head.shift is None:
         nodes.add("Identity", "backbone.boxes", name="boxes")
     else:
-        shift = _apply(nodes, seen, head.groups, head.shift[:, :-1], head.shift[:, -1])
+        shift = _apply(nodes, seen, head.shift[:-1], head.shift[-1])
         _move(nodes, double["backbone.boxes"], shift)
     whole = nodes.add("Sub", "backbone.objectness", "backbone.objectness")
     nodes.add("Add", whole, nodes.constant(np.ones(1, np.float32)), name="objectness")
-    count = sum(head.groups)
+    count = sum(head.levels)
     nodes.output("boxes", ("batch", count, 4))
     nodes.output("objectness", ("batch", count))
     nodes.output("scores", ("batch", count, len(head.names)))
@@ -65,15 +67,20 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
     return nodes.close()
 
 
-def _describe(nodes: Nodes, double: dict[str, str]) -> str:
+def _describe(nodes: Nodes, double: dict[str, str], levels: tuple[int, ...]) -> str:
     """`head.describe`."""
+    ends = np.cumsum(levels).tolist()
+    parts = [
+        _standardise(nodes, nodes.rows(double[EMBEDDINGS], stop - size, stop), size)
+        for size, stop in zip(levels, ends, strict=True)
+    ]
     sides = nodes.add("Log", _sides(nodes, double["backbone.boxes"]))
     certain = (nodes.constant(np.array([bound])) for bound in (CERTAIN, 1 - CERTAIN))
     low, high = certain
     presence = nodes.add("Min", nodes.add("Max", double["backbone.objectness"], low), high)
     absence = nodes.add("Sub", nodes.constant(np.ones(1)), presence)
     odds = nodes.reshape(nodes.add("Log", nodes.add("Div", presence, absence)), (0, -1, 1))
-    return nodes.concat([double[EMBEDDINGS], sides, nodes.add("Mul", sides, sides), odds], axis=2)
+    return nodes.concat([nodes.concat(parts, axis=1), sides, nodes.add("Mul", sides, sides), odds], axis=2)
 
 
 def _sides(nodes: Nodes, boxes: str) -> str:
@@ -81,24 +88,27 @@ def _sides(nodes: Nodes, boxes: str) -> str:
     return nodes.add("Max", sides, nodes.constant(np.array([SMALLEST_SIDE])))
 
 
-def _apply(nodes: Nodes, seen: str, groups: tuple[int, ...], weights: Doubles, bias: Doubles) -> str:
-    """`Head._apply`: each group of candidates by its own rows."""
-    parts, start = [], 0
-    for size, weight, constant in zip(groups, weights, bias, strict=True):
-        part = nodes.rows(seen, start, start + size) if len(groups) > 1 else seen
-        product = nodes.add("MatMul", part, nodes.constant(weight))
-        parts.append(nodes.add("Add", product, nodes.constant(constant)))
-        start += size
-    return nodes.concat(parts, axis=1)
+def _standardise(nodes: Nodes, part: str, size: int) -> str:
+    """`head.standardise`; a mean is a product with a row of ones, whose form is the same in every opset."""
+    mean = nodes.constant(np.full((1, 1, size), 1 / size))
+    away = nodes.add("Sub", part, nodes.add("MatMul", mean, part))
+    deviation = nodes.add("Sqrt", nodes.add("MatMul", mean, nodes.add("Mul", away, away)))
+    return nodes.add("Div", away, nodes.add("Add", deviation, nodes.constant(np.array([LEAST_SPREAD]))))
+
+
+def _apply(nodes: Nodes, seen: str, weights: Doubles, bias: Doubles) -> str:
+    return nodes.add("Add", nodes.add("MatMul", seen, nodes.constant(weights)), nodes.constant(bias))
+
+
+def _between(nodes: Nodes, tensor: str, bound: float) -> str:
+    """Cut to [-bound, bound]."""
+    low, high = (nodes.constant(np.array([one])) for one in (-bound, bound))
+    return nodes.add("Min", nodes.add("Max", tensor, low), high)
 
 
 def _move(nodes: Nodes, boxes: str, shift: str) -> None:
     """`head.move`."""
-    bounded = nodes.add(
-        "Min",
-        nodes.add("Max", shift, nodes.constant(np.array([-MOST_SHIFT]))),
-        nodes.constant(np.array([MOST_SHIFT])),
-    )
+    bounded = _between(nodes, shift, MOST_SHIFT)
     sides = _sides(nodes, boxes)
     two = nodes.constant(np.array([2.0]))
     middle = nodes.add("Div", nodes.add("Add", nodes.columns(boxes, 0, 2), nodes.columns(boxes, 2, 4)), two)

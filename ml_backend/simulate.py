@@ -179,7 +179,7 @@ class _Labeller:
         """The head learned from what is labelled."""
         if self._head is None:
             started = time.perf_counter()
-            self._head = learn(self._examples, groups=self._album.backbone.groups, known=self._known).head
+            self._head = learn(self._examples, levels=self._album.backbone.levels, known=self._known).head
             self.seconds = time.perf_counter() - started
         return self._head
 

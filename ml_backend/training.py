@@ -65,30 +65,24 @@ class Training:
     """The table.
 
     Attributes:
-        features: (n, d + 1) float32, standardised group by group, the last column 1.
-        group: (n,) to which group of the backbone each belongs.
-        scales: How each group was standardised.
+        features: (n, d + 1) float32, standardised, the last column 1.
+        scale: How they were standardised.
     """
 
     features: Floats
-    group: Ints
-    scales: tuple[Scale, ...]
+    scale: Scale
     parts: tuple[_Part, ...]
 
-    def problem(self, name: str, *, group: int | None = None, start: Row | None = None) -> Problem | None:
-        """The problem of a class among the candidates of one group, or of all; None where none of them shows it."""
+    def problem(self, name: str, *, start: Row | None = None) -> Problem | None:
+        """The problem of a class; None where no candidate shows it."""
         positives, weights, negatives = [], [], []
         for part in self.parts:
             mine = np.flatnonzero(np.array([label == name for label in part.example.labels], bool))
             overlap = part.match.iou[:, mine]
-            inside = np.ones(len(overlap), bool)
-            if group is not None:
-                inside = self.group[part.first : part.first + len(overlap)] == group
             shows, owner = _shown(overlap)
-            shows, owner = shows[inside[shows]], owner[inside[shows]]
             positives.append(part.first + shows)
             weights.append(1 / np.bincount(owner, minlength=1)[owner])
-            away = inside & (overlap.max(axis=1, initial=0) < NEGATIVE_IOU)
+            away = overlap.max(axis=1, initial=0) < NEGATIVE_IOU
             if not part.example.complete:
                 away &= ~_unexplained(part)
             negatives.append(part.first + np.flatnonzero(away))
@@ -97,8 +91,8 @@ class Training:
             return None
         return Problem(self.features, chosen, np.concatenate(weights), np.concatenate(negatives), start)
 
-    def shifts(self, group: int) -> tuple[Doubles, Doubles]:
-        """Weighted normal equations of the shifts that take a group's candidates to the boxes that they cover.
+    def shifts(self) -> tuple[Doubles, Doubles]:
+        """Weighted normal equations of the shifts that take candidates to the boxes that they cover.
 
         Returns:
             The Gram matrix (d + 1, d + 1) and the right side (d + 1, 4).
@@ -106,8 +100,7 @@ class Training:
         size = self.features.shape[1]
         gram, target = np.zeros((size, size)), np.zeros((size, 4))
         for part in self.parts:
-            own = self.group[part.first : part.first + len(part.kept)] == group
-            near = np.flatnonzero(own & (part.match.best >= SHIFT_IOU))
+            near = np.flatnonzero(part.match.best >= SHIFT_IOU)
             owner = part.match.owner[near]
             weight = 1 / np.bincount(owner, minlength=1)[owner]
             features = self.features[part.first + near].astype(np.float64)
@@ -117,14 +110,13 @@ class Training:
         return gram, target
 
 
-def tabulate(examples: Sequence[Example], groups: Sequence[int]) -> Training:
+def tabulate(examples: Sequence[Example], levels: Sequence[int]) -> Training:
     """The table of labelled photos.
 
     Args:
         examples: At least one.
-        groups: Of the backbone.
+        levels: Of the backbone.
     """
-    group_of = np.repeat(np.arange(len(groups)), groups)
     share = MOST // len(examples)
     parts: list[_Part] = []
     described: list[Doubles] = []
@@ -133,18 +125,11 @@ def tabulate(examples: Sequence[Example], groups: Sequence[int]) -> Training:
         found = match(one)
         kept = _thin(found, share, seed=index)
         parts.append(_Part(one, kept, found[kept], first))
-        described.append(describe(one.sight[kept]))
+        described.append(describe(one.sight, levels)[kept])
         first += len(kept)
-    group = np.concatenate([group_of[part.kept] for part in parts])
     features = np.concatenate(described)
-    view = np.empty((len(features), features.shape[1] + 1), np.float32)
-    scales = []
-    for number in range(len(groups)):
-        mine = group == number
-        scale = Scale(features[mine].mean(axis=0), features[mine].std(axis=0) + 1e-6)
-        view[mine] = scale.view(features[mine])
-        scales.append(scale)
-    return Training(view, group, tuple(scales), tuple(parts))
+    scale = Scale(features.mean(axis=0), features.std(axis=0) + 1e-6)
+    return Training(scale.view(features), scale, tuple(parts))
 
 
 def _thin(found: Match, most: int, *, seed: int) -> Ints:

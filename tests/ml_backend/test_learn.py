@@ -1,0 +1,112 @@
+"""A head learns a class that its backbone never saw, and the file made of it answers the same to the bit."""
+
+import numpy as np
+import onnx
+import pytest
+
+from ml_backend.backbone import open_backbone
+from ml_backend.detector import embedded_model, load_detector
+from ml_backend.examples import Example
+from ml_backend.fitting import fit_head
+from ml_backend.head import move, shift_to
+from ml_backend.learn import learn
+from ml_backend.learned import write_learned
+from ml_backend.preprocess import prepare
+
+
+def photo_of_discs(seed, *, size=320):
+    """Red discs and blue squares on grey noise; the boxes around the discs."""
+    rng = np.random.default_rng(seed)
+    photo = rng.integers(100, 156, (size, size, 3)).astype(np.uint8)
+    y, x = np.mgrid[:size, :size]
+    boxes = []
+    for place in range(2):
+        radius = int(rng.integers(28, 45))
+        cx, cy = int(rng.integers(50, size - 50)), 80 + 160 * place
+        if place == 0 or seed % 2:
+            photo[(x - cx) ** 2 + (y - cy) ** 2 <= radius**2] = (220, 20, 20)
+            boxes.append((cx - radius, cy - radius, cx + radius, cy + radius))
+        else:
+            photo[cy - radius : cy + radius, cx - radius : cx + radius] = (20, 20, 220)
+    return photo, np.array(boxes, np.float32)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return open_backbone(embedded_model(), folder=tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def examples(backbone):
+    made = []
+    for seed in range(6):
+        photo, boxes = photo_of_discs(seed)
+        [sight] = backbone.see([prepare(photo, backbone.spec)])
+        made.append(Example(sight, boxes, ("disc",) * len(boxes)))
+    return made
+
+
+def test_the_backbone_gives_the_features_and_finds_what_the_model_finds(backbone, chelsea):
+    photo = prepare(chelsea, backbone.spec)
+    [sight] = backbone.see([photo])
+    assert sight.embeddings.shape == (len(sight.boxes), 384)
+    [ours], [plain] = (one.detect([photo], floor=0.1) for one in (backbone.detector, load_detector(embedded_model())))
+    np.testing.assert_array_equal(ours.boxes, plain.boxes)
+    np.testing.assert_array_equal(ours.scores, plain.scores)
+
+
+def test_a_class_that_the_backbone_never_saw_is_found_on_a_new_photo(backbone, examples):
+    learned = learn(examples[:5], levels=backbone.levels)
+    best = learned.head.detect(examples[5].sight, floor=0.3).boxes[:2]
+    assert len(examples[5].drawn) == 2
+    assert min(max(_iou(box, drawn) for box in best) for drawn in examples[5].drawn) > 0.5
+
+
+@pytest.mark.parametrize("refit_boxes", [False, True])
+def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes, tmp_path):
+    known = [("cat", backbone.names.index("cat"))]
+    head = fit_head(examples[:3], levels=backbone.levels, trainer="logistic", refit_boxes=refit_boxes, known=known)
+    write_learned(tmp_path / "learned.onnx", backbone, head)
+    onnx.checker.check_model(onnx.load(tmp_path / "learned.onnx"))
+    detector = load_detector(tmp_path / "learned.onnx")
+    assert detector.layout == "labelloop"
+    assert detector.names.names == ("disc", "cat")
+    for seed in range(3, 6):
+        photo = prepare(photo_of_discs(seed)[0], backbone.spec)
+        [sight] = backbone.see([photo])
+        raw = detector.engine.run([photo.tensor], ["boxes", "scores"])
+        boxes, scores = head.answer(sight)
+        np.testing.assert_array_equal(raw["scores"][0], scores)
+        np.testing.assert_array_equal(raw["boxes"][0], boxes)
+        [served] = detector.detect([photo], floor=0.05)
+        answered = head.detect(sight, floor=0.05)
+        np.testing.assert_array_equal(served.boxes, answered.boxes)
+        np.testing.assert_array_equal(served.scores, answered.scores)
+
+
+def test_a_learned_model_can_be_learned_on_again(backbone, examples, tmp_path):
+    head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False)
+    write_learned(tmp_path / "learned.onnx", backbone, head)
+    again = open_backbone(tmp_path / "learned.onnx", folder=tmp_path)
+    assert again.names == ("disc",)
+    photo = prepare(photo_of_discs(0)[0], again.spec)
+    np.testing.assert_array_equal(again.see([photo])[0].embeddings, backbone.see([photo])[0].embeddings)
+
+
+def test_a_class_that_nobody_drew_is_answered_as_the_backbone_does(backbone, examples, chelsea):
+    cat = backbone.names.index("cat")
+    head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False, known=[("cat", cat)])
+    [sight] = backbone.see([prepare(chelsea, backbone.spec)])
+    np.testing.assert_allclose(head.answer(sight)[1][:, 1], sight.scores[:, cat] * sight.objectness, rtol=1e-6)
+
+
+def test_shifts_take_boxes_to_their_targets():
+    boxes = np.array([[10, 10, 30, 50], [0, 0, 8, 8]], np.float32)
+    targets = np.array([[12, 8, 36, 40], [1, 1, 12, 7]], np.float32)
+    np.testing.assert_allclose(move(boxes, shift_to(boxes, targets)), targets, atol=1e-4)
+
+
+def _iou(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
