@@ -158,7 +158,7 @@ class Assembler:
         """The objects of a region, one for each of its labels; none, and a loss, where it cannot be in the data set."""
         try:
             fitted = fit(region.geometry, image.width, image.height)
-            objects = _label(region, fitted, annotation, self._numbers(image.task, region, ordinals))
+            objects = self._label(region, fitted, annotation, image.task, ordinals)
         except Unfit as unfit:
             self._drop_region(task, annotation, region.id, str(unfit))
             return []
@@ -166,7 +166,8 @@ class Assembler:
             self._drop_region(task, annotation, region.id, "no label")
             return []
         self._ledger.kept["region"] += 1
-        self._ledger.repaired.update(fitted.repairs)
+        if fitted.repairs:
+            self._ledger.repaired.update(fitted.repairs)
         if _was_negative(region):
             self._ledger.repaired[NEGATIVE] += 1
         if len(objects) > 1:
@@ -175,16 +176,41 @@ class Assembler:
             self._ledger.notes[UNKNOWN_LABEL] += 1
         return objects
 
-    def _numbers(self, task: int, region: Region, ordinals: Iterator[int]) -> list[tuple[str, int, int]]:
-        """(label, class number, object number) of each object that a region becomes."""
-        labels = [(label, next(ordinals)) for label in dict.fromkeys(region.labels)]
-        point = isinstance(region.geometry, KeyPoint)  # it names a part of an object, which is no class
+    def _label(
+        self, region: Region, fitted: Fitted, annotation: Annotation, task: int, ordinals: Iterator[int]
+    ) -> list[Object]:
+        """An object for each label of a region; their numbers go on from those of the regions before it."""
+        parent, hidden, point = "", False, isinstance(region.geometry, KeyPoint)
+        if point:
+            parent, hidden = region.result[0].parent_id or "", is_hidden(region)
+        labels = region.labels if len(region.labels) == 1 else tuple(dict.fromkeys(region.labels))
+        objects: list[Object] = []
         try:
-            return [
-                (label, 0 if point else self._classes.id(label), object_id(task, ordinal)) for label, ordinal in labels
-            ]
+            for label in labels:
+                number = object_id(task, next(ordinals))
+                objects.append(
+                    Object(
+                        number,
+                        0 if point else self._classes.id(label),  # a key point names a part of an object: no class
+                        label,
+                        region.geometry,
+                        fitted.box,
+                        fitted.area,
+                        objects[0].id if objects else number,
+                        CLIPPED in fitted.repairs,
+                        fitted.outline,
+                        region.id,
+                        parent,
+                        hidden,
+                        annotation.id,
+                        annotation.completed_by,
+                        region.score,
+                        region.attributes,
+                    )
+                )
         except OverflowError as error:
             raise Unfit("its number is too large") from error
+        return objects
 
     def _read(self, task: Task, annotation: Annotation, images: Sequence[TaskImage] = ()) -> Reading:
         def size(item_index: int) -> tuple[int, int] | None:
@@ -233,33 +259,6 @@ class Assembler:
     def _others(self, reading: Reading) -> None:
         for result in (*reading.answers, *reading.relations, *reading.carried):
             self._ledger.other_results[result.type or "unknown"] += 1
-
-
-def _label(region: Region, fitted: Fitted, annotation: Annotation, numbers: list[tuple[str, int, int]]) -> list[Object]:
-    parent, hidden = "", False
-    if isinstance(region.geometry, KeyPoint):
-        parent, hidden = region.result[0].parent_id or "", is_hidden(region)
-    return [
-        Object(
-            id=number,
-            class_id=class_id,
-            label=label,
-            geometry=region.geometry,
-            box=fitted.box,
-            area=fitted.area,
-            number=numbers[0][2],
-            clipped=CLIPPED in fitted.repairs,
-            outline=fitted.outline,
-            region=region.id,
-            parent=parent,
-            hidden=hidden,
-            annotation=annotation.id,
-            annotator=annotation.completed_by,
-            score=region.score,
-            attributes=region.attributes,
-        )
-        for label, class_id, number in numbers
-    ]
 
 
 def _size_in(

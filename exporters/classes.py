@@ -35,7 +35,8 @@ class ClassMap:
 
     def id(self, name: str) -> int:
         """The number of a label; a label not seen before gets the next one."""
-        return self._ids.setdefault(name, len(self._ids) + 1)
+        found = self._ids.get(name)
+        return self._ids.setdefault(name, len(self._ids) + 1) if found is None else found
 
     def __contains__(self, name: object) -> bool:
         return name in self._ids

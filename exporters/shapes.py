@@ -40,7 +40,7 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
     Raises:
         Unfit: nothing of the shape is left: no area, outside the image; or a mask of another size than its image.
     """
-    if is_upright(geometry):
+    if type(geometry) is Rectangle and geometry.rotation % 360 == 0:
         return _fit_upright(geometry.bounds, width, height)
     repairs: tuple[str, ...] = ()
     if isinstance(geometry, Mask) and (geometry.width, geometry.height) != (width, height):
@@ -60,6 +60,8 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
     elif not isinstance(geometry, Polygon | Vector):
         return Fitted(_with_area(_clamp(geometry.bounds, width, height)), geometry.area, repairs)
     if isinstance(geometry, Polygon) and shapely.is_valid(drawn := shapely.Polygon(geometry.points)):
+        if not repairs:
+            return Fitted(_with_area(_clamp((x_min, y_min, x_max, y_max), width, height)), _shoelace(geometry.points))
         outline = drawn
     else:
         outline = geometry.polygon()
@@ -74,7 +76,7 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
 
 def is_upright(geometry: Geometry) -> bool:
     """Whether the shape is its box: a rectangle that is not turned."""
-    return isinstance(geometry, Rectangle) and geometry.rotation % 360 == 0
+    return type(geometry) is Rectangle and geometry.rotation % 360 == 0
 
 
 def visible(each: Object) -> Any:
@@ -122,6 +124,16 @@ def _fit_upright(bounds: Box, width: int, height: int) -> Fitted:
     over = max(-x_min, -y_min, x_max - width, y_max - height)
     box = _with_area(_clamp(bounds, width, height))
     return Fitted(box, (box[2] - box[0]) * (box[3] - box[1]), (CLIPPED,) if over > TOLERANCE else ())
+
+
+def _shoelace(points: tuple[Point, ...]) -> float:
+    """The area of a ring that does not cross itself. Source: Gauss' area formula."""
+    x_0, y_0 = points[-1]
+    twice = 0.0
+    for x_1, y_1 in points:
+        twice += x_0 * y_1 - x_1 * y_0
+        x_0, y_0 = x_1, y_1
+    return abs(twice) / 2
 
 
 def _with_area(box: Box) -> Box:

@@ -18,6 +18,7 @@ from labelloop.labeling.geometry import KeyPoint, Mask
 from labelloop.labeling.raster import rasterise
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _HOLES = "outline with holes -> mask"
 NO_SKELETON = "a key point, and no label config that tells the order of key points"
 
@@ -46,16 +47,19 @@ class CocoWriter:
         joined = self._job.skeleton.join(item.objects) if self._job.skeleton else Joined({})
         self.converted[ONLY_ONE] += joined.given
         dropped = list(joined.refused)
+        records = []
         for each in item.objects:
             if each.box is not None:
                 record = self._annotation(each, item.image)
                 if self._job.skeleton:
                     record |= _keypoints(joined.places[each.id])
-                parts.annotation(_encode(record))
+                records.append(record)
             elif not isinstance(each.geometry, KeyPoint):
                 dropped.append((each, NO_AREA))
             elif not self._job.skeleton:
                 dropped.append((each, ALONE if not each.parent else NO_SKELETON))
+        if records:
+            parts.annotations(_encode_lines(records))
         return dropped
 
     def close(self) -> None:
@@ -73,19 +77,25 @@ class CocoWriter:
 
     def _annotation(self, each: Object, image: Image) -> dict[str, Any]:
         assert each.box is not None
-        x_min, y_min, x_max, y_max = (round(edge, 4) for edge in each.box)
+        x_min, y_min, x_max, y_max = each.box
+        x_min, y_min, x_max, y_max = rounded(x_min), rounded(y_min), rounded(x_max), rounded(y_max)
         record: dict[str, Any] = {
             "id": each.id,
             "image_id": image.id,
             "category_id": each.class_id,
-            "bbox": [x_min, y_min, round(x_max - x_min, 4), round(y_max - y_min, 4)],
-            "area": round(each.area, 4),
-            "segmentation": self._segmentation(each, image),
+            "bbox": (x_min, y_min, rounded(x_max - x_min), rounded(y_max - y_min)),
+            "area": rounded(each.area),
+            "segmentation": None,
             "iscrowd": 0,
             "region_id": each.region,
             "annotation_id": each.annotation,
             "annotator": each.annotator,
         }
+        if is_upright(each.geometry):
+            self.converted["rectangle -> polygon"] += 1
+            record["segmentation"] = ((x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max),)
+        else:
+            record["segmentation"] = self._segmentation(each, image)
         if each.score is not None:
             record["score"] = each.score
         if each.attributes:
@@ -93,12 +103,7 @@ class CocoWriter:
         return record
 
     def _segmentation(self, each: Object, image: Image) -> list[list[float]] | dict[str, Any]:
-        assert each.box is not None
         shape = each.geometry
-        if is_upright(shape):
-            self.converted["rectangle -> polygon"] += 1
-            x_min, y_min, x_max, y_max = (round(edge, 4) for edge in each.box)
-            return [[x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max]]
         if isinstance(shape, Mask):
             return _rle(shape)
         outline = rings(each, image.width, image.height)
@@ -107,7 +112,12 @@ class CocoWriter:
             return _rle(Mask.of(rasterise(visible(each), image.width, image.height)))
         if (name := shape_name(each)) != "polygon":
             self.converted[f"{name} -> polygon"] += 1
-        return [[round(number, 4) for point in ring for number in point] for ring in outline]
+        return [[rounded(number) for point in ring for number in point] for ring in outline]
+
+
+def rounded(number: float) -> float:
+    """A number of pixels, from 0, to 1/10,000: as ``round(number, 4)``, at a quarter of its cost."""
+    return int(number * 10_000 + 0.5) / 10_000
 
 
 class _Parts:
@@ -121,8 +131,9 @@ class _Parts:
     def image(self, record: bytes) -> None:
         self._images.write((b",\n" if self._images.tell() else b"") + record)
 
-    def annotation(self, record: bytes) -> None:
-        self._annotations.write((b",\n" if self._annotations.tell() else b"") + record)
+    def annotations(self, lines: bytes) -> None:
+        # a line break inside a text is escaped, so each one here ends a record
+        self._annotations.write((b",\n" if self._annotations.tell() else b"") + lines[:-1].replace(b"\n", b",\n"))
 
     def join(self, categories: bytes) -> Path:
         with self._path.open("wb") as out:

@@ -296,5 +296,7 @@ def _valid(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
     if shapely.is_valid(ring):
         return ring
     repaired = shapely.make_valid(ring)
+    if repaired.geom_type in {"Polygon", "MultiPolygon"}:
+        return repaired
     parts = [part for part in shapely.get_parts(repaired) if part.geom_type in {"Polygon", "MultiPolygon"}]
     return shapely.union_all(parts) if parts else shapely.Polygon()

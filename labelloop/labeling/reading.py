@@ -5,6 +5,7 @@ from typing import Any
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedValue, RegionError
+from labelloop.labeling.geometry import Rectangle
 from labelloop.labeling.region import NO_ATTRIBUTES, Reading, Region
 from labelloop.labeling.task import Annotation, Prediction, Result, Task
 from labelloop.labeling.values import ANSWERS, GEOMETRIES, Shape, answer, labels, shape_of
@@ -12,6 +13,7 @@ from labelloop.labeling.values import ANSWERS, GEOMETRIES, Shape, answer, labels
 Source = Annotation | Prediction
 SizeOf = Callable[[int], tuple[int, int] | None]
 
+_FAR = 1e9  # as in `values`
 _PER_TASK = {"choices", "taxonomy"}
 
 
@@ -95,6 +97,42 @@ def _bare(result: Result, width: int, height: int) -> Region:
     )
 
 
+def _usual(result: Result) -> Region | None:
+    """The region of an upright rectangle with one label, in the form that Label Studio writes: most results are that.
+
+    It is what `_bare` gives, without its questions; None where any of them would have to be asked.
+    """
+    raw = result.raw
+    get = raw.get
+    value, width, height = get("value"), get("original_width"), get("original_height")
+    if get("type") != "rectanglelabels" or type(value) is not dict or type(width) is not int or type(height) is not int:
+        return None
+    x, y, w, h = value.get("x"), value.get("y"), value.get("width"), value.get("height")
+    labels = value.get("rectanglelabels")
+    if not (type(x) is type(y) is type(w) is type(h) is float and type(labels) is list and len(labels) == 1):
+        return None
+    name, control, to_name, label = get("id"), get("from_name"), get("to_name"), labels[0]
+    if not (type(name) is type(control) is type(to_name) is type(label) is str) or value.get("rotation"):
+        return None
+    usual = -_FAR < x < _FAR and -_FAR < y < _FAR and 0 < w < _FAR and 0 < h < _FAR and width > 0 and height > 0
+    if not usual or "score" in raw or "item_index" in raw:
+        return None
+    return Region(
+        Rectangle(x * width / 100, y * height / 100, w * width / 100, h * height / 100),
+        (label,),
+        name,
+        control,
+        to_name,
+        "rectanglelabels",
+        None,
+        0,
+        width,
+        height,
+        NO_ATTRIBUTES,
+        (result,),
+    )
+
+
 def _joined(region: Region, other: Result) -> Region:
     """The region with what one more result says about it."""
     kind, control = other.type, other.from_name
@@ -162,14 +200,17 @@ class _Reader:
         )
 
     def _draw(self, result: Result) -> None:
-        try:
-            if self.config is not None:
-                self._known(result)
-            region = _bare(result, *self._size(result))
-        except MalformedValue as error:
-            self.by_id.setdefault(result.id, -1)
-            self._fail(result, error.field, error.reason)
-            return
+        known = self.config is None or result.raw.get("from_name") in self.config.controls
+        region = _usual(result) if known else None
+        if region is None:
+            try:
+                if not known:
+                    self._known(result)
+                region = _bare(result, *self._size(result))
+            except MalformedValue as error:
+                self.by_id.setdefault(result.id, -1)
+                self._fail(result, error.field, error.reason)
+                return
         name = region.id
         place = self.by_id.get(name, -1) if name else -1
         if place < 0:

@@ -10,7 +10,7 @@ from labelloop.labeling.errors import LabelingError, RegionError
 from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask, Polygon, Rectangle, Vector, Vertex
 from labelloop.labeling.png import encode_data_url
 from labelloop.labeling.regions import Region, detection_result, read_annotation, regions, to_results
-from labelloop.labeling.task import read_task
+from labelloop.labeling.task import Annotation, Result, read_task
 
 MASK = np.zeros((100, 200), dtype=bool)
 MASK[20:50, 30:90] = True
@@ -362,3 +362,34 @@ def test_regions_of_a_malformed_annotation_raise_the_first_error(make_task, box)
     task = make_task(box(), box("r9", value={"width": None}))
     with pytest.raises(RegionError, match=r"task 53, annotation 30, result r9: width: is missing"):
         regions(task.annotations[0], task=task)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"rotation": 30},
+        {"x": 10},
+        {"x": True},
+        {"x": float("nan")},
+        {"x": 1e10},
+        {"width": -5.0},
+        {"width": 0.0},
+        {"rectanglelabels": []},
+        {"rectanglelabels": ["a", "b"]},
+        {"rectanglelabels": [5]},
+        {"rectanglelabels": "a"},
+    ],
+    ids=str,
+)
+def test_usual_rectangle_is_read_as_any_other(change, monkeypatch):
+    value = {"x": 10.5, "y": 20.5, "width": 30.25, "height": 40.125, "rotation": 0, "rectanglelabels": ["a"]} | change
+    raw = {"id": "r", "from_name": "l", "to_name": "i", "type": "rectanglelabels", "value": value}
+    source = Annotation(results=(Result(raw | {"original_width": 640, "original_height": 360}),))
+    quick = read_annotation(source)
+    monkeypatch.setattr("labelloop.labeling.reading._usual", lambda result: None)
+    careful = read_annotation(source)
+    assert quick.regions == careful.regions
+    assert [(each.field, each.reason) for each in quick.errors] == [
+        (each.field, each.reason) for each in careful.errors
+    ]
