@@ -15,6 +15,7 @@ BENCHES: Mapping[str, str] = {
     "layouts": "bench.layouts",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
+    "qc": "bench.qc",
     "queue": "bench.queue",
     "reading": "bench.reading",
     "smart": "bench.smart",

@@ -68,6 +68,10 @@ COMMANDS: Sequence[Command] = (
     ),
     Command("qc serve", "qc_webhooks.commands:serve", "Serve the webhook of quality control."),
     Command("qc status", "qc_webhooks.commands:status", "Say how a project's tasks stand: agreed, disputed, waiting."),
+    Command(
+        "qc report", "qc_webhooks.offline:report", "Measure an exported file: agreement, conflicts, who is reliable."
+    ),
+    Command("qc consensus", "qc_webhooks.offline:consensus", "Make one annotation of several, from an exported file."),
     Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),
     Command("worker", "labelloop.stack.commands:worker", "Do what events ask for: verdicts, routes, reconciliation."),
     Command("inbox counts", "labelloop.stack.inbox:counts", "Say how many events are in each state."),

@@ -94,3 +94,28 @@ class WrongSecret(QualityControlError):
 
     code = "wrong_secret"
     status = 401
+
+
+class ExportUnreadable(QualityControlError):
+    """A file that quality control was given cannot be read or written, or is not what it should be."""
+
+    code = "unreadable_file"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path}: {reason}.",
+            fix="Give --from a JSON export of Label Studio (or JSON lines), --label-config the project's XML.",
+        )
+        self.path = path
+        self.reason = reason
+
+
+class ConsensusUnwritable(QualityControlError):
+    """A region of the consensus cannot be written as Label Studio's JSON."""
+
+    code = "consensus_unwritable"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The consensus cannot be written: {reason}.", fix="Give the label config that the export is of."
+        )

@@ -22,6 +22,7 @@ from qc_webhooks.agreement import METRICS
 from qc_webhooks.app import create_app as create_qc
 from qc_webhooks.policy import Policy
 from qc_webhooks.routing import ROUTES
+from qc_webhooks.statistics import STATISTICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").rglob("*.md")])
@@ -37,6 +38,7 @@ TABLES = {
     "READERS": READERS,
     "METRICS": METRICS,
     "ROUTES": ROUTES,
+    "STATISTICS": STATISTICS,
     "SHAPES": SHAPES,
     "CHECKS": CHECKS,
 }

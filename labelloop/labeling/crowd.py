@@ -1,5 +1,6 @@
 """What a project's annotations tell about its annotators: who finds objects, and who confuses which labels."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -109,21 +110,18 @@ def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP) -> Evid
 def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
     """Every annotator's recall, false regions and confusion, from all tasks together; no truth is needed."""
     sightings: list[Sighting] = []
-    images: dict[int, int] = {}
+    images: Counter[tuple[int, ...]] = Counter()
     labels: dict[str, list[Votes]] = {}
     choices: dict[str, list[Votes]] = {}
-    total = 0
     for task in tasks:
-        total += 1
-        for who in task.looked:
-            images[who] = images.get(who, 0) + 1
+        images[tuple(sorted(task.looked))] += 1
         for control, votes in task.clusters:
             sightings.append(Sighting(task.looked, tuple(who for who, _ in votes)))
             labels.setdefault(control, []).append(votes)
         for control, votes in task.choices:
             choices.setdefault(control, []).append(votes)
     return Crowd(
-        estimate_presence(sightings, images, total=total),
+        estimate_presence(sightings, images),
         {control: estimate_labels(items) for control, items in labels.items()},
         {control: estimate_labels(items) for control, items in choices.items()},
     )

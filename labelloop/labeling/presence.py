@@ -24,7 +24,7 @@ DIFFICULTY = (-1.5, 1.5)
 # Recall before anything is known: a Beta distribution with these pseudo-objects found and missed.
 RECALL = (2.0, 1.0)
 # Images by which an annotator's rate of false regions is drawn to everybody's.
-POOLED_IMAGES = 20.0
+POOLED_IMAGES = 10.0
 # How often a second annotator marks what is no object, and from how many occasions that would be known.
 COINCIDENCE, OCCASIONS = 0.05, 200.0
 
@@ -68,77 +68,93 @@ class Presence(msgspec.Struct, frozen=True):
 
     def probability(self, sighting: Sighting) -> float:
         """How likely the object is there, 0 to 1."""
+        return float(1 - self.states(sighting)[-1])
+
+    def states(self, sighting: Sighting) -> Floats:
+        """How likely it is a real object of each ``DIFFICULTY`` or, last, no object; they sum to 1."""
         logits = np.array([self.logits.get(who, self.typical[0]) for who in sighting.looked])
         false = np.array([self.false_regions.get(who, self.typical[1]) for who in sighting.looked])
         marked = np.isin(sighting.looked, sighting.marked)
-        real = _log_real(logits, marked.astype(float), np.zeros(len(logits), dtype=np.intp), 1)
-        log_false = _log_false(
-            false[marked].sum(keepdims=True),
-            marked.sum(keepdims=True, dtype=float),
-            np.full(1, float(len(marked))),
-            self.coincidence,
-        )
-        return float(_expit(np.log(self.density) + np.logaddexp.reduce(real, axis=1) - log_false)[0])
+        real = _log_real(logits, marked.astype(float), np.zeros(len(logits), dtype=np.intp), 1)[0]
+        size, looked = marked.sum(keepdims=True, dtype=float), np.full(1, float(len(marked)))
+        log_false = _log_false(false[marked].sum(keepdims=True), size, looked, self.coincidence)
+        logs = np.concatenate((np.log(self.density) + real, log_false))
+        shares = np.exp(logs - logs.max())
+        found: Floats = shares / shares.sum()
+        return found
 
 
 # Before anything is known.
 UNKNOWN = Presence({}, {}, 1.0, COINCIDENCE, (float(np.log(RECALL[0] / RECALL[1])), 0.3))
 
 
-def estimate_presence(sightings: Sequence[Sighting], images: Mapping[int, int], *, total: int) -> Presence:
+def estimate_presence(sightings: Sequence[Sighting], images: Mapping[tuple[int, ...], int]) -> Presence:
     """Recall and false regions of every annotator, from who marked what; no truth is needed.
+
+    Objects that everybody overlooked left no trace, and are reckoned in: recall is of all objects, not of those that
+    somebody marked.
 
     Args:
         sightings: Every cluster of regions.
-        images: Annotator -> how many images were annotated, those left empty too.
-        total: How many images there are.
+        images: Who looked at an image -> how many images these people looked at, those left empty too.
 
     Returns:
         The maximum a posteriori estimate. Without sightings, what holds before anything is known.
     """
-    if not sightings or not total:
+    if not sightings:
         return UNKNOWN
-    who = sorted(images)
+    who = sorted({annotator for looked in images for annotator in looked})
     index = {annotator: place for place, annotator in enumerate(who)}
-    rows = np.repeat(np.arange(len(sightings)), [len(sighting.looked) for sighting in sightings])
-    columns = np.array([index[annotator] for sighting in sightings for annotator in sighting.looked])
-    marked = np.array([a in sighting.marked for sighting in sightings for a in sighting.looked], dtype=float)
-    data = _Data(rows, columns, marked, np.array([images[annotator] for annotator in who], dtype=float), total)
-    return _estimate(data, who)
+    # Behind the clusters one row for each group of annotators: what all of them overlooked.
+    looked = [*(sighting.looked for sighting in sightings), *images]
+    rows = np.repeat(np.arange(len(looked)), [len(people) for people in looked])
+    columns = np.array([index[annotator] for people in looked for annotator in people], dtype=np.intp)
+    marked = np.zeros(len(rows))
+    marks = [annotator in sighting.marked for sighting in sightings for annotator in sighting.looked]
+    marked[: len(marks)] = marks
+    seen = rows < len(sightings)
+    counts = np.array(list(images.values()), dtype=float)
+    annotated = _sums(columns[~seen], counts[rows[~seen] - len(sightings)], len(who))
+    return _estimate(_Data(rows, columns, marked, len(sightings), counts, annotated), who)
 
 
 class _Data(msgspec.Struct, frozen=True):
-    """One entry of the first three an annotator who looked at a cluster's image."""
+    """One entry of the first three an annotator who looked at a cluster's image, or at a group's images."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
     marked: Floats
+    clusters: int
+    counts: Floats
     images: Floats
-    total: int
 
 
 def _estimate(data: _Data, who: Sequence[int]) -> Presence:
-    rows, columns, marked = data.rows, data.columns, data.marked
-    n, m = int(rows.max()) + 1, len(who)
-    size, looked = _sums(rows, marked, n), np.bincount(rows, minlength=n).astype(float)
+    rows, columns, marked, n, m = data.rows, data.columns, data.marked, data.clusters, len(who)
+    total, everything = float(data.counts.sum()), n + len(data.counts)
+    seen = rows < n
+    size = _sums(rows, marked, everything)[:n]
+    looked = _sums(rows, np.ones(len(rows)), everything)[:n]
     real: Floats = np.clip((size - 0.5) / looked, 0.02, 0.98)
-    hard: Floats = np.full((n, len(DIFFICULTY)), 1 / len(DIFFICULTY))
+    unseen: Floats = np.zeros(len(data.counts))
+    hard: Floats = np.full((everything, len(DIFFICULTY)), 1 / len(DIFFICULTY))
     logits: Floats = np.full(m, 0.5)
     false: Floats = np.zeros(m)
     pooled, coincidence, density = 0.0, COINCIDENCE, 1.0
     for _ in range(_ROUNDS):
-        logits = _recalls(logits, real, hard, data)
+        logits = _recalls(logits, np.concatenate((real, unseen)), hard, data)
         pooled = float((1 - real).sum() / data.images.sum())
-        own = _sums(columns, (1 - real)[rows] * marked / size[rows], m)
+        own = _sums(columns[seen], (1 - real)[rows[seen]] * marked[seen] / size[rows[seen]], m)
         false = (own + POOLED_IMAGES * pooled) / (data.images + POOLED_IMAGES) + 1e-9
         together, occasions = (1 - real) @ (size - 1), (1 - real) @ (looked - 1)
         coincidence = float((together + COINCIDENCE * OCCASIONS) / (occasions + OCCASIONS))
-        density = float((real.sum() + 1) / data.total)
-        logs = _log_real(logits[columns], marked, rows, n)
+        density = float((real.sum() + unseen.sum() + 1) / total)
+        logs = _log_real(logits[columns], marked, rows, everything)
         log_real = np.logaddexp.reduce(logs, axis=1)
         hard = np.exp(logs - log_real[:, None])
-        log_false = _log_false(_sums(rows, marked * false[columns], n), size, looked, coincidence)
-        real = _expit(np.log(density) + log_real - log_false)
+        log_false = _log_false(_sums(rows, marked * false[columns], everything)[:n], size, looked, coincidence)
+        real = _expit(np.log(density) + log_real[:n] - log_false)
+        unseen = data.counts * density * np.exp(log_real[n:])
     return Presence(
         {annotator: float(logits[place]) for place, annotator in enumerate(who)},
         {annotator: float(false[place]) for place, annotator in enumerate(who)},

@@ -1,0 +1,169 @@
+"""What `labelloop qc report` and `labelloop qc consensus` run: quality control of an exported file, offline."""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+from cyclopts import Parameter
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import LabelingError, MalformedConfig
+from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable
+from qc_webhooks.policy import Policy, parse_policy
+from qc_webhooks.report import Export, Progress, Summary, write_consensus, write_report
+from qc_webhooks.statistics import Estimate
+
+# An export of a few megabytes is read before a bar could be looked at.
+_LONG = 4_000_000
+
+
+def report(
+    *,
+    source: Annotated[Path, Parameter(name=["--from"])],
+    label_config: Path,
+    json: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+    policy: Path | None = None,
+) -> None:
+    """Measure an exported file: agreement, conflicts and verdict of each task, statistics, everybody's reliability.
+
+    Args:
+        source: A JSON export of Label Studio, or JSON lines.
+        label_config: The project's labelling interface, as an XML file.
+        json: Where the report is written ("-": to the standard output).
+        policy: A policy.toml; without it the defaults hold.
+    """
+    rules = Policy() if policy is None else parse_policy(policy)
+    config = _read_config(label_config)
+    with _progress(source) as progress, _output(json) as out:
+        summary = write_report(Export(source, config, progress), rules, out)
+    if str(json) != "-":
+        print(told(summary))
+        print(f"\nThe whole report: {json}")
+
+
+def consensus(
+    *,
+    source: Annotated[Path, Parameter(name=["--from"])],
+    label_config: Path,
+    out: Annotated[Path, Parameter(allow_leading_hyphen=True)],
+) -> None:
+    """Write the one annotation that a task's annotators make together, as Label Studio's JSON.
+
+    Args:
+        source: A JSON export of Label Studio, or JSON lines.
+        label_config: The project's labelling interface, as an XML file.
+        out: Where the tasks are written, each with one annotation ("-": to the standard output).
+    """
+    config = _read_config(label_config)
+    with _progress(source) as progress, _output(out) as file:
+        try:
+            summary = write_consensus(Export(source, config, progress), file)
+        except LabelingError as error:
+            raise ConsensusUnwritable(str(error)) from error
+    if str(out) != "-":
+        print(f"{summary.tasks} tasks, each with one annotation: {out}")
+        print("\n".join(_trouble(summary)), end="\n" if _trouble(summary) else "")
+
+
+def told(summary: Summary) -> str:
+    """The report in a few lines."""
+    counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name}" for name in ("agreed", "disputed", "waiting"))
+    lines = [f"{summary.tasks} tasks: {counts}"]
+    if overall := summary.statistics["scores"]["overall"]:
+        lines.append(f"agreement of pairs   {_number(overall['pairwise'])}")
+        lines.append(f"share that agrees    {_number(overall['consensus'])}")
+    for control, kinds in summary.statistics["controls"].items():
+        for kind, statistics in kinds.items():
+            lines += [
+                f"{control:<12} {name:<20} {_number(each)}"
+                for name, each in statistics.items()
+                if (name.startswith("alpha") and kind != "nominal") or name in {"gwet_ac1", "alpha_nominal"}
+            ]
+    if summary.conflicts:
+        lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
+    for person in summary.annotators[:20]:
+        lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
+    if len(summary.annotators) > 20:
+        lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
+    return "\n".join(lines + _trouble(summary))
+
+
+def _reliability(person: dict[str, Any]) -> Iterator[str]:
+    if person["regions"]:
+        yield f"; finds {_number(Estimate(**person['regions']['recall']))}"
+        yield f"; of the regions are right {_number(Estimate(**person['regions']['precision']))}"
+    for control, rated in {**person["labels"], **person["choices"]}.items():
+        if rated["accuracy"]["value"] is not None:
+            yield f"; {control} right {_number(Estimate(**rated['accuracy']))}"
+
+
+def _trouble(summary: Summary) -> list[str]:
+    lines = (
+        [f"{len(summary.unreadable)} tasks could not be read: {summary.unreadable[0]}"] if summary.unreadable else []
+    )
+    return [*lines, f"{summary.unread} results could not be read"] if summary.unread else lines
+
+
+def _number(found: Estimate) -> str:
+    if found.value is None or math.isnan(found.value):
+        return found.evidence
+    return f"{found.value:.3f} (95 %: {found.low:.3f} to {found.high:.3f}, n = {found.n})"
+
+
+def _read_config(path: Path) -> LabelConfig:
+    try:
+        return LabelConfig.parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ExportUnreadable(path, error.strerror or str(error)) from error
+    except (MalformedConfig, UnicodeDecodeError) as error:
+        raise ExportUnreadable(path, str(error)) from error
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is there when it is whole: a report that failed halfway leaves the last one as it was."""
+    if str(path) == "-":
+        yield sys.stdout.buffer
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise ExportUnreadable(path, error.strerror or str(error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(source: Path) -> Iterator[Progress | None]:
+    """A bar on a terminal where reading takes a while."""
+    if not sys.stderr.isatty() or not source.is_file() or source.stat().st_size < _LONG:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task(source.name, total=2 * source.stat().st_size)
+        last, rounds = 0, 0
+
+        def show(done: int, total: int) -> None:
+            nonlocal last, rounds
+            rounds += done < last  # it is read twice
+            last = done
+            bar.update(row, completed=rounds * total + done)
+
+        yield show

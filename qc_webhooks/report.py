@@ -1,0 +1,271 @@
+"""The report on an export: verdict and conflicts of each task, statistics of the project, reliability of everybody.
+
+An export is read twice, a task at a time: who is reliable is known only when all tasks were seen, and the consensus of
+each depends on it. Nothing but who answered what is kept in between.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.consensus import Consensus, Stance, consensus, consensus_results, provenance
+from labelloop.labeling.errors import LabelingError, MalformedTask
+from labelloop.labeling.stream import iter_raw_tasks
+from labelloop.labeling.task import Task, read_task
+from qc_webhooks.agreement import Answers, Tolerance, read_answers
+from qc_webhooks.card import Named, conflicts_of, stance_of
+from qc_webhooks.errors import ExportUnreadable
+from qc_webhooks.note import write_note
+from qc_webhooks.policy import Policy
+from qc_webhooks.reliability import rate_annotators
+from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
+from qc_webhooks.survey import Survey, mean_estimate
+from qc_webhooks.verdict import Verdict, judge
+
+# Called with the bytes read so far and the bytes of the file.
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported file and what is needed to read it.
+
+    Attributes:
+        path: A JSON array of tasks as Label Studio exports it, or JSON lines.
+        config: The label config; None: read without.
+        progress: Told how far reading is.
+    """
+
+    path: Path
+    config: LabelConfig | None = None
+    progress: Progress | None = None
+
+    def tasks(self) -> Iterator[Task | MalformedTask]:
+        """Each task, or why it cannot be read; a task that cannot be read stops no other.
+
+        Raises:
+            ExportUnreadable: There is no such file, or it holds no tasks.
+        """
+        try:
+            with self.path.open("rb") as file:
+                size = self.path.stat().st_size
+                yield from self._read(file, size)
+        except OSError as error:
+            raise ExportUnreadable(self.path, error.strerror or str(error)) from error
+
+    def _read(self, file: IO[bytes], size: int) -> Iterator[Task | MalformedTask]:
+        raw_tasks, count = iter_raw_tasks(file), 0  # type: ignore[arg-type]
+        while True:
+            try:
+                raw = next(raw_tasks)
+            except StopIteration:
+                return
+            except MalformedTask as error:
+                raise ExportUnreadable(self.path, f"{error.reason} (after {count} tasks)") from error
+            count += 1
+            if self.progress and count % 50 == 0:
+                self.progress(file.tell(), size)
+            try:
+                yield read_task(raw)
+            except MalformedTask as error:
+                yield error
+
+
+@dataclass
+class Summary:
+    """What a report comes to, for people.
+
+    Attributes:
+        tasks: How many tasks there are.
+        outcomes: Verdict -> tasks.
+        conflicts: Type of conflict -> how many.
+        unreadable: Tasks that could not be read, and why.
+        unread: How many results of other tasks could not be read.
+        statistics: As in the report.
+        annotators: As in the report.
+    """
+
+    tasks: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    conflicts: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+    unread: int = 0
+    statistics: dict[str, Any] = field(default_factory=dict)
+    annotators: list[dict[str, Any]] = field(default_factory=list)
+
+
+def survey_export(export: Export) -> Survey:
+    """First reading: what all tasks tell of the annotators.
+
+    Raises:
+        ExportUnreadable: See ``Export.tasks``.
+    """
+    survey = Survey()
+    for task in export.tasks():
+        if isinstance(task, Task):
+            survey.add(task, read_answers(task, config=export.config))
+    return survey
+
+
+def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
+    """Writes the report as one JSON object: ``tasks``, ``statistics``, ``annotators``, ``summary``.
+
+    Raises:
+        ExportUnreadable: See ``Export.tasks``.
+    """
+    survey, summary, scores = survey_export(export), Summary(), _Scores()
+    tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    out.write(b'{"tasks": [')
+    for task in export.tasks():
+        if not isinstance(task, Task):
+            summary.unreadable.append(str(task))
+            continue
+        answers = read_answers(task, config=export.config)
+        verdict = judge(answers, policy)
+        together = consensus([stance_of(each) for each in answers], survey.crowd)
+        named = conflicts_of(answers, together, tolerance)
+        summary.outcomes[verdict.outcome] += 1
+        summary.conflicts.update(each.conflict.type for each in named)
+        summary.unread += len(verdict.unread)
+        out.write(b"\n" if summary.tasks == 0 else b",\n")
+        out.write(_json(_task_json(task, verdict, named, policy, scores.add(verdict, answers, policy))))
+        summary.tasks += 1
+    summary.statistics = {"scores": scores.told(), "controls": survey.statistics()}
+    summary.annotators = [asdict(each) for each in rate_annotators(survey.evidence, survey.crowd)]
+    told = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
+            "unreadable": summary.unreadable, "unread_results": summary.unread, "policy": asdict(policy)}  # fmt: skip
+    for key, value in (("statistics", summary.statistics), ("annotators", summary.annotators), ("summary", told)):
+        out.write(b"\n],\n" if key == "statistics" else b",\n")
+        out.write(f'"{key}": '.encode() + _json(value))
+    out.write(b"}\n")
+    return summary
+
+
+def write_consensus(export: Export, out: IO[bytes]) -> Summary:
+    """Writes each annotated task with the one annotation that its annotators make together, as Label Studio's JSON.
+
+    Where one annotation is marked as the ground truth it is taken as it is.
+
+    Raises:
+        ExportUnreadable: See ``Export.tasks``.
+        LabelingError: A region needs a control that the label config does not have.
+    """
+    survey, summary = survey_export(export), Summary()
+    out.write(b"[")
+    for task in export.tasks():
+        if not isinstance(task, Task):
+            summary.unreadable.append(str(task))
+            continue
+        answers = read_answers(task, config=export.config)
+        if not answers:
+            continue
+        out.write(b"\n" if summary.tasks == 0 else b",\n")
+        out.write(_json(_consensus_json(task, [stance_of(each) for each in answers], survey, export.config)))
+        summary.unread += sum(len(each.unread) for each in answers)
+        summary.tasks += 1
+    out.write(b"\n]\n")
+    return summary
+
+
+def _consensus_json(task: Task, stances: list[Stance], survey: Survey, config: LabelConfig | None) -> dict[str, Any]:
+    truth = next((each for each in task.annotations if each.ground_truth and not each.was_cancelled), None)
+    together: Consensus | None = None
+    if truth is None:
+        together = consensus(stances, survey.crowd)
+        results = consensus_results(together, config=config)
+    else:
+        results = [result.raw for result in truth.results]
+    annotation: dict[str, Any] = {
+        # An annotation without a number is none to some readers; a task has one consensus.
+        "id": task.id,
+        "result": results,
+        "ground_truth": truth is not None,
+        "was_cancelled": False,
+        "updated_at": max(each.updated_at for each in task.annotations),
+        "created_at": max(each.created_at for each in task.annotations),
+    }
+    told: dict[str, Any] = {"annotators": sorted(stance.annotator for stance in stances)}
+    if together is not None:
+        told["rejected"] = [provenance(each) for each in together.rejected]
+        told["choices"] = {name: round(each.probability, 4) for name, each in together.choices.items()}
+    return {
+        "id": task.id,
+        "data": task.data,
+        "meta": {**(task.meta or {}), "consensus": told},
+        "annotations": [annotation],
+        "predictions": [],
+    }
+
+
+def _task_json(
+    task: Task, verdict: Verdict, named: tuple[Named, ...], policy: Policy, scores: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "annotators": verdict.annotators,
+        "agreement": None if verdict.agreement is None else round(verdict.agreement, 6),
+        **scores,
+        "conflicts": [each.as_json() for each in named],
+        "verdict": verdict.outcome,
+        "majority": sorted(verdict.majority),
+        "ground_truth": verdict.ground_truth,
+        "note": write_note(verdict, policy),
+        "unread": list(verdict.unread),
+        "uncompared": list(verdict.uncompared),
+    }
+
+
+@dataclass
+class _Scores:
+    """Pairwise and consensus scores of all tasks, by control; the overall one under the empty name."""
+
+    pairwise: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    consensus: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, verdict: Verdict, answers: tuple[Answers, ...], policy: Policy) -> dict[str, Any]:
+        """The scores of one task, noted and as JSON."""
+        if verdict.agreement is None:
+            return {"controls": {}, "consensus_score": None}
+        who = [each.annotator for each in sorted(answers, key=lambda each: each.annotation)]
+        controls: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
+        for pair in verdict.comparisons:
+            for control, score in pair.controls.items():
+                controls[control][pair.a, pair.b] = score
+        told: dict[str, Any] = {}
+        for control, found in controls.items():
+            # A pair of whom neither used the control agrees on it.
+            full = {pair: found.get(pair, 1.0) for pair in combinations(who, 2)}
+            pairwise, together = pairwise_score(found), consensus_score(who, full, policy.agreement)
+            told[control] = {"pairwise": pairwise, "consensus": together}
+            self.pairwise[control].append(pairwise or 0.0)
+            self.consensus[control].append(together)
+        overall = consensus_score(who, {(p.a, p.b): p.overall for p in verdict.comparisons}, policy.agreement)
+        self.pairwise[""].append(verdict.agreement)
+        self.consensus[""].append(overall)
+        return {"controls": told, "consensus_score": overall}
+
+    def told(self) -> dict[str, Any]:
+        """Means over the tasks with their intervals, by control and overall."""
+        means = {
+            control: {"pairwise": mean_estimate(self.pairwise[control]), "consensus": mean_estimate(values)}
+            for control, values in self.consensus.items()
+        }
+        weighed = {name: each["pairwise"].value for name, each in means.items() if name and each["pairwise"].value}
+        return {
+            "overall": means.pop("", None),
+            "weighted": overall_score({name: value for name, value in weighed.items() if value is not None}),
+            "controls": means,
+        }
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError) as error:
+        raise LabelingError(f"cannot be written as JSON: {error}") from error
