@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 from scipy.optimize import linear_sum_assignment
 
-from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Rectangle, Vector
+from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Polygon, Rectangle, Vector
 
 Matrix = NDArray[np.float64]
 
@@ -116,14 +116,30 @@ def _shape_iou(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
 
 def _outlines(shapes: Sequence[Geometry]) -> NDArray[np.object_]:
     outlines = np.empty(len(shapes), dtype=object)
-    for place, shape in enumerate(shapes):
+    rings = [place for place, shape in enumerate(shapes) if isinstance(shape, Polygon) and len(shape.points) > 2]
+    if rings:
+        outlines[rings] = _rings([shapes[place] for place in rings])  # type: ignore[misc]
+    others = sorted(set(range(len(shapes))) - set(rings))
+    for place in others:
+        shape = shapes[place]
         if isinstance(shape, KeyPoint):
             outlines[place] = shapely.Point(shape.x, shape.y).buffer(shape.width / 2)
         elif isinstance(shape, Vector) and not shape.closed and len(shape.vertices) > 1:
             outlines[place] = shape.line().buffer(max(_diagonal(shape) * _BAND, 1.0))
         else:
             outlines[place] = shape.polygon()
-    outlines[~shapely.is_valid(outlines)] = shapely.Polygon()  # only shapes without area are not valid
+        if not shapely.is_valid(outlines[place]):
+            outlines[place] = shapely.Polygon()  # only shapes without area are not valid
+    return outlines
+
+
+def _rings(polygons: Sequence[Polygon]) -> NDArray[np.object_]:
+    """The outlines of polygons, made in one go: one at a time they take longer than their overlaps do."""
+    points = np.concatenate([np.array(polygon.points, dtype=np.float64) for polygon in polygons])
+    owner = np.repeat(np.arange(len(polygons)), [len(polygon.points) for polygon in polygons])
+    outlines: NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
+    for place in np.flatnonzero(~shapely.is_valid(outlines)):
+        outlines[place] = polygons[place].polygon()  # it crosses itself
     return outlines
 
 

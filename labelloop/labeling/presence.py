@@ -27,6 +27,12 @@ RECALL = (2.0, 1.0)
 POOLED_IMAGES = 10.0
 # How often a second annotator marks what is no object, and from how many occasions that would be known.
 COINCIDENCE, OCCASIONS = 0.05, 200.0
+# At most so often, or everything that careful annotators agree on could pass for a coincidence.
+MOST_COINCIDENCE = 0.1
+# Regions an image that are no object, before anything is known, and from how many images that would be known.
+FALSE_REGIONS, FALSE_IMAGES = 0.3, 10.0
+# However careful the crowd: a slip in fifty images stays possible, or a lone one would count for more than everybody.
+LEAST_FALSE_REGIONS = 0.02
 
 _ROUNDS = 40
 _MOST = 4.0  # a logit of recall: between 1.8 and 98.2 percent
@@ -85,7 +91,7 @@ class Presence(msgspec.Struct, frozen=True):
 
 
 # Before anything is known.
-UNKNOWN = Presence({}, {}, 1.0, COINCIDENCE, (float(np.log(RECALL[0] / RECALL[1])), 0.3))
+UNKNOWN = Presence({}, {}, 1.0, COINCIDENCE, (float(np.log(RECALL[0] / RECALL[1])), FALSE_REGIONS))
 
 
 def estimate_presence(sightings: Sequence[Sighting], images: Mapping[tuple[int, ...], int]) -> Presence:
@@ -143,11 +149,14 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
     pooled, coincidence, density = 0.0, COINCIDENCE, 1.0
     for _ in range(_ROUNDS):
         logits = _recalls(logits, np.concatenate((real, unseen)), hard, data)
-        pooled = float((1 - real).sum() / data.images.sum())
+        pooled = float((1 - real).sum() + FALSE_REGIONS * FALSE_IMAGES) / float(data.images.sum() + FALSE_IMAGES)
+        pooled = max(pooled, LEAST_FALSE_REGIONS)
         own = _sums(columns[seen], (1 - real)[rows[seen]] * marked[seen] / size[rows[seen]], m)
-        false = (own + POOLED_IMAGES * pooled) / (data.images + POOLED_IMAGES) + 1e-9
+        false = (own + POOLED_IMAGES * pooled) / (data.images + POOLED_IMAGES)
+        false = np.maximum(false, LEAST_FALSE_REGIONS)
         together, occasions = (1 - real) @ (size - 1), (1 - real) @ (looked - 1)
         coincidence = float((together + COINCIDENCE * OCCASIONS) / (occasions + OCCASIONS))
+        coincidence = min(coincidence, MOST_COINCIDENCE)
         density = float((real.sum() + unseen.sum() + 1) / total)
         logs = _log_real(logits[columns], marked, rows, everything)
         log_real = np.logaddexp.reduce(logs, axis=1)
@@ -160,7 +169,7 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
         {annotator: float(false[place]) for place, annotator in enumerate(who)},
         density,
         coincidence,
-        (float(np.average(logits, weights=data.images)), pooled + 1e-9),
+        (float(np.average(logits, weights=data.images)), pooled),
     )
 
 

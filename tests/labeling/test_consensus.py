@@ -99,6 +99,21 @@ def test_empty_annotations_are_an_empty_consensus():
     assert estimate_crowd([]).presence == UNKNOWN
 
 
+@pytest.mark.parametrize("people", [2, 3, 5])
+def test_annotators_who_always_agree_are_believed_and_a_lone_slip_is_not(people):
+    def task(boxes):
+        return stances(*[[box(150 * n) for n in range(boxes)]] * people)
+
+    tasks = [task(n % 5) for n in range(1500)]
+    crowd = estimate_crowd(evidence(task) for task in tasks)
+    assert [len(consensus(task, crowd).regions) for task in tasks[:5]] == [0, 1, 2, 3, 4]
+    assert all(crowd.presence.recall(who) > 0.9 for who in range(1, people + 1))
+    if people > 2:
+        slip = stances([box(0), box(700)], *[[box(0)]] * (people - 1))
+        assert [each.region.geometry.x for each in consensus(slip, crowd).regions] == [0]
+        assert len(consensus(stances([], *[[box(0)]] * (people - 1)), crowd).regions) == 1
+
+
 def test_a_careful_annotator_outweighs_two_careless_ones():
     rng = np.random.default_rng(1)
     tasks = []
