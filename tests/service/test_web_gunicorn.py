@@ -34,11 +34,13 @@ def create_app(settings):
 
     @app.get("/slow")
     def slow():
+        open("slow-began", "w").close()
         time.sleep(1.5)
         return {}
 
     @app.get("/endless")
     def endless():
+        open("endless-began", "w").close()
         time.sleep(600)
 
     @app.get("/die")
@@ -147,10 +149,10 @@ def test_a_signal_ends_it_within_seconds_and_leaves_nothing(service, how):
     assert list(service.temporary.iterdir()) == []
 
 
-def test_sigterm_lets_a_running_request_finish_but_not_an_endless_one(service):
+def test_sigterm_lets_a_running_request_finish_but_not_an_endless_one(service, tmp_path, wait_until):
     with ThreadPoolExecutor(2) as pool:
         slow, endless = pool.submit(service.get, "/slow"), pool.submit(service.get, "/endless")
-        time.sleep(0.5)
+        wait_until(lambda: {"slow-began", "endless-began"} <= {path.name for path in tmp_path.iterdir()})
         started = time.monotonic()
         service.process.terminate()
         assert slow.result().status_code == 200
