@@ -42,7 +42,7 @@ def run_gunicorn(
     """
     _check_port(bind)
     folder = Path(tempfile.mkdtemp(prefix="labelloop-metrics-"))
-    before = os.environ.get(FOLDER)
+    before, master = os.environ.get(FOLDER), os.getpid()
     share_metrics(folder)
     options = {
         "bind": bind,
@@ -64,7 +64,8 @@ def run_gunicorn(
         if end.code:
             raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpid() == master:  # a worker that ends comes through here too, while others still serve
+            shutil.rmtree(folder, ignore_errors=True)
         if before is None:
             os.environ.pop(FOLDER, None)
 
