@@ -13,6 +13,7 @@ BENCHES: Mapping[str, str] = {
     "brush": "bench.brush",
     "export": "bench.export",
     "layouts": "bench.layouts",
+    "learn": "bench.learn",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
     "qc": "bench.qc",

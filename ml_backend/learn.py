@@ -21,7 +21,7 @@ FEWEST = 2
 FEW = 5
 """Photos from which a prototype never won over logistic regression: it is tried no more."""
 
-MARGIN = 0.02
+MARGIN = 0.01
 """AP50 by which a choice must beat the one before it: simpler ones come first."""
 
 FLOOR = 0.01

@@ -13,10 +13,10 @@ from ml_backend.examples import Example, Match, match
 from ml_backend.head import Doubles, describe, shift_to
 from ml_backend.trainers import Problem, Row
 
-POSITIVE_IOU = 0.5
-"""A candidate that covers a drawn box this far shows the class: a detection there would count as right."""
+POSITIVE_IOU = 0.6
+"""A candidate that covers a drawn box this far shows the class: a detection there counts as right, not only just."""
 
-NEGATIVE_IOU = 0.4
+NEGATIVE_IOU = 0.5
 """A candidate that covers every drawn box of the class less than this shows something else; between, nobody knows."""
 
 NEAREST_IOU = 0.3
