@@ -72,6 +72,7 @@ COMMANDS: Sequence[Command] = (
         "qc report", "qc_webhooks.offline:report", "Measure an exported file: agreement, conflicts, who is reliable."
     ),
     Command("qc consensus", "qc_webhooks.offline:consensus", "Make one annotation of several, from an exported file."),
+    Command("qc undo", "qc_webhooks.commands:undo", "Take back what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),
     Command("worker", "labelloop.stack.commands:worker", "Do what events ask for: verdicts, routes, reconciliation."),
     Command("inbox counts", "labelloop.stack.inbox:counts", "Say how many events are in each state."),

@@ -2,10 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -14,11 +13,13 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import Task, read_task
 from labelloop.service.studio import Studio
 from qc_webhooks.agreement import Answers, read_answers
-from qc_webhooks.errors import WriteLost
-from qc_webhooks.memory import MemoryStore, Write
+from qc_webhooks.memory import MemoryStore
+from qc_webhooks.overlay import Overlay, accepted_annotation, mark_of, overlays_of
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.routing import KEYS, Action, Memory, Situation, needs_review, plan
+from qc_webhooks.proposal import propose
+from qc_webhooks.routing import Action, Memory, Situation, is_adjudicated, needs_review, plan
 from qc_webhooks.verdict import Verdict, judge
+from qc_webhooks.writing import Writer
 
 # A label config changes seldom; asking for it at every task would double our requests.
 CONFIG_KEPT_S = 60.0
@@ -51,6 +52,7 @@ class Checker:
     def __init__(self, studio: Studio, memory: MemoryStore, home: Path) -> None:
         self._studio = studio
         self._memory = memory
+        self._writer = Writer(studio, memory)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
 
@@ -63,46 +65,106 @@ class Checker:
             PolicyError: The policy cannot be followed.
             WriteLost: Label Studio answered a write with other values than we wrote.
         """
+        first = self._round(project, task)
+        if not any(action.ground_truth is not None for action in first.actions):
+            return first
+        # A reviewer accepted an overlay: with the new ground truth the task is another one.
+        second = self._round(project, task)
+        return Checked(second.verdict, (*first.actions, *second.actions))
+
+    def acknowledge(self, project: int, task: int, *, overlays: bool) -> None:
+        """Takes a task as it is now for settled, so that what was undone is not done again before something happens.
+
+        Args:
+            project: The project's id.
+            task: The task's id.
+            overlays: Whether the absence of overlays is to stand too.
+        """
+        found = self._read(project, task)
+        if found is None:
+            return
+        _, situation, _ = self._judged(project, found)
+        held = situation.memory or Memory("")
+        settled = situation.fingerprint if overlays else None
+        self._remember(project, found, situation, replace(held, fingerprint=situation.fingerprint, overlay=settled))
+
+    def is_judged(self, project: int, task: int) -> bool:
+        """Whether nothing happened to the task since it was judged last."""
+        found = self._read(project, task)
+        return found is not None and not self._judged(project, found)[1].is_news
+
+    def _round(self, project: int, task: int) -> Checked:
         # First, so that little time passes between reading the task and writing to it.
-        config = self._config(project)
-        source = self._studio.task_json(project, task)
-        if source is None:
-            for write in self._memory.planned(project, task):
-                self._memory.finish(write, done=False)
+        self._config(project)
+        found = self._read(project, task)
+        if found is None:
+            self._writer.abandon(project, task)
             self._memory.forget(project, task)
             return Checked(None)
-        found = read_task(source)
-        policy = read_policy(self._home, project)
-        answers = read_answers(found, config=config)
-        verdict = judge(answers, policy)
-        memory = self._settle(project, task, found)
-        situation = Situation(
-            data=found.data,
-            overlap=1 if found.overlap is None else found.overlap,
-            is_labeled=bool(found.is_labeled),
-            verdict=verdict,
-            policy=policy,
-            fingerprint=fingerprint(answers, policy),
-            memory=memory,
-        )
+        answers, situation, config = self._judged(project, found)
+        situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
+        if is_adjudicated(situation) and not situation.overlays_stand:
+            situation = replace(situation, wanted=self._proposed(project, found, answers, situation, config))
         actions = plan(situation)
-        if actions:
-            self._write(project, task, situation, actions)
-        after = memory_after(situation, actions)
-        annotations = {item.id: item.updated_at for item in found.annotations if item.id is not None}
-        self._memory.remember(
-            project, task, after, verdict, annotations, born=found.created_at, review=needs_review(situation)
-        )
+        self._writer.carry_out(project, found, actions)
+        if not any(action.ground_truth is not None for action in actions):
+            self._remember(project, found, situation, memory_after(situation, actions))
         log.info(
             "task_checked",
             project=project,
             task=task,
-            outcome=verdict.outcome,
-            agreement=verdict.agreement,
-            annotators=verdict.annotators,
+            outcome=situation.verdict.outcome,
+            agreement=situation.verdict.agreement,
+            annotators=situation.verdict.annotators,
             routes=[action.route for action in actions],
         )
-        return Checked(verdict, actions)
+        return Checked(situation.verdict, actions)
+
+    def _read(self, project: int, task: int) -> Task | None:
+        source = self._studio.task_json(project, task)
+        return None if source is None else read_task(source)
+
+    def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], Situation, LabelConfig]:
+        config = self._config(project)
+        policy = read_policy(self._home, project)
+        answers = read_answers(found, config=config)
+        situation = Situation(
+            data=found.data,
+            overlap=1 if found.overlap is None else found.overlap,
+            is_labeled=bool(found.is_labeled),
+            verdict=judge(answers, policy),
+            policy=policy,
+            fingerprint=fingerprint(answers, policy),
+            memory=self._memory.recall(project, found.id or 0, born=found.created_at),
+            accepted=accepted_annotation(found),
+            held=tuple(mark_of(each) for each in overlays_of(found)),
+        )
+        return answers, situation, config
+
+    def _proposed(
+        self, project: int, found: Task, answers: Sequence[Answers], situation: Situation, config: LabelConfig
+    ) -> tuple[Overlay, ...] | None:
+        """The overlays of a dispute; None where they must not be written now.
+
+        Without a model version of the project, Label Studio prefills an annotator's editor with the newest prediction
+        and counts the overlays in a task's prediction score.
+        """
+        if not self._studio.project(project).get("model_version"):
+            log.warning("overlays_withheld", project=project, task=found.id, reason="the project has no model_version")
+            return None
+        return propose(found, answers, situation.verdict, situation.policy, config=config)
+
+    def _remember(self, project: int, found: Task, situation: Situation, memory: Memory) -> None:
+        annotations = {item.id: item.updated_at for item in found.annotations if item.id is not None}
+        self._memory.remember(
+            project,
+            found.id or 0,
+            memory,
+            situation.verdict,
+            annotations,
+            born=found.created_at,
+            review=needs_review(situation),
+        )
 
     def _config(self, project: int) -> LabelConfig:
         kept = self._configs.get(project)
@@ -110,36 +172,6 @@ class Checker:
             kept = time.monotonic(), self._studio.label_config(project)
             self._configs[project] = kept
         return kept[1]
-
-    def _settle(self, project: int, task: int, found: Task) -> Memory | None:
-        """What we did before, completed by writes that a killed worker began: the server says whether they arrived."""
-        memory = self._memory.recall(project, task, born=found.created_at)
-        for write in self._memory.planned(project, task):
-            arrived = _current(found.data, found.overlap, found.is_labeled, write.after) == write.after
-            self._memory.finish(write, done=arrived)
-            if arrived:
-                memory = _recovered(memory, write)
-        return memory
-
-    def _write(self, project: int, task: int, situation: Situation, actions: Sequence[Action]) -> None:
-        after = _merged(actions)
-        write = self._memory.begin(
-            project,
-            task,
-            route="+".join(action.route for action in actions),
-            reason="; ".join(action.reason for action in actions),
-            before=_current(situation.data, situation.overlap, situation.is_labeled, after),
-            after=after,
-        )
-        # PATCH replaces the whole data: what was read, raw, goes back with our keys laid over it.
-        data = {**situation.data, **after["keys"]} if "keys" in after else None
-        answer = self._studio.update_task(
-            task, data=data, overlap=after.get("overlap"), is_labeled=after.get("is_labeled")
-        )
-        kept = _current(answer.get("data") or {}, answer.get("overlap"), answer.get("is_labeled"), after)
-        if kept != after:
-            raise WriteLost(project, task, after, kept)
-        self._memory.finish(write, done=True)
 
 
 def fingerprint(answers: Sequence[Answers], policy: Policy) -> str:
@@ -160,38 +192,7 @@ def memory_after(situation: Situation, actions: Sequence[Action]) -> Memory:
             found = situation.overlap if found is None else found
         if action.route == "withdraw":
             asked = at = found = None
-    return Memory(situation.fingerprint, keys, asked, at, found)
-
-
-def _merged(actions: Sequence[Action]) -> dict[str, Any]:
-    after: dict[str, Any] = {}
-    for action in actions:
-        if action.keys:
-            after["keys"] = {**after.get("keys", {}), **action.keys}
-        if action.overlap is not None:
-            after |= {"overlap": action.overlap, "is_labeled": action.is_labeled}
-    return after
-
-
-def _current(
-    data: Mapping[str, Any], overlap: int | None, is_labeled: bool | None, like: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The fields that ``like`` has, as they are."""
-    values = {
-        "keys": {key: data[key] for key in KEYS if key in data},
-        "overlap": overlap,
-        "is_labeled": is_labeled,
-    }
-    return {name: values[name] for name in like}
-
-
-def _recovered(memory: Memory | None, write: Write) -> Memory:
-    """Memory with a write that arrived although nobody was left to remember it; it counts as news."""
-    before = memory or Memory("")
-    keys = write.after.get("keys", before.keys)
-    asked, found = before.asked_overlap, before.found_overlap
-    if "overlap" in write.after:
-        raised = write.after["overlap"] > write.before["overlap"] or not write.after["is_labeled"]
-        asked = write.after["overlap"] if raised else None
-        found = (write.before["overlap"] if found is None else found) if raised else None
-    return Memory("", keys, asked, None, found)
+    settled = needs_review(situation) and (
+        not situation.policy.adjudicate or situation.overlays_stand or situation.wanted is not None
+    )
+    return Memory(situation.fingerprint, keys, asked, at, found, situation.fingerprint if settled else None)

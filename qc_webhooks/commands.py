@@ -1,8 +1,11 @@
 """What `labelloop qc` runs: serve the webhook, tell how a project stands, judge its tasks again."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import sqlalchemy as sa
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from labelloop.service.db import open_database, reading
 from labelloop.service.gunicorn import run_gunicorn
@@ -10,12 +13,14 @@ from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from qc_webhooks.check import Checker
 from qc_webhooks.errors import NotConnected
 from qc_webhooks.events import recheck_hint
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import Connected, ProjectStore
 from qc_webhooks.tables import ACTIONS, TASKS
+from qc_webhooks.undo import Undo, describe
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Status:
         policy: What verdicts are drawn by.
         outcomes: Verdict -> number of tasks.
         to_review: Disputes that wait for a reviewer.
+        without_overlays: Those of them that are not shown to the reviewer as predictions yet.
         writes: Route -> number of writes to tasks.
     """
 
@@ -34,6 +40,7 @@ class Status:
     policy: Policy
     outcomes: dict[str, int]
     to_review: int
+    without_overlays: int
     writes: dict[str, int]
 
 
@@ -64,6 +71,11 @@ def status(project: int) -> None:
     for outcome in ("agreed", "disputed", "waiting"):
         print(f"{outcome:<10} {found.outcomes.get(outcome, 0)}")
     print(f"{'to review':<10} {found.to_review}")
+    if found.without_overlays:
+        print(
+            f"           {found.without_overlays} of them without overlays, which are written once the project has a"
+            " model version (Settings > Annotation > Prelabeling in Label Studio)"
+        )
     for route, count in sorted(found.writes.items()):
         print(f"written    {count} x {route}")
     print(f"compared   up to {found.connected.cursor or 'nothing yet'}")
@@ -79,6 +91,31 @@ def recheck(project: int) -> None:
     setup_logging(settings)
     count = recheck_project(project, settings, Studio.from_settings(settings), open_database(settings))
     print(f"{count} tasks will be judged again.")
+
+
+def undo(
+    project: int, *, task: int | None = None, last: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
+) -> None:
+    """Take back what quality control wrote: qc_* keys, overlap, overlays and ground truth, the newest write first.
+
+    What somebody changed since is left alone, and why is said. What is taken back is not written again until an
+    annotation or the policy changes.
+
+    Args:
+        project: The project's id in Label Studio.
+        task: Only what was written to this task.
+        last: Only so many writes; without it all of them.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    engine, studio = open_database(settings), Studio.from_settings(settings)
+    memory = MemoryStore(engine)
+    undoing = Undo(studio, memory, Checker(studio, memory, settings.home), Inbox.from_settings(settings, engine))
+    undone = left = 0
+    for outcome in undoing.run(project, task=task, last=last):
+        print(describe(outcome))
+        undone, left = undone + (not outcome.left), left + outcome.left
+    print(f"{undone} taken back, {left} left alone." if undone or left else "There is nothing to undo.")
 
 
 def project_status(project: int, settings: Settings, engine: sa.Engine) -> Status:
@@ -106,6 +143,7 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
         read_policy(settings.home, project),
         {str(outcome): int(count) for outcome, count in outcomes},
         int(review or 0),
+        len(MemoryStore(engine).without_overlays(project)),
         {str(route): int(count) for route, count in writes},
     )
 

@@ -119,3 +119,17 @@ class ConsensusUnwritable(QualityControlError):
         super().__init__(
             f"The consensus cannot be written: {reason}.", fix="Give the label config that the export is of."
         )
+
+
+class TaskBusy(QualityControlError):
+    """A worker has a task in hand and does not let go of it."""
+
+    code = "task_busy"
+    status = 409
+
+    def __init__(self, project: int, task: int) -> None:
+        super().__init__(
+            f"Task {task} of project {project} is in a worker's hands for too long.",
+            fix="See `labelloop inbox counts`, and try again.",
+        )
+        self.project, self.task = project, task

@@ -89,6 +89,11 @@ def recheck_hint(project: int, task: int, *, source: str) -> Hint:
     return _task_hint(project, task, f"task:{task}:recheck:{time.time_ns()}", source)
 
 
+def overlay_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
+    """A dispute whose overlays can be written now; one key for each of its states."""
+    return _task_hint(project, task, f"task:{task}:overlays:{fingerprint}", source)
+
+
 def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
     """A project (None: every connected one) whose tasks must all be compared with what we know."""
     subject = "*" if project is None else str(project)

@@ -12,7 +12,7 @@ from labelloop.service.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.check import Checker
-from qc_webhooks.events import PROJECT, TASK
+from qc_webhooks.events import PROJECT, TASK, overlay_hint
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import Reconciler
@@ -53,18 +53,28 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: the poller every ``poll_seconds``, and a look at our tabs every minute."""
+    """What runs now and then: the poller every ``poll_seconds``; a look at our tabs and overlays every minute."""
     reconciler = _reconciler(settings, studio, engine)
-    projects = ProjectStore(engine)
+    projects, memory, inbox = ProjectStore(engine), MemoryStore(engine), Inbox.from_settings(settings, engine)
 
     def tabs() -> None:
         for connected in projects.all():
             try:
                 ensure_tabs(studio, connected.project)
+                recall_withheld(studio, memory, inbox, connected.project)
             except LabelloopError as error:
                 log.warning("tabs_failed", project=connected.project, reason=str(error))
 
     return [Periodic("qc.poll", settings.poll_seconds, reconciler.run), Periodic("qc.tabs", TABS_EVERY_S, tabs)]
+
+
+def recall_withheld(studio: Studio, memory: MemoryStore, inbox: Inbox, project: int) -> int:
+    """Judges disputes again whose overlays had to wait for a model version, once the project has one."""
+    waiting = memory.without_overlays(project)
+    if not waiting or not studio.project(project).get("model_version"):
+        return 0
+    hints = [overlay_hint(project, task, fingerprint, source="poll") for task, fingerprint in waiting.items()]
+    return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
 
 
 def _reconciler(settings: Settings, studio: Studio, engine: Engine) -> Reconciler:

@@ -23,13 +23,18 @@ class Write:
 
     Attributes:
         id: Its row.
-        before: What was there, only the fields that change: ``keys`` (qc_*), ``overlap``, ``is_labeled``.
+        before: What was there, only the fields that change: ``keys`` (qc_*), ``overlap``, ``is_labeled``,
+            ``ground_truth`` (an annotation's id), ``overlays`` (their marks).
         after: The same fields as we set them.
+        task: The task's id.
+        route: Keys of ROUTES, joined by +.
     """
 
     id: int
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+    task: int = 0
+    route: str = ""
 
 
 class MemoryStore:
@@ -73,7 +78,7 @@ class MemoryStore:
         if row is None or row.born != born:
             return None
         keys = None if row.keys is None else json.loads(row.keys)
-        return Memory(row.fingerprint, keys, row.asked_overlap, row.asked_at, row.found_overlap)
+        return Memory(row.fingerprint, keys, row.asked_overlap, row.asked_at, row.found_overlap, row.overlay)
 
     def remember(
         self,
@@ -92,7 +97,7 @@ class MemoryStore:
             "outcome": verdict.outcome, "agreement": verdict.agreement, "annotators": verdict.annotators,
             "review": review, "keys": None if memory.keys is None else json.dumps(dict(memory.keys)),
             "asked_overlap": memory.asked_overlap, "asked_at": memory.asked_at, "found_overlap": memory.found_overlap,
-            "decided_at": time.time(),
+            "decided_at": time.time(), "overlay": memory.overlay,
         }  # fmt: skip
         rows = [
             {"annotation": id_, "project": project, "task": task, "updated_at": updated_at}
@@ -120,7 +125,23 @@ class MemoryStore:
         open_ = sa.select(ACTIONS).where(_is(ACTIONS, project, task), ACTIONS.c.state == "planned")
         with reading(self.engine) as connection:
             rows = connection.execute(open_.order_by(ACTIONS.c.id)).all()
-        return [Write(row.id, json.loads(row.before), json.loads(row.after)) for row in rows]
+        return [_write(row) for row in rows]
+
+    def done(self, project: int, *, task: int | None = None, last: int | None = None) -> list[Write]:
+        """The writes to a project (or one task) that were carried out and not undone, the newest first."""
+        query = sa.select(ACTIONS).where(ACTIONS.c.project == project, ACTIONS.c.state == "done")
+        if task is not None:
+            query = query.where(ACTIONS.c.task == task)
+        with reading(self.engine) as connection:
+            rows = connection.execute(query.order_by(ACTIONS.c.id.desc()).limit(last)).all()
+        return [_write(row) for row in rows]
+
+    def without_overlays(self, project: int) -> dict[int, str]:
+        """Task id -> fingerprint of the disputes that wait for a reviewer and whose overlays are not settled."""
+        waits = sa.and_(TASKS.c.project == project, TASKS.c.review, TASKS.c.overlay.is_(None))
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(TASKS.c.task, TASKS.c.fingerprint).where(waits)).all()
+        return {int(row.task): str(row.fingerprint) for row in rows}
 
     def begin(
         self, project: int, task: int, *, route: str, reason: str, before: Mapping[str, Any], after: Mapping[str, Any]
@@ -132,13 +153,20 @@ class MemoryStore:
         }  # fmt: skip
         with self.engine.begin() as connection:
             key = connection.execute(sa.insert(ACTIONS).values(row)).inserted_primary_key
-        return Write(int(key[0]) if key else 0, before, after)
+        return Write(int(key[0]) if key else 0, before, after, task, route)
 
     def finish(self, write: Write, *, done: bool) -> None:
         """Closes a logged write: done, or overtaken because the task is in another state by now."""
+        self.mark(write, "done" if done else "overtaken")
+
+    def mark(self, write: Write, state: str) -> None:
+        """Sets the state of a logged write; see the table ``qc_actions``."""
         with self.engine.begin() as connection:
-            state = "done" if done else "overtaken"
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == write.id).values(state=state))
+
+
+def _write(row: Any) -> Write:
+    return Write(row.id, json.loads(row.before), json.loads(row.after), row.task, row.route)
 
 
 def _is(table: sa.Table, project: int, task: int) -> sa.ColumnElement[bool]:

@@ -23,6 +23,8 @@ class Policy:
         set_maximum_annotations: Whether ``connect`` raises the project's ``maximum_annotations`` to ``annotators``.
             It multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
             then gives every task with an overlap above 1 the new number.
+        adjudicate: Whether a dispute that waits for a reviewer gets overlays: one prediction a stance and a proposed
+            consensus, which the reviewer accepts or corrects. Every user of the project sees them.
     """
 
     agreement: float = 0.7
@@ -32,6 +34,7 @@ class Policy:
     annotators: int = 2
     max_annotators: int = 3
     set_maximum_annotations: bool = False
+    adjudicate: bool = True
 
     def __post_init__(self) -> None:
         _check(self, "policy")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qc_webhooks.note import write_note
+from qc_webhooks.overlay import Mark, Overlay
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict import Verdict
 
@@ -22,6 +23,8 @@ class Memory:
         asked_overlap: The overlap that we set; None: none, or taken back.
         asked_at: How many annotators the task had then.
         found_overlap: The overlap before we changed it first.
+        overlay: The fingerprint that the overlays were settled for: for that state nothing is written or removed
+            again. None: there were to be none, or they could not be written yet.
     """
 
     fingerprint: str
@@ -29,6 +32,7 @@ class Memory:
     asked_overlap: int | None = None
     asked_at: int | None = None
     found_overlap: int | None = None
+    overlay: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Situation:
         policy: The project's policy.
         fingerprint: What the verdict was drawn from.
         memory: What we did before; None: nothing.
+        accepted: The annotation that a reviewer made from an overlay; None: nobody did.
+        held: The overlays that the task holds, the oldest first.
+        wanted: The overlays that it is to hold, in the order of writing; None: they are not to be written now.
     """
 
     data: Mapping[str, Any]
@@ -52,6 +59,9 @@ class Situation:
     policy: Policy
     fingerprint: str
     memory: Memory | None = None
+    accepted: int | None = None
+    held: tuple[Mark, ...] = ()
+    wanted: tuple[Overlay, ...] | None = None
 
     @property
     def overlap_is_ours(self) -> bool:
@@ -69,6 +79,11 @@ class Situation:
         """Whether we asked for one more annotator than there are now. A human who undid it since has the last word."""
         return self.memory is not None and self.memory.asked_at == self.verdict.annotators
 
+    @property
+    def overlays_stand(self) -> bool:
+        """Whether the overlays were settled for this very state. What a human removed of them since stays removed."""
+        return self.memory is not None and self.memory.overlay == self.fingerprint
+
 
 @dataclass(frozen=True)
 class Action:
@@ -80,6 +95,8 @@ class Action:
         keys: qc_* keys to set in the task's data.
         overlap: The overlap to set; ``is_labeled`` always goes with it, or Label Studio serves the task to nobody.
         is_labeled: Whether the task is finished.
+        ground_truth: The annotation to mark as the ground truth.
+        overlays: The overlays that the task is to hold, in the order of writing; None: they stay as they are.
     """
 
     route: str
@@ -87,9 +104,21 @@ class Action:
     keys: Mapping[str, Any] = field(default_factory=dict)
     overlap: int | None = None
     is_labeled: bool | None = None
+    ground_truth: int | None = None
+    overlays: tuple[Overlay, ...] | None = None
 
 
 Route = Callable[[Situation], Action | None]
+
+
+def accept(situation: Situation) -> Action | None:
+    """Marks the annotation that a reviewer made from an overlay as the ground truth; Label Studio has no button for it.
+
+    Where there is a ground truth already, a human or we decided before.
+    """
+    if situation.accepted is None or situation.verdict.ground_truth is not None:
+        return None
+    return Action("accept", "made from an overlay", ground_truth=situation.accepted)
 
 
 def one_more_annotator(situation: Situation) -> Action | None:
@@ -137,17 +166,45 @@ def flag(situation: Situation) -> Action | None:
     return Action("flag", situation.verdict.outcome, keys=keys)
 
 
-# The order is the order of thought: who is asked decides whether a reviewer must look.
+def overlay(situation: Situation) -> Action | None:
+    """Shows a dispute that waits for a reviewer as predictions, and removes them when it waits no longer.
+
+    Every user sees predictions, so they are written after the last blind annotation only.
+    """
+    if not is_adjudicated(situation):
+        return Action("overlay", "waits for no reviewer", overlays=()) if situation.held else None
+    if situation.overlays_stand:
+        return None
+    wanted = situation.wanted or ()  # of another state, or not to be written now: none is better than a wrong one
+    if tuple(each.mark for each in wanted) == situation.held:
+        return None
+    return Action("overlay", "waits for a reviewer" if wanted else "out of date", overlays=wanted)
+
+
+# The order is the order of thought: what a reviewer accepted ends the dispute; else who is asked decides whether a
+# reviewer must look.
 ROUTES: Mapping[str, Route] = {
+    "accept": accept,
     "one_more_annotator": one_more_annotator,
     "withdraw": withdraw,
     "flag": flag,
+    "overlay": overlay,
 }
 
 
 def plan(situation: Situation) -> tuple[Action, ...]:
-    """Everything that is to be changed now; empty when the task is as it should be."""
-    return tuple(action for route in ROUTES.values() if (action := route(situation)) is not None)
+    """Everything that is to be changed now; empty when the task is as it should be.
+
+    A new ground truth is changed alone: the task is to be judged again with it.
+    """
+    actions: list[Action] = []
+    for route in ROUTES.values():
+        action = route(situation)
+        if action is not None:
+            actions.append(action)
+            if action.ground_truth is not None:
+                break
+    return tuple(actions)
 
 
 def qc_keys(situation: Situation) -> dict[str, Any]:
@@ -165,6 +222,11 @@ def qc_keys(situation: Situation) -> dict[str, Any]:
 def needs_review(situation: Situation) -> bool:
     """Whether a dispute waits for nobody else: the maximum is reached, or a human took the further annotator back."""
     return situation.verdict.outcome == "disputed" and not _may_ask(situation) and not _is_served(situation)
+
+
+def is_adjudicated(situation: Situation) -> bool:
+    """Whether the dispute is to be shown to a reviewer as overlays."""
+    return situation.policy.adjudicate and needs_review(situation)
 
 
 def _may_ask(situation: Situation) -> bool:

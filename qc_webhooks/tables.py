@@ -45,6 +45,7 @@ TASKS = sa.Table(
     sa.Column("asked_at", sa.Integer),  # with how many annotators we set it
     sa.Column("found_overlap", sa.Integer),  # the overlap before our first change
     sa.Column("decided_at", sa.Double),
+    sa.Column("overlay", sa.Text),  # the fingerprint that the overlays were settled for; null: there are to be none
 )
 
 # Every automatic write, before and after. It is written as `planned` first, so that a killed worker leaves a trace.
@@ -58,6 +59,6 @@ ACTIONS = sa.Table(
     sa.Column("reason", sa.Text),
     sa.Column("before", sa.Text),  # JSON: only what the write changes
     sa.Column("after", sa.Text),
-    sa.Column("state", sa.Text),  # planned -> done | overtaken
+    sa.Column("state", sa.Text),  # planned -> done | overtaken; done -> undone | left
     sa.Column("created_at", sa.Double),
 )

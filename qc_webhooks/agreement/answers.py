@@ -49,7 +49,8 @@ def read_answers(task: Task, *, config: LabelConfig | None = None) -> tuple[Answ
 def latest_annotations(task: Task) -> tuple[Annotation, ...]:
     """For each annotator the annotation that was changed last; a skipped one counts as none, and hides no older one.
 
-    Label Studio lets one user annotate a task several times; only distinct users are second opinions.
+    Label Studio lets one user annotate a task several times; only distinct users are second opinions. One that is
+    marked as ground truth counts whatever its author changed since.
     """
     latest: dict[int, Annotation] = {}
     for annotation in task.annotations:
@@ -57,9 +58,13 @@ def latest_annotations(task: Task) -> tuple[Annotation, ...]:
             continue
         who = -annotation.id if annotation.completed_by is None else annotation.completed_by
         held = latest.get(who)
-        if held is None or (annotation.updated_at, annotation.id) > (held.updated_at, held.id or 0):
+        if held is None or _weight(annotation) > _weight(held):
             latest[who] = annotation
     return tuple(sorted(latest.values(), key=lambda annotation: annotation.id or 0))
+
+
+def _weight(annotation: Annotation) -> tuple[bool, str, int]:
+    return annotation.ground_truth, annotation.updated_at, annotation.id or 0
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import shutil
 
 import hypothesis
@@ -78,7 +79,9 @@ class MemoryStudio:
         self.stored = {}
         self.writes = []
         self.fail_next = None
+        self.model_version = "base-1"
         self._ids = itertools.count(1)
+        self._predictions = itertools.count(1)
         self._moments = itertools.count(1)
 
     def add_task(self, *, overlap=2, **data):
@@ -127,20 +130,66 @@ class MemoryStudio:
             found.sort(key=lambda source: source["updated_at"], reverse=True)
         return iter([read_task(copy.deepcopy(source)) for source in found])
 
+    def predict(self, task, result, version, score=None):
+        id_ = next(self._predictions)
+        prediction = {"id": id_, "result": copy.deepcopy(result), "model_version": version, "score": score}
+        self.stored[task]["predictions"].append(prediction)
+        return prediction
+
+    def tabs(self, task):
+        """The names of the task's predictions as a browser shows them, from left to right."""
+        return [each["model_version"] for each in sorted(self.stored[task]["predictions"], key=lambda p: -p["id"])]
+
+    def overlay(self, task, version):
+        return next(each for each in self.stored[task]["predictions"] if each["model_version"] == version)
+
+    def project(self, project):
+        return {"id": project, "model_version": self.model_version}
+
+    def add_prediction(self, task, result, score, model_version):
+        self._stumble("before")
+        self.writes.append({"prediction": model_version})
+        made = self.predict(task, json.loads(json.dumps(result)), model_version, score)
+        self._stumble("after")
+        return made
+
+    def delete_prediction(self, prediction):
+        self._stumble("before")
+        self.writes.append({"deleted": prediction})
+        for source in self.stored.values():
+            source["predictions"] = [each for each in source["predictions"] if each["id"] != prediction]
+            for held in source["annotations"]:
+                if held.get("parent_prediction") == prediction:
+                    held["parent_prediction"] = None
+        self._stumble("after")
+
+    def update_annotation(self, annotation, *, ground_truth):
+        self._stumble("before")
+        self.writes.append({"ground_truth": annotation if ground_truth else None})
+        self.change(annotation, ground_truth=ground_truth)
+        self._stumble("after")
+        return {"id": annotation, "ground_truth": ground_truth}
+
     def label_config(self, _project):
         return LabelConfig.parse(CONFIG)
 
     def update_task(self, task, *, data=None, overlap=None, is_labeled=None):
-        if self.fail_next == "before":
-            self.fail_next = None
-            raise StudioRefused("PATCH", 500, "it fell over")
+        self._stumble("before")
         given = {"data": data, "overlap": overlap, "is_labeled": is_labeled}
         self.writes.append({name: value for name, value in given.items() if value is not None})
         self.stored[task] |= copy.deepcopy(self.writes[-1]) | {"updated_at": self._now()}
-        if self.fail_next == "after":
-            self.fail_next = None
-            raise StudioRefused("PATCH", 504, "the answer was lost")
+        self._stumble("after")
         return copy.deepcopy(self.stored[task])
+
+    def _stumble(self, when):
+        """Falls over "before" this write or "after" it; `fail_next` may count writes: ("after", 2)."""
+        kind, left = self.fail_next if isinstance(self.fail_next, tuple) else (self.fail_next, 0)
+        if kind != when:
+            return
+        self.fail_next = (kind, left - 1) if left else None
+        if not left:
+            status, said = (500, "it fell over") if when == "before" else (504, "the answer was lost")
+            raise StudioRefused("PATCH", status, said)
 
     def serves(self, task, annotator):
         """Whether the label stream would give the task to this annotator."""

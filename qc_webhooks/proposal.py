@@ -1,0 +1,174 @@
+"""What a reviewer is shown of a dispute: each stance, and a proposed consensus, with what is disputed in words."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
+from typing import Any
+
+import msgspec
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.consensus import Agreed, Consensus, consensus, consensus_results
+from labelloop.labeling.errors import LabelingError
+from labelloop.labeling.regions import read_annotation
+from labelloop.labeling.task import Annotation, Task
+from labelloop.labeling.writing import to_results
+from qc_webhooks.agreement import Answers, Tolerance
+from qc_webhooks.agreement.answers import latest_annotations
+from qc_webhooks.card import LOW_OVERLAP, conflicts_of, stance_of
+from qc_webhooks.note import describe
+from qc_webhooks.overlay import CONSENSUS, STANCE, Overlay
+from qc_webhooks.policy import Policy
+from qc_webhooks.verdict import Verdict, largest_group
+
+
+def propose(
+    task: Task, answers: Sequence[Answers], verdict: Verdict, policy: Policy, *, config: LabelConfig | None = None
+) -> tuple[Overlay, ...]:
+    """The overlays of a dispute in the order in which they are to be written: the last one's tab comes first.
+
+    Args:
+        task: The task with its annotations.
+        answers: One entry an annotator, see ``read_answers``.
+        verdict: What was found.
+        policy: The project's policy.
+        config: The project's label config.
+    """
+    annotations = {each.id: each for each in latest_annotations(task)}
+    agreed = consensus([stance_of(each) for each in answers])
+    texts = _disputed(answers, agreed, policy)
+    groups = stances(answers, verdict, policy)
+    shown = [
+        Overlay(
+            STANCE.format(letter=letter),
+            _stance_results(annotations[group[0].annotation], texts.get(group[0].annotator, {})),
+            round(len(group) / len(answers), 4),
+        )
+        for letter, group in zip(ascii_uppercase, groups, strict=False)
+    ]
+    nearest = nearest_to_all(answers, verdict)
+    annotation, said = annotations[nearest.annotation], texts.get(nearest.annotator, {})
+    if not agreed.regions and _most_drew(answers):
+        # An empty proposal would ask to throw away what everybody drew.
+        return (*reversed(shown), Overlay(CONSENSUS, _stance_results(annotation, said), None))
+    try:
+        written = _consensus_results(agreed, config) + _whole_task(annotation, task, config)
+    except LabelingError:  # a control of the consensus is not in the label config (any more); the stances still stand
+        return tuple(reversed(shown))
+    return (*reversed(shown), Overlay(CONSENSUS, written, _likely(agreed)))
+
+
+def stances(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> tuple[tuple[Answers, ...], ...]:
+    """The annotators of a dispute in groups that agree among themselves, the largest first.
+
+    Returns:
+        Of each group first who is nearest to the others of the group, then the others.
+    """
+    left = {answer.annotator: answer for answer in sorted(answers, key=lambda each: each.annotation)}
+    friends: dict[int, set[int]] = {annotator: set() for annotator in left}
+    for pair in verdict.comparisons:
+        if pair.agrees(policy.agreement, every_control=policy.every_control):
+            friends[pair.a].add(pair.b)
+            friends[pair.b].add(pair.a)
+    groups: list[tuple[Answers, ...]] = []
+    while left:
+        group = largest_group({annotator: friends[annotator] & left.keys() for annotator in left})
+        members = [left.pop(annotator) for annotator in sorted(group, key=lambda each: left[each].annotation)]
+        first = nearest_to_all(members, verdict)
+        groups.append((first, *(each for each in members if each is not first)))
+    return tuple(sorted(groups, key=lambda group: (-len(group), min(each.annotation for each in group))))
+
+
+def nearest_to_all(answers: Sequence[Answers], verdict: Verdict) -> Answers:
+    """Who agrees most with all the others; of equals the one who submitted first."""
+    those = {answer.annotator for answer in answers}
+    agreement = dict.fromkeys(those, 0.0)
+    for pair in verdict.comparisons:
+        if pair.a in those and pair.b in those:
+            agreement[pair.a] += pair.overall
+            agreement[pair.b] += pair.overall
+    return min(answers, key=lambda each: (-round(agreement[each.annotator], 9), each.annotation))
+
+
+def _disputed(answers: Sequence[Answers], agreed: Consensus, policy: Policy) -> dict[int, dict[str, list[str]]]:
+    """Annotator -> id of a region of theirs -> what is disputed about it, in sentences."""
+    tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    texts: dict[int, dict[str, list[str]]] = {}
+    for named in conflicts_of(answers, agreed, tolerance):
+        for annotator in named.annotators:
+            for region in named.conflict.regions:
+                texts.setdefault(annotator, {}).setdefault(region, []).append(describe(named.conflict))
+    return texts
+
+
+def _stance_results(annotation: Annotation, texts: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """An annotation's results as a prediction's; each disputed region says so."""
+    told: set[str] = set()
+    written = []
+    for result in annotation.results:
+        # A score that was carried over from a pre-label is not this annotator's, nor does `origin` say who drew it.
+        raw = {name: value for name, value in result.raw.items() if name not in {"score", "origin"}}
+        if result.id in texts and result.id not in told:
+            told.add(result.id)
+            raw["meta"] = _meta(raw.get("meta"), " ".join(dict.fromkeys(texts[result.id])))
+        written.append(raw)
+    return written
+
+
+def _most_drew(answers: Sequence[Answers]) -> bool:
+    drew = [any(kind == "regions" and held for (_, kind), held in each.controls.items()) for each in answers]
+    return 2 * sum(drew) > len(answers)
+
+
+def _likely(agreed: Consensus) -> float | None:
+    likely = [each.probability for each in agreed.regions] + [each.probability for each in agreed.choices.values()]
+    return round(sum(likely) / len(likely), 4) if likely else None
+
+
+def _consensus_results(agreed: Consensus, config: LabelConfig | None) -> list[dict[str, Any]]:
+    regions = [result for each in agreed.regions for result in _agreed_results(each, config)]
+    asked = consensus_results(msgspec.structs.replace(agreed, regions=()), config=config)
+    return regions + [{name: value for name, value in result.items() if name != "meta"} for result in asked]
+
+
+def _agreed_results(agreed: Agreed, config: LabelConfig | None) -> list[dict[str, Any]]:
+    # Annotators who began from the same pre-label have regions of the same id: the proposal gets ids of its own.
+    sources = sorted((source.annotation or 0, source.region) for source in agreed.sources)
+    region_id = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:10]
+    region = msgspec.structs.replace(agreed.region, id=region_id, score=round(agreed.probability, 4))
+    first, *others = to_results(region, config=config)
+    text = _provenance(agreed)
+    return [{**first, "meta": _meta(None, text)} if text else first, *others]
+
+
+def _provenance(agreed: Agreed) -> str:
+    """What the annotators do not share about a region, in words; empty where they share all."""
+    marked, looked = len(agreed.sources), len(agreed.sources) + len(agreed.missed_by)
+    lines = [] if marked == looked else [f"{marked} of {looked} annotators marked it."]
+    labels = [" + ".join(source.labels) or "no label" for source in agreed.sources]
+    if len(set(labels)) > 1:
+        counts = sorted(set(labels), key=lambda label: (-labels.count(label), label))
+        lines.append(f"{', '.join(f'{labels.count(label)} x {label}' for label in counts)}.")
+    least = min(source.iou for source in agreed.sources)
+    if least < LOW_OVERLAP:
+        lines.append(f"One shape overlaps this one by only {100 * least:.0f} %.")
+    return " ".join(lines)
+
+
+def _whole_task(annotation: Annotation, task: Task, config: LabelConfig | None) -> list[dict[str, Any]]:
+    """Answers about the whole task that no consensus is formed of (text, ratings), from one annotator."""
+    reading = read_annotation(annotation, task=task, config=config)
+    drawn = {region.id for region in reading.regions}
+    return [
+        {name: value for name, value in result.raw.items() if name not in {"score", "origin", "id"}}
+        for result in reading.carried
+        if result.from_name and result.id not in drawn and not {"x", "points", "rle"} & result.value.keys()
+    ]
+
+
+def _meta(meta: Any, text: str) -> dict[str, Any]:
+    """A region's ``meta`` with our text first: the editor shows the first."""
+    held = dict(meta) if isinstance(meta, Mapping) else {}
+    own = held.get("text") or []
+    return {**held, "text": [text, *(own if isinstance(own, list) else [own])]}
