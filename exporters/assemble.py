@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from exporters.accounting import Ledger, Loss
-from exporters.choose import Policy, choose
+from exporters.choose import TOGETHER, Choice, Policy, choose, is_disputed
 from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
 from exporters.keypoints import is_hidden
 from exporters.names import Names, public_url
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
-from exporters.splits import Split
+from exporters.splits import APART, Split
+from exporters.together import JOINED, OUTVOTED, together
 from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.consensus import Crowd
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.geometry import Ellipse, KeyPoint, Rectangle
 from labelloop.labeling.region import Reading, Region
@@ -25,16 +27,22 @@ SEVERAL = "regions with several labels (an object for each label)"
 UNKNOWN_LABEL = "regions with a label that the label config does not have"
 SAME_IMAGE = "images that another task has too"
 HEADER = "image sizes read from the image's header"
+DISPUTED_IN = "disputed tasks that are in all the same"
+DISPUTED_APART = "disputed tasks in the split of their own"
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What decides about the tasks, read once: options of the export."""
+    """What decides about the tasks, read once: options of the export.
+
+    ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by.
+    """
 
     policy: Policy
     split: Split
-    disputed: bool
+    disputed: str
     config: LabelConfig | None
     config_labels: frozenset[str]
+    crowd: Crowd | None = None
 
 
 class Assembler:
@@ -67,7 +75,8 @@ class Assembler:
             self._drop_task(task, "a task of this id came before" if known else "its id is too large", failed=True)
             return
         self._ids.add(number)
-        if task.data.get("qc_status") == "disputed" and not self._rules.disputed:
+        disputed = is_disputed(task)
+        if disputed and self._rules.disputed == "out":
             self._drop_task(task, "disputed")
             return
         choice = choose(task, self._rules.policy)
@@ -77,13 +86,16 @@ class Assembler:
             self._ledger.drop("task", choice.reason)
             self._lose(Loss("task", choice.reason, task=task.id))
             return
-        yield from self._chosen(task, number, choice.chosen, choice.rule)
+        yield from self._chosen(
+            task, number, choice, split=APART if disputed and self._rules.disputed == "apart" else ""
+        )
 
-    def _chosen(self, task: Task, number: int, chosen: Sequence[Annotation], rule: str) -> Iterator[Item]:
+    def _chosen(self, task: Task, number: int, choice: Choice, *, split: str) -> Iterator[Item]:
+        chosen = choice.chosen
         images = task_images(task, self._rules.config)
         self._ledger.input["image"] += len(images)
         readings = [(annotation, self._read(task, annotation, images)) for annotation in chosen]
-        placed, reasons = self._place(task, number, images, readings)
+        placed, reasons = self._place(task, number, images, readings, split)
         if not placed:
             reason = "no image in its data" if not images else "no image with a known size"
             self._ledger.drop("task", reason, failed=True)
@@ -93,7 +105,9 @@ class Assembler:
             return
         self._ledger.kept["task"] += 1
         self._ledger.kept["annotation"] += len(chosen)
-        self._ledger.chosen_by[rule] += 1
+        self._ledger.chosen_by[choice.rule] += 1
+        if is_disputed(task):
+            self._ledger.notes[DISPUTED_APART if split else DISPUTED_IN] += 1
         objects: dict[int, list[Object]] = {slot: [] for slot in placed}
         sources = {image.slot: image.url for image in images}
         ordinals = iter(range(1, 2**62))
@@ -102,6 +116,7 @@ class Assembler:
             self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
             for error in reading.errors:
                 self._drop_region(task, annotation, error.result, "malformed", f"{error.field}: {error.reason}")
+        for annotation, reading in [self._together(task, readings)] if choice.rule == TOGETHER else readings:
             for region in reading.regions:
                 image = find_image(images, region)
                 if image is None:
@@ -114,7 +129,12 @@ class Assembler:
             yield Item(each, tuple(objects[slot]), source=sources[slot])
 
     def _place(
-        self, task: Task, number: int, images: list[TaskImage], readings: list[tuple[Annotation, Reading]]
+        self,
+        task: Task,
+        number: int,
+        images: list[TaskImage],
+        readings: list[tuple[Annotation, Reading]],
+        split: str,
     ) -> tuple[dict[int, Image], dict[int, str]]:
         placed: dict[int, Image] = {}
         reasons: dict[int, str] = {}
@@ -139,7 +159,7 @@ class Assembler:
                 file_name=name,
                 width=size[0],
                 height=size[1],
-                split=self._rules.split.of(image.url),
+                split=split or self._rules.split.of(image.url),
                 url=url,
                 task=number,
                 item_index=image.item_index,
@@ -211,6 +231,17 @@ class Assembler:
         except OverflowError as error:
             raise Unfit("its number is too large") from error
         return objects
+
+    def _together(self, task: Task, readings: list[tuple[Annotation, Reading]]) -> tuple[Annotation, Reading]:
+        """The consensus as an annotation that is nobody's; what it does not hold is noted."""
+        found = together(readings, self._rules.crowd or Crowd())
+        if found.joined:
+            self._ledger.drop("region", JOINED, times=found.joined)
+        for annotation, region, probability in found.outvoted:
+            self._ledger.drop("region", OUTVOTED)
+            detail = f"{probability:.2f} likely"
+            self._lose(Loss("region", OUTVOTED, task=task.id, annotation=annotation.id, region=region, detail=detail))
+        return Annotation(), found.reading
 
     def _read(self, task: Task, annotation: Annotation, images: Sequence[TaskImage] = ()) -> Reading:
         def size(item_index: int) -> tuple[int, int] | None:

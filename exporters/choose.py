@@ -5,7 +5,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from exporters.errors import BadOption
+from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.task import Annotation, Task
+
+TOGETHER = "consensus"
+"""The rule under which the chosen annotations become one: see ``exporters.together``."""
+DISPUTED = ("in", "out", "apart")
+"""What becomes of the tasks that quality control holds for disputed: ``apart`` is a split of their own."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -38,7 +44,34 @@ def every(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]
     return annotations, "all"
 
 
-POLICIES: dict[str, Policy] = {"ground-truth": ground_truth, "latest": latest, "all": every}
+def consensus(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
+    """The ground truth where there is one, else everybody's latest annotation, to be made one (rule ``TOGETHER``).
+
+    An annotation alone counts as it is: there is nothing to weigh it against.
+    """
+    chosen, rule = ground_truth(annotations)
+    if chosen:
+        return chosen, rule
+    everybody = latest_annotations(annotations) or _newest(annotations)  # those without an id are nobody's
+    return everybody, TOGETHER if len(everybody) > 1 else "one annotator"
+
+
+class ByUser(msgspec.Struct, frozen=True):
+    """The annotation of one annotator, the one updated last if they made several."""
+
+    user: int
+
+    def __call__(self, annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
+        """See ``Policy``."""
+        return _newest([each for each in annotations if each.completed_by == self.user]), f"user:{self.user}"
+
+
+POLICIES: dict[str, Policy] = {
+    "latest": latest,
+    "consensus": consensus,
+    "ground-truth": ground_truth,
+    "all": every,
+}
 
 
 def policy(name: str) -> Policy:
@@ -51,8 +84,13 @@ def policy(name: str) -> Policy:
         return POLICIES[name]
     kind, _, user = name.partition(":")
     if kind == "user" and user.isdecimal():
-        return lambda annotations: (_newest([each for each in annotations if each.completed_by == int(user)]), name)
+        return ByUser(int(user))
     raise BadOption("--annotation", name, ", ".join([*POLICIES, "user:ID"]))
+
+
+def is_disputed(task: Task) -> bool:
+    """Whether quality control holds the task for disputed: it says so in the task's data, and takes it back there."""
+    return task.data.get("qc_status") == "disputed"
 
 
 def choose(task: Task, policy: Policy) -> Choice:

@@ -30,7 +30,7 @@ def export(
     label_config: Path | None = None,
     annotation: str = "latest",
     split: str = DEFAULT_SPLIT,
-    disputed: Literal["include", "exclude"] = "exclude",
+    disputed: Literal["in", "out", "apart"] = "out",
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
@@ -43,10 +43,12 @@ def export(
         formats: the formats to write, by commas: coco, voc, yolo-detect, yolo-segment, yolo-obb, yolo-pose.
         to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
-        annotation: whose annotation counts: ground-truth, latest, user:ID or all. `latest` takes the ground truth
-            where a task has one, else what was updated last.
+        annotation: whose annotation counts: latest, consensus, ground-truth, user:ID or all. `latest` and `consensus`
+            take the ground truth where a task has one, else what was updated last, or what all annotators say
+            together, weighed by how reliable each is.
         split: shares of the splits. An image stays in its split as the project grows.
-        disputed: whether tasks that quality control holds for disputed are in the data set.
+        disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
+            named `disputed`.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
         fetch: read the header of an image whose size neither the regions nor the task tell.

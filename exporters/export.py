@@ -15,7 +15,7 @@ import msgspec
 
 from exporters.accounting import FormatCount, Ledger, Loss, Report
 from exporters.assemble import Assembler, Rules
-from exporters.choose import policy
+from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import ClassMap, config_labels, load_classes, save_classes
 from exporters.dataset import Item
 from exporters.errors import BadOption, ClassMapMoved
@@ -26,7 +26,8 @@ from exporters.keypoints import Skeleton
 from exporters.manifest import Manifest
 from exporters.names import safe_name
 from exporters.sources import Source, open_source
-from exporters.splits import DEFAULT_SPLIT, Split
+from exporters.splits import APART, DEFAULT_SPLIT, Split
+from exporters.together import reliability, survey
 from exporters.versions import NewVersion, publish
 from labelloop.service.media import Media, MediaError
 from labelloop.service.settings import Settings
@@ -50,7 +51,7 @@ def export(
     label_config: str | None = None,
     annotation: str = "latest",
     split: str = DEFAULT_SPLIT,
-    disputed: str = "exclude",
+    disputed: str = "out",
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
@@ -67,7 +68,8 @@ def export(
         label_config: the label config's XML, for a source that has none.
         annotation: whose annotation counts: a name in ``POLICIES`` or ``user:ID``.
         split: shares of train, val and test.
-        disputed: ``include`` or ``exclude`` the tasks that quality control holds for disputed.
+        disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
+            a split of their own.
         max_errors: the largest share of failed regions at which the version is still published.
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
@@ -82,8 +84,8 @@ def export(
         StoreError: the store cannot be read or written. Nothing of the unfinished version can be seen.
     """
     names = format_names(",".join(formats))
-    if disputed not in ("include", "exclude"):
-        raise BadOption("--disputed", disputed, "include or exclude")
+    if disputed not in DISPUTED:
+        raise BadOption("--disputed", disputed, ", ".join(DISPUTED))
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
     shares, chosen = Split.parse(split), policy(annotation)
@@ -93,6 +95,7 @@ def export(
         tasks = open_source(source, settings=settings, label_config=label_config, studio=studio)
         opened.callback(tasks.close)
         skeleton = Skeleton.of(tasks.config)
+        crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
         media = Media(settings, studio) if fetch or copy_images else None
         if media is not None:
             opened.callback(media.close)
@@ -103,11 +106,12 @@ def export(
             rules=Rules(
                 policy=chosen,
                 split=shares,
-                disputed=disputed == "include",
+                disputed=disputed,
                 config=tasks.config,
                 config_labels=frozenset(
                     (*config_labels(tasks.config), *(skeleton.names if skeleton else ())) if tasks.config else ()
                 ),
+                crowd=crowd,
             ),
             skeleton=skeleton,
             max_errors=max_errors,
@@ -117,6 +121,7 @@ def export(
                 "split": shares.shares,
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",
+                **({"annotators": reliability(crowd)} if crowd else {}),
             },
             headers=media if fetch else None,
             photos=media if copy_images else None,
@@ -180,7 +185,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     def _write(self, version: NewVersion, classes: ClassMap, scratch: Path) -> Report:
         ledger = Ledger()
-        splits = tuple(self.rules.split.shares)
+        splits = (*self.rules.split.shares, *([APART] if self.rules.disputed == "apart" else []))
         writers = [
             _Counting(name, FORMATS[name](Job(version.folder(name), scratch, splits, classes, self.skeleton)))
             for name in self.formats

@@ -9,6 +9,8 @@ from exporters.errors import BadOption
 from exporters.names import public_url
 
 SPLITS = ("train", "val", "test")
+APART = "disputed"
+"""The split of the disputed tasks where they are kept apart."""
 DEFAULT_SPLIT = "train=.8,val=.1,test=.1"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Agreed, Consensus, consensus, consensus_results
 from labelloop.labeling.errors import LabelingError
@@ -15,7 +16,6 @@ from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
 from labelloop.labeling.writing import to_results
 from qc_webhooks.agreement import Answers, Tolerance
-from qc_webhooks.agreement.answers import latest_annotations
 from qc_webhooks.card import LOW_OVERLAP, conflicts_of, stance_of
 from qc_webhooks.note import describe
 from qc_webhooks.overlay import CONSENSUS, STANCE, Overlay
@@ -35,7 +35,7 @@ def propose(
         policy: The project's policy.
         config: The project's label config.
     """
-    annotations = {each.id: each for each in latest_annotations(task)}
+    annotations = {each.id: each for each in latest_annotations(task.annotations)}
     agreed = consensus([stance_of(each) for each in answers])
     texts = _disputed(answers, agreed, policy)
     groups = stances(answers, verdict, policy)

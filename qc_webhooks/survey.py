@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.consensus import Crowd, Evidence, estimate_crowd, evidence
 from labelloop.labeling.task import Task
-from qc_webhooks.agreement.answers import Answers, latest_annotations
+from qc_webhooks.agreement.answers import Answers
 from qc_webhooks.card import stance_of
 from qc_webhooks.reliability import answer_name
 from qc_webhooks.statistics import ABSENT, ENOUGH, Estimate, Ratings, describe
@@ -41,7 +42,7 @@ class Survey:
         if answers:
             self.evidence.append(evidence([stance_of(each) for each in answers]))
         units: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-        for annotation in latest_annotations(task):
+        for annotation in latest_annotations(task.annotations):
             who = annotation.completed_by
             drawn = Counter(result.id for result in annotation.results if result.id)
             for result in annotation.results:

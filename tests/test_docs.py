@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from exporters.choose import POLICIES
 from exporters.formats import FORMATS
 from exporters.validate import FLAWS
 from labelloop.cli import create_cli
@@ -29,6 +30,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "be
 REFERENCE = ROOT / "docs" / "reference"
 TABLES = {
     "FORMATS": FORMATS,
+    "POLICIES": POLICIES,
     "FLAWS": FLAWS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,

@@ -24,7 +24,7 @@ class VocWriter:
         self._job = job
         self._lists = {
             name: (job.scratch / f"voc-{name}").open("w+", encoding="utf-8", newline="\n")
-            for name in ("train", "val", "trainval", "test")
+            for name in dict.fromkeys(("train", "val", "trainval", "test", *job.splits))
         }
 
     def write(self, item: Item) -> Sequence[tuple[Object, str]]:
@@ -39,12 +39,12 @@ class VocWriter:
                 self.converted[f"{shape_name(each)} -> box"] += 1
             lines.append(_object(each, each.box, image))
         self._job.sink.write(f"Annotations/{image.stem}.xml", _page(image, lines).encode())
-        for name in (image.split, "trainval") if image.split != "test" else ("test",):
+        for name in (image.split, "trainval") if image.split in ("train", "val") else (image.split,):
             self._lists[name].write(f"{image.stem}\n")
         return dropped
 
     def close(self) -> None:
-        """Write the lists of images, empty ones too: readers expect all four."""
+        """Write the lists of images, empty ones too: readers expect train, val, trainval and test."""
         for name, file in self._lists.items():
             file.close()
             self._job.sink.write_file(f"ImageSets/Main/{name}.txt", self._job.scratch / f"voc-{name}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from labelloop.labeling.annotators import annotator_of, latest_annotations
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
@@ -43,28 +44,7 @@ def read_answers(task: Task, *, config: LabelConfig | None = None) -> tuple[Answ
         One entry an annotator, ordered by annotation id, so that the result does not depend on Label Studio's order.
     """
     sizes = _sizes(task)
-    return tuple(_read(annotation, task, config, sizes) for annotation in latest_annotations(task))
-
-
-def latest_annotations(task: Task) -> tuple[Annotation, ...]:
-    """For each annotator the annotation that was changed last; a skipped one counts as none, and hides no older one.
-
-    Label Studio lets one user annotate a task several times; only distinct users are second opinions. One that is
-    marked as ground truth counts whatever its author changed since.
-    """
-    latest: dict[int, Annotation] = {}
-    for annotation in task.annotations:
-        if annotation.was_cancelled or annotation.id is None:
-            continue
-        who = -annotation.id if annotation.completed_by is None else annotation.completed_by
-        held = latest.get(who)
-        if held is None or _weight(annotation) > _weight(held):
-            latest[who] = annotation
-    return tuple(sorted(latest.values(), key=lambda annotation: annotation.id or 0))
-
-
-def _weight(annotation: Annotation) -> tuple[bool, str, int]:
-    return annotation.ground_truth, annotation.updated_at, annotation.id or 0
+    return tuple(_read(annotation, task, config, sizes) for annotation in latest_annotations(task.annotations))
 
 
 def _read(
@@ -83,7 +63,7 @@ def _read(
     others.update(name for region in reading.regions for name in region.attributes)
     id_ = annotation.id or 0
     return Answers(
-        annotator=-id_ if annotation.completed_by is None else annotation.completed_by,
+        annotator=annotator_of(annotation),
         annotation=id_,
         updated_at=annotation.updated_at,
         ground_truth=annotation.ground_truth,

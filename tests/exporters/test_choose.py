@@ -80,7 +80,7 @@ def test_skipped_and_unlabelled_tasks_are_listed_not_negatives(run, build):
     }
 
 
-@pytest.mark.parametrize(("disputed", "images"), [("exclude", [2]), ("include", [1, 2])])
+@pytest.mark.parametrize(("disputed", "images"), [("out", [2]), ("in", [1, 2])])
 def test_disputed_tasks_are_out_unless_wanted(run, build, disputed, images):
     tasks = [
         build.task(1, build.annotation(build.box(1, 1, 5, 5)), qc_status="disputed"),
@@ -88,7 +88,7 @@ def test_disputed_tasks_are_out_unless_wanted(run, build, disputed, images):
     ]
     out = run(tasks, disputed=disputed)
     assert [image["task_id"] for image in out.instances()["images"]] == images
-    assert out.report.accounts.tasks.dropped == ({"disputed": 1} if disputed == "exclude" else {})
+    assert out.report.accounts.tasks.dropped == ({"disputed": 1} if disputed == "out" else {})
     assert out.report.accounts.failed == 0
 
 

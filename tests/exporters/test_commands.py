@@ -43,7 +43,7 @@ def test_export_says_what_it_wrote_and_what_not(app, file, tmp_path, capsys):
 
 def test_report_for_programs(app, file, tmp_path, capsys):
     to = f"file://{tmp_path / 'set'}"
-    assert app(["export", "--from", str(file), "--to", to, "--json", "-", "--disputed", "include", "--no-fetch"]) == 0
+    assert app(["export", "--from", str(file), "--to", to, "--json", "-", "--disputed", "in", "--no-fetch"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["published"]
     assert report["accounts"]["tasks"] == {"input": 2, "kept": 2, "dropped": {}}
@@ -90,7 +90,7 @@ def test_list_and_pull_show_a_newcomer_what_there_is(app, file, tmp_path, capsys
 
 def test_pull_without_photos_ends_with_status_one_and_names_them(app, file, tmp_path, capsys):
     to = f"file://{tmp_path / 'set'}"
-    app(["export", "--from", str(file), "--to", to, "--disputed", "include"])
+    app(["export", "--from", str(file), "--to", to, "--disputed", "in"])
     assert app(["pull", to, "--to", str(tmp_path / "all")]) == 1
     assert "s3://photos/2.jpg" in capsys.readouterr().err
     assert app(["pull", to, "--to", str(tmp_path / "none"), "--no-images"]) == 0

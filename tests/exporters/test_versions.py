@@ -174,7 +174,7 @@ def test_manifest_lists_every_file_with_its_size_and_checksum(run, tasks):
     assert manifest["code"].startswith("labelloop ")
     assert manifest["classes"] == {"car": 1}
     assert manifest["splits"] == {"train": 7}
-    assert manifest["policy"]["disputed"] == "exclude"
+    assert manifest["policy"]["disputed"] == "out"
 
 
 def test_head_never_goes_back(run, tasks, tmp_path, settings):

@@ -1,0 +1,34 @@
+"""Which annotation stands for each annotator, where one person annotated a task several times."""
+
+from collections.abc import Iterable
+
+from labelloop.labeling.task import Annotation
+
+
+def annotator_of(annotation: Annotation) -> int:
+    """The annotator's id; an unknown one is told apart by the negative id of the annotation."""
+    return -(annotation.id or 0) if annotation.completed_by is None else annotation.completed_by
+
+
+def latest_annotations(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
+    """For each annotator the annotation that was changed last; a skipped one counts as none, and hides no older one.
+
+    Label Studio lets one user annotate a task several times; only distinct users are second opinions. One that is
+    marked as ground truth counts whatever its author changed since. What has no id counts for nobody.
+
+    Returns:
+        In the order of their ids, so that the result does not depend on Label Studio's order.
+    """
+    latest: dict[int, Annotation] = {}
+    for annotation in annotations:
+        if annotation.was_cancelled or annotation.id is None:
+            continue
+        who = annotator_of(annotation)
+        held = latest.get(who)
+        if held is None or _weight(annotation) > _weight(held):
+            latest[who] = annotation
+    return tuple(sorted(latest.values(), key=lambda annotation: annotation.id or 0))
+
+
+def _weight(annotation: Annotation) -> tuple[bool, str, int]:
+    return annotation.ground_truth, annotation.updated_at, annotation.id or 0
