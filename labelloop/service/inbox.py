@@ -230,6 +230,12 @@ class Inbox:
             query = sa.select(EVENTS.c.id).where(EVENTS.c.topic == topic, EVENTS.c.subject == subject, _OPEN, due)
             return connection.scalar(query.limit(1)) is not None
 
+    def open_events(self, topic: str, subject: str) -> tuple[Event, ...]:
+        """The subject's events that are neither done nor given up, whether somebody is at work on them or not."""
+        with reading(self.engine) as connection:
+            query = sa.select(EVENTS).where(EVENTS.c.topic == topic, EVENTS.c.subject == subject, _OPEN)
+            return tuple(_event(row) for row in connection.execute(query.order_by(EVENTS.c.id)))
+
     def free_ended(self) -> int:
         """End the leases of workers of this host whose process is gone, so that nobody waits for them to run out."""
         with reading(self.engine) as connection:

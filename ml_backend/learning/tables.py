@@ -1,0 +1,85 @@
+"""The tables of learning: projects, what each task teaches, what is known of open photos, the memory of runs."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+# A project that learns, how far the poller has read it, and what the worker is doing for it now (`phase`, empty: it
+# waits). `cursor` is Label Studio's own task.updated_at. `fingerprint`: of the lessons that the last run was made from.
+PROJECTS = sa.Table(
+    "learn_projects",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("connected_at", sa.Double),  # this and every other moment: seconds since 1970
+    sa.Column("cursor", sa.Text),
+    sa.Column("swept_at", sa.Double),
+    sa.Column("fingerprint", sa.Text),
+    sa.Column("phase", sa.Text),
+    sa.Column("phase_done", sa.Integer),
+    sa.Column("phase_total", sa.Integer),
+    sa.Column("phase_at", sa.Double),
+)
+
+# What an annotated task teaches. A task that lost its annotations keeps its row, so that it is seen to be un-learned.
+TASKS = sa.Table(
+    "learn_tasks",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seen", sa.Text),  # fingerprint of all that decides what it teaches
+    sa.Column("state", sa.Text),  # teaches | held_out | left_out | gone
+    sa.Column("reason", sa.Text),  # teaches, held_out: whose annotation counts; left_out: why
+    sa.Column("annotations", sa.Text),  # JSON: ids of all its annotations
+    sa.Column("photos", sa.Text),  # JSON: [{url, width, height, boxes: [[x0, y0, x1, y1]], labels, complete}], pixels
+    sa.Column("boxes", sa.Integer),
+    sa.Column("shown", sa.Text),  # JSON: the pre-label the annotator began with, as `photos`, with `scores`; null: none
+    sa.Column("shown_version", sa.Text),  # model version of it
+    sa.Column("annotator", sa.Integer),  # of the annotation that counts; null: several
+    sa.Column("lead_time", sa.Double),  # seconds
+    sa.Column("drawn_at", sa.Text),  # Label Studio's updated_at of the annotation that counts
+    sa.Column("learned", sa.Text),  # `seen` as it is in the version that was published last; null: not in it
+    sa.Column("read_at", sa.Double),
+)
+
+# What is known of a task whose photo is not labelled yet.
+LOOKS = sa.Table(
+    "learn_looks",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("backbone", sa.Text),  # version of the model whose features `vector` is from
+    sa.Column("photo", sa.Text),  # checksum of the photos' addresses
+    sa.Column("vector", sa.LargeBinary),  # float32, little-endian, of length 1
+    sa.Column("version", sa.Text),  # that looked at it last; empty: none that learned
+    sa.Column("doubt", sa.Double),  # as `acquisition.uncertainty` has it; null: nothing was seen
+    sa.Column("score", sa.Double),  # of the prediction written last: Label Studio serves the lowest first
+)
+
+# One row a fit that came to a verdict. Nothing is deleted here.
+RUNS = sa.Table(
+    "learn_runs",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+    sa.Column("project", sa.Integer),
+    sa.Column("asked_at", sa.Double),  # the first event that it answers
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("source", sa.Text),  # what asked for it: Label Studio's actions, poll, command; joined by +
+    sa.Column("tasks", sa.Integer),  # labelled tasks that it learned from
+    sa.Column("held_out", sa.Integer),  # labelled tasks that are kept for judging
+    sa.Column("boxes", sa.Integer),  # boxes that it learned from
+    sa.Column("classes", sa.Text),  # JSON: {class: boxes}
+    sa.Column("base", sa.Text),  # version whose features it was fitted on
+    sa.Column("parent", sa.Text),  # version that was served before
+    sa.Column("version", sa.Text),  # the candidate; empty: there was none
+    sa.Column("verdict", sa.Text),  # published | refused | withdrawn | failed
+    sa.Column("judged_by", sa.Text),  # held-out | cross-validation | nothing
+    sa.Column("reason", sa.Text),  # the verdict in words
+    sa.Column("ap50", sa.Double),  # of the candidate, mean over classes
+    sa.Column("parent_ap50", sa.Double),  # of what it was compared with
+    sa.Column("tolerance", sa.Double),  # how much lower `ap50` might have been
+    sa.Column("metrics", sa.Text),  # JSON: see `runs.Metrics`
+    sa.Column("seconds", sa.Text),  # JSON: {phase: seconds}, see `runs.PHASES`
+)
