@@ -15,7 +15,8 @@ UNKNOWN = "a key point whose label is no key point of the label config"
 TWICE = "a second key point of its label on one object"
 ONLY_ONE = "key points given to the image's only object"
 
-_HIDDEN = frozenset({"occluded", "hidden", "invisible", "not visible"})
+HIDDEN = frozenset({"occluded", "hidden", "invisible", "not visible"})
+"""Choices about a key point that say that it cannot be seen, but for letter case."""
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])|(left|right)", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
@@ -99,7 +100,7 @@ class Joined(msgspec.Struct, frozen=True):
 
 def is_hidden(region: Region) -> bool:
     """Whether a key point was answered to be out of sight: a per-region choice such as ``occluded`` or ``hidden``."""
-    return any(str(answer).casefold() in _HIDDEN for answers in region.attributes.values() for answer in answers)
+    return any(str(answer).casefold() in HIDDEN for answers in region.attributes.values() for answer in answers)
 
 
 def _index(label: Label) -> int | None:

@@ -42,6 +42,9 @@ COMMANDS: Sequence[Command] = (
     Command(
         "export", "exporters.commands:export", "Write annotated tasks as COCO, Pascal VOC and YOLO, to disk or S3."
     ),
+    Command(
+        "import", "exporters.importing.commands:import_dataset", "Bring COCO, VOC, YOLO or photos into a project."
+    ),
     Command("dataset list", "exporters.commands:dataset_list", "List the versions of a data set."),
     Command("dataset pull", "exporters.commands:dataset_pull", "Lay a version out as folders that a trainer reads."),
     Command(

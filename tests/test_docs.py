@@ -11,6 +11,7 @@ from exporters.validate import FLAWS
 from labelloop.cli import create_cli
 from labelloop.doctor import CHECKS
 from labelloop.labeling.values import GEOMETRIES
+from labelloop.service.datasets import READERS as IMPORTED
 from labelloop.service.settings import Settings, describe_settings
 from ml_backend.app import create_app as create_ml
 from ml_backend.datasets import READERS
@@ -37,7 +38,7 @@ TABLES = {
     "SEGMENTERS": SEGMENTERS,
     "TRAINERS": TRAINERS,
     "STANDARD": STANDARD,
-    "READERS": READERS,
+    "READERS": {**READERS, **IMPORTED},
     "METRICS": METRICS,
     "ROUTES": ROUTES,
     "STATISTICS": STATISTICS,

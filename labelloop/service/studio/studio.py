@@ -7,9 +7,10 @@ from labelloop.service.studio.hooks import HookCalls
 from labelloop.service.studio.predictions import PredictionCalls
 from labelloop.service.studio.projects import ProjectCalls
 from labelloop.service.studio.tasks import TaskCalls
+from labelloop.service.studio.uploads import UploadCalls
 
 
-class Studio(ProjectCalls, TaskCalls, PredictionCalls, HookCalls):
+class Studio(ProjectCalls, TaskCalls, UploadCalls, PredictionCalls, HookCalls):
     """Label Studio as one user. Thread-safe; make one a process and pass it down.
 
     Args:

@@ -1,0 +1,196 @@
+"""The command `labelloop import`: its options, progress bar, Ctrl-C, and what it says when it is done."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from exporters.errors import BadOption
+from exporters.importing.location import Images
+from exporters.importing.needs import Needs, Progress
+from exporters.importing.report import As, Imported
+from exporters.importing.run import Order, look, run_import
+from labelloop.service.datasets import READERS, DataSet, Problem
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+
+LISTED = 20
+"""Problems that are printed; of more, the number is said (all are in the report)."""
+
+
+def import_dataset(
+    source: str,
+    *,
+    project: str,
+    title: str = "",
+    format: str = "auto",  # noqa: A002 - the user's word for it
+    labels_as: Annotated[As, Parameter(name="--as")] = "annotations",
+    model_version: str = "",
+    images: Images | None = None,
+    images_from: str = "",
+    image_base: str = "",
+    extend_labels: Annotated[bool, Parameter(negative="")] = False,
+    only_known_labels: Annotated[bool, Parameter(negative="")] = False,
+    shapes: Literal["drawn", "boxes"] = "drawn",
+    crowds: Annotated[bool, Parameter(negative="")] = False,
+    ground_truth: Annotated[bool, Parameter(negative="")] = False,
+    classes: Path | None = None,
+    max_errors: float = 0.01,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+) -> int:
+    """Bring a labelled data set, or plain photos, into a Label Studio project. Again: nothing is added twice.
+
+    Args:
+        source: a folder, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
+        project: the project's number, or "new".
+        title: the title of a new project. Default: the data set's own name.
+        format: what the data set is: coco, coco-results, voc, yolo, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
+            yolo-classify, ndjson or images. "auto" tells all but yolo-obb from yolo-segment.
+        labels_as: what the labels become: annotations (of people) or predictions (of a model).
+        model_version: the name of the model, for predictions.
+        images: upload the photos, reference them where they are, or find them among the tasks that the project has
+            already (existing). Default: files of this machine are uploaded, those in a bucket referenced, and COCO
+            results are of existing tasks.
+        images_from: where the photos are, if not beside the labels: a folder or s3://BUCKET/PREFIX.
+        image_base: what Label Studio finds before each photo's name, for referenced photos: s3://BUCKET/PREFIX,
+            https://HOST/PATH or /data/local-files/?d=FOLDER.
+        extend_labels: add labels and controls that the project's labelling interface lacks; nothing there is changed.
+        only_known_labels: leave out objects of labels that the project does not have.
+        shapes: boxes: take the box of each object, whatever its shape.
+        crowds: import a region of many objects (COCO's iscrowd) as one; else it is left out and listed.
+        ground_truth: mark the annotations as ground truth.
+        classes: for coco-results: a COCO file, classes.json or a list of names that tells what the category numbers
+            mean. Default: the project's labels in their order, from 1.
+        max_errors: the share of photos and objects that may fail before the exit status is 1.
+        dry_run: read the data set, say what is in it, and write nothing.
+        json: where to write the report as JSON ("-": to the standard output).
+
+    Returns:
+        0, 1 where more than `max_errors` failed, 130 where it was stopped.
+    """
+    settings = Settings()
+    setup_logging(settings.model_copy(update={"log_level": "ERROR"}))  # log lines would tear the progress bar
+    if format != "auto" and format not in READERS:
+        raise BadOption("--format", format, ", ".join(["auto", *READERS]))
+    if project != "new" and not project.isdecimal():
+        raise BadOption("--project", project, 'the number of a project, or "new"')
+    order = Order(
+        source=source,
+        project=None if project == "new" else int(project),
+        title=title or _name(source),
+        format=format,
+        labels_as=labels_as,
+        version=model_version,
+        images=images,
+        images_from=images_from,
+        image_base=image_base,
+        extend_labels=extend_labels,
+        known_only=only_known_labels,
+        boxes=shapes == "boxes",
+        crowds=crowds,
+        ground_truth=ground_truth,
+        classes=classes,
+    )
+    with closing(Studio.from_settings(settings)) as studio, _stopping() as stop, _bar() as progress:
+        if dry_run:
+            data, needs = look(order, settings=settings, studio=studio, progress=progress)
+        else:
+            report = run_import(order, settings=settings, studio=studio, progress=progress, stop=stop)
+    if dry_run:
+        print(_told(data, needs))
+        return 0
+    if json is not None:
+        text = msgspec.json.format(msgspec.json.encode(report)) + b"\n"
+        if str(json) == "-":
+            sys.stdout.write(text.decode())
+        else:
+            json.write_bytes(text)
+    if str(json) != "-":
+        print(summary(report, settings.label_studio_url))
+    if report.stopped:
+        return 130
+    return 1 if report.failed_share > max_errors else 0
+
+
+def summary(report: Imported, url: str) -> str:
+    """The report as a person reads it."""
+    what = report.labels_as
+    lines = [
+        f"{report.format}: {report.photos} photos -> {url.rstrip('/')}/projects/{report.project}/",
+        f"  {report.tasks_made} tasks made, {report.tasks_there} were there",
+        f"  {report.added} {what} added with {report.regions} regions"
+        + (f", {report.there} were there" if report.there else ""),
+    ]
+    lines += [f"  {note}" + (f" ({number})" if number > 1 else "") for note, number in report.notes.items()]
+    if report.problems:
+        lines.append(f"  {len(report.problems)} left out:")
+        lines += [f"    {each.item}: {each.reason}" for each in report.problems[:LISTED]]
+        if len(report.problems) > LISTED:
+            lines.append(f"    and {len(report.problems) - LISTED} more (--json lists all)")
+    if report.stopped:
+        lines.append(f"Stopped. What is done stays; the same command with --project {report.project} goes on.")
+    return "\n".join(lines)
+
+
+def _told(data: DataSet, needs: Needs) -> str:
+    shapes = ", ".join(needs.shapes) or "nothing drawn"
+    lines = [f"{data.format}: {needs.photos} photos, {needs.objects} objects ({shapes}), {needs.problems} problems"]
+    for name, values in (("labels", needs.labels), ("key points", needs.joints), ("classes", needs.choices)):
+        if values:
+            lines.append(f"  {name}: {', '.join(values)}")
+    lines += [f"  {note}" for note in data.notes]
+    problems = (each for each in data.photos() if isinstance(each, Problem))
+    lines += [f"  {each.item}: {each.reason}" for each, _ in zip(problems, range(LISTED), strict=False)]
+    return "\n".join([*lines, "Nothing was written (--dry-run)."])
+
+
+def _name(source: str) -> str:
+    path = Path(source.rstrip("/"))
+    name = (path.stem if path.suffix else path.name)[:50]  # Label Studio takes titles of 3 to 50 letters
+    return name if len(name) > 2 else f"Imported {name}".strip()
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C lets the batch at work be finished; the second ends at once."""
+    told = False
+
+    def tell(_number: int, _frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        signal.signal(signal.SIGINT, before)
+        print("Finishing the photos at work; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, tell)
+    try:
+        yield lambda: told
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress | None]:
+    """A progress bar on a terminal's standard error; none elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("reading", total=None)
+
+        def show(done: int, total: int | None) -> None:
+            if total is not None or done % 50 == 0:
+                bar.update(row, completed=done, total=total, description="reading" if total is None else "photos")
+
+        yield show

@@ -1,0 +1,72 @@
+"""What a data set needs of a labelling interface, found by reading it once through before anything is written."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+
+from labelloop.service.datasets import DataSet, LabelledPhoto, Problem, shape_of
+
+Progress = Callable[[int, int | None], None]
+"""Called with (photos done, photos in all or None where it is not known)."""
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """What must be there to hold a data set.
+
+    Attributes:
+        shapes: Shape (`rectangle`, `polygon`, `mask`) -> the labels that are drawn so.
+        labels: Every class of objects, in the data set's order, whether it is drawn or not.
+        joints: The key points, in order.
+        hidden: Whether any of them is out of sight.
+        choices: Classes of photos as a whole.
+        photos: How many photos there are.
+        objects: How many objects.
+        problems: How many things are malformed.
+    """
+
+    shapes: dict[str, tuple[str, ...]]
+    labels: tuple[str, ...] = ()
+    joints: tuple[str, ...] = ()
+    hidden: bool = False
+    choices: tuple[str, ...] = ()
+    photos: int = 0
+    objects: int = 0
+    problems: int = 0
+
+
+def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
+    """Reads a data set through."""
+    shapes: dict[str, Counter[str]] = {}
+    labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
+    hidden = False
+    photos = objects = problems = 0
+    for each in data.photos():
+        if isinstance(each, Problem):
+            problems += 1
+            continue
+        photos += 1
+        objects += len(each.drawn)
+        hidden |= _look(each, shapes)
+        choices.update(dict.fromkeys(each.choices))
+        if progress is not None:
+            progress(photos, None)
+    drawn = set().union(*shapes.values()) if shapes else set()
+    labels.update(dict.fromkeys(sorted(drawn)))
+    return Needs(
+        shapes={shape: tuple(name for name in labels if name in found) for shape, found in sorted(shapes.items())},
+        labels=tuple(labels),
+        joints=data.joints,
+        hidden=hidden,
+        choices=tuple(choices),
+        photos=photos,
+        objects=objects,
+        problems=problems,
+    )
+
+
+def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]]) -> bool:
+    """Counts the photo's shapes; whether it has a key point that is out of sight."""
+    for each in photo.drawn:
+        shapes.setdefault(shape_of(each.geometry), Counter())[each.label] += 1
+    return any(joint.hidden for each in photo.drawn for joint in each.joints)

@@ -1,0 +1,173 @@
+"""From a photo's objects to Label Studio's results: which control draws each, under which label, with which id."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from exporters.importing.interface import controls_of, hidden_choice
+from labelloop.labeling.config import Control, LabelConfig, ObjectTag
+from labelloop.labeling.geometry import KeyPoint
+from labelloop.labeling.region import Region
+from labelloop.labeling.regions import to_results
+from labelloop.service.datasets import Drawn, Joint, LabelledPhoto, Problem, shape_of
+
+POINT_WIDTH = 0.5
+"""How wide a key point is drawn, in percent of the photo's width: Label Studio's own default is near it."""
+
+NO_PLACE = "the labelling interface has no place for it"
+AS_SEEN = "key points that are out of sight, imported as seen: no per-region choice says it"
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """What a photo becomes in Label Studio.
+
+    Attributes:
+        results: Regions and choices, each with an id.
+        regions: How many of them are objects.
+        score: The least sure of a model's objects; None where no score is given.
+    """
+
+    results: list[dict[str, Any]]
+    regions: int
+    score: float | None = None
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of the regions: they tell what was imported from what was drawn since."""
+        return frozenset(result["id"] for result in self.results if "id" in result)
+
+
+class Placer:
+    """Places photos' objects into one project's interface.
+
+    Args:
+        config: The interface.
+        image: The image tag that shows the photos.
+        crowds: Whether an object that is many (COCO's ``iscrowd``) is imported as one.
+        tell: Called with what was left out.
+    """
+
+    def __init__(self, config: LabelConfig, image: ObjectTag, *, crowds: bool, tell: Callable[[Problem], None]) -> None:
+        self._config = config
+        self._image = image.name
+        self._crowds = crowds
+        self._tell = tell
+        self._hidden = hidden_choice(config, image.name)
+        self._controls = {
+            kind: controls_of(config, kind, image.name) for kind in ("rectangle", "polygon", "mask", "joint", "choice")
+        }
+        self.notes: Counter[str] = Counter()
+
+    def place(self, photo: LabelledPhoto, identity: str) -> Placed:
+        """A photo's results. Their ids follow from the photo and what is on it, so a second import knows them again.
+
+        Args:
+            photo: With its size, where anything is drawn on it.
+            identity: What tells the photo from every other.
+        """
+        made = hashlib.blake2b(identity.encode(), digest_size=8)
+        made.update(msgspec.json.encode(_told(photo)))
+        name = made.hexdigest()[:10]
+        results: list[dict[str, Any]] = []
+        regions = 0
+        for number, each in enumerate(photo.drawn):
+            if each.crowd and not self._crowds:
+                self._tell(Problem(photo.name, f"a crowd of {each.label!r} is left out (--crowds takes it as one)"))
+                continue
+            found = self._object(photo, each, f"{name}{number}")
+            regions += bool(found)
+            results += found
+        results += self._choices(photo, f"{name}c")
+        scores = [each.score for each in photo.drawn if each.score is not None]
+        return Placed(results, regions, min(scores) if scores else photo.score)
+
+    def _object(self, photo: LabelledPhoto, each: Drawn, name: str) -> list[dict[str, Any]]:
+        kind = shape_of(each.geometry)
+        found = self._label(kind, each.label)
+        if found is None:
+            self._tell(Problem(photo.name, f"a {kind} of {each.label!r}: {NO_PLACE}"))
+            return []
+        control, label = found
+        region = Region(
+            each.geometry,
+            (label,),
+            name,
+            control.name,
+            self._image,
+            kind if control.type == "labels" else control.type,
+            each.score,
+            0,
+            photo.width,
+            photo.height,
+        )
+        if control.type == "labels":
+            region = msgspec.structs.replace(region, type={"mask": "brush"}.get(kind, kind))
+        results = to_results(region, config=self._config)
+        words = [word for word in (each.detail, "crowd" if each.crowd else "") if word]
+        if words:
+            results[0]["meta"] = {"text": words}
+        for place, joint in enumerate(each.joints):
+            results += self._joint(photo, joint, f"{name}k{place}", name)
+        return results
+
+    def _joint(self, photo: LabelledPhoto, joint: Joint, name: str, parent: str) -> list[dict[str, Any]]:
+        found = self._label("joint", joint.name)
+        if found is None:
+            self._tell(Problem(photo.name, f"a key point {joint.name!r}: {NO_PLACE}"))
+            return []
+        control, label = found
+        answers: dict[str, tuple[str, ...]] = {}
+        if joint.hidden and self._hidden is None:
+            self.notes[AS_SEEN] += 1
+        elif joint.hidden and self._hidden is not None:
+            answers = {self._hidden[0]: (self._hidden[1],)}
+        region = Region(
+            KeyPoint(joint.x, joint.y, POINT_WIDTH * photo.width / 100),
+            (label,),
+            name,
+            control.name,
+            self._image,
+            control.type,
+            None,
+            0,
+            photo.width,
+            photo.height,
+            attributes=answers,
+        )
+        results = to_results(region, config=self._config)
+        for result in results:
+            result["parentID"] = parent
+        return results
+
+    def _choices(self, photo: LabelledPhoto, name: str) -> list[dict[str, Any]]:
+        results = []
+        for number, choice in enumerate(photo.choices):
+            found = self._label("choice", choice)
+            if found is None:
+                self._tell(Problem(photo.name, f"the class {choice!r}: {NO_PLACE}"))
+                continue
+            control, stored = found
+            result = {
+                "id": f"{name}{number}",
+                "from_name": control.name,
+                "to_name": self._image,
+                "type": "choices",
+                "value": {"choices": [stored]},
+            }
+            results.append(result if photo.score is None else result | {"score": photo.score})
+        return results
+
+    def _label(self, kind: str, label: str) -> tuple[Control, str] | None:
+        for control in self._controls[kind]:
+            stored = control.label_for(label)
+            if stored is not None:
+                return control, stored
+        return None
+
+
+def _told(photo: LabelledPhoto) -> Any:
+    """What a photo's ids follow from: everything that is on it, but not its name, which other data sets spell anew."""
+    return [photo.drawn, photo.choices]

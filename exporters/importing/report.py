@@ -1,0 +1,47 @@
+"""What an import did, for a person and for a program: the sums of photos and objects match."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from labelloop.service.datasets import Problem
+
+As = Literal["annotations", "predictions"]
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """The bill of an import.
+
+    Attributes:
+        project: The project's number.
+        format: What the data set is, as `READERS` names it.
+        labels_as: What its labels became.
+        photos: Photos of the data set: those made into tasks, found as tasks, and those among the problems.
+        tasks_made: Tasks that are new.
+        tasks_there: Photos that were tasks already.
+        added: Annotations or predictions that are new.
+        there: Photos whose annotation or prediction was there already.
+        regions: Objects in what was added.
+        problems: What was left out, each with its reason.
+        notes: What was assumed or changed, with how often.
+        stopped: Whether it was stopped before the end.
+    """
+
+    project: int
+    format: str
+    labels_as: As
+    photos: int
+    tasks_made: int
+    tasks_there: int
+    added: int
+    there: int
+    regions: int
+    problems: Sequence[Problem]
+    notes: Mapping[str, int] = {}
+    stopped: bool = False
+
+    @property
+    def failed_share(self) -> float:
+        """How much of the data set is among the problems, of all photos and objects."""
+        return len(self.problems) / max(1, self.photos + self.regions)

@@ -1,0 +1,242 @@
+"""COCO's files: instances and key points, and the list of results that a model's evaluation writes.
+
+Formats: https://cocodataset.org/#format-data, https://cocodataset.org/#format-results.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from labelloop.labeling.geometry import Geometry
+from labelloop.service.datasets.dataset import DataSet, Drawn, Joint, LabelledPhoto, Problem
+from labelloop.service.datasets.errors import DatasetError, Flawed
+from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths
+
+
+class _Sheet(msgspec.Struct):
+    images: list[Any] = []
+    annotations: list[msgspec.Raw] = []
+    categories: list[Any] = []
+
+
+class _Annotation(msgspec.Struct):
+    """Each field is judged by itself, so that one odd value costs its annotation alone."""
+
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+    bbox: Any = None
+    segmentation: Any = None
+    keypoints: Any = None
+    iscrowd: Any = 0
+    score: Any = None
+
+
+class _Image(msgspec.Struct):
+    id: Any = None
+    file_name: Any = ""
+    width: Any = 0
+    height: Any = 0
+    coco_url: Any = ""
+    flickr_url: Any = ""
+    task_id: Any = None
+
+
+class _Category(msgspec.Struct, frozen=True):
+    name: str
+    joints: tuple[str, ...]
+
+
+_one = msgspec.json.Decoder(_Annotation).decode
+
+
+def read_coco(data: bytes, place: str) -> DataSet:
+    """An ``instances`` or ``person_keypoints`` file.
+
+    Raises:
+        DatasetError: It is no such file.
+    """
+    try:
+        sheet = msgspec.json.decode(data, type=_Sheet)
+    except msgspec.DecodeError as error:
+        raise DatasetError(place, f"it is no COCO file ({error})") from None
+    if not sheet.images:
+        raise DatasetError(place, "it lists no images", fix="A COCO file has images, annotations and categories.")
+    categories, wrong = _categories(sheet.categories)
+    images, twice = _images(sheet.images)
+    of_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
+    for raw in sheet.annotations:
+        try:
+            one = _one(raw)
+            of_image[one.image_id].append(raw)
+        except (msgspec.DecodeError, TypeError):
+            wrong.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
+        except KeyError:
+            wrong.append(Problem(f"annotation {one.id}", f"its image {one.image_id!r:.40} is not among the images"))
+
+    def photos() -> Iterator[LabelledPhoto | Problem]:
+        yield from (*wrong, *twice)
+        for number_, image in images.items():
+            yield from _photo(image, [_one(raw) for raw in of_image[number_]], categories)
+
+    labels = tuple(dict.fromkeys(each.name for each in categories.values()))
+    joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
+    return DataSet("coco", photos, labels, joints)
+
+
+def read_results(data: bytes, place: str) -> DataSet:
+    """A list of detections, as ``COCO.loadRes`` takes it: the photos are named by ``image_id``, the task's number.
+
+    `labelloop export` numbers the images of a COCO data set by their tasks, so a model that was trained on it says by
+    ``image_id`` which task it means. The numbers of classes are the data set's: see `labelled`.
+
+    Raises:
+        DatasetError: It is no such file.
+    """
+    try:
+        rows = msgspec.json.decode(data, type=list[msgspec.Raw])
+    except msgspec.DecodeError as error:
+        raise DatasetError(place, f"it is no list of COCO results ({error})") from None
+    wrong: list[Problem] = []
+    of_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
+    for place_in_list, raw in enumerate(rows):
+        try:
+            one = _one(raw)
+        except msgspec.DecodeError:
+            wrong.append(Problem(f"result {place_in_list}", "no object"))
+            continue
+        if type(one.image_id) is not int or one.image_id < 1:
+            wrong.append(Problem(f"result {place_in_list}", f"image_id {one.image_id!r:.40} is no task's number"))
+            continue
+        of_image.setdefault(one.image_id, []).append((place_in_list, raw))
+
+    def photos() -> Iterator[LabelledPhoto | Problem]:
+        yield from wrong
+        for task, found in of_image.items():
+            drawn = []
+            for place_in_list, raw in found:
+                one = _one(raw)
+                try:
+                    drawn.append(_result(one))
+                except Flawed as flaw:
+                    yield Problem(f"result {place_in_list} (image {task})", str(flaw))
+            yield LabelledPhoto(name=f"task {task}", drawn=tuple(drawn), task=task)
+
+    return DataSet("coco-results", photos)
+
+
+def _result(one: _Annotation) -> Drawn:
+    if type(one.category_id) is not int:
+        raise Flawed(f"category_id is {one.category_id!r:.40}")
+    score = number(one.score, "score")
+    if one.segmentation:
+        size = one.segmentation.get("size") if isinstance(one.segmentation, dict) else None
+        if not (isinstance(size, list) and len(size) == 2 and all(type(edge) is int and edge > 0 for edge in size)):
+            raise Flawed("its segmentation is no RLE with a size")
+        shape: Geometry = run_lengths(one.segmentation, size[1], size[0])
+    else:
+        shape = _box(one.bbox)
+    return Drawn(shape, f"#{one.category_id}", score)
+
+
+def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Problem]]:
+    """By id, in the order of the ids; and those that are none."""
+    found: dict[Any, _Category] = {}
+    wrong = []
+    for each in listed:
+        identity, name = (each.get("id"), each.get("name")) if isinstance(each, dict) else (None, None)
+        if type(identity) is not int or not isinstance(name, str) or not name.strip():
+            wrong.append(Problem("a category", f"no id and name: {each!r:.60}"))
+        elif identity in found:
+            wrong.append(Problem(f"category {identity} {name!r}", f"its id is {found[identity].name!r}'s too"))
+        else:
+            joints = each.get("keypoints")
+            names = joints if isinstance(joints, list) and all(isinstance(joint, str) for joint in joints) else []
+            found[identity] = _Category(name.strip(), tuple(names))
+    return dict(sorted(found.items())), wrong
+
+
+def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
+    found: dict[Any, _Image] = {}
+    wrong = []
+    names: set[str] = set()
+    for each in listed:
+        try:
+            image = msgspec.convert(each, _Image)
+        except msgspec.ValidationError:
+            wrong.append(Problem("an image", f"no object: {each!r:.60}"))
+            continue
+        name = image.file_name
+        if not isinstance(image.id, int | str) or not isinstance(name, str) or not name:
+            wrong.append(Problem(f"image {image.id!r:.40}", "no id and file_name"))
+        elif image.id in found or name in names:
+            wrong.append(Problem(f"image {image.id} {name}", "its id or file_name is another image's too"))
+        else:
+            found[image.id] = image
+            names.add(name)
+    return found, wrong
+
+
+def _photo(
+    image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
+) -> Iterator[LabelledPhoto | Problem]:
+    width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (image.width, image.height))
+    drawn = []
+    for one in annotations:
+        try:
+            drawn.append(_drawn(one, categories, width, height))
+        except Flawed as flaw:
+            yield Problem(f"{image.file_name}, annotation {one.id}", str(flaw))
+    address = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
+    task = image.task_id if type(image.task_id) is int else None
+    yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task)
+
+
+def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> Drawn:
+    try:
+        category = categories[one.category_id]
+    except (KeyError, TypeError):
+        raise Flawed(f"its category {one.category_id!r:.40} is not among the categories") from None
+    shape = _shape(one, width, height)
+    score = None if one.score is None else number(one.score, "score")
+    joints = _joints(one.keypoints, category.joints) if category.joints else ()
+    return Drawn(shape, category.name, score, joints, crowd=one.iscrowd == 1)
+
+
+def _shape(one: _Annotation, width: int, height: int) -> Geometry:
+    given = one.segmentation
+    if not given:
+        return _box(one.bbox)
+    if not width or not height:
+        raise Flawed("it has a segmentation, and its image no width and height")
+    if isinstance(given, dict):
+        return run_lengths(given, width, height)
+    if not isinstance(given, list) or not all(isinstance(ring, list) for ring in given):
+        raise Flawed("its segmentation is neither a list of rings nor run lengths")
+    rings = [[number(value, "a corner") for value in ring] for ring in given if ring]
+    if any(len(ring) < 6 or len(ring) % 2 for ring in rings):
+        raise Flawed("a ring of its segmentation has fewer than three corners, or half of one")
+    if len(rings) == 1:
+        return outline(list(zip(rings[0][::2], rings[0][1::2], strict=True)))
+    return rings_as_mask(rings, width, height)
+
+
+def _box(given: Any) -> Geometry:
+    if not isinstance(given, list) or len(given) != 4:
+        raise Flawed(f"its bbox is {given!r:.60}, not [x, y, width, height]")
+    return box(*(number(value, "bbox") for value in given))
+
+
+def _joints(given: Any, names: Sequence[str]) -> tuple[Joint, ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, list) or len(given) != 3 * len(names):
+        raise Flawed(f"its keypoints are not {len(names)} times x, y, visibility")
+    found = []
+    for name, x, y, seen in zip(names, given[::3], given[1::3], given[2::3], strict=True):
+        if seen not in {0, 1, 2}:
+            raise Flawed(f"key point {name!r} has the visibility {seen!r:.20}")
+        if seen:
+            found.append(Joint(name, number(x, name), number(y, name), hidden=seen == 1))
+    return tuple(found)

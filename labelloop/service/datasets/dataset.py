@@ -1,0 +1,98 @@
+"""The inner form of a data set that somebody else made: photos, and what is drawn on them in pixels."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from labelloop.labeling.geometry import Geometry, Mask, Rectangle
+
+
+class Joint(msgspec.Struct, frozen=True, gc=False):
+    """A key point of an object: which one it is, where (pixels), and whether it is out of sight."""
+
+    name: str
+    x: float
+    y: float
+    hidden: bool = False
+
+
+class Drawn(msgspec.Struct, frozen=True, gc=False):
+    """One object on a photo.
+
+    Attributes:
+        geometry: Its shape, in pixels.
+        label: Its class.
+        score: How sure a model is of it; None where a person drew it.
+        joints: Its key points, those that were drawn.
+        crowd: It is many objects under one shape (COCO's ``iscrowd``).
+        detail: What the data set says besides that Label Studio has no field for, in words: ``difficult``.
+    """
+
+    geometry: Geometry
+    label: str
+    score: float | None = None
+    joints: tuple[Joint, ...] = ()
+    crowd: bool = False
+    detail: str = ""
+
+
+class LabelledPhoto(msgspec.Struct, frozen=True):
+    """A photo and everything that the data set says about it.
+
+    Attributes:
+        name: Its name in the data set, with ``/``: ``val/a.jpg``.
+        width: In pixels; 0 where nothing of it needs the size and the data set does not tell.
+        height: In pixels.
+        drawn: The objects on it.
+        choices: The classes of the photo as a whole.
+        score: How sure a model is of those classes; None where a person chose them.
+        address: Where the data set says that the photo lies (http or s3); empty where it does not.
+        task: The task of Label Studio that it is, where the data set tells.
+    """
+
+    name: str
+    width: int = 0
+    height: int = 0
+    drawn: tuple[Drawn, ...] = ()
+    choices: tuple[str, ...] = ()
+    score: float | None = None
+    address: str = ""
+    task: int | None = None
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something of the data set that was left out: where it is, and what is wrong with it."""
+
+    item: str
+    reason: str
+
+
+Shape = Literal["rectangle", "polygon", "mask"]
+
+
+class DataSet(msgspec.Struct, frozen=True):
+    """A data set that was opened.
+
+    Attributes:
+        format: The name of its reader.
+        labels: The classes of objects, in the data set's own order (of COCO's ids, of YOLO's numbers).
+        joints: The names of key points, in order.
+        choices: The classes of photos as a whole.
+        photos: Reads it, a photo at a time, from the beginning at each call; what is malformed comes as a `Problem`.
+        notes: What was assumed about it, for a person.
+    """
+
+    format: str
+    photos: Callable[[], Iterator[LabelledPhoto | Problem]]
+    labels: tuple[str, ...] = ()
+    joints: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def shape_of(geometry: Geometry) -> Shape:
+    """What draws it in Label Studio: a rectangle, a brush for a mask, a polygon for any other outline."""
+    if isinstance(geometry, Rectangle):
+        return "rectangle"
+    return "mask" if isinstance(geometry, Mask) else "polygon"

@@ -1,0 +1,182 @@
+"""The files that a data set is made of, in a folder or under a prefix of a bucket."""
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.media import MediaError, photo_size
+from labelloop.service.settings import Settings
+from labelloop.service.store import NotThere, Store, open_store
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"})
+
+
+class Files(Protocol):
+    """Files by relative name, with ``/``."""
+
+    @property
+    def place(self) -> str:
+        """Where they are, for a person."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file, sorted; hidden ones left out."""
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. Raises `DatasetError`."""
+
+    def path(self, name: str) -> Path | None:
+        """The file on this machine; None where it lies in a bucket."""
+
+    def address(self, name: str) -> str:
+        """The file's ``s3://`` address; empty on this machine."""
+
+
+class FolderFiles:
+    """The files of a folder and its folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def place(self) -> str:
+        """See `Files.place`."""
+        return str(self._folder)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """See `Files.names`."""
+        found = (path.relative_to(self._folder) for path in self._folder.rglob("*") if path.is_file())
+        return tuple(sorted(each.as_posix() for each in found if not _hidden(each.parts)))
+
+    def read(self, name: str) -> bytes:
+        """See `Files.read`."""
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            raise DatasetError(self._folder / name, error.strerror or str(error)) from None
+
+    def path(self, name: str) -> Path | None:
+        """See `Files.path`."""
+        return self._folder / name
+
+    def address(self, name: str) -> str:
+        """See `Files.address`."""
+        del name
+        return ""
+
+
+class BucketFiles:
+    """The objects under a prefix of a bucket."""
+
+    def __init__(self, url: str, store: Store) -> None:
+        self._url = url.rstrip("/")
+        self._store = store
+
+    @property
+    def place(self) -> str:
+        """See `Files.place`."""
+        return self._url
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """See `Files.names`."""
+        return tuple(name for name in self._store.list() if not name.endswith("/") and not _hidden(name.split("/")))
+
+    def read(self, name: str) -> bytes:
+        """See `Files.read`."""
+        try:
+            return self._store.get(name)
+        except NotThere:
+            raise DatasetError(self.address(name), "there is no such object") from None
+
+    def path(self, name: str) -> Path | None:
+        """See `Files.path`."""
+        del name
+        return None
+
+    def address(self, name: str) -> str:
+        """See `Files.address`."""
+        return f"{self._url}/{name}"
+
+
+def open_files(place: str, settings: Settings) -> Files:
+    """The files of a folder, or of ``s3://BUCKET/PREFIX``.
+
+    Raises:
+        DatasetError: There is no such folder.
+    """
+    if place.startswith("s3://"):
+        return BucketFiles(place, open_store(place, settings))
+    folder = Path(place.removeprefix("file://")).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(folder, "there is no such folder", fix="Give a folder, a JSON file or s3://BUCKET/PREFIX.")
+    return FolderFiles(folder)
+
+
+class Photos:
+    """The photos among some files: found by the names that annotations give them, and measured."""
+
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self.names = tuple(name for name in files.names if is_photo(name))
+        self._sizes: dict[str, tuple[int, int] | str] = {}
+
+    @cached_property
+    def _by_ending(self) -> Mapping[str, list[str]]:
+        """File name, and file name without its extension -> the photos of that name."""
+        found: dict[str, list[str]] = {}
+        for name in self.names:
+            path = PurePosixPath(name)
+            found.setdefault(path.name, []).append(name)
+            found.setdefault(f"{path.stem}.", []).append(name)
+        return found
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    def find(self, told: str) -> str | None:
+        """The photo that an annotation calls ``told``; None where there is none, or several to choose from.
+
+        By the whole name, else by the longest ending of it that fits, else by the file name, with its extension or
+        without (``a`` and ``a.png`` for ``a.jpg``).
+        """
+        told = told.replace("\\", "/").removeprefix("./")
+        if told in self._known:
+            return told
+        path = PurePosixPath(told)
+        named = self._by_ending.get(path.name)
+        stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
+        found = named or self._by_ending.get(f"{stem}.", [])
+        if len(found) > 1:
+            wanted = told.split("/")
+            for length in range(len(wanted), 1, -1):
+                ending = "/" + "/".join(wanted[-length:])
+                close = [name for name in found if f"/{name}".endswith(ending)]
+                if len(close) == 1:
+                    return close[0]
+        return found[0] if len(found) == 1 else None
+
+    def size(self, name: str) -> tuple[int, int] | str:
+        """Its upright (width, height) in pixels from the file's header, or why it cannot be had. Read once."""
+        known = self._sizes.get(name)
+        if known is None:
+            path = self.files.path(name)
+            try:
+                known = photo_size(path if path is not None else self.files.read(name), name=name)
+            except MediaError as error:
+                known = str(error)
+            self._sizes[name] = known
+        return known
+
+
+def is_photo(name: str) -> bool:
+    """Whether a file's name is an image's."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)

@@ -1,0 +1,50 @@
+"""Photos in folders: with nothing said about them, or with the folder's name as the class of the photo."""
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
+from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.datasets.files import Photos
+
+SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
+
+
+def read_images(photos: Photos) -> DataSet:
+    """Every photo of a folder or of a prefix of a bucket, without labels.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    if not photos.names:
+        raise DatasetError(photos.files.place, "there is no photo in it")
+
+    def read() -> Iterator[LabelledPhoto | Problem]:
+        return (LabelledPhoto(name) for name in photos.names)
+
+    return DataSet("images", read)
+
+
+def read_classes(photos: Photos) -> DataSet:
+    """YOLO classify and ImageNet: ``train/cat/1.jpg`` or ``cat/1.jpg``; the folder that holds a photo is its class.
+
+    Classes are in the order of their names, as Ultralytics and torchvision number them.
+
+    Raises:
+        DatasetError: No photo is in the folder of a class.
+    """
+    of_photo = {name: _class(name) for name in photos.names}
+    classes = tuple(sorted({each for each in of_photo.values() if each}))
+    if not classes:
+        raise DatasetError(photos.files.place, "no photo lies in a folder named for its class")
+
+    def read() -> Iterator[LabelledPhoto | Problem]:
+        for name, choice in of_photo.items():
+            yield LabelledPhoto(name, choices=(choice,) if choice else ())
+
+    return DataSet("yolo-classify", read, choices=classes)
+
+
+def _class(name: str) -> str:
+    folder = PurePosixPath(name).parent.name
+    return "" if folder in SPLITS else folder

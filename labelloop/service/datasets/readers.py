@@ -1,0 +1,130 @@
+"""READERS: the data sets that can be read, and which of them a folder or a file is."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from labelloop.service.datasets.coco import read_coco, read_results
+from labelloop.service.datasets.dataset import DataSet
+from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.datasets.files import Files, Photos, open_files
+from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
+from labelloop.service.datasets.ndjson import read_ndjson
+from labelloop.service.datasets.voc import read_voc
+from labelloop.service.datasets.yolo import ROWS, SHEETS, read_yolo
+from labelloop.service.settings import Settings
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a data set is.
+
+    Attributes:
+        files: The folder or prefix that holds it.
+        photos: Its photos.
+        file: The name in ``files`` of the one file that the user named; empty where a folder was.
+    """
+
+    files: Files
+    photos: Photos
+    file: str = ""
+
+    def sheet(self, *endings: str) -> str:
+        """The file named by the user, else the only one of these endings in the folder (not below it).
+
+        Raises:
+            DatasetError: There is none, or several.
+        """
+        if self.file:
+            return self.file
+        found = [name for name in self.files.names if name.endswith(endings) and name.count("/") < 2]
+        if len(found) != 1:
+            told = "no" if not found else f"{len(found)} times a"
+            raise DatasetError(self.files.place, f"there is {told} file {' or '.join(endings)}", fix="Name the file.")
+        return found[0]
+
+
+def _from_file(read: Callable[[bytes, str], DataSet], *endings: str) -> Callable[[Place], DataSet]:
+    def reader(place: Place) -> DataSet:
+        name = place.sheet(*endings)
+        return read(place.files.read(name), f"{place.files.place}/{name}")
+
+    return reader
+
+
+def _yolo(task: str) -> Callable[[Place], DataSet]:
+    return lambda place: read_yolo(place.files, place.photos, task, sheet=place.file)
+
+
+READERS: Mapping[str, Callable[[Place], DataSet]] = {
+    "coco": _from_file(read_coco, ".json"),
+    "coco-results": _from_file(read_results, ".json"),
+    "voc": lambda place: read_voc(place.files),
+    "yolo": _yolo(""),
+    **{f"yolo-{task}": _yolo(task) for task in ROWS},
+    "yolo-classify": lambda place: read_classes(place.photos),
+    "ndjson": _from_file(read_ndjson, ".ndjson"),
+    "images": lambda place: read_images(place.photos),
+}
+"""Format -> its reader; ``yolo`` tells its task by its rows. `DatasetError`: the place holds no such data set."""
+
+
+def open_place(source: str, settings: Settings, *, images: str = "") -> Place:
+    """The data set's files, and its photos: below ``images`` where that is given, else below the data set.
+
+    Args:
+        source: A folder, a file, ``s3://BUCKET/PREFIX`` or ``s3://BUCKET/KEY.json``.
+        settings: Where the S3 server is.
+        images: Where the photos are: a folder or ``s3://BUCKET/PREFIX``.
+
+    Raises:
+        DatasetError: There is nothing.
+    """
+    source = source.removeprefix("file://")
+    name = ""
+    if source.startswith("s3://") and source.endswith((".json", ".ndjson")):
+        source, _, name = source.rpartition("/")
+    elif not source.startswith("s3://") and Path(source).expanduser().is_file():
+        path = Path(source).expanduser()
+        source, name = str(path.parent), path.name
+    files = open_files(source, settings)
+    return Place(files, Photos(open_files(images, settings) if images else files), name)
+
+
+def read_dataset(place: Place, format: str = "auto") -> DataSet:  # noqa: A002 - the user's word for it
+    """The data set at a place.
+
+    Args:
+        place: Where it is.
+        format: One of `READERS`; ``auto``: what it looks like.
+
+    Raises:
+        DatasetError: It is no such data set.
+    """
+    return READERS[recognise(place) if format == "auto" else format](place)
+
+
+def recognise(place: Place) -> str:
+    """Which of `READERS` a place is for: by the file's name and first sign, or by the files of a folder."""
+    if place.file:
+        if place.file.endswith(".ndjson"):
+            return "ndjson"
+        if place.file.endswith((".yaml", ".yml")):
+            return "yolo"
+        return "coco-results" if place.files.read(place.file)[:4096].lstrip()[:1] == b"[" else "coco"
+    names = place.files.names
+    if any(name in SHEETS for name in names):
+        return "yolo"
+    if any(name.lower().endswith(".xml") for name in names):
+        return "voc"
+    sheets = [name for name in names if name.endswith(".json") and name.count("/") < 2]
+    if len(sheets) == 1:
+        return "coco"
+    if len(sheets) > 1:
+        raise DatasetError(
+            place.files.place, f"there are {len(sheets)} JSON files in it", fix="Name one of them, such as " + sheets[0]
+        )
+    if any(name.endswith(".txt") for name in names):
+        return "yolo"
+    folders = {name.split("/", 1)[0] for name in place.photos.names if name.count("/") > 1}
+    return "yolo-classify" if folders and folders <= SPLITS else "images"

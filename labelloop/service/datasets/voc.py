@@ -1,0 +1,167 @@
+"""Pascal VOC: one XML a photo, with boxes or turned boxes, and masks beside them.
+
+Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html. Its pixels count from 1 and its
+maxima are included. Many sets that call themselves VOC count from 0 instead, which a minimum of 0 gives away.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import ParseError, fromstring
+from numpy.typing import NDArray
+
+from labelloop.labeling.geometry import Geometry, Mask, Rectangle
+from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
+from labelloop.service.datasets.errors import DatasetError, Flawed
+from labelloop.service.datasets.files import Files
+from labelloop.service.datasets.shapes import box, pixels_mask
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_CLASS_LISTS = ("labels.txt", "classes.txt", "names.txt")
+_FLAGS = ("difficult", "truncated", "occluded")
+_VOID = 255
+
+
+def read_voc(files: Files) -> DataSet:
+    """A folder of XML files, at any depth; masks are taken from ``SegmentationObject/`` where that is there.
+
+    Raises:
+        DatasetError: There is no XML file in it.
+    """
+    names = [name for name in files.names if name.lower().endswith(".xml")]
+    if not names:
+        raise DatasetError(files.place, "there is no XML file in it")
+    masks = {
+        PurePosixPath(name).stem: name
+        for name in files.names
+        if "SegmentationObject" in PurePosixPath(name).parent.parts and name.lower().endswith(".png")
+    }
+    labels: set[str] = set()
+    from_zero = False
+    for name in names:
+        try:
+            objects = _parse(files.read(name)).findall("object")
+        except Flawed:
+            continue  # told when its photo is read
+        labels.update(_text(each, "name") for each in objects)
+        from_zero |= any(_text(each, f"bndbox/{edge}") in {"0", "0.0"} for each in objects for edge in _EDGES[:2])
+    first = 0.0 if from_zero else 1.0
+
+    def photos() -> Iterator[LabelledPhoto | Problem]:
+        for name in names:
+            try:
+                page = _parse(files.read(name))
+            except Flawed as flaw:
+                yield Problem(name, str(flaw))
+                continue
+            yield from _photo(page, name, first, files, masks)
+
+    told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
+    ordered = dict.fromkeys((*_listed(files), *sorted(labels - {""})))
+    return DataSet("voc", photos, tuple(ordered), notes=(told,))
+
+
+def _listed(files: Files) -> list[str]:
+    for name in _CLASS_LISTS:
+        if name in files.names:
+            return [line.strip() for line in files.read(name).decode(errors="replace").splitlines() if line.strip()]
+    return []
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        page = fromstring(data)
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise Flawed(f"no XML that can be read: {error or type(error).__name__}") from None
+    if page.tag != "annotation":
+        raise Flawed(f"a <{page.tag}>, not an <annotation>")
+    return page
+
+
+def _photo(
+    page: Any, name: str, first: float, files: Files, masks: dict[str, str]
+) -> Iterator[LabelledPhoto | Problem]:
+    stem = PurePosixPath(name).stem
+    photo = _text(page, "filename") or stem
+    width, height = _size(page)
+    pixels = _instances(files, masks[stem]) if stem in masks else None
+    drawn = []
+    for place, each in enumerate(page.findall("object"), start=1):
+        try:
+            shape = _shape(each, first)
+            if pixels is not None and (pixels == place).any():
+                shape = _mask(pixels == place, width, height)
+            flags = [flag for flag in _FLAGS if _text(each, flag) == "1"]
+            drawn.append(Drawn(shape, _label(each), detail=", ".join(flags)))
+        except Flawed as flaw:
+            yield Problem(f"{name}, object {place}", str(flaw))
+    yield LabelledPhoto(photo, width, height, tuple(drawn))
+
+
+def _shape(each: Any, first: float) -> Geometry:
+    turned = each.find("robndbox")
+    if turned is not None:  # roLabelImg: a centre, sizes and an angle in radians, clockwise
+        cx, cy, width, height, angle = (_number(turned, field) for field in ("cx", "cy", "w", "h", "angle"))
+        box(0, 0, width, height)
+        cos, sin = math.cos(angle), math.sin(angle)
+        x, y = cx - (width * cos - height * sin) / 2, cy - (width * sin + height * cos) / 2
+        return Rectangle(x, y, width, height, math.degrees(angle) % 360)
+    if each.find("bndbox") is None:
+        raise Flawed("it has no bndbox")
+    left, top, right, bottom = (_number(each, f"bndbox/{edge}") for edge in _EDGES)
+    return box(left - first, top - first, right - left + first, bottom - top + first)
+
+
+def _label(each: Any) -> str:
+    label = _text(each, "name")
+    if not label:
+        raise Flawed("it has no name")
+    return label
+
+
+def _mask(pixels: NDArray[np.bool_], width: int, height: int) -> Mask:
+    if pixels.shape != (height, width):
+        raise Flawed(f"a mask of {pixels.shape[1]} x {pixels.shape[0]} on a photo of {width} x {height}")
+    return pixels_mask(pixels)
+
+
+def _size(page: Any) -> tuple[int, int]:
+    try:
+        width, height = int(_number(page, "size/width")), int(_number(page, "size/height"))
+    except Flawed:
+        return 0, 0
+    return (width, height) if width > 0 and height > 0 else (0, 0)
+
+
+def _instances(files: Files, name: str) -> NDArray[np.uint8] | None:
+    """The palette's index of each pixel: the object's place in the XML, from 1."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(files.read(name))) as image:
+            if image.mode not in {"P", "L"}:
+                return None
+            pixels = np.asarray(image, dtype=np.uint8)
+    except (OSError, ValueError):
+        return None
+    return np.where(pixels == _VOID, 0, pixels).astype(np.uint8)
+
+
+def _text(element: Any, path: str) -> str:
+    return str(element.findtext(path) or "").strip()
+
+
+def _number(element: Any, path: str) -> float:
+    text = _text(element, path)
+    try:
+        value = float(text)
+    except ValueError:
+        raise Flawed(f"{path} is {text!r:.40}, not a number") from None
+    if not abs(value) < 1e7:
+        raise Flawed(f"{path} is {text!r:.40}, out of range")
+    return value
