@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from labelloop.service.changes import Change
 from labelloop.service.errors import LabelloopError
@@ -16,8 +16,9 @@ from ml_backend.check import check_model
 from ml_backend.connect import SWAP_S, NotSwapped, follow_version
 from ml_backend.detector import Detector, embedded_model, load_detector
 from ml_backend.errors import ModelError
+from ml_backend.openings import Openings
 from ml_backend.pointer import EVERYWHERE, GIVEN, Pointer, activate_in, read_pointer, roll_back_in
-from ml_backend.registry import Registry
+from ml_backend.registry import Manifest, Registry
 from ml_backend.versions import model_version
 
 
@@ -53,7 +54,7 @@ def activate(
         settings: Where the store and Label Studio are.
         project: The project; None: every project without an activation of its own.
         studio: Label Studio; None: as the settings name it.
-        tried: Whether the caller has loaded the model already; else it is opened once, in another process.
+        tried: Whether this process has loaded the model already; else it is opened once, in another process.
 
     Raises:
         UnknownVersion: There is no such version.
@@ -63,12 +64,11 @@ def activate(
     store = open_store(settings.store_url, settings)
     registry = Registry(store)
     manifest = registry.manifest(version)
-    if not tried:
-        try:
-            check_model(cache_of(settings).fetch(registry, manifest), layout=manifest.layout)
-        except ModelError as error:
-            registry.refuse(version, str(error))
-            raise
+    try:
+        _open_once(registry, manifest, settings, here=tried)
+    except ModelError as error:
+        registry.refuse(version, str(error))
+        raise
     registry.forgive(version)
     before = served_version(settings, store, project)
     activate_in(store, version, _place(project))
@@ -104,8 +104,10 @@ def open_served(settings: Settings, project: int | None = None) -> tuple[Detecto
     registry = Registry(store)
     manifest = registry.manifest(version)
     path = cache_of(settings).fetch(registry, manifest)
-    detector = load_detector(path, layout=manifest.layout, threads=settings.inference_threads)
-    return replace(detector, version=version), dict(manifest.thresholds)
+    kept = cache_of(settings).opening(manifest.checksum)
+    threads = settings.inference_threads
+    detector = load_detector(path, layout=manifest.layout, threads=threads, version=version, kept=kept)
+    return detector, dict(manifest.thresholds)
 
 
 def given_version(settings: Settings) -> str:
@@ -134,6 +136,16 @@ def follow(
             wait_s = 0.0 if isinstance(error, NotSwapped) else wait_s  # waited for once, not for each project
             notes.append(f"Project {project}: {error}")
     return tuple(changes), tuple(notes)
+
+
+def _open_once(registry: Registry, manifest: Manifest, settings: Settings, *, here: bool) -> None:
+    """Opens a version on this machine before any worker does, so that theirs takes a moment (see `Openings`)."""
+    cache = cache_of(settings)
+    path, kept = cache.fetch(registry, manifest), cache.opening(manifest.checksum)
+    if not here:
+        check_model(path, layout=manifest.layout, kept=kept)
+    elif Openings(kept).find() is None:
+        load_detector(path, layout=manifest.layout, threads=1, version=manifest.version, kept=kept)
 
 
 def _followed(

@@ -17,7 +17,10 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from labelloop.service.studio import Studio
 from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from ml_backend.admission import Turns
 from ml_backend.detector import Detector
+from ml_backend.learning.door import Door
+from ml_backend.learning.events import ACTIONS, project_of
 from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.memory import give_memory_back
 from ml_backend.predict import Photos, Predictor
@@ -38,7 +41,8 @@ from ml_backend.smart import SmartTools
 
 log = structlog.get_logger(__name__)
 
-NO_LEARNING = "This backend does not learn from annotations: it serves the model it was given."
+JOB = "learn-"
+"""Begins the id of a training job; the project's id follows."""
 
 
 def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
@@ -77,6 +81,10 @@ class _Endpoints:
             photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
         )
         self._smart = SmartTools(photos)
+        self._door = Door(settings)
+        self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
+        # A batch of hundreds keeps nobody waiting who draws a box.
+        self._turns, self._smart_turns = Turns(settings.web_threads), Turns(settings.web_threads)
         self._targets = _Cache()
         self._reported = _Cache()
 
@@ -109,6 +117,7 @@ class _Endpoints:
         version = self._serving.version(given.project)
         self._projects.keep(given.project, options)
         self._report(given, config, options)
+        self._door.warm()  # an annotator will wait for the first event, nobody waits here
         return _json({"model_version": version})
 
     def predict(self) -> Response:
@@ -117,31 +126,41 @@ class _Endpoints:
         if given.interactive:
             self._tasks.labels("interactive").inc(len(given.tasks))
             config, context = read_config(given.label_config), (given.params or {})["context"]
-            return _json({"results": [self._smart.answer(task, config, context) for task in given.tasks]})
-        served = self._serving.served(given.project)
-        detector, options = served.detector, self._projects.options(given.project)
-        entries = self._predictor.predict(
-            given.tasks,
-            detector=detector,
-            targets=self._find_targets(given.label_config, detector),
-            options=with_thresholds(options, served.thresholds),
-        )
+            with self._smart_turns.turn():
+                return _json({"results": [self._smart.answer(task, config, context) for task in given.tasks]})
+        with self._turns.turn() as waited_s:
+            served = self._serving.served(given.project)
+            detector, options = served.detector, self._projects.options(given.project)
+            entries = self._predictor.predict(
+                given.tasks,
+                detector=detector,
+                targets=self._find_targets(given.label_config, detector),
+                options=with_thresholds(options, served.thresholds),
+                waited_s=waited_s,
+            )
         self._tasks.labels("batch").inc(len(given.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
         return _json({"results": entries})
 
     def webhook(self) -> Response:
-        """Events of the project, and "Start training": read and put aside, for nothing is learnt from them."""
+        """Events of the project, and "Start training": stored for the worker that learns, and answered at once."""
         body = json_body(request)
         action = str(body.get("action", ""))
         # Label Studio sends START_TRAINING with Basic auth or with nothing: it has no way to send a header of ours.
         if not self._settings.basic_auth_user and action != "START_TRAINING":
             check_secret(request, self._settings.webhook_secret)
-        return _json({"status": "ignored", "action": action, "reason": NO_LEARNING})
+        self._received.labels(action if action in ACTIONS else "other").inc()
+        if action == "START_TRAINING":
+            return self._train(body)
+        made, new = self._door.tell(body)
+        return _json({"status": "ok" if made else "ignored", "action": action, "events": made, "new": new})
 
     def versions(self) -> Response:
-        """The versions that can be had: the one that is served first, then those on the store, the newest first."""
-        served = self._serving.version()
+        """The versions that can be had: the one that is served first, then those on the store, the newest first.
+
+        `?project=` says whose; Label Studio names none.
+        """
+        served = self._serving.version(request.args.get("project"))
         try:
             stored = [manifest.version for manifest in reversed(self._registry.versions())]
         except StoreError as error:
@@ -150,19 +169,33 @@ class _Endpoints:
         return _json({"versions": list(dict.fromkeys([served, *stored]))})
 
     def job_status(self) -> Response:
-        """No job was ever started; Label Studio reads 410 as "removed"."""
-        job = json_body(request).get("job")
-        return _json({"job": job, "job_status": "removed", "reason": NO_LEARNING}, status=410)
+        """How learning of a project stands: what is being done, and what came of the last run."""
+        job = str(json_body(request).get("job", ""))
+        number = job.removeprefix(JOB)
+        if not job.startswith(JOB) or not number.isdecimal():
+            reason = f"there is no job {job[:100]!r}; jobs are called {JOB} and the project's number"
+            return _json({"job": job, "job_status": "removed", "reason": reason}, status=410)
+        state = self._door.state(int(number))
+        return _json({"job": job, **msgspec.to_builtins(state)})
 
     def validate(self) -> Response:
         """Whether boxes can be shown with a label config, and what does not meet."""
-        config = read_config(read_message(json_body(request), _ValidateRequest).config)
-        report = _report_of(config, self._serving.detector())
+        given = read_message(json_body(request), _ValidateRequest)
+        report = _report_of(read_config(given.config), self._serving.detector(project=given.project))
         return _json({"status": "ok", "matched": dict(report.matched), "problems": report.lines()})
 
     def train(self) -> Response:
         """The old form of "Start training"."""
-        return _json({"status": "ignored", "reason": NO_LEARNING})
+        return self._train({**json_body(request), "action": "START_TRAINING"})
+
+    def _train(self, body: dict[str, Any]) -> Response:
+        """Asks the worker for a fit now; Label Studio may ask for the job's status later."""
+        project = project_of(body)
+        if not self._door.learns(project):
+            reason = f"Project {project} does not learn: its learn.toml says so."
+            return _json({"status": "ignored", "action": "START_TRAINING", "reason": reason})
+        self._door.tell(body)
+        return _json({"status": "ok", "action": "START_TRAINING", "job": f"{JOB}{project}"})
 
     def delete(self) -> Response:
         """Forgets what a project asked for."""
@@ -201,6 +234,7 @@ class _Endpoints:
 
 class _ValidateRequest(msgspec.Struct, frozen=True):
     config: str | None = None
+    project: str | int | None = None
 
 
 class _DuplicateRequest(msgspec.Struct, frozen=True):

@@ -16,6 +16,10 @@ KEPT = 10
 """Copies that stay when another is fetched: those fetched last."""
 
 
+OPENED = "opened"
+"""Folder beside a copy in which what opening it took is kept: see `Openings`."""
+
+
 class ModelCache:
     """A folder of copies. Any number of processes may fetch the same at once: one does, the others wait for it."""
 
@@ -39,6 +43,10 @@ class ModelCache:
                     self._download(registry, manifest, place)
                     self._sweep(place)
         return place / manifest.model
+
+    def opening(self, checksum: str) -> Path:
+        """Folder for the opening of the model of this checksum: of a version's, or of any name without a slash."""
+        return self._folder / checksum / OPENED
 
     def _download(self, registry: Registry, manifest: Manifest, place: Path) -> None:
         # Under the lock nobody else is at work: what else is called so was left by a process that was killed.

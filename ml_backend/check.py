@@ -14,6 +14,7 @@ import msgspec
 
 from ml_backend.detector import load_detector
 from ml_backend.errors import ModelBroken, ModelError
+from ml_backend.openings import Openings
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -42,19 +43,22 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     bad: _Refused | None = None
 
 
-def check_model(path: Path, *, layout: str = "", names: Path | None = None, timeout_s: float = 120.0) -> Checked:
+def check_model(
+    path: Path, *, layout: str = "", names: Path | None = None, kept: Path | None = None, timeout_s: float = 120.0
+) -> Checked:
     """Opens the model and tries it once.
 
     Args:
         path: The ONNX file.
         layout: Forced layout; empty: recognised.
         names: File of its class names; None: those in the model, or beside it.
+        kept: Folder in which its opening is kept, so that the workers open it in a fraction of the time.
         timeout_s: Longest time that it may take.
 
     Raises:
         ModelError: It cannot be served; the message says why, and the fix what to do.
     """
-    command = [sys.executable, "-m", "ml_backend.check", str(path), layout, *([str(names)] if names else [])]
+    command = [sys.executable, "-m", "ml_backend.check", str(path), layout, str(names or ""), str(kept or "")]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         answer = msgspec.json.decode(done.stdout.splitlines()[-1] if done.stdout else b"", type=_Answer)
@@ -68,9 +72,12 @@ def check_model(path: Path, *, layout: str = "", names: Path | None = None, time
     return answer.good
 
 
-def _main(path: str, layout: str, names: str = "") -> None:
+def _main(path: str, layout: str, names: str, kept: str) -> None:
+    folder = Path(kept) if kept else None
+    if folder is not None:
+        Openings(folder).forget()  # a check opens and tries in earnest
     try:
-        found = load_detector(Path(path), layout=layout, threads=1, names=Path(names) if names else None)
+        found = load_detector(Path(path), layout=layout, threads=1, names=Path(names) if names else None, kept=folder)
     except ModelError as error:
         answer = _Answer(bad=_Refused(error.message, error.fix))
     else:

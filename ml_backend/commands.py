@@ -12,6 +12,7 @@ from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
+from ml_backend.admission import threads_for
 from ml_backend.check import check_model
 from ml_backend.detector import embedded_model
 from ml_backend.pointer import read_pointer
@@ -37,7 +38,7 @@ def serve(
         port: Port to listen on.
         host: Address to listen on; 0.0.0.0 for other machines and for containers.
         workers: Processes; default LABELLOOP_WEB_WORKERS.
-        threads: Threads of each process; default LABELLOOP_WEB_THREADS.
+        threads: Requests that each process predicts at once; default LABELLOOP_WEB_THREADS. More may wait.
         layout: What the model's outputs are, where it is not recognised; default LABELLOOP_MODEL_LAYOUT.
         settings: Read from the environment where None.
 
@@ -58,8 +59,13 @@ def serve(
     print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)
     if (active := _active(settings)) not in {"", found.version}:
         print(f"  The active version {active} goes before it; `labelloop models rollback` ends that.", flush=True)
+    settings = settings.model_copy(update={"web_threads": threads or settings.web_threads})
     run_gunicorn(
-        "ml_backend.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
+        "ml_backend.app:create_app",
+        bind=f"{host}:{port}",
+        settings=settings,
+        workers=workers,
+        threads=threads_for(settings.web_threads),
     )
 
 

@@ -15,6 +15,7 @@ from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.graph import Arrays
 from ml_backend.layouts import LAYOUTS, Reader, plain_spec
 from ml_backend.names import Names, find_names, point_names
+from ml_backend.openings import Opening, Openings
 from ml_backend.preprocess import InputSpec, Prepared, prepare
 from ml_backend.versions import model_version
 
@@ -101,7 +102,14 @@ class Detector:
 
 
 def load_detector(
-    path: Path, *, layout: str = "", threads: int = 0, names: Path | None = None, numbered: bool = False
+    path: Path,
+    *,
+    layout: str = "",
+    threads: int = 0,
+    names: Path | None = None,
+    numbered: bool = False,
+    version: str = "",
+    kept: Path | None = None,
 ) -> Detector:
     """Opens a model, tries it once on a grey photo and recognises what its outputs mean.
 
@@ -111,14 +119,65 @@ def load_detector(
         threads: Threads of one run; 0: one a core.
         names: File of the class names; None: those in the model, or beside it.
         numbered: Whether classes that nothing names are called by their numbers; else that is an error.
+        version: What it is called; empty: `model_version` of its bytes.
+        kept: Folder of this very file in which its opening is kept, and found when it is opened again: `Openings`.
 
     Raises:
         ModelMissing, ModelBroken: It cannot be opened or run.
         UnknownLayout: Its outputs are of no known layout (or not of the one asked for).
         NamesMissing: Nothing names its classes.
     """
-    version = model_version(path, layout=layout)
-    engine = Engine(path, threads=threads)
+    version = version or model_version(path, layout=layout)
+    opened = _open_kept(path, layout, threads, Openings(kept)) if kept else _open(path, layout, threads)
+    return Detector(
+        version=version,
+        path=path,
+        names=_named(path, opened.engine, opened.reader, names, numbered=numbered),
+        layout=opened.layout,
+        why=opened.why,
+        reader=opened.reader,
+        engine=opened.engine,
+    )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    engine: Engine
+    reader: Reader
+    layout: str
+    why: str
+    seen: Arrays
+
+
+def _open_kept(path: Path, layout: str, threads: int, openings: Openings) -> _Opened:
+    """As `_open`, but what was opened here before is neither optimised nor tried again."""
+    try:
+        opened = _open_again(path, threads, openings.find())
+        if opened is not None:
+            return opened
+        with openings.turn() as graph:
+            opened = _open_again(path, threads, openings.find())
+            if opened is None:
+                opened = _open(path, layout, threads, keep=graph)
+                openings.keep(graph, layout=opened.layout, why=opened.why, seen=opened.seen)
+            return opened
+    except OSError:  # nothing can be kept there
+        return _open(path, layout, threads)
+
+
+def _open_again(path: Path, threads: int, found: Opening | None) -> _Opened | None:
+    if found is None or found.layout not in LAYOUTS:
+        return None
+    try:
+        engine = Engine(path, threads=threads, graph=found.graph)
+        reader = LAYOUTS[found.layout].read(engine.graph, found.seen)
+    except (ModelBroken, ValueError, IndexError, KeyError):  # the file was damaged since: once more from the beginning
+        return None
+    return _Opened(engine, reader, found.layout, found.why, found.seen)
+
+
+def _open(path: Path, layout: str, threads: int, *, keep: Path | None = None) -> _Opened:
+    engine = Engine(path, threads=threads, keep=keep)
     try:
         trial = plain_spec(engine.graph)
     except ValueError as error:
@@ -132,15 +191,7 @@ def load_detector(
         if layout:
             raise _unknown(path, engine, seen, layout, reason=str(error)) from error
         raise ModelBroken(path, str(error)) from error
-    return Detector(
-        version=version,
-        path=path,
-        names=_named(path, engine, reader, names, numbered=numbered),
-        layout=name,
-        why=why,
-        reader=reader,
-        engine=engine,
-    )
+    return _Opened(engine, reader, name, why, seen)
 
 
 def _named(path: Path, engine: Engine, reader: Reader, given: Path | None, *, numbered: bool) -> Names:

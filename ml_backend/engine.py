@@ -25,12 +25,14 @@ class Engine:
     share them, at twice the memory.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, graph: Path | None = None, keep: Path | None = None) -> None:
         """Opens the file.
 
         Args:
             path: The ONNX file.
             threads: Threads of one run; 0 lets ONNX Runtime take one a core.
+            graph: The same graph as ONNX Runtime optimised it for this processor; None: it is optimised now.
+            keep: Where the optimised graph is written to, where it can be; only for the processor.
 
         Raises:
             ModelMissing: There is no such file.
@@ -46,10 +48,18 @@ class Engine:
         options.inter_op_num_threads = 1
         # Threads that spin between runs keep the cores from the threads that decode photos and answer /health.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        available = onnxruntime.get_available_providers()
+        providers = [name for name in PROVIDERS if name in available]
+        on_processor = providers == ["CPUExecutionProvider"]
+        if graph is not None and on_processor:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif keep is not None and on_processor and not path.with_name(f"{path.name}.data").is_file():
+            options.optimized_model_filepath = str(
+                keep
+            )  # one file: a graph of more than 2 GB has its weights beside it
         try:
-            available = onnxruntime.get_available_providers()
-            providers = [name for name in PROVIDERS if name in available]
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            chosen = graph if graph is not None and on_processor else path
+            self._session = onnxruntime.InferenceSession(str(chosen), options, providers=providers)
             self._run_options = onnxruntime.RunOptions()
         except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
             raise ModelBroken(path, _first_line(error)) from error

@@ -61,7 +61,7 @@ def models_add(
 
 
 def models_activate(version: str, *, project: int | None = None) -> None:
-    """Serve a version: every worker takes it over within a second or two, and no request is lost.
+    """Serve a version: every worker takes it over within about half a second, and no request is lost.
 
     Label Studio follows: its connection is named after the version, so that it asks for new pre-labels.
 

@@ -49,6 +49,19 @@ class Photos(Protocol):
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Somebody who wants to see the detections themselves, not only what becomes a result.
+
+    Attributes:
+        floor: Lowest score that is looked at.
+        show: Told the place of the task in the request, and what was found on one of its photos.
+    """
+
+    floor: float
+    show: Callable[[int, Detections], None]
+
+
+@dataclass(frozen=True)
 class Shot:
     """One photo of one task: the `item`-th of its list, or the only one (None), for these aims."""
 
@@ -82,7 +95,13 @@ class Predictor:
     """Predicts tasks with one detector."""
 
     def __init__(
-        self, photos: Photos, *, score_threshold: float, skipped: Skipped = lambda _: None, budget_s: float = BUDGET_S
+        self,
+        photos: Photos,
+        *,
+        score_threshold: float,
+        skipped: Skipped = lambda _: None,
+        budget_s: float = BUDGET_S,
+        watch: Watch | None = None,
     ) -> None:
         """Keeps what all requests share.
 
@@ -91,11 +110,13 @@ class Predictor:
             score_threshold: Lowest score of a box that is shown, where neither project nor control says another.
             skipped: Told the code of the error for each photo that could not be used.
             budget_s: Seconds after which a request is answered with what there is.
+            watch: Shown what was found on each photo, weak detections too.
         """
         self._photos = photos
         self._threshold = score_threshold
         self._skipped = skipped
         self._budget_s = budget_s
+        self._watch = watch
 
     def predict(
         self,
@@ -104,6 +125,7 @@ class Predictor:
         detector: Detector,
         targets: Sequence[Target],
         options: ProjectOptions = DEFAULTS,
+        waited_s: float = 0.0,
     ) -> list[Prediction | Unanswered]:
         """One entry a task, in the order of the tasks.
 
@@ -115,14 +137,15 @@ class Predictor:
             detector: Makes the boxes.
             targets: Controls of the project that results go to.
             options: What the project asks for.
+            waited_s: Seconds of the budget that are spent already.
 
         Raises:
             ModelBroken: The engine failed.
         """
         aims = aims_of(targets, detector.names.names, options, self._threshold)
-        floor = floor_of(aims)
+        floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
         entries = [_Entry(task_id=_task_id(task)) for task in tasks]
-        deadline = time.monotonic() + self._budget_s
+        deadline = time.monotonic() + self._budget_s - waited_s
         shots = [shot for index, task in enumerate(tasks) for shot in find_shots(index, task, aims)]
         if options.slice:
             slices = Slices(options.slice, options.slice_overlap)
@@ -131,6 +154,8 @@ class Predictor:
             looks = self._look(shots, entries, detector, deadline, floor)
         for look in looks:
             shot, entry = look.shot, entries[look.shot.task]
+            if self._watch is not None:
+                self._watch.show(shot.task, look.found)
             key = f"{detector.version} {entry.task_id} {shot.item}"
             results, candidates = written(Seen(look.found, look.width, look.height, key, shot.item), shot.aims)
             entry.results += results

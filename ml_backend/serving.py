@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -39,6 +39,9 @@ FIRST_LOOK_S = 1.5
 
 RETRY_S = 5.0
 """Pause before a version is tried again that the store could not give."""
+
+IDLE_AFTER_S = 120.0
+"""A worker that nobody asked for so long looks at a bucket less often; the next who asks makes it look at once."""
 
 MOST_PROJECTS = 8
 """Projects with a model of their own that a worker keeps in memory: those asked for last."""
@@ -103,6 +106,8 @@ class Serving:
         self._cache = cache
         self._pointer = watch.pointer if watch else Pointer()
         self._looked = threading.Event()
+        self._hurry = threading.Event()
+        self._asked_at = time.monotonic()
         self._started = False
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -145,6 +150,7 @@ class Serving:
         Raises:
             ModelError: There is no model, or none that could be served.
         """
+        self._wake()
         if self._started:
             self._looked.wait(FIRST_LOOK_S)
         slot = self._slot(project)
@@ -167,6 +173,7 @@ class Serving:
             ModelLoading: It is still not there.
             ModelError: It cannot be served.
         """
+        self._wake()
         slot = self._slot(project)
         if slot.served is None and not slot.settled.is_set() and slot is not self._shared:
             threading.Thread(target=self._settle, args=(self._place(project), slot), name="load-model").start()
@@ -199,10 +206,22 @@ class Serving:
             with suppress(RuntimeError):
                 threading.Thread(target=self._settle_all, name="load-model").start()
 
+    def pause(self) -> threading.Event:
+        """What the thread that looks waits for between two looks: set when somebody asks after a long time."""
+        return self._hurry
+
     @property
     def every_s(self) -> float:
         """Seconds between two looks."""
-        return self._watch.every_s if self._watch else 60.0
+        return self._watch.every_s(idle=self._idle()) if self._watch else 60.0
+
+    def _idle(self) -> bool:
+        return time.monotonic() - self._asked_at > IDLE_AFTER_S
+
+    def _wake(self) -> None:
+        if self._idle():
+            self._hurry.set()
+        self._asked_at = time.monotonic()
 
     def _take_over(self, pointer: Pointer) -> None:
         with self._lock:
@@ -293,7 +312,8 @@ class Serving:
         if known is not None:
             return known
         if version == GIVEN:
-            detector = self._opened(self.path, self._layout)
+            kept = self._cache.opening(f"given-{self._given()}") if self._cache else None
+            detector = self._opened(self.path, self._layout, version=self._given(), kept=kept)
             served = Served(detector.version, detector)
         elif self._watch is None or self._cache is None:
             raise ModelBroken(self.path, "there is no store to fetch versions from")
@@ -301,14 +321,15 @@ class Serving:
             registry = Registry(self._watch.store)
             manifest = registry.manifest(version)
             path = self._cache.fetch(registry, manifest)
-            detector = replace(self._opened(path, manifest.layout), version=version)
+            kept = self._cache.opening(manifest.checksum)
+            detector = self._opened(path, manifest.layout, version=version, kept=kept)
             served = Served(version, detector, dict(manifest.thresholds))
         self._alive[served.version] = served
         return served
 
-    def _opened(self, path: Path, layout: str) -> Detector:
+    def _opened(self, path: Path, layout: str, *, version: str, kept: Path | None) -> Detector:
         try:
-            return self._load(path, layout=layout, threads=self._threads)
+            return self._load(path, layout=layout, threads=self._threads, version=version, kept=kept)
         except ModelError:
             raise
         except Exception as error:
@@ -347,6 +368,7 @@ def _follow(serving: weakref.ref[Serving]) -> None:
             one.look()
         except Exception:
             log.exception("models_not_watched")
-        every_s = one.every_s
+        every_s, hurry = one.every_s, one.pause()
         del one
-        time.sleep(every_s)
+        hurry.wait(every_s)
+        hurry.clear()

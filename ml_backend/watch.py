@@ -13,11 +13,14 @@ from ml_backend.pointer import KEY, Pointer, decode
 
 log = structlog.get_logger(__name__)
 
-FILE_S = 0.1
+FILE_S = 0.05
 """Seconds between two looks at a folder: 0.1 ms each."""
 
-REMOTE_S = 2.0
-"""Seconds between two looks at a bucket: 1,800 small reads an hour and worker."""
+REMOTE_S = 0.35
+"""Seconds between two looks at a bucket by a worker that is at work."""
+
+IDLE_S = 2.0
+"""The same by one that nobody asks: 1,800 small reads an hour."""
 
 
 class Watch:
@@ -33,11 +36,20 @@ class Watch:
         """
         self.store = store
         self._remote = not store.url.startswith("file:")
-        self.every_s = REMOTE_S if self._remote else FILE_S
         self._memory = memory if self._remote else None
         self._seen: bytes | None = None
         self._failing = False
         self.pointer = self._remembered()
+
+    def every_s(self, *, idle: bool) -> float:
+        """Seconds from one look to the next.
+
+        Args:
+            idle: Whether nobody asked for a prediction or a version lately.
+        """
+        if not self._remote:
+            return FILE_S
+        return IDLE_S if idle else REMOTE_S
 
     def look(self) -> bool:
         """Whether the pointer changed. A store that does not answer changes nothing."""

@@ -25,8 +25,12 @@ from labelloop.service.db import open_database
 from labelloop.service.errors import DatabaseError
 from labelloop.service.inbox import Backoff, Inbox
 from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
 from labelloop.service.studio import StudioRefused
 from labelloop.service.web import check_secret, create_web
+from ml_backend.detector import embedded_model
+from ml_backend.pointer import activate_in
+from ml_backend.registry import Registry
 
 
 @pytest.fixture
@@ -363,6 +367,16 @@ def test_a_model_file_that_is_missing_or_none(settings, tmp_path):
         assert found.level == "problem"
         assert str(path) in found.what
         assert found.fix
+
+
+def test_the_model_that_is_looked_at_is_the_one_that_is_served_to_the_project(settings):
+    given = settings()
+    store = open_store(given.store_url, given)
+    own = Registry(store).add(embedded_model(), thresholds={"person": 0.7}).version
+    activate_in(store, own, "3")
+    assert Context(given, 3).detector().version == own
+    assert model.model(Context(given, 3)).what.startswith(own)
+    assert Context(given).detector().version != own
 
 
 def config_of(*labels: str, control: str = "RectangleLabels") -> LabelConfig:

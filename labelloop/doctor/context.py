@@ -14,7 +14,8 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.settings import Settings
 from labelloop.service.store import Capabilities, open_store
 from labelloop.service.studio import Studio
-from ml_backend.detector import Detector, embedded_model, load_detector
+from ml_backend.activation import open_served
+from ml_backend.detector import Detector
 
 Fact = TypeVar("Fact")
 
@@ -82,7 +83,7 @@ class Context:
         return self._once("store", lambda: open_store(self.settings.store_url, self.settings).self_test())
 
     def detector(self) -> Detector:
-        """The model that the settings name, loaded and tried once."""
+        """The model that is served to the project, or to all where none was named: loaded and tried once."""
         return self._once("detector", self._load_detector)
 
     def get(self, url: str, *, auth: bool = False) -> httpx.Response:
@@ -125,8 +126,7 @@ class Context:
         return self._opened
 
     def _load_detector(self) -> Detector:
-        settings = self.settings
-        return load_detector(settings.model or embedded_model(), layout=settings.model_layout, threads=1)
+        return open_served(self.settings.model_copy(update={"inference_threads": 1}), self.project_id)[0]
 
     def _project_id(self) -> int:
         if self.project_id is None:

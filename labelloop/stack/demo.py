@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from labelloop.service.media import Media
+from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.errors import StackError
 from labelloop.stack.photos import own_photos, packaged_photos
@@ -31,11 +33,10 @@ INSTRUCTION = (
     " proposal: move, relabel or delete what is wrong, add what is missing, then press Submit."
 )
 UPLOAD_FILES = 20
-PREDICT_TASKS = 10
 
 
 class PrelabelsMissing(StackError):
-    """Label Studio asked the ML backend for pre-labels and stored fewer than there are tasks."""
+    """Fewer tasks have pre-labels than there are tasks."""
 
     code = "prelabels_missing"
 
@@ -87,33 +88,38 @@ def upload(studio: Studio, project: int, photos: Sequence[Path], step: Step) -> 
     step.say("uploaded", done=len(photos), total=len(photos))
 
 
-def prelabel(studio: Studio, project: int, step: Step, *, log: Path) -> int:
-    """Have Label Studio fetch and store the model's pre-labels for every task.
+def prelabel(studio: Studio, project: int, step: Step, *, settings: Settings, log: Path) -> int:
+    """Import the served model's pre-labels for every task, as `labelloop prelabel` does.
 
-    Label Studio sends all chosen tasks in one request and calls it a success whatever comes back, so it is asked for a
-    few at a time and what was stored is counted afterwards.
+    Label Studio's own way, "Retrieve Predictions", takes three times as long, and calls it a success whatever happens.
 
     Returns:
         How many tasks have pre-labels.
 
     Raises:
         PrelabelsMissing: Fewer tasks than there are have any.
+        LabelloopError: The model cannot be opened, or Label Studio not be asked.
     """
-    ids = [task.id for task in studio.tasks(project)]
-    for start in range(0, len(ids), PREDICT_TASKS):
-        step.say("the model looks at the photos", done=start, total=len(ids))
-        studio.request(
-            "POST",
-            "api/dm/actions",
-            params={"id": "retrieve_tasks_predictions", "project": project},
-            json={"selectedItems": {"all": False, "included": ids[start : start + PREDICT_TASKS]}},
-            timeout_s=120,
-        )
-    step.say("counting", done=len(ids), total=len(ids))
-    labelled = sum(bool(task.predictions) for task in studio.tasks(project))
-    if labelled < len(ids):
+    from ml_backend import activation  # ONNX Runtime is loaded where a project is filled, not at every start
+    from ml_backend.prelabel import prelabel as look_at_all
+    from ml_backend.protocol import ProjectOptions, with_thresholds
+
+    step.say("opening the model")
+    detector, thresholds = activation.open_served(settings, project)
+    report = look_at_all(
+        studio,
+        project,
+        detector=detector,
+        photos=Media(settings, studio),
+        score_threshold=settings.score_threshold,
+        options=with_thresholds(ProjectOptions(), thresholds),
+        progress=lambda done, total: step.say("the model looks at the photos", done=done, total=total),
+    )
+    labelled = report.there + report.made
+    if labelled < report.tasks:
+        reasons = "; ".join(dict.fromkeys(one.reason for one in report.bad[:3]))
         raise PrelabelsMissing(
-            f"{len(ids) - labelled} of {len(ids)} tasks have no pre-labels.",
+            f"{report.tasks - labelled} of {report.tasks} tasks have no pre-labels{f': {reasons}' if reasons else '.'}",
             fix="labelloop doctor says what is wrong with the ML backend.",
             log=log,
         )

@@ -221,6 +221,7 @@ class _Run:
         """Without pre-labels the loop still works, so this is told and the start goes on."""
         try:
             with self._steps.step("pre-labelling every photograph") as step:
-                demo.prelabel(studio, project, step, log=self._plan.logs / "ml-backend.log")
+                log = self._plan.logs / "ml-backend.log"
+                demo.prelabel(studio, project, step, settings=self._settings(), log=log)
         except LabelloopError as error:
             self._steps.warn(f"{error.message} {error.fix}")

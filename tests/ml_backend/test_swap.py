@@ -151,3 +151,18 @@ def test_the_app_answers_with_the_active_version_its_thresholds_and_lists_all(
     assert entry["model_version"] == version
     assert len(entry["result"]) == len(first["result"]) - 1  # the cat, at 0.81
     assert client.get("/versions").json == {"versions": [first["model_version"], version]}
+    assert client.get("/versions?project=3.1").json == {"versions": [version]}
+
+
+def test_the_label_config_is_held_against_the_version_of_the_project(
+    client_of, given, store, add, album, boxes_config, tmp_path
+):
+    (tmp_path / "others.txt").write_text("fork\nknife\nspoon\n")
+    activate_in(store, add("own", names=tmp_path / "others.txt"), "3")
+    client = client_of(given, album({}))
+    matched = {
+        project: client.post("/validate", json={"config": boxes_config, "project": project}).json["matched"]
+        for project in ("3.1", "4.1")
+    }
+    assert matched["3.1"] == {}
+    assert matched["4.1"]
