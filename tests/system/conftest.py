@@ -1,7 +1,8 @@
 """Fixtures of the system tests: real parts, one module each."""
 
+from tests.system.browser_fixtures import page
 from tests.system.loop_fixtures import loop, people, photos, project
 from tests.system.s3_fixtures import s3_server
 from tests.system.studio_fixtures import label_studio, label_studio_installation
 
-__all__ = ["label_studio", "label_studio_installation", "loop", "people", "photos", "project", "s3_server"]
+__all__ = ["label_studio", "label_studio_installation", "loop", "page", "people", "photos", "project", "s3_server"]
