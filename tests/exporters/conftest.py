@@ -18,6 +18,9 @@ from pycocotools.coco import COCO
 from exporters.accounting import Report
 from exporters.export import export
 from labelloop.service.settings import Settings
+from tests.exporters.fake_studio import fake_studio
+
+__all__ = ["fake_studio"]
 
 ONE_SPLIT = "train=1"
 CHECKER = Path(__file__).parents[2] / ".labelloop/test/ultralytics"

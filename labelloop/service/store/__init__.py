@@ -2,13 +2,14 @@
 
 from labelloop.service.store.errors import AlreadyThere, BadKey, Changed, NotThere, StoreError, StoreUnreachable
 from labelloop.service.store.open import open_store
-from labelloop.service.store.protocol import Capabilities, Progress, Store
+from labelloop.service.store.protocol import Capabilities, Entry, Progress, Store
 
 __all__ = [
     "AlreadyThere",
     "BadKey",
     "Capabilities",
     "Changed",
+    "Entry",
     "NotThere",
     "Progress",
     "Store",

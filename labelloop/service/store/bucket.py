@@ -15,7 +15,7 @@ from labelloop.service.store.errors import AlreadyThere, Changed, NotThere
 from labelloop.service.store.keys import OWN, checked
 from labelloop.service.store.parallel import put_all
 from labelloop.service.store.probe import NO_CREATE, probe
-from labelloop.service.store.protocol import Capabilities, Progress
+from labelloop.service.store.protocol import Capabilities, Entry, Progress
 from labelloop.service.store.s3_conditions import ConditionalWrites, Conditions
 from labelloop.service.store.s3_errors import plainly
 from labelloop.service.store.s3_lock import ObjectLock
@@ -105,13 +105,28 @@ class BucketStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Store.list`."""
+        for entry in self.entries(prefix):
+            yield entry.key
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """See `Store.entries`."""
         with plainly(self._url, prefix):
             pages = self._client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for entry in page.get("Contents", ()):
                     key = entry["Key"].removeprefix(self._prefix)
                     if key and not key.startswith(OWN) and not key.endswith("/"):
-                        yield key
+                        yield Entry(key, int(entry["Size"]), entry["LastModified"].timestamp(), str(entry["ETag"]))
+
+    def download(self, key: str, to: Path) -> None:
+        """See `Store.download`. A connection that breaks is taken up where it broke."""
+        part = to.with_name(f"{to.name}.part")
+        try:
+            with plainly(self._url, key), part.open("wb") as file:
+                self._client().download_fileobj(**self._place(key), Fileobj=file)
+            part.replace(to)
+        finally:
+            part.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""

@@ -14,7 +14,7 @@ from labelloop.service.store.batch import place_parts, sync_folder, write_parts
 from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
 from labelloop.service.store.keys import OWN, checked
 from labelloop.service.store.probe import probe
-from labelloop.service.store.protocol import Capabilities, Progress
+from labelloop.service.store.protocol import Capabilities, Entry, Progress
 
 _BATCH_FILES = 512
 _BATCH_BYTES = 16 << 20
@@ -103,6 +103,27 @@ class FolderStore:
         if start:
             checked(self._url, start)
         yield from self._walk(f"{start}/" if start else "", prefix)
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """See `Store.entries`."""
+        for key in self.list(prefix):
+            try:
+                found = self._path(key).stat()
+            except FileNotFoundError:  # removed while it was listed
+                continue
+            yield Entry(key, found.st_size, found.st_mtime, f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}")
+
+    def download(self, key: str, to: Path) -> None:
+        """See `Store.download`."""
+        path, part = self._path(key), to.with_name(f"{to.name}.part")
+        try:
+            with self._plain(key):
+                if not path.is_file():
+                    raise NotThere(self._url, key)
+                shutil.copyfile(path, part)
+            part.replace(to)
+        finally:
+            part.unlink(missing_ok=True)
 
     def delete(self, key: str) -> None:
         """See `Store.delete`. Folders that become empty go too."""

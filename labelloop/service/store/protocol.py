@@ -26,6 +26,23 @@ class Capabilities:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object in a listing.
+
+    Attributes:
+        key: Where it is.
+        size: Bytes.
+        modified: When it was written last, seconds since 1970 by the store's clock.
+        tag: Differs whenever the object was written anew with other content; no etag for `swap`.
+    """
+
+    key: str
+    size: int
+    modified: float
+    tag: str
+
+
 class Store(Protocol):
     """Objects by key. Keys are relative paths with `/`; see `labelloop.service.store.keys` for what is refused."""
 
@@ -82,6 +99,14 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with `prefix` (a plain text prefix, not a folder), sorted, in pages."""
+        ...
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """As `list`, with what the listing itself says of each object."""
+        ...
+
+    def download(self, key: str, to: Path) -> None:
+        """Brings an object of any size into a file, which is replaced when all of it is there. Raises `NotThere`."""
         ...
 
     def delete(self, key: str) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import re
 import weakref
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -159,6 +160,60 @@ class StudioClient:
             raise error
 
         return self._retried(once)
+
+    def download(
+        self,
+        path: str,
+        to: Path,
+        *,
+        params: Params | None = None,
+        timeout_s: float | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """GETs an answer of any size into a file, which is replaced when the whole answer is there.
+
+        Args:
+            path: Path below Label Studio's address.
+            to: The file.
+            params: As in `request`.
+            timeout_s: Longest silence.
+            progress: Told the bytes so far.
+
+        Raises:
+            StudioUnreachable, StudioUnauthorized, NotFound, StudioRefused
+        """
+        query = {name: _text(value) for name, value in (params or {}).items() if value is not None}
+        address = f"{self.url}/{path.lstrip('/')}"
+        timeout = self._http.timeout if timeout_s is None else httpx.Timeout(timeout_s, connect=10.0)
+        part = to.with_name(f"{to.name}.part")
+
+        def once() -> None:
+            header = self._header()
+            try:
+                headers = {"Authorization": header}
+                with self._http.stream("GET", address, headers=headers, params=query, timeout=timeout) as answer:
+                    if answer.status_code == 401 and self._tokens.renewable:
+                        self._header(header)  # the next try goes with a fresh one
+                        raise _Again(self._tokens.explain(401, ""))
+                    if not answer.is_success:
+                        answer.read()
+                        error = self._error("GET", path, answer)
+                        if answer.status_code == 429 or _may_pass(answer):
+                            raise _Again(error, _retry_after(answer))
+                        raise error
+                    with part.open("wb") as file:
+                        for chunk in answer.iter_bytes(1 << 20):
+                            file.write(chunk)
+                            if progress:
+                                progress(file.tell())
+            except httpx.TransportError as error:
+                raise _Again(StudioUnreachable(self.url, _reason(error))) from None
+            part.replace(to)
+
+        try:
+            self._retried(once)
+        finally:
+            part.unlink(missing_ok=True)
 
     def _send(self, method: str, address: str, repeatable: bool, **kwargs: Any) -> httpx.Response:
         header = self._header()

@@ -6,11 +6,12 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio.hooks import HookCalls
 from labelloop.service.studio.predictions import PredictionCalls
 from labelloop.service.studio.projects import ProjectCalls
+from labelloop.service.studio.snapshots import SnapshotCalls
 from labelloop.service.studio.tasks import TaskCalls
 from labelloop.service.studio.uploads import UploadCalls
 
 
-class Studio(ProjectCalls, TaskCalls, UploadCalls, PredictionCalls, HookCalls):
+class Studio(ProjectCalls, TaskCalls, UploadCalls, PredictionCalls, HookCalls, SnapshotCalls):
     """Label Studio as one user. Thread-safe; make one a process and pass it down.
 
     Args:

@@ -20,6 +20,18 @@ _FILES_A_REQUEST = 20
 _RESOLVED = re.compile(r"/(?:tasks|projects)/\d+/(?:resolve|presign)/\?fileuri=")
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """What tells whether a task changed: its last change, and how many annotations it has, skipped ones apart.
+
+    Some bulk actions of Label Studio change annotations and leave `updated_at` alone, or set it wrong.
+    """
+
+    id: int
+    updated_at: str = ""
+    total_annotations: int = 0
+    cancelled_annotations: int = 0
+
+
 class _Page(msgspec.Struct):
     tasks: list[msgspec.Raw]
     total: int
@@ -56,6 +68,23 @@ class TaskCalls(StudioClient):
         """
         for raw in self._raw_tasks(project, page_size, filters, ordering, only_ids):
             yield read_task(raw)
+
+    def raw_tasks(
+        self,
+        project: int,
+        *,
+        page_size: int = 100,
+        filters: dict[str, Any] | None = None,
+        only_ids: Iterable[int] | None = None,
+    ) -> Iterator[bytes]:
+        """As `tasks`, each as the JSON that came, not decoded."""
+        for raw in self._raw_tasks(project, page_size, filters, None, only_ids):
+            yield bytes(raw)
+
+    def task_marks(self, project: int, *, page_size: int = 1000) -> Iterator[Mark]:
+        """Of every task what tells whether it changed, without its annotations: a quarter of what `tasks` costs."""
+        for raw in self._raw_tasks(project, page_size, None, None, None, fields=None):
+            yield msgspec.json.decode(raw, type=Mark)
 
     def task(self, project: int, task: int) -> Task | None:
         """One task with its annotations and predictions; None if the project has no such task."""
@@ -181,6 +210,8 @@ class TaskCalls(StudioClient):
         filters: dict[str, Any] | None,
         ordering: list[str] | None,
         only_ids: Iterable[int] | None,
+        *,
+        fields: str | None = "all",
     ) -> Iterator[msgspec.Raw]:
         if only_ids is not None:
             for ids in _chunks(sorted(set(only_ids)), page_size):
@@ -190,14 +221,16 @@ class TaskCalls(StudioClient):
         elif ordering or (filters or {}).get("conjunction", "and") != "and":
             yield from self._counted(project, page_size, {"filters": filters, "ordering": ordering or ["tasks:id"]})
         else:
-            yield from self._by_id(project, page_size, list((filters or {}).get("items", ())))
+            yield from self._by_id(project, page_size, list((filters or {}).get("items", ())), fields)
 
-    def _by_id(self, project: int, page_size: int, items: list[dict[str, Any]]) -> Iterator[msgspec.Raw]:
+    def _by_id(
+        self, project: int, page_size: int, items: list[dict[str, Any]], fields: str | None
+    ) -> Iterator[msgspec.Raw]:
         last = 0
         while True:
             after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
             filters = {"conjunction": "and", "items": [*items, after]}
-            page = self._page(project, {"filters": filters, "ordering": ["tasks:id"]}, 1, page_size)
+            page = self._page(project, {"filters": filters, "ordering": ["tasks:id"]}, 1, page_size, fields)
             yield from page.tasks
             if not page.tasks or len(page.tasks) >= page.total:
                 return
@@ -222,14 +255,16 @@ class TaskCalls(StudioClient):
             if not page.tasks or rows >= page.total:
                 return
 
-    def _page(self, project: int, query: dict[str, Any], number: int, page_size: int) -> _Page:
+    def _page(
+        self, project: int, query: dict[str, Any], number: int, page_size: int, fields: str | None = "all"
+    ) -> _Page:
         given = {name: value for name, value in query.items() if value}
         body = self.content(
             "GET",
             "api/tasks",
             params={
                 "project": project,
-                "fields": "all",
+                "fields": fields,
                 # `review` makes Label Studio leave out both the call of the ML backend (projects that evaluate
                 # predictions automatically) and the columns that only the Data Manager's table shows.
                 "review": True,

@@ -1,0 +1,216 @@
+"""A live project: read once, as a snapshot of Label Studio's own, and from then on only what changed.
+
+Tasks lie in a `Mirror`; before an export it is brought up to date. What changed is asked of Label Studio by the time of
+the last change. Some bulk actions leave no such trace or a wrong one, so the numbers of tasks and annotations are held
+against Label Studio's own; where they differ every task's mark is.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from exporters.sources.mirror import Mirror, Row, batches
+from exporters.sources.source import Progress, read
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.stream import iter_raw_tasks
+from labelloop.labeling.task import Task
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio, StudioError, StudioUnauthorized
+from labelloop.service.studio.tasks import Mark
+
+SNAPSHOT_FROM = 200
+"""Tasks from which a first reading is a snapshot; below it a page or two is less work for Label Studio."""
+# A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
+_OVERLAP = timedelta(seconds=5)
+_PAGE = 100
+_EPOCH = "1970-01-01T00:00:00.000000Z"
+_log = structlog.get_logger(__name__)
+
+
+class Project:
+    """A live project; addresses stay as they are stored and no model is asked.
+
+    Args:
+        project: Its number.
+        config: The label config; None: the project's own.
+        settings: How to reach Label Studio, and the home folder.
+        studio: A client to use instead of the settings' own.
+        fresh: Forget what was read before.
+        progress: Told while tasks are read.
+    """
+
+    def __init__(
+        self,
+        project: int,
+        config: LabelConfig | None,
+        settings: Settings,
+        studio: Studio | None = None,
+        *,
+        fresh: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._studio = studio or Studio.from_settings(settings)
+        self._id = project
+        self._fields = self._studio.project(project)
+        self.title = str(self._fields.get("title") or f"project-{project}")
+        self.origin: dict[str, Any] = {
+            "kind": "project",
+            "location": settings.label_studio_url,
+            "project": project,
+            "title": self.title,
+        }
+        self.config: LabelConfig | None = config or self._studio.label_config(project)
+        total = self._fields.get("task_number")
+        self.total: int | None = total if isinstance(total, int) else None
+        self._progress = progress
+        self._fresh = fresh
+        # Label Studio on SQLite gives a deleted project's number to a new one.
+        identity = f"{self._studio.url} {project} {self._fields.get('created_at')}"
+        self._mirror = Mirror(settings.home / "mirror", identity)
+        self._ready = False
+
+    def raw(self) -> Iterator[bytes | MalformedTask]:
+        """The JSON of each task with its annotations, by id; the first call brings them here."""
+        if not self._ready:
+            with self._mirror.locked():
+                self.refresh()
+                self._mirror.hold()
+            self._ready = True
+        yield from self._mirror.bodies()
+
+    def tasks(self) -> Iterator[Task | MalformedTask]:
+        """Each task with its annotations, by id."""
+        yield from read(self.raw())
+
+    def close(self) -> None:
+        """Close the copy; the client belongs to the caller."""
+        self._mirror.close()
+
+    def refresh(self) -> int:
+        """Bring the copy up to date; gives how many tasks were read from Label Studio."""
+        if self._fresh:
+            self._mirror.clear()
+            self._fresh = False
+        read_tasks = self._changes() if self._mirror.note("cursor") else self._everything()
+        self.total = self._mirror.counts()[0]
+        self.origin["read"] = read_tasks
+        return read_tasks
+
+    def _everything(self) -> int:
+        """The first reading; one that was cut off is gone on with."""
+        mirror = self._mirror
+        if not mirror.note("started"):  # what changes from here on is newer than this and comes as a change
+            first = next(self._studio.tasks(self._id, page_size=1, ordering=["-tasks:updated_at"]), None)
+            mirror.keep(started=_capped(first.updated_at) if first else _EPOCH)
+        done = self._snapshot() if mirror.note("snapshot") or self._is_large() else 0
+        if not done:
+            after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": mirror.last()}
+            filters = {"conjunction": "and", "items": [after]}
+            done = self._store(self._studio.raw_tasks(self._id, page_size=_PAGE, filters=filters), mirror.counts()[0])
+        mirror.keep(cursor=mirror.note("started"), started="")
+        return done + self._changes()
+
+    def _is_large(self) -> bool:
+        return (self.total or 0) >= SNAPSHOT_FROM and not self._mirror.last()
+
+    def _snapshot(self) -> int:
+        """Read all tasks from a snapshot; 0 where there can be none: a proxy's limits, a full disk, no right to it."""
+        mirror = self._mirror
+        title = mirror.note("snapshot") or f"labelloop {uuid4().hex}"
+        mirror.keep(snapshot=title)  # whoever goes on after a kill takes the same one
+        file = mirror.path.with_suffix(".json")
+        try:
+            if not file.is_file():
+                number = self._studio.snapshot(self._id, title)
+                mirror.keep(number=str(number))
+                self._studio.download_snapshot(self._id, number, file)
+            with file.open("rb") as stream:
+                done = self._store(iter_raw_tasks(stream), 0)
+        except StudioUnauthorized:
+            raise
+        except (StudioError, MalformedTask) as error:
+            _log.warning("snapshot_failed", project=self._id, reason=str(error))
+            mirror.remove(mirror.marks())  # pages go by id, and a snapshot need not
+            done = 0
+        number = int(mirror.note("number") or 0)
+        mirror.keep(snapshot="", number="")
+        file.unlink(missing_ok=True)
+        if number:
+            with suppress(StudioError):
+                self._studio.delete_snapshot(self._id, number)
+        return done
+
+    def _changes(self) -> int:
+        """What changed since the last reading, and what was deleted."""
+        cursor = self._mirror.note("cursor")
+        since = {
+            "filter": "filter:tasks:updated_at",
+            "operator": "greater",
+            "type": "Datetime",
+            "value": cursor if self._mirror.note("settled") else _earlier(cursor),
+        }
+        known = self._mirror.marks()
+        changed = self._studio.raw_tasks(self._id, filters={"conjunction": "and", "items": [since]})
+        newest = [cursor]
+        done = self._store(self._new(changed, known, newest), 0)
+        # A look that found nothing newer than the one before needs no overlap the next time.
+        self._mirror.keep(cursor=max(newest), settled="yes" if max(newest) == cursor else "")
+        if not self._complete():
+            done += self._compare()
+        return done
+
+    def _new(self, raw_tasks: Iterable[bytes], known: dict[int, str], newest: list[str]) -> Iterator[bytes]:
+        """Of what may have changed what did."""
+        for raw in raw_tasks:
+            mark = msgspec.json.decode(raw, type=Mark)
+            newest.append(_capped(mark.updated_at))
+            if known.get(mark.id) != _text(mark):
+                yield raw
+
+    def _complete(self) -> bool:
+        """Whether the copy has as many tasks and annotations as Label Studio says there are."""
+        fields = self._studio.project(self._id)
+        numbers = ("task_number", "total_annotations_number", "skipped_annotations_number")
+        return self._mirror.counts() == tuple(fields.get(name) for name in numbers)
+
+    def _compare(self) -> int:
+        """Every task's mark against the copy's: for what was deleted, and what left no trace."""
+        known = self._mirror.marks()
+        there = {mark.id: _text(mark) for mark in self._studio.task_marks(self._id)}
+        self._mirror.remove(set(known) - set(there))
+        changed = [number for number, mark in there.items() if known.get(number) != mark]
+        return self._store(self._studio.raw_tasks(self._id, page_size=_PAGE, only_ids=changed), 0) if changed else 0
+
+    def _store(self, raw_tasks: Iterable[bytes], before: int) -> int:
+        done = 0
+        for done in batches(raw_tasks, _PAGE, lambda batch: self._mirror.put(map(_row, batch))):
+            if self._progress:
+                self._progress(before + done, self.total)
+        return done
+
+
+def _row(raw: bytes) -> Row:
+    mark = msgspec.json.decode(raw, type=Mark)
+    return Row(mark.id, _text(mark), mark.total_annotations, mark.cancelled_annotations, raw)
+
+
+def _text(mark: Mark) -> str:
+    return f"{mark.updated_at} {mark.total_annotations} {mark.cancelled_annotations}"
+
+
+def _capped(updated_at: str) -> str:
+    """A task's moment, never later than now: a bulk action of Label Studio stamps local time as if it were UTC."""
+    return min(updated_at, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+
+
+def _earlier(cursor: str) -> str:
+    try:
+        return (datetime.fromisoformat(cursor) - _OVERLAP).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except (ValueError, OverflowError):
+        return _EPOCH

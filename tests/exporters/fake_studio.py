@@ -1,0 +1,104 @@
+"""Fixture `fake_studio`: what the exporters ask of Label Studio, without a server."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.task import read_task
+from labelloop.service.studio import StudioRefused, StudioUnreachable
+from labelloop.service.studio.tasks import Mark
+
+
+class FakeStudio:
+    """What the exporters ask of Label Studio, which answers for itself in the system tests.
+
+    ``asked`` lists the tasks that were sent whole; ``fail_after`` ends the connection after so many.
+    """
+
+    url = "http://label-studio"
+
+    def __init__(self, tasks: list[dict], xml: str, *, title: str = "cars") -> None:
+        self.now = 0
+        self.tasks_by_id: dict[int, dict] = {}
+        self.title, self.xml = title, xml
+        self.asked: list[int] = []
+        self.fail_after: int | None = None
+        self.snapshots: dict[int, str] = {}
+        self.may_snapshot = True
+        for task in tasks:
+            self.save(task)
+
+    def save(self, task: dict, *, silently: bool = False) -> None:
+        """Create or change a task; silently: without a trace in its time, as some bulk actions do."""
+        self.now += 1
+        live = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        before = self.tasks_by_id.get(task["id"], {})
+        self.tasks_by_id[task["id"]] = task | {
+            "updated_at": before.get("updated_at", "")
+            if silently
+            else f"2026-02-01T{self.now // 3600:02d}:{self.now // 60 % 60:02d}:{self.now % 60:02d}.000000Z",
+            "total_annotations": len(live),
+            "cancelled_annotations": len(task["annotations"]) - len(live),
+        }
+
+    def project(self, number: int) -> dict:
+        tasks = self.tasks_by_id.values()
+        return {
+            "id": number,
+            "title": self.title,
+            "created_at": "2026-01-01",
+            "task_number": len(tasks),
+            "total_annotations_number": sum(task["total_annotations"] for task in tasks),
+            "skipped_annotations_number": sum(task["cancelled_annotations"] for task in tasks),
+        }
+
+    def label_config(self, number: int) -> LabelConfig:
+        return LabelConfig.parse(self.xml)
+
+    def tasks(self, number: int, *, page_size: int, ordering: list[str]):
+        assert ordering == ["-tasks:updated_at"]
+        for task in sorted(self.tasks_by_id.values(), key=lambda task: task["updated_at"], reverse=True)[:page_size]:
+            yield read_task(task)
+
+    def raw_tasks(self, number: int, *, page_size: int = 100, filters: dict | None = None, only_ids=None):
+        found = sorted(self.tasks_by_id.values(), key=lambda task: task["id"])
+        for item in (filters or {}).get("items", ()):
+            key = item["filter"].rpartition(":")[2]
+            found = [task for task in found if task[key] > item["value"]]
+        for task in found:
+            if only_ids is None or task["id"] in only_ids:
+                if self.fail_after is not None and len(self.asked) >= self.fail_after:
+                    raise StudioUnreachable(self.url, "the cable is cut")
+                self.asked.append(task["id"])
+                yield json.dumps(task).encode()
+
+    def task_marks(self, number: int):
+        for task in sorted(self.tasks_by_id.values(), key=lambda task: task["id"]):
+            yield msgspec.convert(task, Mark)
+
+    def snapshot(self, number: int, title: str) -> int:
+        if not self.may_snapshot:
+            raise StudioRefused("POST /api/projects/7/exports/", 504, "Gateway Timeout")
+        found = [each for each, name in self.snapshots.items() if name == title]
+        self.snapshots.setdefault(found[0] if found else len(self.snapshots) + 1, title)
+        return found[0] if found else len(self.snapshots)
+
+    def download_snapshot(self, number: int, snapshot: int, to: Path) -> None:
+        if self.fail_after is not None:
+            raise StudioUnreachable(self.url, "the cable is cut")
+        to.write_text(json.dumps(sorted(self.tasks_by_id.values(), key=lambda task: -task["id"])))
+
+    def delete_snapshot(self, number: int, snapshot: int) -> None:
+        del self.snapshots[snapshot]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_studio() -> type[FakeStudio]:
+    """A Label Studio of one project, without a server."""
+    return FakeStudio
