@@ -1,7 +1,7 @@
 """What became of every task, annotation and region of the input: written, or dropped with a reason. The sums match."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -74,8 +74,19 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
+class Written(msgspec.Struct, frozen=True):
+    """What an export had to do: objects and bytes that were not in the store yet, tasks that it converted."""
+
+    objects: int
+    bytes: int
+    tasks: int
+
+
 class Report(msgspec.Struct, frozen=True):
-    """What an export made: ``version`` at ``url``; ``published`` is false where too much of the input failed."""
+    """What an export made: ``version`` at ``url``; ``published`` is false where too much of the input failed.
+
+    ``objects`` and ``bytes`` are those that the version is made of, ``written`` what of it is new.
+    """
 
     url: str
     version: str
@@ -83,52 +94,122 @@ class Report(msgspec.Struct, frozen=True):
     images: Mapping[str, int]
     classes: Mapping[str, int]
     accounts: Accounts
-    files: int
+    objects: int
     bytes: int
+    written: Written
     manifest_sha256: str
 
 
+Line = tuple[tuple[str, ...], int]
+"""What was counted and how often: ``(("dropped", "region", "no label"), 2)``."""
+Bill = tuple[Line, ...]
+"""What became of one task, each line once, sorted: equal bills are equal values, and the whole bill is their sum."""
+
+_KINDS: tuple[Kind, ...] = ("task", "annotation", "image", "region")
+
+
 class Ledger:
-    """Where an export writes down each thing as it meets it; ``accounts()`` is the bill at the end."""
+    """Where an export writes down what becomes of a task; ``settle()`` closes the task's bill and opens the next."""
 
     def __init__(self) -> None:
         self.input: Counter[Kind] = Counter()
         self.kept: Counter[Kind] = Counter()
-        self.dropped: dict[Kind, Counter[str]] = {kind: Counter() for kind in ("task", "annotation", "image", "region")}
+        self.dropped: dict[Kind, Counter[str]] = {kind: Counter() for kind in _KINDS}
         self.repaired: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self.other_results: Counter[str] = Counter()
         self.chosen_by: Counter[str] = Counter()
-        self.failed = 0
-        self.failed_tasks = 0
+        self.failed: Counter[str] = Counter()
 
     def drop(self, kind: Kind, reason: str, *, times: int = 1, failed: bool = False) -> None:
         """Count ``times`` things as dropped for ``reason``; ``failed``: they were wrong in themselves."""
         self.dropped[kind][reason] += times
         if failed:
-            self.failed += times
-            self.failed_tasks += times if kind != "region" else 0
+            self.failed["regions" if kind == "region" else "others"] += times
 
-    def accounts(self, formats: Mapping[str, FormatCount]) -> Accounts:
-        """The bill: frozen, sorted by name, so that the same input gives the same bytes."""
-        considered = self.input["region"] + self.failed_tasks
-        return Accounts(
-            tasks=self._count("task"),
-            annotations=self._count("annotation"),
-            images=self._count("image"),
-            regions=self._count("region"),
-            formats=dict(sorted(formats.items())),
-            repaired=_sorted(self.repaired),
-            notes=_sorted(self.notes),
-            other_results=_sorted(self.other_results),
-            chosen_by=_sorted(self.chosen_by),
-            failed=self.failed,
-            failed_share=self.failed / considered if considered else 0.0,
+    def settle(self) -> Counter[tuple[str, ...]]:
+        """What was counted since the last call; the counters start from zero again."""
+        found: Counter[tuple[str, ...]] = Counter()
+        for section, counter in self._sections():
+            if counter:
+                for name, number in counter.items():
+                    found[(*section, name)] += number
+                counter.clear()
+        return found
+
+    def _sections(self) -> Iterator[tuple[tuple[str, ...], Counter[Any]]]:
+        for section in ("input", "kept", "repaired", "notes", "other_results", "chosen_by", "failed"):
+            yield (section,), getattr(self, section)
+        for kind in _KINDS:
+            yield ("dropped", kind), self.dropped[kind]
+
+
+def bill_of(counted: Mapping[tuple[str, ...], int]) -> Bill:
+    """What was counted for a task as its bill."""
+    return tuple(sorted(line for line in counted.items() if line[1]))
+
+
+class Bills:
+    """The bills of tasks, equal ones kept once, each by a number; their sum is the bill of the export."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Bill, int] = {}
+        self._times: Counter[int] = Counter()
+
+    @property
+    def known(self) -> tuple[Bill, ...]:
+        """Every bill, in the order of the numbers."""
+        return tuple(self._numbers)
+
+    def add(self, bill: Bill) -> int:
+        """Count a task with this bill; gives the bill's number."""
+        number = self._numbers.setdefault(bill, len(self._numbers))
+        self._times[number] += 1
+        return number
+
+    def total(self) -> Counter[tuple[str, ...]]:
+        """All lines of all tasks, added up."""
+        total: Counter[tuple[str, ...]] = Counter()
+        for bill, number in self._numbers.items():
+            times = self._times[number]
+            for name, count in bill:
+                total[name] += count * times
+        return total
+
+
+def accounts_of(total: Mapping[tuple[str, ...], int], formats: Iterable[str]) -> Accounts:
+    """The bill of an export: frozen, sorted by name, so that the same input gives the same bytes."""
+
+    def section(*path: str) -> dict[str, int]:
+        found = {name[-1]: number for name, number in total.items() if name[:-1] == path and number}
+        return dict(sorted(found.items()))
+
+    def count(kind: Kind) -> Count:
+        return Count(
+            input=section("input").get(kind, 0), kept=section("kept").get(kind, 0), dropped=section("dropped", kind)
         )
 
-    def _count(self, kind: Kind) -> Count:
-        return Count(input=self.input[kind], kept=self.kept[kind], dropped=_sorted(self.dropped[kind]))
-
-
-def _sorted(counter: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: number for name, number in sorted(counter.items()) if number}
+    failed = section("failed")
+    tasks, annotations, images, regions = (count(kind) for kind in _KINDS)
+    considered = regions.input + failed.get("others", 0)
+    return Accounts(
+        tasks=tasks,
+        annotations=annotations,
+        images=images,
+        regions=regions,
+        formats={
+            name: FormatCount(
+                regions=section("format", name).get("regions", 0),
+                objects=section("format", name).get("objects", 0),
+                dropped=section("format", name, "dropped"),
+                converted=section("format", name, "converted"),
+            )
+            for name in sorted(formats)
+        },
+        repaired=section("repaired"),
+        notes=section("notes"),
+        other_results=section("other_results"),
+        chosen_by=section("chosen_by"),
+        failed=sum(failed.values()),
+        failed_share=sum(failed.values()) / considered if considered else 0.0,
+    )

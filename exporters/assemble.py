@@ -1,6 +1,6 @@
 """From one task to the items of the data set: whose annotation, which image, which shape, which class; losses noted."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -9,6 +9,7 @@ from exporters.choose import TOGETHER, Choice, Policy, choose, is_disputed
 from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
+from exporters.index import NameKeys
 from exporters.keypoints import is_hidden
 from exporters.names import Names, public_url
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
@@ -45,28 +46,68 @@ class Rules(msgspec.Struct, frozen=True):
     crowd: Crowd | None = None
 
 
-class Assembler:
-    """Turns tasks into items, and writes each loss down: in the ledger's sums and, one by one, to ``lose``."""
+class Assembled(msgspec.Struct, frozen=True):
+    """What became of a task.
 
-    def __init__(
-        self, rules: Rules, *, classes: ClassMap, sizes: Sizes, ledger: Ledger, lose: Callable[[Loss], None]
-    ) -> None:
+    Attributes:
+        key: Its number, or its place in the source, negative, where it has none of its own.
+        items: Its images with their objects.
+        stays: Whether all of it follows from the task's own text: no other task decided about its number or names.
+        names: The keys of its images' names.
+        losses: What of it is not in the data set.
+    """
+
+    key: int
+    items: tuple[Item, ...]
+    stays: bool
+    names: tuple[NameKeys, ...]
+    losses: tuple[Loss, ...]
+
+
+class _Made:
+    """What becomes of the task under way."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+        self.stays = False
+        self.names: list[NameKeys] = []
+        self.losses: list[Loss] = []
+
+
+class Assembler:
+    """Turns tasks into items. Each loss is written down: in the ledger's sums and, one by one, with the task."""
+
+    def __init__(self, rules: Rules, *, classes: ClassMap, sizes: Sizes, ledger: Ledger) -> None:
         self._rules = rules
         self._classes = classes
         self._sizes = sizes
         self._ledger = ledger
-        self._lose = lose
         self._names = Names()
         self._ids: set[int] = set()
         self._position = 0
+        self._made: _Made = _Made(0)
 
-    def items(self, task: Task | MalformedTask) -> Iterator[Item]:
+    def assemble(self, task: Task | MalformedTask) -> Assembled:
         """The images of a task with their objects; none where the task is not in the data set."""
         self._position += 1
+        self._made = _Made(-self._position)
+        items = tuple(self._items(task))
+        made = self._made
+        return Assembled(made.key, items, made.stays, tuple(made.names), tuple(made.losses))
+
+    def reserve(self, number: int, names: Sequence[NameKeys]) -> bool:
+        """Let a task pass that is in the data set as it is; False, and nothing taken, where its number or names are."""
+        if number in self._ids or not self._names.reserve(names):
+            return False
+        self._position += 1
+        self._ids.add(number)
+        return True
+
+    def _items(self, task: Task | MalformedTask) -> Iterator[Item]:
         self._ledger.input["task"] += 1
         if isinstance(task, MalformedTask):
             self._ledger.drop("task", "malformed", failed=True)
-            self._lose(Loss("task", "malformed", task=task.task, detail=f"{task.field}: {task.reason}"))
+            self._made.losses.append(Loss("task", "malformed", task=task.task, detail=f"{task.field}: {task.reason}"))
             return
         self._count(task)
         number = task.id if task.id and task.id > 0 else self._position
@@ -75,6 +116,8 @@ class Assembler:
             self._drop_task(task, "a task of this id came before" if known else "its id is too large", failed=True)
             return
         self._ids.add(number)
+        self._made.key = number
+        self._made.stays = task.id == number
         disputed = is_disputed(task)
         if disputed and self._rules.disputed == "out":
             self._drop_task(task, "disputed")
@@ -84,7 +127,7 @@ class Assembler:
             self._drop_annotation(task, annotation, reason)
         if not choice.chosen:
             self._ledger.drop("task", choice.reason)
-            self._lose(Loss("task", choice.reason, task=task.id))
+            self._made.losses.append(Loss("task", choice.reason, task=task.id))
             return
         yield from self._chosen(
             task, number, choice, split=APART if disputed and self._rules.disputed == "apart" else ""
@@ -99,7 +142,7 @@ class Assembler:
         if not placed:
             reason = "no image in its data" if not images else "no image with a known size"
             self._ledger.drop("task", reason, failed=True)
-            self._lose(Loss("task", reason, task=task.id))
+            self._made.losses.append(Loss("task", reason, task=task.id))
             for annotation, reading in readings:
                 self._drop_read(task, annotation, reading, reason, failed=True)
             return
@@ -144,19 +187,20 @@ class Assembler:
             if isinstance(size, str):
                 reasons[image.slot] = "its image's size is not known"
                 self._ledger.drop("image", "its size is not known", failed=True)
-                self._lose(
+                self._made.losses.append(
                     Loss("image", "its size is not known", task=task.id, detail=f"{public_url(image.url)}: {size}")
                 )
                 continue
             identity = image_id(number, image.slot)
             url = public_url(image.url)
-            repeated = self._names.repeated
-            name = self._names.take(image.url, image_id=identity)
-            self._ledger.notes[SAME_IMAGE] += self._names.repeated - repeated
+            named = self._names.take(image.url, image_id=identity)
+            self._made.names.append(named.keys)
+            self._made.stays &= named.free
+            self._ledger.notes[SAME_IMAGE] += named.repeated
             self._ledger.kept["image"] += 1
             placed[image.slot] = Image(
                 id=identity,
-                file_name=name,
+                file_name=named.name,
                 width=size[0],
                 height=size[1],
                 split=split or self._rules.split.of(image.url),
@@ -240,7 +284,9 @@ class Assembler:
         for annotation, region, probability in found.outvoted:
             self._ledger.drop("region", OUTVOTED)
             detail = f"{probability:.2f} likely"
-            self._lose(Loss("region", OUTVOTED, task=task.id, annotation=annotation.id, region=region, detail=detail))
+            self._made.losses.append(
+                Loss("region", OUTVOTED, task=task.id, annotation=annotation.id, region=region, detail=detail)
+            )
         return Annotation(), found.reading
 
     def _read(self, task: Task, annotation: Annotation, images: Sequence[TaskImage] = ()) -> Reading:
@@ -261,11 +307,13 @@ class Assembler:
         self._ledger.input["annotation"] += len(task.annotations) + len(broken)
         for each in broken:
             self._ledger.drop("annotation", "malformed", failed=True)
-            self._lose(Loss("annotation", "malformed", task=task.id, detail=f"{each.field}: {each.reason}"))
+            self._made.losses.append(
+                Loss("annotation", "malformed", task=task.id, detail=f"{each.field}: {each.reason}")
+            )
 
     def _drop_task(self, task: Task, reason: str, *, failed: bool = False) -> None:
         self._ledger.drop("task", reason, failed=failed)
-        self._lose(Loss("task", reason, task=task.id))
+        self._made.losses.append(Loss("task", reason, task=task.id))
         for annotation in task.annotations:
             self._drop_read(task, annotation, self._read(task, annotation), reason, failed=failed)
 
@@ -281,11 +329,15 @@ class Assembler:
         self._ledger.drop("annotation", reason)
         if regions:
             self._ledger.drop("region", reason, times=regions, failed=failed)
-        self._lose(Loss("annotation", reason, task=task.id, annotation=annotation.id, detail=f"{regions} regions"))
+        self._made.losses.append(
+            Loss("annotation", reason, task=task.id, annotation=annotation.id, detail=f"{regions} regions")
+        )
 
     def _drop_region(self, task: Task, annotation: Annotation, region: str, reason: str, detail: str = "") -> None:
         self._ledger.drop("region", reason, failed=True)
-        self._lose(Loss("region", reason, task=task.id, annotation=annotation.id, region=region, detail=detail))
+        self._made.losses.append(
+            Loss("region", reason, task=task.id, annotation=annotation.id, region=region, detail=detail)
+        )
 
     def _others(self, reading: Reading) -> None:
         for result in (*reading.answers, *reading.relations, *reading.carried):

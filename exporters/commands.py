@@ -34,6 +34,7 @@ def export(
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
+    afresh: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
 ) -> int:
     """Write annotated tasks as COCO, Pascal VOC and YOLO into a new version of a data set, in a folder or in S3.
@@ -53,6 +54,7 @@ def export(
             published and the exit status is 1.
         fetch: read the header of an image whose size neither the regions nor the task tell.
         copy_images: copy the photos into the version too, so that a trainer can load it as it is.
+        afresh: convert every task again; else those that are in the published version just as they are now are not.
         json: where to write the report as JSON ("-": to the standard output).
 
     Returns:
@@ -72,6 +74,7 @@ def export(
             max_errors=max_errors,
             fetch=fetch,
             copy_images=copy_images,
+            afresh=afresh,
             progress=progress,
         )
     if json is not None:
@@ -134,7 +137,7 @@ def dataset_pull(
             media = opened.enter_context(closing(Media(settings, studio)))
             if studio is not None:
                 opened.callback(studio.close)
-        progress = opened.enter_context(_progress("files"))
+        progress = opened.enter_context(_progress("images"))
         pulled = pull(
             store,
             read_version(store, version),
@@ -182,7 +185,11 @@ def summary(report: Report) -> str:
         if numbers:
             lines.append(f"  {title}: {_counts(numbers)}")
     lines.append(f"  failed: {accounts.failed} ({accounts.failed_share:.1%})")
-    lines.append(f"  {report.files} files, {report.bytes:,} bytes; each loss is a line of dropped.jsonl")
+    lines.append(
+        f"  {report.objects} objects, {report.bytes:,} bytes; new: {report.written.objects} objects, "
+        f"{report.written.bytes:,} bytes, {report.written.tasks} tasks converted"
+    )
+    lines.append("  each loss is a line of dropped.jsonl, which `labelloop dataset pull` lays out")
     return "\n".join(lines)
 
 

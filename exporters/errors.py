@@ -64,7 +64,7 @@ class DatasetDamaged(ExportError):
     code = "dataset_damaged"
 
     def __init__(self, url: str, key: str, reason: str) -> None:
-        self.key = key
+        self.key, self.reason = key, reason
         super().__init__(f"{key} of {url}: {reason}.", fix="Pull another version (see `labelloop dataset list`).")
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 STEM_BYTES = 120
@@ -69,10 +71,21 @@ def safe_name(name: str) -> tuple[str, str]:
     return stem, extension
 
 
+class Named(NamedTuple):
+    """The name that an image got.
+
+    ``keys`` are those of its stem and of its source; ``free`` whether neither was taken, so that it has the name that
+    it has at its source, and no other image decided about it.
+    """
+
+    name: str
+    keys: tuple[int, int]
+    free: bool
+    repeated: bool
+
+
 class Names:
     """Gives each image a name that no other has, also where letter case, Unicode form or the extension are ignored.
-
-    ``renamed`` counts the names that had to differ from the source's, ``repeated`` the images whose source came before.
 
     The first image of a name keeps it, so a folder of photos fits the data set as it is. A later one of the same name
     gets a hash of its own source after it: the same one in every run. Label files take their name from the image's, so
@@ -80,35 +93,43 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._taken: set[bytes] = set()  # eight bytes for a name and for a source: 100,000 images cost some 12 MB
-        self.renamed = 0
-        self.repeated = 0
+        self._taken: set[int] = set()  # of a name and of a source eight bytes: 100,000 images cost some 14 MB
 
-    def take(self, url: str, *, image_id: int) -> str:
+    def take(self, url: str, *, image_id: int) -> Named:
         """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart."""
         stem, extension = safe_name(source_name(url))
         public = public_url(url)
-        self.repeated += not self._add(f"source:{public}")
-        if self._take(stem):
-            return stem + extension
-        self.renamed += 1
+        keys = _key("name:" + unicodedata.normalize("NFKC", stem.casefold())), _key(f"source:{public}")
+        repeated = not self._add(keys[1])
+        if self._add(keys[0]):
+            return Named(stem + extension, keys, not repeated, repeated)
         stem = f"{stem}-{_digest(public)}"
-        if self._take(stem):
-            return stem + extension
-        stem = f"{stem}-{image_id}"
-        while not self._take(stem):  # a name made to look like ours
-            stem = f"{stem}-x"
-        return stem + extension
+        if not self._take(stem):
+            stem = f"{stem}-{image_id}"
+            while not self._take(stem):  # a name made to look like ours
+                stem = f"{stem}-x"
+        return Named(stem + extension, keys, free=False, repeated=repeated)
+
+    def reserve(self, keys: Sequence[tuple[int, int]]) -> bool:
+        """Take names that were ``free`` before; False, and none is taken, where one is not any more."""
+        wanted = [key for pair in keys for key in pair]
+        if len(set(wanted)) < len(wanted) or not self._taken.isdisjoint(wanted):
+            return False
+        self._taken.update(wanted)
+        return True
 
     def _take(self, stem: str) -> bool:
-        return self._add("name:" + unicodedata.normalize("NFKC", stem.casefold()))
+        return self._add(_key("name:" + unicodedata.normalize("NFKC", stem.casefold())))
 
-    def _add(self, text: str) -> bool:
-        key = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    def _add(self, key: int) -> bool:
         if key in self._taken:
             return False
         self._taken.add(key)
         return True
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _digest(text: str) -> str:

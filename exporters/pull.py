@@ -1,22 +1,24 @@
 """A version laid out as plain folders that a trainer reads, checksums verified, photos fetched where it has none."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from exporters.dataset import Image
-from exporters.errors import BadOption, DatasetDamaged
+from exporters.errors import BadOption
+from exporters.folder import Folder, inside
 from exporters.formats import FORMATS
-from exporters.manifest import File, Manifest
+from exporters.formats.format import Record
+from exporters.manifest import DROPPED, IMAGES, PHOTOS, Manifest, Photo
+from exporters.tables import read_index, read_object, read_table
+from exporters.whole import job_of
 from labelloop.service.media import Media, MediaError
-from labelloop.service.store import NotThere, Store
+from labelloop.service.store import Store
 
-_CATALOGUE = "images.jsonl"
 _THREADS = 8
 _T = TypeVar("_T")
 
@@ -38,92 +40,119 @@ def pull(
     to: Path,
     formats: Iterable[str] = (),
     media: Media | None = None,
+    copies: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pulled:
     """Write the formats of a version under ``to``: in it where one is asked for, else each in its own folder.
 
     Photos come from the version where it holds copies, else from their source through ``media``; without ``media``
-    none are fetched.
+    none are fetched. Where several formats are asked for, a photo is one file with several names. ``images.jsonl`` (the
+    source of each image) and ``dropped.jsonl`` (what is not in the version, and why) lie beside the formats.
+
+    Args:
+        store: where the data set lives.
+        manifest: the version.
+        to: the folder.
+        formats: those wanted; all of the version by default.
+        media: reads photos from their source.
+        copies: whether the version's own copies of photos are laid out.
+        progress: told (images done, images in all), each format and the photos by themselves.
 
     Raises:
         BadOption: the version does not have the format.
-        DatasetDamaged: a file is missing or is not what the manifest says.
+        DatasetDamaged: an object is missing or is not what the manifest says.
     """
     wanted = tuple(formats) or manifest.formats
     if not set(wanted) <= set(manifest.formats):
         raise BadOption("--format", ",".join(wanted), "one or more of " + ", ".join(manifest.formats))
     folders = {name: to if len(wanted) == 1 else to / name for name in wanted}
-    files = [(folders[name], file) for file in manifest.files if (name := file.path.partition("/")[0]) in folders]
-    copies = {file.path: file for file in manifest.files if file.path.startswith("images/")}
+    index = read_index(store, manifest) if len(manifest.generations) > 1 else None
+    images = sum(manifest.splits.values())
     done = 0
 
-    def tell(count: int) -> None:
+    def tell(count: int = 1) -> None:
         nonlocal done
         done += count
         if progress:
-            progress(done, len(files) + sum(manifest.splits.values()))
+            progress(done, images * (len(wanted) + 1))
 
-    def fetch_file(entry: tuple[Path, File]) -> None:
-        folder, file = entry
-        _write(_inside(folder, file.path.partition("/")[2]), _read(store, manifest, file))
+    def told(records: Iterator[Record]) -> Iterator[Record]:
+        for record in records:
+            yield record
+            tell()
 
-    photos, missing = 0, []
-    catalogue = next((file for file in manifest.files if file.path == _CATALOGUE), None)
+    files = 0
+    for name, root in folders.items():
+        folder = Folder(root)
+        FORMATS[name](job_of(manifest)).lay(told(read_table(store, manifest, name, index=index)), folder)
+        files += folder.files
 
-    def fetch_photo(image: Image) -> str | None:
-        copy = copies.get(f"images/{image.split}/{image.file_name}")
+    to.mkdir(parents=True, exist_ok=True)
+    for name in (IMAGES, DROPPED):
+        with (to / f"{name}.jsonl").open("wb") as file:
+            file.writelines(bytes(record.body) + b"\n" for record in read_table(store, manifest, name, index=index))
+
+    def names_of(split: str, file_name: str) -> list[Path]:
+        return list(
+            dict.fromkeys(
+                inside(root, f"{FORMATS[name].image_folder.format(split=split)}/{file_name}")
+                for name, root in folders.items()
+            )
+        )
+
+    def lay_copy(each: tuple[str, Photo]) -> None:
+        split, photo = each
+        _write(names_of(split, photo.file_name), read_object(store, photo.sha256, photo.size))
+
+    def lay_photo(image: Image) -> str | None:
+        assert media is not None
         try:
-            if copy is not None:
-                data = _read(store, manifest, copy)
-            elif media is not None:
-                data = media.path(image.url, task_id=image.task).read_bytes()
-            else:
-                return ""
+            data = media.path(image.url, task_id=image.task).read_bytes()
         except (MediaError, OSError) as error:
             return str(error)
-        for name, folder in folders.items():
-            place = FORMATS[name].image_folder.format(split=image.split)
-            _write(_inside(folder, f"{place}/{image.file_name}"), data)
+        _write(names_of(image.split, image.file_name), data)
         return None
 
+    photos, missing = 0, []
     with ThreadPoolExecutor(_THREADS) as threads:
-        for part in _batches(files, 256):
-            tell(sum(1 for _ in threads.map(fetch_file, part)))
-        if catalogue is not None and (copies or media is not None):
-            lines = _read(store, manifest, catalogue).splitlines()
-            for some in _batches([msgspec.json.decode(line, type=Image) for line in lines], 256):
-                for image, reason in zip(some, threads.map(fetch_photo, some), strict=True):
+        copied = set()
+        for part in _batches(_photos(store, manifest) if copies else iter(()), 256):
+            photos += sum(1 for _ in threads.map(lay_copy, part))
+            copied |= {photo.file_name for _, photo in part}
+            tell(len(part))
+        if media is not None and len(copied) < images:
+            decode = msgspec.json.Decoder(Image).decode
+            catalogue = (decode(record.body) for record in read_table(store, manifest, IMAGES, index=index))
+            for some in _batches((image for image in catalogue if image.file_name not in copied), 256):
+                for image, reason in zip(some, threads.map(lay_photo, some), strict=True):
                     photos += reason is None
                     if reason:
                         missing.append((image.url, reason))
                 tell(len(some))
-    return Pulled(manifest.version, folders, len(files), photos, tuple(missing))
+    return Pulled(manifest.version, folders, files, photos, tuple(missing))
 
 
-def _read(store: Store, manifest: Manifest, file: File) -> bytes:
-    key = f"versions/{manifest.version}/{file.path}"
-    try:
-        data = store.get(key)
-    except NotThere as error:
-        raise DatasetDamaged(store.url, key, "the manifest lists it and it is not there") from error
-    if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise DatasetDamaged(store.url, key, "its bytes are not those that the manifest lists")
-    return data
+def _photos(store: Store, manifest: Manifest) -> Iterator[tuple[str, Photo]]:
+    decode = msgspec.json.Decoder(Photo).decode
+    for record in read_table(store, manifest, PHOTOS):
+        yield record.split, decode(record.body)
 
 
-def _inside(folder: Path, path: str) -> Path:
-    parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or path.startswith("/") or "\\" in path:
-        raise DatasetDamaged(str(folder), path, "the path leads out of the folder")
-    return folder.joinpath(*parts)
+def _write(places: list[Path], data: bytes) -> None:
+    """One file under each of the names, linked where the disk can."""
+    first, *others = places
+    first.parent.mkdir(parents=True, exist_ok=True)
+    first.unlink(missing_ok=True)  # a link of another pull keeps what it has
+    first.write_bytes(data)
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.unlink(missing_ok=True)
+        try:
+            other.hardlink_to(first)
+        except OSError:
+            other.write_bytes(data)
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def _batches(items: list[_T], size: int) -> Iterator[list[_T]]:
-    rest = iter(items)
-    while part := list(islice(rest, size)):
+def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
+    while part := list(islice(items, size)):
         yield part

@@ -1,20 +1,20 @@
 """FORMATS: the data set formats that can be written, one line each."""
 
 from exporters.errors import BadOption
-from exporters.formats.coco import CocoWriter
-from exporters.formats.voc import VocWriter
-from exporters.formats.writer import Writer
-from exporters.formats.yolo import YoloDetectWriter
-from exporters.formats.yolo_pose import YoloPoseWriter
-from exporters.formats.yolo_shapes import YoloObbWriter, YoloSegmentWriter
+from exporters.formats.coco import Coco
+from exporters.formats.format import Format
+from exporters.formats.voc import Voc
+from exporters.formats.yolo import YoloDetect
+from exporters.formats.yolo_pose import YoloPose
+from exporters.formats.yolo_shapes import YoloObb, YoloSegment
 
-FORMATS: dict[str, type[Writer]] = {
-    "coco": CocoWriter,
-    "voc": VocWriter,
-    "yolo-detect": YoloDetectWriter,
-    "yolo-segment": YoloSegmentWriter,
-    "yolo-obb": YoloObbWriter,
-    "yolo-pose": YoloPoseWriter,
+FORMATS: dict[str, type[Format]] = {
+    "coco": Coco,
+    "voc": Voc,
+    "yolo-detect": YoloDetect,
+    "yolo-segment": YoloSegment,
+    "yolo-obb": YoloObb,
+    "yolo-pose": YoloPose,
 }
 
 DEFAULT_FORMATS = ("coco", "voc", "yolo-detect")

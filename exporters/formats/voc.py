@@ -5,30 +5,33 @@ whole pixels counted from 1, the maximum included: the box of a whole W x H imag
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import ClassVar
 from xml.sax.saxutils import escape
 
+import msgspec
+
 from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.writer import NO_AREA, Job, shape_name
+from exporters.formats.format import NO_AREA, ItemFormat, Place, Record, shape_name
 from exporters.shapes import is_upright
 
 
-class VocWriter:
-    """Writes one XML an image, also for an image without objects. ``truncated`` marks what the image's edge cuts."""
+class VocPage(msgspec.Struct, frozen=True, gc=False):
+    """A record: the XML of an image, and its stem, by which the lists name it."""
 
+    stem: str
+    xml: str
+
+
+class Voc(ItemFormat):
+    """Lays out one XML an image, also for an image without objects. ``truncated`` marks what the image's edge cuts."""
+
+    name: ClassVar[str] = "voc"
     image_folder: ClassVar[str] = "JPEGImages"
 
-    def __init__(self, job: Job) -> None:
-        self.converted: Counter[str] = Counter()
-        self._job = job
-        self._lists = {
-            name: (job.scratch / f"voc-{name}").open("w+", encoding="utf-8", newline="\n")
-            for name in dict.fromkeys(("train", "val", "trainval", "test", *job.splits))
-        }
-
-    def write(self, item: Item) -> Sequence[tuple[Object, str]]:
-        """Write an image and its objects; shapes without an area are given back."""
+    def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
+        """An image and its objects; shapes without an area are given back."""
         image = item.image
         lines, dropped = [], []
         for each in item.objects:
@@ -36,18 +39,23 @@ class VocWriter:
                 dropped.append((each, NO_AREA))
                 continue
             if not is_upright(each.geometry):
-                self.converted[f"{shape_name(each)} -> box"] += 1
+                converted[f"{shape_name(each)} -> box"] += 1
             lines.append(_object(each, each.box, image))
-        self._job.sink.write(f"Annotations/{image.stem}.xml", _page(image, lines).encode())
-        for name in (image.split, "trainval") if image.split in ("train", "val") else (image.split,):
-            self._lists[name].write(f"{image.stem}\n")
-        return dropped
+        return msgspec.json.encode(VocPage(image.stem, _page(image, lines))), dropped
 
-    def close(self) -> None:
-        """Write the lists of images, empty ones too: readers expect train, val, trainval and test."""
-        for name, file in self._lists.items():
-            file.close()
-            self._job.sink.write_file(f"ImageSets/Main/{name}.txt", self._job.scratch / f"voc-{name}")
+    def lay(self, records: Iterable[Record], place: Place) -> None:
+        """Write the pages and the lists of images, empty ones too: readers expect all four."""
+        decode = msgspec.json.Decoder(VocPage).decode
+        with ExitStack() as opened:
+            lists = {
+                name: opened.enter_context(place.open(f"ImageSets/Main/{name}.txt"))
+                for name in dict.fromkeys(("train", "val", "trainval", "test", *self.job.splits))
+            }
+            for record in records:
+                page = decode(record.body)
+                place.write(f"Annotations/{page.stem}.xml", page.xml.encode())
+                for name in (record.split, "trainval") if record.split in ("train", "val") else (record.split,):
+                    lists[name].write(f"{page.stem}\n".encode())
 
 
 def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

@@ -5,69 +5,72 @@ of an object is the one thing in which detect, segment, OBB and pose differ, so 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import ClassVar
 
 import msgspec
 
 from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.writer import NO_AREA, Job, shape_name
+from exporters.formats.format import NO_AREA, ItemFormat, Place, Record, shape_name
 from exporters.shapes import is_upright
 
 
-class YoloDetectWriter:
+class YoloPage(msgspec.Struct, frozen=True, gc=False):
+    """A record: the rows of an image, and the image's file name."""
+
+    file: str
+    rows: str
+
+
+class YoloDetect(ItemFormat):
     """YOLO detect: every shape is its box, ``class x_centre y_centre width height``.
 
-    Writes one text file an image, empty for an image without objects.
+    Lays out one text file an image, empty for an image without objects.
     """
 
-    image_folder: ClassVar[str] = "images/{split}"
     name: ClassVar[str] = "yolo-detect"
 
-    def __init__(self, job: Job) -> None:
-        self.converted: Counter[str] = Counter()
-        self._job = job
-        self._lists = {
-            split: (job.scratch / f"{self.name}-{split}").open("w+", encoding="utf-8", newline="\n")
-            for split in job.splits
-        }
-
-    def write(self, item: Item) -> Sequence[tuple[Object, str]]:
-        """Write an image's rows; what has none is given back."""
+    def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
+        """An image's rows; what has none is given back."""
         image = item.image
         rows, dropped = [], []
         for each in item.objects:
             if each.box is None:
                 dropped.append((each, NO_AREA))
                 continue
-            rows.append(f"{each.class_id - 1} {self._row(each, each.box, image)}\n")
-        self._save(image, rows)
-        return dropped
+            rows.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
+        return page(image, rows), dropped
 
-    def close(self) -> None:
-        """Write the lists of images and ``data.yaml``, whose class numbers are the class map's less one."""
-        for split, file in self._lists.items():
-            file.close()
-            self._job.sink.write_file(f"{split}.txt", self._job.scratch / f"{self.name}-{split}")
-        names = self._job.classes.names
-        lines = [f"{split}: images/{split}" for split in self._job.splits]
+    def lay(self, records: Iterable[Record], place: Place) -> None:
+        """Write the rows, the lists of images and ``data.yaml``, whose class numbers are the class map's less one."""
+        decode = msgspec.json.Decoder(YoloPage).decode
+        with ExitStack() as opened:
+            lists = {split: opened.enter_context(place.open(f"{split}.txt")) for split in self.job.splits}
+            for record in records:
+                each = decode(record.body)
+                place.write(f"labels/{record.split}/{each.file.rpartition('.')[0]}.txt", each.rows.encode())
+                lists[record.split].write(f"./images/{record.split}/{each.file}\n".encode())
+        names = self.job.classes
+        lines = [f"{split}: images/{split}" for split in self.job.splits]
         lines += [*self._sheet(), f"nc: {len(names)}", "names:"]
         # JSON strings are YAML strings, so that no label is taken for a number, a boolean or a comment.
         lines += [f"  {number}: {quoted(name)}" for number, name in enumerate(names)]
-        self._job.sink.write("data.yaml", ("\n".join(lines) + "\n").encode())
+        place.write("data.yaml", ("\n".join(lines) + "\n").encode())
 
-    def _save(self, image: Image, rows: Sequence[str]) -> None:
-        self._job.sink.write(f"labels/{image.split}/{image.stem}.txt", "".join(rows).encode())
-        self._lists[image.split].write(f"./images/{image.split}/{image.file_name}\n")
-
-    def _row(self, each: Object, box: Box, image: Image) -> str:
+    def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
-            self.converted[f"{shape_name(each)} -> box"] += 1
+            converted[f"{shape_name(each)} -> box"] += 1
         return shares(box, image.width, image.height)
 
     def _sheet(self) -> list[str]:
         """Lines of ``data.yaml`` that only this kind of data set has."""
         return []
+
+
+def page(image: Image, rows: Sequence[str]) -> bytes:
+    """The record of an image with these rows."""
+    return msgspec.json.encode(YoloPage(image.file_name, "".join(rows)))
 
 
 def shares(box: Box, width: int, height: int) -> str:

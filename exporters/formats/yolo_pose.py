@@ -4,13 +4,14 @@ Format: https://docs.ultralytics.com/datasets/pose/: ``class x y width height`` 
 key point of ``kpt_shape``, in shares of the image. Visibility as in COCO: 0 not drawn, 1 hidden, 2 seen.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
 from exporters.dataset import Box, Image, Item, Object
 from exporters.errors import BadOption
-from exporters.formats.writer import NO_AREA, Job, shape_name
-from exporters.formats.yolo import YoloDetectWriter, quoted, shares
+from exporters.formats.format import NO_AREA, Job, shape_name
+from exporters.formats.yolo import YoloDetect, page, quoted, shares
 from exporters.keypoints import ONLY_ONE, Placed
 from exporters.shapes import is_upright
 from labelloop.labeling.geometry import KeyPoint
@@ -18,7 +19,7 @@ from labelloop.labeling.geometry import KeyPoint
 WITHOUT = "object without key points -> all of them not drawn"
 
 
-class YoloPoseWriter(YoloDetectWriter):
+class YoloPose(YoloDetect):
     """Writes every object with as many key points as the label config has, so that rows have one length."""
 
     name: ClassVar[str] = "yolo-pose"
@@ -31,25 +32,24 @@ class YoloPoseWriter(YoloDetectWriter):
         super().__init__(job)
         self._skeleton = job.skeleton
 
-    def write(self, item: Item) -> Sequence[tuple[Object, str]]:
-        """Write an image's rows; key points of no object and other shapes without an area are given back."""
+    def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
+        """An image's rows; key points of no object and other shapes without an area are given back."""
         image = item.image
         joined = self._skeleton.join(item.objects)
-        self.converted[ONLY_ONE] += joined.given
+        converted[ONLY_ONE] += joined.given
         rows = [
-            f"{each.class_id - 1} {self._pose(each, each.box, image, joined.places[each.id])}\n"
+            f"{each.class_id - 1} {self._pose(each, each.box, image, joined.places[each.id], converted)}\n"
             for each in item.objects
             if each.box is not None
         ]
-        self._save(image, rows)
         lines = [each for each in item.objects if each.box is None and not isinstance(each.geometry, KeyPoint)]
-        return [*joined.refused, *((each, NO_AREA) for each in lines)]
+        return page(image, rows), [*joined.refused, *((each, NO_AREA) for each in lines)]
 
-    def _pose(self, each: Object, box: Box, image: Image, places: Sequence[Placed]) -> str:
+    def _pose(self, each: Object, box: Box, image: Image, places: Sequence[Placed], converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
-            self.converted[f"{shape_name(each)} -> box"] += 1
+            converted[f"{shape_name(each)} -> box"] += 1
         if not any(seen for *_, seen in places):
-            self.converted[WITHOUT] += 1
+            converted[WITHOUT] += 1
         points = (f"{x / image.width:.8f} {y / image.height:.8f} {seen}" for x, y, seen in places)
         return " ".join((shares(box, image.width, image.height), *points))
 
@@ -62,4 +62,4 @@ class YoloPoseWriter(YoloDetectWriter):
 
     def _names(self, names: Sequence[str]) -> str:
         listed = ", ".join(quoted(name) for name in names)
-        return ", ".join(f"{number}: [{listed}]" for number in range(len(self._job.classes.names)))
+        return ", ".join(f"{number}: [{listed}]" for number in range(len(self.job.classes)))

@@ -4,12 +4,13 @@ Formats: https://docs.ultralytics.com/datasets/segment/ (``class x1 y1 x2 y2 ...
 https://docs.ultralytics.com/datasets/obb/ (``class x1 y1 x2 y2 x3 y3 x4 y4``), in shares of the image.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar
 
 from exporters.dataset import Box, Image, Object
-from exporters.formats.writer import shape_name
-from exporters.formats.yolo import YoloDetectWriter
+from exporters.formats.format import shape_name
+from exporters.formats.yolo import YoloDetect
 from exporters.outlines import one_ring, turned_box
 from labelloop.labeling.geometry import Point, Rectangle
 
@@ -17,32 +18,32 @@ BRIDGED = "parts and holes joined by bridges"
 TOO_LARGE = "turned box larger than the image -> upright box"
 
 
-class YoloSegmentWriter(YoloDetectWriter):
+class YoloSegment(YoloDetect):
     """YOLO segment: every shape is one ring. Parts and holes are joined to it by bridges of no width."""
 
     name: ClassVar[str] = "yolo-segment"
 
-    def _row(self, each: Object, box: Box, image: Image) -> str:
+    def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         del box
         ring, parts, holes = one_ring(each, image.width, image.height)
         if (name := shape_name(each)) != "polygon":
-            self.converted[f"{name} -> polygon"] += 1
+            converted[f"{name} -> polygon"] += 1
         if parts > 1 or holes:
-            self.converted[BRIDGED] += 1
+            converted[BRIDGED] += 1
         return _points(ring, image)
 
 
-class YoloObbWriter(YoloDetectWriter):
+class YoloObb(YoloDetect):
     """YOLO OBB: every shape is its smallest box turned about; a rectangle is its own four corners."""
 
     name: ClassVar[str] = "yolo-obb"
 
-    def _row(self, each: Object, box: Box, image: Image) -> str:
+    def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = turned_box(each)
         if not isinstance(each.geometry, Rectangle):
-            self.converted[f"{shape_name(each)} -> smallest turned box"] += 1
+            converted[f"{shape_name(each)} -> smallest turned box"] += 1
         if not _accepted(corners, image):
-            self.converted[TOO_LARGE] += 1
+            converted[TOO_LARGE] += 1
             x_min, y_min, x_max, y_max = box
             corners = [(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]
         return _points(corners, image)

@@ -6,7 +6,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import msgspec
-from msgspec.structs import replace
 
 from exporters.pull import pull
 from exporters.validate.flaws import FLAWS, Problems
@@ -38,10 +37,9 @@ def dataset_validate(place: str, *, version: str = "latest", json: bool = False)
         return _say(place, validate(path), json=json)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
-        labels = replace(manifest, files=tuple(file for file in manifest.files if not file.path.startswith("images/")))
         with tempfile.TemporaryDirectory(prefix="labelloop-validate-") as folder:
             to = Path(folder) / manifest.formats[0] if len(manifest.formats) == 1 else Path(folder)
-            pull(store, labels, to=to)
+            pull(store, manifest, to=to, copies=False)
             validate(Path(folder), problems)
     return _say(f"{place} {manifest.version if manifest else version}", problems, json=json)
 

@@ -123,14 +123,9 @@ FLAWS: Mapping[str, Flaw] = {
     ),
     "voc-image-missing": Flaw("an image that is not in JPEGImages", "loading stops", "bring the image"),
     "version-file": Flaw(
-        "a file of the version that is missing, or whose size or SHA-256 is not the manifest's",
+        "an object of the version that is missing, or whose size or SHA-256 is not the manifest's",
         "training reads something else than was exported",
         "pull another version, or export again",
-    ),
-    "version-extra": Flaw(
-        "a file in the version's folder that its manifest does not list",
-        "plain tools may read it",
-        "delete it",
     ),
     "version-counts": Flaw(
         "numbers of the manifest that do not fit its files or each other", "the bill is wrong", "export again"

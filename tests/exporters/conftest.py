@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from pycocotools.coco import COCO
 
 from exporters.accounting import Report
 from exporters.export import export
+from exporters.manifest import object_key
+from exporters.pull import pull
+from exporters.versions import read_version
 from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
 from tests.exporters.fake_studio import fake_studio
 
 __all__ = ["fake_studio"]
@@ -93,20 +98,43 @@ class Build:
         return self.result("brushlabels", value, **{"original_width": width, "original_height": height} | fields)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exported:
     """A finished export and its files."""
 
     report: Report
     root: Path
 
-    @property
+    @cached_property
     def folder(self) -> Path:
-        return self.root / "versions" / self.report.version
+        """The version as it is pulled, each format in a folder of its own; `images` holds the copies of the photos."""
+        folder = self.root.with_name(f"{self.root.name}-{self.report.version}-pulled")
+        store = open_store(f"file://{self.root}", Settings(home=self.root.with_name("home"), label_studio_api_key=""))
+        version = read_version(store, self.report.version)
+        only = version.formats[0] if len(version.formats) == 1 else ""
+        pull(store, version, to=folder / only)
+        for name in version.formats:
+            if not (folder / "images").exists() and (folder / name / "images").exists():
+                (folder / "images").symlink_to(folder / name / "images")
+        for name in ("images.jsonl", "dropped.jsonl") if only else ():
+            (folder / only / name).rename(folder / name)
+        return folder
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.root / "versions" / self.report.version / "manifest.json"
 
     @property
     def manifest(self) -> dict:
-        return json.loads((self.folder / "manifest.json").read_bytes())
+        return json.loads(self.manifest_path.read_bytes())
+
+    def objects(self) -> list[Path]:
+        """The shards of the version in the store."""
+        names = read_version(
+            open_store(f"file://{self.root}", Settings(home=self.root.with_name("home"), label_studio_api_key="")),
+            self.report.version,
+        ).shards()
+        return [self.root / object_key(name) for name in names]
 
     @property
     def catalogue(self) -> list[dict]:
@@ -151,7 +179,7 @@ class Exported:
         return {
             str(path.relative_to(self.folder)): path.read_bytes()
             for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and path.name not in ("manifest.json", "reservation.json")
+            if path.is_file()
         }
 
 

@@ -62,7 +62,7 @@ def test_two_exporters_that_append_at_once_agree_or_the_second_is_told(store):
 
 
 def test_export_is_made_again_when_another_exporter_numbered_a_label_first(run, build, monkeypatch):
-    from exporters import export as module
+    from exporters import run as module
 
     once = module.load_classes
     calls = []

@@ -202,13 +202,9 @@ def test_any_label_survives_every_format(run, build, label):
 
 def test_only_the_formats_asked_for_are_written(run, build):
     out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], formats=("voc",))
-    assert {path.name for path in out.folder.iterdir()} == {
-        "voc",
-        "images.jsonl",
-        "dropped.jsonl",
-        "manifest.json",
-        "reservation.json",
-    }
+    assert {path.name for path in out.folder.iterdir()} == {"voc", "images.jsonl", "dropped.jsonl"}
+    assert out.manifest["formats"] == ["voc"]
+    assert set(out.manifest["generations"][0]["tables"]) == {"images", "voc"}
 
 
 def test_unknown_format_is_refused_by_name():

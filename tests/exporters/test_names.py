@@ -13,7 +13,7 @@ from exporters.splits import Split
 
 def names_of(urls):
     names = Names()
-    return [names.take(url, image_id=number) for number, url in enumerate(urls, start=1)]
+    return [names.take(url, image_id=number).name for number, url in enumerate(urls, start=1)]
 
 
 @pytest.mark.parametrize(

@@ -314,18 +314,21 @@ def test_pulled_format_has_no_fault_with_its_photos(ours, settings, tmp_path, na
     assert found.looked_at
 
 
-def spoil_bytes(folder):
-    path = folder / "voc/Annotations/1.xml"
-    path.write_bytes(path.read_bytes().replace(b"car", b"cat"))
+def voc_shard(ours):
+    (shard,) = ours.manifest["generations"][0]["tables"]["voc"]
+    return ours.root / "objects" / shard["sha256"][:2] / shard["sha256"]
+
+
+def spoil_bytes(ours):
+    voc_shard(ours).write_bytes(voc_shard(ours).read_bytes().replace(b"car", b"cat"))
 
 
 DAMAGES = {
     "a changed byte": (spoil_bytes, "version-file", "SHA-256"),
-    "a file gone": (lambda folder: (folder / "voc/Annotations/1.xml").unlink(), "version-file", "not there"),
-    "a file cut": (lambda folder: (folder / "voc/Annotations/1.xml").write_bytes(b"<"), "version-file", "bytes"),
-    "a file more": (lambda folder: (folder / "voc/Annotations/3.xml").touch(), "version-extra", ""),
+    "an object gone": (lambda ours: voc_shard(ours).unlink(), "version-file", "not there"),
+    "an object cut": (lambda ours: voc_shard(ours).write_bytes(b"<"), "version-file", "bytes"),
     "the manifest": (
-        lambda folder: (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes() + b" "),
+        lambda ours: ours.manifest_path.write_bytes(ours.manifest_path.read_bytes() + b" "),
         "version-manifest",
         "checksum",
     ),
@@ -336,7 +339,7 @@ DAMAGES = {
 @pytest.mark.parametrize("command", ["verify", "validate"])
 def test_damaged_version_ends_with_status_one(app, ours, capsys, damage, command):
     spoil, flaw, detail = DAMAGES[damage]
-    spoil(ours.folder)
+    spoil(ours)
     assert app([command, f"file://{ours.root}", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["counts"] == {flaw: 1}

@@ -12,6 +12,8 @@ import pytest
 
 from exporters import export as module
 from exporters.errors import DatasetDamaged, StoreBusy, VersionNotFound
+from exporters.manifest import object_key
+from exporters.validate import verify
 from exporters.versions import publish, read_head, read_version, version_name, version_number, versions
 from labelloop.service.store import StoreError, open_store
 
@@ -72,9 +74,7 @@ def test_export_that_dies_at_any_write_leaves_the_last_version_whole(
         whole = {manifest.version: manifest for manifest in versions(store)}
         assert read_head(store)[0].version == (first.report.version if outcomes[-1] == "died" else "v000002")
         for manifest in whole.values():
-            for file in manifest.files:
-                data = store.get(f"versions/{manifest.version}/{file.path}")
-                assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size, file.sha256)
+            assert verify(store, manifest.version)[1].kept == []
         after = run(tasks, to=place, formats=("coco", "yolo-detect"))
         assert read_version(store).version == after.report.version
         if outcomes[-1] == "published":
@@ -83,14 +83,16 @@ def test_export_that_dies_at_any_write_leaves_the_last_version_whole(
     assert outcomes[-1] == "published"
 
 
-def test_failed_export_takes_its_files_away(run, tasks, monkeypatch, tmp_path, settings):
+def test_failed_export_leaves_no_version(run, tasks, monkeypatch, tmp_path, settings):
     real = module.open_store
     error = StoreError("file:///x", "key", "no space left")
-    monkeypatch.setattr(module, "open_store", lambda url, s: FailingStore(real(url, s), 2, error))
-    with pytest.raises(StoreError, match="no space left"):
-        run(tasks)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_store", lambda url, s: FailingStore(real(url, s), 3, error))
+        with pytest.raises(StoreError, match="no space left"):
+            run(tasks)
     left = open_store(f"file://{tmp_path / 'set'}", settings).list()
-    assert list(left) == ["classes.json"]
+    assert {key.partition("/")[0] for key in left} == {"classes.json", "objects"}
+    assert run(tasks).report.version == "v000001"
 
 
 def test_exporters_at_once_all_end_well(build, tmp_path, settings):
@@ -112,9 +114,7 @@ def test_exporters_at_once_all_end_well(build, tmp_path, settings):
     for report in reports:
         manifest = read_version(store, report.version)
         assert manifest.accounts.tasks.input == report.accounts.tasks.input
-        for file in manifest.files:
-            data = store.get(f"versions/{report.version}/{file.path}")
-            assert hashlib.sha256(data).hexdigest() == file.sha256
+        assert verify(store, report.version)[1].kept == []
 
 
 def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
@@ -123,22 +123,20 @@ def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
     script.write_text(
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from exporters import export as module\n"
+        "from exporters import export as module, run\n"
         "from labelloop.service.settings import Settings\n"
-        "commit = module.NewVersion.commit\n"
-        "def killed(self, manifest):\n"
-        "    self.flush()\n"
+        "def killed(store, manifest):\n"
         "    os.kill(os.getpid(), 9)\n"
-        "module.NewVersion.commit = killed\n"
+        "run.commit = killed\n"
         f"module.export({str(tmp_path / 'export.json')!r}, settings=Settings(home={str(tmp_path / 'home')!r}),"
-        f" to='file://{tmp_path / 'set'}', fetch=False)\n"
+        f" to='file://{tmp_path / 'set'}', fetch=False, split='test=1')\n"
     )
     done = subprocess.run([sys.executable, script], env=os.environ | {"PYTHONPATH": str(Path.cwd())}, check=False)
     assert done.returncode == -9
     assert json.loads((first.root / "HEAD.json").read_bytes())["version"] == first.report.version
     assert not (first.root / "versions/v000002/manifest.json").exists()
-    assert (first.root / "versions/v000002/yolo-detect").exists()
-    assert run(tasks).report.version == "v000003"
+    assert len(list(first.root.glob("objects/*/*"))) > len(first.objects())
+    assert run([*tasks, tasks[0] | {"id": 99}]).report.version == "v000002"
 
 
 def test_same_input_gives_the_same_bytes(run, tasks):
@@ -146,7 +144,7 @@ def test_same_input_gives_the_same_bytes(run, tasks):
     first, second, elsewhere = run(tasks, **options), run(tasks, **options), run(tasks, to="other", **options)
     assert (first.report.version, second.report.version) == ("v000001", "v000002")
     assert first.files() == second.files() == elsewhere.files()
-    assert first.manifest["files"] == second.manifest["files"]
+    assert first.manifest["generations"] == second.manifest["generations"] == elsewhere.manifest["generations"]
     assert second.manifest["parent"] == "v000001"
 
 
@@ -162,13 +160,19 @@ def test_ids_stay_when_tasks_are_added_and_reordered(run, tasks, build):
     assert ids(first).items() <= ids(second).items()
 
 
-def test_manifest_lists_every_file_with_its_size_and_checksum(run, tasks):
+def test_manifest_lists_every_object_with_its_size_and_checksum(run, tasks):
     out = run(tasks)
-    listed = {file["path"]: (file["size"], file["sha256"]) for file in out.manifest["files"]}
-    assert listed == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in out.files().items()}
+    shards = [
+        shard
+        for generation in out.manifest["generations"]
+        for shard in [generation["index"], *(each for table in generation["tables"].values() for each in table)]
+    ]
+    listed = {object_key(each["sha256"]): (each["size"], each["sha256"]) for each in shards}
+    there = {str(path.relative_to(out.root)): path.read_bytes() for path in out.root.glob("objects/*/*")}
+    assert listed == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in there.items()}
     head = json.loads((out.root / "HEAD.json").read_bytes())
-    assert head["sha256"] == hashlib.sha256((out.folder / "manifest.json").read_bytes()).hexdigest()
-    assert out.report.files == len(listed)
+    assert head["sha256"] == hashlib.sha256(out.manifest_path.read_bytes()).hexdigest()
+    assert out.report.objects == len(listed)
     manifest = out.manifest
     assert manifest["source"] == {"kind": "file", "location": "export.json"}
     assert manifest["code"].startswith("labelloop ")
@@ -206,10 +210,10 @@ def test_version_that_is_not_there_or_damaged_is_said(run, tasks, tmp_path, sett
     out = run(tasks)
     with pytest.raises(VersionNotFound, match="v000009"):
         read_version(store, "v000009")
-    (out.folder / "manifest.json").write_bytes((out.folder / "manifest.json").read_bytes() + b" ")
+    out.manifest_path.write_bytes(out.manifest_path.read_bytes() + b" ")
     with pytest.raises(DatasetDamaged, match="checksum"):
         read_version(store)
-    (out.folder / "manifest.json").write_bytes(b'{"format": "other/9"}')
+    out.manifest_path.write_bytes(b'{"format": "other/9"}')
     with pytest.raises(DatasetDamaged):
         read_version(store, "v000001")
 

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from shapely import affinity
 
 from exporters.export import export
+from exporters.manifest import object_key
 from exporters.pull import pull
 from exporters.versions import read_head, read_version
 from labelloop.service.media import Media
@@ -153,11 +154,13 @@ def test_data_set_in_s3_is_read_back_with_the_right_pixels(bucket, s3, settings,
     head = json.loads((folder / "HEAD.json").read_bytes())
     manifest_bytes = (folder / head["manifest"]).read_bytes()
     assert hashlib.sha256(manifest_bytes).hexdigest() == head["sha256"]
-    version = folder / "versions" / head["version"]
-    for file in json.loads(manifest_bytes)["files"]:
-        data = (version / file["path"]).read_bytes()
-        assert (len(data), hashlib.sha256(data).hexdigest()) == (file["size"], file["sha256"])
+    for shard in read_version(open_store(f"s3://{bucket}/sets/cars", settings)).shards().values():
+        data = (folder / object_key(shard.sha256)).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.size, shard.sha256)
 
+    version = tmp_path / "pulled"
+    store = open_store(f"s3://{bucket}/sets/cars", settings)
+    assert pull(store, read_version(store), to=version).photos == len(BOXES)
     sheet = str(version / "coco/annotations/instances_train.json")
     truth = COCO(sheet)
     for kind in ("bbox", "segm"):
@@ -171,7 +174,7 @@ def test_data_set_in_s3_is_read_back_with_the_right_pixels(bucket, s3, settings,
         judge.summarize()
         assert judge.stats[0] == pytest.approx(1.0)
 
-    images = str(version / "images/train")
+    images = str(version / "coco/images/train")
     load = supervision.DetectionDataset
     same(found_by_supervision(load.from_coco(images, sheet)), 0.01)
     yolo = version / "yolo-detect"
@@ -180,7 +183,7 @@ def test_data_set_in_s3_is_read_back_with_the_right_pixels(bucket, s3, settings,
 
     for name in BOXES:
         original = s3.get_object(Bucket=bucket, Key=f"photos/{name}")["Body"].read()
-        assert (version / "images/train" / name).read_bytes() == original
+        assert (version / "coco/images/train" / name).read_bytes() == original
     assert truth.dataset["images"][0]["coco_url"] == f"s3://{bucket}/photos/first.jpg"
 
 
@@ -194,8 +197,8 @@ def test_exporters_at_once_in_s3_all_end_well(bucket, settings):
     assert sorted(report.version for report in reports) == ["v000001", "v000002", "v000003"]
     store = open_store(f"s3://{bucket}/many", settings)
     assert read_head(store)[0].version == "v000003"
-    bytes_of = [{file.path: file.sha256 for file in read_version(store, report.version).files} for report in reports]
-    assert bytes_of[0] == bytes_of[1] == bytes_of[2]
+    made_of = [set(read_version(store, report.version).shards()) for report in reports]
+    assert made_of[0] == made_of[1] == made_of[2]
     assert len({frozenset(report.classes.items()) for report in reports}) == 1
 
 

@@ -1,0 +1,125 @@
+"""What a format is: ``encode`` makes a record of each image at export, ``lay`` makes plain folders of records at pull.
+
+A record is one line of JSON that holds all that the format says of one image. Records go into the shards of a version,
+which later versions share: an image whose task did not change is never encoded again. So a record may depend on its
+image, its objects, the skeleton and the numbers of their classes, and on nothing else; what is one for the whole data
+set (lists of images, class names, the head of a large file) is written by ``lay``, when all of it is known.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import BinaryIO, ClassVar, Protocol
+
+import msgspec
+
+from exporters.block import Block
+from exporters.dataset import Item, Object
+from exporters.keypoints import Skeleton
+from exporters.shapes import is_upright
+
+NO_AREA = "a shape without an area has no box"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What every format is told, at export and at pull alike.
+
+    ``classes`` are the names of the classes in the order of their numbers, from 1. At export it is empty: labels that
+    the config does not know are still being met (``Object.class_id`` is final all the same). ``skeleton`` is ``None``
+    where the label config has no key points.
+    """
+
+    splits: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    skeleton: Skeleton | None = None
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """What a format said of an image of ``split``: ``body`` is JSON."""
+
+    split: str
+    body: msgspec.Raw
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """The records of a block, one for each of its images in their order, and what the format did to the objects.
+
+    ``refused`` are the objects that the format cannot hold: (place of the image, object, reason). ``converted`` counts,
+    for a place of an image, the objects that were turned into another kind of shape, by ``from -> to``.
+    """
+
+    records: Sequence[bytes]
+    refused: Sequence[tuple[int, Object, str]] = ()
+    converted: Sequence[tuple[int, str, int]] = ()
+
+
+class Place(Protocol):
+    """Where the files of a format are laid out. Paths are relative, with ``/``; a file is written once."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a small file."""
+
+    def open(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """A large file, to be written from its beginning to its end."""
+
+    def scratch(self) -> AbstractContextManager[BinaryIO]:
+        """An unnamed file for what must wait; it can be read again and is gone at the end."""
+
+
+class Format(Protocol):
+    """One format.
+
+    Attributes:
+        name: Its name in ``FORMATS``.
+        image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
+        whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
+    """
+
+    name: ClassVar[str]
+    image_folder: ClassVar[str]
+    whole: ClassVar[bool]
+
+    def __init__(self, job: Job) -> None: ...
+
+    def encode(self, block: Block) -> Encoded:
+        """A record of each image of a block, in the order of the block's images."""
+
+    def lay(self, records: Iterable[Record], place: Place) -> None:
+        """Lay the data set out as plain files: the records of all images, in the order of their tasks."""
+
+
+class ItemFormat:
+    """A format that encodes one image at a time: write ``item`` and ``lay``."""
+
+    name: ClassVar[str]
+    image_folder: ClassVar[str] = "images/{split}"
+    whole: ClassVar[bool] = False
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
+        """The record of an image, and the objects that the format cannot hold, with the reason.
+
+        Args:
+            item: the image with its objects.
+            converted: count here, by ``from -> to``, the objects that are turned into another kind of shape.
+        """
+        raise NotImplementedError
+
+    def encode(self, block: Block) -> Encoded:
+        """See `Format.encode`."""
+        records, refused, changed = [], [], []
+        for number, item in enumerate(block):
+            converted: Counter[str] = Counter()
+            record, not_held = self.item(item, converted)
+            records.append(record)
+            refused += [(number, each, reason) for each, reason in not_held]
+            changed += [(number, change, times) for change, times in converted.items() if times]
+        return Encoded(records, refused, changed)
+
+
+def shape_name(each: Object) -> str:
+    """The name of an object's shape in the bill of conversions."""
+    name = type(each.geometry).__name__.lower()
+    return "rotated rectangle" if name == "rectangle" and not is_upright(each.geometry) else name

@@ -1,0 +1,201 @@
+"""The tables of a version: records in content-addressed shards, written a generation at a time, read as one.
+
+A shard is lines of JSON: ``{"seq":12,"split":"train","record":{...}}``. ``seq`` is the row of the record's task in the
+index of its generation; a task may have several records in a table, or none. Lines are in the order of ``seq``.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from exporters.errors import DatasetDamaged
+from exporters.formats.format import Record
+from exporters.index import Index, Rows, read_page
+from exporters.manifest import Generation, Manifest, Shard, object_key
+from labelloop.service.store import NotThere, Store
+
+SHARD_BYTES = 4 << 20
+_AHEAD = 3
+_BATCH_BYTES = 16 << 20
+
+
+class Objects:
+    """Puts objects into the store under the name of their content; what is there already is not sent again.
+
+    Files wait until some are together: a folder then syncs its disk once.
+    """
+
+    def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
+        self._store = store
+        self._known = set(known)
+        self._waiting: list[tuple[str, Path]] = []
+        self._bytes = 0
+        self.written = self.written_bytes = 0
+
+    def put_file(self, path: Path, sha256: str) -> None:
+        """Put a file; it is gone when it was sent."""
+        size = path.stat().st_size
+        if sha256 in self._known:
+            path.unlink()
+            return
+        self._known.add(sha256)
+        self._waiting.append((object_key(sha256), path))
+        self._bytes += size
+        self.written, self.written_bytes = self.written + 1, self.written_bytes + size
+        if self._bytes >= _BATCH_BYTES:
+            self.flush()
+
+    def put(self, data: bytes) -> Shard:
+        """Put an object that is in memory; gives its shard, of no records."""
+        digest = hashlib.sha256(data).hexdigest()
+        if digest not in self._known:
+            self._known.add(digest)
+            self._store.put(object_key(digest), data, content_type="application/octet-stream")
+            self.written, self.written_bytes = self.written + 1, self.written_bytes + len(data)
+        return Shard(digest, len(data), 0)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        if waiting:
+            self._store.put_many(waiting)
+            for _, path in waiting:
+                path.unlink()
+
+
+class TableWriter:
+    """One table of a generation being written: lines go to a file, full files become shards."""
+
+    def __init__(self, name: str, scratch: Path, objects: Objects) -> None:
+        self._name, self._scratch, self._objects = name, scratch, objects
+        self._shards: list[Shard] = []
+        self._digest = hashlib.sha256()
+        self._size = self._records = 0
+        self._path = scratch / f"{name}-0"
+        self._file = self._path.open("wb")
+
+    def add(self, lines: Sequence[bytes]) -> None:
+        """Write lines, each with its line break."""
+        if not lines:
+            return
+        data = b"".join(lines)
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+        self._records += len(lines)
+        if self._size >= SHARD_BYTES:
+            self._roll()
+
+    def finish(self) -> tuple[Shard, ...]:
+        """The shards of the table."""
+        if self._size:
+            self._roll()
+        self.close()
+        return tuple(self._shards)
+
+    def close(self) -> None:
+        """Let go of the file; what was not sent is lost."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _roll(self) -> None:
+        self._file.close()
+        digest = self._digest.hexdigest()
+        self._shards.append(Shard(digest, self._size, self._records))
+        self._objects.put_file(self._path, digest)
+        self._digest = hashlib.sha256()
+        self._size = self._records = 0
+        self._path = self._scratch / f"{self._name}-{len(self._shards)}"
+        self._file = self._path.open("wb")
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A line of a shard."""
+
+    seq: int
+    split: str
+    record: msgspec.Raw
+
+
+def line(seq: int, split: str, record: bytes) -> bytes:
+    """A line of a shard; ``split`` is one of ``SPLITS`` or empty."""
+    return b'{"seq":%d,"split":"%b","record":%b}\n' % (seq, split.encode(), record)
+
+
+def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | None = None) -> Iterator[Record]:
+    """The records of a table that count, in the order of the version's tasks.
+
+    Args:
+        store: where the data set lives.
+        manifest: the version.
+        name: a format, or ``images``, ``dropped`` or ``photos``.
+        index: the version's index, where the caller has it.
+
+    Raises:
+        DatasetDamaged: a shard is missing or is not what its name says.
+    """
+    generations = manifest.generations
+    if len(generations) == 1:
+        for each in _lines(store, generations[0], name):
+            yield Record(each.split, each.record)
+        return
+    readers = [_lines(store, generation, name) for generation in generations]
+    heads = [next(reader, None) for reader in readers]
+    for generation, row in (read_index(store, manifest) if index is None else index).places():
+        head, reader = heads[generation], readers[generation]
+        while head is not None and head.seq < row:
+            head = next(reader, None)
+        while head is not None and head.seq == row:
+            yield Record(head.split, head.record)
+            head = next(reader, None)
+        heads[generation] = head
+
+
+def read_index(store: Store, manifest: Manifest) -> Index:
+    """The index of a version. Raises `DatasetDamaged`."""
+    return Index([_page(store, generation.index) for generation in manifest.generations])
+
+
+def read_object(store: Store, sha256: str, size: int) -> bytes:
+    """An object, compared with what it should be. Raises `DatasetDamaged`."""
+    return compare(store, object_key(sha256), sha256, size)
+
+
+def compare(store: Store, key: str, sha256: str, size: int) -> bytes:
+    """What lies under a key, where it is what the manifest says. Raises `DatasetDamaged`."""
+    try:
+        data = store.get(key)
+    except NotThere as error:
+        raise DatasetDamaged(store.url, key, "the manifest lists it and it is not there") from error
+    if len(data) != size:
+        raise DatasetDamaged(store.url, key, f"{len(data)} bytes, the manifest says {size}")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DatasetDamaged(store.url, key, "its SHA-256 is not the manifest's")
+    return data
+
+
+def _page(store: Store, shard: Shard) -> Rows:
+    try:
+        return read_page(read_object(store, shard.sha256, shard.size))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DatasetDamaged(store.url, object_key(shard.sha256), f"no index: {error}") from error
+
+
+def _lines(store: Store, generation: Generation, name: str) -> Iterator[Line]:
+    shards = generation.tables.get(name, ())
+    decode = msgspec.json.Decoder(Line).decode
+    with ThreadPoolExecutor(1 if len(shards) < 2 else _AHEAD) as threads:
+        coming = [threads.submit(read_object, store, each.sha256, each.size) for each in shards[:_AHEAD]]
+        for number, shard in enumerate(shards):
+            data = coming.pop(0).result()
+            if number + _AHEAD < len(shards):
+                after = shards[number + _AHEAD]
+                coming.append(threads.submit(read_object, store, after.sha256, after.size))
+            try:
+                for text in data.splitlines():
+                    yield decode(text)
+            except msgspec.DecodeError as error:
+                raise DatasetDamaged(store.url, object_key(shard.sha256), str(error)) from error
