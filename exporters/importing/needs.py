@@ -11,6 +11,10 @@ Progress = Callable[[int, int | None], None]
 """Called with (photos done, photos in all or None where it is not known)."""
 
 
+_ORDER = ("rectangle", "polygon", "mask")
+"""Of the controls in a new interface: the first one's tool is at hand when a task is opened."""
+
+
 class Needs(msgspec.Struct, frozen=True):
     """What must be there to hold a data set.
 
@@ -54,7 +58,7 @@ def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
     drawn = set().union(*shapes.values()) if shapes else set()
     labels.update(dict.fromkeys(sorted(drawn)))
     return Needs(
-        shapes={shape: tuple(name for name in labels if name in found) for shape, found in sorted(shapes.items())},
+        shapes={shape: tuple(name for name in labels if name in shapes[shape]) for shape in _ORDER if shape in shapes},
         labels=tuple(labels),
         joints=data.joints,
         hidden=hidden,

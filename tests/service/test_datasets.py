@@ -156,6 +156,16 @@ def test_a_broken_row_costs_itself_alone(read, tmp_path, task, row):
     assert len(photos["images/a.jpg"].drawn) == len(makers.YOLO[task]["a.jpg"])
 
 
+def test_classes_may_have_gaps_in_their_numbers(read, tmp_path):
+    makers.make_yolo(tmp_path, "detect")
+    (tmp_path / "data.yaml").write_text("names: {0: car, 2: person}")
+    (tmp_path / "labels/empty.txt").write_text("1 .5 .5 .1 .1\n")
+    photos, problems, data = read(tmp_path)
+    assert data.labels == ("car", "person")
+    assert [each.label for each in photos["images/a.jpg"].drawn] == ["car", "person"]
+    assert [problem.reason for problem in problems] == ["class 1 has no name"]
+
+
 def test_rows_of_a_model_say_how_sure_it_is(read, tmp_path):
     makers.make_yolo(tmp_path, "segment")
     (tmp_path / "labels/a.txt").write_text("0 .1 .1 .5 .2 .4 .9 0.75\n2 .5 .5 .2 .2 0.5\n")

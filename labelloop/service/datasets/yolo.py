@@ -21,6 +21,7 @@ from labelloop.service.datasets.shapes import box, outline
 SHEETS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _CLASS_LISTS = ("classes.txt", "names.txt", "obj.names", "labels/classes.txt")
 _NO_LABELS = {"classes.txt", "names.txt", "readme.txt", "train.txt", "val.txt", "test.txt", "labels.txt", "notes.txt"}
+_CLASSES = 10_000
 _AMBIGUOUS = "Say which with --format yolo-obb or --format yolo-segment."
 
 
@@ -69,8 +70,8 @@ def read_yolo(files: Files, photos: Photos, task: str = "", *, sheet: str = "") 
 
     used = set(labels.values())
     orphans = [name for name in files.names if _may_be_labels(name) and name not in used]
-    numbers = told.names or _numbered(files, labels)
-    return DataSet(f"yolo-{task}", read, numbers, told.joints if task == "pose" else ())
+    classes = tuple(name for name in told.names if name) or _numbered(files, labels)
+    return DataSet(f"yolo-{task}", read, classes, told.joints if task == "pose" else ())
 
 
 def detect(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Drawn:
@@ -147,7 +148,10 @@ def label_of(kind: float, names: Sequence[str]) -> str:
     """The name of a class by its number. Raises `Flawed` where there is none."""
     if kind < 0 or kind != int(kind) or (names and kind >= len(names)):
         raise Flawed(f"class {kind:g}: the classes are 0 to {len(names) - 1}")
-    return names[int(kind)] if names else f"class {int(kind)}"
+    name = names[int(kind)] if names else f"class {int(kind)}"
+    if not name:
+        raise Flawed(f"class {kind:g} has no name")
+    return name
 
 
 def _box(values: Sequence[float], width: int, height: int) -> Geometry:
@@ -180,8 +184,8 @@ def _told(files: Files, name: str) -> Sheet:
     except (yaml.YAMLError, ValueError) as error:
         raise DatasetError(f"{files.place}/{name}", f"it is no YAML ({error})") from None
     names = told.get("names") if isinstance(told, dict) else None
-    if isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str):
-        names = [names[number] for number in range(len(names))]
+    if isinstance(names, dict) and all(type(number) is int and 0 <= number < _CLASSES for number in names):
+        names = [names.get(number, "") for number in range(max(names, default=-1) + 1)]  # gaps: numbers of no class
     if not isinstance(names, list):
         raise DatasetError(f"{files.place}/{name}", "it names no classes", fix="Write `names:` with 0, 1, 2, ...")
     shape = told.get("kpt_shape")
@@ -248,5 +252,5 @@ def _numbered(files: Files, labels: Mapping[str, str]) -> tuple[str, ...]:
         for line in files.read(file).decode("utf-8-sig", errors="replace").splitlines():
             first = line.split(maxsplit=1)[:1]
             if first and first[0].isdecimal():
-                largest = max(largest, min(int(first[0]), 9999))
+                largest = max(largest, min(int(first[0]), _CLASSES - 1))
     return tuple(f"class {number}" for number in range(largest + 1))
