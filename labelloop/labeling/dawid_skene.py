@@ -12,8 +12,24 @@ Floats = NDArray[np.float64]
 
 _TINY = 1e-300
 _TOLERANCE = 1e-6
-# Pseudo-answers by which a rater of whom little is known is taken for an average one.
-POOLING = 2.0
+
+
+class Pooling(msgspec.Struct, frozen=True):
+    """What a rater of whom little is known is taken for.
+
+    A whole confusion matrix asks for more answers than most raters give; how often somebody is right is known sooner.
+
+    Attributes:
+        accuracy: Pseudo-answers by which a rater's accuracy is drawn to everybody's.
+        confusion: Pseudo-answers a class by which a rater's confusion matrix is drawn to one of that accuracy whose
+            errors are spread as everybody's.
+    """
+
+    accuracy: float = 6.0
+    confusion: float = 16.0
+
+
+POOLING = Pooling()
 
 
 class DawidSkene(msgspec.Struct, frozen=True):
@@ -40,7 +56,7 @@ def dawid_skene(
     answers: ArrayLike,
     *,
     classes: int | None = None,
-    pooling: float = 0.0,
+    pooling: Pooling | None = None,
     weights: ArrayLike | None = None,
     iterations: int = 100,
 ) -> DawidSkene:
@@ -51,8 +67,8 @@ def dawid_skene(
         raters: Rater of each answer, integers from 0.
         answers: The answer, integers from 0. A rater may answer an item several times.
         classes: How many classes there are; by default as many as answers name.
-        pooling: Pseudo-answers a rater and class by which confusion matrices are drawn to the average rater's; 0 is
-            the paper's maximum likelihood, which believes a rater of three answers to be perfect or hopeless.
+        pooling: How raters are drawn to the average one; None is the paper's maximum likelihood, which believes a
+            rater of three answers to be perfect or hopeless.
         weights: How much each answer counts in the raters' confusion and the classes' frequency; by default 1.
         iterations: Most rounds of EM; it ends earlier where nothing moves any more.
     """
@@ -108,7 +124,7 @@ class _Data(msgspec.Struct, frozen=True):
     shape: tuple[int, int, int]
 
 
-def _confusion(posterior: Floats, data: _Data, pooling: float) -> Floats:
+def _confusion(posterior: Floats, data: _Data, pooling: Pooling | None) -> Floats:
     """Equation 2.3: a rater's answers, spread over the classes that the items may be of."""
     _, m, k = data.shape
     counts: Floats = np.zeros((m, k, k))
@@ -116,15 +132,27 @@ def _confusion(posterior: Floats, data: _Data, pooling: float) -> Floats:
     for truth in range(k):
         np.add.at(counts[:, truth, :], (data.rater, data.answer), spread[:, truth])
     if pooling:
-        # The average rater, held a little to the diagonal, so that classes do not change names.
-        average = counts.sum(axis=0) + np.eye(k) + 1 / k
-        counts = counts + pooling * average / average.sum(axis=1, keepdims=True)
+        counts = counts + pooling.confusion * _typical(counts, pooling)
     total = counts.sum(axis=2, keepdims=True)
     found: Floats = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
     return found
 
 
-def _marginals(posterior: Floats, data: _Data, pooling: float) -> Floats:
+def _typical(counts: Floats, pooling: Pooling) -> Floats:
+    """(raters, classes, classes): confusion of somebody as often right as this rater, who errs as everybody does."""
+    k = counts.shape[1]
+    # Everybody's, held a little to the diagonal, so that classes do not change names.
+    everybody = counts.sum(axis=0) + np.eye(k) + 1 / k
+    common = float(np.trace(everybody) / everybody.sum())
+    right = np.trace(counts, axis1=1, axis2=2) + pooling.accuracy * common
+    accuracy = right / (counts.sum(axis=(1, 2)) + pooling.accuracy)
+    errors = everybody * (1 - np.eye(k))
+    errors /= np.maximum(errors.sum(axis=1, keepdims=True), _TINY)
+    found: Floats = accuracy[:, None, None] * np.eye(k) + (1 - accuracy)[:, None, None] * errors
+    return found
+
+
+def _marginals(posterior: Floats, data: _Data, pooling: Pooling | None) -> Floats:
     """Equation 2.4."""
     mass = np.zeros(data.shape[0])
     np.maximum.at(mass, data.item, data.weight)
