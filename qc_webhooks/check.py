@@ -12,7 +12,10 @@ import structlog
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import Task, read_task
 from labelloop.service.studio import Studio
-from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.agreement import Answers, Tolerance, read_answers
+from qc_webhooks.drawing import draw
+from qc_webhooks.fact_store import FactStore
+from qc_webhooks.facts import facts_of
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.overlay import Overlay, accepted_annotation, mark_of, overlays_of
 from qc_webhooks.policy import Policy, read_policy
@@ -52,6 +55,7 @@ class Checker:
     def __init__(self, studio: Studio, memory: MemoryStore, home: Path) -> None:
         self._studio = studio
         self._memory = memory
+        self._facts = FactStore(memory.engine)
         self._writer = Writer(studio, memory)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
@@ -100,6 +104,7 @@ class Checker:
         if found is None:
             self._writer.abandon(project, task)
             self._memory.forget(project, task)
+            self._facts.forget(project, task)
             return Checked(None)
         answers, situation, config = self._judged(project, found)
         situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
@@ -109,6 +114,7 @@ class Checker:
         self._writer.carry_out(project, found, actions)
         if not any(action.ground_truth is not None for action in actions):
             self._remember(project, found, situation, memory_after(situation, actions))
+            self._keep_facts(project, found, answers, situation, config)
         log.info(
             "task_checked",
             project=project,
@@ -165,6 +171,19 @@ class Checker:
             born=found.created_at,
             review=needs_review(situation),
         )
+
+    def _keep_facts(
+        self, project: int, found: Task, answers: Sequence[Answers], situation: Situation, config: LabelConfig
+    ) -> None:
+        """Keeps what the dashboard and the statistics tell of the task; the verdict stands whatever becomes of it."""
+        verdict, policy = situation.verdict, situation.policy
+        tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+        try:
+            facts = facts_of(found, answers, verdict, tolerance, config=config)
+            drawing = draw(answers, verdict, policy) if verdict.outcome == "disputed" else None
+            self._facts.keep(project, facts, drawing)
+        except Exception:  # a shape that cannot be drawn must not cost the task its verdict
+            log.exception("facts_failed", project=project, task=found.id)
 
     def _config(self, project: int) -> LabelConfig:
         kept = self._configs.get(project)

@@ -11,6 +11,7 @@ from labelloop.service.inbox import Event, Inbox
 from labelloop.service.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from qc_webhooks.board_keeper import BoardKeeper
 from qc_webhooks.check import Checker
 from qc_webhooks.events import PROJECT, TASK, overlay_hint
 from qc_webhooks.memory import MemoryStore
@@ -20,6 +21,8 @@ from qc_webhooks.tabs import ensure_tabs
 
 # "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
 TABS_EVERY_S = 60.0
+# How soon the dashboard's figures follow the verdicts, at the earliest.
+BOARD_EVERY_S = 15.0
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +68,11 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
             except LabelloopError as error:
                 log.warning("tabs_failed", project=connected.project, reason=str(error))
 
-    return [Periodic("qc.poll", settings.poll_seconds, reconciler.run), Periodic("qc.tabs", TABS_EVERY_S, tabs)]
+    return [
+        Periodic("qc.poll", settings.poll_seconds, reconciler.run),
+        Periodic("qc.tabs", TABS_EVERY_S, tabs),
+        Periodic("qc.board", BOARD_EVERY_S, BoardKeeper(engine, studio).run),
+    ]
 
 
 def recall_withheld(studio: Studio, memory: MemoryStore, inbox: Inbox, project: int) -> int:

@@ -12,6 +12,7 @@ item says little, so the interval is wider than that of a rate over known truths
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,20 +207,25 @@ def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, Re
     real: dict[int, list[float]] = defaultdict(list)
     objects: Counter[int] = Counter()
     expected: dict[int, float] = defaultdict(float)
+
+    @cache  # few people work on a project: the same of them have marked the same over and over
+    def probability(looked: tuple[int, ...], marked: tuple[int, ...]) -> float:
+        return presence.probability(Sighting(looked, marked))
+
     for task in tasks:
         for _, votes in task.clusters:
             marked = tuple(who for who, _ in votes)
-            probability = presence.probability(Sighting(task.looked, marked))
+            there = probability(task.looked, marked)
             for who in task.looked:
-                expected[who] += probability
+                expected[who] += there
                 others = tuple(other for other in marked if other != who)
                 if len(others) >= min(_WITNESSES, len(task.looked) - 1) > 0:
                     looked = tuple(other for other in task.looked if other != who)
-                    seen[who].append((presence.probability(Sighting(looked, others)), who in marked))
+                    seen[who].append((probability(looked, others), who in marked))
                 if who in marked:
                     objects[who] += 1
                     if len(task.looked) > 1:
-                        real[who].append(probability)
+                        real[who].append(there)
     return {
         who: RegionReliability(
             _recall(seen[who], presence),

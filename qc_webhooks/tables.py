@@ -62,3 +62,41 @@ ACTIONS = sa.Table(
     sa.Column("state", sa.Text),  # planned -> done | overtaken; done -> undone | left
     sa.Column("created_at", sa.Double),
 )
+
+# What is known of a task beside its verdict: who answered what, how long it took, and, of a dispute, its drawing. JSON
+# of `facts.Facts` and `drawing.Drawing`; `kinds` and `people` hold the types of conflicts and the annotators between
+# blanks, to be searched by.
+FACTS = sa.Table(
+    "qc_facts",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double),  # when the task was annotated last; 0: Label Studio does not say
+    sa.Column("kept_at", sa.Double),
+    sa.Column("kinds", sa.Text),
+    sa.Column("people", sa.Text),
+    sa.Column("facts", sa.Text),
+    sa.Column("drawing", sa.Text),
+)
+
+# What the dashboard shows of a project, counted by the worker: JSON of `board.Board`, and the arrays of `replay`.
+BOARDS = sa.Table(
+    "qc_boards",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("made_at", sa.Double),
+    sa.Column("took_s", sa.Double),
+    sa.Column("tasks", sa.Integer),
+    sa.Column("newest", sa.Double),  # the newest `kept_at` that is in it
+    sa.Column("board", sa.Text),
+    sa.Column("replay", sa.LargeBinary),
+)
+
+# Refused log-ins by client, so that every process counts the same ones.
+REFUSALS = sa.Table(
+    "dashboard_refusals",
+    metadata,
+    sa.Column("client", sa.Text, primary_key=True),
+    sa.Column("count", sa.Integer),
+    sa.Column("since", sa.Double),
+)

@@ -16,7 +16,7 @@ def share(hits: int, n: int, *, enough: int = ENOUGH) -> Estimate:
     """
     if n < enough:
         return Estimate.lacking(n, f"{n} of the {enough} that it takes")
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    low, high = beta.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], hits + 0.5, n - hits + 0.5).tolist()
+    low, high = (betaincinv(hits + 0.5, n - hits + 0.5, tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Estimate(hits / n, 0.0 if hits == 0 else float(low), 1.0 if hits == n else float(high), n)

@@ -60,13 +60,14 @@ def estimate(statistic: Statistic, ratings: Ratings, *, seed: int = 0, resamples
     value = statistic(ratings, None)
     if math.isnan(value):
         return Estimate.lacking(n, "all ratings are the same")
-    units = ratings.codes.shape[1]
+    # Units that were rated alike are one with a weight: to draw so many units out of all is to draw how often each kind
+    # comes (a multinomial draw), and of thousands of units there are seldom more than hundreds of kinds.
+    kinds, often = ratings.kinds
+    units = int(often.sum())
     rng = np.random.default_rng(seed)
-    times = max(_FEWEST, min(resamples, _WORK // max(ratings.codes.size, 1)))
-    found = []
-    for _ in range(times):
-        weights = np.bincount(rng.integers(units, size=units), minlength=units).astype(np.float64)
-        found.append(statistic(ratings, weights))
+    times = max(_FEWEST, min(resamples, _WORK // max(kinds.codes.size, 1)))
+    draws = rng.multinomial(units, often / units, size=times).astype(np.float64)
+    found = [statistic(kinds, weights) for weights in draws]
     known = np.array(found)[~np.isnan(found)]
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if known.size else (value, value)
     return Estimate(value, min(low, value), max(high, value), n)

@@ -1,0 +1,191 @@
+"""A dispute as it is drawn: every stance's outlines in shares of the image, and what is disputed about which."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import shapely
+
+from labelloop.labeling.consensus import Agreed, consensus
+from labelloop.labeling.geometry import Geometry, KeyPoint, Vector
+from labelloop.labeling.region import Region
+from qc_webhooks.agreement import Answers, Tolerance
+from qc_webhooks.card import Named, conflicts_of, stance_of
+from qc_webhooks.note import describe
+from qc_webhooks.policy import Policy
+from qc_webhooks.proposal import stances
+from qc_webhooks.verdict import Verdict
+
+CONSENSUS = "consensus"
+# An outline is drawn a few hundred pixels wide: what is finer than this share of the image nobody sees.
+_FINE = 0.002
+_MOST_RINGS = 40
+
+Points = tuple[tuple[float, float], ...]
+
+
+class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One region.
+
+    Attributes:
+        rings: Its outlines (holes too), each a ring of (x, y) in shares of the image; of a point the point alone.
+        open: Whether they are lines and enclose nothing.
+        label: Its labels in words.
+        photo: On which image of the task.
+        disputed: Places in the conflicts that are about it.
+    """
+
+    rings: tuple[Points, ...]
+    open: bool
+    label: str
+    photo: int
+    disputed: tuple[int, ...]
+
+
+class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What some annotators hold.
+
+    Attributes:
+        name: ``A``, ``B``, ... as on the overlays in Label Studio; ``consensus``.
+        annotators: Who.
+        outlines: What the one of them who is nearest to the others drew.
+        said: (control, answer) about the whole task.
+    """
+
+    name: str
+    annotators: tuple[int, ...]
+    outlines: tuple[Outline, ...]
+    said: tuple[tuple[str, str], ...] = ()
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One conflict in words.
+
+    Attributes:
+        type: See ``Conflict``.
+        control: The control.
+        annotators: Who differs.
+        text: The sentence.
+        a: What one side says.
+        b: What the other says.
+        photo: On which image.
+    """
+
+    type: str
+    control: str
+    annotators: tuple[int, ...]
+    text: str
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+    photo: int
+
+
+class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A dispute.
+
+    Attributes:
+        conflicts: What is disputed.
+        views: The stances, the largest group first, and last what they say together.
+        sizes: (width, height) of each image as far as it is known.
+    """
+
+    conflicts: tuple[Said, ...]
+    views: tuple[View, ...]
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def photo(self) -> int:
+        """The image with the most conflicts."""
+        places = [said.photo for said in self.conflicts]
+        return max(sorted(set(places)), key=places.count, default=0)
+
+
+def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawing:
+    """The drawing of a dispute.
+
+    Args:
+        answers: One entry an annotator.
+        verdict: What was found.
+        policy: The project's policy.
+    """
+    together = consensus([stance_of(each) for each in answers])
+    named = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
+    regions = {answer.annotator: _regions(answer) for answer in answers}
+    views = [
+        View(
+            chr(ord("A") + place % 26),
+            tuple(answer.annotator for answer in group),
+            tuple(
+                _outline(region, _disputed(named, group[0].annotator, region)) for region in regions[group[0].annotator]
+            ),
+            _said(group[0]),
+        )
+        for place, group in enumerate(stances(answers, verdict, policy))
+    ]
+    agreed = View(
+        CONSENSUS,
+        (),
+        tuple(_outline(each.region, _disputed_together(named, each)) for each in together.regions),
+        tuple((control, " + ".join(answer.chosen) or "no answer") for control, answer in together.choices.items()),
+    )
+    conflicts = tuple(
+        Said(
+            each.conflict.type,
+            each.conflict.control,
+            each.annotators,
+            describe(each.conflict),
+            each.conflict.a,
+            each.conflict.b,
+            each.conflict.item_index,
+        )
+        for each in named
+    )
+    return Drawing(conflicts, (*views, agreed), _sizes(region for held in regions.values() for region in held))
+
+
+def _regions(answer: Answers) -> tuple[Region, ...]:
+    return tuple(region for (_, kind), held in answer.controls.items() if kind == "regions" for region in held)
+
+
+def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, " + ".join(str(each) for each in held) or "no answer")
+        for (name, kind), held in answer.controls.items()
+        if kind != "regions"
+    )
+
+
+def _disputed(named: Sequence[Named], annotator: int, region: Region) -> tuple[int, ...]:
+    return tuple(
+        place
+        for place, each in enumerate(named)
+        if annotator in each.annotators and region.id and region.id in each.conflict.regions
+    )
+
+
+def _disputed_together(named: Sequence[Named], agreed: Agreed) -> tuple[int, ...]:
+    ids = {agreed.region.id, *(source.region for source in agreed.sources)}
+    return tuple(place for place, each in enumerate(named) if ids & set(each.conflict.regions))
+
+
+def _outline(region: Region, disputed: tuple[int, ...]) -> Outline:
+    rings, open_ = _rings(region.geometry)
+    width, height = max(region.width, 1), max(region.height, 1)
+    shares = tuple(tuple((round(x / width, 4), round(y / height, 4)) for x, y in ring) for ring in rings)
+    return Outline(shares, open_, " + ".join(region.labels), region.item_index, disputed)
+
+
+def _rings(shape: Geometry) -> tuple[list[list[tuple[float, float]]], bool]:
+    if isinstance(shape, KeyPoint):
+        return [[(shape.x, shape.y)]], True
+    if isinstance(shape, Vector) and shape.polygon().is_empty:
+        return [[(x, y) for x, y in line.coords] for line in shape.line().geoms], True
+    left, top, right, bottom = shape.bounds
+    area = shapely.simplify(shape.polygon(), _FINE * max(right - left, bottom - top), preserve_topology=True)
+    parts = sorted(shapely.get_parts(area), key=lambda part: -part.area)
+    rings = [ring for part in parts if part.geom_type == "Polygon" for ring in (part.exterior, *part.interiors)]
+    return [[(x, y) for x, y in ring.coords[:-1]] for ring in rings[:_MOST_RINGS]], False
+
+
+def _sizes(regions: Iterable[Region]) -> tuple[tuple[int, int], ...]:
+    found = {region.item_index: (region.width, region.height) for region in regions}
+    return tuple(found.get(place, (0, 0)) for place in range(max(found, default=-1) + 1))
