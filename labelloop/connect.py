@@ -12,6 +12,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.connect import connect as connect_ml_backend
+from ml_backend.learning.connect import connect as connect_learning
 from qc_webhooks.connect import connect as connect_qc
 
 Step = Callable[[Studio, int, Settings], Sequence[Change]]
@@ -58,7 +59,12 @@ def _quality_control(studio: Studio, project: int, settings: Settings) -> Sequen
     return connect_qc(studio, project, settings, open_database(settings))
 
 
-STEPS: Mapping[str, Step] = {"ml-backend": connect_ml_backend, "qc": _quality_control}
+def _learning(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:
+    del studio
+    return connect_learning(project, settings, open_database(settings))
+
+
+STEPS: Mapping[str, Step] = {"ml-backend": connect_ml_backend, "learning": _learning, "qc": _quality_control}
 
 
 def show(change: Change) -> None:

@@ -21,6 +21,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.web import SECRET_HEADER
+from ml_backend.learning.policy import read_learning_policy
 from ml_backend.smart import serves_smart_tools
 
 PROVISIONAL_TITLE = "labelloop"
@@ -109,7 +110,7 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]
     changes = [
         connection,
         _webhook(studio, project_id, settings),
-        _sampling(studio, project_id, str(row["title"])),
+        _sampling(studio, project_id, str(row["title"]), queue=read_learning_policy(settings.home, project_id).queue),
     ]
     others = [one for one in before if not same_address(one["url"], settings.ml_url)]
     first = min(others, key=lambda one: int(one["id"]), default=None)
@@ -279,15 +280,19 @@ def _webhook(studio: Studio, project_id: int, settings: Settings) -> Change:
     return Change(what, done=True)
 
 
-def _sampling(studio: Studio, project_id: int, version: str) -> Change:
-    """The label stream serves the most uncertain photos first, by the predictions of this version."""
-    wanted = {"sampling": SAMPLING, "show_collab_predictions": True, "model_version": version}
+def _sampling(studio: Studio, project_id: int, version: str, *, queue: bool) -> Change:
+    """The label stream serves what teaches most first, by the predictions of this version.
+
+    Where the project's learn.toml does not want that, the sampling that is set stays, and only the version is followed.
+    """
+    wanted = {"show_collab_predictions": True, "model_version": version, **({"sampling": SAMPLING} if queue else {})}
     project = studio.project(project_id)
     wrong = {name: value for name, value in wanted.items() if project.get(name) != value}
     if wrong:
         # Label Studio clears model_version when pre-labels are switched on or off, so both go together.
         studio.update_project(project_id, **wanted)
-    return Change(f"{SAMPLING} by the predictions of {version}", done=bool(wrong))
+    what = SAMPLING if queue else "Sampling as it is set, pre-labels"
+    return Change(f"{what} by the predictions of {version}", done=bool(wrong))
 
 
 def _basic_auth(settings: Settings) -> tuple[str, str] | None:

@@ -130,6 +130,20 @@ def roll_back_in(store: Store, project: str = EVERYWHERE) -> Place:
     return _change(store, project, back)
 
 
+def forget_in(store: Store, versions: frozenset[str], project: str = EVERYWHERE) -> Place:
+    """Takes versions out of what a place can go back to: they are about to be removed.
+
+    Returns:
+        The place as it is now.
+    """
+
+    def without(place: Place) -> Place:
+        before = tuple(version for version in place.before if version not in versions)
+        return Place(place.version, before, place.serial)
+
+    return _change(store, project, without)
+
+
 def _change(store: Store, project: str, change: Callable[[Place], Place]) -> Place:
     for left in reversed(range(TRIES)):
         pointer, etag = read_pointer(store)

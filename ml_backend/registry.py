@@ -178,6 +178,12 @@ class Registry:
         """One file of a version."""
         return self.store.get(f"{FOLDER}/{version}/{file}")
 
+    def remove(self, version: str) -> None:
+        """Removes a version. What is active must not be removed: workers that start later could not load it."""
+        keys = list(self.store.list(f"{FOLDER}/{version}/"))
+        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")):  # from the first on it is not there
+            self.store.delete(key)
+
     def refuse(self, version: str, reason: str) -> None:
         """Marks a version as one that could not be loaded; the first reason stays."""
         mark = {"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}

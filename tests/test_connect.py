@@ -44,8 +44,8 @@ BACKEND, HOOK, TAB = (
 )
 
 
-def test_both_programs_are_connected():
-    assert list(STEPS) == ["ml-backend", "qc"]
+def test_every_part_is_connected():
+    assert list(STEPS) == ["ml-backend", "learning", "qc"]
 
 
 def test_every_change_is_told_and_returned_in_order(settings):

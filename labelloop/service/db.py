@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 # Any fixed number does: it is the name of our lock among Postgres' advisory locks ("labelloo" in ASCII).
 MIGRATION_LOCK = 0x6C6162656C6C6F6F
 BUSY_TIMEOUT_S = 30.0
+# alembic keeps what it works on in module globals: two threads that migrate at once would write into one database.
+_ALEMBIC = threading.Lock()
 
 Clock = Callable[[sa.Connection], float]
 
@@ -110,7 +113,7 @@ def migrate(engine: sa.Engine) -> None:
     wanted = set(ScriptDirectory.from_config(config).get_heads())
     if _revisions(engine) == wanted:
         return
-    with _migration_lock(engine):
+    with _ALEMBIC, _migration_lock(engine):
         if _revisions(engine) == wanted:
             return
         with engine.begin() as connection:

@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     score_threshold: float = _option(0.3, "Lowest score of a pre-label, 0 to 1.", ge=0, le=1)
     inference_threads: int = _option(0, "Threads of one inference; 0 lets ONNX Runtime choose.", ge=0)
 
+    learn_cache_bytes: int = _option(
+        4096 * MIB, "Most bytes of photo features kept on disk by the worker that learns.", ge=0
+    )
+
     s3_endpoint_url: str = _option("", "Address of an S3-compatible server. Empty: AWS.")
     s3_region: str = _option("us-east-1", "Region of the bucket.")
     s3_access_key_id: str = _option("", "Access key. Empty: boto3's own chain of credentials.")

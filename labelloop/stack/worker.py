@@ -10,6 +10,7 @@ from labelloop.service.jobs import Jobs
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioUnreachable
+from ml_backend import jobs as ml
 from qc_webhooks import jobs as qc
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
@@ -30,8 +31,8 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
     jobs = Jobs(
         settings,
         Inbox.from_settings(settings, engine),
-        handlers=qc.handlers(settings, studio, engine),
-        periodics=qc.periodics(settings, studio, engine),
+        handlers={**qc.handlers(settings, studio, engine), **ml.handlers(settings, studio, engine)},
+        periodics=[*qc.periodics(settings, studio, engine), *ml.periodics(settings, studio, engine)],
     )
     jobs.run_worker(threads)
 

@@ -163,28 +163,66 @@ def test_what_does_not_fit_the_labels_is_logged_once_a_label_config(client, boxe
     assert sum("car" in line for line in said) == 1
 
 
+ANNOTATION = {"id": 7, "task": 3, "project": 5, "updated_at": "2026-01-01T00:00:00Z"}
 EVENTS = [
-    "ANNOTATION_CREATED",
-    "ANNOTATION_UPDATED",
-    "ANNOTATIONS_DELETED",
-    "TASKS_CREATED",
-    "PROJECT_UPDATED",
-    "START_TRAINING",
+    ({"action": "ANNOTATION_CREATED", "annotation": ANNOTATION}, 1),
+    ({"action": "ANNOTATION_UPDATED", "annotation": ANNOTATION}, 1),
+    ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 7}]}, 1),
+    ({"action": "ANNOTATION_CREATED"}, 1),  # a hook without payload
+    ({"action": "TASKS_CREATED", "tasks": [{"id": 3, "total_annotations": 1}]}, 2),
+    ({"action": "TASKS_DELETED", "tasks": [{"id": 3}]}, 1),
+    ({"action": "PROJECT_UPDATED"}, 0),
+    ({"action": "SOMETHING_NEW"}, 0),
 ]
 
 
-@pytest.mark.parametrize("action", EVENTS)
-def test_events_are_answered_at_once_and_honestly(action, client):
-    answer = client.post("/webhook", json={"action": action, "project": {"id": 5}})
+@pytest.mark.parametrize(("event", "rows"), EVENTS)
+def test_events_are_stored_for_the_worker_and_answered_at_once(event, rows, client):
+    answer = client.post("/webhook", json={**event, "project": {"id": 5}})
     assert answer.status_code == 200
+    assert (answer.json["events"], answer.json["new"]) == (rows, rows)
+    assert answer.json["status"] == ("ok" if rows else "ignored")
+    waiting = client.post("/job_status", json={"job": "learn-5"}).json
+    assert waiting["job_status"] == ("queued" if rows else "completed")
+
+
+def test_the_same_event_told_twice_is_stored_once(client):
+    event = {"action": "ANNOTATION_CREATED", "annotation": ANNOTATION, "project": {"id": 5}}
+    assert [client.post("/webhook", json=event).json["new"] for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"annotation": "x"}, {"annotation": {"id": "x"}}, {"project": {}}, {"project": "x"}]
+)
+def test_a_malformed_event_is_the_callers_error(broken, client):
+    event = {"action": "ANNOTATION_CREATED", "annotation": ANNOTATION, "project": {"id": 5}, **broken}
+    answer = client.post("/webhook", json=event)
+    assert answer.status_code == 400
+    assert answer.json["error"]["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("project", [{"id": 5}, 5, "5.1795467589"])
+def test_start_training_gives_a_job_whose_status_can_be_asked(project, client):
+    for path, body in (("/webhook", {"action": "START_TRAINING"}), ("/train", {"annotations": []})):
+        answer = client.post(path, json={**body, "project": project})
+        assert answer.json["job"] == "learn-5"
+        assert client.post("/job_status", json={"job": answer.json["job"]}).json["job_status"] == "queued"
+
+
+def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client_of, labelloop_model, photos, tmp_path):
+    policy = tmp_path / "home" / "ml_backend" / "5" / "learn.toml"
+    policy.parent.mkdir(parents=True)
+    policy.write_text("learn = false\n")
+    client = client_of(labelloop_model(), photos, loaded=False)
+    answer = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 5}})
     assert answer.json["status"] == "ignored"
-    assert answer.json["reason"]
+    assert "learn.toml" in answer.json["reason"]
     assert "job" not in answer.json
 
 
 def test_the_endpoints_that_label_studio_reserves_answer(client, boxes_config):
     assert client.post("/job_status", json={"job": "1"}).status_code == 410  # Label Studio reads it as "removed"
-    assert client.post("/train", json={"annotations": [], "project": PROJECT}).json["status"] == "ignored"
+    assert client.post("/train", json={"annotations": [], "project": PROJECT}).json["status"] == "ok"
     answer = client.post("/validate", json={"config": boxes_config})
     assert answer.json["matched"] == {"cat": "Cat", "person": "Person", "car": "Car"}
     assert client.post("/validate", json={"config": "<View"}).status_code == 400
@@ -232,17 +270,20 @@ def test_basic_auth_guards_everything_but_health(client_of, labelloop_model, pho
     client = client_of(labelloop_model(), photos, loaded=False, basic_auth_user="u", basic_auth_password="p")
     header = {"Authorization": "Basic " + base64.b64encode(b"u:p").decode()}
     assert client.get("/health").status_code == client.get("/health/").status_code == 200
-    for path, body in (("/setup", {**SETUP, "schema": boxes_config}), ("/webhook", {"action": "ANNOTATION_CREATED"})):
+    for path, body in (
+        ("/setup", {**SETUP, "schema": boxes_config}),
+        ("/webhook", {"action": "ANNOTATION_CREATED", "project": {"id": 5}}),
+    ):
         assert client.post(path, json=body).status_code == 401
         assert client.post(path, json=body, headers=header).status_code == 200
 
 
 def test_events_need_the_secret_but_start_training_cannot_carry_it(client_of, labelloop_model, photos):
     client = client_of(labelloop_model(), photos, loaded=False, webhook_secret="s3cret")
-    event = {"action": "ANNOTATION_CREATED"}
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 5}}
     assert client.post("/webhook", json=event).status_code == 403
     assert client.post("/webhook", json=event, headers={"X-Labelloop-Secret": "s3cret"}).status_code == 200
-    assert client.post("/webhook", json={"action": "START_TRAINING"}).status_code == 200
+    assert client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 5}}).status_code == 200
 
 
 def test_a_missing_model_is_said_by_setup_and_ready_while_health_answers(client_of, tmp_path, boxes_config):

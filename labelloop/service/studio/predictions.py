@@ -19,6 +19,10 @@ class PredictionCalls(StudioClient):
         body = {"task": task, "result": result, "score": score, "model_version": model_version}
         return dict(self.request("POST", "api/predictions/", json=body))
 
+    def update_prediction(self, prediction: int, **fields: Any) -> dict[str, Any]:
+        """Changes the given fields of a prediction, such as its score."""
+        return dict(self.request("PATCH", f"api/predictions/{prediction}/", json=fields))
+
     def delete_prediction(self, prediction: int) -> None:
         """Removes one prediction."""
         self.request("DELETE", f"api/predictions/{prediction}/")

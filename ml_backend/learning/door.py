@@ -1,0 +1,99 @@
+"""Owns the door of the web service to learning: events go into the inbox, and what came of them is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from labelloop.service.db import open_database
+from labelloop.service.inbox import Inbox
+from labelloop.service.jobs import Jobs
+from labelloop.service.settings import Settings
+from ml_backend.learning.events import LEARN, read_event
+from ml_backend.learning.lessons import Lessons
+from ml_backend.learning.policy import read_learning_policy
+from ml_backend.learning.runs import Run, Runs
+
+log = structlog.get_logger(__name__)
+
+
+class State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How learning of a project stands.
+
+    Attributes:
+        job_status: ``queued``, ``running``, ``completed``, or ``failed``.
+        phase: What is being done; `done` of `total` where that can be counted.
+        waiting: Events that wait.
+        last: The last run.
+    """
+
+    job_status: str
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    waiting: int = 0
+    last: Run | None = None
+
+
+class Door:
+    """Stores events; the database is opened when first needed. Safe to use from many threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens nothing."""
+        self._settings = settings
+        self._opening = threading.Lock()
+        self._opened: Jobs | None = None
+
+    def open(self) -> None:
+        """Opens the database now, so that the first event need not wait for it. A failure is told by that event."""
+        try:
+            self._jobs()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the first event will say it to somebody
+            log.warning("database_not_opened", reason=str(error))
+
+    def warm(self) -> None:
+        """Opens the database in the background."""
+        if self._opened is None:
+            threading.Thread(target=self.open, name="open-database", daemon=True).start()
+
+    def tell(self, body: Mapping[str, Any]) -> tuple[int, int]:
+        """Stores what a webhook body asks for: (rows that it makes, those that were new). Milliseconds.
+
+        Raises:
+            BadRequest: It is malformed.
+            DatabaseError: The database cannot be opened.
+        """
+        hints = read_event(body)
+        new = [self._jobs().submit(one.topic, str(one.project), one.key, one.payload) for one in hints]
+        return len(new), sum(new)
+
+    def state(self, project: int) -> State:
+        """How learning of a project stands."""
+        engine = self._jobs().inbox.engine
+        return state_of(project, Lessons(engine), Runs(engine), self._jobs().inbox)
+
+    def learns(self, project: int) -> bool:
+        """Whether the project's policy has it learn."""
+        return read_learning_policy(self._settings.home, project).learn
+
+    def _jobs(self) -> Jobs:
+        with self._opening:
+            if self._opened is None:
+                self._opened = Jobs(self._settings, Inbox.from_settings(self._settings, open_database(self._settings)))
+            return self._opened
+
+
+def state_of(project: int, lessons: Lessons, runs: Runs, inbox: Inbox) -> State:
+    """How learning of a project stands, from what the worker notes."""
+    learner = lessons.project(project)
+    waiting = len(inbox.open_events(LEARN, str(project)))
+    last = next(iter(runs.last(project, 1)), None)
+    if learner is not None and learner.phase:
+        return State("running", learner.phase, learner.phase_done, learner.phase_total, waiting, last)
+    if waiting:
+        return State("queued", waiting=waiting, last=last)
+    return State("failed" if last is not None and last.verdict == "failed" else "completed", last=last)

@@ -1,0 +1,150 @@
+"""Owns examining versions on labelled photos: what each finds there, looked at once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.service.media import MediaError
+from ml_backend.backbone import Backbone, Sight
+from ml_backend.detections import Detections, suppress
+from ml_backend.detector import Detector
+from ml_backend.head import SUPPRESS_IOU, Head
+from ml_backend.judge import Truth
+from ml_backend.layouts import best_class
+from ml_backend.learning.album import Album, drawn_on
+from ml_backend.learning.bases import Bases
+from ml_backend.learning.gate import FLOOR, Exam
+from ml_backend.learning.teaching import Lesson
+from ml_backend.mapping import find_targets
+from ml_backend.predict import Photos
+from ml_backend.preprocess import prepare
+
+KEPT = 2000
+"""Answers that stay in memory: of a version on a photo."""
+
+HEADS = 8
+"""Heads that stay in memory, so that their versions answer without being opened."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    found: Detections
+    width: int
+    height: int
+
+
+class Examiner:
+    """Examines versions. Safe to use from many threads."""
+
+    def __init__(self, bases: Bases, album: Album, photos: Photos) -> None:
+        """Opens nothing yet."""
+        self._bases = bases
+        self._album = album
+        self._photos = photos
+        self._answers: OrderedDict[tuple[str, str], _Answer] = OrderedDict()
+        self._heads: OrderedDict[str, Head] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(self, version: str, head: Head) -> None:
+        """A version that was learned here: its head answers for it, and what another of that name said is forgotten."""
+        with self._lock:
+            self._heads[version] = head
+            for key in [key for key in self._answers if key[0] == version]:
+                del self._answers[key]
+            while len(self._heads) > HEADS:
+                self._heads.popitem(last=False)
+
+    def rename(self, version: str, to: str) -> None:
+        """A candidate became a version: what it said stays said."""
+        with self._lock:
+            self._heads[to] = self._heads.pop(version)
+            for key in [key for key in self._answers if key[0] == version]:
+                self._answers[to, key[1]] = self._answers.pop(key)
+
+    def examine(
+        self, version: str, lessons: Sequence[tuple[int, Lesson]], *, backbone: Backbone, base: str, config: LabelConfig
+    ) -> Exam:
+        """What a version finds on labelled photos. A photo that cannot be had is left out.
+
+        Args:
+            version: Of the store, or the base.
+            lessons: (task, photo with what was drawn on it).
+            backbone: Sees photos for the base and for what was learned on it.
+            base: The base's version.
+            config: Says which label a class of the version means.
+        """
+        head = self._heads.get(version)
+        names = backbone.names if version == base else head.names if head is not None else None
+        detector: Detector | None = None
+        if names is None:
+            detector = self._bases.detector(version)
+            names = detector.names.names
+        truths, found = [], []
+        for task, lesson in lessons:
+            key = version, hashlib.sha256(lesson.url.encode()).hexdigest()[:24]
+            try:
+                answer = self._answers.get(key) or self._look(task, lesson, head, detector, backbone)
+            except MediaError as error:
+                log.warning("photo_not_judged_by", task=task, reason=str(error))
+                continue
+            self._keep(key, answer)
+            truths.append(Truth(drawn_on(lesson, answer.width, answer.height), lesson.labels))
+            found.append(answer.found)
+        return Exam(truths, found, labels_of(config, names))
+
+    def _look(
+        self, task: int, lesson: Lesson, head: Head | None, detector: Detector | None, backbone: Backbone
+    ) -> _Answer:
+        if detector is not None:
+            spec = detector.spec
+            side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
+            photo = self._photos.photo(lesson.url, task_id=task, max_side=side)
+            [found] = detector.detect([prepare(photo.image, spec, size=(photo.width, photo.height))], floor=FLOOR)
+            return _Answer(found, photo.width, photo.height)
+        sight = self._album.sight(backbone, lesson.url, task=task)
+        found = head.detect(sight, floor=FLOOR) if head is not None else base_finds(sight, floor=FLOOR)
+        return _Answer(found, sight.fit.width, sight.fit.height)
+
+    def _keep(self, key: tuple[str, str], answer: _Answer) -> None:
+        with self._lock:
+            self._answers[key] = answer
+            self._answers.move_to_end(key)
+            while len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
+
+
+def base_finds(sight: Sight, *, floor: float) -> Detections:
+    """What the base itself finds on a photo that its backbone saw."""
+    scores = sight.scores * sight.objectness[:, None]
+    return sight.fit.to_photo(suppress(best_class(sight.boxes, scores, floor), iou=SUPPRESS_IOU))
+
+
+def labels_of(config: LabelConfig, names: Sequence[str]) -> tuple[str, ...]:
+    """The label that each class means in a project; empty where it means none."""
+    found: dict[int, str] = {}
+    for target in find_targets(config, names):
+        for index, label in target.labels.items():
+            found.setdefault(index, label)
+    return tuple(found.get(index, "") for index in range(len(names)))
+
+
+def known_classes(config: LabelConfig, names: Sequence[str], drawn: Sequence[str]) -> list[tuple[str, int]]:
+    """Classes of a base that a project uses and nobody drew yet: (name in the learned model, index in the base).
+
+    A class goes by its label, or by its own name where several classes mean one label.
+    """
+    labels = labels_of(config, names)
+    return [
+        (label if labels.count(label) == 1 else names[index], index)
+        for index, label in enumerate(labels)
+        if label and label not in drawn
+    ]

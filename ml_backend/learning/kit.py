@@ -1,0 +1,63 @@
+"""Owns `Kit`: what learning works with, made once a process and passed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import sqlalchemy as sa
+
+from labelloop.service.inbox import Inbox
+from labelloop.service.media import Media
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from ml_backend.learning.album import Album
+from ml_backend.learning.bases import Bases
+from ml_backend.learning.events import Hint
+from ml_backend.learning.exams import Examiner
+from ml_backend.learning.lessons import Lessons
+from ml_backend.learning.looks import LookStore
+from ml_backend.learning.reader import Reader
+from ml_backend.learning.runs import Runs
+from ml_backend.sights import Sights
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Everything that learning needs; safe to use from many threads."""
+
+    settings: Settings
+    studio: Studio
+    inbox: Inbox
+    media: Media
+    lessons: Lessons
+    looks: LookStore
+    runs: Runs
+    reader: Reader
+    bases: Bases
+    album: Album
+    examiner: Examiner
+
+    @classmethod
+    def of(cls, settings: Settings, studio: Studio, engine: sa.Engine) -> Self:
+        """On Label Studio and a migrated database; nothing is read and no model is opened."""
+        media, lessons, bases = Media(settings, studio), Lessons(engine), Bases(settings)
+        sights = Sights(settings.home / "ml_backend" / "sights", max_bytes=settings.learn_cache_bytes)
+        album = Album(media, sights)
+        return cls(
+            settings=settings,
+            studio=studio,
+            inbox=Inbox.from_settings(settings, engine),
+            media=media,
+            lessons=lessons,
+            looks=LookStore(engine),
+            runs=Runs(engine),
+            reader=Reader(studio, media, lessons),
+            bases=bases,
+            album=album,
+            examiner=Examiner(bases, album, media),
+        )
+
+    def tell(self, hint: Hint, *, delay_s: float = 0.0) -> bool:
+        """Puts a hint in the inbox, for a worker's sweep to find; False where it was there."""
+        return self.inbox.put(hint.topic, str(hint.project), hint.key, hint.payload, delay_s=delay_s)

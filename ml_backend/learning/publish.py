@@ -1,0 +1,81 @@
+"""Owns publishing: a fitted head becomes a version on the store, is activated, and old ones make room."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from labelloop.service.store import Store, StoreError
+from ml_backend.backbone import Backbone
+from ml_backend.check import Checked
+from ml_backend.head import Head
+from ml_backend.learned import write_learned
+from ml_backend.learning.bases import LEARNER, Served, is_learned
+from ml_backend.pointer import forget_in, read_pointer
+from ml_backend.registry import Manifest, Registry
+
+REFUSED_KEPT = 3
+"""Refused candidates of a project that stay, so that somebody may look at them."""
+
+log = structlog.get_logger(__name__)
+
+
+def store_candidate(
+    registry: Registry,
+    backbone: Backbone,
+    head: Head,
+    *,
+    served: Served,
+    project: int,
+    tasks: int,
+    metrics: Mapping[str, Any],
+) -> Manifest:
+    """Writes a head as a plain ONNX and puts it on the store; nothing is activated.
+
+    Args:
+        registry: Of the store.
+        backbone: What the head was fitted on.
+        head: The last layer.
+        served: What is served now, and its base.
+        project: The project that it was learned for.
+        tasks: Labelled tasks that it learned from: they are part of its name.
+        metrics: What it was measured to do.
+
+    Raises:
+        StoreError: The store does not take it.
+    """
+    told = {"learner": LEARNER, "base_pointer": served.pointer, "tasks": tasks, **metrics}
+    with tempfile.TemporaryDirectory(prefix="labelloop-learned-") as folder:
+        file = Path(folder) / f"learned-{tasks}.onnx"
+        write_learned(file, backbone, head)
+        found = Checked("", "labelloop", "it was learned here", head.names, "metadata")
+        return registry.add(
+            file, metrics=told, parent=served.version, project=str(project),
+            note=f"learned from {tasks} labelled tasks", found=found,
+        )  # fmt: skip
+
+
+def make_room(store: Store, registry: Registry, project: int, *, keep: int) -> list[str]:
+    """Removes the oldest learned versions of a project beyond `keep`, and refused candidates; never what is active.
+
+    Returns:
+        The versions that were removed.
+    """
+    mine = [one for one in registry.versions() if is_learned(one) and one.project == str(project)]
+    refused = [one for one in mine if one.metrics.get("verdict") == "refused"]
+    good = [one for one in mine if one.metrics.get("verdict") != "refused"]
+    active = read_pointer(store)[0].used()
+    surplus = [*good[: max(len(good) - keep, 0)], *refused[: max(len(refused) - REFUSED_KEPT, 0)]]
+    gone = [one.version for one in surplus if one.version not in active]
+    if gone:
+        forget_in(store, frozenset(gone), str(project))  # first: a rollback may not lead to what is not there
+        for version in gone:
+            with suppress(StoreError):
+                registry.remove(version)
+        log.info("old_versions_removed", project=project, versions=len(gone))
+    return gone

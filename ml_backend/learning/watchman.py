@@ -1,0 +1,87 @@
+"""Owns looking after projects now and then: what no webhook told, tasks without a place, pre-labels of old versions."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from labelloop.service.errors import LabelloopError
+from labelloop.service.studio import NotFound
+from ml_backend import activation
+from ml_backend.connect import same_address
+from ml_backend.learning.events import LEARN, queue_hint, sweep_hint, tasks_hint
+from ml_backend.learning.kit import Kit
+from ml_backend.learning.lessons import Learner
+from ml_backend.learning.policy import read_learning_policy
+
+SWEEP_S = 600.0
+"""Between two comparisons of every annotated task with its lesson."""
+
+OUTDATED_S = 3600.0
+"""Pre-labels of a version go so long after another took its place: Label Studio refuses a submit that names a
+prediction which is gone, and nobody has a task open for longer."""
+
+log = structlog.get_logger(__name__)
+
+
+class Watchman:
+    """Looks after every connected project."""
+
+    def __init__(self, kit: Kit) -> None:
+        """Asks nothing yet."""
+        self._kit = kit
+
+    def run(self) -> None:
+        """One round; a project that cannot be read does not keep the others waiting."""
+        for learner in self._kit.lessons.projects():
+            try:
+                self.poll(learner)
+            except NotFound:
+                log.info("project_gone", project=learner.project)
+                self._kit.lessons.disconnect(learner.project)
+                self._kit.looks.drop(learner.project)
+            except LabelloopError as error:
+                log.warning("learning_poll_failed", project=learner.project, reason=str(error))
+
+    def poll(self, learner: Learner) -> None:
+        """What changed since the last poll becomes an event; everything is compared now and then."""
+        project, kit = learner.project, self._kit
+        if not read_learning_policy(kit.settings.home, project).learn:
+            return
+        if kit.inbox.open_events(LEARN, str(project)):
+            return  # what it would find is about to be read
+        if changed := kit.reader.changed(project):
+            kit.tell(tasks_hint(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
+        if learner.swept_at is None:
+            kit.tell(sweep_hint(project, source="poll"))
+        elif time.time() - learner.swept_at > SWEEP_S:
+            if lost := kit.reader.lost(project):
+                kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
+            kit.lessons.note(project, swept_at=time.time())
+            self.mend(project)
+
+    def mend(self, project: int) -> None:
+        """Label Studio names what is served, and no longer keeps pre-labels that were outdated long ago."""
+        kit = self._kit
+        version = activation.served_version(kit.settings, kit.bases.registry.store, project)
+        rows = [row for row in kit.studio.ml_backends(project) if same_address(row["url"], kit.settings.ml_url)]
+        if rows and rows[0]["title"] != version:
+            activation.follow([(project, version)], kit.settings, kit.studio)
+            kit.tell(queue_hint(project, source="poll"))
+        self.prune(project, version)
+
+    def prune(self, project: int, version: str) -> int:
+        """Removes pre-labels of versions that were replaced long ago; returns how many."""
+        kit, removed = self._kit, 0
+        replaced = kit.runs.replaced(project)
+        for old, count in kit.studio.model_versions(project).items():
+            if old != version and old in replaced and time.time() - replaced[old] > OUTDATED_S:
+                kit.studio.delete_model_version(project, old)
+                removed += count
+        if removed and kit.studio.project(project).get("model_version") != version:
+            # Label Studio clears it whenever a version's predictions go, whichever version that is.
+            kit.studio.update_project(project, model_version=version)
+        if removed:
+            log.info("old_prelabels_removed", project=project, predictions=removed)
+        return removed
