@@ -1,5 +1,6 @@
 """The command line: which commands there are. The code of each is loaded when it is called."""
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from cyclopts import App
 GROUPS = {
     "ml": "The ML backend, which draws pre-labels.",
     "models": "Model files, and the versions that are served.",
-    "learn": "Learning from what annotators draw.",
+    "learn": "Learning from what annotators draw.",  # with a project: how it stands
     "qc": "Quality control, which measures agreement and routes disputes.",
     "inbox": "The durable inbox of events.",
     "dataset": "Data sets that were exported.",
@@ -64,6 +65,7 @@ COMMANDS: Sequence[Command] = (
     Command(
         "models inspect", "ml_backend.commands:models_inspect", "Say what a model file is, and what it sees on a photo."
     ),
+    Command("learn", "ml_backend.learning.commands:learn", "How learning of a project stands; how many labels are needed."),
     Command(
         "learn simulate",
         "ml_backend.learn_commands:learn_simulate",
@@ -100,6 +102,14 @@ def create_cli(words: Sequence[str] = ()) -> App:
     groups = {"": app}
     for command in COMMANDS:
         group, _, name = command.name.rpartition(" ")
+        if name in GROUPS:  # what a group does with no further word; cyclopts takes the function itself, not its name
+            asked = list(words[:1]) == [name]
+            groups[name] = App(name=name, help=None if asked else command.purpose, help_epilogue="")
+            app.command(groups[name])
+            if asked:
+                module, _, function = command.target.partition(":")
+                groups[name].default(getattr(importlib.import_module(module), function))
+            continue
         if group not in groups:
             groups[group] = App(name=group, help=GROUPS[group], help_epilogue="")
             app.command(groups[group])

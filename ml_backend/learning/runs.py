@@ -13,9 +13,16 @@ from ml_backend.learning.tables import RUNS
 
 VerdictName = Literal["published", "refused", "withdrawn", "failed"]
 
-PHASES = ("wait", "read", "photos", "fit", "judge", "publish", "follow")
-"""What `seconds` counts: from the first event until work begins; reading Label Studio; looking at photos; the fit with
-its cross-validation; the gate; writing, storing and activating the version; until Label Studio names it."""
+PHASES: Mapping[str, str] = {
+    "wait": "Waiting for the burst to end",
+    "read": "Reading Label Studio",
+    "photos": "Looking at photos",
+    "fit": "Fitting, with cross-validation",
+    "judge": "Judging the candidate",
+    "publish": "Publishing the version",
+    "follow": "Telling Label Studio",
+}
+"""The phases of a run, which `seconds` counts by name; `wait` is from the first event until work begins."""
 
 
 class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):

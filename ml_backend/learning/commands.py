@@ -1,0 +1,151 @@
+"""Owns `labelloop learn PROJECT`: how learning stands, a fit on demand, and watching it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from labelloop.service.db import open_database
+from labelloop.service.errors import LabelloopError
+from labelloop.service.inbox import Inbox
+from labelloop.service.logs import setup_logging
+from labelloop.service.settings import Settings
+from ml_backend import activation
+from ml_backend.learning.door import State, state_of
+from ml_backend.learning.events import now_hint
+from ml_backend.learning.lessons import Lessons
+from ml_backend.learning.policy import LearningPolicy, read_learning_policy
+from ml_backend.learning.runs import PHASES, Run, Runs
+
+LOOK_S = 0.25
+SHOWN = 10
+"""Runs in the table."""
+
+COLUMNS = ("when", "tasks", "boxes", "AP50", "before", "judged by", "verdict", "version", "s")
+
+STATES = {
+    "teaches": "learned from",
+    "held_out": "kept for judging",
+    "left_out": "left out: skipped, disputed or without a photo",
+}
+
+
+class NotConnected(LabelloopError):
+    """The project does not learn, for it was never connected."""
+
+    code = "not_connected_to_learning"
+    status = 404
+
+    def __init__(self, project: int) -> None:
+        super().__init__(
+            f"Project {project} is not connected, so nothing is learned from it.",
+            fix=f"Run `labelloop connect {project}` once.",
+        )
+        self.project = project
+
+
+def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
+    """Say how learning of a project stands: what it learned from, the last runs and their verdicts, what is served.
+
+    Learning itself is done by `labelloop worker` after every submit.
+
+    Args:
+        project: The project's number, as in its address: /projects/NUMBER/.
+        now: Have the worker fit now, whether anything changed or not; "Start training" in Label Studio does the same.
+        watch: Stay, and show each phase and each verdict as it comes, until Ctrl-C.
+    """
+    settings = Settings()
+    setup_logging(settings)
+    engine = open_database(settings)
+    lessons, runs, inbox = Lessons(engine), Runs(engine), Inbox.from_settings(settings, engine)
+    if lessons.project(project) is None:
+        raise NotConnected(project)
+    policy = read_learning_policy(settings.home, project)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    last = next(iter(runs.last(project, 1)), None)
+    if now:
+        hint = now_hint(project, source="command")
+        inbox.put(hint.topic, str(project), hint.key, hint.payload)
+        console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
+    else:
+        _stand(console, project, settings, policy, lessons)
+        console.print(_table(runs.last(project, SHOWN)))
+    if watch:
+        _watch(console, lambda: state_of(project, lessons, runs, inbox), lambda: runs.last(project, SHOWN), last)
+
+
+def _stand(console: Console, project: int, settings: Settings, policy: LearningPolicy, lessons: Lessons) -> None:
+    counts = lessons.counts(project)
+    console.print(f"Project {project} is served {activation.served_version(settings, project=project)}")
+    for state, words in STATES.items():
+        console.print(f"  {counts.get(state, 0):5} tasks {words}")
+    if not policy.learn:
+        console.print("  It does not learn: its learn.toml says so.")
+    elif counts.get("teaches", 0) < policy.first:
+        console.print(f"  It learns from {policy.first} labelled tasks on.")
+
+
+def _table(runs: Sequence[Run]) -> Table | str:
+    """The last runs, the newest last."""
+    if not runs:
+        return "Nothing was learned yet."
+    columns = (Column(name, no_wrap=True) for name in COLUMNS)
+    table = Table(*columns, box=None)
+    for run in reversed(runs):
+        table.add_row(
+            datetime.fromtimestamp(run.finished_at).astimezone().strftime("%m-%d %H:%M:%S"),
+            str(run.tasks),
+            str(run.boxes),
+            "-" if run.ap50 is None else f"{run.ap50:.3f}",
+            "-" if run.parent_ap50 is None else f"{run.parent_ap50:.3f}",
+            run.judged_by,
+            run.verdict,
+            run.version,
+            f"{run.finished_at - run.asked_at:.1f}",
+        )
+    return table
+
+
+def _watch(console: Console, state: Callable[[], State], newest: Callable[[], Sequence[Run]], last: Run | None) -> None:
+    """Lines for phases and verdicts, until Ctrl-C."""
+    seen, shown = last.id if last is not None else 0, ""
+    status = console.status("Waiting for a submit") if sys.stdout.isatty() else None
+    try:
+        if status is not None:
+            status.start()
+        while True:
+            line = _phase(state())
+            if status is not None:
+                status.update(line)
+            elif line != shown:
+                print(line, flush=True)
+            shown = line
+            for run in reversed(newest()):
+                if run.id > seen:
+                    seen = run.id
+                    console.print(_told(run), soft_wrap=True)
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        return
+    finally:
+        if status is not None:
+            status.stop()
+
+
+def _phase(state: State) -> str:
+    if state.job_status == "running":
+        counted = f" {state.done}/{state.total}" if state.total else ""
+        return f"{PHASES.get(state.phase, state.phase)}{counted}"
+    if state.job_status == "queued":
+        return f"{state.waiting} events wait for the worker"
+    return "Waiting for a submit"
+
+
+def _told(run: Run) -> str:
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in run.seconds.items())
+    return f"{run.verdict} {run.version}: {run.reason} ({run.tasks} tasks, {run.boxes} boxes; seconds: {seconds})"
