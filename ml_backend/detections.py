@@ -162,10 +162,13 @@ def merge(parts: Sequence[Detections], *, share: float, iou: float, most: int = 
 
 
 def _shared(boxes: Floats) -> tuple[Floats, Floats]:
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    sides = np.clip(high - low, 0, None)
-    return sides[..., 0] * sides[..., 1], np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+    # One side after the other: over a last axis of two, numpy is five times slower.
+    width = np.minimum(right[:, None], right[None]) - np.maximum(left[:, None], left[None])
+    height = np.minimum(bottom[:, None], bottom[None]) - np.maximum(top[:, None], top[None])
+    shared = np.maximum(width, 0, out=width)
+    shared *= np.maximum(height, 0, out=height)
+    return shared, np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
 
 
 def _greedy(found: Detections, rivals: npt.NDArray[np.bool_], most: int) -> Detections:

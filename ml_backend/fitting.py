@@ -1,4 +1,4 @@
-"""Owns the way from examples to a head: a row a class, boxes refitted where that is asked for."""
+"""Owns the way from examples to a head: rows for each class, boxes refitted where that is asked for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import numpy as np
 
 from ml_backend.examples import Example
 from ml_backend.head import Doubles, Head
-from ml_backend.trainers import TRAINERS, Row
+from ml_backend.trainers import NEVER, TRAINERS, Problem, Rows
 from ml_backend.training import Training, tabulate
 
 SHIFT_PENALTY = 10.0
 """Ridge penalty of the box refit, over standardised features; an object counts 1."""
-
-NEVER = -20.0
-"""Log-odds of a class that no candidate shows."""
 
 
 def fit_head(
@@ -33,33 +30,53 @@ def fit_head(
         levels: Of the backbone.
         trainer: Key of `TRAINERS`.
         refit_boxes: Whether boxes are moved too.
-        known: Classes of the project that the backbone knows, with its index; used for those that nobody drew yet.
+        known: Classes of the project that the backbone knows, with its index. Those that nobody drew yet are answered
+            as they come from it; the others are learned from there on.
     """
-    drawn = sorted({label for one in examples for label in one.labels})
+    training = tabulate(examples, levels, prior=[index for _, index in known])
+    return fit_table(training, training.photos, levels=levels, trainer=trainer, refit_boxes=refit_boxes, known=known)
+
+
+def fit_table(
+    training: Training,
+    photos: Sequence[int],
+    *,
+    levels: Sequence[int],
+    trainer: str,
+    refit_boxes: bool,
+    known: Sequence[tuple[str, int]] = (),
+) -> Head:
+    """The same for some of the photos of a table, made with the same `known` as `prior`."""
+    drawn = sorted({label for index in photos for label in training.parts[index].example.labels})
+    places = {name: place for place, (name, _) in enumerate(known)}
+    shift, moved = None, None
+    if refit_boxes:
+        shift = _fit_shift(training, photos)
+        moved = training.moved(photos, shift)
+    problems = [training.problem(name, photos, moved=moved, known=places.get(name)) for name in drawn]
+    rows = training.scale.unfold(np.stack([_fit_class(training, one, trainer) for one in problems], axis=2))
     waiting = [(name, index) for name, index in known if name not in drawn]
-    training = tabulate(examples, levels)
-    rows = training.scale.unfold(np.stack([_fit_class(name, training, trainer) for name in drawn], axis=1))
     return Head(
         names=(*drawn, *(name for name, _ in waiting)),
         levels=tuple(levels),
-        weights=rows[:-1],
-        bias=rows[-1],
+        weights=rows[:, :-1],
+        bias=rows[:, -1],
         known=tuple(index for _, index in waiting),
-        shift=training.scale.unfold(_fit_shift(training)) if refit_boxes else None,
+        prior=training.prior,
+        shift=None if shift is None else training.scale.unfold(shift),
     )
 
 
-def _fit_class(name: str, training: Training, trainer: str) -> Row:
-    problem = training.problem(name)
-    if problem is not None:
-        return TRAINERS[trainer](problem)
-    row = np.zeros(training.features.shape[1])
-    row[-1] = NEVER
-    return row
+def _fit_class(training: Training, problem: Problem | None, trainer: str) -> Rows:
+    if problem is None:
+        rows = np.zeros((len(training.spans), training.features.shape[1]))
+        rows[:, -1] = NEVER
+        return rows
+    return TRAINERS[trainer](problem)
 
 
-def _fit_shift(training: Training) -> Doubles:
+def _fit_shift(training: Training, photos: Sequence[int]) -> Doubles:
     """(d + 1, 4): ridge regression; boxes stay where nothing is known."""
-    gram, target = training.shifts()
+    gram, target = training.shifts(photos)
     gram[np.diag_indices_from(gram)] += SHIFT_PENALTY
     return np.asarray(np.linalg.solve(gram, target), np.float64)

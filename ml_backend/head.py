@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,28 +38,32 @@ MOST_SHIFT = 1.0
 """A refitted box moves by at most its own size, and grows or shrinks by at most e."""
 
 
-def describe(sight: Sight, levels: Sequence[int]) -> Doubles:
-    """What a head sees of each candidate: (n, d + 5) float64.
+def describe(sight: Sight, levels: Sequence[int], *, prior: Sequence[int] = (), exact: bool = True) -> npt.NDArray[Any]:
+    """What a head sees of each candidate: (n, d + 5 + prior) numbers.
 
     The embeddings, as they differ from the others of their level on the same photo, so that neither the light nor the
     stain of a photo matters, nor that levels count in other units; the logarithms of the box's width and height and
-    their squares, since the size of things tells much where photos are taken from one distance; and the log-odds of
-    the objectness.
+    their squares, since the size of things tells much where photos are taken from one distance; the log-odds of the
+    objectness, and those of the classes that the backbone knows and the project uses.
 
     Args:
         sight: Of a whole photo.
         levels: Of the backbone.
+        prior: Those classes, by index.
+        exact: In double precision, as heads answer; else in single, which is enough to learn from.
     """
-    parts = np.split(sight.embeddings.astype(np.float64), np.cumsum(levels)[:-1])
+    kind = np.float64 if exact else np.float32
+    parts = np.split(sight.embeddings.astype(kind, copy=False), np.cumsum(levels)[:-1])
     embeddings = np.concatenate([standardise(part) for part in parts])
-    boxes = sight.boxes.astype(np.float64)
-    sides = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], SMALLEST_SIDE))
-    presence = np.clip(sight.objectness.astype(np.float64), CERTAIN, 1 - CERTAIN)
-    odds = np.log(presence / (1 - presence))
-    return np.concatenate([embeddings, sides, sides * sides, odds[:, None]], axis=1)
+    boxes: npt.NDArray[Any] = sight.boxes.astype(kind, copy=False)
+    sides: npt.NDArray[Any] = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], SMALLEST_SIDE))
+    presence: npt.NDArray[Any] = sight.objectness.astype(kind, copy=False)[:, None]
+    chances = np.concatenate([presence, sight.scores[:, list(prior)].astype(kind) * presence], axis=1)
+    chances = np.clip(chances, CERTAIN, 1 - CERTAIN)
+    return np.concatenate([embeddings, sides, sides * sides, np.log(chances / (1 - chances))], axis=1)
 
 
-def standardise(part: Doubles) -> Doubles:
+def standardise(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The features (n, d) of one level of a photo, each with mean 0 and a deviation of about 1."""
     away = part - part.mean(axis=0)
     return np.asarray(away / (np.sqrt((away * away).mean(axis=0)) + LEAST_SPREAD))
@@ -71,11 +76,13 @@ class Head:
     Attributes:
         names: The classes it answers: first the learned ones, a column of `weights` each, then those of `known`.
         levels: Of the backbone.
-        weights: (d + 5, learned) float64: log-odds of a class = `describe(sight) @ weights + bias`.
-        bias: (learned,) float64.
+        weights: (levels, d + 5 + prior, learned) float64, of each level its own: log-odds of a class =
+            `describe(sight) @ weights + bias`.
+        bias: (levels, learned) float64.
         known: Classes of the backbone that are answered as they come from it, by index: nobody drew one yet.
-        shift: (d + 6, 4) float64, how boxes are moved: `[describe(sight), 1] @ shift` are the shifts of the centre in
-            widths and heights and the logarithms of the growth; None where boxes stay.
+        prior: Classes of the backbone whose log-odds are features too, by index.
+        shift: (d + 6 + prior, 4) float64, how boxes are moved: `[describe(sight), 1] @ shift` are the shifts of the
+            centre in widths and heights and the logarithms of the growth; None where boxes stay.
     """
 
     names: tuple[str, ...]
@@ -83,12 +90,17 @@ class Head:
     weights: Doubles
     bias: Doubles
     known: tuple[int, ...] = ()
+    prior: tuple[int, ...] = ()
     shift: Doubles | None = None
 
     def answer(self, sight: Sight) -> tuple[Floats, Floats]:
         """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32."""
-        seen = describe(sight, self.levels)
-        learned = 1 / (1 + np.exp(-np.clip(seen @ self.weights + self.bias, -MOST_ODDS, MOST_ODDS)))
+        seen = describe(sight, self.levels, prior=self.prior)
+        parts = np.split(seen, np.cumsum(self.levels)[:-1])
+        odds = np.concatenate(
+            [part @ rows + bias for part, rows, bias in zip(parts, self.weights, self.bias, strict=True)]
+        )
+        learned = 1 / (1 + np.exp(-np.clip(odds, -MOST_ODDS, MOST_ODDS)))
         base = sight.scores[:, list(self.known)].astype(np.float64) * sight.objectness.astype(np.float64)[:, None]
         scores = np.concatenate([learned, base], axis=1).astype(np.float32)
         if self.shift is None:

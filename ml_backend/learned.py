@@ -41,10 +41,13 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
         name: nodes.cast(name, np.float64)
         for name in ("backbone.boxes", "backbone.objectness", "backbone.scores", EMBEDDINGS)
     }
-    seen = _describe(nodes, double, head.levels)
-    powers = nodes.add(
-        "Exp", nodes.add("Neg", _between(nodes, _apply(nodes, seen, head.weights, head.bias), MOST_ODDS))
-    )
+    seen = _describe(nodes, double, head)
+    ends = np.cumsum(head.levels).tolist()
+    odds = [
+        _apply(nodes, nodes.rows(seen, stop - size, stop), weights, bias)
+        for size, stop, weights, bias in zip(head.levels, ends, head.weights, head.bias, strict=True)
+    ]
+    powers = nodes.add("Exp", nodes.add("Neg", _between(nodes, nodes.concat(odds, axis=1), MOST_ODDS)))
     one = nodes.constant(np.ones(1))
     chances = nodes.add("Div", one, nodes.add("Add", one, powers))
     if head.known:
@@ -67,19 +70,23 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
     return nodes.close()
 
 
-def _describe(nodes: Nodes, double: dict[str, str], levels: tuple[int, ...]) -> str:
+def _describe(nodes: Nodes, double: dict[str, str], head: Head) -> str:
     """`head.describe`."""
-    ends = np.cumsum(levels).tolist()
+    ends = np.cumsum(head.levels).tolist()
     parts = [
         _standardise(nodes, nodes.rows(double[EMBEDDINGS], stop - size, stop), size)
-        for size, stop in zip(levels, ends, strict=True)
+        for size, stop in zip(head.levels, ends, strict=True)
     ]
     sides = nodes.add("Log", _sides(nodes, double["backbone.boxes"]))
     certain = (nodes.constant(np.array([bound])) for bound in (CERTAIN, 1 - CERTAIN))
     low, high = certain
-    presence = nodes.add("Min", nodes.add("Max", double["backbone.objectness"], low), high)
-    absence = nodes.add("Sub", nodes.constant(np.ones(1)), presence)
-    odds = nodes.reshape(nodes.add("Log", nodes.add("Div", presence, absence)), (0, -1, 1))
+    chances = presence = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
+    if head.prior:
+        told = nodes.add("Gather", double["backbone.scores"], nodes.constant(np.array(head.prior, np.int64)), axis=2)
+        chances = nodes.concat([presence, nodes.add("Mul", told, presence)], axis=2)
+    chances = nodes.add("Min", nodes.add("Max", chances, low), high)
+    absence = nodes.add("Sub", nodes.constant(np.ones(1)), chances)
+    odds = nodes.add("Log", nodes.add("Div", chances, absence))
     return nodes.concat([nodes.concat(parts, axis=1), sides, nodes.add("Mul", sides, sides), odds], axis=2)
 
 

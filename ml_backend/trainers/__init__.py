@@ -1,17 +1,17 @@
-"""Owns TRAINERS: the ways to fit one class of a last layer. To add one, write `fit(problem) -> row` and a line here."""
+"""Owns TRAINERS: the ways to fit one class of a last layer. To add one: `fit(problem) -> rows`, and a line here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from ml_backend.trainers.logistic import fit_logistic
-from ml_backend.trainers.problem import Problem, Row
+from ml_backend.trainers.problem import NEVER, Problem, Row, Rows
 from ml_backend.trainers.prototype import fit_prototype
 
-TRAINERS: Mapping[str, Callable[[Problem], Row]] = {
+TRAINERS: Mapping[str, Callable[[Problem], Rows]] = {
     "prototype": fit_prototype,
     "logistic": fit_logistic,
 }
 """Trainer by name. Which of them learns a project is decided by cross-validation on what is labelled."""
 
-__all__ = ["TRAINERS", "Problem", "Row", "fit_logistic", "fit_prototype"]
+__all__ = ["NEVER", "TRAINERS", "Problem", "Row", "Rows", "fit_logistic", "fit_prototype"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from ml_backend.trainers.logistic import EASY, newton
-from ml_backend.trainers.problem import Problem, Row
+from ml_backend.trainers.problem import Problem, Row, Rows
 
 
-def fit_prototype(problem: Problem) -> Row:
-    """The difference of the two means, scaled and shifted so that its sigmoid is a probability."""
+def fit_prototype(problem: Problem) -> Rows:
+    """The difference of the two means, scaled and shifted so that its sigmoid is a probability; one for all levels."""
     background = problem.sample(EASY)
     shows, shows_not = problem.features[problem.positives], problem.features[background]
     share = problem.weights / problem.weights.sum()
@@ -22,9 +22,9 @@ def fit_prototype(problem: Problem) -> Row:
     row /= np.linalg.norm(row)
     along = np.concatenate([shows, shows_not]) @ row
     line = np.stack([along, np.ones(len(along))], axis=1).astype(np.float32)
-    places = np.arange(len(line))
-    two = Problem(line, places[: len(shows)], problem.weights, places[len(shows) :])
-    scale, shift = newton(two, two.negatives, np.zeros(2))
+    truth = np.concatenate([np.ones(len(shows)), np.zeros(len(shows_not))])
+    weights = np.concatenate([problem.weights, np.ones(len(shows_not))])
+    scale, shift = newton(line, truth, weights, row=np.zeros(2), centre=np.zeros(2))
     row *= scale
     row[-1] = shift
-    return row
+    return np.tile(row, (len(problem.spans), 1))

@@ -100,6 +100,31 @@ def test_a_class_that_nobody_drew_is_answered_as_the_backbone_does(backbone, exa
     np.testing.assert_allclose(head.answer(sight)[1][:, 1], sight.scores[:, cat] * sight.objectness, rtol=1e-6)
 
 
+def test_a_class_that_the_backbone_knows_is_learned_from_there_on(backbone, examples, chelsea):
+    """One drawn cat is not enough to learn cats from, nor may it spoil what the backbone knows of them."""
+    cat = backbone.names.index("cat")
+    [sight] = backbone.see([prepare(chelsea, backbone.spec)])
+    drawn = np.array([[0, 0, 450, 300]], np.float32)
+    head = learn([Example(sight, drawn, ("cat",)), *examples[:2]], levels=backbone.levels, known=[("cat", cat)]).head
+    assert head.prior == (cat,)
+    [mirrored] = backbone.see([prepare(np.ascontiguousarray(chelsea[:, ::-1]), backbone.spec)])
+    found = head.detect(mirrored, floor=0.3)
+    assert head.names[found.classes[0]] == "cat"
+    assert _iou(found.boxes[0], (0, 0, 451, 300)) > 0.7
+
+
+def test_the_file_answers_as_a_head_that_starts_from_the_backbone(backbone, examples, tmp_path):
+    known = [("bottle", backbone.names.index("bottle"))]
+    renamed = [Example(one.sight, one.drawn, ("bottle",) * len(one.labels)) for one in examples[:3]]
+    head = fit_head(renamed, levels=backbone.levels, trainer="logistic", refit_boxes=True, known=known)
+    write_learned(tmp_path / "learned.onnx", backbone, head)
+    photo = prepare(photo_of_discs(5)[0], backbone.spec)
+    raw = load_detector(tmp_path / "learned.onnx").engine.run([photo.tensor], ["boxes", "scores"])
+    boxes, scores = head.answer(backbone.see([photo])[0])
+    np.testing.assert_array_equal(raw["scores"][0], scores)
+    np.testing.assert_array_equal(raw["boxes"][0], boxes)
+
+
 def test_shifts_take_boxes_to_their_targets():
     boxes = np.array([[10, 10, 30, 50], [0, 0, 8, 8]], np.float32)
     targets = np.array([[12, 8, 36, 40], [1, 1, 12, 7]], np.float32)

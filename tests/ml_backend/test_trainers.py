@@ -14,15 +14,21 @@ def problem(positives=60, negatives=400, size=6, *, seed=0, start=None):
     shown = rng.normal(0, 1, (positives, size)) + np.eye(size)[0] * 3
     rest = rng.normal(0, 1, (negatives, size))
     features = np.concatenate([np.concatenate([shown, rest]), np.ones((positives + negatives, 1))], axis=1)
-    places = np.arange(positives + negatives)
-    return Problem(features.astype(np.float32), places[:positives], np.ones(positives), places[positives:], start)
+    return posed(features, positives, start=start)
+
+
+def posed(features, positives, *, start=None):
+    """The first rows show the class, the others do not; all lie on one level."""
+    places, ones = np.arange(len(features)), np.ones(positives)
+    span = ((0, len(features)),)
+    return Problem(features.astype(np.float32), span, places[:positives], ones, ones, places[positives:], start)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_trainer_ranks_what_shows_the_class_above_the_rest(trainer):
-    posed = problem()
-    scores = posed.features @ TRAINERS[trainer](posed)
-    wins = scores[posed.positives][:, None] > scores[posed.negatives][None]
+    task = problem()
+    scores = task.scores(TRAINERS[trainer](task))
+    wins = scores[task.positives][:, None] > scores[task.negatives][None]
     assert wins.mean() > 0.97
 
 
@@ -32,16 +38,16 @@ def test_a_trainer_gives_the_same_row_twice(trainer):
 
 
 def test_newton_finds_the_minimum_that_scipy_finds():
-    posed = problem(size=4)
-    truth = np.zeros(len(posed.features))
-    truth[posed.positives] = 1
+    task = problem(size=4)
+    truth = np.zeros(len(task.features))
+    truth[task.positives] = 1
     penalty = np.array([PENALTY] * 4 + [BIAS_PENALTY])
 
     def loss(row):
-        logits = posed.features.astype(np.float64) @ row
+        logits = task.features.astype(np.float64) @ row
         return (np.logaddexp(0, logits) - truth * logits).sum() + 0.5 * penalty @ row**2
 
-    row = newton(posed, posed.negatives, np.zeros(5))
+    row = newton(task.features, truth, np.ones(len(truth)), row=np.zeros(5), centre=np.zeros(5))
     assert loss(row) <= minimize(loss, np.zeros(5)).fun * 1.001
 
 
@@ -51,14 +57,33 @@ def test_mining_teaches_the_rare_negative_that_looks_like_the_class():
     shown, easy = rng.normal([4, 0, 0, 0, 0], 1, (50, 5)), rng.normal(0, 1, (30_000, 5))
     twins = rng.normal([4, 5, 0, 0, 0], 1, (30, 5))
     features = np.concatenate([shown, easy, twins])
-    features = np.concatenate([features, np.ones((len(features), 1))], axis=1).astype(np.float32)
-    places = np.arange(len(features))
-    posed = Problem(features, places[:50], np.ones(50), places[50:])
-    sampled = newton(posed, posed.sample(1000), np.zeros(6))
-    mined = fit_logistic(posed)
-    fooled = [(features[-30:] @ row > 0).mean() for row in (sampled, mined)]
+    task = posed(np.concatenate([features, np.ones((len(features), 1))], axis=1), 50)
+    seen = np.concatenate([task.positives, task.sample(1000)])
+    truth = np.repeat([1.0, 0.0], [50, 1000])
+    sampled = newton(task.features[seen], truth, np.ones(1050), row=np.zeros(6), centre=np.zeros(6))
+    [mined] = fit_logistic(task)
+    fooled = [(task.features[-30:] @ row > 0).mean() for row in (sampled, mined)]
     assert fooled[0] > 0.5
     assert fooled[1] < 0.2
+
+
+def test_what_a_number_means_on_one_level_says_nothing_about_it_on_another():
+    """On the first level the class is where the feature is high, on the second where it is low."""
+    one, other = (problem(positives=40, negatives=200, size=3, seed=seed).features for seed in (0, 1))
+    features = np.concatenate([one, other * [-1, 1, 1, 1]]).astype(np.float32)
+    shows = np.concatenate([np.arange(40), 240 + np.arange(40)])
+    rest = np.setdiff1d(np.arange(480), shows)
+    task = Problem(features, ((0, 240), (240, 480)), shows, np.ones(80), np.ones(80), rest)
+    rows = fit_logistic(task)
+    assert rows[0, 0] > 0 > rows[1, 0]
+    assert (task.scores(rows)[shows][:, None] > task.scores(rows)[rest][None]).mean() > 0.97
+
+
+def test_a_level_that_shows_nothing_of_a_class_never_answers_it():
+    task = problem()
+    empty = Problem(task.features, ((0, 300), (300, 460)), task.positives, task.weights, task.truth, task.negatives)
+    assert task.features.shape == (460, 7)
+    assert (empty.scores(fit_logistic(empty))[300:] < -15).all()
 
 
 def test_with_hardly_any_examples_a_row_stays_near_its_start():

@@ -1,0 +1,109 @@
+"""Owns calibration: scores made to mean what they say, as far as what is labelled can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from labelloop.labeling.overlap import box_iou
+from ml_backend.detections import Detections, Floats
+from ml_backend.head import Head
+from ml_backend.judge import Truth
+
+TRUE_IOU = 0.5
+"""A detection that covers a drawn box of its class this far is right."""
+
+PRIOR = 5.0
+"""What is taken for known before: as heavy as so many detections at the odds where a sigmoid is steepest."""
+
+STEEPEST, FLATTEST = 4.0, 0.25
+"""Log-odds are stretched within these: two dozen detections cannot tell more."""
+
+BOUND = 1e-6
+
+
+@dataclass(frozen=True)
+class Line:
+    """Calibrated log-odds = stretch x log-odds + shift (Platt 1999)."""
+
+    stretch: float = 1.0
+    shift: float = 0.0
+
+
+def log_odds(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Scores in [0, 1] as log-odds."""
+    chance = np.clip(np.asarray(scores, np.float64), BOUND, 1 - BOUND)
+    return np.asarray(np.log(chance / (1 - chance)))
+
+
+def fit_line(odds: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Line:
+    """The line that makes (n,) log-odds those of being right, kept near to what they are while there are few.
+
+    Platt's targets, which never say never, and a penalty towards the line that changes nothing.
+    """
+    if not len(odds):
+        return Line()
+    hits = int(right.sum())
+    truth = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
+
+    def loss(at: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        logits = at[0] * odds + at[1]
+        chance = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+        away = at - (1.0, 0.0)
+        value = float((np.logaddexp(0, logits) - truth * logits).sum() + PRIOR / 8 * away @ away)
+        slope = chance - truth
+        return value, np.array([slope @ odds, slope.sum()]) + PRIOR / 4 * away
+
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(FLATTEST, STEEPEST), (-20, 20)])
+    return Line(float(found.x[0]), float(found.x[1]))
+
+
+def are_right(found: Detections, truth: Truth, *, names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which detections of a photo are right: each drawn box counts once, for the best that covers it, as in COCO.
+
+    Args:
+        found: Best first.
+        truth: What is on the photo.
+        names: Classes of the detections.
+    """
+    right = np.zeros(len(found), bool)
+    if not len(truth.boxes):
+        return right
+    overlap = box_iou(found.boxes, truth.boxes)
+    same = np.array([[names[index] == label for label in truth.labels] for index in found.classes.tolist()], bool)
+    overlap = np.where(same.reshape(overlap.shape), overlap, 0)
+    for index in np.argsort(-found.scores, kind="stable").tolist():
+        place = int(overlap[index].argmax())
+        if overlap[index, place] >= TRUE_IOU:
+            right[index] = True
+            overlap[:, place] = 0
+    return right
+
+
+def lines(found: Sequence[Detections], truths: Sequence[Truth], *, names: Sequence[str]) -> dict[str, Line]:
+    """The line of each class, from detections on photos that took no part in the fit."""
+    right = [are_right(one, truth, names=names) for one, truth in zip(found, truths, strict=True)]
+    odds = log_odds(np.concatenate([one.scores for one in found] or [np.zeros(0, np.float32)]))
+    classes = np.concatenate([one.classes for one in found] or [np.zeros(0, np.int64)])
+    hits = np.concatenate(right or [np.zeros(0, bool)])
+    return {name: fit_line(odds[classes == index], hits[classes == index]) for index, name in enumerate(names)}
+
+
+def calibrated(head: Head, found: Mapping[str, Line]) -> Head:
+    """The head with its learned classes stretched and shifted; the order of a class's boxes stays."""
+    learned = head.names[: head.weights.shape[-1]]
+    chosen = [found.get(name, Line()) for name in learned]
+    stretch = np.array([one.stretch for one in chosen])
+    shift = np.array([one.shift for one in chosen])
+    return replace(head, weights=head.weights * stretch, bias=head.bias * stretch + shift)
+
+
+def expected_error(scores: Floats, right: npt.NDArray[np.bool_], *, bins: int = 10) -> float:
+    """Expected calibration error: mean distance of score and share that is right, over bins as full as each other."""
+    order = np.argsort(scores, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return float(sum(len(part) * abs(scores[part].mean() - right[part].mean()) for part in parts) / max(len(order), 1))

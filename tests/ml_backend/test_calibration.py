@@ -1,0 +1,53 @@
+"""Scores come to mean what they say; the best box of an object is the right one; few detections change little."""
+
+import numpy as np
+import pytest
+
+from ml_backend.calibration import Line, are_right, calibrated, expected_error, fit_line, log_odds
+from ml_backend.detections import Detections
+from ml_backend.head import Head
+from ml_backend.judge import Truth
+
+
+def drawn(count, *, stretch, shift, seed=0):
+    """Log-odds of detections, and which are right where the true log-odds are stretch x log-odds + shift."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(-1, 2, count)
+    return odds, rng.uniform(size=count) < 1 / (1 + np.exp(-(stretch * odds + shift)))
+
+
+def test_many_detections_tell_how_sure_the_scores_are():
+    line = fit_line(*drawn(5000, stretch=0.6, shift=1.0))
+    assert line.stretch == pytest.approx(0.6, abs=0.07)
+    assert line.shift == pytest.approx(1.0, abs=0.15)
+
+
+def test_calibration_betters_the_error_on_other_detections():
+    line = fit_line(*drawn(300, stretch=0.5, shift=2.0))
+    odds, right = drawn(5000, stretch=0.5, shift=2.0, seed=1)
+    before, after = (1 / (1 + np.exp(-z)) for z in (odds, line.stretch * odds + line.shift))
+    assert expected_error(after, right) < 0.3 * expected_error(before, right)
+
+
+def test_one_detection_changes_little():
+    one, many = (fit_line(np.full(count, 2.0), np.zeros(count, bool)) for count in (1, 200))
+    assert one.stretch * 2 + one.shift > 0.5, "still more likely right than wrong"
+    assert many.stretch * 2 + many.shift < -3
+
+
+def test_of_two_boxes_on_an_object_only_the_better_is_right():
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    found = Detections(boxes, np.array([0.4, 0.9, 0.8, 0.7], np.float32), np.array([0, 0, 1, 0]))
+    truth = Truth(np.array([[0, 0, 10, 10]], np.float32), ("a",))
+    assert are_right(found, truth, names=["a", "b"]).tolist() == [False, True, False, False]
+
+
+def test_a_calibrated_head_answers_the_line_of_each_class():
+    head = Head(("a", "b"), (3,), np.ones((1, 5, 2)), np.array([[1.0, 2.0]]))
+    moved = calibrated(head, {"b": Line(2.0, -1.0)})
+    assert moved.weights[0, 0].tolist() == [1, 2]
+    assert moved.bias[0].tolist() == [1, 3]
+
+
+def test_log_odds_of_certainty_are_finite():
+    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
