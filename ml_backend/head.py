@@ -93,24 +93,34 @@ class Head:
     prior: tuple[int, ...] = ()
     shift: Doubles | None = None
 
-    def answer(self, sight: Sight) -> tuple[Floats, Floats]:
-        """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32."""
-        seen = describe(sight, self.levels, prior=self.prior)
+    def answer(self, sight: Sight, *, exact: bool = True) -> tuple[Floats, Floats]:
+        """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32.
+
+        Args:
+            sight: Of a whole photo.
+            exact: To the bit what the learned model answers; else nearly that, in half the time.
+        """
+        seen = describe(sight, self.levels, prior=self.prior, exact=exact)
+        kind = seen.dtype
         parts = np.split(seen, np.cumsum(self.levels)[:-1])
         odds = np.concatenate(
-            [part @ rows + bias for part, rows, bias in zip(parts, self.weights, self.bias, strict=True)]
+            [part @ rows.astype(kind) + bias for part, rows, bias in zip(parts, self.weights, self.bias, strict=True)]
         )
         learned = 1 / (1 + np.exp(-np.clip(odds, -MOST_ODDS, MOST_ODDS)))
         base = sight.scores[:, list(self.known)].astype(np.float64) * sight.objectness.astype(np.float64)[:, None]
         scores = np.concatenate([learned, base], axis=1).astype(np.float32)
         if self.shift is None:
             return sight.boxes, scores
-        return move(sight.boxes, seen @ self.shift[:-1] + self.shift[-1]), scores
+        return move(sight.boxes, seen @ self.shift[:-1].astype(kind) + self.shift[-1]), scores
 
     def detect(self, sight: Sight, *, floor: float) -> Detections:
         """The boxes on the photo, in its own pixels, best first: what the learned model answers."""
-        boxes, scores = self.answer(sight)
-        return sight.fit.to_photo(suppress(best_class(boxes, scores, floor), iou=SUPPRESS_IOU))
+        return shown(sight, *self.answer(sight), floor=floor)
+
+
+def shown(sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
+    """The boxes that are shown of what a head answers: suppressed, in pixels of the photo, best first."""
+    return sight.fit.to_photo(suppress(best_class(boxes, scores, floor), iou=SUPPRESS_IOU))
 
 
 def move(boxes: Floats, shift: Doubles) -> Floats:
