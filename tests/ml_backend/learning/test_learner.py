@@ -1,0 +1,214 @@
+"""From submits to a version that is served: what is learned, when, what the gate lets through, how it is un-learned."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from labelloop.labeling.config import LabelConfig
+from labelloop.service.inbox import Inbox
+from labelloop.service.jobs import Jobs, Reject
+from labelloop.service.store import open_store
+from ml_backend.activation import roll_back, served_version
+from ml_backend.jobs import handlers, periodics
+from ml_backend.learning.events import LEARN, QUEUE, read_event
+from ml_backend.learning.learner import Learner
+from ml_backend.learning.policy import LearningPolicyError
+from ml_backend.learning.teaching import Lesson, is_held_out
+from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
+
+QUIET = "debounce_s = 0\nheld_out = 0\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(policy):
+    policy(QUIET)
+
+
+def finds(kit, version, seed, studio):
+    """Labels of what a version is sure of on a photo that it never saw."""
+    task = studio.stored[studio.add_photo(seed)]
+    backbone = kit.bases.backbone(kit.bases.served(PROJECT))
+    facts = {"backbone": backbone, "base": kit.bases.served(PROJECT).base, "config": LabelConfig.parse(CONFIG)}
+    exam = kit.examiner.examine(version, [(task["id"], Lesson(task["data"]["image"]))], **facts)
+    [found] = exam.found
+    return {exam.names[index] for index, score in zip(found.classes, found.scores, strict=True) if score > 0.5}
+
+
+def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_learns_it(
+    kit, learn, studio, settings, policy
+):
+    base = served_version(settings, project=PROJECT)
+    assert learn(tasks=[studio.label(1)]) is None  # one labelled task is fewer than two
+    tasks = [studio.label(seed) for seed in (2, 4, 5)]
+    run = learn(tasks=tasks)
+    assert (run.verdict, run.judged_by, run.tasks, run.boxes) == ("published", "cross-validation", 4, 8)
+    assert run.classes == {"Disc": 4, "Square": 4}
+    assert run.base == run.parent == base
+    assert run.version == served_version(settings, project=PROJECT) != base
+    assert set(run.seconds) == {"wait", "read", "photos", "fit", "judge", "publish", "follow"}
+    assert {"Disc", "Square"} <= finds(kit, run.version, 11, studio)
+    assert kit.runs.last(PROJECT) == [run_with_id := kit.runs.of_version(PROJECT, run.version)]
+    assert run_with_id.metrics.cross_validation
+    # Nothing new: nothing is fitted, whoever asks; but for "Start training".
+    assert learn(tasks=tasks) is None
+    assert learn(sweep=True) is None
+    # All squares go: what is served next has no such class.
+    for task in studio.stored.values():
+        for one in task["annotations"]:
+            one["result"] = [box for box in one["result"] if box["value"]["rectanglelabels"] == ["Disc"]]
+            one["updated_at"] = "2026-02-02T00:00:00.000000Z"
+    second = learn(sweep=True)
+    assert second.verdict == "published"
+    assert second.parent == run.version
+    assert second.classes == {"Disc": 4}
+    assert "Square" not in finds(kit, second.version, 13, studio)
+    # All annotations go: the base is served again.
+    gone = [one["id"] for task in studio.stored.values() for one in task["annotations"]]
+    for task in studio.stored.values():
+        task["annotations"] = []
+    last = learn(annotations=gone)
+    assert last is None
+    assert kit.runs.last(PROJECT)[0].verdict == "withdrawn"
+    assert served_version(settings, project=PROJECT) == base
+
+
+def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
+    kit, learn, studio, settings, monkeypatch
+):
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    before = served_version(settings, project=PROJECT)
+    for seed in (5, 7):
+        task = studio.add_photo(seed)
+        studio.annotate(task, [box_json("Disc", (5, 5, 60, 40)), box_json("Square", (250, 10, 310, 50))])
+        studio.stored[task]["annotations"][0]["id"] += 1000
+    monkeypatch.setattr("ml_backend.learning.gate.NOISE", 0.0)
+    run = learn(sweep=True)
+    assert run.verdict == "refused"
+    assert "AP50" in run.reason
+    assert run.ap50 < run.parent_ap50
+    assert served_version(settings, project=PROJECT) == before
+    manifest = kit.bases.registry.manifest(run.version)
+    assert manifest.metrics["verdict"] == "refused"
+    assert manifest.metrics["reason"] == run.reason
+
+
+def test_held_out_tasks_are_never_learned_from_and_judge_as_soon_as_they_suffice(learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0.5\n")
+    monkeypatch.setattr("ml_backend.learning.gate.ENOUGH_PHOTOS", 2)
+    monkeypatch.setattr("ml_backend.learning.gate.ENOUGH_BOXES", 2)
+    tasks = [studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)]
+    held = [task for task in tasks if is_held_out(PROJECT, task, 0.5)]
+    assert 2 <= len(held) <= 4
+    run = learn(tasks=tasks)
+    assert (run.tasks, run.held_out, run.judged_by) == (6 - len(held), len(held), "held-out")
+    assert run.parent_ap50 < run.ap50
+    assert run.metrics.photos == len(held)
+
+
+def test_a_rollback_and_an_activation_by_hand_are_respected(kit, learn, studio, settings):
+    first = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    second = learn(tasks=[studio.label(5)])
+    assert second.parent == first.version
+    roll_back(settings=settings, project=PROJECT, studio=studio)
+    assert served_version(settings, project=PROJECT) == first.version
+    assert learn(sweep=True) is None  # nothing new was drawn: it stays rolled back
+    third = learn(tasks=[studio.label(7)])
+    assert third.parent == first.version
+    assert third.base == first.base
+
+
+def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
+    tasks = [studio.label(seed) for seed in (1, 2, 4)]
+    missing = studio.add_task({"image": "/data/local-files/?d=gone.png"})
+    studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
+    run = learn(tasks=[*tasks, missing])
+    assert run.verdict == "published"
+    assert "1 photos could not be had" in run.reason
+
+
+def test_a_project_can_be_told_not_to_learn(learn, studio, policy, kit):
+    policy("learn = false\n")
+    assert learn(tasks=[studio.label(seed) for seed in (1, 2, 4)]) is None
+    assert kit.runs.last(PROJECT) == []
+    policy("first = 0\n")
+    with pytest.raises(LearningPolicyError, match="first is 0"):
+        learn(sweep=True)
+
+
+def test_a_project_that_is_gone_is_forgotten(kit, learn, studio):
+    kit.lessons.connect(PROJECT)
+    studio.gone = True
+    assert learn(sweep=True) is None
+    assert kit.lessons.projects() == []
+
+
+def test_old_versions_make_room_and_a_rollback_never_leads_to_one(kit, learn, studio, settings, policy):
+    policy(QUIET + "keep = 2\n")
+    versions = [learn(tasks=[studio.label(seed) for seed in (1, 2)]).version]
+    versions += [learn(tasks=[studio.label(seed)]).version for seed in (4, 5)]
+    stored = {manifest.version for manifest in kit.bases.registry.versions()}
+    assert stored == set(versions[1:])
+    assert not list(open_store(settings.store_url, settings).list(f"models/versions/{versions[0]}/"))
+    roll_back(settings=settings, project=PROJECT, studio=studio)
+    assert served_version(settings, project=PROJECT) == versions[1]
+
+
+@pytest.fixture
+def working(settings, studio, engine):
+    """Two workers with all handlers, in threads, each on a queue of its own."""
+    inbox, stop = Inbox.from_settings(settings, engine), threading.Event()
+    jobs = [
+        Jobs(settings, inbox, handlers(settings, studio, engine), periodics(settings, studio, engine)) for _ in range(2)
+    ]
+    threads = [threading.Thread(target=one.run_worker, kwargs={"stop": stop}) for one in jobs]
+    for thread in threads:
+        thread.start()
+    yield jobs[0]
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def submitted(jobs, studio, seed):
+    task = studio.label(seed)
+    annotation = {**studio.stored[task]["annotations"][0], "task": task}
+    for hint in read_event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": PROJECT}}):
+        jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload)
+
+
+def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_found(
+    working, studio, kit, policy, wait_until, monkeypatch
+):
+    policy("debounce_s = 0.3\nheld_out = 0\nprelabels = 0\n")
+    running, most = set(), []
+    fitted = Learner._fitted
+
+    def counted(self, of):
+        running.add(threading.get_ident())
+        most.append(len(running))
+        try:
+            return fitted(self, of)
+        finally:
+            running.discard(threading.get_ident())
+
+    monkeypatch.setattr(Learner, "_fitted", counted)
+    for seed in range(1, 7):
+        submitted(working, studio, seed)
+        time.sleep(0.05)
+    wait_until(lambda: any(run.tasks == 6 for run in kit.runs.last(PROJECT)), timeout_s=60)
+    wait_until(lambda: not kit.inbox.open_events(LEARN, str(PROJECT)), timeout_s=60)
+    assert len(kit.runs.last(PROJECT)) <= 2
+    assert set(most) == {1}
+    studio.label(8)  # no webhook: the poller finds it
+    wait_until(lambda: kit.runs.last(PROJECT)[0].tasks == 7, timeout_s=60)
+    assert kit.runs.last(PROJECT)[0].source == "poll"
+
+
+def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, studio, engine, policy):
+    policy("frist = 3\n")
+    event = SimpleNamespace(payload={"sweep": True}, created_at=time.time(), id=1)
+    for topic in (LEARN, QUEUE):
+        with pytest.raises(Reject, match="frist"):
+            handlers(settings, studio, engine)[topic](str(PROJECT), [event])
