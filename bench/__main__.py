@@ -20,6 +20,7 @@ BENCHES: Mapping[str, str] = {
     "queue": "bench.queue",
     "reading": "bench.reading",
     "smart": "bench.smart",
+    "sources": "bench.sources",
     "submit": "bench.submit",
     "swap": "bench.swap",
 }

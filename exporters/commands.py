@@ -10,12 +10,20 @@ import msgspec
 from cyclopts import Parameter
 
 from exporters.accounting import Report
+from exporters.automation.events import environment, told
+from exporters.automation.followers import followers
+from exporters.automation.foreground import watch as watch_project
+from exporters.automation.policy import ExportPolicy
+from exporters.automation.then import CommandFailed, run_then, words
+from exporters.automation.webhook import send
+from exporters.errors import BadOption
 from exporters.export import MAX_ERRORS
 from exporters.export import export as run_export
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.pull import pull
 from exporters.splits import DEFAULT_SPLIT
 from exporters.versions import read_head, read_version, versions
+from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -36,11 +44,19 @@ def export(
     copy_images: bool = False,
     afresh: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    every_tasks: int = 0,
+    every_hours: float = 0.0,
+    at: str = "",
+    when_done: Annotated[bool, Parameter(negative=())] = False,
+    webhook: str = "",
+    then: str = "",
 ) -> int:
     """Write annotated tasks as COCO, Pascal VOC and YOLO into a new version of a data set, in a folder or in S3.
 
     Args:
-        source: a project's number, a Label Studio JSON export (or JSON lines), or s3://BUCKET/KEY.json.
+        source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
+            or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
         formats: the formats to write, by commas: coco, voc, yolo-detect, yolo-segment, yolo-obb, yolo-pose.
         to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
@@ -56,11 +72,37 @@ def export(
         copy_images: copy the photos into the version too, so that a trainer can load it as it is.
         afresh: convert every task again; else those that are in the published version just as they are now are not.
         json: where to write the report as JSON ("-": to the standard output).
+        watch: stay, and export the project again whenever it is due; Ctrl-C ends it. Needs one of the four that follow.
+        every_tasks: with --watch: after so many newly accepted tasks.
+        every_hours: with --watch: so many hours after the last, if anything changed.
+        at: with --watch: every day at this time, such as 02:30, if anything changed.
+        when_done: with --watch: when the last task is accepted.
+        webhook: an address that is told of each published version, signed with the setting export_webhook_secret.
+        then: a command that is run for each published version, with DATASET_URL, DATASET_VERSION and DATASET_MANIFEST
+            in its environment; no shell reads it.
 
     Returns:
-        0, or 1 where more than ``max_errors`` failed.
+        0, or 1 where more than ``max_errors`` failed, or the status of the command.
     """
     settings = Settings()
+    setup_logging(settings)
+    policy = ExportPolicy(
+        to=to or "",
+        format=",".join(format_names(formats)),
+        annotation=annotation,
+        split=split,
+        disputed=disputed,
+        max_errors=max_errors,
+        copy_images=copy_images,
+        every_tasks=every_tasks,
+        every_hours=every_hours,
+        at=at,
+        when_done=when_done,
+        webhook=webhook,
+        then=words(then) if then else (),
+    ).checked("--watch")
+    if watch or policy.triggered:
+        return _watch(source, policy, settings)
     with _progress("tasks") as progress:
         report = run_export(
             source,
@@ -85,7 +127,36 @@ def export(
             json.write_bytes(data)
     if str(json) != "-":
         print(summary(report))
-    return 0 if report.published else 1
+    if not report.published:
+        return 1
+    project = int(source) if source.isdecimal() else None
+    if policy.webhook:
+        send(settings, policy.webhook, told(report, project, "asked for"))
+    if policy.then:
+        try:
+            run_then(policy.then, environment(report, project))
+        except CommandFailed as error:
+            print(error, file=sys.stderr)
+            return error.exit_status
+    return 0
+
+
+def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
+    if not source.isdecimal():
+        raise BadOption("--from", source, "a project's number: only a live project can be watched")
+    if not policy.triggered:
+        raise BadOption("--watch", "", "it with --every-tasks N, --every-hours H, --at HH:MM or --when-done")
+    with _progress("tasks") as progress:
+        watch_project(
+            int(source),
+            policy,
+            settings=settings,
+            followers=followers(settings),
+            tell=lambda line: print(line, flush=True),
+            show=lambda report: print(summary(report), flush=True),
+            progress=progress,
+        )
+    return 0
 
 
 def dataset_list(url: str) -> int:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from exporters.automation.policy import ExportPolicy
+from exporters.automation.triggers import TRIGGERS
 from exporters.choose import POLICIES
 from exporters.formats import FORMATS
 from exporters.validate import FLAWS
@@ -32,6 +34,7 @@ REFERENCE = ROOT / "docs" / "reference"
 TABLES = {
     "FORMATS": FORMATS,
     "POLICIES": POLICIES,
+    "TRIGGERS": TRIGGERS,
     "FLAWS": FLAWS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
@@ -105,8 +108,9 @@ def test_every_entry_of_a_table_is_described(table):
     assert not missing, f"no page of docs/reference names {missing} of {table}"
 
 
-def test_every_key_of_the_policy_is_described():
-    missing = [field for field in Policy.__dataclass_fields__ if field not in mentioned(REFERENCE / "policy.md")]
+@pytest.mark.parametrize("policy", [Policy, ExportPolicy])
+def test_every_key_of_a_policy_is_described(policy):
+    missing = [field for field in policy.__dataclass_fields__ if field not in mentioned(REFERENCE / "policy.md")]
     assert not missing
 
 

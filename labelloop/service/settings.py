@@ -89,6 +89,10 @@ class Settings(BaseSettings):
         None, "Folder that Label Studio serves as /data/local-files/, read directly."
     )
 
+    export_webhook_secret: SecretStr = _option(
+        SecretStr(""), "Key that signs the webhooks of published data sets. Empty: they are not signed."
+    )
+
     max_body_bytes: int = _option(64 * MIB, "Largest request body, bytes.", gt=0)
     log_format: Literal["console", "json"] = _option("console", "Log lines for people (console) or machines (json).")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _option("INFO", "Lowest level that is logged.")

@@ -4,15 +4,17 @@ import time
 
 import structlog
 
+from exporters import jobs as exporters
 from labelloop.service.db import open_database
 from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.jobs import Handler, Jobs
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioUnreachable
 from ml_backend import jobs as ml
 from qc_webhooks import jobs as qc
 
+PROGRAMS = (qc, ml, exporters)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 log = structlog.get_logger(__name__)
 
@@ -28,12 +30,11 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
     engine = open_database(settings)
     studio = Studio.from_settings(settings)
     wait_for_label_studio(studio, settings.label_studio_url)
-    jobs = Jobs(
-        settings,
-        Inbox.from_settings(settings, engine),
-        handlers={**qc.handlers(settings, studio, engine), **ml.handlers(settings, studio, engine)},
-        periodics=[*qc.periodics(settings, studio, engine), *ml.periodics(settings, studio, engine)],
-    )
+    handlers: dict[str, Handler] = {}
+    for program in PROGRAMS:
+        handlers |= program.handlers(settings, studio, engine)
+    periodics = [job for program in PROGRAMS for job in program.periodics(settings, studio, engine)]
+    jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers=handlers, periodics=periodics)
     jobs.run_worker(threads)
 
 

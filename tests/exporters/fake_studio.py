@@ -79,6 +79,16 @@ class FakeStudio:
         for task in sorted(self.tasks_by_id.values(), key=lambda task: task["id"]):
             yield msgspec.convert(task, Mark)
 
+    def count_tasks(self, number: int, *, filters: dict | None = None) -> int:
+        found = list(self.tasks_by_id.values())
+        for item in (filters or {}).get("items", ()):
+            key = item["filter"].rpartition(":")[2]
+            if key.startswith("data."):
+                found = [task for task in found if task["data"].get(key[5:]) == item["value"]]
+            else:
+                found = [task for task in found if task[key] > item["value"]]
+        return len(found)
+
     def snapshot(self, number: int, title: str) -> int:
         if not self.may_snapshot:
             raise StudioRefused("POST /api/projects/7/exports/", 504, "Gateway Timeout")

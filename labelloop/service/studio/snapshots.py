@@ -1,6 +1,6 @@
 """Snapshots: a whole project written by Label Studio into a file of its own, then brought here as it is.
 
-For a whole project a snapshot costs Label Studio a third of what reading it in pages does (bench/results/sources.md).
+For a whole project a snapshot costs Label Studio less than half of what pages do (bench/results/sources.md).
 """
 
 import time

@@ -81,6 +81,10 @@ class TaskCalls(StudioClient):
         for raw in self._raw_tasks(project, page_size, filters, None, only_ids):
             yield bytes(raw)
 
+    def count_tasks(self, project: int, *, filters: dict[str, Any] | None = None) -> int:
+        """How many tasks of a project pass the filters of a Data Manager tab; their content is not read."""
+        return self._page(project, {"filters": filters}, 1, 1, None).total
+
     def task_marks(self, project: int, *, page_size: int = 1000) -> Iterator[Mark]:
         """Of every task what tells whether it changed, without its annotations: a quarter of what `tasks` costs."""
         for raw in self._raw_tasks(project, page_size, None, None, None, fields=None):

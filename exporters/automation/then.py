@@ -1,0 +1,50 @@
+"""Runs a command for a published version: the program itself, no shell, told of the version by its environment."""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from exporters.errors import BadOption, ExportError
+
+
+class CommandFailed(ExportError):
+    """The command ended with another status than 0, or could not be started."""
+
+    code = "command_failed"
+
+    def __init__(self, command: Sequence[str], reason: str, *, status: int = 1) -> None:
+        self.exit_status = status
+        super().__init__(
+            f"The command {command[0]!r} {reason}.", fix="Its own output says why; `labelloop inbox replay` repeats it."
+        )
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A command line as words, quotes respected; nothing in it is expanded.
+
+    Raises:
+        BadOption: It has no words, or an open quote.
+    """
+    try:
+        found = tuple(shlex.split(text))
+    except ValueError as error:
+        raise BadOption("--then", text, f"a command and its arguments: {error}") from error
+    if not found:
+        raise BadOption("--then", text, "a command and its arguments")
+    return found
+
+
+def run_then(command: Sequence[str], told: Mapping[str, str]) -> None:
+    """Run the command and wait for it; what it prints goes where ours goes.
+
+    Raises:
+        CommandFailed: It ended with another status than 0, or could not be started.
+    """
+    try:
+        done = subprocess.run(list(command), env=os.environ | told, stdin=subprocess.DEVNULL, check=False)
+    except OSError as error:
+        raise CommandFailed(command, f"cannot be started: {error.strerror or error}", status=127) from error
+    if done.returncode:
+        how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
+        raise CommandFailed(command, how, status=done.returncode if done.returncode > 0 else 128 - done.returncode)
