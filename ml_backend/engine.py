@@ -1,4 +1,4 @@
-"""Owns the ONNX Runtime session of a worker: opened once, run in batches, one run at a time."""
+"""Owns the ONNX Runtime session of a worker: opened once, run in batches, as few runs at a time as are of use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PROVIDERS: Mapping[str, int] = {"CUDAExecutionProvider": 16, "CPUExecutionProvid
 """Where a graph may run, best first -> photos a run where the graph's batch is open. On a processor a larger batch is
 no faster, and costs 60 MB a photo with the embedded model."""
 
+AT_ONCE = 2
+"""Runs of one session at a time on a processor: one run alone leaves cores idle in the parts of a graph that do not
+spread over threads. A third is no faster, and each takes its memory (25 MB with the embedded model)."""
+
 
 class Engine:
-    """A session and its graph.
-
-    Runs are taken one at a time: a session spreads one run over its threads already, and two at once would only
-    share them, at twice the memory.
-    """
+    """A session and its graph."""
 
     def __init__(self, path: Path, *, threads: int = 0, graph: Path | None = None, keep: Path | None = None) -> None:
         """Opens the file.
@@ -65,7 +65,7 @@ class Engine:
             raise ModelBroken(path, _first_line(error)) from error
         self._run_options.only_execute_path_to_fetches = True
         self._path = path
-        self._turn = threading.Lock()
+        self._turn = threading.Semaphore(AT_ONCE if on_processor else 1)
         self.graph: Graph = read_graph(self._session)
         if self.graph.image is None:
             inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)

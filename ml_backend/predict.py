@@ -36,6 +36,7 @@ BUDGET_S = 90.0
 """Time for one request: Label Studio drops the whole answer after 100 s."""
 
 Made = TypeVar("Made")
+Done = TypeVar("Done")
 
 Skipped = Callable[[str], None]
 """Told the code of the error for each photo that could not be used."""
@@ -173,9 +174,19 @@ class Predictor:
         def make(photo: Photo) -> Prepared:
             return prepare(photo.image, spec, size=(photo.width, photo.height))
 
+        if detector.batch == 1:  # whoever made a photo ready looks at it too: the engine lets in as many as are of use
+
+            def look(ready: Prepared) -> tuple[Prepared, Detections]:
+                return ready, detector.detect([ready], floor=floor)[0]
+
+            for shot, (ready, seen) in self._each(
+                shots, entries, deadline, batch=1, max_side=side, make=make, then=look
+            ):
+                yield _Look(shot, seen, ready.fit.width, ready.fit.height)
+            return
         batch: list[tuple[Shot, Prepared]] = []
-        ready = self._each(shots, entries, deadline, batch=detector.batch, max_side=side, make=make)
-        for one in chain(ready, [None]):
+        coming = self._each(shots, entries, deadline, batch=detector.batch, max_side=side, make=make, then=_as_it_is)
+        for one in chain(coming, [None]):
             batch += [one] if one else []
             if batch and (one is None or len(batch) == detector.batch):
                 found = detector.detect([prepared for _, prepared in batch], floor=floor)
@@ -194,7 +205,8 @@ class Predictor:
         slices: Slices,
     ) -> Iterator[_Look]:
         """Photos in the order of the shots, each whole and part by part: decoded in full, one at a time."""
-        for shot, photo in self._each(shots, entries, deadline, batch=0, max_side=None, make=lambda photo: photo):
+        photos = self._each(shots, entries, deadline, batch=0, max_side=None, make=_as_it_is, then=_as_it_is)
+        for shot, photo in photos:
             size = photo.width, photo.height
             yield _Look(shot, detect_sliced(detector, photo.image, slices, floor=floor, size=size), *size)
 
@@ -207,61 +219,73 @@ class Predictor:
         batch: int,
         max_side: int | None,
         make: Callable[[Photo], Made],
-    ) -> Iterator[tuple[Shot, Made]]:
-        """Photos made ready, in the order of the shots.
+        then: Callable[[Made], Done],
+    ) -> Iterator[tuple[Shot, Done]]:
+        """Photos made ready, in the order of the shots: what `make` fails at costs that photo, what `then` does, all.
 
         A window of a few photos beyond those at work is made ready ahead, no more: a request of any length stays within
         the same memory, and the engine seldom waits.
         """
         if len(shots) == 1:
-            made = self._make(shots[0], entries[shots[0].task].task_id, max_side, make)
-            if made is not None:
-                yield shots[0], made
+            done = self._make(shots[0], entries[shots[0].task].task_id, max_side, make, then)
+            if done is not None:
+                yield shots[0], done
             return
-        waiting: deque[tuple[Shot, Future[Made | None]]] = deque()
+        waiting: deque[tuple[Shot, Future[Done | None]]] = deque()
         window = PREPARERS + 2 * batch
         coming = iter(shots)
         pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
         try:
             while True:
                 while len(waiting) < window and (shot := next(coming, None)) is not None:
-                    future = pool.submit(self._make, shot, entries[shot.task].task_id, max_side, make)
+                    future = pool.submit(self._make, shot, entries[shot.task].task_id, max_side, make, then)
                     waiting.append((shot, future))
                 if not waiting:
                     return
                 shot, future = waiting.popleft()
                 try:
-                    made = future.result(timeout=_left(deadline))
+                    done = future.result(timeout=_left(deadline))
                 except FutureTimeout:
                     left = [shot, *(one for one, _ in waiting), *coming]
                     for one in left:
                         entries[one.task].late = True
                     log.warning("predict_out_of_time", photos_left=len(left), photos=len(shots))
                     return
-                if made is not None:
-                    yield shot, made
+                if done is not None:
+                    yield shot, done
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _make(
-        self, shot: Shot, task_id: int | None, max_side: int | None, make: Callable[[Photo], Made]
-    ) -> Made | None:
+        self,
+        shot: Shot,
+        task_id: int | None,
+        max_side: int | None,
+        make: Callable[[Photo], Made],
+        then: Callable[[Made], Done],
+    ) -> Done | None:
         if not isinstance(shot.url, str) or not shot.url.strip():
             self._skip(shot, task_id, "no_address", f"there is no image address but {type(shot.url).__name__}")
             return None
         try:
-            return make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side))
+            made = make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side))
         except MediaError as error:
             self._skip(shot, task_id, error.code, str(error))
+            return None
         except Exception as error:  # whatever a file can do to a decoder, it may not cost the other tasks theirs
             log.exception("photo_failed", task=task_id)
             self._skip(shot, task_id, "unexpected", type(error).__name__)
-        return None
+            return None
+        return then(made)
 
     def _skip(self, shot: Shot, task_id: int | None, code: str, reason: str) -> None:
         self._skipped(code)
         keys = [aim.target.data_key for aim in shot.aims]
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=shot.item, code=code, reason=reason)
+
+
+def _as_it_is(one: Made) -> Made:
+    return one
 
 
 def _left(deadline: float) -> float:

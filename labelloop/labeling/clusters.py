@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from labelloop.labeling.overlap import iou_matrix
 from labelloop.labeling.region import Region
@@ -42,6 +40,9 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
     Returns:
         Every region in exactly one cluster, ordered by their first members.
     """
+    from scipy.sparse import csr_matrix  # SciPy takes 30 MB, and few processes cluster
+    from scipy.sparse.csgraph import connected_components
+
     members = [Member(who, place) for who, regions in enumerate(stances) for place in range(len(regions))]
     if not members:
         return ()

@@ -18,7 +18,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
-from scipy.optimize import linear_sum_assignment
 
 from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Polygon, Rectangle, Vector
 
@@ -82,6 +81,8 @@ def match(matrix: NDArray[Any], *, threshold: float) -> tuple[tuple[int, int], .
     Returns:
         Pairs ``(row, column)``, in the order of the rows.
     """
+    from scipy.optimize import linear_sum_assignment  # SciPy takes 30 MB, and few processes match
+
     scores = np.asarray(matrix, dtype=np.float64)
     if not scores.size:
         return ()

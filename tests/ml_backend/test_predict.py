@@ -9,6 +9,7 @@ import pytest
 from labelloop.labeling.config import LabelConfig
 from labelloop.service.media import MediaUnreachable, NotAnImage
 from ml_backend.detector import load_detector
+from ml_backend.errors import ModelBroken
 from ml_backend.mapping import find_targets
 from ml_backend.predict import PREPARERS, Predictor
 from ml_backend.protocol import Prediction, ProjectOptions, Unanswered
@@ -216,11 +217,14 @@ def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(
 def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(labelloop_model, album, photo):
     detector = load_detector(labelloop_model())
 
+    one_at_a_time = threading.Lock()
+
     class Slow:
         version, names, spec, batch = detector.version, detector.names, detector.spec, 1
 
         def detect(self, photos, *, floor):
-            time.sleep(0.1)
+            with one_at_a_time:
+                time.sleep(0.1)
             return detector.detect(photos, floor=floor)
 
     targets = find_targets(LabelConfig.parse(ONE), detector.names.names)
@@ -231,6 +235,21 @@ def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(l
     kinds = [type(entry) for entry in entries]
     assert 0 < kinds.count(Prediction) < 10
     assert kinds == sorted(kinds, key=[Prediction, Unanswered].index)
+
+
+def test_an_engine_that_fails_fails_the_request_and_not_a_photo(labelloop_model, album, photo):
+    detector = load_detector(labelloop_model())
+
+    def fail(photos, outputs):
+        raise ModelBroken(detector.path, "out of memory")
+
+    detector.engine.run = fail
+    targets = find_targets(LabelConfig.parse(ONE), detector.names.names)
+    for count in (1, 5):
+        with pytest.raises(ModelBroken, match="out of memory"):
+            Predictor(album(a=photo), score_threshold=0.3).predict(
+                [task(n, image="a") for n in range(count)], detector=detector, targets=targets
+            )
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
