@@ -82,6 +82,7 @@ class Assembler:
         self._classes = classes
         self._sizes = sizes
         self._ledger = ledger
+        self._question = _question(rules.config)
         self._names = Names()
         self._ids: set[int] = set()
         self._position = 0
@@ -159,7 +160,9 @@ class Assembler:
             self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
             for error in reading.errors:
                 self._drop_region(task, annotation, error.result, "malformed", f"{error.field}: {error.reason}")
-        for annotation, reading in [self._together(task, readings)] if choice.rule == TOGETHER else readings:
+        if choice.rule == TOGETHER:
+            readings = [self._together(task, readings)]
+        for annotation, reading in readings:
             for region in reading.regions:
                 image = find_image(images, region)
                 if image is None:
@@ -169,7 +172,24 @@ class Assembler:
                 else:
                     objects[image.slot] += self._objects(task, annotation, region, placed[image.slot], ordinals)
         for slot, each in placed.items():
-            yield Item(each, tuple(objects[slot]), source=sources[slot])
+            answered = self._answered(readings, each.item_index, alone=len(images) == 1)
+            yield Item(each, tuple(objects[slot]), source=sources[slot], choices=answered)
+
+    def _answered(
+        self, readings: Sequence[tuple[Annotation, Reading]], item_index: int, *, alone: bool
+    ) -> tuple[str, ...]:
+        """What was answered about an image to the one question about images, each answer once."""
+        found: dict[str, None] = {}
+        for _, reading in readings:
+            question = self._question or next(iter(reading.choices), "")
+            if alone:
+                found |= dict.fromkeys(reading.choices.get(question, ()))
+                continue
+            for result in reading.answers:
+                given = result.value.get("choices")
+                if result.from_name == question and (result.item_index or 0) == item_index and isinstance(given, list):
+                    found |= dict.fromkeys(map(str, given))
+        return tuple(found)
 
     def _place(
         self,
@@ -342,6 +362,12 @@ class Assembler:
     def _others(self, reading: Reading) -> None:
         for result in (*reading.answers, *reading.relations, *reading.carried):
             self._ledger.other_results[result.type or "unknown"] += 1
+
+
+def _question(config: LabelConfig | None) -> str:
+    """The control that asks for the class of an image: the config's first that asks about the whole task."""
+    asked = (each.name for each in (config.controls_of("Choices") if config else ()) if not each.per_region)
+    return next(asked, "")
 
 
 def _size_in(

@@ -57,7 +57,8 @@ def export(
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
-        formats: the formats to write, by commas: coco, voc, yolo-detect, yolo-segment, yolo-obb, yolo-pose.
+        formats: the formats to write, by commas: coco, voc, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
+            yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
         to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
         annotation: whose annotation counts: latest, consensus, ground-truth, user:ID or all. `latest` and `consensus`

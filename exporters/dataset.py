@@ -69,12 +69,14 @@ class Object(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True):
     """One image with all of its objects: what a writer writes at a time. No objects: a negative, kept as such.
 
-    ``source`` is where the photo can be read, signatures included: it is never written down.
+    ``source`` is where the photo can be read, signatures included: it is never written down. ``choices`` is what was
+    answered about the whole image: to the label config's first ``Choices`` that asks about a task.
     """
 
     image: Image
     objects: tuple[Object, ...] = ()
     source: str = ""
+    choices: tuple[str, ...] = ()
 
 
 def image_id(task: int, slot: int = 0) -> int:

@@ -129,6 +129,8 @@ def pull(
                     if reason:
                         missing.append((image.url, reason))
                 tell(len(some))
+    for name, root in folders.items():
+        FORMATS[name](job_of(manifest)).finish(root)
     return Pulled(manifest.version, folders, files, photos, tuple(missing))
 
 

@@ -1,9 +1,12 @@
 """FORMATS: the data set formats that can be written, one line each."""
 
 from exporters.errors import BadOption
+from exporters.formats.classify import YoloClassify
 from exporters.formats.coco import Coco
 from exporters.formats.format import Format
+from exporters.formats.ndjson import NdjsonDetect, NdjsonObb, NdjsonPose, NdjsonSegment
 from exporters.formats.voc import Voc
+from exporters.formats.webdataset import WebDataset
 from exporters.formats.yolo import YoloDetect
 from exporters.formats.yolo_pose import YoloPose
 from exporters.formats.yolo_shapes import YoloObb, YoloSegment
@@ -15,6 +18,12 @@ FORMATS: dict[str, type[Format]] = {
     "yolo-segment": YoloSegment,
     "yolo-obb": YoloObb,
     "yolo-pose": YoloPose,
+    "yolo-classify": YoloClassify,
+    "ndjson-detect": NdjsonDetect,
+    "ndjson-segment": NdjsonSegment,
+    "ndjson-obb": NdjsonObb,
+    "ndjson-pose": NdjsonPose,
+    "webdataset": WebDataset,
 }
 
 DEFAULT_FORMATS = ("coco", "voc", "yolo-detect")

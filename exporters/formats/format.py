@@ -9,6 +9,7 @@ set (lists of images, class names, the head of a large file) is written by ``lay
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
 
 import msgspec
@@ -87,6 +88,9 @@ class Format(Protocol):
     def lay(self, records: Iterable[Record], place: Place) -> None:
         """Lay the data set out as plain files: the records of all images, in the order of their tasks."""
 
+    def finish(self, root: Path) -> None:
+        """Called by ``pull`` on the folder that ``lay`` wrote to, once the photos lie in ``image_folder`` as well."""
+
 
 class ItemFormat:
     """A format that encodes one image at a time: write ``item`` and ``lay``."""
@@ -106,6 +110,9 @@ class ItemFormat:
             converted: count here, by ``from -> to``, the objects that are turned into another kind of shape.
         """
         raise NotImplementedError
+
+    def finish(self, root: Path) -> None:
+        """See `Format.finish`. Most formats leave photos where they are."""
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""

@@ -9,7 +9,7 @@ import msgspec
 
 from exporters.pull import pull
 from exporters.validate.flaws import FLAWS, Problems
-from exporters.validate.folder import validate
+from exporters.validate.folder import CHECKED, validate
 from exporters.validate.version import verify
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
@@ -20,8 +20,8 @@ SHOWN = 20
 def dataset_validate(place: str, *, version: str = "latest", json: bool = False) -> int:
     """Look for what no loader notices: double ids, boxes outside their image, mixed rows, images without labels.
 
-    Reads COCO, Pascal VOC and YOLO (detect, segment, OBB, pose), whoever wrote them, and the versions that
-    `labelloop export` makes, whose checksums, sizes and numbers are compared with the manifest too.
+    Reads COCO, Pascal VOC, YOLO (detect, segment, OBB, pose) and Ultralytics NDJSON, whoever wrote them, and the
+    versions that `labelloop export` makes, whose checksums, sizes and numbers are compared with the manifest too.
 
     Args:
         place: a folder, a COCO file, or where a data set of ours lives: file:///DIR or s3://BUCKET/PREFIX.
@@ -37,10 +37,12 @@ def dataset_validate(place: str, *, version: str = "latest", json: bool = False)
         return _say(place, validate(path), json=json)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
+        known = [name for name in manifest.formats if name in CHECKED]
         with tempfile.TemporaryDirectory(prefix="labelloop-validate-") as folder:
-            to = Path(folder) / manifest.formats[0] if len(manifest.formats) == 1 else Path(folder)
-            pull(store, manifest, to=to, copies=False)
-            validate(Path(folder), problems)
+            if known:
+                to = Path(folder) / known[0] if len(known) == 1 else Path(folder)
+                pull(store, manifest, to=to, formats=known, copies=False)
+                validate(Path(folder), problems)
     return _say(f"{place} {manifest.version if manifest else version}", problems, json=json)
 
 

@@ -5,12 +5,17 @@ from pathlib import Path
 from exporters.errors import SourceNotFound
 from exporters.validate.coco import Names, check_coco
 from exporters.validate.flaws import Problems
+from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo
 
+_TASKS = ("detect", "segment", "obb", "pose")
+CHECKED = ("coco", "voc", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
+"""The formats of ours that `validate` knows."""
+
 
 def validate(place: Path, problems: Problems | None = None) -> Problems:
-    """Look a data set through: a COCO file, or a folder with COCO, Pascal VOC or YOLO in it or one level below.
+    """Look a data set through: a COCO or NDJSON file, or a folder with COCO, Pascal VOC, YOLO or NDJSON in it or below.
 
     Args:
         place: the file or folder.
@@ -21,7 +26,10 @@ def validate(place: Path, problems: Problems | None = None) -> Problems:
     """
     problems = Problems() if problems is None else problems
     if place.is_file():
-        check_coco(place, place.name, {}, problems)
+        if place.suffix == ".ndjson":
+            check_ndjson(place, place.name, problems)
+        else:
+            check_coco(place, place.name, {}, problems)
         return problems
     folders = [(place, "")] + [
         (child, f"{child.name}/") for child in (sorted(place.iterdir()) if place.is_dir() else ()) if child.is_dir()
@@ -48,4 +56,7 @@ def _one(folder: Path, name: str, problems: Problems) -> bool:
         check_voc(folder, name, problems)
     if yolo or (folder / "data.yaml").is_file():
         check_yolo(folder, name, problems)
-    return bool(sheets) or voc or yolo
+    lines = sorted(folder.glob("*.ndjson"))
+    for path in lines:
+        check_ndjson(path, name + path.name, problems)
+    return bool(sheets) or voc or yolo or bool(lines)

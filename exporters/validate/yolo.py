@@ -79,13 +79,28 @@ def _key_points(sheet: Mapping[str, Any], file: str, problems: Problems) -> tupl
 
 def _labels(path: Path, file: str, classes: int | None, points: tuple[int, int] | None, problems: Problems) -> str:
     """Look a label file through; gives the kind of its rows: boxes, points, mixed, or nothing."""
-    kinds: set[str] = set()
-    seen: set[tuple[str, ...]] = set()
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         problems.add("yolo-columns", file, detail=str(error))
         return ""
+    return check_rows(lines, file, classes, points, problems)
+
+
+def check_rows(
+    lines: Sequence[str], file: str, classes: int | None, points: tuple[int, int] | None, problems: Problems
+) -> str:
+    """Look the rows of an image through; gives their kind: boxes, points, mixed, or nothing.
+
+    Args:
+        lines: the rows, as text.
+        file: where they are, for a person.
+        classes: how many classes there are, where it is known.
+        points: ``kpt_shape`` of a pose.
+        problems: where faults go.
+    """
+    kinds: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for number, line in enumerate(lines, start=1):
         cells = tuple(line.split())
         if not cells:

@@ -11,6 +11,7 @@ from exporters.errors import SourceNotFound
 from exporters.formats import FORMATS
 from exporters.validate import FLAWS, validate
 from exporters.validate.commands import dataset_validate, dataset_verify
+from exporters.validate.folder import CHECKED
 
 # ---- COCO: the eight broken files that loaders read, and more. What each does to a good sheet.
 
@@ -301,7 +302,7 @@ def test_our_own_data_set_has_no_fault(app, ours, capsys):
     assert app(["validate", str(ours.root)]) == 0  # a plain path does too
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", CHECKED)
 def test_pulled_format_has_no_fault_with_its_photos(ours, settings, tmp_path, name):
     from exporters.pull import pull
     from exporters.versions import read_version
@@ -378,3 +379,29 @@ def test_place_without_a_data_set_is_said(tmp_path):
     shutil.rmtree(tmp_path / "gone")
     with pytest.raises(SourceNotFound):
         validate(tmp_path / "gone")
+
+
+HEAD = '{"type": "dataset", "task": "detect", "class_names": {"0": "car"}}'
+ROW = '{"type":"image","file":"a.jpg","url":"https://h/a.jpg","split":"train","annotations":{"boxes":[%s]}}'
+NDJSON = {
+    "a head that is none": (["{}"], "yolo-sheet"),
+    "a class too many": ([HEAD, ROW % "[3,0.5,0.5,0.1,0.1]"], "yolo-class"),
+    "a box outside": ([HEAD, ROW % "[0,0.99,0.5,0.1,0.1]"], "yolo-outside"),
+    "too few numbers": ([HEAD, ROW % "[0,0.5,0.5,0.1]"], "yolo-columns"),
+    "a row that is there twice": ([HEAD, ROW % "[0,0.5,0.5,0.1,0.1],[0,0.5,0.5,0.1,0.1]"], "yolo-twice"),
+    "no JSON": ([HEAD, "{"], "yolo-columns"),
+    "a split of no name": ([HEAD, (ROW % "").replace("train", "mine")], "yolo-columns"),
+    "an address nobody can fetch": ([HEAD, (ROW % "").replace("https", "s3")], "yolo-label-alone"),
+}
+
+
+@pytest.mark.parametrize("fault", NDJSON)
+def test_faults_of_ndjson_are_found(tmp_path, fault):
+    lines, flaw = NDJSON[fault]
+    (tmp_path / "x.ndjson").write_text("\n".join(lines))
+    assert [problem.flaw for problem in validate(tmp_path / "x.ndjson").kept] == [flaw]
+
+
+def test_a_good_ndjson_file_has_no_fault(tmp_path):
+    (tmp_path / "x.ndjson").write_text(f"{HEAD}\n{ROW % '[0,0.5,0.5,0.1,0.1]'}\n{ROW % ''}\n")
+    assert validate(tmp_path).kept == []
