@@ -11,7 +11,7 @@ from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_
 from exporters.images import Sizes, TaskImage, find_image, task_images
 from exporters.index import NameKeys
 from exporters.keypoints import is_hidden
-from exporters.names import Names, public_url
+from exporters.names import Named, Names, public_url
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.splits import APART, Split
 from exporters.together import JOINED, OUTVOTED, together
@@ -103,6 +103,14 @@ class Assembler:
         self._position += 1
         self._ids.add(number)
         return True
+
+    def place(self, number: int, url: str) -> Named | None:
+        """The name of the one image of a usual task; None, and nothing is taken, where its number is taken."""
+        if number in self._ids:
+            return None
+        self._position += 1
+        self._ids.add(number)
+        return self._names.take(url, image_id=number)
 
     def _items(self, task: Task | MalformedTask) -> Iterator[Item]:
         self._ledger.input["task"] += 1

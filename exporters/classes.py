@@ -38,6 +38,11 @@ class ClassMap:
         found = self._ids.get(name)
         return self._ids.setdefault(name, len(self._ids) + 1) if found is None else found
 
+    def ids(self, names: Iterable[str]) -> list[int]:
+        """The numbers of labels that are classes already."""
+        known = self._ids
+        return [known[name] for name in names]
+
     def __contains__(self, name: object) -> bool:
         return name in self._ids
 

@@ -2,18 +2,61 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from exporters.accounting import Ledger, Loss
-from exporters.assemble import Assembler
+from exporters.assemble import SAME_IMAGE, UNKNOWN_LABEL, Assembler, Rules
 from exporters.block import Block
-from exporters.dataset import Item
+from exporters.classes import ClassMap
+from exporters.dataset import Image, Item
+from exporters.gather import Fate, gather
 from exporters.index import NO_DIGEST, NameKeys
 from exporters.manifest import Photo
+from exporters.names import public_url
 from exporters.photos import Photos
+from exporters.shapes import CLIPPED
+from exporters.usual import Draft, Drafts, Usual
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.task import Task, read_task
+
+Counted = Counter[tuple[str, ...]]
+
+
+class Pattern(NamedTuple):
+    """What became of a usual task, all of whose regions are in the data set: tasks with one pattern have one bill.
+
+    ``kinds`` counts its upright rectangles, turned rectangles and polygons; ``unknown`` its regions with a label that
+    the label config does not have; ``repeated``: another task has its image too.
+    """
+
+    rule: str
+    split: str
+    repeated: bool
+    unknown: int
+    clipped: int
+    kinds: tuple[int, ...]
+
+    def counted(self) -> Counted:
+        """The pattern as lines of a bill."""
+        regions = sum(self.kinds)
+        return Counter(
+            {
+                ("input", "task"): 1,
+                ("input", "annotation"): 1,
+                ("input", "image"): 1,
+                ("input", "region"): regions,
+                ("kept", "task"): 1,
+                ("kept", "annotation"): 1,
+                ("kept", "image"): 1,
+                ("kept", "region"): regions,
+                ("chosen_by", self.rule): 1,
+                ("repaired", CLIPPED): self.clipped,
+                ("notes", SAME_IMAGE): int(self.repeated),
+                ("notes", UNKNOWN_LABEL): self.unknown,
+            }
+        )
 
 
 class Row(msgspec.Struct):
@@ -23,7 +66,8 @@ class Row(msgspec.Struct):
         key: Its number, or its place in the source, negative, where it has none of its own.
         digest: Of its text, or ``NO_DIGEST`` where its part in the data set hangs on more than that.
         names: The keys of its images' names, where it has a digest.
-        counted: What became of it; formats count on.
+        pattern: What became of it, for a usual task.
+        counted: What became of it beside the pattern; formats count on.
         losses: What of it is not in the data set; formats write on.
         photos: The copies of its images.
     """
@@ -31,53 +75,146 @@ class Row(msgspec.Struct):
     key: int
     digest: bytes
     names: Sequence[NameKeys]
-    counted: Counter[tuple[str, ...]]
+    pattern: Pattern | None
+    counted: Counted | None
     losses: list[Loss]
     photos: Sequence[tuple[str, Photo]] = ()
 
 
-class Converter:
-    """Takes tasks in the order of the source; ``flush`` gives what became of those since the last one."""
+class _Accepted(NamedTuple):
+    """A usual task that is in the data set, by the places of its image and of its row."""
 
-    def __init__(self, assembler: Assembler, ledger: Ledger, photos: Photos | None = None) -> None:
+    draft: Draft
+    image: int
+    row: int
+    repeated: bool
+
+
+class Converter:
+    """Takes tasks in the order of the source, a block at a time: ``look``, ``add`` each, ``flush``."""
+
+    def __init__(
+        self, assembler: Assembler, rules: Rules, classes: ClassMap, ledger: Ledger, photos: Photos | None = None
+    ) -> None:
         self._assembler = assembler
+        self._rules = rules
+        self._classes = classes
         self._ledger = ledger
         self._photos = photos
-        self._rows: list[Row] = []
-        self._items: list[Item] = []
-        self._tasks: list[int] = []
+        self._usual = Usual(rules)
+        self._drafts = Drafts([])
+        self._new_labels: set[str] = set()
+        self._strange: set[str] = set()
+        self._begin()
 
-    def add(self, entry: bytes | MalformedTask, digest: bytes) -> int:
-        """Take a task, or its text; gives its key."""
-        task = _read(entry) if isinstance(entry, bytes) else entry
-        made = self._assembler.assemble(task)
-        place = len(self._rows)
-        self._items += made.items
-        self._tasks += [place] * len(made.items)
-        losses, photos, whole = list(made.losses), [], True
-        if self._photos:
-            for item in made.items:
-                copied = self._photos.copy(item, self._ledger, losses.append)
-                whole &= copied is not None
-                photos += [(item.image.split, copied)] if copied else []
-        stays = made.stays and whole
-        self._rows.append(
-            Row(
-                made.key,
-                digest if stays else NO_DIGEST,
-                made.names if stays else (),
-                self._ledger.settle(),
-                losses,
-                photos,
-            )
-        )
-        return made.key
+    def look(self, texts: Sequence[bytes | None]) -> None:
+        """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
+        self._drafts = self._usual.read(texts)
+        labels = set(self._drafts.said.labels)
+        self._new_labels = {label for label in labels if label not in self._classes}
+        self._strange = labels - self._rules.config_labels if self._rules.config else set()
+
+    def add(self, place: int, entry: bytes | MalformedTask, digest: bytes) -> int:
+        """Take the task at a place of the block; gives its key."""
+        draft = self._drafts.of[place]
+        if draft is not None and not (self._new_labels and self._new_labels.intersection(self._labels(draft))):
+            named = self._assembler.place(draft.task, draft.url)
+            if named is not None:
+                url = public_url(draft.url)
+                image = Image(
+                    draft.task,
+                    named.name,
+                    draft.width,
+                    draft.height,
+                    self._rules.split.of(draft.url),
+                    url,
+                    draft.task,
+                    0,
+                    draft.key,
+                )
+                row = Row(draft.task, digest, (named.keys,), None, None, [])
+                if not named.free or not self._copy([Item(image, source=draft.url)], row):
+                    row.digest, row.names = NO_DIGEST, ()
+                row.counted = self._ledger.settle() if self._photos else None
+                self._accepted.append(_Accepted(draft, len(self._images), len(self._rows), named.repeated))
+                self._images.append(image)
+                self._tasks.append(len(self._rows))
+                self._rows.append(row)
+                return draft.task
+        return self._exact(entry, digest)
 
     def flush(self) -> tuple[Block, list[Row]]:
         """The images of the tasks taken, and the tasks' rows."""
-        block, rows = Block(self._items, self._tasks), self._rows
-        self._rows, self._items, self._tasks = [], [], []
+        columns = None
+        if self._accepted:
+            columns, fates = gather(self._drafts, [each.draft for each in self._accepted], self._classes)
+            for each, fate in zip(self._accepted, fates, strict=True):
+                self._settle(each, fate)
+        block = Block(
+            self._images,
+            self._tasks,
+            self._items,
+            columns,
+            [each.image for each in self._accepted],
+            [each.draft.url for each in self._accepted],
+        )
+        rows = self._rows
+        self._begin()
         return block, rows
+
+    def _settle(self, each: "_Accepted", fate: Fate) -> None:
+        """Write the bill of a usual task."""
+        row, image = self._rows[each.row], self._images[each.image]
+        unknown = 0
+        if self._strange:
+            unknown = sum(label in self._strange for label in fate.labels)
+        row.pattern = Pattern(each.draft.rule, image.split, each.repeated, unknown, fate.clipped, fate.kinds)
+        if not (fate.others or fate.dropped or row.counted):
+            return
+        counted = row.pattern.counted()
+        row.pattern = None
+        for fitted in fate.others:
+            counted["kept", "region"] += 1
+            counted["input", "region"] += 1
+            counted.update(("repaired", repair) for repair in fitted.repairs)
+        for region, annotation, reason in fate.dropped:
+            counted["input", "region"] += 1
+            counted["dropped", "region", reason] += 1
+            counted["failed", "regions"] += 1
+            row.losses.append(Loss("region", reason, task=each.draft.task, annotation=annotation, region=region))
+        counted.update(row.counted or {})
+        row.counted = counted
+
+    def _begin(self) -> None:
+        self._images: list[Image] = []
+        self._tasks: list[int] = []
+        self._items: dict[int, Item] = {}
+        self._rows: list[Row] = []
+        self._accepted: list[_Accepted] = []
+
+    def _exact(self, entry: bytes | MalformedTask, digest: bytes) -> int:
+        made = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
+        for item in made.items:
+            self._items[len(self._images)] = item
+            self._images.append(item.image)
+            self._tasks.append(len(self._rows))
+        row = Row(made.key, digest, made.names, None, None, list(made.losses))
+        if not self._copy(made.items, row) or not made.stays:
+            row.digest, row.names = NO_DIGEST, ()
+        row.counted = self._ledger.settle()
+        self._rows.append(row)
+        return made.key
+
+    def _copy(self, items: Sequence[Item], row: Row) -> bool:
+        """Copy the photos of a task; whether all could be had."""
+        if self._photos is None:
+            return True
+        copies = [(item.image.split, self._photos.copy(item, self._ledger, row.losses.append)) for item in items]
+        row.photos = [(split, photo) for split, photo in copies if photo]
+        return len(row.photos) == len(copies)
+
+    def _labels(self, draft: Draft) -> list[str]:
+        return self._drafts.said.labels[draft.first : draft.last]
 
 
 def _read(text: bytes) -> Task | MalformedTask:

@@ -6,13 +6,14 @@ from typing import Self
 
 import msgspec
 
-from exporters.accounting import Bills, Loss, bill_of
+from exporters.accounting import Bill, Bills
 from exporters.block import Block
-from exporters.convert import Row
+from exporters.convert import Pattern, Row
 from exporters.formats.format import Format
 from exporters.index import PageWriter
 from exporters.manifest import DROPPED, IMAGES, PHOTOS, Generation
-from exporters.tables import Objects, TableWriter, line
+from exporters.tables import Objects, TableWriter, line_head
+from exporters.tally import Tally
 
 _encode = msgspec.json.Encoder().encode
 
@@ -25,6 +26,7 @@ class NewGeneration:
         self._formats = formats
         self._objects = objects
         self._page = PageWriter()
+        self._patterns: dict[Pattern, Bill] = {}
         self._tables = {
             name: TableWriter(name, scratch, objects)
             for name in (IMAGES, DROPPED, PHOTOS, *(each.name for each in formats))
@@ -38,18 +40,24 @@ class NewGeneration:
     def add(self, block: Block, rows: Sequence[Row]) -> None:
         """Write the records of a block and the rows of its tasks."""
         first = len(self._page)
-        splits = [item.image.split for item in block]
+        splits = [image.split for image in block.images]
         seqs = [first + task for task in block.tasks]
-        records = [_encode(item.image) for item in block]
-        self._tables[IMAGES].add([line(*each) for each in zip(seqs, splits, records, strict=True)])
-        for split, task in zip(splits, block.tasks, strict=True):
-            rows[task].counted["images", split] += 1
+        heads = [line_head(*each) for each in zip(seqs, splits, strict=True)]
+        self._tables[IMAGES].add(heads, [_encode(image) for image in block.images])
+        tally = Tally(block, rows)
         for each in self._formats:
-            self._encode(each, block, rows, seqs, splits)
-        for seq, row in enumerate(rows, start=first):
-            self._tables[PHOTOS].add([line(seq, split, _encode(photo)) for split, photo in row.photos])
-            self._tables[DROPPED].add([line(seq, "", _encode(loss)) for loss in row.losses])
-            self._page.add(row.key, row.digest, self.bills.add(bill_of(row.counted)), row.names)
+            encoded = each.encode(block)
+            self._tables[each.name].add(heads, encoded.records)
+            tally.add(each, encoded)
+        for seq, (row, bill) in enumerate(zip(rows, tally.bills(self._patterns), strict=True), start=first):
+            if row.photos:
+                head = [line_head(seq, split) for split, _ in row.photos]
+                self._tables[PHOTOS].add(head, [_encode(photo) for _, photo in row.photos])
+            if row.losses:
+                self._tables[DROPPED].add(
+                    [line_head(seq, "")] * len(row.losses), [_encode(loss) for loss in row.losses]
+                )
+            self._page.add(row.key, row.digest, self.bills.add(bill), row.names)
 
     def __enter__(self) -> Self:
         return self
@@ -70,33 +78,3 @@ class NewGeneration:
             return None
         index = self._objects.put(self._page.page(self.bills.known, removed))
         return Generation(msgspec.structs.replace(index, records=len(self._page)), tables)
-
-    def _encode(
-        self, each: Format, block: Block, rows: Sequence[Row], seqs: Sequence[int], splits: Sequence[str]
-    ) -> None:
-        encoded = each.encode(block)
-        self._tables[each.name].add([line(*parts) for parts in zip(seqs, splits, encoded.records, strict=True)])
-        refused: dict[int, dict[int, str]] = {}
-        for place, not_held, reason in encoded.refused:
-            refused.setdefault(place, {})[not_held.number] = reason
-            row = rows[block.tasks[place]]
-            row.losses.append(
-                Loss(
-                    "region",
-                    reason,
-                    block.items[place].image.task,
-                    not_held.annotation,
-                    not_held.region,
-                    format=each.name,
-                )
-            )
-        for place, (item, task) in enumerate(zip(block.items, block.tasks, strict=True)):
-            counted, without = rows[task].counted, refused.get(place, {})
-            for reason in without.values():
-                counted["format", each.name, "dropped", reason] += 1
-            written = [one for one in item.objects if one.number not in without]
-            # a key point is part of an object
-            counted["format", each.name, "objects"] += sum(one.box is not None for one in written)
-            counted["format", each.name, "regions"] += len({one.number for one in written})
-        for place, change, times in encoded.converted:
-            rows[block.tasks[place]].counted["format", each.name, "converted", change] += times

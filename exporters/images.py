@@ -34,13 +34,24 @@ def task_images(task: Task, config: LabelConfig | None) -> list[TaskImage]:
 
     Values that are no text, or lists with other than text, hold no image.
     """
-    tags = [(tag.name, tag.value) for tag in config.images] if config else [("", key) for key in _guess(task.data)]
+    tags = [(tag.name, tag.value) for tag in config.images] if config else [("", key) for key in guess(task.data)]
     return [
         TaskImage(slot=number * ITEMS_A_LIST + index, name=name, key=key, item_index=index, url=url)
         for number, (name, key) in enumerate(tags)
         for index, url in enumerate(_urls(task.data.get(key)))
         if url and index < ITEMS_A_LIST
     ]
+
+
+def guess(data: Mapping[str, Any]) -> list[str]:
+    """The key of a task's data that holds its image, as it looks without a label config; none where none does."""
+    alike = [key for key, value in data.items() if any(_looks_like_image(url) for url in _urls(value))]
+    for usual in _USUAL_KEYS:
+        if usual in alike:
+            return [usual]
+    if alike:
+        return sorted(alike)[:1]
+    return [usual for usual in _USUAL_KEYS if any(_looks_like_place(url) for url in _urls(data.get(usual)))][:1]
 
 
 def find_image(images: list[TaskImage], region: Region) -> TaskImage | None:
@@ -101,16 +112,6 @@ def _urls(value: object) -> Iterable[str]:
     if isinstance(value, list) and all(isinstance(url, str) for url in value):
         return value
     return ()
-
-
-def _guess(data: Mapping[str, Any]) -> list[str]:
-    alike = [key for key, value in data.items() if any(_looks_like_image(url) for url in _urls(value))]
-    for usual in _USUAL_KEYS:
-        if usual in alike:
-            return [usual]
-    if alike:
-        return sorted(alike)[:1]
-    return [usual for usual in _USUAL_KEYS if any(_looks_like_place(url) for url in _urls(data.get(usual)))][:1]
 
 
 def _looks_like_image(url: str) -> bool:

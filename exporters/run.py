@@ -97,7 +97,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
             photos = Photos(self.photos, objects, scratch) if self.photos else None
             with NewGeneration(formats, scratch, objects) as making:
-                self._convert(Converter(assembler, ledger, photos), assembler, making, known)
+                self._convert(Converter(assembler, self.rules, classes, ledger, photos), assembler, making, known)
                 made = making.finish(known.removed() if known else ())
             save_classes(self.store, classes)
             total = making.bills.total()
@@ -131,11 +131,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 hashlib.sha256(each).digest()[:DIGEST_BYTES] if type(each) is bytes else NO_DIGEST for each in entries
             ]
             places = known.find(digests) if known else [-1] * len(entries)
-            for entry, digest, place in zip(entries, digests, places, strict=True):
+            converter.look(
+                [
+                    entry if place < 0 and type(entry) is bytes else None
+                    for entry, place in zip(entries, places, strict=True)
+                ]
+            )
+            for number, (entry, digest, place) in enumerate(zip(entries, digests, places, strict=True)):
                 if known and place >= 0 and (bill := known.keep(place, assembler)) is not None:
                     making.bills.add(bill)
                     continue
-                key = converter.add(entry, digest)
+                key = converter.add(number, entry, digest)
                 if known:
                     known.replace(key)
             making.add(*converter.flush())

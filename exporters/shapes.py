@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from exporters.dataset import Box, Object
 from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Point, Polygon, Rectangle, Vector
@@ -126,14 +128,22 @@ def _fit_upright(bounds: Box, width: int, height: int) -> Fitted:
     return Fitted(box, (box[2] - box[0]) * (box[3] - box[1]), (CLIPPED,) if over > TOLERANCE else ())
 
 
+def ring_areas(points: NDArray[np.float64], first: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The areas of rings that do not cross themselves. Source: Gauss' area formula.
+
+    Args:
+        points: (points, 2), those of a ring one after the other.
+        first: where each ring begins.
+    """
+    before = np.arange(-1, len(points) - 1)
+    before[first] = np.append(first[1:], len(points)) - 1
+    x, y = points[:, 0], points[:, 1]
+    areas: NDArray[np.float64] = np.abs(np.add.reduceat(x[before] * y - x * y[before], first)) / 2
+    return areas
+
+
 def _shoelace(points: tuple[Point, ...]) -> float:
-    """The area of a ring that does not cross itself. Source: Gauss' area formula."""
-    x_0, y_0 = points[-1]
-    twice = 0.0
-    for x_1, y_1 in points:
-        twice += x_0 * y_1 - x_1 * y_0
-        x_0, y_0 = x_1, y_1
-    return abs(twice) / 2
+    return float(ring_areas(np.array(points), np.zeros(1, np.int64))[0])
 
 
 def _with_area(box: Box) -> Box:

@@ -77,15 +77,17 @@ class TableWriter:
         self._path = scratch / f"{name}-0"
         self._file = self._path.open("wb")
 
-    def add(self, lines: Sequence[bytes]) -> None:
-        """Write lines, each with its line break."""
-        if not lines:
+    def add(self, heads: Sequence[bytes], records: Sequence[bytes]) -> None:
+        """Write records, each with the head of its line: see `line_head`."""
+        if not records:
             return
-        data = b"".join(lines)
+        parts = [b"}\n"] * (3 * len(records))
+        parts[::3], parts[1::3] = heads, records
+        data = b"".join(parts)
         self._file.write(data)
         self._digest.update(data)
         self._size += len(data)
-        self._records += len(lines)
+        self._records += len(records)
         if self._size >= SHARD_BYTES:
             self._roll()
 
@@ -120,9 +122,9 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     record: msgspec.Raw
 
 
-def line(seq: int, split: str, record: bytes) -> bytes:
-    """A line of a shard; ``split`` is one of ``SPLITS`` or empty."""
-    return b'{"seq":%d,"split":"%b","record":%b}\n' % (seq, split.encode(), record)
+def line_head(seq: int, split: str) -> bytes:
+    """What stands before the record in a line of a shard; ``split`` is one of ``SPLITS`` or empty."""
+    return b'{"seq":%d,"split":"%b","record":' % (seq, split.encode())
 
 
 def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | None = None) -> Iterator[Record]:

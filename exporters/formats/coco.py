@@ -9,9 +9,13 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO, ClassVar
 
 import msgspec
+import numpy as np
 
+from exporters.block import Block
+from exporters.columns import Columns
 from exporters.dataset import Image, Item, Object
-from exporters.formats.format import NO_AREA, ItemFormat, Place, Record, shape_name
+from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Place, Record, shape_name
+from exporters.formats.many import numbers, ring_texts, rounded, texts
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
 from exporters.shapes import is_upright, rings, visible
 from labelloop.labeling.geometry import KeyPoint, Mask
@@ -40,6 +44,7 @@ class Coco(ItemFormat):
     """
 
     name: ClassVar[str] = "coco"
+    usual_changes: ClassVar[tuple[str, str, str]] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back, but for key points of an object."""
@@ -58,7 +63,25 @@ class Coco(ItemFormat):
                 dropped.append((each, NO_AREA))
             elif not skeleton:
                 dropped.append((each, ALONE if not each.parent else NO_SKELETON))
-        return b'{"image":%b,"annotations":%b}' % (_encode(_image(item.image)), _encode(records)), dropped
+        return _record(item.image, _encode(records)), dropped
+
+    def encode(self, block: Block) -> Encoded:
+        """See `Format.encode`. Key points need the objects of an image together: then images go one by one."""
+        columns = block.columns
+        if columns is None or self.job.skeleton:
+            return super().encode(block)
+        encoded = self.encode_some(block.items.items(), len(block))
+        rows = _usual_annotations(columns, [block.images[place].id for place in block.usual])
+        for number, place in enumerate(block.usual):
+            first, last = columns.first[number], columns.first[number + 1]
+            if columns.others:
+                for row in columns.others.keys() & range(first, last):
+                    converted: Counter[str] = Counter()
+                    annotation = _annotation(columns.others[row], block.images[place], converted)
+                    rows[row] = _encode(annotation).decode()
+                    encoded.converted.extend((place, change, times) for change, times in converted.items())
+            encoded.records[place] = _record(block.images[place], f"[{','.join(rows[first:last])}]".encode())
+        return encoded
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
         """Join images, annotations and categories of each split to one file."""
@@ -110,13 +133,13 @@ class _Sheet:
 def _annotation(each: Object, image: Image, converted: Counter[str]) -> dict[str, Any]:
     assert each.box is not None
     x_min, y_min, x_max, y_max = each.box
-    x_min, y_min, x_max, y_max = rounded(x_min), rounded(y_min), rounded(x_max), rounded(y_max)
+    x_min, y_min, x_max, y_max = _rounded(x_min), _rounded(y_min), _rounded(x_max), _rounded(y_max)
     record: dict[str, Any] = {
         "id": each.id,
         "image_id": image.id,
         "category_id": each.class_id,
-        "bbox": (x_min, y_min, rounded(x_max - x_min), rounded(y_max - y_min)),
-        "area": rounded(each.area),
+        "bbox": (x_min, y_min, _rounded(x_max - x_min), _rounded(y_max - y_min)),
+        "area": _rounded(each.area),
         "segmentation": None,
         "iscrowd": 0,
         "region_id": each.region,
@@ -135,6 +158,49 @@ def _annotation(each: Object, image: Image, converted: Counter[str]) -> dict[str
     return record
 
 
+def _usual_annotations(columns: Columns, images: Sequence[int]) -> list[str]:
+    """The annotations of rows as JSON, as `_annotation` has them; of kind ``OTHER`` they are to be replaced."""
+    boxes = rounded(columns.fits.boxes, 4)
+    sides = rounded(boxes[:, 2:] - boxes[:, :2], 4)
+    tokens = numbers(np.column_stack((boxes, sides, rounded(columns.fits.areas, 4))))
+    edges = [tokens[place::7] for place in range(7)]
+    outlines = [f"[{x0},{y0},{x1},{y0},{x1},{y1},{x0},{y1}]" for x0, y0, x1, y1 in zip(*edges[:4], strict=True)]
+    rings = columns.shapes.rings
+    sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)
+    points = rounded(np.minimum(np.maximum(rings.points, 0.0), sizes), 4)
+    for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
+        outlines[row] = text
+    first, said = columns.first, columns.said
+    owners = [
+        image for image, start, stop in zip(images, first[:-1], first[1:], strict=True) for _ in range(start, stop)
+    ]
+    scores = [] if said.scores.count(None) == len(said.scores) else said.scores
+    rows = [
+        f'{{"id":{number},"image_id":{image},"category_id":{kind},"bbox":[{x},{y},{width},{height}],"area":{area},'
+        f'"segmentation":[{outline}],"iscrowd":0,"region_id":{region},"annotation_id":{annotation},"annotator":{annotator}}}'
+        for number, image, kind, x, y, width, height, area, outline, region, annotation, annotator in zip(
+            columns.ids,
+            owners,
+            columns.class_ids,
+            *edges[:2],
+            *edges[4:],
+            outlines,
+            texts(said.regions),
+            _nullable(said.annotations),
+            _nullable(said.annotators),
+            strict=True,
+        )
+    ]
+    for row, score in enumerate(scores):
+        if score is not None:
+            rows[row] = f'{rows[row][:-1]},"score":{_encode(score).decode()}}}'
+    return rows
+
+
+def _nullable(values: Sequence[int | None]) -> Sequence[int | str]:
+    return ["null" if value is None else value for value in values] if None in values else values  # type: ignore[return-value]
+
+
 def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
     shape = each.geometry
     if isinstance(shape, Mask):
@@ -145,24 +211,29 @@ def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[l
         return _rle(Mask.of(rasterise(visible(each), image.width, image.height)))
     if (name := shape_name(each)) != "polygon":
         converted[f"{name} -> polygon"] += 1
-    return [[rounded(number) for point in ring for number in point] for ring in outline]
+    return [[_rounded(number) for point in ring for number in point] for ring in outline]
 
 
-def rounded(number: float) -> float:
+def _rounded(number: float) -> float:
     """A number of pixels, from 0, to 1/10,000: as ``round(number, 4)``, at a quarter of its cost."""
     return int(number * 10_000 + 0.5) / 10_000
 
 
-def _image(image: Image) -> dict[str, Any]:
-    return {
-        "id": image.id,
-        "file_name": image.file_name,
-        "width": image.width,
-        "height": image.height,
-        "coco_url": image.url,
-        "task_id": image.task,
-        "item_index": image.item_index,
-    }
+class _Image(msgspec.Struct, gc=False):
+    """An image as it stands in the file."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    coco_url: str
+    task_id: int
+    item_index: int
+
+
+def _record(image: Image, annotations: bytes) -> bytes:
+    told = _Image(image.id, image.file_name, image.width, image.height, image.url, image.task, image.item_index)
+    return b'{"image":%b,"annotations":%b}' % (_encode(told), annotations)
 
 
 def _rle(mask: Mask) -> dict[str, Any]:

@@ -7,7 +7,7 @@ set (lists of images, class names, the head of a large file) is written by ``lay
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Protocol
@@ -19,6 +19,8 @@ from exporters.dataset import Item, Object
 from exporters.keypoints import Skeleton
 from exporters.shapes import is_upright
 
+BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
+"""`Format.usual_changes` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
 
 
@@ -49,9 +51,9 @@ class Encoded(msgspec.Struct, frozen=True):
     for a place of an image, the objects that were turned into another kind of shape, by ``from -> to``.
     """
 
-    records: Sequence[bytes]
-    refused: Sequence[tuple[int, Object, str]] = ()
-    converted: Sequence[tuple[int, str, int]] = ()
+    records: list[bytes]
+    refused: list[tuple[int, Object, str]] = []
+    converted: list[tuple[int, str, int]] = []
 
 
 class Place(Protocol):
@@ -74,11 +76,14 @@ class Format(Protocol):
         name: Its name in ``FORMATS``.
         image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
         whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
+        usual_changes: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
+            ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
     """
 
     name: ClassVar[str]
     image_folder: ClassVar[str]
     whole: ClassVar[bool]
+    usual_changes: ClassVar[tuple[str, str, str]]
 
     def __init__(self, job: Job) -> None: ...
 
@@ -98,6 +103,7 @@ class ItemFormat:
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
     whole: ClassVar[bool] = False
+    usual_changes: ClassVar[tuple[str, str, str]] = ("", "", "")
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -116,13 +122,16 @@ class ItemFormat:
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""
-        records, refused, changed = [], [], []
-        for number, item in enumerate(block):
+        return self.encode_some(enumerate(block), len(block))
+
+    def encode_some(self, items: Iterable[tuple[int, Item]], images: int) -> Encoded:
+        """The records of some images by their places; those of the others are empty, to be filled."""
+        records, refused, changed = [b""] * images, [], []
+        for place, item in items:
             converted: Counter[str] = Counter()
-            record, not_held = self.item(item, converted)
-            records.append(record)
-            refused += [(number, each, reason) for each, reason in not_held]
-            changed += [(number, change, times) for change, times in converted.items() if times]
+            records[place], not_held = self.item(item, converted)
+            refused += [(place, each, reason) for each, reason in not_held]
+            changed += [(place, change, times) for change, times in converted.items() if times]
         return Encoded(records, refused, changed)
 
 
@@ -130,3 +139,14 @@ def shape_name(each: Object) -> str:
     """The name of an object's shape in the bill of conversions."""
     name = type(each.geometry).__name__.lower()
     return "rotated rectangle" if name == "rectangle" and not is_upright(each.geometry) else name
+
+
+def other_changes(block: Block, to: str) -> Iterator[tuple[int, str, int]]:
+    """For `Encoded.converted`: the rows of kind ``OTHER`` that are no upright rectangles become another shape."""
+    columns = block.columns
+    if columns is None or not columns.others:
+        return
+    for number, place in enumerate(block.usual):
+        for row in columns.others.keys() & range(columns.first[number], columns.first[number + 1]):
+            if not is_upright(columns.others[row].geometry):
+                yield place, f"{shape_name(columns.others[row])} -> {to}", 1

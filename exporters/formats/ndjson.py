@@ -4,16 +4,15 @@ Format: ``convert_ndjson_to_yolo``, https://docs.ultralytics.com/reference/data/
 then one for each image with its rows. ``yolo train data=https://.../dataset.ndjson`` fetches the photos and trains.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, BinaryIO, ClassVar
 
 import msgspec
 
-from exporters.dataset import Item, Object
+from exporters.dataset import Image
 from exporters.formats.format import Place, Record
-from exporters.formats.yolo import YoloDetect, YoloPage
+from exporters.formats.yolo import YoloDetect
 from exporters.formats.yolo_pose import YoloPose
 from exporters.formats.yolo_shapes import YoloObb, YoloSegment
 from exporters.splits import SPLITS
@@ -44,12 +43,9 @@ class _Ndjson:
     task: ClassVar[str]
     rows: ClassVar[str]
 
-    def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
-        """An image's rows; what has none is given back."""
-        page, dropped = super().item(item, converted)  # type: ignore[misc]  # of a YOLO format beside this class
-        image = item.image
-        rows = msgspec.json.decode(page, type=YoloPage).rows
-        return _encode(_Line(image.file_name, image.url, image.width, image.height, rows)), dropped
+    def _page(self, image: Image, rows: Sequence[str]) -> bytes:
+        """The record of an image with these rows."""
+        return _encode(_Line(image.file_name, image.url, image.width, image.height, "".join(rows)))
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
         """Write ``dataset.ndjson``; images wait on the disk until it is known whether each one has an address."""

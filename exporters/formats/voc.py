@@ -11,10 +11,14 @@ from typing import ClassVar
 from xml.sax.saxutils import escape
 
 import msgspec
+import numpy as np
 
+from exporters.block import Block
 from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.format import NO_AREA, ItemFormat, Place, Record, shape_name
+from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
 from exporters.shapes import is_upright
+
+_encode = msgspec.json.Encoder().encode
 
 
 class VocPage(msgspec.Struct, frozen=True, gc=False):
@@ -29,6 +33,7 @@ class Voc(ItemFormat):
 
     name: ClassVar[str] = "voc"
     image_folder: ClassVar[str] = "JPEGImages"
+    usual_changes: ClassVar[tuple[str, str, str]] = BOX_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back."""
@@ -41,7 +46,30 @@ class Voc(ItemFormat):
             if not is_upright(each.geometry):
                 converted[f"{shape_name(each)} -> box"] += 1
             lines.append(_object(each, each.box, image))
-        return msgspec.json.encode(VocPage(image.stem, _page(image, lines))), dropped
+        return _encode(VocPage(image.stem, _page(image, lines))), dropped
+
+    def encode(self, block: Block) -> Encoded:
+        """See `Format.encode`."""
+        columns = block.columns
+        if columns is None:
+            return super().encode(block)
+        encoded = self.encode_some(block.items.items(), len(block))
+        encoded.converted.extend(other_changes(block, "box"))
+        sizes = columns.shapes.sizes
+        low = np.minimum(np.rint(columns.fits.boxes[:, :2]) + 1, sizes)
+        high = np.minimum(np.maximum(np.rint(columns.fits.boxes[:, 2:]), low), sizes)
+        edges = np.column_stack((low, high)).astype(np.int64).T.tolist()
+        names = {label: _text(label) for label in set(columns.said.labels)}
+        rows = [
+            _OBJECT % (names[label], clipped, *box)
+            for label, clipped, *box in zip(columns.said.labels, columns.fits.clipped.tolist(), *edges, strict=True)
+        ]
+        first = columns.first
+        for number, place in enumerate(block.usual):
+            image = block.images[place]
+            page = VocPage(image.stem, _page(image, rows[first[number] : first[number + 1]]))
+            encoded.records[place] = _encode(page)
+        return encoded
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
         """Write the pages and the lists of images, empty ones too: readers expect all four."""
@@ -65,14 +93,15 @@ def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]
     return left, top, min(max(round(x_max), left), width), min(max(round(y_max), top), height)
 
 
+_OBJECT = (
+    "  <object>\n    <name>%s</name>\n    <pose>Unspecified</pose>\n    <truncated>%d</truncated>\n"
+    "    <difficult>0</difficult>\n    <bndbox>\n      <xmin>%d</xmin>\n      <ymin>%d</ymin>\n"
+    "      <xmax>%d</xmax>\n      <ymax>%d</ymax>\n    </bndbox>\n  </object>\n"
+)
+
+
 def _object(each: Object, box: Box, image: Image) -> str:
-    left, top, right, bottom = whole_pixels(box, image.width, image.height)
-    return (
-        f"  <object>\n    <name>{_text(each.label)}</name>\n    <pose>Unspecified</pose>\n"
-        f"    <truncated>{each.clipped:d}</truncated>\n    <difficult>0</difficult>\n"
-        f"    <bndbox>\n      <xmin>{left}</xmin>\n      <ymin>{top}</ymin>\n"
-        f"      <xmax>{right}</xmax>\n      <ymax>{bottom}</ymax>\n    </bndbox>\n  </object>\n"
-    )
+    return _OBJECT % (_text(each.label), each.clipped, *whole_pixels(box, image.width, image.height))
 
 
 def _page(image: Image, objects: Sequence[str]) -> str:

@@ -4,16 +4,24 @@ Formats: https://docs.ultralytics.com/datasets/. Rows are in shares of the image
 of an object is the one thing in which detect, segment, OBB and pose differ, so rows of one data set never mix.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
 import msgspec
+import numpy as np
 
+from exporters.block import Block
 from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.format import NO_AREA, ItemFormat, Place, Record, shape_name
+from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
+from exporters.formats.many import numbers, rounded
 from exporters.shapes import is_upright
+
+DIGITS = 8
+"""Digits after the point of a share: a hundred-millionth of the image."""
+_encode = msgspec.json.Encoder().encode
 
 
 class YoloPage(msgspec.Struct, frozen=True, gc=False):
@@ -23,13 +31,11 @@ class YoloPage(msgspec.Struct, frozen=True, gc=False):
     rows: str
 
 
-class YoloDetect(ItemFormat):
-    """YOLO detect: every shape is its box, ``class x_centre y_centre width height``.
+class YoloRows(ItemFormat):
+    """A kind of YOLO data set: subclasses say by ``_row`` what they say of an object.
 
     Lays out one text file an image, empty for an image without objects.
     """
-
-    name: ClassVar[str] = "yolo-detect"
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image's rows; what has none is given back."""
@@ -40,7 +46,7 @@ class YoloDetect(ItemFormat):
                 dropped.append((each, NO_AREA))
                 continue
             rows.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
-        return page(image, rows), dropped
+        return self._page(image, rows), dropped
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
         """Write the rows, the lists of images and ``data.yaml``, whose class numbers are the class map's less one."""
@@ -59,27 +65,62 @@ class YoloDetect(ItemFormat):
         place.write("data.yaml", ("\n".join(lines) + "\n").encode())
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
-        if not is_upright(each.geometry):
-            converted[f"{shape_name(each)} -> box"] += 1
-        return shares(box, image.width, image.height)
+        """What stands after the class of an object with an area."""
+        raise NotImplementedError
+
+    def _page(self, image: Image, rows: Sequence[str]) -> bytes:
+        """The record of an image with these rows."""
+        return _encode(YoloPage(image.file_name, "".join(rows)))
 
     def _sheet(self) -> list[str]:
         """Lines of ``data.yaml`` that only this kind of data set has."""
         return []
 
 
-def page(image: Image, rows: Sequence[str]) -> bytes:
-    """The record of an image with these rows."""
-    return msgspec.json.encode(YoloPage(image.file_name, "".join(rows)))
+class YoloDetect(YoloRows):
+    """YOLO detect: every shape is its box, ``class x_centre y_centre width height``."""
+
+    name: ClassVar[str] = "yolo-detect"
+    usual_changes: ClassVar[tuple[str, str, str]] = BOX_CHANGES
+
+    def encode(self, block: Block) -> Encoded:
+        """See `Format.encode`."""
+        columns = block.columns
+        if columns is None:
+            return super().encode(block)
+        encoded = self.encode_some(block.items.items(), len(block))
+        encoded.converted.extend(other_changes(block, "box"))
+        low, high, sizes = columns.fits.boxes[:, :2], columns.fits.boxes[:, 2:], columns.shapes.sizes
+        tokens = numbers(rounded(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS))
+        rows = [
+            f"{kind - 1} {x} {y} {width} {height}\n"
+            for kind, x, y, width, height in zip(
+                columns.class_ids, *(tokens[place::4] for place in range(4)), strict=True
+            )
+        ]
+        first = columns.first
+        for number, place in enumerate(block.usual):
+            encoded.records[place] = self._page(block.images[place], rows[first[number] : first[number + 1]])
+        return encoded
+
+    def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
+        if not is_upright(each.geometry):
+            converted[f"{shape_name(each)} -> box"] += 1
+        return shares(box, image.width, image.height)
 
 
 def shares(box: Box, width: int, height: int) -> str:
     """A box as YOLO writes it: its centre and size in shares of the image."""
     x_min, y_min, x_max, y_max = box
-    return (
-        f"{(x_min + x_max) / 2 / width:.8f} {(y_min + y_max) / 2 / height:.8f} "
-        f"{(x_max - x_min) / width:.8f} {(y_max - y_min) / height:.8f}"
+    return row_of(
+        ((x_min + x_max) / 2 / width, (y_min + y_max) / 2 / height, (x_max - x_min) / width, (y_max - y_min) / height)
     )
+
+
+def row_of(values: Iterable[float]) -> str:
+    """Numbers of a row, to ``DIGITS`` digits."""
+    scale = 10.0**DIGITS
+    return _encode([math.floor(value * scale + 0.5) / scale for value in values])[1:-1].replace(b",", b" ").decode()
 
 
 def quoted(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from exporters.dataset import Box, Image, Item, Object
 from exporters.errors import BadOption
 from exporters.formats.format import NO_AREA, Job, shape_name
-from exporters.formats.yolo import YoloDetect, page, quoted, shares
+from exporters.formats.yolo import YoloRows, quoted, row_of, shares
 from exporters.keypoints import ONLY_ONE, Placed
 from exporters.shapes import is_upright
 from labelloop.labeling.geometry import KeyPoint
@@ -19,7 +19,7 @@ from labelloop.labeling.geometry import KeyPoint
 WITHOUT = "object without key points -> all of them not drawn"
 
 
-class YoloPose(YoloDetect):
+class YoloPose(YoloRows):
     """Writes every object with as many key points as the label config has, so that rows have one length."""
 
     name: ClassVar[str] = "yolo-pose"
@@ -43,14 +43,14 @@ class YoloPose(YoloDetect):
             if each.box is not None
         ]
         lines = [each for each in item.objects if each.box is None and not isinstance(each.geometry, KeyPoint)]
-        return page(image, rows), [*joined.refused, *((each, NO_AREA) for each in lines)]
+        return self._page(image, rows), [*joined.refused, *((each, NO_AREA) for each in lines)]
 
     def _pose(self, each: Object, box: Box, image: Image, places: Sequence[Placed], converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
             converted[f"{shape_name(each)} -> box"] += 1
         if not any(seen for *_, seen in places):
             converted[WITHOUT] += 1
-        points = (f"{x / image.width:.8f} {y / image.height:.8f} {seen}" for x, y, seen in places)
+        points = (f"{row_of((x / image.width, y / image.height))} {seen}" for x, y, seen in places)
         return " ".join((shares(box, image.width, image.height), *points))
 
     def _sheet(self) -> list[str]:

@@ -8,9 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar
 
+import numpy as np
+
+from exporters.block import Block
 from exporters.dataset import Box, Image, Object
-from exporters.formats.format import shape_name
-from exporters.formats.yolo import YoloDetect
+from exporters.formats.format import Encoded, shape_name
+from exporters.formats.many import numbers, ring_texts, rounded
+from exporters.formats.yolo import DIGITS, YoloRows, row_of
 from exporters.outlines import one_ring, turned_box
 from labelloop.labeling.geometry import Point, Rectangle
 
@@ -18,10 +22,38 @@ BRIDGED = "parts and holes joined by bridges"
 TOO_LARGE = "turned box larger than the image -> upright box"
 
 
-class YoloSegment(YoloDetect):
+class YoloSegment(YoloRows):
     """YOLO segment: every shape is one ring. Parts and holes are joined to it by bridges of no width."""
 
     name: ClassVar[str] = "yolo-segment"
+    usual_changes: ClassVar[tuple[str, str, str]] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+
+    def encode(self, block: Block) -> Encoded:
+        """See `Format.encode`."""
+        columns = block.columns
+        if columns is None:
+            return super().encode(block)
+        encoded = self.encode_some(block.items.items(), len(block))
+        boxes, sizes, rings = columns.fits.boxes, columns.shapes.sizes, columns.shapes.rings
+        tokens = numbers(rounded(boxes / np.hstack((sizes, sizes)), DIGITS))
+        edges = (tokens[place::4] for place in range(4))
+        rows = [f"{x0} {y0} {x1} {y0} {x1} {y1} {x0} {y1}" for x0, y0, x1, y1 in zip(*edges, strict=True)]
+        around = np.repeat(sizes[rings.rows], np.diff(rings.first), axis=0)
+        points = rounded(np.minimum(np.maximum(rings.points, 0.0), around) / around, DIGITS)
+        for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
+            rows[row] = text[1:-1].replace(",", " ")
+        for number, place in enumerate(block.usual):
+            mine = range(columns.first[number], columns.first[number + 1])
+            converted: Counter[str] = Counter()
+            for row in columns.others.keys() & mine:
+                each = columns.others[row]
+                assert each.box is not None
+                rows[row] = self._row(each, each.box, block.images[place], converted)
+            encoded.converted.extend((place, change, times) for change, times in converted.items())
+            encoded.records[place] = self._page(
+                block.images[place], [f"{columns.class_ids[row] - 1} {rows[row]}\n" for row in mine]
+            )
+        return encoded
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         del box
@@ -33,7 +65,7 @@ class YoloSegment(YoloDetect):
         return _points(ring, image)
 
 
-class YoloObb(YoloDetect):
+class YoloObb(YoloRows):
     """YOLO OBB: every shape is its smallest box turned about; a rectangle is its own four corners."""
 
     name: ClassVar[str] = "yolo-obb"
@@ -63,4 +95,4 @@ def _accepted(corners: Iterable[Point], image: Image) -> bool:
 
 
 def _points(points: Iterable[Point], image: Image) -> str:
-    return " ".join(f"{x / image.width:.8f} {y / image.height:.8f}" for x, y in points)
+    return row_of(share for x, y in points for share in (x / image.width, y / image.height))

@@ -1,0 +1,248 @@
+"""Many objects at once, in columns: the same inner form as `Object`, for what numpy does faster than Python.
+
+What most tasks hold are boxes and polygons with one label, well inside their image. `fit` puts whole blocks of those
+into their images; what it does not know for certain it leaves to `exporters.shapes.fit`, row by row. The arithmetic is
+that of `Rectangle`, `Polygon` and `shapes.fit`, operation by operation, so that a region has the same bits either way.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from exporters.dataset import Object
+from exporters.shapes import TOLERANCE, ring_areas
+from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
+
+UPRIGHT, TURNED, RING, OTHER = range(4)
+"""Kinds of rows: a rectangle that is its box, one that is turned, a polygon; and what has an `Object` of its own."""
+
+Floats = NDArray[np.float64]
+
+
+class Rings(msgspec.Struct, frozen=True):
+    """The corners of turned rectangles and polygons: ring ``i`` is that of ``rows[i]``.
+
+    ``points`` is (points, 2) in pixels; the ring's are from ``first[i]`` to before ``first[i + 1]``.
+    """
+
+    rows: NDArray[np.int64]
+    first: NDArray[np.int64]
+    points: Floats
+
+
+class Shapes(msgspec.Struct, frozen=True):
+    """Shapes as drawn, in pixels, a row each.
+
+    Attributes:
+        boxes: (rows, 5): x, y, width, height and rotation of a rectangle; no numbers for a polygon.
+        rings: The corners of the turned rectangles and of the polygons.
+        sizes: (rows, 2): width and height of the image.
+        turned: Which rows are turned rectangles.
+        ring: Which rows are polygons.
+    """
+
+    boxes: Floats
+    rings: Rings
+    sizes: Floats
+    turned: NDArray[np.bool_]
+    ring: NDArray[np.bool_]
+
+    def geometry(self, row: int) -> Geometry:
+        """The shape of a row."""
+        if self.ring[row]:
+            place = int(np.searchsorted(self.rings.rows, row))
+            points = self.rings.points[self.rings.first[place] : self.rings.first[place + 1]]
+            return Polygon(tuple((x, y) for x, y in points.tolist()))
+        return Rectangle(*self.boxes[row].tolist())
+
+
+class Fits(msgspec.Struct, frozen=True):
+    """Where shapes are in their images, a row each, as `shapes.Fitted` says it; ``OTHER`` is what is not known."""
+
+    kinds: NDArray[np.uint8]
+    boxes: Floats  # (rows, 4)
+    areas: Floats
+    clipped: NDArray[np.bool_]
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What is known of shapes beside their form, a row each: as in `Object`."""
+
+    labels: list[str] = []
+    regions: list[str] = []
+    annotations: list[int | None] = []
+    annotators: list[int | None] = []
+    scores: list[float | None] = []
+
+    def some(self, rows: Sequence[int]) -> "Said":
+        """Some of the rows."""
+        return Said(
+            [self.labels[row] for row in rows],
+            [self.regions[row] for row in rows],
+            [self.annotations[row] for row in rows],
+            [self.annotators[row] for row in rows],
+            [self.scores[row] for row in rows],
+        )
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """The objects of some images, in their order; ``first[i]`` is where those of image ``i`` begin.
+
+    ``others`` are the objects of the rows of kind ``OTHER``. Every object has a box.
+    """
+
+    first: list[int]
+    shapes: Shapes
+    fits: Fits
+    said: Said
+    ids: list[int]
+    class_ids: list[int]
+    others: Mapping[int, Object]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def objects(self, image: int) -> tuple[Object, ...]:
+        """The objects of an image, one by one."""
+        return tuple(self._object(row) for row in range(self.first[image], self.first[image + 1]))
+
+    def _object(self, row: int) -> Object:
+        found = self.others.get(row)
+        if found is not None:
+            return found
+        x_min, y_min, x_max, y_max = self.fits.boxes[row].tolist()
+        return Object(
+            self.ids[row],
+            self.class_ids[row],
+            self.said.labels[row],
+            self.shapes.geometry(row),
+            (x_min, y_min, x_max, y_max),
+            float(self.fits.areas[row]),
+            self.ids[row],
+            bool(self.fits.clipped[row]),
+            region=self.said.regions[row],
+            annotation=self.said.annotations[row],
+            annotator=self.said.annotators[row],
+            score=self.said.scores[row],
+        )
+
+
+def draw(boxes: Floats, points: Floats, counts: Sequence[int], ring: NDArray[np.bool_], sizes: Floats) -> Shapes:
+    """Shapes in pixels from percent.
+
+    Args:
+        boxes: (rows, 5): x, y, width, height in percent and rotation; anything for a polygon.
+        points: (points, 2): the points of all polygons, in percent.
+        counts: how many points each polygon has.
+        ring: which rows are polygons.
+        sizes: (rows, 2): width and height of the image.
+    """
+    scale = np.hstack((sizes, sizes))
+    pixels = boxes.copy()
+    pixels[:, :4] *= scale
+    pixels[:, :4] /= 100
+    turned = ~ring & (pixels[:, 4] != 0)
+    corners = _corners(pixels[turned])
+    points = points * np.repeat(sizes[ring], counts, axis=0) / 100
+    rows = np.concatenate((np.flatnonzero(turned), np.flatnonzero(ring)))
+    lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64)))
+    rings = Rings(rows, np.concatenate(([0], np.cumsum(lengths))), np.concatenate((corners, points)))
+    return Shapes(pixels, _by_row(rings) if len(corners) else rings, sizes, turned, ring)
+
+
+def fit(shapes: Shapes) -> Fits:
+    """Bring shapes inside their images, as far as that is a matter of columns: see `exporters.shapes.fit`."""
+    width, height = shapes.sizes[:, 0], shapes.sizes[:, 1]
+    drawn = np.column_stack(
+        (
+            shapes.boxes[:, 0],
+            shapes.boxes[:, 1],
+            shapes.boxes[:, 0] + shapes.boxes[:, 2],
+            shapes.boxes[:, 1] + shapes.boxes[:, 3],
+        )
+    )
+    areas = shapes.boxes[:, 2] * shapes.boxes[:, 3]
+    rings = shapes.rings
+    if len(rings.rows):
+        starts = rings.first[:-1]
+        drawn[rings.rows, :2] = np.minimum.reduceat(rings.points, starts, axis=0)
+        drawn[rings.rows, 2:] = np.maximum.reduceat(rings.points, starts, axis=0)
+    boxes = np.empty_like(drawn)
+    boxes[:, :2] = np.maximum(drawn[:, :2], 0.0)
+    boxes[:, 2:] = np.minimum(drawn[:, 2:], shapes.sizes)
+    over = np.maximum(np.maximum(-drawn[:, 0], -drawn[:, 1]), np.maximum(drawn[:, 2] - width, drawn[:, 3] - height))
+    clipped = over > TOLERANCE
+    known = (drawn[:, 2:] - drawn[:, :2] >= TOLERANCE).all(axis=1) & (boxes[:, 2:] - boxes[:, :2] >= TOLERANCE).all(
+        axis=1
+    )
+    upright = ~(shapes.turned | shapes.ring)
+    areas[upright] = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[upright]
+    known &= upright | ~clipped  # what the edge cuts of another shape is for shapely
+    known &= ~(shapes.turned & (shapes.boxes[:, 4] % 360 == 0))  # turned all round: its box, by way of its corners
+    if shapes.ring.any():
+        mine = np.flatnonzero(shapes.ring[rings.rows])
+        simple, sizes = _rings(rings, mine)
+        rows = rings.rows[mine]
+        areas[rows] = sizes
+        known[rows] &= simple
+    kinds = np.full(len(areas), UPRIGHT, np.uint8)
+    kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
+    kinds[~known] = OTHER
+    return Fits(kinds, boxes, areas, clipped)
+
+
+def take(shapes: Shapes, fits: Fits, rows: NDArray[np.int64]) -> tuple[Shapes, Fits]:
+    """Some of the rows, in ascending order."""
+    places = np.full(len(shapes.boxes), -1)
+    places[rows] = np.arange(len(rows))
+    mine = np.flatnonzero(places[shapes.rings.rows] >= 0)
+    lengths, points = _some_rings(shapes.rings, mine)
+    rings = Rings(places[shapes.rings.rows[mine]], np.concatenate(([0], np.cumsum(lengths))), points)
+    return (
+        Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.turned[rows], shapes.ring[rows]),
+        Fits(fits.kinds[rows], fits.boxes[rows], fits.areas[rows], fits.clipped[rows]),
+    )
+
+
+def _some_rings(rings: Rings, mine: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
+    """The lengths of some rings, and their points one after the other."""
+    lengths = np.diff(rings.first)[mine]
+    begins = np.cumsum(lengths) - lengths
+    places = np.repeat(rings.first[:-1][mine] - begins, lengths) + np.arange(lengths.sum())
+    return lengths, rings.points[places]
+
+
+def _corners(boxes: Floats) -> Floats:
+    """(4 x rows, 2): see `Rectangle.corners`. Sines are Python's: numpy's may differ in the last bit."""
+    turns = np.radians(boxes[:, 4]).tolist()
+    cos, sin = np.array([math.cos(turn) for turn in turns]), np.array([math.sin(turn) for turn in turns])
+    x, y, width, height = boxes[:, :4].T
+    wx, wy, hx, hy = width * cos, width * sin, -height * sin, height * cos
+    corners = np.stack((x, y, x + wx, y + wy, x + wx + hx, y + wy + hy, x + hx, y + hy), axis=1)
+    return corners.reshape(-1, 2)
+
+
+def _by_row(rings: Rings) -> Rings:
+    """The rings in the order of their rows."""
+    order = np.argsort(rings.rows, kind="stable")
+    lengths, points = _some_rings(rings, order)
+    return Rings(rings.rows[order], np.concatenate(([0], np.cumsum(lengths))), points)
+
+
+def _rings(rings: Rings, mine: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Floats]:
+    """Of some rings, which are simple for certain, and the areas of all of them."""
+    lengths, points = _some_rings(rings, mine)
+    first = np.concatenate(([0], np.cumsum(lengths)))
+    # a ring whose last point is its first already may have too few points to be one: not known here
+    open_ = (points[first[:-1]] != points[first[1:] - 1]).any(axis=1)
+    simple = open_.copy()
+    good = np.repeat(open_, lengths)
+    owners = np.repeat(np.cumsum(open_) - 1, lengths)[good]
+    if open_.any():
+        outlines = shapely.polygons(shapely.linearrings(points[good], indices=owners))
+        simple[open_] = shapely.is_valid(outlines)
+    return simple, ring_areas(points, first[:-1])

@@ -1,0 +1,92 @@
+"""The bills of a block's tasks: what became of each in the data set, and then in each format."""
+
+from collections.abc import Iterator, Sequence
+
+from exporters.accounting import Bill, Loss, bill_of
+from exporters.block import Block
+from exporters.convert import Counted, Pattern, Row
+from exporters.formats.format import Encoded, Format
+
+
+class Tally:
+    """Takes what each format made of a block.
+
+    Most tasks are usual and nothing is said of them, so what a format made of one follows from its pattern.
+    """
+
+    def __init__(self, block: Block, rows: Sequence[Row]) -> None:
+        self._block = block
+        self._rows = rows
+        self._formats: list[Format] = []
+        self._usual = dict(zip(block.usual, range(len(block.usual)), strict=True))
+        self._notes: dict[int, list[tuple[str, ...]]] = {}  # of images: lines of the bill that a format adds
+        self._refused: dict[tuple[int, str], set[int]] = {}
+
+    def add(self, each: Format, encoded: Encoded) -> None:
+        """Take what a format said; what it cannot hold is a loss of the task."""
+        self._formats.append(each)
+        for place, held_not, reason in encoded.refused:
+            refused = self._refused.setdefault((place, each.name), set())
+            if held_not.number in refused:
+                continue
+            refused.add(held_not.number)
+            self._notes.setdefault(place, []).append(("format", each.name, "dropped", reason))
+            self._rows[self._block.tasks[place]].losses.append(
+                Loss(
+                    "region",
+                    reason,
+                    self._block.images[place].task,
+                    held_not.annotation,
+                    held_not.region,
+                    format=each.name,
+                )
+            )
+        for place, change, times in encoded.converted:
+            self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
+
+    def bills(self, known: dict[Pattern, Bill]) -> Iterator[Bill]:
+        """The bill of each task; ``known`` keeps those of the patterns."""
+        block = self._block
+        places: dict[int, list[int]] = {}
+        for place, task in enumerate(block.tasks):
+            places.setdefault(task, []).append(place)
+        for task, row in enumerate(self._rows):
+            mine = places.get(task, [])
+            if row.pattern is None or self._notes.keys() & mine:
+                yield bill_of(self._counted(row, mine))
+                continue
+            bill = known.get(row.pattern)
+            if bill is None:
+                bill = known[row.pattern] = bill_of(self._counted(row, mine))
+            yield bill
+
+    def _counted(self, row: Row, places: Sequence[int]) -> Counted:
+        block = self._block
+        counted = row.pattern.counted() if row.pattern else row.counted
+        assert counted is not None
+        for place in places:
+            counted["images", block.images[place].split] += 1
+            counted.update(self._notes.get(place, ()))
+            for each in self._formats:
+                refused = self._refused.get((place, each.name), set())
+                if place in self._usual:
+                    objects = regions = self._objects(self._usual[place]) - len(refused)
+                    for kind, change in enumerate(each.usual_changes):
+                        if change:
+                            counted["format", each.name, "converted", change] += self._of_kind(self._usual[place], kind)
+                else:
+                    written = [one for one in block.items[place].objects if one.number not in refused]
+                    objects = sum(one.box is not None for one in written)  # a key point is part of an object
+                    regions = len({one.number for one in written})
+                counted["format", each.name, "objects"] += objects
+                counted["format", each.name, "regions"] += regions
+        return counted
+
+    def _objects(self, image: int) -> int:
+        assert self._block.columns is not None
+        return self._block.columns.first[image + 1] - self._block.columns.first[image]
+
+    def _of_kind(self, image: int, kind: int) -> int:
+        columns = self._block.columns
+        assert columns is not None
+        return int((columns.fits.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
