@@ -109,6 +109,8 @@ def loop(label_studio, s3_server, tmp_path_factory):
         "LABELLOOP_LABEL_STUDIO_URL": label_studio.url,
         "LABELLOOP_LABEL_STUDIO_API_KEY": label_studio.admin_token,
         "LABELLOOP_WEBHOOK_SECRET": secrets.token_hex(8),
+        "LABELLOOP_EXPORT_WEBHOOK_SECRET": secrets.token_hex(8),
+        "LABELLOOP_MEDIA_HOSTS": "127.0.0.2",  # where tests receive webhooks: private, and allowed
         "LABELLOOP_BASIC_AUTH_USER": "label-studio",
         "LABELLOOP_BASIC_AUTH_PASSWORD": secrets.token_hex(8),
         "LABELLOOP_ML_URL": f"http://localhost:{ml}",
