@@ -53,6 +53,11 @@ COMMANDS: Sequence[Command] = (
         "exporters.validate.commands:dataset_validate",
         "Look a data set through for what no loader notices.",
     ),
+    Command(
+        "dataset report",
+        "exporters.reporting.commands:dataset_report",
+        "Write a version as one page that a person reads, with pictures.",
+    ),
     Command("dataset verify", "exporters.validate.commands:dataset_verify", "Compare a version with its manifest."),
     Command(
         "prelabel", "ml_backend.prelabel_commands:prelabel_project", "Pre-label a whole project, to be gone on with."
