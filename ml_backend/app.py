@@ -80,7 +80,7 @@ class _Endpoints:
         self._predictor = Predictor(
             photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
         )
-        self._smart = SmartTools(photos)
+        self._smart = SmartTools(photos, settings=settings)
         self._door = Door(settings)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
         # A batch of hundreds keeps nobody waiting who draws a box.

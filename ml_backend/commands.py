@@ -16,6 +16,7 @@ from ml_backend.admission import threads_for
 from ml_backend.check import check_model
 from ml_backend.detector import embedded_model
 from ml_backend.pointer import read_pointer
+from ml_backend.smart.check import check_segmenter
 
 
 def serve(
@@ -57,6 +58,8 @@ def serve(
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
     print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)
+    if settings.smart_encoder is not None:
+        print(f"  Smart tools: {check_segmenter(settings)}", flush=True)
     if (active := _active(settings)) not in {"", found.version}:
         print(f"  The active version {active} goes before it; `labelloop models rollback` ends that.", flush=True)
     settings = settings.model_copy(update={"web_threads": threads or settings.web_threads})

@@ -17,6 +17,8 @@ PROVIDERS: Mapping[str, int] = {"CUDAExecutionProvider": 16, "CPUExecutionProvid
 """Where a graph may run, best first -> photos a run where the graph's batch is open. On a processor a larger batch is
 no faster, and costs 60 MB a photo with the embedded model."""
 
+ON_PROCESSOR = ["CPUExecutionProvider"]
+
 AT_ONCE = 2
 """Runs of one session at a time on a processor: one run alone leaves cores idle in the parts of a graph that do not
 spread over threads. A third is no faster, and each takes its memory (25 MB with the embedded model)."""
@@ -38,34 +40,11 @@ class Engine:
             ModelMissing: There is no such file.
             ModelBroken: ONNX Runtime cannot open it.
         """
-        import onnxruntime
-
-        if not path.is_file():
-            raise ModelMissing(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # the warnings of exporters are nothing that a user could act on
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # Threads that spin between runs keep the cores from the threads that decode photos and answer /health.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        available = onnxruntime.get_available_providers()
-        providers = [name for name in PROVIDERS if name in available]
-        on_processor = providers == ["CPUExecutionProvider"]
-        if graph is not None and on_processor:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        elif keep is not None and on_processor and not path.with_name(f"{path.name}.data").is_file():
-            options.optimized_model_filepath = str(
-                keep
-            )  # one file: a graph of more than 2 GB has its weights beside it
-        try:
-            chosen = graph if graph is not None and on_processor else path
-            self._session = onnxruntime.InferenceSession(str(chosen), options, providers=providers)
-            self._run_options = onnxruntime.RunOptions()
-        except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
-            raise ModelBroken(path, _first_line(error)) from error
+        self._session = open_session(path, threads=threads, graph=graph, keep=keep)
+        self._run_options = _run_options()
         self._run_options.only_execute_path_to_fetches = True
         self._path = path
-        self._turn = threading.Semaphore(AT_ONCE if on_processor else 1)
+        self._turn = threading.Semaphore(AT_ONCE if self._session.get_providers() == ON_PROCESSOR else 1)
         self.graph: Graph = read_graph(self._session)
         if self.graph.image is None:
             inputs = ", ".join(str(tensor) for tensor in self.graph.inputs)
@@ -115,6 +94,38 @@ class Engine:
         if fixed is not None:
             return fixed
         return PROVIDERS.get(self._session.get_providers()[0], 1)
+
+
+def open_session(path: Path, *, threads: int = 0, graph: Path | None = None, keep: Path | None = None) -> Any:
+    """An `onnxruntime.InferenceSession`; the arguments and errors are those of `Engine`."""
+    import onnxruntime
+
+    if not path.is_file():
+        raise ModelMissing(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # the warnings of exporters are nothing that a user could act on
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that spin between runs keep the cores from the threads that decode photos and answer /health.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    available = onnxruntime.get_available_providers()
+    providers = [name for name in PROVIDERS if name in available]
+    chosen = path
+    if providers == ON_PROCESSOR and graph is not None:
+        chosen = graph
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif providers == ON_PROCESSOR and keep is not None and not path.with_name(f"{path.name}.data").is_file():
+        options.optimized_model_filepath = str(keep)  # one file: a graph of more than 2 GB has its weights beside it
+    try:
+        return onnxruntime.InferenceSession(str(chosen), options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
+        raise ModelBroken(path, _first_line(error)) from error
+
+
+def _run_options() -> Any:
+    import onnxruntime
+
+    return onnxruntime.RunOptions()
 
 
 def _first_line(error: Exception) -> str:

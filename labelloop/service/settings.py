@@ -22,6 +22,7 @@ from labelloop.service.errors import SettingsError
 
 PREFIX = "LABELLOOP_"
 MIB = 2**20
+_SHORTEST_PASSWORD = 10
 
 
 def _option(default: Any, help_: str, **limits: Any) -> Any:
@@ -52,6 +53,9 @@ class Settings(BaseSettings):
     store_url: str = _option("", "Object store: file:///path or s3://bucket/prefix. Empty: the folder `store` in home.")
 
     label_studio_url: str = _option("http://localhost:8080", "Address of Label Studio, as labelloop reaches it.")
+    label_studio_public_url: str = _option(
+        "", "Address of Label Studio, as a browser reaches it, for links. Empty: label_studio_url."
+    )
     label_studio_api_key: SecretStr = _option(
         SecretStr(""), "Personal access token (or legacy token) for Label Studio."
     )
@@ -60,12 +64,19 @@ class Settings(BaseSettings):
     )
     basic_auth_user: str = _option("", "User name for Basic auth on the services. Empty: no Basic auth.")
     basic_auth_password: SecretStr = _option(SecretStr(""), "Password for Basic auth on the services.")
+    dashboard_password: SecretStr = _option(
+        SecretStr(""), "Password of the dashboard, at least 10 characters. Empty: there is no dashboard."
+    )
     ml_url: str = _option("http://localhost:9090", "Address of the ML backend, as Label Studio reaches it.")
     qc_url: str = _option("http://localhost:9091", "Address of the QC service, as Label Studio reaches it.")
 
     model: Path | None = _option(None, "ONNX detector to serve. Empty: the model that comes with labelloop.")
     model_layout: str = _option("", "Layout of the model's outputs, where the file alone does not tell it.")
     score_threshold: float = _option(0.3, "Lowest score of a pre-label, 0 to 1.", ge=0, le=1)
+    smart_encoder: Path | None = _option(
+        None, "Encoder of a SAM-family export (ONNX) for smart tools. Empty: they work without any model file."
+    )
+    smart_decoder: Path | None = _option(None, "Decoder of the same export.")
     inference_threads: int = _option(0, "Threads of one inference; 0 lets ONNX Runtime choose.", ge=0)
 
     learn_cache_bytes: int = _option(
@@ -138,7 +149,14 @@ class Settings(BaseSettings):
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("label_studio_url", "ml_url", "qc_url", "s3_endpoint_url")
+    @field_validator("dashboard_password")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < _SHORTEST_PASSWORD:
+            raise ValueError(f"it has fewer than {_SHORTEST_PASSWORD} characters")
+        return value
+
+    @field_validator("label_studio_url", "label_studio_public_url", "ml_url", "qc_url", "s3_endpoint_url")
     @classmethod
     def _http_url(cls, value: str) -> str:
         if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
@@ -181,6 +199,7 @@ class Settings(BaseSettings):
                 "basic_auth_password",
                 self.basic_auth_password.get_secret_value(),
             ),
+            ("smart_encoder", self.smart_encoder, "smart_decoder", self.smart_decoder),
             (
                 "s3_access_key_id",
                 self.s3_access_key_id,

@@ -8,9 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from labelloop.service.errors import SettingsError
+from labelloop.service.settings import Settings
 from ml_backend.smart.cutout import Cutout
 from ml_backend.smart.grabcut import GrabCut
 from ml_backend.smart.prompts import Prompt
+from ml_backend.smart.sam import Sam
 
 
 class Segmenter(Protocol):
@@ -34,5 +37,20 @@ class Segmenter(Protocol):
         """
 
 
-SEGMENTERS: Mapping[str, Callable[[], Segmenter]] = {"grabcut": GrabCut}
+def _grabcut(settings: Settings) -> Segmenter:
+    del settings
+    return GrabCut()
+
+
+def _sam(settings: Settings) -> Segmenter:
+    encoder, decoder = settings.smart_encoder, settings.smart_decoder
+    if encoder is None or decoder is None:
+        raise SettingsError(
+            "The segmenter `sam` needs an encoder and a decoder.",
+            fix="Set LABELLOOP_SMART_ENCODER and LABELLOOP_SMART_DECODER to the two ONNX files of one export.",
+        )
+    return Sam(encoder.expanduser(), decoder.expanduser(), threads=settings.inference_threads)
+
+
+SEGMENTERS: Mapping[str, Callable[[Settings], Segmenter]] = {"grabcut": _grabcut, "sam": _sam}
 """Name -> what makes it."""

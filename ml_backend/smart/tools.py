@@ -20,7 +20,9 @@ from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.regions import to_results
 from labelloop.labeling.task import Result
+from labelloop.service.errors import LabelloopError
 from labelloop.service.media import MediaError, Photo
+from labelloop.service.settings import Settings
 from ml_backend.protocol import Prediction
 from ml_backend.smart.controls import outlets
 from ml_backend.smart.looks import Looks
@@ -66,15 +68,16 @@ class _Look:
 class SmartTools:
     """Answers prompts. One a worker; any number of threads may ask at once."""
 
-    def __init__(self, photos: Photos, *, segmenter: str = "grabcut") -> None:
+    def __init__(self, photos: Photos, *, settings: Settings | None = None) -> None:
         """Imports and loads nothing before the first prompt.
 
         Args:
             photos: Where photos come from.
-            segmenter: A name in `SEGMENTERS`.
+            settings: Name the segmenter's files where it has any; None: there are none.
         """
         self._photos = photos
-        self._name = segmenter
+        self._settings = settings
+        self._name = "sam" if settings is not None and settings.smart_encoder is not None else "grabcut"
         self._looks: Looks[_Look] = Looks(KEPT)
         self._segmenter: Segmenter | None = None
         self._lock = threading.Lock()
@@ -94,6 +97,11 @@ class SmartTools:
             look = self._look(task, config, Result(results[-1]))
         except MediaError as error:
             log.warning("smart_photo_skipped", task=task.get("id"), code=error.code, reason=str(error))
+            look = None
+        except LabelloopError as error:  # a segmenter's file is missing or broken: its message says all
+            log.error(  # noqa: TRY400
+                "smart_tool_failed", segmenter=self._name, code=error.code, reason=str(error)
+            )
             look = None
         except Exception:
             log.exception("smart_photo_failed", task=task.get("id"))
@@ -135,7 +143,7 @@ class SmartTools:
             if self._segmenter is None:
                 from ml_backend.smart.segmenters import SEGMENTERS  # OpenCV is loaded where smart tools are used
 
-                self._segmenter = SEGMENTERS[self._name]()
+                self._segmenter = SEGMENTERS[self._name](self._settings or Settings())
             return self._segmenter
 
     def _cut(self, look: _Look, prompt: Prompt) -> Cutout | None:
