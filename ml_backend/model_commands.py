@@ -1,13 +1,17 @@
-"""Owns `labelloop models list | add | activate | rollback`: plain functions that the command line mounts."""
+"""Owns `labelloop models list | add | activate | rollback | pull`: plain functions that the command line mounts."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from ml_backend import activation
+from ml_backend import activation, pulling
 from ml_backend.activation import Activation
 from ml_backend.pointer import EVERYWHERE, Pointer, read_pointer
 from ml_backend.registry import Manifest, Registry
@@ -36,6 +40,9 @@ def models_add(
 ) -> None:
     """Put an ONNX detector on the store as a version. It is opened and tried first.
 
+    With a project it passes the gate of learning: it must not find less on the project's labelled held-out photos than
+    what is served there, else it is kept but not activated.
+
     Args:
         model: The ONNX file; weights beside it come along.
         names: File of its class names, one a line, where the model has none.
@@ -53,6 +60,8 @@ def models_add(
         note=f"added from {model.name}",
     )
     print(f"{manifest.version} is on {registry.store.url}: {len(manifest.classes)} classes")
+    if project is not None:
+        _judge(manifest.version, project, settings, activate=activate)
     if activate:
         _tell(activation.activate(manifest.version, settings=settings, project=project, tried=True), project)
     else:
@@ -79,6 +88,51 @@ def models_rollback(*, project: int | None = None) -> None:
         project: What is active for this project; without it what is active for all.
     """
     _tell(activation.roll_back(settings=_settings(), project=project), project)
+
+
+def _judge(version: str, project: int, settings: Settings, *, activate: bool) -> None:
+    """Says what a version finds on a project's held-out photos; raises where it is worse and was to be activated."""
+    if not settings.label_studio_api_key.get_secret_value():
+        print("  not judged     LABELLOOP_LABEL_STUDIO_API_KEY is empty")
+        return
+    from labelloop.service.db import open_database
+    from labelloop.service.studio import Studio
+    from ml_backend.learning.admission import NotAdmitted, admit
+    from ml_backend.learning.kit import Kit
+
+    with contextlib.closing(Studio.from_settings(settings)) as studio:
+        verdict = admit(Kit.of(settings, studio, open_database(settings)), project, version)
+    print(f"  {'passes' if verdict.passed else 'refused':13}  {verdict.reason}")
+    if activate and not verdict.passed:
+        raise NotAdmitted(version, project, verdict)
+
+
+def models_pull(
+    name: str = "",
+    *,
+    folder: Path | None = None,
+    source: Annotated[str, Parameter(name="--from")] = "",
+) -> None:
+    """Download a model of the catalogue: its licence is shown, its checksum checked. Ctrl-C loses nothing.
+
+    Args:
+        name: Its name; without it the catalogue is listed.
+        folder: Where its files shall lie; default models/NAME in labelloop's home folder.
+        source: Address of a folder with the same files, such as a mirror of your own; default their publisher's.
+    """
+    settings = _settings()
+    if not name:
+        for line in pulling.listed():
+            print(line)
+        return
+    folder = (folder or settings.home / "models" / name).expanduser().absolute()
+    entry = pulling.entry_of(name)
+    print(f"{name}: {entry.purpose}. Licence: {entry.licence}, {entry.terms}", flush=True)
+    files = pulling.pull(entry, folder, source=source)
+    for file in files:
+        print(f"  {file}")
+    for line in pulling.used(entry, files):
+        print(line)
 
 
 def _settings() -> Settings:

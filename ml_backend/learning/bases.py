@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,8 @@ class Bases:
         self._store = open_store(settings.store_url, settings)
         self.registry = Registry(self._store)
         self._cache = activation.cache_of(settings)
+        # One core stays free for a fit, which runs on one: pre-labels are renewed meanwhile.
+        self._threads = settings.inference_threads or max((os.cpu_count() or 2) - 1, 1)
         self._open: dict[str, Backbone] = {}
         self._lock = threading.Lock()
 
@@ -85,7 +88,7 @@ class Bases:
         else:
             manifest = self.registry.manifest(version)
             path, layout = self._cache.fetch(self.registry, manifest), manifest.layout
-        return replace(load_detector(path, layout=layout, threads=self._settings.inference_threads), version=version)
+        return replace(load_detector(path, layout=layout, threads=self._threads), version=version)
 
     def backbone(self, served: Served) -> Backbone:
         """The base, opened to be learned on.
@@ -97,9 +100,7 @@ class Bases:
         with self._lock:
             if served.base not in self._open:
                 folder = self._settings.home / "ml_backend" / "backbones"
-                opened = open_backbone(
-                    served.path, folder=folder, layout=served.layout, threads=self._settings.inference_threads
-                )
+                opened = open_backbone(served.path, folder=folder, layout=served.layout, threads=self._threads)
                 while len(self._open) >= OPEN:
                     self._open.pop(next(iter(self._open)))
                 self._open[served.base] = opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -42,6 +42,10 @@ class _Answer:
     height: int
 
 
+_Looker = Callable[[int, str], _Answer]
+"""(task, address of its photo) -> what was found there."""
+
+
 class Examiner:
     """Examines versions. Safe to use from many threads."""
 
@@ -71,28 +75,34 @@ class Examiner:
                 self._answers[to, key[1]] = self._answers.pop(key)
 
     def examine(
-        self, version: str, lessons: Sequence[tuple[int, Lesson]], *, backbone: Backbone, base: str, config: LabelConfig
+        self,
+        version: str,
+        lessons: Sequence[tuple[int, Lesson]],
+        *,
+        config: LabelConfig,
+        backbone: Backbone | None = None,
+        base: str = "",
     ) -> Exam:
         """What a version finds on labelled photos. A photo that cannot be had is left out.
 
         Args:
             version: Of the store, or the base.
             lessons: (task, photo with what was drawn on it).
-            backbone: Sees photos for the base and for what was learned on it.
-            base: The base's version.
             config: Says which label a class of the version means.
+            backbone: Sees photos for the base and for what was learned on it; None: every version is opened.
+            base: The base's version.
         """
-        head = self._heads.get(version)
-        names = backbone.names if version == base else head.names if head is not None else None
-        detector: Detector | None = None
-        if names is None:
+        head = self._heads.get(version) if backbone is not None else None
+        if backbone is not None and (head is not None or version == base):
+            names, look = (head or backbone).names, self._seen(head, backbone)
+        else:
             detector = self._bases.detector(version)
-            names = detector.names.names
+            names, look = detector.names.names, self._opened(detector)
         truths, found = [], []
         for task, lesson in lessons:
             key = version, hashlib.sha256(lesson.url.encode()).hexdigest()[:24]
             try:
-                answer = self._answers.get(key) or self._look(task, lesson, head, detector, backbone)
+                answer = self._answers.get(key) or look(task, lesson.url)
             except MediaError as error:
                 log.warning("photo_not_judged_by", task=task, reason=str(error))
                 continue
@@ -101,18 +111,27 @@ class Examiner:
             found.append(answer.found)
         return Exam(truths, found, labels_of(config, names))
 
-    def _look(
-        self, task: int, lesson: Lesson, head: Head | None, detector: Detector | None, backbone: Backbone
-    ) -> _Answer:
-        if detector is not None:
+    def _opened(self, detector: Detector) -> _Looker:
+        """How an opened model looks at a photo."""
+
+        def look(task: int, url: str) -> _Answer:
             spec = detector.spec
             side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
-            photo = self._photos.photo(lesson.url, task_id=task, max_side=side)
+            photo = self._photos.photo(url, task_id=task, max_side=side)
             [found] = detector.detect([prepare(photo.image, spec, size=(photo.width, photo.height))], floor=FLOOR)
             return _Answer(found, photo.width, photo.height)
-        sight = self._album.sight(backbone, lesson.url, task=task)
-        found = head.detect(sight, floor=FLOOR) if head is not None else base_finds(sight, floor=FLOOR)
-        return _Answer(found, sight.fit.width, sight.fit.height)
+
+        return look
+
+    def _seen(self, head: Head | None, backbone: Backbone) -> _Looker:
+        """How a head, or the base itself, looks at a photo that its backbone sees."""
+
+        def look(task: int, url: str) -> _Answer:
+            sight = self._album.sight(backbone, url, task=task)
+            found = base_finds(sight, floor=FLOOR) if head is None else head.detect(sight, floor=FLOOR)
+            return _Answer(found, sight.fit.width, sight.fit.height)
+
+        return look
 
     def _keep(self, key: tuple[str, str], answer: _Answer) -> None:
         with self._lock:
@@ -137,14 +156,21 @@ def labels_of(config: LabelConfig, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found.get(index, "") for index in range(len(names)))
 
 
-def known_classes(config: LabelConfig, names: Sequence[str], drawn: Sequence[str]) -> list[tuple[str, int]]:
-    """Classes of a base that a project uses and nobody drew yet: (name in the learned model, index in the base).
+def known_classes(config: LabelConfig, names: Sequence[str], drawn: Collection[str]) -> list[tuple[str, int]]:
+    """Classes of a base that a project uses: (name in the learned model, index in the base).
 
-    A class goes by its label, or by its own name where several classes mean one label.
+    A class goes by its label, and a drawn label is learned from there on. Where several classes mean one label, a drawn
+    one begins with the first of them; one that nobody drew yet is answered by all of them, under their own names.
+
+    Args:
+        config: The project's label config.
+        names: The base's classes.
+        drawn: Labels that were drawn.
     """
     labels = labels_of(config, names)
-    return [
-        (label if labels.count(label) == 1 else names[index], index)
-        for index, label in enumerate(labels)
-        if label and label not in drawn
-    ]
+    found: list[tuple[str, int]] = []
+    for index, label in enumerate(labels):
+        if not label or (label in drawn and label in labels[:index]):
+            continue
+        found.append((label if label in drawn or labels.count(label) == 1 else names[index], index))
+    return found

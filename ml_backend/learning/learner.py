@@ -23,7 +23,7 @@ from ml_backend.examples import Example
 from ml_backend.learn import Learned, learn
 from ml_backend.learning.bases import Served
 from ml_backend.learning.events import LEARN, Asked, now_hint, queue_hint
-from ml_backend.learning.exams import known_classes
+from ml_backend.learning.exams import known_classes, labels_of
 from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_out, unjudged
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.lessons import fingerprint
@@ -184,7 +184,7 @@ class Learner:
         if not any(one.labels for one in examples):
             return self._finish(of, "failed", reason=f"none of the {bad} labelled photos could be had")
         with of.watch.phase("fit"):
-            known = known_classes(of.config, backbone.names, list(of.classes))
+            known = known_classes(of.config, backbone.names, of.classes)
             learned = learn(examples, levels=backbone.levels, known=known)
         with of.watch.phase("judge"):
             verdict = self._judge(of, backbone, learned)
@@ -250,8 +250,7 @@ class Learner:
         """Drawn classes that what is served can find."""
         if of.served.learned:
             return list(of.classes)
-        told = {name for name, _ in known_classes(of.config, backbone.names, [])}
-        return sorted(told & set(of.classes))
+        return sorted(set(labels_of(of.config, backbone.names)) & set(of.classes))
 
     def _publish(self, of: _Material, backbone: Backbone, learned: Learned, verdict: Verdict) -> str:
         metrics: dict[str, Any] = {

@@ -40,6 +40,9 @@ from ml_backend.protocol import Prediction, ProjectOptions, read_options
 UNSEEN = 4
 """One in so many of the pool is a task that no learned version looked at yet."""
 
+AT_ONCE = 8
+"""Tasks of the pool that are predicted before it is looked whether something newer comes."""
+
 PORTION = 25
 """Tasks that are predicted and imported at a time, after the pool."""
 
@@ -155,7 +158,9 @@ class _Work:
         """A learned version: the pool in the order of acquisition, then the others by the doubt of the last version."""
         waiting = [number for number in self._tasks if number not in self._there]
         pool = self._pool(waiting)
-        made = self._first(pool)
+        made = self._first(pool, stop)
+        if stop():
+            return Arranged(self._version, made, stopped=True)
         rest = [number for number in waiting if number not in set(pool)]
         rest = self._by_doubt(rest)[: max(self._policy.prelabels - made, 0)]
         for portion in _portions(rest):
@@ -175,10 +180,20 @@ class _Work:
         chosen = unseen[: max(size // UNSEEN, size - len(looked))]
         return [*self._by_doubt(looked)[: size - len(chosen)], *chosen]
 
-    def _first(self, pool: Sequence[int]) -> int:
-        """Predicts the pool, and imports it in the order of acquisition."""
-        self._see([number for number in pool if number not in self._known], lambda: False)
-        seen = self._predict(pool)
+    def _first(self, pool: Sequence[int], stop: Stop) -> int:
+        """Predicts the pool, and imports it in the order of acquisition.
+
+        Where something newer comes while half of it is done, that half is put in order: else an annotator who submits
+        faster than a pool is predicted would never be served in the order of any version.
+        """
+        self._see([number for number in pool if number not in self._known], stop)
+        seen: dict[int, _Seen] = {}
+        for start in range(0, len(pool), AT_ONCE):
+            if stop():
+                if 2 * start < len(pool):
+                    return 0
+                break
+            seen |= self._predict(pool[start : start + AT_ONCE])
         able = [number for number in seen if number in self._known]
         head: list[int] = []
         if able:

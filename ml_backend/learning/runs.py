@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from labelloop.service.db import reading
 from ml_backend.learning.tables import RUNS
 
-VerdictName = Literal["published", "refused", "withdrawn", "failed"]
+VerdictName = Literal["published", "refused", "withdrawn", "failed", "admitted"]
 
 PHASES: Mapping[str, str] = {
     "wait": "Waiting for the burst to end",
@@ -96,7 +96,7 @@ class Runs:
         """When each version that a run replaced was replaced last, seconds since 1970."""
         with reading(self.engine) as connection:
             query = sa.select(RUNS.c.parent, sa.func.max(RUNS.c.finished_at)).group_by(RUNS.c.parent)
-            done = RUNS.c.verdict.in_(("published", "withdrawn"))
+            done = RUNS.c.verdict.in_(("published", "withdrawn", "admitted"))
             return {str(one): float(at) for one, at in connection.execute(query.where(RUNS.c.project == project, done))}
 
     def of_version(self, project: int, version: str) -> Run | None:

@@ -1,0 +1,79 @@
+"""A model that was trained elsewhere passes the same gate; classes of a base meet the labels of a project."""
+
+import onnx
+import pytest
+
+from labelloop.labeling.config import LabelConfig
+from ml_backend.detector import embedded_model
+from ml_backend.learning.admission import admit
+from ml_backend.learning.exams import known_classes, labels_of
+from ml_backend.learning.teaching import is_held_out
+from tests.ml_backend.learning.conftest import PROJECT
+
+LABELS = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+<Label value="Vehicle" predicted_values="car,bus"/><Label value="Cat"/><Label value="Disc"/></RectangleLabels></View>"""
+NAMES = ("car", "cat", "dog", "bus")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "known"),
+    [
+        ((), [("car", 0), ("Cat", 1), ("bus", 3)]),  # a label of two classes: both answer for it
+        (("Vehicle",), [("Vehicle", 0), ("Cat", 1)]),  # drawn: it is learned from the first of them on
+        (("Disc", "Cat"), [("car", 0), ("Cat", 1), ("bus", 3)]),
+    ],
+)
+def test_classes_of_the_base_go_by_the_labels_of_the_project(drawn, known):
+    config = LabelConfig.parse(LABELS)
+    assert labels_of(config, NAMES) == ("Vehicle", "Cat", "", "Vehicle")
+    assert known_classes(config, NAMES, drawn) == known
+
+
+@pytest.fixture
+def judged(learn, studio, policy):
+    """A project whose learned version is served, with enough held-out tasks to judge by."""
+    policy("debounce_s = 0\nheld_out = 0.5\n")
+    return learn(tasks=[studio.label(seed) for seed in range(1, 9)])
+
+
+@pytest.fixture(autouse=True)
+def _few_are_enough(monkeypatch):
+    monkeypatch.setattr("ml_backend.learning.gate.ENOUGH_PHOTOS", 2)
+    monkeypatch.setattr("ml_backend.learning.gate.ENOUGH_BOXES", 2)
+
+
+def add(kit, tmp_path, name):
+    """The embedded model as one that was made elsewhere, with another name for one of its classes."""
+    model = onnx.load(embedded_model())
+    names = next(entry for entry in model.metadata_props if entry.key == "names")
+    names.value = names.value.replace('"person"', f'"{name}"')
+    onnx.save(model, tmp_path / "elsewhere.onnx")
+    return kit.bases.registry.add(tmp_path / "elsewhere.onnx", project=str(PROJECT)).version
+
+
+def test_a_model_that_finds_less_than_what_is_served_is_refused_with_the_figures(kit, judged, tmp_path):
+    assert judged.judged_by == "held-out"
+    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc"))
+    assert not verdict.passed
+    assert verdict.judged_by == "held-out"
+    assert verdict.ap50 < verdict.parent_ap50 == pytest.approx(judged.ap50, abs=1e-6)
+    run = kit.runs.last(PROJECT)[0]
+    assert (run.verdict, run.source, run.parent) == ("refused", "models add", judged.version)
+
+
+def test_a_model_that_finds_as_much_passes(kit, judged, tmp_path):
+    file = kit.bases.registry.manifest(judged.version).model
+    (tmp_path / "same.onnx").write_bytes(kit.bases.registry.get(judged.version, file))
+    same = kit.bases.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
+    verdict = admit(kit, PROJECT, same)
+    assert verdict.passed
+    assert verdict.ap50 == verdict.parent_ap50
+    assert kit.runs.last(PROJECT)[0].verdict == "admitted"
+
+
+def test_without_held_out_labels_it_passes_unjudged_and_says_so(kit, studio, tmp_path):
+    task = studio.label(1)
+    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc"))
+    assert verdict.passed
+    assert verdict.judged_by == "nothing"
+    assert f"only {int(is_held_out(PROJECT, task, 0.1))} held-out photos" in verdict.reason
