@@ -43,10 +43,10 @@ COMMANDS: Sequence[Command] = (
     Command(
         "export", "exporters.commands:export", "Write annotated tasks as COCO, Pascal VOC and YOLO, to disk or S3."
     ),
-    Command(
-        "import", "exporters.importing.commands:import_dataset", "Bring COCO, VOC, YOLO or photos into a project."
-    ),
-    Command("dataset list", "exporters.commands:dataset_list", "List the versions of a data set."),
+    Command("import", "exporters.importing.commands:import_dataset", "Bring COCO, VOC, YOLO or photos into a project."),
+    Command("dataset list", "exporters.version_commands:dataset_list", "List the versions of a data set."),
+    Command("dataset diff", "exporters.version_commands:dataset_diff", "Say what changed from one version to another."),
+    Command("dataset gc", "exporters.version_commands:dataset_gc", "Remove what no version of a data set refers to."),
     Command("dataset pull", "exporters.commands:dataset_pull", "Lay a version out as folders that a trainer reads."),
     Command(
         "dataset validate",
@@ -66,11 +66,14 @@ COMMANDS: Sequence[Command] = (
     Command("models list", "ml_backend.model_commands:models_list", "List the model versions, and what is served."),
     Command("models add", "ml_backend.model_commands:models_add", "Put an ONNX detector on the store as a version."),
     Command("models activate", "ml_backend.model_commands:models_activate", "Serve a version, without a gap."),
+    Command("models pull", "ml_backend.model_commands:models_pull", "Download a model of the catalogue."),
     Command("models rollback", "ml_backend.model_commands:models_rollback", "Go back to what was served before."),
     Command(
         "models inspect", "ml_backend.commands:models_inspect", "Say what a model file is, and what it sees on a photo."
     ),
-    Command("learn", "ml_backend.learning.commands:learn", "How learning of a project stands; how many labels are needed."),
+    Command(
+        "learn", "ml_backend.learning.commands:learn", "How learning of a project stands; how many labels are needed."
+    ),
     Command(
         "learn simulate",
         "ml_backend.learn_commands:learn_simulate",

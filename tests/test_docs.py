@@ -16,6 +16,7 @@ from labelloop.labeling.values import GEOMETRIES
 from labelloop.service.datasets import READERS as IMPORTED
 from labelloop.service.settings import Settings, describe_settings
 from ml_backend.app import create_app as create_ml
+from ml_backend.catalogue import CATALOGUE
 from ml_backend.datasets import READERS
 from ml_backend.layouts import LAYOUTS
 from ml_backend.shapes import SHAPES
@@ -39,6 +40,7 @@ TABLES = {
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
     "SEGMENTERS": SEGMENTERS,
+    "CATALOGUE": CATALOGUE,
     "TRAINERS": TRAINERS,
     "STANDARD": STANDARD,
     "READERS": {**READERS, **IMPORTED},

@@ -14,8 +14,8 @@ from labelloop.labeling.task import Prediction, Result
 from labelloop.service.media import MediaMissing, Photo
 from ml_backend.smart import SmartTools, serves_smart_tools
 from ml_backend.smart.cutout import Cutout
+from ml_backend.smart.grabcut import GrabCut
 from ml_backend.smart.looks import Looks
-from ml_backend.smart.segmenters import SEGMENTERS
 
 W, H = 400, 300
 LABELS = '<Label value="Car"/><Label value="Bg"/>'
@@ -198,7 +198,7 @@ def test_whatever_fails_a_box_is_answered_with_itself(mood, album):
 
 
 def test_a_segmenter_that_fails_costs_nothing_but_tightness(tools, monkeypatch):
-    monkeypatch.setattr(SEGMENTERS["grabcut"], "segment", lambda *_: 1 / 0)
+    monkeypatch.setattr(GrabCut, "segment", lambda *_: 1 / 0)
     [found] = ask(tools, box(115, 85, 165, 115), outlets="")
     assert iou(shape(found), Rectangle(115, 85, 165, 115)) > 0.999
 
