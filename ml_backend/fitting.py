@@ -8,6 +8,7 @@ import numpy as np
 
 from ml_backend.examples import Example
 from ml_backend.head import Doubles, Head
+from ml_backend.spread import each
 from ml_backend.trainers import NEVER, TRAINERS, Problem, Rows
 from ml_backend.training import Training, tabulate
 
@@ -53,8 +54,12 @@ def fit_table(
     if refit_boxes:
         shift = _fit_shift(training, photos)
         moved = training.moved(photos, shift)
-    problems = [training.problem(name, photos, moved=moved, known=places.get(name)) for name in drawn]
-    rows = training.scale.unfold(np.stack([_fit_class(training, one, trainer) for one in problems], axis=2))
+
+    def fitted(name: str) -> Rows:
+        problem = training.problem(name, photos, moved=moved, known=places.get(name))
+        return _fit_class(training, problem, trainer)
+
+    rows = training.scale.unfold(np.stack(each(fitted, drawn), axis=2))
     waiting = [(name, index) for name, index in known if name not in drawn]
     return Head(
         names=(*drawn, *(name for name, _ in waiting)),

@@ -14,6 +14,7 @@ from ml_backend.examples import Example
 from ml_backend.fitting import fit_table
 from ml_backend.head import Head, shown
 from ml_backend.judge import Truth, mean_ap50
+from ml_backend.spread import each
 from ml_backend.training import Training, tabulate
 
 FOLDS = 2
@@ -111,22 +112,25 @@ def cross_validate(
     few = len(examples) < FEW and not known
     choices = [choice for choice in CHOICES if choice.trainer == "logistic" or few]
     names = sorted({label for one in examples for label in one.labels})
-    truths: list[Truth] = []
-    found: dict[Choice, list[Detections]] = {choice: [] for choice in choices}
-    for places, rest in _folds(len(examples)):
-        held = [examples[index] for index in places]
-        if not any(examples[index].labels for index in rest):
-            continue
-        truths += [Truth(one.drawn, one.labels) for one in held]
+    folds = [fold for fold in _folds(len(examples)) if any(examples[index].labels for index in fold[1])]
+    truths = [Truth(examples[index].drawn, examples[index].labels) for places, _ in folds for index in places]
+
+    def judged(fold: tuple[list[int], list[int]]) -> dict[Choice, list[Detections]]:
+        places, rest = fold
+        answers: dict[Choice, list[Detections]] = {choice: [] for choice in choices}
         for trainer in dict.fromkeys(choice.trainer for choice in choices):
             head = fit_table(training, rest, levels=levels, trainer=trainer, refit_boxes=True, known=known)
             numbers = np.array([names.index(name) if name in names else -1 for name in head.names], np.int64)
             mine = [choice for choice in choices if choice.trainer == trainer]
-            for one in held:
+            for one in (examples[index] for index in places):
                 boxes, scores = head.answer(one.sight, exact=False)
                 for choice in mine:
                     placed = boxes if choice.refit_boxes else one.sight.boxes
-                    found[choice].append(_renumbered(shown(one.sight, placed, scores, floor=FLOOR), numbers))
+                    answers[choice].append(_renumbered(shown(one.sight, placed, scores, floor=FLOOR), numbers))
+        return answers
+
+    parts = each(judged, folds)
+    found = {choice: [one for part in parts for one in part[choice]] for choice in choices}
     return (
         {choice: mean_ap50(truths, found[choice], names=names) for choice in choices},
         {choice: lines(found[choice], truths, names=names) for choice in choices},

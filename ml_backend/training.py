@@ -13,6 +13,7 @@ from labelloop.labeling.overlap import box_iou
 from ml_backend.detections import Floats, Ints
 from ml_backend.examples import Example, Match, match, visible
 from ml_backend.head import Doubles, describe, move, shift_to
+from ml_backend.spread import each
 from ml_backend.trainers import Problem, Row
 
 POSITIVE_IOU = 0.6
@@ -197,11 +198,15 @@ def tabulate(examples: Sequence[Example], levels: Sequence[int], *, prior: Seque
     ends = np.cumsum([0, *levels])
     cut: list[list[Floats]] = [[] for _ in levels]
     kept, found = [], []
-    for index, one in enumerate(examples):
-        overlaps = match(one)
+
+    def described(index: int) -> tuple[Match, Ints, Floats]:
+        overlaps = match(examples[index])
         chosen = _thin(overlaps, share, seed=index)
+        features = describe(examples[index].sight, levels, prior=prior, exact=False)[chosen]
+        return overlaps, chosen, np.asarray(features, np.float32)
+
+    for overlaps, chosen, features in each(described, range(len(examples))):
         bounds = np.searchsorted(chosen, ends)
-        features = describe(one.sight, levels, prior=prior, exact=False)[chosen]
         for level, part in enumerate(cut):
             part.append(features[bounds[level] : bounds[level + 1]])
         kept.append(chosen)
