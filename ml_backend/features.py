@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ml_backend.detector import Detector
 from ml_backend.errors import ModelBroken, NotLearnable
@@ -65,8 +65,11 @@ def last_layers(graph: onnx.GraphProto, outputs: Iterable[str]) -> tuple[onnx.No
     That order is the one of the candidates: a graph lays its levels side by side from first to last.
     """
     made_by = producers(graph)
-    learned = {tensor.name for tensor in graph.initializer} | {
-        node.output[0] for node in graph.node if node.op_type == "Constant"
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants |= {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value"
     }
     found: dict[str, onnx.NodeProto] = {}
     seen: set[str] = set()
@@ -76,7 +79,9 @@ def last_layers(graph: onnx.GraphProto, outputs: Iterable[str]) -> tuple[onnx.No
         if node is None or name in seen:
             return
         seen.add(name)
-        if node.op_type in LAYERS and any(one in learned or _is_constant(one, made_by) for one in node.input[1:]):
+        if node.op_type == "Conv" and _takes_mean(constants.get(node.input[1])):
+            walk(node.input[0])
+        elif node.op_type in LAYERS and any(one in constants or _is_constant(one, made_by) for one in node.input[1:]):
             found.setdefault(node.output[0], node)
         elif node.op_type in MOVES:
             for one in node.input:
@@ -125,18 +130,25 @@ def expose(detector: Detector) -> onnx.ModelProto:
         raise NotLearnable(path, f"boxes of the layout {layout!r} cannot be learned from; known: {', '.join(STANDARD)}")
     nodes = Nodes(model, prefix="features")
     told = [output.name for output in model.graph.output]
-    layers = last_layers(model.graph, told)
-    columns = _columns(path, model, layers)
-    nodes.tell(**{LEVELS: [level.candidates for level in columns[0]]})
+    layers = last_layers(model.graph, told if EMBEDDINGS in told else detector.reader.outputs)
+    columns, each = _columns(detector, model, layers)
+    nodes.tell(**{LEVELS: [level.candidates for level in columns[0] for _ in range(each)]})
     if EMBEDDINGS not in told:
-        STANDARD[layout](nodes, detector.engine.graph, detector.names.names)
-        nodes.concat([_flat(nodes, levels) for levels in columns], axis=2, name=EMBEDDINGS)
+        STANDARD[layout](nodes, detector)
+        nodes.concat([_flat(nodes, levels, each) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
     return nodes.close()
 
 
-def _columns(path: Path, model: onnx.ModelProto, layers: Sequence[onnx.NodeProto]) -> list[list[Feature]]:
-    """The features that are put side by side; of each, its levels in the order of the candidates."""
+def _columns(
+    detector: Detector, model: onnx.ModelProto, layers: Sequence[onnx.NodeProto]
+) -> tuple[list[list[Feature]], int]:
+    """The features that are put side by side, of each its levels in the order of the candidates; and boxes a cell.
+
+    Where a cell has several boxes (YOLOv5's anchors), each has weights of its own in the last layer, and a row of its
+    own in the head: they are levels too, anchor after anchor.
+    """
+    path = detector.path
     inputs = list(dict.fromkeys(layer.input[0] for layer in layers))
     if not inputs:
         raise NotLearnable(path, "no convolution or linear layer was found in front of its outputs")
@@ -146,7 +158,7 @@ def _columns(path: Path, model: onnx.ModelProto, layers: Sequence[onnx.NodeProto
         for second in inputs[index + 1 :]
         if (fork := fork_of(model.graph, first, second)) is not None
     )
-    shapes = _shapes(path, model, [*inputs, *forks])
+    shapes = _shapes(path, model, [*inputs, *forks, detector.reader.outputs[0]])
     levels: dict[tuple[int, ...], list[str]] = {}
     for name in inputs:
         shape = shapes[name]
@@ -159,7 +171,17 @@ def _columns(path: Path, model: onnx.ModelProto, layers: Sequence[onnx.NodeProto
     kept = [column for column in columns if len({feature.width for feature in column}) == 1]
     if not kept:
         raise NotLearnable(path, "its levels have features of different widths")
-    return kept
+    return kept, _boxes_a_cell(detector, kept[0], shapes[detector.reader.outputs[0]])
+
+
+def _boxes_a_cell(detector: Detector, levels: Sequence[Feature], output: tuple[int, ...]) -> int:
+    """How many boxes each vector answers."""
+    if detector.layout != "yolov5":
+        return 1
+    cells = sum(level.candidates for level in levels)
+    if output[1] % cells:
+        raise NotLearnable(detector.path, f"its {output[1]} boxes do not lie on the {cells} cells of its last layers")
+    return output[1] // cells
 
 
 def _stem(graph: onnx.GraphProto, level: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Feature | None:
@@ -192,12 +214,12 @@ def _shapes(path: Path, model: onnx.ModelProto, names: list[str]) -> dict[str, t
     return {name: array.shape for name, array in zip(names, arrays, strict=True)}
 
 
-def _flat(nodes: Nodes, levels: list[Feature]) -> str:
-    """(batch, n, d) of features that lie on maps, level after level."""
+def _flat(nodes: Nodes, levels: list[Feature], each: int) -> str:
+    """(batch, n, d) of features that lie on maps, level after level, `each` times each."""
     flat = [
         nodes.transpose(nodes.reshape(one.name, (0, 0, -1)), (0, 2, 1)) if one.is_map else one.name for one in levels
     ]
-    return nodes.cast(nodes.concat(flat, axis=1), np.float32)
+    return nodes.cast(nodes.concat([one for one in flat for _ in range(each)], axis=1), np.float32)
 
 
 def _ancestors(name: str, made_by: Mapping[str, onnx.NodeProto]) -> set[str]:
@@ -210,6 +232,14 @@ def _ancestors(name: str, made_by: Mapping[str, onnx.NodeProto]) -> set[str]:
                 found.add(one)
                 waiting.append(one)
     return found
+
+
+def _takes_mean(weights: onnx.TensorProto | None) -> bool:
+    """Whether a convolution only takes the mean of a distribution over 0, 1, 2, ...: nothing of it was learned."""
+    if weights is None or list(weights.dims)[:1] != [1] or list(weights.dims)[2:] != [1, 1]:
+        return False
+    values = numpy_helper.to_array(weights).ravel()
+    return len(values) > 1 and bool(np.array_equal(values, np.arange(len(values))))
 
 
 def _is_constant(name: str, made_by: Mapping[str, onnx.NodeProto]) -> bool:

@@ -13,11 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 _TYPES: Mapping[Any, int] = {np.float32: TensorProto.FLOAT, np.float64: TensorProto.DOUBLE}
 
+AXES_AS_INPUT = 18
+"""Opset from which ReduceMax takes its axes as an input."""
+
 
 class Nodes:
     """A copy of a model that operations are appended to.
 
-    Only operations whose form is the same from opset 11 on are used: the model keeps the opset of its exporter.
+    Operations are written as opset 11 and all later ones have them: the model keeps the opset of its exporter.
     """
 
     def __init__(self, model: onnx.ModelProto, *, prefix: str) -> None:
@@ -86,6 +89,13 @@ class Nodes:
         """`tensor[..., start:stop]` of three axes."""
         bounds = (self.constant(np.array([one], np.int64)) for one in (start, stop, 2))
         return self.add("Slice", tensor, *bounds, name=name)
+
+    def greatest(self, tensor: str) -> str:
+        """The largest number of each row of three axes: (b, n, k) -> (b, n, 1)."""
+        opset = next((one.version for one in self.model.opset_import if one.domain in {"", "ai.onnx"}), 0)
+        if opset < AXES_AS_INPUT:
+            return self.add("ReduceMax", tensor, axes=[2], keepdims=1)
+        return self.add("ReduceMax", tensor, self.constant(np.array([2], np.int64)), keepdims=1)
 
     def rows(self, tensor: str, start: int, stop: int) -> str:
         """`tensor[:, start:stop]`."""

@@ -6,6 +6,7 @@ measured from the middle of the anchor's cell. (NanoDet-Plus measures from the c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,8 @@ BINS = 8
 """Numbers a side where nothing tells otherwise: 0..7 strides, as NanoDet and PicoDet are configured."""
 
 _NANODET: Any = {"color": "BGR", "pad": 0, "mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
-_STRIDES = {3: (8, 16, 32), 4: (8, 16, 32, 64)}
+STRIDES: Mapping[int, tuple[int, ...]] = {3: (8, 16, 32), 4: (8, 16, 32, 64)}
+"""Levels -> the stride of each."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class _Levels:
 
 def _levels(graph: Graph, seen: Arrays) -> _Levels | None:
     """Outputs in any order put in pairs: those of a level have its number of rows, distances the width they share."""
-    strides = _STRIDES.get(len(seen) // 2)
+    strides = STRIDES.get(len(seen) // 2)
     if strides is None or len(seen) != 2 * len(strides) or any(array.ndim != 3 for array in seen.values()):
         return None
     rows = [high * wide for high, wide in level_sizes(*image_size(graph), strides)]
@@ -122,7 +124,7 @@ def _reader(options: Any):  # type: ignore[no-untyped-def]  # noqa: ANN202
         if levels is None:
             raise ValueError("it has no pairs of class scores and distances [batch, anchors, n], a pair a level")
         spec = plain_spec(graph, **options)
-        strides = _STRIDES[len(levels.scores)]
+        strides = STRIDES[len(levels.scores)]
         squash = not all(is_share(seen[name]) for name in levels.scores)
 
         def decode(arrays: Arrays, floor: float) -> list[Detections]:
@@ -141,7 +143,7 @@ def _recognise_single(graph: Graph, seen: Arrays) -> str | None:
         return None
     classes = array.shape[2] - 4 * BINS
     size, told = image_size(graph), named(graph)
-    if grid_strides(*size, array.shape[1]) not in set(_STRIDES.values()) or told not in {None, classes}:
+    if grid_strides(*size, array.shape[1]) not in set(STRIDES.values()) or told not in {None, classes}:
         return None
     # YOLOX has the same shape with more classes, but all of them, and nothing else from the fifth on, are shares.
     if not is_share(array[..., :classes]) or is_share(array[..., classes:]):
