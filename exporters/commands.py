@@ -1,4 +1,4 @@
-"""The commands of the exporters, as plain functions that ``labelloop`` mounts: export, dataset list, dataset pull."""
+"""The commands of the exporters, as plain functions that ``labelloop`` mounts: export, dataset pull."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from exporters.export import export as run_export
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.pull import pull
 from exporters.splits import DEFAULT_SPLIT
-from exporters.versions import read_head, read_version, versions
+from exporters.versions import read_version
 from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
@@ -57,7 +57,7 @@ def export(
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
-        formats: the formats to write, by commas: coco, voc, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
+        formats: the formats to write, by commas: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
             yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
         to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
@@ -157,26 +157,6 @@ def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
             show=lambda report: print(summary(report), flush=True),
             progress=progress,
         )
-    return 0
-
-
-def dataset_list(url: str) -> int:
-    """List the versions of a data set, the published one marked.
-
-    Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-    """
-    store = open_store(url, Settings())
-    head, _ = read_head(store)
-    found = False
-    for each in versions(store):
-        found = True
-        mark = "*" if head and head.version == each.version else " "
-        splits = ", ".join(f"{name} {count}" for name, count in each.splits.items())
-        note = "" if each.published else "  not published: too much failed"
-        print(f"{mark} {each.version}  {each.created_at}  images: {splits}  formats: {', '.join(each.formats)}{note}")
-    if not found:
-        print(f"No version at {url} yet. `labelloop export --to {url} --from ...` makes the first.")
     return 0
 
 

@@ -46,6 +46,19 @@ class ClassMapMoved(ExportError):
         )
 
 
+class ObjectsCollected(ExportError):
+    """`dataset gc` took away what the new version was about to name; the export is made again."""
+
+    code = "objects_collected"
+    status = 409
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"`dataset gc` removed objects of {url} during the export.",
+            fix="Run the export again, and give `dataset gc` a longer --grace than an export takes.",
+        )
+
+
 class StoreBusy(ExportError):
     """Other exporters kept winning the race for a version number or for the head."""
 

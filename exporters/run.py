@@ -19,9 +19,10 @@ from exporters.accounting import Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler, Rules
 from exporters.classes import config_labels, load_classes, save_classes
 from exporters.convert import Converter
-from exporters.errors import ClassMapMoved
+from exporters.errors import ClassMapMoved, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.format import Job
+from exporters.garbage import epoch, is_whole
 from exporters.generation import NewGeneration
 from exporters.images import Headers, Sizes
 from exporters.index import DIGEST_BYTES, NO_DIGEST
@@ -61,12 +62,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     afresh: bool = False
 
     def settled(self) -> Report:
-        """A version, also where another exporter numbered a new label first: then again, with its numbers."""
+        """A version, also where another exporter numbered a new label first: then again, with its numbers.
+
+        So it is where `dataset gc` took an object away that we were about to name.
+        """
         with _rare_collections():
             for _ in range(4):
                 try:
                     return self.once()
-                except ClassMapMoved:
+                except (ClassMapMoved, ObjectsCollected):
                     continue
             return self.once()
 
@@ -83,6 +87,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self._version(parent, None)
 
     def _version(self, parent: Manifest | None, known: Known | None) -> Report:
+        began = epoch(self.store)
         classes, _ = load_classes(self.store)
         for label in config_labels(self.rules.config) if self.rules.config else ():
             classes.id(label)
@@ -119,6 +124,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             )
             objects.flush()
             manifest = put_whole(self.store, manifest, scratch)
+            if epoch(self.store) != began and not is_whole(self.store, manifest):
+                raise ObjectsCollected(self.store.url)
             manifest, checksum = commit(self.store, manifest)
         if manifest.published:
             publish(self.store, manifest.version, checksum)

@@ -6,6 +6,7 @@ index of its generation; a task may have several records in a table, or none. Li
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -154,6 +155,13 @@ def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | No
             yield Record(head.split, head.record)
             head = next(reader, None)
         heads[generation] = head
+
+
+def read_rows(store: Store, generation: Generation, name: str, rows: AbstractSet[int]) -> Iterator[bytes]:
+    """The records that a generation has of some of its tasks, by their rows in its index. Raises `DatasetDamaged`."""
+    for line in _lines(store, generation, name):
+        if line.seq in rows:
+            yield bytes(line.record)
 
 
 def read_index(store: Store, manifest: Manifest) -> Index:

@@ -22,7 +22,7 @@ def rounded(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
 
 def numbers(values: NDArray[np.float64]) -> list[str]:
     """Each number of an array, row after row, as JSON."""
-    return _encode(values.ravel().tolist())[1:-1].decode().split(",")
+    return _encode(values.ravel().tolist())[1:-1].decode().split(",") if values.size else []
 
 
 def texts(values: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from exporters import commands
+from exporters import commands, version_commands
 
 
 @pytest.fixture
@@ -15,7 +15,9 @@ def app(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELLOOP_LOCAL_FILES_ROOT", str(tmp_path / "photos"))
     app = App(result_action="return_value")
     app.command(commands.export)
-    app.command(commands.dataset_list, name="list")
+    app.command(version_commands.dataset_list, name="list")
+    app.command(version_commands.dataset_diff, name="diff")
+    app.command(version_commands.dataset_gc, name="gc")
     app.command(commands.dataset_pull, name="pull")
     return app
 

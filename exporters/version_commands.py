@@ -1,0 +1,190 @@
+"""The commands `labelloop dataset list`, `diff` and `gc`."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+
+from exporters.differences import Change, ClassChange, Differences, differences
+from exporters.garbage import GRACE_H, Garbage, collect, look
+from exporters.versions import read_head, read_version, versions
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+
+Json = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
+_SHOWN = 20
+
+
+def dataset_list(url: str, *, json: Json = None) -> int:
+    """List the versions of a data set, the published one marked.
+
+    Args:
+        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        json: where to write the list as JSON ("-": to the standard output).
+    """
+    store = open_store(url, Settings())
+    head, _ = read_head(store)
+    found = list(versions(store))
+    told: list[dict[str, Any]] = [
+        {
+            "version": each.version,
+            "head": head is not None and head.version == each.version,
+            "parent": each.parent,
+            "created_at": each.created_at,
+            "published": each.published,
+            "images": dict(each.splits),
+            "formats": list(each.formats),
+            "classes": dict(each.classes),
+            "source": dict(each.source),
+            "bytes": sum(shard.size for shard in each.shards().values()) + sum(file.size for file in each.files),
+        }
+        for each in found
+    ]
+    if _wrote(json, told):
+        return 0
+    for each in told:
+        splits = ", ".join(f"{name} {count}" for name, count in each["images"].items())
+        note = "" if each["published"] else "  not published: too much failed"
+        print(
+            f"{'*' if each['head'] else ' '} {each['version']}  {each['created_at']}  images: {splits}"
+            f"  formats: {', '.join(each['formats'])}{note}"
+        )
+    if not found:
+        print(f"No version at {url} yet. `labelloop export --to {url} --from ...` makes the first.")
+    return 0
+
+
+def dataset_diff(url: str, a: str, b: str = "latest", *, json: Json = None) -> int:
+    """Say what changed from one version of a data set to another: tasks, images, splits, classes and objects.
+
+    Objects are compared by class and place in a format that both versions have. One that is gone and one that is new
+    are the same object, moved or relabelled, where their boxes overlap by half (IoU).
+
+    Args:
+        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        a: the version before, such as v000001.
+        b: the version after; "latest" is the published one.
+        json: where to write it as JSON ("-": to the standard output).
+    """
+    store = open_store(url, Settings())
+    found = differences(store, read_version(store, a), read_version(store, b))
+    if not _wrote(json, found):
+        print(diff_text(found))
+    return 0
+
+
+def dataset_gc(
+    url: str,
+    *,
+    keep: int | None = None,
+    grace: float = GRACE_H,
+    delete: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = None,
+) -> int:
+    """Say what of a data set nobody refers to any more and, with --delete, remove it.
+
+    Objects of exports that were killed, of versions that are gone, and with --keep the older versions. Nothing is
+    removed that is younger than the grace period, so exports may go on meanwhile.
+
+    Args:
+        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        keep: keep only so many published versions, counted from the newest; without it all of them stay.
+        grace: hours for which everything stays after it was written; longer than any export takes.
+        delete: remove it; without this nothing is changed.
+        json: where to write what goes as JSON ("-": to the standard output).
+    """
+    store = open_store(url, Settings())
+    if delete:
+        with _progress() as progress:
+            found = collect(store, keep=keep, grace_h=grace, progress=progress)
+    else:
+        found = look(store, keep=keep, grace_h=grace)
+    if not _wrote(json, found):
+        print(gc_text(found, deleted=delete))
+    return 0
+
+
+def diff_text(found: Differences) -> str:
+    """The differences as a person reads them."""
+    lines = [f"{found.url}: {found.a} -> {found.b}"]
+    for name, (before, after) in found.rules.items():
+        lines.append(f"  {name}: {_short(before)} -> {_short(after)}")
+    if found.classes_added:
+        lines.append(f"  new classes: {', '.join(found.classes_added)}")
+    lines.append(f"  tasks    {_change(found.tasks)}")
+    lines.append(f"  images   {_change(found.images)}")
+    lines += [f"    {number} moved: {move}" for move, number in found.splits.items()]
+    lines.append(f"  objects  {_objects(found.objects)}   (from {found.format})")
+    if found.classes:
+        width = max(len(name) for name in found.classes)
+        head = ("class".ljust(width), "added", "removed", "moved", "relabelled")
+        lines += ["", "  " + "  ".join((head[0], *(word.rjust(10) for word in head[1:])))]
+        for name, each in found.classes.items():
+            numbers = (each.added, each.removed, each.moved, each.relabelled)
+            lines.append("  " + "  ".join((name.ljust(width), *(str(number).rjust(10) for number in numbers))))
+    if found.samples:
+        lines.append("")
+        lines += [f"  task {each.task} {each.image}: {each.what}" for each in found.samples[:_SHOWN]]
+        changed = found.images.added + found.images.removed + found.images.changed
+        if changed > _SHOWN:
+            lines.append(f"  and {changed - _SHOWN} more images")
+    return "\n".join(lines)
+
+
+def gc_text(found: Garbage, *, deleted: bool) -> str:
+    """What goes as a person reads it."""
+    what = "Removed" if deleted else "Would remove"
+    size = f"{found.bytes / 1e6:,.1f} MB"
+    lines = [
+        f"{what} {len(found.versions)} versions and {len(found.objects)} objects ({size}).",
+        f"{len(found.kept_versions)} versions and {found.kept_objects} objects stay.",
+    ]
+    if found.versions:
+        lines.insert(1, f"  versions: {', '.join(found.versions)}")
+    if found.young:
+        lines.append(f"{found.young} objects that no version names are younger than the grace period: they stay too.")
+    if not deleted and (found.versions or found.objects):
+        lines.append("Nothing was changed. With --delete they go.")
+    return "\n".join(lines)
+
+
+def _wrote(json: Path | None, value: Any) -> bool:
+    """Write a value as JSON; whether that was to the standard output, where nothing else may then be printed."""
+    if json is None:
+        return False
+    data = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
+    if str(json) == "-":
+        sys.stdout.write(data.decode())
+        return True
+    json.write_bytes(data)
+    return False
+
+
+def _change(each: Change) -> str:
+    return f"{each.added} added, {each.removed} removed, {each.changed} changed, {each.same} the same"
+
+
+def _objects(each: ClassChange) -> str:
+    return f"{each.added} added, {each.removed} removed, {each.moved} moved, {each.relabelled} relabelled"
+
+
+def _short(value: Any) -> str:
+    return msgspec.json.encode(value).decode()[:100]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task("objects", total=None)
+        yield lambda done, total: bar.update(row, completed=done, total=total)

@@ -1,0 +1,54 @@
+"""`dataset diff` and `dataset gc` in a real S3 server."""
+
+import json
+import time
+
+import pytest
+from pydantic import SecretStr
+
+from exporters.differences import Change, differences
+from exporters.export import export
+from exporters.garbage import collect, look
+from exporters.validate.version import verify
+from exporters.versions import read_version, versions
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+
+pytestmark = pytest.mark.system
+
+
+def task(number, x):
+    value = {"x": x, "y": 20.0, "width": 10.0, "height": 40.0, "rotation": 0, "rectanglelabels": ["car"]}
+    place = {"from_name": "label", "to_name": "image", "type": "rectanglelabels"}
+    box = {"id": "r1", **place, "original_width": 100, "original_height": 80, "value": value}
+    return {"id": number, "data": {"image": f"s3://b/{number}.jpg"}, "annotations": [{"id": number, "result": [box]}]}
+
+
+def test_older_versions_go_and_what_stays_is_whole(s3_server, tmp_path):
+    settings = Settings(
+        home=tmp_path / "home",
+        s3_endpoint_url=s3_server.endpoint,
+        s3_access_key_id=s3_server.key,
+        s3_secret_access_key=SecretStr(s3_server.secret),
+        label_studio_api_key=SecretStr(""),
+    )
+    url = f"s3://{s3_server.make_bucket()}/set"
+    store, source = open_store(url, settings), tmp_path / "tasks.json"
+    for last in (10.0, 30.0, 50.0):
+        source.write_text(json.dumps([task(number, 10.0) for number in range(1, 30)] + [task(30, last)]))
+        assert export(source, settings=settings, to=url, fetch=False, split="train=1").published
+    found = differences(store, read_version(store, "v000001"), read_version(store))
+    assert found.images == Change(changed=1, same=29)
+    assert (found.objects.added, found.objects.removed) == (1, 1)
+    assert look(store, keep=1).versions == ()  # all of it is younger than a day
+    store.put("objects/00/" + "00" * 32, b"left by an export that was killed")
+    time.sleep(1.1)  # Swift rounds times up to whole seconds
+    gone = collect(store, keep=1, grace_h=0)
+    assert gone.versions == ("v000001", "v000002")
+    assert ("objects/00/" + "00" * 32, 33) in gone.objects
+    assert [each.version for each in versions(store)] == ["v000003"]
+    manifest, problems = verify(store)
+    assert manifest is not None
+    assert not problems
+    time.sleep(1.1)
+    assert look(store, keep=1, grace_h=0).objects == ()
