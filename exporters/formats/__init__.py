@@ -6,6 +6,7 @@ from exporters.formats.coco import Coco
 from exporters.formats.format import Format
 from exporters.formats.ndjson import NdjsonDetect, NdjsonObb, NdjsonPose, NdjsonSegment
 from exporters.formats.voc import Voc
+from exporters.formats.voc_masks import VocMasks
 from exporters.formats.webdataset import WebDataset
 from exporters.formats.yolo import YoloDetect
 from exporters.formats.yolo_pose import YoloPose
@@ -14,6 +15,7 @@ from exporters.formats.yolo_shapes import YoloObb, YoloSegment
 FORMATS: dict[str, type[Format]] = {
     "coco": Coco,
     "voc": Voc,
+    "voc-masks": VocMasks,
     "yolo-detect": YoloDetect,
     "yolo-segment": YoloSegment,
     "yolo-obb": YoloObb,

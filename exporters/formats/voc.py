@@ -1,4 +1,4 @@
-"""Pascal VOC: ``Annotations/*.xml`` and ``ImageSets/Main/{train,val,trainval,test}.txt``.
+"""Pascal VOC: ``Annotations/*.xml``, ``ImageSets/Main/{train,val,trainval,test}.txt``, the classes in ``labelmap.txt``.
 
 Format: the VOC2012 development kit, http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/. Coordinates there are
 whole pixels counted from 1, the maximum included: the box of a whole W x H image is 1, 1, W, H.
@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from exporters.block import Block
 from exporters.dataset import Box, Image, Item, Object
@@ -72,7 +73,8 @@ class Voc(ItemFormat):
         return encoded
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
-        """Write the pages and the lists of images, empty ones too: readers expect all four."""
+        """Write the pages, the classes and the lists of images, empty ones too: readers expect all four."""
+        place.write("labelmap.txt", label_map(self.job.classes))
         decode = msgspec.json.Decoder(VocPage).decode
         with ExitStack() as opened:
             lists = {
@@ -84,6 +86,30 @@ class Voc(ItemFormat):
                 place.write(f"Annotations/{page.stem}.xml", page.xml.encode())
                 for name in (record.split, "trainval") if record.split in ("train", "val") else (record.split,):
                     lists[name].write(f"{page.stem}\n".encode())
+
+
+def label_map(classes: Sequence[str]) -> bytes:
+    """The classes with their colours as datumaro and CVAT read them; the format has no way to write a colon.
+
+    Format: https://docs.cvat.ai/docs/manual/advanced/formats/format-voc/.
+    """
+    rows = [("background", 0), *((name, number) for number, name in enumerate(classes, 1) if number < 256)]
+    palette = colours(256).tolist()
+    lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for name, number in rows if ":" not in name]
+    return ("# label:color_rgb:parts:actions\n" + "".join(lines)).encode()
+
+
+def colours(count: int) -> NDArray[np.uint8]:
+    """The development kit's colours, (count, 3): the bits of a number spread over red, green and blue.
+
+    Source: ``VOClabelcolormap.m`` of the VOC2012 development kit.
+    """
+    numbers = np.arange(count)
+    found = np.zeros((count, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            found[:, channel] |= ((numbers >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return found
 
 
 def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]:

@@ -120,6 +120,7 @@ OBJECTS: Mapping[str, Read] = {
     "yolo-pose": _boxes,
     "ndjson-pose": _boxes,
     "voc": _voc,
+    "voc-masks": _voc,
 }
 """Format -> how its records are read, the format that says most first."""
 
@@ -136,7 +137,7 @@ def _segmentation(given: Any) -> list[Ring]:
         return []
     height, width = given["size"]
     outline = shapely.simplify(Mask(width, height, given["counts"].encode()).polygon(), 0.5)
-    rings = []
+    rings: list[Ring] = []
     for part in shapely.get_parts(outline):
         rings += [list(ring.coords) for ring in (part.exterior, *part.interiors)]
     return rings

@@ -101,7 +101,7 @@ def _joined(steps: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
 
 def _by_split(numbers: Mapping[tuple[int, str], int], manifest: Manifest) -> list[tuple[str, Mapping[str, int]]]:
     """Classes with the most objects first, those without any last."""
-    rows = [
+    rows: list[tuple[str, Mapping[str, int]]] = [
         (name, {split: numbers.get((number, split), 0) for split in manifest.splits})
         for name, number in manifest.classes.items()
     ]

@@ -10,7 +10,7 @@ from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo
 
 _TASKS = ("detect", "segment", "obb", "pose")
-CHECKED = ("coco", "voc", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
+CHECKED = ("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
 """The formats of ours that `validate` knows."""
 
 

@@ -156,7 +156,7 @@ def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp
         rows = [json.loads(line) for line in (folder / "dataset.ndjson").read_text().splitlines()[1:]]
         assert all((folder / "images" / row["split"] / row["file"]).is_file() for row in rows)
         return  # read by Ultralytics' own converter in test_ndjson.py
-    elif name == "voc":
+    elif name.startswith("voc"):
         stems = (folder / "ImageSets/Main/train.txt").read_text().split()
         assert all((folder / f"JPEGImages/{stem}.jpg").is_file() for stem in stems)
         data = supervision.DetectionDataset.from_pascal_voc(str(folder / "JPEGImages"), str(folder / "Annotations"))

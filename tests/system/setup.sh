@@ -27,6 +27,18 @@ if ! ls "$checker"/*.whl >/dev/null 2>&1; then
         say "Ultralytics' checker could not be had (log: $home/ultralytics.log): tests with it will be skipped."
 fi
 
+# A referee of data sets, in a Python of its own: it brings pandas and pyarrow, and pins what we do not.
+datumaro=1.13.12
+if [ ! -e "$home/datumaro/.installed-$datumaro" ]; then
+    say "installing datumaro $datumaro (reads the data sets of the tests, 560 MB) ..."
+    if "${PYTHON:-python3}" -m venv "$home/datumaro" >"$home/datumaro.log" 2>&1 &&
+        "$home/datumaro/bin/python" -m pip install --quiet --disable-pip-version-check "datumaro==$datumaro" >>"$home/datumaro.log" 2>&1; then
+        : >"$home/datumaro/.installed-$datumaro"
+    else
+        say "datumaro could not be installed (log: $home/datumaro.log): tests with it will be skipped."
+    fi
+fi
+
 missing=
 command -v chromium >/dev/null 2>&1 || missing="chromium"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
