@@ -87,7 +87,7 @@ def project(loop, tmp_path_factory):
     loop.studio.upload_images(made, photos)
     connect(made, loop.settings)
     assert "No pre-label of base-" in look(loop.settings, made, "sampling")["sampling"].what
-    prelabel(loop.studio, made, SimpleNamespace(say=lambda *_, **__: None), log=None)
+    prelabel(loop.studio, made, SimpleNamespace(say=lambda *_, **__: None), settings=loop.settings, log=None)
     return made
 
 
