@@ -97,15 +97,24 @@ def served_version(settings: Settings, store: Store | None = None, project: int 
 def open_served(settings: Settings, project: int | None = None) -> tuple[Detector, dict[str, float]]:
     """The model that is served to a project, opened in this process, and the thresholds that come with it."""
     store = open_store(settings.store_url, settings)
-    version = read_pointer(store)[0].active(_place(project))
-    if version == GIVEN:
+    return open_version(settings, read_pointer(store)[0].active(_place(project)))
+
+
+def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, float]]:
+    """A version opened in this process, and its thresholds; `GIVEN`, or its own version, is the model of the settings.
+
+    Raises:
+        UnknownVersion: There is no such version.
+        ModelError: It cannot be opened.
+        StoreError: The store cannot be read.
+    """
+    threads, cache = settings.inference_threads, cache_of(settings)
+    if version in {GIVEN, given_version(settings)}:
         path = settings.model or embedded_model()
-        return load_detector(path, layout=settings.model_layout, threads=settings.inference_threads), {}
-    registry = Registry(store)
+        return load_detector(path, layout=settings.model_layout, threads=threads), {}
+    registry = Registry(open_store(settings.store_url, settings))
     manifest = registry.manifest(version)
-    path = cache_of(settings).fetch(registry, manifest)
-    kept = cache_of(settings).opening(manifest.checksum)
-    threads = settings.inference_threads
+    path, kept = cache.fetch(registry, manifest), cache.opening(manifest.checksum)
     detector = load_detector(path, layout=manifest.layout, threads=threads, version=version, kept=kept)
     return detector, dict(manifest.thresholds)
 

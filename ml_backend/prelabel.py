@@ -13,13 +13,16 @@ from labelloop.service.studio.errors import PredictionsDropped
 from ml_backend.detector import Detector
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Photos, Predictor
-from ml_backend.protocol import Prediction, ProjectOptions
+from ml_backend.protocol import Prediction, ProjectOptions, Unanswered
 
 CHUNK = 25
 """Tasks that are predicted, then imported with one request: what a killed process has to do again at most."""
 
 BUDGET_S = 3600.0
 """Nobody waits for the answer: one chunk may take as long as its photos do."""
+
+Chunk = list[dict[str, Any]]
+"""Tasks as `/predict` would be sent them."""
 
 Progress = Callable[[int, int], None]
 """Told after each chunk: tasks done, tasks in all."""
@@ -59,18 +62,36 @@ class Report:
     stopped: bool
 
 
-class _Noting:
+@dataclass(frozen=True)
+class Looked:
+    """A chunk of tasks that was looked at: an entry a task, and the photos that could not be used."""
+
+    chunk: Chunk
+    entries: tuple[Prediction | Unanswered, ...]
+    bad: tuple[BadPhoto, ...]
+
+
+Look = Callable[[Iterator[Chunk]], Iterator[Looked]]
+"""Looks at chunks as it takes them; they may come back in any order."""
+
+
+class Noting:
     """Photos that notes which of them could not be had, and why."""
 
     def __init__(self, photos: Photos) -> None:
         self._photos = photos
-        self.bad: list[BadPhoto] = []
+        self._bad: list[BadPhoto] = []
+
+    def taken(self) -> tuple[BadPhoto, ...]:
+        """What was noted since it was asked for last."""
+        bad, self._bad = self._bad, []
+        return tuple(bad)
 
     def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
         try:
             return self._photos.photo(url, task_id=task_id, max_side=max_side)
         except MediaError as error:
-            self.bad.append(BadPhoto(task_id, url.partition("?")[0][:200], str(error)))
+            self._bad.append(BadPhoto(task_id, url.partition("?")[0][:200], str(error)))
             raise
 
 
@@ -85,6 +106,7 @@ def prelabel(
     every: bool = False,
     progress: Progress = lambda _done, _total: None,
     stop: Callable[[], bool] = lambda: False,
+    look: Look | None = None,
 ) -> Report:
     """Predicts every task of a project that has no prediction of this version yet.
 
@@ -100,6 +122,7 @@ def prelabel(
         every: Also tasks that have a prediction of this version: it is made anew, and the old one removed.
         progress: Told after each chunk.
         stop: Asked before each chunk; True ends after what was imported.
+        look: Looks at the tasks in place of this process: see `ml_backend.cluster`.
 
     Raises:
         StudioError: Label Studio cannot be asked.
@@ -107,34 +130,45 @@ def prelabel(
     """
     config = studio.label_config(project)
     targets = find_targets(config, detector.names.names, gives=detector.gives, points=detector.points)
-    noting = _Noting(photos)
+    noting = Noting(photos)
     predictor = Predictor(noting, score_threshold=score_threshold, budget_s=BUDGET_S)
     tasks, old = _tasks(studio, project, detector.version)
     wanted = [task for task in tasks if every or task["id"] not in old]
     there, made, boxes, gone, done = len(tasks) - len(wanted), 0, 0, 0, 0
+    bad: list[BadPhoto] = []
     stopped = False
+
+    def chunks() -> Iterator[Chunk]:
+        nonlocal stopped
+        for chunk in _chunks(wanted):
+            if stop():
+                stopped = True
+                return
+            yield chunk
+
+    def look_here(coming: Iterator[Chunk]) -> Iterator[Looked]:
+        for chunk in coming:
+            entries = predictor.predict(chunk, detector=detector, targets=targets, options=options)
+            yield Looked(chunk, tuple(entries), noting.taken())
+
     progress(there, len(tasks))
-    for chunk in _chunks(wanted):
-        if stop():
-            stopped = True
-            break
-        failed = len(noting.bad)
-        entries = predictor.predict(chunk, detector=detector, targets=targets, options=options)
-        bad = {one.task for one in noting.bad[failed:]}
+    for looked in (look or look_here)(chunks()):
+        bad += looked.bad
+        failed = {one.task for one in looked.bad}
         rows = [
             {"task": task["id"], "result": entry.result, "score": entry.score, "model_version": detector.version}
-            for task, entry in zip(chunk, entries, strict=True)
+            for task, entry in zip(looked.chunk, looked.entries, strict=True)
             # Without a single photo nothing is known of the task: the next run tries it again.
-            if isinstance(entry, Prediction) and (entry.result or task["id"] not in bad)
+            if isinstance(entry, Prediction) and (entry.result or task["id"] not in failed)
         ]
         kept = _import(studio, project, rows, version=detector.version, old=old)
         for task_id in {int(row["task"]) for row in kept} & old.keys():
             for prediction in old[task_id]:
                 studio.delete_prediction(prediction)
-        made, gone, done = made + len(kept), gone + len(rows) - len(kept), done + len(chunk)
+        made, gone, done = made + len(kept), gone + len(rows) - len(kept), done + len(looked.chunk)
         boxes += sum(len({one["id"] for one in row["result"]}) for row in kept)
         progress(there + done, len(tasks))
-    return Report(detector.version, len(tasks), there, made, boxes, tuple(noting.bad), gone, stopped)
+    return Report(detector.version, len(tasks), there, made, boxes, tuple(bad), gone, stopped)
 
 
 def prune(studio: Studio, project: int, *, keep: str, ours: frozenset[str]) -> dict[str, int]:

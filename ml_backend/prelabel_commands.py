@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import FrameType
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 from ml_backend import activation
+from ml_backend.cluster import Cluster
 from ml_backend.connect import same_address
 from ml_backend.memory import give_memory_back
 from ml_backend.prelabel import Progress, Report, prelabel, prune
@@ -33,6 +35,8 @@ def prelabel_project(
     *,
     every: Annotated[bool, Parameter(name="--all", negative="--only-missing")] = False,
     prune_old: Annotated[bool, Parameter(name="--prune", negative="")] = False,
+    ray: str = "",
+    workers: int = 0,
 ) -> None:
     """Pre-label a whole project with the version that is served to it. Ctrl-C loses nothing: run it again.
 
@@ -40,6 +44,9 @@ def prelabel_project(
         project: The project's number, as in its address: /projects/NUMBER/.
         every: Make predictions of this version anew; else only tasks that have none are looked at.
         prune_old: Remove the predictions of older versions that this store knows.
+        ray: Spread the photos over a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one of this
+            machine's cores. Needs the extra `[scale]`.
+        workers: Sessions on the cluster; default one for each of its cores.
     """
     settings = Settings()
     # What is wrong with a photo is listed at the end: log lines would tear the progress bar.
@@ -50,17 +57,28 @@ def prelabel_project(
         detector, thresholds = activation.open_served(settings, project)
         print(f"Project {project} is pre-labelled with {detector.version}", flush=True)
         started = time.monotonic()
-        with _stopping() as stop, _bar() as progress:
+        options = with_thresholds(_options(studio, project, settings), thresholds)
+        with ExitStack() as stack:
+            cluster = None
+            if ray:
+                xml = str(studio.project(project).get("label_config") or "")
+                version = detector.version
+                cluster = stack.enter_context(
+                    Cluster(ray, workers=workers, settings=settings, version=version, xml=xml, options=options)
+                )
+                print(f"  {cluster.workers} workers on the Ray cluster {ray}", flush=True)
+            stop, progress = stack.enter_context(_stopping()), stack.enter_context(_bar())
             report = prelabel(
                 studio,
                 project,
                 detector=detector,
                 photos=Media(settings, studio),
                 score_threshold=settings.score_threshold,
-                options=with_thresholds(_options(studio, project, settings), thresholds),
+                options=options,
                 every=every,
                 progress=progress,
                 stop=stop,
+                look=cluster.look if cluster else None,
             )
         _tell(report, project, time.monotonic() - started)
         if report.stopped:
