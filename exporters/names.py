@@ -12,6 +12,7 @@ STEM_BYTES = 120
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".ppm"})
 
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 _UNSAFE = re.compile(r"[^\w.\-]+")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 _SIGNED = ("signature", "sig", "token", "credential", "expires", "accesskeyid", "awsaccesskeyid", "googleaccessid")
@@ -37,7 +38,10 @@ def public_url(url: str) -> str:
 
 
 def source_name(url: str) -> str:
-    """The name the image has at its source: the last part of its path, or of the path that its query holds."""
+    """The name the image has at its source: the last part of its path, or of the path that its query holds.
+
+    An upload's name is the one it had before Label Studio set eight random digits in front of it.
+    """
     if url.startswith("data:"):
         extension = public_url(url)[5:].split(";", 1)[0].rpartition("/")[2].lower()
         return f"image.{'jpg' if extension == 'jpeg' else extension}"
@@ -48,7 +52,8 @@ def source_name(url: str) -> str:
     if parts.scheme not in ("", "http", "https"):  # in s3:// and the like "?" and "#" are letters of the key
         return url.rpartition("/")[2]
     path = parse_qs(parts.query).get("d", [parts.path])[0] if parts.path.endswith("/local-files/") else parts.path
-    return unquote(path).rpartition("/")[2]
+    name = unquote(path).rpartition("/")[2]
+    return _UPLOADED.sub("", name) or name if "/data/upload/" in path else name
 
 
 def safe_name(name: str) -> tuple[str, str]:

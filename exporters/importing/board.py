@@ -87,7 +87,7 @@ class Board:
         told = (task.meta or {}).get(META)
         identity, name = _told(told)
         self.remember(known, identity or f"task {task.id}")
-        own = PurePosixPath(name or _without_prefix(url))
+        own = PurePosixPath(name or source_name(url))
         for alias in (own.name.casefold(), f"{own.stem.casefold()}."):
             self._by_name[alias] = None if alias in self._by_name else known
 
@@ -97,11 +97,3 @@ def _told(meta: Any) -> tuple[str, str]:
         return "", ""
     identity, name = meta.get("id"), meta.get("name")
     return (identity if isinstance(identity, str) else ""), (name if isinstance(name, str) else "")
-
-
-def _without_prefix(url: str) -> str:
-    """A photo's file name; the eight hex digits that Label Studio sets before an upload's name are taken off."""
-    name = source_name(url)
-    head, dash, rest = name.partition("-")
-    upload = "/data/upload/" in url and dash and len(head) == 8 and set(head) <= set("0123456789abcdef")
-    return rest if upload else name

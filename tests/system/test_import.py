@@ -16,6 +16,7 @@ from exporters.importing.errors import LabelsMissing, TitleTaken
 from exporters.importing.run import Order, run_import
 from exporters.pull import pull
 from exporters.versions import read_version
+from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
@@ -64,11 +65,6 @@ def title():
     return f"import {secrets.token_hex(8)}"
 
 
-def plain(name):
-    """An upload's name without the prefix that Label Studio gives it."""
-    return re.sub(r"^[0-9a-f]{8}-", "", name)
-
-
 def by_photo(coco: COCO) -> dict:
     """Photo -> its annotations in order, with their masks, whatever the ids are."""
     found = {}
@@ -82,7 +78,8 @@ def by_photo(coco: COCO) -> dict:
 
 
 def makers_name(name):
-    return re.sub(r"[^\w.]", "_", plain(name).rpartition("/")[2])
+    """A photo's name as Label Studio takes it: without folders and spaces."""
+    return re.sub(r"[^\w.]", "_", name.rpartition("/")[2])
 
 
 def test_coco_comes_back_with_the_same_pixels(bring, studio, tmp_path):
@@ -122,6 +119,23 @@ def test_yolo_comes_back_row_by_row(bring, tmp_path, task):
         assert len(lines) == len(rows)
         for line, row in zip(lines, rows, strict=True):
             np.testing.assert_allclose([float(cell) for cell in line.split()], row, atol=2e-8)
+
+
+def test_classes_of_photos_come_back_as_folders(bring, settings, studio, tmp_path):
+    report = bring(makers.make_classes(tmp_path / "set"))
+    assert (report.format, report.tasks_made, report.added, report.problems) == ("yolo-classify", 3, 3, [])
+    to = f"file://{tmp_path}/out"
+    export(str(report.project), settings=settings, formats=("yolo-classify",), to=to, split="train=1", studio=studio)
+    media = Media(settings, studio)
+    store = open_store(to, settings)
+    assert pull(store, read_version(store), to=tmp_path / "pulled", media=media).missing == ()
+    media.close()
+    before, after = (
+        sorted((path.parent.name, path.read_bytes()) for path in (tmp_path / name).rglob("*.jpg"))
+        for name in ("set", "pulled")
+    )
+    assert [kind for kind, _ in before] == ["cat", "cat", "dog"]
+    assert after == before
 
 
 @pytest.mark.parametrize("first", [1, 0])
