@@ -364,6 +364,66 @@ def paddle():
     return Case(outputs, expected, {"metadata": {"names": NAMES}, "beside": beside}, batched=False)
 
 
+def yolov7_end2end():
+    arrays, expected = finished(batched=False)
+    rows = np.concatenate([np.zeros((9, 1)), arrays[0], arrays[1][:, None], arrays[2][:, None]], axis=1)
+    return Case({"output": rows.astype(np.float32)}, expected, {"metadata": {"names": NAMES}}, batched=False)
+
+
+def tensorrt_nms(names=("num_dets", "det_boxes", "det_scores", "det_classes"), *, share=False):
+    """What lies behind the number of detections is left over from other photos."""
+    (boxes, labels, scores), expected = finished(share=share)
+    arrays = [np.array([[8]], np.int32), boxes[:, ::-1], scores[:, ::-1], labels[:, ::-1]]
+    kept = expected[::-1][:8]
+    return Case(dict(zip(names, arrays, strict=True)), kept, {"metadata": {"names": NAMES}})
+
+
+YOLOV5_ANCHORS = {
+    8: ((10, 13), (16, 30), (33, 23)),
+    16: ((30, 61), (62, 45), (59, 119)),
+    32: ((116, 90), (156, 198), (373, 326)),
+}
+
+
+def yolov5_heads(*, flat=False, anchors=YOLOV5_ANCHORS, **metadata):
+    rng, outputs, expected = np.random.default_rng(31), {}, []
+    for stride in (16, 8, 32):  # in no order
+        rows, columns = math.ceil(HEIGHT / stride), math.ceil(WIDTH / stride)
+        maps = rng.normal(0, 1.5, (1, 3, rows, columns, 8))
+        maps[..., 4] -= 1
+        outputs[f"map{stride}"] = maps
+    for stride in STRIDES:
+        maps = outputs[f"map{stride}"][0]
+        for place, (wide, high) in enumerate(anchors[stride]):
+            for row in range(maps.shape[1]):
+                for column in range(maps.shape[2]):
+                    x, y, w, h, there, *scores = (logistic(value) for value in maps[place, row, column].tolist())
+                    box = centred(
+                        (2 * x - 0.5 + column) * stride, (2 * y - 0.5 + row) * stride,
+                        (2 * w) ** 2 * wide, (2 * h) ** 2 * high,
+                    )  # fmt: skip
+                    index, value = best(scores)
+                    expected.append((box, there * value, index))
+    if flat:
+        outputs = {
+            name: maps.transpose(0, 1, 4, 2, 3).reshape(1, -1, *maps.shape[2:4]) for name, maps in outputs.items()
+        }
+    return Case(outputs, expected, {"metadata": {"names": NAMES, **metadata}})
+
+
+def yolov7_heads():
+    case = yolov5_heads(anchors=YOLOV7_ANCHORS)
+    said = [[side for pair in YOLOV7_ANCHORS[stride] for side in pair] for stride in STRIDES]
+    return Case(case.outputs, case.expected, {"metadata": {"names": NAMES, "anchors": said}})
+
+
+YOLOV7_ANCHORS = {
+    8: ((12, 16), (19, 36), (40, 28)),
+    16: ((36, 75), (76, 55), (72, 146)),
+    32: ((142, 110), (192, 243), (459, 401)),
+}
+
+
 CASES: Mapping[str, Callable[[], Case]] = {
     "labelloop": labelloop, "classify": classify, "end2end": end2end, "yolov8": yolov8,
     "yolov8-segment": yolov8_segment, "yolov8-pose": yolov8_pose, "yolov8-obb": yolov8_obb,
@@ -371,6 +431,7 @@ CASES: Mapping[str, Callable[[], Case]] = {
     "nanodet-single": nanodet_single, "picodet": picodet, "yolox": yolox, "yolox-decoded": yolox_decoded,
     "fastestdet": fastestdet, "rf-detr": rf_detr, "detr-softmax": detr_softmax, "detr-sigmoid": detr_sigmoid,
     "rt-detr": rt_detr, "tf-od": tf_od, "paddle": paddle, "ssd": ssd, "torchvision": torchvision,
+    "yolov7-end2end": yolov7_end2end, "tensorrt-nms": tensorrt_nms, "yolov5-heads": yolov5_heads,
 }  # fmt: skip
 """Layout -> a model of it."""
 
@@ -385,6 +446,12 @@ VARIANTS: Mapping[str, tuple[str, Callable[[], Case]]] = {
     "end to end with keypoints of two numbers": ("end2end", end2end_pose),
     "end to end with turned boxes": ("end2end", end2end_obb),
     "torchvision, scores before labels": ("torchvision", lambda: torchvision(("boxes", "scores", "labels"))),
+    "TensorRT's older suppression, boxes as shares": (
+        "tensorrt-nms",
+        lambda: tensorrt_nms(("num_detections", "nmsed_boxes", "nmsed_scores", "nmsed_classes"), share=True),
+    ),
+    "v5's heads with anchors as channels": ("yolov5-heads", lambda: yolov5_heads(flat=True)),
+    "v7's heads, their anchors told": ("yolov5-heads", yolov7_heads),
     "torchvision, labels first": ("torchvision", lambda: torchvision(("labels", "scores", "boxes"))),
 }
 """Further forms of a layout, in words -> the layout, and a model."""

@@ -116,6 +116,9 @@ PIXELS = {
     # layout: colour order, value of a white pixel, placement; as each family's own program prepares photos
     "yolov5": ("RGB", (1, 1, 1), "centre"),
     "yolov8": ("RGB", (1, 1, 1), "centre"),
+    "yolov5-heads": ("RGB", (1, 1, 1), "centre"),
+    "yolov7-end2end": ("RGB", (1, 1, 1), "centre"),
+    "tensorrt-nms": ("RGB", (1, 1, 1), "centre"),
     "yolox": ("BGR", (255, 255, 255), "top-left"),
     "nanodet": ("BGR", (2.640, 2.429, 2.247), "top-left"),
     "picodet": ("RGB", (2.249, 2.429, 2.640), "stretch"),
