@@ -19,7 +19,7 @@ from ml_backend.learning.learner import Learner
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.queue import arrange
 from ml_backend.learning.watchman import Watchman
-from ml_backend.memory import give_memory_back
+from ml_backend.memory import trim_memory
 
 AGAIN_S = 1.0
 """Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""
@@ -35,7 +35,6 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio.
         engine: The migrated database.
     """
-    give_memory_back()
     kit = Kit.of(settings, studio, engine)
     learner = Learner(kit)
 
@@ -44,6 +43,8 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
             learner.learn(int(subject), events)
         except (LabelingError, LearningPolicyError) as error:
             raise Reject(str(error)) from error  # reading the same again would fail again
+        finally:
+            trim_memory()
 
     def queue(subject: str, events: Sequence[Event]) -> None:
         project, newest = int(subject), max(event.id for event in events)
@@ -63,6 +64,8 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         else:
             if done is not None and done.stopped and len(kit.inbox.open_events(QUEUE, subject)) == len(events):
                 kit.tell(queue_hint(project, source="interrupted"), delay_s=AGAIN_S)
+        finally:
+            trim_memory()
 
     return {LEARN: learn, QUEUE: queue}
 

@@ -21,3 +21,15 @@ def give_memory_back() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, MMAP_FROM)) and bool(mallopt(_M_TRIM_THRESHOLD, MMAP_FROM))
+
+
+def trim_memory() -> bool:
+    """Gives free memory back to the system now: for a process that computes much, then waits.
+
+    There `give_memory_back` would be wrong: every matrix would be a new mapping, and a fit takes 1.8 times as long.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return False
+    return bool(trim(0))

@@ -37,6 +37,9 @@ from ml_backend.pointer import activate_in
 MOST_WAIT_S = 10.0
 """A burst that never ends is answered after so long."""
 
+BURST, IN_BURST = 3, 4
+"""From so many submits at once it is waited so many times longer for the next."""
+
 JUDGED_PHOTOS = 40
 """Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
 
@@ -131,13 +134,15 @@ class Learner:
     def _settled(self, project: int, asked: Asked, quiet_s: float) -> Asked:
         """Waits until nothing new came for a while, so that a burst of submits is one fit. What came is answered too.
 
-        The events that came meanwhile stay in the inbox: they find nothing new and cost one request.
+        A single submit waits for no longer than it must; where several are there already more are to be expected. The
+        events that came meanwhile stay in the inbox: they find nothing new and cost one request.
         """
         deadline = time.monotonic() + MOST_WAIT_S
         while not asked.now:
             events = self._kit.inbox.open_events(LEARN, str(project))
             asked = Asked.of(events) if events else asked
-            left = min(asked.newest_at + quiet_s - time.time(), deadline - time.monotonic(), quiet_s)
+            pause_s = quiet_s * (1 if len(events) < BURST else IN_BURST)
+            left = min(asked.newest_at + pause_s - time.time(), deadline - time.monotonic(), pause_s)
             if left <= 0:
                 break
             time.sleep(max(left, 0.01))

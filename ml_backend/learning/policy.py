@@ -32,7 +32,7 @@ class LearningPolicy:
     Attributes:
         learn: Whether the project learns at all.
         first: Labelled tasks with a box before the first fit, at least 1.
-        debounce_s: A fit begins when no further submit came for so long, seconds.
+        debounce_s: A fit begins when no further submit came for so long, seconds; four times so long in a burst.
         held_out: Share of the tasks that are never learned from but kept for judging, 0 to 0.5.
         tolerance: How much lower the AP50 of a candidate may be than that of what is served, 0 to 1.
         prelabels: Open tasks that get fresh pre-labels from each version, those that teach most first; 0: none.
@@ -42,7 +42,7 @@ class LearningPolicy:
 
     learn: bool = True
     first: int = 2
-    debounce_s: float = 0.4
+    debounce_s: float = 0.25
     held_out: float = 0.1
     tolerance: float = 0.03
     prelabels: int = 500

@@ -40,8 +40,8 @@ from ml_backend.protocol import Prediction, ProjectOptions, read_options
 UNSEEN = 4
 """One in so many of the pool is a task that no learned version looked at yet."""
 
-AT_ONCE = 8
-"""Tasks of the pool that are predicted before it is looked whether something newer comes."""
+AT_ONCE = 4
+"""Tasks that are predicted before it is looked whether something newer comes: a fit needs the cores."""
 
 PORTION = 25
 """Tasks that are predicted and imported at a time, after the pool."""
@@ -146,7 +146,7 @@ class _Work:
         for portion in _portions(order):
             if stop():
                 return Arranged(self._version, made, stopped=True)
-            seen = self._predict([number for number in portion if number not in self._there])
+            seen = self._predict([number for number in portion if number not in self._there], stop)
             made += self._import({number: (one, scores[number]) for number, one in seen.items()})
             for number in portion:
                 if number in self._there and scores[number] < POOL_FROM:
@@ -166,7 +166,7 @@ class _Work:
         for portion in _portions(rest):
             if stop():
                 return Arranged(self._version, made, stopped=True)
-            seen = self._predict(portion)
+            seen = self._predict(portion, stop)
             made += self._import({number: (one, rest_score(one.doubt)) for number, one in seen.items()}, doubts=True)
         return Arranged(self._version, made)
 
@@ -187,13 +187,9 @@ class _Work:
         faster than a pool is predicted would never be served in the order of any version.
         """
         self._see([number for number in pool if number not in self._known], stop)
-        seen: dict[int, _Seen] = {}
-        for start in range(0, len(pool), AT_ONCE):
-            if stop():
-                if 2 * start < len(pool):
-                    return 0
-                break
-            seen |= self._predict(pool[start : start + AT_ONCE])
+        seen = self._predict(pool, stop)
+        if 2 * len(seen) < len(pool) and stop():
+            return 0
         able = [number for number in seen if number in self._known]
         head: list[int] = []
         if able:
@@ -269,8 +265,16 @@ class _Work:
         middle = np.mean(vectors, axis=0)
         return np.asarray(middle / (np.linalg.norm(middle) + 1e-12), np.float32)
 
-    def _predict(self, numbers: Sequence[int]) -> dict[int, _Seen]:
-        """What is served finds on these tasks now."""
+    def _predict(self, numbers: Sequence[int], stop: Stop) -> dict[int, _Seen]:
+        """What is served finds on these tasks now; where something newer comes, on the first of them."""
+        seen: dict[int, _Seen] = {}
+        for start in range(0, len(numbers), AT_ONCE):
+            if stop():
+                break
+            seen |= self._predict_few(numbers[start : start + AT_ONCE])
+        return seen
+
+    def _predict_few(self, numbers: Sequence[int]) -> dict[int, _Seen]:
         parts: dict[int, list[Detections]] = {}
         watch = Watch(FLOOR, lambda place, found: parts.setdefault(place, []).append(found))
         predictor = Predictor(

@@ -1,0 +1,147 @@
+"""Learning in service: stock Label Studio, two gunicorn workers, a worker; an annotator in the order of the stream."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labelloop.labeling.overlap import box_iou
+from tests.system.loop_fixtures import eventually
+
+pytestmark = pytest.mark.system
+
+SIDE, PHOTOS, TURNS = 320, 8, 4
+CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+<Label value="Disc"/><Label value="Square"/></RectangleLabels></View>"""
+
+
+def draw(seed):
+    """A red disc and a blue square on grey noise: (JPEG, [(label, box)])."""
+    rng = np.random.default_rng(seed)
+    photo = rng.integers(100, 156, (SIDE, SIDE, 3)).astype(np.uint8)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    drawn = []
+    for place, label in enumerate(("Disc", "Square")):
+        radius, cx, cy = int(rng.integers(28, 45)), int(rng.integers(50, SIDE - 50)), 80 + 160 * place
+        if label == "Disc":
+            photo[(x - cx) ** 2 + (y - cy) ** 2 <= radius**2] = (220, 20, 20)
+        else:
+            photo[cy - radius : cy + radius, cx - radius : cx + radius] = (20, 20, 220)
+        drawn.append((label, (cx - radius, cy - radius, cx + radius, cy + radius)))
+    out = io.BytesIO()
+    Image.fromarray(photo).save(out, "JPEG", quality=92)
+    return out.getvalue(), drawn
+
+
+def result_of(drawn):
+    results = []
+    for label, (x0, y0, x1, y1) in drawn:
+        part = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
+        value = {key: 100 * number / SIDE for key, number in part.items()} | {"rotation": 0, "rectanglelabels": [label]}
+        size = {"original_width": SIDE, "original_height": SIDE}
+        told = {"id": label, "from_name": "label", "to_name": "image", "type": "rectanglelabels"}
+        results.append({**told, **size, "value": value})
+    return results
+
+
+@pytest.fixture(scope="module")
+def shapes(loop, people):
+    """A connected project with photos of shapes, {task: what is on it}; every task is learned from, none judges."""
+    admin = people["admin"]
+    number = admin.ask("POST", "/api/projects/", json={"title": "Shapes", "label_config": CONFIG}).json()["id"]
+    policy = loop.home / "ml_backend" / str(number) / "learn.toml"
+    policy.parent.mkdir(parents=True, exist_ok=True)
+    policy.write_text("held_out = 0\n")
+    photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
+    files = [(f"file{n}", (name, data, "image/jpeg")) for n, (name, (data, _)) in enumerate(photos.items())]
+    admin.ask("POST", f"/api/projects/{number}/import", files=files).raise_for_status()
+    tasks = admin.get("/api/tasks", project=number, fields="all", page_size=100)["tasks"]
+    drawn = {task["id"]: photos[task["data"]["image"].rsplit("-", 1)[1]][1] for task in tasks}
+    loop.command("connect", str(number))
+    return number, drawn
+
+
+def scores(admin, project, version):
+    """Task -> score of its prediction of a version, of tasks that nobody annotated."""
+    tasks = admin.get("/api/tasks", project=project, fields="all", page_size=100)["tasks"]
+    return {
+        task["id"]: one["score"]
+        for task in tasks
+        for one in task["predictions"]
+        if one["model_version"] == version and not task["total_annotations"]
+    }
+
+
+def served(admin, project):
+    return admin.get(f"/api/projects/{project}/")["model_version"]
+
+
+def test_an_annotator_labels_in_the_order_of_the_stream_and_the_pre_labels_improve(loop, people, shapes):
+    project, drawn = shapes
+    admin, anna = people["admin"], people["anna"]
+    base = served(admin, project)
+    assert base.startswith("base-")
+    order = eventually(lambda: _complete(scores(admin, project, base), PHOTOS), within_s=90, what="the cold start")
+    assert len(set(order.values())) == PHOTOS  # a place each
+    found = []
+    for turn in range(1, TURNS + 1):
+        version = served(admin, project)
+        open_tasks = scores(admin, project, version)
+        task = anna.next_task(project)
+        assert task["id"] == min(open_tasks, key=open_tasks.get)  # stock Label Studio serves what we put first
+        [prediction] = task["predictions"]
+        assert prediction["model_version"] == version
+        found.append(_right(prediction["result"], drawn[task["id"]]))
+        made = anna.submit(task["id"], result_of(drawn[task["id"]]))
+        if turn < 2:
+            continue
+        wanted = f"learned-{turn}-"
+        eventually(lambda wanted=wanted: served(admin, project).startswith(wanted), within_s=60, what=wanted)
+        left = PHOTOS - turn
+        eventually(
+            lambda left=left: _complete(scores(admin, project, served(admin, project)), left), within_s=60, what="order"
+        )
+    assert found[0] == 0  # the base never saw discs and squares
+    assert found[-1] == 2  # both are drawn already
+    said = loop.command("learn", str(project)).stdout
+    assert f"{TURNS} tasks learned from" in said
+    assert "published" in said
+    # "Start training" in the settings fits at once, and gives a job.
+    [backend] = admin.get("/api/ml", project=project)
+    before = said.count("published")
+    admin.ask("POST", f"/api/ml/{backend['id']}/train", json={}).raise_for_status()
+    eventually(
+        lambda: loop.command("learn", str(project)).stdout.count("published") > before, within_s=60, what="the training"
+    )
+    # A deleted annotation is un-learned.
+    admin.ask("DELETE", f"/api/annotations/{made['id']}/").raise_for_status()
+    eventually(lambda: served(admin, project).startswith(f"learned-{TURNS - 1}-"), within_s=60, what="un-learning")
+    # And one step back.
+    loop.command("models", "rollback", "--project", str(project))
+    assert served(admin, project).startswith(f"learned-{TURNS}-")
+
+
+def test_label_studio_refuses_a_submit_from_a_pre_label_that_is_gone(people, shapes):
+    """Why pre-labels of old versions stay for an hour: somebody may have one of them open."""
+    project, drawn = shapes
+    admin, anna = people["admin"], people["anna"]
+    task = anna.next_task(project)
+    [prediction] = task["predictions"]
+    admin.ask("DELETE", f"/api/predictions/{prediction['id']}/").raise_for_status()
+    body = {"result": result_of(drawn[task["id"]]), "parent_prediction": prediction["id"]}
+    assert anna.ask("POST", f"/api/tasks/{task['id']}/annotations/", json=body).status_code == 400
+
+
+def _complete(found, count):
+    return found if len(found) == count else None
+
+
+def _right(result, drawn):
+    """How many of the drawn boxes a pre-label has, label and place."""
+    right = 0
+    for label, box in drawn:
+        values = [one["value"] for one in result if one["value"]["rectanglelabels"] == [label]]
+        boxes = [(v["x"], v["y"], v["x"] + v["width"], v["y"] + v["height"]) for v in values]
+        right += bool(boxes) and bool(box_iou(np.array([box]), np.array(boxes) * SIDE / 100).max() > 0.5)
+    return right
