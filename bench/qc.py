@@ -4,9 +4,12 @@ import ast
 import collections
 import csv
 import json
+import logging
 import random
 import statistics
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from labelloop.labeling.region import Region
 from labelloop.labeling.task import read_task
 from qc_webhooks.agreement import Answers, Tolerance, read_answers
 from qc_webhooks.card import conflicts_of, stance_of
-from qc_webhooks.policy import Policy
+from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.reliability import rate_annotators
 from qc_webhooks.verdict import judge
 
@@ -32,7 +35,7 @@ def run() -> str:
     """Measure everything."""
     lines = ["| what | figure |", "|---|---|"]
     if DATA.is_dir():
-        lines += [*crowd_boxes(), *rte()]
+        lines += [*crowd_boxes(), *rte(), *adaptive()]
     else:
         lines.append("| crowd data | not on this machine |")
     return "\n".join([*lines, *coverage(), *injected(), *speed()])
@@ -103,15 +106,11 @@ def crowd_boxes():
 
 def rte():
     """Accuracy of the consensus of all labels; how many annotators' accuracy against gold the intervals hold."""
-    with (DATA / "rte.standardized.tsv").open() as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    workers = {name: n for n, name in enumerate(sorted({row["!amt_worker_ids"] for row in rows}))}
-    votes, gold, right = collections.defaultdict(list), {}, collections.defaultdict(list)
-    for row in rows:
-        who = workers[row["!amt_worker_ids"]]
-        votes[row["orig_id"]].append((who, (row["response"],)))
-        gold[row["orig_id"]] = (row["gold"],)
-        right[who].append(row["response"] == row["gold"])
+    votes, gold = read_rte()
+    right = collections.defaultdict(list)
+    for item, each in votes.items():
+        for who, answer in each:
+            right[who].append(answer == gold[item])
     tasks = [Evidence(tuple(who for who, _ in each), (), (("entails", tuple(each)),)) for each in votes.values()]
     crowd = estimate_crowd(tasks)
     chosen = {
@@ -124,6 +123,83 @@ def rte():
     held = [one.low <= np.mean(right[who]) <= one.high for who, one in rated if one.value is not None]
     title = "RTE, annotators of 20+ labels whose accuracy against gold is in the 95 % interval"
     yield f"| {title} | {np.mean(held):.3f} of {len(held)} |"
+
+
+def adaptive(draws=4, most=10):
+    """RTE asked for label by label through the live service's own code: checks, routes, estimates, hints.
+
+    Label Studio is the tests' own in memory; the simulated annotators are the recorded ones, in random order.
+    """
+    runs = [_asked(np.random.default_rng(seed), most) for seed in range(draws)]
+    accuracy, labels = np.mean(runs, axis=0)
+    spread = np.std([run[0] for run in runs])
+    title = f"RTE, asked by expected gain, up to {most}: accuracy (target .925)"
+    yield f"| {title} | {accuracy:.4f} (sd {spread:.4f} over {draws} draws) |"
+    yield f"| ... labels an item (target at most 5.3) | {labels:.2f} |"
+
+
+def _asked(rng, most):
+    from labelloop.service.db import open_database
+    from labelloop.service.identity import this_worker
+    from labelloop.service.inbox import Inbox
+    from labelloop.service.settings import Settings
+    from qc_webhooks.check import Checker
+    from qc_webhooks.crowd_keeper import CrowdKeeper, CrowdStore
+    from qc_webhooks.fact_store import FactStore
+    from qc_webhooks.memory import MemoryStore
+    from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
+
+    votes, gold = read_rte()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory(dir=shm if (shm := Path("/dev/shm")).is_dir() else None) as folder:
+        settings = Settings(home=Path(folder))
+        settings.home.joinpath("qc").mkdir()
+        settings.home.joinpath("qc", "policy.toml").write_text(f"max_annotators = {most}\nadjudicate = false\n")
+        engine = open_database(settings)
+        studio, inbox = MemoryStudio(), Inbox(engine)
+        checker = Checker(studio, MemoryStore(engine), settings.home)
+        keeper = CrowdKeeper(engine, inbox, partial(read_policy, settings.home))
+        items = {studio.add_task(): item for item in sorted(votes)}
+        queue = {
+            task: [votes[item][place] for place in rng.permutation(len(votes[item]))] for task, item in items.items()
+        }
+        submits = 0
+        while open_ := [task for task in queue if queue[task] and studio.serves(task, -1)]:
+            for task in rng.permutation(open_).tolist():
+                who, (said,) = queue[task].pop(0)
+                answer = {"from_name": "quality", "to_name": "image", "type": "choices", "value": {"choices": [said]}}
+                studio.annotate(task, who + 1, [answer])
+                checker.check(PROJECT, task)
+                submits += 1
+                if submits % 200 == 0:
+                    keeper.make(PROJECT)
+            keeper.make(PROJECT)
+            while due := inbox.due(5000):
+                for topic, subject in due:
+                    claim = inbox.claim(topic, subject, this_worker())
+                    checker.check(PROJECT, int(subject.partition(":")[2]))
+                    inbox.done(claim)
+        crowd = CrowdStore(engine).crowd(PROJECT)
+        facts = {each.task: each for each in FactStore(engine).all(PROJECT)}
+        right = [crowd.choices["quality"].posterior(facts[task].questions[0].votes) for task in items]
+        accuracy = np.mean(
+            [max(found, key=found.get) == gold[item] for found, item in zip(right, items.values(), strict=True)]
+        )
+        engine.dispose()
+    logging.disable(logging.NOTSET)
+    return accuracy, submits / len(items)
+
+
+def read_rte():
+    """item -> (worker, answer) of everybody, item -> gold."""
+    with (DATA / "rte.standardized.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    workers = {name: n for n, name in enumerate(sorted({row["!amt_worker_ids"] for row in rows}))}
+    votes, gold = collections.defaultdict(list), {}
+    for row in rows:
+        votes[row["orig_id"]].append((workers[row["!amt_worker_ids"]], (row["response"],)))
+        gold[row["orig_id"]] = (row["gold"],)
+    return votes, gold
 
 
 def _renamed(crowd):

@@ -6,13 +6,18 @@ from types import MappingProxyType
 from typing import Any
 
 from labelloop.labeling.consensus import Consensus, Stance
+from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.regions import Region
-from qc_webhooks.agreement import Answers, Conflict, Tolerance
+from qc_webhooks.agreement import METRICS, Answers, Conflict, Tolerance
 from qc_webhooks.agreement.compare import find_conflicts
 from qc_webhooks.note import describe
 
 # A matched pair of regions that overlap less than this is named, whether or not the policy lets the pair agree.
 LOW_OVERLAP = 0.8
+
+
+# Kinds of METRICS that a consensus is formed of: regions, and choices about the whole task.
+REGIONS, CHOICES = ("regions", "keypoints"), ("choices", "taxonomy")
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Named:
 
 def stance_of(answers: Answers) -> Stance:
     """Answers as the consensus takes them."""
-    regions = [region for (_, kind), held in answers.controls.items() if kind == "regions" for region in held]
-    choices = {name: tuple(held) for (name, kind), held in answers.controls.items() if kind == "choices"}
+    regions = [region for (_, kind), held in answers.controls.items() if kind in REGIONS for region in held]
+    choices = {name: tuple(held) for (name, kind), held in answers.controls.items() if kind in CHOICES}
     return Stance(answers.annotator, tuple(regions), choices, answers.annotation)
 
 
@@ -70,7 +75,7 @@ def conflicts_of(answers: Sequence[Answers], consensus: Consensus, tolerance: To
     if truth is None and len(ordered) == 2:
         pair = (ordered[0].annotator, ordered[1].annotator)
         return tuple(Named(each, pair) for each in _find(ordered[0], ordered[1], tolerance))
-    held_against = truth or _as_answers(consensus, ordered)
+    held_against = truth or _as_answers(consensus, ordered, tolerance)
     return tuple(
         Named(each, (other.annotator,))
         for other in ordered
@@ -83,11 +88,28 @@ def _find(a: Answers, b: Answers, tolerance: Tolerance) -> tuple[Conflict, ...]:
     return find_conflicts(a, b, tolerance=tolerance, agreement=LOW_OVERLAP)
 
 
-def _as_answers(consensus: Consensus, ordered: Sequence[Answers]) -> Answers:
+def _as_answers(consensus: Consensus, ordered: Sequence[Answers], tolerance: Tolerance) -> Answers:
     regions: dict[tuple[str, str], list[Region]] = {}
     for agreed in consensus.regions:
-        regions.setdefault((agreed.region.control, "regions"), []).append(agreed.region)
-    choices = {(name, "choices"): list(answer.chosen) for name, answer in consensus.choices.items()}
+        kind = "keypoints" if isinstance(agreed.region.geometry, KeyPoint) else "regions"
+        regions.setdefault((agreed.region.control, kind), []).append(agreed.region)
+    kinds = {name: kind for each in ordered for name, kind in each.controls if kind in CHOICES}
+    choices = {(name, kinds[name]): list(answer.chosen) for name, answer in consensus.choices.items()}
+    others = _middle_answers(ordered, tolerance)
     return replace(
-        ordered[0], annotator=0, annotation=0, ground_truth=False, controls=MappingProxyType({**regions, **choices})
+        ordered[0],
+        annotator=0,
+        annotation=0,
+        ground_truth=False,
+        controls=MappingProxyType({**regions, **choices, **others}),
     )
+
+
+def _middle_answers(ordered: Sequence[Answers], tolerance: Tolerance) -> dict[tuple[str, str], Sequence[Any]]:
+    """Of what no consensus is formed of (text, numbers, spans): the answer that is most like all the others."""
+    found: dict[tuple[str, str], Sequence[Any]] = {}
+    for key in sorted({key for each in ordered for key in each.controls if key[1] not in (*REGIONS, *CHOICES)}):
+        said = [each.controls.get(key, ()) for each in ordered]
+        alike = [sum(METRICS[key[1]](one, other, tolerance) for other in said) for one in said]
+        found[key] = said[max(range(len(said)), key=lambda place: (round(alike[place], 9), -place))]
+    return found

@@ -10,17 +10,23 @@ import msgspec
 import structlog
 
 from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.consensus import evidence
 from labelloop.labeling.task import Task, read_task
 from labelloop.service.studio import Studio
-from qc_webhooks.agreement import Answers, Tolerance, read_answers
+from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.card import stance_of
+from qc_webhooks.crowd_keeper import CrowdStore
 from qc_webhooks.drawing import draw
 from qc_webhooks.fact_store import FactStore
 from qc_webhooks.facts import facts_of
+from qc_webhooks.gain import Outlook, outlook
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.overlay import Overlay, accepted_annotation, mark_of, overlays_of
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.proposal import propose
+from qc_webhooks.review import review_reasons
 from qc_webhooks.routing import Action, Memory, Situation, is_adjudicated, needs_review, plan
+from qc_webhooks.rules import violations
 from qc_webhooks.verdict import Verdict, judge
 from qc_webhooks.writing import Writer
 
@@ -56,6 +62,7 @@ class Checker:
         self._studio = studio
         self._memory = memory
         self._facts = FactStore(memory.engine)
+        self._crowds = CrowdStore(memory.engine)
         self._writer = Writer(studio, memory)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
@@ -134,18 +141,27 @@ class Checker:
         config = self._config(project)
         policy = read_policy(self._home, project)
         answers = read_answers(found, config=config)
+        verdict = judge(answers, policy)
+        broken = violations(answers, policy.rules)
         situation = Situation(
             data=found.data,
             overlap=1 if found.overlap is None else found.overlap,
             is_labeled=bool(found.is_labeled),
-            verdict=judge(answers, policy),
+            verdict=verdict,
             policy=policy,
             fingerprint=fingerprint(answers, policy),
             memory=self._memory.recall(project, found.id or 0, born=found.created_at),
             accepted=accepted_annotation(found),
             held=tuple(mark_of(each) for each in overlays_of(found)),
+            broken=broken,
+            reasons=review_reasons(found, answers, verdict, policy, broken=broken, config=config),
+            outlook=self._outlook(project, answers, policy) if verdict.outcome != "waiting" else None,
         )
         return answers, situation, config
+
+    def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> Outlook:
+        said = evidence([stance_of(each) for each in answers])
+        return outlook(said, self._crowds.crowd(project), most=policy.max_annotators)
 
     def _proposed(
         self, project: int, found: Task, answers: Sequence[Answers], situation: Situation, config: LabelConfig
@@ -158,7 +174,8 @@ class Checker:
         if not self._studio.project(project).get("model_version"):
             log.warning("overlays_withheld", project=project, task=found.id, reason="the project has no model_version")
             return None
-        return propose(found, answers, situation.verdict, situation.policy, config=config)
+        crowd = self._crowds.crowd(project)
+        return propose(found, answers, situation.verdict, situation.policy, config=config, crowd=crowd)
 
     def _remember(self, project: int, found: Task, situation: Situation, memory: Memory) -> None:
         annotations = {item.id: item.updated_at for item in found.annotations if item.id is not None}
@@ -177,11 +194,11 @@ class Checker:
     ) -> None:
         """Keeps what the dashboard and the statistics tell of the task; the verdict stands whatever becomes of it."""
         verdict, policy = situation.verdict, situation.policy
-        tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+        tolerance = policy.tolerance
         try:
             facts = facts_of(found, answers, verdict, tolerance, config=config)
             drawing = draw(answers, verdict, policy) if verdict.outcome == "disputed" else None
-            self._facts.keep(project, facts, drawing)
+            self._facts.keep(project, msgspec.structs.replace(facts, review=needs_review(situation)), drawing)
         except Exception:  # a shape that cannot be drawn must not cost the task its verdict
             log.exception("facts_failed", project=project, task=found.id)
 

@@ -109,7 +109,7 @@ def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawin
     """
     together = consensus([stance_of(each) for each in answers])
     named = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
-    regions = {answer.annotator: _regions(answer) for answer in answers}
+    regions = {answer.annotator: stance_of(answer).regions for answer in answers}
     views = [
         View(
             chr(ord("A") + place % 26),
@@ -142,16 +142,13 @@ def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawin
     return Drawing(conflicts, (*views, agreed), _sizes(region for held in regions.values() for region in held))
 
 
-def _regions(answer: Answers) -> tuple[Region, ...]:
-    return tuple(region for (_, kind), held in answer.controls.items() if kind == "regions" for region in held)
-
-
 def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name, " + ".join(str(each) for each in held) or "no answer")
-        for (name, kind), held in answer.controls.items()
-        if kind != "regions"
-    )
+    """The answers about the whole task that can be written in a line."""
+    plain = {
+        name: [str(each)[:80] for each in held if isinstance(each, str | int | float)]
+        for (name, _), held in answer.controls.items()
+    }
+    return tuple((name, " + ".join(told)) for name, told in plain.items() if told)
 
 
 def _disputed(named: Sequence[Named], annotator: int, region: Region) -> tuple[int, ...]:

@@ -94,6 +94,11 @@ def overlay_hint(project: int, task: int, fingerprint: str, *, source: str) -> H
     return _task_hint(project, task, f"task:{task}:overlays:{fingerprint}", source)
 
 
+def gain_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
+    """A task that agrees and yet looks doubtful by what is known of its annotators; one key for each of its states."""
+    return _task_hint(project, task, f"task:{task}:gain:{fingerprint}", source)
+
+
 def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
     """A project (None: every connected one) whose tasks must all be compared with what we know."""
     subject = "*" if project is None else str(project)

@@ -124,6 +124,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         photos: The addresses of its images as they are stored in its data.
         agreement: Mean agreement over the pairs; None where nothing was compared.
         outcome: The verdict.
+        review: Whether it waits for a reviewer.
     """
 
     task: int
@@ -135,6 +136,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     photos: tuple[str, ...] = ()
     agreement: float | None = None
     outcome: str = "waiting"
+    review: bool = False
 
     @property
     def at(self) -> float:

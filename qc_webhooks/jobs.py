@@ -1,6 +1,7 @@
 """The work behind the inbox: one handler a topic, and what runs now and then. Nobody below imports this module."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 from sqlalchemy import Engine
@@ -13,14 +14,18 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.board_keeper import BoardKeeper
 from qc_webhooks.check import Checker
+from qc_webhooks.crowd_keeper import CrowdKeeper
 from qc_webhooks.events import PROJECT, TASK, overlay_hint
 from qc_webhooks.memory import MemoryStore
+from qc_webhooks.policy import read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import Reconciler
 from qc_webhooks.tabs import ensure_tabs
 
 # "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
 TABS_EVERY_S = 60.0
+# How soon what annotators said changes who is believed, at the earliest.
+CROWD_EVERY_S = 30.0
 # How soon the dashboard's figures follow the verdicts, at the earliest.
 BOARD_EVERY_S = 15.0
 
@@ -68,9 +73,11 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
             except LabelloopError as error:
                 log.warning("tabs_failed", project=connected.project, reason=str(error))
 
+    crowd = CrowdKeeper(engine, inbox, partial(read_policy, settings.home))
     return [
         Periodic("qc.poll", settings.poll_seconds, reconciler.run),
         Periodic("qc.tabs", TABS_EVERY_S, tabs),
+        Periodic("qc.crowd", CROWD_EVERY_S, crowd.run),
         Periodic("qc.board", BOARD_EVERY_S, BoardKeeper(engine, studio).run),
     ]
 

@@ -1,24 +1,38 @@
 """The note on a task: each conflict in plain words, with its place and amount, and without anybody's name."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from qc_webhooks.agreement.conflicts import Conflict
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict import Verdict
+from qc_webhooks.words import place_of, thing
 
 # What can be read at a glance in a cell of Label Studio's table or in a line above the image.
 MOST_CONFLICTS = 3
+_LONGEST_TEXT = 40
 
 
-def write_note(verdict: Verdict, policy: Policy) -> str:
-    """What an annotator or a reviewer needs to know about a task. Annotators are counted, never named."""
+def write_note(verdict: Verdict, policy: Policy, *, doubt: float | None = None, more: Sequence[str] = ()) -> str:
+    """What an annotator or a reviewer needs to know about a task. Annotators are counted, never named.
+
+    Args:
+        verdict: What was found.
+        policy: The project's policy.
+        doubt: Of an agreed task that is sent to one more annotator: errors that its consensus is likely to hold.
+        more: Further sentences.
+    """
+    return " ".join((_verdict_note(verdict, policy, doubt), *more))
+
+
+def _verdict_note(verdict: Verdict, policy: Policy, doubt: float | None) -> str:
     if verdict.outcome == "waiting":
         return f"{verdict.annotators} of {policy.annotators} annotators have submitted.{_uncompared(verdict)}"
     if verdict.ground_truth is not None:
         return "Settled: one annotation is marked as the ground truth."
     if verdict.outcome == "agreed":
-        return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{_uncompared(verdict)}"
+        more = "" if doubt is None else f" One more is asked: what they say together may be wrong ({_percent(doubt)})."
+        return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{more}{_uncompared(verdict)}"
     lines = [describe(conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
         lines.append(f"And {len(verdict.conflicts) - MOST_CONFLICTS} more.")
@@ -37,29 +51,17 @@ def _uncompared(verdict: Verdict) -> str:
     return unread + (f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else "")
 
 
+def _percent(errors: float) -> str:
+    return f"{100 * min(errors, 1.0):.0f} %" if errors < 1 else f"{errors:.1f} errors"
+
+
 def place(conflict: Conflict) -> str:
-    """Where on the image, in words of a three by three grid: "at the upper left", "in the middle", "at the bottom"."""
-    if conflict.bounds is None:
-        return ""
-    left, top, right, bottom = conflict.bounds
-    column, row = _third((left + right) / 2), _third((top + bottom) / 2)
-    where = _PLACES[row][column]
-    return f"{where} of image {conflict.item_index + 1}" if conflict.item_index else where
-
-
-_PLACES = (
-    ("at the upper left", "at the top", "at the upper right"),
-    ("at the left", "in the middle", "at the right"),
-    ("at the lower left", "at the bottom", "at the lower right"),
-)
-
-
-def _third(position: float) -> int:
-    return min(max(int(position * 3), 0), 2)
+    """Where, in words: the stretch of a text, or the place on the image (see ``words.place_of``)."""
+    return conflict.where or place_of(conflict.bounds, conflict.item_index)
 
 
 def _one_sided(conflict: Conflict) -> str:
-    return f"One has {_thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)}, another has not."
+    return f"One has {thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)}, another has not."
 
 
 def _label(conflict: Conflict) -> str:
@@ -70,11 +72,13 @@ def _label(conflict: Conflict) -> str:
 def _low_overlap(conflict: Conflict) -> str:
     labels = " or ".join(dict.fromkeys(_name(labels) for labels in (conflict.a, conflict.b) if labels))
     whose = f"for {labels} " if labels else ""
+    if conflict.shape == "point":
+        return f"Two points {whose}{place(conflict)} lie apart."
     return f"Two {_plural(conflict.shape)} {whose}{place(conflict)} overlap only {100 * (conflict.iou or 0):.0f} %."
 
 
 def _duplicate(conflict: Conflict) -> str:
-    return f"One has {_thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)} twice."
+    return f"One has {thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)} twice."
 
 
 def _grouped(conflict: Conflict) -> str:
@@ -101,13 +105,18 @@ def _choice(conflict: Conflict) -> str:
     return f"{conflict.control}: one {one}, another {other}."
 
 
+def _answer(conflict: Conflict) -> str:
+    one, other = ("gives no answer" if not said else f'says "{_cut(said)}"' for said in (conflict.a, conflict.b))
+    return f"{conflict.control}: one {one}, another {other}."
+
+
+def _cut(said: tuple[str, ...]) -> str:
+    text = " ".join(" ".join(said).split())
+    return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}\u2026"
+
+
 def _name(labels: tuple[str, ...], *, empty: str = "no label") -> str:
     return " + ".join(labels) or empty
-
-
-def _thing(labels: tuple[str, ...], shape: str) -> str:
-    name = " + ".join(labels) or f"{shape} without a label"
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _plural(shape: str) -> str:
@@ -125,4 +134,5 @@ _LINES: Mapping[str, Callable[[Conflict], str]] = {
     "attribute": _attribute,
     "empty": _empty,
     "choice": _choice,
+    "answer": _answer,
 }

@@ -43,9 +43,14 @@ class Overlay:
         return self.version, digest(self.result)
 
 
+def is_overlay(prediction: Prediction) -> bool:
+    """Whether a prediction is one of ours, by its name."""
+    return _NAMES.fullmatch(prediction.model_version) is not None
+
+
 def overlays_of(task: Task) -> tuple[Prediction, ...]:
     """The overlays that a task holds now, the oldest (rightmost) first."""
-    found = [each for each in task.predictions if each.id is not None and _NAMES.fullmatch(each.model_version)]
+    found = [each for each in task.predictions if each.id is not None and is_overlay(each)]
     return tuple(sorted(found, key=lambda each: each.id or 0))
 
 

@@ -10,12 +10,12 @@ import msgspec
 
 from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Agreed, Consensus, consensus, consensus_results
+from labelloop.labeling.consensus import Agreed, Consensus, Crowd, consensus, consensus_results
 from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
 from labelloop.labeling.writing import to_results
-from qc_webhooks.agreement import Answers, Tolerance
+from qc_webhooks.agreement import Answers
 from qc_webhooks.card import LOW_OVERLAP, conflicts_of, stance_of
 from qc_webhooks.note import describe
 from qc_webhooks.overlay import CONSENSUS, STANCE, Overlay
@@ -24,7 +24,13 @@ from qc_webhooks.verdict import Verdict, largest_group
 
 
 def propose(
-    task: Task, answers: Sequence[Answers], verdict: Verdict, policy: Policy, *, config: LabelConfig | None = None
+    task: Task,
+    answers: Sequence[Answers],
+    verdict: Verdict,
+    policy: Policy,
+    *,
+    config: LabelConfig | None = None,
+    crowd: Crowd | None = None,
 ) -> tuple[Overlay, ...]:
     """The overlays of a dispute in the order in which they are to be written: the last one's tab comes first.
 
@@ -34,9 +40,10 @@ def propose(
         verdict: What was found.
         policy: The project's policy.
         config: The project's label config.
+        crowd: What is known of the project's annotators; None: nothing, so all are alike.
     """
     annotations = {each.id: each for each in latest_annotations(task.annotations)}
-    agreed = consensus([stance_of(each) for each in answers])
+    agreed = consensus([stance_of(each) for each in answers], crowd)
     texts = _disputed(answers, agreed, policy)
     groups = stances(answers, verdict, policy)
     shown = [
@@ -68,7 +75,7 @@ def stances(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> tup
     left = {answer.annotator: answer for answer in sorted(answers, key=lambda each: each.annotation)}
     friends: dict[int, set[int]] = {annotator: set() for annotator in left}
     for pair in verdict.comparisons:
-        if pair.agrees(policy.agreement, every_control=policy.every_control):
+        if policy.agrees(pair):
             friends[pair.a].add(pair.b)
             friends[pair.b].add(pair.a)
     groups: list[tuple[Answers, ...]] = []
@@ -93,7 +100,7 @@ def nearest_to_all(answers: Sequence[Answers], verdict: Verdict) -> Answers:
 
 def _disputed(answers: Sequence[Answers], agreed: Consensus, policy: Policy) -> dict[int, dict[str, list[str]]]:
     """Annotator -> id of a region of theirs -> what is disputed about it, in sentences."""
-    tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    tolerance = policy.tolerance
     texts: dict[int, dict[str, list[str]]] = {}
     for named in conflicts_of(answers, agreed, tolerance):
         for annotator in named.annotators:

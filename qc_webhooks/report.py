@@ -18,12 +18,14 @@ from labelloop.labeling.consensus import Consensus, Stance, consensus, consensus
 from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task, read_task
-from qc_webhooks.agreement import Answers, Tolerance, read_answers
+from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.note import write_note
 from qc_webhooks.policy import Policy
 from qc_webhooks.reliability import rate_annotators
+from qc_webhooks.review import BLOCKED, review_reasons
+from qc_webhooks.rules import Violation, describe_violations, violations
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.survey import Survey, mean_estimate
 from qc_webhooks.verdict import Verdict, judge
@@ -120,7 +122,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
         ExportUnreadable: See ``Export.tasks``.
     """
     survey, summary, scores = survey_export(export), Summary(), _Scores()
-    tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    tolerance = policy.tolerance
     out.write(b'{"tasks": [')
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -134,13 +136,22 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
         summary.conflicts.update(each.conflict.type for each in named)
         summary.unread += len(verdict.unread)
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        out.write(_json(_task_json(task, verdict, named, policy, scores.add(verdict, answers, policy))))
+        broken = violations(answers, policy.rules)
+        reasons = review_reasons(task, answers, verdict, policy, broken=broken, config=export.config)
+        told = _task_json(task, verdict, named, scores.add(verdict, answers, policy))
+        more = [*describe_violations(broken), *(each for each in reasons if each != BLOCKED)]
+        told |= {
+            "note": write_note(verdict, policy, more=more if verdict.ground_truth is None else ()),
+            "violations": [_violation_json(each) for each in broken],
+            "review": list(reasons),
+        }
+        out.write(_json(told))
         summary.tasks += 1
     summary.statistics = {"scores": scores.told(), "controls": survey.statistics()}
     summary.annotators = [asdict(each) for each in rate_annotators(survey.evidence, survey.crowd)]
-    told = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
+    counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "policy": asdict(policy)}  # fmt: skip
-    for key, value in (("statistics", summary.statistics), ("annotators", summary.annotators), ("summary", told)):
+    for key, value in (("statistics", summary.statistics), ("annotators", summary.annotators), ("summary", counts)):
         out.write(b"\n],\n" if key == "statistics" else b",\n")
         out.write(f'"{key}": '.encode() + _json(value))
     out.write(b"}\n")
@@ -203,9 +214,7 @@ def _consensus_json(task: Task, stances: list[Stance], survey: Survey, config: L
     }
 
 
-def _task_json(
-    task: Task, verdict: Verdict, named: tuple[Named, ...], policy: Policy, scores: Mapping[str, Any]
-) -> dict[str, Any]:
+def _task_json(task: Task, verdict: Verdict, named: tuple[Named, ...], scores: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": task.id,
         "annotators": verdict.annotators,
@@ -215,9 +224,18 @@ def _task_json(
         "verdict": verdict.outcome,
         "majority": sorted(verdict.majority),
         "ground_truth": verdict.ground_truth,
-        "note": write_note(verdict, policy),
         "unread": list(verdict.unread),
         "uncompared": list(verdict.uncompared),
+    }
+
+
+def _violation_json(found: Violation) -> dict[str, Any]:
+    return {
+        "rule": found.rule.rule,
+        "effect": found.rule.effect,
+        "annotator": found.annotator,
+        "regions": list(found.regions),
+        "text": found.text,
     }
 
 

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qc_webhooks.gain import Outlook
 from qc_webhooks.note import write_note
 from qc_webhooks.overlay import Mark, Overlay
 from qc_webhooks.policy import Policy
+from qc_webhooks.review import BLOCKED
+from qc_webhooks.rules import Violation, describe_violations
 from qc_webhooks.verdict import Verdict
 
 # The flat keys of a task's data that are ours. Label Studio filters and sorts by flat data keys only.
@@ -50,6 +53,9 @@ class Situation:
         accepted: The annotation that a reviewer made from an overlay; None: nobody did.
         held: The overlays that the task holds, the oldest first.
         wanted: The overlays that it is to hold, in the order of writing; None: they are not to be written now.
+        broken: What breaks the guideline.
+        reasons: Why a reviewer is to look at it although its annotators agree, each in a sentence.
+        outlook: What a further annotator would bring to the consensus; None: not known, and a dispute is worth it.
     """
 
     data: Mapping[str, Any]
@@ -62,6 +68,9 @@ class Situation:
     accepted: int | None = None
     held: tuple[Mark, ...] = ()
     wanted: tuple[Overlay, ...] | None = None
+    broken: tuple[Violation, ...] = ()
+    reasons: tuple[str, ...] = ()
+    outlook: Outlook | None = None
 
     @property
     def overlap_is_ours(self) -> bool:
@@ -122,7 +131,7 @@ def accept(situation: Situation) -> Action | None:
 
 
 def one_more_annotator(situation: Situation) -> Action | None:
-    """Sends a dispute to one more annotator, blind, up to the policy's maximum.
+    """Sends a task to one more annotator, blind, where that pays, up to the policy's maximum.
 
     Label Studio serves a task to a further user when ``overlap`` is above the number of annotators and ``is_labeled``
     is false; both are set together. Who annotated it already is never served it again.
@@ -132,7 +141,7 @@ def one_more_annotator(situation: Situation) -> Action | None:
         return None
     return Action(
         "one_more_annotator",
-        f"disputed by {verdict.annotators} annotators",
+        f"{verdict.outcome} by {verdict.annotators} annotators{_told(situation.outlook)}",
         overlap=max(verdict.annotators + 1, situation.overlap),
         is_labeled=False,
     )
@@ -141,8 +150,10 @@ def one_more_annotator(situation: Situation) -> Action | None:
 def withdraw(situation: Situation) -> Action | None:
     """Takes back an annotator whom a settled task no longer needs (somebody corrected or deleted an annotation)."""
     memory, verdict = situation.memory, situation.verdict
-    if verdict.outcome == "disputed" or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
+    if pays(situation) or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
         return None
+    if verdict.outcome == "disputed" or (situation.already_asked and not situation.is_news):
+        return None  # what is known of annotators changes by and by; what was asked for stands until something happens
     wanted = max(memory.found_overlap, verdict.annotators) if verdict.outcome == "agreed" else memory.found_overlap
     if not situation.overlap_is_ours or situation.overlap <= wanted:
         return None
@@ -155,7 +166,7 @@ def flag(situation: Situation) -> Action | None:
     Before enough annotators submitted nothing is written, unless something was: then it must not stay wrong.
     """
     held = {key: situation.data[key] for key in KEYS if key in situation.data}
-    if situation.verdict.annotators < situation.policy.annotators and not held:
+    if situation.verdict.annotators < situation.policy.annotators and not held and not situation.broken:
         return None
     keys = qc_keys(situation)
     if held == keys:
@@ -214,29 +225,70 @@ def qc_keys(situation: Situation) -> dict[str, Any]:
         "qc_status": verdict.outcome,
         "qc_agreement": None if verdict.agreement is None else round(verdict.agreement, 4),
         "qc_annotators": verdict.annotators,
-        "qc_note": write_note(verdict, situation.policy),
+        "qc_note": write_note(verdict, situation.policy, doubt=_doubt(situation), more=_more(situation)),
         "qc_review": "yes" if needs_review(situation) else "no",
     }
 
 
 def needs_review(situation: Situation) -> bool:
-    """Whether a dispute waits for nobody else: the maximum is reached, or a human took the further annotator back."""
-    return situation.verdict.outcome == "disputed" and not _may_ask(situation) and not _is_served(situation)
+    """Whether a reviewer is to look, and nobody else is waited for.
+
+    So it is with a dispute that no further annotator is asked about, and with a task that the policy sends to review.
+    """
+    wanted = situation.verdict.outcome == "disputed" or bool(situation.reasons)
+    return wanted and not _may_ask(situation) and not _is_served(situation)
 
 
 def is_adjudicated(situation: Situation) -> bool:
-    """Whether the dispute is to be shown to a reviewer as overlays."""
+    """Whether what a reviewer is to look at is to be shown as overlays."""
     return situation.policy.adjudicate and needs_review(situation)
 
 
+# Conflicts that the posterior of the consensus speaks of. Of others (how a shape is drawn) it knows nothing, and a
+# dispute about them is sent on as it always was.
+_WEIGHED = frozenset({"missing", "extra", "label", "choice", "empty", "duplicate"})
+
+
+def pays(situation: Situation) -> bool:
+    """Whether a further annotator is worth it: the consensus is in doubt, and one more would end it."""
+    verdict, outlook = situation.verdict, situation.outlook
+    if verdict.outcome == "waiting" or verdict.ground_truth is not None:
+        return False
+    disputed = verdict.outcome == "disputed"
+    if outlook is None:
+        return disputed
+    if outlook.gain >= situation.policy.least_gain:
+        return disputed or outlook.known
+    return disputed and any(
+        conflict.type not in _WEIGHED or conflict.control not in outlook.controls for conflict in verdict.conflicts
+    )
+
+
 def _may_ask(situation: Situation) -> bool:
-    verdict = situation.verdict
     return (
-        verdict.outcome == "disputed"
-        and verdict.annotators < situation.policy.max_annotators
+        pays(situation)
+        and situation.verdict.annotators < situation.policy.max_annotators
         and situation.overlap_is_ours
         and not situation.already_asked
     )
+
+
+def _doubt(situation: Situation) -> float | None:
+    """Of an agreed task that waits for one more annotator: how many errors its consensus is likely to hold."""
+    asked = situation.already_asked and _is_served(situation) and pays(situation)
+    if situation.verdict.outcome != "agreed" or situation.outlook is None or not (_may_ask(situation) or asked):
+        return None
+    return situation.outlook.errors
+
+
+def _more(situation: Situation) -> list[str]:
+    """What the note says besides the verdict: what breaks the guideline and, while it is reviewed, why."""
+    reasons = [each for each in situation.reasons if each != BLOCKED] if needs_review(situation) else []
+    return [*describe_violations(situation.broken), *reasons] if situation.verdict.ground_truth is None else []
+
+
+def _told(outlook: Outlook | None) -> str:
+    return "" if outlook is None else f", {outlook.errors:.3f} errors likely, {outlook.gain:.3f} to gain"
 
 
 def _is_served(situation: Situation) -> bool:

@@ -97,6 +97,18 @@ REFUSALS = sa.Table(
     "dashboard_refusals",
     metadata,
     sa.Column("client", sa.Text, primary_key=True),
-    sa.Column("count", sa.Integer),
+    sa.Column("refused", sa.Integer),
     sa.Column("since", sa.Double),
+)
+
+# What is known of a project's annotators: JSON of `labelloop.labeling.consensus.Crowd`.
+CROWDS = sa.Table(
+    "qc_crowds",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("made_at", sa.Double),
+    sa.Column("took_s", sa.Double),
+    sa.Column("tasks", sa.Integer),
+    sa.Column("newest", sa.Double),  # the newest `kept_at` of facts that is in it
+    sa.Column("crowd", sa.Text),
 )

@@ -50,11 +50,11 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
         answers: One entry an annotator, see ``read_answers``; their order decides nothing.
         policy: The project's policy.
     """
-    tolerance = Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    tolerance, weights = policy.tolerance, policy.weights
     ordered = sorted(answers, key=lambda answer: answer.annotation)
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
-    comparisons = tuple(compare(a, b, tolerance=tolerance) for a, b in combinations(ordered, 2))
+    comparisons = tuple(compare(a, b, tolerance=tolerance, weights=weights) for a, b in combinations(ordered, 2))
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
     nothing_compared = bool(unread or uncompared) and not any(pair.controls for pair in comparisons)
     measured = comparisons and not nothing_compared
@@ -78,7 +78,9 @@ def _closest_conflicts(
     by_id = {answer.annotator: answer for answer in answers}
     most = max(pair.overall for pair in comparisons)
     found = (
-        find_conflicts(by_id[pair.a], by_id[pair.b], tolerance=tolerance, agreement=policy.agreement)
+        find_conflicts(
+            by_id[pair.a], by_id[pair.b], tolerance=tolerance, agreement=policy.agreement, controls=policy.thresholds
+        )
         for pair in comparisons
         if pair.overall == most
     )
@@ -89,7 +91,7 @@ def _majority(answers: Sequence[Answers], comparisons: Sequence[Comparison], pol
     """The largest group in which everybody agrees with everybody, if it is more than half and at least two."""
     friends: dict[int, set[int]] = {answer.annotator: set() for answer in answers}
     for pair in comparisons:
-        if pair.agrees(policy.agreement, every_control=policy.every_control):
+        if policy.agrees(pair):
             friends[pair.a].add(pair.b)
             friends[pair.b].add(pair.a)
     group = largest_group(friends)

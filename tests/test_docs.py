@@ -25,8 +25,9 @@ from ml_backend.standard import STANDARD
 from ml_backend.trainers import TRAINERS
 from qc_webhooks.agreement import METRICS
 from qc_webhooks.app import create_app as create_qc
-from qc_webhooks.policy import Policy
+from qc_webhooks.policy import ControlPolicy, Policy, ReviewRoute
 from qc_webhooks.routing import ROUTES
+from qc_webhooks.rules import RULES, Rule
 from qc_webhooks.statistics import STATISTICS
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,7 @@ TABLES = {
     "READERS": {**READERS, **IMPORTED},
     "METRICS": METRICS,
     "ROUTES": ROUTES,
+    "RULES": RULES,
     "STATISTICS": STATISTICS,
     "SHAPES": SHAPES,
     "CHECKS": CHECKS,
@@ -110,7 +112,7 @@ def test_every_entry_of_a_table_is_described(table):
     assert not missing, f"no page of docs/reference names {missing} of {table}"
 
 
-@pytest.mark.parametrize("policy", [Policy, ExportPolicy])
+@pytest.mark.parametrize("policy", [Policy, ControlPolicy, ReviewRoute, Rule, ExportPolicy])
 def test_every_key_of_a_policy_is_described(policy):
     missing = [field for field in policy.__dataclass_fields__ if field not in mentioned(REFERENCE / "policy.md")]
     assert not missing

@@ -1,7 +1,7 @@
 """How much shapes overlap: intersection over union of their true shapes, and the best one-to-one match.
 
-Upright boxes are compared in numpy, masks by pycocotools, everything else by shapely, exactly, with an index (STRtree)
-so that pairs that do not touch cost nothing. A mask against another shape is compared by its outline along the pixels'
+Upright boxes are compared in numpy, masks by pycocotools, everything else by shapely, exactly, where
+their bounds meet. A mask against another shape is compared by its outline along the pixels'
 edges. Two shapes that enclose no area need a rule of their own:
 
 - key points are the discs they are drawn as (`KeyPoint.width` is the diameter); without a width, only the same point
@@ -12,6 +12,7 @@ A shape always overlaps itself by 1, even without area.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,13 @@ def iou(a: Geometry, b: Geometry) -> float:
     return float(iou_matrix([a], [b])[0, 0])
 
 
-def iou_matrix(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
+def iou_matrix(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0) -> Matrix:
     """Intersection over union of every shape of ``a`` with every one of ``b``.
+
+    Args:
+        a: Shapes.
+        b: Shapes.
+        least: Overlaps that cannot reach this may be given as 0: to find that out takes less time than to measure them.
 
     Returns:
         An array of shape ``(len(a), len(b))``, values from 0 to 1.
@@ -44,7 +50,7 @@ def iou_matrix(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
     elif all(isinstance(shape, Mask) for shape in (*a, *b)) and len({(m.width, m.height) for m in (*a, *b)}) == 1:  # type: ignore[union-attr]
         matrix = _mask_iou(a, b)  # type: ignore[arg-type]
     else:
-        matrix = _shape_iou(a, b)
+        matrix = _shape_iou(a, b, least)
     return _same(a, b, np.clip(matrix, 0.0, 1.0))
 
 
@@ -104,18 +110,34 @@ def _mask_iou(a: Sequence[Mask], b: Sequence[Mask]) -> Matrix:
     return np.asarray(found, dtype=np.float64).reshape(len(a), len(b))
 
 
-def _shape_iou(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
+def _shape_iou(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> Matrix:
     matrix = np.zeros((len(a), len(b)))
-    left, right = _outlines(a), _outlines(b)
-    rows, columns = shapely.STRtree(right).query(left, predicate="intersects")
+    (left, left_area, left_bounds), (right, right_area, right_bounds) = _outlines(tuple(a)), _outlines(tuple(b))
+    # No two shapes share more than their upright bounds do, nor more than the smaller one.
+    shared = _shared_boxes(left_bounds, right_bounds)
+    most = np.minimum(shared, np.minimum(left_area[:, None], right_area[None]))
+    together = left_area[:, None] + right_area[None] - most
+    rows, columns = np.nonzero((most > 0) & (most >= least * together - 1e-9))
     if rows.size:
-        shared = shapely.area(shapely.intersection(left[rows], right[columns]))
-        union = shapely.area(left)[rows] + shapely.area(right)[columns] - shared
-        matrix[rows, columns] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        inner = shapely.area(shapely.intersection(left[rows], right[columns]))
+        union = left_area[rows] + right_area[columns] - inner
+        matrix[rows, columns] = np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)
     return matrix
 
 
-def _outlines(shapes: Sequence[Geometry]) -> NDArray[np.object_]:
+def _shared_boxes(a: NDArray[np.float64], b: NDArray[np.float64]) -> Matrix:
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    found: Matrix = np.clip(np.nan_to_num(high - low), 0, None).prod(axis=-1)
+    return found
+
+
+# Each of several annotators is compared with every other: the outlines are made once for all.
+@lru_cache(maxsize=16)
+def _outlines(
+    shapes: tuple[Geometry, ...],
+) -> tuple[NDArray[np.object_], NDArray[np.float64], NDArray[np.float64]]:
+    """Outlines of shapes, their areas and their bounds."""
     outlines = np.empty(len(shapes), dtype=object)
     rings = [place for place, shape in enumerate(shapes) if isinstance(shape, Polygon) and len(shape.points) > 2]
     if rings:
@@ -131,7 +153,7 @@ def _outlines(shapes: Sequence[Geometry]) -> NDArray[np.object_]:
             outlines[place] = shape.polygon()
         if not shapely.is_valid(outlines[place]):
             outlines[place] = shapely.Polygon()  # only shapes without area are not valid
-    return outlines
+    return outlines, shapely.area(outlines), shapely.bounds(outlines)
 
 
 def _rings(polygons: Sequence[Polygon]) -> NDArray[np.object_]:

@@ -1,8 +1,18 @@
 """How far two annotators agree: METRICS, one function `(a, b) -> [0, 1]` a kind of answer."""
 
-from qc_webhooks.agreement.answers import Answers, read_answers
+from qc_webhooks.agreement.answers import Answers, read_answers, read_prediction
 from qc_webhooks.agreement.compare import Comparison, compare
 from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict
 from qc_webhooks.agreement.metrics import METRICS, Tolerance
 
-__all__ = ["CONFLICTS", "METRICS", "Answers", "Comparison", "Conflict", "Tolerance", "compare", "read_answers"]
+__all__ = [
+    "CONFLICTS",
+    "METRICS",
+    "Answers",
+    "Comparison",
+    "Conflict",
+    "Tolerance",
+    "compare",
+    "read_answers",
+    "read_prediction",
+]

@@ -16,7 +16,7 @@ class Comparison:
         a: The first annotator's id.
         b: The second annotator's id.
         controls: Control name -> agreement, 0 to 1, of every control that at least one of them used.
-        overall: Mean over the controls; 1 where neither used any.
+        overall: Weighted mean over the controls; 1 where neither used any that counts.
     """
 
     a: int
@@ -24,21 +24,40 @@ class Comparison:
     controls: Mapping[str, float]
     overall: float
 
-    def agrees(self, threshold: float, *, every_control: bool) -> bool:
-        """Whether the two agree: their overall agreement (and each control's, if asked) reaches the threshold."""
-        scores = (self.overall, *self.controls.values()) if every_control else (self.overall,)
-        return min(scores) >= threshold - _ROUNDING
+    def agrees(self, threshold: float, *, every_control: bool, controls: Mapping[str, float] | None = None) -> bool:
+        """Whether the two agree: their overall agreement (and each control's, if asked) reaches the threshold.
+
+        Args:
+            threshold: For the overall agreement, and for controls without one of their own.
+            every_control: Whether each control must reach the threshold too.
+            controls: Thresholds of single controls; these hold in any case.
+        """
+        own = controls or {}
+        asked = {
+            name: own.get(control_name(name), threshold)
+            for name in self.controls
+            if every_control or control_name(name) in own
+        }
+        return self.overall >= threshold - _ROUNDING and all(
+            self.controls[name] >= least - _ROUNDING for name, least in asked.items()
+        )
 
 
 # Sums of overlaps are floats: an agreement of 0.7 must not fail a threshold of 0.7 by the last bit.
 _ROUNDING = 1e-9
 
 
-def compare(a: Answers, b: Answers, *, tolerance: Tolerance) -> Comparison:
+def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[str, float] | None = None) -> Comparison:
     """Agreement of two annotators on every control that one of them used.
 
     A control that one left empty and the other used counts: leaving out is an answer. One that both left empty says
     nothing, and does not dilute the mean.
+
+    Args:
+        a: The first annotator's answers.
+        b: The second's.
+        tolerance: What counts as the same region.
+        weights: Control name -> how much it counts in the overall agreement; 1 where it is not named.
     """
     scores = {
         f"{name}" if _unique(name, a, b) else f"{name} ({kind})": METRICS[kind](
@@ -46,12 +65,29 @@ def compare(a: Answers, b: Answers, *, tolerance: Tolerance) -> Comparison:
         )
         for name, kind in _used(a, b)
     }
-    overall = sum(scores.values()) / len(scores) if scores else 1.0
+    weighed = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
+    total = sum(weight for _, weight in weighed)
+    overall = sum(score * weight for score, weight in weighed) / total if total else 1.0
     return Comparison(a.annotator, b.annotator, scores, overall)
 
 
-def find_conflicts(a: Answers, b: Answers, *, tolerance: Tolerance, agreement: float) -> tuple[Conflict, ...]:
-    """What the two disagree on, control by control."""
+def control_name(name: str) -> str:
+    """The control behind a name of ``Comparison.controls``, which tells kinds apart where one control has several."""
+    return name.partition(" (")[0]
+
+
+def find_conflicts(
+    a: Answers, b: Answers, *, tolerance: Tolerance, agreement: float, controls: Mapping[str, float] | None = None
+) -> tuple[Conflict, ...]:
+    """What the two disagree on, control by control.
+
+    Args:
+        a: The first annotator's answers.
+        b: The second's.
+        tolerance: What counts as the same region.
+        agreement: What overlaps less, or is less alike, is a conflict.
+        controls: The same for single controls, where it is more.
+    """
     return tuple(
         conflict
         for name, kind in _used(a, b)
@@ -60,7 +96,7 @@ def find_conflicts(a: Answers, b: Answers, *, tolerance: Tolerance, agreement: f
             a.controls.get((name, kind), ()),
             b.controls.get((name, kind), ()),
             tolerance=tolerance,
-            agreement=agreement,
+            agreement=max(agreement, (controls or {}).get(name, 0.0)),
         )
     )
 

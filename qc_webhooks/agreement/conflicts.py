@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labelloop.labeling.regions import Region
+from qc_webhooks.agreement.answers import Amount, Span
 from qc_webhooks.agreement.groups import Group, find_duplicates, find_groups
-from qc_webhooks.agreement.matching import Pair, match_regions
-from qc_webhooks.agreement.metrics import Tolerance
+from qc_webhooks.agreement.matching import Pair, match_regions, match_things
+from qc_webhooks.agreement.metrics import Tolerance, amount, text
+from qc_webhooks.agreement.similarity import oks_matrix, span_matrix
 
 ConflictType = Literal[
-    "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "attribute", "empty", "choice"
+    "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "attribute", "empty", "choice", "answer"
 ]
 
 
@@ -23,7 +25,7 @@ class Conflict:
             labels; ``low_overlap``: the same object, drawn differently; ``duplicate``: one of the two has it twice;
             ``merged``: the second has one region where the first has several; ``split``: the other way round;
             ``attribute``: the same region, another answer about it; ``empty``: one has nothing where the other has
-            several regions; ``choice``: another answer about the whole task.
+            several regions; ``choice``: another choice about the whole task; ``answer``: another text or number.
         control: Name of the control.
         a: Labels or answers of the first annotator.
         b: Labels or answers of the second.
@@ -32,8 +34,9 @@ class Conflict:
         iou: Overlap of the two shapes, 0 to 1; None where only one has the region or there is none.
         regions: Ids of the regions concerned, of the first then of the second annotator.
         item_index: Which image of the task.
-        shape: What the region is drawn as: ``box``, ``outline``, ``area``, ``ellipse``, ``point`` or ``line``.
+        shape: What the region is drawn as: ``box``, ``outline``, ``area``, ``ellipse``, ``point``, ``line``; ``span``.
         count: How many regions the fuller of the two has there.
+        where: The stretch of a text or recording, in words; empty for a region of an image.
     """
 
     type: ConflictType
@@ -46,6 +49,7 @@ class Conflict:
     item_index: int = 0
     shape: str = "box"
     count: int = 1
+    where: str = ""
 
 
 def region_conflicts(
@@ -90,6 +94,51 @@ def region_conflicts(
     )
 
 
+def keypoint_conflicts(
+    control: str, a: Sequence[Region], b: Sequence[Region], *, tolerance: Tolerance, agreement: float
+) -> tuple[Conflict, ...]:
+    """Every point that the two do not share."""
+    if min(len(a), len(b)) == 0 and max(len(a), len(b)) > 1:
+        return (_empty(control, a, b),)
+    if not (a and b):
+        return tuple(_alone("missing" if a else "extra", control, point) for point in a or b)
+    matching = match_things(a, b, oks_matrix(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
+    return (
+        *(_alone("missing", control, a[index]) for index in matching.only_a),
+        *(_alone("extra", control, b[index]) for index in matching.only_b),
+        *(
+            found
+            for pair in (*matching.same, *matching.near)
+            for found in _pair_conflicts(control, a, b, pair, agreement)
+        ),
+    )
+
+
+def span_conflicts(
+    control: str, a: Sequence[Span], b: Sequence[Span], *, tolerance: Tolerance, agreement: float
+) -> tuple[Conflict, ...]:
+    """Every span of text or time that the two do not share."""
+    if not (a and b):
+        alone: ConflictType = "missing" if a else "extra"
+        return tuple(_span(alone, control, span, a=bool(a)) for span in a or b)
+    near = span_matrix(a, b)
+    matching = match_things(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
+    found = [_span("missing", control, a[index], a=True) for index in matching.only_a]
+    found += [_span("extra", control, b[index], a=False) for index in matching.only_b]
+    for pair in (*matching.same, *matching.near):
+        one, other = a[pair.a], b[pair.b]
+        types: list[ConflictType] = ["label"] if set(one.labels) != set(other.labels) else []
+        types += ["low_overlap"] if pair.iou < agreement else []
+        found += [
+            Conflict(
+                type_, control, one.labels, other.labels, None, pair.iou, (one.id, other.id), 0, "span",
+                where=_stretch(one),
+            )
+            for type_ in types
+        ]  # fmt: skip
+    return tuple(found)
+
+
 def choice_conflicts(
     control: str, a: Sequence[str], b: Sequence[str], *, tolerance: Tolerance, agreement: float
 ) -> tuple[Conflict, ...]:
@@ -98,6 +147,26 @@ def choice_conflicts(
     if set(a) == set(b):
         return ()
     return (Conflict("choice", control, tuple(sorted(set(a))), tuple(sorted(set(b)))),)
+
+
+def amount_conflicts(
+    control: str, a: Sequence[Amount], b: Sequence[Amount], *, tolerance: Tolerance, agreement: float
+) -> tuple[Conflict, ...]:
+    """The one conflict of two numbers that lie too far apart."""
+    one, other = ((f"{each[-1].value:g}",) if each else () for each in (a, b))
+    if amount(a, b, tolerance) >= agreement:
+        return ()
+    return (Conflict("answer", control, one, other),)
+
+
+def text_conflicts(
+    control: str, a: Sequence[str], b: Sequence[str], *, tolerance: Tolerance, agreement: float
+) -> tuple[Conflict, ...]:
+    """The one conflict of two texts that are too far from each other."""
+    alike = text(a, b, tolerance)
+    if alike >= agreement:
+        return ()
+    return (Conflict("answer", control, tuple(a), tuple(b), iou=alike),)
 
 
 def _pair_conflicts(
@@ -162,6 +231,15 @@ def _empty(control: str, a: Sequence[Region], b: Sequence[Region]) -> Conflict:
     return Conflict("empty", control, one, other, regions=ids, shape=shape_word(full[0]), count=len(full))
 
 
+def _span(type_: ConflictType, control: str, span: Span, *, a: bool) -> Conflict:
+    one, other = (span.labels, ()) if a else ((), span.labels)
+    return Conflict(type_, control, one, other, regions=(span.id,), shape="span", where=_stretch(span))
+
+
+def _stretch(span: Span) -> str:
+    return f"from {span.start:g} to {span.end:g}"
+
+
 # Shape -> the word for it that an annotator uses.
 SHAPE_WORDS: Mapping[str, str] = {
     "Rectangle": "box",
@@ -188,5 +266,11 @@ Finder = Callable[..., tuple[Conflict, ...]]
 # For each kind of METRICS, the function that says what the number means.
 CONFLICTS: Mapping[str, Finder] = {
     "regions": region_conflicts,
+    "keypoints": keypoint_conflicts,
+    "spans": span_conflicts,
     "choices": choice_conflicts,
+    "taxonomy": choice_conflicts,
+    "rating": amount_conflicts,
+    "number": amount_conflicts,
+    "text": text_conflicts,
 }

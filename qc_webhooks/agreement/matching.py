@@ -2,15 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.overlap import iou_matrix, match
+from labelloop.labeling.overlap import iou_matrix
+from labelloop.labeling.overlap import match as best_match
 from labelloop.labeling.regions import Region
+
+
+class Thing(Protocol):
+    """Whatever has labels and lies on an object of the task."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its labels."""
+
+    @property
+    def to_name(self) -> str:
+        """The object that it lies on."""
+
 
 # Breaks ties between equal shapes by their labels; far below any overlap that matters.
 _LABEL_WEIGHT = 1e-6
+# An overlap of exactly the least must count, whichever of two shapes is asked about first.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -61,46 +78,65 @@ def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float,
     """
     if not a or not b:
         return Matching((), (), tuple(range(len(a))), tuple(range(len(b))))
-    overlaps = iou_matrix([region.geometry for region in a], [region.geometry for region in b])
-    if len({(region.to_name, region.item_index) for region in (*a, *b)}) > 1:
+    overlaps = iou_matrix([region.geometry for region in a], [region.geometry for region in b], least=near_iou)
+    return match_things(a, b, overlaps, match=match_iou, near=near_iou)
+
+
+def match_things(
+    a: Sequence[Thing], b: Sequence[Thing], similarity: NDArray[np.float64], *, match: float, near: float
+) -> Matching:
+    """Pairs any labelled things of two annotators so that the sum of similarities is greatest.
+
+    Args:
+        a: Things of the first annotator, at least one.
+        b: Things of the second, at least one.
+        similarity: How alike each two are, of shape ``(len(a), len(b))``, 0 to 1.
+        match: Least similarity of two that are the same, above 0.
+        near: Least similarity of two that are named together as a bad fit.
+    """
+    overlaps = similarity
+    if len({_place(each) for each in (*a, *b)}) > 1:
         overlaps = np.where(_same_place(a, b), overlaps, 0.0)
     labels = np.zeros_like(overlaps)
-    for row, column in np.argwhere(overlaps >= near_iou):
+    for row, column in np.argwhere(overlaps >= near - _ROUNDING):
         labels[row, column] = label_agreement(a[row], b[column])
-    same = _assign(overlaps, labels, match_iou)
-    near: tuple[Pair, ...] = ()
+    same = _assign(overlaps, labels, match)
+    nearly: tuple[Pair, ...] = ()
     if len(same) < min(len(a), len(b)):
         left = overlaps.copy()
         left[[pair.a for pair in same], :] = 0.0
         left[:, [pair.b for pair in same]] = 0.0
-        near = _assign(left, labels, near_iou)
-    paired = (*same, *near)
+        nearly = _assign(left, labels, near)
+    paired = (*same, *nearly)
     return Matching(
         same,
-        near,
+        nearly,
         tuple(sorted(set(range(len(a))) - {pair.a for pair in paired})),
         tuple(sorted(set(range(len(b))) - {pair.b for pair in paired})),
     )
 
 
-def label_agreement(a: Region, b: Region) -> float:
-    """Share of labels that two regions have in common (Jaccard index); 1 where neither has one."""
+def label_agreement(a: Thing, b: Thing) -> float:
+    """Share of labels that two things have in common (Jaccard index); 1 where neither has one."""
     if a.labels == b.labels:
         return 1.0
     one, other = set(a.labels), set(b.labels)
     return len(one & other) / len(one | other)
 
 
-def _same_place(a: Sequence[Region], b: Sequence[Region]) -> NDArray[np.bool_]:
-    """(n, m): whether two regions lie on the same image of the task."""
-    return np.array(
-        [[(one.to_name, one.item_index) == (other.to_name, other.item_index) for other in b] for one in a], dtype=bool
-    )
+def _same_place(a: Sequence[Thing], b: Sequence[Thing]) -> NDArray[np.bool_]:
+    """(n, m): whether two things lie on the same image of the task."""
+    return np.array([[_place(one) == _place(other) for other in b] for one in a], dtype=bool)
+
+
+def _place(thing: Thing) -> tuple[str, int]:
+    return thing.to_name, getattr(thing, "item_index", 0)
 
 
 def _assign(overlaps: NDArray[np.float64], labels: NDArray[np.float64], least: float) -> tuple[Pair, ...]:
+    least -= _ROUNDING
     enough = overlaps >= least
     if not enough.any():
         return ()
     gains = np.where(enough, overlaps * (1 + _LABEL_WEIGHT * labels), 0.0)
-    return tuple(Pair(i, j, float(overlaps[i, j]), float(labels[i, j])) for i, j in match(gains, threshold=least))
+    return tuple(Pair(i, j, float(overlaps[i, j]), float(labels[i, j])) for i, j in best_match(gains, threshold=least))

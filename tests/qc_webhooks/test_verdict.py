@@ -7,7 +7,7 @@ import pytest
 from labelloop.labeling.task import read_task
 from qc_webhooks.agreement import read_answers
 from qc_webhooks.note import MOST_CONFLICTS, write_note
-from qc_webhooks.policy import Policy
+from qc_webhooks.policy import ControlPolicy, Policy
 from qc_webhooks.verdict import judge
 
 POLICY = Policy()
@@ -152,7 +152,7 @@ def test_results_that_cannot_be_read_are_counted_not_lost(task, box):
 
 def test_what_no_metric_compares_is_said_and_is_no_agreement(task, box):
     def rating(stars):
-        return {"from_name": "stars", "to_name": "image", "type": "rating", "value": {"rating": stars}}
+        return {"from_name": "stars", "to_name": "image", "type": "ranker", "value": {"ranker": [stars]}}
 
     alone = verdict_of(task([rating(1)], [rating(5)]))
     assert (alone.outcome, alone.agreement) == ("waiting", None)
@@ -162,11 +162,27 @@ def test_what_no_metric_compares_is_said_and_is_no_agreement(task, box):
     assert write_note(beside, POLICY) == "2 of 2 annotators agree. Not compared: stars."
 
 
-def test_answers_about_single_regions_are_not_compared_in_silence(task, box):
+def test_another_answer_about_the_same_region_is_a_dispute(task, box):
     one, other = box(), box()
     colours = [
         box_ | {"from_name": "colour", "type": "choices", "value": box_["value"] | {"choices": [word]}}
         for box_, word in ((one, "red"), (other, "blue"))
     ]
     found = verdict_of(task([one, colours[0]], [other, colours[1]]))
-    assert (found.outcome, found.uncompared) == ("agreed", ("colour",))
+    assert (found.outcome, found.agreement, found.uncompared) == ("disputed", 0.0, ())
+    assert write_note(found, POLICY) == "colour of the box at the upper left: one says red, another says blue."
+
+
+def test_each_control_has_a_threshold_and_a_weight_of_its_own(task, box, choice):
+    answers = task([box(10), choice("good")], [box(13), choice("bad")])  # the boxes agree by .74
+    strict = Policy(controls={"quality": ControlPolicy(weight=0), "label": ControlPolicy(agreement=0.8)})
+    assert verdict_of(answers).outcome == "disputed"
+    assert verdict_of(answers, Policy(controls={"quality": ControlPolicy(weight=0)})).outcome == "agreed"
+    assert (
+        verdict_of(answers, Policy(controls={"quality": ControlPolicy(agreement=0)}, agreement=0.3)).outcome == "agreed"
+    )
+    found = verdict_of(answers, strict)
+    assert found.outcome == "disputed"
+    assert "overlap only 74 %" in write_note(found, strict)
+    heavy = verdict_of(answers, Policy(controls={"label": ControlPolicy(weight=3)}))
+    assert heavy.agreement == pytest.approx(3 * 0.7391 / 4, abs=1e-3)

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("drawing", sa.Text()),
     )
     op.create_index("qc_facts_at", "qc_facts", ["project", "at"])
+    op.create_index("qc_facts_kinds", "qc_facts", ["project", "kinds", "task", "people"])
     op.create_index("qc_facts_kept", "qc_facts", ["project", "kept_at"])
     op.create_table(
         "qc_boards",
@@ -38,11 +39,11 @@ def upgrade() -> None:
     op.create_table(
         "dashboard_refusals",
         sa.Column("client", sa.Text(), primary_key=True),
-        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("refused", sa.Integer(), nullable=False),
         sa.Column("since", sa.Double(), nullable=False),
     )
-    op.create_index("qc_tasks_agreement", "qc_tasks", ["project", "outcome", "agreement", "task"])
-    op.create_index("qc_tasks_decided", "qc_tasks", ["project", "outcome", "decided_at", "task"])
+    op.create_index("qc_tasks_agreement", "qc_tasks", ["project", "outcome", "agreement", "task", "review"])
+    op.create_index("qc_tasks_decided", "qc_tasks", ["project", "outcome", "decided_at", "task", "review"])
     op.create_index("qc_actions_created", "qc_actions", ["project", "created_at"])
 
 

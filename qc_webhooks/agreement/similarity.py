@@ -1,0 +1,108 @@
+"""How alike two things are that are not shapes on an image: key points, spans, numbers, texts, paths."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+
+from labelloop.labeling.geometry import KeyPoint
+from labelloop.labeling.regions import Region
+from qc_webhooks.agreement.answers import Amount, Span
+
+Matrix = NDArray[np.float64]
+
+# A point counts as placed right within about a tenth of the size of what it is a part of (COCO's sigma of hips and
+# shoulders, the least exact of its key points).
+OKS_SIGMA = 0.1
+# So many points tell how large the object is; of fewer, a quarter of the image's side stands for it.
+_ENOUGH_POINTS, _PART = 3, 0.25
+
+
+def oks_matrix(a: Sequence[Region], b: Sequence[Region]) -> Matrix:
+    """(n, m): object keypoint similarity of points, exp(-d^2 / (2 s^2 (2 sigma)^2)), cocodataset.org/#keypoints-eval.
+
+    The size s of the object is not told by Label Studio. It is the root of the area around all points of both
+    annotators, where each has three; else a quarter of the image's.
+    """
+    one, other = _places(a), _places(b)
+    everything = np.concatenate((one, other))
+    image = float(np.sqrt(a[0].width * a[0].height)) * _PART
+    extent = float(np.sqrt(np.prod(everything.max(axis=0) - everything.min(axis=0))))
+    size = extent if min(len(a), len(b)) >= _ENOUGH_POINTS and extent > 0 else image
+    squares = ((one[:, None] - other[None]) ** 2).sum(axis=-1)
+    found: Matrix = np.exp(-squares / (2 * (size * 2 * OKS_SIGMA) ** 2))
+    return found
+
+
+def span_matrix(a: Sequence[Span], b: Sequence[Span]) -> Matrix:
+    """(n, m): shared length of spans over their length together; spans in different places share nothing."""
+    one, other = _edges(a), _edges(b)
+    low = np.maximum(one[:, None, 0], other[None, :, 0])
+    high = np.minimum(one[:, None, 1], other[None, :, 1])
+    shared = np.clip(high - low, 0, None)
+    union = np.diff(one)[:, :1] + np.diff(other)[:, 0][None] - shared
+    same = (one[:, None] == other[None]).all(axis=-1)
+    found: Matrix = np.where(same, 1.0, np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
+    places_a, places_b = ([(span.to_name, span.place) for span in each] for each in (a, b))
+    return np.where([[x == y for y in places_b] for x in places_a], found, 0.0)
+
+
+def amounts_alike(a: Amount, b: Amount) -> float:
+    """1 less the distance in parts of how far answers can lie apart; without a bound, in parts of the larger one."""
+    if a.value == b.value:
+        return 1.0
+    span = a.span or b.span or max(abs(a.value), abs(b.value))
+    return max(0.0, 1 - abs(a.value - b.value) / span)
+
+
+def texts_alike(a: str, b: str) -> float:
+    """1 less the edits (Levenshtein) from one to the other, in parts of the longer; blanks count as one."""
+    return float(Levenshtein.normalized_similarity(" ".join(a.split()), " ".join(b.split())))
+
+
+def sets_alike(a: Sequence[Any], b: Sequence[Any]) -> float:
+    """Share of what both have of what one of them has (Jaccard index); 1 where neither has anything."""
+    one, other = set(a), set(b)
+    return len(one & other) / len(one | other) if one or other else 1.0
+
+
+def paths_alike(a: Sequence[str], b: Sequence[str]) -> float:
+    """Share of the nodes of a tree that both chose, each with its ancestors."""
+    return sets_alike(_nodes(a), _nodes(b))
+
+
+def attributes_alike(a: Region, b: Region) -> float:
+    """How alike the answers about two matched regions are: the mean over what at least one was asked."""
+    names = {*a.attributes, *b.attributes}
+    if not names:
+        return 1.0
+    types = {result.from_name: result.type for region in (a, b) for result in region.result[1:]}
+    return sum(_answer_alike(types.get(name, ""), a.attributes, b.attributes, name) for name in names) / len(names)
+
+
+def _answer_alike(type_: str, a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> float:
+    one, other = a.get(name, ()), b.get(name, ())
+    if not (one and other):
+        return 0.0
+    if type_ in {"rating", "number"}:
+        span = 4.0 if type_ == "rating" else None
+        return amounts_alike(Amount(float(one[0]), span), Amount(float(other[0]), span))
+    if type_ == "textarea":
+        return texts_alike("\n".join(one), "\n".join(other))
+    return paths_alike(one, other) if type_ == "taxonomy" else sets_alike(one, other)
+
+
+def _nodes(paths: Sequence[str]) -> list[str]:
+    return [path[:cut] for path in paths for cut in (*(m.start() for m in re.finditer("/", path)), len(path))]
+
+
+def _places(points: Sequence[Region]) -> Matrix:
+    shapes = [point.geometry for point in points]
+    return np.array([(shape.x, shape.y) for shape in shapes if isinstance(shape, KeyPoint)], dtype=np.float64)
+
+
+def _edges(spans: Sequence[Span]) -> Matrix:
+    return np.array([(min(span.start, span.end), max(span.start, span.end)) for span in spans], dtype=np.float64)

@@ -1,0 +1,190 @@
+"""The policy of a project: when annotators agree, who is asked, what is reviewed, what quality control may change."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from qc_webhooks.agreement import Comparison, Tolerance
+from qc_webhooks.errors import PolicyError
+from qc_webhooks.rules import EFFECTS, RULES, Rule
+
+OVERALL = "overall"
+
+# How an agreement is held against the number of a review route.
+OPERATORS: Mapping[str, Any] = {
+    "lt": lambda value, threshold: value < threshold - 1e-9,
+    "lte": lambda value, threshold: value <= threshold + 1e-9,
+    "gt": lambda value, threshold: value > threshold + 1e-9,
+    "gte": lambda value, threshold: value >= threshold - 1e-9,
+    "eq": lambda value, threshold: abs(value - threshold) <= 1e-9,
+}
+
+
+@dataclass(frozen=True)
+class ControlPolicy:
+    """What holds for one control.
+
+    Attributes:
+        agreement: What two annotators must reach on this control; None: the policy's, where every control must.
+        weight: How much it counts in the overall agreement; 0: not at all.
+    """
+
+    agreement: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReviewRoute:
+    """Which agreed tasks go to a reviewer. The first route that holds for a task decides.
+
+    Attributes:
+        dimension: ``overall`` or the name of a control.
+        operator: Key of OPERATORS.
+        threshold: What the task's mean agreement on that is held against.
+        share: Of the tasks that it holds for, how many are reviewed, drawn by their number.
+    """
+
+    dimension: str = OVERALL
+    operator: str = "lt"
+    threshold: float = 1.0
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What quality control decides by. Every field is a setting of ``policy.toml``; the docstring is its help.
+
+    Attributes:
+        agreement: Two annotators agree on a task when their agreement reaches this, 0 to 1.
+        every_control: Whether each control must reach ``agreement``, not only the mean over the controls.
+        match_iou: Two regions are the same object when their shapes overlap at least this much (IoU), above 0 to 1.
+        near_iou: Regions that are no match but overlap at least this much are named "low overlap" instead of
+            "missing" and "extra", above 0 and below ``match_iou``.
+        annotators: How many annotators a verdict needs, at least 2.
+        max_annotators: Up to how many annotators a task is sent to, at least ``annotators``.
+        least_gain: Another annotator is asked while further ones, up to the maximum, can be expected to put at least so
+            many errors of the task's consensus right, 0 to 1.
+        set_maximum_annotations: Whether ``connect`` raises the project's ``maximum_annotations`` to ``annotators``.
+            It multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
+            then gives every task with an overlap above 1 the new number.
+        adjudicate: Whether what waits for a reviewer gets overlays: one prediction a stance and a proposed consensus,
+            which the reviewer accepts or corrects. Every user of the project sees them.
+        review_share: Of the agreed tasks that no route of ``review`` holds for, how many are reviewed, 0 to 1.
+        least_model_score: An agreed task whose pre-label has a lower score is reviewed; 0: none is.
+        least_model_agreement: An agreed task whose pre-label agrees less with the annotators is reviewed; 0: none is.
+        controls: What holds for single controls: tables ``[controls.NAME]``.
+        review: Which agreed tasks are reviewed: tables ``[[review]]``, in their order.
+        rules: What the guideline asks of every annotation: tables ``[[rules]]``.
+    """
+
+    agreement: float = 0.7
+    every_control: bool = True
+    match_iou: float = 0.5
+    near_iou: float = 0.1
+    annotators: int = 2
+    max_annotators: int = 3
+    least_gain: float = 0.002
+    set_maximum_annotations: bool = False
+    adjudicate: bool = True
+    review_share: float = 0.0
+    least_model_score: float = 0.0
+    least_model_agreement: float = 0.0
+    controls: Mapping[str, ControlPolicy] = field(default_factory=dict)
+    review: tuple[ReviewRoute, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_policy(self, "policy")
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """What counts as the same region."""
+        return Tolerance(match_iou=self.match_iou, near_iou=self.near_iou)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each control counts, where that is not 1."""
+        return {name: each.weight for name, each in self.controls.items()}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """What two annotators must reach on single controls."""
+        return {name: each.agreement for name, each in self.controls.items() if each.agreement is not None}
+
+    def agrees(self, pair: Comparison) -> bool:
+        """Whether two annotators agree on a task."""
+        own = self.thresholds
+        # What counts for nothing must not keep two from agreeing either, unless it has a threshold of its own.
+        own |= {name: 0.0 for name, each in self.controls.items() if not each.weight and each.agreement is None}
+        return pair.agrees(self.agreement, every_control=self.every_control, controls=own)
+
+
+def describe_policy() -> list[tuple[str, Any, str]]:
+    """Every setting with its default and what it means, for the docs and the command line."""
+    text = (Policy.__doc__ or "").split("Attributes:")[1]
+    helps: dict[str, str] = {}
+    name = ""
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        head, colon, rest = line.partition(": ")
+        if colon and head in asdict(Policy()):
+            name, helps[head] = head, rest
+        else:
+            helps[name] += f" {line}"
+    defaults = Policy()
+    return [(each.name, getattr(defaults, each.name), helps[each.name]) for each in fields(Policy)]
+
+
+def check_policy(policy: Policy, where: str) -> None:
+    """Whether every value is in its range.
+
+    Raises:
+        PolicyError: One is not.
+    """
+    share, above = "must be from 0 to 1", "must be above 0 and at most 1"
+    ranges = (
+        ("agreement", 0 < policy.agreement <= 1, above),
+        ("match_iou", 0 < policy.match_iou <= 1, above),
+        ("near_iou", 0 < policy.near_iou <= policy.match_iou, f"{above[:-1]}match_iou ({policy.match_iou})"),
+        ("least_gain", 0 < policy.least_gain <= 1, above),
+        ("annotators", policy.annotators >= 2, "must be at least 2: one annotator has nobody to disagree with"),
+        ("max_annotators", policy.max_annotators >= policy.annotators, f"must be at least annotators ({policy.annotators})"),  # noqa: E501 - a table
+        ("review_share", 0 <= policy.review_share <= 1, share),
+        ("least_model_score", 0 <= policy.least_model_score <= 1, share),
+        ("least_model_agreement", 0 <= policy.least_model_agreement <= 1, share),
+    )  # fmt: skip
+    for name, right, reason in ranges:
+        if not right:
+            raise PolicyError(where, name, f"{reason}, not {getattr(policy, name)!r}")
+    for name, each in policy.controls.items():
+        if each.agreement is not None and not 0 <= each.agreement <= 1:
+            raise PolicyError(where, f"controls.{name}.agreement", f"{share}, not {each.agreement!r}")
+        if not 0 <= each.weight < float("inf"):
+            raise PolicyError(where, f"controls.{name}.weight", f"must be 0 or more, not {each.weight!r}")
+    for place, route in enumerate(policy.review, start=1):
+        _check_route(route, where, f"review[{place}]")
+    for place, rule in enumerate(policy.rules, start=1):
+        _check_rule(rule, where, f"rules[{place}]")
+
+
+def _check_route(route: ReviewRoute, where: str, name: str) -> None:
+    if route.operator not in OPERATORS:
+        raise PolicyError(where, f"{name}.operator", f"must be one of {', '.join(OPERATORS)}, not {route.operator!r}")
+    for key in ("threshold", "share"):
+        if not 0 <= getattr(route, key) <= 1:
+            raise PolicyError(where, f"{name}.{key}", f"must be from 0 to 1, not {getattr(route, key)!r}")
+
+
+def _check_rule(rule: Rule, where: str, name: str) -> None:
+    check = RULES.get(rule.rule)
+    if check is None:
+        raise PolicyError(where, f"{name}.rule", f"must be one of {', '.join(RULES)}, not {rule.rule!r}")
+    if rule.effect not in EFFECTS:
+        raise PolicyError(where, f"{name}.effect", f"must be warn or block, not {rule.effect!r}")
+    given = {key for key in ("value", "labels", "others", "control") if getattr(rule, key) not in (None, (), "")}
+    for key in check.needs:
+        if key not in given:
+            raise PolicyError(where, f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}")
+    for key in sorted(given - {*check.needs, *check.takes}):
+        raise PolicyError(where, f"{name}.{key}", f"{rule.rule} knows no such key")
+    if rule.value is not None and not 0 <= rule.value < float("inf"):
+        raise PolicyError(where, f"{name}.value", f"must be 0 or more, not {rule.value!r}")
