@@ -110,6 +110,8 @@ class Converter:
     def look(self, texts: Sequence[bytes | None]) -> None:
         """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
         self._drafts = self._usual.read(texts)
+        if self._photos:
+            self._photos.expect((draft.url, draft.task) for draft in self._drafts.of if draft is not None)
         labels = set(self._drafts.said.labels)
         self._new_labels = {label for label in labels if label not in self._classes}
         self._strange = labels - self._rules.config_labels if self._rules.config else set()

@@ -23,7 +23,7 @@ from labelloop.service.store import Entry, NotThere, Store
 
 KEY = "gc.json"
 GRACE_H = 24.0
-_FOLDERS = ("objects/", "files/")
+_FOLDERS = ("objects/", "files/", "photos/")
 _THREADS = 16
 
 
@@ -148,4 +148,4 @@ def _named(store: Store, manifest: Manifest) -> set[str]:
 
 
 def _photo_keys(photos: Iterable[Photo]) -> set[str]:
-    return {object_key(photo.sha256) for photo in photos}
+    return {photo.place for photo in photos}

@@ -28,12 +28,23 @@ class Shard(msgspec.Struct, frozen=True, gc=False):
     records: int
 
 
-class Photo(msgspec.Struct, frozen=True, gc=False):
-    """A record of the table ``photos``: the copy of an image that lies in the data set, as an object of the store."""
+class Photo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A record of the table ``photos``: the copy of an image that lies in the data set, as an object of the store.
+
+    One that the S3 server copied by itself was never read here: it has a ``key`` of its own, made from its source and
+    the server's etag, no ``sha256``, and the copy's ``etag``.
+    """
 
     file_name: str
     sha256: str
     size: int
+    key: str = ""
+    etag: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is in the store."""
+        return self.key or object_key(self.sha256)
 
 
 class File(msgspec.Struct, frozen=True, gc=False):

@@ -1,37 +1,89 @@
-"""Copies of the photos in the data set: objects named by their content, so that each is there once."""
+"""Copies of the photos in the data set, each there once: made by the S3 server itself, or read and named by content."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
+
+import msgspec
 
 from exporters.accounting import Ledger, Loss
 from exporters.dataset import Item
 from exporters.manifest import Photo
 from exporters.tables import Objects
 from labelloop.service.media import Media, MediaError
+from labelloop.service.store import Entry, Store
 
 NOT_COPIED = "photos that could not be copied (see dropped.jsonl)"
+_THREADS = 8
+
+
+class Brought(msgspec.Struct, frozen=True):
+    """A photo on its way: a copy that the server made (``entry``), or a file of ours that is still to be sent."""
+
+    sha256: str = ""
+    size: int = 0
+    path: Path | None = None
+    entry: Entry | None = None
 
 
 class Photos:
-    """Copies photos as their tasks pass by."""
+    """Copies photos as their tasks pass by, several at a time.
 
-    def __init__(self, media: Media, objects: Objects, scratch: Path) -> None:
-        self._media, self._objects, self._scratch = media, objects, scratch
-        self._number = 0
+    A photo that lies on the S3 server of the data set is copied there: nothing of it comes here. It is known by its
+    address and the server's etag, so that the same object is the same copy, in every version.
+
+    Args:
+        media: reads photos from wherever else they are.
+        store: where the data set lives.
+        objects: puts files into the store.
+        scratch: a folder for files on their way.
+    """
+
+    def __init__(self, media: Media, store: Store, objects: Objects, scratch: Path) -> None:
+        self._media, self._store, self._objects, self._scratch = media, store, objects, scratch
+        self._numbers = count()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photos")
+        self._coming: dict[tuple[str, int], Future[Brought]] = {}
+
+    def expect(self, photos: Iterable[tuple[str, int]]) -> None:
+        """Begin to bring the photos of the next tasks: (address, task)."""
+        self._coming = {each: self._threads.submit(self._bring, *each) for each in dict.fromkeys(photos)}
 
     def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> Photo | None:
         """Copy the photo of an image; None, with a note and a loss, where it cannot be had."""
         image = item.image
+        coming = self._coming.pop((item.source, image.task), None)
         try:
-            data = self._media.path(item.source, task_id=image.task).read_bytes()  # at once: the cache may drop it
+            found = coming.result() if coming else self._bring(item.source, image.task)
         except (MediaError, OSError) as error:
             ledger.notes[NOT_COPIED] += 1
             lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {error}"))
             return None
-        self._number += 1
-        part = self._scratch / f"photo-{self._number}"
+        if found.entry is not None:
+            return Photo(image.file_name, "", found.entry.size, found.entry.key, found.entry.tag.strip('"'))
+        assert found.path is not None
+        self._objects.put_file(found.path, found.sha256)
+        return Photo(image.file_name, found.sha256, found.size)
+
+    def close(self) -> None:
+        """End the threads; what was not asked for is given up."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _bring(self, url: str, task: int) -> Brought:
+        entry = self._store.copy_in(url, lambda source: _key(url, source))
+        if entry is not None:
+            return Brought(entry=entry)
+        data = self._media.path(url, task_id=task).read_bytes()  # at once: the cache may drop it
+        part = self._scratch / f"photo-{next(self._numbers)}"
         part.write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        self._objects.put_file(part, digest)
-        return Photo(image.file_name, digest, len(data))
+        return Brought(hashlib.sha256(data).hexdigest(), len(data), part)
+
+
+def _key(url: str, source: Entry) -> str:
+    """The key of a copy: another one whenever the object is."""
+    if not source.size:
+        return ""  # no photo: reading it says so
+    digest = hashlib.sha256(f"{url} {source.tag} {source.size}".encode()).hexdigest()
+    return f"photos/{digest[:2]}/{digest}"

@@ -14,7 +14,7 @@ from exporters.folder import Folder, inside
 from exporters.formats import FORMATS
 from exporters.formats.format import Record
 from exporters.manifest import DROPPED, IMAGES, PHOTOS, Manifest, Photo
-from exporters.tables import read_index, read_object, read_table
+from exporters.tables import read_index, read_photo, read_table
 from exporters.whole import job_of
 from labelloop.service.media import Media, MediaError
 from labelloop.service.store import Store
@@ -102,7 +102,7 @@ def pull(
 
     def lay_copy(each: tuple[str, Photo]) -> None:
         split, photo = each
-        _write(names_of(split, photo.file_name), read_object(store, photo.sha256, photo.size))
+        _write(names_of(split, photo.file_name), read_photo(store, photo))
 
     def lay_photo(image: Image) -> str | None:
         assert media is not None

@@ -7,7 +7,7 @@ import gc
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -100,8 +100,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             objects = Objects(self.store, parent.shards() if parent else ())
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
-            photos = Photos(self.photos, objects, scratch) if self.photos else None
-            with NewGeneration(formats, scratch, objects) as making:
+            photos = Photos(self.photos, self.store, objects, scratch) if self.photos else None
+            with NewGeneration(formats, scratch, objects) as making, closing(photos) if photos else nullcontext():
                 self._convert(Converter(assembler, self.rules, classes, ledger, photos), assembler, making, known)
                 made = making.finish(known.removed() if known else ())
             save_classes(self.store, classes)

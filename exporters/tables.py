@@ -5,6 +5,7 @@ index of its generation; a task may have several records in a table, or none. Li
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,12 @@ import msgspec
 from exporters.errors import DatasetDamaged
 from exporters.formats.format import Record
 from exporters.index import Index, Rows, read_page
-from exporters.manifest import Generation, Manifest, Shard, object_key
+from exporters.manifest import Generation, Manifest, Photo, Shard, object_key
 from labelloop.service.store import NotThere, Store
 
 SHARD_BYTES = 4 << 20
 _AHEAD = 3
+_MD5 = re.compile("[0-9a-f]{32}")
 _BATCH_BYTES = 16 << 20
 
 
@@ -172,6 +174,22 @@ def read_index(store: Store, manifest: Manifest) -> Index:
 def read_object(store: Store, sha256: str, size: int) -> bytes:
     """An object, compared with what it should be. Raises `DatasetDamaged`."""
     return compare(store, object_key(sha256), sha256, size)
+
+
+def read_photo(store: Store, photo: Photo) -> bytes:
+    """A copy of a photo, compared with what it should be. Raises `DatasetDamaged`."""
+    if not photo.key:
+        return read_object(store, photo.sha256, photo.size)
+    try:
+        data = store.get(photo.key)
+    except NotThere as error:
+        raise DatasetDamaged(store.url, photo.key, "the manifest lists it and it is not there") from error
+    if len(data) != photo.size:
+        raise DatasetDamaged(store.url, photo.key, f"{len(data)} bytes, the manifest says {photo.size}")
+    # a server's etag is the MD5 of the content, except of what was uploaded in parts or encrypted
+    if _MD5.fullmatch(photo.etag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != photo.etag:
+        raise DatasetDamaged(store.url, photo.key, "its MD5 is not the one that the server told when it was copied")
+    return data
 
 
 def compare(store: Store, key: str, sha256: str, size: int) -> bytes:

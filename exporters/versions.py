@@ -5,6 +5,7 @@ HEAD.json                           the published version and its manifest's che
 classes.json                        the class map, only ever appended to
 versions/v000001/manifest.json      what the version is: its objects, source, rules, class numbers, bill
 objects/ab/ab12...                  shards and copied photos, named by the SHA-256 of their content, shared by versions
+photos/ab/ab12...                   photos that the S3 server copied by itself, named by their source and its etag
 files/ab12.../dataset.ndjson        files of formats that are read straight from the store, named likewise
 ```
 

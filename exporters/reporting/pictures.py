@@ -14,7 +14,7 @@ from exporters.errors import DatasetDamaged
 from exporters.manifest import PHOTOS, Manifest, Photo
 from exporters.reporting.charts import colour, outline
 from exporters.reporting.objects import Seen
-from exporters.tables import read_object, read_table
+from exporters.tables import read_photo, read_table
 from labelloop.service.media import Media, MediaError, load_photo
 from labelloop.service.store import Store
 
@@ -71,8 +71,7 @@ def pictures(
 def _photo(store: Store, copies: Mapping[str, Photo], image: Image, media: Media | None) -> tuple[str, str]:
     try:
         if image.file_name in copies:
-            copy = copies[image.file_name]
-            found = load_photo(read_object(store, copy.sha256, copy.size), max_side=SIDE, name=image.file_name)
+            found = load_photo(read_photo(store, copies[image.file_name]), max_side=SIDE, name=image.file_name)
         elif media is not None:
             found = media.photo(image.url, task_id=image.task, max_side=SIDE)
         else:

@@ -1,20 +1,22 @@
 """A version of ours in its store: every object there, its size and checksum the manifest's, and the numbers right."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import msgspec
 
 from exporters.dataset import Image
 from exporters.errors import DatasetDamaged
 from exporters.manifest import IMAGES, PHOTOS, Manifest, Photo, object_key
-from exporters.tables import compare, read_index, read_table
+from exporters.tables import compare, read_index, read_photo, read_table
 from exporters.validate.flaws import Problems
 from exporters.versions import manifest_key, read_version
 from labelloop.service.store import Store
 
 _THREADS = 8
+_T = TypeVar("_T")
 
 
 def verify(store: Store, version: str = "latest") -> tuple[Manifest | None, Problems]:
@@ -33,23 +35,26 @@ def verify(store: Store, version: str = "latest") -> tuple[Manifest | None, Prob
     objects = [(object_key(each.sha256), each.sha256, each.size) for each in manifest.shards().values()]
     _look(store, [*objects, *((file.key, file.sha256, file.size) for file in manifest.files)], problems)
     if not problems:
-        photos = {photo.sha256: photo for photo in _photos(store, manifest)}
-        _look(store, [(object_key(each.sha256), each.sha256, each.size) for each in photos.values()], problems)
+        photos = {photo.place: photo for photo in _photos(store, manifest)}
+        _look_at(photos.values(), lambda photo: read_photo(store, photo), problems)
         _count(store, manifest, problems)
     return manifest, problems
 
 
 def _look(store: Store, objects: Iterable[tuple[str, str, int]], problems: Problems) -> None:
-    def fault(each: tuple[str, str, int]) -> tuple[str, str]:
-        key, sha256, size = each
+    _look_at(objects, lambda each: compare(store, *each), problems)
+
+
+def _look_at(things: Iterable[_T], read: Callable[[_T], bytes], problems: Problems) -> None:
+    def fault(each: _T) -> tuple[str, str]:
         try:
-            compare(store, key, sha256, size)
+            read(each)
         except DatasetDamaged as error:
-            return key, error.reason
-        return key, ""
+            return error.key, error.reason
+        return "", ""
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for key, reason in threads.map(fault, objects):
+        for key, reason in threads.map(fault, things):
             problems.looked_at["objects"] += 1
             if reason:
                 problems.add("version-file", key, detail=reason)

@@ -2,7 +2,7 @@
 
 import mimetypes
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -105,18 +105,13 @@ class BucketStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Store.list`."""
-        for entry in self.entries(prefix):
-            yield entry.key
+        for key, _ in self._listed(prefix):
+            yield key
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         """See `Store.entries`."""
-        with plainly(self._url, prefix):
-            pages = self._client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
-                for entry in page.get("Contents", ()):
-                    key = entry["Key"].removeprefix(self._prefix)
-                    if key and not key.startswith(OWN) and not key.endswith("/"):
-                        yield Entry(key, int(entry["Size"]), entry["LastModified"].timestamp(), str(entry["ETag"]))
+        for key, entry in self._listed(prefix):
+            yield Entry(key, int(entry["Size"]), entry["LastModified"].timestamp(), str(entry["ETag"]))
 
     def download(self, key: str, to: Path) -> None:
         """See `Store.download`. A connection that breaks is taken up where it broke."""
@@ -127,6 +122,29 @@ class BucketStore:
             part.replace(to)
         finally:
             part.unlink(missing_ok=True)
+
+    def copy_in(self, url: str, name: Callable[[Entry], str]) -> Entry | None:
+        """See `Store.copy_in`. By CopyObject, of the object as it was when it was named."""
+        from botocore.exceptions import ClientError
+
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        if not url.startswith("s3://") or not bucket or not key:
+            return None
+        with plainly(self._url, url):
+            try:
+                found = self._client().head_object(Bucket=bucket, Key=key)
+                size, modified = int(found["ContentLength"]), found["LastModified"].timestamp()
+                to = name(Entry(key, size, modified, str(found["ETag"])))
+                if not to:
+                    return None
+                source = {"Bucket": bucket, "Key": key}
+                made = self._client().copy_object(
+                    **self._place(to), CopySource=source, CopySourceIfMatch=found["ETag"], MetadataDirective="COPY"
+                )
+            except ClientError:
+                return None
+        result = made["CopyObjectResult"]
+        return Entry(to, size, result["LastModified"].timestamp(), str(result["ETag"]))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
@@ -145,6 +163,15 @@ class BucketStore:
         if self._etag(key) != etag or not (lock is None or lock.mine()):
             raise Changed(self._url, key)
         return self.put(key, data)
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        with plainly(self._url, prefix):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"].removeprefix(self._prefix)
+                    if key and not key.startswith(OWN) and not key.endswith("/"):
+                        yield key, entry
 
     def _etag(self, key: str) -> str | None:
         try:

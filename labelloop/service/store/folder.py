@@ -125,6 +125,11 @@ class FolderStore:
         finally:
             part.unlink(missing_ok=True)
 
+    def copy_in(self, url: str, name: Callable[[Entry], str]) -> Entry | None:
+        """See `Store.copy_in`. A folder has no server."""
+        del url, name
+        return None
+
     def delete(self, key: str) -> None:
         """See `Store.delete`. Folders that become empty go too."""
         path = self._path(key)

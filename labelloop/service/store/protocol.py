@@ -109,6 +109,20 @@ class Store(Protocol):
         """Brings an object of any size into a file, which is replaced when all of it is there. Raises `NotThere`."""
         ...
 
+    def copy_in(self, url: str, name: Callable[[Entry], str]) -> Entry | None:
+        """Copies an object of the same server in; its bytes do not pass through here.
+
+        Args:
+            url: The object's address, such as `s3://bucket/some key`.
+            name: Gives the key from what the server says of the object (its `tag` is the server's etag); empty: not
+                that one.
+
+        Returns:
+            The copy, its `tag` the server's etag; None where it cannot be done so: another server, no right to read
+            it, no such object. Reading the object then says why.
+        """
+        ...
+
     def delete(self, key: str) -> None:
         """Removes the object; a key that is not there is no error."""
         ...
