@@ -13,6 +13,7 @@ from labelloop.service.logs import setup_logging
 from labelloop.service.metrics import InboxCollector
 from labelloop.service.settings import Settings
 from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from qc_webhooks.dashboard import DashboardPaths, add_dashboard
 from qc_webhooks.errors import WrongSecret
 from qc_webhooks.events import ACTIONS, read_event
 from qc_webhooks.figures import Figures
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The quality control service: ``POST /webhook``, ``/health``, ``/ready`` and ``/metrics``.
+    """The quality control service: ``POST /webhook``, ``/health``, ``/ready``, ``/metrics`` and ``/dashboard/``.
 
     A webhook is checked for our secret, read, and stored as inbox rows; it is answered with 200 as soon as they are
     durable. Label Studio waits for the answer inside the annotator's Submit, and never sends an event again.
@@ -42,7 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     secret = settings.webhook_secret
     # Label Studio sends no Basic auth with a webhook: the secret stands in for it, where there is one.
-    open_paths = ("/health", "/webhook") if secret.get_secret_value() else ("/health",)
+    open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secret.get_secret_value() else ()))
     app = create_web("qc_webhooks", settings, ready={"database": database}, open_paths=open_paths)
     metrics = metrics_of(app)
     metrics.watch(InboxCollector(jobs.inbox))
@@ -66,4 +67,5 @@ def create_app(settings: Settings | None = None) -> Flask:
         stored.labels("known").inc(len(new) - sum(new))
         return Response(msgspec.json.encode({"events": len(new), "new": sum(new)}), content_type="application/json")
 
+    add_dashboard(app, settings, engine)
     return app

@@ -204,7 +204,7 @@ class _Course:
                 day[3] += task.agreement
                 day[4] += task.agreement**2
                 day[5] += task.outcome == "disputed"
-        if task.outcome != "waiting":
+        if task.outcome == "agreed" or task.review:
             self._settled[len(blind)] += 1
         self._seconds += [turn.seconds for turn in blind if turn.seconds]
 

@@ -251,14 +251,14 @@ def _precision(real: Floats) -> Estimate:
     n = len(real)
     if n < ENOUGH:
         return Estimate.lacking(n)
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # scipy.stats takes a second to import
 
     hits, unsure = float(real.sum()), float((real * (1 - real)).sum())
     mean = (hits + 0.5) / (n + 1)
     variance = mean * (1 - mean) / (n + 2) + unsure / n**2
     strength = max(mean * (1 - mean) / variance - 1, 1e-6)
-    low, value, high = beta.ppf(
-        [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2], mean * strength, (1 - mean) * strength
+    low, value, high = betaincinv(
+        mean * strength, (1 - mean) * strength, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
     ).tolist()
     return Estimate(value, low, high, n)
 

@@ -6,9 +6,9 @@ annotator whom nobody asked, the record ends and the task counts as ``open``: wh
 known, and is not made up.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from io import BytesIO
 from itertools import combinations
 
@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc_webhooks.facts import Facts
-from qc_webhooks.verdict import largest_group
 
-# Of more annotators than these the first ones are replayed: 2 ** 10 patterns of who agrees with whom are looked up.
+# Of more annotators than these the first ones are replayed.
 MOST_ANNOTATORS = 5
 _PAIRS = tuple(combinations(range(MOST_ANNOTATORS), 2))
 _ROUNDING = 1e-6
@@ -117,10 +116,24 @@ class Replay:
         )
         return out.getvalue()
 
+    @cached_property
+    def _overall_majorities(self) -> dict[int, NDArray[np.float32]]:
+        return _majorities(self.overall)
+
+    @cached_property
+    def _lowest_majorities(self) -> dict[int, NDArray[np.float32]]:
+        return _majorities(self.lowest)
+
+    @cached_property
+    def _time(self) -> tuple[bool, NDArray[np.float32]]:
+        """Whether any time is known; and the time of the first so many annotators of each task, ``(tasks, 6)``."""
+        added = np.cumsum(np.nan_to_num(self.seconds), axis=1, dtype=np.float32)
+        none = np.zeros((len(self.seconds), 1), dtype=np.float32)
+        return bool(np.isfinite(self.seconds).any()), np.concatenate((none, added), axis=1)
+
     def run(self, *, agreement: float, annotators: int, max_annotators: int, every_control: bool = True) -> Replayed:
         """The past under these settings of the policy (see ``Policy``)."""
-        scores = self.lowest if every_control else self.overall
-        agrees = np.nan_to_num(scores, nan=-1.0) >= agreement - _ROUNDING
+        majorities = self._lowest_majorities if every_control else self._overall_majorities
         most = min(max(max_annotators, annotators), MOST_ANNOTATORS)
         there = self.annotators
         undecided = there >= annotators
@@ -134,35 +147,29 @@ class Replay:
             labels += int(short.sum())  # asked for, and not in the record
             undecided = undecided & ~short
             taken[undecided] = count
-            done = undecided & _majority(agrees, count)
+            done = undecided & (majorities[count] >= agreement - _ROUNDING)
             agreed[count] = int(done.sum())
             undecided = undecided & ~done
         review = int(undecided.sum())
         labels += int(taken.sum())
-        used = np.arange(MOST_ANNOTATORS) < taken[:, None]
-        known = np.where(used, self.seconds, np.nan)
-        seconds = float(np.nansum(known)) if np.isfinite(known).any() else None
+        known, until = self._time
+        seconds = float(until[np.arange(len(there)), taken].sum()) if known else None
         return Replayed(len(there), annotators, agreed, review, open_, waiting, labels, seconds)
 
 
-def _majority(agrees: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """(tasks,): whether most of the first ``count`` annotators agree with each other."""
-    columns = [place for place, pair in enumerate(_PAIRS) if pair[1] < count]
-    patterns = agrees[:, columns] @ (1 << np.arange(len(columns)))
-    return np.array(_majorities(count), dtype=bool)[patterns]
+def _majorities(scores: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:
+    """Number of annotators -> up to which threshold most of the first so many agree with each other, ``(tasks,)``.
 
-
-@cache
-def _majorities(count: int) -> Sequence[bool]:
-    """By pattern of who agrees with whom, whether there is a majority; the rule of ``verdict``."""
-    pairs = [pair for pair in _PAIRS if pair[1] < count]
-    found = []
-    for pattern in range(1 << len(pairs)):
-        friends: dict[int, set[int]] = {place: set() for place in range(count)}
-        for bit, (one, other) in enumerate(pairs):
-            if pattern >> bit & 1:
-                friends[one].add(other)
-                friends[other].add(one)
-        group = len(largest_group(friends))
-        found.append(group >= 2 and 2 * group > count)
-    return tuple(found)
+    Most of them agree when all pairs of some group of more than half do (the rule of ``verdict``): the threshold is
+    the best group's worst pair.
+    """
+    known = np.nan_to_num(scores, nan=-1.0)
+    found = {}
+    for count in range(2, MOST_ANNOTATORS + 1):
+        size = max(2, count // 2 + 1)
+        worst = [
+            known[:, [_PAIRS.index(pair) for pair in combinations(group, 2)]].min(axis=1)
+            for group in combinations(range(count), size)
+        ]
+        found[count] = np.max(worst, axis=0) if len(known) else np.zeros(0, dtype=np.float32)
+    return found

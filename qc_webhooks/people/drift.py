@@ -139,7 +139,7 @@ def _fit(
 
 def _change(effects: Floats, covariance: Floats, common: float) -> tuple[int, float, float, float, float] | None:
     """(stretch, before, after, low, high) of the clearest change; None where there is none to speak of."""
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     n, best = len(effects), (0.0, 0, 0.0, 0.0)
     for cut in range(1, n):
@@ -148,7 +148,7 @@ def _change(effects: Floats, covariance: Floats, common: float) -> tuple[int, fl
         if abs(change / spread) > abs(best[0]):
             best = change / spread, cut, change, spread
     z, cut, change, spread = best
-    if n < 2 or abs(z) < float(norm.isf(CHANCE / 2 / (n - 1))) or abs(change) < LEAST_CHANGE:
+    if n < 2 or abs(z) < float(-ndtri(CHANCE / 2 / (n - 1))) or abs(change) < LEAST_CHANGE:
         return None
     before, after = common + float(effects[:cut].mean()), common + float(effects[cut:].mean())
     low, high = change - _NORMAL_95 * spread, change + _NORMAL_95 * spread
