@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ml_backend.backbone import Sight
 from ml_backend.detections import Detections, Floats
 
-COLD = 2
-"""Photos labelled before uncertainty counts: until then the head knows too little to know what it does not know."""
+COLD = 5
+"""Photos labelled before what the head sees counts: until then it takes much for what it is not, and misses much."""
 
 POOL = 5
-"""The most uncertain photos looked at, times the batch: diversity chooses among them."""
+"""The most promising photos looked at, times the batch."""
 
-BEST_BOXES = 3
-"""Boxes of a class on a photo whose entropy counts, the most uncertain first: a crowd counts no more than a few."""
+SURE = 0.3
+"""Score from which a detection counts. Scores are calibrated: what is below is a guess, of which there are many."""
+
+CHANCE = 1e-3
+"""What chance adds to the worth of a photo, at most: it decides between equals, and nothing else."""
+
+TWIN = 0.1
+"""Two photos nearer to each other than this share of the usual distance show the same: one of them waits."""
+
+TWINS_OF = 200
+"""Photos at the head of an order that are looked through for twins."""
 
 EMPTY_EVERY = 5
 """One photo in so many is one on which nothing was seen, while there are any."""
@@ -34,7 +42,7 @@ class Look:
 
     Attributes:
         vector: (d,) float32 of length 1: what is on it, as `photo_vector` has it.
-        uncertainty: As `uncertainty` has it; None where nothing was seen on it.
+        uncertainty: As `uncertainty` has it: what it would teach; None where nothing was seen on it.
     """
 
     vector: Floats
@@ -48,20 +56,16 @@ def photo_vector(sight: Sight) -> Floats:
     return np.asarray(mean / (np.linalg.norm(mean) + 1e-12), np.float32)
 
 
-def entropy(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Binary entropy in bits of each score: 1 where the head cannot tell, 0 where it is sure."""
-    chance = np.clip(np.asarray(scores, np.float64), 1e-6, 1 - 1e-6)
-    return np.asarray(-(chance * np.log2(chance) + (1 - chance) * np.log2(1 - chance)))
-
-
 def uncertainty(found: Detections, *, names: Sequence[str], drawn: Mapping[str, int]) -> float | None:
-    """How much the head wonders about a photo, classes that were seldom drawn counting more.
+    """How much a photo would teach: the objects that the head expects on it, those of rarely drawn classes above all.
 
-    The sum over classes of the mean entropy of the most uncertain `BEST_BOXES` boxes, divided by sqrt(1 + boxes of the
-    class drawn so far).
+    The sum over classes of ln(1 + expected / (1 + drawn)): `drawn` boxes of the class so far, `expected` the sum of its
+    sure scores; about the growth of the logarithm of what is drawn of each class. Where there is one class, chance
+    decides. (Entropy, and distance in the embedding, were measured to choose worse than chance: they ask for what is
+    unlike the rest, which the head will hardly meet again. See `bench/results/learn.md`.)
 
     Args:
-        found: Detections of at least `FLOOR`, suppressed.
+        found: Detections of at least `FLOOR`, suppressed, by calibrated scores.
         names: Their classes.
         drawn: Boxes drawn of each class.
 
@@ -70,42 +74,54 @@ def uncertainty(found: Detections, *, names: Sequence[str], drawn: Mapping[str, 
     """
     if not len(found):
         return None
-    doubt = entropy(found.scores)
-    total = 0.0
+    total = CHANCE * zlib.crc32(np.ascontiguousarray(found.scores).tobytes()) / 2**32
+    if len(names) < 2:
+        return total
     for index in np.unique(found.classes).tolist():
-        most = np.sort(doubt[found.classes == index])[::-1][:BEST_BOXES]
-        total += float(most.mean()) / np.sqrt(1 + drawn.get(names[index], 0))
+        mine = found.scores[found.classes == index].astype(np.float64)
+        total += float(np.log1p(mine[mine >= SURE].sum() / (1 + drawn.get(names[index], 0))))
     return total
 
 
-def spread(vectors: Floats, taken: Floats, count: int) -> list[int]:
-    """k-center: one after the other the vector that is farthest from all that are taken (Sener & Savarese 2018).
+def by_chance(vectors: Floats, *, seed: int = 0) -> list[int]:
+    """Indices of photos by chance, the same for the same photos and seed, in whatever order they come."""
+    return sorted(range(len(vectors)), key=lambda index: zlib.crc32(vectors[index].astype("<f4").tobytes(), seed))
+
+
+def spread(vectors: Floats, taken: Floats, count: int, *, seed: int = 0) -> list[int]:
+    """Photos by chance; twins of others, and of what is taken, come last.
+
+    Chance draws what is usual often and what is odd seldom, as the photos will come that the model is for.
 
     Args:
         vectors: (n, d) to choose from.
-        taken: (m, d) that are there already; where there are none the one nearest the middle comes first.
+        taken: (m, d) that are there already.
         count: How many.
+        seed: Of chance.
 
     Returns:
         Indices into `vectors`, in the order in which they were chosen.
     """
-    chosen: list[int] = []
-    if len(taken):
-        distance = np.min(np.linalg.norm(vectors[:, None] - taken[None], axis=2), axis=1)
-    else:
-        distance = -np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)
-    while len(chosen) < min(count, len(vectors)):
-        first = not len(taken) and not chosen
-        pick = int(distance.argmax())
-        chosen.append(pick)
-        away = np.linalg.norm(vectors - vectors[pick], axis=1)
-        distance = away if first else np.minimum(distance, away)
-        distance[chosen] = -np.inf
-    return chosen
+    return _without_twins(by_chance(vectors, seed=seed), vectors, taken)[:count]
+
+
+def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats) -> list[int]:
+    """The same order, with twins among its first `TWINS_OF` behind those."""
+    if not len(order):
+        return []
+    head, rest = list(order[:TWINS_OF]), list(order[TWINS_OF:])
+    usual = float(np.median(np.linalg.norm(vectors[head] - vectors[head].mean(axis=0), axis=1))) * 2**0.5
+    kept: list[int] = []
+    waiting: list[int] = []
+    for index in head:
+        others = np.concatenate([taken.reshape(-1, vectors.shape[1]), vectors[kept]])
+        nearest = np.linalg.norm(others - vectors[index], axis=1).min(initial=np.inf)
+        (waiting if nearest < TWIN * usual else kept).append(index)
+    return [*kept, *waiting, *rest]
 
 
 def rank(doubts: Sequence[float | None]) -> list[int]:
-    """Photos by how much the head wonders about them, most first, one in `EMPTY_EVERY` of those without a box.
+    """Photos by how much they would teach, most first, one in `EMPTY_EVERY` of those without a box.
 
     A photo on which nothing was seen may be empty, or show what the head never learned. By a number of its own it would
     stand before all others or behind them; in turn it neither floods the queue nor waits for ever.
@@ -125,23 +141,22 @@ def rank(doubts: Sequence[float | None]) -> list[int]:
     return order + seen + empty
 
 
-def next_photos(looks: Sequence[Look], labelled: Floats, count: int) -> list[int]:
+def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
     """The photos to label next, best first.
 
-    A cold start spreads over the embeddings. Then the first `POOL` x count photos of `rank` are taken, and of these the
-    ones most unlike each other and what is labelled.
+    A cold start takes photos by chance. Then those that teach most come first, as `rank` has them. Photos that show the
+    same as others come last.
 
     Args:
         looks: Photos to choose from.
         labelled: (m, d) vectors of the labelled photos.
         count: How many.
+        seed: Of chance.
 
     Returns:
         Indices into `looks`.
     """
     vectors = np.stack([look.vector for look in looks])
-    doubts = [look.uncertainty for look in looks]
-    if len(labelled) < COLD or all(doubt is None for doubt in doubts):
-        return spread(vectors, labelled, count)
-    pool = rank(doubts)[: POOL * count]
-    return [pool[index] for index in spread(vectors[pool], labelled, count)]
+    if len(labelled) < COLD or all(look.uncertainty is None for look in looks):
+        return spread(vectors, labelled, count, seed=seed)
+    return _without_twins(rank([look.uncertainty for look in looks]), vectors, labelled)[:count]

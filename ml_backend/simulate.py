@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from labelloop.service.media import MediaError, load_photo
-from ml_backend.acquisition import FLOOR, Look, next_photos, photo_vector, uncertainty
+from ml_backend.acquisition import FLOOR, Look, by_chance, next_photos, photo_vector, uncertainty
 from ml_backend.backbone import Backbone, Sight
 from ml_backend.datasets import LabelledPhoto
 from ml_backend.detections import Detections, Floats
@@ -130,7 +130,7 @@ def simulate(
         for seed in range(seeds):
             share = max(min(len(pool), max(sizes)), round(len(pool) * POOL_SHARE))
             drawn = [pool[index] for index in np.random.default_rng(seed).permutation(len(pool))[:share]]
-            labeller = _Labeller(album, drawn, known, strategy)
+            labeller = _Labeller(album, drawn, known, strategy, seed)
             for size in sorted(set(sizes)):
                 labeller.label(size)
                 head = labeller.head()
@@ -150,15 +150,21 @@ class _Labeller:
     """An annotator who draws what the data set says, in the order of a strategy."""
 
     def __init__(
-        self, album: Album, pool: Sequence[LabelledPhoto], known: Sequence[tuple[str, int]], strategy: Strategy
+        self,
+        album: Album,
+        pool: Sequence[LabelledPhoto],
+        known: Sequence[tuple[str, int]],
+        strategy: Strategy,
+        seed: int,
     ) -> None:
         self._album = album
         self._known = known
         self._strategy = strategy
-        self._left = list(pool)
-        self._vectors: Mapping[str, Floats] = {}
-        if strategy == "active":
-            self._vectors = {photo.name: photo_vector(album.sight(photo)) for photo in pool}
+        self._seed = seed
+        self._vectors: Mapping[str, Floats] = {photo.name: photo_vector(album.sight(photo)) for photo in pool}
+        # Both strategies begin with the same photos: what sets them apart is not the luck of the start.
+        order = by_chance(np.stack([self._vectors[photo.name] for photo in pool]), seed=seed)
+        self._left = [pool[index] for index in order]
         self._examples: list[Example] = []
         self._head: Head | None = None
         self.labelled: list[LabelledPhoto] = []
@@ -190,7 +196,7 @@ class _Labeller:
         taken = [self._vectors[photo.name] for photo in self.labelled]
         looks = [Look(self._vectors[photo.name], self._doubt(photo, drawn)) for photo in self._left]
         width = len(looks[0].vector)
-        return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count)
+        return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count, seed=self._seed)
 
     def _doubt(self, photo: LabelledPhoto, drawn: Mapping[str, int]) -> float | None:
         if not self.labelled:

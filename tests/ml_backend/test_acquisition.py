@@ -1,9 +1,8 @@
-"""What is asked for next: spread first, then doubt about seldom drawn classes; empty photos in the middle."""
+"""What is asked for next: chance first, then photos of seldom drawn classes; empty photos in turn, twins last."""
 
 import numpy as np
-import pytest
 
-from ml_backend.acquisition import Look, entropy, next_photos, rank, spread, uncertainty
+from ml_backend.acquisition import Look, next_photos, rank, spread, uncertainty
 from ml_backend.detections import Detections
 
 
@@ -17,32 +16,51 @@ def unit(angle):
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def test_entropy_is_one_bit_where_the_head_cannot_tell_and_none_where_it_is_sure():
-    assert entropy(np.array([0.5])) == pytest.approx(1)
-    assert entropy(np.array([0.0, 1.0])).max() < 1e-4
+def worth(*boxes, drawn):
+    return uncertainty(found(*boxes), names=["common", "rare"], drawn=drawn)
 
 
-def test_a_class_that_was_seldom_drawn_counts_more():
-    names, drawn = ["common", "rare"], {"common": 99, "rare": 0}
-    rare = uncertainty(found((0.5, 1)), names=names, drawn=drawn)
-    assert rare == pytest.approx(10 * uncertainty(found((0.5, 0)), names=names, drawn=drawn))
+def test_one_object_of_a_seldom_drawn_class_counts_more_than_ten_of_a_common_one():
+    drawn = {"common": 99, "rare": 1}
+    assert worth((0.9, 1), drawn=drawn) > 3 * worth(*[(0.9, 0)] * 10, drawn=drawn)
 
 
-def test_a_crowd_counts_no_more_than_a_few():
-    one = uncertainty(found(*[(0.5, 0)] * 3), names=["a"], drawn={})
-    assert uncertainty(found(*[(0.5, 0)] * 300), names=["a"], drawn={}) == pytest.approx(one)
+def test_two_rare_objects_teach_more_than_one_but_not_twice_as_much():
+    drawn = {"common": 99, "rare": 1}
+    one, two = (worth(*[(0.9, 1)] * count, drawn=drawn) for count in (1, 2))
+    assert one < two < 2 * one
 
 
-def test_spread_takes_the_farthest_from_what_is_there():
-    vectors = np.stack([unit(a) for a in (0.0, 0.1, 1.5, 3.0)])
-    assert spread(vectors, np.stack([unit(0.05)]), 2) == [3, 2]
+def test_many_guesses_are_no_object():
+    assert worth(*[(0.2, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
 
 
-def test_spread_begins_in_the_middle_and_names_no_photo_twice():
-    vectors = np.stack([unit(a) for a in (0.0, 0.5, 1.0)])
-    order = spread(vectors, np.zeros((0, 2), np.float32), 9)
-    assert order[0] == 1
-    assert sorted(order) == [0, 1, 2]
+def test_a_photo_on_which_nothing_was_found_has_no_worth():
+    assert uncertainty(found(), names=["a"], drawn={}) is None
+
+
+def test_where_there_is_one_class_chance_decides_whatever_is_drawn():
+    photos = [found((score, 0)) for score in np.linspace(0.1, 0.9, 50)]
+    worths = [uncertainty(photo, names=["a"], drawn={"a": 7}) for photo in photos]
+    assert len(set(worths)) == 50
+    assert max(worths) < 0.01
+    assert abs(np.corrcoef(worths, np.arange(50))[0, 1]) < 0.4
+
+
+def test_a_cold_start_draws_by_chance_and_names_no_photo_twice():
+    vectors = np.stack([unit(angle) for angle in np.linspace(0, 3, 60)])
+    order = spread(vectors, np.zeros((0, 2), np.float32), 60)
+    assert sorted(order) == list(range(60))
+    assert order == spread(vectors, np.zeros((0, 2), np.float32), 60), "the same for the same photos"
+    assert abs(np.corrcoef(order, np.arange(60))[0, 1]) < 0.4, "whatever their order was"
+
+
+def test_photos_that_show_the_same_as_others_come_last():
+    vectors = np.stack([unit(angle) for angle in (0.0, 0.001, 1.0, 1.001, 2.0, 3.0)])
+    order = spread(vectors, np.stack([unit(3.001)]), 6)
+    assert len({*order[:3]} & {0, 1}) == len({*order[:3]} & {2, 3}) == 1
+    assert 4 in order[:3]
+    assert 5 in order[3:]
 
 
 def test_empty_photos_come_in_turn_neither_first_nor_last():
@@ -53,12 +71,14 @@ def test_empty_photos_come_in_turn_neither_first_nor_last():
     assert [sum(empty[start : start + 5]) for start in range(0, 60, 5)] == [1] * 12
 
 
-def test_after_the_start_the_doubtful_are_asked_for_and_unlike_ones_first():
-    looks = [Look(unit(3.0), 0.0)] * 20 + [Look(unit(a), 0.9) for a in (0.0, 0.1, 1.0, 1.1, 2.0)]
-    labelled = np.stack([unit(0.0), unit(0.05)])
-    assert next_photos(looks, labelled, 1) == [24]
+def test_after_the_start_what_teaches_most_comes_first_and_its_twin_last():
+    looks = [Look(unit(angle), worth) for angle, worth in ((0.0, 0.1), (1.0, 0.9), (1.001, 0.8), (2.0, 0.5))]
+    labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4, 4.6, 4.8)])
+    assert next_photos(looks, labelled, 4) == [1, 3, 0, 2]
 
 
 def test_a_cold_start_looks_at_the_photos_alone():
-    looks = [Look(unit(0.0), 0.0), Look(unit(3.0), None), Look(unit(0.1), 9.0)]
-    assert next_photos(looks, np.stack([unit(0.0)]), 1) == [1]
+    vectors = [unit(angle) for angle in (0.0, 3.0, 1.0, 2.0)]
+    looks = [Look(vector, worth) for vector, worth in zip(vectors, (9.0, None, 0.0, 1.0), strict=True)]
+    labelled = np.stack([unit(0.5)])
+    assert next_photos(looks, labelled, 4) == spread(np.stack(vectors), labelled, 4)
