@@ -28,6 +28,7 @@ SEVERAL = "regions with several labels (an object for each label)"
 UNKNOWN_LABEL = "regions with a label that the label config does not have"
 SAME_IMAGE = "images that another task has too"
 HEADER = "image sizes read from the image's header"
+NO_GROUP = "images without a value of the group key, split by their own address"
 DISPUTED_IN = "disputed tasks that are in all the same"
 DISPUTED_APART = "disputed tasks in the split of their own"
 
@@ -199,6 +200,13 @@ class Assembler:
                     found |= dict.fromkeys(map(str, given))
         return tuple(found)
 
+    def _split(self, task: Task, url: str) -> str:
+        rule = self._rules.split
+        group = rule.group(url, task.data)
+        if rule.group_by and not group:
+            self._ledger.notes[NO_GROUP] += 1
+        return rule.of(url, group)
+
     def _place(
         self,
         task: Task,
@@ -231,7 +239,7 @@ class Assembler:
                 file_name=named.name,
                 width=size[0],
                 height=size[1],
-                split=split or self._rules.split.of(image.url),
+                split=split or self._split(task, image.url),
                 url=url,
                 task=number,
                 item_index=image.item_index,

@@ -38,6 +38,7 @@ def export(
     label_config: Path | None = None,
     annotation: str = "latest",
     split: str = DEFAULT_SPLIT,
+    group_by: str = "",
     disputed: Literal["in", "out", "apart"] = "out",
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
@@ -65,6 +66,8 @@ def export(
             take the ground truth where a task has one, else what was updated last, or what all annotators say
             together, weighed by how reliable each is.
         split: shares of the splits. An image stays in its split as the project grows.
+        group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
+            `folder` takes the folder of the image's address.
         disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
             named `disputed`.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
@@ -92,6 +95,7 @@ def export(
         format=",".join(format_names(formats)),
         annotation=annotation,
         split=split,
+        group_by=group_by,
         disputed=disputed,
         max_errors=max_errors,
         copy_images=copy_images,
@@ -113,6 +117,7 @@ def export(
             label_config=label_config.read_text(encoding="utf-8") if label_config else None,
             annotation=annotation,
             split=split,
+            group_by=group_by,
             disputed=disputed,
             max_errors=max_errors,
             fetch=fetch,

@@ -109,6 +109,8 @@ class Converter:
 
     def look(self, texts: Sequence[bytes | None]) -> None:
         """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
+        if self._rules.split.group_by:  # the group is in the task's data, which the usual way does not read
+            texts = [None] * len(texts)
         self._drafts = self._usual.read(texts)
         if self._photos:
             self._photos.expect((draft.url, draft.task) for draft in self._drafts.of if draft is not None)

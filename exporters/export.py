@@ -34,6 +34,7 @@ def export(
     label_config: str | None = None,
     annotation: str = "latest",
     split: str = DEFAULT_SPLIT,
+    group_by: str = "",
     disputed: str = "out",
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
@@ -52,6 +53,7 @@ def export(
         label_config: the label config's XML, for a source that has none.
         annotation: whose annotation counts: a name in ``POLICIES`` or ``user:ID``.
         split: shares of train, val and test.
+        group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
         max_errors: the largest share of failed regions at which the version is still published.
@@ -73,7 +75,7 @@ def export(
         raise BadOption("--disputed", disputed, ", ".join(DISPUTED))
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
-    shares, chosen = Split.parse(split), policy(annotation)
+    shares, chosen = Split.parse(split, group_by=group_by), policy(annotation)
     with ExitStack() as opened:
         if studio is None and settings.label_studio_api_key.get_secret_value():
             studio = opened.enter_context(closing(Studio.from_settings(settings)))
@@ -107,6 +109,7 @@ def export(
                 "annotation": annotation,
                 "disputed": disputed,
                 "split": shares.shares,
+                **({"group_by": shares.group_by} if shares.group_by else {}),
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",
                 **({"annotators": reliability(crowd)} if crowd else {}),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -9,6 +10,8 @@ from exporters.errors import BadOption
 from exporters.names import public_url
 
 SPLITS = ("train", "val", "test")
+FOLDER = "folder"
+"""``group_by`` the folder of an image's address, where the data has no such key."""
 APART = "disputed"
 """The split of the disputed tasks where they are kept apart."""
 DEFAULT_SPLIT = "train=.8,val=.1,test=.1"
@@ -22,9 +25,11 @@ class Split(msgspec.Struct, frozen=True):
     """
 
     shares: Mapping[str, float]
+    group_by: str = ""
+    """The key of a task's data: the images of one value are in one split. Empty: each goes by itself."""
 
     @classmethod
-    def parse(cls, text: str) -> "Split":
+    def parse(cls, text: str, *, group_by: str = "") -> "Split":
         """Read ``train=.8,val=.1,test=.1``; shares are scaled to add up to one.
 
         Raises:
@@ -41,11 +46,32 @@ class Split(msgspec.Struct, frozen=True):
         total = sum(shares.values())
         if not set(shares) <= set(SPLITS) or not all(share >= 0 for share in shares.values()) or not 0 < total < 1e9:
             raise BadOption("--split", text, wanted)
-        return cls({name: shares[name] / total for name in SPLITS if shares.get(name)})
+        return cls({name: shares[name] / total for name in SPLITS if shares.get(name)}, group_by.strip())
 
-    def of(self, url: str) -> str:
-        """The split of the image at ``url``: two tasks with one image are in one split, signed anew or not."""
-        digest = hashlib.blake2b(public_url(url).encode(), digest_size=8).digest()
+    def group(self, url: str, data: Mapping[str, Any]) -> str:
+        """The group of an image by its task's data, or by the folder of its address (``folder``); empty: none.
+
+        A key with dots leads into objects: ``patient.id``.
+        """
+        if not self.group_by:
+            return ""
+        value: Any = data
+        for part in [self.group_by] if self.group_by in data else self.group_by.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is None and self.group_by == FOLDER:
+            address = public_url(url)
+            if address.startswith(("http://", "https://")):  # elsewhere "?" is a letter, or the path is behind it
+                address = address.partition("?")[0]
+            return address.rpartition("/")[0]
+        return str(value) if isinstance(value, str | int | float) and str(value) else ""
+
+    def of(self, url: str, group: str = "") -> str:
+        """The split of the image at ``url``: two tasks with one image are in one split, signed anew or not.
+
+        Where the image is of a group, the group's: no image of a group is ever in another split than the rest of it.
+        """
+        identity = f"group {self.group_by}={group}" if group else public_url(url)
+        digest = hashlib.blake2b(identity.encode(), digest_size=8).digest()
         place = int.from_bytes(digest, "big") / 2**64
         for name, share in self.shares.items():
             if place < share:

@@ -38,6 +38,7 @@ class ExportPolicy:
         format: The formats, by commas.
         annotation: Whose annotation counts.
         split: Shares of the splits.
+        group_by: The key of the tasks' data whose value keeps images together in one split.
         disputed: Disputed tasks: in, out or apart.
         max_errors: The share of regions that may fail before a version is not published.
         copy_images: Whether photos are copied into the data set.
@@ -53,6 +54,7 @@ class ExportPolicy:
     format: str = ",".join(DEFAULT_FORMATS)
     annotation: str = "latest"
     split: str = DEFAULT_SPLIT
+    group_by: str = ""
     disputed: str = "out"
     max_errors: float = 0.01
     copy_images: bool = False

@@ -61,6 +61,7 @@ class Watcher:
             to=policy.to or None,
             annotation=policy.annotation,
             split=policy.split,
+            group_by=policy.group_by,
             disputed=policy.disputed,
             max_errors=policy.max_errors,
             copy_images=policy.copy_images,

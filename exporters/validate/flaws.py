@@ -130,6 +130,11 @@ FLAWS: Mapping[str, Flaw] = {
     "version-counts": Flaw(
         "numbers of the manifest that do not fit its files or each other", "the bill is wrong", "export again"
     ),
+    "version-leak": Flaw(
+        "one photo in two splits, by its address or by its copied bytes",
+        "what is tested was trained on: scores are too good",
+        "export with --group-by, so that what belongs together shares a split",
+    ),
     "version-manifest": Flaw(
         "a manifest that is missing, unreadable or not the one that HEAD.json names",
         "nothing can be trusted",

@@ -1,5 +1,6 @@
 """A version of ours in its store: every object there, its size and checksum the manifest's, and the numbers right."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import msgspec
 from exporters.dataset import Image
 from exporters.errors import DatasetDamaged
 from exporters.manifest import IMAGES, PHOTOS, Manifest, Photo, object_key
+from exporters.splits import APART
 from exporters.tables import compare, read_index, read_photo, read_table
 from exporters.validate.flaws import Problems
 from exporters.versions import manifest_key, read_version
@@ -64,6 +66,29 @@ def _photos(store: Store, manifest: Manifest) -> Iterable[Photo]:
     return (msgspec.json.decode(each.body, type=Photo) for each in read_table(store, manifest, PHOTOS))
 
 
+def _splits(store: Store, manifest: Manifest, problems: Problems) -> Counter[str]:
+    """How many images each split has; a photo that two of them have is a leak."""
+    found: Counter[str] = Counter()
+    addresses: dict[int, str] = {}  # a short digest a photo: a million take some 100 MB
+    contents = {photo.file_name: f"{photo.size} {photo.sha256 or photo.etag}" for photo in _photos(store, manifest)}
+    key = manifest_key(manifest.version)
+    for each in read_table(store, manifest, IMAGES):
+        image = msgspec.json.decode(each.body, type=Image)
+        found[image.split] += 1
+        if image.split == APART:  # nobody trains on it
+            continue
+        for what in filter(None, (image.url, contents.get(image.file_name))):
+            other = addresses.setdefault(_short(what), image.split)
+            if other != image.split:
+                problems.add("version-leak", key, image.file_name, f"{image.url} is in {other} and in {image.split}")
+                break
+    return found
+
+
+def _short(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
 def _count(store: Store, manifest: Manifest, problems: Problems) -> None:
     key = manifest_key(manifest.version)
     if not manifest.accounts.balanced:
@@ -71,8 +96,7 @@ def _count(store: Store, manifest: Manifest, problems: Problems) -> None:
     tasks = len(read_index(store, manifest))
     if tasks != manifest.accounts.tasks.input:
         problems.add("version-counts", key, "tasks", f"{manifest.accounts.tasks.input}, its index has {tasks}")
-    images = (msgspec.json.decode(each.body, type=Image) for each in read_table(store, manifest, IMAGES))
-    splits = Counter(image.split for image in images)
+    splits = _splits(store, manifest, problems)
     stated = {split: number for split, number in manifest.splits.items() if number}
     if dict(splits) != stated:
         problems.add("version-counts", key, "splits", f"{stated}, the table of images has {dict(splits)}")

@@ -1,0 +1,96 @@
+"""Images that belong together share a split; what does not, and is in two splits, is found."""
+
+from collections import defaultdict
+
+import pytest
+
+from exporters.accounting import Report
+from exporters.assemble import NO_GROUP
+from exporters.splits import Split
+from exporters.validate.version import verify
+from labelloop.service.store import open_store
+
+HALVES = "train=.5,val=.5"
+
+
+def task(build, number, **data):
+    return build.task(number, build.annotation(build.box(1, 1, 5, 5), number=number), **data)
+
+
+def splits_of(out, key):
+    """Group -> the splits that its images are in."""
+    found = defaultdict(set)
+    for image in out.catalogue:
+        found[key(image["task"])].add(image["split"])
+    return found
+
+
+@pytest.mark.parametrize("afresh", [False, True])
+def test_images_of_one_patient_are_in_one_split_also_as_the_project_grows(run, build, afresh):
+    tasks = [task(build, n, patient=f"p{n % 20}") for n in range(1, 101)]
+    first = splits_of(run(tasks, split=HALVES, group_by="patient"), lambda n: n % 20)
+    assert all(len(splits) == 1 for splits in first.values())
+    assert set().union(*first.values()) == {"train", "val"}
+    tasks += [task(build, n, patient=f"p{n % 20}") for n in range(101, 141)]
+    grown = splits_of(run(tasks, split=HALVES, group_by="patient", afresh=afresh), lambda n: n % 20)
+    assert grown == first
+
+
+def test_key_may_lead_into_objects_and_values_may_be_numbers(run, build):
+    tasks = [task(build, n, video={"id": n % 7}) for n in range(1, 50)]
+    found = splits_of(run(tasks, split=HALVES, group_by="video.id"), lambda n: n % 7)
+    assert all(len(splits) == 1 for splits in found.values())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://b/{0}/{1}.jpg",
+        "https://h/{0}/{1}.jpg?x={1}/y",
+        "/data/local-files/?d={0}/{1}.jpg",
+        "/data/upload/{0}/{1}.jpg",
+    ],
+)
+def test_folder_groups_by_the_address(run, build, address):
+    tasks = [task(build, n, image=address.format(f"clip{n % 9}", n)) for n in range(1, 60)]
+    found = splits_of(run(tasks, split=HALVES, group_by="folder"), lambda n: n % 9)
+    assert len(found) == 9
+    assert all(len(splits) == 1 for splits in found.values())
+    assert set().union(*found.values()) == {"train", "val"}
+
+
+def test_task_without_a_group_goes_by_its_image_and_is_counted(run, build):
+    tasks = [task(build, n, **({"patient": "p1"} if n < 5 else {"patient": None})) for n in range(1, 30)]
+    out = run(tasks, split=HALVES, group_by="patient")
+    assert out.report.accounts.notes[NO_GROUP] == 25
+    plain = run(tasks, to="plain", split=HALVES)
+    ungrouped = [[image["split"] for image in each.catalogue if image["task"] >= 5] for each in (out, plain)]
+    assert ungrouped[0] == ungrouped[1]
+    assert out.manifest["policy"]["group_by"] == "patient"
+    assert isinstance(out.report, Report)
+
+
+def test_a_value_groups_nothing_under_another_key():
+    one, other = (Split.parse(HALVES, group_by=key) for key in ("patient", "site"))
+    places = [(one.of("x", str(n)), other.of("x", str(n))) for n in range(60)]
+    assert len(set(places)) == 4
+
+
+def leaks(out, settings):
+    _, problems = verify(open_store(f"file://{out.root}", settings), out.report.version)
+    return [each.where for each in problems.kept if each.flaw == "version-leak"]
+
+
+def test_one_photo_in_two_groups_is_a_leak_that_is_named(run, build, settings):
+    tasks = [task(build, n, image="s3://b/same.jpg", patient=f"p{n}") for n in range(1, 9)]
+    out = run(tasks, split=HALVES, group_by="patient")
+    assert len({image["split"] for image in out.catalogue}) == 2
+    assert leaks(out, settings)
+    assert not leaks(run(tasks, to="by image", split=HALVES), settings)
+
+
+def test_one_photo_under_two_addresses_is_found_by_its_bytes(run, build, settings, photos):
+    tasks = [task(build, n, image=photos(f"copy{n}.jpg")) for n in range(1, 9)]  # the same pixels each
+    out = run(tasks, split=HALVES, copy_images=True)
+    assert leaks(out, settings)
+    assert not leaks(run(tasks, to="unread", split=HALVES), settings)
