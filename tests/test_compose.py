@@ -119,7 +119,7 @@ def test_no_secret_is_written_in_the_file_or_the_example():
 def test_make_env_gives_every_secret_a_value_of_its_own_and_keeps_what_is_there(env_file):
     values = dict(line.split("=", 1) for line in env_file.read_text().splitlines() if re.match(r"[A-Z]\w*=", line))
     secrets = [v for k, v in values.items() if re.search("PASSWORD|SECRET|API_KEY", k)]
-    assert len(secrets) == len(set(secrets)) == 6
+    assert len(secrets) == len(set(secrets)) == 7
     assert all(re.fullmatch("[0-9a-f]{40}", secret) for secret in secrets)  # 40 hex digits: a legacy token's form too
     assert env_file.stat().st_mode & 0o077 == 0
     before = env_file.read_text()
@@ -281,11 +281,11 @@ def test_health_checks_ask_addresses_that_the_apps_have(services):
     assert "healthcheck" in (ROOT / "deploy/swift/serve.sh").read_text()  # the filter that answers /healthcheck
 
 
-def test_only_label_studio_can_be_opened_to_others(services):
+def test_only_label_studio_can_be_opened_to_others_and_what_people_look_at_is_on_this_machine(services):
     for name, service in services.items():
         for port in service.get("ports", ()):
             assert port["host_ip"] == "127.0.0.1", name
-    assert {name for name, service in services.items() if service.get("ports")} == {"label-studio", "store"}
+    assert {name for name, service in services.items() if service.get("ports")} == {"label-studio", "qc", "store"}
 
 
 def test_data_survives_in_named_volumes(services):

@@ -23,6 +23,7 @@ from labelloop.stack.state import DemoProject, State, read_state, sole_superviso
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 
 TOKEN, HOOK = "LABELLOOP_LABEL_STUDIO_API_KEY", "LABELLOOP_WEBHOOK_SECRET"
+DASHBOARD = "LABELLOOP_DASHBOARD_PASSWORD"
 RUN_BYTES = 300_000_000
 
 
@@ -170,7 +171,7 @@ class _Run:
             values[TOKEN] = ""
         if fresh:
             write_state(home, State())
-        write_env(home, with_secrets(values, (HOOK, *(person.secret for person in PEOPLE))))
+        write_env(home, with_secrets(values, (HOOK, DASHBOARD, *(person.secret for person in PEOPLE))))
 
     def _settings(self) -> Settings:
         """What our programs are started with: `settings.env`, whatever the shell says about the same names."""

@@ -3,9 +3,10 @@
 from rich.console import Console
 from rich.markup import escape
 
+from labelloop.stack.environment import read_env
 from labelloop.stack.people import ADMIN, ANNOTATORS, Person
 from labelloop.stack.plan import URLS
-from labelloop.stack.up import Ready
+from labelloop.stack.up import DASHBOARD, Ready
 
 _TEXT = """
 [bold]The loop is up.[/] Project [bold]{title}[/], {tasks} photographs, pre-labelled: [bold]{studio}/projects/{project}/data[/]
@@ -14,6 +15,7 @@ _TEXT = """
 {people}
   ML backend       {ml}
   Quality control  {qc}
+    dashboard      {qc}/dashboard/    password {dashboard}
   Logs and data    {home}
 
 [bold]Try first[/]
@@ -21,7 +23,9 @@ _TEXT = """
   2. In a private window log in as {ben}: the same photograph comes. Delete or relabel a box, Submit.
   3. Within seconds it is in the tab [bold]QC: disputed[/], with the reason in words, and is served to a third person:
      be the admin and press Label All Tasks.
-  4. In another terminal: [bold]{command} export {project}[/] writes a data set, [bold]{command} doctor[/] looks at every part.
+  4. The model learns from every Submit, and serves next what teaches most: [bold]{command} learn {project} --watch[/]
+     in another terminal shows each fit and the gate's verdict.
+  5. There too: [bold]{command} export {project}[/] writes a data set, [bold]{command} doctor[/] looks at every part.
 
 Ctrl-C ends everything.
 """  # noqa: E501 - lines as they are shown; markup takes the rest
@@ -47,6 +51,7 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
         studio=urls[URLS["port"]],
         ml=urls[URLS["ml_port"]],
         qc=urls[URLS["qc_port"]],
+        dashboard=escape(read_env(plan.home).get(DASHBOARD, "")),
         home=escape(str(plan.home)),
         people=escape("\n".join([log_in("admin", ADMIN), *(log_in("annotator", person) for person in ANNOTATORS)])),
         anna=ANNOTATORS[0].email,

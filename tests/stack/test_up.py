@@ -12,7 +12,8 @@ from labelloop.stack.environment import read_env
 from labelloop.stack.plan import Plan
 from labelloop.stack.progress import Steps
 from labelloop.stack.state import DemoProject, State, read_state, write_state
-from labelloop.stack.up import HOOK, TOKEN, _Run
+from labelloop.stack.up import DASHBOARD, HOOK, TOKEN, Ready, _Run
+from labelloop.stack.welcome import welcome
 
 SOURCE = Source("demo", "Photos", list)
 
@@ -57,6 +58,7 @@ def test_secrets_stay_and_the_token_goes_with_its_label_studio(run, tmp_path):
     run._write_settings()
     first = read_env(tmp_path)
     assert len(first[HOOK]) >= 20
+    assert len(first[DASHBOARD]) >= 20
     settings_file(tmp_path).write_text(settings_file(tmp_path).read_text().replace(f"{TOKEN}=", f"{TOKEN}=a-token"))
     (tmp_path / "data").mkdir()
     write_state(tmp_path, State(people=("anna@example.com",)))
@@ -67,3 +69,10 @@ def test_secrets_stay_and_the_token_goes_with_its_label_studio(run, tmp_path):
     run._write_settings()
     assert read_env(tmp_path) == first
     assert read_state(tmp_path) == State()
+
+
+def test_the_welcome_tells_where_the_dashboard_is_and_its_password(run, tmp_path):
+    run._write_settings()
+    out = io.StringIO()
+    welcome(Ready(Plan.make(tmp_path), 7, "Photos", 25), console=Console(file=out, width=200))
+    assert f"http://localhost:9091/dashboard/    password {read_env(tmp_path)[DASHBOARD]}" in out.getvalue()
