@@ -9,6 +9,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from ml_backend.errors import ModelBroken
 from ml_backend.registry import Manifest, Registry
 
@@ -27,6 +29,19 @@ class ModelCache:
         """Touches nothing: the folder is made by the first fetch."""
         self._folder = folder
 
+    def manifest(self, registry: Registry, version: str) -> Manifest:
+        """The manifest of a version: from here where its copy is here (it never changes), else from the store.
+
+        Raises:
+            UnknownVersion: There is no such version.
+            StoreError: The store cannot be read.
+        """
+        with suppress(OSError, msgspec.MsgspecError):
+            kept = msgspec.json.decode(self._note(version).read_bytes(), type=Manifest)
+            if (self._folder / kept.checksum / kept.model).is_file():
+                return kept
+        return registry.manifest(version)
+
     def fetch(self, registry: Registry, manifest: Manifest) -> Path:
         """The ONNX file of a version, with what belongs to it beside it.
 
@@ -42,7 +57,15 @@ class ModelCache:
                 if not place.is_dir():
                     self._download(registry, manifest, place)
                     self._sweep(place)
+        if not self._note(manifest.version).is_file():
+            with suppress(OSError):
+                with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as part:
+                    part.write(msgspec.json.encode(manifest))
+                Path(part.name).replace(self._note(manifest.version))
         return place / manifest.model
+
+    def _note(self, version: str) -> Path:
+        return self._folder / f"{version}.json"
 
     def opening(self, checksum: str) -> Path:
         """Folder for the opening of the model of this checksum: of a version's, or of any name without a slash."""

@@ -319,7 +319,7 @@ class Serving:
             raise ModelBroken(self.path, "there is no store to fetch versions from")
         else:
             registry = Registry(self._watch.store)
-            manifest = registry.manifest(version)
+            manifest = self._cache.manifest(registry, version)
             path = self._cache.fetch(registry, manifest)
             kept = self._cache.opening(manifest.checksum)
             detector = self._opened(path, manifest.layout, version=version, kept=kept)
