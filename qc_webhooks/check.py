@@ -187,6 +187,7 @@ class Checker:
             annotations,
             born=found.created_at,
             review=needs_review(situation),
+            stamp=found.updated_at,
         )
 
     def _keep_facts(

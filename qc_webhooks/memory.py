@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from labelloop.service.db import reading
 from qc_webhooks.events import Known
 from qc_webhooks.routing import Memory
-from qc_webhooks.tables import ACTIONS, ANNOTATIONS, TASKS
+from qc_webhooks.tables import ACTIONS, ANNOTATIONS, BOARDS, CROWDS, FACTS, PROJECTS, TASKS
 from qc_webhooks.verdict import Verdict
 
 _IDS_A_QUERY = 500
@@ -71,6 +71,28 @@ class MemoryStore:
         with reading(self.engine) as connection:
             return set(connection.scalars(sa.select(TASKS.c.task).where(TASKS.c.project == project)))
 
+    def stamps(self, project: int, tasks: Sequence[int]) -> dict[int, str | None]:
+        """Task -> its own updated_at when it was compared last, of these tasks that we have judged."""
+        found: dict[int, str | None] = {}
+        with reading(self.engine) as connection:
+            for start in range(0, len(tasks), _IDS_A_QUERY):
+                those = TASKS.c.task.in_(list(tasks[start : start + _IDS_A_QUERY]))
+                query = sa.select(TASKS.c.task, TASKS.c.stamp).where(TASKS.c.project == project, those)
+                found |= {int(row.task): row.stamp for row in connection.execute(query)}
+        return found
+
+    def stamp(self, project: int, stamps: Mapping[int, str]) -> None:
+        """Notes that these tasks were compared as they were then, and found as we know them."""
+        with self.engine.begin() as connection:
+            for task, stamp in stamps.items():
+                connection.execute(sa.update(TASKS).where(_is(TASKS, project, task)).values(stamp=stamp))
+
+    def forget_project(self, project: int) -> None:
+        """Drops all we know of a project that is gone. The log of what we wrote stays."""
+        with self.engine.begin() as connection:
+            for table in (TASKS, ANNOTATIONS, CROWDS, FACTS, BOARDS, PROJECTS):
+                connection.execute(sa.delete(table).where(table.c.project == project))
+
     def recall(self, project: int, task: int, *, born: str) -> Memory | None:
         """What we decided last about the task that was created at ``born``; None: nothing."""
         with reading(self.engine) as connection:
@@ -90,6 +112,7 @@ class MemoryStore:
         *,
         born: str,
         review: bool,
+        stamp: str = "",
     ) -> None:
         """Keeps a verdict, what we left in the task, and the versions of the annotations it was drawn from."""
         row = {
@@ -97,7 +120,7 @@ class MemoryStore:
             "outcome": verdict.outcome, "agreement": verdict.agreement, "annotators": verdict.annotators,
             "review": review, "keys": None if memory.keys is None else json.dumps(dict(memory.keys)),
             "asked_overlap": memory.asked_overlap, "asked_at": memory.asked_at, "found_overlap": memory.found_overlap,
-            "decided_at": time.time(), "overlay": memory.overlay,
+            "decided_at": time.time(), "overlay": memory.overlay, "stamp": stamp,
         }  # fmt: skip
         rows = [
             {"annotation": id_, "project": project, "task": task, "updated_at": updated_at}

@@ -8,6 +8,7 @@ service alone.
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -16,7 +17,7 @@ from labelloop.labeling.task import Task
 from labelloop.service.db import reading
 from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import EVENTS, Inbox
-from labelloop.service.studio import Studio
+from labelloop.service.studio import NotFound, Studio
 from qc_webhooks.events import TIME_FORMAT, Hint, Known, annotation_hint, deletion_hint, task_deletion_hint, timestamp
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.projects import Connected, ProjectStore
@@ -26,6 +27,7 @@ SWEEP_EVERY_S = 3600.0
 # A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
 OVERLAP = timedelta(seconds=5)
 _TASKS_A_LOOKUP = 500
+Item = TypeVar("Item")
 _EPOCH = "1970-01-01T00:00:00.000000Z"
 
 log = structlog.get_logger(__name__)
@@ -52,8 +54,21 @@ class Reconciler:
         for connected in self._projects.all():
             try:
                 self.poll(connected.project)
+            except NotFound:
+                self._forget(connected.project)
             except LabelloopError as error:
                 log.warning("poll_failed", project=connected.project, reason=str(error))
+
+    def _forget(self, project: int) -> None:
+        """A project that was deleted: Label Studio sends no event for it. Asked twice, and another way, to be sure."""
+        try:
+            there = {int(each["id"]) for each in self._studio.projects()}
+        except LabelloopError as error:
+            log.warning("poll_failed", project=project, reason=str(error))
+            return
+        if project not in there:
+            self._memory.forget_project(project)
+            log.warning("project_forgotten", project=project, reason="it is gone from Label Studio")
 
     def poll(self, project: int) -> int:
         """What changed since the last poll, or everything when that is due. Returns how many hints were new."""
@@ -71,16 +86,23 @@ class Reconciler:
         return new
 
     def sweep(self, project: int) -> int:
-        """Compares every task that has annotations or had some. Returns how many hints were new."""
+        """Compares every task that has annotations or had some. Returns how many hints were new.
+
+        A task whose own time did not change since it was compared last is not read: of 100,000 tasks a hundred pages of
+        numbers are, and then what is new.
+        """
         connected = self._projects.get(project) or Connected(project)
         # Read first: what changes during the sweep is newer than this and comes with the next poll.
         first = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
         annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
         new = 0
         unseen = set(self._memory.known_in(project))
-        for batch in _batches(self._studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})):
-            unseen -= {task.id for task in batch if task.id is not None}
-            new += self._compare(project, batch)
+        for batch in _batches(self._studio.stamps(project, filters={"conjunction": "and", "items": [annotated]}), 1000):
+            unseen -= {stamp.id for stamp in batch}
+            known = self._memory.stamps(project, [stamp.id for stamp in batch])
+            changed = [stamp.id for stamp in batch if known.get(stamp.id) != stamp.updated_at]
+            for tasks in _batches(self._studio.tasks(project, only_ids=changed)) if changed else ():
+                new += self._compare(project, tasks)
         new += self._look_up(project, sorted(unseen))
         newest = _capped(first.updated_at) if first else _EPOCH
         self._projects.advance(project, cursor=max(newest, connected.cursor), settled=False, swept=True)
@@ -100,12 +122,15 @@ class Reconciler:
 
     def _compare(self, project: int, tasks: list[Task]) -> int:
         known = self._memory.known_in(project, [task.id for task in tasks if task.id is not None])
-        return sum(
-            self._submit(hint)
+        found = {
+            task.id: (task.updated_at, list(differences(project, task.id, task, known.get(task.id, {}))))
             for task in tasks
             if task.id is not None
-            for hint in differences(project, task.id, task, known.get(task.id, {}))
+        }
+        self._memory.stamp(
+            project, {id_: stamp for id_, (stamp, hints) in found.items() if not hints and known.get(id_)}
         )
+        return sum(self._submit(hint) for _, hints in found.values() for hint in hints)
 
     def _submit(self, hint: Hint) -> bool:
         if self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload):
@@ -139,10 +164,10 @@ def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) ->
             yield deletion_hint(annotation, Known(project, id_, updated_at), source="poll")
 
 
-def _batches(tasks: Iterator[Task], size: int = 100) -> Iterator[list[Task]]:
-    batch: list[Task] = []
-    for task in tasks:
-        batch.append(task)
+def _batches(items: Iterator[Item], size: int = 100) -> Iterator[list[Item]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
         if len(batch) >= size:
             yield batch
             batch = []

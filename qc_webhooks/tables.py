@@ -45,6 +45,7 @@ TASKS = sa.Table(
     sa.Column("asked_at", sa.Integer),  # with how many annotators we set it
     sa.Column("found_overlap", sa.Integer),  # the overlap before our first change
     sa.Column("decided_at", sa.Double),
+    sa.Column("stamp", sa.Text),  # the task's updated_at when it was compared last; the same: nothing changed
     sa.Column("overlay", sa.Text),  # the fingerprint that the overlays were settled for; null: there are to be none
 )
 

@@ -13,6 +13,7 @@ from labelloop.labeling.task import read_task
 from labelloop.service.db import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
+from labelloop.service.studio.tasks import Stamp
 from qc_webhooks.check import Checker
 from qc_webhooks.memory import MemoryStore
 
@@ -109,8 +110,10 @@ class MemoryStudio:
 
     def remove(self, annotation):
         for task, source in self.stored.items():
-            source["annotations"] = [held for held in source["annotations"] if held["id"] != annotation]
-            self._recount(task)
+            left = [held for held in source["annotations"] if held["id"] != annotation]
+            if len(left) < len(source["annotations"]):
+                source["annotations"] = left
+                self._recount(task)
 
     def task_json(self, _project, task):
         return copy.deepcopy(self.stored.get(task))
@@ -129,6 +132,14 @@ class MemoryStudio:
         if ordering == ["-tasks:updated_at"]:
             found.sort(key=lambda source: source["updated_at"], reverse=True)
         return iter([read_task(copy.deepcopy(source)) for source in found])
+
+    def stamps(self, project, *, filters=None, page_size=1000):
+        for task in self.tasks(project, filters=filters):
+            counted = sum(not each.was_cancelled for each in task.annotations)
+            yield Stamp(task.id, task.updated_at, counted, len(task.annotations) - counted)
+
+    def projects(self):
+        return [{"id": PROJECT}]
 
     def predict(self, task, result, version, score=None):
         id_ = next(self._predictions)

@@ -3,6 +3,7 @@
 import pytest
 
 from labelloop.service.inbox import Inbox
+from labelloop.service.studio import NotFound
 from qc_webhooks import reconcile
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import SWEEP_EVERY_S, Reconciler
@@ -172,3 +173,39 @@ def test_a_time_in_the_future_does_not_blind_the_poller(studio, box, poller, wor
     studio.stored[task]["updated_at"] = "2999-01-01T00:00:00.000000Z"
     poller.poll(PROJECT)
     assert ProjectStore(poller._projects.engine).get(PROJECT).cursor < "2999"
+
+
+def test_a_sweep_reads_only_the_tasks_that_changed_since_it_compared_them(studio, box, poller, work):
+    for _ in range(5):
+        dispute(studio, box)
+    poller.sweep(PROJECT)
+    work()
+    poller.sweep(PROJECT)  # what we wrote ourselves changed the tasks: they are read once more
+    read = []
+    tasks = studio.tasks
+    studio.tasks = lambda *args, only_ids=None, **more: (
+        read.extend(only_ids or ()),
+        tasks(*args, only_ids=only_ids, **more),
+    )[1]
+    assert poller.sweep(PROJECT) == 0
+    assert read == []
+    studio.remove(studio.stored[3]["annotations"][0]["id"])
+    assert poller.sweep(PROJECT) == 1
+    assert read == [3]
+
+
+def test_a_project_that_is_gone_is_forgotten_once_its_absence_is_certain(studio, box, poller, work, projects, memory):
+    dispute(studio, box)
+    poller.run()
+    work()
+
+    def gone(*_args, **_more):
+        raise NotFound("GET", 404, "No Project matches the given query.")
+
+    studio.tasks = studio.stamps = gone
+    poller.run()
+    assert projects.get(PROJECT), "it is still in the list: an answer of 404 alone may mean many things"
+    studio.projects = list
+    poller.run()
+    assert projects.get(PROJECT) is None
+    assert memory.tasks(PROJECT) == set()

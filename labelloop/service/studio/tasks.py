@@ -17,6 +17,7 @@ from labelloop.service.studio.errors import NotFound, StudioError
 
 _LONG_S = 300.0  # an import or a page of many masks is made whole before its first byte comes
 _FILES_A_REQUEST = 20
+_STAMP = "id,updated_at,total_annotations,cancelled_annotations"
 _RESOLVED = re.compile(r"/(?:tasks|projects)/\d+/(?:resolve|presign)/\?fileuri=")
 
 
@@ -35,6 +36,22 @@ class Mark(msgspec.Struct, frozen=True):
 class _Page(msgspec.Struct):
     tasks: list[msgspec.Raw]
     total: int
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """When a task changed last, and how many annotations it has; a hundredth of what the task itself takes to read.
+
+    Attributes:
+        id: The task's id.
+        updated_at: When anything in it changed last, as Label Studio spells it.
+        total_annotations: Its annotations, skipped ones not counted.
+        cancelled_annotations: The skipped ones.
+    """
+
+    id: int
+    updated_at: str
+    total_annotations: int = 0
+    cancelled_annotations: int = 0
 
 
 class TaskCalls(StudioClient):
@@ -89,6 +106,20 @@ class TaskCalls(StudioClient):
         """Of every task what tells whether it changed, without its annotations: a quarter of what `tasks` costs."""
         for raw in self._raw_tasks(project, page_size, None, None, None, fields=None):
             yield msgspec.json.decode(raw, type=Mark)
+
+    def stamps(self, project: int, *, filters: dict[str, Any] | None = None, page_size: int = 1000) -> Iterator[Stamp]:
+        """When each task of a project changed last, by id, without reading what is in it.
+
+        Args:
+            project: Its id.
+            filters: As in a Data Manager tab, joined by `and`.
+            page_size: Tasks in one request.
+
+        Raises:
+            NotFound: No such project.
+        """
+        for raw in self._by_id(project, page_size, list((filters or {}).get("items", ())), None, include=_STAMP):
+            yield msgspec.json.decode(raw, type=Stamp)
 
     def task(self, project: int, task: int) -> Task | None:
         """One task with its annotations and predictions; None if the project has no such task."""
@@ -228,13 +259,21 @@ class TaskCalls(StudioClient):
             yield from self._by_id(project, page_size, list((filters or {}).get("items", ())), fields)
 
     def _by_id(
-        self, project: int, page_size: int, items: list[dict[str, Any]], fields: str | None
+        self,
+        project: int,
+        page_size: int,
+        items: list[dict[str, Any]],
+        fields: str | None,
+        *,
+        include: str | None = None,
     ) -> Iterator[msgspec.Raw]:
         last = 0
         while True:
             after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
             filters = {"conjunction": "and", "items": [*items, after]}
-            page = self._page(project, {"filters": filters, "ordering": ["tasks:id"]}, 1, page_size, fields)
+            page = self._page(
+                project, {"filters": filters, "ordering": ["tasks:id"]}, 1, page_size, fields, include=include
+            )
             yield from page.tasks
             if not page.tasks or len(page.tasks) >= page.total:
                 return
@@ -260,7 +299,14 @@ class TaskCalls(StudioClient):
                 return
 
     def _page(
-        self, project: int, query: dict[str, Any], number: int, page_size: int, fields: str | None = "all"
+        self,
+        project: int,
+        query: dict[str, Any],
+        number: int,
+        page_size: int,
+        fields: str | None = "all",
+        *,
+        include: str | None = None,
     ) -> _Page:
         given = {name: value for name, value in query.items() if value}
         body = self.content(
@@ -269,6 +315,7 @@ class TaskCalls(StudioClient):
             params={
                 "project": project,
                 "fields": fields,
+                "include": include,
                 # `review` makes Label Studio leave out both the call of the ML backend (projects that evaluate
                 # predictions automatically) and the columns that only the Data Manager's table shows.
                 "review": True,

@@ -1,4 +1,4 @@
-"""Quality control: what is known of each project's annotators."""
+"""Quality control: what is known of each project's annotators, and each task's own time when it was judged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def upgrade() -> None:
         sa.Column("newest", sa.Double(), nullable=False),
         sa.Column("crowd", sa.Text(), nullable=False),
     )
+    op.add_column("qc_tasks", sa.Column("stamp", sa.Text()))
 
 
 def downgrade() -> None:
+    op.drop_column("qc_tasks", "stamp")
     op.drop_table("qc_crowds")
