@@ -10,10 +10,13 @@ from pathlib import Path
 # Each module has `run() -> str`: what was measured, in Markdown, without a heading of the first level.
 # To add a bench: write the module, name it here.
 BENCHES: Mapping[str, str] = {
+    "base": "bench.base",
     "brush": "bench.brush",
+    "dashboard": "bench.dashboard",
     "export": "bench.export",
     "layouts": "bench.layouts",
     "learn": "bench.learn",
+    "learning": "bench.learning",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
     "qc": "bench.qc",

@@ -67,6 +67,10 @@ class Examiner:
             while len(self._heads) > HEADS:
                 self._heads.popitem(last=False)
 
+    def remembers(self, version: str) -> bool:
+        """Whether a version's head is in memory."""
+        return version in self._heads
+
     def rename(self, version: str, to: str) -> None:
         """A candidate became a version: what it said stays said."""
         with self._lock:

@@ -90,22 +90,28 @@ class Verdict:
     boxes: int = 0
 
 
-def judge_held_out(candidate: Exam, parent: Exam, *, tolerance: float) -> Verdict:
+def judge_held_out(candidate: Exam, parent: Exam, *, tolerance: float, earlier: Sequence[Exam] = ()) -> Verdict:
     """By the held-out photos: the candidate must find as much of what is on them, but for the tolerance.
 
     Args:
         candidate: What it finds on them.
         parent: What the served version finds on the same.
         tolerance: AP50 that it may be lower.
+        earlier: What versions before the served one find: it may be lower than the best by twice the tolerance, so that
+            many small steps down do not add up.
     """
     new, old = candidate.by_class(), parent.by_class()
     mine, theirs = mean(new), mean(old)
+    best = max((mean(one.by_class()) for one in earlier), default=0.0)
     passed = mine >= theirs - tolerance
     said = (
         f"AP50 {mine:.3f} on {candidate.photos} held-out photos, {theirs:.3f} by what is served: "
         f"{'not worse' if passed else 'worse'} by the tolerance {tolerance:g}"
     )
-    if not passed:
+    if passed and mine < best - 2 * tolerance:
+        passed = False
+        said += f", but an earlier version had {best:.3f}, more than twice the tolerance above"
+    elif not passed:
         said += _worst(new, old)
     return Verdict(
         passed, "held-out", said, mine, theirs, new, old, photos=candidate.photos, boxes=candidate.boxes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ from ml_backend.examples import Example
 from ml_backend.learn import Learned, learn
 from ml_backend.learning.bases import Served
 from ml_backend.learning.events import LEARN, Asked, now_hint, queue_hint
-from ml_backend.learning.exams import known_classes, labels_of
+from ml_backend.learning.exams import HEADS, known_classes, labels_of
 from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_out, unjudged
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.lessons import fingerprint
@@ -39,6 +40,12 @@ MOST_WAIT_S = 10.0
 
 BURST, IN_BURST = 3, 4
 """From so many submits at once it is waited so many times longer for the next."""
+
+MOST_PHOTOS = 300
+"""Labelled photos that a fit is made from; of more, a sample."""
+
+FEW_BOXES = 100
+"""Boxes of a class in the sample below which further photos that show it come along."""
 
 JUDGED_PHOTOS = 40
 """Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
@@ -207,7 +214,7 @@ class Learner:
 
     def _examples(self, of: _Material, backbone: Backbone) -> tuple[list[Example], int]:
         """The labelled photos with what is seen on them, and how many could not be had."""
-        lessons = [(task, photo) for task, _, photos in of.lessons for photo in photos]
+        lessons = sample([(task, photo) for task, _, photos in of.lessons for photo in photos])
         known = self._kit.looks.known(of.project, backbone.version)
         vectors: dict[int, Any] = {}
         examples, bad = [], 0
@@ -233,7 +240,8 @@ class Learner:
         exam = self._kit.examiner.examine(CANDIDATE, held, **facts) if held else Exam([], [], [])
         if exam.enough:
             parent = self._kit.examiner.examine(of.served.version, held, **facts)
-            return judge_held_out(exam, parent, tolerance=of.policy.tolerance)
+            earlier = [self._kit.examiner.examine(one, held, **facts) for one in self._earlier(of)]
+            return judge_held_out(exam, parent, tolerance=of.policy.tolerance, earlier=earlier)
         scores = {str(key): float(score) for key, score in learned.judged.items()}
         mine = [(task, photo) for task, _, photos in of.lessons for photo in photos if photo.labels]
         if not scores:
@@ -243,6 +251,17 @@ class Learner:
             float(learned.judged[learned.choice]), base, before=self._before(of), photos=len(mine),
             tolerance=of.policy.tolerance,
         )  # fmt: skip
+
+    def _earlier(self, of: _Material) -> list[str]:
+        """Versions before the served one that were learned on the same base and are still in memory.
+
+        None where something that they may have learned from is withdrawn.
+        """
+        if self._kit.lessons.withdrawn(of.project):
+            return []
+        runs = self._kit.runs.last(of.project, HEADS)
+        found = {run.version for run in runs if run.verdict == "published" and run.base == of.served.base}
+        return sorted(one for one in found - {of.served.version} if self._kit.examiner.remembers(one))
 
     def _before(self, of: _Material) -> float | None:
         """The cross-validated score of what is served; None where it was learned from what is withdrawn now."""
@@ -328,6 +347,23 @@ class Learner:
         return fingerprint(
             [(task, seen) for task, seen, _ in of.lessons], of.served.base, repr(sorted(of.config.controls))
         )
+
+
+def sample(lessons: Sequence[tuple[int, Lesson]]) -> list[tuple[int, Lesson]]:
+    """At most about `MOST_PHOTOS` of the lessons, always the same ones, and all that show a class that few of these do.
+
+    A last layer learns little from more, and a submit would be answered in minutes.
+    """
+    if len(lessons) <= MOST_PHOTOS:
+        return list(lessons)
+    order = sorted(lessons, key=lambda one: zlib.crc32(f"{one[0]} {one[1].url}".encode()))
+    kept, rest = order[:MOST_PHOTOS], order[MOST_PHOTOS:]
+    drawn = Counter(label for _, photo in kept for label in photo.labels)
+    for one in rest:
+        if any(drawn[label] < FEW_BOXES for label in one[1].labels):
+            kept.append(one)
+            drawn.update(one[1].labels)
+    return sorted(kept, key=lambda one: one[0])
 
 
 def _metrics(learned: Learned | None, verdict: Verdict | None) -> Metrics:

@@ -132,7 +132,7 @@ class _Work:
         self._options = self._asked()
 
     def cold(self, stop: Stop) -> Arranged:
-        """Nothing was learned yet: k-center over the photos, whatever the model sees on them.
+        """Nothing was learned yet: a spread over the photos, whatever the model sees on them.
 
         Predictions that are there keep what they show; those at the head get the score of their place.
         """
@@ -257,7 +257,9 @@ class _Work:
         vectors = []
         for url in addresses(self._tasks[number], self._config):
             try:
-                vectors.append(photo_vector(self._kit.album.sight(backbone, url, task=number, keep=False)))
+                # Not kept: what is looked at once would push out of the cache what each fit needs.
+                [sight] = backbone.see([self._kit.album.prepared(backbone, url, task=number)])
+                vectors.append(photo_vector(sight))
             except MediaError as error:
                 log.warning("photo_not_seen", project=self._project, task=number, reason=str(error))
         if not vectors:

@@ -30,6 +30,13 @@ def test_a_candidate_must_find_as_much_on_the_held_out_photos(before, after, tol
         assert "Disc" in verdict.reason
 
 
+def test_many_small_steps_down_do_not_add_up():
+    assert judge_held_out(exam(5), exam(6), tolerance=0.1, earlier=[exam(7)]).passed
+    refused = judge_held_out(exam(5), exam(6), tolerance=0.1, earlier=[exam(6), exam(8)])
+    assert not refused.passed
+    assert "0.8" in refused.reason
+
+
 @pytest.mark.parametrize(
     ("score", "base", "before", "photos", "passed"),
     [

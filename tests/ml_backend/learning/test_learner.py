@@ -13,7 +13,7 @@ from labelloop.service.store import open_store
 from ml_backend.activation import roll_back, served_version
 from ml_backend.jobs import handlers, periodics
 from ml_backend.learning.events import LEARN, QUEUE, read_event
-from ml_backend.learning.learner import Learner
+from ml_backend.learning.learner import MOST_PHOTOS, Learner, sample
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.teaching import Lesson, is_held_out
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
@@ -212,3 +212,16 @@ def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, st
     for topic in (LEARN, QUEUE):
         with pytest.raises(Reject, match="frist"):
             handlers(settings, studio, engine)[topic](str(PROJECT), [event])
+
+
+def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class():
+    def lesson(number):
+        labels = ("Disc",) if number % 100 else ("Disc", "Square")
+        return number, Lesson(f"{number}.jpg", labels=labels)
+
+    few, many = [lesson(number) for number in range(MOST_PHOTOS)], [lesson(number) for number in range(3000)]
+    assert sample(few) == few
+    found = sample(many)
+    assert found == sample(many[::-1])
+    assert MOST_PHOTOS <= len(found) <= MOST_PHOTOS + 30
+    assert sum("Square" in photo.labels for _, photo in found) == 30
