@@ -52,10 +52,9 @@ def outline(points: Sequence[Point], *, upright: bool = True) -> Rectangle | Pol
         raise Flawed(f"an outline of {len(ring)} points")
     if len(ring) == 4 and (found := _rectangle(ring, upright=upright)):
         return found
-    shape = Polygon(tuple(ring))
-    if shape.area <= 0:
+    if _on_one_line(ring):
         raise Flawed("an outline without area")
-    return shape
+    return Polygon(tuple(ring))
 
 
 def rings_as_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> Mask:
@@ -94,6 +93,13 @@ def _filled(mask: Mask) -> Mask:
     if not mask.area:
         raise Flawed("a mask without a pixel")
     return mask
+
+
+def _on_one_line(ring: Sequence[Point]) -> bool:
+    x0, y0 = ring[0]
+    far_x, far_y = max(ring, key=lambda point: math.dist(point, ring[0]))
+    across, down = far_x - x0, far_y - y0
+    return all(abs(across * (y - y0) - down * (x - x0)) <= 1e-9 * (across**2 + down**2) for x, y in ring)
 
 
 def _rectangle(ring: list[Point], *, upright: bool) -> Rectangle | None:
