@@ -90,6 +90,21 @@ class ModelLoading(ModelError):
         self.path = path
 
 
+class OtherModel(ModelError):
+    """The ML backend was started with another model than the worker that learns."""
+
+    code: ClassVar[str] = "other_model"
+
+    def __init__(self, serves: str, expected: str) -> None:
+        super().__init__(
+            f"The ML backend serves {serves}, and the worker would learn on {expected}.",
+            fix="Give both the same LABELLOOP_MODEL, or put the model on the store: `labelloop models add MODEL.onnx "
+            "--activate`.",
+        )
+        self.serves = serves
+        self.expected = expected
+
+
 class NotLearnable(ModelError):
     """The model can be served, but its last layer cannot be refitted."""
 

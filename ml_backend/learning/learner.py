@@ -19,7 +19,8 @@ from labelloop.service.studio import NotFound
 from ml_backend import activation
 from ml_backend.acquisition import photo_vector
 from ml_backend.backbone import Backbone
-from ml_backend.errors import ModelError
+from ml_backend.connect import same_address
+from ml_backend.errors import ModelError, OtherModel
 from ml_backend.examples import Example
 from ml_backend.learn import Learned, learn
 from ml_backend.learning.bases import Served
@@ -185,10 +186,24 @@ class Learner:
 
     def _run(self, of: _Material) -> Run:
         try:
+            self._agree(of)
             return self._fitted(of)
         except ModelError as error:
             log.warning("not_learned", project=of.project, reason=str(error))
             return self._finish(of, "failed", reason=str(error))
+
+    def _agree(self, of: _Material) -> None:
+        """Sees that the backend serves what this worker takes for served: a fit on another base would replace it.
+
+        Raises:
+            OtherModel: It serves something else.
+        """
+        if of.served.pointer or of.served.learned:
+            return  # named by the store, which both read
+        rows = self._kit.studio.ml_backends(of.project)
+        told = [str(row["model_version"]) for row in rows if same_address(row["url"], self._kit.settings.ml_url)]
+        if told and told[0] not in {"", "None", of.served.version}:
+            raise OtherModel(told[0], of.served.version)
 
     def _fitted(self, of: _Material) -> Run:
         backbone = self._kit.bases.backbone(of.served)

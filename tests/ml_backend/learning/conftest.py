@@ -60,7 +60,7 @@ class MemoryStudio:
     url = "http://studio"
 
     def __init__(self, folder):
-        self.folder, self.stored, self.gone = folder, {}, False
+        self.folder, self.stored, self.gone, self.backends = folder, {}, False, []
         self.fields = {"id": PROJECT, "label_config": CONFIG, "model_version": ""}
         self._ids, self._clock = itertools.count(1), datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -108,7 +108,7 @@ class MemoryStudio:
 
     def ml_backends(self, project):
         self._known(project)
-        return []
+        return self.backends
 
     def update_project(self, project, **fields):
         self._known(project)

@@ -128,6 +128,15 @@ def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
     assert "1 photos could not be had" in run.reason
 
 
+def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_why(learn, studio, settings):
+    row = {"id": 1, "url": settings.ml_url, "title": "mine-1", "model_version": "mine-123456789abc"}
+    studio.backends = [row]
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2)])
+    assert run.verdict == "failed"
+    assert "mine-123456789abc" in run.reason
+    assert "LABELLOOP_MODEL" in run.reason
+
+
 def test_a_project_can_be_told_not_to_learn(learn, studio, policy, kit):
     policy("learn = false\n")
     assert learn(tasks=[studio.label(seed) for seed in (1, 2, 4)]) is None
