@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,7 +22,7 @@ from ml_backend.backbone import Backbone, Sight
 from ml_backend.datasets import LabelledPhoto
 from ml_backend.detections import Detections, Floats
 from ml_backend.examples import Example
-from ml_backend.head import Head
+from ml_backend.head import Head, shown
 from ml_backend.judge import Truth, mean_ap50
 from ml_backend.learn import learn
 from ml_backend.preprocess import prepare
@@ -35,6 +36,9 @@ POOL_SHARE = 2 / 3
 
 STEP = 3
 """Photos that the active strategy chooses at a time: an annotator who follows a queue made after each fit."""
+
+IN_MEMORY = 200
+"""Test photos whose sights stay in memory, for they are judged on again and again; about 4 MB each."""
 
 JUDGE_FLOOR = 0.005
 """Score of the weakest detection that counts for AP50."""
@@ -124,6 +128,7 @@ def simulate(
         seeds: Draws of each strategy.
     """
     truths = [Truth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels) for one in test]
+    kept = [album.sight(photo) for photo in test[:IN_MEMORY]]
     classes = sorted({label for one in (*pool, *test) for label in one.labels})
     known = [(name, index) for index, name in enumerate(album.backbone.names) if name in classes]
     for strategy in strategies:
@@ -134,7 +139,8 @@ def simulate(
             for size in sorted(set(sizes)):
                 labeller.label(size)
                 head = labeller.head()
-                found = [head.detect(album.sight(photo), floor=JUDGE_FLOOR) for photo in test]
+                sights = chain(kept, (album.sight(photo) for photo in test[IN_MEMORY:]))
+                found = [shown(one, *head.answer(one, exact=False), floor=JUDGE_FLOOR) for one in sights]
                 yield Run(
                     strategy=strategy,
                     labelled=size,
@@ -202,5 +208,6 @@ class _Labeller:
         if not self.labelled:
             return None
         head = self.head()
-        found: Detections = head.detect(self._album.sight(photo), floor=FLOOR)
+        sight = self._album.sight(photo)
+        found: Detections = shown(sight, *head.answer(sight, exact=False), floor=FLOOR)
         return uncertainty(found, names=head.names, drawn=drawn)
