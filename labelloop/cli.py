@@ -54,6 +54,11 @@ COMMANDS: Sequence[Command] = (
         "Look a data set through for what no loader notices.",
     ),
     Command(
+        "dataset link",
+        "exporters.link_commands:dataset_link",
+        "Sign one address that a trainer elsewhere fetches labels and photos by.",
+    ),
+    Command(
         "dataset report",
         "exporters.reporting.commands:dataset_report",
         "Write a version as one page that a person reads, with pictures.",
