@@ -107,6 +107,9 @@ def export(
         then=words(then) if then else (),
     ).checked("--watch")
     if watch or policy.triggered:
+        given = {"--label-config": label_config, "--no-fetch": not fetch, "--afresh": afresh, "--json": json}
+        if wrong := [name for name, value in given.items() if value]:
+            raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(given))
         return _watch(source, policy, settings)
     with _progress("tasks") as progress:
         report = run_export(

@@ -379,4 +379,6 @@ def test_export_once_runs_the_command_and_gives_its_status(run, build, tmp_path,
         export(str(file), watch=True, every_tasks=1)
     with pytest.raises(BadOption, match="--watch"):
         export("7", watch=True)
+    with pytest.raises(BadOption, match="--afresh"):
+        export("7", watch=True, every_tasks=1, afresh=True)
     assert os.environ.get("DATASET_URL") is None
