@@ -89,6 +89,7 @@ COMMANDS: Sequence[Command] = (
     Command(
         "qc report", "qc_webhooks.offline:report", "Measure an exported file: agreement, conflicts, who is reliable."
     ),
+    Command("qc what-if", "qc_webhooks.what_if:what_if", "Replay the past under another policy."),
     Command("qc consensus", "qc_webhooks.offline:consensus", "Make one annotation of several, from an exported file."),
     Command("qc undo", "qc_webhooks.commands:undo", "Take back what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),

@@ -160,7 +160,13 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def facts_of(
-    task: Task, answers: Sequence[Answers], verdict: Verdict, tolerance: Tolerance, *, config: LabelConfig | None = None
+    task: Task,
+    answers: Sequence[Answers],
+    verdict: Verdict,
+    tolerance: Tolerance,
+    *,
+    config: LabelConfig | None = None,
+    clusters: Sequence[Cluster] | None = None,
 ) -> Facts:
     """The facts of a task.
 
@@ -170,11 +176,14 @@ def facts_of(
         verdict: What was found.
         tolerance: When two regions are the same object.
         config: The project's label config; it says where the images are.
+        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
     """
+    answers = sorted(answers, key=lambda each: each.annotator)
     stances = [stance_of(each) for each in answers]
     annotations = {each.id: each for each in task.annotations}
     drawn = _prelabels(task)
-    clusters = cluster_regions([stance.regions for stance in stances])
+    if clusters is None:
+        clusters = cluster_regions([stance.regions for stance in stances])
     origins = {
         (who, place): _origin(region, drawn)
         for who, stance in enumerate(stances)

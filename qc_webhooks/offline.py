@@ -37,8 +37,8 @@ def report(
         policy: A policy.toml; without it the defaults hold.
     """
     rules = Policy() if policy is None else parse_policy(policy)
-    config = _read_config(label_config)
-    with _progress(source) as progress, _output(json) as out:
+    config = read_config(label_config)
+    with show_progress(source) as progress, _output(json) as out:
         summary = write_report(Export(source, config, progress), rules, out)
     if str(json) != "-":
         print(told(summary))
@@ -58,8 +58,8 @@ def consensus(
         label_config: The project's labelling interface, as an XML file.
         out: Where the tasks are written, each with one annotation ("-": to the standard output).
     """
-    config = _read_config(label_config)
-    with _progress(source) as progress, _output(out) as file:
+    config = read_config(label_config)
+    with show_progress(source) as progress, _output(out) as file:
         try:
             summary = write_consensus(Export(source, config, progress), file)
         except LabelingError as error:
@@ -87,6 +87,8 @@ def told(summary: Summary) -> str:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
     for person in summary.annotators[:20]:
         lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
+        lines += [f"  ! {line}" for line in person["concerns"]]
+    lines += [split["text"] for split in summary.splits if split["kind"] in {"guideline", "two views"}][:5]
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
     return "\n".join(lines + _trouble(summary))
@@ -114,7 +116,12 @@ def _number(found: Estimate) -> str:
     return f"{found.value:.3f} (95 %: {found.low:.3f} to {found.high:.3f}, n = {found.n})"
 
 
-def _read_config(path: Path) -> LabelConfig:
+def read_config(path: Path) -> LabelConfig:
+    """The labelling interface in an XML file.
+
+    Raises:
+        ExportUnreadable: There is no such file, or it is no labelling interface.
+    """
     try:
         return LabelConfig.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -141,8 +148,8 @@ def _output(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _progress(source: Path) -> Iterator[Progress | None]:
-    """A bar on a terminal where reading takes a while."""
+def show_progress(source: Path, *, rounds: int = 2) -> Iterator[Progress | None]:
+    """A bar on a terminal where reading takes a while; the file is read so many times."""
     if not sys.stderr.isatty() or not source.is_file() or source.stat().st_size < _LONG:
         yield None
         return
@@ -157,13 +164,13 @@ def _progress(source: Path) -> Iterator[Progress | None]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task(source.name, total=2 * source.stat().st_size)
-        last, rounds = 0, 0
+        row = bar.add_task(source.name, total=rounds * source.stat().st_size)
+        last = again = 0
 
         def show(done: int, total: int) -> None:
-            nonlocal last, rounds
-            rounds += done < last  # it is read twice
+            nonlocal last, again
+            again += done < last  # it is read from the start once more
             last = done
-            bar.update(row, completed=rounds * total + done)
+            bar.update(row, completed=again * total + done)
 
         yield show

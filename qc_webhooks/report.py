@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import msgspec
 
+from labelloop.labeling.clusters import cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Consensus, Stance, consensus, consensus_results, provenance
 from labelloop.labeling.errors import LabelingError, MalformedTask
@@ -21,9 +22,10 @@ from labelloop.labeling.task import Task, read_task
 from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
 from qc_webhooks.errors import ExportUnreadable
+from qc_webhooks.facts import Facts, facts_of
 from qc_webhooks.note import write_note
+from qc_webhooks.people import portraits, splits
 from qc_webhooks.policy import Policy
-from qc_webhooks.reliability import rate_annotators
 from qc_webhooks.review import BLOCKED, review_reasons
 from qc_webhooks.rules import Violation, describe_violations, violations
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
@@ -91,6 +93,7 @@ class Summary:
         unread: How many results of other tasks could not be read.
         statistics: As in the report.
         annotators: As in the report.
+        splits: As in the report.
     """
 
     tasks: int = 0
@@ -100,6 +103,7 @@ class Summary:
     unread: int = 0
     statistics: dict[str, Any] = field(default_factory=dict)
     annotators: list[dict[str, Any]] = field(default_factory=list)
+    splits: list[dict[str, Any]] = field(default_factory=list)
 
 
 def survey_export(export: Export) -> Survey:
@@ -122,7 +126,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
         ExportUnreadable: See ``Export.tasks``.
     """
     survey, summary, scores = survey_export(export), Summary(), _Scores()
-    tolerance = policy.tolerance
+    tolerance, facts = policy.tolerance, list[Facts]()
     out.write(b'{"tasks": [')
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -130,7 +134,10 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
             continue
         answers = read_answers(task, config=export.config)
         verdict = judge(answers, policy)
-        together = consensus([stance_of(each) for each in answers], survey.crowd)
+        stances = sorted((stance_of(each) for each in answers), key=lambda each: each.annotator)
+        clusters = cluster_regions([each.regions for each in stances])
+        together = consensus(stances, survey.crowd, clusters=clusters)
+        facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
         named = conflicts_of(answers, together, tolerance)
         summary.outcomes[verdict.outcome] += 1
         summary.conflicts.update(each.conflict.type for each in named)
@@ -148,10 +155,13 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
         out.write(_json(told))
         summary.tasks += 1
     summary.statistics = {"scores": scores.told(), "controls": survey.statistics()}
-    summary.annotators = [asdict(each) for each in rate_annotators(survey.evidence, survey.crowd)]
+    unclear = splits(facts)
+    summary.annotators = [each.as_json() for each in portraits(facts, survey.crowd, unclear)]
+    summary.splits = [asdict(each) for each in unclear]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "policy": asdict(policy)}  # fmt: skip
-    for key, value in (("statistics", summary.statistics), ("annotators", summary.annotators), ("summary", counts)):
+    parts = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
+    for key, value in {**parts, "summary": counts}.items():
         out.write(b"\n],\n" if key == "statistics" else b",\n")
         out.write(f'"{key}": '.encode() + _json(value))
     out.write(b"}\n")

@@ -107,6 +107,7 @@ def consensus(
     *,
     least: float = LEAST_OVERLAP,
     least_probability: float = LEAST_PROBABILITY,
+    clusters: Sequence[Cluster] | None = None,
 ) -> Consensus:
     """One annotation from those of several annotators.
 
@@ -119,10 +120,12 @@ def consensus(
         crowd: What is known about the annotators; None: nothing, so all are alike.
         least: Least average overlap of regions that are one object; as in ``evidence``.
         least_probability: From which probability on an object is in the consensus.
+        clusters: The regions' clusters, where they are known already: of the stances in the order of annotators.
     """
     crowd = crowd or Crowd()
     ordered = sorted(stances, key=lambda stance: stance.annotator)
-    clusters = cluster_regions([stance.regions for stance in ordered], least=least)
+    if clusters is None:
+        clusters = cluster_regions([stance.regions for stance in ordered], least=least)
     found = [_agreed(ordered, cluster, crowd) for cluster in clusters]
     return Consensus(
         tuple(stance.annotator for stance in ordered),

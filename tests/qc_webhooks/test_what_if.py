@@ -1,0 +1,111 @@
+"""The past under another policy, from a project's record and from an export; and what a report says about people."""
+
+import json
+import random
+
+import pytest
+
+from labelloop.cli import main
+from qc_webhooks.board import build_board
+from qc_webhooks.board_keeper import BoardStore
+from qc_webhooks.fact_store import Extent
+from qc_webhooks.projects import ProjectStore
+from tests.qc_webhooks.conftest import CONFIG, PROJECT
+from tests.qc_webhooks.test_board import task as facts_of
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as ended:
+        main(["qc", *map(str, words)])
+    return ended.value.code
+
+
+@pytest.fixture
+def policy(tmp_path):
+    """policy("agreement = 0.9") -> the path of a policy.toml."""
+
+    def write(text, name="new.toml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def recorded(settings, engine, monkeypatch):
+    """A project with a record: two tasks agreed by two, one by three, one for a reviewer."""
+    monkeypatch.setenv("LABELLOOP_HOME", str(settings.home))
+    ProjectStore(engine).add(PROJECT)
+    tasks = [facts_of(1, [0.9]), facts_of(2, [0.8]), facts_of(3, [0.5, 0.9, 0.5]), facts_of(4, [0.2, 0.3, 0.4])]
+    BoardStore(engine).keep(PROJECT, *build_board(tasks), Extent(4, 1.0), took_s=0.1)
+
+
+def test_a_record_is_replayed_under_another_policy(recorded, policy, capsys, tmp_path):
+    assert not run("what-if", PROJECT, "--policy", policy("agreement = 0.85"), "--json", tmp_path / "out.json")
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["in_force"]["agreed"] == {"2": 2, "3": 1}
+    assert (told["in_force"]["review"], told["what_if"]["open"], told["what_if"]["labels"]) == (1, 1, 11)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].split() == ["disputes", "2", "3", "+1"]
+
+
+def test_what_a_record_cannot_tell_is_refused_with_the_way_out(recorded, policy, capsys):
+    assert run("what-if", PROJECT, "--policy", policy("match_iou = 0.6")) == 1
+    said = capsys.readouterr().err
+    assert "another match_iou" in said
+    assert "--from" in said
+
+
+@pytest.mark.parametrize("words", [(), (PROJECT, "--from", "x.json")])
+def test_what_is_to_be_replayed_must_be_one_thing(policy, words, capsys):
+    assert run("what-if", *words, "--policy", policy("")) == 1
+    assert "Name a project, or an export" in capsys.readouterr().err
+
+
+def test_a_project_without_a_record_says_what_to_do(settings, engine, policy, capsys, monkeypatch):
+    monkeypatch.setenv("LABELLOOP_HOME", str(settings.home))
+    assert run("what-if", PROJECT, "--policy", policy("")) == 1
+    assert "labelloop worker" in capsys.readouterr().err
+
+
+@pytest.fixture
+def exported(tmp_path, box):
+    """Forty tasks of three people; the third draws every second box a quarter aside, and hands in hastily."""
+    rng = random.Random(0)
+    tasks = []
+    for number in range(1, 41):
+        annotations = []
+        for who in (1, 2, 3):
+            off = 5.0 if who == 3 and number % 2 else rng.uniform(0, 0.3)
+            annotations.append({
+                "id": 10 * number + who, "completed_by": who, "result": [box(10 + off), box(60 + off, label="Person")],
+                "updated_at": f"2026-01-{1 + number // 10:02}T00:00:0{who}Z", "lead_time": 3.0 if who == 3 else 30.0,
+            })  # fmt: skip
+        tasks.append({"id": number, "data": {"image": "a.jpg"}, "annotations": annotations})
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    (tmp_path / "config.xml").write_text(CONFIG)
+    return ["--from", tmp_path / "export.json", "--label-config", tmp_path / "config.xml"]
+
+
+def test_an_export_is_judged_anew_for_any_setting(exported, policy, tmp_path, capsys):
+    new = policy("annotators = 3\nmatch_iou = 0.95\nnear_iou = 0.1")
+    assert not run("what-if", *exported, "--policy", new, "--json", tmp_path / "out.json")
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["in_force"]["agreed"] == {"2": 40}
+    assert told["in_force"]["labels"] == 80
+    assert told["what_if"]["labels"] == 120
+    assert sum(told["what_if"]["agreed"].values()) + told["what_if"]["review"] == 40
+
+
+def test_a_report_tells_how_people_work(exported, tmp_path, capsys):
+    assert not run("report", *exported, "--json", tmp_path / "report.json")
+    people = {each["annotator"]: each for each in json.loads((tmp_path / "report.json").read_text())["annotators"]}
+    assert people[3]["speed"]["hasty"]["value"] == 1.0
+    assert people[1]["speed"]["pace"]["value"] == pytest.approx(10**0.5, rel=0.01)
+    assert people[1]["drift"] is None
+    assert people[1]["anchoring"] is None
+    assert [person["concerns"] for person in people.values()][:2] == [[], []]
+    assert "100 % of the tasks took less than a quarter of the others' time." in people[3]["concerns"]
+    assert people[3]["regions"]["recall"]["n"] > 0  # what was told before is told where it was
+    assert "  ! 100 % of the tasks" in capsys.readouterr().out
