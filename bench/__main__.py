@@ -20,6 +20,7 @@ BENCHES: Mapping[str, str] = {
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
     "qc": "bench.qc",
+    "qc_live": "bench.qc_live",
     "queue": "bench.queue",
     "reading": "bench.reading",
     "smart": "bench.smart",

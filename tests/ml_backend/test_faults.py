@@ -57,7 +57,7 @@ class Studios(Server):
     def give(self, method, path, authorization, body):
         self.taken += 1
         if path == "/data/upload/never":
-            time.sleep(3)
+            time.sleep(9)
         if path == "/data/upload/away":
             return 302, b"", {"Location": "http://10.1.2.3/secret.jpg"}
         return (200, self.files[path]) if path in self.files else (404, b"")
@@ -91,7 +91,7 @@ def test_one_batch_with_every_bad_photo_and_a_token_that_runs_out(
 ):
     settings = Settings(
         home=tmp_path / "home", model=labelloop_model(), label_studio_url=studio.url, label_studio_api_key=PAT,
-        media_timeout_s=1.5, web_threads=1,
+        media_timeout_s=6, web_threads=1,
     )  # fmt: skip
     label_studio = Studio(studio.url, PAT)
     client = create_app(settings, photos=Media(settings, label_studio)).test_client()
