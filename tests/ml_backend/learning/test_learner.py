@@ -13,7 +13,8 @@ from labelloop.service.store import open_store
 from ml_backend.activation import roll_back, served_version
 from ml_backend.jobs import handlers, periodics
 from ml_backend.learning.events import LEARN, QUEUE, read_event
-from ml_backend.learning.learner import MOST_PHOTOS, Learner, sample
+from ml_backend.learning.learner import Learner
+from ml_backend.learning.material import MOST_PHOTOS, sample
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.teaching import Lesson, is_held_out
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
