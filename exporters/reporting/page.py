@@ -40,9 +40,8 @@ def html_report(store: Store, manifest: Manifest, *, media: Media | None = None,
 
     figures = Figures(samples)
     name = best_format(manifest)
-    if name:
-        for image, record in _records(store, manifest, name):
-            figures.add(image, OBJECTS[name](record, image, manifest.classes))
+    for image, record in _records(store, manifest, name):
+        figures.add(image, OBJECTS[name](record, image, manifest.classes) if name else ())
     losses, more = _losses(store, manifest)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -66,11 +65,14 @@ def html_report(store: Store, manifest: Manifest, *, media: Media | None = None,
 
 
 def _records(store: Store, manifest: Manifest, name: str) -> Iterator[tuple[Image, bytes]]:
-    """The images with their records, side by side: each format has a record for each image, in the same order."""
+    """The images with their records, side by side: each format has a record for each image, in the same order.
+
+    Without a format that tells objects the records are the images' own.
+    """
     index = read_index(store, manifest) if len(manifest.generations) > 1 else None
     decode = msgspec.json.Decoder(Image).decode
     images = read_table(store, manifest, IMAGES, index=index)
-    records = read_table(store, manifest, name, index=index)
+    records = read_table(store, manifest, name or IMAGES, index=index)
     for image, record in zip(images, records, strict=True):
         yield decode(image.body), bytes(record.body)
 

@@ -124,6 +124,18 @@ def test_every_format_tells_the_same_objects(run, build, settings, name):
     np.testing.assert_allclose(boxes, corners, atol=0.1)
 
 
+def test_a_version_of_classes_of_photos_shows_its_photos(run, build, settings):
+    choice = {"id": "c", "from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}
+    config = """<View><Image name="image" value="$image"/><Choices name="kind" toName="image"><Choice value="cat"/>
+    </Choices></View>"""
+    task = build.task(1, build.annotation(choice), width=64, height=48)
+    out = run([task], label_config=config, formats=("yolo-classify",))
+    store = open_store(f"file://{out.root}", settings)
+    text = html_report(store, read_version(store))
+    assert "<b>1</b>images" in text
+    assert text.count("<figure>") == 1
+
+
 def test_the_command_writes_a_file(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
     dataset_report(f"file://{exported.root}", out=tmp_path / "deep/report.html", images=False)
