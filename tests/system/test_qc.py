@@ -108,7 +108,7 @@ def qc(label_studio, tmp_path_factory):
             assert service.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        (poller, _tabs) = periodics(settings, admin, engine)
+        poller = next(job for job in periodics(settings, admin, engine) if job.name == "qc.poll")
         yield Qc(settings, engine, admin, people, poller.run)
     finally:
         stop.set()
@@ -287,7 +287,7 @@ def test_connecting_twice_changes_nothing_and_dropped_tabs_come_back(qc):
     ]
     qc.admin.request("DELETE", "api/dm/views/reset/", json={"project": project})
     assert qc.admin.views(project) == []
-    (_, tabs) = periodics(qc.settings, qc.admin, qc.engine)
+    tabs = next(job for job in periodics(qc.settings, qc.admin, qc.engine) if job.name == "qc.tabs")
     for _ in range(2):
         tabs.run()
     titles = [view["data"]["title"] for view in qc.admin.views(project)]
