@@ -1,6 +1,11 @@
 """A live project is read once; after that what changed is, also after a kill or a fault."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +144,43 @@ def test_two_exports_at_once_see_whole_states(settings, studio, build):
     assert [task.annotations[0].results for task in one.tasks()] == before
     one.close()
     two.close()
+
+
+KILLED = """
+import json, os, sys
+from exporters.sources import open_source, mirror
+from labelloop.service.settings import Settings
+from tests.exporters.fake_studio import FakeStudio
+
+home, file, writes, snapshot = sys.argv[1:]
+studio = FakeStudio(json.loads(open(file).read()), "<View><Image name='i' value='$image'/></View>")
+studio.may_snapshot = snapshot == "yes"
+put, done = mirror.Mirror.put, 0
+
+def counted(self, rows):
+    global done
+    put(self, rows)
+    done += 1
+    if done == int(writes):
+        os.kill(os.getpid(), 9)
+
+mirror.Mirror.put = counted
+source = open_source(7, settings=Settings(home=home, label_studio_api_key=""), studio=studio)
+print(len(list(source.raw())), len(studio.asked))
+"""
+
+
+@pytest.mark.parametrize("snapshot", ["yes", "no"])
+@pytest.mark.parametrize("writes", [1, 2])
+def test_reading_that_was_killed_is_gone_on_with(tmp_path, tasks, writes, snapshot):
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    (tmp_path / "read.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "read.py"), str(tmp_path / "home"), str(tmp_path / "tasks.json")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    killed = subprocess.run([*command, str(writes), snapshot], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -9
+    again = subprocess.run([*command, "0", snapshot], env=environment, capture_output=True, text=True, check=True)
+    count, asked = map(int, again.stdout.split())
+    assert count == 250
+    # from pages, what was written is not asked for again, but for the last seconds; a snapshot is read from the disk
+    assert asked == (5 if snapshot == "yes" else max(0, 250 - 100 * writes) + 5)
