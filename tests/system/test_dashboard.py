@@ -1,0 +1,178 @@
+"""The dashboard in Chromium: the log-in, the queue by keyboard, stances that are switched, on a laptop's screen."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from werkzeug.serving import make_server
+
+from labelloop.service.db import open_database
+from labelloop.service.settings import Settings
+from qc_webhooks.app import create_app
+from qc_webhooks.board_keeper import BoardKeeper
+from qc_webhooks.drawing import CONSENSUS, Drawing, Outline, Said, View
+from qc_webhooks.fact_store import FactStore
+from qc_webhooks.facts import Facts, Mark, Pair, Thing, Turn
+from qc_webhooks.projects import ProjectStore
+from qc_webhooks.tables import TASKS
+
+pytestmark = pytest.mark.system
+SHOTS = os.environ.get("LABELLOOP_SCREENSHOTS")
+PASSWORD = "correct-horse-9"
+LAPTOP = {"width": 1366, "height": 768}
+
+
+class Names:
+    def project(self, _):
+        return {"title": "Streets"}
+
+    def users(self):
+        return [{"id": 1, "first_name": "Anna"}, {"id": 2, "first_name": "Ben"}]
+
+
+def ring(x, y):
+    return ((x, y), (x + 0.3, y), (x + 0.3, y + 0.3), (x, y + 0.3))
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory):
+    """The address of a dashboard with a project of 30 tasks, 12 of them disputed."""
+    home = tmp_path_factory.mktemp("dashboard")
+    Image.new("RGB", (800, 600), (70, 110, 90)).save(home / "a.jpg")
+    settings = Settings(
+        home=home / "home", dashboard_password=PASSWORD, local_files_root=home, label_studio_api_key="k"
+    )
+    engine = open_database(settings)
+    ProjectStore(engine).add(7)
+    said = (
+        Said("label", "label", (1, 2), "One says Car, another says Van: the box at the left.", ("Car",), ("Van",), 0),
+    )
+    views = tuple(
+        View(
+            name,
+            who,
+            (Outline((ring(0.1, 0.2),), False, label, 0, (0,)), Outline((ring(0.5, 0.5),), False, "Car", 0, ())),
+        )
+        for name, who, label in (("A", (1,), "Car"), ("B", (2,), "Van"), (CONSENSUS, (), "Car"))
+    )
+    for task in range(1, 31):
+        disputed = task <= 12
+        things = (Thing("label", (Mark(1, ("Car",), 9.0, 0), Mark(2, ("Van" if disputed else "Car",), 9.0, 0))),)
+        score, day = 0.2 + task / 100 if disputed else 1.0, 86_400.0 * (task % 5 + 1)
+        facts = Facts(
+            task, (Turn(1, day, 20.0, 2), Turn(2, day + 5, 22.0, 2)), things, (),
+            (Pair(1, 2, score, {"label": score}, 1, 0),), (), ("/data/local-files/?d=a.jpg",), score,
+            "disputed" if disputed else "agreed", disputed,
+        )  # fmt: skip
+        FactStore(engine).keep(7, facts, Drawing(said, views, ((800, 600),)) if disputed else None)
+        with engine.begin() as connection:
+            connection.execute(TASKS.insert().values(
+                project=7, task=task, born="", fingerprint="", outcome=facts.outcome, agreement=score, annotators=2,
+                review=disputed, keys=None, decided_at=float(task),
+            ))  # fmt: skip
+    BoardKeeper(engine, Names()).run()
+    server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/dashboard"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    engine.dispose()
+
+
+@pytest.fixture
+def page(dashboard):
+    """A logged-in page on a laptop's screen, with what its console said."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium: run `sh tests/system/setup.sh` as root, or `apt-get install chromium`")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as play:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = play.chromium.launch(executable_path=chromium, args=arguments)
+        page = browser.new_page(viewport=LAPTOP)
+        page.complaints = []
+        page.on(
+            "console", lambda said: page.complaints.append(said.text) if said.type in {"error", "warning"} else None
+        )
+        page.goto(f"{dashboard}/")
+        page.keyboard.type(PASSWORD)  # the field has the focus
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/dashboard/7/")
+        yield page
+        browser.close()
+
+
+def test_the_queue_is_worked_through_by_keyboard(page, dashboard, tmp_path):
+    page.keyboard.press("g")
+    page.keyboard.press("d")
+    page.wait_for_url("**/disputes")
+    page.wait_for_load_state("networkidle")
+    loaded = """new Promise((done) => { const photo = new Image(); photo.onload = () => done(photo.naturalWidth);
+      photo.src = document.querySelector("svg.photo image").href.baseVal; })"""
+    assert page.evaluate(loaded) == 800
+    page.screenshot(path=Path(SHOTS or tmp_path) / "dashboard.png")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    assert page.evaluate("document.activeElement.textContent") == "Task 2"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/disputes/2")
+    shown = "document.querySelectorAll('.photo.whole .stance:not(.off)').length"
+    assert page.evaluate(shown) == 3
+    page.keyboard.press("2")
+    assert page.evaluate(shown) == 2
+    page.locator("[data-conflict='1']").hover()
+    assert page.locator(".photo.whole .shape.pointed").count() == 3
+    page.keyboard.press("j")
+    page.wait_for_url("**/disputes/3")
+    page.keyboard.press("u")
+    page.wait_for_url("**/disputes")
+    assert page.complaints == []
+
+
+def test_the_first_stop_of_the_tab_key_skips_the_navigation(page):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_a_laptop_and_can_be_read(page, dashboard, scheme):
+    page.emulate_media(color_scheme=scheme)
+    for path in ("", "disputes", "disputes/1", "agreement", "labels", "annotators", "annotators/1", "what-if"):
+        page.goto(f"{dashboard}/7/{path}")
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"], (
+            f"{path} must be scrolled sideways"
+        )
+        assert page.evaluate(CONTRAST) >= 4.5, f"{path}: text that is hard to read (WCAG 2.2, 1.4.3)"
+    assert page.complaints == []
+
+
+# The least contrast of body text and soft text against their cards, by WCAG's formula.
+CONTRAST = """() => {
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[0-9.]+/g).slice(0, 3).map((part) => {
+      const share = Number(part) / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (!colour.startsWith("rgba(0, 0, 0, 0")) return colour;
+    }
+    return getComputedStyle(document.documentElement).backgroundColor;
+  };
+  const texts = [...document.querySelectorAll("main :is(p, small, a, h1, h2), .tag-pill, nav a, footer p")];
+  return Math.min(...texts.filter((each) => each.textContent.trim() && each.offsetParent).map((each) => {
+    const [one, other] = [light(getComputedStyle(each).color), light(ground(each))].sort((a, b) => b - a);
+    return (one + 0.05) / (other + 0.05);
+  }));
+}"""
