@@ -1,6 +1,6 @@
 """From one task to the items of the data set: whose annotation, which image, which shape, which class; losses noted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -73,6 +73,7 @@ class _Made:
         self.stays = False
         self.names: list[NameKeys] = []
         self.losses: list[Loss] = []
+        self.saw: Mapping[str, tuple[int, ...]] = {}  # of a consensus: who marked a region, by its id
 
 
 class Assembler:
@@ -306,6 +307,7 @@ class Assembler:
                         annotation.completed_by,
                         region.score,
                         region.attributes,
+                        self._made.saw.get(region.id, ()),
                     )
                 )
         except OverflowError as error:
@@ -323,6 +325,7 @@ class Assembler:
             self._made.losses.append(
                 Loss("region", OUTVOTED, task=task.id, annotation=annotation.id, region=region, detail=detail)
             )
+        self._made.saw = found.saw
         return Annotation(), found.reading
 
     def _read(self, task: Task, annotation: Annotation, images: Sequence[TaskImage] = ()) -> Reading:

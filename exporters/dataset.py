@@ -45,7 +45,8 @@ class Object(msgspec.Struct, frozen=True):
     number of the label in the class map, from 1 (0: a key point); ``number`` the region's place in its task, which the
     objects of a region with several labels share. ``clipped``: the image's edge cuts it. ``outline`` is what can be
     seen of it (shapely) where that is not the shape as drawn: cut by the edge, or crossing itself. ``parent`` is the
-    region that a key point belongs to; ``hidden``: the annotator said that it cannot be seen.
+    region that a key point belongs to; ``hidden``: the annotator said that it cannot be seen. ``annotators`` marked an
+    object of a consensus, which is nobody's own.
     """
 
     id: int
@@ -64,6 +65,7 @@ class Object(msgspec.Struct, frozen=True):
     annotator: int | None = None
     score: float | None = None
     attributes: Mapping[str, tuple[Any, ...]] = {}
+    annotators: tuple[int, ...] = ()
 
 
 class Item(msgspec.Struct, frozen=True):

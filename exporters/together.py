@@ -31,12 +31,14 @@ class Together(msgspec.Struct, frozen=True):
     """What the annotators of a task say as one.
 
     ``reading`` holds the regions of the consensus, their ``score`` being how likely each is there; ``joined`` counts
-    the regions that became part of another one; ``outvoted`` names those that are more likely not there, each with its
-    annotation and that likelihood. Every region that went in is in one of the three.
+    the regions that became part of another one; ``saw`` tells who marked each, by its id; ``outvoted`` names those that
+    are more likely not there, each with its annotation and that likelihood. Every region that went in is in one of
+    them.
     """
 
     reading: Reading
     joined: int
+    saw: Mapping[str, tuple[int, ...]]
     outvoted: tuple[tuple[Annotation, str, float], ...]
 
 
@@ -84,6 +86,10 @@ def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> To
             readings[0][1].answers,
         ),
         sum(len(agreed.sources) - 1 for agreed in found.regions),
+        {
+            name: tuple(source.annotator for source in agreed.sources)
+            for agreed, name in zip(found.regions, names, strict=True)
+        },
         tuple(
             (annotations[each.annotation], sources[each.annotation][int(each.region)].id, agreed.probability)
             for agreed in found.rejected

@@ -155,6 +155,8 @@ def _annotation(each: Object, image: Image, converted: Counter[str]) -> dict[str
         record["score"] = each.score
     if each.attributes:
         record["attributes"] = each.attributes
+    if each.annotators:
+        record["annotators"] = each.annotators
     return record
 
 

@@ -43,6 +43,7 @@ def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one
     assert found["annotation_id"] is None
     assert found["annotator"] is None
     assert 0.9 < found["score"] <= 1
+    assert found["annotators"] == [1, 2, 3]
     accounts = out.report.accounts
     assert accounts.chosen_by == {"consensus": 11}
     assert accounts.annotations.input == accounts.annotations.kept == 33
