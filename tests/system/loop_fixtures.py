@@ -125,6 +125,9 @@ def loop(label_studio, s3_server, tmp_path_factory):
         "PYTHONUNBUFFERED": "1",
     }
     running = Loop(home, env, bucket)
+    # Tests of other parts count predictions and name versions; what learns asks for it in its project's own file.
+    (home / "ml_backend").mkdir()
+    (home / "ml_backend" / "learn.toml").write_text("learn = false\n")
     try:
         running.start("ml", "ml", "serve", "--port", str(ml), url=env["LABELLOOP_ML_URL"])
         running.start("qc", "qc", "serve", "--port", str(qc), url=env["LABELLOOP_QC_URL"])

@@ -52,7 +52,7 @@ def shapes(loop, people):
     number = admin.ask("POST", "/api/projects/", json={"title": "Shapes", "label_config": CONFIG}).json()["id"]
     policy = loop.home / "ml_backend" / str(number) / "learn.toml"
     policy.parent.mkdir(parents=True, exist_ok=True)
-    policy.write_text("held_out = 0\n")
+    policy.write_text("learn = true\nheld_out = 0\n")
     photos = {f"{seed}.jpg": draw(seed) for seed in range(PHOTOS)}
     files = [(f"file{n}", (name, data, "image/jpeg")) for n, (name, (data, _)) in enumerate(photos.items())]
     admin.ask("POST", f"/api/projects/{number}/import", files=files).raise_for_status()
