@@ -12,7 +12,9 @@ from pathlib import Path
 BENCHES: Mapping[str, str] = {
     "base": "bench.base",
     "brush": "bench.brush",
+    "cluster": "bench.cluster",
     "dashboard": "bench.dashboard",
+    "edits": "bench.edits",
     "export": "bench.export",
     "layouts": "bench.layouts",
     "learn": "bench.learn",

@@ -79,7 +79,8 @@ def test_a_smart_prompt_and_an_event(adapter, astronaut_url):
     assert entry["result"][0]["type"] == "rectanglelabels"
     event = {
         "action": "ANNOTATION_CREATED", "project": {"id": 5, "label_config": config},
-        "task": {"id": 1, "data": {}}, "annotation": {"id": 7, "task": 1, "result": [], "project": 5, "updated_at": "2026-11-23T21:00:00Z"},
+        "task": {"id": 1, "data": {}},
+        "annotation": {"id": 7, "task": 1, "result": [], "project": 5, "updated_at": "2026-11-23T21:00:00Z"},
     }  # fmt: skip
     answer = theirs.post("/webhook", json=event)
     assert answer.status_code == 201
