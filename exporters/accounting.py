@@ -161,11 +161,13 @@ class Bills:
         """Every bill, in the order of the numbers."""
         return tuple(self._numbers)
 
-    def add(self, bill: Bill) -> int:
-        """Count a task with this bill; gives the bill's number."""
-        number = self._numbers.setdefault(bill, len(self._numbers))
+    def number(self, bill: Bill) -> int:
+        """The number of a bill, known or new."""
+        return self._numbers.setdefault(bill, len(self._numbers))
+
+    def add(self, number: int) -> None:
+        """Count a task with the bill of this number."""
         self._times[number] += 1
-        return number
 
     def total(self) -> Counter[tuple[str, ...]]:
         """All lines of all tasks, added up."""

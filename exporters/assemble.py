@@ -11,6 +11,7 @@ from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_
 from exporters.images import Sizes, TaskImage, find_image, task_images
 from exporters.index import NameKeys
 from exporters.keypoints import is_hidden
+from exporters.keyset import KeySet
 from exporters.names import Named, Names, public_url
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.splits import APART, Split
@@ -86,7 +87,7 @@ class Assembler:
         self._ledger = ledger
         self._question = _question(rules.config)
         self._names = Names()
-        self._ids: set[int] = set()
+        self._ids = KeySet()
         self._position = 0
         self._made: _Made = _Made(0)
 
@@ -108,10 +109,9 @@ class Assembler:
 
     def place(self, number: int, url: str) -> Named | None:
         """The name of the one image of a usual task; None, and nothing is taken, where its number is taken."""
-        if number in self._ids:
+        if not self._ids.add(number):
             return None
         self._position += 1
-        self._ids.add(number)
         return self._names.take(url, image_id=number)
 
     def _items(self, task: Task | MalformedTask) -> Iterator[Item]:

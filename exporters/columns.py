@@ -20,6 +20,9 @@ from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 UPRIGHT, TURNED, RING, OTHER = range(4)
 """Kinds of rows: a rectangle that is its box, one that is turned, a polygon; and what has an `Object` of its own."""
 
+_TURN = 1e-3
+"""Square pixels: twice the area of the smallest triangle between a side and the middle that counts as turning."""
+
 Floats = NDArray[np.float64]
 
 
@@ -237,12 +240,29 @@ def _rings(rings: Rings, mine: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Fl
     """Of some rings, which are simple for certain, and the areas of all of them."""
     lengths, points = _some_rings(rings, mine)
     first = np.concatenate(([0], np.cumsum(lengths)))
+    simple = _around_their_middle(points, first)
     # a ring whose last point is its first already may have too few points to be one: not known here
-    open_ = (points[first[:-1]] != points[first[1:] - 1]).any(axis=1)
-    simple = open_.copy()
-    good = np.repeat(open_, lengths)
-    owners = np.repeat(np.cumsum(open_) - 1, lengths)[good]
-    if open_.any():
-        outlines = shapely.polygons(shapely.linearrings(points[good], indices=owners))
-        simple[open_] = shapely.is_valid(outlines)
+    asked = ~simple & (points[first[:-1]] != points[first[1:] - 1]).any(axis=1)
+    if asked.any():
+        owners = np.repeat(np.cumsum(asked) - 1, lengths)[np.repeat(asked, lengths)]
+        outlines = shapely.polygons(shapely.linearrings(points[np.repeat(asked, lengths)], indices=owners))
+        simple[asked] = shapely.is_valid(outlines)
     return simple, ring_areas(points, first[:-1])
+
+
+def _around_their_middle(points: Floats, first: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which rings go once around the mean of their points, always the same way: those never cross themselves.
+
+    Seen from there each side turns the same way, by a margin far above what rounding could feign, and from below the
+    middle to above it the ring comes once.
+    """
+    lengths = np.diff(first)
+    middles = np.add.reduceat(points, first[:-1], axis=0) / lengths[:, None]
+    x, y = (points - np.repeat(middles, lengths, axis=0)).T
+    after = np.arange(1, len(points) + 1)
+    after[first[1:] - 1] = first[:-1]
+    turns = x * y[after] - x[after] * y
+    least = np.minimum.reduceat(turns, first[:-1]), np.maximum.reduceat(turns, first[:-1])
+    rises = np.add.reduceat((y < 0) & (y[after] >= 0), first[:-1], dtype=np.int64)
+    simple: NDArray[np.bool_] = ((least[0] > _TURN) | (least[1] < -_TURN)) & (rises == 1)
+    return simple

@@ -14,7 +14,6 @@ from exporters.dataset import Image, Item
 from exporters.gather import Fate, gather
 from exporters.index import NO_DIGEST, NameKeys
 from exporters.manifest import Photo
-from exporters.names import public_url
 from exporters.photos import Photos
 from exporters.shapes import CLIPPED
 from exporters.usual import Draft, Drafts, Usual
@@ -124,22 +123,23 @@ class Converter:
         if draft is not None and not (self._new_labels and self._new_labels.intersection(self._labels(draft))):
             named = self._assembler.place(draft.task, draft.url)
             if named is not None:
-                url = public_url(draft.url)
                 image = Image(
                     draft.task,
                     named.name,
                     draft.width,
                     draft.height,
-                    self._rules.split.of(draft.url),
-                    url,
+                    self._rules.split.at(named.keys[1]),
+                    named.public,
                     draft.task,
                     0,
                     draft.key,
                 )
                 row = Row(draft.task, digest, (named.keys,), None, None, [])
-                if not named.free or not self._copy([Item(image, source=draft.url)], row):
+                if self._photos and not self._copy([Item(image, source=draft.url)], row):
                     row.digest, row.names = NO_DIGEST, ()
-                row.counted = self._ledger.settle() if self._photos else None
+                    row.counted = self._ledger.settle()
+                if not named.free:
+                    row.digest, row.names = NO_DIGEST, ()
                 self._accepted.append(_Accepted(draft, len(self._images), len(self._rows), named.repeated))
                 self._images.append(image)
                 self._tasks.append(len(self._rows))

@@ -6,7 +6,7 @@ from typing import Self
 
 import msgspec
 
-from exporters.accounting import Bill, Bills
+from exporters.accounting import Bills
 from exporters.block import Block
 from exporters.convert import Pattern, Row
 from exporters.formats.format import Format
@@ -26,7 +26,7 @@ class NewGeneration:
         self._formats = formats
         self._objects = objects
         self._page = PageWriter()
-        self._patterns: dict[Pattern, Bill] = {}
+        self._patterns: dict[Pattern, int] = {}
         self._tables = {
             name: TableWriter(name, scratch, objects)
             for name in (IMAGES, DROPPED, PHOTOS, *(each.name for each in formats))
@@ -49,7 +49,9 @@ class NewGeneration:
             encoded = each.encode(block)
             self._tables[each.name].add(heads, encoded.records)
             tally.add(each, encoded)
-        for seq, (row, bill) in enumerate(zip(rows, tally.bills(self._patterns), strict=True), start=first):
+        for seq, (row, number) in enumerate(
+            zip(rows, tally.bills(self.bills, self._patterns), strict=True), start=first
+        ):
             if row.photos:
                 head = [line_head(seq, split) for split, _ in row.photos]
                 self._tables[PHOTOS].add(head, [_encode(photo) for _, photo in row.photos])
@@ -57,7 +59,8 @@ class NewGeneration:
                 self._tables[DROPPED].add(
                     [line_head(seq, "")] * len(row.losses), [_encode(loss) for loss in row.losses]
                 )
-            self._page.add(row.key, row.digest, self.bills.add(bill), row.names)
+            self.bills.add(number)
+            self._page.add(row.key, row.digest, number, row.names)
 
     def __enter__(self) -> Self:
         return self

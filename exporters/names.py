@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
+from exporters.keyset import KeySet
+
 STEM_BYTES = 120
 """Longest stem in bytes of UTF-8: room for a suffix and an extension within the 255 bytes file systems allow."""
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif", ".heic", ".ppm"})
 
+_KEY = re.compile(r"(?!https?:|data:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)  # an address that is a key, without a query
+_PLAIN = re.compile(r"([\w-](?:[\w.-]{0,98}[\w-])?)(\.(?:jpe?g|png|webp|bmp|tiff?))", re.ASCII)
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 _UNSAFE = re.compile(r"[^\w.\-]+")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
@@ -23,6 +27,8 @@ def public_url(url: str) -> str:
 
     A presigned query string lets whoever reads the data set read the bucket, and differs at each export.
     """
+    if _KEY.match(url):
+        return url
     if url.startswith("data:"):
         kind = url[5:60].split(",", 1)[0].split(";", 1)[0]
         return f"data:{kind};sha256={hashlib.sha256(url.encode()).hexdigest()}"
@@ -42,6 +48,8 @@ def source_name(url: str) -> str:
 
     An upload's name is the one it had before Label Studio set eight random digits in front of it.
     """
+    if _KEY.match(url):  # in s3:// and the like "?" and "#" are letters of the key
+        return url.rpartition("/")[2]
     if url.startswith("data:"):
         extension = public_url(url)[5:].split(";", 1)[0].rpartition("/")[2].lower()
         return f"image.{'jpg' if extension == 'jpeg' else extension}"
@@ -49,7 +57,7 @@ def source_name(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url.rpartition("/")[2]
-    if parts.scheme not in ("", "http", "https"):  # in s3:// and the like "?" and "#" are letters of the key
+    if parts.scheme not in ("", "http", "https"):
         return url.rpartition("/")[2]
     path = parse_qs(parts.query).get("d", [parts.path])[0] if parts.path.endswith("/local-files/") else parts.path
     name = unquote(path).rpartition("/")[2]
@@ -62,6 +70,9 @@ def safe_name(name: str) -> tuple[str, str]:
     Letters of every script stay; spaces, separators and control characters become ``_``; leading dots go (``..``).
     A stem over ``STEM_BYTES`` is cut between characters and ends in a hash of the whole name.
     """
+    plain = _PLAIN.fullmatch(name)
+    if plain and plain[1].lower() not in _RESERVED:
+        return plain[1], plain[2]
     name = unicodedata.normalize("NFC", name)
     stem, dot, extension = name.rpartition(".")
     extension = (dot + extension).lower()
@@ -79,11 +90,16 @@ def safe_name(name: str) -> tuple[str, str]:
 class Named(NamedTuple):
     """The name that an image got.
 
-    ``keys`` are those of its stem and of its source; ``free`` whether neither was taken, so that it has the name that
-    it has at its source, and no other image decided about it.
+    Attributes:
+        name: Its file name.
+        public: Its address as it may be written down.
+        keys: Those of its stem and of its address.
+        free: Whether neither was taken, so that no other image decided about the name.
+        repeated: Whether another image has its address.
     """
 
     name: str
+    public: str
     keys: tuple[int, int]
     free: bool
     repeated: bool
@@ -98,43 +114,44 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._taken: set[int] = set()  # of a name and of a source eight bytes: 100,000 images cost some 14 MB
+        self._stems = KeySet()
+        self._sources = KeySet()
 
     def take(self, url: str, *, image_id: int) -> Named:
         """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart."""
         stem, extension = safe_name(source_name(url))
         public = public_url(url)
-        keys = _key("name:" + unicodedata.normalize("NFKC", stem.casefold())), _key(f"source:{public}")
-        repeated = not self._add(keys[1])
-        if self._add(keys[0]):
-            return Named(stem + extension, keys, not repeated, repeated)
+        keys = _stem_key(stem), key_of(public)
+        repeated = not self._sources.add(keys[1])
+        if self._stems.add(keys[0]):
+            return Named(stem + extension, public, keys, not repeated, repeated)
         stem = f"{stem}-{_digest(public)}"
-        if not self._take(stem):
+        if not self._stems.add(_stem_key(stem)):
             stem = f"{stem}-{image_id}"
-            while not self._take(stem):  # a name made to look like ours
+            while not self._stems.add(_stem_key(stem)):  # a name made to look like ours
                 stem = f"{stem}-x"
-        return Named(stem + extension, keys, free=False, repeated=repeated)
+        return Named(stem + extension, public, keys, free=False, repeated=repeated)
 
     def reserve(self, keys: Sequence[tuple[int, int]]) -> bool:
         """Take names that were ``free`` before; False, and none is taken, where one is not any more."""
-        wanted = [key for pair in keys for key in pair]
-        if len(set(wanted)) < len(wanted) or not self._taken.isdisjoint(wanted):
+        stems, sources = {stem for stem, _ in keys}, {source for _, source in keys}
+        if len(stems) < len(keys) or len(sources) < len(keys):
             return False
-        self._taken.update(wanted)
-        return True
-
-    def _take(self, stem: str) -> bool:
-        return self._add(_key("name:" + unicodedata.normalize("NFKC", stem.casefold())))
-
-    def _add(self, key: int) -> bool:
-        if key in self._taken:
+        if any(stem in self._stems for stem in stems) or any(source in self._sources for source in sources):
             return False
-        self._taken.add(key)
+        for stem, source in keys:
+            self._stems.add(stem)
+            self._sources.add(source)
         return True
 
 
-def _key(text: str) -> int:
+def key_of(text: str) -> int:
+    """Eight bytes of a text's hash, as a number: by the public address of an image also its place among the splits."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _stem_key(stem: str) -> int:
+    return key_of(stem.lower() if stem.isascii() else unicodedata.normalize("NFKC", stem.casefold()))
 
 
 def _digest(text: str) -> str:

@@ -146,7 +146,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             )
             for number, (entry, digest, place) in enumerate(zip(entries, digests, places, strict=True)):
                 if known and place >= 0 and (bill := known.keep(place, assembler)) is not None:
-                    making.bills.add(bill)
+                    making.bills.add(making.bills.number(bill))
                     continue
                 key = converter.add(number, entry, digest)
                 if known:

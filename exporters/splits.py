@@ -1,13 +1,12 @@
 """Which split an image is in: a stable hash of its identity, so that no image ever moves as the project grows."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from exporters.errors import BadOption
-from exporters.names import public_url
+from exporters.names import key_of, public_url
 
 SPLITS = ("train", "val", "test")
 FOLDER = "folder"
@@ -71,8 +70,11 @@ class Split(msgspec.Struct, frozen=True):
         Where the image is of a group, the group's: no image of a group is ever in another split than the rest of it.
         """
         identity = f"group {self.group_by}={group}" if group else public_url(url)
-        digest = hashlib.blake2b(identity.encode(), digest_size=8).digest()
-        place = int.from_bytes(digest, "big") / 2**64
+        return self.at(key_of(identity))
+
+    def at(self, key: int) -> str:
+        """The split of an image in no group, by the key of its public address: see `exporters.names.Named`."""
+        place = key / 2**64
         for name, share in self.shares.items():
             if place < share:
                 return name

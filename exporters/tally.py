@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from exporters.accounting import Bill, Loss, bill_of
+from exporters.accounting import Bills, Loss, bill_of
 from exporters.block import Block
 from exporters.convert import Counted, Pattern, Row
 from exporters.formats.format import Encoded, Format
@@ -44,21 +44,23 @@ class Tally:
         for place, change, times in encoded.converted:
             self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
 
-    def bills(self, known: dict[Pattern, Bill]) -> Iterator[Bill]:
-        """The bill of each task; ``known`` keeps those of the patterns."""
-        block = self._block
-        places: dict[int, list[int]] = {}
-        for place, task in enumerate(block.tasks):
-            places.setdefault(task, []).append(place)
+    def bills(self, bills: Bills, patterns: dict[Pattern, int]) -> Iterator[int]:
+        """The number of each task's bill; ``patterns`` keeps those of patterns."""
+        tasks = self._block.tasks
+        noted = {tasks[place] for place in self._notes}
+        places: dict[int, list[int]] | None = None
         for task, row in enumerate(self._rows):
-            mine = places.get(task, [])
-            if row.pattern is None or self._notes.keys() & mine:
-                yield bill_of(self._counted(row, mine))
-                continue
-            bill = known.get(row.pattern)
-            if bill is None:
-                bill = known[row.pattern] = bill_of(self._counted(row, mine))
-            yield bill
+            usual = row.pattern is not None and task not in noted
+            number = patterns.get(row.pattern) if usual and row.pattern else None
+            if number is None:
+                if places is None:
+                    places = {}
+                    for place, owner in enumerate(tasks):
+                        places.setdefault(owner, []).append(place)
+                number = bills.number(bill_of(self._counted(row, places.get(task, []))))
+                if usual and row.pattern:
+                    patterns[row.pattern] = number
+            yield number
 
     def _counted(self, row: Row, places: Sequence[int]) -> Counted:
         block = self._block

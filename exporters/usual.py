@@ -126,20 +126,19 @@ class _Block:
         first = np.concatenate(([0], np.cumsum(lengths)))
         values = [each.value for each in results]
         points = [each.points for each in values]
-        ring = np.array([each is not None for each in points])
+        ring = _flags([each is not None for each in points])
         labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
-        boxes = np.array(
-            [
-                [each.x for each in values],
-                [each.y for each in values],
-                [each.width for each in values],
-                [each.height for each in values],
-                [each.rotation for each in values],
-            ]
-        ).T
+        fields = (
+            [each.x for each in values],
+            [each.y for each in values],
+            [each.width for each in values],
+            [each.height for each in values],
+            [each.rotation for each in values],
+        )
+        boxes = np.array(list(chain.from_iterable(fields))).reshape(5, -1).T
         sizes = np.array([[each.original_width for each in results], [each.original_height for each in results]]).T
-        fine = np.array([each.type == "polygonlabels" for each in results]) == ring
-        fine &= np.array([each is not None for each in labels])
+        fine = _flags([each.type == "polygonlabels" for each in results]) == ring
+        fine &= _flags([each is not None for each in labels])
         fine &= ring | ~np.isnan(boxes[:, :4]).any(axis=1)
         fine &= (sizes == np.repeat(sizes[first[:-1]], lengths, axis=0)).all(axis=1)  # one image has one size
         good = np.logical_and.reduceat(fine, first[:-1]) & self._told_apart(tasks)
@@ -174,9 +173,13 @@ class _Block:
     @staticmethod
     def _told_apart(tasks: list[_Found]) -> NDArray[np.bool_]:
         """Whether the regions of a task have ids of their own: results of one id are one region."""
-        return np.array(
+        return _flags(
             [len({each.id for each in task.annotation.result}) == len(task.annotation.result) for task in tasks]
         )
+
+
+def _flags(values: list[bool]) -> NDArray[np.bool_]:
+    return np.frombuffer(bytes(values), np.bool_)
 
 
 def _task_type(config: LabelConfig | None) -> Any:

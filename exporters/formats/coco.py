@@ -6,6 +6,7 @@ Format: https://cocodataset.org/#format-data. Numbers are rounded to 1/10,000 of
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import Any, BinaryIO, ClassVar
 
 import msgspec
@@ -165,42 +166,52 @@ def _usual_annotations(columns: Columns, images: Sequence[int]) -> list[str]:
     boxes = rounded(columns.fits.boxes, 4)
     sides = rounded(boxes[:, 2:] - boxes[:, :2], 4)
     tokens = numbers(np.column_stack((boxes, sides, rounded(columns.fits.areas, 4))))
-    edges = [tokens[place::7] for place in range(7)]
-    outlines = [f"[{x0},{y0},{x1},{y0},{x1},{y1},{x0},{y1}]" for x0, y0, x1, y1 in zip(*edges[:4], strict=True)]
+    x0, y0, x1, y1, widths, heights, areas = (tokens[place::7] for place in range(7))
+    outlines = [f"[{x},{y},{u},{y},{u},{v},{x},{v}]" for x, y, u, v in zip(x0, y0, x1, y1, strict=True)]
     rings = columns.shapes.rings
     sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)
     points = rounded(np.minimum(np.maximum(rings.points, 0.0), sizes), 4)
     for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
         outlines[row] = text
-    first, said = columns.first, columns.said
-    owners = [
-        image for image, start, stop in zip(images, first[:-1], first[1:], strict=True) for _ in range(start, stop)
-    ]
-    scores = [] if said.scores.count(None) == len(said.scores) else said.scores
+    said = columns.said
+    heads, tails = _of_images(columns, images)
+    kinds = {kind: str(kind) for kind in set(columns.class_ids)}
     rows = [
-        f'{{"id":{number},"image_id":{image},"category_id":{kind},"bbox":[{x},{y},{width},{height}],"area":{area},'
-        f'"segmentation":[{outline}],"iscrowd":0,"region_id":{region},"annotation_id":{annotation},"annotator":{annotator}}}'
-        for number, image, kind, x, y, width, height, area, outline, region, annotation, annotator in zip(
+        f'{{"id":{number},{head}{kind},"bbox":[{x},{y},{width},{height}],"area":{area},"segmentation":[{outline}],'
+        f'"iscrowd":0,"region_id":{region}{tail}'
+        for number, head, kind, x, y, width, height, area, outline, region, tail in zip(
             columns.ids,
-            owners,
-            columns.class_ids,
-            *edges[:2],
-            *edges[4:],
+            heads,
+            map(kinds.__getitem__, columns.class_ids),
+            x0,
+            y0,
+            widths,
+            heights,
+            areas,
             outlines,
             texts(said.regions),
-            _nullable(said.annotations),
-            _nullable(said.annotators),
+            tails,
             strict=True,
         )
     ]
-    for row, score in enumerate(scores):
-        if score is not None:
-            rows[row] = f'{rows[row][:-1]},"score":{_encode(score).decode()}}}'
+    if said.scores.count(None) < len(said.scores):
+        for row, score in enumerate(said.scores):
+            if score is not None:
+                rows[row] = f'{rows[row][:-1]},"score":{_encode(score).decode()}}}'
     return rows
 
 
-def _nullable(values: Sequence[int | None]) -> Sequence[int | str]:
-    return ["null" if value is None else value for value in values] if None in values else values  # type: ignore[return-value]
+def _of_images(columns: Columns, images: Sequence[int]) -> tuple[list[str], list[str]]:
+    """For each row what stands before its category and what after its region: the same for all rows of an image."""
+    heads: list[str] = []
+    tails: list[str] = []
+    annotations, annotators = columns.said.annotations, columns.said.annotators
+    for image, (first, last) in zip(images, pairwise(columns.first), strict=True):
+        if first < last:
+            annotation, annotator = _encode(annotations[first]).decode(), _encode(annotators[first]).decode()
+            heads += [f'"image_id":{image},"category_id":'] * (last - first)
+            tails += [f',"annotation_id":{annotation},"annotator":{annotator}}}'] * (last - first)
+    return heads, tails
 
 
 def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:

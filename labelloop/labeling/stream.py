@@ -6,10 +6,11 @@ kept. Each piece is then decoded by itself, which also keeps the garbage collect
 
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.task import Task, read_task
@@ -104,19 +105,28 @@ def _check(between: bytes) -> None:
         raise MalformedTask(None, "", f"expected tasks (objects), found {found[:40]!r}, or the file ends within a task")
 
 
-def _spans(buffer: bytes) -> list[tuple[Any, Any]]:
+def _spans(buffer: bytes) -> list[tuple[int, int]]:
     """Where each whole outermost object of a text begins and ends; the text starts outside of any."""
     # An escape is two bytes that are neither quote nor brace to us.
     plain = _ESCAPE.sub(b"__", buffer) if b"\\" in buffer else buffer
     text = np.frombuffer(plain, dtype=np.uint8)
-    marks = np.flatnonzero((text == _QUOTE) | (text == _OPEN) | (text == _CLOSE))
-    kinds = text[marks]
-    quotes = kinds == _QUOTE
-    outside = (np.cumsum(quotes) & 1 == 0) & ~quotes
-    marks, kinds = marks[outside], kinds[outside]
-    depth = np.cumsum(np.where(kinds == _OPEN, 1, -1))
-    closed = np.flatnonzero((depth == 0) & (kinds == _CLOSE))
+    braces = np.flatnonzero((text == _OPEN) | (text == _CLOSE))
+    braces = braces[~_in_text(text == _QUOTE, braces)]
+    kinds = text[braces] == _OPEN
+    depth = np.cumsum(np.where(kinds, 1, -1))
+    closed = np.flatnonzero((depth == 0) & ~kinds)
     if not closed.size:
         return []
     opened = np.concatenate(([0], closed[:-1] + 1))
-    return list(zip(marks[opened].tolist(), (marks[closed] + 1).tolist(), strict=True))
+    return list(zip(braces[opened].tolist(), (braces[closed] + 1).tolist(), strict=True))
+
+
+def _in_text(quotes: NDArray[np.bool_], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a place lies within quotes: an odd number of them stands before it. They are counted 64 at a time."""
+    bits = np.packbits(quotes, bitorder="little")
+    words = np.concatenate((bits, np.zeros(-len(bits) % 8, np.uint8))).view("<u8")
+    before = np.concatenate(([0], np.cumsum(np.bitwise_count(words), dtype=np.int64)))
+    word, bit = places >> 6, (places & 63).astype(np.uint64)
+    here = np.bitwise_count(words[word] & ((np.uint64(1) << bit) - np.uint64(1)))
+    odd: NDArray[np.bool_] = (before[word] + here) & 1 == 1
+    return odd
