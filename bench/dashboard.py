@@ -1,5 +1,6 @@
 """The dashboard with 100,000 judged tasks behind it: what each page costs, and what its board takes to count."""
 
+import os
 import random
 import re
 import resource
@@ -64,7 +65,7 @@ def run() -> str:
         lines = [
             f"{TASKS_BEHIND:,} judged tasks of {PEOPLE} annotators on SQLite ({size:.0f} MiB). Each page",
             f"{ROUNDS} times, without browser and network; by the clock and in CPU time, because other work shared the",
-            "processors.",
+            f"processors (load average {os.getloadavg()[0]:.0f} on {os.cpu_count()}).",
             "",
             "| page | p50, ms | p95, ms (at most 300) | CPU p50, ms | CPU p95, ms | KiB |",
             "|---|---|---|---|---|---|",

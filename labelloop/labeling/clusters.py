@@ -40,22 +40,40 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
     Returns:
         Every region in exactly one cluster, ordered by their first members.
     """
-    from scipy.sparse import csr_matrix  # SciPy takes 30 MB, and few processes cluster
-    from scipy.sparse.csgraph import connected_components
-
     members = [Member(who, place) for who, regions in enumerate(stances) for place in range(len(regions))]
     if not members:
         return ()
     regions = [stances[member.annotator][member.region] for member in members]
     overlaps = _overlaps(regions, np.array([member.annotator for member in members]))
-    links = csr_matrix(overlaps >= least)
-    _, component = connected_components(links, directed=False)
+    linked = overlaps >= least
     clusters: list[Cluster] = []
-    for number in range(component.max() + 1):
-        places = np.flatnonzero(component == number)
+    for places in _components(linked):
+        if len(places) == 1 or int(linked[np.ix_(places, places)].sum()) == len(places) * (len(places) - 1):
+            clusters.append(tuple(sorted(members[place] for place in places)))  # all of them overlap: nothing to decide
+            continue
         for group in _average_linkage(overlaps[np.ix_(places, places)], least):
             clusters.append(tuple(sorted(members[places[place]] for place in group)))  # noqa: PERF401 - readable
     return tuple(sorted(clusters))
+
+
+def _components(linked: NDArray[np.bool_]) -> list[list[int]]:
+    """Groups of rows that are linked, directly or by others. In plain Python: of thirty regions scipy takes longer."""
+    neighbours: list[list[int]] = [[] for _ in range(len(linked))]
+    for one, other in zip(*(each.tolist() for each in np.nonzero(linked)), strict=True):
+        neighbours[one].append(other)
+    seen: set[int] = set()
+    found = []
+    for start in range(len(linked)):
+        if start in seen:
+            continue
+        seen.add(start)
+        group = [start]
+        for place in group:
+            fresh = [each for each in neighbours[place] if each not in seen]
+            seen.update(fresh)
+            group += fresh
+        found.append(sorted(group))
+    return found
 
 
 def _overlaps(regions: Sequence[Region], annotators: NDArray[np.intp]) -> NDArray[np.float64]:
