@@ -83,7 +83,7 @@ class Policy:
     near_iou: float = 0.1
     annotators: int = 2
     max_annotators: int = 3
-    least_gain: float = 0.002
+    least_gain: float = 0.003
     set_maximum_annotations: bool = False
     adjudicate: bool = True
     review_share: float = 0.0

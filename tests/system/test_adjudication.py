@@ -157,7 +157,9 @@ def test_the_truth_is_what_is_exported(disputed, review, loop, tmp_path):
     to = tmp_path / "set"
     words = ("--format", "coco", "--to", f"file://{to}", "--annotation", "ground-truth")
     loop.command("export", str(review.project), *words)
-    boxes = [box for file in to.rglob("instances_*.json") for box in json.loads(file.read_bytes())["annotations"]]
+    loop.command("dataset", "pull", f"file://{to}", "--no-images", "--to", str(tmp_path / "pulled"))
+    found = (tmp_path / "pulled").rglob("instances_*.json")
+    boxes = [box for file in found for box in json.loads(file.read_bytes())["annotations"]]
     assert len(boxes) == len(disputed) == 3
 
 
