@@ -84,8 +84,8 @@ def _measure(settings: Settings, studio: Studio, child: Child) -> str:
     return "\n".join(
         [
             f"{TASKS:,} tasks of 10 rectangles in stock Label Studio 1.23.2 on SQLite; the best of {ROUNDS} rounds,",
-            f"the ways in turn. Load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: the CPU seconds, Label",
-            "Studio's own, are the numbers to compare.",
+            f"the ways in turn. Load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: the CPU seconds,",
+            "Label Studio's own, are the numbers to compare.",
             "",
             "| way | tasks sent whole | Label Studio's CPU s | ms a task of the project | wall s |",
             "|---|---|---|---|---|",
