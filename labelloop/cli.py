@@ -80,6 +80,11 @@ COMMANDS: Sequence[Command] = (
         "learn", "ml_backend.learning.commands:learn", "How learning of a project stands; how many labels are needed."
     ),
     Command(
+        "learn report",
+        "ml_backend.learning.report_commands:learn_report",
+        "How learning of a project went: its curve, edits, classes and versions, as a page or JSON.",
+    ),
+    Command(
         "learn simulate",
         "ml_backend.learn_commands:learn_simulate",
         "Say how many labels you need, from a data set that is labelled already.",

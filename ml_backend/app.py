@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from ml_backend.admission import Turns
 from ml_backend.detector import Detector
 from ml_backend.learning.door import Door
 from ml_backend.learning.events import ACTIONS, project_of
+from ml_backend.learning.page import learning_page, page_headers
 from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.memory import give_memory_back
 from ml_backend.predict import Photos, Predictor
@@ -90,13 +92,14 @@ class _Endpoints:
 
     def add(self) -> None:
         """Mounts every view."""
-        views = {
+        views: Mapping[tuple[str, str], Callable[..., Response]] = {
             ("GET", "/health/"): self.health,
             ("POST", "/setup"): self.setup,
             ("POST", "/predict"): self.predict,
             ("POST", "/webhook"): self.webhook,
             ("GET", "/versions"): self.versions,
             ("POST", "/job_status"): self.job_status,
+            ("GET", "/projects/<int:project>/learning"): self.learning,
             ("POST", "/validate"): self.validate,
             ("POST", "/train"): self.train,
             ("POST", "/delete"): self.delete,
@@ -177,6 +180,13 @@ class _Endpoints:
             return _json({"job": job, "job_status": "removed", "reason": reason}, status=410)
         state = self._door.state(int(number))
         return _json({"job": job, **msgspec.to_builtins(state)})
+
+    def learning(self, project: int) -> Response:
+        """The page for people: how learning of a project went, how it stands, and what comes next."""
+        report = self._door.report(project, self._serving.version(str(project)))
+        url = self._settings.label_studio_public_url or self._settings.label_studio_url
+        page = learning_page(report, label_studio=url)
+        return Response(page, content_type="text/html; charset=utf-8", headers=page_headers())
 
     def validate(self) -> Response:
         """Whether boxes can be shown with a label config, and what does not meet."""

@@ -11,14 +11,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from labelloop.service.db import open_database
-from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from ml_backend import activation
 from ml_backend.learning.door import State, state_of
 from ml_backend.learning.events import now_hint
-from ml_backend.learning.lessons import Lessons
+from ml_backend.learning.lessons import STATES, Lessons, NotConnected
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import PHASES, Run, Runs
 
@@ -27,26 +26,6 @@ SHOWN = 10
 """Runs in the table."""
 
 COLUMNS = ("when", "tasks", "boxes", "AP50", "before", "judged by", "verdict", "version", "s")
-
-STATES = {
-    "teaches": "learned from",
-    "held_out": "kept for judging",
-    "left_out": "left out: skipped, disputed or without a photo",
-}
-
-
-class NotConnected(LabelloopError):
-    """The project does not learn, for it was never connected."""
-
-    code = "not_connected_to_learning"
-    status = 404
-
-    def __init__(self, project: int) -> None:
-        super().__init__(
-            f"Project {project} is not connected, so nothing is learned from it.",
-            fix=f"Run `labelloop connect {project}` once.",
-        )
-        self.project = project
 
 
 def learn(project: int, *, now: bool = False, watch: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from labelloop.service.inbox import Inbox
 from labelloop.service.jobs import Jobs
 from labelloop.service.settings import Settings
 from ml_backend.learning.events import LEARN, read_event
-from ml_backend.learning.lessons import Lessons
+from ml_backend.learning.lessons import Lessons, NotConnected
 from ml_backend.learning.policy import read_learning_policy
+from ml_backend.learning.report import Report, make_report
 from ml_backend.learning.runs import Run, Runs
 
 log = structlog.get_logger(__name__)
@@ -75,6 +77,22 @@ class Door:
         """How learning of a project stands."""
         engine = self._jobs().inbox.engine
         return state_of(project, Lessons(engine), Runs(engine), self._jobs().inbox)
+
+    def report(self, project: int, served: str) -> Report:
+        """How learning of a project went and stands.
+
+        Args:
+            project: Its number.
+            served: The version that is served to it.
+
+        Raises:
+            NotConnected: It was never connected.
+        """
+        engine = self._jobs().inbox.engine
+        if Lessons(engine).project(project) is None:
+            raise NotConnected(project)
+        policy = read_learning_policy(self._settings.home, project)
+        return make_report(project, engine=engine, policy=policy, served=served, clock=time.time)
 
     def learns(self, project: int) -> bool:
         """Whether the project's policy has it learn."""

@@ -12,10 +12,32 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.service.db import insert_new, quick, reading
+from labelloop.service.errors import LabelloopError
 from ml_backend.learning.tables import PROJECTS, TASKS
 from ml_backend.learning.teaching import Lesson, Teaching
 
 _CHUNK = 500
+
+STATES = {
+    "teaches": "learned from",
+    "held_out": "kept for judging",
+    "left_out": "left out: skipped, disputed or without a photo",
+}
+"""The states of a task in words."""
+
+
+class NotConnected(LabelloopError):
+    """The project does not learn, for it was never connected."""
+
+    code = "not_connected_to_learning"
+    status = 404
+
+    def __init__(self, project: int) -> None:
+        super().__init__(
+            f"Project {project} is not connected, so nothing is learned from it.",
+            fix=f"Run `labelloop connect {project}` once.",
+        )
+        self.project = project
 
 
 @dataclass(frozen=True)
@@ -30,6 +52,19 @@ class Learner:
     phase_done: int = 0
     phase_total: int = 0
     phase_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Worked:
+    """An annotated task with what its annotator began with; the fields are those of the table `learn_tasks`."""
+
+    task: int
+    photos: tuple[Lesson, ...]
+    shown: tuple[Lesson, ...] | None
+    shown_version: str
+    annotator: int | None
+    lead_time: float | None
+    drawn_at: str
 
 
 class Lessons:
@@ -133,6 +168,13 @@ class Lessons:
             ).all()
         return [(row.task, row.seen, msgspec.json.decode(row.photos, type=tuple[Lesson, ...])) for row in rows]
 
+    def worked(self, project: int) -> list[Worked]:
+        """Every task that was annotated and counts, in the order of drawing."""
+        query = sa.select(TASKS).where(TASKS.c.project == project, TASKS.c.state.in_(("teaches", "held_out")))
+        with reading(self.engine) as connection:
+            rows = connection.execute(query.order_by(TASKS.c.drawn_at, TASKS.c.task)).all()
+        return [_worked(row) for row in rows]
+
     def counts(self, project: int) -> dict[str, int]:
         """How many tasks are in each state."""
         with reading(self.engine) as connection:
@@ -170,6 +212,14 @@ def fingerprint(lessons: Iterable[tuple[int, str]], *more: str) -> str:
 def _learner(row: Any) -> Learner:
     names = Learner.__dataclass_fields__
     return Learner(**{name: getattr(row, name) for name in names})
+
+
+def _worked(row: Any) -> Worked:
+    many = tuple[Lesson, ...]
+    shown = None if row.shown is None else msgspec.json.decode(row.shown, type=many)
+    photos = msgspec.json.decode(row.photos, type=many)
+    told = (row.shown_version or "", row.annotator, row.lead_time, row.drawn_at or "")
+    return Worked(row.task, photos, shown, *told)
 
 
 def _chunks(tasks: Sequence[int]) -> list[Sequence[int]]:

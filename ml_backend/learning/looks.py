@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from labelloop.service.db import quick, reading
 from ml_backend.detections import Floats
-from ml_backend.learning.tables import LOOKS
+from ml_backend.learning.tables import LOOKS, TASKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,15 @@ class Known:
     doubt: float | None = None
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """An open task, its place in the queue as a score (the lowest comes first), and what it promises."""
+
+    task: int
+    score: float
+    doubt: float | None
+
+
 class LookStore:
     """The table `learn_looks`."""
 
@@ -45,6 +54,19 @@ class LookStore:
                 row.task: Known(row.photo, np.frombuffer(row.vector, "<f4"), row.version, row.doubt)
                 for row in connection.execute(query)
             }
+
+    def waiting(self, project: int, version: str) -> list[Waiting]:
+        """The open tasks that a version has looked at, in the order in which they are served."""
+        done = sa.select(TASKS.c.task).where(TASKS.c.project == project, TASKS.c.state != "gone")
+        query = sa.select(LOOKS.c.task, LOOKS.c.score, LOOKS.c.doubt).where(
+            LOOKS.c.project == project,
+            LOOKS.c.version == version,
+            LOOKS.c.score.is_not(None),
+            LOOKS.c.task.not_in(done),
+        )
+        with reading(self.engine) as connection:
+            rows = connection.execute(query.order_by(LOOKS.c.score, LOOKS.c.task))
+            return [Waiting(row.task, row.score, row.doubt) for row in rows]
 
     def keep(self, project: int, backbone: str, vectors: Mapping[int, tuple[str, Floats]]) -> None:
         """Notes vectors: task -> (checksum of its addresses, vector)."""

@@ -8,8 +8,11 @@ import time
 import pytest
 from structlog.testing import capture_logs
 
+from labelloop.service.db import open_database
 from labelloop.service.media import NotAnImage
+from labelloop.service.settings import Settings
 from ml_backend.app import create_app
+from ml_backend.learning.lessons import Lessons
 from ml_backend.scoring import NEUTRAL
 
 PROJECT = "5.1795467589"
@@ -218,6 +221,16 @@ def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client
     assert answer.json["status"] == "ignored"
     assert "learn.toml" in answer.json["reason"]
     assert "job" not in answer.json
+
+
+def test_the_page_of_a_project_that_learns_is_shown_with_a_strict_policy(client, tmp_path):
+    missing = client.get("/projects/5/learning")
+    assert (missing.status_code, missing.json["error"]["code"]) == (404, "not_connected_to_learning")
+    Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
+    page = client.get("/projects/5/learning")
+    assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert "Learning of project 5" in page.text
 
 
 def test_the_endpoints_that_label_studio_reserves_answer(client, boxes_config):

@@ -1,0 +1,108 @@
+"""Owns what annotators did to pre-labels: boxes accepted, moved, relabelled, added and deleted. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from labelloop.labeling.overlap import box_iou, match
+from ml_backend.learning.teaching import Lesson
+
+SAME_IOU = 0.98
+"""A drawn box that overlaps its pre-label by so much was not touched; less than 1, for both went through percent."""
+
+MOVED_IOU = 0.3
+"""One that overlaps it by less is no longer the same object: the pre-label was deleted and another box drawn."""
+
+
+class Edits(msgspec.Struct, frozen=True):
+    """Boxes by what became of them.
+
+    Attributes:
+        accepted: Pre-labels that were submitted as they were.
+        moved: Those whose box was corrected.
+        relabelled: Those that got another class, moved or not.
+        added: Boxes that were drawn where there was no pre-label.
+        deleted: Pre-labels that were removed.
+    """
+
+    accepted: int = 0
+    moved: int = 0
+    relabelled: int = 0
+    added: int = 0
+    deleted: int = 0
+
+    @property
+    def shown(self) -> int:
+        """Pre-labels that the annotator began with."""
+        return self.accepted + self.moved + self.relabelled + self.deleted
+
+    @property
+    def drawn(self) -> int:
+        """Boxes that were submitted."""
+        return self.accepted + self.moved + self.relabelled + self.added
+
+    @property
+    def made(self) -> int:
+        """Things that the annotator had to do: each corrected, drawn or removed box is one."""
+        return self.moved + self.relabelled + self.added + self.deleted
+
+    def __add__(self, other: Edits) -> Edits:
+        """Both together."""
+        return Edits(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
+
+
+def edits_of(shown: Sequence[Lesson], drawn: Sequence[Lesson]) -> Edits:
+    """What was done to the pre-labels of one task.
+
+    Boxes are paired one to one by overlap, first within their class; what is left may have got another class.
+
+    Args:
+        shown: The pre-labels the annotator began with, by photo.
+        drawn: What was submitted, by photo; photos meet by their address.
+    """
+    return sum(edits_by_class(shown, drawn).values(), Edits())
+
+
+def edits_by_class(shown: Sequence[Lesson], drawn: Sequence[Lesson]) -> dict[str, Edits]:
+    """The same by class; what was relabelled counts for the class that was submitted."""
+    before, after = {one.url: one for one in shown}, {one.url: one for one in drawn}
+    found: dict[str, Edits] = {}
+    for url in sorted(before.keys() | after.keys()):
+        for label, one in _of_photo(before.get(url, Lesson(url)), after.get(url, Lesson(url))):
+            found[label] = found.get(label, Edits()) + one
+    return found
+
+
+def together(parts: Iterable[Mapping[str, Edits]]) -> dict[str, Edits]:
+    """Edits of many tasks by class."""
+    found: dict[str, Edits] = {}
+    for part in parts:
+        for label, one in part.items():
+            found[label] = found.get(label, Edits()) + one
+    return found
+
+
+def _of_photo(shown: Lesson, drawn: Lesson) -> Iterable[tuple[str, Edits]]:
+    if not shown.boxes:
+        yield from ((label, Edits(added=1)) for label in drawn.labels)
+        return
+    overlap = box_iou(np.array(shown.boxes), np.array(drawn.boxes))
+    classes = np.array(shown.labels, object)[:, None] == np.array(drawn.labels, object)[None, :]
+    kept = match(np.where(classes, overlap, 0.0), threshold=MOVED_IOU)
+    rest = overlap.copy()
+    for row, column in kept:
+        rest[row, :] = rest[:, column] = 0
+    renamed = match(np.where(classes, 0.0, rest), threshold=MOVED_IOU)
+    for row, column in kept:
+        same = overlap[row, column] >= SAME_IOU
+        yield drawn.labels[column], Edits(accepted=1) if same else Edits(moved=1)
+    for _, column in renamed:
+        yield drawn.labels[column], Edits(relabelled=1)
+    pairs = [*kept, *renamed]
+    for row in set(range(len(shown.boxes))) - {row for row, _ in pairs}:
+        yield shown.labels[row], Edits(deleted=1)
+    for column in set(range(len(drawn.boxes))) - {column for _, column in pairs}:
+        yield drawn.labels[column], Edits(added=1)

@@ -1,0 +1,239 @@
+"""Owns the report of a project's learning: what the memory of runs and lessons says, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import sqlalchemy as sa
+
+from ml_backend.learning.edits import Edits, edits_by_class, together
+from ml_backend.learning.lessons import Lessons, Worked
+from ml_backend.learning.looks import LookStore, Waiting
+from ml_backend.learning.order import HEAD, POOL_FROM, STEP
+from ml_backend.learning.policy import LearningPolicy
+from ml_backend.learning.runs import Run, Runs
+from ml_backend.learning.teaching import is_held_out
+
+RUNS = 2000
+"""Of the last runs that a report is made from."""
+
+NEXT = 12
+"""Tasks that are listed as the next."""
+
+RECENT = 20
+"""Tasks at either end that "at first" and "lately" are about; half of all where there are fewer."""
+
+
+class TaskEdits(msgspec.Struct, frozen=True, kw_only=True):
+    """What an annotator did on one task.
+
+    Attributes:
+        task: Its number.
+        drawn_at: Seconds since 1970; None where Label Studio did not say.
+        version: Model version of the pre-label; empty: the annotator began with none.
+        prelabelled: Whether there was a pre-label to begin with.
+        lead_time: Seconds that it took, as Label Studio measured.
+        edits: What was done.
+        by_class: The same by class.
+    """
+
+    task: int
+    drawn_at: float | None
+    version: str
+    prelabelled: bool
+    lead_time: float | None
+    edits: Edits
+    by_class: Mapping[str, Edits]
+
+
+class ClassQuality(msgspec.Struct, frozen=True, kw_only=True):
+    """How well a class is known.
+
+    Attributes:
+        name: The class.
+        boxes: Drawn so far.
+        ap50: Of the version that was judged last, where that gave a figure by class; `before`: of what it replaced.
+        edits: What became of its pre-labels in the recent tasks.
+    """
+
+    name: str
+    boxes: int
+    ap50: float | None
+    before: float | None
+    edits: Edits
+
+
+class Next(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that is about to be served, and why."""
+
+    task: int
+    score: float
+    why: str
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """How learning of a project went and stands.
+
+    Attributes:
+        project: Its number.
+        made_at: Seconds since 1970.
+        served: The version that is served now.
+        counts: Tasks by state; see the table `learn_tasks`.
+        runs: The oldest first.
+        tasks: Tasks of one annotator in the order of drawing.
+        several: Tasks that several people annotated: what each of them did to the pre-label is not counted.
+        first: Edits of the first pre-labelled tasks, and how many tasks these are; `lately`: of the last.
+        classes: The most drawn first.
+        next: What is served next, the first first.
+        waiting: Open tasks that the served version has looked at.
+        course: What comes next and why, in words.
+    """
+
+    project: int
+    made_at: float
+    served: str
+    counts: Mapping[str, int]
+    runs: Sequence[Run]
+    tasks: Sequence[TaskEdits]
+    several: int
+    first: tuple[Edits, int]
+    lately: tuple[Edits, int]
+    classes: Sequence[ClassQuality]
+    next: Sequence[Next]
+    waiting: int
+    course: Sequence[str]
+
+
+def make_report(
+    project: int, *, engine: sa.Engine, policy: LearningPolicy, served: str, clock: Callable[[], float]
+) -> Report:
+    """The report of a project, from the database alone.
+
+    Args:
+        project: Its number.
+        engine: The migrated database.
+        policy: The project's.
+        served: The version that is served to it.
+        clock: Seconds since 1970.
+    """
+    lessons = Lessons(engine)
+    runs = list(reversed(Runs(engine).last(project, RUNS)))
+    worked = lessons.worked(project)
+    tasks = [_edited(one) for one in worked if one.annotator is not None]
+    prelabelled = [one for one in tasks if one.prelabelled]
+    span = min(RECENT, (len(prelabelled) + 1) // 2)
+    lately = prelabelled[len(prelabelled) - span :]
+    drawn = _drawn(worked)
+    counts = lessons.counts(project)
+    open_now = LookStore(engine).waiting(project, served)
+    return Report(
+        project=project,
+        made_at=clock(),
+        served=served,
+        counts=counts,
+        runs=runs,
+        tasks=tasks,
+        several=len(worked) - len(tasks),
+        first=(_sum(prelabelled[:span]), span),
+        lately=(_sum(lately), span),
+        classes=_classes(runs, drawn, lately),
+        next=[
+            Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now[:NEXT]
+        ],
+        waiting=len(open_now),
+        course=_course(policy, counts, runs, drawn, open_now),
+    )  # fmt: skip
+
+
+def moment(text: str) -> float | None:
+    """Label Studio's spelling of a time as seconds since 1970; None where it is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _edited(one: Worked) -> TaskEdits:
+    by_class = edits_by_class(one.shown or (), one.photos)
+    return TaskEdits(
+        task=one.task, drawn_at=moment(one.drawn_at), version=one.shown_version, prelabelled=one.shown is not None,
+        lead_time=one.lead_time, edits=sum(by_class.values(), Edits()), by_class=by_class,
+    )  # fmt: skip
+
+
+def _sum(tasks: Sequence[TaskEdits]) -> Edits:
+    return sum((one.edits for one in tasks), Edits())
+
+
+def _drawn(worked: Sequence[Worked]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for label in (label for one in worked for photo in one.photos for label in photo.labels):
+        found[label] = found.get(label, 0) + 1
+    return found
+
+
+def _classes(runs: Sequence[Run], drawn: Mapping[str, int], lately: Sequence[TaskEdits]) -> list[ClassQuality]:
+    passed = [one for one in runs if one.verdict in {"published", "admitted"}]
+    metrics = passed[-1].metrics if passed else None
+    after, before = (metrics.by_class, metrics.parent_by_class) if metrics else ({}, {})
+    edits = together(one.by_class for one in lately)
+    names = sorted(drawn.keys() | edits.keys(), key=lambda name: (-drawn.get(name, 0), name))
+    return [
+        ClassQuality(
+            name=name, boxes=drawn.get(name, 0), ap50=after.get(name), before=before.get(name),
+            edits=edits.get(name, Edits()),
+        )
+        for name in names
+    ]  # fmt: skip
+
+
+def _why(one: Waiting, project: int, policy: LearningPolicy) -> str:
+    """Why a task has its place; the scores are those of `order.py`."""
+    if one.score < POOL_FROM and is_held_out(project, one.task, policy.held_out):
+        return "it is kept for judging, and such tasks take their share of the places whatever is on them"
+    if one.score < HEAD * STEP:
+        if one.doubt is None:
+            return "nothing is found on it: such photos take a fifth of the places, so that misses come to light"
+        return f"it promises most (gain {one.doubt:.2f}) and is unlike the others at the head"
+    if one.doubt is None:
+        return "nothing is found on it"
+    return f"it is behind the head by what it promises (gain {one.doubt:.2f})"
+
+
+def _course(
+    policy: LearningPolicy,
+    counts: Mapping[str, int],
+    runs: Sequence[Run],
+    drawn: Mapping[str, int],
+    waiting: Sequence[Waiting],
+) -> list[str]:
+    """What comes next and why, in sentences."""
+    if not policy.learn:
+        return ["The project does not learn: its learn.toml says so."]
+    said = []
+    teaches, held = counts.get("teaches", 0), counts.get("held_out", 0)
+    if teaches < policy.first:
+        said.append(f"The first fit comes with {policy.first} labelled tasks; {teaches} are there.")
+    else:
+        said.append("The next fit follows the next Submit, change or deletion of an annotation.")
+    if runs and runs[-1].judged_by != "held-out":
+        said.append(
+            f"Versions are judged by held-out tasks once 5 of them with 10 boxes are labelled ({held} are labelled so"
+            " far); until then by cross-validation."
+        )
+    if len(drawn) > 1:
+        rare = sorted(drawn, key=lambda name: (drawn[name], name))[: max(1, len(drawn) // 3)]
+        told = ", ".join(f"{name} ({drawn[name]})" for name in rare[:4])
+        said.append(f"Photos that promise classes drawn seldom go first: above all {told}.")
+    if not policy.queue:
+        said.append("The order of tasks is yours: the learning policy has queue = false.")
+    elif not waiting:
+        said.append(
+            "No open task was looked at by the served version yet; before that, a fair sample of the photos is served."
+            if teaches or not runs
+            else "No open task is left."
+        )
+    return said
