@@ -43,20 +43,24 @@ class Target:
         """Scores below it are not shown: the control's own `model_score_threshold`, else the default."""
         return default if self.control.score_threshold is None else self.control.score_threshold
 
-    def thresholds(self, default: float, *, names: Sequence[str], by_name: Mapping[str, float]) -> dict[int, float]:
+    def thresholds(
+        self, default: float, *, names: Sequence[str], by_name: Mapping[str, float], usual: Mapping[str, float]
+    ) -> dict[int, float]:
         """The threshold of each class that the control shows: that of the class or its label, else `threshold`.
 
         Args:
             default: Where neither class nor control says one.
             names: The model's class names.
             by_name: Thresholds by class or label, in any case.
+            usual: What takes the place of the default, by class.
         """
         folded = {name.strip().casefold(): threshold for name, threshold in by_name.items()}
         # Points are shown for every class: it is they that have labels.
         labels = dict.fromkeys(range(len(names)), "") if self.points else self.labels
         return {
-            index: folded.get(names[index].casefold(), folded.get(label.casefold(), self.threshold(default)))
+            index: folded.get(names[index].casefold(), folded.get(label.casefold(), self.threshold(fallback)))
             for index, label in labels.items()
+            for fallback in [usual.get(names[index], default)]
         }
 
 

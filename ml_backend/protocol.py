@@ -61,19 +61,19 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
         score_thresholds: The same by class of the model, or by label; it goes before every other threshold.
         slice: Pixels a side of the parts that larger photos are cut into; 0: they are not.
         slice_overlap: Share of a part that its neighbour shows too.
+        usual: Lowest score by class where neither project nor control says one: what comes with a model version.
     """
 
     score_threshold: float | None = None
     score_thresholds: dict[str, float] = {}
     slice: int = 0
     slice_overlap: float = 0.2
+    usual: Mapping[str, float] = {}
 
 
 def with_thresholds(options: ProjectOptions, thresholds: Mapping[str, float]) -> ProjectOptions:
-    """The options with the thresholds that come with a model version; what the project itself asks for goes first."""
-    if not thresholds:
-        return options
-    return msgspec.structs.replace(options, score_thresholds={**thresholds, **options.score_thresholds})
+    """The options with the thresholds that come with a model version; whatever the project asks for goes first."""
+    return msgspec.structs.replace(options, usual=thresholds) if thresholds else options
 
 
 class Prediction(msgspec.Struct, frozen=True):

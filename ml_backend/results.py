@@ -54,8 +54,9 @@ def aims_of(targets: Sequence[Target], names: Sequence[str], options: ProjectOpt
         default: The backend's threshold.
     """
     threshold = default if options.score_threshold is None else options.score_threshold
+    usual = options.usual if options.score_threshold is None else {}
     by_name = options.score_thresholds
-    return [Aim(one, one.thresholds(threshold, names=names, by_name=by_name)) for one in targets]
+    return [Aim(one, one.thresholds(threshold, names=names, by_name=by_name, usual=usual)) for one in targets]
 
 
 def floor_of(aims: Sequence[Aim]) -> float:

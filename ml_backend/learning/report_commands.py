@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,7 @@ def learn_report(
         served=activation.served_version(settings, project=project),
         clock=time.time,
     )
-    _print(Console(highlight=False), report)
+    _print(Console(highlight=False, width=None if sys.stdout.isatty() else 160), report)
     if json_ is not None:
         json_.parent.mkdir(parents=True, exist_ok=True)
         json_.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
