@@ -15,7 +15,7 @@ import numpy as np
 from exporters.block import Block
 from exporters.columns import Columns
 from exporters.dataset import Image, Item, Object
-from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Place, Record, shape_name
+from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Job, Place, Record, shape_name
 from exporters.formats.many import numbers, ring_texts, rounded, texts
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
 from exporters.shapes import is_upright, rings, visible
@@ -45,7 +45,12 @@ class Coco(ItemFormat):
     """
 
     name: ClassVar[str] = "coco"
-    usual_changes: ClassVar[tuple[str, str, str]] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+    usual_changes: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        if job.skeleton:  # images go one by one, and what is done to their objects is counted there
+            self.usual_changes = ("", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back, but for key points of an object."""

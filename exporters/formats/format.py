@@ -83,7 +83,7 @@ class Format(Protocol):
     name: ClassVar[str]
     image_folder: ClassVar[str]
     whole: ClassVar[bool]
-    usual_changes: ClassVar[tuple[str, str, str]]
+    usual_changes: tuple[str, str, str]
 
     def __init__(self, job: Job) -> None: ...
 
@@ -103,7 +103,7 @@ class ItemFormat:
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
     whole: ClassVar[bool] = False
-    usual_changes: ClassVar[tuple[str, str, str]] = ("", "", "")
+    usual_changes: tuple[str, str, str] = ("", "", "")
 
     def __init__(self, job: Job) -> None:
         self.job = job

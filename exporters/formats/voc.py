@@ -34,7 +34,7 @@ class Voc(ItemFormat):
 
     name: ClassVar[str] = "voc"
     image_folder: ClassVar[str] = "JPEGImages"
-    usual_changes: ClassVar[tuple[str, str, str]] = BOX_CHANGES
+    usual_changes: tuple[str, str, str] = BOX_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back."""

@@ -42,7 +42,7 @@ class VocMasks(Voc):
     """Where objects overlap, the smaller one is on top: whatever was drawn can be seen."""
 
     name: ClassVar[str] = "voc-masks"
-    usual_changes: ClassVar[tuple[str, str, str]] = ("", "", "")
+    usual_changes: tuple[str, str, str] = ("", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image, its objects and their pixels; shapes without an area are given back."""

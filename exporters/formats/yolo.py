@@ -81,7 +81,7 @@ class YoloDetect(YoloRows):
     """YOLO detect: every shape is its box, ``class x_centre y_centre width height``."""
 
     name: ClassVar[str] = "yolo-detect"
-    usual_changes: ClassVar[tuple[str, str, str]] = BOX_CHANGES
+    usual_changes: tuple[str, str, str] = BOX_CHANGES
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""

@@ -184,3 +184,16 @@ def test_order_is_the_configs_or_its_model_index():
     assert skeleton(*NAMES, attributes=order).names == ("left_eye", "right_eye", "nose")
     assert skeleton(*NAMES, attributes={"nose": 5}).names == NAMES  # given for some only: no order
     assert json.dumps(skeleton().names if skeleton() else None) == "null"
+
+
+POINTS = '<KeyPointLabels name="part" toName="image"><Label value="nose"/></KeyPointLabels>'
+
+
+@pytest.mark.parametrize("points", ["", POINTS])
+def test_a_conversion_is_counted_once_with_key_points_or_without(run, build, points):
+    config = f"""<View><Image name="image" value="$image"/>
+    <RectangleLabels name="label" toName="image"><Label value="car"/></RectangleLabels>{points}</View>"""
+    results = [build.box(10, 10, 20, 20), build.box(50, 50, 20, 20, rotation=30, id="r2")]
+    out = run([build.task(1, build.annotation(*results))], label_config=config, formats=("coco", "webdataset"))
+    for each in out.report.accounts.formats.values():
+        assert each.converted == {"rectangle -> polygon": 1, "rotated rectangle -> polygon": 1}
