@@ -138,16 +138,22 @@ def create_cli(words: Sequence[str] = ()) -> App:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run one command; errors of ours are one line with the fix, and exit status 1."""
+    """Run one command; errors of ours and of the disk are one line with the fix, and exit status 1."""
     from labelloop.service.errors import LabelloopError
 
     words = sys.argv[1:] if words is None else words
     try:
         create_cli(words)(words)
-    except LabelloopError as error:
+    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails too
+        raise SystemExit(1) from None
+    except (LabelloopError, OSError) as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise
-        _print_error(error.message, error.fix)
+        if isinstance(error, LabelloopError):
+            _print_error(error.message, error.fix)
+        else:
+            _print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part) + ".", "")
         raise SystemExit(1) from None
 
 

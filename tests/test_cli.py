@@ -88,6 +88,25 @@ def test_debug_shows_the_traceback(tmp_path, monkeypatch):
         main(["down"])
 
 
+def test_a_fault_of_the_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "set").mkdir()
+    missing = tmp_path / "no such folder" / "list.json"
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "list", str(tmp_path / "set"), "--json", str(missing)])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"{missing}: No such file or directory.\n"
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word():
+    code = "import sys; from labelloop.cli import main; main(sys.argv[1:])"
+    words = [sys.executable, "-c", code, "export", "--help"]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
+        ran.stdout.close()
+        said = ran.stderr.read()
+    assert (ran.returncode, said) == (1, b"")
+
+
 @pytest.mark.parametrize(
     "words",
     [["connect"], ["connect", "one"], ["nonsense"], ["up", "--port", "many"], ["inbox", "replay", "x"]],
