@@ -3,10 +3,14 @@
 Judged by the held-out tasks where enough of them are labelled: they were never learned from, by anybody. Before that,
 by cross-validation: the candidate's AP50 on labelled photos that took no part in the fit that answers them, against
 what its base finds on the same photos, and against the same figure of the learned version that is served.
+
+A figure from few boxes is uncertain. A candidate is refused where it is worse by more than the tolerance and what
+chance explains: else a version that was lucky on the first held-out photos would be served for ever.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -91,26 +95,28 @@ class Verdict:
 
 
 def judge_held_out(candidate: Exam, parent: Exam, *, tolerance: float, earlier: Sequence[Exam] = ()) -> Verdict:
-    """By the held-out photos: the candidate must find as much of what is on them, but for the tolerance.
+    """By the held-out photos: the candidate must find as much of what is on them, but for the tolerance and chance.
 
     Args:
         candidate: What it finds on them.
         parent: What the served version finds on the same.
         tolerance: AP50 that it may be lower.
-        earlier: What versions before the served one find: it may be lower than the best by twice the tolerance, so that
-            many small steps down do not add up.
+        earlier: What versions before the served one find: it may be lower than the best by twice as much, so that many
+            small steps down do not add up.
     """
     new, old = candidate.by_class(), parent.by_class()
     mine, theirs = mean(new), mean(old)
     best = max((mean(one.by_class()) for one in earlier), default=0.0)
-    passed = mine >= theirs - tolerance
-    said = (
-        f"AP50 {mine:.3f} on {candidate.photos} held-out photos, {theirs:.3f} by what is served: "
-        f"{'not worse' if passed else 'worse'} by the tolerance {tolerance:g}"
-    )
-    if passed and mine < best - 2 * tolerance:
+    chance = standard_error(old, Counter(label for truth in parent.truths for label in truth.labels))
+    slack = tolerance + chance
+    passed = mine >= theirs - slack
+    said = f"AP50 {mine:.3f} on {candidate.photos} held-out photos, {theirs:.3f} by what is served"
+    if mine < theirs:
+        how = f"{'no more' if passed else 'more'} than {slack:.3f}"
+        said += f": lower by {how} (tolerance {tolerance:g}, chance {chance:.3f} on {candidate.boxes} boxes)"
+    if passed and mine < best - 2 * slack:
         passed = False
-        said += f", but an earlier version had {best:.3f}, more than twice the tolerance above"
+        said += f", but an earlier version had {best:.3f}, more than {2 * slack:.3f} above"
     elif not passed:
         said += _worst(new, old)
     return Verdict(
@@ -160,6 +166,24 @@ def unjudged(*, knows: Sequence[str]) -> Verdict:
             f"too few labelled photos to judge it, and what is served finds {', '.join(knows)} already",
         )
     return Verdict(True, "nothing", "too few labelled photos to judge it; what is served finds none of the classes")
+
+
+def standard_error(by_class: Mapping[str, float], boxes: Mapping[str, int]) -> float:
+    """Of a mean AP50: as if each object of a class were found or not by the toss of a coin as good as its AP50.
+
+    Two versions find much the same objects, so their difference varies less than two such figures would: by about
+    three quarters of one figure's standard error, where two answers in three are alike.
+
+    Args:
+        by_class: AP50 of each class that was drawn.
+        boxes: How often it was drawn, at least once each.
+    """
+    spread = 0.0
+    for name, score in by_class.items():
+        count = boxes[name]
+        share = (score * count + 1) / (count + 2)  # one found and one missed more: few boxes make nobody certain
+        spread += share * (1 - share) / count
+    return float(np.sqrt(spread)) / max(len(by_class), 1)
 
 
 def mean(by_class: Mapping[str, float]) -> float:

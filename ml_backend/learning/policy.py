@@ -34,7 +34,7 @@ class LearningPolicy:
         first: Labelled tasks with a box before the first fit, at least 1.
         debounce_s: A fit begins when no further submit came for so long, seconds; four times so long in a burst.
         held_out: Share of the tasks that are never learned from but kept for judging, 0 to 0.5.
-        tolerance: How much lower the AP50 of a candidate may be than that of what is served, 0 to 1.
+        tolerance: How much lower the AP50 of a candidate may be than that of what is served, on top of chance, 0 to 1.
         prelabels: Open tasks that get fresh pre-labels from each version, those that teach most first; 0: none.
         queue: Whether `connect` sets the project to uncertainty sampling, so that what teaches most is served.
         keep: Learned versions of the project that stay on the store, at least 1: so far a rollback can go.

@@ -79,7 +79,7 @@ RUNS = sa.Table(
     sa.Column("reason", sa.Text),  # the verdict in words
     sa.Column("ap50", sa.Double),  # of the candidate, mean over classes
     sa.Column("parent_ap50", sa.Double),  # of what it was compared with
-    sa.Column("tolerance", sa.Double),  # how much lower `ap50` might have been
+    sa.Column("tolerance", sa.Double),  # how much lower `ap50` might have been, beside chance
     sa.Column("metrics", sa.Text),  # JSON: see `runs.Metrics`
     sa.Column("seconds", sa.Text),  # JSON: {phase: seconds}, see `runs.PHASES`
 )

@@ -5,7 +5,7 @@ import pytest
 
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth
-from ml_backend.learning.gate import Exam, judge_by_folds, judge_held_out, unjudged
+from ml_backend.learning.gate import Exam, judge_by_folds, judge_held_out, standard_error, unjudged
 
 BOX = np.array([[10, 10, 60, 60]], np.float32)
 
@@ -17,11 +17,20 @@ def exam(right, *, of=10, label="Disc"):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "tolerance", "passed"),
-    [(5, 6, 0.0, True), (6, 6, 0.0, True), (7, 6, 0.03, False), (7, 6, 0.15, True), (9, 0, 0.5, False)],
+    ("before", "after", "of", "tolerance", "passed"),
+    [
+        (5, 6, 10, 0.0, True),
+        (6, 6, 10, 0.0, True),
+        (7, 6, 10, 0.03, True),  # a tenth less on ten photos is chance
+        (7, 4, 10, 0.03, False),
+        (700, 600, 1000, 0.03, False),  # on a thousand it is not
+        (700, 600, 1000, 0.15, True),
+        (700, 670, 1000, 0.0, False),
+        (9, 0, 10, 0.5, False),
+    ],
 )
-def test_a_candidate_must_find_as_much_on_the_held_out_photos(before, after, tolerance, passed):
-    verdict = judge_held_out(exam(after), exam(before), tolerance=tolerance)
+def test_a_candidate_must_find_as_much_on_the_held_out_photos(before, after, of, tolerance, passed):
+    verdict = judge_held_out(exam(after, of=of), exam(before, of=of), tolerance=tolerance)
     assert verdict.passed is passed
     assert verdict.judged_by == "held-out"
     assert f"{verdict.ap50:.3f}" in verdict.reason
@@ -31,10 +40,22 @@ def test_a_candidate_must_find_as_much_on_the_held_out_photos(before, after, tol
 
 
 def test_many_small_steps_down_do_not_add_up():
-    assert judge_held_out(exam(5), exam(6), tolerance=0.1, earlier=[exam(7)]).passed
-    refused = judge_held_out(exam(5), exam(6), tolerance=0.1, earlier=[exam(6), exam(8)])
+    exams = {share: exam(share * 100, of=1000) for share in (5, 6, 7, 8)}
+    assert judge_held_out(exams[5], exams[6], tolerance=0.1, earlier=[exams[7]]).passed
+    refused = judge_held_out(exams[5], exams[6], tolerance=0.1, earlier=[exams[6], exams[8]])
     assert not refused.passed
     assert "0.8" in refused.reason
+
+
+@pytest.mark.parametrize(("photos", "share"), [(5, 0.6), (20, 0.6), (20, 0.9), (80, 0.3)])
+def test_chance_is_as_large_as_two_equally_good_models_differ(photos, share):
+    """Both find each object with the same chance, two thirds of them alike: drawn many times over."""
+    rng = np.random.default_rng(0)
+    common, ours, theirs = (rng.uniform(size=(20_000, photos)) < share for _ in range(3))
+    alike = rng.uniform(size=(20_000, photos)) < 2 / 3
+    away = np.where(alike, common, ours).mean(axis=1) - np.where(alike, common, theirs).mean(axis=1)
+    chance = standard_error({"Disc": share}, {"Disc": photos})
+    assert 0.03 < (away < -chance).mean() < 0.16  # so often a candidate as good as the other would be refused
 
 
 @pytest.mark.parametrize(
