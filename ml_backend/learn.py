@@ -19,10 +19,13 @@ from ml_backend.training import Training, tabulate
 
 FOLDS = 2
 FEWEST = 2
-"""Photos below which nothing can be held out: the first of `CHOICES` is taken."""
+"""Photos below which nothing can be held out: the first choice is taken."""
 
 FEW = 5
 """Photos from which a prototype never won over logistic regression: it is tried no more."""
+
+SCARCE = 10
+"""Boxes on fewer than `FEW` photos, below which levels have too little to learn apart: one row for all comes first."""
 
 MOST_HELD = 24
 """Photos that are held out, drawn by chance where there are more: enough to choose by, and in time."""
@@ -49,8 +52,26 @@ class Choice:
 CHOICES = (
     Choice("logistic", refit_boxes=False),
     Choice("logistic", refit_boxes=True),
-    Choice("prototype", refit_boxes=False),
 )
+
+CHOICES_OF_FEW = (*CHOICES, Choice("prototype", refit_boxes=False))
+"""Of fewer than `FEW` photos."""
+
+CHOICES_OF_SCARCE = (Choice("shared", refit_boxes=False), Choice("shared", refit_boxes=True), *CHOICES_OF_FEW)
+"""Of fewer than `FEW` photos with fewer than `SCARCE` boxes."""
+
+
+def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[Choice, ...]:
+    """What is tried on labelled photos; the first is taken where nothing can be held out.
+
+    Args:
+        examples: The labelled photos.
+        known: Whether the backbone knows classes of the project: levels then begin with what it knows, so that few
+            photos ask for nothing simpler.
+    """
+    if known or len(examples) >= FEW:
+        return CHOICES
+    return CHOICES_OF_SCARCE if sum(len(one.labels) for one in examples) < SCARCE else CHOICES_OF_FEW
 
 
 @dataclass(frozen=True)
@@ -74,7 +95,7 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
     """
     judged: dict[Choice, float] = {}
     found: Mapping[Choice, Mapping[str, Line]] = {}
-    best = CHOICES[0]
+    best = choices_of(examples, known=bool(known))[0]
     # Matrices this small gain nothing from threads, and threads that wait for each other on a busy machine cost much.
     with threadpool_limits(1):
         training = tabulate(examples, levels, prior=[index for _, index in known])
@@ -109,8 +130,7 @@ def cross_validate(
         levels: Of the backbone.
         known: As in `learn`.
     """
-    few = len(examples) < FEW and not known
-    choices = [choice for choice in CHOICES if choice.trainer == "logistic" or few]
+    choices = choices_of(examples, known=bool(known))
     names = sorted({label for one in examples for label in one.labels})
     folds = [fold for fold in _folds(len(examples)) if any(examples[index].labels for index in fold[1])]
     truths = [Truth(examples[index].drawn, examples[index].labels) for places, _ in folds for index in places]

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from ml_backend.trainers.logistic import fit_logistic
 from ml_backend.trainers.problem import NEVER, Problem, Row, Rows
 from ml_backend.trainers.prototype import fit_prototype
+from ml_backend.trainers.shared import fit_shared
 
 TRAINERS: Mapping[str, Callable[[Problem], Rows]] = {
     "prototype": fit_prototype,
+    "shared": fit_shared,
     "logistic": fit_logistic,
 }
 """Trainer by name. Which of them learns a project is decided by cross-validation on what is labelled."""
 
-__all__ = ["NEVER", "TRAINERS", "Problem", "Row", "Rows", "fit_logistic", "fit_prototype"]
+__all__ = ["NEVER", "TRAINERS", "Problem", "Row", "Rows", "fit_logistic", "fit_prototype", "fit_shared"]

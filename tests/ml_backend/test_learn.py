@@ -62,6 +62,32 @@ def test_a_class_that_the_backbone_never_saw_is_found_on_a_new_photo(backbone, e
     assert min(max(_iou(box, drawn) for box in best) for drawn in examples[5].drawn) > 0.5
 
 
+def test_a_single_photo_is_learned_with_one_row_for_all_levels(backbone, examples):
+    """Its boxes lie on a level or two; the class is answered on the others too."""
+    learned = learn(examples[:1], levels=backbone.levels)
+    assert (learned.choice.trainer, learned.judged) == ("shared", {})
+    for row in learned.head.weights[1:]:
+        np.testing.assert_array_equal(row, learned.head.weights[0])
+
+
+@pytest.mark.parametrize(
+    ("photos", "boxes", "known", "trainers"),
+    [
+        (4, 2, (), {"shared", "logistic", "prototype"}),
+        (4, 3, (), {"logistic", "prototype"}),
+        (5, 1, (), {"logistic"}),
+        (2, 1, ("disc",), {"logistic"}),
+    ],
+)
+def test_what_is_tried_depends_on_what_was_drawn(backbone, examples, photos, boxes, known, trainers):
+    """Of eight boxes on four photos, of twelve, of five photos, and of a class that the backbone knows."""
+    drawn = np.array([[20, 20, 100, 100], [150, 30, 240, 120], [200, 200, 300, 300]], np.float32)[:boxes]
+    shown = [Example(one.sight, drawn, ("disc",) * boxes) for one in examples[:photos]]
+    learned = learn(shown, levels=backbone.levels, known=[(name, 0) for name in known])
+    assert {choice.trainer for choice in learned.judged} == trainers
+    assert learned.choice in learned.judged
+
+
 @pytest.mark.parametrize("refit_boxes", [False, True])
 def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes, tmp_path):
     known = [("cat", backbone.names.index("cat"))]

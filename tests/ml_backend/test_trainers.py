@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 
 from ml_backend.trainers import TRAINERS, Problem
 from ml_backend.trainers.logistic import BIAS_PENALTY, PENALTY, fit_logistic, newton
+from ml_backend.trainers.shared import fit_shared
 
 
 def problem(positives=60, negatives=400, size=6, *, seed=0, start=None):
@@ -84,6 +85,29 @@ def test_a_level_that_shows_nothing_of_a_class_never_answers_it():
     empty = Problem(task.features, ((0, 300), (300, 460)), task.positives, task.weights, task.truth, task.negatives)
     assert task.features.shape == (460, 7)
     assert (empty.scores(fit_logistic(empty))[300:] < -15).all()
+
+
+def test_one_row_for_all_levels_finds_the_class_on_a_level_that_never_showed_it():
+    """All that was drawn lies on the first level; on the second the same class stands out in the same way."""
+    drawn, unseen = (problem(positives=40, negatives=200, size=3, seed=seed).features for seed in (0, 1))
+    places = np.arange(480)
+    task = Problem(
+        np.concatenate([drawn, unseen]),
+        ((0, 240), (240, 480)),
+        places[:40],
+        np.ones(40),
+        np.ones(40),
+        np.concatenate([places[40:240], places[280:]]),
+    )
+    assert fit_shared(task).shape == (2, 4)
+    scores = task.scores(fit_shared(task))
+    assert (scores[240:280, None] > scores[None, 280:]).mean() > 0.95
+    assert (scores[240:280] > 0).mean() > 0.7
+    assert (task.scores(fit_logistic(task))[240:280] < -15).all()
+
+
+def test_one_row_for_all_levels_is_the_logistic_row_where_there_is_but_one():
+    np.testing.assert_array_equal(fit_shared(problem()), fit_logistic(problem()))
 
 
 def test_with_hardly_any_examples_a_row_stays_near_its_start():
