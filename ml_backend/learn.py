@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ml_backend.calibration import Line, calibrated, lines
+from ml_backend.calibration import Line, calibrated, lines, log_odds
 from ml_backend.detections import Detections, Ints
 from ml_backend.examples import Example
 from ml_backend.fitting import fit_table
@@ -74,13 +74,36 @@ def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[Choice, ...
     return CHOICES_OF_SCARCE if sum(len(one.labels) for one in examples) < SCARCE else CHOICES_OF_FEW
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What was found on photos by heads that did not learn from them.
+
+    Attributes:
+        names: Classes of the detections.
+        truths: What was drawn on each photo.
+        found: What was found on each, with scores as the head that is learned on all gives them.
+    """
+
+    names: tuple[str, ...] = ()
+    truths: Sequence[Truth] = ()
+    found: Sequence[Detections] = ()
+
+
 @dataclass(frozen=True)
 class Learned:
-    """A fitted head, how it was chosen, and what cross-validation gave each choice (AP50; empty: none was possible)."""
+    """A fitted head, how it was chosen, and what cross-validation gave.
+
+    Attributes:
+        head: The last layer.
+        choice: How it was fitted.
+        judged: AP50 of each choice by cross-validation; empty: none was possible.
+        answers: What cross-validation found with this choice.
+    """
 
     head: Head
     choice: Choice
     judged: Mapping[Choice, float]
+    answers: Answers = Answers()
 
 
 def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence[tuple[str, int]] = ()) -> Learned:
@@ -94,13 +117,13 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
         known: Classes of the project that the backbone knows, with its index: learning starts from there.
     """
     judged: dict[Choice, float] = {}
-    found: Mapping[Choice, Mapping[str, Line]] = {}
+    answers: Mapping[Choice, Answers] = {}
     best = choices_of(examples, known=bool(known))[0]
     # Matrices this small gain nothing from threads, and threads that wait for each other on a busy machine cost much.
     with threadpool_limits(1):
         training = tabulate(examples, levels, prior=[index for _, index in known])
         if sum(bool(one.labels) for one in examples) >= FEWEST:
-            judged, found = cross_validate(examples, training, levels=levels, known=known)
+            judged, answers = cross_validate(examples, training, levels=levels, known=known)
             for choice, score in judged.items():
                 if score > judged[best] + MARGIN:
                     best = choice
@@ -112,7 +135,9 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
             refit_boxes=best.refit_boxes,
             known=known,
         )
-    return Learned(calibrated(head, found.get(best, {})), best, judged)
+    told = answers.get(best, Answers())
+    found = lines(told.found, told.truths, names=told.names)
+    return Learned(calibrated(head, found), best, judged, _calibrated(told, found))
 
 
 def cross_validate(
@@ -121,8 +146,8 @@ def cross_validate(
     *,
     levels: Sequence[int],
     known: Sequence[tuple[str, int]] = (),
-) -> tuple[dict[Choice, float], dict[Choice, dict[str, Line]]]:
-    """Mean AP50 of each choice on photos that took no part in the fit that judges them, and what calibrates it.
+) -> tuple[dict[Choice, float], dict[Choice, Answers]]:
+    """Mean AP50 of each choice on photos that took no part in the fit that judges them, and what it found there.
 
     Args:
         examples: As in `learn`.
@@ -153,8 +178,21 @@ def cross_validate(
     found = {choice: [one for part in parts for one in part[choice]] for choice in choices}
     return (
         {choice: mean_ap50(truths, found[choice], names=names) for choice in choices},
-        {choice: lines(found[choice], truths, names=names) for choice in choices},
+        {choice: Answers(tuple(names), truths, found[choice]) for choice in choices},
     )
+
+
+def _calibrated(answers: Answers, found: Mapping[str, Line]) -> Answers:
+    """With scores as a head gives them that is calibrated with these lines."""
+    stretch, shift = (np.array([getattr(found[name], what) for name in answers.names]) for what in ("stretch", "shift"))
+
+    def again(one: Detections) -> Detections:
+        odds = log_odds(one.scores) * stretch[one.classes] + shift[one.classes]
+        scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
+        order = np.argsort(-scores, kind="stable")
+        return Detections(one.boxes[order], scores[order], one.classes[order])
+
+    return replace(answers, found=[again(one) if len(one) else one for one in answers.found])
 
 
 def _folds(count: int) -> list[tuple[list[int], list[int]]]:
