@@ -27,6 +27,8 @@ from qc_webhooks.proposal import propose
 from qc_webhooks.review import review_reasons
 from qc_webhooks.routing import Action, Memory, Situation, is_adjudicated, needs_review, plan
 from qc_webhooks.rules import violations
+from qc_webhooks.seeding import Wish
+from qc_webhooks.truth_keeper import TruthStore
 from qc_webhooks.verdict import Verdict, judge
 from qc_webhooks.writing import Writer
 
@@ -63,6 +65,7 @@ class Checker:
         self._memory = memory
         self._facts = FactStore(memory.engine)
         self._crowds = CrowdStore(memory.engine)
+        self._truths = TruthStore(memory.engine)
         self._writer = Writer(studio, memory)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
@@ -112,6 +115,7 @@ class Checker:
             self._writer.abandon(project, task)
             self._memory.forget(project, task)
             self._facts.forget(project, task)
+            self._truths.forget(project, task)
             return Checked(None)
         answers, situation, config = self._judged(project, found)
         situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
@@ -122,6 +126,14 @@ class Checker:
         if not any(action.ground_truth is not None for action in actions):
             self._remember(project, found, situation, memory_after(situation, actions))
             self._keep_facts(project, found, answers, situation, config)
+            self._truths.keep(
+                project,
+                found.id or 0,
+                truth=situation.verdict.ground_truth,
+                annotators=situation.verdict.annotators,
+                ours=situation.overlap_is_ours,
+                carried=situation.wish,
+            )
         log.info(
             "task_checked",
             project=project,
@@ -156,6 +168,7 @@ class Checker:
             broken=broken,
             reasons=review_reasons(found, answers, verdict, policy, broken=broken, config=config),
             outlook=self._outlook(project, answers, policy) if verdict.outcome != "waiting" else None,
+            wish=Wish() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
         )
         return answers, situation, config
 
@@ -178,13 +191,12 @@ class Checker:
         return propose(found, answers, situation.verdict, situation.policy, config=config, crowd=crowd)
 
     def _remember(self, project: int, found: Task, situation: Situation, memory: Memory) -> None:
-        annotations = {item.id: item.updated_at for item in found.annotations if item.id is not None}
         self._memory.remember(
             project,
             found.id or 0,
             memory,
             situation.verdict,
-            annotations,
+            found.annotations,
             born=found.created_at,
             review=needs_review(situation),
             stamp=found.updated_at,
@@ -226,6 +238,10 @@ def memory_after(situation: Situation, actions: Sequence[Action]) -> Memory:
             keys = action.keys
         if action.route == "one_more_annotator":
             asked, at = action.overlap, situation.verdict.annotators
+            found = situation.overlap if found is None else found
+        if action.route == "seed":
+            # `at` stays open: when nobody is to be measured any more, the overlap goes back without further news.
+            asked, at = action.overlap, None
             found = situation.overlap if found is None else found
         if action.route == "withdraw":
             asked = at = found = None

@@ -99,6 +99,11 @@ def gain_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint
     return _task_hint(project, task, f"task:{task}:gain:{fingerprint}", source)
 
 
+def seed_hint(project: int, task: int, revision: int) -> Hint:
+    """A task with a ground truth that is to be served to more or fewer annotators; one key for each such wish."""
+    return _task_hint(project, task, f"task:{task}:seed:{revision}", "seeding")
+
+
 def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
     """A project (None: every connected one) whose tasks must all be compared with what we know."""
     subject = "*" if project is None else str(project)

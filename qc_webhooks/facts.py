@@ -40,6 +40,8 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
         seconds: How long it took (Label Studio's ``lead_time``), None where that is not known.
         regions: How many regions were drawn.
         truth: Whether it is marked as the ground truth: then it is a reviewer's, and no blind opinion.
+        against: Agreement with the task's ground truth, 0 to 1; None where there is none.
+        known: Whether the ground truth was there before: then the task was served to measure the annotator by it.
     """
 
     annotator: int
@@ -47,6 +49,8 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     seconds: float | None
     regions: int
     truth: bool = False
+    against: float | None = None
+    known: bool = False
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -196,6 +200,7 @@ def facts_of(
             _seconds(annotations[each.annotation]),
             len(stance.regions),
             each.ground_truth,
+            *_against(each, verdict, answers),
         )
         for each, stance in zip(answers, stances, strict=True)
     ]
@@ -240,6 +245,16 @@ def same_shape(a: Region, b: Region) -> bool:
         return False
     one, other = _area(a.geometry), _area(b.geometry)
     return abs(one - other) <= SAME_AREA * max(one, other)
+
+
+def _against(each: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:
+    """Agreement with the ground truth, and whether that was there before."""
+    truth = next((other for other in answers if other.annotation == verdict.ground_truth), None)
+    if truth is None or truth is each:
+        return None, False
+    met = {each.annotator, truth.annotator}
+    score = next((pair.overall for pair in verdict.comparisons if {pair.a, pair.b} == met), None)
+    return None if score is None else round(score, 6), each.annotation > truth.annotation
 
 
 def _thing(stances: Sequence[Stance], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> Thing:

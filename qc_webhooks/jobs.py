@@ -21,11 +21,14 @@ from qc_webhooks.policy import read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import Reconciler
 from qc_webhooks.tabs import ensure_tabs
+from qc_webhooks.truth_keeper import TruthKeeper
 
 # "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
 TABS_EVERY_S = 60.0
 # How soon what annotators said changes who is believed, at the earliest.
 CROWD_EVERY_S = 30.0
+# How soon who is to be measured is served a task with a ground truth, at the earliest.
+TRUTHS_EVERY_S = 3.0
 # How soon the dashboard's figures follow the verdicts, at the earliest.
 BOARD_EVERY_S = 15.0
 
@@ -73,11 +76,13 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
             except LabelloopError as error:
                 log.warning("tabs_failed", project=connected.project, reason=str(error))
 
-    crowd = CrowdKeeper(engine, inbox, partial(read_policy, settings.home))
+    policy = partial(read_policy, settings.home)
+    crowd = CrowdKeeper(engine, inbox, policy)
     return [
         Periodic("qc.poll", settings.poll_seconds, reconciler.run),
         Periodic("qc.tabs", TABS_EVERY_S, tabs),
         Periodic("qc.crowd", CROWD_EVERY_S, crowd.run),
+        Periodic("qc.truths", TRUTHS_EVERY_S, TruthKeeper(engine, studio, inbox, policy).run),
         Periodic("qc.board", BOARD_EVERY_S, BoardKeeper(engine, studio).run),
     ]
 

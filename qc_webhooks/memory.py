@@ -8,10 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from labelloop.labeling.task import Annotation
 from labelloop.service.db import reading
 from qc_webhooks.events import Known
 from qc_webhooks.routing import Memory
-from qc_webhooks.tables import ACTIONS, ANNOTATIONS, BOARDS, CROWDS, FACTS, PROJECTS, TASKS
+from qc_webhooks.tables import ACTIONS, ANNOTATIONS, BOARDS, COPIES, CROWDS, FACTS, PROJECTS, REVIEWS, TASKS, TRUTHS
 from qc_webhooks.verdict import Verdict
 
 _IDS_A_QUERY = 500
@@ -90,7 +91,7 @@ class MemoryStore:
     def forget_project(self, project: int) -> None:
         """Drops all we know of a project that is gone. The log of what we wrote stays."""
         with self.engine.begin() as connection:
-            for table in (TASKS, ANNOTATIONS, CROWDS, FACTS, BOARDS, PROJECTS):
+            for table in (TASKS, ANNOTATIONS, CROWDS, FACTS, BOARDS, TRUTHS, COPIES, REVIEWS, PROJECTS):
                 connection.execute(sa.delete(table).where(table.c.project == project))
 
     def recall(self, project: int, task: int, *, born: str) -> Memory | None:
@@ -108,7 +109,7 @@ class MemoryStore:
         task: int,
         memory: Memory,
         verdict: Verdict,
-        annotations: Mapping[int, str],
+        annotations: Iterable[Annotation],
         *,
         born: str,
         review: bool,
@@ -123,8 +124,15 @@ class MemoryStore:
             "decided_at": time.time(), "overlay": memory.overlay, "stamp": stamp,
         }  # fmt: skip
         rows = [
-            {"annotation": id_, "project": project, "task": task, "updated_at": updated_at}
-            for id_, updated_at in annotations.items()
+            {
+                "annotation": each.id,
+                "project": project,
+                "task": task,
+                "updated_at": each.updated_at,
+                "annotator": each.completed_by,
+            }
+            for each in annotations
+            if each.id is not None
         ]
         with self.engine.begin() as connection:
             _forget(connection, project, task)

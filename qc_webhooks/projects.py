@@ -19,6 +19,7 @@ class Connected:
         settled: Whether a poll found nothing newer since.
         polled_at: Seconds since 1970 of the last poll; None: never.
         swept_at: Seconds since 1970 of the last comparison of every task; None: never.
+        evaluates: Whether we have let Label Studio serve tasks with a ground truth first.
     """
 
     project: int
@@ -26,6 +27,7 @@ class Connected:
     settled: bool = False
     polled_at: float | None = None
     swept_at: float | None = None
+    evaluates: bool = False
 
 
 class ProjectStore:
@@ -38,7 +40,10 @@ class ProjectStore:
         """Every connected project, by id."""
         with reading(self.engine) as connection:
             rows = connection.execute(sa.select(PROJECTS).order_by(PROJECTS.c.project)).all()
-        return [Connected(row.project, row.cursor, row.settled, row.polled_at, row.swept_at) for row in rows]
+        return [
+            Connected(row.project, row.cursor, row.settled, row.polled_at, row.swept_at, bool(row.evaluates))
+            for row in rows
+        ]
 
     def get(self, project: int) -> Connected | None:
         """One connected project; None: it is not connected."""
@@ -52,6 +57,11 @@ class ProjectStore:
             row = {"project": project, "connected_at": time.time(), "cursor": "", "settled": False}
             connection.execute(sa.insert(PROJECTS).values(row))
             return True
+
+    def evaluate(self, project: int, evaluates: bool) -> None:
+        """Notes whether Label Studio was let serve tasks with a ground truth first."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.update(PROJECTS).where(PROJECTS.c.project == project).values(evaluates=evaluates))
 
     def advance(self, project: int, *, cursor: str, settled: bool, swept: bool) -> None:
         """Notes how far a poll came."""

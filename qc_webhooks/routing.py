@@ -10,6 +10,7 @@ from qc_webhooks.overlay import Mark, Overlay
 from qc_webhooks.policy import Policy
 from qc_webhooks.review import BLOCKED
 from qc_webhooks.rules import Violation, describe_violations
+from qc_webhooks.seeding import Wish
 from qc_webhooks.verdict import Verdict
 
 # The flat keys of a task's data that are ours. Label Studio filters and sorts by flat data keys only.
@@ -56,6 +57,7 @@ class Situation:
         broken: What breaks the guideline.
         reasons: Why a reviewer is to look at it although its annotators agree, each in a sentence.
         outlook: What a further annotator would bring to the consensus; None: not known, and a dispute is worth it.
+        wish: With a ground truth: the overlap that it is to have, so that annotators are measured by it.
     """
 
     data: Mapping[str, Any]
@@ -71,6 +73,7 @@ class Situation:
     broken: tuple[Violation, ...] = ()
     reasons: tuple[str, ...] = ()
     outlook: Outlook | None = None
+    wish: Wish = field(default_factory=Wish)
 
     @property
     def overlap_is_ours(self) -> bool:
@@ -147,15 +150,36 @@ def one_more_annotator(situation: Situation) -> Action | None:
     )
 
 
+def seed(situation: Situation) -> Action | None:
+    """Serves a task whose ground truth is known to annotators who are to be measured by it, and to nobody else.
+
+    They see nothing but the photo and the pre-label, as with every other task. While nobody is to be measured it is
+    held back: it is settled, and Label Studio would serve it before all others.
+    """
+    verdict, memory = situation.verdict, situation.memory
+    if not _measures(situation) or not situation.overlap_is_ours:
+        return None
+    wanted = max(situation.wish.overlap or 0, verdict.annotators)
+    served = wanted > verdict.annotators
+    if situation.is_labeled != served and (not served or situation.overlap == wanted):
+        return None
+    if memory is not None and memory.asked_overlap == wanted == situation.overlap:
+        return None  # somebody marked it as finished, or unfinished, since
+    why = f"measures {wanted - verdict.annotators} more" if served else "nobody is to be measured now"
+    return Action("seed", f"ground truth: {why}", overlap=wanted, is_labeled=not served)
+
+
 def withdraw(situation: Situation) -> Action | None:
     """Takes back an annotator whom a settled task no longer needs (somebody corrected or deleted an annotation)."""
     memory, verdict = situation.memory, situation.verdict
+    if _measures(situation):
+        return None
     if pays(situation) or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
         return None
     if verdict.outcome == "disputed" or (situation.already_asked and not situation.is_news):
         return None  # what is known of annotators changes by and by; what was asked for stands until something happens
     wanted = max(memory.found_overlap, verdict.annotators) if verdict.outcome == "agreed" else memory.found_overlap
-    if not situation.overlap_is_ours or situation.overlap <= wanted:
+    if not situation.overlap_is_ours or memory.found_overlap <= situation.overlap <= wanted:
         return None
     return Action("withdraw", f"{verdict.outcome} again", overlap=wanted, is_labeled=verdict.annotators >= wanted)
 
@@ -197,6 +221,7 @@ def overlay(situation: Situation) -> Action | None:
 ROUTES: Mapping[str, Route] = {
     "accept": accept,
     "one_more_annotator": one_more_annotator,
+    "seed": seed,
     "withdraw": withdraw,
     "flag": flag,
     "overlay": overlay,
@@ -225,7 +250,10 @@ def qc_keys(situation: Situation) -> dict[str, Any]:
         "qc_status": verdict.outcome,
         "qc_agreement": None if verdict.agreement is None else round(verdict.agreement, 4),
         "qc_annotators": verdict.annotators,
-        "qc_note": write_note(verdict, situation.policy, doubt=_doubt(situation), more=_more(situation)),
+        # Who is measured by a task must not be told that it is settled.
+        "qc_note": ""
+        if _is_measuring(situation)
+        else write_note(verdict, situation.policy, doubt=_doubt(situation), more=_more(situation)),
         "qc_review": "yes" if needs_review(situation) else "no",
     }
 
@@ -261,6 +289,20 @@ def pays(situation: Situation) -> bool:
         return disputed or outlook.known
     return disputed and any(
         conflict.type not in _WEIGHED or conflict.control not in outlook.controls for conflict in verdict.conflicts
+    )
+
+
+def _measures(situation: Situation) -> bool:
+    """Whether annotators are measured by the task as the policy says."""
+    return situation.policy.ground_truth_share > 0 and situation.verdict.ground_truth is not None
+
+
+def _is_measuring(situation: Situation) -> bool:
+    """Whether the task is served now, or is about to be, to an annotator who is measured by it."""
+    if not _measures(situation):
+        return False
+    return _is_served(situation) or (
+        situation.overlap_is_ours and (situation.wish.overlap or 0) > situation.verdict.annotators
     )
 
 

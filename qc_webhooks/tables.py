@@ -15,6 +15,7 @@ PROJECTS = sa.Table(
     sa.Column("settled", sa.Boolean),
     sa.Column("polled_at", sa.Double),
     sa.Column("swept_at", sa.Double),
+    sa.Column("evaluates", sa.Boolean),  # whether we let Label Studio serve tasks with a ground truth first
 )
 
 # Which task an annotation belongs to (ANNOTATIONS_DELETED carries ids alone) and the version of it that was judged.
@@ -26,6 +27,7 @@ ANNOTATIONS = sa.Table(
     sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("project", sa.Integer),
     sa.Column("updated_at", sa.Text),
+    sa.Column("annotator", sa.Integer),
 )
 
 # What was decided last about a task and what we left behind in it, so that a human's change is told from ours.
@@ -112,4 +114,42 @@ CROWDS = sa.Table(
     sa.Column("tasks", sa.Integer),
     sa.Column("newest", sa.Double),  # the newest `kept_at` of facts that is in it
     sa.Column("crowd", sa.Text),
+)
+
+# Tasks whose ground truth is known. `wanted` is the overlap with which annotators are measured by the task (null: none
+# is), `revision` counts its changes, `carried` is the one that the task was last brought to; `ours` is false where
+# somebody changed the overlap since.
+TRUTHS = sa.Table(
+    "qc_truths",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("annotation", sa.Integer),
+    sa.Column("annotators", sa.Integer),
+    sa.Column("ours", sa.Boolean),
+    sa.Column("wanted", sa.Integer),
+    sa.Column("revision", sa.Integer),
+    sa.Column("carried", sa.Integer),
+)
+
+# The review project of a project. `review` is null while it is being made.
+REVIEWS = sa.Table(
+    "qc_reviews",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("review", sa.Integer),
+    sa.Column("prefilled", sa.Boolean),  # whether its label stream was told once to fill in the proposed consensus
+    sa.Column("made_at", sa.Double),
+)
+
+# Tasks that were copied into a review project: for which state of the task, and a digest of what the copy holds.
+COPIES = sa.Table(
+    "qc_copies",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("review", sa.Integer),
+    sa.Column("copy", sa.Integer),
+    sa.Column("fingerprint", sa.Text),
+    sa.Column("mark", sa.Text),
 )

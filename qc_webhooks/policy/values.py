@@ -70,6 +70,12 @@ class Policy:
         adjudicate: Whether what waits for a reviewer gets overlays: one prediction a stance and a proposed consensus,
             which the reviewer accepts or corrects. Every user of the project sees them.
         review_share: Of the agreed tasks that no route of ``review`` holds for, how many are reviewed, 0 to 1.
+        ground_truth_share: How much of an annotator's stream are tasks whose ground truth is known, to measure the
+            annotator by, 0 to 0.5; 0: none are served for that.
+        ground_truth_first: So many tasks with a ground truth come first of all to an annotator who is new, where
+            ``ground_truth_share`` is above 0.
+        review_project: Whether what waits for a reviewer is copied into a review project of its own, where a label
+            stream serves it with the proposed consensus filled in.
         least_model_score: An agreed task whose pre-label has a lower score is reviewed; 0: none is.
         least_model_agreement: An agreed task whose pre-label agrees less with the annotators is reviewed; 0: none is.
         controls: What holds for single controls: tables ``[controls.NAME]``.
@@ -87,6 +93,9 @@ class Policy:
     set_maximum_annotations: bool = False
     adjudicate: bool = True
     review_share: float = 0.0
+    ground_truth_share: float = 0.0
+    ground_truth_first: int = 0
+    review_project: bool = False
     least_model_score: float = 0.0
     least_model_agreement: float = 0.0
     controls: Mapping[str, ControlPolicy] = field(default_factory=dict)
@@ -149,6 +158,8 @@ def check_policy(policy: Policy, where: str) -> None:
         ("annotators", policy.annotators >= 2, "must be at least 2: one annotator has nobody to disagree with"),
         ("max_annotators", policy.max_annotators >= policy.annotators, f"must be at least annotators ({policy.annotators})"),  # noqa: E501 - a table
         ("review_share", 0 <= policy.review_share <= 1, share),
+        ("ground_truth_share", 0 <= policy.ground_truth_share <= 0.5, "must be from 0 to 0.5"),
+        ("ground_truth_first", policy.ground_truth_first >= 0, "must be 0 or more"),
         ("least_model_score", 0 <= policy.least_model_score <= 1, share),
         ("least_model_agreement", 0 <= policy.least_model_agreement <= 1, share),
     )  # fmt: skip

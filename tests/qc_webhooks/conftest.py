@@ -81,6 +81,7 @@ class MemoryStudio:
         self.writes = []
         self.fail_next = None
         self.model_version = "base-1"
+        self.settings = {}
         self._ids = itertools.count(1)
         self._predictions = itertools.count(1)
         self._moments = itertools.count(1)
@@ -155,7 +156,10 @@ class MemoryStudio:
         return next(each for each in self.stored[task]["predictions"] if each["model_version"] == version)
 
     def project(self, project):
-        return {"id": project, "model_version": self.model_version}
+        return {"id": project, "model_version": self.model_version} | self.settings
+
+    def update_project(self, _project, **fields):
+        self.settings |= fields
 
     def add_prediction(self, task, result, score, model_version):
         self._stumble("before")
