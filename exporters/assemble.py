@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from exporters.accounting import Ledger, Loss
-from exporters.choose import TOGETHER, Choice, Policy, choose, is_disputed
+from exporters.choose import DISPUTED_OUT, TOGETHER, Choice, Policy, choose, is_disputed
 from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
@@ -24,6 +24,7 @@ from labelloop.labeling.region import Reading, Region
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
 
+MALFORMED = "malformed"
 NEGATIVE = "negative size turned round"
 SEVERAL = "regions with several labels (an object for each label)"
 UNKNOWN_LABEL = "regions with a label that the label config does not have"
@@ -117,8 +118,8 @@ class Assembler:
     def _items(self, task: Task | MalformedTask) -> Iterator[Item]:
         self._ledger.input["task"] += 1
         if isinstance(task, MalformedTask):
-            self._ledger.drop("task", "malformed", failed=True)
-            self._made.losses.append(Loss("task", "malformed", task=task.task, detail=f"{task.field}: {task.reason}"))
+            self._ledger.drop("task", MALFORMED, failed=True)
+            self._made.losses.append(Loss("task", MALFORMED, task=task.task, detail=f"{task.field}: {task.reason}"))
             return
         self._count(task)
         number = task.id if task.id and task.id > 0 else self._position
@@ -131,7 +132,7 @@ class Assembler:
         self._made.stays = task.id == number
         disputed = is_disputed(task)
         if disputed and self._rules.disputed == "out":
-            self._drop_task(task, "disputed")
+            self._drop_task(task, DISPUTED_OUT)
             return
         choice = choose(task, self._rules.policy)
         for annotation, reason in choice.refused:
@@ -169,7 +170,7 @@ class Assembler:
             self._others(reading)
             self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
             for error in reading.errors:
-                self._drop_region(task, annotation, error.result, "malformed", f"{error.field}: {error.reason}")
+                self._drop_region(task, annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")
         if choice.rule == TOGETHER:
             readings = [self._together(task, readings)]
         for annotation, reading in readings:
@@ -345,10 +346,8 @@ class Assembler:
         broken = [each for each in task.malformed if each.field.startswith("annotations")]
         self._ledger.input["annotation"] += len(task.annotations) + len(broken)
         for each in broken:
-            self._ledger.drop("annotation", "malformed", failed=True)
-            self._made.losses.append(
-                Loss("annotation", "malformed", task=task.id, detail=f"{each.field}: {each.reason}")
-            )
+            self._ledger.drop("annotation", MALFORMED, failed=True)
+            self._made.losses.append(Loss("annotation", MALFORMED, task=task.id, detail=f"{each.field}: {each.reason}"))
 
     def _drop_task(self, task: Task, reason: str, *, failed: bool = False) -> None:
         self._ledger.drop("task", reason, failed=failed)

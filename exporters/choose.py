@@ -12,6 +12,11 @@ TOGETHER = "consensus"
 """The rule under which the chosen annotations become one: see ``exporters.together``."""
 DISPUTED = ("in", "out", "apart")
 """What becomes of the tasks that quality control holds for disputed: ``apart`` is a split of their own."""
+DISPUTED_OUT = "disputed"
+SKIPPED = "skipped by the annotator"
+NOT_CHOSEN = "not chosen by the policy"
+NOT_ANNOTATED = "not annotated"
+NONE_CHOSEN = "no annotation by the policy"
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -102,19 +107,11 @@ def choose(task: Task, policy: Policy) -> Choice:
     chosen, rule = policy(live)
     kept = {id(each) for each in chosen}
     refused = tuple(
-        (each, "skipped by the annotator" if each.was_cancelled else "not chosen by the policy")
-        for each in task.annotations
-        if id(each) not in kept
+        (each, SKIPPED if each.was_cancelled else NOT_CHOSEN) for each in task.annotations if id(each) not in kept
     )
     if chosen:
         return Choice(chosen=tuple(chosen), rule=rule, refused=refused)
-    reason = (
-        "not annotated"
-        if not task.annotations
-        else "skipped by the annotator"
-        if not live
-        else "no annotation by the policy"
-    )
+    reason = NOT_ANNOTATED if not task.annotations else SKIPPED if not live else NONE_CHOSEN
     return Choice(refused=refused, reason=reason)
 
 

@@ -1,12 +1,10 @@
 """The commands of the exporters, as plain functions that ``labelloop`` mounts: export, dataset pull."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 
 from exporters.accounting import Report
@@ -14,14 +12,16 @@ from exporters.automation.events import environment, told
 from exporters.automation.followers import followers
 from exporters.automation.foreground import watch as watch_project
 from exporters.automation.policy import ExportPolicy
-from exporters.automation.then import CommandFailed, run_then, words
-from exporters.automation.webhook import send
+from exporters.automation.then import CommandFailed, run_then, startable, words
+from exporters.automation.webhook import WebhookFailed, WebhookForbidden, send
 from exporters.errors import BadOption
 from exporters.export import MAX_ERRORS
 from exporters.export import export as run_export
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.pull import pull
 from exporters.splits import DEFAULT_SPLIT
+from exporters.summary import failures, summary
+from exporters.terminal import Json, checked, progress_bar, write_json
 from exporters.versions import read_version
 from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
@@ -44,7 +44,7 @@ def export(
     fetch: bool = True,
     copy_images: bool = False,
     afresh: Annotated[bool, Parameter(negative=())] = False,
-    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    json: Json = None,
     watch: Annotated[bool, Parameter(negative=())] = False,
     every_tasks: int = 0,
     every_hours: float = 0.0,
@@ -86,7 +86,7 @@ def export(
             in its environment; no shell reads it.
 
     Returns:
-        0, or 1 where more than ``max_errors`` failed, or the status of the command.
+        0, or 1 where more than ``max_errors`` failed or the webhook was not taken, or the status of the command.
     """
     settings = Settings()
     setup_logging(settings)
@@ -104,20 +104,21 @@ def export(
         at=at,
         when_done=when_done,
         webhook=webhook,
-        then=words(then) if then else (),
-    ).checked("--watch")
+        then=startable(words(then)) if then else (),
+    ).checked()
     if watch or policy.triggered:
         given = {"--label-config": label_config, "--no-fetch": not fetch, "--afresh": afresh, "--json": json}
         if wrong := [name for name, value in given.items() if value]:
             raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(given))
         return _watch(source, policy, settings)
-    with _progress("tasks") as progress:
+    config, report_to = _config(label_config), checked(json)
+    with progress_bar("tasks") as progress:
         report = run_export(
             source,
             settings=settings,
             formats=format_names(formats),
             to=to,
-            label_config=label_config.read_text(encoding="utf-8") if label_config else None,
+            label_config=config,
             annotation=annotation,
             split=split,
             group_by=group_by,
@@ -128,26 +129,45 @@ def export(
             afresh=afresh,
             progress=progress,
         )
-    if json is not None:
-        data = msgspec.json.format(msgspec.json.encode(report)) + b"\n"
-        if str(json) == "-":
-            sys.stdout.write(data.decode())
-        else:
-            json.write_bytes(data)
-    if str(json) != "-":
-        print(summary(report))
+    if not write_json(report_to, report):
+        print(_summary(report, policy, settings))
     if not report.published:
         return 1
-    project = int(source) if source.isdecimal() else None
+    return _follow(report, int(source) if source.isdecimal() else None, policy, settings)
+
+
+def _config(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        wanted = f"a file on this machine with the label config's XML ({reason})"
+        raise BadOption("--label-config", str(path), wanted) from error
+
+
+def _summary(report: Report, policy: ExportPolicy, settings: Settings) -> str:
+    failed = failures(open_store(report.url, settings), report)
+    return summary(report, failed, max_errors=policy.max_errors)
+
+
+def _follow(report: Report, project: int | None, policy: ExportPolicy, settings: Settings) -> int:
+    """Tell the webhook, then run the command: the version is there, so neither keeps the other from being done."""
+    status = 0
     if policy.webhook:
-        send(settings, policy.webhook, told(report, project, "asked for"))
+        try:
+            send(settings, policy.webhook, told(report, project, "asked for"))
+        except (WebhookFailed, WebhookForbidden) as error:
+            print(error, file=sys.stderr)
+            status = 1
     if policy.then:
         try:
             run_then(policy.then, environment(report, project))
         except CommandFailed as error:
             print(error, file=sys.stderr)
             return error.exit_status
-    return 0
+    return status
 
 
 def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
@@ -155,14 +175,14 @@ def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
         raise BadOption("--from", source, "a project's number: only a live project can be watched")
     if not policy.triggered:
         raise BadOption("--watch", "", "it with --every-tasks N, --every-hours H, --at HH:MM or --when-done")
-    with _progress("tasks") as progress:
+    with progress_bar("tasks") as progress:
         watch_project(
             int(source),
             policy,
             settings=settings,
             followers=followers(settings),
             tell=lambda line: print(line, flush=True),
-            show=lambda report: print(summary(report), flush=True),
+            show=lambda report: print(_summary(report, policy, settings), flush=True),
             progress=progress,
         )
     return 0
@@ -197,7 +217,7 @@ def dataset_pull(
             media = opened.enter_context(closing(Media(settings, studio)))
             if studio is not None:
                 opened.callback(studio.close)
-        progress = opened.enter_context(_progress("images"))
+        progress = opened.enter_context(progress_bar("images"))
         pulled = pull(
             store,
             read_version(store, version),
@@ -214,64 +234,3 @@ def dataset_pull(
     if len(pulled.missing) > 10:
         print(f"and {len(pulled.missing) - 10} more photos", file=sys.stderr)
     return 1 if pulled.missing else 0
-
-
-def summary(report: Report) -> str:
-    """The report as a person reads it: what was written, what was not and why."""
-    accounts = report.accounts
-    lines = [
-        f"{report.url} {report.version}" + ("" if report.published else "  (NOT published: too much failed)"),
-        f"  images   {_counts(report.images)}",
-        f"  classes  {_counts(report.classes)}",
-    ]
-    for name, count in (
-        ("tasks", accounts.tasks),
-        ("annotations", accounts.annotations),
-        ("images", accounts.images),
-        ("regions", accounts.regions),
-    ):
-        lines.append(f"  {name}: {count.kept} of {count.input}")
-        lines += [f"    {number} not: {reason}" for reason, number in count.dropped.items()]
-    for name, each in accounts.formats.items():
-        lines.append(f"  {name}: {each.objects} objects")
-        lines += [f"    {number} not: {reason}" for reason, number in each.dropped.items()]
-        lines += [f"    {number} {change}" for change, number in each.converted.items()]
-    for title, numbers in (
-        ("repaired", accounts.repaired),
-        ("noted", accounts.notes),
-        ("annotation chosen by", accounts.chosen_by),
-        ("results that are no regions", accounts.other_results),
-    ):
-        if numbers:
-            lines.append(f"  {title}: {_counts(numbers)}")
-    lines.append(f"  failed: {accounts.failed} ({accounts.failed_share:.1%})")
-    lines.append(
-        f"  {report.objects} objects, {report.bytes:,} bytes; new: {report.written.objects} objects, "
-        f"{report.written.bytes:,} bytes, {report.written.tasks} tasks converted"
-    )
-    lines.append("  each loss is a line of dropped.jsonl, which `labelloop dataset pull` lays out")
-    return "\n".join(lines)
-
-
-def _counts(numbers: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in numbers.items()) or "none"
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int | None], None] | None]:
-    """A progress bar on the standard error stream; none where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task(unit, total=None)
-
-        def show(done: int, total: int | None) -> None:
-            if done % 50 == 0 or done == total:
-                bar.update(row, completed=done, total=total)
-
-        yield show

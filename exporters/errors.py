@@ -1,5 +1,7 @@
 """The exporters' errors: each names the item that is wrong and what to do about it."""
 
+from collections.abc import Sequence
+
 from labelloop.service.errors import LabelloopError
 
 
@@ -20,6 +22,35 @@ class SourceNotFound(ExportError):
         super().__init__(
             f"Nothing to export at {source!r}: {reason}.",
             fix="Give a project's number, a Label Studio JSON or JSON lines file, or s3://BUCKET/KEY.json.",
+        )
+
+
+class NotTasks(ExportError):
+    """The file is something else than Label Studio's tasks."""
+
+    code = "not_tasks"
+    status = 400
+
+    def __init__(self, source: str, what: str, fix: str = "") -> None:
+        self.source, self.what = source, what
+        super().__init__(
+            f"{source}: it is {what}, not Label Studio's tasks.",
+            fix=fix or "In Label Studio choose Export > JSON (not JSON-MIN, CSV or TSV) and give that file.",
+        )
+
+
+class NoDataSet(ExportError):
+    """There is no data set at the given place."""
+
+    code = "no_data_set"
+    status = 404
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.place = place
+        super().__init__(
+            f"No data set at {place}: {reason}.",
+            fix="Give the folder that holds annotations/*.json (COCO), Annotations/ (Pascal VOC), labels/ (YOLO) or"
+            " dataset.ndjson, one such file, or the address of a data set that `labelloop export` made.",
         )
 
 
@@ -87,5 +118,17 @@ class VersionNotFound(ExportError):
     code = "version_not_found"
     status = 404
 
-    def __init__(self, url: str, version: str) -> None:
-        super().__init__(f"{url} has no version {version!r}.", fix="See `labelloop dataset list` for what is there.")
+    def __init__(self, url: str, version: str, there: Sequence[str] = ()) -> None:
+        self.there = tuple(there)
+        if not there:
+            super().__init__(
+                f"There is no data set at {url}.",
+                fix="Is the address right? `labelloop export --to ADDRESS --from ...` makes the first version.",
+            )
+        elif version == "latest":
+            super().__init__(
+                f"{url} has no published version: too much failed in each of {', '.join(there[-3:])}.",
+                fix=f"Name one to look at it: --version {there[-1]}. `labelloop export --max-errors` publishes more.",
+            )
+        else:
+            super().__init__(f"{url} has no version {version!r}.", fix=f"It has {', '.join(there[-5:])}.")

@@ -13,6 +13,7 @@ from labelloop.service.media.bucket import split_s3
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store
 from labelloop.service.store.client import s3_client
+from labelloop.service.store.s3_errors import plainly
 
 LONGEST_HOURS = 7 * 24
 """S3 signs for no longer: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
@@ -47,7 +48,8 @@ def signer(settings: Settings, hours: float) -> Sign:
 
     def sign(address: str) -> str:
         bucket, key = split_s3(address)
-        found: str = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
+        with plainly(f"s3://{bucket}", key):
+            found: str = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
         return found
 
     return sign
@@ -70,7 +72,7 @@ def linked(store: Store, manifest: Manifest, name: str, sign: Sign) -> Iterator[
     """
     file = next((each for each in manifest.files if each.path == f"{name}/{FILE}"), None)
     if file is None:
-        raise VersionNotFound(store.url, f"{manifest.version} with {name}")
+        raise VersionNotFound(store.url, f"{manifest.version} with {name}", [manifest.version])
     copies = _copies(store, manifest) if store.url.startswith("s3://") else {}
     head, *rows = compare(store, file.key, file.sha256, file.size).splitlines()
     told = msgspec.json.decode(head)

@@ -1,9 +1,5 @@
 """The commands `labelloop dataset list`, `diff` and `gc`."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -11,11 +7,11 @@ from cyclopts import Parameter
 
 from exporters.differences import Change, ClassChange, Differences, differences
 from exporters.garbage import GRACE_H, Garbage, collect, look
+from exporters.terminal import Json, counted, progress_bar, write_json
 from exporters.versions import read_head, read_version, versions
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 
-Json = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 _SHOWN = 20
 
 
@@ -44,7 +40,7 @@ def dataset_list(url: str, *, json: Json = None) -> int:
         }
         for each in found
     ]
-    if _wrote(json, told):
+    if write_json(json, told):
         return 0
     for each in told:
         splits = ", ".join(f"{name} {count}" for name, count in each["images"].items())
@@ -72,7 +68,7 @@ def dataset_diff(url: str, a: str, b: str = "latest", *, json: Json = None) -> i
     """
     store = open_store(url, Settings())
     found = differences(store, read_version(store, a), read_version(store, b))
-    if not _wrote(json, found):
+    if not write_json(json, found):
         print(diff_text(found))
     return 0
 
@@ -99,11 +95,11 @@ def dataset_gc(
     """
     store = open_store(url, Settings())
     if delete:
-        with _progress() as progress:
+        with progress_bar("objects") as progress:
             found = collect(store, keep=keep, grace_h=grace, progress=progress)
     else:
         found = look(store, keep=keep, grace_h=grace)
-    if not _wrote(json, found):
+    if not write_json(json, found):
         print(gc_text(found, deleted=delete))
     return 0
 
@@ -140,28 +136,17 @@ def gc_text(found: Garbage, *, deleted: bool) -> str:
     what = "Removed" if deleted else "Would remove"
     size = f"{found.bytes / 1e6:,.1f} MB"
     lines = [
-        f"{what} {len(found.versions)} versions and {len(found.objects)} objects ({size}).",
-        f"{len(found.kept_versions)} versions and {found.kept_objects} objects stay.",
+        f"{what} {counted(len(found.versions), 'version')} and {counted(len(found.objects), 'object')} ({size}).",
+        f"What stays: {counted(len(found.kept_versions), 'version')}, {counted(found.kept_objects, 'object')}.",
     ]
     if found.versions:
         lines.insert(1, f"  versions: {', '.join(found.versions)}")
     if found.young:
-        lines.append(f"{found.young} objects that no version names are younger than the grace period: they stay too.")
+        young = counted(found.young, "object")
+        lines.append(f"{young} that no version names, younger than the grace period: they stay too.")
     if not deleted and (found.versions or found.objects):
         lines.append("Nothing was changed. With --delete they go.")
     return "\n".join(lines)
-
-
-def _wrote(json: Path | None, value: Any) -> bool:
-    """Write a value as JSON; whether that was to the standard output, where nothing else may then be printed."""
-    if json is None:
-        return False
-    data = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
-    if str(json) == "-":
-        sys.stdout.write(data.decode())
-        return True
-    json.write_bytes(data)
-    return False
 
 
 def _change(each: Change) -> str:
@@ -174,17 +159,3 @@ def _objects(each: ClassChange) -> str:
 
 def _short(value: Any) -> str:
     return msgspec.json.encode(value).decode()[:100]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("objects", total=None)
-        yield lambda done, total: bar.update(row, completed=done, total=total)

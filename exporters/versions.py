@@ -107,15 +107,22 @@ def publish(store: Store, version: str, sha256: str) -> None:
     raise StoreBusy(store.url, HEAD)
 
 
+def version_names(store: Store) -> list[str]:
+    """The names of the versions that are whole, oldest first."""
+    keys = (key.split("/") for key in store.list("versions/"))
+    return [key[1] for key in keys if len(key) == 3 and key[2] == "manifest.json"]
+
+
 def versions(store: Store) -> Iterator[Manifest]:
     """The manifests of the versions that are whole, oldest first."""
-    for key in store.list("versions/"):
-        if key.count("/") == 2 and key.endswith("/manifest.json"):
-            yield decode_manifest(store.get(key), url=store.url, key=key)
+    for key in map(manifest_key, version_names(store)):
+        yield decode_manifest(store.get(key), url=store.url, key=key)
 
 
 def read_version(store: Store, version: str = "latest") -> Manifest:
     """The manifest of a version; ``latest`` is the published one, and its checksum is checked.
+
+    A number alone names a version too: ``3`` and ``v3`` are ``v000003``.
 
     Raises:
         VersionNotFound: there is no such version, or none was published yet.
@@ -123,12 +130,13 @@ def read_version(store: Store, version: str = "latest") -> Manifest:
     """
     head = read_head(store)[0] if version == "latest" else None
     if version == "latest" and head is None:
-        raise VersionNotFound(store.url, version)
-    key = head.manifest if head else manifest_key(version)
+        raise VersionNotFound(store.url, version, version_names(store))
+    number = version.removeprefix("v")
+    key = head.manifest if head else manifest_key(version_name(int(number)) if number.isdecimal() else version)
     try:
         data = store.get(key)
     except NotThere as error:
-        raise VersionNotFound(store.url, version) from error
+        raise VersionNotFound(store.url, version, version_names(store)) from error
     if head and hashlib.sha256(data).hexdigest() != head.sha256:
         raise DatasetDamaged(store.url, key, "its checksum is not the one that the head names")
     return decode_manifest(data, url=store.url, key=key)

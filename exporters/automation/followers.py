@@ -25,6 +25,6 @@ def followers(settings: Settings) -> Mapping[str, Handler]:
             try:
                 run_then(event.payload["command"], event.payload["told"])
             except CommandFailed as error:  # a training that failed is not begun again by itself
-                raise Reject(str(error)) from error
+                raise Reject(f"{error} `labelloop inbox replay` repeats it.") from error
 
     return {WEBHOOK: webhook, THEN: then}

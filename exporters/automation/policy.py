@@ -16,13 +16,17 @@ _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
 class ExportPolicyError(ExportError):
-    """An ``export.toml`` cannot be used."""
+    """An ``export.toml``, or an option of the command line (``where`` is empty), cannot be used."""
 
     code = "export_policy"
     status = 400
 
     def __init__(self, where: str, key: str, reason: str) -> None:
         self.key = key
+        if not where:
+            option = f"--{key.replace('_', '-')}"
+            super().__init__(f"{option} {reason}.", fix="`labelloop export --help` says what each option takes.")
+            return
         super().__init__(
             f"{where}{f': {key}' if key else ''} {reason}.",
             fix="docs/reference/policy.md lists the keys of export.toml with their ranges.",
@@ -70,11 +74,11 @@ class ExportPolicy:
         """Whether anything starts an export by itself."""
         return bool(self.every_tasks or self.every_hours or self.at or self.when_done)
 
-    def checked(self, where: str) -> "ExportPolicy":
+    def checked(self, where: str = "") -> "ExportPolicy":
         """This policy, if it can be used.
 
         Raises:
-            ExportPolicyError: A value is out of its range; ``where`` says whose it is.
+            ExportPolicyError: A value is out of its range; ``where`` names the file, empty for the command line.
         """
         parts = urlsplit(self.webhook)
         wrong = (

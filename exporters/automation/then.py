@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +16,7 @@ class CommandFailed(ExportError):
 
     def __init__(self, command: Sequence[str], reason: str, *, status: int = 1) -> None:
         self.exit_status = status
-        super().__init__(
-            f"The command {command[0]!r} {reason}.", fix="Its own output says why; `labelloop inbox replay` repeats it."
-        )
+        super().__init__(f"The command {command[0]!r} {reason}.", fix="Its own output says why.")
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -33,6 +32,18 @@ def words(text: str) -> tuple[str, ...]:
     if not found:
         raise BadOption("--then", text, "a command and its arguments")
     return found
+
+
+def startable(command: Sequence[str]) -> tuple[str, ...]:
+    """The command, if its program is there: told before an export is made, not after.
+
+    Raises:
+        BadOption: No such program, or it may not be run.
+    """
+    if shutil.which(command[0]) is None:
+        wanted = f"a program that can be started: {command[0]} is not there, or not executable (chmod +x)"
+        raise BadOption("--then", shlex.join(command), wanted)
+    return tuple(command)
 
 
 def run_then(command: Sequence[str], told: Mapping[str, str]) -> None:

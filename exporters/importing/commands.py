@@ -8,14 +8,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
 
-import msgspec
 from cyclopts import Parameter
 
 from exporters.errors import BadOption
 from exporters.importing.location import Images
-from exporters.importing.needs import Needs, Progress
+from exporters.importing.needs import Needs
 from exporters.importing.report import As, Imported
 from exporters.importing.run import Order, look, run_import
+from exporters.terminal import Json, checked, progress_bar, write_json
 from labelloop.service.datasets import READERS, DataSet, Problem
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
@@ -44,7 +44,7 @@ def import_dataset(
     classes: Path | None = None,
     max_errors: float = 0.01,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
+    json: Json = None,
 ) -> int:
     """Bring a labelled data set, or plain photos, into a Label Studio project. Again: nothing is added twice.
 
@@ -82,6 +82,7 @@ def import_dataset(
         raise BadOption("--format", format, ", ".join(["auto", *READERS]))
     if project != "new" and not project.isdecimal():
         raise BadOption("--project", project, 'the number of a project, or "new"')
+    report_to = checked(json)
     order = Order(
         source=source,
         project=None if project == "new" else int(project),
@@ -99,7 +100,7 @@ def import_dataset(
         ground_truth=ground_truth,
         classes=classes,
     )
-    with closing(Studio.from_settings(settings)) as studio, _stopping() as stop, _bar() as progress:
+    with closing(Studio.from_settings(settings)) as studio, _stopping() as stop, progress_bar("photos") as progress:
         if dry_run:
             data, needs = look(order, settings=settings, studio=studio, progress=progress)
         else:
@@ -107,13 +108,7 @@ def import_dataset(
     if dry_run:
         print(_told(data, needs))
         return 0
-    if json is not None:
-        text = msgspec.json.format(msgspec.json.encode(report)) + b"\n"
-        if str(json) == "-":
-            sys.stdout.write(text.decode())
-        else:
-            json.write_bytes(text)
-    if str(json) != "-":
+    if not write_json(report_to, report):
         print(summary(report, settings.label_studio_url))
     if report.stopped:
         return 130
@@ -174,23 +169,3 @@ def _stopping() -> Iterator[Callable[[], bool]]:
         yield lambda: told
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A progress bar on a terminal's standard error; none elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("reading", total=None)
-
-        def show(done: int, total: int | None) -> None:
-            if total is not None or done % 50 == 0:
-                bar.update(row, completed=done, total=total, description="reading" if total is None else "photos")
-
-        yield show

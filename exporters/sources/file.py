@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from exporters.errors import SourceNotFound
+from exporters.sources.recognise import check_tasks
 from exporters.sources.source import read
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
@@ -21,6 +22,7 @@ class JsonFile:
     def __init__(self, path: Path, config: LabelConfig | None, *, location: str = "") -> None:
         if not path.is_file():
             raise SourceNotFound(str(path), "there is no such file")
+        check_tasks(path, location or str(path))
         self.title = Path(location or path.name).stem
         self.origin: dict[str, Any] = {"kind": "file", "location": location or path.name}
         self.config = config

@@ -1,13 +1,11 @@
 """The commands that look for faults: dataset validate (any data set) and dataset verify (a version of ours)."""
 
-import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import msgspec
-
 from exporters.pull import pull
+from exporters.terminal import Json, checked, counted, write_json
 from exporters.validate.flaws import FLAWS, Problems
 from exporters.validate.folder import CHECKED, validate
 from exporters.validate.version import verify
@@ -17,7 +15,7 @@ from labelloop.service.store import Store, open_store
 SHOWN = 20
 
 
-def dataset_validate(place: str, *, version: str = "latest", json: bool = False) -> int:
+def dataset_validate(place: str, *, version: str = "latest", json: Json = None) -> int:
     """Look for what no loader notices: double ids, boxes outside their image, mixed rows, images without labels.
 
     Reads COCO, Pascal VOC, YOLO (detect, segment, OBB, pose) and Ultralytics NDJSON, whoever wrote them, and the
@@ -26,15 +24,15 @@ def dataset_validate(place: str, *, version: str = "latest", json: bool = False)
     Args:
         place: a folder, a COCO file, or where a data set of ours lives: file:///DIR or s3://BUCKET/PREFIX.
         version: which version of a data set of ours: "latest" or v000001.
-        json: print the findings as one JSON object.
+        json: where to write the findings as JSON ("-": to the standard output).
 
     Returns:
         0, or 1 where something is wrong.
     """
-    store = _store(place)
+    store, report_to = _store(place), checked(json)
     if store is None:
         path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place)
-        return _say(place, validate(path), json=json)
+        return _say(place, validate(path), json=report_to)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
         known = [name for name in manifest.formats if name in CHECKED]
@@ -43,16 +41,16 @@ def dataset_validate(place: str, *, version: str = "latest", json: bool = False)
                 to = Path(folder) / known[0] if len(known) == 1 else Path(folder)
                 pull(store, manifest, to=to, formats=known, copies=False)
                 validate(Path(folder), problems)
-    return _say(f"{place} {manifest.version if manifest else version}", problems, json=json)
+    return _say(f"{place} {manifest.version if manifest else version}", problems, json=report_to)
 
 
-def dataset_verify(url: str, *, version: str = "latest", json: bool = False) -> int:
+def dataset_verify(url: str, *, version: str = "latest", json: Json = None) -> int:
     """Compare a version with its manifest: every file's size and SHA-256, and the numbers of images and labels.
 
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         version: "latest" or v000001.
-        json: print the findings as one JSON object.
+        json: where to write the findings as JSON ("-": to the standard output).
 
     Returns:
         0, or 1 where something is wrong.
@@ -70,16 +68,15 @@ def _store(place: str) -> Store | None:
     return open_store(path.as_uri(), Settings()) if ours else None
 
 
-def _say(place: str, problems: Problems, *, json: bool) -> int:
+def _say(place: str, problems: Problems, *, json: Path | None) -> int:
     status = 1 if problems else 0
-    if json:
-        report = {
-            "place": place,
-            "looked_at": dict(problems.looked_at),
-            "counts": dict(problems.counts),
-            "problems": problems.kept,
-        }
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
+    report = {
+        "place": place,
+        "looked_at": dict(problems.looked_at),
+        "counts": dict(problems.counts),
+        "problems": problems.kept,
+    }
+    if write_json(json, report):
         return status
     looked = ", ".join(f"{number:,} {what}" for what, number in problems.looked_at.items())
     print(f"{place}: {looked or 'nothing'} looked at")
@@ -91,5 +88,5 @@ def _say(place: str, problems: Problems, *, json: bool) -> int:
             print("  - " + ": ".join(filter(None, (each.file, each.where, each.detail))))
         if number > SHOWN:
             print(f"    and {number - SHOWN:,} more")
-    print("\nnothing wrong" if not problems else f"\n{problems.counts.total():,} faults")
+    print("\nnothing wrong" if not problems else f"\n{counted(problems.counts.total(), 'fault')}")
     return status

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from exporters.errors import SourceNotFound
+from exporters.errors import NoDataSet
 from exporters.validate.coco import Names, check_coco
 from exporters.validate.flaws import Problems
 from exporters.validate.ndjson import check_ndjson
@@ -22,7 +22,7 @@ def validate(place: Path, problems: Problems | None = None) -> Problems:
         problems: where faults go, if there were others before.
 
     Raises:
-        SourceNotFound: there is nothing there that is a data set of a format we know.
+        NoDataSet: there is nothing there that is a data set of a format we know.
     """
     problems = Problems() if problems is None else problems
     if place.is_file():
@@ -36,9 +36,8 @@ def validate(place: Path, problems: Problems | None = None) -> Problems:
     ]
     found = [_one(folder, name, problems) for folder, name in folders]
     if not any(found):
-        raise SourceNotFound(
-            str(place), "it has no COCO file (annotations/*.json), no Annotations/*.xml and no labels/*.txt"
-        )
+        reason = "none of the files of a data set is in it" if place.is_dir() else "there is no such file or folder"
+        raise NoDataSet(str(place), reason)
     return problems
 
 

@@ -7,6 +7,7 @@ import pytest
 from cyclopts import App
 
 from exporters import commands, version_commands
+from exporters.errors import ExportError, VersionNotFound
 
 
 @pytest.fixture
@@ -98,3 +99,69 @@ def test_pull_without_photos_ends_with_status_one_and_names_them(app, file, tmp_
     assert app(["pull", to, "--to", str(tmp_path / "all")]) == 1
     assert "s3://photos/2.jpg" in capsys.readouterr().err
     assert app(["pull", to, "--to", str(tmp_path / "none"), "--no-images"]) == 0
+
+
+def test_failures_are_named_with_what_to_do_about_them(app, build, tmp_path, capsys):
+    good = [build.box(1, 1, 5, 5, id=f"good{n}") for n in range(5)]
+    bad = [build.box(10, 10, 0, 20, id=f"flat{n}") for n in range(5)]
+    task = build.task(7, build.annotation(*good, *bad, number=3))
+    skipped = build.task(8, build.annotation(was_cancelled=True))
+    (tmp_path / "bad.json").write_text(json.dumps([task, skipped]))
+    assert app(["export", "--from", str(tmp_path / "bad.json")]) == 1
+    said = capsys.readouterr().out
+    named = [line.strip() for line in said.splitlines() if line.strip().startswith("task 7")]
+    assert named == [
+        f"task 7, annotation 3, region flat{n}: malformed: width: is 0: a rectangle without area" for n in range(3)
+    ]
+    assert "task 8" not in said  # it is out by the rules
+    assert "NOT published: 50.0% failed, over --max-errors 0.01." in said
+    assert "--version v000001" in said
+
+
+def test_version_without_images_is_said(app, build, tmp_path, capsys):
+    (tmp_path / "none.json").write_text(json.dumps([build.task(7)]))
+    assert app(["export", "--from", str(tmp_path / "none.json")]) == 0
+    assert "Nothing to train on" in capsys.readouterr().out
+
+
+WRONG_OPTIONS = {
+    "no label config there": (["--label-config", "nope.xml"], "nope.xml"),
+    "a label config at an address": (["--label-config", "https://example.com/config.xml"], "a file on this machine"),
+    "errors in percent": (["--max-errors", "5"], "--max-errors must be from 0 to 1"),
+    "a report into no folder": (["--json", "no/such/folder/report.json"], "--json"),
+    "a program that is not there": (["--then", "./no-such-program --fast"], "no-such-program is not there"),
+    "a time that is none": (["--watch", "--at", "25:00"], "--at must be a time of day"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_OPTIONS)
+def test_wrong_option_is_named_before_anything_is_made(app, file, tmp_path, name):
+    words, said = WRONG_OPTIONS[name]
+    with pytest.raises(ExportError) as error:
+        app(["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}", *words])
+    assert said in str(error.value)
+    assert not (tmp_path / "set").exists()
+
+
+def test_webhook_that_is_down_keeps_the_command_from_nothing(app, file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LABELLOOP_MEDIA_HOSTS", "127.0.0.1")
+    words = ["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}", "--webhook", "http://127.0.0.1:9/x"]
+    assert app([*words, "--then", f"touch {tmp_path / 'trained'}"]) == 1
+    assert (tmp_path / "trained").exists()
+    assert "The webhook to 127.0.0.1 failed" in capsys.readouterr().err
+
+
+def test_version_that_is_asked_for_wrongly_is_answered_with_those_that_are_there(app, file, build, tmp_path, capsys):
+    to = f"file://{tmp_path / 'set'}"
+    with pytest.raises(VersionNotFound, match="no data set at"):
+        app(["pull", to, "--to", str(tmp_path / "out")])
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps([build.task(1, build.annotation(build.box(10, 10, 0, 20)))]))
+    app(["export", "--from", str(bad), "--to", to])
+    with pytest.raises(VersionNotFound, match=r"no published version.*v000001"):
+        app(["pull", to, "--to", str(tmp_path / "out")])
+    app(["export", "--from", str(file), "--to", to])
+    with pytest.raises(VersionNotFound, match="It has v000001, v000002"):
+        app(["pull", to, "--to", str(tmp_path / "out"), "--version", "v7"])
+    for name in ("2", "v2", "v000002"):
+        assert app(["pull", to, "--to", str(tmp_path / name), "--version", name, "--no-images"]) == 0

@@ -167,10 +167,10 @@ def test_command_looks_first_and_deletes_when_told(run, build, store, age, tmp_p
     age()
     assert dataset_gc(store.url, keep=1) == 0
     text = capsys.readouterr().out
-    assert "Would remove 1 versions" in text
+    assert "Would remove 1 version and" in text
     assert "v000001" in text
     assert "--delete" in text
     assert whole(store) == ["v000001", "v000002"]
     assert dataset_gc(store.url, keep=1, delete=True) == 0
-    assert "Removed 1 versions" in capsys.readouterr().out
+    assert "Removed 1 version and" in capsys.readouterr().out
     assert whole(store) == ["v000002"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.errors import BadOption, SourceNotFound
+from exporters.errors import BadOption, NotTasks, SourceNotFound
 from exporters.export import export
 from exporters.sources import open_source
 
@@ -131,3 +131,36 @@ def test_wrong_option_makes_no_version(run, build, options, tmp_path):
     with pytest.raises(BadOption):
         run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], **options)
     assert not (tmp_path / "set").exists()
+
+
+WRONG_FILES = {
+    "nothing": (b"", "empty"),
+    "blanks": (b" \n", "empty"),
+    "csv": (b"annotation_id,image\n1,s3://b/x.jpg\n", "no JSON"),
+    "zip": (b"PK\x03\x04\x14\x00", "zip"),
+    "gzip": (b"\x1f\x8b\x08", "gzip"),
+    "utf-16": ("[]".encode("utf-16"), "UTF-16"),
+    "web page": (b"<!DOCTYPE html><html>", "web page"),
+    "json-min": (b'[{"id": 1, "image": "s3://b/x.jpg", "annotator": 1, "annotation_id": 3, "label": []}]', "JSON-MIN"),
+    "coco": (b'{"images": [], "annotations": [], "categories": []}', "labelloop import"),
+    "coco results": (b'[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}]', "labelloop import"),
+    "an object of the target storage": (b'{"id": 3, "result": [], "task": {"id": 1}}', "folder"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_file_that_is_no_export_of_tasks_is_named_for_what_it_is_and_makes_no_version(run, tmp_path, name):
+    data, said = WRONG_FILES[name]
+    path = tmp_path / "export.json"
+    path.write_bytes(data)
+    with pytest.raises(NotTasks) as error:
+        run(path)
+    assert "export.json" in error.value.message
+    assert said in str(error.value)
+    assert not (tmp_path / "set").exists()
+
+
+def test_project_without_tasks_is_an_empty_data_set(run):
+    out = run([])
+    assert out.report.images == {"train": 0}
+    assert out.instances()["images"] == []

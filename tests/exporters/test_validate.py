@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cyclopts import App
 
-from exporters.errors import SourceNotFound
+from exporters.errors import NoDataSet
 from exporters.formats import FORMATS
 from exporters.validate import FLAWS, validate
 from exporters.validate.commands import dataset_validate, dataset_verify
@@ -341,7 +341,7 @@ DAMAGES = {
 def test_damaged_version_ends_with_status_one(app, ours, capsys, damage, command):
     spoil, flaw, detail = DAMAGES[damage]
     spoil(ours)
-    assert app([command, f"file://{ours.root}", "--json"]) == 1
+    assert app([command, f"file://{ours.root}", "--json", "-"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["counts"] == {flaw: 1}
     assert detail in report["problems"][0]["detail"]
@@ -373,11 +373,11 @@ def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
 
 
 def test_place_without_a_data_set_is_said(tmp_path):
-    with pytest.raises(SourceNotFound, match="no COCO file"):
+    with pytest.raises(NoDataSet, match="none of the files"):
         validate(tmp_path)
     (tmp_path / "gone").mkdir()
     shutil.rmtree(tmp_path / "gone")
-    with pytest.raises(SourceNotFound):
+    with pytest.raises(NoDataSet):
         validate(tmp_path / "gone")
 
 

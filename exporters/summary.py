@@ -1,0 +1,110 @@
+"""What an export did, as a person reads it: what is in the version, what is not and why, and what to do about it."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+import msgspec
+
+from exporters.accounting import Loss, Report
+from exporters.assemble import MALFORMED
+from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, SKIPPED
+from exporters.manifest import DROPPED
+from exporters.tables import read_table
+from exporters.together import JOINED, OUTVOTED
+from exporters.versions import read_version
+from labelloop.service.store import Store
+
+EXAMPLES = 3
+"""Failures that are shown of each reason."""
+_LOOKED_AT = 20_000
+_BY_THE_RULES = frozenset({DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, NONE_CHOSEN, JOINED, OUTVOTED})
+
+
+def failures(store: Store, report: Report) -> list[Loss]:
+    """Some things of the input that were wrong in themselves, of each reason the first few; none where none was."""
+    if not report.accounts.failed:
+        return []
+    losses = (
+        msgspec.json.decode(record.body, type=Loss)
+        for record in islice(read_table(store, read_version(store, report.version), DROPPED), _LOOKED_AT)
+    )
+    found: dict[str, list[Loss]] = {}
+    for loss in losses:
+        told = loss.kind != "annotation" or loss.reason == MALFORMED  # else its task is among the losses too
+        if told and not loss.format and loss.reason not in _BY_THE_RULES:
+            found.setdefault(loss.reason, []).append(loss)
+    return [loss for some in found.values() for loss in some[:EXAMPLES]]
+
+
+def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | None = None) -> str:
+    """The report as text.
+
+    Args:
+        report: What the export did.
+        failed: Examples of what was wrong: see `failures`.
+        max_errors: The share of failures up to which the version would have been published.
+    """
+    accounts = report.accounts
+    lines = [
+        f"{report.url} {report.version}" + ("" if report.published else "  (NOT published: too much failed)"),
+        f"  images   {_counts(report.images)}",
+        f"  classes  {_counts(report.classes)}",
+    ]
+    for name, count in (
+        ("tasks", accounts.tasks),
+        ("annotations", accounts.annotations),
+        ("images", accounts.images),
+        ("regions", accounts.regions),
+    ):
+        lines.append(f"  {name}: {count.kept} of {count.input}")
+        lines += [f"    {number} not: {reason}" for reason, number in count.dropped.items()]
+    for name, each in accounts.formats.items():
+        lines.append(f"  {name}: {each.objects} objects")
+        lines += [f"    {number} not: {reason}" for reason, number in each.dropped.items()]
+        lines += [f"    {number} {change}" for change, number in each.converted.items()]
+    for title, numbers in (
+        ("repaired", accounts.repaired),
+        ("noted", accounts.notes),
+        ("annotation chosen by", accounts.chosen_by),
+        ("results that are no regions", accounts.other_results),
+    ):
+        if numbers:
+            lines.append(f"  {title}: {_counts(numbers)}")
+    lines.append(f"  failed: {accounts.failed} ({accounts.failed_share:.1%})")
+    lines += [f"    {_told(loss)}" for loss in failed]
+    lines.append(
+        f"  {report.objects} objects, {report.bytes:,} bytes; new: {report.written.objects} objects, "
+        f"{report.written.bytes:,} bytes, {report.written.tasks} tasks converted"
+    )
+    lines += _advice(report, max_errors)
+    return "\n".join(lines)
+
+
+def _advice(report: Report, max_errors: float | None) -> list[str]:
+    pull = f"`labelloop dataset pull {report.url} --version {report.version} --to DIR`"
+    if not report.published:
+        limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"
+        return [
+            f"NOT published: {report.accounts.failed_share:.1%} failed{limit}. What was published before stays.",
+            f"→ {pull} lays out dropped.jsonl, a line for each loss. Mend these, or take a higher --max-errors.",
+        ]
+    lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
+    if not any(report.images.values()):
+        lines.append("Nothing to train on: no image is in this version. Why not is said above, at tasks.")
+    return lines
+
+
+def _lost(report: Report) -> bool:
+    accounts = report.accounts
+    counts = (accounts.tasks, accounts.annotations, accounts.images, accounts.regions)
+    return any(each.dropped for each in counts) or any(each.dropped for each in accounts.formats.values())
+
+
+def _told(loss: Loss) -> str:
+    names = (("task", loss.task), ("annotation", loss.annotation), ("region", loss.region))
+    where = ", ".join(f"{name} {value}" for name, value in names if value not in (None, ""))
+    return f"{where or 'the file'}: {loss.reason}" + (f": {loss.detail}" if loss.detail else "")
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in numbers.items()) or "none"
