@@ -7,11 +7,12 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.commands import project_status, recheck_project
-from qc_webhooks.connect import connect, is_single_label
+from qc_webhooks.connect import connect
 from qc_webhooks.errors import HostRefused, NotConnected
 from qc_webhooks.events import WANTED
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.tabs import TABS, ensure_tabs, tab_data
+from qc_webhooks.webhook import is_single_label
 
 PROJECT = 7
 URL = "http://qc.internal:9091/webhook"

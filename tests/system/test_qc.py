@@ -18,9 +18,10 @@ from labelloop.service.inbox import EVENTS, Inbox
 from labelloop.service.jobs import Jobs
 from labelloop.service.settings import Settings, env_name
 from labelloop.service.studio import Studio
-from qc_webhooks.connect import connect, webhook_headers, webhook_url
+from qc_webhooks.connect import connect
 from qc_webhooks.jobs import handlers, periodics
 from qc_webhooks.tables import ACTIONS
+from qc_webhooks.webhook import webhook_headers, webhook_url
 
 pytestmark = pytest.mark.system
 

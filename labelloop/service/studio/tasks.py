@@ -138,6 +138,7 @@ class TaskCalls(StudioClient):
         overlap: int | None = None,
         is_labeled: bool | None = None,
         meta: dict[str, Any] | None = None,
+        resolved: bool = False,
     ) -> dict[str, Any]:
         """Changes a task; what is not given stays. Label Studio fires no webhook for it and calls no backend.
 
@@ -147,11 +148,12 @@ class TaskCalls(StudioClient):
             overlap: How many annotators shall do it. Raising it asks for more only together with `is_labeled=False`.
             is_labeled: Whether it counts as done.
             meta: Replaces the task's meta whole.
+            resolved: Whether addresses as resolved for a browser are meant, as in the copy of another project's task.
 
         Raises:
             StudioError: `data` holds an address that was resolved for a browser: writing it would lose the stored one.
         """
-        if data is not None and _RESOLVED.search(msgspec.json.encode(data).decode()):
+        if data is not None and not resolved and _RESOLVED.search(msgspec.json.encode(data).decode()):
             raise StudioError(
                 f"The data for task {task} holds an address resolved for a browser; it would overwrite the stored one.",
                 fix="Read the task with Studio.task or Studio.task_json and change that.",
@@ -224,6 +226,10 @@ class TaskCalls(StudioClient):
     def update_annotation(self, annotation: int, **fields: Any) -> dict[str, Any]:
         """Changes the given fields; `ground_truth=True` takes it from the task's other annotations."""
         return dict(self.request("PATCH", f"api/annotations/{annotation}/", json=fields))
+
+    def delete_task(self, task: int) -> None:
+        """Removes a task with all its annotations and predictions."""
+        self.request("DELETE", f"api/tasks/{task}/")
 
     def next_task(self, project: int) -> dict[str, Any] | None:
         """What the label stream serves the token's user next, and locks for them; None when nothing is left."""
