@@ -6,6 +6,7 @@ import ast
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -172,14 +173,21 @@ def grid_strides(height: int, width: int, anchors: int, *, each: int = 1) -> tup
     return None
 
 
+@lru_cache(maxsize=32)
 def grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Cell (n, 2) as x, y and stride (n, 1) of each anchor, levels in the order of the strides, rows first."""
+    """Cell (n, 2) as x, y and stride (n, 1) of each anchor, levels in the order of the strides, rows first.
+
+    Made once a size, as every photo asks for it: nobody may write into them.
+    """
     cells, steps = [], []
     for stride, (rows, columns) in zip(strides, level_sizes(height, width, strides), strict=True):
         y, x = np.mgrid[:rows, :columns]
         cells.append(np.stack([x, y], axis=-1).reshape(-1, 2))
         steps.append(np.full((rows * columns, 1), stride))
-    return np.concatenate(cells).astype(np.float32), np.concatenate(steps).astype(np.float32)
+    made = np.concatenate(cells).astype(np.float32), np.concatenate(steps).astype(np.float32)
+    for array in made:
+        array.flags.writeable = False
+    return made
 
 
 def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
