@@ -90,6 +90,16 @@ class Bases:
             path, layout = self._cache.fetch(self.registry, manifest), manifest.layout
         return replace(load_detector(path, layout=layout, threads=self._threads), version=version)
 
+    def thresholds(self, version: str) -> dict[str, float]:
+        """The thresholds that a version brings; the model that the backend is started with brings none.
+
+        Raises:
+            UnknownVersion: There is none of that name.
+        """
+        if version == activation.given_version(self._settings):
+            return {}
+        return dict(self.registry.manifest(version).thresholds)
+
     def backbone(self, served: Served) -> Backbone:
         """The base, opened to be learned on.
 

@@ -10,6 +10,7 @@ from ml_backend.learning.exams import HEADS, labels_of
 from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_out, unjudged
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.material import Material
+from ml_backend.thresholds import Edits, edits_of, learned_thresholds
 
 JUDGED_PHOTOS = 40
 """Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
@@ -50,6 +51,27 @@ class Judge:
             float(learned.judged[learned.choice]), base, before=self._before(of), photos=len(mine),
             tolerance=of.policy.tolerance,
         )  # fmt: skip
+
+    def thresholds(self, of: Material, backbone: Backbone, learned: Learned) -> dict[str, float]:
+        """From which score on the candidate's classes are worth showing.
+
+        Every edit of an annotator is in what was submitted: it is read as what would be done to all that a head finds
+        which did not learn from the photo, also to boxes that no threshold let through so far.
+
+        Returns:
+            Thresholds by class; empty where nothing says anything.
+        """
+        answers = [(learned.answers.names, learned.answers.truths, learned.answers.found)]
+        if held := [(task, photo) for task, _, photos in of.held for photo in photos]:
+            facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
+            exam = self._kit.examiner.examine(CANDIDATE, held, **facts)
+            answers.append((tuple(exam.names), exam.truths, exam.found))
+        edits: dict[str, Edits] = {}
+        for names, truths, found in answers:
+            for one, truth in zip(found, truths, strict=True):
+                for name, some in edits_of(one, truth, names=names).items():
+                    edits[name] = edits.get(name, Edits()) + some
+        return learned_thresholds({name: some for name, some in edits.items() if name in of.classes})
 
     def _earlier(self, of: Material) -> list[str]:
         """Versions before the served one that were learned on the same base and are still in memory.

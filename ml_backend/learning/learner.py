@@ -154,8 +154,9 @@ class Learner:
             learned = learn(examples, levels=backbone.levels, known=known)
         with of.watch.phase("judge"):
             verdict = self._judge.judge(of, backbone, learned)
+            thresholds = self._judge.thresholds(of, backbone, learned) if of.policy.thresholds else {}
         with of.watch.phase("publish"):
-            version = self._publish(of, backbone, learned, verdict)
+            version = self._publish(of, backbone, learned, verdict, thresholds)
         if not version:  # somebody else activated something meanwhile: what it was judged against is not served
             self._ask_again(of)
             return self._finish(of, "refused", verdict=verdict, reason="another version was activated meanwhile")
@@ -164,7 +165,10 @@ class Learner:
                 self._follow(of.project, version)
         lost = f"; {bad} photos could not be had" if bad else ""
         name: VerdictName = "published" if verdict.passed else "refused"
-        return self._finish(of, name, learned=learned, verdict=verdict, version=version, reason=verdict.reason + lost)
+        return self._finish(
+            of, name, learned=learned, verdict=verdict, version=version, reason=verdict.reason + lost,
+            thresholds=thresholds,
+        )  # fmt: skip
 
     def _examples(self, of: Material, backbone: Backbone) -> tuple[list[Example], int]:
         """The labelled photos with what is seen on them, and how many could not be had."""
@@ -187,7 +191,14 @@ class Learner:
             self._kit.looks.keep(of.project, backbone.version, vectors)
         return examples, bad
 
-    def _publish(self, of: Material, backbone: Backbone, learned: Learned, verdict: Verdict) -> str:
+    def _publish(
+        self,
+        of: Material,
+        backbone: Backbone,
+        learned: Learned,
+        verdict: Verdict,
+        thresholds: Mapping[str, float],
+    ) -> str:
         metrics: dict[str, Any] = {
             "verdict": "published" if verdict.passed else "refused",
             "reason": verdict.reason,
@@ -197,7 +208,7 @@ class Learner:
             metrics["ap50"] = round(verdict.ap50, 4)
         manifest = store_candidate(
             self._kit.bases.registry, backbone, learned.head, served=of.served, project=of.project,
-            tasks=len(of.lessons), metrics=metrics,
+            tasks=len(of.lessons), metrics=metrics, thresholds=thresholds,
         )  # fmt: skip
         if not verdict.passed:
             return manifest.version
@@ -237,6 +248,7 @@ class Learner:
         learned: Learned | None = None,
         verdict: Verdict | None = None,
         version: str = "",
+        thresholds: Mapping[str, float] | None = None,
     ) -> Run:
         run = Run(
             project=of.project, asked_at=of.asked.asked_at, started_at=of.started_at, finished_at=time.time(),
@@ -244,7 +256,7 @@ class Learner:
             classes=of.classes, base=of.served.base, parent=of.served.version, version=version, verdict=name,
             judged_by=verdict.judged_by if verdict else "", reason=reason, ap50=verdict.ap50 if verdict else None,
             parent_ap50=verdict.parent_ap50 if verdict else None, tolerance=of.policy.tolerance,
-            metrics=_metrics(learned, verdict), seconds=dict(of.watch.seconds),
+            metrics=_metrics(learned, verdict, thresholds or {}), seconds=dict(of.watch.seconds),
         )  # fmt: skip
         self._kit.runs.add(run)
         self._kit.lessons.note(of.project, fingerprint=self._fingerprint(of))
@@ -260,7 +272,7 @@ class Learner:
         )
 
 
-def _metrics(learned: Learned | None, verdict: Verdict | None) -> Metrics:
+def _metrics(learned: Learned | None, verdict: Verdict | None, thresholds: Mapping[str, float]) -> Metrics:
     scores: Mapping[Any, float] = learned.judged if learned else {}
     return Metrics(
         by_class={name: round(score, 4) for name, score in (verdict.by_class if verdict else {}).items()},
@@ -269,6 +281,7 @@ def _metrics(learned: Learned | None, verdict: Verdict | None) -> Metrics:
         boxes=verdict.boxes if verdict else 0,
         cross_validation={_named(choice): round(float(score), 4) for choice, score in scores.items()},
         choice=_named(learned.choice) if learned else "",
+        thresholds=dict(thresholds),
     )
 
 

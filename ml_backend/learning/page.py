@@ -31,7 +31,7 @@ def learning_page(report: Report, *, label_studio: str = "") -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"when": _when, "figure": _figure, "share": _share}
+    environment.filters |= {"when": _when, "figure": _figure, "score": _score, "share": _share}
     return environment.get_template("learning.html.jinja").render(
         report=report,
         curve=learning_curve(report.runs),
@@ -73,6 +73,10 @@ def _when(seconds: float) -> str:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"  # noqa: RUF001 - an en dash stands for no figure
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"  # noqa: RUF001 - as above
 
 
 def _share(part: int, whole: int) -> str:

@@ -36,6 +36,7 @@ class LearningPolicy:
         held_out: Share of the tasks that are never learned from but kept for judging, 0 to 0.5.
         tolerance: How much lower the AP50 of a candidate may be than that of what is served, on top of chance, 0 to 1.
         prelabels: Open tasks that get fresh pre-labels from each version, those that teach most first; 0: none.
+        thresholds: Whether each version brings thresholds by class, learned from what annotators leave of its boxes.
         queue: Whether `connect` sets the project to uncertainty sampling, so that what teaches most is served.
         keep: Learned versions of the project that stay on the store, at least 1: so far a rollback can go.
     """
@@ -46,6 +47,7 @@ class LearningPolicy:
     held_out: float = 0.1
     tolerance: float = 0.03
     prelabels: int = 500
+    thresholds: bool = True
     queue: bool = True
     keep: int = 10
 

@@ -34,6 +34,7 @@ def store_candidate(
     project: int,
     tasks: int,
     metrics: Mapping[str, Any],
+    thresholds: Mapping[str, float],
 ) -> Manifest:
     """Writes a head as a plain ONNX and puts it on the store; nothing is activated.
 
@@ -45,6 +46,7 @@ def store_candidate(
         project: The project that it was learned for.
         tasks: Labelled tasks that it learned from: they are part of its name.
         metrics: What it was measured to do.
+        thresholds: From which score on a class is shown.
 
     Raises:
         StoreError: The store does not take it.
@@ -55,7 +57,7 @@ def store_candidate(
         write_learned(file, backbone, head)
         found = Checked("", "labelloop", "it was learned here", head.names, "metadata")
         return registry.add(
-            file, metrics=told, parent=served.version, project=str(project),
+            file, thresholds=thresholds, metrics=told, parent=served.version, project=str(project),
             note=f"learned from {tasks} labelled tasks", found=found,
         )  # fmt: skip
 

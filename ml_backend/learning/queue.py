@@ -35,7 +35,7 @@ from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.teaching import addresses, is_held_out
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Predictor, Watch
-from ml_backend.protocol import Prediction, ProjectOptions, read_options
+from ml_backend.protocol import Prediction, ProjectOptions, read_options, with_thresholds
 
 UNSEEN = 4
 """One in so many of the pool is a task that no learned version looked at yet."""
@@ -314,11 +314,11 @@ class _Work:
         return len(rows)
 
     def _asked(self) -> ProjectOptions:
-        """What the project's connection asks for."""
+        """What the project's connection asks for, over what the version brings."""
         rows = self._kit.studio.ml_backends(self._project)
         ours = (row for row in rows if same_address(row["url"], self._kit.settings.ml_url))
         given: Any = next((row.get("extra_params") for row in ours), None)
-        return read_options(given)
+        return with_thresholds(read_options(given), self._kit.bases.thresholds(self._version))
 
     def _key(self, number: int) -> str:
         return photo_key(addresses(self._tasks[number], self._config))

@@ -56,6 +56,7 @@ class ClassQuality(msgspec.Struct, frozen=True, kw_only=True):
         boxes: Drawn so far.
         ap50: Of the version that was judged last, where that gave a figure by class; `before`: of what it replaced.
         edits: What became of its pre-labels in the recent tasks.
+        threshold: From which score on the version that was published last shows it; None: as the settings say.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ClassQuality(msgspec.Struct, frozen=True, kw_only=True):
     ap50: float | None
     before: float | None
     edits: Edits
+    threshold: float | None = None
 
 
 class Next(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,7 +186,7 @@ def _classes(runs: Sequence[Run], drawn: Mapping[str, int], lately: Sequence[Tas
     return [
         ClassQuality(
             name=name, boxes=drawn.get(name, 0), ap50=after.get(name), before=before.get(name),
-            edits=edits.get(name, Edits()),
+            edits=edits.get(name, Edits()), threshold=metrics.thresholds.get(name) if metrics else None,
         )
         for name in names
     ]  # fmt: skip

@@ -78,12 +78,13 @@ def _print(console: Console, report: Report) -> None:
         if tasks:
             console.print(f"{name}: {edits.made / tasks:.1f} edits a task ({_counted(edits)}; {tasks} tasks)")
     if report.classes:
-        columns = ("class", "boxes", "AP50", "before", "accepted", "moved", "relabelled", "added", "deleted")
-        table = Table(*columns, box=None)
+        edited = ("accepted", "moved", "relabelled", "added", "deleted")
+        table = Table("class", "boxes", "AP50", "before", *edited, "shown from", box=None)
         for each in report.classes:
             scores = ("-" if value is None else f"{value:.3f}" for value in (each.ap50, each.before))
-            counts = (str(getattr(each.edits, name)) for name in each.edits.__struct_fields__)
-            table.add_row(each.name, str(each.boxes), *scores, *counts)
+            counts = (str(getattr(each.edits, name)) for name in edited)
+            cut = "-" if each.threshold is None else f"{each.threshold:.2f}"
+            table.add_row(each.name, str(each.boxes), *scores, *counts, cut)
         console.print(table, markup=False)
     for line in report.course:
         console.print(line, markup=False)

@@ -34,6 +34,7 @@ class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
         photos: Photos that it was judged on; `boxes` on them.
         cross_validation: AP50 of each way to fit, by name, on labelled photos that took no part in the fit.
         choice: The way that won.
+        thresholds: From which score on a class is shown, where the version brings that.
     """
 
     by_class: dict[str, float] = {}
@@ -42,6 +43,7 @@ class Metrics(msgspec.Struct, frozen=True, omit_defaults=True):
     boxes: int = 0
     cross_validation: dict[str, float] = {}
     choice: str = ""
+    thresholds: dict[str, float] = {}
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,6 +75,18 @@ def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_le
     assert served_version(settings, project=PROJECT) == base
 
 
+def test_a_version_brings_the_thresholds_that_annotators_left_it(kit, learn, studio, policy):
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)])
+    found = kit.bases.thresholds(run.version)
+    assert found == run.metrics.thresholds
+    assert found.keys() == {"Disc", "Square"}
+    assert all(0 < threshold < 1 for threshold in found.values())
+    policy(QUIET + "thresholds = false\n")
+    second = learn(now=True)
+    assert kit.bases.thresholds(second.version) == {} == second.metrics.thresholds
+    assert kit.bases.thresholds(second.base) == {}
+
+
 def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
     kit, learn, studio, settings, monkeypatch
 ):

@@ -54,6 +54,26 @@ def test_after_a_fit_open_tasks_have_pre_labels_of_the_new_version_in_the_order_
     assert {known[task].version for task in waiting} == {run.version}
 
 
+def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_project_asks_for(
+    kit, learn, studio, policy, monkeypatch
+):
+    policy("debounce_s = 0\nheld_out = 0\n")
+    monkeypatch.setattr("ml_backend.learning.judging.learned_thresholds", lambda _: {"Disc": 0.0, "Square": 1.0})
+    task = studio.add_photo(20)
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+
+    def shown():
+        arrange(kit, PROJECT, stop=never)
+        [made] = studio.stored[task]["predictions"]
+        studio.stored[task]["predictions"] = []
+        return {result["value"]["rectanglelabels"][0] for result in made["result"]}
+
+    assert shown() == {"Disc"}
+    row = {"url": kit.settings.ml_url, "extra_params": {"score_thresholds": {"square": 0.05, "disc": 1}}}
+    studio.backends = [{**row, "title": "", "model_version": ""}]
+    assert shown() == {"Square"}
+
+
 def test_a_newer_event_ends_an_arrangement(kit, learn, studio, policy):
     policy("debounce_s = 0\nheld_out = 0\n")
     learn(tasks=[studio.label(seed) for seed in (1, 2)])
