@@ -1,4 +1,4 @@
-"""The tables of learning: projects, what each task teaches, what is known of open photos, the memory of runs."""
+"""The tables of learning: projects, what each task teaches, what is known of photos, opinions, the memory of runs."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ LOOKS = sa.Table(
     sa.Column("version", sa.Text),  # that looked at it last; empty: none that learned
     sa.Column("doubt", sa.Double),  # as `acquisition.uncertainty` has it; null: nothing was seen
     sa.Column("score", sa.Double),  # of the prediction written last: Label Studio serves the lowest first
+)
+
+# A task on which the model differs from what was drawn, as its data says it in `qc_model_note` and `qc_model_score`.
+OPINIONS = sa.Table(
+    "learn_opinions",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("note", sa.Text),
+    sa.Column("score", sa.Double),  # confidence of the surest difference
+    sa.Column("told_at", sa.Double),
 )
 
 # One row a fit that came to a verdict. Nothing is deleted here.
