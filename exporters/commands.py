@@ -1,6 +1,7 @@
 """The commands of the exporters, as plain functions that ``labelloop`` mounts: export, dataset pull."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,13 +22,15 @@ from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.pull import pull
 from exporters.splits import DEFAULT_SPLIT
 from exporters.summary import failures, summary
-from exporters.terminal import Json, checked, progress_bar, write_json
+from exporters.terminal import Json, checked, counted, progress_bar, write_json
 from exporters.versions import read_version
 from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
+
+_SHOWN = 3
 
 
 def export(
@@ -195,15 +198,20 @@ def dataset_pull(
     version: str = "latest",
     formats: Annotated[str | None, Parameter(name=["--format"])] = None,
     images: bool = True,
+    link: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Lay a version of a data set out as plain folders that a trainer reads.
+
+    Nothing is half there: the folder changes when everything has come. A later version takes the place of an earlier
+    one in it, and photos that were there are not fetched again; what else is in the folder stays.
 
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         to: the folder to write; one sub-folder for each format when there are several.
-        version: "latest" or v000001.
+        version: "latest", or a version's number: 3 or v000003.
         formats: the formats wanted, by commas; all of the version by default.
         images: lay the photos beside the labels too: the version's copies, or from their source.
+        link: link photos that lie on this machine instead of copying them. Some trainers mend damaged photos in place.
 
     Returns:
         0, or 1 where photos could not be had.
@@ -224,13 +232,26 @@ def dataset_pull(
             to=to,
             formats=format_names(formats) if formats else (),
             media=media,
+            link=link,
             progress=progress,
         )
     for name, folder in pulled.folders.items():
         print(f"{pulled.version} {name}: {folder}")
     print(f"{pulled.files} files, {pulled.photos} photos")
-    for address, reason in pulled.missing[:10]:
-        print(f"no photo: {address}: {reason}", file=sys.stderr)
-    if len(pulled.missing) > 10:
-        print(f"and {len(pulled.missing) - 10} more photos", file=sys.stderr)
+    if pulled.missing:
+        print(_missing(pulled.missing), file=sys.stderr)
     return 1 if pulled.missing else 0
+
+
+def _missing(missing: Sequence[tuple[str, str]]) -> str:
+    """The photos that could not be had, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for address, reason in missing:
+        by_reason.setdefault(reason, []).append(address)
+    lines = [f"{counted(len(missing), 'photo')} could not be had; the labels are there."]
+    for reason, addresses in by_reason.items():
+        lines.append(f"  {counted(len(addresses), 'photo')}: {reason}")
+        lines += [f"    {address}" for address in addresses[:_SHOWN]]
+        if len(addresses) > _SHOWN:
+            lines.append(f"    and {len(addresses) - _SHOWN} more")
+    return "\n".join(lines)

@@ -39,6 +39,20 @@ class NotTasks(ExportError):
         )
 
 
+class InTheWay(ExportError):
+    """What is to be pulled would be written over something else."""
+
+    code = "in_the_way"
+    status = 409
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path} is there and was not pulled: it would be written over.",
+            fix="Give an empty folder or one that was pulled into before, or move it away.",
+        )
+
+
 class NoDataSet(ExportError):
     """There is no data set at the given place."""
 

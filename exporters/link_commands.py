@@ -26,7 +26,7 @@ def dataset_link(
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         format: ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.
-        version: "latest" or v000001.
+        version: "latest", or a number: 3 or v000003.
         hours: how long the addresses are good for, at most 168.
         out: a file to write instead of putting it into the bucket.
     """

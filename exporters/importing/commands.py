@@ -77,7 +77,7 @@ def import_dataset(
         0, 1 where more than `max_errors` failed, 130 where it was stopped.
     """
     settings = Settings()
-    setup_logging(settings.model_copy(update={"log_level": "ERROR"}))  # log lines would tear the progress bar
+    setup_logging(settings.but(log_level="ERROR"))  # log lines would tear the progress bar
     if format != "auto" and format not in READERS:
         raise BadOption("--format", format, ", ".join(["auto", *READERS]))
     if project != "new" and not project.isdecimal():

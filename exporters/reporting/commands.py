@@ -23,12 +23,12 @@ def dataset_report(
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         out: the HTML file to write.
-        version: "latest" or v000001.
+        version: "latest", or a number: 3 or v000003.
         samples: how many images are shown with their objects drawn.
         images: fetch photos that the version has no copy of.
     """
     settings = Settings()
-    setup_logging(settings.model_copy(update={"log_level": "ERROR"}))
+    setup_logging(settings.but(log_level="ERROR"))
     store = open_store(url, settings)
     manifest = read_version(store, version)
     with ExitStack() as opened:

@@ -23,7 +23,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: Json = None) 
 
     Args:
         place: a folder, a COCO file, or where a data set of ours lives: file:///DIR or s3://BUCKET/PREFIX.
-        version: which version of a data set of ours: "latest" or v000001.
+        version: which version of a data set of ours: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
     Returns:
@@ -49,7 +49,7 @@ def dataset_verify(url: str, *, version: str = "latest", json: Json = None) -> i
 
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-        version: "latest" or v000001.
+        version: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
     Returns:

@@ -261,7 +261,7 @@ def test_webhook_that_is_not_taken_is_tried_again_and_redirects_are_not_followed
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433"])
 def test_webhook_never_goes_to_a_private_host_that_is_not_allowed(settings, receiver, host):
-    closed = settings.model_copy(update={"media_hosts": ()})
+    closed = settings.but(media_hosts=())
     url = receiver.url.replace("127.0.0.1", host)
     with pytest.raises(WebhookForbidden):
         send(closed, url, {"event": "e", "id": "1"})
@@ -321,7 +321,7 @@ def test_watching_in_the_foreground_exports_tells_and_runs_and_outlives_faults(
 ):
     monkeypatch.setattr(foreground.Studio, "from_settings", lambda settings: studio)
     receiver.answers = [503]
-    settings = settings.model_copy(update={"job_backoff_s": 0.01})
+    settings = settings.but(job_backoff_s=0.01)
     stop, lines, reports = threading.Event(), [], []
     log = tmp_path / "log"
     script = f"import os; open({str(log)!r}, 'a').write(os.environ['DATASET_VERSION'] + '\\n')"

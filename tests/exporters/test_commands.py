@@ -84,6 +84,7 @@ def test_list_and_pull_show_a_newcomer_what_there_is(app, file, tmp_path, capsys
     assert {
         str(path.relative_to(tmp_path / "yolo")) for path in Path(tmp_path / "yolo").rglob("*") if path.is_file()
     } == {
+        ".pulled.json",
         "images.jsonl",
         "dropped.jsonl",
         "data.yaml",

@@ -52,7 +52,7 @@ def test_the_library_reads_photos_with_their_labels(pulled, tmp_path, monkeypatc
         boxes = [each["bbox"] for each in label["annotations"]]
         assert boxes == ([[64, 72, 192, pytest.approx(3.6 * number)]] if number < 5 else [])
     assert (folder / "classes.txt").read_text() == "car\ndog\n"
-    assert {path.name for path in folder.iterdir() if path.suffix not in {".tar", ".jsonl"}} == {"classes.txt"}
+    assert {path.name for path in folder.iterdir() if path.suffix == ".txt"} == {"classes.txt"}
 
 
 def test_the_same_data_set_gives_the_same_bytes(pulled):

@@ -5,6 +5,7 @@ import gzip
 import io
 import threading
 import time
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -376,3 +377,15 @@ def test_a_damaged_cache_file_is_fetched_anew_next_time(media, label_studio):
     with pytest.raises(NotAnImage):
         media.photo("/data/upload/1/a.png")
     assert media.photo("/data/upload/1/a.png").width == 6
+
+
+def test_bucket_without_label_studio_is_read_with_the_machines_own_credentials_and_none_is_said(tmp_path, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    media = Media(Settings(home=tmp_path, label_studio_api_key=""), None)
+    with closing(media), pytest.raises(MediaMissing, match="no credentials") as error:
+        media.path("s3://photos/a.jpg", task_id=1)
+    assert "LABELLOOP_S3_ACCESS_KEY_ID" in error.value.fix
+    assert "LABELLOOP_LABEL_STUDIO_API_KEY" in error.value.fix

@@ -5,7 +5,7 @@
 | `data:image/png;base64,...`                     | `inline`     | the address itself                                  |
 | `/data/local-files/?d=...`, a local root is set | `file`       | the disk                                            |
 | `/data/upload/...` and other paths              | `studio`     | Label Studio                                        |
-| `s3://...` with S3 settings                     | `s3`         | the bucket                                          |
+| `s3://...` with S3 settings, or no Label Studio | `s3`         | the bucket                                          |
 | `s3://`, `gs://`, `azure-blob://`, ...          | `resolve`    | the bucket, through Label Studio and the task's id  |
 | `http://...`, `https://...`                     | `web`        | the host; Label Studio's own media with our token   |
 """
@@ -59,7 +59,8 @@ def locate(url: str, settings: Settings, studio: Studio | None, task_id: int | N
     if scheme in {"http", "https"}:
         return _web(url, settings, studio)
     if scheme in _BUCKETS:
-        if scheme == "s3" and (settings.s3_endpoint_url or settings.s3_access_key_id):
+        # Without Label Studio there is no other way than the machine's own credentials, such as a trainer's role.
+        if scheme == "s3" and (settings.s3_endpoint_url or settings.s3_access_key_id or studio is None):
             login = f"{settings.s3_endpoint_url} {settings.s3_access_key_id}"
             second = f"{studio.fingerprint} {task_id}" if studio is not None else ""  # where the bucket is not ours
             return Address("s3", url, url, f"s3 {login} {second} {url}")

@@ -12,6 +12,10 @@ from labelloop.service.store.client import s3_client
 
 _CHUNK = 1 << 16
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "AccessDenied", "403", "InvalidBucketName"})
+_LOGINS = (
+    "Set LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY, or let Label Studio read it:"
+    " LABELLOOP_LABEL_STUDIO_URL and LABELLOOP_LABEL_STUDIO_API_KEY."
+)
 
 
 class Bucket:
@@ -29,7 +33,7 @@ class Bucket:
             MediaMissing: No such object, or we may not read it.
             MediaUnreachable, MediaTooLarge, HostRefused
         """
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
         bucket, key = split_s3(url)
         limit = self._settings.media_max_bytes
@@ -47,6 +51,8 @@ class Bucket:
                     url, f"the bucket does not give it to us ({code})", fix="Check the key and our S3 credentials."
                 ) from None
             raise MediaUnreachable(url, f"the S3 server answered {code}") from None
+        except NoCredentialsError:
+            raise MediaMissing(url, "there are no credentials for its bucket", fix=_LOGINS) from None
         except BotoCoreError as error:
             raise MediaUnreachable(
                 url, str(error), fix="Check LABELLOOP_S3_ENDPOINT_URL and the S3 credentials."

@@ -66,6 +66,10 @@ class Media:
             return self._on_disk(address)
         return self._cache.path(address.identity, self._fetch(address, task_id))
 
+    def lies_here(self, url: str) -> bool:
+        """Whether the image is a file of this machine, outside of the cache. Raises `MediaError`."""
+        return self._locate(url, None).kind == "file"
+
     @contextmanager
     def _opened(self, url: str, task_id: int | None) -> Iterator[tuple[BinaryIO, str]]:
         address = self._locate(url, task_id)

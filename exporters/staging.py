@@ -1,0 +1,111 @@
+"""The folder that a version is pulled into: what is laid out takes its place whole, and an older pull goes with it.
+
+Labels of one version among those of another would be trained on. So a pull is laid out in a folder of its own beneath
+the target, and moved when it is whole; what an earlier pull of another version had put there goes. Everything else in
+the folder (a trainer's runs, a script) stays, and is never written over.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from exporters.dataset import Image
+from exporters.errors import InTheWay
+
+_MARK = ".pulled.json"
+_STAGE = ".pulling"
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    """What was pulled into a folder: the version of which data set, and the entries of the folder that are its own."""
+
+    url: str
+    version: str
+    entries: tuple[str, ...]
+
+
+class Staging:
+    """Lays out beneath ``to``; nothing of ``to`` changes before `put`.
+
+    Args:
+        to: The folder; it is made.
+        url: The data set.
+        version: Its version.
+
+    Attributes:
+        root: Where to lay out.
+    """
+
+    def __init__(self, to: Path, url: str, version: str) -> None:
+        self.root = to / _STAGE
+        self._to = to
+        self._before = _mark(to)
+        self._same = self._before is not None and (self._before.url, self._before.version) == (url, version)
+        self._now = _Mark(url, version, ())
+        shutil.rmtree(self.root, ignore_errors=True)  # of a pull that was killed
+        self.root.mkdir(parents=True)
+
+    def check(self, *more: str) -> None:
+        """Tell what is in the way, before photos are fetched; ``more`` are entries that are still to be laid out.
+
+        Raises:
+            InTheWay: the folder holds something of somebody else under a name that is ours.
+        """
+        ours = set(self._before.entries) if self._before else set()
+        names = {*(path.name for path in self.root.iterdir() if not path.name.startswith(".")), *more}
+        if taken := sorted(name for name in names - ours if (self._to / name).exists()):
+            raise InTheWay(str(self._to / taken[0]))
+
+    def earlier(self) -> Iterator[Image]:
+        """The images of the earlier pull, as they lie there."""
+        path = self._to / "images.jsonl"
+        if self._before is None or not path.is_file():
+            return
+        decode = msgspec.json.Decoder(Image).decode
+        with path.open("rb") as lines:
+            yield from map(decode, lines)
+
+    def put(self) -> None:
+        """Move what was laid out to its place."""
+        self.check()
+        entries = {path.name for path in self.root.iterdir()}
+        if self._same and self._before:  # another format of this version, or the photos after the labels
+            entries |= set(self._before.entries)
+            self._merge()
+        else:
+            for name in self._before.entries if self._before else ():
+                _remove(self._to / name)
+            for path in self.root.iterdir():
+                path.replace(self._to / path.name)
+        mark = msgspec.structs.replace(self._now, entries=tuple(sorted(entries)))
+        (self._to / _MARK).write_bytes(msgspec.json.encode(mark) + b"\n")
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what was not put in place."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _merge(self) -> None:
+        for path in self.root.rglob("*"):
+            place = self._to / path.relative_to(self.root)
+            if path.is_dir() and not path.is_symlink():
+                place.mkdir(exist_ok=True)
+            else:
+                path.replace(place)
+
+
+def _mark(to: Path) -> _Mark | None:
+    try:
+        mark = msgspec.json.decode((to / _MARK).read_bytes(), type=_Mark)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return mark if all(name and name not in {".", ".."} and "/" not in name for name in mark.entries) else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
