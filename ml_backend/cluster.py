@@ -59,7 +59,7 @@ class Looker:
             options: What the project asks for.
         """
         # Threads of ONNX Runtime are the cluster's to give: one core a worker.
-        settings = settings.model_copy(update={"inference_threads": 1})
+        settings = settings.but(inference_threads=1)
         self._detector = open_version(settings, version)[0]
         names = self._detector.names.names
         gives, points = self._detector.gives, self._detector.points

@@ -49,9 +49,9 @@ def serve(
     """
     settings = settings or Settings()
     if model is not None:
-        settings = settings.model_copy(update={"model": model.expanduser().absolute()})
+        settings = settings.but(model=model.expanduser().absolute())
     if layout:
-        settings = settings.model_copy(update={"model_layout": layout})
+        settings = settings.but(model_layout=layout)
     if not 0 < port < 65536:
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
     setup_logging(settings)
@@ -62,7 +62,7 @@ def serve(
         print(f"  Smart tools: {check_segmenter(settings)}", flush=True)
     if (active := _active(settings)) not in {"", found.version}:
         print(f"  The active version {active} goes before it; `labelloop models rollback` ends that.", flush=True)
-    settings = settings.model_copy(update={"web_threads": threads or settings.web_threads})
+    settings = settings.but(web_threads=threads or settings.web_threads)
     run_gunicorn(
         "ml_backend.app:create_app",
         bind=f"{host}:{port}",

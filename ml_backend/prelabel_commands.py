@@ -50,7 +50,7 @@ def prelabel_project(
     """
     settings = Settings()
     # What is wrong with a photo is listed at the end: log lines would tear the progress bar.
-    setup_logging(settings.model_copy(update={"log_level": "ERROR"}))
+    setup_logging(settings.but(log_level="ERROR"))
     give_memory_back()
     with contextlib.closing(Studio.from_settings(settings)) as studio:
         studio.project(project)
@@ -97,7 +97,7 @@ def _options(studio: Studio, project: int, settings: Settings) -> ProjectOptions
 
 def _ours(settings: Settings) -> frozenset[str]:
     stored = Registry(open_store(settings.store_url, settings)).versions()
-    embedded = settings.model_copy(update={"model": None, "model_layout": ""})
+    embedded = settings.but(model=None, model_layout="")
     given = {activation.given_version(settings), activation.given_version(embedded)}
     return frozenset({manifest.version for manifest in stored} | given)
 

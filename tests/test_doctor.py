@@ -10,7 +10,6 @@ from collections import namedtuple
 
 import pytest
 import structlog
-from pydantic import SecretStr
 from rich.console import Console
 from werkzeug.serving import make_server
 
@@ -24,7 +23,7 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.db import open_database
 from labelloop.service.errors import DatabaseError
 from labelloop.service.inbox import Backoff, Inbox
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import StudioRefused
 from labelloop.service.web import check_secret, create_web

@@ -34,7 +34,7 @@ def doctor(project: int | None = None, *, json: bool = False) -> None:
     """
     settings = Settings()
     # Standard output is the findings' alone, and a retry that is logged would only repeat what a finding says.
-    setup_logging(settings.model_copy(update={"log_level": "DEBUG" if settings.log_level == "DEBUG" else "ERROR"}))
+    setup_logging(settings.but(log_level="DEBUG" if settings.log_level == "DEBUG" else "ERROR"))
     with contextlib.closing(Context(settings, project)) as context:
         diagnosis = diagnose(context, CHECKS)
     if json:

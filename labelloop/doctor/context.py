@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import httpx
-from pydantic import SecretStr
 
 from labelloop.labeling.config import LabelConfig
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import Capabilities, open_store
 from labelloop.service.studio import Studio
 from ml_backend.activation import open_served
@@ -103,7 +102,7 @@ class Context:
 
     def redact(self, text: str) -> str:
         """The text without any secret of the settings."""
-        for name in type(self.settings).model_fields:
+        for name in self.settings.names():
             value = getattr(self.settings, name)
             secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
             if secret:
@@ -126,7 +125,7 @@ class Context:
         return self._opened
 
     def _load_detector(self) -> Detector:
-        return open_served(self.settings.model_copy(update={"inference_threads": 1}), self.project_id)[0]
+        return open_served(self.settings.but(inference_threads=1), self.project_id)[0]
 
     def _project_id(self) -> int:
         if self.project_id is None:

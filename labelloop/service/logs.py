@@ -10,9 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import SecretStr
 
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 
 HIDDEN = "********"
 # Names of fields and headers whose value is a secret whatever it looks like.
@@ -84,7 +83,7 @@ class Redactor:
 def settings_secrets(settings: Settings) -> list[str]:
     """Every secret that the settings hold, those inside URLs included."""
     found = []
-    for name in type(settings).model_fields:
+    for name in settings.names():
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
             found.append(value.get_secret_value())

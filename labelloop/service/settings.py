@@ -1,47 +1,71 @@
-"""Settings: one table of options, read once from environment, `<home>/settings.env` and defaults, then passed down."""
+"""Settings: one table of options, read once from environment, `<home>/settings.env` and defaults, then passed down.
 
-from __future__ import annotations
+What travels with them is small: every process of labelloop, each command included, starts by reading its settings.
+"""
 
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    InitSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+import msgspec
 
 from labelloop.service.errors import SettingsError
+
+# ruff: noqa: RUF009 - each option is said by a call, whose default is frozen
 
 PREFIX = "LABELLOOP_"
 MIB = 2**20
 _SHORTEST_PASSWORD = 10
+_TRUE, _FALSE = frozenset({"1", "true", "yes", "on", "y", "t"}), frozenset({"0", "false", "no", "off", "n", "f"})
+
+
+class SecretStr:
+    """A text that is never shown: only ``get_secret_value()`` gives it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def get_secret_value(self) -> str:
+        """The text."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"SecretStr({str(self)!r})"
+
+    def __str__(self) -> str:
+        return "**********" if self._value else ""
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretStr) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
 
 
 def _option(default: Any, help_: str, **limits: Any) -> Any:
-    return Field(default=default, description=help_, validate_default=True, **limits)
+    return field(default=default, metadata={"help": help_, "limits": limits})
 
 
-class Settings(BaseSettings):
+@dataclass(frozen=True, init=False, repr=False)
+class Settings:
     """Every option of labelloop. Frozen; secrets and passwords inside URLs stay out of its repr.
 
     A value comes from (first wins): a keyword argument, the environment variable ``LABELLOOP_<NAME>``, the file
-    ``<home>/settings.env``, the default.
+    ``<home>/settings.env``, the default. A variable that is there and empty is as good as none.
 
     Raises:
         SettingsError: a value cannot be used; the message names the variable.
+        TypeError: there is no such option.
     """
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
-    )
 
     home: Path = _option(Path(".labelloop"), "Folder that keeps labelloop's own state.")
     database_url: str = _option(
@@ -93,7 +117,7 @@ class Settings(BaseSettings):
     media_max_pixels: int = _option(100_000_000, "Largest image that is decoded, pixels.", gt=0)
     media_timeout_s: float = _option(20.0, "Longest wait for one image, seconds.", gt=0)
     media_allow_private_hosts: bool = _option(False, "Read images from private network addresses.")
-    media_hosts: Annotated[tuple[str, ...], NoDecode] = _option(
+    media_hosts: tuple[str, ...] = _option(
         (), "Hosts, separated by commas, that images are read from although their address is private."
     )
     local_files_root: Path | None = _option(
@@ -120,104 +144,42 @@ class Settings(BaseSettings):
     job_retention_days: float = _option(14.0, "Days that finished events are kept.", ge=0)
 
     def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _settings_error(error) from None  # pydantic's own text may quote the value
+        unknown = values.keys() - _types().keys()
+        if unknown:
+            raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+        found = _stated(values)
+        checked, problems = {}, []
+        for name, type_ in _types().items():
+            try:
+                checked[name] = _RULES.get(name, _as_it_is)(_converted(found[name], type_))
+            except ValueError as error:
+                problems.append(f"{env_name(name)}: {error}")
+        problems = problems or list(_half_pairs(checked))
+        if problems:
+            raise SettingsError(
+                f"Settings cannot be used: {'; '.join(problems)}.",
+                fix="Correct it in the environment or in settings.env in labelloop's home folder.",
+            ) from None  # what was tried on the way may quote the value
+        self.__dict__.update(checked)
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the file of the home folder below the environment."""
-        del dotenv_settings, file_secret_settings
-        file = settings_file(_home(init_settings, env_settings))
-        return init_settings, env_settings, DotEnvSettingsSource(settings_cls, env_file=file, env_file_encoding="utf-8")
+    def names(cls) -> tuple[str, ...]:
+        """The names of all options."""
+        return tuple(_types())
 
-    @field_validator("media_hosts", mode="before")
-    @classmethod
-    def _split_hosts(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    def but(self, **changes: Any) -> Self:
+        """The same settings with some values changed, which are taken as they are."""
+        unknown = changes.keys() - _types().keys()
+        if unknown:
+            raise TypeError(f"no such settings: {', '.join(sorted(unknown))}")
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__ | changes)
+        return other
 
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _upper(cls, value: Any) -> Any:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("dashboard_password")
-    @classmethod
-    def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if 0 < len(value.get_secret_value()) < _SHORTEST_PASSWORD:
-            raise ValueError(f"it has fewer than {_SHORTEST_PASSWORD} characters")
-        return value
-
-    @field_validator("label_studio_url", "label_studio_public_url", "ml_url", "qc_url", "s3_endpoint_url")
-    @classmethod
-    def _http_url(cls, value: str) -> str:
-        if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
-            raise ValueError("expected an address such as http://host:port")
-        return value.rstrip("/")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _places(cls, values: Any) -> Any:
-        """Derive the three URLs from `home` where they are not given, so that one folder holds everything."""
-        home = Path(values.get("home") or cls.model_fields["home"].default).expanduser().absolute()
-        given = {name: value for name, value in values.items() if value != "" or name not in _PLACES}
-        return {name: pattern.format(home=home) for name, pattern in _PLACES.items()} | given | {"home": home}
-
-    @field_validator("database_url")
-    @classmethod
-    def _database_url(cls, value: str) -> str:
-        return _checked_url(
-            _with_psycopg(value), {"sqlite", "postgresql+psycopg"}, "sqlite:///path or postgresql://..."
-        )
-
-    @field_validator("queue_url")
-    @classmethod
-    def _queue_url(cls, value: str) -> str:
-        plain = value.replace("postgresql+psycopg://", "postgresql://", 1).replace("postgres://", "postgresql://", 1)
-        schemes = {"sqlite", "redis", "rediss", "unix", "postgresql"}
-        return _checked_url(plain, schemes, "sqlite:///path, redis://... or postgresql://...")
-
-    @field_validator("store_url")
-    @classmethod
-    def _store_url(cls, value: str) -> str:
-        return _checked_url(value, {"file", "s3"}, "file:///path or s3://bucket/prefix")
-
-    @model_validator(mode="after")
-    def _pairs(self) -> Settings:
-        pairs = (
-            (
-                "basic_auth_user",
-                self.basic_auth_user,
-                "basic_auth_password",
-                self.basic_auth_password.get_secret_value(),
-            ),
-            ("smart_encoder", self.smart_encoder, "smart_decoder", self.smart_decoder),
-            (
-                "s3_access_key_id",
-                self.s3_access_key_id,
-                "s3_secret_access_key",
-                self.s3_secret_access_key.get_secret_value(),
-            ),
-        )
-        for one, first, other, second in pairs:
-            if bool(first) != bool(second):
-                missing, present = (other, one) if first else (one, other)
-                raise ValueError(
-                    f"{env_name(missing)} is empty although {env_name(present)} is set; set both or neither"
-                )
-        return self
-
-    def __repr_args__(self) -> Any:
-        for name, value in super().__repr_args__():
-            yield name, hide_password(value) if isinstance(value, str) and "://" in value else value
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name in self.names()}
+        shown = {name: hide_password(it) if isinstance(it, str) and "://" in it else it for name, it in shown.items()}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 _PLACES = {
@@ -241,8 +203,8 @@ def describe_settings() -> list[tuple[str, str, str]]:
     """Every setting as (environment variable, default, help): the source of the reference page."""
     derived = {name: pattern.format(home="<home>") for name, pattern in _PLACES.items()}
     return [
-        (env_name(name), derived.get(name) or _shown(field.default), field.description or "")
-        for name, field in Settings.model_fields.items()
+        (env_name(each.name), derived.get(each.name) or _shown(each.default), each.metadata["help"])
+        for each in fields(Settings)
     ]
 
 
@@ -251,7 +213,7 @@ def unknown_settings(home: Path) -> list[str]:
     file = settings_file(home)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = {*os.environ, *(line.removeprefix("export ").split("=", 1)[0].strip() for line in lines if "=" in line)}
-    known = {env_name(name) for name in Settings.model_fields}
+    known = {env_name(name) for name in Settings.names()}
     return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 
@@ -264,12 +226,123 @@ def hide_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{user}:********@{host}"))
 
 
-def _home(*sources: PydanticBaseSettingsSource) -> Path:
-    for source in sources:
-        found = source().get("home") if isinstance(source, (InitSettingsSource, EnvSettingsSource)) else None
-        if found:
-            return Path(found).expanduser()
-    return Path(Settings.model_fields["home"].default)
+def _stated(values: dict[str, Any]) -> dict[str, Any]:
+    """What is said of each option, not checked: given, in the environment, in the file of the home, or by default."""
+    environment = _named(os.environ)
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(Settings)}
+    home = values.get("home") or environment.get("home") or defaults["home"]
+    home = home if isinstance(home, str | Path) else str(home)
+    home = Path(home).expanduser()
+    found = defaults | _named(_read_file(settings_file(home))) | environment | values
+    home = home.absolute()
+    places = {name: pattern.format(home=home) for name, pattern in _PLACES.items() if not found[name]}
+    return found | places | {"home": home}
+
+
+def _read_file(file: Path) -> Mapping[str, str | None]:
+    if not file.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return dotenv_values(file, encoding="utf-8")
+
+
+def _named(variables: Mapping[str, str | None]) -> dict[str, str]:
+    """The options among some variables, whatever their case; empty ones are none."""
+    upper = {name.upper(): value for name, value in variables.items() if value}
+    return {name: value for name in _types() if (value := upper.get(env_name(name)))}
+
+
+@cache
+def _types() -> dict[str, Any]:
+    """The type of each option, its limits included."""
+    hints = get_type_hints(Settings)
+    return {
+        each.name: Annotated[hints[each.name], msgspec.Meta(**limits)]
+        if (limits := each.metadata["limits"])
+        else hints[each.name]
+        for each in fields(Settings)
+    }
+
+
+def _converted(value: Any, type_: Any) -> Any:
+    """A value, which may be text, as what an option is. Raises ValueError, which does not quote the value."""
+    if type_ is bool and isinstance(value, str):
+        value = True if value.lower() in _TRUE else False if value.lower() in _FALSE else value
+    elif type_ == tuple[str, ...] and isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    elif get_origin(type_) is Literal and isinstance(value, str):  # each is written in one case
+        value = next((choice for choice in get_args(type_) if choice.lower() == value.lower()), value)
+    try:
+        return msgspec.convert(value, type_, strict=False, dec_hook=_of_text)
+    except msgspec.ValidationError:
+        raise ValueError(f"expected {_wanted(type_)}") from None
+
+
+def _of_text(type_: type, value: Any) -> Any:
+    """`msgspec.convert` asks how to make what it does not know."""
+    if isinstance(value, type_):
+        return value
+    if type_ in (Path, SecretStr) and isinstance(value, str):
+        return type_(value)
+    raise ValueError("not a text")
+
+
+def _wanted(type_: Any) -> str:
+    """What a value of a type is, in words."""
+    if get_origin(type_) is Literal:
+        return " or ".join(map(repr, get_args(type_)))
+    plain = get_args(type_)[0] if get_origin(type_) is Annotated else type_
+    words = {int: "a whole number", float: "a number", bool: "true or false", tuple[str, ...]: "texts, by commas"}
+    limits = get_args(type_)[1] if get_origin(type_) is Annotated else msgspec.Meta()
+    bounds = [
+        f"{sign} {bound:g}"
+        for sign, bound in (("above", limits.gt), ("at least", limits.ge), ("at most", limits.le))
+        if bound is not None
+    ]
+    return ", ".join((words.get(plain, "a text"), *bounds))
+
+
+def _half_pairs(found: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with options that go together."""
+    for one, other in (
+        ("basic_auth_user", "basic_auth_password"),
+        ("smart_encoder", "smart_decoder"),
+        ("s3_access_key_id", "s3_secret_access_key"),
+    ):
+        if bool(found[one]) != bool(found[other]):
+            missing, present = (other, one) if found[one] else (one, other)
+            yield f"{env_name(missing)} is empty although {env_name(present)} is set; set both or neither"
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if 0 < len(value.get_secret_value()) < _SHORTEST_PASSWORD:
+        raise ValueError(f"it has fewer than {_SHORTEST_PASSWORD} characters")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if value and (urlsplit(value).scheme not in {"http", "https"} or not urlsplit(value).hostname):
+        raise ValueError("expected an address such as http://host:port")
+    return value.rstrip("/")
+
+
+def _database_url(value: str) -> str:
+    return _checked_url(_with_psycopg(value), {"sqlite", "postgresql+psycopg"}, "sqlite:///path or postgresql://...")
+
+
+def _queue_url(value: str) -> str:
+    plain = value.replace("postgresql+psycopg://", "postgresql://", 1).replace("postgres://", "postgresql://", 1)
+    schemes = {"sqlite", "redis", "rediss", "unix", "postgresql"}
+    return _checked_url(plain, schemes, "sqlite:///path, redis://... or postgresql://...")
+
+
+def _store_url(value: str) -> str:
+    return _checked_url(value, {"file", "s3"}, "file:///path or s3://bucket/prefix")
 
 
 def _with_psycopg(url: str) -> str:
@@ -285,18 +358,21 @@ def _checked_url(url: str, schemes: set[str], wanted: str) -> str:
     return url
 
 
+_RULES: Mapping[str, Any] = {
+    "label_studio_url": _http_url,
+    "label_studio_public_url": _http_url,
+    "ml_url": _http_url,
+    "qc_url": _http_url,
+    "s3_endpoint_url": _http_url,
+    "dashboard_password": _long_enough,
+    "database_url": _database_url,
+    "queue_url": _queue_url,
+    "store_url": _store_url,
+}
+"""What an option's type does not say: the value as it is used, or ValueError."""
+
+
 def _shown(default: Any) -> str:
     if isinstance(default, SecretStr) or default is None:
         return ""
     return ",".join(default) if isinstance(default, tuple) else str(default)
-
-
-def _settings_error(error: ValidationError) -> SettingsError:
-    problems = []
-    for detail in error.errors(include_input=False, include_url=False, include_context=False):
-        name = env_name(str(detail["loc"][0])) + ": " if detail["loc"] else ""
-        problems.append(f"{name}{detail['msg'].removeprefix('Value error, ')}")
-    return SettingsError(
-        f"Settings cannot be used: {'; '.join(problems)}.",
-        fix="Correct it in the environment or in settings.env in labelloop's home folder.",
-    )

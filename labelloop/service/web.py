@@ -13,13 +13,12 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 import structlog
 from flask import Flask, Request, Response, g, request
-from pydantic import SecretStr
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from labelloop.service.errors import BadRequest, Forbidden, LabelloopError, Unauthorized
 from labelloop.service.logs import redact
 from labelloop.service.metrics import CONTENT_TYPE, Metrics
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -333,7 +333,7 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
 
     monkeypatch.setattr(Serving.__init__, "__kwdefaults__", {**Serving.__init__.__kwdefaults__, "load": slowly})
     model = labelloop_model()
-    client = create_app(settings.model_copy(update={"model": model}), photos=photos).test_client()
+    client = create_app(settings.but(model=model), photos=photos).test_client()
     try:
         started = time.perf_counter()
         assert client.get("/health").status_code == 200

@@ -70,7 +70,7 @@ def refusal(answer, detail):
 
 @pytest.fixture
 def ours(settings):
-    return settings.model_copy(update={"ml_url": URL})
+    return settings.but(ml_url=URL)
 
 
 def row(**fields):
@@ -170,9 +170,7 @@ def test_a_host_without_a_dot_takes_no_webhook_and_the_fix_says_so(ours):
 
 
 def test_the_hook_gets_our_headers_beside_those_it_has(ours):
-    settings = ours.model_copy(
-        update={"basic_auth_user": "u", "basic_auth_password": _secret("p"), "webhook_secret": _secret("s")}
-    )
+    settings = ours.but(basic_auth_user="u", basic_auth_password=_secret("p"), webhook_secret=_secret("s"))
     hook = {"id": 1, "url": f"{URL}/webhook", "headers": {"X-Own": "1"}, "is_active": True, "send_payload": True}
     studio = FakeStudio(hooks=[hook])
     changes = connect(studio, 1, settings)
@@ -183,6 +181,6 @@ def test_the_hook_gets_our_headers_beside_those_it_has(ours):
 
 
 def _secret(text):
-    from pydantic import SecretStr
+    from labelloop.service.settings import SecretStr
 
     return SecretStr(text)

@@ -170,7 +170,7 @@ def test_after_the_log_in_the_page_that_was_asked_for_comes(client, filled):
 
 
 def test_behind_https_the_cookie_travels_encrypted_only(closed, engine):
-    client = create_app(closed.model_copy(update={"qc_url": "https://qc.example.org"})).test_client()
+    client = create_app(closed.but(qc_url="https://qc.example.org")).test_client()
     assert "Secure" in client.get("/dashboard/login").headers["Set-Cookie"]
 
 
@@ -213,9 +213,7 @@ def test_logging_out_ends_the_session(inside):
 
 def test_another_password_ends_every_session(inside, closed, engine):
     cookie = inside.get_cookie("labelloop_dashboard", path="/dashboard").value
-    changed = create_app(
-        closed.model_copy(update={"dashboard_password": type(closed.dashboard_password)("another-one-9")})
-    )
+    changed = create_app(closed.but(dashboard_password=type(closed.dashboard_password)("another-one-9")))
     other = changed.test_client()
     other.set_cookie("labelloop_dashboard", cookie, path="/dashboard")
     assert other.get("/dashboard/").status_code == 302

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -75,14 +76,14 @@ def test_hosts_are_split_at_commas(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("LABELLOOP_SCORE_THRESHOLD", "1.5", "less than or equal to 1"),
-        ("LABELLOOP_WEB_WORKERS", "many", "valid integer"),
+        ("LABELLOOP_SCORE_THRESHOLD", "1.5", "expected a number, at least 0, at most 1"),
+        ("LABELLOOP_WEB_WORKERS", "many", "expected a whole number, at least 1"),
         ("LABELLOOP_LOG_FORMAT", "xml", "'console' or 'json'"),
         ("LABELLOOP_DATABASE_URL", "mysql://u:hunter2@h/d", "expected sqlite:///path or postgresql://..."),
         ("LABELLOOP_QUEUE_URL", "amqp://h", "expected sqlite:///path, redis://... or postgresql://..."),
         ("LABELLOOP_STORE_URL", "/some/folder", "expected file:///path or s3://bucket/prefix"),
         ("LABELLOOP_LABEL_STUDIO_URL", "localhost:8080", "expected an address such as http://host:port"),
-        ("LABELLOOP_MEDIA_TIMEOUT_S", "0", "greater than 0"),
+        ("LABELLOOP_MEDIA_TIMEOUT_S", "0", "expected a number, above 0"),
     ],
 )
 def test_a_bad_value_is_refused_by_the_name_of_its_variable(monkeypatch, name, value, said):
@@ -117,7 +118,7 @@ def test_a_refusal_does_not_carry_the_value_along():
 
 
 def test_settings_cannot_be_changed(settings):
-    with pytest.raises(Exception, match="frozen"):
+    with pytest.raises(FrozenInstanceError):
         settings.web_workers = 9
 
 
@@ -151,7 +152,7 @@ def test_every_setting_has_a_name_a_default_and_a_help():
     assert table["LABELLOOP_DATABASE_URL"][0] == "sqlite:///<home>/labelloop.sqlite3"
     assert table["LABELLOOP_LABEL_STUDIO_API_KEY"][0] == ""
     assert table["LABELLOOP_WEB_WORKERS"][0] == "2"
-    assert len(table) == len(Settings.model_fields)
+    assert len(table) == len(Settings.names())
     for name, (_default, help_) in table.items():
         assert help_.endswith("."), name
 
@@ -162,3 +163,27 @@ def test_misspelt_variables_are_found(monkeypatch, tmp_path):
     settings_file(tmp_path).write_text("# a comment = no\nLABELLOOP_MODLE=/m.onnx\nOTHER=1\n")
     assert unknown_settings(tmp_path) == ["LABELLOOP_MODLE", "LABELLOOP_WEBHOOK_SECERT"]
     assert unknown_settings(Path("/nowhere")) == ["LABELLOOP_WEBHOOK_SECERT"]
+
+
+def test_an_option_that_does_not_exist_is_refused(settings):
+    with pytest.raises(TypeError, match="no such settings: web_wrokers"):
+        Settings(web_wrokers=2)
+    with pytest.raises(TypeError, match="no such settings: web_wrokers"):
+        settings.but(web_wrokers=2)
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("Yes", True), ("1", True), ("off", False), ("0", False)])
+def test_yes_and_no_in_every_spelling(monkeypatch, text, value):
+    monkeypatch.setenv("LABELLOOP_MEDIA_ALLOW_PRIVATE_HOSTS", text)
+    assert Settings().media_allow_private_hosts is value
+
+
+def test_every_problem_is_told_at_once(monkeypatch):
+    monkeypatch.setenv("LABELLOOP_WEB_WORKERS", "0")
+    monkeypatch.setenv("LABELLOOP_MEDIA_ALLOW_PRIVATE_HOSTS", "perhaps")
+    with pytest.raises(
+        SettingsError,
+        match=r"WEB_WORKERS: expected a whole number.*HOSTS: expected true or false|"
+        r"HOSTS: expected true or false.*WEB_WORKERS: expected a whole number",
+    ):
+        Settings()

@@ -9,13 +9,12 @@ import logging
 import re
 
 import pytest
-from pydantic import SecretStr
 
 from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError, NotFound
 from labelloop.service.inbox import Inbox
 from labelloop.service.metrics import InboxCollector
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.web import create_web, json_body, metrics_of, require_secret
 
 

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import SecretStr
 
 from exporters.export import export
 from exporters.garbage import look
@@ -14,7 +13,7 @@ from exporters.pull import pull
 from exporters.validate.version import verify
 from exporters.versions import read_version
 from labelloop.service.media import Media
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import Entry, open_store
 
 pytestmark = pytest.mark.system

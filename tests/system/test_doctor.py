@@ -5,14 +5,13 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from pydantic import SecretStr
 from werkzeug.serving import make_server
 
 from labelloop.connect import NotConnected, connect
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.run import diagnose
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web import SECRET_HEADER
 from labelloop.stack.accounts import Account, log_in, personal_access_token
@@ -215,6 +214,26 @@ def test_a_fault_in_the_project_is_named_and_connecting_puts_it_right(loop, proj
         assert secret not in found.what + found.fix
     assert any(change.done for change in connect(project, loop.settings))
     assert look(loop.settings, project, check)[check].level == "ok"
+
+
+def test_services_that_moved_to_other_addresses_take_a_projects_connections_along(loop):
+    before = changed(
+        loop.settings,
+        ml_url=loop.settings.ml_url.replace("localhost", "127.0.0.1"),
+        qc_url=loop.settings.qc_url.replace("localhost", "127.0.0.1"),
+    )
+    moved = loop.studio.create_project(title="moved", label_config=LABEL_CONFIG)["id"]
+    connect(moved, before)
+    backend_before = backend(loop, moved)
+    foreign = loop.studio.add_webhook(moved, "http://example.com/hook")
+    connect(moved, loop.settings)
+    assert [(row["id"], row["url"]) for row in loop.studio.ml_backends(moved)] == [
+        (backend_before["id"], loop.settings.ml_url)
+    ]
+    assert sorted(one["url"] for one in loop.studio.webhooks(moved)) == sorted(
+        [foreign["url"], f"{loop.settings.ml_url}/webhook", f"{loop.settings.qc_url}/webhook"]
+    )
+    assert not any(change.done for change in connect(moved, loop.settings))
 
 
 def test_a_backend_that_is_down_is_told_from_both_sides(loop, project):

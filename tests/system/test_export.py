@@ -15,7 +15,6 @@ from botocore.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from pydantic import SecretStr
 from shapely import affinity
 
 from exporters.export import export
@@ -23,7 +22,7 @@ from exporters.manifest import object_key
 from exporters.pull import pull
 from exporters.versions import read_head, read_version
 from labelloop.service.media import Media
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 
 pytestmark = pytest.mark.system

@@ -4,14 +4,13 @@ import json
 import time
 
 import pytest
-from pydantic import SecretStr
 
 from exporters.differences import Change, differences
 from exporters.export import export
 from exporters.garbage import collect, look
 from exporters.validate.version import verify
 from exporters.versions import read_version, versions
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 
 pytestmark = pytest.mark.system

@@ -8,7 +8,6 @@ import httpx
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from pydantic import SecretStr
 
 from exporters.export import export
 from exporters.importing import run as importing
@@ -17,7 +16,7 @@ from exporters.importing.run import Order, run_import
 from exporters.pull import pull
 from exporters.versions import read_version
 from labelloop.service.media import Media
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 from tests import dataset_makers as makers
@@ -253,12 +252,10 @@ def test_photos_in_a_bucket_are_referenced(settings, studio, s3_server, tmp_path
     for path in (tmp_path / "set").rglob("*"):
         if path.is_file():
             client.put_object(Bucket=bucket, Key=f"cars/{path.relative_to(tmp_path / 'set')}", Body=path.read_bytes())
-    ours = settings.model_copy(
-        update={
-            "s3_endpoint_url": s3_server.endpoint,
-            "s3_access_key_id": s3_server.key,
-            "s3_secret_access_key": SecretStr(s3_server.secret),
-        }
+    ours = settings.but(
+        s3_endpoint_url=s3_server.endpoint,
+        s3_access_key_id=s3_server.key,
+        s3_secret_access_key=SecretStr(s3_server.secret),
     )
     order = Order(source=f"s3://{bucket}/cars", title=title())
     report = run_import(order, settings=ours, studio=studio)

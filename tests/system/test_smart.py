@@ -47,7 +47,7 @@ def backend(label_studio, tmp_path_factory):
     server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield settings.model_copy(update={"ml_url": f"http://localhost:{server.server_port}"})
+    yield settings.but(ml_url=f"http://localhost:{server.server_port}")
     server.shutdown()
     thread.join()
     server.server_close()

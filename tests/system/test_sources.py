@@ -1,13 +1,12 @@
 """Sources on real parts: a project of stock Label Studio, and its own target storage in a real S3 server."""
 
 import pytest
-from pydantic import SecretStr
 
 from exporters.export import export
 from exporters.pull import pull
 from exporters.sources import open_source, project
 from exporters.versions import read_version
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 

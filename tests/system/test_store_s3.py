@@ -7,9 +7,8 @@ import threading
 import boto3
 import pytest
 from botocore.config import Config
-from pydantic import SecretStr
 
-from labelloop.service.settings import Settings
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import (
     AlreadyThere,
     BadKey,
