@@ -21,19 +21,23 @@ from qc_webhooks.fact_store import FactStore
 from qc_webhooks.facts import facts_of
 from qc_webhooks.gain import Outlook, outlook
 from qc_webhooks.memory import MemoryStore
-from qc_webhooks.overlay import Overlay, accepted_annotation, mark_of, overlays_of
+from qc_webhooks.overlay import accepted_annotation, mark_of, overlays_of
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.proposal import propose
 from qc_webhooks.review import review_reasons
-from qc_webhooks.routing import Action, Memory, Situation, is_adjudicated, needs_review, plan
+from qc_webhooks.review_desk import ReviewDesk, ReviewStore
+from qc_webhooks.routing import Action, Memory, Situation, is_adjudicated, is_copied, needs_review, plan, qc_keys
 from qc_webhooks.rules import violations
 from qc_webhooks.seeding import Wish
+from qc_webhooks.sheets import Copy, Sheet, brought
 from qc_webhooks.truth_keeper import TruthStore
 from qc_webhooks.verdict import Verdict, judge
 from qc_webhooks.writing import Writer
 
 # A label config changes seldom; asking for it at every task would double our requests.
 CONFIG_KEPT_S = 60.0
+# Brought back, accepted.
+_MOST_DECISIONS = 2
 
 log = structlog.get_logger(__name__)
 
@@ -58,15 +62,17 @@ class Checker:
         studio: Label Studio.
         memory: What was decided and written before.
         home: The folder that the policies are in (the setting ``home``).
+        base: The path under which a browser finds Label Studio, empty or ``/path``.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore, home: Path) -> None:
+    def __init__(self, studio: Studio, memory: MemoryStore, home: Path, *, base: str = "") -> None:
         self._studio = studio
         self._memory = memory
         self._facts = FactStore(memory.engine)
         self._crowds = CrowdStore(memory.engine)
         self._truths = TruthStore(memory.engine)
-        self._writer = Writer(studio, memory)
+        self.desk = ReviewDesk(studio, ReviewStore(memory.engine), base=base)
+        self._writer = Writer(studio, memory, self.desk)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
 
@@ -79,12 +85,15 @@ class Checker:
             PolicyError: The policy cannot be followed.
             WriteLost: Label Studio answered a write with other values than we wrote.
         """
-        first = self._round(project, task)
-        if not any(action.ground_truth is not None for action in first.actions):
-            return first
-        # A reviewer accepted an overlay: with the new ground truth the task is another one.
-        second = self._round(project, task)
-        return Checked(second.verdict, (*first.actions, *second.actions))
+        checked = self._round(project, task)
+        actions = checked.actions
+        # What a reviewer submitted is brought back, then marked as the ground truth: each time the task is another one.
+        for _ in range(_MOST_DECISIONS):
+            if not any(action.decides for action in checked.actions):
+                break
+            checked = self._round(project, task)
+            actions = (*actions, *checked.actions)
+        return Checked(checked.verdict, actions)
 
     def acknowledge(self, project: int, task: int, *, overlays: bool) -> None:
         """Takes a task as it is now for settled, so that what was undone is not done again before something happens.
@@ -100,6 +109,9 @@ class Checker:
         _, situation, _ = self._judged(project, found)
         held = situation.memory or Memory("")
         settled = situation.fingerprint if overlays else None
+        if overlays and situation.desk and situation.copy is None and needs_review(situation):
+            review = self.desk.store.review_of(project) or 0
+            self.desk.store.keep(project, task, Copy(review, 0, situation.fingerprint, ""))
         self._remember(project, found, situation, replace(held, fingerprint=situation.fingerprint, overlay=settled))
 
     def is_judged(self, project: int, task: int) -> bool:
@@ -116,14 +128,14 @@ class Checker:
             self._memory.forget(project, task)
             self._facts.forget(project, task)
             self._truths.forget(project, task)
+            self.desk.clear(project, task)
             return Checked(None)
         answers, situation, config = self._judged(project, found)
         situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
-        if is_adjudicated(situation) and not situation.overlays_stand:
-            situation = replace(situation, wanted=self._proposed(project, found, answers, situation, config))
+        situation = self._with_proposal(project, found, answers, situation, config)
         actions = plan(situation)
-        self._writer.carry_out(project, found, actions)
-        if not any(action.ground_truth is not None for action in actions):
+        self._writer.carry_out(project, found, actions, situation.fingerprint)
+        if not any(action.decides for action in actions):
             self._remember(project, found, situation, memory_after(situation, actions))
             self._keep_facts(project, found, answers, situation, config)
             self._truths.keep(
@@ -155,6 +167,9 @@ class Checker:
         answers = read_answers(found, config=config)
         verdict = judge(answers, policy)
         broken = violations(answers, policy.rules)
+        copy = self.desk.store.copy(project, found.id or 0)
+        decision = self.desk.decision(copy)
+        submitted = None if decision is None else brought(found, decision.annotator, decision.mark)
         situation = Situation(
             data=found.data,
             overlap=1 if found.overlap is None else found.overlap,
@@ -163,12 +178,16 @@ class Checker:
             policy=policy,
             fingerprint=fingerprint(answers, policy),
             memory=self._memory.recall(project, found.id or 0, born=found.created_at),
-            accepted=accepted_annotation(found),
+            accepted=accepted_annotation(found) or submitted,
             held=tuple(mark_of(each) for each in overlays_of(found)),
             broken=broken,
             reasons=review_reasons(found, answers, verdict, policy, broken=broken, config=config),
             outlook=self._outlook(project, answers, policy) if verdict.outcome != "waiting" else None,
             wish=Wish() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
+            desk=policy.review_project and self.desk.store.review_of(project) is not None,
+            copy=copy,
+            decision=decision,
+            is_brought=submitted is not None,
         )
         return answers, situation, config
 
@@ -176,19 +195,26 @@ class Checker:
         said = evidence([stance_of(each) for each in answers])
         return outlook(said, self._crowds.crowd(project), most=policy.max_annotators)
 
-    def _proposed(
+    def _with_proposal(
         self, project: int, found: Task, answers: Sequence[Answers], situation: Situation, config: LabelConfig
-    ) -> tuple[Overlay, ...] | None:
-        """The overlays of a dispute; None where they must not be written now.
+    ) -> Situation:
+        """With the overlays of a dispute, for the task and for its copy in the review project, where they are needed.
 
         Without a model version of the project, Label Studio prefills an annotator's editor with the newest prediction
-        and counts the overlays in a task's prediction score.
+        and counts the overlays in a task's prediction score: then the task gets none.
         """
-        if not self._studio.project(project).get("model_version"):
+        here = is_adjudicated(situation) and not situation.overlays_stand
+        if here and not self._studio.project(project).get("model_version"):
             log.warning("overlays_withheld", project=project, task=found.id, reason="the project has no model_version")
-            return None
+            here = False
+        there = is_copied(situation) and not situation.copy_stands
+        if not (here or there):
+            return situation
         crowd = self._crowds.crowd(project)
-        return propose(found, answers, situation.verdict, situation.policy, config=config, crowd=crowd)
+        overlays = propose(found, answers, situation.verdict, situation.policy, config=config, crowd=crowd)
+        keys = qc_keys(situation)
+        sheet = Sheet(overlays, keys["qc_note"], keys["qc_agreement"])
+        return replace(situation, wanted=overlays if here else None, sheet=sheet if there else None)
 
     def _remember(self, project: int, found: Task, situation: Situation, memory: Memory) -> None:
         self._memory.remember(

@@ -19,6 +19,7 @@ from qc_webhooks.events import recheck_hint
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import Connected, ProjectStore
+from qc_webhooks.review_desk import browser_path
 from qc_webhooks.tables import ACTIONS, TASKS
 from qc_webhooks.undo import Undo, describe
 
@@ -110,7 +111,12 @@ def undo(
     setup_logging(settings)
     engine, studio = open_database(settings), Studio.from_settings(settings)
     memory = MemoryStore(engine)
-    undoing = Undo(studio, memory, Checker(studio, memory, settings.home), Inbox.from_settings(settings, engine))
+    undoing = Undo(
+        studio,
+        memory,
+        Checker(studio, memory, settings.home, base=browser_path(settings)),
+        Inbox.from_settings(settings, engine),
+    )
     undone = left = 0
     for outcome in undoing.run(project, task=task, last=last):
         print(describe(outcome))

@@ -11,6 +11,7 @@ from labelloop.service.studio import Studio
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import ProjectStore
+from qc_webhooks.review_desk import ReviewStore, ensure_review_project
 from qc_webhooks.tabs import ensure_tabs
 from qc_webhooks.webhook import ensure_webhook
 
@@ -30,7 +31,12 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     changes += ensure_tabs(studio, project_id)
     added = ProjectStore(engine).add(project_id)
     changes.append(Change(f"quality control looks at the project every {settings.poll_seconds:g} s", done=added))
+    if policy.review_project and (made := ensure_review_project(studio, project_id, settings, ReviewStore(engine))):
+        changes.append(made)
     changes.append(ensure_webhook(studio, project_id, settings))
+    review = ReviewStore(engine).review_of(project_id) if policy.review_project else None
+    if review is not None:
+        ensure_webhook(studio, review, settings)
     return changes
 
 

@@ -99,6 +99,11 @@ def gain_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint
     return _task_hint(project, task, f"task:{task}:gain:{fingerprint}", source)
 
 
+def copy_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
+    """A dispute that can be copied into a review project now; one key for each of its states."""
+    return _task_hint(project, task, f"task:{task}:copy:{fingerprint}", source)
+
+
 def seed_hint(project: int, task: int, revision: int) -> Hint:
     """A task with a ground truth that is to be served to more or fewer annotators; one key for each such wish."""
     return _task_hint(project, task, f"task:{task}:seed:{revision}", "seeding")

@@ -15,13 +15,15 @@ from labelloop.service.studio import Studio
 from qc_webhooks.board_keeper import BoardKeeper
 from qc_webhooks.check import Checker
 from qc_webhooks.crowd_keeper import CrowdKeeper
-from qc_webhooks.events import PROJECT, TASK, overlay_hint
+from qc_webhooks.events import PROJECT, TASK, copy_hint, overlay_hint, recheck_hint
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import Reconciler
+from qc_webhooks.review_desk import ReviewStore, browser_path, ensure_review_project
 from qc_webhooks.tabs import ensure_tabs
 from qc_webhooks.truth_keeper import TruthKeeper
+from qc_webhooks.webhook import ensure_webhook
 
 # "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
 TABS_EVERY_S = 60.0
@@ -43,13 +45,21 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio.
         engine: The migrated database.
     """
-    checker = Checker(studio, MemoryStore(engine), settings.home)
+    checker = Checker(studio, MemoryStore(engine), settings.home, base=browser_path(settings))
+    reviews, inbox = checker.desk.store, Inbox.from_settings(settings, engine)
     reconciler = _reconciler(settings, studio, engine)
     projects = ProjectStore(engine)
 
     def task(subject: str, events: Sequence[Event]) -> None:
         del events  # hints: the task is read from Label Studio, whatever they say and in whatever order they came
         project, _, id_ = subject.partition(":")
+        if reviews.is_review(int(project)):
+            # What a reviewer submitted there belongs to the task that it is the copy of, which has its own turn.
+            origin = reviews.origin(int(project), int(id_))
+            if origin is not None:
+                hint = recheck_hint(*origin, source="review")
+                inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+            return
         try:
             checker.check(int(project), int(id_))
         except LabelingError as error:
@@ -67,19 +77,32 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
     """What runs now and then: the poller every ``poll_seconds``; a look at our tabs and overlays every minute."""
     reconciler = _reconciler(settings, studio, engine)
     projects, memory, inbox = ProjectStore(engine), MemoryStore(engine), Inbox.from_settings(settings, engine)
+    policy, reviews = partial(read_policy, settings.home), ReviewStore(engine)
 
     def tabs() -> None:
         for connected in projects.all():
             try:
                 ensure_tabs(studio, connected.project)
                 recall_withheld(studio, memory, inbox, connected.project)
-            except LabelloopError as error:
+                if policy(connected.project).review_project:
+                    ensure_review_project(studio, connected.project, settings, reviews)
+                    recall_uncopied(memory, reviews, inbox, connected.project)
+                    if (review := reviews.review_of(connected.project)) is not None:
+                        ensure_webhook(studio, review, settings)  # last: where it is refused, the poller carries on
+            except (LabelloopError, LabelingError) as error:
                 log.warning("tabs_failed", project=connected.project, reason=str(error))
 
-    policy = partial(read_policy, settings.home)
+    def submitted() -> None:
+        for project, review in reviews.all().items():
+            try:
+                recall_submitted(studio, reviews, inbox, review)
+            except LabelloopError as error:
+                log.warning("reviews_failed", project=project, review=review, reason=str(error))
+
     crowd = CrowdKeeper(engine, inbox, policy)
     return [
         Periodic("qc.poll", settings.poll_seconds, reconciler.run),
+        Periodic("qc.reviews", settings.poll_seconds, submitted),
         Periodic("qc.tabs", TABS_EVERY_S, tabs),
         Periodic("qc.crowd", CROWD_EVERY_S, crowd.run),
         Periodic("qc.truths", TRUTHS_EVERY_S, TruthKeeper(engine, studio, inbox, policy).run),
@@ -94,6 +117,26 @@ def recall_withheld(studio: Studio, memory: MemoryStore, inbox: Inbox, project: 
         return 0
     hints = [overlay_hint(project, task, fingerprint, source="poll") for task, fingerprint in waiting.items()]
     return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
+
+
+def recall_uncopied(memory: MemoryStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
+    """Judges again what waits for a reviewer and was judged before there was a review project."""
+    if reviews.review_of(project) is None:
+        return 0
+    hints = [copy_hint(project, task, state, source="poll") for task, state in memory.uncopied(project).items()]
+    return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
+
+
+def recall_submitted(studio: Studio, reviews: ReviewStore, inbox: Inbox, review: int) -> int:
+    """Finds what was submitted in a review project and no webhook told: a copy that is decided is removed at once."""
+    done = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+    told = 0
+    for task in studio.stamps(review, filters={"conjunction": "and", "items": [done]}):
+        origin = reviews.origin(review, task.id)
+        if origin is not None:
+            hint = recheck_hint(*origin, source="poll")
+            told += inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+    return told
 
 
 def _reconciler(settings: Settings, studio: Studio, engine: Engine) -> Reconciler:

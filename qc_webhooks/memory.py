@@ -174,6 +174,14 @@ class MemoryStore:
             rows = connection.execute(sa.select(TASKS.c.task, TASKS.c.fingerprint).where(waits)).all()
         return {int(row.task): str(row.fingerprint) for row in rows}
 
+    def uncopied(self, project: int) -> dict[int, str]:
+        """Task id -> fingerprint of what waits for a reviewer and has no copy in a review project."""
+        copied = sa.exists().where(COPIES.c.project == TASKS.c.project, COPIES.c.task == TASKS.c.task)
+        waits = sa.and_(TASKS.c.project == project, TASKS.c.review, sa.not_(copied))
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(TASKS.c.task, TASKS.c.fingerprint).where(waits)).all()
+        return {int(row.task): str(row.fingerprint) for row in rows}
+
     def begin(
         self, project: int, task: int, *, route: str, reason: str, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> Write:

@@ -11,6 +11,7 @@ from qc_webhooks.policy import Policy
 from qc_webhooks.review import BLOCKED
 from qc_webhooks.rules import Violation, describe_violations
 from qc_webhooks.seeding import Wish
+from qc_webhooks.sheets import Copy, Decision, Sheet
 from qc_webhooks.verdict import Verdict
 
 # The flat keys of a task's data that are ours. Label Studio filters and sorts by flat data keys only.
@@ -51,13 +52,18 @@ class Situation:
         policy: The project's policy.
         fingerprint: What the verdict was drawn from.
         memory: What we did before; None: nothing.
-        accepted: The annotation that a reviewer made from an overlay; None: nobody did.
+        accepted: The annotation that a reviewer made from an overlay, or in the review project; None: nobody did.
         held: The overlays that the task holds, the oldest first.
         wanted: The overlays that it is to hold, in the order of writing; None: they are not to be written now.
         broken: What breaks the guideline.
         reasons: Why a reviewer is to look at it although its annotators agree, each in a sentence.
         outlook: What a further annotator would bring to the consensus; None: not known, and a dispute is worth it.
         wish: With a ground truth: the overlap that it is to have, so that annotators are measured by it.
+        desk: Whether there is a review project to copy what waits for a reviewer into.
+        copy: The copy in it; None: there is none.
+        decision: What a reviewer submitted to the copy; None: nothing yet.
+        is_brought: Whether the task holds it already.
+        sheet: What the copy is to hold; None: it is not to be written now.
     """
 
     data: Mapping[str, Any]
@@ -74,6 +80,11 @@ class Situation:
     reasons: tuple[str, ...] = ()
     outlook: Outlook | None = None
     wish: Wish = field(default_factory=Wish)
+    desk: bool = False
+    copy: Copy | None = None
+    decision: Decision | None = None
+    is_brought: bool = False
+    sheet: Sheet | None = None
 
     @property
     def overlap_is_ours(self) -> bool:
@@ -96,6 +107,11 @@ class Situation:
         """Whether the overlays were settled for this very state. What a human removed of them since stays removed."""
         return self.memory is not None and self.memory.overlay == self.fingerprint
 
+    @property
+    def copy_stands(self) -> bool:
+        """Whether the copy was made for this very state. What a human removed of it since stays removed."""
+        return self.copy is not None and self.copy.fingerprint == self.fingerprint
+
 
 @dataclass(frozen=True)
 class Action:
@@ -109,6 +125,8 @@ class Action:
         is_labeled: Whether the task is finished.
         ground_truth: The annotation to mark as the ground truth.
         overlays: The overlays that the task is to hold, in the order of writing; None: they stay as they are.
+        bring: What a reviewer submitted in the review project, to be added to the task.
+        sheet: What the copy in the review project is to hold; a sheet without overlays: there is to be none.
     """
 
     route: str
@@ -118,19 +136,35 @@ class Action:
     is_labeled: bool | None = None
     ground_truth: int | None = None
     overlays: tuple[Overlay, ...] | None = None
+    bring: Decision | None = None
+    sheet: Sheet | None = None
+
+    @property
+    def decides(self) -> bool:
+        """Whether the task is another one with it, and is to be judged again."""
+        return self.ground_truth is not None or self.bring is not None
 
 
 Route = Callable[[Situation], Action | None]
 
 
+def bring_back(situation: Situation) -> Action | None:
+    """Adds what a reviewer submitted in the review project to the task, under the reviewer's name."""
+    if situation.decision is None or situation.is_brought:
+        return None
+    return Action("bring_back", "submitted in the review project", bring=situation.decision)
+
+
 def accept(situation: Situation) -> Action | None:
-    """Marks the annotation that a reviewer made from an overlay as the ground truth; Label Studio has no button for it.
+    """Marks the annotation that a reviewer made from an overlay, or in the review project, as the ground truth.
+
+    Label Studio has no button for it.
 
     Where there is a ground truth already, a human or we decided before.
     """
     if situation.accepted is None or situation.verdict.ground_truth is not None:
         return None
-    return Action("accept", "made from an overlay", ground_truth=situation.accepted)
+    return Action("accept", "submitted by a reviewer", ground_truth=situation.accepted)
 
 
 def one_more_annotator(situation: Situation) -> Action | None:
@@ -216,29 +250,40 @@ def overlay(situation: Situation) -> Action | None:
     return Action("overlay", "waits for a reviewer" if wanted else "out of date", overlays=wanted)
 
 
+def copy(situation: Situation) -> Action | None:
+    """Copies what waits for a reviewer into the review project, and removes the copy when it waits no longer."""
+    if not is_copied(situation):
+        return None if situation.copy is None else Action("copy", "waits for no reviewer", sheet=Sheet())
+    if situation.copy_stands or situation.sheet is None:
+        return None
+    return Action("copy", "waits for a reviewer", sheet=situation.sheet)
+
+
 # The order is the order of thought: what a reviewer accepted ends the dispute; else who is asked decides whether a
 # reviewer must look.
 ROUTES: Mapping[str, Route] = {
+    "bring_back": bring_back,
     "accept": accept,
     "one_more_annotator": one_more_annotator,
     "seed": seed,
     "withdraw": withdraw,
     "flag": flag,
     "overlay": overlay,
+    "copy": copy,
 }
 
 
 def plan(situation: Situation) -> tuple[Action, ...]:
     """Everything that is to be changed now; empty when the task is as it should be.
 
-    A new ground truth is changed alone: the task is to be judged again with it.
+    What decides the task is changed alone: it is to be judged again with it.
     """
     actions: list[Action] = []
     for route in ROUTES.values():
         action = route(situation)
         if action is not None:
             actions.append(action)
-            if action.ground_truth is not None:
+            if action.decides:
                 break
     return tuple(actions)
 
@@ -270,6 +315,11 @@ def needs_review(situation: Situation) -> bool:
 def is_adjudicated(situation: Situation) -> bool:
     """Whether what a reviewer is to look at is to be shown as overlays."""
     return situation.policy.adjudicate and needs_review(situation)
+
+
+def is_copied(situation: Situation) -> bool:
+    """Whether what a reviewer is to look at is to be copied into the review project."""
+    return situation.policy.review_project and situation.desk and needs_review(situation)
 
 
 # Conflicts that the posterior of the consensus speaks of. Of others (how a shape is drawn) it knows nothing, and a

@@ -15,7 +15,9 @@ from qc_webhooks.errors import TaskBusy
 from qc_webhooks.events import recheck_hint
 from qc_webhooks.memory import MemoryStore, Write
 from qc_webhooks.overlay import accepted_annotation, mark_of, overlays_of
+from qc_webhooks.review_desk import remove_prediction
 from qc_webhooks.routing import KEYS
+from qc_webhooks.sheets import brought
 from qc_webhooks.writing import Writer, current
 
 # How long a worker may have the task in hand.
@@ -29,7 +31,7 @@ class Undone:
     Attributes:
         task: The task's id.
         route: The routes that had written, joined by +.
-        part: ``keys``, ``overlap``, ``overlays`` or ``ground_truth``; ``task`` where the task is gone.
+        part: A key of PARTS; ``task`` where the task is gone.
         text: What was done, or why it was left alone.
         left: Whether it was left alone.
     """
@@ -56,7 +58,7 @@ class Undo:
         self._memory = memory
         self._checker = checker
         self._inbox = inbox
-        self._writer = Writer(studio, memory)
+        self._writer = Writer(studio, memory, checker.desk)
 
     def run(self, project: int, *, task: int | None = None, last: int | None = None) -> Iterator[Undone]:
         """Undoes the newest writes, task by task. One that was undone or left alone once is not tried again.
@@ -87,7 +89,8 @@ class Undo:
             self._memory.mark(write, "left" if all(outcome.left for outcome in outcomes) else "undone")
         # What nobody has judged yet is news, and the worker's to judge.
         if was_judged and parts:
-            self._checker.acknowledge(project, number, overlays="overlays" in parts or "ground_truth" not in parts)
+            shown = bool(parts & {"overlays", "copy"}) or "ground_truth" not in parts
+            self._checker.acknowledge(project, number, overlays=shown)
 
     def _undo_write(self, project: int, write: Write) -> Iterator[Undone]:
         source = self._studio.task_json(project, write.task)
@@ -96,7 +99,7 @@ class Undo:
             return
         task = read_task(source)
         for part in (name for name in PARTS if name in write.after):
-            if current(task, [part]) == {part: write.before[part]}:
+            if self._writer.current(project, task, {part: write.after[part]}) == {part: write.before[part]}:
                 yield Undone(write.task, write.route, part, "it is as it was before")
                 continue
             text, left = PARTS[part](self._studio, self._writer, task, write)
@@ -130,7 +133,7 @@ Outcome = tuple[str, bool]
 
 
 def _keys(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
-    if current(task, ["keys"])["keys"] != write.after["keys"]:
+    if current(task, {"keys": None})["keys"] != write.after["keys"]:
         return "somebody changed the qc_* keys since", True
     others = {name: value for name, value in task.data.items() if name not in KEYS}
     studio.update_task(task.id or 0, data={**others, **write.before["keys"]})
@@ -147,7 +150,7 @@ def _overlap(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outco
     return f"from {after} back to {before}", False
 
 
-def _overlays(_studio: Studio, writer: Writer, task: Task, write: Write) -> Outcome:
+def _overlays(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
     if not write.after["overlays"]:
         return "removed overlays are not put back; an open dispute gets them anew", True
     if accepted_annotation(task) is not None:
@@ -157,7 +160,7 @@ def _overlays(_studio: Studio, writer: Writer, task: Task, write: Write) -> Outc
     if not ours:
         return "somebody removed them since", True
     for each in reversed(ours):
-        writer.remove(each.id or 0)
+        remove_prediction(studio, each.id or 0)
     return f"{len(ours)} removed", False
 
 
@@ -165,24 +168,50 @@ def _ground_truth(studio: Studio, _writer: Writer, task: Task, write: Write) -> 
     annotation = write.after["ground_truth"]
     if annotation not in {each.id for each in task.annotations}:
         return f"annotation {annotation} is gone", True
-    now = current(task, ["ground_truth"])["ground_truth"]
+    now = current(task, {"ground_truth": None})["ground_truth"]
     if now != annotation:
         return f"annotation {now} is the ground truth by now, not {annotation}", True
     studio.update_annotation(annotation, ground_truth=False)
     return f"annotation {annotation} is none any more", False
 
 
+def _copy(_studio: Studio, writer: Writer, task: Task, write: Write) -> Outcome:
+    if write.after["copy"] is None:
+        return "removed copies are not put back; an open dispute gets one anew", True
+    project, number = task.project or 0, task.id or 0
+    held = writer.desk.store.copy(project, number)
+    if held is None or held.mark != write.after["copy"]:
+        return "it holds something else by now", True
+    if writer.desk.decision(held) is not None:
+        return "a reviewer has just submitted it; the dispute is about to be closed", True
+    writer.desk.clear(project, number)
+    return f"task {held.copy} of project {held.review} removed", False
+
+
+def _brought(_studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
+    if brought(task, *write.after["brought"]) is None:
+        return "the reviewer's annotation is gone", True
+    return "the reviewer's annotation stays, as one more stance; delete it in Label Studio to have it as it was", True
+
+
 # Part of a write -> how it is taken back: what was done or why not, and whether it was left alone.
 PARTS: Mapping[str, Callable[[Studio, Writer, Task, Write], Outcome]] = {
+    "copy": _copy,
     "overlays": _overlays,
     "keys": _keys,
     "overlap": _overlap,
     "ground_truth": _ground_truth,
+    "brought": _brought,
 }
 
 
 def describe(undone: Undone) -> str:
     """One line for the command line."""
-    names: dict[str, Any] = {"keys": "qc_* keys", "ground_truth": "ground truth"}
+    names: dict[str, Any] = {
+        "keys": "qc_* keys",
+        "ground_truth": "ground truth",
+        "copy": "copy for review",
+        "brought": "decision",
+    }
     verb = "left alone, " if undone.left else ""
     return f"task {undone.task}: {names.get(undone.part, undone.part)}: {verb}{undone.text}"

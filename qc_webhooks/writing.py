@@ -1,16 +1,18 @@
 """Carries out what ROUTES want in Label Studio, logged before and after, so that a killed worker's writes are found."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from labelloop.labeling.task import Task, read_task
-from labelloop.service.studio import NotFound, Studio
+from labelloop.service.studio import Studio
 from qc_webhooks.errors import WriteLost
 from qc_webhooks.memory import MemoryStore, Write
 from qc_webhooks.overlay import Overlay, mark_of, overlays_of
+from qc_webhooks.review_desk import ReviewDesk, lay_overlays
 from qc_webhooks.routing import KEYS, Action, Memory
+from qc_webhooks.sheets import Copy, Decision, Sheet, brought
 
 log = structlog.get_logger(__name__)
 
@@ -21,25 +23,35 @@ class Writer:
     Args:
         studio: Label Studio.
         memory: Where writes are logged.
+        desk: Writes to review projects.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore) -> None:
+    def __init__(self, studio: Studio, memory: MemoryStore, desk: ReviewDesk) -> None:
         self._studio = studio
         self._memory = memory
+        self.desk = desk
 
-    def carry_out(self, project: int, task: Task, actions: Sequence[Action]) -> None:
+    def current(self, project: int, task: Task, like: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that ``like`` has, as they are now."""
+        copy = self.desk.store.copy(project, task.id or 0) if "copy" in like else None
+        return current(task, like, copy)
+
+    def carry_out(self, project: int, task: Task, actions: Sequence[Action], fingerprint: str) -> None:
         """Makes the task as the actions want it.
 
         Args:
             project: The project's id.
             task: The task as it was read.
             actions: What ``plan`` gave.
+            fingerprint: Of the state that they are for.
 
         Raises:
             StudioError: Label Studio cannot be asked, or refuses.
             WriteLost: It answered other values than we wrote.
         """
         for action in actions:
+            if action.bring is not None:
+                self._bring(project, task, action, action.bring)
             if action.ground_truth is not None:
                 self._mark_truth(project, task, action, action.ground_truth)
         fields = [action for action in actions if _fields([action])]
@@ -48,11 +60,13 @@ class Writer:
         for action in actions:
             if action.overlays is not None:
                 self._overlay(project, task, action, action.overlays)
+            if action.sheet is not None:
+                self._copy(project, task, action, action.sheet, fingerprint)
 
     def settle(self, project: int, task: Task, memory: Memory | None) -> Memory | None:
         """What we did before, completed by writes that a killed worker began: the server says whether they arrived."""
         for write in self._memory.planned(project, task.id or 0):
-            arrived = current(task, write.after) == write.after
+            arrived = self.current(project, task, write.after) == write.after
             self._memory.finish(write, done=arrived)
             if arrived:
                 memory = _recovered(memory, write)
@@ -69,7 +83,7 @@ class Writer:
             task.id or 0,
             route="+".join(action.route for action in actions),
             reason="; ".join(action.reason for action in actions),
-            before=current(task, after),
+            before=self.current(project, task, after),
             after=after,
         )
 
@@ -96,28 +110,25 @@ class Writer:
     def _overlay(self, project: int, task: Task, action: Action, wanted: Sequence[Overlay]) -> None:
         """Tabs stand in the order of writing: what is right so far stays, the rest goes and is written in order."""
         write = self._begin(project, task, [action], {"overlays": [list(each.mark) for each in wanted]})
-        held = overlays_of(task)
-        right = 0
-        while right < min(len(held), len(wanted)) and mark_of(held[right]) == wanted[right].mark:
-            right += 1
-        for prediction in reversed(held[right:]):
-            self.remove(prediction.id or 0)
-        for each in wanted[right:]:
-            self._studio.add_prediction(
-                task.id or 0, [dict(result) for result in each.result], each.score, each.version
-            )
+        lay_overlays(self._studio, task, wanted)
         self._memory.finish(write, done=True)
 
-    def remove(self, prediction: int) -> None:
-        """Removes an overlay; one that is gone already is no error."""
-        try:
-            self._studio.delete_prediction(prediction)
-        except NotFound:
-            log.info("overlay_gone_already", prediction=prediction)
+    def _bring(self, project: int, task: Task, action: Action, decision: Decision) -> None:
+        write = self._begin(project, task, [action], {"brought": [decision.annotator, decision.mark]})
+        self.desk.bring(task.id or 0, decision)
+        self._memory.finish(write, done=True)
+
+    def _copy(self, project: int, task: Task, action: Action, sheet: Sheet, fingerprint: str) -> None:
+        write = self._begin(project, task, [action], {"copy": sheet.mark if sheet.overlays else None})
+        if sheet.overlays:
+            self.desk.lay(project, task, sheet, fingerprint)
+        else:
+            self.desk.clear(project, task.id or 0)
+        self._memory.finish(write, done=True)
 
 
-def current(task: Task, like: Iterable[str]) -> dict[str, Any]:
-    """The fields that ``like`` has, as they are in the task."""
+def current(task: Task, like: Mapping[str, Any], copy: Copy | None = None) -> dict[str, Any]:
+    """The fields that ``like`` has, as they are in the task and its copy."""
     truth = [annotation.id for annotation in task.annotations if annotation.ground_truth]
     values = {
         "keys": {key: task.data[key] for key in KEYS if key in task.data},
@@ -125,7 +136,11 @@ def current(task: Task, like: Iterable[str]) -> dict[str, Any]:
         "is_labeled": task.is_labeled,
         "ground_truth": truth[0] if truth else None,
         "overlays": [list(mark_of(each)) for each in overlays_of(task)],
+        "copy": copy.mark if copy and copy.copy else None,
+        "brought": None,
     }
+    if like.get("brought") and brought(task, *like["brought"]) is not None:
+        values["brought"] = like["brought"]
     return {name: values[name] for name in like}
 
 

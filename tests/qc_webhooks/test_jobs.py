@@ -37,9 +37,10 @@ def test_a_project_event_compares_its_tasks(studio, disputed, settings, engine, 
     assert Inbox(engine).due(10) == [(TASK, f"7:{disputed}")]
 
 
-def test_the_periodics_are_the_poller_the_tabs_the_crowd_the_truths_and_the_board(studio, settings, engine):
+def test_the_periodics_and_how_often_they_run(studio, settings, engine):
     assert [(job.name, job.every_s) for job in periodics(settings, studio, engine)] == [
         ("qc.poll", settings.poll_seconds),
+        ("qc.reviews", settings.poll_seconds),
         ("qc.tabs", 60.0),
         ("qc.crowd", 30.0),
         ("qc.truths", 3.0),
