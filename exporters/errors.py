@@ -39,6 +39,19 @@ class NotTasks(ExportError):
         )
 
 
+class NoImages(ExportError):
+    """The labelling interface shows no images, so there is nothing that these formats hold."""
+
+    code = "no_images"
+    status = 409
+
+    def __init__(self, title: str) -> None:
+        super().__init__(
+            f"The label config of {title} has no <Image> that takes its value from the task's data.",
+            fix="Data sets are of images. With a file, is --label-config that of its project?",
+        )
+
+
 class InTheWay(ExportError):
     """What is to be pulled would be written over something else."""
 

@@ -73,7 +73,7 @@ def pull(
     wanted = tuple(formats) or manifest.formats
     if not set(wanted) <= set(manifest.formats):
         raise BadOption("--format", ",".join(wanted), "one or more of " + ", ".join(manifest.formats))
-    staging = Staging(to, store.url, manifest.version)
+    staging = Staging(to)
     try:
         work = _Pull(store, manifest, wanted, staging, progress)
         files = work.labels()

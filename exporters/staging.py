@@ -5,6 +5,7 @@ the target, and moved when it is whole; what an earlier pull of another version 
 the folder (a trainer's runs, a script) stays, and is never written over.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +14,21 @@ import msgspec
 
 from exporters.dataset import Image
 from exporters.errors import InTheWay
+from exporters.manifest import DROPPED, IMAGES
 
+TABLES = (f"{IMAGES}.jsonl", f"{DROPPED}.jsonl")
 _MARK = ".pulled.json"
 _STAGE = ".pulling"
 
 
 class _Mark(msgspec.Struct, frozen=True):
-    """What was pulled into a folder: the version of which data set, and the entries of the folder that are its own."""
+    """What was pulled into a folder: the checksum of its tables, and the entries of the folder that are its own.
 
-    url: str
-    version: str
+    It tells one state of a data set from another, and nothing of where it came from: the same data gives the same
+    folder, to the byte.
+    """
+
+    tables: str
     entries: tuple[str, ...]
 
 
@@ -31,19 +37,15 @@ class Staging:
 
     Args:
         to: The folder; it is made.
-        url: The data set.
-        version: Its version.
 
     Attributes:
         root: Where to lay out.
     """
 
-    def __init__(self, to: Path, url: str, version: str) -> None:
+    def __init__(self, to: Path) -> None:
         self.root = to / _STAGE
         self._to = to
         self._before = _mark(to)
-        self._same = self._before is not None and (self._before.url, self._before.version) == (url, version)
-        self._now = _Mark(url, version, ())
         shutil.rmtree(self.root, ignore_errors=True)  # of a pull that was killed
         self.root.mkdir(parents=True)
 
@@ -60,7 +62,7 @@ class Staging:
 
     def earlier(self) -> Iterator[Image]:
         """The images of the earlier pull, as they lie there."""
-        path = self._to / "images.jsonl"
+        path = self._to / TABLES[0]
         if self._before is None or not path.is_file():
             return
         decode = msgspec.json.Decoder(Image).decode
@@ -70,8 +72,8 @@ class Staging:
     def put(self) -> None:
         """Move what was laid out to its place."""
         self.check()
-        entries = {path.name for path in self.root.iterdir()}
-        if self._same and self._before:  # another format of this version, or the photos after the labels
+        entries, tables = {path.name for path in self.root.iterdir()}, _checksum(self.root)
+        if self._before and self._before.tables == tables:  # another format of it, or the photos after the labels
             entries |= set(self._before.entries)
             self._merge()
         else:
@@ -79,8 +81,8 @@ class Staging:
                 _remove(self._to / name)
             for path in self.root.iterdir():
                 path.replace(self._to / path.name)
-        mark = msgspec.structs.replace(self._now, entries=tuple(sorted(entries)))
-        (self._to / _MARK).write_bytes(msgspec.json.encode(mark) + b"\n")
+        mark = msgspec.json.encode(_Mark(tables, tuple(sorted(entries))))
+        (self._to / _MARK).write_bytes(mark + b"\n")
         self.discard()
 
     def discard(self) -> None:
@@ -94,6 +96,14 @@ class Staging:
                 place.mkdir(exist_ok=True)
             else:
                 path.replace(place)
+
+
+def _checksum(root: Path) -> str:
+    digest = hashlib.sha256()
+    for name in TABLES:
+        with (root / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _mark(to: Path) -> _Mark | None:

@@ -89,8 +89,11 @@ def _advice(report: Report, max_errors: float | None) -> list[str]:
             f"→ {pull} lays out dropped.jsonl, a line for each loss. Mend these, or take a higher --max-errors.",
         ]
     lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
+    empty = [split for split, images in report.images.items() if not images]
     if not any(report.images.values()):
         lines.append("Nothing to train on: no image is in this version. Why not is said above, at tasks.")
+    elif empty:
+        lines.append(f"No image is in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1.")
     return lines
 
 

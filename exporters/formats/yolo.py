@@ -21,6 +21,7 @@ from exporters.shapes import is_upright
 
 DIGITS = 8
 """Digits after the point of a share: a hundred-millionth of the image."""
+_WANTED = ("train", "val")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -58,7 +59,10 @@ class YoloRows(ItemFormat):
                 place.write(f"labels/{record.split}/{each.file.rpartition('.')[0]}.txt", each.rows.encode())
                 lists[record.split].write(f"./images/{record.split}/{each.file}\n".encode())
         names = self.job.classes
-        lines = [f"{split}: images/{split}" for split in self.job.splits]
+        splits = self.job.splits
+        lines = [f"{split}: images/{split}" for split in splits]
+        # Ultralytics does not begin without both keys, whatever is to be trained or tested.
+        lines += [f"{each}: images/{splits[0]}  # no split {each} was made" for each in _WANTED if each not in splits]
         lines += [*self._sheet(), f"nc: {len(names)}", "names:"]
         # JSON strings are YAML strings, so that no label is taken for a number, a boolean or a comment.
         lines += [f"  {number}: {quoted(name)}" for number, name in enumerate(names)]

@@ -217,3 +217,12 @@ def test_unknown_format_is_refused_by_name():
 def test_split_without_images_is_still_a_file(run, build, split):
     out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], split="train=.8,val=.1,test=.1")
     assert json.loads(out.coco_path(split).read_bytes())["categories"]
+
+
+def test_data_sheet_has_both_keys_that_ultralytics_asks_for_whatever_the_splits_are(run, build):
+    tasks = [build.task(1, build.annotation(build.box(10, 10, 20, 20)))]
+    for split, wanted in (("train=1", "images/train"), ("test=1", "images/test"), ("train=.5,val=.5", "images/val")):
+        out = run(tasks, split=split, formats=("yolo-detect",))
+        sheet = yaml.safe_load((out.folder / "yolo-detect/data.yaml").read_text())
+        assert sheet["val"] == wanted
+        assert sheet["train"] == f"images/{split.partition('=')[0]}"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.errors import BadOption, NotTasks, SourceNotFound
+from exporters.errors import BadOption, NoImages, NotTasks, SourceNotFound
 from exporters.export import export
 from exporters.sources import open_source
 
@@ -164,3 +164,9 @@ def test_project_without_tasks_is_an_empty_data_set(run):
     out = run([])
     assert out.report.images == {"train": 0}
     assert out.instances()["images"] == []
+
+
+def test_label_config_without_an_image_is_told_at_once(run, build, tmp_path):
+    with pytest.raises(NoImages, match="<Image>"):
+        run([build.task(1)], label_config='<View><Text name="text" value="$text"/></View>')
+    assert not (tmp_path / "set").exists()
