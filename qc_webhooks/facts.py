@@ -9,8 +9,9 @@ import msgspec
 from labelloop.labeling.clusters import Cluster, cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Evidence, Stance
-from labelloop.labeling.crowd import Votes, choice_votes, control_of, questions
+from labelloop.labeling.crowd import Votes, choice_votes, control_of, drawn_boxes, questions
 from labelloop.labeling.geometry import Geometry
+from labelloop.labeling.hands import Drawn, Edges
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import Annotation, Task
 from qc_webhooks.agreement.answers import Answers, read_answers
@@ -61,12 +62,14 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
         labels: Its labels in alphabetical order.
         area: Its area in square pixels.
         origin: ``BY_HAND``, ``UNTOUCHED`` (a pre-label as it was) or ``CHANGED`` (a pre-label, corrected).
+        edges: Of an upright box that others drew too; None of everything else.
     """
 
     annotator: int
     labels: tuple[str, ...]
     area: float
     origin: int
+    edges: Edges | None = None
 
 
 class Thing(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -79,6 +82,11 @@ class Thing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     control: str
     marks: tuple[Mark, ...]
+
+    @property
+    def boxes(self) -> Drawn:
+        """Who drew which box, where all who marked it drew upright ones."""
+        return tuple((mark.annotator, mark.edges) for mark in self.marks if mark.edges is not None)
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -160,6 +168,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 (thing.control, tuple((mark.annotator, mark.labels) for mark in thing.marks)) for thing in self.things
             ),
             tuple((question.control, question.votes) for question in self.questions),
+            tuple(boxes for thing in self.things if (boxes := thing.boxes)),
         )
 
 
@@ -258,13 +267,20 @@ def _against(each: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tup
 
 
 def _thing(stances: Sequence[Stance], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> Thing:
+    boxes = {who: _rounded(edges) for who, edges in drawn_boxes(stances, cluster)}
     marks = []
     for member in cluster:
         stance = stances[member.annotator]
         region = stance.regions[member.region]
         labels, origin = tuple(sorted(region.labels)), origins[member.annotator, member.region]
-        marks.append(Mark(stance.annotator, labels, round(_area(region.geometry), 1), origin))
+        area = round(_area(region.geometry), 1)
+        marks.append(Mark(stance.annotator, labels, area, origin, boxes.get(stance.annotator)))
     return Thing(control_of(stances, cluster), tuple(marks))
+
+
+def _rounded(edges: Edges) -> Edges:
+    left, top, right, bottom = (round(edge, 2) for edge in edges)
+    return left, top, right, bottom
 
 
 def _pairs(

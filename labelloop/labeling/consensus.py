@@ -16,6 +16,7 @@ from labelloop.labeling.crowd import (
     Votes,
     choice_votes,
     control_of,
+    drawn_boxes,
     estimate_crowd,
     evidence,
     plain_labels,
@@ -184,7 +185,8 @@ def _agreed(stances: Sequence[Stance], cluster: Cluster, crowd: Crowd) -> Agreed
     labels, label_probability = _most_likely(votes, crowd, control)
     shapes = [region.geometry for region in regions]
     middle = regions[medoid(shapes)]
-    shape = merge_shapes(shapes)
+    boxes = drawn_boxes(stances, cluster)
+    shape = crowd.hands.middle(boxes) if boxes and crowd.hands.known else merge_shapes(shapes)
     chosen = next((region.labels for region in regions if tuple(sorted(region.labels)) == labels), labels)
     region = msgspec.structs.replace(
         middle, geometry=shape, labels=chosen, score=probability, attributes=_attributes(regions), result=()

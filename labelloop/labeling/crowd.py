@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from labelloop.labeling.clusters import LEAST_OVERLAP, Cluster, cluster_regions
 from labelloop.labeling.dawid_skene import POOLING, class_posterior, dawid_skene
+from labelloop.labeling.hands import Drawn, Hands, box_edges, estimate_hands
 from labelloop.labeling.presence import UNKNOWN, Presence, Sighting, estimate_presence
 from labelloop.labeling.region import Region
 
@@ -46,11 +47,13 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
         looked: Who annotated the task.
         clusters: For each cluster of regions its control, and who gave it which labels.
         choices: For each question about the whole task its control, and who answered what.
+        boxes: For each cluster of several upright boxes who drew which.
     """
 
     looked: tuple[int, ...]
     clusters: tuple[tuple[str, Votes], ...]
     choices: tuple[tuple[str, Votes], ...]
+    boxes: tuple[Drawn, ...] = ()
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -85,11 +88,13 @@ class Crowd(msgspec.Struct, frozen=True):
         presence: How they find objects.
         labels: How they label, by control of regions.
         choices: How they answer, by control of questions about whole tasks.
+        hands: How they draw boxes.
     """
 
     presence: Presence = UNKNOWN
     labels: Mapping[str, Labels] = {}
     choices: Mapping[str, Labels] = {}
+    hands: Hands = Hands()
 
 
 def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP) -> Evidence:
@@ -104,16 +109,19 @@ def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP) -> Evid
         tuple(stance.annotator for stance in stances),
         tuple((control_of(stances, cluster), region_votes(stances, cluster)) for cluster in clusters),
         tuple((control, choice_votes(stances, control)) for control in questions(stances)),
+        tuple(boxes for cluster in clusters if (boxes := drawn_boxes(stances, cluster))),
     )
 
 
 def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
-    """Every annotator's recall, false regions and confusion, from all tasks together; no truth is needed."""
+    """Every annotator's recall, false regions, confusion and hand, from all tasks together; no truth is needed."""
     sightings: list[Sighting] = []
     images: Counter[tuple[int, ...]] = Counter()
     labels: dict[str, list[Votes]] = {}
     choices: dict[str, list[Votes]] = {}
+    boxes: list[Drawn] = []
     for task in tasks:
+        boxes += task.boxes
         images[tuple(sorted(task.looked))] += 1
         for control, votes in task.clusters:
             sightings.append(Sighting(task.looked, tuple(who for who, _ in votes)))
@@ -124,6 +132,7 @@ def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
         estimate_presence(sightings, images),
         {control: estimate_labels(items) for control, items in labels.items()},
         {control: estimate_labels(items) for control, items in choices.items()},
+        estimate_hands(boxes),
     )
 
 
@@ -177,3 +186,13 @@ def region_votes(stances: Sequence[Stance], cluster: Cluster) -> Votes:
         (stances[member.annotator].annotator, tuple(sorted(stances[member.annotator].regions[member.region].labels)))
         for member in cluster
     )
+
+
+def drawn_boxes(stances: Sequence[Stance], cluster: Cluster) -> Drawn:
+    """Who drew which upright box of a cluster; empty where only one region is in it, or another shape."""
+    found = [
+        (stances[each.annotator].annotator, box_edges(stances[each.annotator].regions[each.region].geometry))
+        for each in cluster
+    ]
+    boxes = tuple((who, edges) for who, edges in found if edges is not None)
+    return boxes if len(boxes) == len(cluster) > 1 else ()

@@ -25,7 +25,7 @@ DIFFICULTY = (-1.5, 1.5)
 # Recall before anything is known: a Beta distribution with these pseudo-objects found and missed.
 RECALL = (2.0, 1.0)
 # Images by which an annotator's rate of false regions is drawn to everybody's.
-POOLED_IMAGES = 10.0
+POOLED_IMAGES = 5.0
 # How often a second annotator marks what is no object, and from how many occasions that would be known.
 COINCIDENCE, OCCASIONS = 0.05, 200.0
 # At most so often, or everything that careful annotators agree on could pass for a coincidence.

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Stance, consensus, consensus_results, estimate_crowd, evidence
 from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask, Polygon, Rectangle
+from labelloop.labeling.hands import Hand, Hands
 from labelloop.labeling.merge import merge_shapes
 from labelloop.labeling.overlap import box_iou, iou, match
 from labelloop.labeling.presence import UNKNOWN, Presence, Sighting
 from labelloop.labeling.region import Region
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).parents[3] / "shared" / "data"
 CONFIG = LabelConfig.parse(
     """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image"><Label value="Car"/>
     <Label value="Person"/></RectangleLabels><Choices name="quality" toName="image"><Choice value="good"/>
@@ -156,6 +159,53 @@ def test_the_middle_of_several_shapes(shapes, middle):
     assert iou(merge_shapes(shapes), middle) == pytest.approx(1)
 
 
+def test_who_always_draws_too_wide_or_carelessly_moves_the_consensus_little():
+    rng = np.random.default_rng(5)
+    tasks, truths = [], []
+    for _ in range(80):
+        truth = np.array([*rng.uniform(100, 500, 2), *rng.uniform(60, 300, 2)])
+        x, y, width, height = truth
+        wide = box(x - 0.2 * width, y=y - 0.2 * height, width=1.4 * width, height=1.4 * height)
+        careless, exact, other = (
+            box(x, y=y, width=width * (1 + rng.normal(0, noise)), height=height * (1 + rng.normal(0, noise)))
+            for noise in (0.25, 0.02, 0.02)
+        )
+        tasks.append(stances([wide], [careless], [exact], [other]))
+        truths.append(Rectangle(*truth.tolist()))
+    crowd = estimate_crowd(evidence(task) for task in tasks)
+    hand = crowd.hands.known[1]
+    assert np.sign(hand.margin).tolist() == [-1, -1, 1, 1]
+    assert min(abs(each) for each in hand.margin) > 0.08
+    assert crowd.hands.known[2].variance > 4 * crowd.hands.known[3].variance
+    known, unknown = (
+        np.mean([
+            iou(consensus(task, each).regions[0].region.geometry, truth)
+            for task, truth in zip(tasks, truths, strict=True)
+        ])
+        for each in (crowd, None)
+    )  # fmt: skip
+    assert known > max(unknown + 0.01, 0.94)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.tuples(*[st.floats(0, 400)] * 2, *[st.floats(1, 400)] * 2)),
+        min_size=2, max_size=4, unique_by=lambda each: each[0],
+    ),
+    st.dictionaries(st.integers(1, 4), st.tuples(st.tuples(*[st.floats(-0.5, 0.5)] * 4), st.floats(1e-4, 1))),
+)  # fmt: skip
+def test_a_merged_box_lies_where_boxes_were_drawn_whatever_is_known_of_their_hands(boxes, known):
+    hands = Hands({who: Hand(margin, variance) for who, (margin, variance) in known.items()})
+    drawn = tuple((who, (x, y, x + width, y + height)) for who, (x, y, width, height) in boxes)
+    middle = hands.middle(drawn).bounds
+    edges = np.array([each for _, each in drawn])
+    assert (edges.min(axis=0) - 1e-6 <= middle).all()
+    assert (middle <= edges.max(axis=0) + 1e-6).all()
+    assert hands.middle(drawn[::-1]).bounds == pytest.approx(middle)
+    alike = tuple((who, drawn[0][1]) for who, _ in drawn)
+    assert hands.middle(alike).bounds == pytest.approx(drawn[0][1])
+
+
 def test_rotated_boxes_are_merged_whichever_way_they_were_drawn():
     one = Rectangle(100, 100, 200, 80, 30)
     x, y = one.corners[1]
@@ -237,7 +287,8 @@ def micro_f1(boxes, most, seed=0):
 
 def test_crowd_boxes_are_close_to_the_gold(boxes):
     assert micro_f1(boxes, 99) >= 0.75
-    assert micro_f1(boxes, 5) >= 0.735
+    assert np.mean([micro_f1(boxes, 5, seed) for seed in range(5)]) >= 0.735
+    assert np.mean([micro_f1(boxes, 3, seed) for seed in range(10)]) >= 0.7  # 0.715, give or take 0.005
 
 
 def test_rte_consensus_is_as_good_as_dawid_and_skene():
