@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -13,9 +14,10 @@ from labelloop.service.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
 from ml_backend.errors import ModelError
-from ml_backend.learning.events import LEARN, QUEUE, queue_hint
+from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.learner import Learner
+from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, opine
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.queue import arrange
 from ml_backend.learning.watchman import Watchman
@@ -67,7 +69,28 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         finally:
             trim_memory()
 
-    return {LEARN: learn, QUEUE: queue}
+    def opinion(subject: str, events: Sequence[Event]) -> None:
+        project, since = int(subject), min(float(event.payload["since"]) for event in events)
+
+        def busy(within_s: float = 0.0) -> bool:
+            """Whether an annotator needs the cores, or has needed them a moment ago; but it is not put off for ever."""
+            if time.time() - since > LATEST_S:
+                return False
+            return time.time() - kit.runs.newest(project) < within_s or bool(kit.inbox.open_events(LEARN, subject))
+
+        try:
+            done = Opined(stopped=True) if busy(CALM_S) else opine(kit, project, stop=busy)
+        except NotFound:
+            log.info("project_gone", project=project)
+        except (LabelingError, LearningPolicyError) as error:
+            raise Reject(str(error)) from error
+        else:
+            if done is not None and done.stopped:
+                kit.tell(opinion_hint(project, since=since), delay_s=CALM_S)
+        finally:
+            trim_memory()
+
+    return {LEARN: learn, QUEUE: queue, OPINION: opinion}
 
 
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:

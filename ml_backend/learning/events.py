@@ -16,6 +16,9 @@ LEARN = "learn"
 QUEUE = "learn.queue"
 """Topic of giving open tasks fresh pre-labels and an order; its subject is the project's id."""
 
+OPINION = "learn.opinion"
+"""Topic of the model's second opinion on what was drawn; its subject is the project's id."""
+
 MOST_TASKS = 200
 """Tasks that one event names; of more, the whole project is looked through."""
 
@@ -25,7 +28,7 @@ class Hint:
     """One row for the inbox.
 
     Attributes:
-        topic: `LEARN` or `QUEUE`.
+        topic: `LEARN`, `QUEUE` or `OPINION`.
         project: Its subject.
         key: The same change gives the same key, whoever reports it.
         payload: `source`, and one of `tasks`, `annotations` (ids), `sweep` and `now`; see `Asked`.
@@ -111,6 +114,16 @@ def sweep_hint(project: int, *, source: str) -> Hint:
 def queue_hint(project: int, *, source: str) -> Hint:
     """The open tasks are to be looked at; every call makes a new key."""
     return Hint(QUEUE, project, f"queue:{project}:{time.time_ns()}", {"source": source})
+
+
+def opinion_hint(project: int, *, since: float) -> Hint:
+    """What was drawn is to be judged; every call makes a new key.
+
+    Args:
+        project: Its number.
+        since: When the first change came that was not judged since, seconds since 1970.
+    """
+    return Hint(OPINION, project, f"opinion:{project}:{time.time_ns()}", {"since": since})
 
 
 def _annotated(action: str, body: Mapping[str, Any], project: int) -> Iterable[Hint]:

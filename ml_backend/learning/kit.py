@@ -17,6 +17,7 @@ from ml_backend.learning.events import Hint
 from ml_backend.learning.exams import Examiner
 from ml_backend.learning.lessons import Lessons
 from ml_backend.learning.looks import LookStore
+from ml_backend.learning.opinion_store import OpinionStore
 from ml_backend.learning.reader import Reader
 from ml_backend.learning.runs import Runs
 from ml_backend.sights import Sights
@@ -32,6 +33,7 @@ class Kit:
     media: Media
     lessons: Lessons
     looks: LookStore
+    opinions: OpinionStore
     runs: Runs
     reader: Reader
     bases: Bases
@@ -51,12 +53,19 @@ class Kit:
             media=media,
             lessons=lessons,
             looks=LookStore(engine),
+            opinions=OpinionStore(engine),
             runs=Runs(engine),
             reader=Reader(studio, media, lessons),
             bases=bases,
             album=album,
             examiner=Examiner(bases, album, media),
         )
+
+    def forget(self, project: int) -> None:
+        """A project that is no longer in Label Studio; what its runs were stays."""
+        self.lessons.disconnect(project)
+        self.looks.drop(project)
+        self.opinions.drop(project)
 
     def tell(self, hint: Hint, *, delay_s: float = 0.0) -> bool:
         """Puts a hint in the inbox, for a worker's sweep to find; False where it was there."""

@@ -19,7 +19,7 @@ from ml_backend.connect import same_address
 from ml_backend.errors import ModelError, OtherModel
 from ml_backend.examples import Example
 from ml_backend.learn import Learned, learn
-from ml_backend.learning.events import LEARN, Asked, now_hint, queue_hint
+from ml_backend.learning.events import LEARN, Asked, now_hint, opinion_hint, queue_hint
 from ml_backend.learning.exams import known_classes
 from ml_backend.learning.gate import Verdict
 from ml_backend.learning.judging import CANDIDATE, Judge
@@ -27,6 +27,7 @@ from ml_backend.learning.kit import Kit
 from ml_backend.learning.lessons import fingerprint
 from ml_backend.learning.looks import photo_key
 from ml_backend.learning.material import Material, Stopwatch, sample
+from ml_backend.learning.opinions import CALM_S
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.publish import make_room, store_candidate
 from ml_backend.learning.runs import Metrics, Run, VerdictName
@@ -72,8 +73,7 @@ class Learner:
             return self._run(material) if material is not None else None
         except NotFound:
             log.info("project_gone", project=project)
-            self._kit.lessons.disconnect(project)
-            self._kit.looks.drop(project)
+            self._kit.forget(project)
             return None
         finally:
             self._kit.lessons.phase(project, "")
@@ -261,6 +261,8 @@ class Learner:
         self._kit.runs.add(run)
         self._kit.lessons.note(of.project, fingerprint=self._fingerprint(of))
         log.info("learned", project=of.project, verdict=name, version=version, reason=reason, seconds=run.seconds)
+        if name != "failed":
+            self._kit.tell(opinion_hint(of.project, since=run.finished_at), delay_s=CALM_S)
         if name in {"published", "withdrawn"}:
             self._kit.tell(queue_hint(of.project, source=name))
             make_room(self._kit.bases.registry.store, self._kit.bases.registry, of.project, keep=of.policy.keep)

@@ -59,6 +59,8 @@ class Worked:
     """An annotated task with what its annotator began with; the fields are those of the table `learn_tasks`."""
 
     task: int
+    seen: str
+    reason: str
     photos: tuple[Lesson, ...]
     shown: tuple[Lesson, ...] | None
     shown_version: str
@@ -219,7 +221,7 @@ def _worked(row: Any) -> Worked:
     shown = None if row.shown is None else msgspec.json.decode(row.shown, type=many)
     photos = msgspec.json.decode(row.photos, type=many)
     told = (row.shown_version or "", row.annotator, row.lead_time, row.drawn_at or "")
-    return Worked(row.task, photos, shown, *told)
+    return Worked(row.task, row.seen, row.reason, photos, shown, *told)
 
 
 def _chunks(tasks: Sequence[int]) -> list[Sequence[int]]:

@@ -36,6 +36,7 @@ class LearningPolicy:
         held_out: Share of the tasks that are never learned from but kept for judging, 0 to 0.5.
         tolerance: How much lower the AP50 of a candidate may be than that of what is served, on top of chance, 0 to 1.
         prelabels: Open tasks that get fresh pre-labels from each version, those that teach most first; 0: none.
+        opinion: How sure the model must be that an annotation is wrong for the task to say so, 0 to 1; 1: never.
         thresholds: Whether each version brings thresholds by class, learned from what annotators leave of its boxes.
         queue: Whether `connect` sets the project to uncertainty sampling, so that what teaches most is served.
         keep: Learned versions of the project that stay on the store, at least 1: so far a rollback can go.
@@ -48,6 +49,7 @@ class LearningPolicy:
     tolerance: float = 0.03
     prelabels: int = 500
     thresholds: bool = True
+    opinion: float = 0.5
     queue: bool = True
     keep: int = 10
 
@@ -57,6 +59,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "debounce_s": (0, 3600),
     "held_out": (0, 0.5),
     "tolerance": (0, 1),
+    "opinion": (0, 1),
     "prelabels": (0, 1_000_000),
     "keep": (1, 1000),
 }

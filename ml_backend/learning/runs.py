@@ -94,6 +94,12 @@ class Runs:
             query = sa.select(RUNS).where(RUNS.c.project == project).order_by(RUNS.c.id.desc()).limit(count)
             return [_run(row) for row in connection.execute(query)]
 
+    def newest(self, project: int) -> float:
+        """When the last run of a project ended, seconds since 1970; 0 where there was none."""
+        with reading(self.engine) as connection:
+            query = sa.select(sa.func.max(RUNS.c.finished_at)).where(RUNS.c.project == project)
+            return float(connection.scalar(query) or 0)
+
     def replaced(self, project: int) -> dict[str, float]:
         """When each version that a run replaced was replaced last, seconds since 1970."""
         with reading(self.engine) as connection:

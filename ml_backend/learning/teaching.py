@@ -23,6 +23,9 @@ from labelloop.labeling.task import Annotation, Prediction, Task
 
 State = Literal["teaches", "held_out", "left_out", "gone"]
 Size = tuple[int, int]
+TRUTH = "ground truth"
+"""The rule by which an annotation counts that somebody marked so: nobody's second opinion is asked for."""
+
 SizeOf = Callable[[str, int | None], Size | None]
 """(photo's address, task) -> its (width, height) in pixels, for results that do not say; None: it cannot be had."""
 
@@ -111,7 +114,7 @@ def teach(
     chosen = _newest(truths) if truths else _newest(live)
     reader = _Reader(task, config, size)
     if truths or len(latest) == 1:
-        rule = "ground truth" if truths else "latest"
+        rule = TRUTH if truths else "latest"
         regions, complete = reader.read(chosen)
     else:
         rule = f"consensus of {len(latest)}"

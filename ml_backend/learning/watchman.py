@@ -39,8 +39,7 @@ class Watchman:
                 self.poll(learner)
             except NotFound:
                 log.info("project_gone", project=learner.project)
-                self._kit.lessons.disconnect(learner.project)
-                self._kit.looks.drop(learner.project)
+                self._kit.forget(learner.project)
             except LabelloopError as error:
                 log.warning("learning_poll_failed", project=learner.project, reason=str(error))
 

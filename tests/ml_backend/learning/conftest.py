@@ -60,7 +60,7 @@ class MemoryStudio:
     url = "http://studio"
 
     def __init__(self, folder):
-        self.folder, self.stored, self.gone, self.backends = folder, {}, False, []
+        self.folder, self.stored, self.gone, self.backends, self.written = folder, {}, False, [], []
         self.fields = {"id": PROJECT, "label_config": CONFIG, "model_version": ""}
         self._ids, self._clock = itertools.count(1), datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -105,6 +105,14 @@ class MemoryStudio:
         for item in (filters or {}).get("items", ()):
             rows = [row for row in rows if _passes(row, item)]
         return iter([read_task(row) for row in rows])
+
+    def task(self, project, task):
+        return next(self.tasks(project, only_ids=[task]), None)
+
+    def update_task(self, task, *, data):
+        """Replaces the data whole, as Label Studio does; fires nothing."""
+        self.stored[task] |= {"data": data, "updated_at": self._now()}
+        self.written.append(task)
 
     def ml_backends(self, project):
         self._known(project)
