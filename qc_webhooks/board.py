@@ -204,8 +204,10 @@ class _Course:
                 day[3] += task.agreement
                 day[4] += task.agreement**2
                 day[5] += task.outcome == "disputed"
-        if task.outcome == "agreed" or task.review:
-            self._settled[len(blind)] += 1
+        # An answer that was asked for to measure its annotator settled nothing.
+        needed = sum(not turn.known for turn in blind)
+        if (task.outcome == "agreed" or task.review) and needed:
+            self._settled[needed] += 1
         self._seconds += [turn.seconds for turn in blind if turn.seconds]
 
     def days(self) -> tuple[tuple[Day, ...], bool]:

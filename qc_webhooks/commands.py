@@ -19,8 +19,9 @@ from qc_webhooks.events import recheck_hint
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import Connected, ProjectStore
-from qc_webhooks.review_desk import browser_path
+from qc_webhooks.review_desk import ReviewStore, browser_path
 from qc_webhooks.tables import ACTIONS, TASKS
+from qc_webhooks.truth_keeper import TruthStore
 from qc_webhooks.undo import Undo, describe
 
 
@@ -35,6 +36,10 @@ class Status:
         to_review: Disputes that wait for a reviewer.
         without_overlays: Those of them that are not shown to the reviewer as predictions yet.
         writes: Route -> number of writes to tasks.
+        truths: Tasks whose ground truth is known.
+        served: Those of them that are served now, to measure annotators by.
+        review: The review project; None: there is none.
+        copies: What waits in it.
     """
 
     connected: Connected
@@ -43,6 +48,10 @@ class Status:
     to_review: int
     without_overlays: int
     writes: dict[str, int]
+    truths: int = 0
+    served: int = 0
+    review: int | None = None
+    copies: int = 0
 
 
 def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = None, threads: int | None = None) -> None:
@@ -77,6 +86,14 @@ def status(project: int) -> None:
             f"           {found.without_overlays} of them without overlays, which are written once the project has a"
             " model version (Settings > Annotation > Prelabeling in Label Studio)"
         )
+    if found.review is not None:
+        base = settings.label_studio_public_url or settings.label_studio_url
+        print(
+            f"           {found.copies} of them in the review project: {base}/projects/{found.review}/data?labeling=1"
+        )
+    if found.policy.ground_truth_share:
+        lacking = "" if found.truths else "; none: see docs/how-to/ground-truth.md for how to make some"
+        print(f"{'truths':<10} {found.truths} tasks with a ground truth, {found.served} served now{lacking}")
     for route, count in sorted(found.writes.items()):
         print(f"written    {count} x {route}")
     print(f"compared   up to {found.connected.cursor or 'nothing yet'}")
@@ -151,6 +168,10 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
         int(review or 0),
         len(MemoryStore(engine).without_overlays(project)),
         {str(route): int(count) for route, count in writes},
+        len(truths := TruthStore(engine).rows(project)),
+        sum(row.ours and row.wanted is not None and row.wanted > row.annotators for row in truths.values()),
+        (reviews := ReviewStore(engine)).review_of(project),
+        reviews.copies(project),
     )
 
 

@@ -87,7 +87,7 @@ def told(summary: Summary) -> str:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
     for person in summary.annotators[:20]:
         lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
-        lines += [f"  ! {line}" for line in person["concerns"]]
+        lines += [*_against_truth(person), *(f"  ! {line}" for line in person["concerns"])]
     lines += [split["text"] for split in summary.splits if split["kind"] in {"guideline", "two views"}][:5]
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
@@ -101,6 +101,12 @@ def _reliability(person: dict[str, Any]) -> Iterator[str]:
     for control, rated in {**person["labels"], **person["choices"]}.items():
         if rated["accuracy"]["value"] is not None:
             yield f"; {control} right {_number(Estimate(**rated['accuracy']))}"
+
+
+def _against_truth(person: dict[str, Any]) -> Iterator[str]:
+    for name, what in (("against_truth", "the ground truth"), ("against_decided", "what was decided later")):
+        if person[name]["n"]:
+            yield f"  agrees with {what}: {_number(Estimate(**person[name]))}"
 
 
 def _trouble(summary: Summary) -> list[str]:

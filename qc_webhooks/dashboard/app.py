@@ -225,6 +225,7 @@ def _add_pages(pages: Blueprint, projects: Projects) -> None:
             people=view.people(order),
             sort=order,
             floor=view.floor(),
+            measured=any(each.against_truth.n for each in view.board.people),
         )
 
     @pages.get("/<int:project>/annotators/<annotator>")

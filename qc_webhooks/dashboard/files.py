@@ -71,6 +71,7 @@ def _annotator(each: Portrait, board: Board) -> Row:
     lacking = Estimate.lacking(0)
     row |= _estimate("recall", rated.regions.recall if rated.regions else lacking)
     row |= _estimate("precision", rated.regions.precision if rated.regions else lacking)
+    row |= _estimate("against_truth", each.against_truth) | _estimate("against_decided", each.against_decided)
     row["strictness"] = rated.regions.strictness if rated.regions else None
     for control, found in sorted({**rated.labels, **rated.choices}.items()):
         row |= _estimate(f"accuracy_{control}", found.accuracy)

@@ -23,6 +23,7 @@ from qc_webhooks.people import Portrait, Split
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.replay import Replay
+from qc_webhooks.review_desk import ReviewStore
 from qc_webhooks.statistics import Estimate
 from qc_webhooks.tables import FACTS
 
@@ -115,6 +116,13 @@ class View:
         base = self._settings.label_studio_public_url or self._settings.label_studio_url
         return f"{base}/projects/{self.project}/data{f'?task={task}' if task is not None else '/'}"
 
+    @cached_property
+    def review_stream(self) -> str:
+        """The address of the review project's label stream; empty where there is none."""
+        review = ReviewStore(self._engine).review_of(self.project) if self.policy.review_project else None
+        base = self._settings.label_studio_public_url or self._settings.label_studio_url
+        return "" if review is None else f"{base}/projects/{review}/data?labeling=1"
+
     def kinds(self) -> list[tuple[str, str, int]]:
         """(type, name, tasks) of the conflicts in open disputes, the most frequent first."""
         # Tasks without a dispute hold two blanks; whatever sorts behind them is of the index alone, and of few rows.
@@ -141,6 +149,7 @@ class View:
             each.low
             for person in self.board.people
             for each in (
+                person.against_truth,
                 *(rated.accuracy for rated in person.reliability.labels.values()),
                 *(rated.accuracy for rated in person.reliability.choices.values()),
                 *((person.reliability.regions.recall, person.reliability.regions.precision)
@@ -171,6 +180,7 @@ ORDERS: Mapping[str, Callable[[Portrait], Any]] = {
     "accuracy": _accuracy,
     "recall": _of_regions("recall"),
     "precision": _of_regions("precision"),
+    "truth": lambda each: each.against_truth.value,
     "strictness": _of_regions("strictness"),
     "speed": lambda each: each.speed.seconds if each.speed else None,
     "concerns": lambda each: len(each.concerns),

@@ -19,6 +19,7 @@ KINDS: Mapping[ConflictType, str] = {
     "attribute": "other attribute",
     "empty": "nothing against something",
     "choice": "other answer",
+    "answer": "other text or number",
 }
 
 # Kind of a split -> what it is called.

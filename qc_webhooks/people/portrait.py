@@ -14,6 +14,7 @@ from qc_webhooks.facts import Facts
 from qc_webhooks.people.anchoring import Anchoring, anchorings
 from qc_webhooks.people.copies import Copies, copies
 from qc_webhooks.people.drift import Drift, drifts
+from qc_webhooks.people.shares import share
 from qc_webhooks.people.speed import Speed, speeds
 from qc_webhooks.people.splits import Split
 from qc_webhooks.reliability import LabelReliability, Reliability, rate_annotators
@@ -26,6 +27,9 @@ _WORSE, _LOOSE, _STRICT = 0.03, 1.1, 1.2
 # More than this share of the tasks handed in hastily.
 _HASTY = 0.1
 _REPEATABLE = 0.8
+# Of fewer tasks with a ground truth nothing is told.
+_FEW_TRUTHS = 5
+_TRUTH = "agreement with the ground truth"
 _NORMAL_95 = 1.959964
 
 
@@ -40,6 +44,9 @@ class Portrait:
         anchoring: What is done with pre-labels; None where none were used.
         copies: Others whose regions are the same to the pixel too often.
         repeats: Agreement with oneself on tasks done twice.
+        against_truth: Agreement with the ground truth on tasks that were served to measure the annotator by.
+        against_decided: The same on tasks that were decided after the annotator had done them. Many of these are
+            disputes that a reviewer settled, so it is lower than on tasks in general.
         size: Area drawn as a multiple of what the others drew for the same objects (geometric mean).
         concerns: What to look at, in words; empty: nothing.
     """
@@ -51,6 +58,8 @@ class Portrait:
     copies: tuple[Copies, ...] = ()
     repeats: Estimate = field(default_factory=lambda: Estimate.lacking(0))
     size: Estimate = field(default_factory=lambda: Estimate.lacking(0))
+    against_truth: Estimate = field(default_factory=lambda: Estimate.lacking(0))
+    against_decided: Estimate = field(default_factory=lambda: Estimate.lacking(0))
     concerns: tuple[str, ...] = ()
 
     @property
@@ -75,6 +84,8 @@ def portraits(tasks: Sequence[Facts], crowd: Crowd, found: Sequence[Split] = ())
     rated = rate_annotators([task.evidence() for task in tasks], crowd)
     fast, drifted, anchored, copied = speeds(tasks), drifts(tasks), anchorings(tasks), copies(tasks)
     again, sizes = _repeats(tasks), _sizes(tasks)
+    known, decided = _against_truths(tasks, known=True), _against_truths(tasks, known=False)
+    nothing = Estimate.lacking(0)
     bare = [
         Portrait(
             each,
@@ -82,13 +93,25 @@ def portraits(tasks: Sequence[Facts], crowd: Crowd, found: Sequence[Split] = ())
             drifted.get(each.annotator),
             anchored.get(each.annotator),
             copied.get(each.annotator, ()),
-            again.get(each.annotator, Estimate.lacking(0)),
-            sizes.get(each.annotator, Estimate.lacking(0)),
+            again.get(each.annotator, nothing),
+            sizes.get(each.annotator, nothing),
+            known.get(each.annotator, nothing),
+            decided.get(each.annotator, nothing),
         )
         for each in rated
     ]
-    usual = _usual(rated)
+    usual = _usual(bare)
     return tuple(replace(each, concerns=tuple(_concerns(each, usual, found))) for each in bare)
+
+
+def _against_truths(tasks: Sequence[Facts], *, known: bool) -> dict[int, Estimate]:
+    """Agreement with the ground truth, of who annotated when it was known already, or of who did before."""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for task in tasks:
+        for turn in task.blind:
+            if turn.against is not None and turn.known == known:
+                scores[turn.annotator].append(turn.against)
+    return {who: _mean(np.array(given), _FEW_TRUTHS) for who, given in scores.items()}
 
 
 def _repeats(tasks: Sequence[Facts]) -> dict[int, Estimate]:
@@ -106,6 +129,10 @@ def _mean(scores: Floats, enough: int = 5) -> Estimate:
         return Estimate.lacking(n, f"{n} of the {enough} that it takes")
     drawn = scores[np.random.default_rng(0).integers(n, size=(RESAMPLES, n))].mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    if scores.min() == scores.max():
+        # Drawing anew what is all the same says that nothing is left to chance; a rare miss may not have come yet.
+        value, unseen = float(scores[0]), 1 - (share(n, n, enough=enough).low or 0.0)
+        low, high = value * (1 - unseen), value + (1 - value) * unseen
     return Estimate(float(scores.mean()), low, high, n)
 
 
@@ -128,7 +155,7 @@ def _sizes(tasks: Sequence[Facts]) -> dict[int, Estimate]:
     return found
 
 
-def _usual(rated: Sequence[Reliability]) -> Mapping[str, float]:
+def _usual(rated: Sequence[Portrait]) -> Mapping[str, float]:
     """The median of everybody's rates, by what is rated."""
     values: dict[str, list[float]] = defaultdict(list)
     for each in rated:
@@ -138,20 +165,21 @@ def _usual(rated: Sequence[Reliability]) -> Mapping[str, float]:
     return {name: float(np.median(known)) for name, known in values.items()}
 
 
-def _rates(each: Reliability) -> dict[str, Estimate]:
+def _rates(portrait: Portrait) -> dict[str, Estimate]:
+    each = portrait.reliability
     found = {f"accuracy of {name}": rated.accuracy for name, rated in {**each.labels, **each.choices}.items()}
     if each.regions:
         found |= {"recall": each.regions.recall, "precision": each.regions.precision}
-    return found
+    return found | {_TRUTH: portrait.against_truth}
 
 
 def _concerns(each: Portrait, usual: Mapping[str, float], found: Sequence[Split]) -> list[str]:
     lines = []
-    for name, rate in _rates(each.reliability).items():
+    for name, rate in _rates(each).items():
         if rate.high is not None and rate.value is not None and rate.high < usual[name] - _WORSE:
             lines.append(
-                f"{name.capitalize()} {_percent(rate.value)} ({_percent(rate.low)} to {_percent(rate.high)}), where"
-                f" {_percent(usual[name])} is usual.{_excuse(name, each, found)}"
+                f"{name[0].upper()}{name[1:]} {_percent(rate.value)} ({_percent(rate.low)} to {_percent(rate.high)}),"
+                f" where {_percent(usual[name])} is usual.{_excuse(name, each, found)}"
             )
     regions = each.reliability.regions
     if regions and regions.strictness and regions.drawn >= ENOUGH:
