@@ -1,8 +1,6 @@
-"""The commands of the exporters, as plain functions that ``labelloop`` mounts: export, dataset pull."""
+"""``labelloop export``. What only some calls need is imported there: most exports start with little."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,27 +8,18 @@ from cyclopts import Parameter
 
 from exporters.accounting import Report
 from exporters.automation.events import environment, told
-from exporters.automation.followers import followers
-from exporters.automation.foreground import watch as watch_project
 from exporters.automation.policy import ExportPolicy
 from exporters.automation.then import CommandFailed, run_then, startable, words
-from exporters.automation.webhook import WebhookFailed, WebhookForbidden, send
 from exporters.errors import BadOption
 from exporters.export import MAX_ERRORS
 from exporters.export import export as run_export
 from exporters.formats import DEFAULT_FORMATS, format_names
-from exporters.pull import pull
 from exporters.splits import DEFAULT_SPLIT
 from exporters.summary import failures, summary
-from exporters.terminal import Json, checked, counted, progress_bar, write_json
-from exporters.versions import read_version
-from labelloop.service.logs import setup_logging
-from labelloop.service.media import Media
+from exporters.terminal import Json, checked, progress_bar, write_json
+from labelloop.service.logs import setup_late_logging, setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from labelloop.service.studio import Studio
-
-_SHOWN = 3
 
 
 def export(
@@ -92,7 +81,7 @@ def export(
         0, or 1 where more than ``max_errors`` failed or the webhook was not taken, or the status of the command.
     """
     settings = Settings()
-    setup_logging(settings)
+    (setup_logging if source.isdecimal() else setup_late_logging)(settings)
     policy = ExportPolicy(
         to=to or "",
         format=",".join(format_names(formats)),
@@ -159,6 +148,8 @@ def _follow(report: Report, project: int | None, policy: ExportPolicy, settings:
     """Tell the webhook, then run the command: the version is there, so neither keeps the other from being done."""
     status = 0
     if policy.webhook:
+        from exporters.automation.webhook import WebhookFailed, WebhookForbidden, send
+
         try:
             send(settings, policy.webhook, told(report, project, "asked for"))
         except (WebhookFailed, WebhookForbidden) as error:
@@ -178,6 +169,9 @@ def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
         raise BadOption("--from", source, "a project's number: only a live project can be watched")
     if not policy.triggered:
         raise BadOption("--watch", "", "it with --every-tasks N, --every-hours H, --at HH:MM or --when-done")
+    from exporters.automation.followers import followers
+    from exporters.automation.foreground import watch as watch_project
+
     with progress_bar("tasks") as progress:
         watch_project(
             int(source),
@@ -189,69 +183,3 @@ def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
             progress=progress,
         )
     return 0
-
-
-def dataset_pull(
-    url: str,
-    *,
-    to: Path,
-    version: str = "latest",
-    formats: Annotated[str | None, Parameter(name=["--format"])] = None,
-    images: bool = True,
-    link: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
-    """Lay a version of a data set out as plain folders that a trainer reads.
-
-    Nothing is half there: the folder changes when everything has come. A later version takes the place of an earlier
-    one in it, and photos that were there are not fetched again; what else is in the folder stays.
-
-    Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-        to: the folder to write; one sub-folder for each format when there are several.
-        version: "latest", or a version's number: 3 or v000003.
-        formats: the formats wanted, by commas; all of the version by default.
-        images: lay the photos beside the labels too: the version's copies, or from their source.
-        link: link photos that lie on this machine instead of copying them. Some trainers mend damaged photos in place.
-
-    Returns:
-        0, or 1 where photos could not be had.
-    """
-    settings = Settings()
-    store = open_store(url, settings)
-    with ExitStack() as opened:
-        media = None
-        if images:
-            studio = Studio.from_settings(settings) if settings.label_studio_api_key.get_secret_value() else None
-            media = opened.enter_context(closing(Media(settings, studio)))
-            if studio is not None:
-                opened.callback(studio.close)
-        progress = opened.enter_context(progress_bar("images"))
-        pulled = pull(
-            store,
-            read_version(store, version),
-            to=to,
-            formats=format_names(formats) if formats else (),
-            media=media,
-            link=link,
-            progress=progress,
-        )
-    for name, folder in pulled.folders.items():
-        print(f"{pulled.version} {name}: {folder}")
-    print(f"{pulled.files} files, {pulled.photos} photos")
-    if pulled.missing:
-        print(_missing(pulled.missing), file=sys.stderr)
-    return 1 if pulled.missing else 0
-
-
-def _missing(missing: Sequence[tuple[str, str]]) -> str:
-    """The photos that could not be had, by reason."""
-    by_reason: dict[str, list[str]] = {}
-    for address, reason in missing:
-        by_reason.setdefault(reason, []).append(address)
-    lines = [f"{counted(len(missing), 'photo')} could not be had; the labels are there."]
-    for reason, addresses in by_reason.items():
-        lines.append(f"  {counted(len(addresses), 'photo')}: {reason}")
-        lines += [f"    {address}" for address in addresses[:_SHOWN]]
-        if len(addresses) > _SHOWN:
-            lines.append(f"    and {len(addresses) - _SHOWN} more")
-    return "\n".join(lines)

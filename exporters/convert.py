@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,11 +14,13 @@ from exporters.dataset import Image, Item
 from exporters.gather import Fate, gather
 from exporters.index import NO_DIGEST, NameKeys
 from exporters.manifest import Photo
-from exporters.photos import Photos
 from exporters.shapes import CLIPPED
 from exporters.usual import Draft, Drafts, Usual
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.task import Task, read_task
+
+if TYPE_CHECKING:
+    from exporters.photos import Photos
 
 Counted = Counter[tuple[str, ...]]
 
@@ -93,7 +95,7 @@ class Converter:
     """Takes tasks in the order of the source, a block at a time: ``look``, ``add`` each, ``flush``."""
 
     def __init__(
-        self, assembler: Assembler, rules: Rules, classes: ClassMap, ledger: Ledger, photos: Photos | None = None
+        self, assembler: Assembler, rules: Rules, classes: ClassMap, ledger: Ledger, photos: "Photos | None" = None
     ) -> None:
         self._assembler = assembler
         self._rules = rules

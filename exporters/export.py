@@ -1,28 +1,35 @@
 """An export from beginning to end, with its options: what to read, by which rules, in which formats, to where."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporters.accounting import Report
 from exporters.assemble import Rules
 from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import config_labels
-from exporters.errors import BadOption
+from exporters.errors import BadOption, NoImages
 from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.images import LateHeaders
 from exporters.keypoints import Skeleton
 from exporters.names import safe_name
 from exporters.run import Progress, Run
 from exporters.sources import Source, open_source
 from exporters.splits import APART, DEFAULT_SPLIT, Split
 from exporters.together import reliability, survey
-from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from labelloop.service.studio import Studio
+
+if TYPE_CHECKING:
+    from labelloop.service.media import Media
+    from labelloop.service.studio import Studio
 
 MAX_ERRORS = 0.01
+_log = logging.getLogger(__name__)
 
 
 def export(
@@ -40,7 +47,7 @@ def export(
     fetch: bool = True,
     copy_images: bool = False,
     afresh: bool = False,
-    studio: Studio | None = None,
+    studio: "Studio | None" = None,
     progress: Progress | None = None,
 ) -> Report:
     """Make one new version of a data set in the store from annotated tasks.
@@ -78,16 +85,25 @@ def export(
     shares, chosen = Split.parse(split, group_by=group_by), policy(annotation)
     with ExitStack() as opened:
         if studio is None and settings.label_studio_api_key.get_secret_value():
+            from labelloop.service.studio import Studio
+
             studio = opened.enter_context(closing(Studio.from_settings(settings)))
         tasks = open_source(
             source, settings=settings, label_config=label_config, studio=studio, fresh=afresh, progress=progress
         )
         opened.callback(tasks.close)
+        if tasks.config and not tasks.config.images:
+            raise NoImages(tasks.title)
         skeleton = Skeleton.of(tasks.config)
         crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
-        media = Media(settings, studio) if fetch or copy_images else None
-        if media is not None:
-            opened.callback(media.close)
+
+        @cache
+        def media() -> "Media":
+            _log.info("photos_are_read", extra={"why": "to copy them" if copy_images else "to know their size"})
+            from labelloop.service.media import Media
+
+            return opened.enter_context(closing(Media(settings, studio)))
+
         run = Run(
             source=tasks,
             store=open_store(to or _default_place(settings, tasks), settings),
@@ -114,8 +130,8 @@ def export(
                 "images": "copied" if copy_images else "in place",
                 **({"annotators": reliability(crowd)} if crowd else {}),
             },
-            headers=media if fetch else None,
-            photos=media if copy_images else None,
+            headers=LateHeaders(media) if fetch else None,
+            photos=media() if copy_images else None,
             progress=progress,
             afresh=afresh,
         )

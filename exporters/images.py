@@ -1,6 +1,6 @@
 """The images of a task: which keys of its data hold them, and how large they are."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -10,7 +10,6 @@ from exporters.names import EXTENSIONS, source_name
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import Annotation, Prediction, Task
-from labelloop.service.media import MediaError
 
 ITEMS_A_LIST = 10_000  # an image beyond it is out of the data set, as a slot must fit its number
 _USUAL_KEYS = ("image", "img", "photo", "picture", "image_url", "url")
@@ -74,6 +73,20 @@ class Headers(Protocol):
         """(width, height) in pixels, as it is shown. Raises `MediaError`."""
 
 
+class LateHeaders:
+    """Headers whose reader is opened when the first size is asked for: most exports know every size."""
+
+    def __init__(self, opening: Callable[[], Headers]) -> None:
+        self._opening = opening
+        self._opened: Headers | None = None
+
+    def size(self, url: str, *, task_id: int | None = None) -> tuple[int, int]:
+        """See `Headers`."""
+        if self._opened is None:
+            self._opened = self._opening()
+        return self._opened.size(url, task_id=task_id)
+
+
 class Sizes:
     """Finds the size of an image: in the regions of the task, in its data, last in the image's header."""
 
@@ -98,10 +111,12 @@ class Sizes:
         """What the image's header says, or why it cannot be had."""
         if self._headers is None:
             return "the regions do not tell it, and reading image headers is off"
+        from labelloop.service.media import MediaError  # with it comes an HTTP client, which most exports never need
+
         try:
             size = self._headers.size(image.url, task_id=task_id)
         except MediaError as error:
-            return str(error)
+            return f"{error.reason}. {error.fix}".rstrip()
         self.read += 1
         return size
 

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,14 +29,16 @@ from exporters.index import DIGEST_BYTES, NO_DIGEST
 from exporters.keypoints import Skeleton
 from exporters.known import Known, OutOfOrder
 from exporters.manifest import Manifest
-from exporters.photos import Photos
 from exporters.sources import Source
 from exporters.tables import Objects
 from exporters.versions import commit, publish, read_head, read_version
 from exporters.whole import put_whole
 from labelloop.labeling.errors import MalformedTask
-from labelloop.service.media import Media
 from labelloop.service.store import Store
+
+if TYPE_CHECKING:
+    from exporters.photos import Photos
+    from labelloop.service.media import Media
 
 Progress = Callable[[int, int | None], None]
 """Called with (tasks done, tasks in all or None where the source does not say)."""
@@ -57,7 +59,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     max_errors: float
     policy: Mapping[str, Any]
     headers: Headers | None = None
-    photos: Media | None = None
+    photos: "Media | None" = None
     progress: Progress | None = None
     afresh: bool = False
 
@@ -100,7 +102,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             objects = Objects(self.store, parent.shards() if parent else ())
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
-            photos = Photos(self.photos, self.store, objects, scratch) if self.photos else None
+            photos = _copier(self.photos, self.store, objects, scratch) if self.photos else None
             with NewGeneration(formats, scratch, objects) as making, closing(photos) if photos else nullcontext():
                 self._convert(Converter(assembler, self.rules, classes, ledger, photos), assembler, making, known)
                 made = making.finish(known.removed() if known else ())
@@ -185,6 +187,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             written=written,
             manifest_sha256=checksum,
         )
+
+
+def _copier(media: "Media", store: Store, objects: Objects, scratch: Path) -> "Photos":
+    from exporters.photos import Photos
+
+    return Photos(media, store, objects, scratch)
 
 
 def _code() -> str:

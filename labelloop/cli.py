@@ -47,7 +47,9 @@ COMMANDS: Sequence[Command] = (
     Command("dataset list", "exporters.version_commands:dataset_list", "List the versions of a data set."),
     Command("dataset diff", "exporters.version_commands:dataset_diff", "Say what changed from one version to another."),
     Command("dataset gc", "exporters.version_commands:dataset_gc", "Remove what no version of a data set refers to."),
-    Command("dataset pull", "exporters.commands:dataset_pull", "Lay a version out as folders that a trainer reads."),
+    Command(
+        "dataset pull", "exporters.pull_commands:dataset_pull", "Lay a version out as folders that a trainer reads."
+    ),
     Command(
         "dataset validate",
         "exporters.validate.commands:dataset_validate",

@@ -1,17 +1,18 @@
 """`open_source`: the source that a project's number, a path or an address names."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporters.errors import BadOption, SourceNotFound
 from exporters.sources.file import JsonFile, S3Json
-from exporters.sources.project import Project
 from exporters.sources.source import Progress, Source
-from exporters.sources.target import TargetStorage
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from labelloop.service.studio import Studio
+
+if TYPE_CHECKING:
+    from labelloop.service.studio import Studio
 
 
 def open_source(
@@ -19,7 +20,7 @@ def open_source(
     *,
     settings: Settings,
     label_config: str | None = None,
-    studio: Studio | None = None,
+    studio: "Studio | None" = None,
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> Source:
@@ -46,7 +47,11 @@ def open_source(
             raise BadOption("--label-config", error.reason, "the XML of a project's labelling interface") from error
     text = str(source)
     if text.isdecimal():
+        from exporters.sources.project import Project
+
         return Project(int(text), config, settings, studio, fresh=fresh, progress=progress)
+    from exporters.sources.target import TargetStorage
+
     if text.startswith("s3://"):
         bucket, _, key = text.removeprefix("s3://").partition("/")
         if not bucket:

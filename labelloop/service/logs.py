@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import structlog
-
 from labelloop.service.settings import SecretStr, Settings
 
 HIDDEN = "********"
@@ -92,8 +90,28 @@ def settings_secrets(settings: Settings) -> list[str]:
     return [secret for secret in found if secret]
 
 
+def setup_late_logging(settings: Settings) -> None:
+    """As `setup_logging`, put off to the first line: for a command that most often has nothing to tell.
+
+    That line must come from the standard library's loggers; structlog's own need `setup_logging`.
+    """
+
+    class First(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            setup_logging(settings)
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+
+    root = logging.getLogger()
+    root.handlers[:] = [First()]
+    root.setLevel(settings.log_level)
+
+
 def setup_logging(settings: Settings) -> None:
     """Send every log line of this process, ours and other libraries', to stderr in the settings' format and level."""
+    import structlog  # with what it brings, a third of the memory of a small command
+
     redactor = Redactor(settings_secrets(settings))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -1,12 +1,14 @@
 """The commands: what they print, write and exit with."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cyclopts import App
 
-from exporters import commands, version_commands
+from exporters import commands, pull_commands, version_commands
 from exporters.errors import ExportError, VersionNotFound
 
 
@@ -19,7 +21,7 @@ def app(tmp_path, monkeypatch):
     app.command(version_commands.dataset_list, name="list")
     app.command(version_commands.dataset_diff, name="diff")
     app.command(version_commands.dataset_gc, name="gc")
-    app.command(commands.dataset_pull, name="pull")
+    app.command(pull_commands.dataset_pull, name="pull")
     return app
 
 
@@ -84,7 +86,7 @@ def test_list_and_pull_show_a_newcomer_what_there_is(app, file, tmp_path, capsys
     assert {
         str(path.relative_to(tmp_path / "yolo")) for path in Path(tmp_path / "yolo").rglob("*") if path.is_file()
     } == {
-        ".pulled.json",
+        ".pulled",
         "images.jsonl",
         "dropped.jsonl",
         "data.yaml",
@@ -166,3 +168,16 @@ def test_version_that_is_asked_for_wrongly_is_answered_with_those_that_are_there
         app(["pull", to, "--to", str(tmp_path / "out"), "--version", "v7"])
     for name in ("2", "v2", "v000002"):
         assert app(["pull", to, "--to", str(tmp_path / name), "--version", name, "--no-images"]) == 0
+
+
+def test_an_export_to_a_disk_loads_no_more_than_it_needs(file, tmp_path):
+    """What is loaded decides how much memory the smallest export takes, and how long it takes to begin."""
+    code = (
+        "import sys; from labelloop.cli import main\n"
+        f"try: main(['export', '--from', {str(file)!r}, '--to', {str(tmp_path / 'lean')!r}])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print({'scipy', 'boto3', 'httpx', 'sqlalchemy', 'structlog', 'pydantic', 'huey', 'PIL', 'asyncio'}"
+        " & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

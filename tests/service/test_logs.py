@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 import structlog
@@ -139,3 +141,20 @@ def test_console_lines_are_for_people(capsys, lines, tmp_path):
     assert "slow" in text
     assert "seconds" in text
     assert not text.startswith("{")
+
+
+def test_late_logging_begins_with_the_first_line_and_hides_secrets_in_it(tmp_path):
+    code = (
+        "import logging, sys; from pathlib import Path\n"
+        "from labelloop.service.logs import setup_late_logging; from labelloop.service.settings import Settings\n"
+        f"setup_late_logging(Settings(home=Path({str(tmp_path)!r}), webhook_secret='hunter-2'))\n"
+        "logging.getLogger('a').debug('too low'); assert 'structlog' not in sys.modules\n"
+        "logging.getLogger('botocore').info('chatty')\n"
+        "for n in (1, 2): logging.getLogger('labelloop.x').info('it is hunter-2', extra={'line': n})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stderr.splitlines()
+    assert "it is ********" in first
+    assert "line=1" in first
+    assert "line=2" in second
+    assert "labelloop.x" in second

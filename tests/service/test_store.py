@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-from structlog.testing import capture_logs
 
 from labelloop.service.settings import Settings
 from labelloop.service.store import AlreadyThere, BadKey, Changed, NotThere, StoreError, open_store
@@ -288,10 +287,11 @@ def test_a_server_without_conditional_writes_is_found_out(gateway):
     assert list(gateway.list()) == []
 
 
-def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(gateway):
-    with capture_logs() as logs:
-        etag = gateway.create("once", b"first")
-    assert [line["event"] for line in logs] == ["store_without_conditional_writes"]
+def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(gateway, caplog):
+    etag = gateway.create("once", b"first")
+    assert [line.message for line in caplog.records if line.name.startswith("labelloop.")] == [
+        "store_without_conditional_writes"
+    ]
     with pytest.raises(AlreadyThere):
         gateway.create("once", b"second")
     with pytest.raises(Changed):

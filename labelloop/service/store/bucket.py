@@ -1,13 +1,12 @@
 """`BucketStore`: objects in an S3 bucket, by boto3; conditional writes by the server where it has them."""
 
+import logging
 import mimetypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from labelloop.service.settings import Settings
 from labelloop.service.store.client import Place, s3_client
@@ -22,7 +21,7 @@ from labelloop.service.store.s3_lock import ObjectLock
 
 _THREADS = 16
 _PARTS_FROM = 16 << 20
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class BucketStore:
@@ -200,5 +199,5 @@ class BucketStore:
         if self._found is None:
             self._found = self._writes().find_out()
             if not self._found.create:
-                _log.warning("store_without_conditional_writes", store=self._url, detail=NO_CREATE)
+                _log.warning("store_without_conditional_writes", extra={"store": self._url, "detail": NO_CREATE})
         return self._found

@@ -4,7 +4,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from labelloop.service.settings import Settings
-from labelloop.service.store.bucket import BucketStore
 from labelloop.service.store.errors import StoreError
 from labelloop.service.store.folder import FolderStore
 from labelloop.service.store.protocol import Store
@@ -37,6 +36,8 @@ def open_store(url: str, settings: Settings) -> Store:
         prefix = prefix.strip("/")
         if not bucket or "@" in bucket or "?" in url:
             raise StoreError("s3://...", "", "not an S3 address", fix=_FORMS)
+        from labelloop.service.store.bucket import BucketStore
+
         clean = f"s3://{bucket}/{prefix}".rstrip("/")
         return BucketStore(clean, bucket, f"{prefix}/" if prefix else "", settings)
     raise StoreError(f"{scheme}://..." if scheme else "(empty)", "", "no such kind of store", fix=_FORMS)
