@@ -89,6 +89,11 @@ def recheck_hint(project: int, task: int, *, source: str) -> Hint:
     return _task_hint(project, task, f"task:{task}:recheck:{time.time_ns()}", source)
 
 
+def doubt_hint(project: int, task: int, updated_at: str) -> Hint:
+    """A task of which the model says, or said, that something is wrong; one key for each change of the task."""
+    return _task_hint(project, task, f"task:{task}:doubt:{timestamp(updated_at)}", "poll")
+
+
 def overlay_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
     """A dispute whose overlays can be written now; one key for each of its states."""
     return _task_hint(project, task, f"task:{task}:overlays:{fingerprint}", source)

@@ -18,7 +18,16 @@ from labelloop.service.db import reading
 from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import EVENTS, Inbox
 from labelloop.service.studio import NotFound, Studio
-from qc_webhooks.events import TIME_FORMAT, Hint, Known, annotation_hint, deletion_hint, task_deletion_hint, timestamp
+from qc_webhooks.events import (
+    TIME_FORMAT,
+    Hint,
+    Known,
+    annotation_hint,
+    deletion_hint,
+    doubt_hint,
+    task_deletion_hint,
+    timestamp,
+)
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.projects import Connected, ProjectStore
 
@@ -130,7 +139,9 @@ class Reconciler:
         self._memory.stamp(
             project, {id_: stamp for id_, (stamp, hints) in found.items() if not hints and known.get(id_)}
         )
-        return sum(self._submit(hint) for _, hints in found.values() for hint in hints)
+        doubted = [doubt_hint(project, task.id, task.updated_at) for task in tasks if task.id and _is_doubted(task)]
+        told = sum(self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in doubted)
+        return told + sum(self._submit(hint) for _, hints in found.values() for hint in hints)
 
     def _submit(self, hint: Hint) -> bool:
         if self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload):
@@ -151,6 +162,11 @@ class Reconciler:
         if row is not None and row.state == "done":
             return self._inbox.put(hint.topic, hint.subject, f"{hint.key}:after:{row.finished_at}", hint.payload)
         return False
+
+
+def _is_doubted(task: Task) -> bool:
+    """Whether the model's second opinion has a part in what is said of the task; no webhook tells when it changes."""
+    return "qc_model_note" in task.data or "The model has doubts" in str(task.data.get("qc_note"))
 
 
 def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) -> Iterator[Hint]:

@@ -40,6 +40,8 @@ def review_reasons(
     reasons = [BLOCKED] if any(each.rule.effect == "block" for each in broken) else []
     if verdict.outcome == "agreed":
         reasons += [*_model_reasons(task, answers, policy, config), *_drawn(task, verdict, policy)]
+    if verdict.outcome != "disputed":
+        reasons += _doubted(task, policy)
     return tuple(reasons)
 
 
@@ -81,6 +83,14 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         if mean < policy.least_model_agreement:
             reasons.append(f"The model and the annotators agree by {100 * mean:.0f} % only.")
     return reasons
+
+
+def _doubted(task: Task, policy: Policy) -> list[str]:
+    """What the ML backend's second opinion says in the task's data."""
+    score, note = task.data.get("qc_model_score"), task.data.get("qc_model_note")
+    if not policy.least_model_doubt or not isinstance(score, int | float) or score < policy.least_model_doubt:
+        return []
+    return [f"The model has doubts: {note}"]
 
 
 def _drawn(task: Task, verdict: Verdict, policy: Policy) -> list[str]:

@@ -224,7 +224,8 @@ def flag(situation: Situation) -> Action | None:
     Before enough annotators submitted nothing is written, unless something was: then it must not stay wrong.
     """
     held = {key: situation.data[key] for key in KEYS if key in situation.data}
-    if situation.verdict.annotators < situation.policy.annotators and not held and not situation.broken:
+    unsaid = not (held or situation.broken or situation.reasons)
+    if situation.verdict.annotators < situation.policy.annotators and unsaid:
         return None
     keys = qc_keys(situation)
     if held == keys:
@@ -313,8 +314,8 @@ def needs_review(situation: Situation) -> bool:
 
 
 def is_adjudicated(situation: Situation) -> bool:
-    """Whether what a reviewer is to look at is to be shown as overlays."""
-    return situation.policy.adjudicate and needs_review(situation)
+    """Whether what a reviewer is to look at is to be shown as overlays; of one annotator there is but one opinion."""
+    return situation.policy.adjudicate and situation.verdict.annotators > 1 and needs_review(situation)
 
 
 def is_copied(situation: Situation) -> bool:

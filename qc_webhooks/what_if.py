@@ -26,7 +26,7 @@ from qc_webhooks.verdict import judge
 REPLAYED = frozenset({"agreement", "every_control", "annotators", "max_annotators"})
 # What has no part in a replay: how disputes are shown, how often one looks, what an annotator is told.
 _NO_PART = frozenset({"adjudicate", "set_maximum_annotations", "least_gain", "review", "review_share", "rules",
-                      "least_model_score", "least_model_agreement"})  # fmt: skip
+                      "least_model_score", "least_model_agreement", "least_model_doubt"})  # fmt: skip
 
 
 class NoRecord(QualityControlError):

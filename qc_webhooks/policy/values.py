@@ -78,6 +78,8 @@ class Policy:
             stream serves it with the proposed consensus filled in.
         least_model_score: An agreed task whose pre-label has a lower score is reviewed; 0: none is.
         least_model_agreement: An agreed task whose pre-label agrees less with the annotators is reviewed; 0: none is.
+        least_model_doubt: A task that nobody disputes, one annotator's too, is reviewed where the model is at least so
+            sure that something is wrong with it (``qc_model_score``); 0: none is.
         controls: What holds for single controls: tables ``[controls.NAME]``.
         review: Which agreed tasks are reviewed: tables ``[[review]]``, in their order.
         rules: What the guideline asks of every annotation: tables ``[[rules]]``.
@@ -98,6 +100,7 @@ class Policy:
     review_project: bool = False
     least_model_score: float = 0.0
     least_model_agreement: float = 0.0
+    least_model_doubt: float = 0.0
     controls: Mapping[str, ControlPolicy] = field(default_factory=dict)
     review: tuple[ReviewRoute, ...] = ()
     rules: tuple[Rule, ...] = ()
@@ -162,6 +165,7 @@ def check_policy(policy: Policy, where: str) -> None:
         ("ground_truth_first", policy.ground_truth_first >= 0, "must be 0 or more"),
         ("least_model_score", 0 <= policy.least_model_score <= 1, share),
         ("least_model_agreement", 0 <= policy.least_model_agreement <= 1, share),
+        ("least_model_doubt", 0 <= policy.least_model_doubt <= 1, share),
     )  # fmt: skip
     for name, right, reason in ranges:
         if not right:

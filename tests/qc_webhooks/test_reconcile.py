@@ -53,6 +53,29 @@ def test_it_carries_the_service_alone(studio, box, poller, work):
     assert studio.stored[task]["data"]["qc_status"] == "agreed"
 
 
+def test_a_task_that_the_model_doubts_is_judged_again_once_a_change(studio, box, poller, work, settings):
+    (settings.home / "qc").mkdir(parents=True)
+    (settings.home / "qc" / "policy.toml").write_text("least_model_doubt = 0.5\n")
+    task = studio.add_task(overlap=1)
+    studio.annotate(task, 1, [box(0)])
+    poller.run()
+    work()
+    data = studio.stored[task]["data"]
+    assert "qc_review" not in data
+    studio.update_task(task, data={**data, "qc_model_note": "Perhaps a Car is missing.", "qc_model_score": 0.8})
+    assert poller.poll(PROJECT) == 1
+    work()
+    assert studio.stored[task]["data"]["qc_review"] == "yes"
+    assert poller.poll(PROJECT) == 1  # what was written just now
+    work()
+    assert poller.poll(PROJECT) == 0
+    data = {key: value for key, value in studio.stored[task]["data"].items() if not key.startswith("qc_model")}
+    studio.update_task(task, data=data)
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_review"] == "no"
+
+
 def test_what_was_judged_is_not_told_again(studio, box, poller, work):
     dispute(studio, box)
     assert poller.poll(PROJECT) == 2

@@ -204,6 +204,40 @@ def test_a_model_that_is_unsure_or_contradicted_sends_the_task_to_review(
     assert data["qc_review"] == ("yes" if note else "no")
 
 
+DOUBT = {"qc_model_score": 0.8, "qc_model_note": "Perhaps a Car is missing."}
+
+
+@pytest.mark.parametrize(
+    ("text", "annotators", "data", "reviewed"),
+    [
+        ("least_model_doubt = 0.6", 1, DOUBT, True),  # one annotator has nobody else to disagree with
+        ("least_model_doubt = 0.6", 2, DOUBT, True),
+        ("least_model_doubt = 0.9", 2, DOUBT, False),
+        ("least_model_doubt = 0.6", 2, {"qc_model_score": "a lot"}, False),
+        ("least_model_doubt = 0.6", 1, {}, False),
+        ("", 2, DOUBT, False),
+    ],
+)
+def test_a_model_that_has_doubts_sends_the_task_to_review(studio, box, policy, check, text, annotators, data, reviewed):
+    policy(text)
+    task = studio.add_task(overlap=annotators, **data)
+    for who in (ANNE, BEN)[:annotators]:
+        studio.annotate(task, who, [box(10)])
+    check(task)
+    now = studio.stored[task]["data"]
+    assert now.get("qc_review", "no") == ("yes" if reviewed else "no")
+    assert ("The model has doubts: Perhaps a Car is missing." in now.get("qc_note", "")) is reviewed
+    assert {key: now[key] for key in data} == data
+    assert bool(studio.tabs(task)) is (reviewed and annotators > 1)  # of one annotator there is nothing to choose from
+    writes = len(studio.writes)
+    assert check(task).actions == ()
+    assert len(studio.writes) == writes
+    # The model learned better: nobody has to look any more.
+    studio.stored[task]["data"] = {key: value for key, value in now.items() if key not in DOUBT}
+    check(task)
+    assert studio.stored[task]["data"].get("qc_review", "no") == "no"
+
+
 def test_an_overlay_is_nobodys_pre_label(studio, box, agreed, policy, check):
     """The overlays of the review itself must not count as a model that agrees."""
     policy("least_model_agreement = 0.5\n")
