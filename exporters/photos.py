@@ -59,7 +59,9 @@ class Photos:
             found = coming.result() if coming else self._bring(item.source, image.task)
         except (MediaError, OSError) as error:
             ledger.notes[NOT_COPIED] += 1
-            lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {error}"))
+            ledger.failed["others"] += 1
+            why = f"{error.reason}. {error.fix}".rstrip() if isinstance(error, MediaError) else str(error)
+            lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {why}"))
             return None
         if found.entry is not None:
             return Photo(image.file_name, "", found.entry.size, found.entry.key, found.entry.tag.strip('"'))

@@ -17,7 +17,7 @@ from exporters.errors import InTheWay
 from exporters.manifest import DROPPED, IMAGES
 
 TABLES = (f"{IMAGES}.jsonl", f"{DROPPED}.jsonl")
-_MARK = ".pulled.json"
+_MARK = ".pulled"
 _STAGE = ".pulling"
 
 

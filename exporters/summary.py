@@ -29,11 +29,18 @@ def failures(store: Store, report: Report) -> list[Loss]:
         for record in islice(read_table(store, read_version(store, report.version), DROPPED), _LOOKED_AT)
     )
     found: dict[str, list[Loss]] = {}
+    told: set[int | None] = set()
     for loss in losses:
-        told = loss.kind != "annotation" or loss.reason == MALFORMED  # else its task is among the losses too
-        if told and not loss.format and loss.reason not in _BY_THE_RULES:
-            found.setdefault(loss.reason, []).append(loss)
-    return [loss for some in found.values() for loss in some[:EXAMPLES]]
+        if loss.format or loss.reason in _BY_THE_RULES:
+            continue
+        if loss.kind == "image":
+            told.add(loss.task)
+        # An annotation goes with its task, a task with its image.
+        follows = loss.kind == "annotation" or (loss.kind == "task" and loss.task in told)
+        if loss.reason == MALFORMED or not follows:
+            some = found.setdefault(loss.reason, [])
+            some += [loss] * (len(some) < EXAMPLES)
+    return [loss for some in found.values() for loss in some]
 
 
 def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | None = None) -> str:

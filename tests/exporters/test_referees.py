@@ -183,6 +183,8 @@ def test_photo_that_cannot_be_copied_is_reported_and_its_labels_stay(run, build,
     assert out.report.accounts.notes == {"photos that could not be copied (see dropped.jsonl)": 1}
     assert [(loss["kind"], loss["task"]) for loss in out.losses] == [("photo", 2)]
     assert len(out.instances()["annotations"]) == 2
+    assert out.report.accounts.failed == 1
+    assert not run(tasks, copy_images=True, max_errors=0.01).report.published  # no trainer could load it
 
 
 def test_several_formats_are_pulled_side_by_side(exported, settings, tmp_path):

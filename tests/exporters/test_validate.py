@@ -302,6 +302,12 @@ def test_our_own_data_set_has_no_fault(app, ours, capsys):
     assert app(["validate", str(ours.root)]) == 0  # a plain path does too
 
 
+def test_version_of_one_format_is_looked_through(app, run, build, capsys):
+    out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], formats=("coco",))
+    assert app(["validate", f"file://{out.root}"]) == 0
+    assert "1 annotations" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", CHECKED)
 def test_pulled_format_has_no_fault_with_its_photos(ours, settings, tmp_path, name):
     from exporters.pull import pull
