@@ -1,6 +1,6 @@
 """How much shapes overlap: intersection over union of their true shapes, and the best one-to-one match.
 
-Upright boxes are compared in numpy, masks by pycocotools, everything else by shapely, exactly, where
+Upright boxes are compared in numpy, masks by pycocotools, everything else by its outline, exactly, where
 their bounds meet. A mask against another shape is compared by its outline along the pixels'
 edges. Two shapes that enclose no area need a rule of their own:
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Polygon, Rectangle, Vector
+from labelloop.labeling.outlines import Outlines, shared_areas
 
 Matrix = NDArray[np.float64]
 
@@ -112,15 +113,15 @@ def _mask_iou(a: Sequence[Mask], b: Sequence[Mask]) -> Matrix:
 
 def _shape_iou(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> Matrix:
     matrix = np.zeros((len(a), len(b)))
-    (left, left_area, left_bounds), (right, right_area, right_bounds) = _outlines(tuple(a)), _outlines(tuple(b))
+    left, right = _outlines(tuple(a)), _outlines(tuple(b))
     # No two shapes share more than their upright bounds do, nor more than the smaller one.
-    shared = _shared_boxes(left_bounds, right_bounds)
-    most = np.minimum(shared, np.minimum(left_area[:, None], right_area[None]))
-    together = left_area[:, None] + right_area[None] - most
+    shared = _shared_boxes(left.bounds, right.bounds)
+    most = np.minimum(shared, np.minimum(left.areas[:, None], right.areas[None]))
+    together = left.areas[:, None] + right.areas[None] - most
     rows, columns = np.nonzero((most > 0) & (most >= least * together - 1e-9))
     if rows.size:
-        inner = shapely.area(shapely.intersection(left[rows], right[columns]))
-        union = left_area[rows] + right_area[columns] - inner
+        inner = shared_areas(left, right, rows, columns)
+        union = left.areas[rows] + right.areas[columns] - inner
         matrix[rows, columns] = np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)
     return matrix
 
@@ -134,10 +135,7 @@ def _shared_boxes(a: NDArray[np.float64], b: NDArray[np.float64]) -> Matrix:
 
 # Each of several annotators is compared with every other: the outlines are made once for all.
 @lru_cache(maxsize=16)
-def _outlines(
-    shapes: tuple[Geometry, ...],
-) -> tuple[NDArray[np.object_], NDArray[np.float64], NDArray[np.float64]]:
-    """Outlines of shapes, their areas and their bounds."""
+def _outlines(shapes: tuple[Geometry, ...]) -> Outlines:
     outlines = np.empty(len(shapes), dtype=object)
     rings = [place for place, shape in enumerate(shapes) if isinstance(shape, Polygon) and len(shape.points) > 2]
     if rings:
@@ -153,7 +151,7 @@ def _outlines(
             outlines[place] = shape.polygon()
         if not shapely.is_valid(outlines[place]):
             outlines[place] = shapely.Polygon()  # only shapes without area are not valid
-    return outlines, shapely.area(outlines), shapely.bounds(outlines)
+    return Outlines(outlines)
 
 
 def _rings(polygons: Sequence[Polygon]) -> NDArray[np.object_]:

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -155,3 +156,33 @@ def test_matching_sees_further_than_the_largest_pair():
     assert match(np.array([[0.9, 0.8], [0.8, 0.0]]), threshold=0.5) == ((0, 1), (1, 0))
     assert match(np.array([[0.9, 0.8], [0.8, 0.0]]), threshold=0.85) == ((0, 0),)
     assert match(np.zeros((2, 2)), threshold=0.0) == ()
+
+
+corners = st.tuples(st.integers(0, 10**6), st.integers(3, 40))
+
+
+def ring(seed, count, far):
+    """A star-shaped outline of integer corners, so that outlines share corners and edges more often than by chance."""
+    rng = np.random.default_rng(seed)
+    turns = np.sort(rng.choice(72, count, replace=False)) * math.pi / 36
+    radii = rng.integers(3, 12, count) * 2
+    points = np.round(np.column_stack((20 + radii * np.cos(turns), 20 + radii * np.sin(turns)))) + far
+    points += rng.integers(0, 9, 2) * 2
+    return Polygon(tuple((float(x), float(y)) for x, y in points))
+
+
+@given(
+    st.lists(corners, min_size=1, max_size=5),
+    st.lists(st.one_of(corners, mask, ellipse, rotated), min_size=1, max_size=5),
+    st.sampled_from([0, -50, 30_000]),
+)  # fmt: skip
+def test_overlaps_of_outlines_are_what_shapely_measures(ours, theirs, far):
+    one = [ring(*each, far) for each in ours]
+    other = [ring(*each, far) if isinstance(each, tuple) else each for each in theirs]
+    found = iou_matrix(one, other)
+    for row, a in enumerate(one):
+        for column, b in enumerate(other):
+            left, right = a.polygon(), b.polygon()
+            union = shapely.union(left, right).area
+            assume(union > 0)
+            assert found[row, column] == pytest.approx(shapely.intersection(left, right).area / union, abs=1e-7)

@@ -1,0 +1,121 @@
+"""Outlines of shapes, and the area that two of them share: several times as fast as building their intersection.
+
+Under every edge of an outline lies a trapezoid, down to a common line. With the sign of the edge's direction the
+trapezoids of a ring add up to the ring's inside, so that
+
+    shared area = sum over edges i of one, j of the other of sign_i x sign_j x area of trapezoid_i within trapezoid_j
+
+and the area of two such trapezoids is the integral of the lower one of two straight lines: with d0 and d1 the distances
+of the lines at both ends of the stretch w that they share, that of the second line less
+
+    w / 2 x (min(d0, 0) + min(d1, 0))^2 / (|d0| + |d1|)
+
+It is exact for rings that do not cross themselves. Its work grows with the product of the corners, that of GEOS with
+their sum, so shapes of many corners, with holes or of several parts are left to GEOS.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+# Corners of one times corners of the other up to which this is faster, and how many of them are worked on at a time
+# (more fall out of the processor's cache).
+_MOST, _AT_A_TIME = 10_000, 4096
+_TINY = 1e-300
+
+
+class Outlines:
+    """Outlines of several shapes.
+
+    Attributes:
+        shapes: Valid shapely polygons, of several parts too, of shape ``(n,)``.
+        areas: Their areas.
+        bounds: The upright boxes around them, of shape ``(n, 4)``; NaN where there is nothing.
+        corners: How many corners each has; 0 where it is not one ring.
+    """
+
+    def __init__(self, shapes: Sequence[Any] | NDArray[np.object_]) -> None:
+        self.shapes: NDArray[np.object_] = np.asarray(shapes, dtype=object)
+        self.areas: Floats = shapely.area(self.shapes)
+        self.bounds: Floats = shapely.bounds(self.shapes)
+        one_ring = (shapely.get_type_id(self.shapes) == shapely.GeometryType.POLYGON) & (
+            shapely.get_num_interior_rings(self.shapes) == 0
+        )
+        self.corners: NDArray[Any] = np.where(one_ring, np.maximum(shapely.get_num_coordinates(self.shapes) - 1, 0), 0)
+
+    @cached_property
+    def edges(self) -> Floats:
+        """(5, n, most corners): left and right end, slope, height at x = 0 and sign of every edge.
+
+        What a ring with fewer corners is filled up with has no length.
+        """
+        points = np.zeros((len(self.shapes), int(self.corners.max(initial=0)) + 1, 2))
+        rings = self.corners > 0
+        inside = (np.arange(points.shape[1]) <= self.corners[:, None]) & rings[:, None]
+        points[inside] = shapely.get_coordinates(self.shapes[rings])
+        x, y = points[..., 0], points[..., 1]
+        run = np.where(inside[:, 1:], np.diff(x, axis=1), 0.0)
+        slope = np.divide(np.diff(y, axis=1), run, out=np.zeros_like(run), where=run != 0)
+        turn = np.sign((run * (y[:, :-1] + y[:, 1:])).sum(axis=1, keepdims=True))
+        ends = np.minimum(x[:, :-1], x[:, 1:]), np.maximum(x[:, :-1], x[:, 1:])
+        return np.stack((*ends, slope, y[:, :-1] - slope * x[:, :-1], np.sign(run) * turn))
+
+
+def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Floats:
+    """Areas that shapes ``rows`` of ``a`` share with shapes ``columns`` of ``b``, pair by pair."""
+    found: Floats = np.zeros(len(rows))
+    work = a.corners[rows] * b.corners[columns]
+    quick = (work > 0) & (work <= _MOST)
+    if not quick.all():
+        shapes = a.shapes[rows[~quick]], b.shapes[columns[~quick]]
+        found[~quick] = shapely.area(shapely.intersection(*shapes))
+    places = np.flatnonzero(quick)
+    if not places.size:
+        return found
+    # Lines are compared from below all shapes: a trapezoid must not reach under the common line.
+    base = min(a.bounds[rows[places], 1].min(), b.bounds[columns[places], 1].min())
+    step = max(1, _AT_A_TIME // int(work[places].max()))
+    for some in np.split(places, range(step, len(places), step)):
+        found[some] = _shared(_taken(a, rows[some], base), _taken(b, columns[some], base))
+    return found
+
+
+def _taken(outlines: Outlines, places: Places, base: float) -> Floats:
+    taken: Floats = outlines.edges[:, places, : int(outlines.corners[places].max())]
+    taken[3] -= base
+    return taken
+
+
+def _shared(a: Floats, b: Floats) -> Floats:
+    """(n,): the shared areas of rings given by their edges. In place: half of the time went into fresh arrays."""
+    left_a, right_a, slope_a, height_a, sign_a = a[:, :, :, None]
+    left_b, right_b, slope_b, height_b, sign_b = b[:, :, None, :]
+    start, end = np.maximum(left_a, left_b), np.minimum(right_a, right_b)
+    slope, height = slope_a - slope_b, height_a - height_b
+    first, last = slope * start, slope
+    last *= end
+    first += height
+    last += height
+    middle = start + end
+    width = np.subtract(end, start, out=end)
+    np.maximum(width, 0.0, out=width)
+    lower = np.multiply(slope_b, middle, out=middle)
+    lower += 2 * height_b
+    under = np.minimum(first, 0.0, out=start)
+    under += np.minimum(last, 0.0, out=height)
+    under *= under
+    apart = np.abs(first, out=first)
+    apart += np.abs(last, out=last)
+    apart += _TINY  # where both lines meet at both ends, nothing is divided by nothing
+    under /= apart
+    lower -= under
+    lower *= width
+    found: Floats = (sign_a * (lower @ sign_b.transpose(0, 2, 1))).sum(axis=(1, 2)) / 2
+    return np.maximum(found, 0.0)
