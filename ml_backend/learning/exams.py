@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -29,8 +30,13 @@ from ml_backend.preprocess import prepare
 KEPT = 2000
 """Answers that stay in memory: of a version on a photo."""
 
+EXAMS = 32
+"""Exams that stay in memory with their marks: the versions before the served one are asked again at every run."""
+
 HEADS = 8
 """Heads that stay in memory, so that their versions answer without being opened."""
+
+Kept = TypeVar("Kept")
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +61,7 @@ class Examiner:
         self._album = album
         self._photos = photos
         self._answers: OrderedDict[tuple[str, str], _Answer] = OrderedDict()
+        self._exams: OrderedDict[tuple[str, str], Exam] = OrderedDict()
         self._heads: OrderedDict[str, Head] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -62,8 +69,8 @@ class Examiner:
         """A version that was learned here: its head answers for it, and what another of that name said is forgotten."""
         with self._lock:
             self._heads[version] = head
-            for key in [key for key in self._answers if key[0] == version]:
-                del self._answers[key]
+            _take(self._answers, version)
+            _take(self._exams, version)
             while len(self._heads) > HEADS:
                 self._heads.popitem(last=False)
 
@@ -75,8 +82,8 @@ class Examiner:
         """A candidate became a version: what it said stays said."""
         with self._lock:
             self._heads[to] = self._heads.pop(version)
-            for key in [key for key in self._answers if key[0] == version]:
-                self._answers[to, key[1]] = self._answers.pop(key)
+            self._answers.update({(to, key): answer for key, answer in _take(self._answers, version).items()})
+            self._exams.update({(to, key): exam for key, exam in _take(self._exams, version).items()})
 
     def examine(
         self,
@@ -96,6 +103,11 @@ class Examiner:
             backbone: Sees photos for the base and for what was learned on it; None: every version is opened.
             base: The base's version.
         """
+        asked = version, f"{hash(tuple(lessons))} {config!r}"
+        with self._lock:
+            if asked in self._exams:
+                self._exams.move_to_end(asked)
+                return self._exams[asked]
         head = self._heads.get(version) if backbone is not None else None
         if backbone is not None and (head is not None or version == base):
             names, look = (head or backbone).names, self._seen(head, backbone)
@@ -113,7 +125,13 @@ class Examiner:
             self._keep(key, answer)
             truths.append(Truth(drawn_on(lesson, answer.width, answer.height), lesson.labels))
             found.append(answer.found)
-        return Exam(truths, found, labels_of(config, names))
+        exam = Exam(truths, found, labels_of(config, names))
+        if len(truths) == len(lessons):  # a photo that could not be had may be there the next time
+            with self._lock:
+                self._exams[asked] = exam
+                while len(self._exams) > EXAMS:
+                    self._exams.popitem(last=False)
+        return exam
 
     def _opened(self, detector: Detector) -> _Looker:
         """How an opened model looks at a photo."""
@@ -143,6 +161,11 @@ class Examiner:
             self._answers.move_to_end(key)
             while len(self._answers) > KEPT:
                 self._answers.popitem(last=False)
+
+
+def _take(kept: OrderedDict[tuple[str, str], Kept], version: str) -> dict[str, Kept]:
+    """Removes what is kept of a version, and gives it back by the rest of its key."""
+    return {key[1]: kept.pop(key) for key in [key for key in kept if key[0] == version]}
 
 
 def base_finds(sight: Sight, *, floor: float) -> Detections:

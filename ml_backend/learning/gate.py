@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -52,6 +53,10 @@ class Exam:
 
     def by_class(self) -> dict[str, float]:
         """AP50 of every class that was drawn."""
+        return dict(self._by_class)
+
+    @cached_property
+    def _by_class(self) -> dict[str, float]:
         return ap50(self.truths, self.found, names=list(self.names))
 
     @property

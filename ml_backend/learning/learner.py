@@ -173,7 +173,7 @@ class Learner:
     def _examples(self, of: Material, backbone: Backbone) -> tuple[list[Example], int]:
         """The labelled photos with what is seen on them, and how many could not be had."""
         lessons = sample([(task, photo) for task, _, photos in of.lessons for photo in photos])
-        known = self._kit.looks.known(of.project, backbone.version)
+        known = self._kit.looks.tasks(of.project, backbone.version)
         vectors: dict[int, Any] = {}
         examples, bad = [], 0
         with of.watch.phase("photos", len(lessons)) as tell:

@@ -55,6 +55,12 @@ class LookStore:
                 for row in connection.execute(query)
             }
 
+    def tasks(self, project: int, backbone: str) -> set[int]:
+        """Every task of a project with a vector of this backbone."""
+        with reading(self.engine) as connection:
+            query = sa.select(LOOKS.c.task).where(LOOKS.c.project == project, LOOKS.c.backbone == backbone)
+            return set(connection.scalars(query))
+
     def waiting(self, project: int, version: str) -> list[Waiting]:
         """The open tasks that a version has looked at, in the order in which they are served."""
         done = sa.select(TASKS.c.task).where(TASKS.c.project == project, TASKS.c.state != "gone")
