@@ -44,6 +44,58 @@ def test_coco_shapes_are_what_they_are(read, tmp_path):
     assert photos["empty.jpg"].drawn == ()
 
 
+def sheet_of(names, category=1, label="car"):
+    return {
+        "images": [{"id": n, "file_name": name, "width": 640, "height": 360} for n, name in enumerate(names, 1)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": category, "bbox": [1, 2, 30, 40]}],
+        "categories": [{"id": category, "name": label}],
+    }
+
+
+@pytest.mark.parametrize(
+    "names", [("instances_{}.json",), ("instances_{}2017.json", "captions_{}2017.json"), ("{}.json",)]
+)
+def test_the_coco_files_of_splits_are_one_data_set(read, tmp_path, names):
+    (tmp_path / "annotations").mkdir()
+    for split, photo, label in (("train", "a.jpg", "car"), ("val", "b.jpg", "dog")):
+        for name in names:
+            told = sheet_of([photo], label=label) if "captions" not in name else {"images": [], "annotations": []}
+            (tmp_path / "annotations" / name.format(split)).write_text(json.dumps(told))
+    photos, problems, data = read(tmp_path)
+    assert {name: photo.drawn[0].label for name, photo in photos.items()} == {"a.jpg": "car", "b.jpg": "dog"}
+    assert problems == []
+    assert data.labels == ("car", "dog")  # both are number 1 in their own file
+
+
+def test_photos_of_one_name_in_two_splits_are_told_apart(read, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / f"images/{split}").mkdir(parents=True)
+        (tmp_path / f"images/{split}/1.jpg").write_bytes(b"")
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(sheet_of(["1.jpg"])))
+    photos, _, _ = read(tmp_path)
+    assert set(photos) == {"train/1.jpg", "val/1.jpg"}
+
+
+def test_a_file_beside_the_coco_files_is_told_and_left_out(read, tmp_path):
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(sheet_of([f"{name}.jpg"])))
+    (tmp_path / "notes.json").write_text("{}")
+    photos, _, data = read(tmp_path)
+    assert set(photos) == {"train.jpg", "val.jpg"}
+    assert any("notes.json" in note for note in data.notes)
+
+
+def test_what_is_no_data_set_is_named_for_what_it_is(read, tmp_path):
+    (tmp_path / "tasks.json").write_text('[{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}]')
+    with pytest.raises(DatasetError, match="Label Studio's own JSON"):
+        read(tmp_path / "tasks.json")
+    (tmp_path / "versions/v000001").mkdir(parents=True)
+    for name in ("HEAD.json", "classes.json", "versions/v000001/manifest.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(DatasetError, match="dataset pull"):
+        read(tmp_path)
+
+
 BROKEN = {
     "no such category": {"category_id": 99},
     "no such image": {"image_id": 99},

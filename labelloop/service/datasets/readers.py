@@ -1,19 +1,25 @@
 """READERS: the data sets that can be read, and which of them a folder or a file is."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from labelloop.service.datasets.coco import read_coco, read_results
+from labelloop.service.datasets.coco import read_results
 from labelloop.service.datasets.dataset import DataSet
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
 from labelloop.service.datasets.ndjson import read_ndjson
+from labelloop.service.datasets.sheets import coco_sheets, read_sheets
 from labelloop.service.datasets.voc import read_voc
 from labelloop.service.datasets.yolo import ROWS, SHEETS, read_yolo
 from labelloop.service.settings import Settings
+
+_HEAD = 1 << 16
+_TASKS = re.compile(rb'\[\s*\{.{0,2000}?"(data|annotations|predictions)"\s*:\s*[\[{]', re.DOTALL)
+"""The beginning of a list of Label Studio's tasks: COCO's results have numbers, boxes and run lengths alone."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -57,7 +63,9 @@ def _yolo(task: str) -> Callable[[Place], DataSet]:
 
 
 READERS: Mapping[str, Callable[[Place], DataSet]] = {
-    "coco": _from_file(read_coco, ".json"),
+    "coco": lambda place: read_sheets(
+        place.files, place.photos, [place.file] if place.file else coco_sheets(place.files)
+    ),
     "coco-results": _from_file(read_results, ".json"),
     "voc": lambda place: read_voc(place.files),
     "yolo": _yolo(""),
@@ -105,26 +113,44 @@ def read_dataset(place: Place, format: str = "auto") -> DataSet:  # noqa: A002 -
 
 
 def recognise(place: Place) -> str:
-    """Which of `READERS` a place is for: by the file's name and first sign, or by the files of a folder."""
+    """Which of `READERS` a place is for: by the file's name and first sign, or by the files of a folder.
+
+    Raises:
+        DatasetError: It is something that other commands, or Label Studio itself, are for.
+    """
     if place.file:
-        if place.file.endswith(".ndjson"):
-            return "ndjson"
-        if place.file.endswith((".yaml", ".yml")):
-            return "yolo"
-        return "coco-results" if place.files.read(place.file)[:4096].lstrip()[:1] == b"[" else "coco"
+        return _recognise_file(place)
     names = place.files.names
+    if "HEAD.json" in names and any(name.startswith("versions/") for name in names):
+        raise DatasetError(
+            place.files.place,
+            "it is a data set of `labelloop export`, whose files are packed",
+            fix=f"Unpack it: labelloop dataset pull {place.files.place} --format coco --to DIR, and import DIR.",
+        )
     if any(name in SHEETS for name in names):
         return "yolo"
     if any(name.lower().endswith(".xml") for name in names):
         return "voc"
-    sheets = [name for name in names if name.endswith(".json") and name.count("/") < 2]
-    if len(sheets) == 1:
+    if coco_sheets(place.files):
         return "coco"
-    if len(sheets) > 1:
-        raise DatasetError(
-            place.files.place, f"there are {len(sheets)} JSON files in it", fix="Name one of them, such as " + sheets[0]
-        )
+    if any(name.endswith(".ndjson") and "/" not in name for name in names):
+        return "ndjson"
     if any(name.endswith(".txt") for name in names):
         return "yolo"
     folders = {name.split("/", 1)[0] for name in place.photos.names if name.count("/") > 1}
     return "yolo-classify" if folders and folders <= SPLITS else "images"
+
+
+def _recognise_file(place: Place) -> str:
+    if place.file.endswith(".ndjson"):
+        return "ndjson"
+    if place.file.endswith((".yaml", ".yml")):
+        return "yolo"
+    head = place.files.read(place.file)[:_HEAD].lstrip()
+    if _TASKS.match(head):
+        raise DatasetError(
+            f"{place.files.place}/{place.file}",
+            "it is Label Studio's own JSON",
+            fix="Import it in Label Studio (the project's Import), or make a data set of it: labelloop export --from.",
+        )
+    return "coco-results" if head[:1] == b"[" else "coco"

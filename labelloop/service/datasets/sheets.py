@@ -1,0 +1,77 @@
+"""The COCO files of a folder: one, or one for each split, which are one data set."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import PurePosixPath
+
+import msgspec
+
+from labelloop.service.datasets.coco import read_coco
+from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
+from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.datasets.files import Files, Photos
+
+_KINDS = ("instances", "person_keypoints")
+"""How COCO names the files of objects; others beside them (captions, panoptic) say other things of the same photos."""
+
+
+def coco_sheets(files: Files) -> list[str]:
+    """The JSON files of a folder, not far below it, that may be COCO's: those named as COCO does, where some are."""
+    found = [name for name in files.names if name.endswith(".json") and name.count("/") < 2]
+    for kind in _KINDS:
+        if of_kind := [name for name in found if PurePosixPath(name).name.startswith(kind)]:
+            return of_kind
+    return found
+
+
+def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
+    """The data set of several COCO files: classes by their names, in the order of the files.
+
+    Args:
+        files: The data set's files.
+        photos: Its photos. Where two of one name are in folders named for the splits (``train/1.jpg`` and
+            ``val/1.jpg``), the file's own is taken.
+        names: The COCO files.
+
+    Raises:
+        DatasetError: None of them is one.
+    """
+    sheets: dict[str, DataSet] = {}
+    others: dict[str, DatasetError] = {}
+    for name in names:
+        try:
+            sheets[name] = read_coco(files.read(name), f"{files.place}/{name}")
+        except DatasetError as error:
+            others[name] = error
+    if not sheets:
+        raise next(iter(others.values()), DatasetError(files.place, "there is no COCO file in it"))
+    if len(names) == 1:
+        return sheets[names[0]]
+
+    def read() -> Iterator[LabelledPhoto | Problem]:
+        for name, sheet in sheets.items():
+            split = PurePosixPath(name).stem.rpartition("_")[2]
+            for each in sheet.photos():
+                if isinstance(each, Problem):
+                    yield Problem(f"{name}: {each.item}", each.reason)
+                else:
+                    yield msgspec.structs.replace(each, name=_in_split(each.name, split, photos))
+
+    def union(*lists: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(chain(*lists)))
+
+    return DataSet(
+        "coco",
+        read,
+        union(*(sheet.labels for sheet in sheets.values())),
+        union(*(sheet.joints for sheet in sheets.values())),
+        notes=(
+            f"{' and '.join(sheets)}: taken as one data set",
+            *(f"{name}: {error.reason}; left out" for name, error in others.items()),
+        ),
+    )
+
+
+def _in_split(name: str, split: str, photos: Photos) -> str:
+    own = f"{split}/{name}"
+    return own if photos.find(name) is None and photos.find(own) is not None else name
