@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from labelloop.moved import follow_addresses
 from labelloop.service.changes import Change
 from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError
@@ -64,7 +65,12 @@ def _learning(studio: Studio, project: int, settings: Settings) -> Sequence[Chan
     return connect_learning(project, settings, open_database(settings))
 
 
-STEPS: Mapping[str, Step] = {"ml-backend": connect_ml_backend, "learning": _learning, "qc": _quality_control}
+STEPS: Mapping[str, Step] = {
+    "addresses": follow_addresses,
+    "ml-backend": connect_ml_backend,
+    "learning": _learning,
+    "qc": _quality_control,
+}
 
 
 def show(change: Change) -> None:

@@ -45,7 +45,7 @@ BACKEND, HOOK, TAB = (
 
 
 def test_every_part_is_connected():
-    assert list(STEPS) == ["ml-backend", "learning", "qc"]
+    assert list(STEPS) == ["addresses", "ml-backend", "learning", "qc"]
 
 
 def test_every_change_is_told_and_returned_in_order(settings):

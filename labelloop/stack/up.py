@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from labelloop.connect import connect
+from labelloop.connect import NotConnected, connect
+from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import PREFIX, Settings
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
@@ -21,6 +22,7 @@ from labelloop.stack.progress import Steps
 from labelloop.stack.server import label_studio_part, wait_until_up
 from labelloop.stack.state import DemoProject, State, read_state, sole_supervisor, write_state
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
+from qc_webhooks.projects import ProjectStore
 
 TOKEN, HOOK = "LABELLOOP_LABEL_STUDIO_API_KEY", "LABELLOOP_WEBHOOK_SECRET"
 DASHBOARD = "LABELLOOP_DASHBOARD_PASSWORD"
@@ -104,6 +106,7 @@ class _Run:
     def __init__(self, plan: Plan, steps: Steps, supervisor: Supervisor) -> None:
         self._plan, self._steps, self._supervisor = plan, steps, supervisor
         self._url = plan.urls[URLS["port"]]
+        self._moved = False
 
     def start(self) -> None:
         """Start every part: all at once where the token is known, else Label Studio first, which makes it."""
@@ -144,12 +147,22 @@ class _Run:
                 made = DemoProject(demo.create_project(studio, source.title), photos=len(photos))
                 self._remember(source, made)
                 demo.upload(studio, made.id, photos, step)
-        with steps.step(f"connecting the project {source.title!r}") as step:
-            connect(made.id, settings, studio=studio, tell=lambda change: step.say(change.what))
+        self._connect(studio, made.id, source.title, settings)
+        if self._moved:
+            for other in {row.project for row in ProjectStore(open_database(settings)).all()} - {made.id}:
+                self._connect(studio, other, str(other), settings)
         if not made.complete:
             self._prelabel(studio, made.id)
             self._remember(source, msgspec.structs.replace(made, complete=True))
         return Ready(plan, made.id, source.title, made.photos)
+
+    def _connect(self, studio: Studio, project: int, title: str, settings: Settings) -> None:
+        """What cannot be connected is told with its fix, and the start goes on: everything else works without it."""
+        try:
+            with self._steps.step(f"connecting the project {title!r}") as step:
+                connect(project, settings, studio=studio, tell=lambda change: step.say(change.what))
+        except (NotConnected, NotFound) as error:
+            self._steps.warn(f"{error.message} {error.fix}")
 
     def tell(self, child: Child, how: str) -> None:
         """A part ended by itself: which, how, its last lines and where its log is."""
@@ -166,7 +179,9 @@ class _Run:
     def _write_settings(self) -> None:
         """Addresses and secrets for every command; a token goes with the Label Studio that gave it."""
         home, fresh = self._plan.home, not self._plan.data.exists()
-        values = read_env(home) | self._plan.urls
+        last = read_env(home)
+        values = last | self._plan.urls
+        self._moved = any(last.get(name, url) != url for name, url in self._plan.urls.items())
         if fresh or TOKEN not in values:
             values[TOKEN] = ""
         if fresh:

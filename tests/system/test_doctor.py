@@ -225,7 +225,7 @@ def test_services_that_moved_to_other_addresses_take_a_projects_connections_alon
     moved = loop.studio.create_project(title="moved", label_config=LABEL_CONFIG)["id"]
     connect(moved, before)
     backend_before = backend(loop, moved)
-    foreign = loop.studio.add_webhook(moved, "http://example.com/hook")
+    foreign = loop.studio.add_webhook(moved, "http://localhost:9/hook")
     connect(moved, loop.settings)
     assert [(row["id"], row["url"]) for row in loop.studio.ml_backends(moved)] == [
         (backend_before["id"], loop.settings.ml_url)

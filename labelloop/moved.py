@@ -1,0 +1,54 @@
+"""Takes a project's connections along when our services have moved to other addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from labelloop.service.changes import Change
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from labelloop.service.web import SECRET_HEADER
+from ml_backend.connect import same_address
+
+
+def follow_addresses(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:
+    """Moves the ML backend and the webhooks that were made for us under another address to the one of now.
+
+    Ours are the webhooks that carry our secret, and an ML backend whose webhook does. Without a secret nobody can
+    tell, and nothing is moved.
+
+    Args:
+        studio: Label Studio.
+        project: The project's id.
+        settings: The addresses of now, the secret, and Basic auth.
+
+    Returns:
+        One line for each address that was left; none where all is where it should be.
+    """
+    secret = settings.webhook_secret.get_secret_value()
+    homes = [f"{url.rstrip('/')}/webhook" for url in (settings.ml_url, settings.qc_url)]
+    hooks = [
+        hook for hook in studio.webhooks(project) if secret and (hook["headers"] or {}).get(SECRET_HEADER) == secret
+    ]
+    strays = [hook for hook in hooks if not any(same_address(hook["url"], home) for home in homes)]
+    if not strays:
+        return []
+    changes = []
+    rows = studio.ml_backends(project)
+    there = any(same_address(row["url"], settings.ml_url) for row in rows)
+    for hook in strays:
+        row = next((row for row in rows if same_address(f"{row['url'].rstrip('/')}/webhook", hook["url"])), None)
+        if row is None:
+            what = "webhook"  # quality control's, or one that a removed backend left behind: its part makes it anew
+        elif there:
+            studio.delete_ml_backend(row["id"])
+            what = "ML backend"
+        else:
+            auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
+            studio.update_ml_backend(
+                row["id"], url=settings.ml_url, basic_auth=auth if settings.basic_auth_user else None
+            )
+            there, what = True, "ML backend"
+        studio.delete_webhook(hook["id"])
+        changes.append(Change(f"{what} no longer at {hook['url'].removesuffix('/webhook')}", done=True))
+    return changes
