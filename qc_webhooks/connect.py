@@ -5,15 +5,20 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from labelloop.labeling.errors import LabelingError
 from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from qc_webhooks.errors import NoteRefused
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.review_desk import ReviewStore, ensure_review_project
+from qc_webhooks.sheets import NOTE, with_note
 from qc_webhooks.tabs import ensure_tabs
 from qc_webhooks.webhook import ensure_webhook
+
+_NOTE = "the note above the photo, which says what is disputed"
 
 
 def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine) -> list[Change]:
@@ -29,6 +34,7 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     project = studio.project(project_id)
     changes = [_ensure_annotators(studio, project, policy, MemoryStore(engine))]
     changes += ensure_tabs(studio, project_id)
+    changes.append(_offer_note(project))
     added = ProjectStore(engine).add(project_id)
     changes.append(Change(f"quality control looks at the project every {settings.poll_seconds:g} s", done=added))
     if policy.review_project and (made := ensure_review_project(studio, project_id, settings, ReviewStore(engine))):
@@ -38,6 +44,35 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     if review is not None:
         ensure_webhook(studio, review, settings)
     return changes
+
+
+def show_note(studio: Studio, project_id: int) -> Change:
+    """Puts the line that shows the note on a task into the labelling interface; somebody asked for it.
+
+    Raises:
+        NotFound: No such project.
+        StudioRefused: Label Studio does not accept the changed interface.
+        NoteRefused: The interface has no place for it.
+    """
+    interface = str(studio.project(project_id)["label_config"])
+    try:
+        wanted = with_note(interface)
+    except LabelingError as error:
+        raise NoteRefused(project_id, str(error)) from error
+    if wanted != interface:
+        studio.update_project(project_id, label_config=wanted)
+    return Change(_NOTE, done=wanted != interface)
+
+
+def _offer_note(project: Mapping[str, Any]) -> Change:
+    if "$qc_note" in str(project.get("label_config") or ""):
+        return Change(_NOTE, done=False)
+    return Change(
+        f"annotators and reviewers do not see why a task is disputed: `labelloop connect {project['id']} --note` puts"
+        f" {NOTE} into the labeling interface",
+        done=False,
+        choice=True,
+    )
 
 
 def _ensure_annotators(studio: Studio, project: Mapping[str, Any], policy: Policy, memory: MemoryStore) -> Change:
@@ -50,6 +85,7 @@ def _ensure_annotators(studio: Studio, project: Mapping[str, Any], policy: Polic
             f"{held} annotator a task, left as it is: agreement is measured where {policy.annotators} submit, and"
             f" `set_maximum_annotations = true` in qc/{number}/policy.toml of the home folder asks for as many",
             done=False,
+            choice=True,
         )
     studio.update_project(number, maximum_annotations=policy.annotators)
     memory.forget_overlaps(number)  # Label Studio has set every task's overlap anew

@@ -56,6 +56,18 @@ class HostRefused(QualityControlError):
         self.url = url
 
 
+class NoteRefused(QualityControlError):
+    """A labelling interface that the note cannot be put into."""
+
+    code = "note_refused"
+
+    def __init__(self, project: int, reason: str) -> None:
+        super().__init__(
+            f"The note cannot be shown in project {project}: {reason}.",
+            fix='Put <Header value="$qc_note"/> into the labeling interface yourself, where it is to stand.',
+        )
+
+
 class NotConnected(QualityControlError):
     """A project that quality control has not been connected to."""
 

@@ -1,5 +1,6 @@
 """The commands of the local stack and of the worker, as plain functions that `labelloop` mounts."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -85,17 +86,25 @@ def down(*, wait_s: float = 30.0) -> None:
     print("Everything has ended.")
 
 
-def connect(project: int) -> None:
+def connect(project: int, *, note: Annotated[bool, Parameter(negative="")] = False) -> None:
     """Join a project of Label Studio to the loop: ML backend, webhooks, tabs, sampling. Twice changes nothing.
 
     Args:
         project: The project's number, as in its address: /projects/NUMBER/.
+        note: Also put a line into the labeling interface that shows above the photo why a task is disputed.
     """
     from labelloop.connect import connect as run
     from labelloop.service.logs import setup_logging
 
     settings = Settings()
     setup_logging(settings)
+    if note:
+        from labelloop.connect import show
+        from labelloop.service.studio import Studio
+        from qc_webhooks.connect import show_note
+
+        with contextlib.closing(Studio.from_settings(settings)) as studio:
+            show(show_note(studio, project))
     changes = run(project, settings)
     made = sum(change.done for change in changes)
     print(f"Project {project} is connected; {made} of {len(changes)} things were changed.")

@@ -7,8 +7,8 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.commands import project_status, recheck_project
-from qc_webhooks.connect import connect
-from qc_webhooks.errors import HostRefused, NotConnected
+from qc_webhooks.connect import connect, show_note
+from qc_webhooks.errors import HostRefused, NotConnected, NoteRefused
 from qc_webhooks.events import WANTED
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.tabs import TABS, ensure_tabs, tab_data
@@ -23,15 +23,17 @@ class Admin:
 
     def __init__(self):
         self.maximum = 1
+        self.interface = "<View><Image/></View>"
         self.hooks, self.tabs, self.writes = {}, {}, []
         self.refuses = None
 
     def project(self, id_):
-        return {"id": id_, "maximum_annotations": self.maximum}
+        return {"id": id_, "maximum_annotations": self.maximum, "label_config": self.interface}
 
     def update_project(self, _id, **fields):
         self.writes.append("project")
-        self.maximum = fields["maximum_annotations"]
+        self.maximum = fields.get("maximum_annotations", self.maximum)
+        self.interface = fields.get("label_config", self.interface)
 
     def webhooks(self, _project):
         return copy.deepcopy(list(self.hooks.values()))
@@ -78,9 +80,9 @@ def settings(tmp_path):
 
 
 def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, engine):
-    number, *others = connect(admin, PROJECT, settings, engine)
-    assert all(change.done for change in others)
-    assert not number.done
+    changes = connect(admin, PROJECT, settings, engine)
+    assert all(change.done != change.choice for change in changes)
+    assert [change.choice for change in changes].count(True) == 2, "how many annotate, and the note above the photo"
     (hook,) = admin.hooks.values()
     assert hook["url"] == URL
     assert hook["headers"] == {"X-Labelloop-Secret": "s3cret"}
@@ -130,6 +132,23 @@ def test_basic_auth_goes_along_where_there_is_no_secret(admin, tmp_path, engine)
     settings = Settings(home=tmp_path, qc_url="http://qc.internal", basic_auth_user="u", basic_auth_password="p")
     connect(admin, PROJECT, settings, engine)
     assert admin.hooks[1]["headers"] == {"Authorization": "Basic dTpw"}
+
+
+def test_the_note_is_offered_and_put_in_when_asked_for_only(admin, settings, engine):
+    (offer,) = [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
+    assert offer.choice
+    assert not offer.done
+    assert admin.interface == "<View><Image/></View>"
+    assert show_note(admin, 7).done
+    assert admin.interface.startswith('<View>\n  <Header value="$qc_note"/>')
+    assert not show_note(admin, 7).done
+    assert not [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
+
+
+def test_an_interface_without_room_for_the_note_is_refused(admin):
+    admin.interface = "<Image/>"
+    with pytest.raises(NoteRefused, match="no <View>"):
+        show_note(admin, 7)
 
 
 def test_more_annotators_than_the_policy_wants_stay(admin, settings, engine):
