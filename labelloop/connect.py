@@ -74,8 +74,9 @@ STEPS: Mapping[str, Step] = {
 
 
 def show(change: Change) -> None:
-    """Print one change: what was done, or that it was right already."""
-    print(f"  {'done         ' if change.done else 'already right'}  {change.what}")
+    """Print one change: what was done, that it was right already, or that it is for a person to choose."""
+    state = "done" if change.done else "your choice" if change.choice else "already right"
+    print(f"  {state:<13}  {change.what}")
 
 
 def connect(
