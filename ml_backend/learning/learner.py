@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -68,8 +69,9 @@ class Learner:
         try:
             asked = Asked.of(events)
             with watch.phase("wait"):
+                read = self._read_ahead(project, asked, policy) if policy.debounce_s and not new else None
                 asked = self._settled(project, asked, policy.debounce_s)
-            material = self._material(project, asked, policy, watch, sweep=new or asked.sweep)
+            material = self._material(project, asked, policy, watch, sweep=new or asked.sweep, read=read)
             return self._run(material) if material is not None else None
         except NotFound:
             log.info("project_gone", project=project)
@@ -77,6 +79,19 @@ class Learner:
             return None
         finally:
             self._kit.lessons.phase(project, "")
+
+    def _read_ahead(self, project: int, asked: Asked, policy: LearningPolicy) -> Asked | None:
+        """Reads and looks at what is asked for, while it is waited for more anyway; gives back what was read."""
+        if asked.sweep or asked.now or asked.annotations or len(asked.tasks) > BURST:
+            return None
+        config = self._kit.studio.label_config(project)
+        self._kit.reader.read(project, asked.tasks, config=config, held_out=policy.held_out)
+        with contextlib.suppress(ModelError, MediaError):  # the run meets them again, and tells
+            backbone = self._kit.bases.backbone(self._kit.bases.served(project))
+            for task, _, photos in self._kit.lessons.taught(project, only=asked.tasks):
+                for photo in photos:
+                    self._kit.album.sight(backbone, photo.url, task=task)
+        return asked
 
     def _settled(self, project: int, asked: Asked, quiet_s: float) -> Asked:
         """Waits until nothing new came for a while, so that a burst of submits is one fit. What came is answered too.
@@ -96,9 +111,16 @@ class Learner:
         return asked
 
     def _material(
-        self, project: int, asked: Asked, policy: LearningPolicy, watch: Stopwatch, *, sweep: bool
+        self,
+        project: int,
+        asked: Asked,
+        policy: LearningPolicy,
+        watch: Stopwatch,
+        *,
+        sweep: bool,
+        read: Asked | None,
     ) -> Material | None:
-        """Reads Label Studio; None where that gives nothing to fit."""
+        """Reads Label Studio, but for what was read already; None where that gives nothing to fit."""
         started_at = time.time()
         watch.seconds["wait"] = round(started_at - asked.asked_at, 3)
         with watch.phase("read"):
@@ -108,7 +130,8 @@ class Learner:
             tasks = (
                 asked.tasks | self._kit.lessons.owners(project, asked.annotations) if asked.annotations else asked.tasks
             )
-            self._kit.reader.read(project, tasks, config=config, held_out=policy.held_out)
+            if asked != read:
+                self._kit.reader.read(project, tasks, config=config, held_out=policy.held_out)
             lessons, held = self._kit.lessons.taught(project, "teaches"), self._kit.lessons.taught(project, "held_out")
             served = self._kit.bases.served(project)
         material = Material(project, asked, policy, config, served, lessons, held, started_at, watch)

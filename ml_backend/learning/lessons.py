@@ -160,14 +160,23 @@ class Lessons:
                 gone = {"state": "gone", "seen": "", "annotations": "[]", "photos": "[]", "boxes": 0}
                 connection.execute(sa.update(TASKS).where(mine).values(**gone, reason="", read_at=time.time()))
 
-    def taught(self, project: int, state: str) -> list[tuple[int, str, tuple[Lesson, ...]]]:
-        """(task, its checksum, its photos) of every task in a state, by task."""
+    def taught(
+        self, project: int, *states: str, only: Iterable[int] | None = None
+    ) -> list[tuple[int, str, tuple[Lesson, ...]]]:
+        """(task, its checksum, its photos) of every task in these states (all that count), by task.
+
+        Args:
+            project: Its number.
+            states: `teaches`, `held_out`.
+            only: Of these tasks, a few.
+        """
+        query = sa.select(TASKS.c.task, TASKS.c.seen, TASKS.c.photos).where(
+            TASKS.c.project == project, TASKS.c.state.in_(states or ("teaches", "held_out"))
+        )
+        if only is not None:
+            query = query.where(TASKS.c.task.in_(sorted(only)))
         with reading(self.engine) as connection:
-            rows = connection.execute(
-                sa.select(TASKS.c.task, TASKS.c.seen, TASKS.c.photos)
-                .where(TASKS.c.project == project, TASKS.c.state == state)
-                .order_by(TASKS.c.task)
-            ).all()
+            rows = connection.execute(query.order_by(TASKS.c.task)).all()
         return [(row.task, row.seen, msgspec.json.decode(row.photos, type=tuple[Lesson, ...])) for row in rows]
 
     def worked(self, project: int) -> list[Worked]:

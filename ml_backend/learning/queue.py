@@ -122,7 +122,7 @@ class _Work:
             for prediction in task.predictions
             if prediction.model_version == self._version and prediction.id is not None
         }
-        taught = [*kit.lessons.taught(project, "teaches"), *kit.lessons.taught(project, "held_out")]
+        taught = kit.lessons.taught(project)
         self._labelled = {task for task, _, _ in taught}
         self._drawn = Counter(label for _, _, photos in taught for photo in photos for label in photo.labels)
         self._known = self._vectors_known()

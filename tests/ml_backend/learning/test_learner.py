@@ -75,6 +75,36 @@ def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_le
     assert served_version(settings, project=PROJECT) == base
 
 
+def test_what_is_read_while_it_is_waited_for_more_is_read_once_and_what_comes_meanwhile_too(
+    kit, studio, policy, monkeypatch
+):
+    policy("debounce_s = 0.2\nheld_out = 0\n")
+    kit.lessons.connect(PROJECT)
+    first, second = (studio.label(seed) for seed in (1, 2))
+    kit.inbox.put(LEARN, str(PROJECT), "first", {"tasks": [first, second], "source": "test"})
+    asked = []
+    read = kit.reader.read
+    monkeypatch.setattr(
+        kit.reader, "read", lambda project, tasks, **more: (asked.append(set(tasks)), read(project, tasks, **more))
+    )
+    learner = Learner(kit)
+    run = learner.learn(PROJECT, kit.inbox.open_events(LEARN, str(PROJECT)))
+    assert (run.verdict, run.tasks, asked) == ("published", 2, [{first, second}])
+    assert run.seconds["wait"] >= 0.2
+    # Somebody corrects the photo just when it was read.
+    kit.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
+    late = studio.add_photo(5)
+    settled = learner._settled
+
+    def settle(*given):
+        studio.label(5, task=late)
+        kit.inbox.put(LEARN, str(PROJECT), "third", {"tasks": [late], "source": "test"})
+        return settled(*given)
+
+    monkeypatch.setattr(learner, "_settled", settle)
+    assert learner.learn(PROJECT, kit.inbox.open_events(LEARN, str(PROJECT))).tasks == 4
+
+
 def test_a_version_brings_the_thresholds_that_annotators_left_it(kit, learn, studio, policy):
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)])
     found = kit.bases.thresholds(run.version)
