@@ -134,7 +134,9 @@ class Columns(msgspec.Struct, frozen=True):
         )
 
 
-def draw(boxes: Floats, points: Floats, counts: Sequence[int], ring: NDArray[np.bool_], sizes: Floats) -> Shapes:
+def draw(
+    boxes: Floats, points: Floats, counts: Sequence[int] | NDArray[np.int64], ring: NDArray[np.bool_], sizes: Floats
+) -> Shapes:
     """Shapes in pixels from percent.
 
     Args:

@@ -4,6 +4,7 @@ What is usual is said by types, which msgspec checks while it decodes; a task th
 `labelloop.labeling` and `exporters.assemble`, which know all there is. Both give the same data set, to the byte.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Annotated, Any, Literal, cast
@@ -11,7 +12,6 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from exporters.assemble import Rules
 from exporters.choose import TOGETHER, is_disputed
@@ -20,10 +20,11 @@ from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
 from labelloop.labeling.config import LabelConfig
 
+_AT_ONCE = 32
 _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Length = Annotated[float, Meta(gt=0, lt=1e9)]
-_Pixels = Annotated[int, Meta(gt=0)]
+_Pixels = Annotated[int, Meta(gt=0, lt=1_000_000_000)]
 
 
 class Value(msgspec.Struct, gc=False):
@@ -77,11 +78,14 @@ class Usual:
         self._rules = rules
         self._keys = [tag.value for tag in rules.config.images] if rules.config else None
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_task_type(rules.config)).decode
+        self._chosen_by: dict[tuple[bool, int | None], str] = {}
 
     def read(self, texts: Sequence[bytes | None]) -> Drafts:
         """The usual tasks of a block: ``None`` stands for what need not be looked at."""
-        found = [self._one(text) if text is not None else None for text in texts]
-        return _Block(found).drafts() if any(found) else Drafts([None] * len(found))
+        block = _Block()
+        for first in range(0, len(texts), _AT_ONCE):
+            block.add([self._one(text) if text is not None else None for text in texts[first : first + _AT_ONCE]])
+        return block.drafts()
 
     def _one(self, text: bytes) -> "_Found | None":
         """A task and its one annotation that counts; None where there is anything to ask."""
@@ -98,8 +102,20 @@ class Usual:
         url = task.data.get(keys[0]) if len(keys) == 1 else None
         if type(url) is not str or not url:
             return None
-        chosen, rule = self._rules.policy((annotation,))
-        return _Found(task.id, keys[0], url, annotation, rule) if len(chosen) == 1 and rule != TOGETHER else None
+        rule = self._rule(annotation)
+        return _Found(task.id, keys[0], url, annotation, rule) if rule else None
+
+    def _rule(self, annotation: Any) -> str:
+        """The rule by which a task's only annotation counts by itself; empty where it does not.
+
+        Of a single annotation no policy looks at more than who made it and whether it is the ground truth.
+        """
+        kind = annotation.ground_truth, annotation.completed_by
+        rule = self._chosen_by.get(kind)
+        if rule is None:
+            chosen, rule = self._rules.policy((annotation,))
+            rule = self._chosen_by[kind] = rule if len(chosen) == 1 and rule != TOGETHER else ""
+        return rule
 
 
 class _Found(msgspec.Struct, gc=False):
@@ -113,73 +129,95 @@ class _Found(msgspec.Struct, gc=False):
 
 
 class _Block:
-    """The columns of a block's usual tasks."""
+    """The columns of a block's usual tasks, filled by a few tasks at a time, which are let go at once.
 
-    def __init__(self, found: list[_Found | None]) -> None:
-        self._found = found
+    What was just decoded lies in the processor's cache; a block of it would not.
+    """
 
-    def drafts(self) -> Drafts:
-        """Which of them are usual in what types cannot say as well, and their columns."""
-        tasks = [each for each in self._found if each]
-        results = list(chain.from_iterable(each.annotation.result for each in tasks))
-        lengths = np.array([len(each.annotation.result) for each in tasks])
-        first = np.concatenate(([0], np.cumsum(lengths)))
+    def __init__(self) -> None:
+        self._of: list[Draft | None] = []
+        self._fields = [array("d") for _ in range(5)]  # x, y, width, height, rotation
+        self._sizes = array("q"), array("q")
+        self._points, self._counts = array("d"), array("q")
+        self._ring, self._fine, self._told_apart = bytearray(), bytearray(), bytearray()
+        self._said = Said([], [], [], [], [])
+
+    def add(self, found: Sequence[_Found | None]) -> None:
+        """Take some tasks: ``None`` for one that is not usual."""
+        tasks = [each for each in found if each]
+        results = list(chain.from_iterable([each.annotation.result for each in tasks]))
         values = [each.value for each in results]
         points = [each.points for each in values]
-        ring = _flags([each is not None for each in points])
-        labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
-        fields = (
-            [each.x for each in values],
-            [each.y for each in values],
-            [each.width for each in values],
-            [each.height for each in values],
-            [each.rotation for each in values],
-        )
-        boxes = np.array(list(chain.from_iterable(fields))).reshape(5, -1).T
-        sizes = np.array([[each.original_width for each in results], [each.original_height for each in results]]).T
-        fine = _flags([each.type == "polygonlabels" for each in results]) == ring
-        fine &= _flags([each is not None for each in labels])
-        fine &= ring | ~np.isnan(boxes[:, :4]).any(axis=1)
-        fine &= (sizes == np.repeat(sizes[first[:-1]], lengths, axis=0)).all(axis=1)  # one image has one size
-        good = np.logical_and.reduceat(fine, first[:-1]) & self._told_apart(tasks)
         drawn = [each for each in points if each is not None]
-        flat = np.array(list(chain.from_iterable(chain.from_iterable(drawn)))).reshape(-1, 2)
-        shapes = draw(boxes, flat, [len(each) for each in drawn], ring, sizes.astype(np.float64))
-        of: list[Draft | None] = []
-        spans = iter(
-            zip(good.tolist(), first[:-1].tolist(), first[1:].tolist(), sizes[first[:-1]].tolist(), strict=True)
+        self._points.fromlist(list(chain.from_iterable(chain.from_iterable(drawn))))
+        self._counts.fromlist([len(each) for each in drawn])
+        ring = [each is not None for each in points]
+        labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
+        x, y, width, height, rotation = self._fields
+        x.fromlist([each.x for each in values])
+        y.fromlist([each.y for each in values])
+        width.fromlist([each.width for each in values])
+        height.fromlist([each.height for each in values])
+        rotation.fromlist([each.rotation for each in values])
+        self._sizes[0].fromlist([each.original_width for each in results])
+        self._sizes[1].fromlist([each.original_height for each in results])
+        self._ring += bytes(ring)
+        self._fine += bytes(
+            [
+                label is not None and (each.type == "polygonlabels") is mine
+                for each, label, mine in zip(results, labels, ring, strict=True)
+            ]
         )
-        for each in self._found:
+        self._said.labels.extend([each[0] if each else "" for each in labels])
+        self._said.regions.extend([each.id for each in results])
+        self._said.scores.extend([each.score for each in results])
+        self._say(found)
+
+    def _say(self, found: Sequence[_Found | None]) -> None:
+        """What is said once a task, and where its rows are."""
+        for each in found:
             if each is None:
-                of.append(None)
+                self._of.append(None)
                 continue
-            usual, start, stop, (width, height) = next(spans)
-            of.append(Draft(each.task, each.key, each.url, each.rule, start, stop, width, height) if usual else None)
-        return Drafts(
-            of,
-            shapes,
-            fit(shapes),
-            Said(
-                [each[0] if each else "" for each in labels],
-                [each.id for each in results],
-                list(chain.from_iterable([each.annotation.id] * len(each.annotation.result) for each in tasks)),
-                list(
-                    chain.from_iterable([each.annotation.completed_by] * len(each.annotation.result) for each in tasks)
-                ),
-                [each.score for each in results],
-            ),
-        )
+            annotation = each.annotation
+            rows = len(annotation.result)
+            first = len(self._said.annotations)
+            self._said.annotations.extend([annotation.id] * rows)
+            self._said.annotators.extend([annotation.completed_by] * rows)
+            ids = set(self._said.regions[first : first + rows])
+            self._told_apart.append(len(ids) == rows)  # results of one id are one region
+            size = annotation.result[0]
+            self._of.append(
+                Draft(
+                    each.task,
+                    each.key,
+                    each.url,
+                    each.rule,
+                    first,
+                    first + rows,
+                    size.original_width,
+                    size.original_height,
+                )
+            )
 
-    @staticmethod
-    def _told_apart(tasks: list[_Found]) -> NDArray[np.bool_]:
-        """Whether the regions of a task have ids of their own: results of one id are one region."""
-        return _flags(
-            [len({each.id for each in task.annotation.result}) == len(task.annotation.result) for task in tasks]
-        )
-
-
-def _flags(values: list[bool]) -> NDArray[np.bool_]:
-    return np.frombuffer(bytes(values), np.bool_)
+    def drafts(self) -> Drafts:
+        """Which of the tasks are usual in what types cannot say as well, and the columns."""
+        first = np.array([each.first for each in self._of if each], np.int64)
+        if not len(first):
+            return Drafts(self._of)
+        boxes = np.stack([np.frombuffer(field) for field in self._fields], axis=1)
+        sizes = np.stack([np.frombuffer(size, np.int64) for size in self._sizes], axis=1)
+        ring = np.frombuffer(self._ring, np.bool_)
+        fine = np.frombuffer(self._fine, np.bool_) & (ring | ~np.isnan(boxes[:, :4]).any(axis=1))
+        lengths = np.diff(first, append=len(ring))
+        fine &= (sizes == np.repeat(sizes[first], lengths, axis=0)).all(axis=1)  # one image has one size
+        good = np.logical_and.reduceat(fine, first) & np.frombuffer(self._told_apart, np.bool_)
+        if not good.all():
+            usual = iter(good.tolist())
+            self._of = [each if each and next(usual) else None for each in self._of]
+        points = np.frombuffer(self._points).reshape(-1, 2)
+        shapes = draw(boxes, points, np.frombuffer(self._counts, np.int64), ring, sizes.astype(np.float64))
+        return Drafts(self._of, shapes, fit(shapes), self._said)
 
 
 def _task_type(config: LabelConfig | None) -> Any:
