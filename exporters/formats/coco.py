@@ -6,17 +6,14 @@ Format: https://cocodataset.org/#format-data. Numbers are rounded to 1/10,000 of
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from typing import Any, BinaryIO, ClassVar
 
 import msgspec
-import numpy as np
 
 from exporters.block import Block
-from exporters.columns import Columns
 from exporters.dataset import Image, Item, Object
+from exporters.formats.coco_rows import annotation_rows, fits
 from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Job, Place, Record, shape_name
-from exporters.formats.many import numbers, ring_texts, rounded, texts
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
 from exporters.shapes import is_upright, rings, visible
 from labelloop.labeling.geometry import KeyPoint, Mask
@@ -74,19 +71,19 @@ class Coco(ItemFormat):
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`. Key points need the objects of an image together: then images go one by one."""
         columns = block.columns
-        if columns is None or self.job.skeleton:
+        if columns is None or self.job.skeleton or not fits(columns):
             return super().encode(block)
         encoded = self.encode_some(block.items.items(), len(block))
-        rows = _usual_annotations(columns, [block.images[place].id for place in block.usual])
+        rows = annotation_rows(columns, [block.images[place].id for place in block.usual])
         for number, place in enumerate(block.usual):
             first, last = columns.first[number], columns.first[number + 1]
             if columns.others:
                 for row in columns.others.keys() & range(first, last):
                     converted: Counter[str] = Counter()
                     annotation = _annotation(columns.others[row], block.images[place], converted)
-                    rows[row] = _encode(annotation).decode()
+                    rows[row] = _encode(annotation)
                     encoded.converted.extend((place, change, times) for change, times in converted.items())
-            encoded.records[place] = _record(block.images[place], f"[{','.join(rows[first:last])}]".encode())
+            encoded.records[place] = _record(block.images[place], b"[%b]" % b",".join(rows[first:last]))
         return encoded
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
@@ -164,59 +161,6 @@ def _annotation(each: Object, image: Image, converted: Counter[str]) -> dict[str
     if each.annotators:
         record["annotators"] = each.annotators
     return record
-
-
-def _usual_annotations(columns: Columns, images: Sequence[int]) -> list[str]:
-    """The annotations of rows as JSON, as `_annotation` has them; of kind ``OTHER`` they are to be replaced."""
-    boxes = rounded(columns.fits.boxes, 4)
-    sides = rounded(boxes[:, 2:] - boxes[:, :2], 4)
-    tokens = numbers(np.column_stack((boxes, sides, rounded(columns.fits.areas, 4))))
-    x0, y0, x1, y1, widths, heights, areas = (tokens[place::7] for place in range(7))
-    outlines = [f"[{x},{y},{u},{y},{u},{v},{x},{v}]" for x, y, u, v in zip(x0, y0, x1, y1, strict=True)]
-    rings = columns.shapes.rings
-    sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)
-    points = rounded(np.minimum(np.maximum(rings.points, 0.0), sizes), 4)
-    for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
-        outlines[row] = text
-    said = columns.said
-    heads, tails = _of_images(columns, images)
-    kinds = {kind: str(kind) for kind in set(columns.class_ids)}
-    rows = [
-        f'{{"id":{number},{head}{kind},"bbox":[{x},{y},{width},{height}],"area":{area},"segmentation":[{outline}],'
-        f'"iscrowd":0,"region_id":{region}{tail}'
-        for number, head, kind, x, y, width, height, area, outline, region, tail in zip(
-            columns.ids,
-            heads,
-            map(kinds.__getitem__, columns.class_ids),
-            x0,
-            y0,
-            widths,
-            heights,
-            areas,
-            outlines,
-            texts(said.regions),
-            tails,
-            strict=True,
-        )
-    ]
-    if said.scores.count(None) < len(said.scores):
-        for row, score in enumerate(said.scores):
-            if score is not None:
-                rows[row] = f'{rows[row][:-1]},"score":{_encode(score).decode()}}}'
-    return rows
-
-
-def _of_images(columns: Columns, images: Sequence[int]) -> tuple[list[str], list[str]]:
-    """For each row what stands before its category and what after its region: the same for all rows of an image."""
-    heads: list[str] = []
-    tails: list[str] = []
-    annotations, annotators = columns.said.annotations, columns.said.annotators
-    for image, (first, last) in zip(images, pairwise(columns.first), strict=True):
-        if first < last:
-            annotation, annotator = _encode(annotations[first]).decode(), _encode(annotators[first]).decode()
-            heads += [f'"image_id":{image},"category_id":'] * (last - first)
-            tails += [f',"annotation_id":{annotation},"annotator":{annotator}}}'] * (last - first)
-    return heads, tails
 
 
 def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Rows of text by the million: literals, numbers and texts in cells of fixed width, whose empty bytes go at the end.
+
+A block's rows are one array of bytes, filled a column at a time. Numbers are whole ones, or whole numbers of a decimal
+unit, taken four digits at a time from tables; they come out as JSON has them (`1240.5`, `0.0`), to the byte.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Cell = bytes | NDArray[np.uint32] | NDArray[np.bytes_]
+"""A literal, or a column of a row each: four digits, or texts. What is shorter than its cell ends in zero bytes."""
+
+END = b"\x01"
+"""The end of a row: no text of JSON or XML has it."""
+SMALLEST = 1_000
+"""Hundred-millionths below which JSON writes a number with an exponent, and `decimal` does not."""
+_GROUP = 10_000
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+def units(values: NDArray[np.float64], digits: int) -> Ints:
+    """Numbers from 0 in whole units of so many digits after the point: halves go up."""
+    found: Ints = np.floor(values * 10.0**digits + 0.5).astype(np.int64)
+    return found
+
+
+def whole(values: Ints) -> list[Cell]:
+    """Whole numbers from 0."""
+    return _whole(values, int(values.max(initial=0)))
+
+
+def decimal(values: Ints, digits: int) -> list[Cell]:
+    """Numbers from 0 in units of 4 or 8 digits after the point, without zeros at the end but for the first."""
+    full, _, _, ends = _digits()
+    before, rest = np.divmod(values, 10**digits)
+    if digits == 4:
+        return [*whole(before), b".", ends[rest]]
+    high, low = np.divmod(rest, _GROUP)
+    return [*whole(before), b".", np.where(low > 0, full[high], ends[high]), np.where(low > 0, ends[low], 0)]
+
+
+def texts(values: Sequence[str]) -> NDArray[np.bytes_]:
+    """Texts as JSON: as wide a column as the longest."""
+    return np.array(_encode_lines(values).split(b"\n")[:-1]) if values else np.empty(0, "S1")
+
+
+def lines(cells: Sequence[Cell], rows: int) -> list[bytes]:
+    """The text of each row; the last cell is ``END``, or has it where a text ends that goes over several rows."""
+    names = [str(number) for number in range(len(cells))]
+    forms = [f"S{len(cell)}" if isinstance(cell, bytes) else cell.dtype for cell in cells]
+    form = np.dtype({"names": names, "formats": forms})
+    empty = np.zeros(1, form)
+    for name, cell in zip(names, cells, strict=True):
+        if isinstance(cell, bytes):
+            empty[name] = cell
+    sheet = np.repeat(empty, rows)
+    for name, cell in zip(names, cells, strict=True):
+        if not isinstance(cell, bytes):
+            sheet[name] = cell
+    return sheet.tobytes().translate(None, b"\0").split(END)[:-1]
+
+
+def _whole(values: Ints, largest: int) -> list[Cell]:
+    full, inner, first, _ = _digits()
+    if largest < _GROUP:
+        return [first[values]]
+    higher, last = np.divmod(values, _GROUP)
+    cells: list[Cell] = []
+    if largest // _GROUP < _GROUP:
+        cells.append(inner[higher])
+    else:
+        cells += [np.where(higher > 0, cell, 0) for cell in _whole(higher, largest // _GROUP)]
+    return [*cells, np.where(higher > 0, full[last], first[last])]
+
+
+@cache
+def _digits() -> tuple[NDArray[np.uint32], ...]:
+    """The texts of 0 to 9,999, four bytes each.
+
+    With all four digits; without zeros in front, nothing for 0; the same, but ``0`` for 0; without zeros at the end.
+    """
+    numbers = np.arange(_GROUP)
+    digits = np.stack([numbers // 1000, numbers // 100 % 10, numbers // 10 % 10, numbers % 10], axis=1)
+    full = (digits + ord("0")).astype(np.uint8)
+    inner = np.where(np.cumsum(digits, axis=1) == 0, 0, full).astype(np.uint8)
+    first, ends = inner.copy(), np.where(np.cumsum(digits[:, ::-1], axis=1)[:, ::-1] == 0, 0, full).astype(np.uint8)
+    first[0, 0] = ends[0, 0] = ord("0")
+    return tuple(np.ascontiguousarray(table).view(np.uint32).ravel() for table in (full, inner, first, ends))
