@@ -17,12 +17,12 @@ from ml_backend.calibration import are_right
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth
 
-USUAL = 0.4
+USUAL = 0.3
 """Where nothing is known. F1 is best at half of the best F1 where scores are calibrated (Lipton et al. 2014,
-https://arxiv.org/abs/1402.1892, theorem 4), and the best F1 of a useful detector lies about .8."""
+https://arxiv.org/abs/1402.1892, theorem 4), and the best F1 of a useful detector lies about .6."""
 
 STRENGTH = 30.0
-"""Judged boxes at which what a class says of itself weighs as much as what was thought before."""
+"""Objects at which what a class says of itself weighs as much as what was thought before."""
 
 FLATTEST = 0.98
 """Thresholds whose F1 is at least this share of the best one's are as good: the middle of them is taken, not a peak."""
@@ -42,9 +42,10 @@ class Edits:
     deleted: Sequence[float] = ()
     added: int = 0
 
-    def __len__(self) -> int:
-        """How many boxes were judged."""
-        return len(self.kept) + len(self.deleted) + self.added
+    @property
+    def objects(self) -> int:
+        """How many there were. Of what is deleted much is so weak that it tells nothing."""
+        return len(self.kept) + self.added
 
     def __add__(self, other: Edits) -> Edits:
         """Both."""
@@ -115,5 +116,5 @@ def _shrunk(edits: Edits, before: float) -> float:
     best = best_threshold(edits)
     if best is None:
         return before
-    share = len(edits) / (len(edits) + STRENGTH)
+    share = edits.objects / (edits.objects + STRENGTH)
     return share * best + (1 - share) * before

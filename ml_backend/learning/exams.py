@@ -30,7 +30,7 @@ from ml_backend.preprocess import prepare
 KEPT = 2000
 """Answers that stay in memory: of a version on a photo."""
 
-EXAMS = 32
+EXAMS = 64
 """Exams that stay in memory with their marks: the versions before the served one are asked again at every run."""
 
 HEADS = 8

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from ml_backend.backbone import Backbone
+from ml_backend.detections import Detections
+from ml_backend.judge import Truth
 from ml_backend.learn import Learned
+from ml_backend.learning.album import drawn_on
 from ml_backend.learning.exams import HEADS, labels_of
 from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_out, unjudged
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.material import Material
+from ml_backend.learning.teaching import Lesson
 from ml_backend.thresholds import Edits, edits_of, learned_thresholds
 
 JUDGED_PHOTOS = 40
@@ -17,6 +24,19 @@ JUDGED_PHOTOS = 40
 
 CANDIDATE = "candidate"
 """What a head is called until it is a version."""
+
+
+ENOUGH_TASKS = 10
+"""Tasks that annotators edited with a learned version, from which on cross-validation tells nothing of thresholds."""
+
+MOST_TASKS = 60
+"""The last tasks that thresholds are learned from; of fewer, the later half."""
+
+MOST_ASKED = 20
+"""Tasks that what is served is asked about at a run: of a hundred that come at once most tell nothing more."""
+
+WEAKEST, MOST_FOUND = 0.02, 60
+"""Of what it finds on a photo, that is kept."""
 
 
 class Judge:
@@ -55,23 +75,44 @@ class Judge:
     def thresholds(self, of: Material, backbone: Backbone, learned: Learned) -> dict[str, float]:
         """From which score on the candidate's classes are worth showing.
 
-        Every edit of an annotator is in what was submitted: it is read as what would be done to all that a head finds
-        which did not learn from the photo, also to boxes that no threshold let through so far.
+        Every edit of an annotator is in what was submitted: it is read as what was done to all that the version found
+        which was served then, also to what was too weak to be shown. The last tasks count, for their versions were most
+        like the candidate, and the held-out ones, which the candidate itself is asked about. While these are few, what
+        cross-validation found counts too: its heads learned from less, and are surer of wrong things.
 
         Returns:
             Thresholds by class; empty where nothing says anything.
         """
-        answers = [(learned.answers.names, learned.answers.truths, learned.answers.found)]
+        exam = Exam([], [], [])
+        facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
         if held := [(task, photo) for task, _, photos in of.held for photo in photos]:
-            facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
             exam = self._kit.examiner.examine(CANDIDATE, held, **facts)
-            answers.append((tuple(exam.names), exam.truths, exam.found))
+        last = list(_last(self._kit.lessons.answered(of.project)))
+        answers = [*last, *((tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True))]
+        if len(answers) < ENOUGH_TASKS:
+            crossed = learned.answers
+            answers += [(crossed.names, *one) for one in zip(crossed.found, crossed.truths, strict=True)]
         edits: dict[str, Edits] = {}
-        for names, truths, found in answers:
-            for one, truth in zip(found, truths, strict=True):
-                for name, some in edits_of(one, truth, names=names).items():
-                    edits[name] = edits.get(name, Edits()) + some
-        return learned_thresholds({name: some for name, some in edits.items() if name in of.classes})
+        for names, found, truth in answers:
+            for name, some in edits_of(found, truth, names=names).items():
+                edits[name] = edits.get(name, Edits()) + some
+        usual = self._kit.settings.score_threshold
+        return learned_thresholds({name: some for name, some in edits.items() if name in of.classes}, usual=usual)
+
+    def ask(self, of: Material, backbone: Backbone) -> None:
+        """Notes what is served finds on tasks that are learned from now for the first time."""
+        if not of.served.learned:
+            return
+        facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
+        found: dict[int, list[Lesson]] = {}
+        for task, photos in self._kit.lessons.unanswered(of.project)[:MOST_ASKED]:
+            for photo in photos:
+                exam = self._kit.examiner.examine(of.served.version, [(task, photo)], **facts)
+                for one in exam.found:
+                    fit = self._kit.album.sight(backbone, photo.url, task=task).fit
+                    lesson = _as_lesson(photo.url, (fit.width, fit.height), one, exam.names)
+                    found.setdefault(task, []).append(lesson)
+        self._kit.lessons.answer(of.project, found)
 
     def _earlier(self, of: Material) -> list[str]:
         """Versions before the served one that were learned on the same base and are still in memory.
@@ -96,3 +137,31 @@ class Judge:
         if of.served.learned:
             return list(of.classes)
         return sorted(set(labels_of(of.config, backbone.names)) & set(of.classes))
+
+
+def _last(
+    answered: Sequence[tuple[Sequence[Lesson], Sequence[Lesson]]],
+) -> Iterator[tuple[tuple[str, ...], Detections, Truth]]:
+    """(names, what was found on a photo, what was drawn on it) of the tasks drawn last, which come first."""
+    for drawn, found in answered[: min(max(ENOUGH_TASKS, len(answered) // 2), MOST_TASKS)]:
+        by_url = {one.url: one for one in drawn}
+        for one in found:
+            if one.url not in by_url:
+                continue
+            names = tuple(dict.fromkeys(one.labels))
+            boxes, scores = np.asarray(one.boxes, np.float32).reshape(-1, 4), np.asarray(one.scores, np.float32)
+            detections = Detections(boxes, scores, np.array([names.index(label) for label in one.labels], np.int64))
+            there = by_url[one.url]
+            yield names, detections, Truth(drawn_on(there, one.width, one.height), there.labels)
+
+
+def _as_lesson(url: str, size: tuple[int, int], found: Detections, names: Sequence[str]) -> Lesson:
+    """What was found on a photo of a size, in the form in which it is kept."""
+    strong = np.flatnonzero(found.scores >= WEAKEST).tolist()
+    kept = [index for index in strong if names[found.classes[index]]][:MOST_FOUND]
+    return Lesson(
+        url=url, width=size[0], height=size[1],
+        boxes=tuple(tuple(round(float(side), 1) for side in found.boxes[index]) for index in kept),  # type: ignore[misc]
+        labels=tuple(names[found.classes[index]] for index in kept),
+        scores=tuple(round(float(found.scores[index]), 4) for index in kept),
+    )  # fmt: skip

@@ -177,7 +177,10 @@ class Learner:
             learned = learn(examples, levels=backbone.levels, known=known)
         with of.watch.phase("judge"):
             verdict = self._judge.judge(of, backbone, learned)
-            thresholds = self._judge.thresholds(of, backbone, learned) if of.policy.thresholds else {}
+            thresholds = {}
+            if of.policy.thresholds:
+                self._judge.ask(of, backbone)
+                thresholds = self._judge.thresholds(of, backbone, learned)
         with of.watch.phase("publish"):
             version = self._publish(of, backbone, learned, verdict, thresholds)
         if not version:  # somebody else activated something meanwhile: what it was judged against is not served

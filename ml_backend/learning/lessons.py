@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,6 +178,32 @@ class Lessons:
         with reading(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.task)).all()
         return [(row.task, row.seen, msgspec.json.decode(row.photos, type=tuple[Lesson, ...])) for row in rows]
+
+    def unanswered(self, project: int) -> list[tuple[int, tuple[Lesson, ...]]]:
+        """(task, its photos) of those that what is served did not learn from and that nobody was asked about so far."""
+        query = sa.select(TASKS.c.task, TASKS.c.photos).where(
+            TASKS.c.project == project, TASKS.c.state == "teaches", TASKS.c.learned.is_(None), TASKS.c.found.is_(None)
+        )
+        with reading(self.engine) as connection:
+            rows = connection.execute(query.order_by(TASKS.c.drawn_at.desc(), TASKS.c.task.desc())).all()
+        return [(row.task, msgspec.json.decode(row.photos, type=tuple[Lesson, ...])) for row in rows]
+
+    def answer(self, project: int, found: Mapping[int, Sequence[Lesson]]) -> None:
+        """Notes what was found on the photos of tasks by what had not learned from them."""
+        with quick(self.engine) as connection:
+            for task, photos in found.items():
+                mine = (TASKS.c.project == project) & (TASKS.c.task == task)
+                connection.execute(sa.update(TASKS).where(mine).values(found=_json(tuple(photos))))
+
+    def answered(self, project: int) -> list[tuple[tuple[Lesson, ...], tuple[Lesson, ...]]]:
+        """(what was drawn, what had been found) of the tasks that are learned from, the last drawn first."""
+        query = sa.select(TASKS.c.photos, TASKS.c.found).where(
+            TASKS.c.project == project, TASKS.c.state == "teaches", TASKS.c.found.is_not(None)
+        )
+        with reading(self.engine) as connection:
+            rows = connection.execute(query.order_by(TASKS.c.drawn_at.desc(), TASKS.c.task.desc())).all()
+        many = tuple[Lesson, ...]
+        return [(msgspec.json.decode(row.photos, type=many), msgspec.json.decode(row.found, type=many)) for row in rows]
 
     def worked(self, project: int) -> list[Worked]:
         """Every task that was annotated and counts, in the order of drawing."""

@@ -36,6 +36,9 @@ TASKS = sa.Table(
     sa.Column("boxes", sa.Integer),
     sa.Column("shown", sa.Text),  # JSON: the pre-label the annotator began with, as `photos`, with `scores`; null: none
     sa.Column("shown_version", sa.Text),  # model version of it
+    # JSON, as `shown`: all that the version which was served then found, also what was too weak to be shown; it had not
+    # learned from the photo. null: nothing that learned was served.
+    sa.Column("found", sa.Text),
     sa.Column("annotator", sa.Integer),  # of the annotation that counts; null: several
     sa.Column("lead_time", sa.Double),  # seconds
     sa.Column("drawn_at", sa.Text),  # Label Studio's updated_at of the annotation that counts

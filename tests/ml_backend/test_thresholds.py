@@ -29,7 +29,7 @@ def test_the_best_threshold_parts_what_was_kept_from_what_was_deleted():
 
 @pytest.mark.parametrize(("deleted", "kept", "low", "high"), [(0.7, 0.9, 0.7, 0.9), (0.1, 0.2, 0.1, 0.22)])
 def test_many_edits_decide(deleted, kept, low, high):
-    edits = Edits(kept=(kept,) * 400, deleted=(deleted,) * 400)
+    edits = Edits(kept=(kept,) * 800, deleted=(deleted,) * 800)
     assert low < learned_thresholds({"a": edits})["a"] < high
 
 

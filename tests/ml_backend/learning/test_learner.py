@@ -117,6 +117,23 @@ def test_a_version_brings_the_thresholds_that_annotators_left_it(kit, learn, stu
     assert kit.bases.thresholds(second.base) == {}
 
 
+def test_thresholds_come_from_what_a_version_found_before_it_learned_from_a_photo(kit, learn, studio):
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    assert kit.lessons.answered(PROJECT) == []  # the base knows none of the classes
+    task = studio.label(5)
+    second = learn(tasks=[task])
+    [(drawn, [found])] = kit.lessons.answered(PROJECT)
+    assert found.url == drawn[0].url
+    assert {label for label, score in zip(found.labels, found.scores, strict=True) if score > 0.5} == {"Disc", "Square"}
+    assert len(found.scores) == len(found.boxes) > 2  # also what was too weak to be shown
+    assert min(found.scores) < 0.3
+    # It was learned from since: what is asked later would know the answer.
+    studio.stored[task]["annotations"][0] |= {"updated_at": "2026-02-02T00:00:00.000000Z", "result": []}
+    assert learn(tasks=[task]).parent == second.version != run.version
+    [(drawn, [again])] = kit.lessons.answered(PROJECT)
+    assert (again, drawn[0].boxes) == (found, ())
+
+
 def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
     kit, learn, studio, settings, monkeypatch
 ):
