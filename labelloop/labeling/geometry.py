@@ -293,10 +293,27 @@ def _flatten(start: Vertex, end: Vertex) -> list[Point]:
 
 
 def _valid(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
+    """What a ring encloses by the even-odd rule, as COCO's tools and OpenCV fill it.
+
+    The ring is cut where it crosses itself into faces, and a face counts where a ray from it crosses the ring an odd
+    number of times. (``shapely.make_valid`` takes an edge that is gone along twice, as bridges to holes are, for one.)
+    """
     if shapely.is_valid(ring):
         return ring
-    repaired = shapely.make_valid(ring)
-    if repaired.geom_type in {"Polygon", "MultiPolygon"}:
-        return repaired
-    parts = [part for part in shapely.get_parts(repaired) if part.geom_type in {"Polygon", "MultiPolygon"}]
-    return shapely.union_all(parts) if parts else shapely.Polygon()
+    faces = shapely.get_parts(shapely.polygonize(shapely.get_parts(shapely.node(ring.exterior))))
+    if not len(faces):
+        return shapely.Polygon()
+    seen = shapely.get_coordinates(shapely.point_on_surface(faces))
+    odd = _crossings(seen, shapely.get_coordinates(ring.exterior)) % 2 == 1
+    return shapely.union_all(faces[odd])
+
+
+def _crossings(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many edges of a closed ring (n, 2) the ray to the right of each point (m, 2) crosses."""
+    x, y = points[:, :1], points[:, 1:]
+    x0, y0, x1, y1 = ring[:-1, 0], ring[:-1, 1], ring[1:, 0], ring[1:, 1]
+    over = (y0 > y) != (y1 > y)
+    with np.errstate(divide="ignore", invalid="ignore"):  # level edges, which no ray crosses
+        right = x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
+    crossed: NDArray[np.int64] = (over & right).sum(axis=1)
+    return crossed

@@ -201,3 +201,15 @@ def test_one_ring_has_the_area_of_the_shape(shape):
     ring, _, _ = one_ring(each, W, H)
     x, y = np.array(ring).T
     assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pytest.approx(each.area, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_row_that_is_read_again_has_the_same_area(seed):
+    """Bridges run along each other and along the outline's own edges, which must not fill what they lead to."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.uniform((-W / 4, -H / 4), (W * 1.25, H * 1.25), (rng.integers(4, 14), 2))
+    each = an_object(Polygon(tuple(map(tuple, drawn))))
+    ring, *_ = one_ring(each, W, H)
+    rounded = np.round(np.array(ring) / (W, H), 8) * (W, H)
+    again = an_object(Polygon(tuple(map(tuple, rounded))))
+    assert again.area == pytest.approx(each.area, rel=1e-5, abs=0.01)

@@ -118,3 +118,23 @@ def test_bezier_segments_bend_towards_their_handles():
     arc = Vector((Vertex(1, 0, bezier=True, after=(1, quarter)), Vertex(0, 1, bezier=True, before=(quarter, 1))))
     middle = arc.line().geoms[0].interpolate(0.5, normalized=True)
     assert math.hypot(middle.x, middle.y) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_ring_encloses_what_pycocotools_fills_however_it_crosses_itself(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, 300, (rng.integers(4, 12), 2))
+    if seed % 2:  # there and back along the same line, as a bridge to a hole is
+        points = np.vstack((points, points[len(points) // 2 :: -1]))
+    filled = coco.area(coco.merge(coco.frPyObjects([points.ravel().tolist()], 300, 300)))
+    outline = Polygon(tuple(map(tuple, points))).polygon()
+    assert outline.is_valid
+    assert outline.area == pytest.approx(float(filled), abs=0.7 * outline.length + 5)
+
+
+def test_a_bridge_to_a_hole_keeps_the_hole():
+    outer, hole = [(0, 0), (100, 0), (100, 100), (0, 100)], [(40, 40), (40, 60), (60, 60), (60, 40)]
+    shape = Polygon((*outer, outer[0], *hole, hole[0], outer[0]))
+    assert shape.area == pytest.approx(100 * 100 - 20 * 20)
+    along_its_own_edge = Polygon((*outer, outer[0], (50, 0), (50, 30), (60, 30), (60, 0)))
+    assert along_its_own_edge.area == pytest.approx(100 * 100 - 10 * 30)
