@@ -169,6 +169,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
             ),
             tuple((question.control, question.votes) for question in self.questions),
             tuple(boxes for thing in self.things if (boxes := thing.boxes)),
+            next((turn.annotator for turn in self.turns if turn.truth), None),
         )
 
 

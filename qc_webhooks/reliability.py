@@ -1,7 +1,8 @@
 """How reliable each annotator is: with a 95 % interval, a confusion matrix and strictness; never a bare percentage.
 
-The truth is not known, only how likely each answer is in the light of what the *others* said: an annotator's own vote
-has no part in what that annotator is measured by. For a rate r (accuracy, recall) each item then counts
+The truth is seldom known, only how likely each answer is in the light of what the *others* said: an annotator's own
+vote has no part in what that annotator is measured by. Where a ground truth exists it is taken as certain, which says
+far more, and whoever told it is not measured by it. For a rate r (accuracy, recall) each item then counts
 
     likelihood(r) = r x P(what was said | right) + (1 - r) x P(what was said | wrong)
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus import Crowd, Evidence
-from labelloop.labeling.crowd import Answer, Labels, Votes
+from labelloop.labeling.crowd import Answer, Labels, Told
 from labelloop.labeling.presence import Presence, Sighting
 from qc_webhooks.statistics.intervals import ENOUGH, LEVEL, Estimate
 
@@ -95,10 +96,10 @@ def rate_annotators(tasks: Sequence[Evidence], crowd: Crowd) -> tuple[Reliabilit
     Returns:
         One entry an annotator, by id.
     """
-    counts = Counter(who for task in tasks for who in task.looked)
+    counts = Counter(who for task in tasks for who in task.blind)
     regions = _rate_regions(tasks, crowd.presence)
-    labels = _rate_controls(((control, votes) for task in tasks for control, votes in task.clusters), crowd.labels)
-    choices = _rate_controls(((control, votes) for task in tasks for control, votes in task.choices), crowd.choices)
+    labels = _rate_controls((each for task in tasks for each in task.objects() if each.real is not False), crowd.labels)
+    choices = _rate_controls((each for task in tasks for each in task.answers()), crowd.choices)
     return tuple(
         Reliability(who, counts[who], regions.get(who), labels.get(who, {}), choices.get(who, {}))
         for who in sorted(counts)
@@ -134,12 +135,11 @@ def _posterior(rates: Floats, logs: Floats, n: int) -> Estimate:
     return Estimate(value, float(rates[inside.min()] - half), float(rates[inside.max()] + half), n)
 
 
-def _rate_controls(
-    items: Iterable[tuple[str, Votes]], known: Mapping[str, Labels]
-) -> dict[int, dict[str, LabelReliability]]:
-    by_control: dict[str, list[Votes]] = defaultdict(list)
-    for control, votes in items:
-        by_control[control].append(votes)
+def _rate_controls(items: Iterable[Told], known: Mapping[str, Labels]) -> dict[int, dict[str, LabelReliability]]:
+    by_control: dict[str, list[Told]] = defaultdict(list)
+    for told in items:
+        if told.votes:
+            by_control[told.control].append(told)
     found: dict[int, dict[str, LabelReliability]] = defaultdict(dict)
     for control, asked in by_control.items():
         for who, rated in _rate_labels(asked, known[control]).items():
@@ -147,15 +147,20 @@ def _rate_controls(
     return found
 
 
-def _rate_labels(items: Sequence[Votes], labels: Labels) -> dict[int, LabelReliability]:
-    """Every annotator's accuracy on one control, each item judged by the others' votes alone."""
+def _rate_labels(items: Sequence[Told], labels: Labels) -> dict[int, LabelReliability]:
+    """Every annotator's accuracy on one control, each item judged by its truth, or by the others' votes alone."""
     count = len(labels.classes)
     places = {answer: place for place, answer in enumerate(labels.classes)}
     log_marginals = np.log(np.maximum(labels.marginals, _TINY))
     log_confusion = np.log(np.maximum(labels.confusion, _TINY))
     truths: dict[int, list[Floats]] = defaultdict(list)
     said: dict[int, list[int]] = defaultdict(list)
-    for votes in items:
+    for _, votes, truth, _ in items:
+        if truth is not None:
+            for who, answer in votes:
+                truths[who].append(np.eye(count)[places[truth]])
+                said[who].append(places[answer])
+            continue
         if len(votes) < 2:
             continue  # with nobody else there is nothing to measure by
         told = [log_confusion[labels.raters.get(who, -1), :, places[answer]] for who, answer in votes]
@@ -213,18 +218,21 @@ def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, Re
         return presence.probability(Sighting(looked, marked))
 
     for task in tasks:
-        for _, votes in task.clusters:
-            marked = tuple(who for who, _ in votes)
-            there = probability(task.looked, marked)
-            for who in task.looked:
+        blind = task.blind
+        for told in task.objects():
+            marked = tuple(who for who, _ in told.votes)
+            there = probability(blind, marked) if told.real is None else float(told.real)
+            for who in blind:
                 expected[who] += there
                 others = tuple(other for other in marked if other != who)
-                if len(others) >= min(_WITNESSES, len(task.looked) - 1) > 0:
-                    looked = tuple(other for other in task.looked if other != who)
+                if told.real:
+                    seen[who].append((1.0, who in marked))
+                elif told.real is None and len(others) >= min(_WITNESSES, len(blind) - 1) > 0:
+                    looked = tuple(other for other in blind if other != who)
                     seen[who].append((probability(looked, others), who in marked))
                 if who in marked:
                     objects[who] += 1
-                    if len(task.looked) > 1:
+                    if len(blind) > 1 or told.real is not None:
                         real[who].append(there)
     return {
         who: RegionReliability(

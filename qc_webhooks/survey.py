@@ -40,7 +40,8 @@ class Survey:
     def add(self, task: Task, answers: Sequence[Answers]) -> None:
         """One task more."""
         if answers:
-            self.evidence.append(evidence([stance_of(each) for each in answers]))
+            truth = next((each.annotator for each in answers if each.ground_truth), None)
+            self.evidence.append(evidence([stance_of(each) for each in answers], truth=truth))
         units: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         for annotation in latest_annotations(task.annotations):
             who = annotation.completed_by
@@ -62,12 +63,14 @@ class Survey:
         """(control, kind of ratings) -> the ratings of every unit."""
         found: dict[tuple[str, str], Units] = defaultdict(list)
         for task in self.evidence:
-            for control, votes in task.clusters:
-                named = {who: answer_name(answer) for who, answer in votes}
-                found[control, NOMINAL].append(named)
-                found[control, DETECTION].append({who: named.get(who, ABSENT) for who in task.looked})
-            for control, votes in task.choices:
-                found[control, NOMINAL].append({who: answer_name(answer) for who, answer in votes})
+            # A ground truth is no opinion among others, and what it alone marks is nobody's answer.
+            for thing in task.objects():
+                named = {who: answer_name(answer) for who, answer in thing.votes}
+                if named:
+                    found[thing.control, NOMINAL].append(named)
+                    found[thing.control, DETECTION].append({who: named.get(who, ABSENT) for who in task.blind})
+            for asked in task.answers():
+                found[asked.control, NOMINAL].append({who: answer_name(answer) for who, answer in asked.votes})
         return {key: Ratings.of(units) for key, units in {**found, **self.numbers}.items()}
 
     def statistics(self) -> dict[str, dict[str, Any]]:

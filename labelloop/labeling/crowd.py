@@ -1,7 +1,8 @@
 """What a project's annotations tell about its annotators: who finds objects, and who confuses which labels."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -48,12 +49,52 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
         clusters: For each cluster of regions its control, and who gave it which labels.
         choices: For each question about the whole task its control, and who answered what.
         boxes: For each cluster of several upright boxes who drew which.
+        truth: Who of those who looked told the truth; None: it is not known.
     """
 
     looked: tuple[int, ...]
     clusters: tuple[tuple[str, Votes], ...]
     choices: tuple[tuple[str, Votes], ...]
     boxes: tuple[Drawn, ...] = ()
+    truth: int | None = None
+
+    @property
+    def blind(self) -> tuple[int, ...]:
+        """Who annotated the task without telling the truth."""
+        return tuple(who for who in self.looked if who != self.truth)
+
+    def objects(self) -> Iterator["Told"]:
+        """What those say of each object, and what is known of it."""
+        for control, votes in self.clusters:
+            answer = self._answer(votes)
+            yield Told(control, self._others(votes), answer, None if self.truth is None else answer is not None)
+
+    def answers(self) -> Iterator["Told"]:
+        """What those say to each question about the whole task, and what is known of it."""
+        for control, votes in self.choices:
+            yield Told(control, self._others(votes), self._answer(votes))
+
+    def _others(self, votes: Votes) -> Votes:
+        return votes if self.truth is None else tuple(vote for vote in votes if vote[0] != self.truth)
+
+    def _answer(self, votes: Votes) -> Answer | None:
+        return next((answer for who, answer in votes if who == self.truth), None) if self.truth is not None else None
+
+
+class Told(NamedTuple):
+    """What is said of an object, or in answer to a question.
+
+    Attributes:
+        control: The control.
+        votes: Who said what, whoever told the truth left out.
+        answer: The true one; None: it is not known, or there is none.
+        real: Whether the object is one; None: it is not known.
+    """
+
+    control: str
+    votes: Votes
+    answer: Answer | None = None
+    real: bool | None = None
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -97,12 +138,13 @@ class Crowd(msgspec.Struct, frozen=True):
     hands: Hands = Hands()
 
 
-def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP) -> Evidence:
+def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP, truth: int | None = None) -> Evidence:
     """What a task tells about its annotators.
 
     Args:
         stances: One entry an annotator.
         least: Least average overlap of regions that are one object.
+        truth: The annotator who told the truth, whose annotation is the ground truth; None: it is not known.
     """
     clusters = cluster_regions([stance.regions for stance in stances], least=least)
     return Evidence(
@@ -110,43 +152,65 @@ def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP) -> Evid
         tuple((control_of(stances, cluster), region_votes(stances, cluster)) for cluster in clusters),
         tuple((control, choice_votes(stances, control)) for control in questions(stances)),
         tuple(boxes for cluster in clusters if (boxes := drawn_boxes(stances, cluster))),
+        truth,
     )
 
 
 def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
-    """Every annotator's recall, false regions, confusion and hand, from all tasks together; no truth is needed."""
+    """Every annotator's recall, false regions, confusion and hand, from all tasks together.
+
+    No truth is needed; where one is known it is not estimated, and whoever told it is not measured by it.
+    """
     sightings: list[Sighting] = []
     images: Counter[tuple[int, ...]] = Counter()
-    labels: dict[str, list[Votes]] = {}
-    choices: dict[str, list[Votes]] = {}
+    known: Counter[tuple[int, ...]] = Counter()
+    labels: dict[str, list[Told]] = {}
+    choices: dict[str, list[Told]] = {}
     boxes: list[Drawn] = []
     for task in tasks:
         boxes += task.boxes
-        images[tuple(sorted(task.looked))] += 1
-        for control, votes in task.clusters:
-            sightings.append(Sighting(task.looked, tuple(who for who, _ in votes)))
-            labels.setdefault(control, []).append(votes)
-        for control, votes in task.choices:
-            choices.setdefault(control, []).append(votes)
+        looked = task.blind
+        if not looked:
+            continue
+        images[tuple(sorted(looked))] += 1
+        known[tuple(sorted(looked))] += task.truth is not None
+        for told in task.objects():
+            sightings.append(Sighting(looked, tuple(who for who, _ in told.votes), told.real))
+            if told.real is not False:
+                labels.setdefault(told.control, []).append(told)
+        for told in task.answers():
+            choices.setdefault(told.control, []).append(told)
     return Crowd(
-        estimate_presence(sightings, images),
-        {control: estimate_labels(items) for control, items in labels.items()},
-        {control: estimate_labels(items) for control, items in choices.items()},
+        estimate_presence(sightings, images, known),
+        {control: _estimate_told(items) for control, items in labels.items()},
+        {control: _estimate_told(items) for control, items in choices.items()},
         estimate_hands(boxes),
     )
 
 
-def estimate_labels(items: Sequence[Votes]) -> Labels:
-    """Dawid and Skene's estimate from the votes on every item of one control."""
-    classes = tuple(sorted({answer for votes in items for _, answer in votes}))
+def _estimate_told(items: Sequence[Told]) -> Labels:
+    said = [told for told in items if told.votes]
+    return estimate_labels([told.votes for told in said], [told.answer for told in said])
+
+
+def estimate_labels(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> Labels:
+    """Dawid and Skene's estimate from the votes on every item of one control.
+
+    Args:
+        items: Who answered what, an entry an item.
+        truths: The true answer of each item, None where it is not known; empty: none is known.
+    """
+    known = {item: answer for item, answer in enumerate(truths) if answer is not None}
+    classes = tuple(sorted({answer for votes in items for _, answer in votes} | set(known.values())))
     who = sorted({annotator for votes in items for annotator, _ in votes})
-    if len(classes) < 2:
+    if len(classes) < 2 or not who:
         return plain_labels(classes)
     raters = {annotator: place for place, annotator in enumerate(who)}
     places = {answer: place for place, answer in enumerate(classes)}
     flat = [(item, raters[who], places[answer]) for item, votes in enumerate(items) for who, answer in votes]
     item, rater, answer = np.array(flat, dtype=np.intp).T
-    model = dawid_skene(item, rater, answer, classes=len(classes), pooling=POOLING)
+    settled = {item: places[answer] for item, answer in known.items()}
+    model = dawid_skene(item, rater, answer, classes=len(classes), pooling=POOLING, known=settled)
     counts = np.bincount(rater, minlength=len(who)).astype(float)
     typical = np.tensordot(counts / counts.sum(), model.confusion, axes=1)
     return Labels(classes, model.marginals, np.concatenate((model.confusion, typical[None])), raters)

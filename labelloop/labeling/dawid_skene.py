@@ -4,6 +4,8 @@ A. P. Dawid and A. M. Skene, "Maximum Likelihood Estimation of Observer Error-Ra
 the Royal Statistical Society C 28 (1979), pp. 20-28; the equations are named by the numbers there.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,6 +60,7 @@ def dawid_skene(
     classes: int | None = None,
     pooling: Pooling | None = None,
     weights: ArrayLike | None = None,
+    known: Mapping[int, int] | None = None,
     iterations: int = 100,
 ) -> DawidSkene:
     """Estimates true classes and raters' confusion from who answered what; one entry of the arrays an answer.
@@ -70,6 +73,7 @@ def dawid_skene(
         pooling: How raters are drawn to the average one; None is the paper's maximum likelihood, which believes a
             rater of three answers to be perfect or hopeless.
         weights: How much each answer counts in the raters' confusion and the classes' frequency; by default 1.
+        known: Item -> its true class, where that is known: such items are not estimated, and tell most of the raters.
         iterations: Most rounds of EM; it ends earlier where nothing moves any more.
     """
     item, rater, answer = (np.asarray(values, dtype=np.intp) for values in (items, raters, answers))
@@ -80,17 +84,27 @@ def dawid_skene(
     votes: Floats = np.zeros((n, k))
     np.add.at(votes, (item, answer), 1.0)
     # Equation 3.1: begin with the share of answers of each class.
-    posterior: Floats = votes / np.maximum(votes.sum(axis=1, keepdims=True), 1.0)
+    posterior: Floats = _settled(votes / np.maximum(votes.sum(axis=1, keepdims=True), 1.0), known)
     marginals, confusion = _marginals(posterior, data, pooling), _confusion(posterior, data, pooling)
     likelihood, done = -np.inf, 0
     for done in range(1, iterations + 1):  # noqa: B007 - how many it took is told
         confusion, marginals = _confusion(posterior, data, pooling), _marginals(posterior, data, pooling)
         posterior, found = _posterior(marginals, confusion, data)
+        posterior = _settled(posterior, known)
         settled = abs(found - likelihood) < _TOLERANCE
         likelihood = found
         if settled:
             break
     return DawidSkene(marginals, confusion, posterior, float(likelihood), done)
+
+
+def _settled(posterior: Floats, known: Mapping[int, int] | None) -> Floats:
+    """With what is known in the place of what is estimated."""
+    if not known:
+        return posterior
+    rows, found = np.array(list(known), dtype=np.intp), posterior.copy()
+    found[rows] = np.eye(posterior.shape[1])[list(known.values())]
+    return found
 
 
 def class_posterior(marginals: Floats, confusion: Floats, raters: ArrayLike, answers: ArrayLike) -> Floats:

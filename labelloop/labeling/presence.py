@@ -36,6 +36,7 @@ FALSE_REGIONS, FALSE_IMAGES = 0.3, 10.0
 LEAST_FALSE_REGIONS = 0.02
 
 _ROUNDS = 40
+_TINY = 1e-12
 _MOST = 4.0  # a logit of recall: between 1.8 and 98.2 percent
 
 
@@ -45,10 +46,12 @@ class Sighting(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         looked: Annotators who annotated the image.
         marked: Those of them who marked this object.
+        real: Whether it is one, where the truth is known; who looked then is everybody but the one who told the truth.
     """
 
     looked: tuple[int, ...]
     marked: tuple[int, ...]
+    real: bool | None = None
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -106,7 +109,11 @@ class Presence(msgspec.Struct, frozen=True):
 UNKNOWN = Presence({}, {}, 1.0, COINCIDENCE, (float(np.log(RECALL[0] / RECALL[1])), FALSE_REGIONS))
 
 
-def estimate_presence(sightings: Sequence[Sighting], images: Mapping[tuple[int, ...], int]) -> Presence:
+def estimate_presence(
+    sightings: Sequence[Sighting],
+    images: Mapping[tuple[int, ...], int],
+    known: Mapping[tuple[int, ...], int] | None = None,
+) -> Presence:
     """Recall and false regions of every annotator, from who marked what; no truth is needed.
 
     Objects that everybody overlooked left no trace, and are reckoned in: recall is of all objects, not of those that
@@ -115,6 +122,7 @@ def estimate_presence(sightings: Sequence[Sighting], images: Mapping[tuple[int, 
     Args:
         sightings: Every cluster of regions.
         images: Who looked at an image -> how many images these people looked at, those left empty too.
+        known: The same, of images of which every object is known: nothing was overlooked there without a trace.
 
     Returns:
         The maximum a posteriori estimate. Without sightings, what holds before anything is known.
@@ -133,7 +141,9 @@ def estimate_presence(sightings: Sequence[Sighting], images: Mapping[tuple[int, 
     seen = rows < len(sightings)
     counts = np.array(list(images.values()), dtype=float)
     annotated = _sums(columns[~seen], counts[rows[~seen] - len(sightings)], len(who))
-    return _estimate(_Data(rows, columns, marked, len(sightings), counts, annotated), who)
+    open_ = counts - np.array([(known or {}).get(people, 0) for people in images], dtype=float)
+    truth = np.array([math.nan if each.real is None else float(each.real) for each in sightings])
+    return _estimate(_Data(rows, columns, marked, len(sightings), counts, annotated, open_, truth), who)
 
 
 class _Data(msgspec.Struct, frozen=True):
@@ -145,6 +155,8 @@ class _Data(msgspec.Struct, frozen=True):
     clusters: int
     counts: Floats
     images: Floats
+    open: Floats
+    truth: Floats
 
 
 def _estimate(data: _Data, who: Sequence[int]) -> Presence:
@@ -153,7 +165,9 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
     seen = rows < n
     size = _sums(rows, marked, everything)[:n]
     looked = _sums(rows, np.ones(len(rows)), everything)[:n]
-    real: Floats = np.clip((size - 0.5) / looked, 0.02, 0.98)
+    told = ~np.isnan(data.truth)
+    real: Floats = np.where(told, data.truth, np.clip((size - 0.5) / looked, 0.02, 0.98))
+    size = np.maximum(size, 1.0)  # what nobody marked is there because the truth says so, and is nobody's false region
     unseen: Floats = np.zeros(len(data.counts))
     hard: Floats = np.full((everything, len(DIFFICULTY)), 1 / len(DIFFICULTY))
     logits: Floats = np.full(m, 0.5)
@@ -174,8 +188,8 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
         log_real = np.logaddexp.reduce(logs, axis=1)
         hard = np.exp(logs - log_real[:, None])
         log_false = _log_false(_sums(rows, marked * false[columns], everything)[:n], size, looked, coincidence)
-        real = _expit(np.log(density) + log_real[:n] - log_false)
-        unseen = data.counts * density * np.exp(log_real[n:])
+        real = np.where(told, data.truth, _expit(np.log(density) + log_real[:n] - log_false))
+        unseen = data.open * density * np.exp(log_real[n:])
     return Presence(
         {annotator: float(logits[place]) for place, annotator in enumerate(who)},
         {annotator: float(false[place]) for place, annotator in enumerate(who)},
@@ -213,7 +227,9 @@ def _log_real(logits: Floats, marked: Floats, rows: NDArray[np.intp], n: int) ->
 
 def _log_false(rates: Floats, size: Floats, looked: Floats, coincidence: float) -> Floats:
     """(n,): log-density of a region that is no object; ``rates`` is the sum over those who marked it."""
-    found: Floats = np.log(rates) + (size - 1) * np.log(coincidence) + (looked - size) * np.log1p(-coincidence)
+    found: Floats = (
+        np.log(np.maximum(rates, _TINY)) + (size - 1) * np.log(coincidence) + (looked - size) * np.log1p(-coincidence)
+    )
     return found
 
 

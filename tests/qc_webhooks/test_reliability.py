@@ -35,6 +35,26 @@ def seen(recall, false, *, tasks=250, seed=0):
     return found
 
 
+LEAD = 99
+
+
+def with_truth(tasks, truths, *, share=1.0):
+    """The same tasks with what a lead knows to be true of the first so many of them."""
+    known = int(share * len(tasks))
+    return [
+        Evidence(
+            (*task.looked, LEAD), (), tuple((name, (*votes, (LEAD, (NAMES[truth],)))) for name, votes in task.choices),
+            truth=LEAD,
+        )
+        if place < known else task
+        for place, (task, truth) in enumerate(zip(tasks, truths, strict=True))
+    ]  # fmt: skip
+
+
+def truths_of(tasks, seed=0):
+    return np.random.default_rng(seed).integers(3, size=tasks)
+
+
 def rated(tasks):
     return {each.annotator: each for each in rate_annotators(tasks, estimate_crowd(tasks))}
 
@@ -46,6 +66,58 @@ def test_accuracy_is_found_and_its_interval_holds_it():
         assert found[who].low <= right <= found[who].high
         assert 0.02 < found[who].high - found[who].low < 0.2
     assert [who for who, _ in sorted(found.items(), key=lambda each: -each[1].value)] == [1, 2, 3, 4]
+
+
+def test_a_ground_truth_says_more_than_what_the_others_think():
+    """Two who err alike outvote the one who is right; a truth on a fifth of the tasks shows who that is."""
+    skill, bias = {1: 0.95, 2: 0.3, 3: 0.3}, {2: 0, 3: 0}
+    tasks = labelled(skill, tasks=300, bias=bias)
+    guessed, found = (
+        {who: each.choices["kind"].accuracy for who, each in rated(those).items()}
+        for those in (tasks, with_truth(tasks, truths_of(300), share=0.2))
+    )
+    assert guessed[1].value < guessed[2].value, "by their word alone the best one is the worst"
+    for who, right in skill.items():
+        assert found[who].low <= right <= found[who].high
+
+
+def test_where_every_truth_is_known_accuracy_is_the_share_that_is_right_and_narrower():
+    skill = {1: 0.97, 2: 0.9, 3: 0.8, 4: 0.6}
+    tasks, truths = labelled(skill), truths_of(300)
+    alone, known = rated(tasks), rated(with_truth(tasks, truths))
+    assert LEAD not in known, "who tells the truth is not measured by it"
+    for who, right in skill.items():
+        found, before = known[who].choices["kind"].accuracy, alone[who].choices["kind"].accuracy
+        share = np.mean(
+            [dict(task.choices[0][1])[who] == (NAMES[truth],) for task, truth in zip(tasks, truths, strict=True)]
+        )
+        assert found.value == pytest.approx(share, abs=0.01)
+        assert found.low <= right <= found.high
+        assert found.high - found.low <= before.high - before.low + 0.005
+
+
+def test_one_alone_is_measured_by_ground_truths():
+    tasks = with_truth(labelled({1: 0.8}, tasks=60), truths_of(60))
+    found = rated(tasks)[1].choices["kind"].accuracy
+    assert found.low < 0.8 < found.high
+
+
+def test_recall_and_precision_by_ground_truths():
+    """Alone on each image, beside a lead who marked all four objects and nothing else."""
+    rng, tasks = np.random.default_rng(1), []
+    for _ in range(100):
+        clusters = [
+            ("objects", ((1, ("Car",)), (LEAD, ("Car",))) if rng.random() < 0.75 else ((LEAD, ("Car",)),))
+            for _ in range(4)
+        ]
+        clusters += [("objects", ((1, ("Car",)),))] * rng.poisson(0.3)
+        tasks.append(Evidence((1, LEAD), tuple(clusters), (), truth=LEAD))
+    found = rated(tasks)[1].regions
+    assert found.recall.low < 0.75 < found.recall.high
+    assert found.recall.high - found.recall.low < 0.1
+    assert found.precision.value == pytest.approx(3 / 3.3, abs=0.03)
+    presence = estimate_crowd(tasks).presence
+    assert presence.recall(1) == pytest.approx(0.75, abs=0.04)
 
 
 def test_recall_precision_and_strictness_are_found():
