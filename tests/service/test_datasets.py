@@ -306,3 +306,19 @@ def test_an_empty_folder_is_no_data_set(read, tmp_path, kind):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError):
         read(tmp_path / "empty", kind)
+
+
+def test_classes_of_voc_are_in_the_order_of_its_label_map(read, tmp_path):
+    (tmp_path / "Annotations").mkdir()
+    objects = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+        for name in ("car", "zebra", "other")
+    )
+    page = (
+        f"<annotation><filename>a.jpg</filename><size><width>20</width><height>20</height></size>{objects}</annotation>"
+    )
+    (tmp_path / "Annotations/a.xml").write_text(page)
+    told = "# label:color_rgb:parts:actions\nbackground:0,0,0::\nzebra:128,0,0::\na: b:0,128,0::\ncar:0,0,128::\n"
+    (tmp_path / "labelmap.txt").write_text(told)
+    _, _, data = read(tmp_path)
+    assert data.labels == ("zebra", "a: b", "car", "other")

@@ -23,6 +23,8 @@ from labelloop.service.datasets.shapes import box, pixels_mask
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _CLASS_LISTS = ("labels.txt", "classes.txt", "names.txt")
+_LABEL_MAP = "labelmap.txt"
+"""As CVAT, datumaro and our own exports write it."""
 _FLAGS = ("difficult", "truncated", "occluded")
 _VOID = 255
 
@@ -67,9 +69,14 @@ def read_voc(files: Files) -> DataSet:
 
 
 def _listed(files: Files) -> list[str]:
-    for name in _CLASS_LISTS:
+    """The classes in their order, where a file tells it."""
+    for name in (*_CLASS_LISTS, _LABEL_MAP):
         if name in files.names:
-            return [line.strip() for line in files.read(name).decode(errors="replace").splitlines() if line.strip()]
+            lines = [line.strip() for line in files.read(name).decode("utf-8-sig", errors="replace").splitlines()]
+            if name == _LABEL_MAP:  # label:color_rgb:parts:actions
+                lines = [line.rsplit(":", 3)[0] for line in lines if not line.startswith("#")]
+                lines = [line for line in lines if line != "background"]
+            return [line for line in lines if line]
     return []
 
 
