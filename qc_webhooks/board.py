@@ -296,6 +296,8 @@ def _agreement(both: Counter[int], either: Counter[int], weights: Integers) -> E
         return Estimate.lacking(len(either))
     places = np.array(list(either), dtype=np.intp)
     held, value = weights[:, places], sum(both.values()) / sum(either.values())
+    if value == 1:
+        return share(len(either), len(either))  # drawing anew what all agree on says that they always will
     hits, n = held @ np.array([both[place] for place in places]), held @ np.array([either[place] for place in places])
     low, high = np.quantile(hits[n > 0] / n[n > 0], [0.025, 0.975]).tolist()
     return Estimate(value, min(low, value), max(high, value), len(either))
