@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ml_backend.calibration import Line, calibrated, lines, log_odds
 from ml_backend.detections import Detections, Ints
@@ -14,7 +13,7 @@ from ml_backend.examples import Example
 from ml_backend.fitting import fit_table
 from ml_backend.head import Head, shown
 from ml_backend.judge import Truth, mean_ap50
-from ml_backend.spread import each
+from ml_backend.spread import each, one_thread_each
 from ml_backend.training import Training, tabulate
 
 FOLDS = 2
@@ -119,8 +118,7 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
     judged: dict[Choice, float] = {}
     answers: Mapping[Choice, Answers] = {}
     best = choices_of(examples, known=bool(known))[0]
-    # Matrices this small gain nothing from threads, and threads that wait for each other on a busy machine cost much.
-    with threadpool_limits(1):
+    with one_thread_each():
         training = tabulate(examples, levels, prior=[index for _, index in known])
         if sum(bool(one.labels) for one in examples) >= FEWEST:
             judged, answers = cross_validate(examples, training, levels=levels, known=known)

@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+
+class _Limit:
+    """The process's one limit on the threads of matrices, held by as many as want it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._limits: threadpool_limits | None = None
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """The first who comes limits, the last who goes lifts: it holds for the whole process, not for a thread."""
+        with self._lock:
+            if not self._holders:
+                self._limits = threadpool_limits(1)
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if not self._holders and self._limits is not None:
+                    self._limits.restore_original_limits()
+                    self._limits = None
+
+
+_LIMIT = _Limit()
+
+one_thread_each = _LIMIT.hold
+"""A block in which each matrix is computed by one thread; several may run at once.
+
+Matrices as small as those of a fit gain nothing from threads, and threads that wait for each other on a busy machine
+cost much: a fit was seen to take a hundred times as long.
+"""
 
 
 def each(work: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
