@@ -25,10 +25,19 @@ class Pooling(msgspec.Struct, frozen=True):
         accuracy: Pseudo-answers by which a rater's accuracy is drawn to everybody's.
         confusion: Pseudo-answers a class by which a rater's confusion matrix is drawn to one of that accuracy whose
             errors are spread as everybody's.
+        raters: Pseudo-raters by which everybody's accuracy is drawn to ``typical``.
+        items: Pseudo-items by which the classes' frequency is drawn to that of the answers.
+        typical: How often raters are right before anything is known.
+
+    The last three keep apart what two answers an item cannot: raters who are mostly right about both classes, and
+    raters who guess about items that are all of one.
     """
 
     accuracy: float = 6.0
     confusion: float = 16.0
+    raters: float = 20.0
+    items: float = 30.0
+    typical: float = 0.8
 
 
 POOLING = Pooling()
@@ -155,11 +164,12 @@ def _confusion(posterior: Floats, data: _Data, pooling: Pooling | None) -> Float
 def _typical(counts: Floats, pooling: Pooling) -> Floats:
     """(raters, classes, classes): confusion of somebody as often right as this rater, who errs as everybody does."""
     k = counts.shape[1]
-    # Everybody's, held a little to the diagonal, so that classes do not change names.
-    everybody = counts.sum(axis=0) + np.eye(k) + 1 / k
-    common = float(np.trace(everybody) / everybody.sum())
-    right = np.trace(counts, axis1=1, axis2=2) + pooling.accuracy * common
-    accuracy = right / (counts.sum(axis=(1, 2)) + pooling.accuracy)
+    right, total = np.trace(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2))
+    # Raters are counted, not answers: one who guesses all day says little of the others.
+    weight = 1 / (total + pooling.accuracy)
+    common = (weight @ right + pooling.raters * pooling.typical) / (weight @ total + pooling.raters)
+    accuracy = (right + pooling.accuracy * common) / (total + pooling.accuracy)
+    everybody = np.tensordot(pooling.accuracy * weight, counts, axes=1) + 1 / k
     errors = everybody * (1 - np.eye(k))
     errors /= np.maximum(errors.sum(axis=1, keepdims=True), _TINY)
     found: Floats = accuracy[:, None, None] * np.eye(k) + (1 - accuracy)[:, None, None] * errors
@@ -170,7 +180,10 @@ def _marginals(posterior: Floats, data: _Data, pooling: Pooling | None) -> Float
     """Equation 2.4."""
     mass = np.zeros(data.shape[0])
     np.maximum.at(mass, data.item, data.weight)
-    sums: Floats = mass @ posterior + (1.0 if pooling else 0.0)
+    sums: Floats = mass @ posterior
+    if pooling:
+        answers = np.bincount(data.answer, data.weight, data.shape[2]) + 1.0
+        sums = sums + 1.0 + pooling.items * answers / answers.sum()
     found: Floats = sums / max(float(sums.sum()), _TINY)
     return found
 

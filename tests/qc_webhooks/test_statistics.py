@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from labelloop.labeling.dawid_skene import dawid_skene
+from labelloop.labeling.dawid_skene import POOLING, dawid_skene
 from qc_webhooks.statistics import ABSENT, ENOUGH, STATISTICS, Estimate, Ratings, describe, estimate
 from qc_webhooks.statistics.chance import (
     cohen_kappa,
@@ -236,3 +236,22 @@ def test_intervals_hold_the_truth_about_as_often_as_they_promise(statistic):
 def test_a_report_made_twice_is_the_same():
     ratings = Ratings.of_matrix([[*row, *row] for row in KRIPPENDORFF_4X12])
     assert estimate(fleiss_kappa, ratings) == estimate(fleiss_kappa, ratings)
+
+
+def test_two_answers_an_item_do_not_turn_into_one_class_and_guessers():
+    """Without third opinions that explains the answers as well as mostly right raters do; it is never what is true."""
+    accuracy, majority = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        often = 1 / np.arange(1, 121) ** 0.9
+        skill = np.clip(rng.beta(8, 2, 120), 0.5, 0.99)
+        skill[:4] = 0.53  # those who answer most guess
+        truth = rng.integers(2, size=150)
+        who = np.array([rng.choice(120, 2, replace=False, p=often / often.sum()) for _ in truth])
+        said = np.where(rng.random(who.shape) < skill[who], truth[:, None], 1 - truth[:, None])
+        found = dawid_skene(np.repeat(np.arange(150), 2), who.ravel(), said.ravel(), classes=2, pooling=POOLING)
+        accuracy.append(float((found.posterior.argmax(axis=1) == truth).mean()))
+        majority.append(float(((said.mean(axis=1) > rng.uniform(0.4, 0.6, 150)) == truth).mean()))
+        assert found.marginals.min() > 0.15
+    assert np.mean(accuracy) > np.mean(majority)
+    assert min(accuracy) > 0.6
