@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 from sqlalchemy import Engine
@@ -17,7 +18,7 @@ from ml_backend.errors import ModelError
 from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.learner import Learner
-from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, opine
+from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, in_background, opine
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.queue import arrange
 from ml_backend.learning.watchman import Watchman
@@ -79,7 +80,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
             return time.time() - kit.runs.newest(project) < within_s or bool(kit.inbox.open_events(LEARN, subject))
 
         try:
-            done = Opined(stopped=True) if busy(CALM_S) else opine(kit, project, stop=busy)
+            done = Opined(stopped=True) if busy(CALM_S) else in_background(partial(opine, kit, project, stop=busy))
         except NotFound:
             log.info("project_gone", project=project)
         except (LabelingError, LearningPolicyError) as error:

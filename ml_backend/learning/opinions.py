@@ -7,9 +7,14 @@ No other key of the data is touched, and a change of these keys teaches nothing,
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
@@ -34,6 +39,9 @@ CALM_S = 20.0
 LATEST_S = 300.0
 """Where it never gets calm, it is judged after so long all the same."""
 
+MODEST = 15
+"""How far it steps back behind a fit for the processor's time ("nice")."""
+
 LEAST_PHOTOS = 10
 """Labelled photos from which the model has an opinion: heads learned from fewer differ from everybody."""
 
@@ -43,6 +51,7 @@ MOST_SAID = 5
 log = structlog.get_logger(__name__)
 
 Stop = Callable[[], bool]
+Done = TypeVar("Done")
 Remarked = tuple[int, Remark]
 """(which photo of its task, from 0; a remark)."""
 
@@ -63,6 +72,22 @@ class Opined:
     changed: int = 0
     taken_back: int = 0
     stopped: bool = False
+
+
+def in_background(work: Callable[[], Done]) -> Done:
+    """Does work in a thread that gives way to others where the system can tell threads apart.
+
+    Raises:
+        Whatever the work raises.
+    """
+
+    def modestly() -> Done:
+        with contextlib.suppress(OSError, AttributeError):  # a thread cannot take that back: hence one of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), MODEST)
+        return work()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="opinion") as pool:
+        return pool.submit(modestly).result()
 
 
 def opine(kit: Kit, project: int, *, stop: Stop) -> Opined | None:

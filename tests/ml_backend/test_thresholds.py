@@ -39,7 +39,7 @@ def test_one_edit_hardly_moves_a_threshold():
 
 
 def test_a_rare_class_follows_the_others_first():
-    edits = {"common": Edits((0.15,) * 300, (0.05,) * 300), "rare": Edits()}
+    edits = {"common": Edits((0.15,) * 900, (0.05,) * 900), "rare": Edits()}
     found = learned_thresholds(edits)
     assert found["rare"] == pytest.approx(found["common"], abs=0.05)
     assert found["rare"] < USUAL / 2
