@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus import estimate_crowd
+from labelloop.labeling.consensus import Crowd, Evidence, estimate_crowd
+from labelloop.labeling.crowd import Answer
 from qc_webhooks.facts import Facts
 from qc_webhooks.people import Portrait, Split, portraits, splits
 from qc_webhooks.people.shares import share
@@ -139,7 +140,12 @@ class Board(msgspec.Struct, frozen=True, gc=False):
 
 
 def build_board(
-    tasks: Iterable[Facts], *, title: str = "", names: Mapping[int, str] | None = None, latest: int = LATEST
+    tasks: Iterable[Facts],
+    *,
+    title: str = "",
+    names: Mapping[int, str] | None = None,
+    latest: int = LATEST,
+    crowd: Crowd | None = None,
 ) -> tuple[Board, Replay]:
     """The board of a project, and its record for what-if.
 
@@ -148,6 +154,8 @@ def build_board(
         title: The project's title.
         names: Annotator -> name.
         latest: How many tasks count for reliability and confusion.
+        crowd: What is known of the annotators already; None, or where it does not know all their answers: it is
+            estimated from the latest tasks, which takes a third of the time of a board.
     """
     course = _Course()
     kept: list[Facts] = []
@@ -161,6 +169,8 @@ def build_board(
 
     replay = Replay.of(pass_on())
     survey = Survey(evidence=[task.evidence() for task in kept])
+    if crowd is None or not _knows(crowd, survey.evidence):
+        crowd = estimate_crowd(survey.evidence)
     found = splits(kept)
     told = survey.statistics()
     board = Board(
@@ -170,7 +180,7 @@ def build_board(
         course.agreement(),
         course.savings(),
         len(kept),
-        portraits(kept, estimate_crowd(survey.evidence), found),
+        portraits(kept, crowd, found),
         found,
         tuple(_labels(kept)),
         tuple(_confusions(kept)),
@@ -183,6 +193,21 @@ def build_board(
         },
     )
     return board, replay
+
+
+def _knows(crowd: Crowd, tasks: Iterable[Evidence]) -> bool:
+    """Whether every answer is one that the estimate was made from."""
+    regions: dict[str, set[Answer]] = defaultdict(set)
+    questions: dict[str, set[Answer]] = defaultdict(set)
+    for task in tasks:
+        for told, items in ((regions, task.clusters), (questions, task.choices)):
+            for control, votes in items:
+                told[control].update(answer for _, answer in votes)
+    return all(
+        control in known and answers <= set(known[control].classes)
+        for told, known in ((regions, crowd.labels), (questions, crowd.choices))
+        for control, answers in told.items()
+    )
 
 
 class _Course:

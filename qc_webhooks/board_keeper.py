@@ -11,6 +11,7 @@ from labelloop.service.db import reading
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import Studio
 from qc_webhooks.board import Board, build_board
+from qc_webhooks.crowd_keeper import CrowdStore
 from qc_webhooks.fact_store import Extent, FactStore
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.replay import Replay
@@ -92,6 +93,7 @@ class BoardKeeper:
 
     def __init__(self, engine: sa.Engine, studio: Studio, *, clock: Callable[[], float] = time.time) -> None:
         self._facts, self._boards, self._projects = FactStore(engine), BoardStore(engine), ProjectStore(engine)
+        self._crowds = CrowdStore(engine)
         self._studio = studio
         self._clock = clock
 
@@ -107,7 +109,9 @@ class BoardKeeper:
         extent = extent or self._facts.extent(project)
         started = time.monotonic()
         title, names = self._names(project)
-        board, replay = build_board(self._facts.all(project), title=title, names=names)
+        board, replay = build_board(
+            self._facts.all(project), title=title, names=names, crowd=self._crowds.crowd(project)
+        )
         took_s = time.monotonic() - started
         self._boards.keep(project, board, replay, extent, took_s=took_s)
         log.info("board_made", project=project, tasks=extent.tasks, seconds=round(took_s, 2))
