@@ -47,6 +47,15 @@ def export(
 ) -> int:
     """Write annotated tasks as COCO, Pascal VOC and YOLO into a new version of a data set, in a folder or in S3.
 
+    ```
+    labelloop export 7 --to s3://bucket/cars --format coco,yolo-detect
+    labelloop export export.json --label-config config.xml --to file:///data/cars
+    labelloop export 7 --to s3://bucket/cars --watch --at 02:30 --then ./train.sh
+    labelloop dataset pull s3://bucket/cars --format yolo-detect --to ./cars
+    ```
+
+    A version is whole or not there, and never changes. What was left out is listed with the reason.
+
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.

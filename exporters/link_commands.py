@@ -23,6 +23,11 @@ def dataset_link(
     For photos in a private bucket and a trainer that has no key to it. The version needs an ndjson format
     (`labelloop export --format ndjson-detect`).
 
+    ```
+    labelloop export 7 --to s3://bucket/cars --format ndjson-obb --copy-images
+    yolo detect train data="$(labelloop dataset link s3://bucket/cars --hours 48)"
+    ```
+
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         format: ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.

@@ -34,6 +34,12 @@ def dataset_pull(
     Nothing is half there: the folder changes when everything has come. A later version takes the place of an earlier
     one in it, and photos that were there are not fetched again; what else is in the folder stays.
 
+    ```
+    labelloop dataset pull s3://bucket/cars --format yolo-detect --to ./cars
+    yolo detect train data=./cars/data.yaml
+    labelloop dataset pull /data/cars --version 3 --format coco,voc --to ./v3
+    ```
+
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         to: the folder to write; one sub-folder for each format when there are several.

@@ -60,9 +60,13 @@ def dataset_diff(url: str, a: str, b: str = "latest", *, json: Json = None) -> i
     Objects are compared by class and place in a format that both versions have. One that is gone and one that is new
     are the same object, moved or relabelled, where their boxes overlap by half (IoU).
 
+    ```
+    labelloop dataset diff s3://bucket/cars 11 12
+    ```
+
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-        a: the version before, such as v000001.
+        a: the version before, such as 11 or v000011.
         b: the version after; "latest" is the published one.
         json: where to write it as JSON ("-": to the standard output).
     """
@@ -85,6 +89,11 @@ def dataset_gc(
 
     Objects of exports that were killed, of versions that are gone, and with --keep the older versions. Nothing is
     removed that is younger than the grace period, so exports may go on meanwhile.
+
+    ```
+    labelloop dataset gc s3://bucket/cars --keep 10
+    labelloop dataset gc s3://bucket/cars --keep 10 --delete
+    ```
 
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.

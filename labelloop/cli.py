@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 GROUPS = {
     "ml": "The ML backend, which draws pre-labels.",
@@ -119,6 +120,7 @@ def create_cli(words: Sequence[str] = ()) -> App:
         help_epilogue="Start with `labelloop up`. Settings are LABELLOOP_... in the environment or in settings.env of"
         " the home folder (.labelloop).",
         version=version("labelloop"),
+        default_parameter=Parameter(show_default=_shown),
     )
     groups = {"": app}
     for command in COMMANDS:
@@ -137,6 +139,11 @@ def create_cli(words: Sequence[str] = ()) -> App:
         asked = list(words[: len(command.name.split())]) == command.name.split()
         groups[group].command(command.target, name=name, help=None if asked else command.purpose, help_epilogue="")
     return app
+
+
+def _shown(default: Any) -> str | None:
+    """A default as the help shows it; of options that are off or empty none."""
+    return None if default in ("", 0, None) else str(default)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -128,3 +128,16 @@ def test_the_fix_is_left_out_where_there_is_none(monkeypatch, capsys):
         main(["down"])
     assert ended.value.code == 1
     assert capsys.readouterr().err == "It broke.\n"
+
+
+def test_defaults_that_say_nothing_are_not_shown():
+    text = help_of("export")
+    assert '[default: ""]' not in text
+    assert "[default: False]" not in text
+    assert "[default: latest]" in text
+
+
+@pytest.mark.parametrize("command", ["export", "import", "dataset pull", "dataset validate", "dataset gc"])
+def test_help_shows_calls_to_copy(command):
+    lines = [line.strip() for line in help_of(*command.split()).splitlines()]
+    assert any(line.startswith(f"labelloop {command} ") for line in lines)

@@ -48,6 +48,13 @@ def import_dataset(
 ) -> int:
     """Bring a labelled data set, or plain photos, into a Label Studio project. Again: nothing is added twice.
 
+    ```
+    labelloop import ./coco --project new --title Cars --dry-run
+    labelloop import ./coco --project new --title Cars
+    labelloop import s3://bucket/photos --project new
+    labelloop import results.json --project 5 --as predictions --model-version n7
+    ```
+
     Args:
         source: a folder, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
         project: the project's number, or "new".

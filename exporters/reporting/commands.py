@@ -20,6 +20,10 @@ def dataset_report(
     Classes, sizes, splits, samples with their objects drawn, what was left out and why. The page holds its pictures and
     loads nothing, so it can be sent or kept with the data set.
 
+    ```
+    labelloop dataset report s3://bucket/cars --out cars.html
+    ```
+
     Args:
         url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
         out: the HTML file to write.

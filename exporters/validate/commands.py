@@ -21,6 +21,12 @@ def dataset_validate(place: str, *, version: str = "latest", json: Json = None) 
     Reads COCO, Pascal VOC, YOLO (detect, segment, OBB, pose) and Ultralytics NDJSON, whoever wrote them, and the
     versions that `labelloop export` makes, whose checksums, sizes and numbers are compared with the manifest too.
 
+    ```
+    labelloop dataset validate ./somebody-elses-yolo
+    labelloop dataset validate annotations/instances_train.json
+    labelloop dataset validate s3://bucket/cars
+    ```
+
     Args:
         place: a folder, a COCO file, or where a data set of ours lives: file:///DIR or s3://BUCKET/PREFIX.
         version: which version of a data set of ours: "latest", or a number: 3 or v000003.
