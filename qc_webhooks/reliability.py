@@ -209,13 +209,17 @@ def _label_reliability(
 def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, RegionReliability]:
     """Every annotator's recall, on objects that others marked, and precision."""
     seen: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    real: dict[int, list[float]] = defaultdict(list)
+    real: dict[int, list[tuple[float, float]]] = defaultdict(list)
     objects: Counter[int] = Counter()
     expected: dict[int, float] = defaultdict(float)
 
     @cache  # few people work on a project: the same of them have marked the same over and over
     def probability(looked: tuple[int, ...], marked: tuple[int, ...]) -> float:
         return presence.probability(Sighting(looked, marked))
+
+    @cache
+    def confirmed(looked: tuple[int, ...], marked: tuple[int, ...], who: int) -> tuple[float, float]:
+        return presence.others(Sighting(looked, marked), who)
 
     for task in tasks:
         blind = task.blind
@@ -232,12 +236,14 @@ def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, Re
                     seen[who].append((probability(looked, others), who in marked))
                 if who in marked:
                     objects[who] += 1
-                    if len(blind) > 1 or told.real is not None:
-                        real[who].append(there)
+                    if told.real is not None:
+                        real[who].append((there, 1 - there))
+                    elif len(blind) > 1:
+                        real[who].append(confirmed(blind, marked, who))
     return {
         who: RegionReliability(
             _recall(seen[who], presence),
-            _precision(np.array(real[who])),
+            rate_interval(*np.array(real[who]).reshape(-1, 2).T),
             objects[who],
             round(expected[who] / objects[who], 3) if objects[who] else None,
         )
@@ -252,23 +258,6 @@ def _recall(seen: Sequence[tuple[float, bool]], presence: Presence) -> Estimate:
     right = there * marked + (1 - there) * chance
     wrong = there * ~marked + (1 - there) * chance
     return rate_interval(right, wrong)
-
-
-def _precision(real: Floats) -> Estimate:
-    """Share of real objects among the regions drawn: a Beta posterior, widened by how unsure each of them is."""
-    n = len(real)
-    if n < ENOUGH:
-        return Estimate.lacking(n)
-    from scipy.special import betaincinv  # scipy.stats takes a second to import
-
-    hits, unsure = float(real.sum()), float((real * (1 - real)).sum())
-    mean = (hits + 0.5) / (n + 1)
-    variance = mean * (1 - mean) / (n + 2) + unsure / n**2
-    strength = max(mean * (1 - mean) / variance - 1, 1e-6)
-    low, value, high = betaincinv(
-        mean * strength, (1 - mean) * strength, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2]
-    ).tolist()
-    return Estimate(value, low, high, n)
 
 
 def answer_name(answer: Answer) -> str:

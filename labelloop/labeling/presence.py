@@ -80,6 +80,25 @@ class Presence(msgspec.Struct, frozen=True):
         """How likely the object is there, 0 to 1."""
         return float(1 - self.states(sighting)[-1])
 
+    def others(self, sighting: Sighting, annotator: int) -> tuple[float, float]:
+        """How likely the others of a sighting do what they did about a region of this annotator.
+
+        Returns:
+            If it is an object (an easy one more likely than a hard one, since the annotator saw it), and if it is none.
+        """
+        marked = frozenset(sighting.marked) - {annotator}
+        others = [who for who in sighting.looked if who != annotator]
+        logits = [(self.logits.get(who, self.typical[0]), who in marked) for who in others]
+        own, real, seen = self.logits.get(annotator, self.typical[0]), 0.0, 0.0
+        for shift in DIFFICULTY:
+            likely = 1 / (1 + math.exp(-(own + shift)))
+            seen += likely
+            for logit, mark in logits:
+                likely /= 1 + math.exp(-(logit + shift) if mark else logit + shift)
+            real += likely
+        chance: float = self.coincidence ** len(marked) * (1 - self.coincidence) ** (len(others) - len(marked))
+        return real / seen, chance
+
     def states(self, sighting: Sighting) -> Floats:
         """How likely it is a real object of each ``DIFFICULTY`` or, last, no object; they sum to 1."""
         # In plain floats: for three annotators numpy's calls take twenty times as long, and every cluster is asked.
