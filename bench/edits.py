@@ -14,7 +14,7 @@ import numpy as np
 from labelloop.labeling.overlap import box_iou
 from ml_backend.backbone import Backbone, open_backbone
 from ml_backend.calibration import are_right
-from ml_backend.datasets import read_dataset, read_list
+from ml_backend.datasets import read_labelled
 from ml_backend.detections import Detections
 from ml_backend.examples import Example
 from ml_backend.judge import Truth
@@ -92,10 +92,10 @@ def run() -> str:
 
 def _examples(album: Album, data: str) -> list[Example]:
     root = SHARED / "data" / data
-    photos = read_dataset(root / "images", root / "annotations_voc")
+    data = read_labelled(root / "images", root / "annotations_voc")
     listed = root / "val.txt"
-    held = read_list(listed) if listed.is_file() else {one.name for one in photos[::4]}
-    good, _ = readable(album, [one for one in photos if one.name not in held], lambda *_: None)
+    held = data.listed(listed)[0] if listed.is_file() else {one.name for one in data.photos[::4]}
+    good, _ = readable(album, [one for one in data.photos if one.name not in held], lambda *_: None)
     return [album.example(one) for one in good]
 
 

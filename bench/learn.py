@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.backbone import open_backbone
-from ml_backend.datasets import read_dataset
+from ml_backend.datasets import read_labelled
 from ml_backend.detector import embedded_model
 from ml_backend.learn import learn
 from ml_backend.sights import Sights
@@ -135,7 +135,7 @@ def _times() -> list[str]:
         for name, path in (("YOLOX-nano", NANO), ("embedded", embedded_model())):
             backbone = open_backbone(path, folder=Path(folder), threads=1)
             album = Album(backbone, Sights(Path(folder) / "sights", max_bytes=2**32))
-            photos = read_dataset(root / "images", root / "annotations_voc")[:100]
+            photos = read_labelled(root / "images", root / "annotations_voc").photos[:100]
             examples = [album.example(photo) for photo in photos]
             for size in (20, 100):
                 spent = []

@@ -28,7 +28,7 @@ from labelloop.service.studio import Studio
 from labelloop.service.web import SECRET_HEADER
 from labelloop.stack.ports import free_port
 from ml_backend.activation import open_served
-from ml_backend.datasets import LabelledPhoto, read_dataset
+from ml_backend.datasets import LabelledPhoto, read_labelled
 from ml_backend.judge import Truth, mean_ap50
 from ml_backend.learning.runs import PHASES, Runs
 from ml_backend.learning.teaching import is_held_out
@@ -94,7 +94,7 @@ class Annotator:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.studio = settings, Studio.from_settings(settings)
         held = set((CELLS / "val.txt").read_text().split())
-        photos = [one for one in read_dataset(CELLS / "images", CELLS / "annotations_voc") if one.labels]
+        photos = [one for one in read_labelled(CELLS / "images", CELLS / "annotations_voc").photos if one.labels]
         self.test = [one for one in photos if {one.path.stem, one.path.name} & held]
         train = [one for one in photos if not {one.path.stem, one.path.name} & held]
         chosen = random.Random(0).sample(train, PHOTOS)

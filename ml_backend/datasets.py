@@ -1,153 +1,105 @@
-"""Owns READERS: labelled photos in a folder, as Pascal VOC, COCO or YOLO has them, read as boxes in pixels."""
+"""Owns `LabelledPhotos`: a data set that somebody labelled, as boxes in pixels, and lists that name photos of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from defusedxml import ElementTree
-
-from labelloop.service.media import MediaError, photo_size
+from labelloop.service.datasets import DatasetError, Photos, Place, Problem, open_place, read_dataset
+from labelloop.service.datasets import LabelledPhoto as Described
+from labelloop.service.datasets.readers import recognise
+from labelloop.service.settings import Settings
 from ml_backend.errors import DatasetUnreadable
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """A photo and what is on it: boxes as x_min, y_min, x_max, y_max in pixels of the photo, each with its label."""
+    """A photo and what is on it: boxes as x_min, y_min, x_max, y_max in pixels of the photo, each with its label.
+
+    Attributes:
+        path: The file.
+        name: Its name below the folder of photos, with `/`.
+    """
 
     path: Path
+    name: str
     boxes: tuple[Box, ...]
     labels: tuple[str, ...]
 
-    @property
-    def name(self) -> str:
-        """The file's name without its ending: what lists of photos name."""
-        return self.path.stem
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """The photos that are labelled, in the order of their names, and what of the data set was left out."""
+
+    photos: tuple[LabelledPhoto, ...]
+    problems: tuple[Problem, ...]
+    folder: Photos
+
+    def listed(self, file: Path) -> tuple[frozenset[str], Sequence[str]]:
+        """The names of the photos that a text file lists, one a line, and the lines that name none.
+
+        Args:
+            file: Names with or without folder and ending.
+
+        Raises:
+            DatasetUnreadable: It cannot be read.
+        """
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetUnreadable(file, "it cannot be read as text, the names of photos one a line") from error
+        names = [line.strip() for line in lines if line.strip()]
+        found = {name: self.folder.find(name) for name in names}
+        return frozenset(one for one in found.values() if one), [name for name, one in found.items() if not one]
 
 
-Reader = Callable[[Path, Mapping[str, Path]], Iterable[LabelledPhoto]]
-
-
-def read_dataset(images: Path, annotations: Path) -> list[LabelledPhoto]:
-    """The photos that have annotations, in the order of their names.
+def read_labelled(images: Path, annotations: Path, *, settings: Settings | None = None) -> LabelledPhotos:
+    """The photos that have annotations, whatever `labelloop import` reads too; polygons and masks as the boxes around.
 
     Args:
         images: A folder of photos, or of folders of photos.
-        annotations: A folder of VOC's XML, a folder of YOLO's text files (`classes.txt`, `names.txt` or a `data.yaml`
-            in it or above it names the classes), or a COCO JSON file.
+        annotations: A folder of Pascal VOC's XML or of YOLO's text files, or a COCO JSON file.
+        settings: Read from the environment where None.
 
     Raises:
-        DatasetUnreadable: There is nothing of the kind, or a file of it is malformed.
+        DatasetError: There is nothing of the kind.
+        DatasetUnreadable: No photo of it is there, or nothing is drawn on any.
     """
-    photos = {path.stem: path for path in sorted(images.rglob("*")) if path.suffix.lower() in SUFFIXES}
-    if not photos:
+    place = open_place(str(annotations), settings or Settings(), images=str(images))
+    if not place.photos.names:
         raise DatasetUnreadable(images, "there is no photo in it")
-    for recognise, read in READERS.values():
-        if recognise(annotations):
-            found = sorted(read(annotations, photos), key=lambda photo: photo.name)
-            if not found:
-                raise DatasetUnreadable(annotations, f"none of its annotations is of a photo in {images}")
-            return found
-    raise DatasetUnreadable(annotations, "it is neither a folder of VOC XML or YOLO text files nor a COCO JSON file")
+    found: dict[str, LabelledPhoto] = {}
+    problems: list[Problem] = []
+    for one in _read(place):
+        name = one.item if isinstance(one, Problem) else place.photos.find(one.name)
+        if isinstance(one, Problem):
+            problems.append(one)
+        elif name is None:
+            problems.append(Problem(one.name, f"{images} has no photo of this name, or several"))
+        elif name in found:
+            problems.append(Problem(one.name, "the data set describes this photo twice; the first counts"))
+        else:
+            drawn = [each for each in one.drawn if not each.crowd]
+            boxes = tuple(each.geometry.bounds for each in drawn)
+            found[name] = LabelledPhoto(images / name, name, boxes, tuple(each.label for each in drawn))
+    if not any(one.labels for one in found.values()):
+        reason = "nothing is drawn on any of its photos" if found else f"none of its photos is in {images}"
+        raise DatasetUnreadable(annotations, f"{reason}{_first(problems)}")
+    return LabelledPhotos(tuple(found[name] for name in sorted(found)), tuple(problems), place.photos)
 
 
-def read_list(file: Path) -> frozenset[str]:
-    """Names of photos, one a line, with or without folder and ending.
-
-    Raises:
-        DatasetUnreadable: It cannot be read.
-    """
+def _read(place: Place) -> Iterator[Described | Problem]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetUnreadable(file, "it cannot be read as text") from error
-    names = (Path(line.strip()) for line in lines if line.strip())
-    return frozenset(name.stem if name.suffix.lower() in SUFFIXES else name.name for name in names)
+        return read_dataset(place).photos()
+    except DatasetError:
+        if recognise(place) != "yolo":
+            raise
+        # Rows that are turned boxes or outlines, who knows: the boxes around them are the same.
+        return read_dataset(place, "yolo-segment").photos()
 
 
-def _read_voc(folder: Path, photos: Mapping[str, Path]) -> Iterable[LabelledPhoto]:
-    """Corners are taken as they stand: VOC's count from 1, but most sets that call themselves VOC count from 0."""
-    for file in sorted(folder.glob("*.xml")):
-        if file.stem not in photos:
-            continue
-        try:
-            objects = ElementTree.parse(file).findall(".//object")
-            labels = tuple(str(one.findtext("name", "")).strip() for one in objects)
-            boxes = tuple(_voc_box(one.find("bndbox")) for one in objects)
-        except (ElementTree.ParseError, TypeError, ValueError, AttributeError) as error:
-            raise DatasetUnreadable(file, f"it is no Pascal VOC annotation ({error})") from error
-        yield LabelledPhoto(photos[file.stem], boxes, labels)
-
-
-def _voc_box(box: Any) -> Box:
-    left, top, right, bottom = (float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return left, top, right, bottom
-
-
-def _read_coco(file: Path, photos: Mapping[str, Path]) -> Iterable[LabelledPhoto]:
-    try:
-        told = json.loads(file.read_bytes())
-        names = {one["id"]: str(one["name"]) for one in told["categories"]}
-        drawn: dict[Any, list[tuple[Box, str]]] = {one["id"]: [] for one in told["images"]}
-        for one in told["annotations"]:
-            x, y, width, height = (float(value) for value in one["bbox"])
-            if not one.get("iscrowd"):
-                drawn[one["image_id"]].append(((x, y, x + width, y + height), names[one["category_id"]]))
-        stems = [(one["id"], Path(str(one["file_name"])).stem) for one in told["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetUnreadable(file, f"it is no COCO file ({error!r})") from error
-    for image, stem in stems:
-        if stem in photos:
-            boxes, labels = zip(*drawn[image], strict=True) if drawn[image] else ((), ())
-            yield LabelledPhoto(photos[stem], boxes, labels)
-
-
-def _read_yolo(folder: Path, photos: Mapping[str, Path]) -> Iterable[LabelledPhoto]:
-    """Lines `class cx cy w h` as shares of the photo; a polygon `class x1 y1 x2 y2 ...` becomes the box around it."""
-    names = _yolo_names(folder)
-    for file in sorted(folder.glob("*.txt")):
-        if file.stem not in photos:
-            continue
-        boxes, labels = [], []
-        try:
-            width, height = photo_size(photos[file.stem])
-            for line in filter(str.strip, file.read_text().splitlines()):
-                number, *values = line.split()
-                boxes.append(_yolo_box([float(value) for value in values], width, height))
-                labels.append(names[int(number)] if int(number) < len(names) else number)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise DatasetUnreadable(file, f"it is no YOLO annotation ({error})") from error
-        except MediaError:
-            continue  # a photo that cannot be opened has no size; it could not be learned from either
-        yield LabelledPhoto(photos[file.stem], tuple(boxes), tuple(labels))
-
-
-def _yolo_box(values: list[float], width: int, height: int) -> Box:
-    if len(values) == 4:
-        cx, cy, w, h = values
-        return (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height
-    if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"a line has {len(values)} numbers after the class")
-    return min(values[::2]) * width, min(values[1::2]) * height, max(values[::2]) * width, max(values[1::2]) * height
-
-
-def _yolo_names(folder: Path) -> list[str]:
-    for place in (folder, folder.parent, folder.parent.parent):
-        for name in ("classes.txt", "names.txt"):
-            if (place / name).is_file():
-                return (place / name).read_text(encoding="utf-8").splitlines()
-    return []
-
-
-READERS: Mapping[str, tuple[Callable[[Path], bool], Reader]] = {
-    "coco": (lambda path: path.is_file() and path.suffix.lower() == ".json", _read_coco),
-    "voc": (lambda path: path.is_dir() and any(path.glob("*.xml")), _read_voc),
-    "yolo": (lambda path: path.is_dir() and any(path.glob("*.txt")), _read_yolo),
-}
-"""Format -> (whether a path is of it, its reader), tried in this order."""
+def _first(problems: Sequence[Problem]) -> str:
+    return f" ({problems[0].item}: {problems[0].reason})" if problems else ""

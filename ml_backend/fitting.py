@@ -59,7 +59,11 @@ def fit_table(
         problem = training.problem(name, photos, moved=moved, known=places.get(name))
         return _fit_class(training, problem, trainer)
 
-    rows = training.scale.unfold(np.stack(each(fitted, drawn), axis=2))
+    shape = (len(training.spans), training.features.shape[1], len(drawn))
+    rows = np.zeros(shape)  # without a class where nothing was drawn yet
+    for place, row in enumerate(each(fitted, drawn)):
+        rows[:, :, place] = row
+    rows = training.scale.unfold(rows)
     waiting = [(name, index) for name, index in known if name not in drawn]
     return Head(
         names=(*drawn, *(name for name, _ in waiting)),

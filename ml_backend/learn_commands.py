@@ -20,7 +20,7 @@ from labelloop.service.errors import SettingsError
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from ml_backend.backbone import open_backbone
-from ml_backend.datasets import read_dataset, read_list
+from ml_backend.datasets import LabelledPhoto, read_labelled
 from ml_backend.detector import embedded_model
 from ml_backend.errors import DatasetUnreadable
 from ml_backend.sights import Sights
@@ -28,6 +28,9 @@ from ml_backend.simulate import STRATEGIES, Album, Run, readable, simulate
 
 KEPT_BYTES = 8 * 2**30
 """Of sights on disk; about 2,000 photos with the embedded model."""
+
+MOST_TOLD = 20
+"""Lines on what was left out of a data set."""
 
 
 def learn_simulate(
@@ -48,9 +51,12 @@ def learn_simulate(
     asks for; a model learns from them and is judged on the test photos. Prints AP50 (pycocotools) of each strategy and
     number of labelled photos, and what was labelled.
 
+    Ctrl-C stops it, and says what is done so far.
+
     Args:
         images: Folder of photos.
-        annotations: A folder of Pascal VOC XML, a folder of YOLO text files, or a COCO JSON file.
+        annotations: A folder of Pascal VOC XML, a folder of YOLO text files, or a COCO JSON file: what
+            `labelloop import` reads. Polygons and masks count as the boxes around them.
         test_list: Text file that names the test photos, one a line; the others may be labelled.
         model: ONNX detector to learn on, or `default` for the one that comes with labelloop.
         labelled: Numbers of labelled photos, with commas.
@@ -60,23 +66,27 @@ def learn_simulate(
         settings: Read from the environment where None.
 
     Raises:
-        DatasetUnreadable: Photos, annotations or list cannot be read.
+        DatasetError: The annotations cannot be read.
+        DatasetUnreadable: Photos or list cannot be read, or do not meet.
         ModelError: The model cannot be opened, or cannot learn.
     """
     settings = settings or Settings()
     setup_logging(settings)
     sizes = _numbers(labelled)
-    strategies = [_strategy(one.strip()) for one in strategy.split(",")]
+    strategies = list(dict.fromkeys(_strategy(one.strip()) for one in strategy.split(",")))
     if seeds < 1:
         raise SettingsError(f"{seeds} seeds are none.", fix="Give --seeds 1 or more.")
-    photos = read_dataset(images, annotations)
-    wanted = read_list(test_list)
+    if json_ is not None:
+        _writable(json_)
+    data = read_labelled(images, annotations, settings=settings)
+    wanted, unknown = data.listed(test_list)
     path = embedded_model() if model == "default" else Path(model).expanduser().absolute()
     folder = settings.home / "learn"
     backbone = open_backbone(path, folder=folder, threads=settings.inference_threads)
     album = Album(backbone, Sights(folder / "sights", max_bytes=KEPT_BYTES))
     console = Console(stderr=True, highlight=False)
     runs: list[Run] = []
+    stopped = False
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -85,24 +95,58 @@ def learn_simulate(
         TimeRemainingColumn(),
         console=console,
     ) as progress:
-        looking = progress.add_task("photos seen", total=len(photos))
-        good, bad = readable(album, photos, lambda done, _: progress.update(looking, completed=done))
-        for line in bad:
-            progress.console.print(f"left out: {line}", markup=False, soft_wrap=True)
+        looking = progress.add_task("photos seen", total=len(data.photos))
+        good, bad = readable(album, data.photos, lambda done, _: progress.update(looking, completed=done))
+        told = [f"left out: {line}" for line in (*(f"{one.item}: {one.reason}" for one in data.problems), *bad)]
+        told += [f"not a photo of the data set: {line}, in {test_list}" for line in unknown]
+        for line in _shortened(told):
+            progress.console.print(line, markup=False, soft_wrap=True)
         test = [one for one in good if one.name in wanted]
         pool = [one for one in good if one.name not in wanted]
-        if not test or not pool:
-            which = "names none of the photos" if not test else "leaves no photo to label"
-            raise DatasetUnreadable(test_list, f"it {which}")
+        _check(test_list, test, pool)
         done = progress.add_task("runs", total=len(sizes) * len(strategies) * seeds)
-        for run in simulate(album, pool, test, sizes=sizes, strategies=strategies, seeds=seeds):
-            runs.append(run)
-            progress.advance(done)
-    Console(highlight=False).print(_table(runs))
+        try:
+            for run in simulate(album, pool, test, sizes=sizes, strategies=strategies, seeds=seeds):
+                runs.append(run)
+                progress.advance(done)
+        except KeyboardInterrupt:
+            stopped = True
+    if len(pool) < sizes[-1]:
+        console.print(f"There are {len(pool)} photos to label: no more than so many were labelled.")
+    if runs:
+        Console(highlight=False).print(_table(runs))
     if json_ is not None:
-        json_.parent.mkdir(parents=True, exist_ok=True)
-        told = {"model": backbone.version, "test_photos": len(test), "pool_photos": len(pool)}
-        json_.write_bytes(msgspec.json.format(json.dumps({**told, "runs": [asdict(run) for run in runs]}).encode()))
+        head = {"model": backbone.version, "test_photos": len(test), "pool_photos": len(pool)}
+        json_.write_bytes(msgspec.json.format(json.dumps({**head, "runs": [asdict(run) for run in runs]}).encode()))
+    if stopped:
+        console.print(f"Stopped after {len(runs)} of {len(sizes) * len(strategies) * seeds} runs.")
+        raise SystemExit(130)
+
+
+def _check(test_list: Path, test: Sequence[LabelledPhoto], pool: Sequence[LabelledPhoto]) -> None:
+    if not test:
+        raise DatasetUnreadable(test_list, "it names none of the photos that are labelled and can be decoded")
+    if not any(one.labels for one in test):
+        raise DatasetUnreadable(test_list, "nothing is drawn on the photos that it names")
+    if not any(one.labels for one in pool):
+        raise DatasetUnreadable(test_list, "it leaves no photo to label on which anything is drawn")
+
+
+def _writable(file: Path) -> None:
+    """Whether results can be written: asked before the work, not after it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
+    except OSError as error:
+        raise SettingsError(
+            f"{file} cannot be written: {error.strerror}.", fix="Give another file with --json."
+        ) from None
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    if len(lines) <= MOST_TOLD:
+        return list(lines)
+    return [*lines[:MOST_TOLD], f"... and {len(lines) - MOST_TOLD} more of the kind"]
 
 
 def _numbers(text: str) -> list[int]:
@@ -112,7 +156,7 @@ def _numbers(text: str) -> list[int]:
         numbers = []
     if not numbers or min(numbers) < 1:
         raise SettingsError(f"{text!r} is no list of numbers of photos.", fix="Give for instance --labelled 1,5,10,20.")
-    return numbers
+    return sorted(set(numbers))
 
 
 def _strategy(name: str) -> Literal["random", "active"]:

@@ -13,11 +13,10 @@ from exporters.validate import FLAWS
 from labelloop.cli import create_cli
 from labelloop.doctor import CHECKS
 from labelloop.labeling.values import GEOMETRIES
-from labelloop.service.datasets import READERS as IMPORTED
+from labelloop.service.datasets import READERS
 from labelloop.service.settings import Settings, describe_settings
 from ml_backend.app import create_app as create_ml
 from ml_backend.catalogue import CATALOGUE
-from ml_backend.datasets import READERS
 from ml_backend.layouts import LAYOUTS
 from ml_backend.shapes import SHAPES
 from ml_backend.smart.segmenters import SEGMENTERS
@@ -44,7 +43,7 @@ TABLES = {
     "CATALOGUE": CATALOGUE,
     "TRAINERS": TRAINERS,
     "STANDARD": STANDARD,
-    "READERS": {**READERS, **IMPORTED},
+    "READERS": READERS,
     "METRICS": METRICS,
     "ROUTES": ROUTES,
     "RULES": RULES,

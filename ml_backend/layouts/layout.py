@@ -192,6 +192,8 @@ def grid(height: int, width: int, strides: tuple[int, ...]) -> tuple[Floats, Flo
 
 def best_class(boxes: Floats, scores: Floats, floor: float) -> Detections:
     """Each box with its best class: boxes (n, 4), scores (n, classes); those of at least the floor."""
+    if not scores.shape[1]:  # a head that was shown nothing yet
+        return Detections(boxes[:0], scores[:0].reshape(-1), np.zeros(0, np.int64))
     classes = scores.argmax(axis=1)
     best = scores[np.arange(len(scores)), classes]
     keep = best >= floor

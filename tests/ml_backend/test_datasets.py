@@ -1,4 +1,4 @@
-"""The same photos and boxes come out of every format; what cannot be read says which file and why."""
+"""The same photos and boxes come out of every format; what is left out is told, and what cannot be read says why."""
 
 import json
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ml_backend.datasets import READERS, read_dataset, read_list
+from labelloop.service.datasets import DatasetError
+from ml_backend.datasets import read_labelled
 from ml_backend.errors import DatasetUnreadable
 
 DRAWN = {"a": [((10, 20, 30, 60), "cat"), ((0, 0, 50, 40), "dog")], "b": []}
@@ -47,11 +48,11 @@ def write_yolo(folder):
 def write_coco(folder):
     images = [{"id": index, "file_name": f"images/{name}.jpg"} for index, name in enumerate(DRAWN)]
     annotations = [
-        {"image_id": index, "category_id": label, "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+        {"image_id": index, "category_id": ("cat", "dog").index(label), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]}
         for index, drawn in enumerate(DRAWN.values())
         for b, label in drawn
     ]
-    categories = [{"id": name, "name": name} for name in ("cat", "dog")]
+    categories = [{"id": number, "name": name} for number, name in enumerate(("cat", "dog"))]
     file = folder / "all.json"
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return file
@@ -60,40 +61,95 @@ def write_coco(folder):
 WRITERS = {"voc": write_voc, "yolo": write_yolo, "coco": write_coco}
 
 
-@pytest.mark.parametrize("form", READERS)
+@pytest.mark.parametrize("form", WRITERS)
 def test_every_format_gives_the_same_boxes(form, images, tmp_path):
     folder = tmp_path / form
     folder.mkdir()
-    found = read_dataset(images, WRITERS[form](folder))
-    assert [photo.name for photo in found] == ["a", "b"]
-    assert [photo.labels for photo in found] == [("cat", "dog"), ()]
-    np.testing.assert_allclose(found[0].boxes, [box for box, _ in DRAWN["a"]], atol=1e-6)
+    found = read_labelled(images, WRITERS[form](folder))
+    assert [photo.name for photo in found.photos] == ["a.jpg", "b.jpg"]
+    assert [photo.labels for photo in found.photos] == [("cat", "dog"), ()]
+    np.testing.assert_allclose(
+        found.photos[0].boxes, [box for box, _ in DRAWN["a"]], atol=1.01 if form == "voc" else 1e-6
+    )
+    assert not found.problems
 
 
-def test_a_polygon_of_yolo_becomes_the_box_around_it(images, tmp_path):
-    (tmp_path / "a.txt").write_text("0 0.1 0.25 0.3 0.25 0.2 0.75")
-    [photo] = read_dataset(images, tmp_path)
-    np.testing.assert_allclose(photo.boxes, [(10, 20, 30, 60)])
-    assert photo.labels == ("0",)
+@pytest.mark.parametrize(
+    "row",
+    [
+        "0 0.1 0.25 0.3 0.25 0.2 0.75",  # an outline
+        "0 0.1 0.25 0.3 0.25 0.3 0.75 0.1 0.75",  # an outline or a turned box: who knows
+    ],
+)
+def test_an_outline_of_yolo_becomes_the_box_around_it(row, images, tmp_path):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "a.txt").write_text(row)
+    a, b = read_labelled(images, folder).photos
+    np.testing.assert_allclose(a.boxes, [(10, 20, 30, 60)])
+    assert (a.labels, b.labels) == (("class 0",), ())
 
 
-@pytest.mark.parametrize(("name", "text"), [("a.xml", "<annotation><object>"), ("a.txt", "0 1 2"), ("a.json", "[]")])
-def test_a_malformed_file_is_named(name, text, images, tmp_path):
-    file = tmp_path / name
-    file.write_text(text)
-    with pytest.raises(DatasetUnreadable) as caught:
-        read_dataset(images, file if name.endswith("json") else tmp_path)
-    assert caught.value.path == file
+def test_names_of_classes_come_from_data_yaml_too(images, tmp_path):
+    folder = tmp_path / "labels" / "train"
+    folder.mkdir(parents=True)
+    (folder.parent / "data.yaml").write_text("names: {0: cat, 1: dog}")
+    (folder / "a.txt").write_text("1 0.5 0.5 0.2 0.2")
+    assert read_labelled(images, folder.parent).photos[0].labels == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("b.xml", "<annotation><object>"), ("b.txt", "0 1 2"), ("c.txt", "0 1 1 1 1")]
+)
+def test_what_is_malformed_or_has_no_photo_costs_itself_alone_and_is_told(name, text, images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (write_voc if name.endswith("xml") else write_yolo)(folder)
+    (folder / name).write_text(text)
+    found = read_labelled(images, folder)
+    assert found.photos[0].labels == ("cat", "dog")
+    [problem] = found.problems
+    assert problem.item.startswith(name)
+
+
+def test_photos_of_one_name_in_two_folders_are_told_apart(images, tmp_path):
+    (images / "a.jpg").unlink()
+    labels = tmp_path / "labels"
+    for split, kind in (("train", 0), ("val", 1)):
+        (images / split).mkdir()
+        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(images / split / "a.jpg")
+        (labels / split).mkdir(parents=True)
+        (labels / split / "a.txt").write_text(f"{kind} 0.5 0.5 0.2 0.2")
+    found = read_labelled(images, labels)
+    assert [(one.name, one.labels) for one in found.photos if one.labels] == [
+        ("train/a.jpg", ("class 0",)),
+        ("val/a.jpg", ("class 1",)),
+    ]
+    (tmp_path / "test.txt").write_text("val/a.jpg\na\n")
+    assert found.listed(tmp_path / "test.txt") == ({"val/a.jpg"}, ["a"])
 
 
 def test_what_is_no_data_set_says_so(images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_labelled(images, tmp_path / "nothing")
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_labelled(tmp_path / "nothing", write_voc(folder))
     with pytest.raises(DatasetUnreadable, match="no photo"):
-        read_dataset(tmp_path / "nothing", tmp_path)
-    with pytest.raises(DatasetUnreadable, match="neither"):
-        read_dataset(images, tmp_path / "nothing")
+        read_labelled(folder, folder)
+    (folder / "a.xml").unlink()
+    with pytest.raises(DatasetUnreadable, match="nothing is drawn"):
+        read_labelled(images, folder)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(DatasetError, match="broken"):
+        read_labelled(images, tmp_path / "broken.json")
 
 
-def test_a_list_names_photos_with_or_without_folder_and_ending(tmp_path):
+def test_a_list_names_photos_with_or_without_folder_and_ending(images, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images / "photo.v2.jpg")
+    (tmp_path / "voc").mkdir()
+    found = read_labelled(images, write_voc(tmp_path / "voc"))
     file = tmp_path / "test.txt"
-    file.write_text("images/a.jpg\n\nphoto.v2\n  b \n")
-    assert read_list(file) == {"a", "photo.v2", "b"}
+    file.write_text("images/a.jpg\n\nphoto.v2\n  b \nwho\n")
+    assert found.listed(file) == ({"a.jpg", "photo.v2.jpg", "b.jpg"}, ["who"])

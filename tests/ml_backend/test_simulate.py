@@ -65,3 +65,31 @@ def test_a_list_that_names_no_photo_is_an_error(data, monkeypatch, capsys):
 def test_wrong_options_are_said(data, wrong, capsys):
     assert call(data, *wrong) == 1
     assert wrong[1] in capsys.readouterr().err
+
+
+def test_what_does_not_meet_is_told_and_a_photo_without_objects_can_be_the_first(data, monkeypatch, capsys):
+    """A list that names strangers, boxes without a photo, and only one photo in six with anything on it."""
+    monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
+    (data / "test.txt").write_text("6\nimages/7.png\nstranger.png\n")
+    (data / "boxes" / "gone.txt").write_text("0 .5 .5 .2 .2")
+    for number in range(5):
+        (data / "boxes" / f"{number}.txt").write_text("")
+    out = data / "out" / "runs.json"
+    assert not call(data, "--labelled", "99,1,1", "--seeds", "2", "--strategy", "active, random,random", "--json", out)
+    runs = json.loads(out.read_text())["runs"]
+    assert [(run["strategy"], run["labelled"], run["images"]) for run in runs] == [
+        (strategy, size, min(size, 6)) for strategy in ("active", "random") for _ in range(2) for size in (1, 99)
+    ]
+    assert {run["boxes"] for run in runs if run["labelled"] == 99} == {1}
+    told = capsys.readouterr().err
+    assert all(word in told for word in ("stranger.png", "gone.txt", "6 photos to label"))
+
+
+def test_nothing_to_judge_on_is_said_before_the_work(data, monkeypatch, capsys):
+    monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
+    for number in (6, 7):
+        (data / "boxes" / f"{number}.txt").write_text("")
+    assert call(data) == 1
+    assert "nothing is drawn on the photos that it names" in capsys.readouterr().err
+    assert call(data, "--json", data) == 1
+    assert "cannot be written" in capsys.readouterr().err
