@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from ml_backend.learning.edits import Edits, edits_by_class, together
 from ml_backend.learning.lessons import Lessons, Worked
 from ml_backend.learning.looks import LookStore, Waiting
+from ml_backend.learning.opinion_store import Opinion, OpinionStore
 from ml_backend.learning.order import HEAD, POOL_FROM, STEP
 from ml_backend.learning.policy import LearningPolicy
 from ml_backend.learning.runs import Run, Runs
@@ -21,6 +22,9 @@ RUNS = 2000
 
 NEXT = 12
 """Tasks that are listed as the next."""
+
+DOUBTS = 10
+"""Tasks of which the model says that something is wrong, that are listed."""
 
 RECENT = 20
 """Tasks at either end that "at first" and "lately" are about; half of all where there are fewer."""
@@ -91,6 +95,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         next: What is served next, the first first.
         waiting: Open tasks that the served version has looked at.
         course: What comes next and why, in words.
+        doubts: Tasks of which the model says that something is wrong, the surest first; `doubted`: how many in all.
     """
 
     project: int
@@ -106,6 +111,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     next: Sequence[Next]
     waiting: int
     course: Sequence[str]
+    doubts: Sequence[Opinion] = ()
+    doubted: int = 0
 
 
 def make_report(
@@ -130,6 +137,7 @@ def make_report(
     drawn = _drawn(worked)
     counts = lessons.counts(project)
     open_now = LookStore(engine).waiting(project, served)
+    doubts = OpinionStore(engine).all(project)
     return Report(
         project=project,
         made_at=clock(),
@@ -146,6 +154,8 @@ def make_report(
         ],
         waiting=len(open_now),
         course=_course(policy, counts, runs, drawn, open_now),
+        doubts=doubts[:DOUBTS],
+        doubted=len(doubts),
     )  # fmt: skip
 
 

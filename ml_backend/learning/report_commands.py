@@ -88,6 +88,10 @@ def _print(console: Console, report: Report) -> None:
         console.print(table, markup=False)
     for line in report.course:
         console.print(line, markup=False)
+    if report.doubted:
+        console.print(f"The model differs from what was drawn on {report.doubted} tasks:")
+    for doubt in report.doubts:
+        console.print(f"  task {doubt.task}: {doubt.note}", markup=False)
     for place, task in enumerate(report.next, 1):
         console.print(f"{place:3}. task {task.task}: {task.why}")
 

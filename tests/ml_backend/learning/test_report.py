@@ -7,6 +7,7 @@ import pytest
 
 from ml_backend.learning.edits import Edits
 from ml_backend.learning.lessons import Lessons, NotConnected
+from ml_backend.learning.opinion_store import Opinion, OpinionStore
 from ml_backend.learning.page import learning_page
 from ml_backend.learning.plots import edits_over_time, learning_curve, nice
 from ml_backend.learning.policy import LearningPolicy
@@ -74,12 +75,14 @@ def report_of(runs, tasks, *, name="Disc"):
         several=0, first=(CORRECTED, 1), lately=(CORRECTED, 1), waiting=1, course=["Go on."],
         classes=[ClassQuality(name=name, boxes=4, ap50=0.4, before=None, edits=CORRECTED)],
         next=[Next(task=31, score=0.0, why="it promises most")],
+        doubts=[Opinion(32, f"Perhaps a {name} is missing.", 0.83)], doubted=1,
     )  # fmt: skip
 
 
 def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, studio, engine, settings, tmp_path, capsys):
     runs, tasks, waiting = learned
     served = runs[1].version
+    OpinionStore(engine).keep(PROJECT, Opinion(tasks[0], "Perhaps a Disc is missing.", 0.7))
     report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served=served, clock=lambda: 9.5)
     assert report.counts == {"teaches": 5}
     assert [run.version for run in report.runs] == [run.version for run in runs]
@@ -101,13 +104,16 @@ def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, stud
     told = capsys.readouterr().out
     assert "2 runs: 2 versions published, 0 refused" in told
     assert "Lately: 3.0 edits a task" in told
+    assert f"task {tasks[0]}: Perhaps a Disc is missing." in told
     assert all(text in page.read_text() for text in (*(run.version for run in runs), "Disc", "cross-validation"))
     assert msgspec.json.decode(figures.read_bytes())["counts"] == {"teaches": 5}
 
 
 def test_the_page_loads_nothing_and_links_to_tasks_alone():
     page = learning_page(report_of([run_of(2), run_of(3)], [edited(1)]), label_studio="http://studio:8080/")
-    assert re.findall(r'(?:src|href)="([^"]*)"', page) == [f"http://studio:8080/projects/{PROJECT}/data?task=31"]
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == [
+        f"http://studio:8080/projects/{PROJECT}/data?task={task}" for task in (31, 32)
+    ]
     assert "<script" not in page
     assert page.count("<svg") == 3
 
@@ -117,7 +123,7 @@ def test_names_from_a_project_are_text_on_the_page():
     report = report_of([run_of(2, reason=evil, version=evil, verdict="refused")], [edited(1)], name=evil)
     page = learning_page(report)
     assert "<img" not in page
-    assert page.count("&lt;img") >= 4
+    assert page.count("&lt;img") >= 5
 
 
 def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
