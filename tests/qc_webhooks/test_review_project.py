@@ -1,6 +1,8 @@
 """The review project: what is copied into it, what comes back, and that nothing is copied twice or lost."""
 
 import copy
+import threading
+import time
 from functools import partial
 
 import pytest
@@ -8,10 +10,14 @@ import sqlalchemy as sa
 
 from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.task import read_task
+from labelloop.service.db import open_database
 from labelloop.service.inbox import EVENTS, Inbox
+from labelloop.service.jobs import Jobs
+from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, StudioRefused
 from qc_webhooks.check import Checker
-from qc_webhooks.jobs import handlers, recall_submitted, recall_uncopied
+from qc_webhooks.jobs import handlers, periodics, recall_submitted, recall_uncopied
+from qc_webhooks.projects import ProjectStore
 from qc_webhooks.review_desk import ReviewStore, ensure_review_project
 from qc_webhooks.sheets import Sheet, copy_data, with_note
 from qc_webhooks.tables import ACTIONS
@@ -45,8 +51,31 @@ class Desk(MemoryStudio):
         return self.made[number]
 
     def update_project(self, project, **fields):
-        if project != PROJECT:
+        if project == PROJECT:
+            self.settings |= fields
+        else:
             self.made[project] |= fields
+
+    def views(self, _project):
+        return []
+
+    def add_view(self, _project, _data):
+        return {}
+
+    def users(self):
+        return []
+
+    def webhooks(self, _project):
+        return []
+
+    def add_webhook(self, *_args, **_fields):
+        return {}
+
+    def count_tasks(self, project, **kwargs):
+        return len(list(self.tasks(project, **kwargs)))
+
+    def stamps(self, project, **kwargs):
+        return (each for each in super().stamps(project, **kwargs) if self.stored[each.id]["project"] == project)
 
     def import_tasks(self, project, tasks):
         self._stumble("before")
@@ -62,7 +91,7 @@ class Desk(MemoryStudio):
         items = (kwargs.get("filters") or {}).get("items", ())
         named = [item for item in items if "data." in item["filter"]]
         if not named:
-            return super().tasks(project, **kwargs)
+            return (task for task in super().tasks(project, **kwargs) if task.project == project)
         key, value = named[0]["filter"].rpartition("data.")[2], named[0]["value"]
         held = [source for source in self.stored.values() if source["project"] == project]
         return iter([read_task(source) for source in held if source["data"].get(key) == value])
@@ -341,3 +370,47 @@ def test_the_note_stands_above_everything_else(config, begins):
 def test_an_interface_without_a_view_is_refused():
     with pytest.raises(LabelingError, match="<View>"):
         with_note("<Image/>")
+
+
+def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, settings, policy, postgres_url, wait_until):
+    """And measure an annotator once: each instance has its own worker, periodic jobs included."""
+    policy.write_text("review_project = true\nadjudicate = false\nground_truth_share = 0.5\nmax_annotators = 2\n")
+    both = Settings(home=settings.home, database_url=postgres_url, poll_seconds=0.2)
+    engine = open_database(both)
+    ProjectStore(engine).add(PROJECT)
+    ensure_review_project(studio, PROJECT, both, ReviewStore(engine))
+    gold = studio.add_task(overlap=2)
+    studio.annotate(gold, RITA, [box(10)], ground_truth=True)
+    disputed = [studio.add_task() for _ in range(6)]
+    for task in disputed:
+        studio.annotate(task, ANNE, [box(0)])
+        studio.annotate(task, BEN, [box(50)])
+    stop, workers = threading.Event(), []
+    for _ in range(2):
+        inbox = Inbox.from_settings(both, engine)
+        jobs = Jobs(both, inbox, handlers(both, studio, engine), periodics(both, studio, engine))
+        workers.append(threading.Thread(target=jobs.run_worker, kwargs={"stop": stop}))
+        workers[-1].start()
+    try:
+        wait_until(lambda: len(studio.copies) == 6, timeout_s=30)
+        wait_until(lambda: studio.settings.get("annotator_evaluation_enabled"), timeout_s=30)
+        wait_until(lambda: studio.stored[gold]["is_labeled"], timeout_s=30)
+        for made in list(studio.copies):
+            proposal = next(each for each in made["predictions"] if each["model_version"] == "QC consensus")
+            studio.annotate(made["id"], RITA, copy.deepcopy(proposal["result"]))
+        wait_until(lambda: studio.copies == [], timeout_s=30)
+        time.sleep(1)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(30)
+    try:
+        assert all(len(truth(studio, task)) == 1 for task in disputed)
+        assert all(len(studio.stored[task]["annotations"]) == 3 for task in disputed)
+        with engine.connect() as connection:
+            routes = connection.execute(sa.select(ACTIONS.c.task, ACTIONS.c.route)).all()
+        for task in disputed:
+            assert [route for number, route in routes if number == task].count("bring_back") == 1
+            assert [route for number, route in routes if number == task].count("copy") == 2, "made, and removed"
+    finally:
+        engine.dispose()
