@@ -79,8 +79,9 @@ def is_held_out(project: int, task: int, share: float) -> bool:
 
 
 def seen_of(task: Task) -> str:
-    """A checksum of all in a task that decides what it teaches."""
-    parts = [f"{one.id} {one.updated_at} {one.was_cancelled} {one.ground_truth}" for one in task.annotations]
+    """A checksum of all in a task that decides what it teaches: beside a ground truth nothing else does."""
+    truths = [one for one in task.annotations if one.ground_truth and not one.was_cancelled]
+    parts = [f"{one.id} {one.updated_at} {one.was_cancelled} {one.ground_truth}" for one in truths or task.annotations]
     told = [*sorted(parts), str(_is_disputed(task)), repr(_plain(task))]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
 

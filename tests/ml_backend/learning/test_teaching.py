@@ -137,3 +137,5 @@ def test_only_what_decides_what_is_taught_is_seen_as_a_change():
         seen({**one, "updated_at": "2026-02-01T00:00:00Z"}), seen(one, annotation(2, 2, A)),
     ]  # fmt: skip
     assert len({before, *changes}) == len(changes) + 1
+    truth = {**one, "ground_truth": True}
+    assert seen(truth, annotation(2, 2, A)) == seen(truth), "whoever is measured by a ground truth teaches nothing"
