@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from exporters.validate.flaws import Problems
+from exporters.validate.photos import check_photo
 
 TOLERANCE = 0.01
 """Pixels over the edge that are rounding."""
@@ -73,10 +74,15 @@ def _images(
             problems.add("coco-image-name", name, where, f"{file!r} is listed in {seen[file]} already")
         else:
             seen[file] = name
-            if folder is not None and not (folder / file).is_file():
-                problems.add("coco-image-missing", name, where, f"{file!r} is not in {folder.name}/")
         width, height = each.get("width"), each.get("height")
         size = (width, height) if _number(width) and _number(height) and width > 0 and height > 0 else None
+        if folder is not None and isinstance(file, str) and file:
+            # A name may begin with the folder of its split, or be one in it.
+            path = next((each for each in (folder / file, folder.parent / file) if each.is_file()), None)
+            if path is not None:
+                check_photo(path, name, where, size, problems)
+            else:
+                problems.add("coco-image-missing", name, where, f"{file!r} is not in {folder.name}/")
         if size is None:
             problems.add("coco-image-size", name, where, f"width {width!r}, height {height!r}")
         if _whole(number):

@@ -122,6 +122,14 @@ FLAWS: Mapping[str, Flaw] = {
         "write ImageSets/Main/{train,val,trainval,test}.txt",
     ),
     "voc-image-missing": Flaw("an image that is not in JPEGImages", "loading stops", "bring the image"),
+    "photo-unreadable": Flaw(
+        "a photo that cannot be opened", "training stops, or drops the image", "bring it anew, or drop its labels"
+    ),
+    "photo-size": Flaw(
+        "a photo of another size than its labels say",
+        "every box and outline lies wrong, and nothing says so",
+        "bring the photo that was labelled, or scale the labels",
+    ),
     "version-file": Flaw(
         "an object of the version that is missing, or whose size or SHA-256 is not the manifest's",
         "training reads something else than was exported",

@@ -7,7 +7,7 @@ from exporters.validate.coco import Names, check_coco
 from exporters.validate.flaws import Problems
 from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
-from exporters.validate.yolo import check_yolo
+from exporters.validate.yolo import check_yolo, parts_of
 
 _TASKS = ("detect", "segment", "obb", "pose")
 CHECKED = ("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
@@ -31,29 +31,36 @@ def validate(place: Path, problems: Problems | None = None) -> Problems:
         else:
             check_coco(place, place.name, {}, problems)
         return problems
-    folders = [(place, "")] + [
-        (child, f"{child.name}/") for child in (sorted(place.iterdir()) if place.is_dir() else ()) if child.is_dir()
-    ]
-    found = [_one(folder, name, problems) for folder, name in folders]
+    inner = sorted(place.iterdir()) if place.is_dir() else []
+    parts = parts_of(place) if place.is_dir() else []  # of the data set that is the folder itself
+    folders = [(place, "")]
+    folders += [(child, f"{child.name}/") for child in inner if child.is_dir() and child not in parts]
+    beside: Names = {}
+    found = [_one(folder, name, beside, problems) for folder, name in folders]
     if not any(found):
         reason = "none of the files of a data set is in it" if place.is_dir() else "there is no such file or folder"
         raise NoDataSet(str(place), reason)
     return problems
 
 
-def _one(folder: Path, name: str, problems: Problems) -> bool:
+def _one(folder: Path, name: str, beside: Names, problems: Problems) -> bool:
+    """Look one folder through; ``beside`` are the images of the COCO files that lie beside the photos of a split."""
     if name in ("annotations/", "labels/", "images/", "Annotations/", "JPEGImages/", "ImageSets/"):
         return False  # a part of the data set that its parent is
     seen: Names = {}
-    sheets = sorted([*(folder / "annotations").glob("*.json"), *(folder.glob("*.json") if not name else ())])
+    here = folder.glob("*.json" if not name else "*.coco.json")  # Roboflow has one beside the photos of each split
+    sheets = sorted([*(folder / "annotations").glob("*.json"), *here])
     for path in sheets:
         split = path.stem.rpartition("_")[2]
-        photos = next((each for each in (folder / "images" / split, folder / "images") if each.is_dir()), None)
-        check_coco(path, name + path.relative_to(folder).as_posix(), seen, problems, images=photos)
-    voc, yolo = (folder / "Annotations").is_dir(), (folder / "labels").is_dir()
+        places = [folder / "images" / split, folder / split, folder / "images"]
+        places += [folder] if path.name.endswith(".coco.json") else []
+        photos = next((each for each in places if each.is_dir()), None)
+        known = beside if path.name.endswith(".coco.json") else seen
+        check_coco(path, name + path.relative_to(folder).as_posix(), known, problems, images=photos)
+    voc, yolo = (folder / "Annotations").is_dir(), (folder / "labels").is_dir() or (folder / "data.yaml").is_file()
     if voc:
         check_voc(folder, name, problems)
-    if yolo or (folder / "data.yaml").is_file():
+    if yolo:
         check_yolo(folder, name, problems)
     lines = sorted(folder.glob("*.ndjson"))
     for path in lines:

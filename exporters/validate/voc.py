@@ -12,6 +12,7 @@ from defusedxml.ElementTree import parse
 
 from exporters.names import EXTENSIONS
 from exporters.validate.flaws import Problems
+from exporters.validate.photos import check_photo
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -21,7 +22,7 @@ def check_voc(folder: Path, name: str, problems: Problems) -> None:
     stems = set()
     photos = None
     if (folder / "JPEGImages").is_dir():
-        photos = {path.stem for path in (folder / "JPEGImages").iterdir() if path.suffix.lower() in EXTENSIONS}
+        photos = {path.stem: path for path in (folder / "JPEGImages").iterdir() if path.suffix.lower() in EXTENSIONS}
     for path in sorted((folder / "Annotations").glob("*.xml")):
         problems.looked_at["VOC files"] += 1
         stems.add(path.stem)
@@ -31,13 +32,16 @@ def check_voc(folder: Path, name: str, problems: Problems) -> None:
         except (ParseError, DefusedXmlException, OSError, ValueError) as error:
             problems.add("voc-unreadable", file, detail=str(error))
             continue
-        _page(root, file, problems)
-        if photos is not None and path.stem not in photos:
+        size = _page(root, file, problems)
+        if photos is not None and path.stem in photos:
+            check_photo(photos[path.stem], file, "", size, problems)
+        elif photos is not None:
             problems.add("voc-image-missing", file, detail=root.findtext("filename") or path.stem)
     _lists(folder, name, stems, problems)
 
 
-def _page(root: Element, file: str, problems: Problems) -> None:
+def _page(root: Element, file: str, problems: Problems) -> tuple[float, float] | None:
+    """Look a file's text through; gives the size that it states."""
     width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
     if not width or not height or width <= 0 or height <= 0:
         problems.add("voc-size", file, detail=f"width {width}, height {height}")
@@ -56,6 +60,7 @@ def _page(root: Element, file: str, problems: Problems) -> None:
             problems.add(
                 "voc-box-outside", file, where, f"{[f'{edge:g}' for edge in (x_min, y_min, x_max, y_max)]}{on}"
             )
+    return (width, height) if width and height else None
 
 
 def _lists(folder: Path, name: str, stems: set[str], problems: Problems) -> None:

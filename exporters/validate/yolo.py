@@ -12,18 +12,23 @@ import yaml
 
 from exporters.names import EXTENSIONS
 from exporters.validate.flaws import Problems
+from exporters.validate.photos import check_photo
 
 TOLERANCE = 1e-4
 """Shares over the edge that are rounding: a tenth of a pixel in a thousand."""
 
 
 def check_yolo(folder: Path, name: str, problems: Problems) -> None:
-    """Look a folder with ``data.yaml`` and ``labels/`` through; images are compared where ``images/`` is there."""
+    """Look a folder with ``data.yaml`` and ``labels/`` through; images are compared where ``images/`` is there.
+
+    ``labels/`` and ``images/`` may be in a folder for each split instead (``train/labels/``), as Roboflow lays them.
+    """
     sheet = _sheet(folder, name, problems)
     classes = _classes(sheet.get("names"), sheet.get("nc"), f"{name}data.yaml", problems) if sheet else None
     points = _key_points(sheet, f"{name}data.yaml", problems) if sheet else None
     kinds: dict[str, str] = {}
-    for path in sorted((folder / "labels").rglob("*.txt")):
+    parts = parts_of(folder)
+    for path in (path for part in parts for path in sorted((part / "labels").rglob("*.txt"))):
         problems.looked_at["label files"] += 1
         file = name + path.relative_to(folder).as_posix()
         kind = _labels(path, file, classes, points, problems)
@@ -33,8 +38,19 @@ def check_yolo(folder: Path, name: str, problems: Problems) -> None:
     for file, kind in kinds.items():
         if usual and kind != usual[0][0] and kind != "mixed":
             problems.add("yolo-mixed", file, detail=f"rows of {kind}, the other files have rows of {usual[0][0]}")
-    if (folder / "images").is_dir():
-        _pairs(folder, name, problems)
+    for part in parts:
+        if (part / "images").is_dir():
+            _pairs(part, name if part == folder else f"{name}{part.name}/", problems)
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The folders with a ``labels/`` that the ``data.yaml`` of a folder is about: itself, or those of its splits."""
+    splits = sorted(folder.iterdir()) if (folder / "data.yaml").is_file() else []
+    return [
+        each
+        for each in (folder, *splits)
+        if (each / "labels").is_dir() and (each == folder or not (each / "data.yaml").is_file())
+    ]
 
 
 def _sheet(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
@@ -165,14 +181,16 @@ def _place(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> I
 def _pairs(folder: Path, name: str, problems: Problems) -> None:
     """Images and label files that go together: the last images/ of a path becomes labels/, as Ultralytics has it."""
     images = {
-        path.relative_to(folder / "images").with_suffix("")
+        path.relative_to(folder / "images").with_suffix(""): path
         for path in (folder / "images").rglob("*")
         if path.suffix.lower() in EXTENSIONS
     }
     labels = {path.relative_to(folder / "labels").with_suffix("") for path in (folder / "labels").rglob("*.txt")}
-    for path in sorted(images - labels):
+    for path in sorted(images.keys() - labels):
         problems.add("yolo-image-unlabelled", f"{name}images/{path.as_posix()}")
-    for path in sorted(labels - images):
+    for path in sorted(images.keys() & labels):
+        check_photo(images[path], f"{name}labels/{path.as_posix()}.txt", "", None, problems)
+    for path in sorted(labels - images.keys()):
         problems.add("yolo-label-alone", f"{name}labels/{path.as_posix()}.txt")
 
 

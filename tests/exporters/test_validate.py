@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from cyclopts import App
+from PIL import Image
 
 from exporters.errors import NoDataSet
 from exporters.formats import FORMATS
@@ -14,6 +15,9 @@ from exporters.validate.commands import dataset_validate, dataset_verify
 from exporters.validate.folder import CHECKED
 
 # ---- COCO: the eight broken files that loaders read, and more. What each does to a good sheet.
+
+
+SIZES = {"a.jpg": (100, 80), "b.jpg": (50, 60)}
 
 
 def sheet():
@@ -123,12 +127,51 @@ def test_image_in_two_splits_and_an_image_that_is_not_there(tmp_path):
     (tmp_path / "images/val").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(sheet()))
-    (tmp_path / "images/val/a.jpg").touch()
+    for name, size in SIZES.items():
+        Image.new("RGB", size).save(tmp_path / "images/val" / name)
     found = validate(tmp_path)
     assert {(each.flaw, each.file.rpartition("_")[2]) for each in found.kept} == {
         ("coco-image-missing", "train.json"),
         ("coco-image-name", "val.json"),
     }
+
+
+@pytest.mark.parametrize("layout", ["images/train", "train", "images"])
+@pytest.mark.parametrize(
+    ("photo", "flaw"),
+    [((100, 80), ""), ((80, 100), "photo-size"), ((99, 80), "photo-size"), (b"no photo", "photo-unreadable")],
+)
+def test_photo_of_another_size_than_its_labels_is_found_and_one_that_is_none(tmp_path, layout, photo, flaw):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(sheet()))
+    (tmp_path / layout).mkdir(parents=True)
+    Image.new("RGB", SIZES["b.jpg"]).save(tmp_path / layout / "b.jpg")
+    if isinstance(photo, bytes):
+        (tmp_path / layout / "a.jpg").write_bytes(photo)
+    else:
+        Image.new("RGB", photo).save(tmp_path / layout / "a.jpg")
+    assert [each.flaw for each in validate(tmp_path).kept] == [flaw] * bool(flaw)
+
+
+def test_photo_that_lies_on_its_side_is_told(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a phone held upright
+    Image.new("RGB", (100, 80)).save(tmp_path / "images/a.jpg", exif=exif)
+    Image.new("RGB", SIZES["b.jpg"]).save(tmp_path / "images/b.jpg")
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(sheet()))
+    (found,) = validate(tmp_path).kept
+    assert "EXIF" in found.detail
+
+
+def test_a_file_beside_the_photos_of_each_split_is_looked_through(tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(sheet()))
+        for name, size in SIZES.items():
+            Image.new("RGB", size).save(tmp_path / split / name)
+    assert {each.flaw for each in validate(tmp_path).kept} == {"coco-image-name"}  # one image in two splits
 
 
 # ---- YOLO
@@ -192,11 +235,28 @@ def test_images_and_labels_that_have_no_partner(tmp_path):
     for place in ("images/train/a.jpg", "images/train/b.JPG", "labels/train/b.txt", "labels/train/c.txt"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
+    Image.new("RGB", (100, 80)).save(tmp_path / "images/train/b.JPG")
     (tmp_path / "data.yaml").write_text(SHEET)
     assert [(each.flaw, each.file) for each in validate(tmp_path).kept] == [
         ("yolo-image-unlabelled", "images/train/a"),
         ("yolo-label-alone", "labels/train/c.txt"),
     ]
+
+
+def test_folders_of_splits_with_one_sheet_are_looked_through(tmp_path):
+    (tmp_path / "data.yaml").write_text(SHEET)
+    for split, row in (("train", "0 .5 .5 .2 .2"), ("valid", "7 .5 .5 .2 .2")):
+        for name in ("labels", "images"):
+            (tmp_path / split / name).mkdir(parents=True)
+        (tmp_path / split / "labels/a.txt").write_text(row)
+        Image.new("RGB", (100, 80)).save(tmp_path / split / "images/a.jpg")
+    Image.new("RGB", (100, 80)).save(tmp_path / "valid/images/b.jpg")
+    found = validate(tmp_path)
+    assert [(each.flaw, each.file) for each in found.kept] == [
+        ("yolo-class", "valid/labels/a.txt"),
+        ("yolo-image-unlabelled", "valid/images/b"),
+    ]
+    assert found.looked_at["label files"] == 2
 
 
 # ---- Pascal VOC
