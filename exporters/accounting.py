@@ -169,6 +169,17 @@ class Bills:
         """Count a task with the bill of this number."""
         self._times[number] += 1
 
+    def times(self, number: int) -> int:
+        """How many tasks have the bill of this number."""
+        return self._times[number]
+
+    def take(self, other: "Bills") -> list[int]:
+        """Add the tasks of other bills; gives, for each number of a bill there, its number here."""
+        numbers = [self.number(bill) for bill in other.known]
+        for number, here in enumerate(numbers):
+            self._times[here] += other.times(number)
+        return numbers
+
     def total(self) -> Counter[tuple[str, ...]]:
         """All lines of all tasks, added up."""
         total: Counter[tuple[str, ...]] = Counter()

@@ -1,5 +1,6 @@
 """From one task to the items of the data set: whose annotation, which image, which shape, which class; losses noted."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -67,6 +68,14 @@ class Assembled(msgspec.Struct, frozen=True):
     losses: tuple[Loss, ...]
 
 
+class Taken(msgspec.Struct, frozen=True):
+    """What some tasks took, of which each is there once: their numbers, the stems and the sources of their images."""
+
+    ids: "array[int]"
+    stems: "array[int]"
+    sources: "array[int]"
+
+
 class _Made:
     """What becomes of the task under way."""
 
@@ -81,7 +90,8 @@ class _Made:
 class Assembler:
     """Turns tasks into items. Each loss is written down: in the ledger's sums and, one by one, with the task."""
 
-    def __init__(self, rules: Rules, *, classes: ClassMap, sizes: Sizes, ledger: Ledger) -> None:
+    def __init__(self, rules: Rules, *, classes: ClassMap, sizes: Sizes, ledger: Ledger, before: int = 0) -> None:
+        """``before``: how many tasks of the source stand before the first that comes here."""
         self._rules = rules
         self._classes = classes
         self._sizes = sizes
@@ -89,7 +99,7 @@ class Assembler:
         self._question = _question(rules.config)
         self._names = Names()
         self._ids = KeySet()
-        self._position = 0
+        self._position = before
         self._made: _Made = _Made(0)
 
     def assemble(self, task: Task | MalformedTask) -> Assembled:
@@ -106,6 +116,23 @@ class Assembler:
             return False
         self._position += 1
         self._ids.add(number)
+        return True
+
+    @property
+    def taken(self) -> Taken:
+        """What the tasks so far took."""
+        return Taken(self._ids.keys(), *(each.keys() for each in self._names.taken))
+
+    def pass_over(self, tasks: int, taken: Taken) -> bool:
+        """Let so many tasks pass that were assembled elsewhere; False, and nothing taken, where they took what is."""
+        own = (self._ids, *self._names.taken)
+        theirs = (taken.ids, taken.stems, taken.sources)
+        if any(key in mine for mine, other in zip(own, theirs, strict=True) for key in other):
+            return False
+        for mine, other in zip(own, theirs, strict=True):
+            for key in other:
+                mine.add(key)
+        self._position += tasks
         return True
 
     def place(self, number: int, url: str) -> Named | None:

@@ -36,6 +36,8 @@ def export(
     fetch: bool = True,
     copy_images: bool = False,
     afresh: Annotated[bool, Parameter(negative=())] = False,
+    workers: int = 0,
+    ray: str = "",
     json: Json = None,
     watch: Annotated[bool, Parameter(negative=())] = False,
     every_tasks: int = 0,
@@ -76,6 +78,10 @@ def export(
         fetch: read the header of an image whose size neither the regions nor the task tell.
         copy_images: copy the photos into the version too, so that a trainer can load it as it is.
         afresh: convert every task again; else those that are in the published version just as they are now are not.
+        workers: processes that convert. By default this one alone, and as many as there are cores where there is a lot
+            to convert; 1 keeps to this one.
+        ray: convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one of this machine. The
+            store must be one that every machine reaches.
         json: where to write the report as JSON ("-": to the standard output).
         watch: stay, and export the project again whenever it is due; Ctrl-C ends it. Needs one of the four that follow.
         every_tasks: with --watch: after so many newly accepted tasks.
@@ -108,7 +114,14 @@ def export(
         then=startable(words(then)) if then else (),
     ).checked()
     if watch or policy.triggered:
-        given = {"--label-config": label_config, "--no-fetch": not fetch, "--afresh": afresh, "--json": json}
+        given = {
+            "--label-config": label_config,
+            "--no-fetch": not fetch,
+            "--afresh": afresh,
+            "--workers": workers,
+            "--ray": ray,
+            "--json": json,
+        }
         if wrong := [name for name, value in given.items() if value]:
             raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(given))
         return _watch(source, policy, settings)
@@ -128,6 +141,8 @@ def export(
             fetch=fetch,
             copy_images=copy_images,
             afresh=afresh,
+            workers=workers,
+            ray=ray,
             progress=progress,
         )
     if not write_json(report_to, report):

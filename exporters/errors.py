@@ -129,6 +129,19 @@ class StoreBusy(ExportError):
         )
 
 
+class WorkerLost(ExportError):
+    """A process that converted a part of the tasks is gone; nothing of the unfinished version can be seen."""
+
+    code = "worker_lost"
+    status = 500
+
+    def __init__(self, reason: str, option: str) -> None:
+        super().__init__(
+            f"The export was given up: {reason}.",
+            fix=f"Run it again; if memory is short, with {option}. No version was made, the last one is whole.",
+        )
+
+
 class DatasetDamaged(ExportError):
     """A file of a data set in the store cannot be read as what it should be."""
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 
 if TYPE_CHECKING:
+    from exporters.conversion import Order, Pool
     from labelloop.service.media import Media
     from labelloop.service.studio import Studio
 
@@ -47,6 +48,8 @@ def export(
     fetch: bool = True,
     copy_images: bool = False,
     afresh: bool = False,
+    workers: int = 0,
+    ray: str = "",
     studio: "Studio | None" = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -67,6 +70,8 @@ def export(
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
         afresh: convert every task, also those that the published version holds as they are.
+        workers: processes that convert; 1: this one alone; 0: as many as pay, with a large source.
+        ray: the address of a Ray cluster that converts instead, or ``local``.
         studio: a client to use instead of the settings' own.
         progress: told after each task.
 
@@ -80,6 +85,8 @@ def export(
     names = format_names(",".join(formats))
     if disputed not in DISPUTED:
         raise BadOption("--disputed", disputed, ", ".join(DISPUTED))
+    if workers < 0:
+        raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
     shares, chosen = Split.parse(split, group_by=group_by), policy(annotation)
@@ -134,8 +141,17 @@ def export(
             photos=media() if copy_images else None,
             progress=progress,
             afresh=afresh,
+            settings=settings,
+            workers=workers,
+            pool=partial(_cluster, ray, workers) if ray else None,
         )
         return run.settled()
+
+
+def _cluster(address: str, workers: int, order: "Order") -> "Pool":
+    from exporters.cluster import RayCluster
+
+    return RayCluster(address, order, workers)
 
 
 def _default_place(settings: Settings, source: Source) -> str:

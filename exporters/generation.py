@@ -1,6 +1,11 @@
-"""A generation being written: the tasks that an export converts, in the tables of the formats and of the bill."""
+"""A generation being written: the tasks that an export converts, in the tables of the formats and of the bill.
 
-from collections.abc import Iterable, Sequence
+It is written a stretch of tasks at a time (`StretchWriter`), by this process or by others: a shard never holds tasks of
+two stretches, so the bytes are the same however many processes had a part in them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -10,39 +15,47 @@ from exporters.accounting import Bills
 from exporters.block import Block
 from exporters.convert import Pattern, Row
 from exporters.formats.format import Format
-from exporters.index import PageWriter
-from exporters.manifest import DROPPED, IMAGES, PHOTOS, Generation
+from exporters.index import PageFile, PageWriter
+from exporters.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
 from exporters.tables import Objects, TableWriter, line_head
 from exporters.tally import Tally
 
 _encode = msgspec.json.Encoder().encode
 
 
-class NewGeneration:
-    """Takes blocks of converted tasks; ``bills`` adds up what became of all tasks of the version."""
+class Stretch(msgspec.Struct, frozen=True):
+    """Tasks that were converted: the shards they gave in each table, their rows of the index, and their bills."""
 
-    def __init__(self, formats: Sequence[Format], scratch: Path, objects: Objects) -> None:
-        self.bills = Bills()
+    tables: Mapping[str, tuple[Shard, ...]]
+    rows: PageWriter
+    bills: Bills
+
+
+class StretchWriter:
+    """Takes blocks of converted tasks.
+
+    Args:
+        formats: what is written.
+        scratch: a folder for shards on their way.
+        objects: puts shards into the store.
+        first: how many tasks of the generation stand before this stretch.
+    """
+
+    def __init__(self, formats: Sequence[Format], scratch: Path, objects: Objects, *, first: int) -> None:
         self._formats = formats
-        self._objects = objects
-        self._page = PageWriter()
+        self._first = first
+        self._rows = PageWriter()
+        self._bills = Bills()
         self._patterns: dict[Pattern, int] = {}
         self._tables = {
-            name: TableWriter(name, scratch, objects)
+            name: TableWriter(f"{first}-{name}", scratch, objects)
             for name in (IMAGES, DROPPED, PHOTOS, *(each.name for each in formats))
         }
 
-    @property
-    def converted(self) -> int:
-        """How many tasks were converted."""
-        return len(self._page)
-
     def add(self, block: Block, rows: Sequence[Row]) -> None:
         """Write the records of a block and the rows of its tasks."""
-        first = len(self._page)
-        splits = [image.split for image in block.images]
-        seqs = [first + task for task in block.tasks]
-        heads = [line_head(*each) for each in zip(seqs, splits, strict=True)]
+        first = self._first + len(self._rows)
+        heads = [line_head(first + task, image.split) for task, image in zip(block.tasks, block.images, strict=True)]
         self._tables[IMAGES].add(heads, [_encode(image) for image in block.images])
         tally = Tally(block, rows)
         for each in self._formats:
@@ -50,7 +63,7 @@ class NewGeneration:
             self._tables[each.name].add(heads, encoded.records)
             tally.add(each, encoded)
         for seq, (row, number) in enumerate(
-            zip(rows, tally.bills(self.bills, self._patterns), strict=True), start=first
+            zip(rows, tally.bills(self._bills, self._patterns), strict=True), start=first
         ):
             if row.photos:
                 head = [line_head(seq, split) for split, _ in row.photos]
@@ -59,8 +72,13 @@ class NewGeneration:
                 self._tables[DROPPED].add(
                     [line_head(seq, "")] * len(row.losses), [_encode(loss) for loss in row.losses]
                 )
-            self.bills.add(number)
-            self._page.add(row.key, row.digest, number, row.names)
+            self._bills.add(number)
+            self._rows.add(row.key, row.digest, number, row.names)
+
+    def finish(self) -> Stretch:
+        """What was written."""
+        tables = {name: shards for name, table in self._tables.items() if (shards := table.finish())}
+        return Stretch(tables, self._rows, self._bills)
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +87,25 @@ class NewGeneration:
         for table in self._tables.values():
             table.close()
 
+
+class NewGeneration:
+    """Takes stretches in the order of the source; ``bills`` adds up what became of all tasks of the version."""
+
+    def __init__(self, scratch: Path, objects: Objects) -> None:
+        self.bills = Bills()
+        self.converted = 0
+        """How many tasks it holds."""
+        self._objects = objects
+        self._page = PageFile(scratch)
+        self._tables: dict[str, tuple[Shard, ...]] = {}
+
+    def take(self, stretch: Stretch) -> None:
+        """Add a stretch."""
+        for name, shards in stretch.tables.items():
+            self._tables[name] = (*self._tables.get(name, ()), *shards)
+        self._page.add(stretch.rows.columns(self.bills.take(stretch.bills)))
+        self.converted += len(stretch.rows)
+
     def finish(self, removed: Iterable[int] = ()) -> Generation | None:
         """The generation; None where there is nothing in it.
 
@@ -76,8 +113,11 @@ class NewGeneration:
             removed: tasks of older generations that are gone.
         """
         removed = list(removed)
-        tables = {name: shards for name, table in self._tables.items() if (shards := table.finish())}
-        if not len(self._page) and not removed:
+        if not self.converted and not removed:
             return None
-        index = self._objects.put(self._page.page(self.bills.known, removed))
-        return Generation(msgspec.structs.replace(index, records=len(self._page)), tables)
+        path = self._page.whole(self.bills.known, removed)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        index = Shard(digest, path.stat().st_size, self.converted)
+        self._objects.put_file(path, digest)
+        return Generation(index, self._tables)

@@ -3,8 +3,11 @@
 With it the next export knows which tasks are as they were, and a reader in which order and where the records are.
 """
 
+import shutil
+import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +17,7 @@ from exporters.accounting import Bill
 
 DIGEST_BYTES = 16
 NO_DIGEST = bytes(DIGEST_BYTES)
+_MAP, _BYTES = 0x80, 0xC6  # of MessagePack: a map of fewer than 16 entries, bytes with a length of four
 """Of a task that is converted again each time: its part in the data set hangs on more than its own text."""
 
 NameKeys = tuple[int, int]
@@ -63,19 +67,45 @@ class PageWriter:
         for pair in names:
             self._names.extend(pair)
 
-    def page(self, known_bills: tuple[Bill, ...], removed: Iterable[int]) -> bytes:
-        """The page as it is stored."""
-        return msgspec.msgpack.encode(
-            Page(
-                self._keys.tobytes(),
-                bytes(self._digests),
-                self._bills.tobytes(),
-                self._images.tobytes(),
-                self._names.tobytes(),
-                array("q", removed).tobytes(),
-                known_bills,
-            )
+    def columns(self, bills: Sequence[int]) -> tuple[bytes, ...]:
+        """The first five columns of `Page`; ``bills`` has for each number of a bill the one that it is to have."""
+        numbers = np.array(bills, np.uint32)[np.frombuffer(self._bills, np.uint32)] if self._bills else np.empty(0)
+        return (
+            self._keys.tobytes(),
+            bytes(self._digests),
+            numbers.astype(np.uint32).tobytes(),
+            self._images.tobytes(),
+            self._names.tobytes(),
         )
+
+
+class PageFile:
+    """A page on the disk, filled a stretch of rows at a time: it may be larger than what memory is there for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._columns = [folder / f"page-{name}" for name in Page.__struct_fields__[:5]]
+        for path in self._columns:
+            path.touch()
+        self._path = folder / "page"
+
+    def add(self, columns: Sequence[bytes]) -> None:
+        """Add the columns of some rows: see `PageWriter.columns`."""
+        for path, data in zip(self._columns, columns, strict=True):
+            with path.open("ab") as file:
+                file.write(data)
+
+    def whole(self, known_bills: tuple[Bill, ...], removed: Iterable[int]) -> Path:
+        """The page as it is stored: MessagePack, a map by the names of `Page`."""
+        with self._path.open("wb") as file:
+            file.write(struct.pack("B", _MAP | len(Page.__struct_fields__)))
+            for name, path in zip(Page.__struct_fields__, self._columns, strict=False):
+                file.write(msgspec.msgpack.encode(name) + struct.pack(">BI", _BYTES, path.stat().st_size))
+                with path.open("rb") as column:
+                    shutil.copyfileobj(column, file)
+                path.unlink()
+            rest = {"removed": array("q", removed).tobytes(), "known_bills": known_bills}
+            file.write(b"".join(msgspec.msgpack.encode(part) for item in rest.items() for part in item))
+        return self._path
 
 
 class Rows(msgspec.Struct, frozen=True):

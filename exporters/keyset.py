@@ -32,6 +32,10 @@ class KeySet:
             self._grow()
         return True
 
+    def keys(self) -> "array[int]":
+        """The numbers, in no order."""
+        return array("Q", filter(None, self._slots))
+
     def _place(self, key: int) -> int:
         """Where a number is, or belongs."""
         slots, mask = self._slots, self._mask

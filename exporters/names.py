@@ -144,6 +144,11 @@ class Names:
             self._sources.add(source)
         return True
 
+    @property
+    def taken(self) -> tuple[KeySet, KeySet]:
+        """The keys of the stems and of the sources that are taken."""
+        return self._stems, self._sources
+
 
 def key_of(text: str) -> int:
     """Eight bytes of a text's hash, as a number: by the public address of an image also its place among the splits."""

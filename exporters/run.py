@@ -1,15 +1,14 @@
-"""An export under way: tasks in blocks -> items -> records of each format -> shards in the store -> a version.
+"""An export under way: tasks -> stretches of records in the store -> a version.
 
 Tasks that the published version holds just as they are now are not converted again: see `exporters.known`.
 """
 
-import gc
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
-from importlib.metadata import version as installed_version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,15 @@ import msgspec
 
 from exporters.accounting import Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler, Rules
-from exporters.classes import config_labels, load_classes, save_classes
+from exporters.classes import ClassMap, config_labels, load_classes, save_classes
+from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter
 from exporters.errors import ClassMapMoved, ObjectsCollected
 from exporters.formats import FORMATS
-from exporters.formats.format import Job
+from exporters.formats.format import Format, Job
 from exporters.garbage import epoch, is_whole
-from exporters.generation import NewGeneration
+from exporters.generation import NewGeneration, StretchWriter
 from exporters.images import Headers, Sizes
-from exporters.index import DIGEST_BYTES, NO_DIGEST
 from exporters.keypoints import Skeleton
 from exporters.known import Known, OutOfOrder
 from exporters.manifest import Manifest
@@ -33,7 +32,8 @@ from exporters.sources import Source
 from exporters.tables import Objects
 from exporters.versions import commit, publish, read_head, read_version
 from exporters.whole import put_whole
-from labelloop.labeling.errors import MalformedTask
+from labelloop import VERSION
+from labelloop.service.settings import Settings
 from labelloop.service.store import Store
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int | None], None]
 """Called with (tasks done, tasks in all or None where the source does not say)."""
 
-BLOCK_TASKS = 256
-BLOCK_BYTES = 2 << 20
+POOL_AFTER = 1 << 30
+"""Bytes of JSON, times formats, that are converted here before other processes are started."""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,13 +62,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     photos: "Media | None" = None
     progress: Progress | None = None
     afresh: bool = False
+    settings: Settings
+    workers: int = 0
+    pool: Callable[[Order], Pool] | None = None
 
     def settled(self) -> Report:
         """A version, also where another exporter numbered a new label first: then again, with its numbers.
 
         So it is where `dataset gc` took an object away that we were about to name.
         """
-        with _rare_collections():
+        with rare_collections():
             for _ in range(4):
                 try:
                     return self.once()
@@ -94,18 +97,24 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         for label in config_labels(self.rules.config) if self.rules.config else ():
             classes.id(label)
         job = Job(self.splits, (), self.skeleton)
-        formats = [FORMATS[name](job) for name in self.formats]
+        formats = tuple(
+            FORMATS[name](job) for name in self.formats
+        )  # says what it cannot do before anything is written
         if classes.names:
             save_classes(self.store, classes)  # at the start, so that an exporter beside us sees our numbers
-        with tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder,
+            Objects(self.store, parent.shards() if parent else ()) as objects,
+        ):
             scratch = Path(folder)
-            objects = Objects(self.store, parent.shards() if parent else ())
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
             photos = _copier(self.photos, self.store, objects, scratch) if self.photos else None
-            with NewGeneration(formats, scratch, objects) as making, closing(photos) if photos else nullcontext():
-                self._convert(Converter(assembler, self.rules, classes, ledger, photos), assembler, making, known)
-                made = making.finish(known.removed() if known else ())
+            making = NewGeneration(scratch, objects)
+            with closing(photos) if photos else nullcontext():
+                converter = Converter(assembler, self.rules, classes, ledger, photos)
+                self._convert(converter, assembler, making, known, _Inside(job, formats, classes, objects, scratch))
+            made = making.finish(known.removed() if known else ())
             save_classes(self.store, classes)
             total = making.bills.total()
             accounts = accounts_of(total, self.formats)
@@ -133,31 +142,52 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             publish(self.store, manifest.version, checksum)
         return self._report(manifest, checksum, Written(objects.written, objects.written_bytes, making.converted))
 
-    def _convert(self, converter: Converter, assembler: Assembler, making: NewGeneration, known: Known | None) -> None:
+    def _convert(
+        self, converter: Converter, assembler: Assembler, making: NewGeneration, known: Known | None, inside: "_Inside"
+    ) -> None:
+        job, classes, objects = inside.job, inside.classes, inside.objects
         done = 0
-        for entries in _blocks(self.source.raw()):
-            digests = [
-                hashlib.sha256(each).digest()[:DIGEST_BYTES] if type(each) is bytes else NO_DIGEST for each in entries
-            ]
-            places = known.find(digests) if known else [-1] * len(entries)
-            converter.look(
-                [
-                    entry if place < 0 and type(entry) is bytes else None
-                    for entry, place in zip(entries, places, strict=True)
-                ]
-            )
-            for number, (entry, digest, place) in enumerate(zip(entries, digests, places, strict=True)):
-                if known and place >= 0 and (bill := known.keep(place, assembler)) is not None:
-                    making.bills.add(making.bills.number(bill))
-                    continue
-                key = converter.add(number, entry, digest)
-                if known:
-                    known.replace(key)
-            making.add(*converter.flush())
-            if self.progress:
-                for _ in entries:
-                    done += 1
-                    self.progress(done, self.source.total)
+
+        def tell(tasks: int) -> None:
+            nonlocal done
+            for _ in range(tasks if self.progress else 0):
+                done += 1
+                self.progress and self.progress(done, self.source.total)
+
+        conversion = Conversion(
+            converter=converter,
+            assembler=assembler,
+            writer=lambda: StretchWriter(inside.formats, inside.scratch, objects, first=making.converted),
+            making=making,
+            known=known,
+            tell=tell,
+        )
+        blocks = blocks_of(self.source.raw())
+        if known or self.photos or self.workers == 1:
+            conversion.alone(blocks)
+            return
+        # what a small export needs is less than what it takes to start other processes; it also meets most labels
+        conversion.alone(blocks, until=0 if self.pool or self.workers else POOL_AFTER // len(self.formats))
+        if (following := next(blocks, None)) is None:
+            return
+        order = Order(
+            store=self.store.url,
+            settings=self.settings,
+            rules=self.rules,
+            formats=self.formats,
+            job=job,
+            fetch=self.headers is not None,
+            classes=classes.names,
+        )
+        with closing(self._pool(order)) as pool:
+            conversion.together(chain([following], blocks), pool, classes.names, objects)
+
+    def _pool(self, order: Order) -> Pool:
+        if self.pool:
+            return self.pool(order)
+        from exporters.pool import Processes, cores
+
+        return Processes(order, self.workers or cores())
 
     def _digest(self) -> str:
         """Of everything that decides what becomes of a task, beside its text and the numbers of the classes."""
@@ -189,6 +219,16 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class _Inside(msgspec.Struct, frozen=True):
+    """What a version under way is made with."""
+
+    job: Job
+    formats: tuple[Format, ...]
+    classes: ClassMap
+    objects: Objects
+    scratch: Path
+
+
 def _copier(media: "Media", store: Store, objects: Objects, scratch: Path) -> "Photos":
     from exporters.photos import Photos
 
@@ -196,28 +236,4 @@ def _copier(media: "Media", store: Store, objects: Objects, scratch: Path) -> "P
 
 
 def _code() -> str:
-    return f"labelloop {installed_version('labelloop')}"
-
-
-def _blocks(entries: Iterable[bytes | MalformedTask]) -> Iterator[list[bytes | MalformedTask]]:
-    block: list[bytes | MalformedTask] = []
-    size = 0
-    for entry in entries:
-        block.append(entry)
-        size += len(entry) if isinstance(entry, bytes) else 0
-        if len(block) >= BLOCK_TASKS or size >= BLOCK_BYTES:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let Python look for circular garbage seldom: tasks come and go without any, and looking costs a tenth."""
-    before = gc.get_threshold()
-    gc.set_threshold(200_000, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
+    return f"labelloop {VERSION}"

@@ -8,8 +8,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -28,7 +29,8 @@ _BATCH_BYTES = 16 << 20
 class Objects:
     """Puts objects into the store under the name of their content; what is there already is not sent again.
 
-    Files wait until some are together: a folder then syncs its disk once.
+    Files wait until some are together: a folder then syncs its disk once. They are sent while the export goes on. Use
+    it as a context: it ends what is under way.
     """
 
     def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
@@ -36,6 +38,8 @@ class Objects:
         self._known = set(known)
         self._waiting: list[tuple[str, Path]] = []
         self._bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="objects")
+        self._sending: Future[None] | None = None
         self.written = self.written_bytes = 0
 
     def put_file(self, path: Path, sha256: str) -> None:
@@ -49,23 +53,38 @@ class Objects:
         self._bytes += size
         self.written, self.written_bytes = self.written + 1, self.written_bytes + size
         if self._bytes >= _BATCH_BYTES:
-            self.flush()
+            self._arrived()
+            self._sending = self._thread.submit(self._send, self._taken())
 
-    def put(self, data: bytes) -> Shard:
-        """Put an object that is in memory; gives its shard, of no records."""
-        digest = hashlib.sha256(data).hexdigest()
-        if digest not in self._known:
-            self._known.add(digest)
-            self._store.put(object_key(digest), data, content_type="application/octet-stream")
-            self.written, self.written_bytes = self.written + 1, self.written_bytes + len(data)
-        return Shard(digest, len(data), 0)
+    def put_elsewhere(self, objects: int, size: int) -> None:
+        """Count objects that another process put."""
+        self.written, self.written_bytes = self.written + objects, self.written_bytes + size
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send what waits; all of it is in the store when this returns."""
+        self._arrived()
+        self._send(self._taken())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _taken(self) -> list[tuple[str, Path]]:
         waiting, self._waiting, self._bytes = self._waiting, [], 0
-        if waiting:
-            self._store.put_many(waiting)
-            for _, path in waiting:
+        return waiting
+
+    def _arrived(self) -> None:
+        """Wait for what is on its way. Raises what went wrong there."""
+        sending, self._sending = self._sending, None
+        if sending:
+            sending.result()
+
+    def _send(self, files: Sequence[tuple[str, Path]]) -> None:
+        if files:
+            self._store.put_many(files)
+            for _, path in files:
                 path.unlink()
 
 

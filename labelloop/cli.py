@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from cyclopts import App, Parameter
+
+from labelloop import VERSION
 
 GROUPS = {
     "ml": "The ML backend, which draws pre-labels.",
@@ -119,7 +120,7 @@ def create_cli(words: Sequence[str] = ()) -> App:
         help="The annotation loop around stock Label Studio: pre-labels, quality control and data sets.",
         help_epilogue="Start with `labelloop up`. Settings are LABELLOOP_... in the environment or in settings.env of"
         " the home folder (.labelloop).",
-        version=version("labelloop"),
+        version=VERSION,
         default_parameter=Parameter(show_default=_shown),
     )
     groups = {"": app}

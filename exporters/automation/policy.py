@@ -1,7 +1,6 @@
 """The export policy of a project: what is exported to where, when again, who is told and what is started."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -124,6 +123,8 @@ def watched_projects(home: Path) -> list[int]:
 
 
 def _laid_over(policy: ExportPolicy, path: Path) -> ExportPolicy:
+    import tomllib
+
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -7,8 +7,8 @@ whole pixels counted from 1, the maximum included: the box of a whole W x H imag
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from html import escape
 from typing import ClassVar
-from xml.sax.saxutils import escape
 
 import msgspec
 import numpy as np
@@ -142,4 +142,4 @@ def _page(image: Image, objects: Sequence[str]) -> str:
 
 def _text(value: str) -> str:
     # XML 1.0 has no way to write most control characters, not even escaped.
-    return escape("".join(letter if letter >= " " or letter in "\t\n" else " " for letter in value))
+    return escape("".join(letter if letter >= " " or letter in "\t\n" else " " for letter in value), quote=False)

@@ -6,7 +6,6 @@ Format: https://github.com/webdataset/webdataset: files of one sample share thei
 
 import io
 import shutil
-import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -81,6 +80,8 @@ def _samples(lines: Iterable[bytes], folder: Path, photos: set[str]) -> Iterator
 
 def _pack(samples: Iterable[list[tuple[str, bytes]]], root: Path, split: str) -> None:
     with ExitStack() as opened:
+        import tarfile
+
         tar: tarfile.TarFile | None = None
         number = held = size = 0
         for files in samples:

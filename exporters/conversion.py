@@ -1,0 +1,275 @@
+"""Converting the tasks of a source: block after block into stretches, here or in other processes.
+
+Which tasks make a stretch hangs on the source alone, and a stretch that another process converted is taken only where
+it is what would have come out here: so the data set is the same to the byte, however many processes there are.
+"""
+
+import gc
+import hashlib
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from exporters.accounting import Bills, Ledger
+from exporters.assemble import Assembler, Rules, Taken
+from exporters.classes import ClassMap
+from exporters.convert import Converter
+from exporters.formats import FORMATS
+from exporters.formats.format import Job
+from exporters.generation import NewGeneration, Stretch, StretchWriter
+from exporters.images import Headers, LateHeaders, Sizes
+from exporters.index import DIGEST_BYTES, NO_DIGEST
+from exporters.known import Known
+from exporters.tables import Objects
+from labelloop.labeling.errors import MalformedTask
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+
+Entry = bytes | MalformedTask
+Block = list[Entry]
+BLOCK_TASKS = 128
+BLOCK_BYTES = 1 << 20
+STRETCH_BYTES = 16 << 20
+"""Of JSON: shards end with a stretch, so a smaller one means more objects, a larger one more memory a process."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """How tasks are converted, and to where: what another process has to know."""
+
+    store: str
+    settings: Settings
+    rules: Rules
+    formats: tuple[str, ...]
+    job: Job
+    fetch: bool
+    classes: tuple[str, ...] = ()
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A stretch of tasks to be converted; ``first``: how many stand before it."""
+
+    first: int
+    blocks: list[Block]
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks it has."""
+        return sum(map(len, self.blocks))
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """A piece that was converted as if nothing stood before it: what it took, the classes after it, what it wrote."""
+
+    stretch: Stretch
+    taken: Taken
+    classes: tuple[str, ...]
+    written: int
+    written_bytes: int
+
+
+class Pool(Protocol):
+    """Other processes that convert pieces."""
+
+    workers: int
+
+    def submit(self, piece: Piece) -> Any:
+        """Have a piece converted; gives what `result` takes."""
+
+    def result(self, submitted: Any) -> Converted:
+        """A piece that was submitted, once it is there."""
+
+    def close(self) -> None:
+        """End the processes."""
+
+
+class Conversion:
+    """Takes the blocks of a source in their order.
+
+    Args:
+        converter: what converts tasks here.
+        assembler: the converter's own.
+        writer: begins a stretch.
+        making: takes the stretches.
+        known: what need not be converted.
+        tell: told how many tasks are done.
+    """
+
+    def __init__(
+        self,
+        *,
+        converter: Converter,
+        assembler: Assembler,
+        writer: Callable[[], StretchWriter],
+        making: NewGeneration,
+        known: Known | None,
+        tell: Callable[[int], None],
+    ) -> None:
+        self._converter = converter
+        self._assembler = assembler
+        self._writer = writer
+        self._making = making
+        self._keeping = Keeping(known, assembler, making.bills) if known else None
+        self._tell = tell
+
+    def alone(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
+        """Convert here, whole stretches, until there are no more blocks or so many bytes of JSON are done."""
+        done = 0
+        for piece in _pieces(iter(blocks)):
+            with self._writer() as writer:
+                for block in piece:
+                    convert_block(block, self._converter, writer, self._keeping)
+                    self._tell(len(block))
+                    done += _size(block)
+                self._making.take(writer.finish())
+            if until is not None and done >= until:
+                return
+
+    def together(self, blocks: Iterable[Block], pool: Pool, classes: Sequence[str], objects: Objects) -> None:
+        """Convert by a pool whose processes know these classes, a few pieces ahead of what is taken."""
+        waiting: deque[tuple[Piece, Any]] = deque()
+        first = self._making.converted
+        for stretch in _pieces(iter(blocks)):
+            piece = Piece(first, list(stretch))
+            first += piece.tasks
+            waiting.append((piece, pool.submit(piece)))
+            if len(waiting) > pool.workers:
+                self._take(*waiting.popleft(), pool, tuple(classes), objects)
+        while waiting:
+            self._take(*waiting.popleft(), pool, tuple(classes), objects)
+
+    def _take(self, piece: Piece, submitted: Any, pool: Pool, classes: tuple[str, ...], objects: Objects) -> None:
+        found = pool.result(submitted)
+        if found.classes == classes and self._assembler.pass_over(piece.tasks, found.taken):
+            self._making.take(found.stretch)
+            objects.put_elsewhere(found.written, found.written_bytes)
+            self._tell(piece.tasks)
+        else:  # it has a class, a number or a name that hangs on what came before
+            self.alone(piece.blocks)
+
+
+class Keeping:
+    """Tasks that the published version holds as they are."""
+
+    def __init__(self, known: Known, assembler: Assembler, bills: Bills) -> None:
+        self._known, self._assembler, self._bills = known, assembler, bills
+        self.find, self.replace = known.find, known.replace
+
+    def keep(self, place: int) -> bool:
+        """Keep the task at a place of that version; False where another has its number or names by now."""
+        bill = self._known.keep(place, self._assembler)
+        if bill is not None:
+            self._bills.add(self._bills.number(bill))
+        return bill is not None
+
+
+def convert_block(block: Block, converter: Converter, writer: StretchWriter, keeping: Keeping | None = None) -> None:
+    """Convert the tasks of a block but for those that are kept, and write them."""
+    digests = [hashlib.sha256(each).digest()[:DIGEST_BYTES] if type(each) is bytes else NO_DIGEST for each in block]
+    places = keeping.find(digests) if keeping else [-1] * len(block)
+    converter.look(
+        [entry if place < 0 and type(entry) is bytes else None for entry, place in zip(block, places, strict=True)]
+    )
+    for number, (entry, digest, place) in enumerate(zip(block, digests, places, strict=True)):
+        if keeping and place >= 0 and keeping.keep(place):
+            continue
+        key = converter.add(number, entry, digest)
+        if keeping:
+            keeping.replace(key)
+    writer.add(*converter.flush())
+
+
+def convert_piece(order: Order, piece: Piece) -> Converted:
+    """Convert a piece in a process of its own, into the store."""
+    store = open_store(order.store, order.settings)
+    classes, ledger = ClassMap(order.classes), Ledger()
+    with (
+        rare_collections(),
+        tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder,
+        Objects(store) as objects,
+        _headers(order) as headers,
+    ):
+        assembler = Assembler(order.rules, classes=classes, sizes=Sizes(headers), ledger=ledger, before=piece.first)
+        converter = Converter(assembler, order.rules, classes, ledger)
+        formats = [FORMATS[name](order.job) for name in order.formats]
+        with StretchWriter(formats, Path(folder), objects, first=piece.first) as writer:
+            for block in piece.blocks:
+                convert_block(block, converter, writer)
+            stretch = writer.finish()
+        objects.flush()
+        return Converted(stretch, assembler.taken, classes.names, objects.written, objects.written_bytes)
+
+
+def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:
+    """Tasks a block at a time."""
+    block: Block = []
+    size = 0
+    for entry in entries:
+        block.append(entry)
+        size += len(entry) if isinstance(entry, bytes) else 0
+        if len(block) >= BLOCK_TASKS or size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for circular garbage seldom: tasks come and go without any, and looking costs a tenth."""
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _pieces(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
+    """The blocks of each stretch. One has to be used up before the next is asked for."""
+
+    def stretch(block: Block) -> Iterator[Block]:
+        yield block
+        size = _size(block)
+        while size < STRETCH_BYTES and (following := next(blocks, None)) is not None:
+            yield following
+            size += _size(following)
+
+    for block in blocks:
+        yield stretch(block)
+
+
+def _size(block: Block) -> int:
+    return sum(len(entry) for entry in block if isinstance(entry, bytes))
+
+
+@contextmanager
+def _headers(order: Order) -> Iterator[Headers | None]:
+    """What reads image headers in this process, opened when the first is needed."""
+    if not order.fetch:
+        yield None
+        return
+
+    opened: list[Any] = []
+
+    @cache
+    def reader() -> Headers:
+        from labelloop.service.media import Media
+        from labelloop.service.studio import Studio
+
+        key = order.settings.label_studio_api_key
+        studio = Studio.from_settings(order.settings) if key else None
+        media = Media(order.settings, studio)
+        opened.extend((studio, media) if studio else (media,))
+        return media
+
+    try:
+        yield LateHeaders(reader)
+    finally:
+        for each in reversed(opened):
+            each.close()

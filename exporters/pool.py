@@ -1,0 +1,55 @@
+"""`Processes`: pieces of an export converted on this machine's other cores."""
+
+import os
+import signal
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_all_start_methods, get_context
+
+from exporters.conversion import Converted, Order, Piece, convert_piece
+from exporters.errors import WorkerLost
+
+_MOST = 8
+"""Processes that are started where nobody says how many; with more, cutting the source is what they wait for."""
+
+
+def cores() -> int:
+    """How many processes are worth their while here."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST)
+
+
+class Processes:
+    """A pool of processes. They are started anew, not forked: whoever exports may have threads and connections."""
+
+    def __init__(self, order: Order, workers: int) -> None:
+        method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+        context = get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["exporters.conversion"])
+        self.workers = workers
+        self._convert = partial(convert_piece, order)
+        self._executor = ProcessPoolExecutor(workers, context, initializer=_begin)
+
+    def submit(self, piece: Piece) -> "Future[Converted]":
+        """See `exporters.conversion.Pool`."""
+        return self._executor.submit(self._convert, piece)
+
+    def result(self, submitted: "Future[Converted]") -> Converted:
+        """See `exporters.conversion.Pool`.
+
+        Raises:
+            WorkerLost: A process ended; most often there was no memory left.
+        """
+        try:
+            return submitted.result()
+        except BrokenProcessPool as error:
+            raise WorkerLost("one of its processes ended in the middle", "--workers 1") from error
+
+    def close(self) -> None:
+        """See `exporters.conversion.Pool`. What was not begun is given up."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
