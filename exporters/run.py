@@ -99,7 +99,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         job = Job(self.splits, (), self.skeleton)
         formats = tuple(
             FORMATS[name](job) for name in self.formats
-        )  # says what it cannot do before anything is written
+        )  # it says first what it cannot
         if classes.names:
             save_classes(self.store, classes)  # at the start, so that an exporter beside us sees our numbers
         with (
