@@ -12,6 +12,8 @@ import msgspec
 
 from exporters.validate.flaws import Problems
 from exporters.validate.photos import check_photo
+from labelloop.service.datasets.errors import Flawed
+from labelloop.service.datasets.shapes import run_lengths
 
 TOLERANCE = 0.01
 """Pixels over the edge that are rounding."""
@@ -48,7 +50,7 @@ def check_coco(path: Path, name: str, seen: Names, problems: Problems, *, images
         number = each.get("id")
         where = f"annotation id {number}" if _whole(number) and number not in ids else f"annotations[{place}]"
         if not _whole(number) or number < 1 or number in ids:
-            detail = f"id {number!r}{' is used before' if number in ids else ''}"
+            detail = f"id {number!r:.40}{' is used before' if _whole(number) and number in ids else ''}"
             problems.add("coco-annotation-id", name, where, detail)
         else:
             ids.add(number)
@@ -74,6 +76,8 @@ def _images(
             problems.add("coco-image-name", name, where, f"{file!r} is listed in {seen[file]} already")
         else:
             seen[file] = name
+            if file.startswith("/") or ".." in file.replace("\\", "/").split("/"):
+                problems.add("coco-image-name", name, where, f"{file!r} leads out of the images folder")
         width, height = each.get("width"), each.get("height")
         size = (width, height) if _number(width) and _number(height) and width > 0 and height > 0 else None
         if folder is not None and isinstance(file, str) and file:
@@ -125,6 +129,8 @@ def _annotation(
     missing = [key for key in ("area", "iscrowd") if not _number(each.get(key))]
     if missing or each["area"] <= 0:
         yield "coco-field", f"{' and '.join(missing) or 'area'} is not there, or not over 0"
+    elif _is_box(box := each.get("bbox")) and min(box[2:]) > 0 and each["area"] > 1.01 * box[2] * box[3] + 1:
+        yield "coco-field", f"area is {each['area']}, larger than its box"
     if (fault := _outline(each.get("segmentation"), size)) is not None:
         yield "coco-outline", fault
     names = categories.get(category, 0) if _whole(category) else 0
@@ -136,10 +142,20 @@ def _annotation(
         yield "coco-keypoints", f"{found!r} numbers for {names} key points"
     elif each.get("num_keypoints") != sum(seen > 0 for seen in points[2::3]):
         yield "coco-keypoints", f"num_keypoints is {each.get('num_keypoints')!r}"
+    else:
+        yield from _points(points, size)
+
+
+def _points(points: list[float], size: tuple[float, float] | None) -> Iterator[tuple[str, str]]:
+    for x, y, seen in zip(points[::3], points[1::3], points[2::3], strict=True):
+        if seen not in {0, 1, 2}:
+            yield "coco-keypoints", f"visibility {seen!r} is not 0, 1 or 2"
+        elif seen and size and not (-1 <= x <= size[0] + 1 and -1 <= y <= size[1] + 1):
+            yield "coco-keypoints", f"a key point at {x:g}, {y:g} on an image of {size[0]} x {size[1]}"
 
 
 def _box(box: object, size: tuple[float, float] | None) -> Iterator[tuple[str, str]]:
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_number, box)):
+    if not _is_box(box):
         yield "coco-box", f"bbox is {box!r:.80}"
         return
     x, y, width, height = box
@@ -150,6 +166,10 @@ def _box(box: object, size: tuple[float, float] | None) -> Iterator[tuple[str, s
         yield "coco-box-outside", f"bbox is {box}{on}"
 
 
+def _is_box(box: object) -> TypeGuard[list[float]]:
+    return isinstance(box, list) and len(box) == 4 and all(map(_number, box))
+
+
 def _outline(outline: object, size: tuple[float, float] | None) -> str | None:
     """What is wrong with a segmentation; none, an empty list and polygons or run lengths that fit are right."""
     if outline is None or outline == []:
@@ -158,7 +178,13 @@ def _outline(outline: object, size: tuple[float, float] | None) -> str | None:
         stated = outline.get("size")
         if size and stated != [size[1], size[0]]:
             return f"run lengths of size {stated!r} on an image of height {size[1]}, width {size[0]}"
-        return None if outline.get("counts") else "run lengths without counts"
+        if not size:
+            return None if outline.get("counts") else "run lengths without counts"
+        try:
+            run_lengths(outline, int(size[0]), int(size[1]))
+        except Flawed as flaw:
+            return str(flaw)
+        return None
     if not isinstance(outline, list):
         return f"{outline!r:.40} is no outline"
     for ring in outline:
@@ -166,6 +192,8 @@ def _outline(outline: object, size: tuple[float, float] | None) -> str | None:
             return "an outline that is no list of numbers"
         if len(ring) < 6 or len(ring) % 2:
             return f"an outline of {len(ring)} numbers"
+        if size and not all(-1 <= n <= edge + 1 for start, edge in enumerate(size) for n in ring[start::2]):
+            return f"points outside its image of {size[0]} x {size[1]}"
     return None
 
 

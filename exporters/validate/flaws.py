@@ -24,7 +24,7 @@ FLAWS: Mapping[str, Flaw] = {
         "number the images 1, 2, 3 ...",
     ),
     "coco-image-name": Flaw(
-        "an image without a file name, or listed twice (also in two splits)",
+        "an image without a file name, with one that leads out of its folder, or listed twice (also in two splits)",
         "it counts twice, or test images are trained on",
         "list each image once, in one split",
     ),
@@ -59,15 +59,18 @@ FLAWS: Mapping[str, Flaw] = {
         "a box over the edge of its image", "crops and normalised coordinates go wrong", "clip it to the image"
     ),
     "coco-field": Flaw(
-        "an annotation without area or iscrowd", "COCOeval stops with a KeyError", "write area (pixels) and iscrowd 0"
+        "an annotation without area or iscrowd, or with an area larger than its box",
+        "COCOeval stops with a KeyError, or sorts objects into the wrong sizes",
+        "write area (pixels) and iscrowd 0",
     ),
     "coco-outline": Flaw(
-        "an outline of fewer than three points, an odd count of numbers, or run lengths of another image size",
+        "an outline of fewer than three points, an odd count of numbers, points outside the image, or run lengths that"
+        " do not fill it",
         "pycocotools stops or draws another shape",
         "write x, y pairs of three points or more, and the image's own size",
     ),
     "coco-keypoints": Flaw(
-        "key points that are not three numbers for each name of the category, or counted wrong",
+        "key points that are not three numbers for each name of the category, outside the image, or counted wrong",
         "evaluation of key points stops or ignores the object",
         "write x, y, visibility for each name, and num_keypoints",
     ),

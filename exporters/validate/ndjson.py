@@ -13,7 +13,7 @@ _ROWS = ("boxes", "segments", "obb", "pose")
 
 def check_ndjson(path: Path, name: str, problems: Problems) -> None:
     """Look a file through, each row by the rules of a YOLO label file."""
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         head = _object(file.readline())
         names = (head or {}).get("class_names")
         if head is None or head.get("type") != "dataset" or not isinstance(names, dict):
@@ -39,8 +39,11 @@ def _image(
         problems.add("yolo-columns", file, detail="an image has a file, and the split train, val or test")
         return
     given = told.get("annotations") or {}
-    rows: list[list[float]] = next((given[key] for key in _ROWS if key in given), [])
+    rows = next((given[key] for key in _ROWS if key in given), []) if isinstance(given, dict) else given
     classes, points = asked
+    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        problems.add("yolo-columns", file, detail=f"its annotations are {rows!r:.60}, not rows")
+        rows = []
     check_rows([" ".join(map(str, row)) for row in rows], file, classes, points, problems)
     if beside is not None and beside.is_dir():
         if not (beside / told["split"] / told["file"]).is_file():

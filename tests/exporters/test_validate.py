@@ -91,6 +91,29 @@ BROKEN_COCO = {
         change(("categories", 0, "keypoints"), ["nose"]),
         {"coco-keypoints": "annotation id 1"},
     ),
+    "area over the box": (change(("annotations", 0, "area"), 999), {"coco-field": "annotation id 1"}),
+    "outline outside": (
+        change(("annotations", 0, "segmentation"), [[10, 10, 300, 10, 30, 40]]),
+        {"coco-outline": "annotation id 1"},
+    ),
+    "run lengths that do not fill": (
+        change(("annotations", 0, "segmentation"), {"size": [80, 100], "counts": [5, 5]}),
+        {"coco-outline": "annotation id 1"},
+    ),
+    "damaged run lengths": (
+        change(("annotations", 0, "segmentation"), {"size": [80, 100], "counts": "zz"}),
+        {"coco-outline": "annotation id 1"},
+    ),
+    "key point outside": (
+        lambda good: good["annotations"][0].update(keypoints=[500, 2, 2], num_keypoints=1),
+        {"coco-keypoints": "annotation id 1"},
+    ),
+    "visibility 3": (
+        lambda good: good["annotations"][0].update(keypoints=[1, 2, 3], num_keypoints=1),
+        {"coco-keypoints": "annotation id 1"},
+    ),
+    "name that leads out": (change(("images", 0, "file_name"), "../../a.jpg"), {"coco-image-name": "image id 1"}),
+    "an id that is a list": (change(("annotations", 0, "id"), [1]), {"coco-annotation-id": "annotations[0]"}),
     "no lists": (change(("images",), None), {"coco-unreadable": ""}),
 }
 
@@ -471,3 +494,21 @@ def test_faults_of_ndjson_are_found(tmp_path, fault):
 def test_a_good_ndjson_file_has_no_fault(tmp_path):
     (tmp_path / "x.ndjson").write_text(f"{HEAD}\n{ROW % '[0,0.5,0.5,0.1,0.1]'}\n{ROW % ''}\n")
     assert validate(tmp_path).kept == []
+
+
+@pytest.mark.parametrize(
+    "line", ['{"file": 5}', "no json", '{"file": "a.jpg", "split": "train", "annotations": {"boxes": 7}}']
+)
+def test_broken_line_of_ndjson_costs_itself_alone(tmp_path, line):
+    head = '{"type": "dataset", "class_names": {"0": "a"}}'
+    rows = '"annotations": {"boxes": [[0, 0.5, 0.5, 0.1, 0.1]]}'
+    good = f'{{"file": "b.jpg", "url": "https://h/b.jpg", "split": "train", {rows}}}'
+    (tmp_path / "d.ndjson").write_text(f"{head}\n{line}\n{good}")
+    found = validate(tmp_path)
+    assert {each.file for each in found.kept} == {"d.ndjson, line 2"}
+    assert found.looked_at["rows"] == 1
+
+
+def test_ndjson_that_is_no_text_is_said(tmp_path):
+    (tmp_path / "d.ndjson").write_bytes(b"\xff\xfe\x00")
+    assert set(validate(tmp_path).counts) == {"yolo-sheet"}
