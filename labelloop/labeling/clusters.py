@@ -12,6 +12,9 @@ from labelloop.labeling.region import Region
 # The overlap from which two regions may be one object. Low: a second annotator who draws badly still saw the object.
 LEAST_OVERLAP = 0.2
 
+# Overlap of two regions of one annotator, with the same labels, that are one object drawn twice.
+TWICE = 0.75
+
 # Far below any overlap that matters: between shapes that fit equally well the label decides.
 _LABEL_WEIGHT = 1e-6
 _FORBIDDEN = -1.0
@@ -31,7 +34,9 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
     """Groups the regions of several annotators into objects, geometry first, label second.
 
     Average linkage: the two clusters whose regions overlap most on average are joined as long as that is at least
-    ``least``, never two that hold a region of the same annotator. The result depends on nobody's order.
+    ``least``, never two that hold a region of the same annotator. The result depends on nobody's order. What only one
+    annotator drew twice is set aside first: each of the two would draw some of the others to itself, and one object
+    would become two.
 
     Args:
         stances: For each annotator all regions; only those on one control, object and image are ever joined.
@@ -44,7 +49,12 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
     if not members:
         return ()
     regions = [stances[member.annotator][member.region] for member in members]
-    overlaps = _overlaps(regions, np.array([member.annotator for member in members]))
+    annotators = np.array([member.annotator for member in members])
+    labels = [frozenset(region.labels) for region in regions]
+    overlaps = _overlaps(regions, labels)
+    twins = _twins(overlaps, annotators, labels)
+    overlaps[annotators[:, None] == annotators[None, :]] = _FORBIDDEN
+    overlaps[twins], overlaps[:, twins] = _FORBIDDEN, _FORBIDDEN
     linked = overlaps >= least
     clusters: list[Cluster] = []
     for places in _components(linked):
@@ -76,19 +86,32 @@ def _components(linked: NDArray[np.bool_]) -> list[list[int]]:
     return found
 
 
-def _overlaps(regions: Sequence[Region], annotators: NDArray[np.intp]) -> NDArray[np.float64]:
-    """(n, n) overlaps; ``_FORBIDDEN`` where two can never be one object."""
+def _twins(overlaps: NDArray[np.float64], annotators: NDArray[np.intp], labels: Sequence[frozenset[str]]) -> list[int]:
+    """Rows of what somebody drew a second time where nobody else drew two; of both the one that fits others less."""
+    same = annotators[:, None] == annotators[None, :]
+    found: list[int] = []
+    pairs = np.argwhere(np.triu(same & (overlaps >= TWICE), 1)).tolist()
+    twice = [(one, other) for one, other in pairs if labels[one] == labels[other]]
+    for one, other in twice:
+        theirs = [pair for pair in twice if annotators[pair[0]] != annotators[one]]
+        if one in found or other in found or any(overlaps[one, pair[0]] >= TWICE / 2 for pair in theirs):
+            continue
+        fits = np.where(same[one], 0.0, np.maximum(overlaps, 0.0))
+        found.append(one if fits[one].sum() < fits[other].sum() else other)
+    return found
+
+
+def _overlaps(regions: Sequence[Region], labels: Sequence[frozenset[str]]) -> NDArray[np.float64]:
+    """(n, n) overlaps; ``_FORBIDDEN`` where two are not of one control, object and image."""
     overlaps = np.full((len(regions), len(regions)), _FORBIDDEN)
     places: dict[tuple[str, str, int], list[int]] = {}
     for place, region in enumerate(regions):
         places.setdefault((region.control, region.to_name, region.item_index), []).append(place)
-    labels = [frozenset(region.labels) for region in regions]
     for group in places.values():
         shapes = [regions[place].geometry for place in group]
         within = iou_matrix(shapes, shapes)
         same = np.array([[labels[one] == labels[other] for other in group] for one in group])
         overlaps[np.ix_(group, group)] = within * (1 + _LABEL_WEIGHT * same)
-    overlaps[annotators[:, None] == annotators[None, :]] = _FORBIDDEN
     return overlaps
 
 

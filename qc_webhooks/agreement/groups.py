@@ -7,7 +7,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from labelloop.labeling.geometry import KeyPoint
+from labelloop.labeling.clusters import TWICE
+from labelloop.labeling.geometry import Ellipse, KeyPoint
 from labelloop.labeling.overlap import box_iou, iou_matrix
 from labelloop.labeling.regions import Region
 
@@ -15,8 +16,8 @@ from labelloop.labeling.regions import Region
 INSIDE = 0.8
 # How well the whole must fit the bounds of its parts together; more than it fits any of them alone.
 FITS = 0.6
-# Overlap of two regions of one annotator, with the same labels, that are one object drawn twice.
-TWICE = 0.75
+# Parts of one thing lie beside each other: what overlaps more is one thing drawn twice.
+APART = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
             for place in np.flatnonzero((inside[:, one] >= INSIDE) & (others < match_iou)).tolist()
             if place not in taken
         ]
-        if len(several) < 2:
+        if len(several) < 2 or _meet([parts[place] for place in several]):
             continue
         bounds = np.array([parts[place].geometry.bounds for place in several])
         around = np.concatenate((bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)))
@@ -112,8 +113,16 @@ def _inside(parts: Sequence[Region], wholes: Sequence[Region]) -> NDArray[np.flo
 
 
 def _share(part: Region, whole: Region) -> float:
-    outline = part.geometry.polygon()
-    return float(shapely.intersection(outline, whole.geometry.polygon()).area / outline.area) if outline.area else 0.0
+    outline, shape = part.geometry.polygon(), whole.geometry
+    # An ellipse around two things leaves out their outer corners; it is meant as far as its bounds go.
+    around = shapely.box(*shape.bounds) if isinstance(shape, Ellipse) else shape.polygon()
+    return float(shapely.intersection(outline, around).area / outline.area) if outline.area else 0.0
+
+
+def _meet(parts: Sequence[Region]) -> bool:
+    shapes = [part.geometry for part in parts]
+    overlaps = iou_matrix(shapes, shapes)
+    return bool((overlaps[np.triu_indices(len(shapes), 1)] >= APART).any())
 
 
 def _upright(region: Region) -> bool:
