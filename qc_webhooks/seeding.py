@@ -1,14 +1,22 @@
-"""Which annotators are to be measured now by a task whose ground truth is known, and by which task."""
+"""Which tasks with a known ground truth are to be served now, so that everybody is measured by the policy's share.
+
+Label Studio serves an open task with a ground truth before all others, and to everybody who asks until the first one
+hands it in. Who works twice as fast asks twice as often, so everybody meets it in proportion to what they do; but one
+opening measures several people. So a task is opened when those whom it is new to have together done as many other
+tasks as their share asks of so many people.
+"""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-# Who has handed nothing in for so long is not waited for: others would be served the task in that one's place.
+# Who has handed nothing in for so long is not at work.
 PRESENT = timedelta(hours=12)
-# Tasks come between half and one and a half times the usual distance, so that nobody can count to the next one.
-_NEAREST, _SPREAD = 0.5, 1.0
+# Between half a task and one and a half must be owed, so that nobody can count to the next one.
+_LEAST, _SPREAD = 0.5, 1.0
+# More is never owed, or taken for paid: who worked long before the setting was made is not measured day in, day out.
+_MOST_OWED = 2.5
 
 
 @dataclass(frozen=True)
@@ -45,82 +53,87 @@ class Known:
         """Whether it is served now."""
         return self.wanted is not None and self.wanted > self.annotators
 
+    @property
+    def price(self) -> float:
+        """How much must be owed to each who will meet it; drawn by its number, and always the same."""
+        digest = hashlib.sha256(f"seed:{self.task}:{self.annotators}".encode()).digest()
+        return _LEAST + _SPREAD * int.from_bytes(digest[:8], "big") / 2**64
+
 
 @dataclass(frozen=True)
 class Stream:
-    """What an annotator did last.
+    """What an annotator did.
 
     Attributes:
         annotator: The annotator's id.
-        since: How many tasks came since the last one whose ground truth was known.
-        measured: How many of those there were.
-        last: The last one's id; 0: there was none.
+        owed: How many tasks with a ground truth the share owes to them by now; below 0 where they had more.
+        measured: How many they had.
+        recent: How many tasks of both kinds were handed in lately; 0: the annotator is not at work.
     """
 
     annotator: int
-    since: int
+    owed: float
     measured: int = 0
-    last: int = 0
-
-    def is_due(self, share: float, first: int) -> bool:
-        """Whether the next task is to be one whose ground truth is known.
-
-        Args:
-            share: How many of all tasks are to be such, above 0.
-            first: So many come at the beginning.
-        """
-        return self.measured < first or self.since >= self.distance(share)
-
-    def distance(self, share: float) -> int:
-        """How many other tasks come between the last one and the next; drawn anew each time, and always the same."""
-        digest = hashlib.sha256(f"seed:{self.annotator}:{self.last}:{self.measured}".encode()).digest()
-        drawn = _NEAREST + _SPREAD * int.from_bytes(digest[:8], "big") / 2**64
-        return max(1, round(drawn * (1 - share) / share))
+    recent: int = 1
 
 
-def streams(work: Iterable[tuple[int, int, int]], known: Mapping[int, int]) -> tuple[Stream, ...]:
-    """What everybody did last.
+def streams(
+    work: Iterable[tuple[int, int, int, str]], known: Mapping[int, int], *, present: str, share: float
+) -> tuple[Stream, ...]:
+    """What everybody did.
 
     Args:
-        work: (annotator, task, annotation) of all annotations, the newest first, ground truths themselves left out.
+        work: (annotator, task, annotation, when) of all annotations, the oldest first, ground truths left out.
         known: The tasks whose ground truth is known, and the annotation that it is: who annotated before it was
             there is not measured by it, or a dispute that a reviewer settled would count.
+        present: Since when one must have worked to be at work, as Label Studio spells it.
+        share: How much of everybody's work is to be such tasks, above 0.
     """
-    since: dict[int, int] = {}
+    owed: dict[int, float] = {}
     measured: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for annotator, task, annotation in work:
-        since.setdefault(annotator, 0)
-        if task in known and annotation > known[task]:
-            last.setdefault(annotator, task)
-            measured[annotator] = measured.get(annotator, 0) + 1
-        elif annotator not in last:
-            since[annotator] += 1
-    return tuple(Stream(who, count, measured.get(who, 0), last.get(who, 0)) for who, count in sorted(since.items()))
+    recent: dict[int, int] = {}
+    for annotator, task, annotation, when in work:
+        is_measured = task in known and annotation > known[task]
+        now = owed.get(annotator, 0.0) + (-1.0 if is_measured else share / (1 - share))
+        owed[annotator] = min(max(now, -_MOST_OWED), _MOST_OWED)
+        measured[annotator] = measured.get(annotator, 0) + is_measured
+        recent[annotator] = recent.get(annotator, 0) + (when >= present)
+    return tuple(Stream(who, account, measured[who], recent[who]) for who, account in sorted(owed.items()))
 
 
-def seeds(known: Sequence[Known], due: Sequence[Stream], present: Iterable[int]) -> dict[int, int]:
+def seeds(known: Sequence[Known], people: Sequence[Stream], *, first: int = 0) -> dict[int, int]:
     """The tasks that are to be served, and the overlap that each is to have for it.
-
-    Label Studio serves a task to whoever asks first. So each who is due gets, of the tasks that are new to them, the
-    one that fewest of the others could be served in their place; one that is open already before any other.
 
     Args:
         known: The tasks that may be served.
-        due: Who is to be measured.
-        present: Everybody who is at work.
+        people: Everybody who is at work.
+        first: So many come at the beginning to somebody new.
     """
-    everybody, waiting = set(present), {each.annotator for each in due}
+    at_work = {each.annotator: each for each in people}
     asked: dict[int, int] = {}
-    for who in sorted(due, key=lambda each: (-each.since, each.annotator)):
-        new = [task for task in known if who.annotator not in task.seen]
-        if not new:
+    covered: set[int] = set()
+    for task in known:
+        if task.is_open and at_work.keys() - task.seen:
+            asked[task.task] = task.annotators + 1
+            covered |= at_work.keys() - task.seen
+    for who in sorted(people, key=lambda each: (each.measured >= first, -each.owed, each.annotator)):
+        new = [task for task in known if who.annotator not in task.seen and task.task not in asked]
+        if who.annotator in covered or not new:
             continue
-        chosen = min(
-            new, key=lambda task: (not task.is_open, len(everybody - waiting - task.seen), task.annotators, task.task)
-        )
-        asked[chosen.task] = asked.get(chosen.task, chosen.annotators) + 1
+        # The fewer others a task is new to, the surer it reaches the one it is meant for.
+        task = min(new, key=lambda each: (len(at_work.keys() - each.seen), each.annotators, each.task))
+        group = [at_work[each] for each in at_work.keys() - task.seen - covered]
+        if who.measured < first or _is_due(group, task.price):
+            asked[task.task] = task.annotators + 1
+            covered |= at_work.keys() - task.seen
     return asked
+
+
+def _is_due(group: Sequence[Stream], price: float) -> bool:
+    """Whether these are owed enough together: so much each, of as many as will ask while the task is open."""
+    fastest = max(1, *(each.recent for each in group))
+    served = sum(each.recent for each in group) / fastest
+    return sum(each.owed for each in group) >= served * price
 
 
 def long_ago(now: float) -> str:

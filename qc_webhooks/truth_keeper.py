@@ -147,7 +147,7 @@ class TruthKeeper:
         return changed
 
     def _wished(self, project: int, policy: Policy, rows: Mapping[int, Any]) -> dict[int, int]:
-        here, seen, present = ANNOTATIONS.c, dict[int, set[int]](), long_ago(self._clock())
+        here, seen = ANNOTATIONS.c, dict[int, set[int]]()
         truths = {task: row.annotation for task, row in rows.items()}
         of_project = (here.project == project, here.annotator.is_not(None))
         of_known = sa.select(here.annotator, here.task).join(
@@ -163,17 +163,17 @@ class TruthKeeper:
             for task, row in rows.items()
             if row.ours
         ]
-        at_work = {row.annotator for row in work if row.updated_at >= present}
         done = streams(
-            ((each.annotator, each.task, each.annotation) for each in work if truths.get(each.task) != each.annotation),
+            (
+                (each.annotator, each.task, each.annotation, each.updated_at)
+                for each in reversed(work)
+                if truths.get(each.task) != each.annotation
+            ),
             truths,
+            present=long_ago(self._clock()),
+            share=policy.ground_truth_share,
         )
-        due = [
-            each
-            for each in done
-            if each.annotator in at_work and each.is_due(policy.ground_truth_share, policy.ground_truth_first)
-        ]
-        return seeds(known, due, at_work)
+        return seeds(known, [each for each in done if each.recent], first=policy.ground_truth_first)
 
     def _state(self, project: int) -> tuple[Any, ...]:
         here = ANNOTATIONS.c

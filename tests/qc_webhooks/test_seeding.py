@@ -82,29 +82,65 @@ def work(studio, loop, annotator, box, count, *, start=0):
         loop.settle(task)
 
 
-def test_who_did_enough_other_tasks_is_due():
-    assert not Stream(ANNE, since=2).is_due(0.1, 0)
-    assert Stream(ANNE, since=14).is_due(0.1, 0)
-    assert Stream(ANNE, since=0).is_due(0.1, first=1)
-    distances = [Stream(ANNE, 0, measured=n, last=n).distance(0.1) for n in range(400)]
-    assert min(distances) >= 4
-    assert max(distances) <= 14
-    assert sum(distances) / len(distances) == pytest.approx(9, abs=0.5)
+def test_what_must_be_owed_varies_so_that_nobody_can_count():
+    prices = [Known(n, 1, frozenset()).price for n in range(400)]
+    assert 0.5 <= min(prices) < 0.55
+    assert 1.45 < max(prices) <= 1.5
+    assert sum(prices) / len(prices) == pytest.approx(1, abs=0.05)
 
 
 def test_a_task_counts_only_for_who_came_after_its_truth():
-    newest_first = [(ANNE, 5, 30), (BEN, 4, 11), (ANNE, 3, 9), (BEN, 5, 8)]
-    anne, ben = streams(newest_first, {5: 20})
-    assert (anne.measured, anne.since, anne.last) == (1, 0, 5)
-    assert (ben.measured, ben.since, ben.last) == (0, 2, 0)
+    work = [(BEN, 5, 8, "1"), (ANNE, 3, 9, "1"), (BEN, 4, 11, "2"), (ANNE, 5, 30, "2")]
+    anne, ben = streams(work, {5: 20}, present="2", share=0.5)
+    assert (anne.measured, anne.owed, anne.recent) == (1, 0, 1)
+    assert (ben.measured, ben.owed, ben.recent) == (0, 2.0, 1)
 
 
-def test_each_gets_what_fewest_others_could_take():
+def test_who_worked_long_before_the_setting_is_not_owed_for_all_of_it():
+    (anne,) = streams([(ANNE, 1000 + n, n, "1") for n in range(5000)], {}, present="0", share=0.1)
+    assert anne.owed == 2.5
+
+
+def test_each_gets_what_is_new_to_fewest_others():
     known = [Known(1, 1, frozenset({LEAD})), Known(2, 2, frozenset({LEAD, BEN}))]
-    assert seeds(known, [Stream(ANNE, 20)], [ANNE, BEN]) == {2: 3}, "Ben is never served task 2 again"
-    both = [Stream(ANNE, 20), Stream(BEN, 30)]
-    assert seeds(known, both, [ANNE, BEN]) == {1: 3}
-    assert seeds(known, [Stream(LEAD, 20)], [LEAD]) == {}, "the one who made the truth knows it"
+    assert seeds(known, [Stream(ANNE, 1.5), Stream(BEN, -1)]) == {2: 3}, "Ben is never served task 2 again"
+    assert seeds(known, [Stream(ANNE, 0.4), Stream(BEN, 0.4)]) == {}
+    assert seeds(known, [Stream(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
+    assert seeds(known, [Stream(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
+    opened = [Known(1, 1, frozenset({LEAD}), wanted=2), known[1]]
+    assert seeds(opened, [Stream(ANNE, 1.5)]) == {1: 2}, "one at a time"
+
+
+@pytest.mark.parametrize("speeds", [(1.0,), (1.0, 1.0), (1.0,) * 8, (1.0, 0.5, 0.1), (1.0, 0.3, 0.3, 0.3, 0.3)])
+def test_everybody_gets_the_share_however_many_and_however_fast(speeds):
+    """Label Studio serves an open one first, to everybody who asks until the first one hands it in."""
+    rng, share, golds = random.Random(5), 0.1, {task: ({LEAD}, [1]) for task in range(1, 160)}
+    wanted: dict[int, int] = {}
+    measured, done = (dict.fromkeys(range(len(speeds)), 0) for _ in range(2))
+    handed_in: list[tuple[int, int, int, str]] = []
+    clock = [(rng.random() / speed, who, None) for who, speed in enumerate(speeds)]
+    for _ in range(2 * 400 * len(speeds)):
+        at, who, working_on = min(clock)
+        clock.remove((at, who, working_on))
+        if working_on is None:  # asks for a task
+            open_ = [
+                task for task, overlap in wanted.items() if overlap > golds[task][1][0] and who not in golds[task][0]
+            ]
+            took = rng.uniform(0.6, 1.4) / speeds[who]
+            clock.append((at + took, who, open_[0] if open_ else 0))
+            continue
+        done[who] += 1
+        handed_in.append((who, working_on, len(handed_in) + 1, "1"))
+        if working_on:
+            golds[working_on][0].add(who)
+            golds[working_on][1][0] += 1
+            measured[who] += 1
+        clock.append((at + 0.001, who, None))
+        known = [Known(task, n[0], frozenset(seen), wanted.get(task)) for task, (seen, n) in golds.items()]
+        people = streams(handed_in[-400:], dict.fromkeys(golds, 0), present="1", share=share)
+        wanted = seeds(known, people)
+    for who, speed in enumerate(speeds):
+        assert 0.05 <= measured[who] / done[who] <= 0.16, (who, speed, measured, done)
 
 
 def test_a_due_annotator_is_served_a_truth_blind_and_nobody_else_is(studio, loop, box, write_policy):
@@ -203,26 +239,6 @@ def test_checking_again_writes_nothing(studio, loop, box, write_policy):
     loop.settle(task)
     loop.settle(task)
     assert len(studio.writes) == before
-
-
-def test_everybody_gets_about_the_share_however_fast(studio, loop, box, write_policy):
-    """Three who work 6 : 3 : 1 fast; Label Studio serves an open truth first, to whoever asks."""
-    write_policy(ground_truth_share=0.1, annotators=2)
-    rng, golds = random.Random(4), [gold(studio, box) for _ in range(30)]
-    loop.settle(*golds)
-    ordinary, got = {ANNE: 0, BEN: 0, CLEO: 0}, {ANNE: 0, BEN: 0, CLEO: 0}
-    for _ in range(200):
-        who = rng.choices([ANNE, BEN, CLEO], [6, 3, 1])[0]
-        task = next((each for each in golds if studio.serves(each, who)), None)
-        if task is None:
-            ordinary[who] += 1
-            task = studio.add_task(overlap=1)
-        else:
-            got[who] += 1
-        studio.annotate(task, who, [box(10)])
-        loop.settle(task)
-    for who in (ANNE, BEN, CLEO):
-        assert 0.05 <= got[who] / (got[who] + ordinary[who]) <= 0.16, (got, ordinary)
 
 
 def test_facts_tell_how_far_each_agrees_with_the_truth(studio, box):
