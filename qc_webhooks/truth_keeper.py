@@ -22,6 +22,10 @@ from qc_webhooks.tables import ANNOTATIONS, TRUTHS
 
 # Of so many annotations of a project, the newest, it is looked up who did what last.
 _LATEST = 20_000
+# So many tasks are chosen among: a project of thousands of settled disputes has more than anybody can be measured by.
+_MOST_KNOWN = 500
+# At most this share of a worker's time.
+_SHARE = 0.05
 # Without any news it is looked again after so long: somebody may have gone.
 _AGAIN_S = 60
 
@@ -71,6 +75,13 @@ class TruthStore:
         with self.engine.begin() as connection:
             connection.execute(sa.update(TRUTHS).where(_is(project, task)).values(values))
 
+    def open_wishes(self, project: int) -> dict[int, int]:
+        """Task -> the number of its wish, where the task was not brought to it yet."""
+        differs = sa.and_(TRUTHS.c.project == project, TRUTHS.c.carried != TRUTHS.c.revision)
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(TRUTHS.c.task, TRUTHS.c.revision).where(differs))
+            return {int(row.task): int(row.revision) for row in rows}
+
     def rows(self, project: int) -> Mapping[int, Any]:
         """Task -> its row."""
         with reading(self.engine) as connection:
@@ -101,6 +112,7 @@ class TruthKeeper:
         self._policy, self._clock = policy, clock
         self._truths, self._projects = TruthStore(engine), ProjectStore(engine)
         self._looked: dict[int, tuple[Any, ...]] = {}
+        self._rests: dict[int, float] = {}
 
     def run(self) -> None:
         """Looks at the projects in which something happened since the last time."""
@@ -111,9 +123,12 @@ class TruthKeeper:
                 if not policy.ground_truth_share and not connected.evaluates:
                     continue
                 state = self._state(project), policy, self._clock() // _AGAIN_S
-                if state != self._looked.get(project):
-                    self.seed(project, policy, evaluates=connected.evaluates)
-                    self._looked[project] = state
+                if state == self._looked.get(project) or time.monotonic() < self._rests.get(project, 0.0):
+                    continue
+                started = time.monotonic()
+                self.seed(project, policy, evaluates=connected.evaluates)
+                self._looked[project], ended = state, time.monotonic()
+                self._rests[project] = ended + (ended - started) / _SHARE - (ended - started)
             except LabelloopError as error:
                 log.warning("seeding_failed", project=project, reason=str(error))
 
@@ -136,10 +151,9 @@ class TruthKeeper:
             if not measures or (wished.get(task) != row.wanted and not reached):
                 self._truths.want(project, task, wished.get(task))
         changed = 0
-        for task, row in self._truths.rows(project).items():
-            if row.carried != row.revision:
-                hint = seed_hint(project, task, row.revision)
-                changed += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+        for task, revision in self._truths.open_wishes(project).items():
+            hint = seed_hint(project, task, revision)
+            changed += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
         if not measures and evaluates:
             self._let_serve(project, False)
         if changed:
@@ -163,6 +177,7 @@ class TruthKeeper:
             for task, row in rows.items()
             if row.ours
         ]
+        known = sorted(known, key=lambda each: (not each.is_open, each.price, each.task))[:_MOST_KNOWN]
         done = streams(
             (
                 (each.annotator, each.task, each.annotation, each.updated_at)
