@@ -38,8 +38,10 @@ def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one
     out = run(tasks, annotation="consensus")
     instances = out.instances()
     (found,) = [each for each in instances["annotations"] if each["image_id"] == 1]
-    # the median of each edge, as the median is what one annotator of three cannot move
-    assert found["bbox"] == pytest.approx([64, 36, 128, 72], abs=0.01)
+    # the middle of the three, each weighed by how exactly they draw: nearer to the two than to the one apart
+    assert 64 <= found["bbox"][0] < 67.2
+    assert 36 <= found["bbox"][1] < 39.6
+    assert found["bbox"][2:] == pytest.approx([128, 72], abs=0.01)
     assert found["annotation_id"] is None
     assert found["annotator"] is None
     assert 0.9 < found["score"] <= 1
