@@ -13,7 +13,7 @@ import structlog
 from rich.console import Console
 from werkzeug.serving import make_server
 
-from labelloop.doctor import commands, label_studio, model, project, services, storage
+from labelloop.doctor import commands, label_studio, model, policy, project, services, storage
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Check, Finding, ok, problem, warning
@@ -548,6 +548,42 @@ def test_a_backend_that_is_not_the_first_of_its_project_is_never_asked(settings)
     found = project.backend(second)
     assert found.level == "warning"
     assert "gpu.lan" in found.what
+
+
+class PoliciedStudio(OtherStudio):
+    """A project with one control and no ground truth."""
+
+    def project(self, _project):
+        boxes = (
+            '<RectangleLabels name="boxes" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>'
+        )
+        config = f'<View><Image name="image" value="$image"/>{boxes}</View>'
+        return {"id": 7, "title": "x", "label_config": config, "ground_truth_number": 0}
+
+
+@pytest.mark.parametrize(
+    ("written", "level", "said"),
+    [
+        ("", "ok", "can be followed"),
+        ("agreement = 0.8\n[controls.boxes]\nweight = 2", "ok", "can be followed"),
+        ("agreement = 2", "problem", "agreement: must be above 0"),
+        ("[controls.box]\nweight = 2", "problem", "controls.box names 'box' ('boxes'?)"),
+        ('[[review]]\ndimension = "colour"', "problem", "review[1].dimension names 'colour'"),
+        (
+            '[[rules]]\nrule = "min_box_px"\nvalue = 8\nlabels = ["car"]',
+            "problem",
+            "rules[1].labels names 'car' ('Car'?)",
+        ),
+        ("ground_truth_share = 0.1", "warning", "the project has none"),
+    ],
+)
+def test_a_policy_that_names_what_is_not_there_is_found(settings, written, level, said):
+    given = settings()
+    file = given.home / "qc" / "7" / "policy.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(written)
+    found = policy.qc_policy(Context(given, 7, studio=PoliciedStudio()))
+    assert (found.level, said in found.what) == (level, True), found.what
 
 
 # --- how it is shown ------------------------------------------------------------------------------------------------
