@@ -1,5 +1,6 @@
 """Review projects: made where the policy asks for one, filled with copies of what waits for a reviewer, read back."""
 
+import hashlib
 import time
 import uuid
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ class ReviewStore:
     def begin(self, project: int) -> bool:
         """Takes it on to make the review project of a project; False: it is there, or somebody else is at it."""
         now = time.time()
-        row = {"project": project, "review": None, "prefilled": False, "made_at": now}
+        row = {"project": project, "review": None, "prefilled": False, "made_at": now, "interface": ""}
         with self.engine.begin() as connection:
             if insert_new(connection, REVIEWS, row, conflict=("project",)):
                 return True
@@ -94,6 +95,13 @@ class ReviewStore:
                 connection.execute(sa.delete(COPIES).where(COPIES.c.project == project))
                 return
             connection.execute(sa.update(REVIEWS).where(REVIEWS.c.project == project).values(review=review))
+
+    def follows(self, project: int, interface: str) -> bool:
+        """Whether the review project was given this labelling interface already; what people made of it is theirs."""
+        digest = hashlib.sha256(interface.encode()).hexdigest()
+        other = sa.and_(REVIEWS.c.project == project, REVIEWS.c.interface != digest)
+        with self.engine.begin() as connection:
+            return not connection.execute(sa.update(REVIEWS).where(other).values(interface=digest)).rowcount
 
     def prefill(self, project: int) -> bool:
         """Whether the label stream is to be told to fill in the consensus; True once."""
@@ -248,7 +256,7 @@ def ensure_review_project(studio: Studio, project: int, settings: Settings, stor
         log.info("review_project_made", project=project, review=found["id"])
         done = True
     number = int(found["id"])
-    if found.get("label_config") != interface:
+    if not store.follows(project, interface) and found.get("label_config") != interface:
         studio.update_project(number, label_config=interface)
         done = True
     base = settings.label_studio_public_url or settings.label_studio_url

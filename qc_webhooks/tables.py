@@ -140,6 +140,7 @@ REVIEWS = sa.Table(
     sa.Column("review", sa.Integer),
     sa.Column("prefilled", sa.Boolean),  # whether its label stream was told once to fill in the proposed consensus
     sa.Column("made_at", sa.Double),
+    sa.Column("interface", sa.Text),  # a digest of the labelling interface that it was given last
 )
 
 # Tasks that were copied into a review project: for which state of the task, and a digest of what the copy holds.

@@ -34,10 +34,11 @@ class Desk(MemoryStudio):
     def __init__(self):
         super().__init__()
         self.made = {}
+        self.interface = CONFIG
 
     def project(self, project):
         if project == PROJECT:
-            return super().project(project) | {"label_config": CONFIG, "title": "Streets"}
+            return super().project(project) | {"label_config": self.interface, "title": "Streets"}
         if project not in self.made:
             raise NotFound("GET", 404, "gone")
         return copy.deepcopy(self.made[project])
@@ -295,9 +296,11 @@ def test_the_review_project_is_made_once_follows_the_interface_and_comes_back(st
     assert ensure().done
     assert not ensure().done
     assert list(studio.made) == [REVIEW]
-    studio.made[REVIEW]["label_config"] = "<View/>"
+    studio.made[REVIEW]["label_config"] = "<View>somebody's own</View>"
+    assert not ensure().done, "what people made of it is theirs"
+    studio.interface = CONFIG.replace("Car", "Lorry")
     assert ensure().done
-    assert "$qc_note" in studio.made[REVIEW]["label_config"]
+    assert "Lorry" in studio.made[REVIEW]["label_config"]
     del studio.made[REVIEW]
     assert ensure().done
     assert store.review_of(PROJECT) in studio.made
