@@ -31,6 +31,7 @@ SEVERAL = "regions with several labels (an object for each label)"
 UNKNOWN_LABEL = "regions with a label that the label config does not have"
 SAME_IMAGE = "images that another task has too"
 HEADER = "image sizes read from the image's header"
+NO_SPLIT = "images whose task does not say its split, split by shares"
 NO_GROUP = "images without a value of the group key, split by their own address"
 DISPUTED_IN = "disputed tasks that are in all the same"
 DISPUTED_APART = "disputed tasks in the split of their own"
@@ -231,6 +232,10 @@ class Assembler:
 
     def _split(self, task: Task, url: str) -> str:
         rule = self._rules.split
+        if told := rule.told(task.data):
+            return told
+        if rule.key:
+            self._ledger.notes[NO_SPLIT] += 1
         group = rule.group(url, task.data)
         if rule.group_by and not group:
             self._ledger.notes[NO_GROUP] += 1

@@ -30,6 +30,7 @@ def export(
     label_config: Path | None = None,
     annotation: str = "latest",
     split: str = DEFAULT_SPLIT,
+    split_key: str = "",
     group_by: str = "",
     disputed: Literal["in", "out", "apart"] = "out",
     max_errors: float = MAX_ERRORS,
@@ -69,6 +70,8 @@ def export(
             take the ground truth where a task has one, else what was updated last, or what all annotators say
             together, weighed by how reliable each is.
         split: shares of the splits. An image stays in its split as the project grows.
+        split_key: a key of the tasks' data that says the image's split (train, val or test), such as the `split` that
+            `labelloop import` sets; where it does not, the shares decide.
         group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
             `folder` takes the folder of the image's address.
         disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
@@ -102,6 +105,7 @@ def export(
         format=",".join(format_names(formats)),
         annotation=annotation,
         split=split,
+        split_key=split_key,
         group_by=group_by,
         disputed=disputed,
         max_errors=max_errors,
@@ -135,6 +139,7 @@ def export(
             label_config=config,
             annotation=annotation,
             split=split,
+            split_key=split_key,
             group_by=group_by,
             disputed=disputed,
             max_errors=max_errors,

@@ -110,7 +110,7 @@ class Converter:
 
     def look(self, texts: Sequence[bytes | None]) -> None:
         """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
-        if self._rules.split.group_by:  # the group is in the task's data, which the usual way does not read
+        if self._rules.split.reads_data:  # the task's, which the usual way does not read
             texts = [None] * len(texts)
         self._drafts = self._usual.read(texts)
         if self._photos:

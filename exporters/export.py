@@ -42,6 +42,7 @@ def export(
     label_config: str | None = None,
     annotation: str = "latest",
     split: str = DEFAULT_SPLIT,
+    split_key: str = "",
     group_by: str = "",
     disputed: str = "out",
     max_errors: float = MAX_ERRORS,
@@ -63,6 +64,7 @@ def export(
         label_config: the label config's XML, for a source that has none.
         annotation: whose annotation counts: a name in ``POLICIES`` or ``user:ID``.
         split: shares of train, val and test.
+        split_key: a key of the tasks' data that says train, val or test; where it does not, the shares decide.
         group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
@@ -89,7 +91,7 @@ def export(
         raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
-    shares, chosen = Split.parse(split, group_by=group_by), policy(annotation)
+    shares, chosen = Split.parse(split, group_by=group_by, key=split_key), policy(annotation)
     with ExitStack() as opened:
         if studio is None and settings.label_studio_api_key.get_secret_value():
             from labelloop.service.studio import Studio
@@ -126,12 +128,13 @@ def export(
                 crowd=crowd,
             ),
             skeleton=skeleton,
-            splits=(*shares.shares, *([APART] if disputed == "apart" else [])),
+            splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,
                 "split": shares.shares,
+                **({"split_key": shares.key} if shares.key else {}),
                 **({"group_by": shares.group_by} if shares.group_by else {}),
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",

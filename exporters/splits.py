@@ -7,6 +7,7 @@ import msgspec
 
 from exporters.errors import BadOption
 from exporters.names import key_of, public_url
+from labelloop.labeling.splits import split_of
 
 SPLITS = ("train", "val", "test")
 FOLDER = "folder"
@@ -26,9 +27,11 @@ class Split(msgspec.Struct, frozen=True):
     shares: Mapping[str, float]
     group_by: str = ""
     """The key of a task's data: the images of one value are in one split. Empty: each goes by itself."""
+    key: str = ""
+    """The key of a task's data that says its split; where it does not, the shares decide. Empty: they always do."""
 
     @classmethod
-    def parse(cls, text: str, *, group_by: str = "") -> "Split":
+    def parse(cls, text: str, *, group_by: str = "", key: str = "") -> "Split":
         """Read ``train=.8,val=.1,test=.1``; shares are scaled to add up to one.
 
         Raises:
@@ -45,7 +48,21 @@ class Split(msgspec.Struct, frozen=True):
         total = sum(shares.values())
         if not set(shares) <= set(SPLITS) or not all(share >= 0 for share in shares.values()) or not 0 < total < 1e9:
             raise BadOption("--split", text, wanted)
-        return cls({name: shares[name] / total for name in SPLITS if shares.get(name)}, group_by.strip())
+        return cls({name: shares[name] / total for name in SPLITS if shares.get(name)}, group_by.strip(), key.strip())
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Every split that an image can be in."""
+        return SPLITS if self.key else tuple(self.shares)
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether more than an image's address decides."""
+        return bool(self.group_by or self.key)
+
+    def told(self, data: Mapping[str, Any]) -> str:
+        """The split that a task's data says; empty where it says none."""
+        return split_of(str(_value(data, self.key))) if self.key else ""
 
     def group(self, url: str, data: Mapping[str, Any]) -> str:
         """The group of an image by its task's data, or by the folder of its address (``folder``); empty: none.
@@ -54,9 +71,7 @@ class Split(msgspec.Struct, frozen=True):
         """
         if not self.group_by:
             return ""
-        value: Any = data
-        for part in [self.group_by] if self.group_by in data else self.group_by.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = _value(data, self.group_by)
         if value is None and self.group_by == FOLDER:
             address = public_url(url)
             if address.startswith(("http://", "https://")):  # elsewhere "?" is a letter, or the path is behind it
@@ -80,3 +95,11 @@ class Split(msgspec.Struct, frozen=True):
                 return name
             place -= share
         return list(self.shares)[-1]
+
+
+def _value(data: Mapping[str, Any], key: str) -> Any:
+    """The value of a key; one with dots leads into objects."""
+    value: Any = data
+    for part in [key] if key in data else key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

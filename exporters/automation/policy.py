@@ -41,6 +41,7 @@ class ExportPolicy:
         format: The formats, by commas.
         annotation: Whose annotation counts.
         split: Shares of the splits.
+        split_key: The key of the tasks' data that says the split of an image; where it does not, the shares decide.
         group_by: The key of the tasks' data whose value keeps images together in one split.
         disputed: Disputed tasks: in, out or apart.
         max_errors: The share of regions that may fail before a version is not published.
@@ -57,6 +58,7 @@ class ExportPolicy:
     format: str = ",".join(DEFAULT_FORMATS)
     annotation: str = "latest"
     split: str = DEFAULT_SPLIT
+    split_key: str = ""
     group_by: str = ""
     disputed: str = "out"
     max_errors: float = 0.01

@@ -61,6 +61,7 @@ class Watcher:
             to=policy.to or None,
             annotation=policy.annotation,
             split=policy.split,
+            split_key=policy.split_key,
             group_by=policy.group_by,
             disputed=policy.disputed,
             max_errors=policy.max_errors,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -19,12 +19,14 @@ from exporters.importing.report import As, Imported
 from exporters.importing.sending import Parcel, Sender
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.geometry import Geometry, Rectangle
+from labelloop.labeling.splits import split_of
 from labelloop.service.datasets import DataSet, LabelledPhoto, Problem, open_place, read_dataset
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 
 BATCH = 100
+SPLITS_KEPT = "photos whose split is in their task's data: labelloop export --split-key split keeps it"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +148,7 @@ def run_import(
         there=sender.there,
         regions=sender.regions,
         problems=problems,
-        notes=dict(sorted((Counter(data.notes) + placer.notes).items())),
+        notes=dict(sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits})).items())),
         stopped=bool(stopped),
     )
 
@@ -168,7 +170,13 @@ def _located(data: DataSet, locator: Locator, problems: list[Problem]) -> Iterat
         if isinstance(found, Problem):
             problems.append(found)
         else:
-            yield found
+            split = found.photo.split or _split(found.photo.name)
+            yield msgspec.structs.replace(found, photo=msgspec.structs.replace(found.photo, split=split))
+
+
+def _split(name: str) -> str:
+    """The split that one of a photo's folders is named for."""
+    return next(filter(None, map(split_of, PurePosixPath(name).parts[:-1])), "")
 
 
 def _project(order: Order, needs: Needs, studio: Studio) -> int:

@@ -12,6 +12,8 @@ from exporters.importing.report import As
 from labelloop.service.datasets import Problem
 from labelloop.service.studio import PredictionsDropped, Studio, StudioRefused
 
+SPLIT = "split"
+"""The key of a task's data that says which split of the data set its photo was in."""
 UPLOAD_FILES = 20
 UPLOAD_BYTES = 100_000_000
 """Of one request, at most; Label Studio's own limits are 100 files and 250 MB."""
@@ -59,7 +61,7 @@ class Sender:
         self._truth = ground_truth
         self._board = board
         self._tell = tell
-        self.made = self.added = self.there = self.regions = 0
+        self.made = self.added = self.there = self.regions = self.in_splits = 0
 
     def send(self, parcels: Sequence[Parcel], *, unlabelled: bool) -> None:
         """Sends photos.
@@ -121,12 +123,16 @@ class Sender:
             self._board.remember(known, each.located.identity)
             made.append((each, known))
         self.made += len(made)
+        self.in_splits += sum(bool(each.located.photo.split) for each, _ in made)
         return made
 
     def _task(self, each: Parcel, annotated: bool) -> dict[str, Any]:
         photo = each.located.photo
         meta = {META: {"id": each.located.identity, "name": photo.name}}
-        task: dict[str, Any] = {"data": {self._key: each.url or each.located.url}, "meta": meta}
+        data = {self._key: each.url or each.located.url}
+        if photo.split and self._key != SPLIT:
+            data[SPLIT] = photo.split
+        task: dict[str, Any] = {"data": data, "meta": meta}
         if annotated:
             task["annotations"] = [{"result": each.placed.results, "ground_truth": self._truth}]
         return task

@@ -94,3 +94,26 @@ def test_one_photo_under_two_addresses_is_found_by_its_bytes(run, build, setting
     out = run(tasks, split=HALVES, copy_images=True)
     assert leaks(out, settings)
     assert not leaks(run(tasks, to="unread", split=HALVES), settings)
+
+
+@pytest.mark.parametrize("afresh", [True, False])
+def test_split_that_the_task_says_counts_and_the_shares_decide_about_the_rest(run, build, afresh):
+    told = {1: "test", 2: "valid", 3: "train2017", 4: "TEST", 5: None, 6: "unknown", 7: 3}
+    tasks = [
+        build.task(number, build.annotation(build.box(1, 1, 5, 5)), **({"split": split} if split else {}))
+        for number, split in told.items()
+    ]
+    run(tasks[:3], split="train=1", split_key="split")
+    out = run(tasks, split="train=1", split_key="split", afresh=afresh)
+    assert {each["task"]: each["split"] for each in out.catalogue} == {
+        1: "test",
+        2: "val",
+        3: "train",
+        4: "test",
+        5: "train",
+        6: "train",
+        7: "train",
+    }
+    assert out.report.accounts.notes == {"images whose task does not say its split, split by shares": 3}
+    assert [image["task_id"] for image in out.instances("test")["images"]] == [1, 4]
+    assert run(tasks, split="train=1").report.images == {"train": 7}  # only where it is asked for

@@ -64,6 +64,7 @@ def test_the_coco_files_of_splits_are_one_data_set(read, tmp_path, names):
     photos, problems, data = read(tmp_path)
     assert {name: photo.drawn[0].label for name, photo in photos.items()} == {"a.jpg": "car", "b.jpg": "dog"}
     assert problems == []
+    assert {name: photo.split for name, photo in photos.items()} == {"a.jpg": "train", "b.jpg": "val"}
     assert data.labels == ("car", "dog")  # both are number 1 in their own file
 
 
@@ -322,3 +323,16 @@ def test_classes_of_voc_are_in_the_order_of_its_label_map(read, tmp_path):
     (tmp_path / "labelmap.txt").write_text(told)
     _, _, data = read(tmp_path)
     assert data.labels == ("zebra", "a: b", "car", "other")
+
+
+def test_the_lists_of_voc_say_the_split(read, tmp_path):
+    for folder in ("Annotations", "ImageSets/Main"):
+        (tmp_path / folder).mkdir(parents=True)
+    size = "<size><width>20</width><height>20</height></size>"
+    for name in ("a", "b", "c"):
+        page = f"<annotation><filename>{name}.jpg</filename>{size}</annotation>"
+        (tmp_path / f"Annotations/{name}.xml").write_text(page)
+    for split, names in {"train": "a", "val": "b", "trainval": "a\nb", "car_train": "a 1"}.items():
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text(names)
+    photos, _, _ = read(tmp_path)
+    assert {name: photo.split for name, photo in photos.items()} == {"a.jpg": "train", "b.jpg": "val", "c.jpg": ""}

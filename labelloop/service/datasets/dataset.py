@@ -49,6 +49,7 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
         score: How sure a model is of those classes; None where a person chose them.
         address: Where the data set says that the photo lies (http or s3); empty where it does not.
         task: The task of Label Studio that it is, where the data set tells.
+        split: ``train``, ``val`` or ``test``, where the data set tells by a list; else its name may (``val/a.jpg``).
     """
 
     name: str
@@ -59,6 +60,7 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
     score: float | None = None
     address: str = ""
     task: int | None = None
+    split: str = ""
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.coco import read_coco
 from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError
@@ -45,17 +46,16 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
             others[name] = error
     if not sheets:
         raise next(iter(others.values()), DatasetError(files.place, "there is no COCO file in it"))
-    if len(names) == 1:
-        return sheets[names[0]]
 
     def read() -> Iterator[LabelledPhoto | Problem]:
         for name, sheet in sheets.items():
             split = PurePosixPath(name).stem.rpartition("_")[2]
             for each in sheet.photos():
                 if isinstance(each, Problem):
-                    yield Problem(f"{name}: {each.item}", each.reason)
+                    yield Problem(f"{name}: {each.item}" if len(sheets) > 1 else each.item, each.reason)
                 else:
-                    yield msgspec.structs.replace(each, name=_in_split(each.name, split, photos))
+                    name_ = _in_split(each.name, split, photos)
+                    yield msgspec.structs.replace(each, name=name_, split=split_of(split))
 
     def union(*lists: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(chain(*lists)))
@@ -66,7 +66,7 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
         union(*(sheet.labels for sheet in sheets.values())),
         union(*(sheet.joints for sheet in sheets.values())),
         notes=(
-            f"{' and '.join(sheets)}: taken as one data set",
+            *([f"{' and '.join(sheets)}: taken as one data set"] if len(sheets) > 1 else []),
             *(f"{name}: {error.reason}; left out" for name, error in others.items()),
         ),
     )

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
 import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
 from labelloop.labeling.geometry import Geometry, Mask, Rectangle
+from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files
@@ -53,6 +55,7 @@ def read_voc(files: Files) -> DataSet:
         labels.update(_text(each, "name") for each in objects)
         from_zero |= any(_text(each, f"bndbox/{edge}") in {"0", "0.0"} for each in objects for edge in _EDGES[:2])
     first = 0.0 if from_zero else 1.0
+    splits = _splits(files)
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
         for name in names:
@@ -61,11 +64,24 @@ def read_voc(files: Files) -> DataSet:
             except Flawed as flaw:
                 yield Problem(name, str(flaw))
                 continue
-            yield from _photo(page, name, first, files, masks)
+            split = splits.get(PurePosixPath(name).stem, "")
+            for each in _photo(page, name, first, files, masks):
+                yield each if isinstance(each, Problem) else msgspec.structs.replace(each, split=split)
 
     told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
     ordered = dict.fromkeys((*_listed(files), *sorted(labels - {""})))
     return DataSet("voc", photos, tuple(ordered), notes=(told,))
+
+
+def _splits(files: Files) -> dict[str, str]:
+    """The split of each photo that the lists of the development kit name."""
+    found: dict[str, str] = {}
+    for name in files.names:
+        path = PurePosixPath(name)
+        if path.parts[-3:-1] == ("ImageSets", "Main") and (split := split_of(path.stem)):
+            lines = files.read(name).decode("utf-8-sig", errors="replace").splitlines()
+            found |= {line.split()[0]: split for line in lines if line.strip()}
+    return found
 
 
 def _listed(files: Files) -> list[str]:
