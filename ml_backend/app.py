@@ -22,6 +22,7 @@ from ml_backend.admission import Turns
 from ml_backend.detector import Detector
 from ml_backend.learning.door import Door
 from ml_backend.learning.events import ACTIONS, project_of
+from ml_backend.learning.lessons import NotConnected
 from ml_backend.learning.page import learning_page, page_headers
 from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.memory import give_memory_back
@@ -45,6 +46,9 @@ log = structlog.get_logger(__name__)
 
 JOB = "learn-"
 """Begins the id of a training job; the project's id follows."""
+
+LONGEST_ID = 9
+"""Digits of a project's number: longer ones are no 32-bit numbers, and databases take none."""
 
 
 def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
@@ -175,7 +179,7 @@ class _Endpoints:
         """How learning of a project stands: what is being done, and what came of the last run."""
         job = str(json_body(request).get("job", ""))
         number = job.removeprefix(JOB)
-        if not job.startswith(JOB) or not number.isdecimal():
+        if not job.startswith(JOB) or not number.isdecimal() or len(number) > LONGEST_ID:
             reason = f"there is no job {job[:100]!r}; jobs are called {JOB} and the project's number"
             return _json({"job": job, "job_status": "removed", "reason": reason}, status=410)
         state = self._door.state(int(number))
@@ -183,6 +187,8 @@ class _Endpoints:
 
     def learning(self, project: int) -> Response:
         """The page for people: how learning of a project went, how it stands, and what comes next."""
+        if len(str(project)) > LONGEST_ID:
+            raise NotConnected(project)
         report = self._door.report(project, self._serving.version(str(project)))
         url = self._settings.label_studio_public_url or self._settings.label_studio_url
         page = learning_page(report, label_studio=url)

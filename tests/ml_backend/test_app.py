@@ -226,6 +226,8 @@ def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client
 def test_the_page_of_a_project_that_learns_is_shown_with_a_strict_policy(client, tmp_path):
     missing = client.get("/projects/5/learning")
     assert (missing.status_code, missing.json["error"]["code"]) == (404, "not_connected_to_learning")
+    assert client.get(f"/projects/{10**30}/learning").status_code == 404
+    assert client.post("/job_status", json={"job": f"learn-{10**30}"}).status_code == 410
     Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
     page = client.get("/projects/5/learning")
     assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
