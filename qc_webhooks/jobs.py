@@ -79,16 +79,21 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
     projects, memory, inbox = ProjectStore(engine), MemoryStore(engine), Inbox.from_settings(settings, engine)
     policy, reviews = partial(read_policy, settings.home), ReviewStore(engine)
 
+    def review_project(project: int) -> None:
+        try:
+            ensure_review_project(studio, project, settings, reviews)
+        finally:  # whatever it is that is refused, what waits is copied
+            recall_uncopied(memory, reviews, inbox, project)
+        if (review := reviews.review_of(project)) is not None:
+            ensure_webhook(studio, review, settings)  # last: where it is refused, the poller carries on
+
     def tabs() -> None:
         for connected in projects.all():
             try:
                 ensure_tabs(studio, connected.project)
                 recall_withheld(studio, memory, inbox, connected.project)
                 if policy(connected.project).review_project:
-                    ensure_review_project(studio, connected.project, settings, reviews)
-                    recall_uncopied(memory, reviews, inbox, connected.project)
-                    if (review := reviews.review_of(connected.project)) is not None:
-                        ensure_webhook(studio, review, settings)  # last: where it is refused, the poller carries on
+                    review_project(connected.project)
             except (LabelloopError, LabelingError) as error:
                 log.warning("tabs_failed", project=connected.project, reason=str(error))
 

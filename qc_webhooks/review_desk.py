@@ -96,12 +96,15 @@ class ReviewStore:
                 return
             connection.execute(sa.update(REVIEWS).where(REVIEWS.c.project == project).values(review=review))
 
-    def follows(self, project: int, interface: str) -> bool:
-        """Whether the review project was given this labelling interface already; what people made of it is theirs."""
-        digest = hashlib.sha256(interface.encode()).hexdigest()
-        other = sa.and_(REVIEWS.c.project == project, REVIEWS.c.interface != digest)
+    def interface(self, project: int) -> str:
+        """A digest of the labelling interface that the review project was given last; empty: none yet."""
+        with reading(self.engine) as connection:
+            return connection.scalar(sa.select(REVIEWS.c.interface).where(REVIEWS.c.project == project)) or ""
+
+    def give(self, project: int, interface: str) -> None:
+        """Notes the labelling interface that the review project was given."""
         with self.engine.begin() as connection:
-            return not connection.execute(sa.update(REVIEWS).where(other).values(interface=digest)).rowcount
+            connection.execute(sa.update(REVIEWS).where(REVIEWS.c.project == project).values(interface=interface))
 
     def prefill(self, project: int) -> bool:
         """Whether the label stream is to be told to fill in the consensus; True once."""
@@ -256,9 +259,12 @@ def ensure_review_project(studio: Studio, project: int, settings: Settings, stor
         log.info("review_project_made", project=project, review=found["id"])
         done = True
     number = int(found["id"])
-    if not store.follows(project, interface) and found.get("label_config") != interface:
-        studio.update_project(number, label_config=interface)
-        done = True
+    digest = hashlib.sha256(interface.encode()).hexdigest()
+    if store.interface(project) != digest:  # what people made of it since is theirs
+        if found.get("label_config") != interface:
+            studio.update_project(number, label_config=interface)
+            done = True
+        store.give(project, digest)
     base = settings.label_studio_public_url or settings.label_studio_url
     return Change(f"review project {base}/projects/{number}/data", done=done)
 
