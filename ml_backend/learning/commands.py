@@ -54,6 +54,8 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     else:
         _stand(console, project, settings, policy, lessons)
         console.print(_table(runs.last(project, SHOWN)))
+        page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
+        console.print(f"More, drawn: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
     if watch:
         _watch(console, lambda: state_of(project, lessons, runs, inbox), lambda: runs.last(project, SHOWN), last)
 
