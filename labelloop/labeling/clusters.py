@@ -6,6 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from labelloop.labeling.geometry import KeyPoint
+from labelloop.labeling.keypoints import object_size, oks_matrix
 from labelloop.labeling.overlap import iou_matrix
 from labelloop.labeling.region import Region
 
@@ -14,6 +16,9 @@ LEAST_OVERLAP = 0.2
 
 # Overlap of two regions of one annotator, with the same labels, that are one object drawn twice.
 TWICE = 0.75
+
+# From which likeness (see ``oks_matrix``) on two key points may be one: within a quarter of what they lie on.
+LEAST_LIKENESS = 0.5
 
 # Far below any overlap that matters: between shapes that fit equally well the label decides.
 _LABEL_WEIGHT = 1e-6
@@ -51,7 +56,7 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
     regions = [stances[member.annotator][member.region] for member in members]
     annotators = np.array([member.annotator for member in members])
     labels = [frozenset(region.labels) for region in regions]
-    overlaps = _overlaps(regions, labels)
+    overlaps = _overlaps(regions, labels, annotators)
     twins = _twins(overlaps, annotators, labels)
     overlaps[annotators[:, None] == annotators[None, :]] = _FORBIDDEN
     overlaps[twins], overlaps[:, twins] = _FORBIDDEN, _FORBIDDEN
@@ -101,7 +106,9 @@ def _twins(overlaps: NDArray[np.float64], annotators: NDArray[np.intp], labels: 
     return found
 
 
-def _overlaps(regions: Sequence[Region], labels: Sequence[frozenset[str]]) -> NDArray[np.float64]:
+def _overlaps(
+    regions: Sequence[Region], labels: Sequence[frozenset[str]], annotators: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """(n, n) overlaps; ``_FORBIDDEN`` where two are not of one control, object and image."""
     overlaps = np.full((len(regions), len(regions)), _FORBIDDEN)
     places: dict[tuple[str, str, int], list[int]] = {}
@@ -109,10 +116,21 @@ def _overlaps(regions: Sequence[Region], labels: Sequence[frozenset[str]]) -> ND
         places.setdefault((region.control, region.to_name, region.item_index), []).append(place)
     for group in places.values():
         shapes = [regions[place].geometry for place in group]
-        within = iou_matrix(shapes, shapes)
+        if all(isinstance(shape, KeyPoint) for shape in shapes):
+            within = _likeness([regions[place] for place in group], annotators[group])
+        else:
+            within = iou_matrix(shapes, shapes)
         same = np.array([[labels[one] == labels[other] for other in group] for one in group])
         overlaps[np.ix_(group, group)] = within * (1 + _LABEL_WEIGHT * same)
     return overlaps
+
+
+def _likeness(points: Sequence[Region], annotators: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(n, n): how near key points lie to each other. Their discs are a matter of display and seldom meet."""
+    drawn = [[points[place] for place in np.flatnonzero(annotators == who)] for who in np.unique(annotators)]
+    found = oks_matrix(points, points, size=object_size(drawn))
+    found[found < LEAST_LIKENESS] = 0.0
+    return found
 
 
 def _average_linkage(overlaps: NDArray[np.float64], least: float) -> list[list[int]]:

@@ -4,16 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from labelloop.labeling.keypoints import oks_matrix
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 from qc_webhooks.agreement.groups import Group, find_duplicates, find_groups
 from qc_webhooks.agreement.matching import Pair, match_regions, match_things
 from qc_webhooks.agreement.metrics import Tolerance, amount, text
-from qc_webhooks.agreement.similarity import oks_matrix, span_matrix
+from qc_webhooks.agreement.similarity import span_matrix
 
 ConflictType = Literal[
     "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "attribute", "empty", "choice", "answer"
 ]
+
+# Similarity of two points of one annotator, with the same labels, that are one point set twice: within three hundredths
+# of the size of what they lie on.
+_SAME_POINT = 0.99
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,13 @@ def keypoint_conflicts(
     if not (a and b):
         return tuple(_alone("missing" if a else "extra", control, point) for point in a or b)
     matching = match_things(a, b, oks_matrix(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
+    twice_a = find_duplicates(a, matching.only_a, alike=oks_matrix, least=_SAME_POINT)
+    twice_b = find_duplicates(b, matching.only_b, alike=oks_matrix, least=_SAME_POINT)
     return (
-        *(_alone("missing", control, a[index]) for index in matching.only_a),
-        *(_alone("extra", control, b[index]) for index in matching.only_b),
+        *(_alone("missing", control, a[index]) for index in matching.only_a if index not in twice_a),
+        *(_alone("extra", control, b[index]) for index in matching.only_b if index not in twice_b),
+        *(_twice(control, a[first], a[index], of_first=True) for index, first in twice_a.items()),
+        *(_twice(control, b[first], b[index], of_first=False) for index, first in twice_b.items()),
         *(
             found
             for pair in (*matching.same, *matching.near)

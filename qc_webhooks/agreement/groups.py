@@ -1,6 +1,6 @@
 """One region where the other annotator drew several, and one object drawn twice by the same annotator."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ INSIDE = 0.8
 FITS = 0.6
 # Parts of one thing lie beside each other: what overlaps more is one thing drawn twice.
 APART = 0.5
+
+Alike = Callable[[Sequence[Region], Sequence[Region]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,24 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
     return tuple(groups)
 
 
-def find_duplicates(regions: Sequence[Region], unmatched: Sequence[int]) -> dict[int, int]:
-    """Unmatched regions that the same annotator drew a second time: index -> index of the other."""
+def find_duplicates(
+    regions: Sequence[Region], unmatched: Sequence[int], *, alike: Alike | None = None, least: float = TWICE
+) -> dict[int, int]:
+    """Unmatched regions that the same annotator drew a second time: index -> index of the other.
+
+    Args:
+        regions: All regions of the annotator.
+        unmatched: Places of those that the other annotator has nothing for.
+        alike: How alike each two of them are, as a matrix; by default how much they overlap.
+        least: From which likeness on two are one object drawn twice.
+    """
     found: dict[int, int] = {}
     if not unmatched or len(regions) < 2:
         return found
-    shapes = [region.geometry for region in regions]
-    overlaps = iou_matrix([shapes[place] for place in unmatched], shapes)
+    overlaps = (alike or _overlap)([regions[place] for place in unmatched], regions)
     for row, place in enumerate(unmatched):
         for other in np.argsort(-overlaps[row], kind="stable").tolist():
-            if overlaps[row, other] < TWICE:
+            if overlaps[row, other] < least:
                 break
             same_place = _place(regions[other]) == _place(regions[place])
             if (
@@ -119,10 +129,12 @@ def _share(part: Region, whole: Region) -> float:
     return float(shapely.intersection(outline, around).area / outline.area) if outline.area else 0.0
 
 
+def _overlap(a: Sequence[Region], b: Sequence[Region]) -> NDArray[np.float64]:
+    return iou_matrix([each.geometry for each in a], [each.geometry for each in b])
+
+
 def _meet(parts: Sequence[Region]) -> bool:
-    shapes = [part.geometry for part in parts]
-    overlaps = iou_matrix(shapes, shapes)
-    return bool((overlaps[np.triu_indices(len(shapes), 1)] >= APART).any())
+    return bool((_overlap(parts, parts)[np.triu_indices(len(parts), 1)] >= APART).any())
 
 
 def _upright(region: Region) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labelloop.labeling.keypoints import oks_matrix
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 from qc_webhooks.agreement.matching import match_regions, match_things
 from qc_webhooks.agreement.similarity import (
     amounts_alike,
     attributes_alike,
-    oks_matrix,
     paths_alike,
     sets_alike,
     span_matrix,

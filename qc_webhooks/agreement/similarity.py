@@ -8,33 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
-from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 
 Matrix = NDArray[np.float64]
-
-# A point counts as placed right within about a tenth of the size of what it is a part of (COCO's sigma of hips and
-# shoulders, the least exact of its key points).
-OKS_SIGMA = 0.1
-# So many points tell how large the object is; of fewer, a quarter of the image's side stands for it.
-_ENOUGH_POINTS, _PART = 3, 0.25
-
-
-def oks_matrix(a: Sequence[Region], b: Sequence[Region]) -> Matrix:
-    """(n, m): object keypoint similarity of points, exp(-d^2 / (2 s^2 (2 sigma)^2)), cocodataset.org/#keypoints-eval.
-
-    The size s of the object is not told by Label Studio. It is the root of the area around all points of both
-    annotators, where each has three; else a quarter of the image's.
-    """
-    one, other = _places(a), _places(b)
-    everything = np.concatenate((one, other))
-    image = float(np.sqrt(a[0].width * a[0].height)) * _PART
-    extent = float(np.sqrt(np.prod(everything.max(axis=0) - everything.min(axis=0))))
-    size = extent if min(len(a), len(b)) >= _ENOUGH_POINTS and extent > 0 else image
-    squares = ((one[:, None] - other[None]) ** 2).sum(axis=-1)
-    found: Matrix = np.exp(-squares / (2 * (size * 2 * OKS_SIGMA) ** 2))
-    return found
 
 
 def span_matrix(a: Sequence[Span], b: Sequence[Span]) -> Matrix:
@@ -97,11 +74,6 @@ def _answer_alike(type_: str, a: Mapping[str, Any], b: Mapping[str, Any], name: 
 
 def _nodes(paths: Sequence[str]) -> list[str]:
     return [path[:cut] for path in paths for cut in (*(m.start() for m in re.finditer("/", path)), len(path))]
-
-
-def _places(points: Sequence[Region]) -> Matrix:
-    shapes = [point.geometry for point in points]
-    return np.array([(shape.x, shape.y) for shape in shapes if isinstance(shape, KeyPoint)], dtype=np.float64)
 
 
 def _edges(spans: Sequence[Span]) -> Matrix:

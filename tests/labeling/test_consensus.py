@@ -79,6 +79,32 @@ def test_regions_of_other_controls_or_images_are_other_objects():
     assert len(consensus(stances([box(0)], [other])).regions + consensus(stances([box(0)], [other])).rejected) == 2
 
 
+def point(x, y, label):
+    return Region(KeyPoint(x, y, 4.0), (label,), "p", "parts", "image", "keypointlabels", None, 0, 1000, 1000)
+
+
+def test_key_points_set_a_little_apart_are_one_point():
+    truth = {"nose": (500, 300), "left eye": (460, 260), "right eye": (540, 260), "mouth": (500, 350)}
+    apart = [(0, 0), (7, -5), (-6, 4)]
+    people = [[point(x + dx, y + dy, name) for name, (x, y) in truth.items()] for dx, dy in apart]
+    people[2] = people[2][1:]
+    found = consensus(stances(*people))
+    assert labels_of(found) == sorted(truth)
+    assert not found.rejected
+    nose = next(each for each in found.regions if each.region.labels == ("nose",))
+    assert nose.missed_by == (3,)
+    assert (nose.region.geometry.x, nose.region.geometry.y) == (503.5, 297.5)
+
+
+def test_what_one_annotator_drew_twice_does_not_split_the_object():
+    people = stances([box(0)], [box(12)], [box(1), box(11, id_="twin")])
+    found = consensus(people)
+    assert [len(each.sources) for each in found.regions] == [3]
+    assert [source.annotator for each in found.rejected for source in each.sources] == [3]
+    twice = stances([box(0), box(9)], [box(1), box(10)], [box(2)])
+    assert [len(each.sources) for each in consensus(twice).regions] == [3, 2]
+
+
 def test_the_majority_names_the_label_where_nothing_is_known_of_anybody():
     (agreed,) = consensus(stances([box(0, "Car")], [box(0, "Person")], [box(0, "Person")])).regions
     assert agreed.region.labels == ("Person",)

@@ -127,6 +127,33 @@ ERRORS = {
 }  # fmt: skip
 
 
+def drawn_apart(results, rng, spread):
+    """The same regions as another annotator would draw them; sides move by this share of their length."""
+    for each in results:
+        value = each["value"]
+        for edge, side in (("x", "width"), ("y", "height")):
+            value[edge] += rng.gauss(0, spread) * value[side]
+            value[side] *= 1 + rng.gauss(0, spread)
+    return results
+
+
+@pytest.mark.parametrize("turn", [0, 20])
+def test_a_box_drawn_twice_is_named_so_where_everybody_draws_a_little_apart(offline, turn):
+    rng = random.Random(f"apart {turn}")
+    tasks = []
+    for id_ in range(1, 31):
+        truth = [each | {"value": each["value"] | {"rotation": turn}} for each in layout(rng)]
+        answers = [drawn_apart(copied(truth, who, rng), rng, 0.01) for who in (1, 2, 3)]
+        people = answers[: 2 + id_ % 2]
+        duplicate(people[-1], rng)
+        tasks.append(task_of(id_, *people))
+    report, _ = offline(tasks)
+    for task in report["tasks"]:
+        (found,) = (each for each in task["conflicts"] if each["type"] != "low_overlap")
+        assert found["type"] == "duplicate"
+        assert "twin" in found["regions"]
+
+
 @pytest.mark.parametrize("people", [2, 3])
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_is_named_and_its_region_pointed_at(offline, error, people):
