@@ -35,7 +35,7 @@ def check_segmenter(settings: Settings, *, timeout_s: float = 300.0) -> str:
     """
     encoder, decoder = settings.smart_encoder, settings.smart_decoder
     if encoder is None or decoder is None:
-        return "GrabCut, which needs no model file"
+        return "the network that comes with labelloop"
     command = [sys.executable, "-m", "ml_backend.smart.check", str(encoder.expanduser()), str(decoder.expanduser())]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
 from ml_backend.smart.cutout import Cutout
-from ml_backend.smart.grabcut import GrabCut
+from ml_backend.smart.outline import Outline
 from ml_backend.smart.prompts import Prompt
 from ml_backend.smart.sam import Sam
 
@@ -37,9 +37,9 @@ class Segmenter(Protocol):
         """
 
 
-def _grabcut(settings: Settings) -> Segmenter:
+def _outline(settings: Settings) -> Segmenter:
     del settings
-    return GrabCut()
+    return Outline()
 
 
 def _sam(settings: Settings) -> Segmenter:
@@ -52,5 +52,5 @@ def _sam(settings: Settings) -> Segmenter:
     return Sam(encoder.expanduser(), decoder.expanduser(), threads=settings.inference_threads)
 
 
-SEGMENTERS: Mapping[str, Callable[[Settings], Segmenter]] = {"grabcut": _grabcut, "sam": _sam}
+SEGMENTERS: Mapping[str, Callable[[Settings], Segmenter]] = {"outline": _outline, "sam": _sam}
 """Name -> what makes it."""

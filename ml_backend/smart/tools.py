@@ -77,7 +77,7 @@ class SmartTools:
         """
         self._photos = photos
         self._settings = settings
-        self._name = "sam" if settings is not None and settings.smart_encoder is not None else "grabcut"
+        self._name = "sam" if settings is not None and settings.smart_encoder is not None else "outline"
         self._looks: Looks[_Look] = Looks(KEPT)
         self._segmenter: Segmenter | None = None
         self._lock = threading.Lock()

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,8 +15,9 @@ from labelloop.labeling.task import Prediction, Result
 from labelloop.service.media import MediaMissing, Photo
 from ml_backend.smart import SmartTools, serves_smart_tools
 from ml_backend.smart.cutout import Cutout
-from ml_backend.smart.grabcut import GrabCut
 from ml_backend.smart.looks import Looks
+from ml_backend.smart.outline import Outline
+from ml_backend.smart.view import View
 
 W, H = 400, 300
 LABELS = '<Label value="Car"/><Label value="Bg"/>'
@@ -198,7 +200,7 @@ def test_whatever_fails_a_box_is_answered_with_itself(mood, album):
 
 
 def test_a_segmenter_that_fails_costs_nothing_but_tightness(tools, monkeypatch):
-    monkeypatch.setattr(GrabCut, "segment", lambda *_: 1 / 0)
+    monkeypatch.setattr(Outline, "segment", lambda *_: 1 / 0)
     [found] = ask(tools, box(115, 85, 165, 115), outlets="")
     assert iou(shape(found), Rectangle(115, 85, 165, 115)) > 0.999
 
@@ -308,4 +310,26 @@ def test_predict_answers_a_prompt(client_of, labelloop_model, album):
     }
     [entry] = client.post("/predict", json=body).json["results"]
     assert [one["type"] for one in entry["result"]] == ["rectanglelabels", "brushlabels"]
-    assert entry["model_version"] == "smart-grabcut"
+    assert entry["model_version"] == "smart-outline"
+
+
+VIEWED = {
+    "upright": Rectangle(120, 80, 160, 120),
+    "turned": Rectangle(180, 60, 150, 110, 30),
+    "over the edge": Rectangle(150, 60, 250, 160),
+    "small": Rectangle(195, 135, 9, 11),
+}
+
+
+@pytest.mark.parametrize("case", VIEWED)
+def test_what_a_view_shows_lies_where_it_was_on_the_photo(case):
+    mask = scene()[1].mask(W, H)
+    view = View(VIEWED[case], W, H)
+    shown = view.show(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2), 160)
+    found = Cutout(view.place((shown[..., 0] / 255 - 0.5).astype(np.float32)), view.bounds, 1.0).mask(W, H)
+    left, top, right, bottom = view.bounds
+    seen = np.zeros_like(mask)
+    seen[top:bottom, left:right] = mask[top:bottom, left:right]
+    turned_away = view.place(np.ones((160, 160), np.float32)) < 0  # corners of the bounds that a turned box leaves out
+    seen[top:bottom, left:right] &= cv2.resize(turned_away.astype(np.uint8), (right - left, bottom - top)) == 0
+    assert iou(found, Mask.of(seen)) > 0.95
