@@ -314,8 +314,8 @@ def needs_review(situation: Situation) -> bool:
 
 
 def is_adjudicated(situation: Situation) -> bool:
-    """Whether what a reviewer is to look at is to be shown as overlays; of one annotator there is but one opinion."""
-    return situation.policy.adjudicate and situation.verdict.annotators > 1 and needs_review(situation)
+    """Whether what a reviewer is to look at is to be shown as overlays."""
+    return situation.policy.adjudicate and needs_review(situation)
 
 
 def is_copied(situation: Situation) -> bool:

@@ -228,7 +228,7 @@ def test_a_model_that_has_doubts_sends_the_task_to_review(studio, box, policy, c
     assert now.get("qc_review", "no") == ("yes" if reviewed else "no")
     assert ("The model has doubts: Perhaps a Car is missing." in now.get("qc_note", "")) is reviewed
     assert {key: now[key] for key in data} == data
-    assert bool(studio.tabs(task)) is (reviewed and annotators > 1)  # of one annotator there is nothing to choose from
+    assert bool(studio.tabs(task)) is reviewed
     writes = len(studio.writes)
     assert check(task).actions == ()
     assert len(studio.writes) == writes
@@ -236,6 +236,19 @@ def test_a_model_that_has_doubts_sends_the_task_to_review(studio, box, policy, c
     studio.stored[task]["data"] = {key: value for key, value in now.items() if key not in DOUBT}
     check(task)
     assert studio.stored[task]["data"].get("qc_review", "no") == "no"
+
+
+def test_a_reviewer_settles_what_the_model_doubts(studio, box, policy, check):
+    policy("least_model_doubt = 0.6\n")
+    task = studio.add_task(overlap=1, **DOUBT)
+    studio.annotate(task, ANNE, [box(10)])
+    check(task)
+    proposed = studio.overlay(task, "QC consensus")
+    made = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
+    check(task)
+    data = studio.stored[task]["data"]
+    assert (data["qc_review"], studio.tabs(task)) == ("no", [])
+    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [made]
 
 
 def test_an_overlay_is_nobodys_pre_label(studio, box, agreed, policy, check):
