@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db import reading
+from labelloop.service.db import quick, reading
 from qc_webhooks.drawing import Drawing
 from qc_webhooks.facts import Facts
 from qc_webhooks.tables import FACTS
@@ -31,7 +31,7 @@ class FactStore:
 
     def keep(self, project: int, facts: Facts, drawing: Drawing | None) -> None:
         """Keeps a task's facts in place of older ones; a task that nobody annotated has none."""
-        with self.engine.begin() as connection:
+        with quick(self.engine) as connection:
             connection.execute(sa.delete(FACTS).where(_is(project, facts.task)))
             if facts.turns:
                 connection.execute(sa.insert(FACTS).values(row_of(project, facts, drawing)))

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from labelloop.labeling.task import Annotation
-from labelloop.service.db import reading
+from labelloop.service.db import quick, reading
 from qc_webhooks.events import Known
 from qc_webhooks.routing import Memory
 from qc_webhooks.tables import ACTIONS, ANNOTATIONS, BOARDS, COPIES, CROWDS, FACTS, PROJECTS, REVIEWS, TASKS, TRUTHS
@@ -134,7 +134,7 @@ class MemoryStore:
             for each in annotations
             if each.id is not None
         ]
-        with self.engine.begin() as connection:
+        with quick(self.engine) as connection:  # found out again when a power cut took it: then the event is open too
             _forget(connection, project, task)
             connection.execute(sa.insert(TASKS).values(row))
             if rows:
@@ -200,7 +200,7 @@ class MemoryStore:
 
     def mark(self, write: Write, state: str) -> None:
         """Sets the state of a logged write; see the table ``qc_actions``."""
-        with self.engine.begin() as connection:
+        with quick(self.engine) as connection:  # one that stays planned is compared with the task, and closed then
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == write.id).values(state=state))
 
 

@@ -175,6 +175,8 @@ def _tune_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
-    # FULL, not NORMAL: Label Studio never sends an event twice, so what we acknowledged must survive a power cut.
-    connection.exec_driver_sql(f"PRAGMA synchronous={options.get('sqlite_synchronous', 'FULL')}")
-    connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
+    begin = options.get("sqlite_begin", "BEGIN IMMEDIATE")
+    if begin == "BEGIN IMMEDIATE":
+        # FULL, not NORMAL: Label Studio never sends an event twice, so what we acknowledged must survive a power cut.
+        connection.exec_driver_sql(f"PRAGMA synchronous={options.get('sqlite_synchronous', 'FULL')}")
+    connection.exec_driver_sql(begin)
