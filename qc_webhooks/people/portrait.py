@@ -29,6 +29,8 @@ _HASTY = 0.1
 _REPEATABLE = 0.8
 # Of fewer tasks with a ground truth nothing is told.
 _FEW_TRUTHS = 5
+# Of those so many are named that came out worst.
+_WORST = 5
 _TRUTH = "agreement with the ground truth"
 _NORMAL_95 = 1.959964
 
@@ -47,6 +49,7 @@ class Portrait:
         against_truth: Agreement with the ground truth on tasks that were served to measure the annotator by.
         against_decided: The same on tasks that were decided after the annotator had done them. Many of these are
             disputes that a reviewer settled, so it is lower than on tasks in general.
+        furthest: (task, agreement) of the tasks that were served for that and came out worst.
         size: Area drawn as a multiple of what the others drew for the same objects (geometric mean).
         concerns: What to look at, in words; empty: nothing.
     """
@@ -60,6 +63,7 @@ class Portrait:
     size: Estimate = field(default_factory=lambda: Estimate.lacking(0))
     against_truth: Estimate = field(default_factory=lambda: Estimate.lacking(0))
     against_decided: Estimate = field(default_factory=lambda: Estimate.lacking(0))
+    furthest: tuple[tuple[int, float], ...] = ()
     concerns: tuple[str, ...] = ()
 
     @property
@@ -85,7 +89,7 @@ def portraits(tasks: Sequence[Facts], crowd: Crowd, found: Sequence[Split] = ())
     fast, drifted, anchored, copied = speeds(tasks), drifts(tasks), anchorings(tasks), copies(tasks)
     again, sizes = _repeats(tasks), _sizes(tasks)
     known, decided = _against_truths(tasks, known=True), _against_truths(tasks, known=False)
-    nothing = Estimate.lacking(0)
+    nothing, worst = Estimate.lacking(0), _furthest(tasks)
     bare = [
         Portrait(
             each,
@@ -97,6 +101,7 @@ def portraits(tasks: Sequence[Facts], crowd: Crowd, found: Sequence[Split] = ())
             sizes.get(each.annotator, nothing),
             known.get(each.annotator, nothing),
             decided.get(each.annotator, nothing),
+            worst.get(each.annotator, ()),
         )
         for each in rated
     ]
@@ -112,6 +117,15 @@ def _against_truths(tasks: Sequence[Facts], *, known: bool) -> dict[int, Estimat
             if turn.against is not None and turn.known == known:
                 scores[turn.annotator].append(turn.against)
     return {who: _mean(np.array(given), _FEW_TRUTHS) for who, given in scores.items()}
+
+
+def _furthest(tasks: Sequence[Facts]) -> dict[int, tuple[tuple[int, float], ...]]:
+    found: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for task in tasks:
+        for turn in task.blind:
+            if turn.known and turn.against is not None and turn.against < 1:
+                found[turn.annotator].append((turn.against, task.task))
+    return {who: tuple((task, score) for score, task in sorted(given)[:_WORST]) for who, given in found.items()}
 
 
 def _repeats(tasks: Sequence[Facts]) -> dict[int, Estimate]:

@@ -258,3 +258,22 @@ def test_a_reviewers_ground_truth_is_no_opinion_about_anybody():
     people = {each.annotator: each for each in portraits(facts, estimate_crowd(task.evidence() for task in facts))}
     assert not people[1].copies
     assert 4 not in people, "who only decides is nobody to be measured"
+
+
+def test_agreement_with_known_ground_truths_is_told_with_its_interval_and_where_it_is_least():
+    def task(number, score, *, known=True):
+        turns = (Turn(1, number, 9.0, 1, False, score, known), Turn(9, number - 1.0, 9.0, 1, True))
+        return Facts(
+            number, turns, (), (Question("kind", ((1, ("Car",)), (9, ("Car",)))),), (Pair(1, 9, score, {}, 0, 0),)
+        )
+
+    facts = [task(n, 0.9 if n % 2 else 1.0) for n in range(1, 31)] + [task(40, 0.2), task(41, 0.1, known=False)]
+    (one,) = portraits(facts, estimate_crowd(each.evidence() for each in facts))
+    assert one.against_truth.n == 31
+    assert one.against_truth.low < 0.93 < one.against_truth.high
+    assert one.furthest[0] == (40, 0.2)
+    assert one.against_decided.value is None, "one task says too little"
+    few = [task(n, 1.0) for n in range(1, 7)]
+    (other,) = portraits(few, estimate_crowd(each.evidence() for each in few))
+    assert other.against_truth.value == 1
+    assert other.against_truth.low < 0.9, "six without a miss are no certainty"
