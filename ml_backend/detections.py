@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from labelloop.labeling.overlap import box_iou
 from ml_backend.segments import Segment
 
 Floats = npt.NDArray[np.float32]
@@ -15,6 +16,12 @@ Ints = npt.NDArray[np.int64]
 
 MOST_CANDIDATES = 1000
 """Candidates kept, best first, before suppression: the overlap matrix is quadratic in them."""
+
+AVERAGED_IOU = 0.5
+"""Overlap from which two boxes of a class see the same object, where boxes are averaged."""
+
+VOICE = 0.25
+"""A candidate is heard on a box that it is at least this share as sure of: so the mean does not hang on the floor."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,42 @@ def suppress(found: Detections, *, iou: float, most: int = 300) -> Detections:
     found = found[np.argsort(-found.scores, kind="stable")[:MOST_CANDIDATES]]
     overlaps = pairwise_iou(found.boxes) if found.turned is None else pairwise_turned_iou(found.turned)
     return _greedy(found, overlaps > iou, most)
+
+
+def settled(found: Detections, *, iou: float, floor: float, average: bool) -> Detections:
+    """What is shown of candidates: `suppress` of those of at least the floor, and `averaged` where that is asked for.
+
+    Args:
+        found: Candidates of at least the floor; with `average`, of `VOICE` of it.
+        iou: As in `suppress`.
+        floor: The lowest score that is shown.
+        average: Whether boxes are averaged.
+    """
+    if not average:
+        return suppress(found, iou=iou)
+    return averaged(suppress(found[found.scores >= floor], iou=iou), found)
+
+
+def averaged(kept: Detections, found: Detections) -> Detections:
+    """Each box as the mean of all that see the same object, each as heavy as it is sure (Gidaris and Komodakis 2015).
+
+    What a box was off by, its neighbours were off by otherwise (https://arxiv.org/abs/1505.01749, "voting").
+
+    Args:
+        kept: What `suppress` left of `found`.
+        found: Candidates in any order, down to `VOICE` of the lowest score in `kept`.
+    """
+    if not len(kept):
+        return kept
+    heard = box_iou(kept.boxes, found.boxes) >= AVERAGED_IOU
+    heard &= kept.classes[:, None] == found.classes[None, :]
+    heard &= found.scores[None, :] >= VOICE * kept.scores[:, None]
+    weights = np.where(heard, found.scores[None, :], 0).astype(np.float64)
+    total = weights.sum(axis=1, keepdims=True)
+    boxes = np.divide(
+        weights @ found.boxes.astype(np.float64), total, out=kept.boxes.astype(np.float64), where=total > 0
+    )
+    return replace(kept, boxes=boxes.astype(np.float32))
 
 
 def merge(parts: Sequence[Detections], *, share: float, iou: float, most: int = 1000) -> Detections:

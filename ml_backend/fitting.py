@@ -60,7 +60,7 @@ def fit_table(
         return _fit_class(training, problem, trainer)
 
     shape = (len(training.spans), training.features.shape[1], len(drawn))
-    rows = np.zeros(shape)  # without a class where nothing was drawn yet
+    rows: Doubles = np.zeros(shape)  # without a class where nothing was drawn yet
     for place, row in enumerate(each(fitted, drawn)):
         rows[:, :, place] = row
     rows = training.scale.unfold(rows)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.backbone import Sight
-from ml_backend.detections import Detections, Floats, suppress
+from ml_backend.detections import VOICE, Detections, Floats, settled
 from ml_backend.layouts import best_class
 
 Doubles = npt.NDArray[np.float64]
@@ -93,6 +93,11 @@ class Head:
     prior: tuple[int, ...] = ()
     shift: Doubles | None = None
 
+    @property
+    def average(self) -> bool:
+        """Whether a box that is shown is the mean of those that see the object: refitted ones err each by chance."""
+        return self.shift is not None
+
     def answer(self, sight: Sight, *, exact: bool = True) -> tuple[Floats, Floats]:
         """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32.
 
@@ -113,14 +118,15 @@ class Head:
             return sight.boxes, scores
         return move(sight.boxes, seen @ self.shift[:-1].astype(kind) + self.shift[-1]), scores
 
-    def detect(self, sight: Sight, *, floor: float) -> Detections:
-        """The boxes on the photo, in its own pixels, best first: what the learned model answers."""
-        return shown(sight, *self.answer(sight), floor=floor)
+    def detect(self, sight: Sight, *, floor: float, exact: bool = True) -> Detections:
+        """The boxes on the photo, in its own pixels, best first: what the learned model answers; see `answer`."""
+        return shown(sight, *self.answer(sight, exact=exact), floor=floor, average=self.average)
 
 
-def shown(sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
-    """The boxes that are shown of what a head answers: suppressed, in pixels of the photo, best first."""
-    return sight.fit.to_photo(suppress(best_class(boxes, scores, floor), iou=SUPPRESS_IOU))
+def shown(sight: Sight, boxes: Floats, scores: Floats, *, floor: float, average: bool = False) -> Detections:
+    """The boxes that are shown of what a head answers: settled, in pixels of the photo, best first."""
+    found = best_class(boxes, scores, floor * VOICE if average else floor)
+    return sight.fit.to_photo(settled(found, iou=SUPPRESS_IOU, floor=floor, average=average))
 
 
 def move(boxes: Floats, shift: Doubles) -> Floats:

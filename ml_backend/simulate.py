@@ -20,9 +20,9 @@ from labelloop.service.media import MediaError, load_photo
 from ml_backend.acquisition import FLOOR, Look, by_chance, next_photos, photo_vector, uncertainty
 from ml_backend.backbone import Backbone, Sight
 from ml_backend.datasets import LabelledPhoto
-from ml_backend.detections import Detections, Floats
+from ml_backend.detections import Floats
 from ml_backend.examples import Example
-from ml_backend.head import Head, shown
+from ml_backend.head import Head
 from ml_backend.judge import Truth, mean_ap50
 from ml_backend.learn import learn
 from ml_backend.preprocess import prepare
@@ -140,7 +140,7 @@ def simulate(
                 labeller.label(size)
                 head = labeller.head()
                 sights = chain(kept, (album.sight(photo) for photo in test[IN_MEMORY:]))
-                found = [shown(one, *head.answer(one, exact=False), floor=JUDGE_FLOOR) for one in sights]
+                found = [head.detect(one, floor=JUDGE_FLOOR, exact=False) for one in sights]
                 yield Run(
                     strategy=strategy,
                     labelled=size,
@@ -209,5 +209,5 @@ class _Labeller:
             return None
         head = self.head()
         sight = self._album.sight(photo)
-        found: Detections = shown(sight, *head.answer(sight, exact=False), floor=FLOOR)
+        found = head.detect(sight, floor=FLOOR, exact=False)
         return uncertainty(found, names=head.names, drawn=drawn)

@@ -11,6 +11,9 @@ from ml_backend.detections import Detections
 from ml_backend.graph import Arrays, Graph, as_float32
 from ml_backend.layouts.layout import Layout, Reader, best_class, plain_spec
 
+AVERAGE = "labelloop.average"
+"""Metadata of a learned model: `true` where boxes were refitted, so that the mean of those of an object is shown."""
+
 _OUTPUTS = ("boxes", "objectness", "scores")
 
 
@@ -29,7 +32,8 @@ def _recognise(graph: Graph, seen: Arrays) -> str | None:
 def _read(graph: Graph, seen: Arrays) -> Reader:
     if not _fits(seen):
         raise ValueError("it has no outputs boxes (b, n, 4), objectness (b, n) and scores (b, n, classes)")
-    return Reader(plain_spec(graph), int(seen["scores"].shape[2]), decode, _OUTPUTS)
+    average = graph.metadata.get(AVERAGE) == "true"
+    return Reader(plain_spec(graph), int(seen["scores"].shape[2]), decode, _OUTPUTS, average=average)
 
 
 def decode(seen: Arrays, floor: float) -> list[Detections]:

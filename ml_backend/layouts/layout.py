@@ -39,6 +39,7 @@ class Reader:
         gives: Beside boxes: "turned", "masks", "keypoints"; or "classes" alone where the whole photo is classified.
         spare: Which class may have no name: "first" where 0 is the background, "any" where the graph cannot tell.
         suppress_iou: Overlap above which two boxes of a class are one object; None where the graph suppresses.
+        average: Whether a box that stays is the mean of those that it stands for.
         alone: Whether one run takes one photo, whatever the batch that the graph declares.
         points: How many keypoints each detection has.
     """
@@ -50,6 +51,7 @@ class Reader:
     gives: frozenset[str] = field(default_factory=lambda: frozenset({"boxes"}))
     spare: Spare = "none"
     suppress_iou: float | None = 0.45
+    average: bool = False
     alone: bool = False
     points: int = 0
 
