@@ -109,7 +109,7 @@ class WrongSecret(QualityControlError):
 
 
 class ExportUnreadable(QualityControlError):
-    """A file that quality control was given cannot be read or written, or is not what it should be."""
+    """A file that quality control was given cannot be read, or is not what it should be."""
 
     code = "unreadable_file"
 
@@ -120,6 +120,18 @@ class ExportUnreadable(QualityControlError):
         )
         self.path = path
         self.reason = reason
+
+
+class OutputUnwritable(QualityControlError):
+    """There is no writing where a report or a consensus was to go."""
+
+    code = "unwritable_file"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} cannot be written: {reason}.", fix='Name a file in a folder that is there; "-" prints it.'
+        )
+        self.path = path
 
 
 class ConsensusUnwritable(QualityControlError):

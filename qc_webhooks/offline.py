@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import LabelingError, MalformedConfig
-from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable
+from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable, OutputUnwritable
 from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report import Export, Progress, Summary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
@@ -148,7 +148,7 @@ def _output(path: Path) -> Iterator[IO[bytes]]:
             yield file
         part.replace(path)
     except OSError as error:
-        raise ExportUnreadable(path, error.strerror or str(error)) from error
+        raise OutputUnwritable(path, error.strerror or str(error)) from error
     finally:
         part.unlink(missing_ok=True)
 
