@@ -17,7 +17,7 @@ COLD = 5
 POOL = 5
 """The most promising photos looked at, times the batch."""
 
-SURE = 0.3
+SURE = 0.2
 """Score from which a detection counts. Scores are calibrated: what is below is a guess, of which there are many."""
 
 CHANCE = 1e-3

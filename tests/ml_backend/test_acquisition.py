@@ -32,7 +32,7 @@ def test_two_rare_objects_teach_more_than_one_but_not_twice_as_much():
 
 
 def test_many_guesses_are_no_object():
-    assert worth(*[(0.2, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
+    assert worth(*[(0.15, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
 
 
 def test_a_photo_on_which_nothing_was_found_has_no_worth():
