@@ -118,9 +118,12 @@ class Conversion:
         self._tell = tell
 
     def alone(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
-        """Convert here, whole stretches, until there are no more blocks or so many bytes of JSON are done."""
+        """Convert here, whole stretches, until there are no more blocks or so many bytes of JSON are done.
+
+        Where most tasks are kept the others are one stretch: many would be as many shards of next to nothing.
+        """
         done = 0
-        for piece in _pieces(iter(blocks)):
+        for piece in [blocks] if self._keeping else _pieces(iter(blocks)):
             with self._writer() as writer:
                 for block in piece:
                     convert_block(block, self._converter, writer, self._keeping)
@@ -224,9 +227,11 @@ def rare_collections() -> Iterator[None]:
     """Let Python look for circular garbage seldom: tasks come and go without any, and looking costs a tenth."""
     before = gc.get_threshold()
     gc.set_threshold(200_000, 20, 20)
+    gc.freeze()  # what was loaded stays: it need not be looked at
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.set_threshold(*before)
 
 

@@ -2,8 +2,10 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 
@@ -33,7 +35,8 @@ class Processes:
 
     def submit(self, piece: Piece) -> "Future[Converted]":
         """See `exporters.conversion.Pool`."""
-        return self._executor.submit(self._convert, piece)
+        with _told():
+            return self._executor.submit(self._convert, piece)
 
     def result(self, submitted: "Future[Converted]") -> Converted:
         """See `exporters.conversion.Pool`.
@@ -41,14 +44,20 @@ class Processes:
         Raises:
             WorkerLost: A process ended; most often there was no memory left.
         """
-        try:
+        with _told():
             return submitted.result()
-        except BrokenProcessPool as error:
-            raise WorkerLost("one of its processes ended in the middle", "--workers 1") from error
 
     def close(self) -> None:
         """See `exporters.conversion.Pool`. What was not begun is given up."""
         self._executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise WorkerLost("one of its processes ended in the middle", "--workers 1") from error
 
 
 def _begin() -> None:
