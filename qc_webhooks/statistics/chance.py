@@ -6,6 +6,8 @@ What cannot be said (nobody rated anything twice, or there is only one value) is
   others, "Using Pooled Kappa to Summarize Interrater Agreement across Many Items", Field Methods 20 (2008).
 - Fleiss, "Measuring Nominal Scale Agreement Among Many Raters", 1971, and Gwet, "Computing Inter-Rater Reliability and
   its Variance in the Presence of High Agreement", 2008; both with missing ratings as in Gwet's Handbook, 4th ed.
+- Conger, "Integration and Generalization of Kappas for Multiple Raters", 1980, and Brennan and Prediger, "Coefficient
+  Kappa: Some Uses, Misuses, and Alternatives", 1981; as in Gwet's Handbook.
 - Krippendorff, "Computing Krippendorff's Alpha-Reliability", 2011.
 - Positive agreement: Hripcsak and Rothschild, "Agreement, the F-Measure, and Reliability in Information Retrieval",
   2005.
@@ -77,6 +79,27 @@ def gwet_ac1(ratings: Ratings, weights: Floats | None = None) -> float:
     common = _prevalence(ratings, weights)
     chance = float((common * (1 - common)).sum()) / (len(common) - 1)
     return _corrected(observed_agreement(ratings, weights), chance)
+
+
+def conger_kappa(ratings: Ratings, weights: Floats | None = None) -> float:
+    """Conger's kappa: Cohen's for many raters, each with habits of his own."""
+    raters, values = ratings.codes.shape[0], len(ratings.values)
+    if raters < 2:
+        return NAN
+    rater, unit = np.nonzero(ratings.codes >= 0)
+    weight = np.ones(len(unit)) if weights is None else weights[unit]
+    given = np.bincount(rater * values + ratings.codes[rater, unit], weight, raters * values).reshape(raters, values)
+    total = given.sum(axis=1, keepdims=True)
+    habits = np.divide(given, total, out=np.zeros_like(given), where=total > 0)[total[:, 0] > 0]
+    if len(habits) < 2:
+        return NAN
+    chance = float((habits.mean(axis=0) ** 2 - habits.var(axis=0, ddof=1) / len(habits)).sum())
+    return _corrected(observed_agreement(ratings, weights), chance)
+
+
+def brennan_prediger(ratings: Ratings, weights: Floats | None = None) -> float:
+    """Brennan and Prediger's coefficient: chance is every value equally often."""
+    return _corrected(observed_agreement(ratings, weights), 1 / len(ratings.values)) if ratings.values else NAN
 
 
 def krippendorff_alpha(ratings: Ratings, weights: Floats | None = None, *, level: str = "nominal") -> float:

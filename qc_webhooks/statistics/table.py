@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from qc_webhooks.statistics.chance import (
+    brennan_prediger,
     cohen_kappa,
+    conger_kappa,
     fleiss_kappa,
     gwet_ac1,
     krippendorff_alpha,
@@ -39,7 +41,9 @@ STATISTICS: Mapping[str, Entry] = {
     "positive_agreement": Entry(positive_agreement, frozenset({NOMINAL, DETECTION})),
     "cohen_kappa": Entry(cohen_kappa, frozenset({NOMINAL})),
     "fleiss_kappa": Entry(fleiss_kappa, frozenset({NOMINAL})),
+    "conger_kappa": Entry(conger_kappa, frozenset({NOMINAL})),
     "gwet_ac1": Entry(gwet_ac1, frozenset({NOMINAL})),
+    "brennan_prediger": Entry(brennan_prediger, frozenset({NOMINAL})),
     "alpha_nominal": Entry(krippendorff_alpha, frozenset({NOMINAL})),
     "alpha_detection": Entry(krippendorff_alpha, frozenset({DETECTION})),
     "alpha_ordinal": Entry(partial(krippendorff_alpha, level="ordinal"), frozenset({ORDINAL})),

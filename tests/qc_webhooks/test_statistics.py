@@ -9,7 +9,9 @@ import pytest
 from labelloop.labeling.dawid_skene import POOLING, dawid_skene
 from qc_webhooks.statistics import ABSENT, ENOUGH, STATISTICS, Estimate, Ratings, describe, estimate
 from qc_webhooks.statistics.chance import (
+    brennan_prediger,
     cohen_kappa,
+    conger_kappa,
     fleiss_kappa,
     gwet_ac1,
     krippendorff_alpha,
@@ -27,13 +29,15 @@ KRIPPENDORFF_3X15 = [
     [1, N, 2, 1, 3, 3, 4, 3, N, N, N, N, N, N, N],
     [N, N, 2, 1, 3, 4, 4, N, 2, 1, 1, 3, 3, N, 4],
 ]
-# Krippendorff 2011, example C; the same ratings are Gwet's "raw_4raters".
+# Krippendorff 2011, example C.
 KRIPPENDORFF_4X12 = [
     [1, 2, 3, 3, 2, 1, 4, 1, 2, N, N, N],
     [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, N, 3],
     [N, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, N],
     [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, N],
 ]
+# Gwet's "raw_4raters": the same, but for who rated the last unit.
+GWET_4X12 = [[*row[:-1], last] for row, last in zip(KRIPPENDORFF_4X12, (N, N, 3, N), strict=True)]
 # Fleiss' kappa in Wikipedia: how many of 14 raters chose each of 5 categories, 10 subjects.
 FLEISS_10X5 = [
     [0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1],
@@ -92,10 +96,16 @@ def test_krippendorffs_alpha_is_the_published_one(matrix, level, known):
 
 @pytest.mark.parametrize(
     ("statistic", "known"),
-    [(fleiss_kappa, 0.76117), (gwet_ac1, 0.77544), (krippendorff_alpha, 0.74342)],
+    [
+        (fleiss_kappa, 0.76117),
+        (gwet_ac1, 0.77544),
+        (krippendorff_alpha, 0.74342),
+        (conger_kappa, 0.76282),
+        (brennan_prediger, 0.77273),
+    ],
 )
 def test_gwets_four_raters_with_missing_ratings(statistic, known):
-    assert statistic(Ratings.of_matrix(KRIPPENDORFF_4X12)) == pytest.approx(known, abs=1e-5)
+    assert statistic(Ratings.of_matrix(GWET_4X12)) == pytest.approx(known, abs=1e-5)
 
 
 def test_fleiss_kappa_is_the_published_one():
@@ -216,7 +226,9 @@ def test_ratings_of_one_value_are_no_evidence_of_agreement_beyond_chance():
     assert found["cohen_kappa"].evidence == "not enough evidence: all ratings are the same"
 
 
-@pytest.mark.parametrize("statistic", [fleiss_kappa, gwet_ac1, krippendorff_alpha, cohen_kappa])
+@pytest.mark.parametrize(
+    "statistic", [fleiss_kappa, gwet_ac1, krippendorff_alpha, cohen_kappa, conger_kappa, brennan_prediger]
+)
 def test_intervals_hold_the_truth_about_as_often_as_they_promise(statistic):
     rng = np.random.default_rng(5)
 
