@@ -6,14 +6,12 @@ out and predictions come back. Needs the extra `[scale]`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from labelloop.service.errors import LabelloopError, MissingExtra
 from labelloop.service.media import Media
+from labelloop.service.ray import LOCAL, ClusterFailed, first_line, join, leave
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.activation import open_version
@@ -22,8 +20,7 @@ from ml_backend.predict import Predictor
 from ml_backend.prelabel import BUDGET_S, Chunk, Looked, Noting
 from ml_backend.protocol import ProjectOptions, read_config
 
-LOCAL = "local"
-"""In place of an address: a cluster of this machine's cores alone, ended with the command."""
+__all__ = ["AHEAD", "LOCAL", "Cluster", "ClusterFailed", "Looker"]
 
 AHEAD = 2
 """Chunks a worker has: the one at work, and the next. More would only wait in memory."""
@@ -31,19 +28,10 @@ AHEAD = 2
 ATTEMPTS = 3
 """Times that a chunk is given out whose worker died."""
 
-
-class ClusterFailed(LabelloopError):
-    """The cluster cannot be joined, or gave a chunk of tasks up."""
-
-    code: ClassVar[str] = "cluster_failed"
-    status: ClassVar[int] = 503
-
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(
-            f"{what}: {reason}",
-            fix="`ray status` says what the cluster has. Every machine needs the same labelloop, ONNX Runtime and Ray, "
-            "and must reach Label Studio and the store. What was imported is kept: run the command again.",
-        )
+_FIX = (
+    "`ray status` says what the cluster has. Every machine needs the same labelloop, ONNX Runtime and Ray, and must"
+    " reach Label Studio and the store. What was imported is kept: run the command again."
+)
 
 
 class Looker:
@@ -102,27 +90,8 @@ class Cluster:
             MissingExtra: Ray is not installed.
             ClusterFailed: It cannot be joined, or has no core.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
-        try:
-            import ray
-        except ImportError:
-            raise MissingExtra("Pre-labelling over a cluster", extra="scale") from None
-        self._ray: Any = ray
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-        try:
-            if address == LOCAL:
-                ray.init(num_cpus=workers or None, **quiet)
-            else:
-                quiet.pop("include_dashboard")
-                ray.init(address=address, **quiet)
-        except Exception as error:
-            raise ClusterFailed(f"The Ray cluster {address} cannot be joined", _first_line(error)) from error
-        cores = int(self._ray.cluster_resources().get("CPU", 0))
-        self.workers = min(workers or cores, cores)
-        if not self.workers:
-            self.close()
-            raise ClusterFailed(f"The Ray cluster {address} has no core", "no worker can be started")
-        remote: Any = ray.remote(num_cpus=1, max_restarts=ATTEMPTS - 1, max_task_retries=ATTEMPTS - 1)(Looker)
+        self._ray, self.workers = join(address, workers, "Pre-labelling over a cluster")
+        remote: Any = self._ray.remote(num_cpus=1, max_restarts=ATTEMPTS - 1, max_task_retries=ATTEMPTS - 1)(Looker)
         self._lookers: list[Any] = [remote.remote(settings, version, xml, options) for _ in range(self.workers)]
 
     def __enter__(self) -> Self:
@@ -137,8 +106,7 @@ class Cluster:
 
     def close(self) -> None:
         """Leaves the cluster; its workers end with that."""
-        with suppress(Exception):
-            self._ray.shutdown()
+        leave(self._ray)
 
     def look(self, chunks: Iterator[Chunk]) -> Iterator[Looked]:
         """Each chunk looked at by some worker, as they come; no chunk is taken before a worker can have it.
@@ -164,12 +132,5 @@ class Cluster:
             try:
                 looked: Looked = self._ray.get(done)
             except Exception as error:
-                raise ClusterFailed("A worker of the cluster failed", _first_line(error)) from error
+                raise ClusterFailed("A worker of the cluster failed", first_line(error), fix=_FIX) from error
             yield looked
-
-
-def _first_line(error: BaseException) -> str:
-    """What went wrong, without Ray's own account of where."""
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(cause).__name__
