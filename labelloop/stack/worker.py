@@ -12,6 +12,7 @@ from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioUnreachable
 from ml_backend import jobs as ml
+from ml_backend.spread import one_thread_each
 from qc_webhooks import jobs as qc
 
 PROGRAMS = (qc, ml, exporters)
@@ -35,7 +36,9 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
         handlers |= program.handlers(settings, studio, engine)
     periodics = [job for program in PROGRAMS for job in program.periodics(settings, studio, engine)]
     jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers=handlers, periodics=periodics)
-    jobs.run_worker(threads)
+    # Several jobs run at once and each has small matrices: threads within them would wait for each other, and spin.
+    with one_thread_each():
+        jobs.run_worker(threads)
 
 
 def wait_for_label_studio(studio: Studio, url: str) -> None:
