@@ -1,5 +1,6 @@
 """What the exporters' commands have in common: the option ``--json``, and a progress bar where somebody looks."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +21,13 @@ def checked(json: Path | None) -> Path | None:
     """The place of ``--json``, looked at before the work begins: a report that cannot be written is told at once.
 
     Raises:
-        BadOption: its folder is not there, or it is a folder itself.
+        BadOption: it is a folder itself, or may not be written.
     """
-    if json is not None and str(json) != _STDOUT and (json.is_dir() or not json.absolute().parent.is_dir()):
-        raise BadOption("--json", str(json), "a file in a folder that is there, or - for the standard output")
+    if json is None or str(json) == _STDOUT:
+        return json
+    place = json if json.exists() else json.absolute().parent
+    if json.is_dir() or not os.access(place, os.W_OK):
+        raise BadOption("--json", str(json), "a file in a folder that can be written, or - for the standard output")
     return json
 
 

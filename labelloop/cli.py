@@ -1,5 +1,6 @@
 """The command line: which commands there are. The code of each is loaded when it is called."""
 
+import errno
 import importlib
 import os
 import sys
@@ -109,6 +110,13 @@ COMMANDS: Sequence[Command] = (
 )
 
 
+_FIXES = {
+    errno.ENOSPC: "Free some room where it writes, or in the folder of temporary files (TMPDIR names another).",
+    errno.EACCES: "Choose a folder that you may write.",
+    errno.EROFS: "Choose a folder that can be written.",
+}
+
+
 def create_cli(words: Sequence[str] = ()) -> App:
     """The command line for the given words.
 
@@ -163,7 +171,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if isinstance(error, LabelloopError):
             _print_error(error.message, error.fix)
         else:
-            _print_error(": ".join(str(part) for part in (error.filename, error.strerror or error) if part) + ".", "")
+            said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+            _print_error(f"{said}.", _FIXES.get(error.errno or 0, ""))
         raise SystemExit(1) from None
 
 

@@ -63,6 +63,10 @@ def send(settings: Settings, url: str, body: dict[str, Any]) -> None:
             answer = client.post(url, content=data, headers=headers)
     except AddressForbidden as error:
         raise WebhookForbidden(url, error.address) from None
+    except httpx.ConnectError as error:  # its text names no address
+        raise WebhookFailed(url, f"it cannot be reached ({error})") from None
+    except httpx.TimeoutException:
+        raise WebhookFailed(url, f"no answer within {TIMEOUT_S:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WebhookFailed(url, type(error).__name__) from None
     if not answer.is_success:

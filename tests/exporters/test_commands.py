@@ -151,7 +151,7 @@ def test_webhook_that_is_down_keeps_the_command_from_nothing(app, file, tmp_path
     words = ["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}", "--webhook", "http://127.0.0.1:9/x"]
     assert app([*words, "--then", f"touch {tmp_path / 'trained'}"]) == 1
     assert (tmp_path / "trained").exists()
-    assert "The webhook to 127.0.0.1 failed" in capsys.readouterr().err
+    assert "The webhook to 127.0.0.1 failed: it cannot be reached" in capsys.readouterr().err
 
 
 def test_version_that_is_asked_for_wrongly_is_answered_with_those_that_are_there(app, file, build, tmp_path, capsys):
