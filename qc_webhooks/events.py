@@ -104,9 +104,9 @@ def gain_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint
     return _task_hint(project, task, f"task:{task}:gain:{fingerprint}", source)
 
 
-def copy_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
-    """A dispute that can be copied into a review project now; one key for each of its states."""
-    return _task_hint(project, task, f"task:{task}:copy:{fingerprint}", source)
+def copy_hint(project: int, task: int, fingerprint: str, review: int, *, source: str) -> Hint:
+    """A dispute that can be copied into a review project now; one key for each of its states and review projects."""
+    return _task_hint(project, task, f"task:{task}:copy:{review}:{fingerprint}", source)
 
 
 def seed_hint(project: int, task: int, revision: int) -> Hint:

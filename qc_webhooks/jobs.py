@@ -126,9 +126,10 @@ def recall_withheld(studio: Studio, memory: MemoryStore, inbox: Inbox, project: 
 
 def recall_uncopied(memory: MemoryStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
     """Judges again what waits for a reviewer and was judged before there was a review project."""
-    if reviews.review_of(project) is None:
+    review = reviews.review_of(project)
+    if review is None:
         return 0
-    hints = [copy_hint(project, task, state, source="poll") for task, state in memory.uncopied(project).items()]
+    hints = [copy_hint(project, task, state, review, source="poll") for task, state in memory.uncopied(project).items()]
     return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
 
 

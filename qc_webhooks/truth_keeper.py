@@ -24,6 +24,8 @@ from qc_webhooks.tables import ANNOTATIONS, TRUTHS
 _LATEST = 20_000
 # So many tasks are chosen among: a project of thousands of settled disputes has more than anybody can be measured by.
 _MOST_KNOWN = 500
+# Numbers of wishes count from here, so that they stay small.
+_EPOCH = 1_760_000_000
 # At most this share of a worker's time.
 _SHARE = 0.05
 # Without any news it is looked again after so long: somebody may have gone.
@@ -57,11 +59,17 @@ class TruthStore:
             carried: The wish that it was brought to.
         """
         held = {"annotation": truth, "annotators": annotators, "ours": ours, "carried": carried.revision}
+        if truth is None:
+            with reading(self.engine) as connection:  # most tasks have none and had none: nothing is to be written
+                there = connection.scalar(sa.select(TRUTHS.c.task).where(_is(project, task)))
+            if there is not None:
+                self.forget(project, task)
+            return
         with self.engine.begin() as connection:
-            if truth is None:
-                connection.execute(sa.delete(TRUTHS).where(_is(project, task)))
-            elif not connection.execute(sa.update(TRUTHS).where(_is(project, task)).values(held)).rowcount:
-                row = {"project": project, "task": task, "wanted": None, "revision": 0, **held, "carried": 0}
+            if not connection.execute(sa.update(TRUTHS).where(_is(project, task)).values(held)).rowcount:
+                # A truth that comes back is wished for under new numbers: the inbox has done the old ones.
+                number = int(time.time()) - _EPOCH
+                row = {"project": project, "task": task, "wanted": None, "revision": number, **held, "carried": number}
                 connection.execute(sa.insert(TRUTHS).values(row))
 
     def forget(self, project: int, task: int) -> None:

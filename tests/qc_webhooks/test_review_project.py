@@ -1,6 +1,7 @@
 """The review project: what is copied into it, what comes back, and that nothing is copied twice or lost."""
 
 import copy
+import itertools
 import threading
 import time
 from functools import partial
@@ -35,6 +36,7 @@ class Desk(MemoryStudio):
         super().__init__()
         self.made = {}
         self.interface = CONFIG
+        self._numbers = itertools.count(REVIEW)
 
     def project(self, project):
         if project == PROJECT:
@@ -47,7 +49,7 @@ class Desk(MemoryStudio):
         return [{"id": PROJECT}, *self.made.values()]
 
     def create_project(self, **fields):
-        number = REVIEW + len(self.made)
+        number = next(self._numbers)
         self.made[number] = {"id": number, **fields}
         return self.made[number]
 
@@ -289,6 +291,19 @@ def test_what_was_disputed_before_is_copied_when_the_project_is_made(
     assert recall_uncopied(memory, store, Inbox.from_settings(settings, memory.engine), PROJECT) == 1
     check(task)
     assert len(studio.copies) == 1
+
+
+def test_a_review_project_that_was_deleted_is_filled_again(studio, review, check, settings, store, memory):
+    inbox = Inbox.from_settings(settings, memory.engine)
+    for _ in range(2):
+        for made in list(studio.copies):
+            studio.delete_task(made["id"])
+        del studio.made[store.review_of(PROJECT)]
+        ensure_review_project(studio, PROJECT, settings, store)
+        assert recall_uncopied(memory, store, inbox, PROJECT) == 1
+        check(review)
+        (made,) = studio.copies
+        assert made["project"] == store.review_of(PROJECT)
 
 
 def test_the_review_project_is_made_once_follows_the_interface_and_comes_back(studio, policy, settings, store):

@@ -1,6 +1,7 @@
 """Tasks with a ground truth, served to measure annotators: whom, which, when, and that a human's change stands."""
 
 import random
+import time
 
 import pytest
 
@@ -229,6 +230,22 @@ def test_a_truth_that_is_taken_back_measures_nobody(studio, loop, box, write_pol
     loop.settle(task)
     assert TruthStore(loop.engine).rows(PROJECT) == {}
     assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
+
+
+def test_a_truth_that_comes_back_is_served_again(studio, loop, box, write_policy, monkeypatch):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    work(studio, loop, ANNE, box, 8)
+    loop.settle(task)
+    assert studio.serves(task, ANNE)
+    (truth,) = studio.stored[task]["annotations"]
+    studio.change(truth["id"], ground_truth=False)
+    loop.settle(task)
+    later = time.time() + 60
+    monkeypatch.setattr("qc_webhooks.truth_keeper.time.time", lambda: later)
+    studio.change(truth["id"], ground_truth=True)
+    loop.settle(task)
+    assert studio.serves(task, ANNE)
 
 
 def test_checking_again_writes_nothing(studio, loop, box, write_policy):
