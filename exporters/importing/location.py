@@ -144,7 +144,7 @@ class Locator:
         try:
             return self._media.size(known.url, task_id=known.task)
         except MediaError as error:
-            return str(error)
+            return f"{error.reason}. {error.fix}".rstrip()
 
 
 def _digest(text: str) -> str:

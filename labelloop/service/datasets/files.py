@@ -168,7 +168,7 @@ class Photos:
             try:
                 known = photo_size(path if path is not None else self.files.read(name), name=name)
             except MediaError as error:
-                known = str(error)
+                known = f"{error.reason}. {error.fix}".rstrip()
             self._sizes[name] = known
         return known
 
