@@ -90,16 +90,16 @@ def s3_server(tmp_path_factory):
     if not (VENV / "bin" / "swift-proxy-server").exists():
         pytest.skip("no S3 server: run `sh tests/system/setup.sh` to install OpenStack Swift")
     folder = tmp_path_factory.mktemp("swift")
-    if not _takes_xattrs(folder):
+    if not takes_xattrs(folder):
         folder = VENV.parent / f"swift-data-{secrets.token_hex(4)}"
         folder.mkdir()
-        if not _takes_xattrs(folder):
+        if not takes_xattrs(folder):
             pytest.skip(
                 f"no S3 server: neither the temporary folder nor {VENV.parent} keeps user xattrs, Swift needs them"
             )
     processes = []
     try:
-        port = _start(folder, processes)
+        port = start(folder, processes)
         endpoint = f"http://127.0.0.1:{port}"
         client = boto3.client(
             "s3",
@@ -127,7 +127,7 @@ def s3_server(tmp_path_factory):
                 process.wait()
 
 
-def _start(folder: Path, processes: list[subprocess.Popen[bytes]]) -> int:
+def start(folder: Path, processes: list[subprocess.Popen[bytes]]) -> int:
     (folder / "disk" / "d1").mkdir(parents=True)
     (folder / "swift.conf").write_text(SWIFT_CONF)
     ports = {kind: free_port() for kind in ("account", "container", "object", "proxy")}
@@ -171,7 +171,7 @@ def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
 
-def _takes_xattrs(folder: Path) -> bool:
+def takes_xattrs(folder: Path) -> bool:
     try:
         os.setxattr(folder, "user.test", b"1")
     except OSError:
