@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import structlog
 
+from bench.simulated import coverage
 from labelloop.labeling.consensus import Evidence, Stance, consensus, estimate_crowd, evidence
 from labelloop.labeling.geometry import Polygon, Rectangle
 from labelloop.labeling.overlap import box_iou, match
@@ -150,7 +152,7 @@ def _asked(rng, most):
     from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
     votes, gold = read_rte()
-    logging.disable(logging.INFO)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(dir=shm if (shm := Path("/dev/shm")).is_dir() else None) as folder:
         settings = Settings(home=Path(folder))
         settings.home.joinpath("qc").mkdir()
@@ -186,7 +188,7 @@ def _asked(rng, most):
             [max(found, key=found.get) == gold[item] for found, item in zip(right, items.values(), strict=True)]
         )
         engine.dispose()
-    logging.disable(logging.NOTSET)
+    structlog.reset_defaults()
     return accuracy, submits / len(items)
 
 
@@ -206,29 +208,6 @@ def _renamed(crowd):
     import msgspec
 
     return msgspec.structs.replace(crowd, choices={"q": crowd.choices["entails"]})
-
-
-def coverage():
-    """Simulated annotators of known accuracy and recall: how many intervals hold the truth."""
-    for classes, each in ((2, 3), (2, 5), (4, 3), (4, 5)):
-        held = [hit for seed in range(20) for hit in _simulated(np.random.default_rng(seed), classes, each)]
-        title = f"simulated annotators, {classes} classes, {each} a task: intervals of accuracy that hold it"
-        yield f"| {title} | {np.mean(held):.3f} of {len(held)} |"
-
-
-def _simulated(rng, classes, each, *, annotators=30, tasks=400):
-    skill = np.clip(rng.beta(8, 2, annotators), 1 / classes + 0.02, 0.995)
-    found = []
-    for truth in rng.integers(classes, size=tasks):
-        people = sorted(rng.choice(annotators, each, replace=False).tolist())
-        said = [truth if rng.random() < skill[w] else (truth + 1 + rng.integers(classes - 1)) % classes for w in people]
-        found.append(
-            Evidence(tuple(people), (), (("q", tuple((w, (str(s),)) for w, s in zip(people, said, strict=True))),))
-        )
-    for one in rate_annotators(found, estimate_crowd(found)):
-        accuracy = one.choices["q"].accuracy
-        if accuracy.value is not None:
-            yield accuracy.low <= skill[one.annotator] <= accuracy.high
 
 
 def injected(count=400):

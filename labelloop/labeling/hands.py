@@ -57,6 +57,9 @@ class Hands(msgspec.Struct, frozen=True):
         Args:
             boxes: Who drew which box, at least one.
         """
+        first = boxes[0][1]
+        if all(edges == first for _, edges in boxes):
+            return Rectangle(first[0], first[1], first[2] - first[0], first[3] - first[1])
         hands = [self.known.get(who, self.typical) for who, _ in boxes]
         drawn = np.array([edges for _, edges in boxes])
         sides = _sides(drawn)
