@@ -73,24 +73,28 @@ class Staging:
         """Move what was laid out to its place."""
         self.check()
         entries, tables = {path.name for path in self.root.iterdir()}, _checksum(self.root)
+        before = set(self._before.entries) if self._before else set()
+        self._write(_Mark("", tuple(sorted(entries | before))))  # a kill from here on leaves nothing that is nobody's
         if self._before and self._before.tables == tables:  # another format of it, or the photos after the labels
-            entries |= set(self._before.entries)
+            entries |= before
             self._merge()
         else:
-            for name in self._before.entries if self._before else ():
+            for name in before:
                 _remove(self._to / name)
             for path in self.root.iterdir():
                 path.replace(self._to / path.name)
-        mark = msgspec.json.encode(_Mark(tables, tuple(sorted(entries))))
-        (self._to / _MARK).write_bytes(mark + b"\n")
+        self._write(_Mark(tables, tuple(sorted(entries))))
         self.discard()
 
     def discard(self) -> None:
         """Remove what was not put in place."""
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def _write(self, mark: _Mark) -> None:
+        (self._to / _MARK).write_bytes(msgspec.json.encode(mark) + b"\n")
+
     def _merge(self) -> None:
-        for path in self.root.rglob("*"):
+        for path in list(self.root.rglob("*")):
             place = self._to / path.relative_to(self.root)
             if path.is_dir() and not path.is_symlink():
                 place.mkdir(exist_ok=True)

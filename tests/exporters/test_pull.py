@@ -139,3 +139,24 @@ def test_photo_that_the_task_itself_holds_says_how_to_get_it(run, build, take):
     ((address, reason),) = take("coco").missing
     assert address.startswith("data:image/png;sha256=")
     assert "--copy-images" in reason
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_pull_that_is_killed_while_it_takes_its_place_is_made_again(two_versions, take, tmp_path, monkeypatch, moves):
+    take("yolo-detect", version="1")
+    replace = Path.replace
+    done = []
+
+    def killed(self, target):
+        if ".pulling" in self.parts and len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(self)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        take("yolo-detect")
+    monkeypatch.undo()
+    take("yolo-detect")
+    take("yolo-detect", to=tmp_path / "fresh")
+    assert files(tmp_path / "pulled") == files(tmp_path / "fresh")
