@@ -77,6 +77,15 @@ def test_photos_of_one_name_in_two_splits_are_told_apart(read, tmp_path):
     assert set(photos) == {"train/1.jpg", "val/1.jpg"}
 
 
+def test_coco_files_beside_the_photos_of_each_split_are_one_data_set(read, tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "1.jpg").write_bytes(b"")
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(sheet_of(["1.jpg"])))
+    photos, _, _ = read(tmp_path)
+    assert {name: photo.split for name, photo in photos.items()} == {"train/1.jpg": "train", "valid/1.jpg": "val"}
+
+
 def test_a_file_beside_the_coco_files_is_told_and_left_out(read, tmp_path):
     for name in ("train", "val"):
         (tmp_path / f"{name}.json").write_text(json.dumps(sheet_of([f"{name}.jpg"])))

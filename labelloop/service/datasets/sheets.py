@@ -49,7 +49,9 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
 
     def read() -> Iterator[LabelledPhoto | Problem]:
         for name, sheet in sheets.items():
-            split = PurePosixPath(name).stem.rpartition("_")[2]
+            path = PurePosixPath(name)
+            split = path.stem.rpartition("_")[2]
+            split = split if split_of(split) else path.parent.name  # Roboflow: train/_annotations.coco.json
             for each in sheet.photos():
                 if isinstance(each, Problem):
                     yield Problem(f"{name}: {each.item}" if len(sheets) > 1 else each.item, each.reason)
@@ -73,5 +75,5 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
 
 
 def _in_split(name: str, split: str, photos: Photos) -> str:
-    own = f"{split}/{name}"
+    own = f"{split}/{name}" if split else name
     return own if photos.find(name) is None and photos.find(own) is not None else name
