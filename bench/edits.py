@@ -39,10 +39,10 @@ FIXED = tuple(round(step * 0.05, 2) for step in range(1, 15))
 ERRORS = 0.1
 KINDS = ("missing", "class")
 Shown = list[tuple[Detections, Truth]]
-BY_EYE = """The blood cells are drawn incompletely: what was left out on purpose are a few among many. Looked at by eye, 39 of
-the 48 surest remarks of the first draw that no planted error explains show a red cell that nobody had drawn (many cut
-by the photo's edge), so they are right and count as wrong here. Telling planted from other omissions by the photo's
-edge, by size and by neighbours did not help."""
+BY_EYE = """The blood cells are drawn incompletely: what was left out on purpose are a few among many. Looked at by
+eye, 39 of the 48 surest remarks of the first draw that no planted error explains show a red cell that
+nobody had drawn (many cut by the photo's edge), so they are right and count as wrong here. Telling
+planted from other omissions by the photo's edge, by size and by neighbours did not help."""
 
 
 @dataclass(frozen=True)
