@@ -16,6 +16,7 @@ from labelloop.service.db import insert_new, reading
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio, StudioRefused
 from qc_webhooks.overlay import CONSENSUS, Overlay, mark_of, overlays_of
+from qc_webhooks.routing import KEYS
 from qc_webhooks.sheets import ORIGIN, Copy, Decision, Sheet, copy_data, decision_of, origin_name, with_note
 from qc_webhooks.tables import COPIES, REVIEWS
 
@@ -139,7 +140,7 @@ class ReviewDesk:
         review, number = self.store.review_of(project), task.id or 0
         if review is None:
             return
-        data = copy_data(task, project, sheet, base=self._base)
+        data = copy_data(task, project, sheet, ours=KEYS, base=self._base)
         held = self.store.copy(project, number)
         source = self._copy_json(held) if held and held.copy else None
         source = source or self._found(review, origin_name(project, number))

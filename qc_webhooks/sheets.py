@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,20 +102,17 @@ def origin_name(project: int, task: int) -> str:
     return f"{project}:{task}"
 
 
-def copy_data(task: Task, project: int, sheet: Sheet, *, base: str = "") -> dict[str, Any]:
+def copy_data(task: Task, project: int, sheet: Sheet, *, ours: Collection[str], base: str = "") -> dict[str, Any]:
     """The data of a copy: the task's, what is disputed, and where it came from.
 
     Args:
         task: The task.
         project: Its project.
         sheet: What the copy is to hold.
+        ours: The keys of its data that quality control wrote.
         base: The path under which Label Studio is served, empty or ``/path``.
     """
-    shown = {
-        name: _shown(value, f"{base}/tasks/{task.id}")
-        for name, value in task.data.items()
-        if not name.startswith("qc_")
-    }
+    shown = {name: _shown(value, f"{base}/tasks/{task.id}") for name, value in task.data.items() if name not in ours}
     told = {"qc_note": sheet.note, "qc_agreement": sheet.agreement, ORIGIN: origin_name(project, task.id or 0)}
     return shown | told
 

@@ -20,6 +20,7 @@ from qc_webhooks.check import Checker
 from qc_webhooks.jobs import handlers, periodics, recall_submitted, recall_uncopied
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.review_desk import ReviewStore, ensure_review_project
+from qc_webhooks.routing import KEYS
 from qc_webhooks.sheets import Sheet, copy_data, with_note
 from qc_webhooks.tables import ACTIONS
 from qc_webhooks.undo import Undo
@@ -364,12 +365,17 @@ def test_every_write_is_logged(studio, check, review, engine):
 
 
 def test_addresses_in_a_storage_are_shown_with_the_storage_of_the_original():
-    data = {"image": "s3://bucket/a b.jpg", "pages": ["gs://x/1.png", "/data/upload/1/a.jpg"], "qc_note": "old"}
+    data = {
+        "image": "s3://bucket/a b.jpg",
+        "pages": ["gs://x/1.png", "/data/upload/1/a.jpg"],
+        "qc_note": "old",
+        "qc_batch": 4,
+    }
     task = read_task({"id": 5, "data": data})
-    made = copy_data(task, PROJECT, Sheet(note="new"), base="/ls")
+    made = copy_data(task, PROJECT, Sheet(note="new"), ours=KEYS, base="/ls")
     assert made["image"] == "/ls/tasks/5/resolve/?fileuri=czM6Ly9idWNrZXQvYSBiLmpwZw=="
     assert made["pages"][1] == "/data/upload/1/a.jpg"
-    assert made["qc_note"] == "new"
+    assert (made["qc_note"], made["qc_batch"]) == ("new", 4), "what people call their own keys is theirs"
 
 
 @pytest.mark.parametrize(
