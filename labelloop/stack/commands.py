@@ -11,6 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.stack.errors import NotRunning
 from labelloop.stack.progress import Steps
@@ -98,16 +99,22 @@ def connect(project: int, *, note: Annotated[bool, Parameter(negative="")] = Fal
 
     settings = Settings()
     setup_logging(settings)
-    if note:
-        from labelloop.connect import show
-        from labelloop.service.studio import Studio
-        from qc_webhooks.connect import show_note
-
-        with contextlib.closing(Studio.from_settings(settings)) as studio:
-            show(show_note(studio, project))
-    changes = run(project, settings)
+    changes = _put_note(project, settings) if note else []
+    changes += run(project, settings)
     made = sum(change.done for change in changes)
     print(f"Project {project} is connected; {made} of {len(changes)} things were changed.")
+
+
+def _put_note(project: int, settings: Settings) -> list[Change]:
+    """Shows the note above the photo, as somebody asked, and says so."""
+    from labelloop.connect import show
+    from labelloop.service.studio import Studio
+    from qc_webhooks.connect import show_note
+
+    with contextlib.closing(Studio.from_settings(settings)) as studio:
+        made = show_note(studio, project)
+    show(made)
+    return [made] if made.done else []
 
 
 def worker(*, threads: int | None = None) -> None:
