@@ -93,11 +93,6 @@ class Head:
     prior: tuple[int, ...] = ()
     shift: Doubles | None = None
 
-    @property
-    def average(self) -> bool:
-        """Whether a box that is shown is the mean of those that see the object: refitted ones err each by chance."""
-        return self.shift is not None
-
     def answer(self, sight: Sight, *, exact: bool = True) -> tuple[Floats, Floats]:
         """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32.
 
@@ -120,13 +115,16 @@ class Head:
 
     def detect(self, sight: Sight, *, floor: float, exact: bool = True) -> Detections:
         """The boxes on the photo, in its own pixels, best first: what the learned model answers; see `answer`."""
-        return shown(sight, *self.answer(sight, exact=exact), floor=floor, average=self.average)
+        return shown(sight, *self.answer(sight, exact=exact), floor=floor)
 
 
-def shown(sight: Sight, boxes: Floats, scores: Floats, *, floor: float, average: bool = False) -> Detections:
-    """The boxes that are shown of what a head answers: settled, in pixels of the photo, best first."""
-    found = best_class(boxes, scores, floor * VOICE if average else floor)
-    return sight.fit.to_photo(settled(found, iou=SUPPRESS_IOU, floor=floor, average=average))
+def shown(sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
+    """The boxes that are shown of what a head answers: suppressed and averaged, in pixels of the photo, best first.
+
+    The surest box of an object is not the best placed one, since a head was fitted on few: their mean is better.
+    """
+    found = best_class(boxes, scores, floor * VOICE)
+    return sight.fit.to_photo(settled(found, iou=SUPPRESS_IOU, floor=floor, average=True))
 
 
 def move(boxes: Floats, shift: Doubles) -> Floats:

@@ -169,8 +169,7 @@ def cross_validate(
                 boxes, scores = head.answer(one.sight, exact=False)
                 for choice in mine:
                     placed = boxes if choice.refit_boxes else one.sight.boxes
-                    seen = shown(one.sight, placed, scores, floor=FLOOR, average=choice.refit_boxes)
-                    answers[choice].append(_renumbered(seen, numbers))
+                    answers[choice].append(_renumbered(shown(one.sight, placed, scores, floor=FLOOR), numbers))
         return answers
 
     parts = each(judged, folds)

@@ -67,7 +67,7 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
     nodes.output("boxes", ("batch", count, 4))
     nodes.output("objectness", ("batch", count))
     nodes.output("scores", ("batch", count, len(head.names)))
-    nodes.tell(names=list(head.names), learned_from=backbone.version, **{AVERAGE: head.average})
+    nodes.tell(names=list(head.names), learned_from=backbone.version, **{AVERAGE: True})
     return nodes.close()
 
 

@@ -12,7 +12,7 @@ from ml_backend.graph import Arrays, Graph, as_float32
 from ml_backend.layouts.layout import Layout, Reader, best_class, plain_spec
 
 AVERAGE = "labelloop.average"
-"""Metadata of a learned model: `true` where boxes were refitted, so that the mean of those of an object is shown."""
+"""Metadata of a learned model: `true` where the mean of the boxes of an object is shown, see `detections.averaged`."""
 
 _OUTPUTS = ("boxes", "objectness", "scores")
 
