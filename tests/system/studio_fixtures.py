@@ -30,6 +30,12 @@ class RunningStudio:
     child: Child
     _users: dict[str, tuple[str, int]] = field(default_factory=dict)
 
+    def restart(self) -> None:
+        """Stop it and start it again on the same data; who asks meanwhile finds nobody."""
+        self.child.stop()
+        self.child = Child(self.child.part, self.data.parent)
+        wait_until_up(self.child)
+
     def password(self, email: str) -> str:
         """The password with which `user` signed this person up (for the browser)."""
         return self.admin.password if email == self.admin.email else f"pass-of-{email}"
@@ -64,13 +70,14 @@ def label_studio(label_studio_installation, tmp_path_factory):
         admin=admin,
         env={"LABEL_STUDIO_USER_TOKEN": legacy, "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true"},
     )
-    child = Child(part, folder)
+    running, child = None, Child(part, folder)
     try:
         started = time.monotonic()
         wait_until_up(child)
         with log_in(part.url, admin) as session:
             token = personal_access_token(session)
         print(f"\nLabel Studio {part.url} up in {time.monotonic() - started:.1f} s, log {part.log}")
-        yield RunningStudio(part.url, admin, token, legacy, part.log, folder / "data", child)
+        running = RunningStudio(part.url, admin, token, legacy, part.log, folder / "data", child)
+        yield running
     finally:
-        child.stop()
+        (running.child if running else child).stop()
