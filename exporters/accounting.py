@@ -85,7 +85,8 @@ class Written(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """What an export made: ``version`` at ``url``; ``published`` is false where too much of the input failed.
 
-    ``objects`` and ``bytes`` are those that the version is made of, ``written`` what of it is new.
+    ``objects`` and ``bytes`` are those that the version is made of, ``written`` what of it is new. ``left_out`` are the
+    formats that were asked for and cannot be made of this project, with the reason.
     """
 
     url: str
@@ -98,6 +99,7 @@ class Report(msgspec.Struct, frozen=True):
     bytes: int
     written: Written
     manifest_sha256: str
+    left_out: Mapping[str, str] = {}
 
 
 Line = tuple[tuple[str, ...], int]

@@ -15,14 +15,16 @@ from exporters.classes import config_labels
 from exporters.errors import BadOption, NoImages
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.images import LateHeaders
-from exporters.keypoints import Skeleton
+from exporters.keypoints import WORD, Skeleton
 from exporters.names import safe_name
 from exporters.run import Progress, Run
 from exporters.sources import Source, open_source
+from exporters.sources.file import JsonFile
 from exporters.splits import APART, DEFAULT_SPLIT, Split
 from exporters.together import reliability, survey
+from exporters.versions import read_head, read_version
 from labelloop.service.settings import Settings
-from labelloop.service.store import open_store
+from labelloop.service.store import Store, open_store
 
 if TYPE_CHECKING:
     from exporters.conversion import Order, Pool
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from labelloop.service.studio import Studio
 
 MAX_ERRORS = 0.01
+POSE = "-pose"
+WITH_POINTS = frozenset({"coco", "webdataset"})
+"""Formats that hold key points, beside those of poses."""
+NO_KEY_POINTS = "it needs key points (KeyPointLabels), and there are none"
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +109,11 @@ def export(
         opened.callback(tasks.close)
         if tasks.config and not tasks.config.images:
             raise NoImages(tasks.title)
-        skeleton = Skeleton.of(tasks.config)
+        store = open_store(to or _default_place(settings, tasks), settings)
+        skeleton = _skeleton(tasks, store, names)
+        left_out = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
+        if len(left_out) < len(names):  # else its own error says what it needs
+            names = tuple(name for name in names if name not in left_out)
         crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
 
         @cache
@@ -115,7 +125,7 @@ def export(
 
         run = Run(
             source=tasks,
-            store=open_store(to or _default_place(settings, tasks), settings),
+            store=store,
             formats=names,
             rules=Rules(
                 policy=chosen,
@@ -128,6 +138,7 @@ def export(
                 crowd=crowd,
             ),
             skeleton=skeleton,
+            left_out=left_out,
             splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
             policy={
@@ -155,6 +166,16 @@ def _cluster(address: str, workers: int, order: "Order") -> "Pool":
     from exporters.cluster import RayCluster
 
     return RayCluster(address, order, workers)
+
+
+def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton | None:
+    """The key points of the label config; without one those that the tasks use, each in its place for good."""
+    if tasks.config:
+        return Skeleton.of(tasks.config)
+    asked = any(name in WITH_POINTS or name.endswith(POSE) for name in formats)
+    if not asked or (isinstance(tasks, JsonFile) and not tasks.mentions(WORD)):
+        return None
+    return Skeleton.used(tasks.raw(), read_version(store).keypoints if read_head(store)[0] else ())
 
 
 def _default_place(settings: Settings, source: Source) -> str:

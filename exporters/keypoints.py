@@ -1,20 +1,24 @@
 """Key points: their names and order from the label config, and which object each one belongs to."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from exporters.dataset import Object
 from labelloop.labeling.config import Label, LabelConfig
+from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.region import Region
+from labelloop.labeling.task import read_task
 
 ALONE = "a key point that belongs to no region with an area"
 UNKNOWN = "a key point whose label is no key point of the label config"
 TWICE = "a second key point of its label on one object"
 ONLY_ONE = "key points given to the image's only object"
 
+WORD = b"keypointlabels"
+"""What stands in a task's JSON wherever it has labelled key points."""
 HIDDEN = frozenset({"occluded", "hidden", "invisible", "not visible"})
 """Choices about a key point that say that it cannot be seen, but for letter case."""
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])|(left|right)", re.IGNORECASE)
@@ -42,6 +46,28 @@ class Skeleton(msgspec.Struct, frozen=True):
             labels = [label for _, label in sorted(zip(indexes, labels, strict=True), key=lambda pair: pair[0] or 0)]
         names = tuple(dict.fromkeys(label.stored for label in labels))
         return cls(names) if names else None
+
+    @classmethod
+    def used(cls, texts: Iterable[bytes | MalformedTask], known: Sequence[str] = ()) -> "Skeleton | None":
+        """The labels of key points that tasks use, in the order in which they are met: where there is no label config.
+
+        Args:
+            texts: the JSON of each task.
+            known: those of the data set so far, which keep their places.
+        """
+        names = dict.fromkeys(known)
+        for text in texts:
+            if not isinstance(text, bytes) or WORD not in text:
+                continue
+            try:
+                task = read_task(text)
+            except MalformedTask:
+                continue  # told when it is exported
+            for result in (result for annotation in task.annotations for result in annotation.results):
+                labels = result.value.get("keypointlabels") if result.type == "keypointlabels" else None
+                if isinstance(labels, list):
+                    names |= dict.fromkeys(label for label in labels if isinstance(label, str) and label)
+        return cls(tuple(names)) if names else None
 
     @property
     def flip(self) -> tuple[int, ...] | None:

@@ -58,6 +58,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[str, ...]
     max_errors: float
     policy: Mapping[str, Any]
+    left_out: Mapping[str, str] = {}
     headers: Headers | None = None
     photos: "Media | None" = None
     progress: Progress | None = None
@@ -97,9 +98,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         for label in config_labels(self.rules.config) if self.rules.config else ():
             classes.id(label)
         job = Job(self.splits, (), self.skeleton)
-        formats = tuple(
-            FORMATS[name](job) for name in self.formats
-        )  # it says first what it cannot
+        formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
         if classes.names:
             save_classes(self.store, classes)  # at the start, so that an exporter beside us sees our numbers
         with (
@@ -216,6 +215,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             bytes=sum(sizes),
             written=written,
             manifest_sha256=checksum,
+            left_out=self.left_out,
         )
 
 

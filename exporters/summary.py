@@ -69,6 +69,7 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
         lines.append(f"  {name}: {each.objects} objects")
         lines += [f"    {number} not: {reason}" for reason, number in each.dropped.items()]
         lines += [f"    {number} {change}" for change, number in each.converted.items()]
+    lines += [f"  {name}: left out: {reason}" for name, reason in report.left_out.items()]
     for title, numbers in (
         ("repaired", accounts.repaired),
         ("noted", accounts.notes),

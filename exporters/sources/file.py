@@ -38,6 +38,16 @@ class JsonFile:
         """Each task of the file; an unreadable one does not stop the rest."""
         yield from read(self.raw())
 
+    def mentions(self, word: bytes) -> bool:
+        """Whether a word stands anywhere in the file: told at the speed of the disk, no task is read."""
+        end = b""
+        with self._path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                if word in end + chunk:
+                    return True
+                end = chunk[-len(word) :]
+        return False
+
     def close(self) -> None:
         """Nothing: the file is open only while it is read."""
 

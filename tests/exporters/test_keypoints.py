@@ -152,6 +152,29 @@ def test_pose_needs_the_names_of_the_key_points(run, build, config, tmp_path):
     assert not (tmp_path / "set").exists() or not list((tmp_path / "set").glob("[!.]*"))
 
 
+def test_other_formats_are_made_where_there_are_no_key_points_for_a_pose(run, build, config):
+    task = build.task(1, build.annotation(build.box(1, 1, 5, 5)))
+    for options in ({"label_config": config("car")}, {}):
+        out = run([task], formats=("coco", "yolo-pose"), to=f"set{len(options)}", **options)
+        assert set(out.report.accounts.formats) == {"coco"}
+        assert "key points" in out.report.left_out["yolo-pose"]
+
+
+def test_without_a_label_config_key_points_are_those_in_use_and_keep_their_places(run, build):
+    def person(number, *parts):
+        points = [build.keypoint(12, 12, part, id=part, parentID="p") for part in parts]
+        return build.task(number, build.annotation(build.box(10, 10, 20, 40, "person", id="p"), *points))
+
+    formats = ("coco", "yolo-pose")
+    run([person(1, "nose", "left_eye")], formats=formats)
+    out = run([person(2, "tail", "left_eye"), person(1, "nose")], formats=formats)
+    (category,) = out.instances()["categories"]
+    assert (category["name"], category["keypoints"]) == ("person", ["nose", "left_eye", "tail"])
+    rows = (out.folder / "yolo-pose/labels/train/2.txt").read_text().split()
+    assert rows[7::3] == ["0", "2", "2"]
+    assert out.report.accounts.regions.dropped == {}
+
+
 def skeleton(*names, attributes=None):
     from labelloop.labeling.config import LabelConfig
 
