@@ -8,6 +8,7 @@ from labelloop.service.store.errors import NotThere, StoreError, StoreUnreachabl
 _KEYS = "Check LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY."
 _REGION = "Set LABELLOOP_S3_REGION to the bucket's region."
 _RIGHTS = "Give this key the right to read, write, list and delete in the bucket."
+_LATER = "The server failed several times in a row: look at its log, and try again later."
 _SAYS = {  # code: (what it means, the fix)
     "InvalidAccessKeyId": ("the server does not know our access key", _KEYS),
     "SignatureDoesNotMatch": ("the secret does not fit the access key", _KEYS),
@@ -46,7 +47,9 @@ def plain(url: str, key: str, error: Exception) -> StoreError:
         if said in _SAYS:
             reason, fix = _SAYS[said]
             return StoreUnreachable(url, key, f"{reason} ({said})", fix=fix)
-        return StoreError(url, key, f"the server answered {said}: {_message(error)}")
+        return StoreError(
+            url, key, f"the server answered {said}: {_message(error)}", fix=_LATER if status(error) >= 500 else ""
+        )
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StoreUnreachable(url, key, "no credentials were found", fix=_KEYS)
     if isinstance(error, NoConnection | HTTPClientError):
