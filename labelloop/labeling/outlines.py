@@ -30,6 +30,9 @@ Places = NDArray[np.intp]
 _MOST, _AT_A_TIME = 10_000, 4096
 _TINY = 1e-300
 
+_UPRIGHT = 1e-12
+"""Pixels of width below which an edge has nothing under it: its slope would be beyond any number."""
+
 
 class Outlines:
     """Outlines of several shapes.
@@ -62,6 +65,7 @@ class Outlines:
         points[inside] = shapely.get_coordinates(self.shapes[rings])
         x, y = points[..., 0], points[..., 1]
         run = np.where(inside[:, 1:], np.diff(x, axis=1), 0.0)
+        run[np.abs(run) < _UPRIGHT] = 0.0
         slope = np.divide(np.diff(y, axis=1), run, out=np.zeros_like(run), where=run != 0)
         turn = np.sign((run * (y[:, :-1] + y[:, 1:])).sum(axis=1, keepdims=True))
         ends = np.minimum(x[:, :-1], x[:, 1:]), np.maximum(x[:, :-1], x[:, 1:])
