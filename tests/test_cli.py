@@ -7,11 +7,12 @@ import os
 import resource
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from rich.console import Console
 
-from labelloop import cli
+from labelloop import VERSION, cli
 from labelloop.cli import COMMANDS, create_cli, main
 from labelloop.service.errors import LabelloopError
 
@@ -141,3 +142,7 @@ def test_defaults_that_say_nothing_are_not_shown():
 def test_help_shows_calls_to_copy(command):
     lines = [line.strip() for line in help_of(*command.split()).splitlines()]
     assert any(line.startswith(f"labelloop {command} ") for line in lines)
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert labelloop("--version").stdout.strip() == VERSION == version("labelloop")
