@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol, TypeVar
 
+import numpy.typing as npt
 import structlog
 
 from labelloop.service.media import MediaError, Photo
 from ml_backend.detections import Detections
 from ml_backend.detector import Detector
 from ml_backend.mapping import Target
-from ml_backend.preprocess import Prepared, prepare
+from ml_backend.preprocess import Fit, Prepared, prepare
 from ml_backend.protocol import Prediction, ProjectOptions, Unanswered
 from ml_backend.results import Aim, Seen, aims_of, floor_of, written
 from ml_backend.scoring import NEUTRAL, photo_score
@@ -118,6 +119,7 @@ class Predictor:
         self._skipped = skipped
         self._budget_s = budget_s
         self._watch = watch
+        self._spare: deque[npt.NDArray[Any]] = deque(maxlen=PREPARERS)  # tensors that the engine is done with
 
     def predict(
         self,
@@ -172,17 +174,17 @@ class Predictor:
         side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
 
         def make(photo: Photo) -> Prepared:
-            return prepare(photo.image, spec, size=(photo.width, photo.height))
+            return prepare(photo.image, spec, size=(photo.width, photo.height), into=self._take_spare())
 
         if detector.batch == 1:  # whoever made a photo ready looks at it too: the engine lets in as many as are of use
 
-            def look(ready: Prepared) -> tuple[Prepared, Detections]:
-                return ready, detector.detect([ready], floor=floor)[0]
+            def look(ready: Prepared) -> tuple[Fit, Detections]:
+                seen = detector.detect([ready], floor=floor)[0]
+                self._spare.append(ready.tensor)
+                return ready.fit, seen
 
-            for shot, (ready, seen) in self._each(
-                shots, entries, deadline, batch=1, max_side=side, make=make, then=look
-            ):
-                yield _Look(shot, seen, ready.fit.width, ready.fit.height)
+            for shot, (fit, seen) in self._each(shots, entries, deadline, batch=1, max_side=side, make=make, then=look):
+                yield _Look(shot, seen, fit.width, fit.height)
             return
         batch: list[tuple[Shot, Prepared]] = []
         coming = self._each(shots, entries, deadline, batch=detector.batch, max_side=side, make=make, then=_as_it_is)
@@ -193,6 +195,12 @@ class Predictor:
                 for (shot, prepared), seen in zip(batch, found, strict=True):
                     yield _Look(shot, seen, prepared.fit.width, prepared.fit.height)
                 batch = []
+
+    def _take_spare(self) -> npt.NDArray[Any] | None:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return None
 
     def _slice(
         self,

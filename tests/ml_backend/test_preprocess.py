@@ -125,3 +125,11 @@ def test_turned_boxes_and_points_come_back_as_boxes_do():
     assert back.turned[0].tolist() == pytest.approx([50, 25, 10, 10, np.pi / 2], abs=1e-4)
     assert back.keypoints[0, 0].tolist() == pytest.approx([10, 10, 0.9])
     assert back.boxes[0].tolist() == pytest.approx([45, 20, 55, 30], abs=1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_a_tensor_that_is_used_again_holds_nothing_of_the_photo_before(spec, astronaut):
+    wide, tall = astronaut[:100], astronaut[:, :90]
+    used = prepare(wide, spec).tensor
+    assert np.array_equal(prepare(tall, spec, into=used).tensor, prepare(tall, spec).tensor)
+    assert np.array_equal(prepare(tall, spec, into=np.zeros((3, 5, 5), np.float32)).tensor, prepare(tall, spec).tensor)
