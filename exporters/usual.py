@@ -230,7 +230,6 @@ def _task_type(config: LabelConfig | None) -> Any:
             ("value", Value),
             ("id", Annotated[str, Meta(min_length=1)]),
             ("from_name", control),
-            ("to_name", str),
             ("original_width", _Pixels),
             ("original_height", _Pixels),
             ("item_index", Literal[0] | None, None),
