@@ -68,7 +68,8 @@ def describe(detector: Detector) -> Iterator[str]:
 def listed(sight: Sight) -> Iterator[str]:
     """The detections, a line each: class, score, box."""
     found = sight.found
-    yield f"{len(found)} detection{'' if len(found) == 1 else 's'} on a photo of {sight.photo.shape[1]} x {sight.photo.shape[0]} pixels"
+    many = "1 detection" if len(found) == 1 else f"{len(found)} detections"
+    yield f"{many} on a photo of {sight.photo.shape[1]} x {sight.photo.shape[0]} pixels"
     rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
     for place, (class_, score, box) in enumerate(rows):
         if place == MOST_LISTED:

@@ -51,7 +51,7 @@ def test_masks_points_and_turned_boxes_are_drawn_in_their_places(make_onnx, phot
 
 def test_a_threshold_and_slices_are_taken(labelloop_model, photo_file, tmp_path, capsys):
     options = ("--image", photo_file, "--out", tmp_path / "x.png")
-    assert "1 detections" in inspect(capsys, labelloop_model(), *options, "--threshold", "0.805")
+    assert "1 detection on" in inspect(capsys, labelloop_model(), *options, "--threshold", "0.805")
     assert "\n12 detections" in inspect(capsys, labelloop_model(), *options, "--slice", "96")
 
 
