@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -28,6 +28,7 @@ class _Limit:
         """The first who comes limits, the last who goes lifts: it holds for the whole process, not for a thread."""
         with self._lock:
             if not self._holders:
+                self._take_over()
                 self._limits = threadpool_limits(1)
             self._holders += 1
         try:
@@ -36,8 +37,14 @@ class _Limit:
             with self._lock:
                 self._holders -= 1
                 if not self._holders and self._limits is not None:
+                    self._take_over()
                     self._limits.restore_original_limits()
                     self._limits = None
+
+    @staticmethod
+    def _take_over() -> None:
+        """Only the thread that limited first may change a limit in threadpoolctl, which says nothing to others."""
+        OpenBLASController.clear_controlling_thread(force=True)
 
 
 _LIMIT = _Limit()
