@@ -26,10 +26,11 @@ from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.proposal import propose
 from qc_webhooks.review import review_reasons
 from qc_webhooks.review_desk import ReviewDesk, ReviewStore
-from qc_webhooks.routing import Action, Memory, Situation, is_adjudicated, is_copied, needs_review, plan, qc_keys
+from qc_webhooks.routing import is_adjudicated, is_copied, needs_review, plan, qc_keys
 from qc_webhooks.rules import violations
 from qc_webhooks.seeding import Wish
 from qc_webhooks.sheets import Copy, Sheet, brought
+from qc_webhooks.situation import Action, Memory, Situation
 from qc_webhooks.truth_keeper import TruthStore
 from qc_webhooks.verdict import Verdict, judge
 from qc_webhooks.writing import Writer

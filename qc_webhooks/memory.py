@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from labelloop.labeling.task import Annotation
 from labelloop.service.db import quick, reading
 from qc_webhooks.events import Known
-from qc_webhooks.routing import Memory
+from qc_webhooks.situation import Memory
 from qc_webhooks.tables import ACTIONS, ANNOTATIONS, BOARDS, COPIES, CROWDS, FACTS, PROJECTS, REVIEWS, TASKS, TRUTHS
 from qc_webhooks.verdict import Verdict
 

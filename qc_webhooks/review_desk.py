@@ -16,8 +16,8 @@ from labelloop.service.db import insert_new, reading
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio, StudioRefused
 from qc_webhooks.overlay import CONSENSUS, Overlay, mark_of, overlays_of
-from qc_webhooks.routing import KEYS
 from qc_webhooks.sheets import ORIGIN, Copy, Decision, Sheet, copy_data, decision_of, origin_name, with_note
+from qc_webhooks.situation import KEYS
 from qc_webhooks.tables import COPIES, REVIEWS
 
 # How a review project is found again, should its number be lost between making it and noting it.

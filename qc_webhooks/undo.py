@@ -16,8 +16,8 @@ from qc_webhooks.events import recheck_hint
 from qc_webhooks.memory import MemoryStore, Write
 from qc_webhooks.overlay import accepted_annotation, mark_of, overlays_of
 from qc_webhooks.review_desk import remove_prediction
-from qc_webhooks.routing import KEYS
 from qc_webhooks.sheets import brought
+from qc_webhooks.situation import KEYS
 from qc_webhooks.writing import Writer, current
 
 # How long a worker may have the task in hand.

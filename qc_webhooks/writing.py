@@ -11,8 +11,8 @@ from qc_webhooks.errors import WriteLost
 from qc_webhooks.memory import MemoryStore, Write
 from qc_webhooks.overlay import Overlay, mark_of, overlays_of
 from qc_webhooks.review_desk import ReviewDesk, lay_overlays
-from qc_webhooks.routing import KEYS, Action, Memory
 from qc_webhooks.sheets import Copy, Decision, Sheet, brought
+from qc_webhooks.situation import KEYS, Action, Memory
 
 log = structlog.get_logger(__name__)
 

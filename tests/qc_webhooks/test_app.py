@@ -9,7 +9,7 @@ from labelloop.labeling.task import Annotation
 from labelloop.service.inbox import EVENTS
 from labelloop.service.settings import Settings
 from qc_webhooks.app import create_app
-from qc_webhooks.routing import Memory
+from qc_webhooks.situation import Memory
 from qc_webhooks.verdict import Verdict
 
 SECRET = {"X-Labelloop-Secret": "s3cret"}

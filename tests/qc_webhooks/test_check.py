@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from labelloop.service.studio import StudioRefused
-from qc_webhooks.routing import KEYS
+from qc_webhooks.situation import KEYS
 from qc_webhooks.tables import ACTIONS
 
 ANNE, BEN, CLEO, DAN = 1, 2, 3, 4

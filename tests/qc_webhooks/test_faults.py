@@ -21,7 +21,7 @@ from qc_webhooks.jobs import handlers
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import Reconciler
-from qc_webhooks.routing import KEYS
+from qc_webhooks.situation import KEYS
 from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
 TASKS, ANNOTATORS, REVIEWER = 8, (1, 2, 3, 4), 9

@@ -20,8 +20,8 @@ from qc_webhooks.check import Checker
 from qc_webhooks.jobs import handlers, periodics, recall_submitted, recall_uncopied
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.review_desk import ReviewStore, ensure_review_project
-from qc_webhooks.routing import KEYS
 from qc_webhooks.sheets import Sheet, copy_data, with_note
+from qc_webhooks.situation import KEYS
 from qc_webhooks.tables import ACTIONS
 from qc_webhooks.undo import Undo
 from tests.qc_webhooks.conftest import CONFIG, PROJECT, MemoryStudio

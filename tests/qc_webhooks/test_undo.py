@@ -7,7 +7,7 @@ from qc_webhooks.check import Checker
 from qc_webhooks.errors import TaskBusy
 from qc_webhooks.events import TASK, recheck_hint
 from qc_webhooks.overlay import CONSENSUS
-from qc_webhooks.routing import KEYS
+from qc_webhooks.situation import KEYS
 from qc_webhooks.undo import Undo, describe
 
 ANNE, BEN, CLEO, RITA = 1, 2, 3, 9
