@@ -58,7 +58,7 @@ def test_pre_labels_are_shown_from_the_scores_that_the_version_brings_or_the_pro
     kit, learn, studio, policy, monkeypatch
 ):
     policy("debounce_s = 0\nheld_out = 0\n")
-    monkeypatch.setattr("ml_backend.learning.judging.learned_thresholds", lambda _: {"Disc": 0.0, "Square": 1.0})
+    monkeypatch.setattr("ml_backend.learning.judging.learned_thresholds", lambda _, **__: {"Disc": 0.0, "Square": 1.0})
     task = studio.add_photo(20)
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
 
