@@ -266,12 +266,12 @@ def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_fo
     for seed in range(1, 7):
         submitted(working, studio, seed)
         time.sleep(0.05)
-    wait_until(lambda: any(run.tasks == 6 for run in kit.runs.last(PROJECT)), timeout_s=60)
-    wait_until(lambda: not kit.inbox.open_events(LEARN, str(PROJECT)), timeout_s=60)
+    wait_until(lambda: any(run.tasks == 6 for run in kit.runs.last(PROJECT)), timeout_s=180)
+    wait_until(lambda: not kit.inbox.open_events(LEARN, str(PROJECT)), timeout_s=180)
     assert len(kit.runs.last(PROJECT)) <= 2
     assert set(most) == {1}
     studio.label(8)  # no webhook: the poller finds it
-    wait_until(lambda: kit.runs.last(PROJECT)[0].tasks == 7, timeout_s=60)
+    wait_until(lambda: kit.runs.last(PROJECT)[0].tasks == 7, timeout_s=180)
     assert kit.runs.last(PROJECT)[0].source == "poll"
 
 
