@@ -29,12 +29,12 @@ from labelloop.service.settings import Settings, env_name
 from labelloop.service.studio import Studio
 from labelloop.stack.ports import free_port
 from qc_webhooks.connect import connect
-from qc_webhooks.routing import KEYS
+from qc_webhooks.situation import KEYS
 from tests.system.test_qc import CONFIG, STORED, box
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-POLL_S = 2.0
+POLL_S = 1.0
 # What each of the three annotators draws, task by task: two agree, a third settles it, a third does not.
 DRAWN = ((0, 1, 2), (0, 60, 1), (0, 30, 60))
 
@@ -141,7 +141,7 @@ class Post:
             return
         for _ in range(5 if self.faulty else 1):
             self.brought += 1
-            late = self.random.uniform(0, 2) if self.faulty else 0.0
+            late = self.random.uniform(0, 1) if self.faulty else 0.0
             threading.Timer(late, self.bring, (body, headers)).start()
 
     def bring(self, body: bytes, headers: dict[str, str]) -> None:
@@ -173,7 +173,7 @@ class World:
 
     def settle(self) -> None:
         """Until a poll has come through and there is nothing left to do; faults end for the poll's sake."""
-        time.sleep(2.5 if self.post.faulty else 0.5)  # the late ones of the events
+        time.sleep(1.5 if self.post.faulty else 0.5)  # the late ones of the events
         faulty = self.lines[0].faulty
         for line in self.lines:
             line.faulty = False
@@ -186,7 +186,7 @@ class World:
     def work(self) -> None:
         """Until nothing is due, with the faults on."""
         deadline = time.monotonic() + 90
-        time.sleep(3)
+        time.sleep(1.5)
         while self._open() and time.monotonic() < deadline:
             time.sleep(0.2)
 
@@ -277,7 +277,7 @@ def story(world, *, faulty):
     for line in world.lines:
         line.faulty = faulty
     states, made = [], {}
-    for _ in range(3):
+    for _ in range(2):  # two label each task, then the third what they dispute
         for who, person in enumerate(world.people):
             while (served := person.next_task(project)) is not None:
                 made[served["id"], who] = person.add_annotation(
