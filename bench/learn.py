@@ -71,9 +71,9 @@ One photo of a raccoon, 36 draws on three folds, boxes as they are:
 | prototype | .732 ± .065 | .866 ± .056 |
 
 A seed fails where the raccoon is small on its one photo: most of the others fill theirs, and features of one size tell
-little of another. Where it covers about half of the photo or more AP50 is .82 to .95, where a quarter or less .46 to .74; not
-to tell the trainer how large boxes are makes it worse (.828 -> .758, five draws). Copies of the photo in other sizes
-would be the next thing to try.
+little of another. Where it covers about half of the photo or more AP50 is .82 to .95, where a quarter or less .46 to
+.74; not to tell the trainer how large boxes are makes it worse (.828 -> .758, five draws). Copies of the photo in other
+sizes would be the next thing to try.
 
 Alone, against the first row with two draws a fold (.471 / .556 / .607): no mining but one round .453 / .481 / .469;
 one candidate an object instead of all that cover it .417 / .465 / .532; penalty ten times larger .449 / .526 / .573,
