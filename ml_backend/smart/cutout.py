@@ -58,9 +58,12 @@ class Cutout:
         left, top, right, bottom = self.bounds
         pixels = self.pixels(None if not rotation else MOST_OUTLINE_SIDE)
         scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
-        rows, columns = np.nonzero(pixels)
-        if not rows.size:
+        filled = np.flatnonzero(pixels.any(axis=1))
+        if not filled.size:
             return Rectangle(left, top, 0.0, 0.0, rotation)
+        # The first and the last pixel of each row: what lies between them makes no box larger.
+        ends = pixels[filled].argmax(axis=1), pixels.shape[1] - 1 - pixels[filled, ::-1].argmax(axis=1)
+        rows, columns = np.tile(filled, 2), np.concatenate(ends)
         corners = np.concatenate([np.column_stack((columns + x, rows + y)) for x in (0, 1) for y in (0, 1)])
         points = corners * scale + [left, top]
         turn = np.deg2rad(rotation)
