@@ -64,6 +64,8 @@ class Export:
             raise ExportUnreadable(self.path, error.strerror or str(error)) from error
 
     def _read(self, file: IO[bytes], size: int) -> Iterator[Task | MalformedTask]:
+        if not size:
+            raise ExportUnreadable(self.path, "it is empty; an export of a project without tasks holds []")
         raw_tasks, count = iter_raw_tasks(file), 0  # type: ignore[arg-type]
         while True:
             try:

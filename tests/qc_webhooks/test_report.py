@@ -262,12 +262,13 @@ def test_a_task_that_cannot_be_read_stops_no_other(offline, capsys):
     ("damage", "said"),
     [
         (lambda folder: (folder / "export.json").unlink(), "No such file"),
+        (lambda folder: (folder / "export.json").write_text(""), "it is empty"),
         (lambda folder: (folder / "export.json").write_text("hello"), "expected a JSON array of tasks"),
         (lambda folder: (folder / "export.json").write_text('[{"id": 1'), "after 0 tasks"),
         (lambda folder: (folder / "config.xml").write_text("<View"), "not XML"),
         (lambda folder: (folder / "policy.toml").write_text("agreement = 7"), "agreement"),
     ],
-    ids=["no file", "no JSON", "cut off", "no XML", "policy"],
+    ids=["no file", "empty", "no JSON", "cut off", "no XML", "policy"],
 )
 def test_what_is_wrong_with_a_file_is_said_and_nothing_is_written(tmp_path, capsys, damage, said):
     (tmp_path / "config.xml").write_text(CONFIG)
