@@ -181,9 +181,9 @@ def fit(shapes: Shapes) -> Fits:
     boxes[:, 2:] = np.minimum(drawn[:, 2:], shapes.sizes)
     over = np.maximum(np.maximum(-drawn[:, 0], -drawn[:, 1]), np.maximum(drawn[:, 2] - width, drawn[:, 3] - height))
     clipped = over > TOLERANCE
-    known = (drawn[:, 2:] - drawn[:, :2] >= TOLERANCE).all(axis=1) & (boxes[:, 2:] - boxes[:, :2] >= TOLERANCE).all(
-        axis=1
-    )
+    known = np.ones(len(areas), np.bool_)
+    for box in (drawn, boxes):
+        known &= (box[:, 2] - box[:, 0] >= TOLERANCE) & (box[:, 3] - box[:, 1] >= TOLERANCE)
     upright = ~(shapes.turned | shapes.ring)
     areas[upright] = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[upright]
     known &= upright | ~clipped  # what the edge cuts of another shape is for shapely

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Counted = Counter[tuple[str, ...]]
 
 
-class Pattern(NamedTuple):
+class Pattern(msgspec.Struct, frozen=True, gc=False):
     """What became of a usual task, all of whose regions are in the data set: tasks with one pattern have one bill.
 
     ``kinds`` counts its upright rectangles, turned rectangles and polygons; ``unknown`` its regions with a label that
@@ -82,7 +82,7 @@ class Row(msgspec.Struct):
     photos: Sequence[tuple[str, Photo]] = ()
 
 
-class _Accepted(NamedTuple):
+class _Accepted(msgspec.Struct, gc=False):
     """A usual task that is in the data set, by the places of its image and of its row."""
 
     draft: Draft

@@ -4,8 +4,9 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
+
+import msgspec
 
 from exporters.keyset import KeySet
 
@@ -87,7 +88,7 @@ def safe_name(name: str) -> tuple[str, str]:
     return stem, extension
 
 
-class Named(NamedTuple):
+class Named(msgspec.Struct, gc=False):
     """The name that an image got.
 
     Attributes:
@@ -119,8 +120,11 @@ class Names:
 
     def take(self, url: str, *, image_id: int) -> Named:
         """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart."""
-        stem, extension = safe_name(source_name(url))
-        public = public_url(url)
+        if _KEY.match(url):  # asked here once, for both
+            name, public = url.rpartition("/")[2], url
+        else:
+            name, public = source_name(url), public_url(url)
+        stem, extension = safe_name(name)
         keys = _stem_key(stem), key_of(public)
         repeated = not self._sources.add(keys[1])
         if self._stems.add(keys[0]):

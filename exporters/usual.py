@@ -24,7 +24,9 @@ _AT_ONCE = 32
 _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Length = Annotated[float, Meta(gt=0, lt=1e9)]
-_Pixels = Annotated[int, Meta(gt=0, lt=1_000_000_000)]
+_Pixels = Annotated[int, Meta(gt=0, lt=100_000)]
+_Id = Annotated[str, Meta(min_length=1, max_length=200)]
+"""Of a region. Like the pixels so short that a format can lay objects out in cells of fixed width."""
 
 
 class Value(msgspec.Struct, gc=False):
@@ -205,18 +207,25 @@ class _Block:
         first = np.array([each.first for each in self._of if each], np.int64)
         if not len(first):
             return Drafts(self._of)
-        boxes = np.stack([np.frombuffer(field) for field in self._fields], axis=1)
-        sizes = np.stack([np.frombuffer(size, np.int64) for size in self._sizes], axis=1)
+        fields = [np.frombuffer(field) for field in self._fields]
+        sizes = [np.frombuffer(size, np.int64) for size in self._sizes]
         ring = np.frombuffer(self._ring, np.bool_)
-        fine = np.frombuffer(self._fine, np.bool_) & (ring | ~np.isnan(boxes[:, :4]).any(axis=1))
+        fine = np.frombuffer(self._fine, np.bool_) & (ring | ~np.isnan(sum(fields[:4])))  # a sum of all that must be
         lengths = np.diff(first, append=len(ring))
-        fine &= (sizes == np.repeat(sizes[first], lengths, axis=0)).all(axis=1)  # one image has one size
+        for size in sizes:
+            fine &= size == np.repeat(size[first], lengths)  # one image has one size
         good = np.logical_and.reduceat(fine, first) & np.frombuffer(self._told_apart, np.bool_)
         if not good.all():
             usual = iter(good.tolist())
             self._of = [each if each and next(usual) else None for each in self._of]
         points = np.frombuffer(self._points).reshape(-1, 2)
-        shapes = draw(boxes, points, np.frombuffer(self._counts, np.int64), ring, sizes.astype(np.float64))
+        shapes = draw(
+            np.stack(fields, axis=1),
+            points,
+            np.frombuffer(self._counts, np.int64),
+            ring,
+            np.stack(sizes, axis=1).astype(np.float64),
+        )
         return Drafts(self._of, shapes, fit(shapes), self._said)
 
 
@@ -228,7 +237,7 @@ def _task_type(config: LabelConfig | None) -> Any:
         [
             ("type", Literal["rectanglelabels", "polygonlabels"]),
             ("value", Value),
-            ("id", Annotated[str, Meta(min_length=1)]),
+            ("id", _Id),
             ("from_name", control),
             ("original_width", _Pixels),
             ("original_height", _Pixels),

@@ -12,7 +12,7 @@ import msgspec
 
 from exporters.block import Block
 from exporters.dataset import Image, Item, Object
-from exporters.formats.coco_rows import annotation_rows, fits
+from exporters.formats.coco_rows import annotation_rows
 from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Job, Place, Record, shape_name
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
 from exporters.shapes import is_upright, rings, visible
@@ -71,7 +71,7 @@ class Coco(ItemFormat):
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`. Key points need the objects of an image together: then images go one by one."""
         columns = block.columns
-        if columns is None or self.job.skeleton or not fits(columns):
+        if columns is None or self.job.skeleton:
             return super().encode(block)
         encoded = self.encode_some(block.items.items(), len(block))
         rows = annotation_rows(columns, [block.images[place].id for place in block.usual])

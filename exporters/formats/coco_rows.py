@@ -10,19 +10,13 @@ from exporters.formats.sheet import END, Cell, Ints, decimal, lines, texts, unit
 
 _encode = msgspec.json.Encoder().encode
 _OUTLINE = b"\x02"
-_LARGEST, _LONGEST = 100_000, 200
-
-
-def fits(columns: Columns) -> bool:
-    """Whether sizes (pixels) and ids (letters) are such that a row has its place in a sheet."""
-    return columns.shapes.sizes.max(initial=0) < _LARGEST and max(map(len, columns.said.regions), default=0) <= _LONGEST
 
 
 def annotation_rows(columns: Columns, images: Sequence[int]) -> list[bytes]:
     """The annotation of each row as JSON; those of kind ``OTHER`` are to be replaced.
 
     Args:
-        columns: objects that `fits`.
+        columns: the objects of usual tasks.
         images: the number of each image.
     """
     said, rings = columns.said, columns.shapes.rings

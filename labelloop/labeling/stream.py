@@ -110,10 +110,12 @@ def _spans(buffer: bytes) -> list[tuple[int, int]]:
     # An escape is two bytes that are neither quote nor brace to us.
     plain = _ESCAPE.sub(b"__", buffer) if b"\\" in buffer else buffer
     text = np.frombuffer(plain, dtype=np.uint8)
-    braces = np.flatnonzero((text == _OPEN) | (text == _CLOSE))
+    braces = np.flatnonzero(text >= _OPEN)  # of ASCII only ``|``, ``~`` and DEL are there besides: one look at each byte
+    kinds = text[braces]
+    braces = braces[(kinds == _OPEN) | (kinds == _CLOSE)]
     braces = braces[~_in_text(text == _QUOTE, braces)]
     kinds = text[braces] == _OPEN
-    depth = np.cumsum(np.where(kinds, 1, -1))
+    depth = np.cumsum(np.where(kinds, np.int8(1), np.int8(-1)), dtype=np.int64)
     closed = np.flatnonzero((depth == 0) & ~kinds)
     if not closed.size:
         return []
