@@ -110,7 +110,7 @@ def _spans(buffer: bytes) -> list[tuple[int, int]]:
     # An escape is two bytes that are neither quote nor brace to us.
     plain = _ESCAPE.sub(b"__", buffer) if b"\\" in buffer else buffer
     text = np.frombuffer(plain, dtype=np.uint8)
-    braces = np.flatnonzero(text >= _OPEN)  # of ASCII only ``|``, ``~`` and DEL are there besides: one look at each byte
+    braces = np.flatnonzero(text >= _OPEN)  # one look at each byte finds little besides
     kinds = text[braces]
     braces = braces[(kinds == _OPEN) | (kinds == _CLOSE)]
     braces = braces[~_in_text(text == _QUOTE, braces)]
