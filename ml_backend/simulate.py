@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from labelloop.service.media import MediaError, load_photo
-from ml_backend.acquisition import FLOOR, Look, by_chance, next_photos, photo_vector, uncertainty
+from ml_backend.acquisition import COLD, FLOOR, Look, next_photos, photo_vector, uncertainty
 from ml_backend.backbone import Backbone, Sight
 from ml_backend.datasets import LabelledPhoto
 from ml_backend.detections import Floats
@@ -108,6 +108,11 @@ def readable(
     return good, bad
 
 
+def by_name(photos: Sequence[LabelledPhoto], *, seed: int) -> list[LabelledPhoto]:
+    """Photos by a chance that hangs on their names alone: the same on every machine, in whatever order they come."""
+    return sorted(photos, key=lambda photo: hashlib.sha256(f"{seed} {photo.name}".encode()).digest())
+
+
 def simulate(
     album: Album,
     pool: Sequence[LabelledPhoto],
@@ -167,10 +172,9 @@ class _Labeller:
         self._known = known
         self._strategy = strategy
         self._seed = seed
-        self._vectors: Mapping[str, Floats] = {photo.name: photo_vector(album.sight(photo)) for photo in pool}
-        # Both strategies begin with the same photos: what sets them apart is not the luck of the start.
-        order = by_chance(np.stack([self._vectors[photo.name] for photo in pool]), seed=seed)
-        self._left = [pool[index] for index in order]
+        asks = pool if strategy == "active" else []
+        self._vectors: Mapping[str, Floats] = {photo.name: photo_vector(album.sight(photo)) for photo in asks}
+        self._left = by_name(pool, seed=seed)
         self._examples: list[Example] = []
         self._head: Head | None = None
         self.labelled: list[LabelledPhoto] = []
@@ -196,7 +200,8 @@ class _Labeller:
         return self._head
 
     def _choose(self, count: int) -> list[int]:
-        if self._strategy == "random":
+        # Both strategies begin with the same photos: what sets them apart is not the luck of the start.
+        if self._strategy == "random" or len(self.labelled) < COLD:
             return list(range(min(count, len(self._left))))
         drawn = Counter(label for one in self.labelled for label in one.labels)
         taken = [self._vectors[photo.name] for photo in self.labelled]
@@ -205,8 +210,6 @@ class _Labeller:
         return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count, seed=self._seed)
 
     def _doubt(self, photo: LabelledPhoto, drawn: Mapping[str, int]) -> float | None:
-        if not self.labelled:
-            return None
         head = self.head()
         sight = self._album.sight(photo)
         found = head.detect(sight, floor=FLOOR, exact=False)

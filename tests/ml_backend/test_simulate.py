@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from labelloop.cli import main
+from ml_backend.datasets import LabelledPhoto
+from ml_backend.simulate import by_name
 
 
 @pytest.fixture
@@ -50,6 +52,17 @@ def test_every_strategy_size_and_seed_is_a_run(data, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "broken.png" in shown.err
     assert "active" in shown.out
+
+
+def test_the_order_by_chance_hangs_on_names_and_seed_alone(tmp_path):
+    photos = [LabelledPhoto(tmp_path / str(number), f"{number:03}.png", (), ()) for number in range(60)]
+    order = by_name(photos, seed=3)
+    assert by_name(photos[::-1], seed=3) == order
+    assert [photo.name for photo in order[:4]] == ["051.png", "053.png", "010.png", "022.png"]
+    assert set(order) == set(photos)
+    places = [photos.index(photo) for photo in order]
+    assert abs(np.corrcoef(places, np.arange(60))[0, 1]) < 0.4
+    assert by_name(photos, seed=4) != order
 
 
 def test_a_list_that_names_no_photo_is_an_error(data, monkeypatch, capsys):
