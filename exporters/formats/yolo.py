@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 
 from exporters.block import Block
+from exporters.columns import Columns
 from exporters.dataset import Box, Image, Item, Object
 from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
-from exporters.formats.many import numbers, rounded
+from exporters.formats.sheet import END, SMALLEST, Cell, decimal, lines, units, whole
 from exporters.shapes import is_upright
 
 DIGITS = 8
@@ -94,23 +95,36 @@ class YoloDetect(YoloRows):
             return super().encode(block)
         encoded = self.encode_some(block.items.items(), len(block))
         encoded.converted.extend(other_changes(block, "box"))
-        low, high, sizes = columns.fits.boxes[:, :2], columns.fits.boxes[:, 2:], columns.shapes.sizes
-        tokens = numbers(rounded(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS))
-        rows = [
-            f"{kind - 1} {x} {y} {width} {height}\n"
-            for kind, x, y, width, height in zip(
-                columns.class_ids, *(tokens[place::4] for place in range(4)), strict=True
-            )
-        ]
-        first = columns.first
-        for number, place in enumerate(block.usual):
-            encoded.records[place] = self._page(block.images[place], rows[first[number] : first[number + 1]])
+        for place, rows in zip(block.usual, _box_rows(columns), strict=True):
+            encoded.records[place] = self._page(block.images[place], [rows])
         return encoded
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
             converted[f"{shape_name(each)} -> box"] += 1
         return shares(box, image.width, image.height)
+
+
+def _box_rows(columns: Columns) -> list[str]:
+    """The rows of each image."""
+    low, high, sizes = columns.fits.boxes[:, :2], columns.fits.boxes[:, 2:], columns.shapes.sizes
+    told = units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
+    first = np.array(columns.first)
+    ends = np.full(len(columns), b"\n", "S2")
+    ends[first[1:][np.diff(first) > 0] - 1] = b"\n" + END
+    cells: list[Cell] = [*whole(np.array(columns.class_ids, np.int64) - 1)]
+    for share in told.T:
+        cells += [b" ", *decimal(share, DIGITS)]
+    found = iter(lines([*cells, ends], len(columns)))
+    rows = [next(found).decode() if length else "" for length in np.diff(first).tolist()]
+    small = np.flatnonzero((told > 0) & (told < SMALLEST)) // told.shape[1]
+    for image in set((np.searchsorted(first, small, side="right") - 1).tolist()):
+        rows[image] = "".join(
+            f"{each.class_id - 1} {shares(each.box, *sizes[row].astype(int).tolist())}\n"
+            for row, each in enumerate(columns.objects(image), columns.first[image])
+            if each.box is not None
+        )
+    return rows
 
 
 def shares(box: Box, width: int, height: int) -> str:

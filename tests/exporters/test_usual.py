@@ -39,7 +39,7 @@ def mixture(build, seed):
                 box,
                 box,
                 box | {"value": box["value"] | {"rotation": rng.choice([0, 30.5, 360, -720, 90, -45])}},
-                box | {"value": box["value"] | {"x": rng.randrange(50), "width": 1e-5}},
+                box | {"value": box["value"] | {"x": rng.randrange(50), "width": rng.choice([1e-5, 5e-4])}},
                 box | {"score": rng.choice([0.5, 1, None])},
                 build.polygon(ring, id=name, from_name="shape"),
                 build.polygon([[20, 20], [60, 25], [40, 70 + rng.random()]], id=name, from_name="shape"),
@@ -59,6 +59,7 @@ def mixture(build, seed):
                 box | {"item_index": 1},
                 box | {"from_name": "gone"},
                 box | {"id": "r0"},
+                box | {"id": "long" * 60},
                 build.polygon([[1, 1], [9, 9], [1, 1]], id=name, from_name="shape"),
                 build.ellipse(30, 30, 10, 5, id=name),
                 build.result("choices", {"choices": ["day"]}, id=name, from_name="weather"),
@@ -69,6 +70,9 @@ def mixture(build, seed):
     tasks = []
     for number in range(1, 60):
         results = [shape(f"r{n}") for n in range(rng.randrange(3))] + [odd("x") for _ in range(rng.random() < 0.2)]
+        if rng.random() < 0.2:  # in a wide one a thin shape has an area, and a share that is next to nothing
+            width = rng.choice([90_000, 99_999, 100_000])
+            results = [each | {"original_width": width, "original_height": 20} for each in results]
         annotation = build.annotation(*results, number=number, was_cancelled=rng.random() < 0.05)
         more = [build.annotation(shape("r0"), number=900 + number, day=2)] if rng.random() < 0.1 else []
         image = rng.choice(
