@@ -1,6 +1,6 @@
 """The class map: which number a label has. Kept with the data set, only ever appended to, so that no number moves."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -38,10 +38,9 @@ class ClassMap:
         found = self._ids.get(name)
         return self._ids.setdefault(name, len(self._ids) + 1) if found is None else found
 
-    def ids(self, names: Iterable[str]) -> list[int]:
+    def ids(self, names: Iterable[str]) -> Iterator[int]:
         """The numbers of labels that are classes already."""
-        known = self._ids
-        return [known[name] for name in names]
+        return map(self._ids.__getitem__, names)
 
     def __contains__(self, name: object) -> bool:
         return name in self._ids

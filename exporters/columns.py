@@ -102,8 +102,8 @@ class Columns(msgspec.Struct, frozen=True):
     shapes: Shapes
     fits: Fits
     said: Said
-    ids: list[int]
-    class_ids: list[int]
+    ids: NDArray[np.int64]
+    class_ids: NDArray[np.int64]
     others: Mapping[int, Object]
 
     def __len__(self) -> int:
@@ -118,14 +118,15 @@ class Columns(msgspec.Struct, frozen=True):
         if found is not None:
             return found
         x_min, y_min, x_max, y_max = self.fits.boxes[row].tolist()
+        number = int(self.ids[row])
         return Object(
-            self.ids[row],
-            self.class_ids[row],
+            number,
+            int(self.class_ids[row]),
             self.said.labels[row],
             self.shapes.geometry(row),
             (x_min, y_min, x_max, y_max),
             float(self.fits.areas[row]),
-            self.ids[row],
+            number,
             bool(self.fits.clipped[row]),
             region=self.said.regions[row],
             annotation=self.said.annotations[row],

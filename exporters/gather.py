@@ -47,26 +47,26 @@ def gather(drafts: Drafts, taken: Sequence[Draft], classes: ClassMap) -> tuple[C
         rows, owners = rows[stay], owners[stay]
     starts = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=len(taken)))))
     numbers = np.array([draft.task for draft in taken])
-    ids = (numbers[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - starts[owners]).tolist()
+    ids = numbers[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - starts[owners]
     shapes, fits, said = drafts.shapes, drafts.fits, drafts.said
     if len(rows) < len(said.labels):
         shapes, fits = take(shapes, fits, rows)
         said = said.some(rows.tolist())
-    columns = Columns(starts.tolist(), shapes, fits, said, ids, classes.ids(said.labels), {})
+    class_ids = np.fromiter(classes.ids(said.labels), np.int64, len(rows))
+    columns = Columns(starts.tolist(), shapes, fits, said, ids, class_ids, {})
     fates = _fates(columns, owners, len(taken))
-    places = {row: place for place, row in enumerate(rows.tolist())} if asked else {}
     others: dict[int, Object] = {}
     if asked:
         fits = msgspec.structs.replace(fits, boxes=fits.boxes.copy(), clipped=fits.clipped.copy())
-    task_of = dict(zip(rows.tolist(), owners.tolist(), strict=True)) if asked else {}
     for row, answer in asked.items():
         if isinstance(answer, str):
             owner = int(np.searchsorted(first, row, side="right")) - 1
             fates[owner].dropped.append((drafts.said.regions[row], drafts.said.annotations[row], answer))
         else:
-            each = others[places[row]] = _object(columns, places[row], answer)
-            fits.boxes[places[row]], fits.clipped[places[row]] = each.box, each.clipped
-            fates[task_of[row]].others.append(answer)
+            place = int(np.searchsorted(rows, row))
+            each = others[place] = _object(columns, place, answer)
+            fits.boxes[place], fits.clipped[place] = each.box, each.clipped
+            fates[owners[place]].others.append(answer)
     return msgspec.structs.replace(columns, fits=fits, others=others), fates
 
 
@@ -80,14 +80,15 @@ def _ask(drafts: Drafts, row: int) -> Fitted | str:
 
 
 def _object(columns: Columns, row: int, fitted: Fitted) -> Object:
+    number = int(columns.ids[row])
     return Object(
-        columns.ids[row],
-        columns.class_ids[row],
+        number,
+        int(columns.class_ids[row]),
         columns.said.labels[row],
         columns.shapes.geometry(row),
         fitted.box,
         fitted.area,
-        columns.ids[row],
+        number,
         CLIPPED in fitted.repairs,
         fitted.outline,
         columns.said.regions[row],

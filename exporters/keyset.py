@@ -48,6 +48,9 @@ class KeySet:
         before = self._slots
         self._mask = 2 * self._mask + 1
         self._slots = array("Q", bytes(8 * (self._mask + 1)))
-        for key in before:
-            if key:
-                self._slots[self._place(key)] = key
+        slots, mask = self._slots, self._mask
+        for key in filter(None, before):
+            place = key & mask
+            while slots[place]:  # each is there once
+                place = (place + 1) & mask
+            slots[place] = key

@@ -27,9 +27,9 @@ def annotation_rows(columns: Columns, images: Sequence[int]) -> list[bytes]:
     mark = np.zeros(len(columns), "S1")
     mark[rings.rows] = _OUTLINE
     lengths = np.diff(columns.first)
-    cells: list[Cell] = [b'{"id":', *whole(np.array(columns.ids, np.int64))]
+    cells: list[Cell] = [b'{"id":', *whole(columns.ids)]
     cells += [b',"image_id":', *whole(np.repeat(np.array(images, np.int64), lengths))]
-    cells += [b',"category_id":', *whole(np.array(columns.class_ids, np.int64))]
+    cells += [b',"category_id":', *whole(columns.class_ids)]
     cells += [b',"bbox":[', *_joined([x0, y0, *sides]), b'],"area":', *area]
     cells += [b',"segmentation":[[', mark, *_joined([x0, y0, x1, y0, x1, y1, x0, y1]), mark]
     cells += [b']],"iscrowd":0,"region_id":', texts(said.regions)]

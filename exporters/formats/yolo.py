@@ -112,7 +112,7 @@ def _box_rows(columns: Columns) -> list[str]:
     first = np.array(columns.first)
     ends = np.full(len(columns), b"\n", "S2")
     ends[first[1:][np.diff(first) > 0] - 1] = b"\n" + END
-    cells: list[Cell] = [*whole(np.array(columns.class_ids, np.int64) - 1)]
+    cells: list[Cell] = [*whole(columns.class_ids - 1)]
     for share in told.T:
         cells += [b" ", *decimal(share, DIGITS)]
     found = iter(lines([*cells, ends], len(columns)))

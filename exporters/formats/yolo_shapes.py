@@ -42,6 +42,7 @@ class YoloSegment(YoloRows):
         points = rounded(np.minimum(np.maximum(rings.points, 0.0), around) / around, DIGITS)
         for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
             rows[row] = text[1:-1].replace(",", " ")
+        kinds = (columns.class_ids - 1).tolist()
         for number, place in enumerate(block.usual):
             mine = range(columns.first[number], columns.first[number + 1])
             converted: Counter[str] = Counter()
@@ -50,9 +51,7 @@ class YoloSegment(YoloRows):
                 assert each.box is not None
                 rows[row] = self._row(each, each.box, block.images[place], converted)
             encoded.converted.extend((place, change, times) for change, times in converted.items())
-            encoded.records[place] = self._page(
-                block.images[place], [f"{columns.class_ids[row] - 1} {rows[row]}\n" for row in mine]
-            )
+            encoded.records[place] = self._page(block.images[place], [f"{kinds[row]} {rows[row]}\n" for row in mine])
         return encoded
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
