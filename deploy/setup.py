@@ -75,7 +75,7 @@ def main() -> int:
         connect(project, settings, studio=studio)
         if new:
             with steps.step("pre-labelling every photograph") as step:
-                demo.prelabel(studio, project, step, log=Path("docker compose logs ml-backend"))
+                demo.prelabel(studio, project, step, settings=settings, log=Path("docker compose logs ml-backend"))
     except LabelloopError as error:
         print(error.message, f"  {error.fix}" if error.fix else "", sep="\n", file=sys.stderr)
         return 1

@@ -103,7 +103,7 @@ def look(settings, project_id=None, *names):
 
 
 def changed(settings, **values):
-    return Settings(**{**settings.model_dump(), **values})
+    return settings.but(**values)
 
 
 def test_a_connected_loop_has_nothing_wrong_and_connecting_twice_changes_nothing(loop, project):
