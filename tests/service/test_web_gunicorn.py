@@ -144,8 +144,8 @@ def test_what_a_killed_worker_counted_stays_and_its_gauges_go(service, wait_unti
 def test_a_signal_ends_it_within_seconds_and_leaves_nothing(service, how):
     started = time.monotonic()
     service.process.send_signal(how)
-    assert service.process.wait(timeout=10) == 0
-    assert time.monotonic() - started < 5
+    assert service.process.wait(timeout=20) == 0
+    assert time.monotonic() - started < 10
     assert list(service.temporary.iterdir()) == []
 
 
