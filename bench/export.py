@@ -34,7 +34,7 @@ CONFIG = (
 ).format(labels="".join(f'<Label value="{label}"/>' for label in LABELS))
 
 
-def writeexport_to(path: Path, tasks: int) -> None:
+def write_export(path: Path, tasks: int) -> None:
     """A Label Studio JSON export: about 8 boxes and 0 to 2 polygons a task, 20 labels, its whole envelope."""
     rng = random.Random(0)
     with path.open("w") as file:
@@ -200,7 +200,7 @@ def run(sizes: Sequence[int] = TASKS) -> str:
     with tempfile.TemporaryDirectory() as folder:
         files = {tasks: Path(folder) / f"{tasks}.json" for tasks in (*sizes, MOST_TASKS)}
         for tasks, file in files.items():
-            writeexport_to(file, tasks)
+            write_export(file, tasks)
         busy = os.getloadavg()[0]
         parts = [_conversion(files, sizes), _commands(files), _second(files[sizes[0]], sizes[0])]
         parts.append(to_s3(files[sizes[-1]], sizes[-1]))
