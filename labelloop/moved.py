@@ -8,7 +8,7 @@ from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web import SECRET_HEADER
-from ml_backend.connect import same_address
+from ml_backend.connect import basic_auth, same_address
 
 
 def follow_addresses(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:
@@ -44,10 +44,7 @@ def follow_addresses(studio: Studio, project: int, settings: Settings) -> Sequen
             studio.delete_ml_backend(row["id"])
             what = "ML backend"
         else:
-            auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
-            studio.update_ml_backend(
-                row["id"], url=settings.ml_url, basic_auth=auth if settings.basic_auth_user else None
-            )
+            studio.update_ml_backend(row["id"], url=settings.ml_url, basic_auth=basic_auth(settings))
             there, what = True, "ML backend"
         studio.delete_webhook(hook["id"])
         changes.append(Change(f"{what} no longer at {hook['url'].removesuffix('/webhook')}", done=True))

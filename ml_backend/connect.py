@@ -155,7 +155,7 @@ def follow_version(
             time.sleep(0.2)
     before = str(row["title"])
     if before != version:
-        auth = _basic_auth(settings)
+        auth = basic_auth(settings)
         asked = "BASIC_AUTH" if auth else "NONE"
         studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, title=version)
     changes = [Change(f"ML backend {version} at {settings.ml_url}", done=before != version)]
@@ -173,7 +173,7 @@ def _connection(
     studio: Studio, project_id: int, settings: Settings, ours: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], Change]:
     """The project's one connection to us, titled with the version that it answers with."""
-    auth = _basic_auth(settings)
+    auth = basic_auth(settings)
     asked = "BASIC_AUTH" if auth else "NONE"
     done = False
     try:
@@ -295,7 +295,8 @@ def _sampling(studio: Studio, project_id: int, version: str, *, queue: bool) -> 
     return Change(f"{what} by the predictions of {version}", done=bool(wrong))
 
 
-def _basic_auth(settings: Settings) -> tuple[str, str] | None:
+def basic_auth(settings: Settings) -> tuple[str, str] | None:
+    """User and password that the ML backend asks for; None where it asks for none."""
     if not settings.basic_auth_user:
         return None
     return settings.basic_auth_user, settings.basic_auth_password.get_secret_value()
@@ -303,7 +304,7 @@ def _basic_auth(settings: Settings) -> tuple[str, str] | None:
 
 def _headers(settings: Settings) -> dict[str, str]:
     headers = {}
-    auth = _basic_auth(settings)
+    auth = basic_auth(settings)
     if auth:
         headers["Authorization"] = "Basic " + base64.b64encode(":".join(auth).encode()).decode()
     if settings.webhook_secret.get_secret_value():

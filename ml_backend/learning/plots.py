@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labelloop.service.marks import Bar, Spot, Tick
 from ml_backend.learning.edits import Edits
 from ml_backend.learning.report import TaskEdits
 from ml_backend.learning.runs import Run
@@ -15,36 +16,6 @@ COLUMNS = 40
 
 ABOVE = ("accepted", "moved", "relabelled", "added")
 """Stacked upwards in this order: the submitted boxes. Deleted pre-labels hang below the axis."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark of an axis: where, and what it says."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A run in the learning curve: where, which kind of mark, and what it says when pointed at."""
-
-    x: float
-    y: float
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A part of a column."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +54,7 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
     def y(value: float) -> float:
         return round(bottom - (bottom - TOP) * value, 1)
 
-    spots = tuple(Spot(x(run.tasks + run.held_out), y(value), _kind(run), _told(run, value)) for run, value in judged)
+    spots = tuple(Spot(x(run.tasks + run.held_out), y(value), _told(run, value), _kind(run)) for run, value in judged)
     lines = []
     for judge in ("cross-validation", "held-out"):
         course = [
@@ -127,11 +98,11 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
             value = getattr(one, name) / len(group)
             if value:
                 bars.append(Bar(left, y(level + value), round(pitch * 0.8, 1), round(y(level) - y(level + value), 1),
-                                name, says))  # fmt: skip
+                                says, name))  # fmt: skip
             level += value
         if one.deleted:
             value = one.deleted / len(group)
-            bars.append(Bar(left, y(0), round(pitch * 0.8, 1), round(y(-value) - y(0), 1), "deleted", says))
+            bars.append(Bar(left, y(0), round(pitch * 0.8, 1), round(y(-value) - y(0), 1), says, "deleted"))
     gap = max(1, -(-len(groups) // 8))
     marks = tuple(
         Tick(round(LEFT + 8 + (place + 0.4) * pitch, 1), str(place * share + 1))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from labelloop.service.marks import Bar, Spot, Tick
 from qc_webhooks.board import Confusion, Day
 from qc_webhooks.dashboard.words import count, day, percent
 from qc_webhooks.reliability import LabelReliability
@@ -11,35 +12,6 @@ from qc_webhooks.statistics import ABSENT, Estimate
 
 # Space at both ends of an axis of time, so that the first and the last bar are whole.
 _INSET = 9.0
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A mark of an axis: where, and what it says."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A point of a chart: where, and what it says when pointed at."""
-
-    x: float
-    y: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar: where, and what it says when pointed at."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    text: str
-    part: str = ""
 
 
 @dataclass(frozen=True)
