@@ -22,10 +22,9 @@ from ml_backend.admission import Turns
 from ml_backend.detector import Detector
 from ml_backend.learning.door import Door
 from ml_backend.learning.events import ACTIONS, project_of
-from ml_backend.learning.lessons import NotConnected
-from ml_backend.learning.page import learning_page, page_headers
 from ml_backend.mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.memory import give_memory_back
+from ml_backend.pages import LONGEST_ID, Pages
 from ml_backend.predict import Photos, Predictor
 from ml_backend.projects import Projects
 from ml_backend.protocol import (
@@ -46,9 +45,6 @@ log = structlog.get_logger(__name__)
 
 JOB = "learn-"
 """Begins the id of a training job; the project's id follows."""
-
-LONGEST_ID = 9
-"""Digits of a project's number: longer ones are no 32-bit numbers, and databases take none."""
 
 
 def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
@@ -88,6 +84,7 @@ class _Endpoints:
         )
         self._smart = SmartTools(photos, settings=settings)
         self._door = Door(settings)
+        self._pages = Pages(settings, self._door, serving)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
         # A batch of hundreds keeps nobody waiting who draws a box.
         self._turns, self._smart_turns = Turns(settings.web_threads), Turns(settings.web_threads)
@@ -97,13 +94,14 @@ class _Endpoints:
     def add(self) -> None:
         """Mounts every view."""
         views: Mapping[tuple[str, str], Callable[..., Response]] = {
+            ("GET", "/"): self._pages.front,
             ("GET", "/health/"): self.health,
             ("POST", "/setup"): self.setup,
             ("POST", "/predict"): self.predict,
             ("POST", "/webhook"): self.webhook,
             ("GET", "/versions"): self.versions,
             ("POST", "/job_status"): self.job_status,
-            ("GET", "/projects/<int:project>/learning"): self.learning,
+            ("GET", "/projects/<int:project>/learning"): self._pages.learning,
             ("POST", "/validate"): self.validate,
             ("POST", "/train"): self.train,
             ("POST", "/delete"): self.delete,
@@ -184,15 +182,6 @@ class _Endpoints:
             return _json({"job": job, "job_status": "removed", "reason": reason}, status=410)
         state = self._door.state(int(number))
         return _json({"job": job, **msgspec.to_builtins(state)})
-
-    def learning(self, project: int) -> Response:
-        """The page for people: how learning of a project went, how it stands, and what comes next."""
-        if len(str(project)) > LONGEST_ID:
-            raise NotConnected(project)
-        report = self._door.report(project, self._serving.version(str(project)))
-        url = self._settings.label_studio_public_url or self._settings.label_studio_url
-        page = learning_page(report, label_studio=url)
-        return Response(page, content_type="text/html; charset=utf-8", headers=page_headers())
 
     def validate(self) -> Response:
         """Whether boxes can be shown with a label config, and what does not meet."""

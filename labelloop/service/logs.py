@@ -6,10 +6,13 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from labelloop.service.settings import SecretStr, Settings
+
+if TYPE_CHECKING:
+    from stamina.instrumentation import RetryDetails
 
 HIDDEN = "********"
 # Names of fields and headers whose value is a secret whatever it looks like.
@@ -90,6 +93,16 @@ def settings_secrets(settings: Settings) -> list[str]:
     return [secret for secret in found if secret]
 
 
+def _tell_retry(details: RetryDetails) -> None:
+    """What is tried again, as a person would ask: why, and when. Our own retries carry the error they stand for."""
+    import structlog
+
+    reason = getattr(details.caused_by, "error", details.caused_by)
+    structlog.get_logger(__name__).warning(
+        "trying_again", reason=str(reason), attempt=details.retry_num + 1, wait_s=round(details.wait_for, 1)
+    )
+
+
 def setup_late_logging(settings: Settings) -> None:
     """As `setup_logging`, put off to the first line: for a command that most often has nothing to tell.
 
@@ -110,8 +123,10 @@ def setup_late_logging(settings: Settings) -> None:
 
 def setup_logging(settings: Settings) -> None:
     """Send every log line of this process, ours and other libraries', to stderr in the settings' format and level."""
+    import stamina.instrumentation
     import structlog  # with what it brings, a third of the memory of a small command
 
+    stamina.instrumentation.set_on_retry_hooks([_tell_retry])
     redactor = Redactor(settings_secrets(settings))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -94,6 +94,15 @@ class Door:
         policy = read_learning_policy(self._settings.home, project)
         return make_report(project, engine=engine, policy=policy, served=served, clock=time.time)
 
+    def projects(self) -> list[tuple[int, int]]:
+        """Every connected project, and how many of its tasks are labelled."""
+        lessons = Lessons(self._jobs().inbox.engine)
+        labelled = ("teaches", "held_out")
+        return [
+            (one.project, sum(count for state, count in lessons.counts(one.project).items() if state in labelled))
+            for one in lessons.projects()
+        ]
+
     def learns(self, project: int) -> bool:
         """Whether the project's policy has it learn."""
         return read_learning_policy(self._settings.home, project).learn

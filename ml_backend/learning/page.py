@@ -1,12 +1,14 @@
-"""Owns the page of a learning report: one HTML that loads nothing, runs nothing and escapes every text of the data."""
+"""Owns the pages for people, of learning and of all projects: HTML that loads, runs and trusts nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -28,21 +30,35 @@ def learning_page(report: Report, *, label_studio: str = "") -> str:
         report: What it shows.
         label_studio: Address of Label Studio as a browser reaches it, for links to tasks; empty: no links.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"when": _when, "figure": _figure, "score": _score, "share": _share}
-    return environment.get_template("learning.html.jinja").render(
+    return _render(
+        "learning.html.jinja",
         report=report,
         curve=learning_curve(report.runs),
         edits=edits_over_time(report.tasks),
         versions=list(reversed(report.runs))[:VERSIONS],
         states=STATES,
         kinds=(*ABOVE, "deleted"),
-        style=Markup(_style()),  # noqa: S704 - our own style sheet, not data
-        policy=_policy(),
         tasks_at=f"{label_studio.rstrip('/')}/projects/{report.project}/data" if label_studio else "",
     )
+
+
+def front_page(projects: Sequence[tuple[int, int, str]], *, served: str) -> str:
+    """The page at the service's own address: what it is, and the way to each project's page.
+
+    Args:
+        projects: Number, labelled tasks and served version of each connected project.
+        served: The version that other projects are served.
+    """
+    return _render("front.html.jinja", projects=projects, served=served)
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"when": _when, "figure": _figure, "score": _score, "share": _share}
+    style = Markup(_style())  # noqa: S704 - our own style sheet, not data
+    return environment.get_template(template).render(values, style=style, policy=_policy())
 
 
 def page_headers() -> dict[str, str]:

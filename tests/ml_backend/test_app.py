@@ -235,6 +235,17 @@ def test_the_page_of_a_project_that_learns_is_shown_with_a_strict_policy(client,
     assert "Learning of project 5" in page.text
 
 
+def test_the_front_page_leads_to_each_project(client, tmp_path):
+    empty = client.get("/")
+    assert (empty.status_code, empty.content_type) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in empty.headers["Content-Security-Policy"]
+    assert "labelloop connect PROJECT" in empty.text
+    Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
+    page = client.get("/")
+    assert 'href="projects/5/learning"' in page.text
+    assert client.post("/setup", json={"project": "5.1", "schema": ""}).json["model_version"] in page.text
+
+
 def test_the_endpoints_that_label_studio_reserves_answer(client, boxes_config):
     assert client.post("/job_status", json={"job": "1"}).status_code == 410  # Label Studio reads it as "removed"
     assert client.post("/train", json={"annotations": [], "project": PROJECT}).json["status"] == "ok"

@@ -12,6 +12,7 @@ import structlog
 
 from labelloop.service.logs import redact, setup_logging
 from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio, StudioUnreachable
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
 SIGNED = "https://b.s3.amazonaws.com/a%20b.jpg?X-Amz-Credential=AKIA&X-Amz-Date=1&X-Amz-Signature=deadbeef"
@@ -158,3 +159,13 @@ def test_late_logging_begins_with_the_first_line_and_hides_secrets_in_it(tmp_pat
     assert "line=1" in first
     assert "line=2" in second
     assert "labelloop.x" in second
+
+
+def test_a_retry_says_why_and_when(lines):
+    read = lines()
+    with pytest.raises(StudioUnreachable):
+        Studio("http://127.0.0.1:1", "0123456789abcdef0123456789abcdef01234567").me()
+    told = read()
+    assert [line["attempt"] for line in told] == [2, 3, 4]
+    assert {line["event"] for line in told} == {"trying_again"}
+    assert all("Label Studio does not answer at http://127.0.0.1:1" in line["reason"] for line in told)

@@ -1,0 +1,50 @@
+"""Owns the views for people: the front page of the service, and each project's page of learning."""
+
+from __future__ import annotations
+
+from flask import Response
+
+from labelloop.service.settings import Settings
+from ml_backend.errors import ModelError
+from ml_backend.learning.door import Door
+from ml_backend.learning.lessons import NotConnected
+from ml_backend.learning.page import front_page, learning_page, page_headers
+from ml_backend.serving import Serving
+
+LONGEST_ID = 9
+"""Digits of a project's number: longer ones are no 32-bit numbers, and databases take none."""
+
+
+class Pages:
+    """Answers browsers; what it shows is read when it is asked for."""
+
+    def __init__(self, settings: Settings, door: Door, serving: Serving) -> None:
+        self._studio = settings.label_studio_public_url or settings.label_studio_url
+        self._door = door
+        self._serving = serving
+
+    def front(self) -> Response:
+        """What this service is, and the way to each project's page: for who opens the address in Label Studio."""
+        projects = [(number, labelled, self._version(str(number))) for number, labelled in self._door.projects()]
+        return _page(front_page(projects, served=self._version(None)))
+
+    def learning(self, project: int) -> Response:
+        """How learning of a project went, how it stands, and what comes next.
+
+        Raises:
+            NotConnected: It was never connected.
+        """
+        if len(str(project)) > LONGEST_ID:
+            raise NotConnected(project)
+        report = self._door.report(project, self._serving.version(str(project)))
+        return _page(learning_page(report, label_studio=self._studio))
+
+    def _version(self, project: str | None) -> str:
+        try:
+            return self._serving.version(project)
+        except ModelError:
+            return ""
+
+
+def _page(html: str) -> Response:
+    return Response(html, content_type="text/html; charset=utf-8", headers=page_headers())
