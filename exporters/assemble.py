@@ -14,6 +14,7 @@ from exporters.index import NameKeys
 from exporters.keypoints import is_hidden
 from exporters.keyset import KeySet
 from exporters.names import Named, Names, public_url
+from exporters.runs import Runs
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.splits import APART, Split
 from exporters.together import JOINED, OUTVOTED, together
@@ -99,7 +100,7 @@ class Assembler:
         self._ledger = ledger
         self._question = _question(rules.config)
         self._names = Names()
-        self._ids = KeySet()
+        self._ids = Runs()
         self._position = before
         self._made: _Made = _Made(0)
 
@@ -126,7 +127,7 @@ class Assembler:
 
     def pass_over(self, tasks: int, taken: Taken) -> bool:
         """Let so many tasks pass that were assembled elsewhere; False, and nothing taken, where they took what is."""
-        own = (self._ids, *self._names.taken)
+        own: tuple[Runs | KeySet, ...] = (self._ids, *self._names.taken)
         theirs = (taken.ids, taken.stems, taken.sources)
         if any(key in mine for mine, other in zip(own, theirs, strict=True) for key in other):
             return False

@@ -1,21 +1,37 @@
-"""A set of numbers below 2**64 in some sixteen bytes each: a hundred thousand images are known in megabytes."""
+"""A set of numbers below 2**64 in a few megabytes, however many there are: all but the newest lie on the disk."""
 
+import os
+import sys
+import tempfile
+import weakref
 from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NEWEST = 1 << 15
+"""Numbers that are kept in memory before they join the others on the disk."""
+_PAGE = 64
+"""Numbers that are read from the disk at a time: of each page the first is kept in memory."""
+_MERGED = 1 << 16
+"""Numbers that are merged at a time."""
 
 
 class KeySet:
-    """Open addressing with linear probing; the numbers are hashes already. Source: Knuth, TAOCP 3, 6.4, algorithm L."""
+    """The newest in a table with open addressing, the older ones sorted in a nameless file.
+
+    The numbers are hashes, or follow each other. Source of the table: Knuth, TAOCP 3, 6.4, algorithm L.
+    """
 
     def __init__(self) -> None:
-        self._mask = (1 << 10) - 1
-        self._slots = array("Q", bytes(8 << 10))
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self._older: _Sorted | None = None
+        self._begin(1 << 10)
 
     def __contains__(self, key: int) -> bool:
-        return self._slots[self._place(key or 1)] != 0
+        key = key or 1
+        return self._slots[self._place(key)] != 0 or (self._older is not None and key in self._older)
 
     def add(self, key: int) -> bool:
         """Add a number; whether it is new. Zero is taken for one."""
@@ -26,15 +42,25 @@ class KeySet:
             if found == key:
                 return False
             place = (place + 1) & mask
+        if self._older is not None and key in self._older:
+            return False
         slots[place] = key
         self._count += 1
-        if 2 * self._count > self._mask:
+        if 2 * self._count > mask:
             self._grow()
         return True
 
     def keys(self) -> "array[int]":
         """The numbers, in no order."""
-        return array("Q", filter(None, self._slots))
+        found = array("Q", filter(None, self._slots))
+        for page in self._older.chunks() if self._older else ():
+            found.frombytes(page.tobytes())
+        return found
+
+    def _begin(self, slots: int) -> None:
+        self._mask = slots - 1
+        self._slots = array("Q", bytes(8 * slots))
+        self._count = 0
 
     def _place(self, key: int) -> int:
         """Where a number is, or belongs."""
@@ -45,12 +71,56 @@ class KeySet:
         return place
 
     def _grow(self) -> None:
+        if self._count >= _NEWEST:
+            newest = np.frombuffer(self._slots, np.uint64)
+            self._older = _Sorted(np.sort(newest[newest != 0]), self._older)
+            self._begin(1 << 10)
+            return
         before = self._slots
-        self._mask = 2 * self._mask + 1
-        self._slots = array("Q", bytes(8 * (self._mask + 1)))
-        slots, mask = self._slots, self._mask
+        self._begin(2 * len(before))
         for key in filter(None, before):
-            place = key & mask
-            while slots[place]:  # each is there once
-                place = (place + 1) & mask
-            slots[place] = key
+            self._slots[self._place(key)] = key
+            self._count += 1
+
+
+class _Sorted:
+    """Numbers on the disk, in ascending order; those of an older file are merged in."""
+
+    def __init__(self, keys: NDArray[np.uint64], older: "_Sorted | None") -> None:
+        file = tempfile.TemporaryFile(prefix="labelloop-keys-")  # noqa: SIM115 - it ends with this object
+        weakref.finalize(self, file.close)
+        self._file, self._handle = file, file.fileno()
+        self._first = array("Q")
+        rest: NDArray[np.uint64] = np.empty(0, np.uint64)  # what does not fill a page waits for the next chunk
+        for chunk in older.chunks() if older else ():
+            smaller = int(np.searchsorted(keys, chunk[-1]))
+            rest = self._write(np.concatenate((rest, np.sort(np.concatenate((chunk, keys[:smaller]))))))
+            keys = keys[smaller:]
+        rest = np.concatenate((rest, keys))
+        self._first.extend(rest[::_PAGE].tolist())
+        file.write(rest.tobytes())
+        file.flush()
+
+    def __contains__(self, key: int) -> bool:
+        page = bisect_right(self._first, key) - 1
+        if page < 0:
+            return False
+        text, wanted = os.pread(self._handle, 8 * _PAGE, 8 * _PAGE * page), key.to_bytes(8, sys.byteorder)
+        place = text.find(wanted)
+        while place % 8 and place > 0:  # the end of one number and the beginning of the next
+            place = text.find(wanted, place + 1)
+        return place >= 0
+
+    def chunks(self) -> Iterator[NDArray[np.uint64]]:
+        """The numbers, some at a time."""
+        place = 0
+        while data := os.pread(self._handle, 8 * _MERGED, place):
+            yield np.frombuffer(data, np.uint64)
+            place += len(data)
+
+    def _write(self, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Write whole pages; gives what is left."""
+        whole = len(keys) // _PAGE * _PAGE
+        self._first.extend(keys[:whole:_PAGE].tolist())
+        self._file.write(keys[:whole].tobytes())
+        return keys[whole:]
