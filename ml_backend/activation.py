@@ -13,9 +13,9 @@ from labelloop.service.store import Store, open_store
 from labelloop.service.studio import Studio, StudioError
 from ml_backend.cache import ModelCache
 from ml_backend.check import check_model
-from ml_backend.connect import SWAP_S, NotSwapped, follow_version
 from ml_backend.detector import Detector, embedded_model, load_detector
 from ml_backend.errors import ModelError
+from ml_backend.following import SWAP_S, NotSwapped, follow_version
 from ml_backend.openings import Openings
 from ml_backend.pointer import EVERYWHERE, GIVEN, Pointer, activate_in, read_pointer, roll_back_in
 from ml_backend.registry import Manifest, Registry

@@ -163,9 +163,11 @@ class _Endpoints:
     def versions(self) -> Response:
         """The versions that can be had: the one that is served first, then those on the store, the newest first.
 
-        `?project=` says whose; Label Studio names none.
+        `?project=` says whose; Label Studio names none. With `stored=no` only what is served is named, at once.
         """
         served = self._serving.version(request.args.get("project"))
+        if request.args.get("stored") == "no":
+            return _json({"versions": [served]})
         try:
             stored = [manifest.version for manifest in reversed(self._registry.versions())]
         except StoreError as error:

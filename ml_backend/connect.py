@@ -11,7 +11,6 @@ Why each step is needed (seen on Label Studio 1.23.2):
 from __future__ import annotations
 
 import base64
-import time
 from typing import Any
 
 from labelloop.labeling.config import LabelConfig
@@ -30,12 +29,6 @@ PROVISIONAL_TITLE = "labelloop"
 SAMPLING = "Uncertainty sampling"
 CONNECTED = "CO"
 
-SWAP_S = 15.0
-"""How long `follow_version` waits for the backend."""
-
-ASKED_AGAIN = 4
-"""Answers in a row that must name the version: several workers swap one after the other."""
-
 SSRF_FIX = (
     "Start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false and USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16: that "
     "opens private addresses and keeps the cloud's metadata address closed. Then connect again."
@@ -52,22 +45,6 @@ class ConnectionRefused(LabelloopError):
         super().__init__(f"Label Studio did not connect the ML backend at {url}: {reason}", fix=fix)
         self.url = url
         self.reason = reason
-
-
-class NotSwapped(LabelloopError):
-    """The backend has not taken over the version that became active."""
-
-    code = "version_not_served"
-    status = 504
-
-    def __init__(self, url: str, version: str, answers: str) -> None:
-        super().__init__(
-            f"The ML backend at {url} answers Label Studio with {answers or 'nothing'}, not yet with {version}.",
-            fix="See that it runs with the same LABELLOOP_STORE_URL; its log says what it could not load. Then run "
-            "`labelloop connect PROJECT`.",
-        )
-        self.version = version
-        self.answers = answers
 
 
 class OtherBackendFirst(LabelloopError):
@@ -117,56 +94,6 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]
     if first is not None and int(first["id"]) < int(row["id"]):
         raise OtherBackendFirst(project_id, str(first["title"]), str(first["url"]))
     return changes
-
-
-def follow_version(
-    studio: Studio, project_id: int, version: str, settings: Settings, *, wait_s: float = SWAP_S
-) -> list[Change]:
-    """After an activation: the connection's title and the project's `model_version` become the new version.
-
-    Label Studio then asks for pre-labels of that version, and sorts by them. Sampling and all else stay as they are.
-
-    Args:
-        studio: Label Studio.
-        project_id: The project.
-        version: What the backend is about to serve.
-        settings: Where Label Studio reaches the backend, and Basic auth.
-        wait_s: Longest wait until the backend answers Label Studio with the version.
-
-    Returns:
-        One line for the connection, one for the project; none where the project is not connected to this backend.
-
-    Raises:
-        NotSwapped: The backend goes on answering with another version.
-        StudioError: Label Studio cannot be asked.
-    """
-    deadline, agreed = time.monotonic() + wait_s, 0
-    while True:
-        rows = studio.ml_backends(project_id)  # Label Studio asks the backend's /setup for it
-        row = next((one for one in rows if same_address(one["url"], settings.ml_url)), None)
-        if row is None:
-            return []
-        agreed = agreed + 1 if row["model_version"] == version else 0
-        if agreed == ASKED_AGAIN:
-            break
-        if time.monotonic() > deadline:
-            raise NotSwapped(settings.ml_url, version, str(row["model_version"] or ""))
-        if not agreed:
-            time.sleep(0.2)
-    before = str(row["title"])
-    if before != version:
-        auth = basic_auth(settings)
-        asked = "BASIC_AUTH" if auth else "NONE"
-        studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, title=version)
-    changes = [Change(f"ML backend {version} at {settings.ml_url}", done=before != version)]
-    followed = str(studio.project(project_id).get("model_version") or "")
-    others = {str(one["title"]) for one in rows if one is not row}
-    if followed in others:
-        return changes
-    if followed != version:
-        studio.update_project(project_id, model_version=version)
-    # Label Studio moves the project along when the title that it followed changes.
-    return [*changes, Change(f"Project {project_id} follows {version}", done=version not in {followed, before})]
 
 
 def _connection(

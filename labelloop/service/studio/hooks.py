@@ -32,19 +32,25 @@ class HookCalls(StudioClient):
         return dict(self.request("POST", "api/ml/", json={**body, **_auth(basic_auth), **fields}))
 
     def update_ml_backend(
-        self, backend: int, *, basic_auth: tuple[str, str] | None = None, **fields: Any
+        self,
+        backend: int,
+        *,
+        now: Mapping[str, Any] | None = None,
+        basic_auth: tuple[str, str] | None = None,
+        **fields: Any,
     ) -> dict[str, Any]:
         """Changes the given fields; address, project and auth are sent again, as Label Studio needs them.
 
         Args:
             backend: Its id.
+            now: As `ml_backends` gave it a moment ago; None: it is asked for.
             basic_auth: User and password. Needed whenever the backend has Basic auth: Label Studio does not tell it.
             fields: Label Studio's names. `auth_method="NONE"` takes Basic auth away.
 
         Raises:
             StudioError: The backend has Basic auth and `basic_auth` was not given.
         """
-        now = self.request("GET", f"api/ml/{backend}")
+        now = now or self.request("GET", f"api/ml/{backend}")
         needed = {name: now[name] for name in ("url", "project", "auth_method")}
         kept = {**needed, **_auth(basic_auth), **fields}
         if kept["auth_method"] == "BASIC_AUTH" and "basic_auth_pass" not in kept:
