@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NEWEST = 1 << 15
-"""Numbers that are kept in memory before they join the others on the disk."""
+"""Numbers that are kept in memory before they join the others on the disk: a power of two."""
 _PAGE = 64
 """Numbers that are read from the disk at a time: of each page the first is kept in memory."""
 _MERGED = 1 << 16
@@ -27,7 +27,7 @@ class KeySet:
 
     def __init__(self) -> None:
         self._older: _Sorted | None = None
-        self._begin(1 << 10)
+        self._begin()
 
     def __contains__(self, key: int) -> bool:
         key = key or 1
@@ -46,8 +46,8 @@ class KeySet:
             return False
         slots[place] = key
         self._count += 1
-        if 2 * self._count > mask:
-            self._grow()
+        if self._count == _NEWEST:
+            self._put_away()
         return True
 
     def keys(self) -> "array[int]":
@@ -57,9 +57,9 @@ class KeySet:
             found.frombytes(page.tobytes())
         return found
 
-    def _begin(self, slots: int) -> None:
-        self._mask = slots - 1
-        self._slots = array("Q", bytes(8 * slots))
+    def _begin(self) -> None:
+        self._slots = array("Q", bytes(8 * 2 * _NEWEST))
+        self._mask = len(self._slots) - 1
         self._count = 0
 
     def _place(self, key: int) -> int:
@@ -70,17 +70,10 @@ class KeySet:
             place = (place + 1) & mask
         return place
 
-    def _grow(self) -> None:
-        if self._count >= _NEWEST:
-            newest = np.frombuffer(self._slots, np.uint64)
-            self._older = _Sorted(np.sort(newest[newest != 0]), self._older)
-            self._begin(1 << 10)
-            return
-        before = self._slots
-        self._begin(2 * len(before))
-        for key in filter(None, before):
-            self._slots[self._place(key)] = key
-            self._count += 1
+    def _put_away(self) -> None:
+        newest = np.frombuffer(self._slots, np.uint64)
+        self._older = _Sorted(np.sort(newest[newest != 0]), self._older)
+        self._begin()
 
 
 class _Sorted:
