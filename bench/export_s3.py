@@ -38,8 +38,8 @@ def to_s3(file: Path, tasks: int) -> str:
     return "\n".join(
         [
             f"{head}To OpenStack Swift on this machine, whose own work is in the time, and to the disk in turn,",
-            f"best of {ROUNDS}. What {FEW} tasks take is there whatever the size: Swift checks conditions when a write",
-            "begins, so what only one exporter may create is looked at again after a while.",
+            f"best of {ROUNDS}. What {FEW} tasks take is there whatever the size; Swift checks conditions when a write",
+            "begins, so an exporter claims its version and looks at the claim again after a while, beside converting.",
             "",
             "| tasks | formats | s to S3 | s to disk | times | times, what is fixed set aside | requests |",
             "|---|---|---|---|---|---|---|",

@@ -1,6 +1,8 @@
 """The class map: which number a label has. Kept with the data set, only ever appended to, so that no number moves."""
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
 
 import msgspec
 
@@ -44,6 +46,9 @@ class ClassMap:
 
     def __contains__(self, name: object) -> bool:
         return name in self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def config_labels(config: LabelConfig) -> list[str]:
@@ -98,3 +103,45 @@ def save_classes(store: Store, classes: ClassMap) -> None:
             continue
         return
     raise ClassMapMoved(store.url)
+
+
+class Numbering:
+    """Keeps the store's class map up with ours while tasks are converted, so that exporters beside us see our numbers.
+
+    Use it as a context.
+    """
+
+    def __init__(self, store: Store, classes: ClassMap) -> None:
+        self._store, self._classes = store, classes
+        self._saved = len(classes)  # what was loaded is there
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="classes")
+        self._saving: Future[None] | None = None
+
+    def keep_up(self) -> None:
+        """Begin to save what is new. Raises what went wrong with what was new before."""
+        if self._saving and not self._saving.done():
+            return
+        if self._saving:
+            self._saving.result()
+        if len(self._classes) > self._saved:
+            names = self._classes.names
+            self._saved = len(names)
+            self._saving = self._threads.submit(save_classes, self._store, ClassMap(names))
+
+    def finish(self) -> None:
+        """All of them are in the store when this returns.
+
+        Raises:
+            ClassMapMoved: see `save_classes`.
+        """
+        while self._saving or len(self._classes) > self._saved:
+            if self._saving:
+                self._saving.result()
+                self._saving = None
+            self.keep_up()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)

@@ -123,6 +123,11 @@ def is_whole(store: Store, manifest: Manifest) -> bool:
 def _entries(store: Store) -> Iterator[Entry]:
     for folder in _FOLDERS:
         yield from store.entries(folder)
+    head = read_head(store)[0]
+    for entry in store.entries("versions/"):
+        _, version, name = entry.key.split("/", 2)
+        if head and name != "manifest.json" and version_number(version) <= version_number(head.version):
+            yield entry  # a claim that an exporter left which was killed: see `exporters.turn`
 
 
 def _expired(

@@ -16,7 +16,7 @@ import msgspec
 
 from exporters.accounting import Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler, Rules
-from exporters.classes import ClassMap, config_labels, load_classes, save_classes
+from exporters.classes import ClassMap, Numbering, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter
 from exporters.errors import ClassMapMoved, ObjectsCollected
@@ -30,7 +30,8 @@ from exporters.known import Known, OutOfOrder
 from exporters.manifest import Manifest
 from exporters.sources import Source
 from exporters.tables import Objects
-from exporters.versions import commit, publish, read_head, read_version
+from exporters.turn import Turn
+from exporters.versions import commit, publish, read_head, read_version, version_number
 from exporters.whole import put_whole
 from labelloop import VERSION
 from labelloop.service.settings import Settings
@@ -85,23 +86,24 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         head, _ = read_head(self.store)
         parent = read_version(self.store) if head else None
         known = None if self.afresh or parent is None else Known.of(self.store, parent, self._digest())
-        if known is not None:
-            try:
-                return self._version(parent, known)
-            except OutOfOrder:
-                pass
-        return self._version(parent, None)
+        with Turn(self.store, version_number(parent.version) if parent else 0) as turn:
+            if known is not None:
+                try:
+                    return self._version(parent, known, turn)
+                except OutOfOrder:
+                    pass
+            return self._version(parent, None, turn)
 
-    def _version(self, parent: Manifest | None, known: Known | None) -> Report:
+    def _version(self, parent: Manifest | None, known: Known | None, turn: Turn) -> Report:
         began = epoch(self.store)
         classes, _ = load_classes(self.store)
+        numbering = Numbering(self.store, classes)
         for label in config_labels(self.rules.config) if self.rules.config else ():
             classes.id(label)
         job = Job(self.splits, (), self.skeleton)
         formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
-        if classes.names:
-            save_classes(self.store, classes)  # at the start, so that an exporter beside us sees our numbers
         with (
+            numbering,
             tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder,
             Objects(self.store, parent.shards() if parent else ()) as objects,
         ):
@@ -112,9 +114,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             making = NewGeneration(scratch, objects)
             with closing(photos) if photos else nullcontext():
                 converter = Converter(assembler, self.rules, classes, ledger, photos)
-                self._convert(converter, assembler, making, known, _Inside(job, formats, classes, objects, scratch))
+                inside = _Inside(job, formats, classes, numbering, objects, scratch)
+                self._convert(converter, assembler, making, known, inside)
             made = making.finish(known.removed() if known else ())
-            save_classes(self.store, classes)
+            numbering.finish()
             total = making.bills.total()
             accounts = accounts_of(total, self.formats)
             manifest = Manifest(
@@ -136,9 +139,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             manifest = put_whole(self.store, manifest, scratch)
             if epoch(self.store) != began and not is_whole(self.store, manifest):
                 raise ObjectsCollected(self.store.url)
-            manifest, checksum = commit(self.store, manifest)
+            manifest, checksum, alone_until = commit(self.store, manifest, turn)
         if manifest.published:
-            publish(self.store, manifest.version, checksum)
+            publish(self.store, manifest.version, checksum, alone_until=alone_until)
         return self._report(manifest, checksum, Written(objects.written, objects.written_bytes, making.converted))
 
     def _convert(
@@ -149,6 +152,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
         def tell(tasks: int) -> None:
             nonlocal done
+            inside.numbering.keep_up()
             for _ in range(tasks if self.progress else 0):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
@@ -225,6 +229,7 @@ class _Inside(msgspec.Struct, frozen=True):
     job: Job
     formats: tuple[Format, ...]
     classes: ClassMap
+    numbering: Numbering
     objects: Objects
     scratch: Path
 

@@ -4,6 +4,7 @@
 HEAD.json                           the published version and its manifest's checksum
 classes.json                        the class map, only ever appended to
 versions/v000001/manifest.json      what the version is: its objects, source, rules, class numbers, bill
+versions/v000002/claim.json         somebody is about to write this one: see ``exporters.turn``; gone when it is there
 objects/ab/ab12...                  shards and copied photos, named by the SHA-256 of their content, shared by versions
 photos/ab/ab12...                   photos that the S3 server copied by itself, named by their source and its etag
 files/ab12.../dataset.ndjson        files of formats that are read straight from the store, named likewise
@@ -18,12 +19,16 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from exporters.errors import DatasetDamaged, StoreBusy, VersionNotFound
 from exporters.manifest import Head, Manifest, decode_manifest, encode_manifest
 from labelloop.service.store import AlreadyThere, Changed, NotThere, Store
+
+if TYPE_CHECKING:
+    from exporters.turn import Turn
 
 HEAD = "HEAD.json"
 
@@ -38,7 +43,7 @@ def version_number(name: str) -> int:
     return int(name[1:]) if name[:1] == "v" and name[1:].isdecimal() else 0
 
 
-def commit(store: Store, manifest: Manifest) -> tuple[Manifest, str]:
+def commit(store: Store, manifest: Manifest, turn: "Turn") -> tuple[Manifest, str, float]:
     """Write the manifest under the next free number, which makes the version.
 
     Two exporters never get one number: the manifest is written only where there is none, and the one that comes second
@@ -47,22 +52,25 @@ def commit(store: Store, manifest: Manifest) -> tuple[Manifest, str]:
     Args:
         store: where the data set lives; everything that the manifest refers to is there.
         manifest: the manifest without ``version``; with its parent.
+        turn: ours.
 
     Returns:
-        The manifest as it was written, and its checksum.
+        The manifest as it was written, its checksum, and until when nobody else moves the head: see `Turn`.
 
     Raises:
         StoreBusy: a thousand numbers in a row were taken.
     """
-    first = version_number(manifest.parent or "") + 1
+    first = turn.first()
     for number in range(first, first + 1000):
         named = msgspec.structs.replace(manifest, version=version_name(number))
         data = encode_manifest(named)
+        alone_until = turn.alone_until(number)
         try:
-            store.create(manifest_key(named.version), data)
+            store.create(manifest_key(named.version), data, alone_until=alone_until)
         except AlreadyThere:
             continue
-        return named, hashlib.sha256(data).hexdigest()
+        turn.written(number)
+        return named, hashlib.sha256(data).hexdigest(), alone_until
     raise StoreBusy(store.url, manifest_key(version_name(first)))
 
 
@@ -87,8 +95,14 @@ def read_head(store: Store) -> tuple[Head | None, str | None]:
         raise DatasetDamaged(store.url, HEAD, str(error)) from error
 
 
-def publish(store: Store, version: str, sha256: str) -> None:
+def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0) -> None:
     """Move the head to a version, never back: where a later one is published already, that one stays.
+
+    Args:
+        store: where the data set lives.
+        version: the version, which is there.
+        sha256: its manifest's checksum.
+        alone_until: what `commit` gave.
 
     Raises:
         StoreBusy: others moved the head at each of our attempts.
@@ -98,13 +112,29 @@ def publish(store: Store, version: str, sha256: str) -> None:
         current, etag = read_head(store)
         if current and version_number(current.version) >= version_number(version):
             return
+        if version_number(current.version if current else "") != version_number(version) - 1:
+            alone_until = 0.0  # what came between may still be on its way
         try:
-            store.swap(HEAD, head, etag=etag)
+            store.swap(HEAD, head, etag=etag, alone_until=alone_until)
         except Changed:
+            alone_until = 0.0
             time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret
             continue
+        if alone_until and time.monotonic() > alone_until:
+            _publish_later(store, version)
         return
     raise StoreBusy(store.url, HEAD)
+
+
+def _publish_later(store: Store, version: str) -> None:
+    """Move the head to the last published version where our move came so late that it may have gone over that one."""
+    for name in reversed(version_names(store)):
+        if version_number(name) <= version_number(version):
+            return
+        data = store.get(manifest_key(name))
+        if decode_manifest(data, url=store.url, key=manifest_key(name)).published:
+            publish(store, name, hashlib.sha256(data).hexdigest())
+            return
 
 
 def version_names(store: Store) -> list[str]:

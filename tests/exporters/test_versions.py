@@ -128,7 +128,7 @@ def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
         "from pathlib import Path\n"
         "from exporters import export as module, run\n"
         "from labelloop.service.settings import Settings\n"
-        "def killed(store, manifest):\n"
+        "def killed(store, manifest, turn):\n"
         "    os.kill(os.getpid(), 9)\n"
         "run.commit = killed\n"
         f"module.export({str(tmp_path / 'export.json')!r}, settings=Settings(home={str(tmp_path / 'home')!r}),"
@@ -197,7 +197,7 @@ def test_head_that_keeps_moving_is_given_up_with_a_clear_error(tmp_path, setting
 
     store = open_store(f"file://{tmp_path / 'set'}", settings)
 
-    def lost(key, data, *, etag):
+    def lost(key, data, *, etag, alone_until):
         raise Changed(store.url, key)
 
     monkeypatch.setattr(store, "swap", lost)

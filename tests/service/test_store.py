@@ -1,21 +1,18 @@
 """What holds of a folder under many processes and of servers that do less than S3; both kinds: tests/system."""
 
-import hashlib
 import multiprocessing
 import os
 import re
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
 from labelloop.service.settings import Settings
 from labelloop.service.store import AlreadyThere, BadKey, Changed, NotThere, StoreError, open_store
 from labelloop.service.store.keys import checked
+from tests.bare_s3 import BareS3
 
 FORK = multiprocessing.get_context("fork")
 
@@ -207,97 +204,82 @@ def test_batches_and_swaps_at_once_do_not_wait_for_each_other_for_ever(tmp_path)
     assert {len(store.get(key)) for key in keys} == {1}
 
 
-class Gateway(ThreadingHTTPServer):
-    """The least of an S3 server. `conditions`: it ignores If-Match and If-None-Match, or refuses them (501)."""
-
-    daemon_threads = True
-
-    def __init__(self, conditions):
-        super().__init__(("127.0.0.1", 0), GatewayHandler)
-        self.conditions, self.objects = conditions, {}
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-
-class GatewayHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def answer(self, status, body=b"", **headers):
-        self.send_response(status)
-        for name, value in {"Content-Length": len(body), **headers}.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    @property
-    def key(self):
-        return unquote(urlsplit(self.path).path).split("/", 2)[2]
-
-    def do_PUT(self):
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.server.conditions == "refuse" and (self.headers["If-Match"] or self.headers["If-None-Match"]):
-            self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
-            return
-        self.server.objects[self.key] = data
-        self.answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
-
-    def do_GET(self):
-        query = parse_qs(urlsplit(self.path).query)
-        if "list-type" in query:
-            prefix = query.get("prefix", [""])[0]
-            found = "".join(
-                f"<Contents><Key>{k}</Key></Contents>" for k in sorted(self.server.objects) if k.startswith(prefix)
-            )
-            self.answer(200, f"<ListBucketResult>{found}</ListBucketResult>".encode())
-        elif self.key in self.server.objects:
-            data = self.server.objects[self.key]
-            self.answer(200, data, ETag=f'"{hashlib.md5(data).hexdigest()}"')
-        else:
-            self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_DELETE(self):
-        self.server.objects.pop(self.key, None)
-        self.answer(204)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(params=["ignore", "refuse"])
-def gateway(request, tmp_path):
-    server = Gateway(request.param)
-    settings = Settings(
-        home=tmp_path,
-        s3_endpoint_url=f"http://127.0.0.1:{server.server_port}",
-        s3_access_key_id="key",
-        s3_secret_access_key="not-told",
-    )
-    yield open_store("s3://bucket/p", settings)
-    server.shutdown()
-    server.server_close()
+def bare(request, tmp_path):
+    with BareS3(request.param) as server:
+        yield open_store("s3://bucket/p", server.settings(tmp_path))
 
 
-def test_a_server_without_conditional_writes_is_found_out(gateway):
-    found = gateway.self_test()
+def test_a_server_without_conditional_writes_is_found_out(bare):
+    found = bare.self_test()
     assert (found.writable, found.create_only, found.compare_and_swap) == (True, False, False)
     assert "neither create-only nor compare-and-swap" in found.detail
-    assert list(gateway.list()) == []
+    assert list(bare.list()) == []
 
 
-def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(gateway, caplog):
-    etag = gateway.create("once", b"first")
+def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(bare, caplog):
+    etag = bare.create("once", b"first")
     assert [line.message for line in caplog.records if line.name.startswith("labelloop.")] == [
         "store_without_conditional_writes"
     ]
     with pytest.raises(AlreadyThere):
-        gateway.create("once", b"second")
+        bare.create("once", b"second")
     with pytest.raises(Changed):
-        gateway.swap("once", b"second", etag='"other"')
-    gateway.swap("once", b"third", etag=etag)
-    assert gateway.get("once") == b"third"
-    gateway.delete("once")
+        bare.swap("once", b"second", etag='"other"')
+    bare.swap("once", b"third", etag=etag)
+    assert bare.get("once") == b"third"
+    bare.delete("once")
     with pytest.raises(NotThere):
-        gateway.get("once")
+        bare.get("once")
+
+
+@pytest.mark.parametrize("conditions", ["ignore", "refuse", "begin"])
+def test_of_creators_and_swappers_at_once_one_wins_on_a_server_that_lets_several_through(conditions, tmp_path):
+    with BareS3(conditions, slow_s=0.05) as server, ThreadPoolExecutor(6) as threads:
+        stores = [open_store("s3://bucket/p", server.settings(tmp_path)) for _ in range(6)]
+
+        def won(write, n):
+            try:
+                write(stores[n], b"%d" % n)
+            except (AlreadyThere, Changed):
+                return False
+            return True
+
+        for key in ("a", "b"):
+            etag = stores[0].put(f"{key}-swapped", b"old")
+            for name, write in (
+                (key, lambda store, data, key=key: store.create(key, data)),
+                (f"{key}-swapped", lambda store, data, key=key, e=etag: store.swap(f"{key}-swapped", data, etag=e)),
+            ):
+                winners = [n for n, did in enumerate(threads.map(lambda n, w=write: won(w, n), range(6))) if did]
+                assert len(winners) == 1
+                assert stores[0].get(name) == b"%d" % winners[0]
+
+
+def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answer_is_late(tmp_path):
+    with BareS3() as server:
+        store = open_store("s3://bucket/p", server.settings(tmp_path))
+        assert store.settle_s > 0
+        store.create("first", b"")  # finds out what the server can do
+
+        def took(write):
+            began = time.monotonic()
+            write()
+            return time.monotonic() - began
+
+        soon = time.monotonic() + 60
+        assert took(lambda: store.create("a", b"1", alone_until=soon)) < store.settle_s
+        etag = store.read("a")[1]
+        assert took(lambda: store.swap("a", b"2", etag=etag, alone_until=soon)) < store.settle_s
+        assert took(lambda: store.create("b", b"1", alone_until=time.monotonic())) >= store.settle_s
+        with pytest.raises(AlreadyThere):
+            store.create("a", b"3", alone_until=soon)
+        assert store.get("a") == b"2"
+
+
+def test_aws_is_known_by_the_address_that_is_asked_whoever_gave_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert open_store("s3://bucket", Settings(home=tmp_path)).settle_s == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    assert open_store("s3://bucket", Settings(home=tmp_path)).settle_s > 0

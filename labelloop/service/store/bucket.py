@@ -3,6 +3,7 @@
 import logging
 import mimetypes
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ from labelloop.service.store.keys import OWN, checked
 from labelloop.service.store.parallel import put_all
 from labelloop.service.store.probe import NO_CREATE, probe
 from labelloop.service.store.protocol import Capabilities, Entry, Progress
-from labelloop.service.store.s3_conditions import ConditionalWrites, Conditions
+from labelloop.service.store.s3_conditions import SETTLE_S, ConditionalWrites, Conditions
 from labelloop.service.store.s3_errors import plainly
 from labelloop.service.store.s3_lock import ObjectLock
 
@@ -28,8 +29,8 @@ class BucketStore:
     """A bucket, or what is below a prefix of it. The etag is the server's.
 
     Before its first `create` or `swap` it finds out, by four small requests, which conditions the server checks.
-    Without If-Match a swap takes a lock object (`s3_lock`). Without If-None-Match it looks first and writes then, and
-    says so in the log; `self_test` says both.
+    Without If-Match a swap takes a lock object (`s3_lock`). Without If-None-Match a creation looks first, and the log
+    says so; `self_test` says both.
     """
 
     def __init__(self, url: str, bucket: str, prefix: str, settings: Settings) -> None:
@@ -37,7 +38,7 @@ class BucketStore:
         self._bucket = bucket
         self._prefix = prefix
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock, self._asking = threading.Lock(), threading.Lock()
         self._made: Any = None
         self._found: Conditions | None = None
 
@@ -45,6 +46,11 @@ class BucketStore:
     def url(self) -> str:
         """`s3://bucket/prefix`."""
         return self._url
+
+    @property
+    def settle_s(self) -> float:
+        """See `Store.settle_s`."""
+        return 0.0 if self._at().decides else SETTLE_S
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
         """See `Store.put`. A file of 16 MiB or more goes in parts, several at a time."""
@@ -62,30 +68,28 @@ class BucketStore:
             body = data.read_bytes() if isinstance(data, Path) else data
             return str(self._client().put_object(**place, Body=body, **extra)["ETag"])
 
-    def create(self, key: str, data: bytes) -> str:
+    def create(self, key: str, data: bytes, *, alone_until: float = 0.0) -> str:
         """See `Store.create`."""
         checked(self._url, key)
-        if self._conditions().create:
-            return self._writes().create(key, data)
-        if self.exists(key):
-            raise AlreadyThere(self._url, key)
-        return self.put(key, data)
+        return self._writes().create(key, data, asked=self._conditions().create, alone_until=alone_until)
 
-    def swap(self, key: str, data: bytes, *, etag: str | None) -> str:
+    def swap(self, key: str, data: bytes, *, etag: str | None, alone_until: float = 0.0) -> str:
         """See `Store.swap`."""
         checked(self._url, key)
         if etag is None:
             try:
-                return self.create(key, data)
+                return self.create(key, data, alone_until=alone_until)
             except AlreadyThere:
                 raise Changed(self._url, key) from None
         if self._conditions().swap:
             return self._writes().swap_by_server(key, data, etag)
-        if not self._conditions().create:
-            return self._swap_looking(key, data, etag, None)
-        lock = ObjectLock(self._at(), key, self._writes())
+        if time.monotonic() < alone_until:
+            return self._writes().replace(key, data, alone_until=alone_until)
+        lock = ObjectLock(self._at(), key, self._lock_object)
         with lock.held():
-            return self._swap_looking(key, data, etag, lock)
+            if self._etag(key) != etag or not lock.mine():
+                raise Changed(self._url, key)
+            return self.put(key, data)
 
     def get(self, key: str) -> bytes:
         """See `Store.get`."""
@@ -158,10 +162,8 @@ class BucketStore:
         """See `Store.self_test`."""
         return probe(self, self._writes())
 
-    def _swap_looking(self, key: str, data: bytes, etag: str, lock: ObjectLock | None) -> str:
-        if self._etag(key) != etag or not (lock is None or lock.mine()):
-            raise Changed(self._url, key)
-        return self.put(key, data)
+    def _lock_object(self, key: str, data: bytes) -> str:
+        return self._writes().create(key, data, asked=self._conditions().create)
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, Any]]:
         with plainly(self._url, prefix):
@@ -192,12 +194,12 @@ class BucketStore:
         return Place(self._client(), self._bucket, self._prefix, self._url)
 
     def _writes(self) -> ConditionalWrites:
-        aws = not self._settings.s3_endpoint_url
-        return ConditionalWrites(self._at(), atomic=aws)
+        return ConditionalWrites(self._at())
 
     def _conditions(self) -> Conditions:
-        if self._found is None:
-            self._found = self._writes().find_out()
-            if not self._found.create:
-                _log.warning("store_without_conditional_writes", extra={"store": self._url, "detail": NO_CREATE})
-        return self._found
+        with self._asking:
+            if self._found is None:
+                self._found = self._writes().find_out()
+                if not self._found.create:
+                    _log.warning("store_without_conditional_writes", extra={"store": self._url, "detail": NO_CREATE})
+            return self._found

@@ -46,13 +46,19 @@ class FolderStore:
         """The folder's `file://` address."""
         return self._url
 
+    @property
+    def settle_s(self) -> float:
+        """See `Store.settle_s`. The disk decides at once."""
+        return 0.0
+
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
         """See `Store.put`."""
         del content_type
         return self._write(key, data, lambda part, path: part.replace(path))
 
-    def create(self, key: str, data: bytes) -> str:
+    def create(self, key: str, data: bytes, *, alone_until: float = 0.0) -> str:
         """See `Store.create`."""
+        del alone_until
 
         def place(part: Path, path: Path) -> None:
             try:
@@ -68,8 +74,9 @@ class FolderStore:
 
         return self._write(key, data, place)
 
-    def swap(self, key: str, data: bytes, *, etag: str | None) -> str:
+    def swap(self, key: str, data: bytes, *, etag: str | None, alone_until: float = 0.0) -> str:
         """See `Store.swap`."""
+        del alone_until
 
         def place(part: Path, path: Path) -> None:
             now = _etag(path.read_bytes()) if path.is_file() else None

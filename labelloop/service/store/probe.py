@@ -11,16 +11,18 @@ from labelloop.service.store.protocol import Capabilities, Store
 
 _PREFIX = "labelloop-self-test"
 NO_CREATE = (
-    "The server overwrites although asked to create only (If-None-Match). labelloop looks first and writes then: "
-    "two writers at the same moment may overwrite each other. Use one writer, or a server with conditional writes."
+    "The server overwrites although asked to create only (If-None-Match). labelloop looks first, writes, waits until "
+    "others must have ended and looks whose bytes stayed: safe among its own writers, slower, and not safe against "
+    "other programs that write the same keys."
 )
 NO_SWAP = (
     "The server has no compare-and-swap (If-Match). labelloop takes a lock object for each swap instead: safe among "
     "its own writers, slower, and not safe against other programs that write the same keys."
 )
 NEITHER = (
-    "The server has neither create-only nor compare-and-swap writes (If-None-Match, If-Match). labelloop looks first "
-    "and writes then: run one writer at a time, or use a server with conditional writes."
+    "The server has neither create-only nor compare-and-swap writes (If-None-Match, If-Match). labelloop looks first, "
+    "writes, waits until others must have ended and looks whose bytes stayed, and takes a lock object for each swap: "
+    "safe among its own writers, slower, and not safe against other programs that write the same keys."
 )
 
 RACE = (

@@ -64,21 +64,33 @@ class Store(Protocol):
         """
         ...
 
-    def create(self, key: str, data: bytes) -> str:
+    @property
+    def settle_s(self) -> float:
+        """Seconds that a creation waits at least to see who of several at the same moment has won; 0: it is known."""
+        ...
+
+    def create(self, key: str, data: bytes, *, alone_until: float = 0.0) -> str:
         """Writes an object that must not exist yet; of two writers at once exactly one succeeds.
+
+        Args:
+            key: Where.
+            data: The bytes.
+            alone_until: By `time.monotonic`, until when nobody else creates the key, as the caller knows. Where the
+                answer comes before, nothing is waited for.
 
         Raises:
             AlreadyThere: The key is taken; its bytes were kept.
         """
         ...
 
-    def swap(self, key: str, data: bytes, *, etag: str | None) -> str:
+    def swap(self, key: str, data: bytes, *, etag: str | None, alone_until: float = 0.0) -> str:
         """Writes an object only if it is still as it was read: compare-and-swap.
 
         Args:
             key: Where.
             data: The new bytes.
             etag: The etag that `read`, `put` or an earlier `swap` gave; None: the key must not exist.
+            alone_until: As in `create`; the key must have been read when it was known already.
 
         Raises:
             Changed: Somebody wrote in between (or the key appeared or vanished); nothing was written.

@@ -23,7 +23,7 @@ from labelloop.service.store.s3_errors import code, plainly, status
 
 _REFUSED = frozenset({409, 412})  # 409: AWS, when another write of the key is under way
 _WRITER = "labelloop-writer"
-_SETTLE_S, _SETTLE_TIMES, _SETTLE_MAX_S = 0.3, 4.0, 10.0
+SETTLE_S, _SETTLE_TIMES, _SETTLE_MAX_S = 0.3, 4.0, 10.0
 Header = Literal["IfNoneMatch", "IfMatch"]
 
 
@@ -39,36 +39,59 @@ class ConditionalWrites:
     """Conditional puts to one bucket.
 
     Swift looks whether the key is taken when a put BEGINS: of several at the same moment more than one may succeed, and
-    the last to finish stays. So, except on AWS, whoever was let through waits until the others must have finished and
-    looks whose object stayed: that one has created it.
+    the last to finish stays. A server that knows no conditions lets everybody through. So, except on AWS, whoever was
+    let through waits until the others must have finished and looks whose object stayed: that one has created it.
 
     Args:
         place: The bucket.
-        atomic: Whether the server is known to let one creator through: AWS.
     """
 
-    def __init__(self, place: Place, *, atomic: bool) -> None:
+    def __init__(self, place: Place) -> None:
         self._place = place
         self._client = place.client
         self._url = place.url
-        self._atomic = atomic
 
-    def create(self, key: str, data: bytes) -> str:
+    def create(self, key: str, data: bytes, *, asked: bool, alone_until: float = 0.0) -> str:
         """Writes a new object; of any number of creators at once exactly one gets its etag.
+
+        Args:
+            key: Where.
+            data: The bytes.
+            asked: Whether the server checks If-None-Match; where it does not, the key is looked at first.
+            alone_until: See `Store.create`.
 
         Raises:
             AlreadyThere: Another has it.
-            NotImplementedError: The server does not know the condition.
         """
         writer = uuid.uuid4().hex
         started = time.monotonic()
-        etag = self._put(key, data, "IfNoneMatch", "*", writer)
-        if etag is not None and not self._atomic:
-            time.sleep(min(_SETTLE_MAX_S, max(_SETTLE_S, _SETTLE_TIMES * (time.monotonic() - started))))
-            etag = self._etag_of(key, writer)
-        if etag is None:
+        if asked:
+            etag = self._put(key, data, "IfNoneMatch", "*", writer)
+        else:
+            etag = None if self._is_there(key) else self._put(key, data, None, "", writer)
+        if etag is None or not self.stays(key, etag, writer, started=started, alone_until=alone_until):
             raise AlreadyThere(self._url, key)
         return etag
+
+    def replace(self, key: str, data: bytes, *, alone_until: float) -> str:
+        """Writes an object that nobody else writes until then.
+
+        Raises:
+            Changed: It took longer, and another's object stayed.
+        """
+        writer = uuid.uuid4().hex
+        started = time.monotonic()
+        etag = self._put(key, data, None, "", writer)
+        if etag is None or not self.stays(key, etag, writer, started=started, alone_until=alone_until):
+            raise Changed(self._url, key)
+        return etag
+
+    def stays(self, key: str, etag: str, writer: str, *, started: float, alone_until: float) -> bool:
+        """Whether an object that was just written is there for good: at once where nobody else can have written."""
+        if self._place.decides or time.monotonic() < alone_until:
+            return True
+        time.sleep(min(_SETTLE_MAX_S, max(SETTLE_S, _SETTLE_TIMES * (time.monotonic() - started))))
+        return self._etag_of(key, writer) == etag
 
     def create_by_server(self, key: str, data: bytes) -> str:
         """As `create`, trusting the server alone."""
@@ -109,14 +132,15 @@ class ConditionalWrites:
         except NotImplementedError:
             return False
 
-    def _put(self, key: str, data: bytes, header: Header, value: str, writer: str) -> str | None:
+    def _put(self, key: str, data: bytes, header: Header | None, value: str, writer: str) -> str | None:
         """The new etag, or None where the server refused. The object carries who wrote it."""
         from botocore.exceptions import ClientError
 
+        condition = {header: value} if header else {}
         with plainly(self._url, key):
             try:
                 answer = self._client.put_object(
-                    **self._place.of(key), Body=data, Metadata={_WRITER: writer}, **{header: value}
+                    **self._place.of(key), Body=data, Metadata={_WRITER: writer}, **condition
                 )
             except ClientError as error:
                 if status(error) == 501 or code(error) == "NotImplemented":
@@ -128,11 +152,19 @@ class ConditionalWrites:
                 return self._etag_of(key, writer) if repeated else None
         return str(answer["ETag"])
 
+    def _is_there(self, key: str) -> bool:
+        try:
+            with plainly(self._url, key):
+                self._client.head_object(**self._place.of(key))
+        except NotThere:
+            return False
+        return True
+
     def _etag_of(self, key: str, writer: str) -> str | None:
-        """The object's etag if it is this writer's."""
+        """The object's etag if it is this writer's, as far as the server keeps who wrote it."""
         try:
             with plainly(self._url, key):
                 answer = self._client.head_object(**self._place.of(key))
         except NotThere:
             return None
-        return str(answer["ETag"]) if answer.get("Metadata", {}).get(_WRITER) == writer else None
+        return str(answer["ETag"]) if answer.get("Metadata", {}).get(_WRITER, writer) == writer else None

@@ -10,14 +10,13 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 
 from labelloop.service.store.client import Place
 from labelloop.service.store.errors import AlreadyThere, NotThere, StoreError
 from labelloop.service.store.keys import OWN
-from labelloop.service.store.s3_conditions import ConditionalWrites
 from labelloop.service.store.s3_errors import plainly
 
 LEASE_S = 30.0
@@ -30,16 +29,16 @@ class ObjectLock:
     Args:
         place: The bucket.
         key: What is locked.
-        writes: Creates the lock object.
+        create: Creates the lock object, as `Store.create` does.
     """
 
-    def __init__(self, place: Place, key: str, writes: ConditionalWrites) -> None:
+    def __init__(self, place: Place, key: str, create: Callable[[str, bytes], str]) -> None:
         self._place = place
         self._client = place.client
         self._url = place.url
         self._key = key
         self._lock_key = f"{OWN}locks/{hashlib.sha256(key.encode()).hexdigest()}"
-        self._writes = writes
+        self._create = create
         self._owner = uuid.uuid4().hex.encode()
 
     @contextmanager
@@ -69,7 +68,7 @@ class ObjectLock:
 
     def _taken(self) -> bool:
         try:
-            self._writes.create(self._lock_key, self._owner)
+            self._create(self._lock_key, self._owner)
         except AlreadyThere:
             _, age = self._seen()
             if age > LEASE_S:

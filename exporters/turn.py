@@ -1,0 +1,107 @@
+"""The turn of one exporter to write the next version, so that it need not wait where nobody else is at work.
+
+Where a store cannot say at once who of several creators has won (`Store.settle_s`), whoever creates something waits
+until others must have ended, and looks whose bytes stayed. An export creates or moves several things; it would wait for
+each. Instead it claims the next version's number at its beginning, and the claim settles while tasks are converted:
+
+- whoever has the claim looks, when all else is written, whether anybody has put a mark beside it. If not, it writes
+  manifest and head within ``MARK_S`` of that look, without waiting. What takes longer is looked at again after all.
+- whoever finds the number claimed puts the mark, waits ``MARK_S`` before it writes anything that others write too, and
+  then waits for each write, as everybody must who knows of others.
+
+A mark that was put before that look is seen by it; one that was put after it belongs to somebody whose writes begin
+when those of the holder have ended. So two never write the same key at the same moment. An exporter that is killed
+leaves its claim: the next one puts a mark and goes the long way, once. See docs/why/exports-at-once.md.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Self
+
+import msgspec
+
+from exporters.versions import manifest_key, version_name
+from labelloop.service.store import AlreadyThere, Store, StoreError
+
+MARK_S = 1.0
+"""Seconds that manifest and head may take after the look, and that others wait after their mark."""
+_CLAIM, _MARK = "claim.json", "contested.json"
+
+
+class Turn:
+    """The turn to write the first free version after a number. Use it as a context: it takes away what it put.
+
+    Args:
+        store: where the data set lives.
+        after: the published version's number; 0: there is none.
+    """
+
+    def __init__(self, store: Store, after: int) -> None:
+        self._store = store
+        self._after = after
+        self._marked: dict[int, float] = {}
+        self._written = 0
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="turn")
+        self._claiming: Future[tuple[int, bool]] | None = None
+        if store.settle_s:
+            self._claiming = self._threads.submit(self._claim)
+
+    def first(self) -> int:
+        """The number that is to be tried first."""
+        return self._claiming.result()[0] if self._claiming else self._after + 1
+
+    def alone_until(self, number: int) -> float:
+        """Until when nobody else writes this version or moves the head: see `Store.create`; 0: others may.
+
+        It is to be asked right before the first write. Where others are at work it waits until they know of us.
+        """
+        if self._claiming is None:
+            return 0.0
+        if self._claiming.result() == (number, True):
+            now = time.monotonic()
+            return 0.0 if self._store.exists(_key(number, _MARK)) else now + MARK_S
+        self._mark(number)
+        time.sleep(max(0.0, self._marked[number] + MARK_S - time.monotonic()))
+        return 0.0
+
+    def written(self, number: int) -> None:
+        """The version is there: claims and marks up to it mean nothing any more."""
+        self._written = number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown()
+        if self._claiming is None or self._claiming.exception() is not None:
+            return
+        number, won = self._claiming.result()
+        # A mark stays until its version is there: it warns whoever has the claim, or finds it left behind.
+        done = [each for each in self._marked if each <= self._written]
+        gone = {_key(each, name) for each in done for name in (_CLAIM, _MARK)}
+        gone |= {_key(number, _CLAIM)} if won else set()
+        with suppress(StoreError):  # they are small, and `dataset gc` takes them away
+            for key in sorted(gone):
+                self._store.delete(key)
+
+    def _claim(self) -> tuple[int, bool]:
+        """The first number without a manifest, and whether we have it."""
+        number = self._after + 1
+        while self._store.exists(manifest_key(version_name(number))):  # a version that was not published
+            number += 1
+        try:
+            self._store.create(_key(number, _CLAIM), msgspec.json.encode({"began": time.time()}) + b"\n")
+        except AlreadyThere:
+            self._mark(number)
+            return number, False
+        return number, True
+
+    def _mark(self, number: int) -> None:
+        if number not in self._marked:
+            self._store.put(_key(number, _MARK), b"{}\n")
+            self._marked[number] = time.monotonic()
+
+
+def _key(number: int, name: str) -> str:
+    return f"versions/{version_name(number)}/{name}"
