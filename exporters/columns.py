@@ -10,31 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from exporters.dataset import Object
-from exporters.shapes import TOLERANCE, ring_areas
+from exporters.rings import Floats, Rings, simple_areas, starts
+from exporters.shapes import TOLERANCE
 from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 
 UPRIGHT, TURNED, RING, OTHER = range(4)
 """Kinds of rows: a rectangle that is its box, one that is turned, a polygon; and what has an `Object` of its own."""
-
-_TURN = 1e-3
-"""Square pixels: twice the area of the smallest triangle between a side and the middle that counts as turning."""
-
-Floats = NDArray[np.float64]
-
-
-class Rings(msgspec.Struct, frozen=True):
-    """The corners of turned rectangles and polygons: ring ``i`` is that of ``rows[i]``.
-
-    ``points`` is (points, 2) in pixels; the ring's are from ``first[i]`` to before ``first[i + 1]``.
-    """
-
-    rows: NDArray[np.int64]
-    first: NDArray[np.int64]
-    points: Floats
 
 
 class Shapes(msgspec.Struct, frozen=True):
@@ -156,8 +140,10 @@ def draw(
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
     rows = np.concatenate((np.flatnonzero(turned), np.flatnonzero(ring)))
     lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64)))
-    rings = Rings(rows, np.concatenate(([0], np.cumsum(lengths))), np.concatenate((corners, points)))
-    return Shapes(pixels, _by_row(rings) if len(corners) else rings, sizes, turned, ring)
+    rings = Rings(rows, starts(lengths), np.concatenate((corners, points)))
+    if len(corners):
+        rings = rings.some(np.argsort(rows, kind="stable"))  # in the order of their rows
+    return Shapes(pixels, rings, sizes, turned, ring)
 
 
 def fit(shapes: Shapes) -> Fits:
@@ -190,11 +176,9 @@ def fit(shapes: Shapes) -> Fits:
     known &= upright | ~clipped  # what the edge cuts of another shape is for shapely
     known &= ~(shapes.turned & (shapes.boxes[:, 4] % 360 == 0))  # turned all round: its box, by way of its corners
     if shapes.ring.any():
-        mine = np.flatnonzero(shapes.ring[rings.rows])
-        simple, sizes = _rings(rings, mine)
-        rows = rings.rows[mine]
-        areas[rows] = sizes
-        known[rows] &= simple
+        drawn_rings = rings.some(np.flatnonzero(shapes.ring[rings.rows])) if shapes.turned.any() else rings
+        simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
+        known[drawn_rings.rows] &= simple
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
     kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
     kinds[~known] = OTHER
@@ -205,21 +189,12 @@ def take(shapes: Shapes, fits: Fits, rows: NDArray[np.int64]) -> tuple[Shapes, F
     """Some of the rows, in ascending order."""
     places = np.full(len(shapes.boxes), -1)
     places[rows] = np.arange(len(rows))
-    mine = np.flatnonzero(places[shapes.rings.rows] >= 0)
-    lengths, points = _some_rings(shapes.rings, mine)
-    rings = Rings(places[shapes.rings.rows[mine]], np.concatenate(([0], np.cumsum(lengths))), points)
+    rings = shapes.rings.some(np.flatnonzero(places[shapes.rings.rows] >= 0))
+    rings = msgspec.structs.replace(rings, rows=places[rings.rows])
     return (
         Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.turned[rows], shapes.ring[rows]),
         Fits(fits.kinds[rows], fits.boxes[rows], fits.areas[rows], fits.clipped[rows]),
     )
-
-
-def _some_rings(rings: Rings, mine: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
-    """The lengths of some rings, and their points one after the other."""
-    lengths = np.diff(rings.first)[mine]
-    begins = np.cumsum(lengths) - lengths
-    places = np.repeat(rings.first[:-1][mine] - begins, lengths) + np.arange(lengths.sum())
-    return lengths, rings.points[places]
 
 
 def _corners(boxes: Floats) -> Floats:
@@ -230,42 +205,3 @@ def _corners(boxes: Floats) -> Floats:
     wx, wy, hx, hy = width * cos, width * sin, -height * sin, height * cos
     corners = np.stack((x, y, x + wx, y + wy, x + wx + hx, y + wy + hy, x + hx, y + hy), axis=1)
     return corners.reshape(-1, 2)
-
-
-def _by_row(rings: Rings) -> Rings:
-    """The rings in the order of their rows."""
-    order = np.argsort(rings.rows, kind="stable")
-    lengths, points = _some_rings(rings, order)
-    return Rings(rings.rows[order], np.concatenate(([0], np.cumsum(lengths))), points)
-
-
-def _rings(rings: Rings, mine: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Floats]:
-    """Of some rings, which are simple for certain, and the areas of all of them."""
-    lengths, points = _some_rings(rings, mine)
-    first = np.concatenate(([0], np.cumsum(lengths)))
-    simple = _around_their_middle(points, first)
-    # a ring whose last point is its first already may have too few points to be one: not known here
-    asked = ~simple & (points[first[:-1]] != points[first[1:] - 1]).any(axis=1)
-    if asked.any():
-        owners = np.repeat(np.cumsum(asked) - 1, lengths)[np.repeat(asked, lengths)]
-        outlines = shapely.polygons(shapely.linearrings(points[np.repeat(asked, lengths)], indices=owners))
-        simple[asked] = shapely.is_valid(outlines)
-    return simple, ring_areas(points, first[:-1])
-
-
-def _around_their_middle(points: Floats, first: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which rings go once around the mean of their points, always the same way: those never cross themselves.
-
-    Seen from there each side turns the same way, by a margin far above what rounding could feign, and from below the
-    middle to above it the ring comes once.
-    """
-    lengths = np.diff(first)
-    middles = np.add.reduceat(points, first[:-1], axis=0) / lengths[:, None]
-    x, y = (points - np.repeat(middles, lengths, axis=0)).T
-    after = np.arange(1, len(points) + 1)
-    after[first[1:] - 1] = first[:-1]
-    turns = x * y[after] - x[after] * y
-    least = np.minimum.reduceat(turns, first[:-1]), np.maximum.reduceat(turns, first[:-1])
-    rises = np.add.reduceat((y < 0) & (y[after] >= 0), first[:-1], dtype=np.int64)
-    simple: NDArray[np.bool_] = ((least[0] > _TURN) | (least[1] < -_TURN)) & (rises == 1)
-    return simple

@@ -4,6 +4,7 @@ What is usual is said by types, which msgspec checks while it decodes; a task th
 `labelloop.labeling` and `exporters.assemble`, which know all there is. Both give the same data set, to the byte.
 """
 
+import struct
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -138,9 +139,9 @@ class _Block:
 
     def __init__(self) -> None:
         self._of: list[Draft | None] = []
-        self._fields = [array("d") for _ in range(5)]  # x, y, width, height, rotation
-        self._sizes = array("q"), array("q")
-        self._points, self._counts = array("d"), array("q")
+        self._fields = [bytearray() for _ in range(5)]  # x, y, width, height, rotation
+        self._sizes = bytearray(), bytearray()
+        self._points, self._counts = bytearray(), array("q")
         self._ring, self._fine, self._told_apart = bytearray(), bytearray(), bytearray()
         self._said = Said([], [], [], [], [])
 
@@ -151,18 +152,19 @@ class _Block:
         values = [each.value for each in results]
         points = [each.points for each in values]
         drawn = [each for each in points if each is not None]
-        self._points.fromlist(list(chain.from_iterable(chain.from_iterable(drawn))))
+        self._points += _packed(list(chain.from_iterable(chain.from_iterable(drawn))))
         self._counts.fromlist([len(each) for each in drawn])
         ring = [each is not None for each in points]
         labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
         x, y, width, height, rotation = self._fields
-        x.fromlist([each.x for each in values])
-        y.fromlist([each.y for each in values])
-        width.fromlist([each.width for each in values])
-        height.fromlist([each.height for each in values])
-        rotation.fromlist([each.rotation for each in values])
-        self._sizes[0].fromlist([each.original_width for each in results])
-        self._sizes[1].fromlist([each.original_height for each in results])
+        x += _packed([each.x for each in values])
+        y += _packed([each.y for each in values])
+        width += _packed([each.width for each in values])
+        height += _packed([each.height for each in values])
+        rotation += _packed([each.rotation for each in values])
+        image_width, image_height = self._sizes
+        image_width += _packed([each.original_width for each in results])
+        image_height += _packed([each.original_height for each in results])
         self._ring += bytes(ring)
         self._fine += bytes(
             [
@@ -208,7 +210,7 @@ class _Block:
         if not len(first):
             return Drafts(self._of)
         fields = [np.frombuffer(field) for field in self._fields]
-        sizes = [np.frombuffer(size, np.int64) for size in self._sizes]
+        sizes = [np.frombuffer(size) for size in self._sizes]
         ring = np.frombuffer(self._ring, np.bool_)
         fine = np.frombuffer(self._fine, np.bool_) & (ring | ~np.isnan(sum(fields[:4])))  # a sum of all that must be
         lengths = np.diff(first, append=len(ring))
@@ -224,9 +226,14 @@ class _Block:
             points,
             np.frombuffer(self._counts, np.int64),
             ring,
-            np.stack(sizes, axis=1).astype(np.float64),
+            np.stack(sizes, axis=1),
         )
         return Drafts(self._of, shapes, fit(shapes), self._said)
+
+
+def _packed(values: Sequence[float]) -> bytes:
+    """Numbers as an array of doubles has them: no other way from a list is as short."""
+    return struct.pack(f"{len(values)}d", *values)
 
 
 def _task_type(config: LabelConfig | None) -> Any:
