@@ -15,12 +15,14 @@ from exporters.dataset import Image, Item, Object
 from exporters.formats.coco_rows import annotation_rows
 from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Job, Place, Record, shape_name
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
+from exporters.outlines import one_ring
 from exporters.shapes import is_upright, rings, visible
+from labelloop.labeling.errors import TooLarge
 from labelloop.labeling.geometry import KeyPoint, Mask
-from labelloop.labeling.raster import rasterise
 
 _encode = msgspec.json.Encoder().encode
 _HOLES = "outline with holes -> mask"
+_HOLES_BRIDGED = "outline with holes of a very large image -> polygon, holes joined by bridges"
 NO_SKELETON = "a key point, and no label config that tells the order of key points"
 
 
@@ -169,8 +171,14 @@ def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[l
         return _rle(shape)
     outline = rings(each, image.width, image.height)
     if outline is None:
-        converted[_HOLES] += 1
-        return _rle(Mask.of(rasterise(visible(each), image.width, image.height)))
+        try:
+            mask = Mask.covering(visible(each), image.width, image.height)
+        except TooLarge:
+            converted[_HOLES_BRIDGED] += 1
+            outline = [one_ring(each, image.width, image.height)[0]]
+        else:
+            converted[_HOLES] += 1
+            return _rle(mask)
     if (name := shape_name(each)) != "polygon":
         converted[f"{name} -> polygon"] += 1
     return [[_rounded(number) for point in ring for number in point] for ring in outline]

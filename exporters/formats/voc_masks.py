@@ -21,11 +21,12 @@ from exporters.formats.format import Encoded, ItemFormat, Place, Record
 from exporters.formats.voc import Voc, VocPage, colours
 from exporters.shapes import visible
 from labelloop.labeling.geometry import Mask
-from labelloop.labeling.raster import rasterise
+from labelloop.labeling.raster import MOST_PIXELS
 
 MOST = 254
 """Objects in an image, and classes: a pixel is a byte, and 255 is void."""
 TOO_MANY = f"a mask image holds {MOST} objects, and objects of {MOST} classes"
+TOO_LARGE = f"a mask image holds {MOST_PIXELS >> 20} million pixels"
 
 
 class _Page(msgspec.Struct, frozen=True, gc=False):
@@ -47,11 +48,15 @@ class VocMasks(Voc):
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image, its objects and their pixels; shapes without an area are given back."""
         held = [each for each in item.objects if each.box is not None]
-        over = {each.id: each for place, each in enumerate(held) if place >= MOST or each.class_id > MOST}
+        width, height = item.image.width, item.image.height
+        if width * height > MOST_PIXELS:
+            over, why = {each.id: each for each in held}, TOO_LARGE
+        else:
+            over = {each.id: each for place, each in enumerate(held) if place >= MOST or each.class_id > MOST}
+            why = TOO_MANY
         kept = tuple(each for each in item.objects if each.id not in over)
         record, dropped = super().item(msgspec.structs.replace(item, objects=kept), converted)
         page = msgspec.json.decode(record, type=VocPage)
-        width, height = item.image.width, item.image.height
         masks = tuple(
             (each.class_id, _mask(each, width, height).rle.decode("ascii")) for each in held if each.id not in over
         )
@@ -59,7 +64,7 @@ class VocMasks(Voc):
         xml = page.xml.replace("<segmented>0</segmented>", f"<segmented>{int(bool(masks))}</segmented>", 1)
         return (
             msgspec.json.encode(_Page(page.stem, xml, width, height, masks)),
-            [*dropped, *((each, TOO_MANY) for each in over.values())],
+            [*dropped, *((each, why) for each in over.values())],
         )
 
     def encode(self, block: Block) -> Encoded:
@@ -94,7 +99,7 @@ class VocMasks(Voc):
 def _mask(each: Object, width: int, height: int) -> Mask:
     if isinstance(each.geometry, Mask):
         return each.geometry
-    return Mask.of(rasterise(visible(each), width, height))
+    return Mask.covering(visible(each), width, height)
 
 
 def _painted(page: _Page) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -56,6 +56,23 @@ class MalformedValue(LabelingError):
         return f"{self.field}: {self.reason}"
 
 
+class TooLarge(LabelingError):
+    """A mask was asked for of more pixels than can be counted or held.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(width, height)
+        self.width = width
+        self.height = height
+
+    def __str__(self) -> str:
+        return f"a mask of {self.width} x {self.height} pixels is more than can be held"
+
+
 class RegionError(LabelingError):
     """One result of an annotation is malformed; its siblings are not.
 

@@ -14,7 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from labelloop.labeling.raster import rasterise, trace
+from labelloop.labeling.raster import cover, rasterise, run_lengths, trace
 
 Bounds = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -173,6 +173,11 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
         height, width = pixels.shape
         encoded = coco.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
         return cls(width, height, encoded["counts"])
+
+    @classmethod
+    def covering(cls, outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> Self:
+        """The pixels of an image that an outline covers: see `cover`. Raises `TooLarge`."""
+        return cls(width, height, run_lengths(*cover(outline, width, height), width, height))
 
     @property
     def coco(self) -> dict[str, Any]:

@@ -1,9 +1,16 @@
 """Outline to pixels and back, by pycocotools' rasteriser and along pixel edges."""
 
+import math
+
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+
+from labelloop.labeling.errors import TooLarge
+
+MOST_PIXELS = 1 << 28
+"""That are held at once: as many as Label Studio's brush may have."""
 
 
 def rasterise(outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> NDArray[np.bool_]:
@@ -13,21 +20,80 @@ def rasterise(outline: shapely.Polygon | shapely.MultiPolygon, width: int, heigh
 
     Returns:
         A boolean array of shape ``(height, width)``.
+
+    Raises:
+        TooLarge: More than `MOST_PIXELS`.
     """
-    pixels = np.zeros((height, width), dtype=np.bool_)
+    if width * height > MOST_PIXELS:
+        raise TooLarge(width, height)
+    whole = np.zeros((height, width), dtype=np.bool_)
+    pixels, x, y = cover(outline, width, height)
+    whole[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    return whole
+
+
+def cover(
+    outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int
+) -> tuple[NDArray[np.bool_], int, int]:
+    """As `rasterise`, of the part of the image alone that the outline lies in: an image may be larger than memory.
+
+    Returns:
+        Its pixels, boolean, and the column and the row of its first pixel.
+
+    Raises:
+        TooLarge: The outline alone is around more than `MOST_PIXELS`.
+    """
+    none = np.zeros((0, 0), dtype=np.bool_), 0, 0
     if outline.is_empty:
-        return pixels
+        return none
     x_min, y_min, x_max, y_max = outline.bounds
     if x_min < 0 or y_min < 0 or x_max > width or y_max > height:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
+        if outline.is_empty:
+            return none
+        x_min, y_min, x_max, y_max = outline.bounds
+    # a pixel more at each side: the rasteriser treats the edge of its canvas as that of the image
+    x, y = max(math.floor(x_min) - 1, 0), max(math.floor(y_min) - 1, 0)
+    columns, rows = min(math.ceil(x_max) + 1, width) - x, min(math.ceil(y_max) + 1, height) - y
+    if columns * rows > MOST_PIXELS:
+        raise TooLarge(columns, rows)
+    pixels = np.zeros((rows, columns), dtype=np.bool_)
     for part in shapely.get_parts(outline):
         if part.geom_type != "Polygon" or part.is_empty:
             continue
-        covered = _fill(part.exterior, width, height)
+        covered = _fill(part.exterior, x, y, columns, rows)
         for hole in part.interiors:
-            covered &= ~_fill(hole, width, height)
+            covered &= ~_fill(hole, x, y, columns, rows)
         pixels |= covered
-    return pixels
+    return pixels, x, y
+
+
+def run_lengths(pixels: NDArray[np.bool_], x: int, y: int, width: int, height: int) -> bytes:
+    """COCO's compressed run lengths of a ``width`` x ``height`` image in which only these pixels are set.
+
+    Args:
+        pixels: What `cover` gave.
+        x: The column of their first.
+        y: The row of their first.
+        width: The image's.
+        height: The image's.
+
+    Raises:
+        TooLarge: pycocotools counts the pixels of an image in 32 bits.
+    """
+    if width * height >= 1 << 32:
+        raise TooLarge(width, height)
+    columns, rows = pixels.shape[1], pixels.shape[0]
+    padded = np.zeros((columns, rows + 2), dtype=np.int8)
+    padded[:, 1:-1] = pixels.T
+    column, row = np.nonzero(np.diff(padded, axis=1))  # starts and ends in turn, column by column
+    edges = (x + column) * height + y + row
+    same = np.flatnonzero(edges[1:] == edges[:-1])  # a run to the foot of a column goes on at the head of the next
+    edges = np.delete(edges, np.concatenate((same, same + 1)))
+    counts = np.diff(edges, prepend=0, append=width * height)
+    counts = counts if counts[-1] else counts[:-1]  # as pycocotools ends them
+    found: bytes = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
+    return found
 
 
 def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
@@ -53,8 +119,8 @@ def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
     return shapely.union_all(boxes)
 
 
-def _fill(ring: shapely.LinearRing, width: int, height: int) -> NDArray[np.bool_]:
-    flat = shapely.get_coordinates(ring)[:-1].ravel().tolist()
+def _fill(ring: shapely.LinearRing, x: int, y: int, width: int, height: int) -> NDArray[np.bool_]:
+    flat = (shapely.get_coordinates(ring)[:-1] - (x, y)).ravel().tolist()
     if len(flat) < 6:
         return np.zeros((height, width), dtype=np.bool_)
     filled: NDArray[np.bool_] = np.ascontiguousarray(coco.decode(coco.frPyObjects([flat], height, width)[0])) != 0

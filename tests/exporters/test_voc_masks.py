@@ -88,3 +88,35 @@ def test_more_objects_than_a_byte_can_tell_are_accounted_for(run, build, config)
     assert (bill.objects, bill.converted["object -> mask"]) == (254, 254)
     assert bill.dropped == {"a mask image holds 254 objects, and objects of 254 classes": 6}
     assert read(out.folder / "voc-masks/SegmentationObject/1.png").max() == 254
+
+
+def test_crossing_polygon_of_a_gigantic_image_costs_its_mask_alone(run, build, config):
+    # out, around, and around again inside: it crosses itself at the way in, and the middle is a hole
+    ring = "10,10 90,10 90,90 10,90 10,14 32,30 70,30 70,70 30,70 30,34 36,28"
+    star = [[float(number) for number in point.split(",")] for point in ring.split()]
+    huge = {"original_width": 90_000, "original_height": 90_000}
+    polygon = build.polygon(star, "dog", id="star", from_name="shape", **huge)
+    xml = config("car").replace(
+        "</View>", '<PolygonLabels name="shape" toName="image"><Label value="dog"/></PolygonLabels></View>'
+    )
+    out = run(
+        [
+            build.task(1, build.annotation(polygon)),
+            build.task(2, build.annotation(build.box(10, 10, 20, 20, "car", id="box"))),
+        ],
+        label_config=xml,
+        formats=("voc-masks", "coco", "yolo-segment"),
+        max_errors=1,
+    )
+    bill = out.report.accounts.formats["voc-masks"]
+    assert (bill.objects, bill.dropped) == (1, {"a mask image holds 256 million pixels": 1})
+    (loss,) = [each for each in out.losses if each["region"] == "star"]
+    assert (loss["task"], loss["reason"]) == (1, "a mask image holds 256 million pixels")
+    coco = out.report.accounts.formats["coco"]
+    assert coco.objects == 2
+    assert coco.converted["outline with holes of a very large image -> polygon, holes joined by bridges"] == 1
+    star = next(each for each in out.instances()["annotations"] if each["region_id"] == "star")
+    (flat,) = star["segmentation"]
+    # the even-odd rule sees what was drawn: Gauss' area formula over the bridged ring
+    x, y = np.array(flat[::2]), np.array(flat[1::2])
+    assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pytest.approx(star["area"], rel=1e-6)
