@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from exporters.validate.flaws import Problems
+from exporters.validate.names import check_classes
 from exporters.validate.photos import check_photo
 from labelloop.service.datasets.errors import Flawed
 from labelloop.service.datasets.shapes import run_lengths
@@ -97,7 +98,7 @@ def _images(
 def _categories(categories: list[dict[str, Any]], name: str, problems: Problems) -> dict[Any, int]:
     """Category id -> how many key points it names."""
     found: dict[Any, int] = {}
-    names: set[Any] = set()
+    names: set[str] = set()
     for place, each in enumerate(categories):
         number, label = each.get("id"), each.get("name")
         where = f"categories[{place}]"
@@ -112,6 +113,7 @@ def _categories(categories: list[dict[str, Any]], name: str, problems: Problems)
             names.add(label)
         points = each.get("keypoints")
         found.setdefault(number, len(points) if isinstance(points, list) else 0)
+    check_classes(sorted(names), name, "categories", problems)
     return found
 
 

@@ -125,6 +125,16 @@ FLAWS: Mapping[str, Flaw] = {
         "write ImageSets/Main/{train,val,trainval,test}.txt",
     ),
     "voc-image-missing": Flaw("an image that is not in JPEGImages", "loading stops", "bring the image"),
+    "class-alike": Flaw(
+        "two classes whose names differ only in case, spaces, - or _",
+        "one kind of thing is trained as two",
+        "rename one in the label config (`labelloop export` keeps the number), or merge them",
+    ),
+    "labels-shared": Flaw(
+        "a label file that two images share, such as a.jpg and a.png",
+        "both are trained with the objects of one",
+        "rename one of the images, and write its own labels",
+    ),
     "photo-unreadable": Flaw(
         "a photo that cannot be opened", "training stops, or drops the image", "bring it anew, or drop its labels"
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from exporters.splits import SPLITS
 from exporters.validate.flaws import Problems
+from exporters.validate.names import check_classes
 from exporters.validate.yolo import check_rows
 
 _ROWS = ("boxes", "segments", "obb", "pose")
@@ -19,6 +20,7 @@ def check_ndjson(path: Path, name: str, problems: Problems) -> None:
         if head is None or head.get("type") != "dataset" or not isinstance(names, dict):
             problems.add("yolo-sheet", name, "line 1", 'it is no {"type": "dataset", "class_names": ...}')
             return
+        check_classes(map(str, names.values()), name, "class_names", problems)
         shape = head.get("kpt_shape")
         points = (shape[0], shape[1]) if isinstance(shape, list) and len(shape) == 2 else None
         beside = path.parent / str(head["path"]) / "images" if "path" in head else None

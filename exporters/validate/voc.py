@@ -3,6 +3,7 @@
 Format: the VOC2012 development kit: whole pixels from 1, the maximum included.
 """
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -12,6 +13,7 @@ from defusedxml.ElementTree import parse
 
 from exporters.names import EXTENSIONS
 from exporters.validate.flaws import Problems
+from exporters.validate.names import check_classes, check_shared
 from exporters.validate.photos import check_photo
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -19,10 +21,13 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 def check_voc(folder: Path, name: str, problems: Problems) -> None:
     """Look a folder with ``Annotations/`` through; images are compared where ``JPEGImages/`` is there."""
-    stems = set()
-    photos = None
+    stems: set[str] = set()
+    classes: set[str] = set()
+    beside: dict[str, list[Path]] = defaultdict(list)
     if (folder / "JPEGImages").is_dir():
-        photos = {path.stem: path for path in (folder / "JPEGImages").iterdir() if path.suffix.lower() in EXTENSIONS}
+        for path in sorted((folder / "JPEGImages").iterdir()):
+            if path.suffix.lower() in EXTENSIONS:
+                beside[path.stem].append(path)
     for path in sorted((folder / "Annotations").glob("*.xml")):
         problems.looked_at["VOC files"] += 1
         stems.add(path.stem)
@@ -33,10 +38,13 @@ def check_voc(folder: Path, name: str, problems: Problems) -> None:
             problems.add("voc-unreadable", file, detail=str(error))
             continue
         size = _page(root, file, problems)
-        if photos is not None and path.stem in photos:
-            check_photo(photos[path.stem], file, "", size, problems)
-        elif photos is not None:
+        classes |= {label for each in root.iter("object") if (label := each.findtext("name") or "").strip()}
+        if path.stem in beside:
+            check_photo(beside[path.stem][0], file, "", size, problems)
+        elif (folder / "JPEGImages").is_dir():
             problems.add("voc-image-missing", file, detail=root.findtext("filename") or path.stem)
+    check_classes(sorted(classes), f"{name}Annotations", "name", problems)
+    check_shared(beside, {stem: f"{name}Annotations/{stem}.xml" for stem in sorted(stems)}, problems)
     _lists(folder, name, stems, problems)
 
 

@@ -3,7 +3,7 @@
 Format: https://docs.ultralytics.com/datasets/.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import yaml
 
 from exporters.names import EXTENSIONS
 from exporters.validate.flaws import Problems
+from exporters.validate.names import check_classes, check_shared
 from exporters.validate.photos import check_photo
 
 TOLERANCE = 1e-4
@@ -75,6 +76,7 @@ def _classes(names: Any, nc: object, file: str, problems: Problems) -> int | Non
     twice = [label for label, number in Counter(map(str, values)).items() if number > 1]
     if twice:
         problems.add("yolo-sheet", file, "names", f"{twice[0]!r} is there twice")
+    check_classes(map(str, values), file, "names", problems)
     if nc is not None and nc != count:
         problems.add("yolo-sheet", file, "nc", f"nc is {nc!r}, there are {count} names")
     return count
@@ -180,12 +182,14 @@ def _place(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> I
 
 def _pairs(folder: Path, name: str, problems: Problems) -> None:
     """Images and label files that go together: the last images/ of a path becomes labels/, as Ultralytics has it."""
-    images = {
-        path.relative_to(folder / "images").with_suffix(""): path
-        for path in (folder / "images").rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-    }
+    beside: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted((folder / "images").rglob("*")):
+        if path.suffix.lower() in EXTENSIONS:
+            beside[path.relative_to(folder / "images").with_suffix("").as_posix()].append(path)
+    images = {Path(stem): paths[0] for stem, paths in beside.items()}
     labels = {path.relative_to(folder / "labels").with_suffix("") for path in (folder / "labels").rglob("*.txt")}
+    files = {path.as_posix(): f"{name}labels/{path.as_posix()}.txt" for path in sorted(labels)}
+    check_shared(beside, files, problems)
     for path in sorted(images.keys() - labels):
         problems.add("yolo-image-unlabelled", f"{name}images/{path.as_posix()}")
     for path in sorted(images.keys() & labels):

@@ -297,7 +297,7 @@ BROKEN_VOC = {
 def voc(folder, name, box, size=(100, 80)):
     label, *edges = box
     tags = "".join(f"<{tag}>{edge}</{tag}>" for tag, edge in zip(("xmin", "ymin", "xmax", "ymax"), edges, strict=True))
-    (folder / "Annotations").mkdir(exist_ok=True)
+    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
     (folder / f"Annotations/{name}.xml").write_text(
         f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>"
         f"<object><name>{label}</name><bndbox>{tags}</bndbox></object></annotation>"
@@ -512,3 +512,54 @@ def test_broken_line_of_ndjson_costs_itself_alone(tmp_path, line):
 def test_ndjson_that_is_no_text_is_said(tmp_path):
     (tmp_path / "d.ndjson").write_bytes(b"\xff\xfe\x00")
     assert set(validate(tmp_path).counts) == {"yolo-sheet"}
+
+
+ALIKE = {
+    "case": (["car", "Car"], "'Car' and 'car'"),
+    "spaces": (["traffic light", "traffic  light "], "'traffic  light ' and 'traffic light'"),
+    "signs": (["traffic_light", "traffic-light"], "'traffic-light' and 'traffic_light'"),
+    "letters may": (["a", "A"], ""),
+    "others": (["car", "cart"], ""),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_classes_that_a_person_takes_for_one_are_found_in_every_format(tmp_path, name):
+    labels, expected = ALIKE[name]
+    good = sheet() | {"categories": [{"id": number, "name": label} for number, label in enumerate(labels, start=1)]}
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/annotations/instances_train.json").write_text(json.dumps(good))
+    (tmp_path / "yolo/labels").mkdir(parents=True)
+    (tmp_path / "yolo/data.yaml").write_text(json.dumps({"names": labels}))
+    voc(tmp_path / "voc", "a", (labels[0], 1, 1, 5, 5))
+    voc(tmp_path / "voc", "b", (labels[1], 1, 1, 5, 5))
+    lists(tmp_path / "voc", train=["a", "b"])
+    (tmp_path / "ndjson").mkdir()
+    head = {"type": "dataset", "class_names": dict(enumerate(labels))}
+    (tmp_path / "ndjson/d.ndjson").write_text(json.dumps(head))
+    found = [each for each in validate(tmp_path).kept if each.flaw == "class-alike"]
+    assert [each.file.split("/")[0] for each in found] == (["coco", "ndjson", "voc", "yolo"] if expected else [])
+    assert {tuple(sorted(each.detail.split(" and "))) for each in found} == (
+        {tuple(sorted(expected.split(" and ")))} if expected else set()
+    )
+
+
+def test_label_files_that_two_images_share_are_found(tmp_path):
+    folder = tmp_path / "yolo"
+    for place in ("images/train", "labels/train", "labels/val", "images/val"):
+        (folder / place).mkdir(parents=True)
+    for place in ("train/a.jpg", "train/a.png", "train/b.jpg", "val/a.jpg"):
+        Image.new("RGB", (10, 10)).save(folder / "images" / place)
+    for place in ("train/a.txt", "train/b.txt", "val/a.txt"):
+        (folder / "labels" / place).write_text("0 .5 .5 .2 .2\n")
+    (folder / "data.yaml").write_text("names: [car]")
+    voc(tmp_path / "voc", "a", ("car", 1, 1, 5, 5))
+    lists(tmp_path / "voc", train=["a"])
+    (tmp_path / "voc/JPEGImages").mkdir()
+    for name in ("a.jpg", "a.webp"):
+        Image.new("RGB", (100, 80)).save(tmp_path / "voc/JPEGImages" / name)
+    found = [(each.flaw, each.file, each.detail) for each in validate(tmp_path).kept]
+    assert found == [
+        ("labels-shared", "voc/Annotations/a.xml", "a.jpg and a.webp"),
+        ("labels-shared", "yolo/labels/train/a.txt", "a.jpg and a.png"),
+    ]
