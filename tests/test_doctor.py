@@ -13,7 +13,7 @@ import structlog
 from rich.console import Console
 from werkzeug.serving import make_server
 
-from labelloop.doctor import commands, label_studio, model, policy, project, services, storage
+from labelloop.doctor import commands, exports, label_studio, model, policy, project, services, storage
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Check, Finding, ok, problem, warning
@@ -584,6 +584,27 @@ def test_a_policy_that_names_what_is_not_there_is_found(settings, written, level
     file.write_text(written)
     found = policy.qc_policy(Context(given, 7, studio=PoliciedStudio()))
     assert (found.level, said in found.what) == (level, True), found.what
+
+
+@pytest.mark.parametrize(
+    ("written", "level", "said"),
+    [
+        (None, "ok", "not exported by itself"),
+        ("every_tasks = 5", "ok", "can be followed"),
+        ("every_tasks = 5\nthen = ['no-such-program']", "problem", "'no-such-program'"),
+        ("format = 'coco'", "warning", "says nothing of when"),
+        ("format = 'yolo'\nat = 'noon'", "problem", "at must be a time of day"),
+    ],
+)
+def test_a_policy_of_exports_that_cannot_be_followed_is_found(settings, written, level, said):
+    given = settings()
+    file = given.home / "exporters" / "7" / "export.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if written is not None:
+        file.write_text(f"[export]\n{written}")
+    found = exports.export_policy(Context(given, 7, studio=PoliciedStudio()))
+    assert (found.level, said in found.what) == (level, True), found.what
+    assert level == "ok" or found.fix
 
 
 # --- how it is shown ------------------------------------------------------------------------------------------------

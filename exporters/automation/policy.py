@@ -1,35 +1,42 @@
 """The export policy of a project: what is exported to where, when again, who is told and what is started."""
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from exporters.errors import ExportError
-from exporters.formats import DEFAULT_FORMATS
-from exporters.splits import DEFAULT_SPLIT
+from exporters.choose import DISPUTED
+from exporters.choose import policy as chosen
+from exporters.errors import BadOption, ExportError
+from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.splits import DEFAULT_SPLIT, Split
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
+class Fault(NamedTuple):
+    """A key of the policy that cannot be used: why, and what would be right."""
+
+    key: str
+    reason: str
+    fix: str = ""
+
+
 class ExportPolicyError(ExportError):
-    """An ``export.toml``, or an option of the command line (``where`` is empty), cannot be used."""
+    """An ``export.toml``, or options of the command line (``where`` is empty), cannot be used; every fault is named."""
 
     code = "export_policy"
     status = 400
 
-    def __init__(self, where: str, key: str, reason: str) -> None:
-        self.key = key
-        if not where:
-            option = f"--{key.replace('_', '-')}"
-            super().__init__(f"{option} {reason}.", fix="`labelloop export --help` says what each option takes.")
-            return
-        super().__init__(
-            f"{where}{f': {key}' if key else ''} {reason}.",
-            fix="docs/reference/policy.md lists the keys of export.toml with their ranges.",
-        )
+    def __init__(self, where: str, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        told = [f"{_said(where, each.key)} {each.reason}" for each in faults]
+        fixes = dict.fromkeys(each.fix for each in faults if each.fix)
+        told_of = "docs/reference/policy.md lists the keys of export.toml." if where else ""
+        super().__init__(f"{'. '.join(told)}.", fix=" ".join(filter(None, (*fixes, told_of))))
 
 
 @dataclass(frozen=True)
@@ -79,24 +86,47 @@ class ExportPolicy:
         """This policy, if it can be used.
 
         Raises:
-            ExportPolicyError: A value is out of its range; ``where`` names the file, empty for the command line.
+            ExportPolicyError: Values cannot be used; ``where`` names the file, empty for the command line.
         """
-        parts = urlsplit(self.webhook)
+        if faults := list(self._faults()):
+            raise ExportPolicyError(where, faults)
+        return self
+
+    def _faults(self) -> Iterator[Fault]:
+        parsers: Mapping[str, Callable[[], object]] = {
+            "format": lambda: format_names(self.format),
+            "annotation": lambda: chosen(self.annotation),
+            "split": lambda: Split.parse(self.split),
+        }
+        for key, parse in parsers.items():
+            try:
+                parse()
+            except BadOption as error:
+                yield Fault(key, f"is {error.value!r}, which is not understood", error.fix)
+        hook = urlsplit(self.webhook)
+        scheme, _, place = self.to.partition("://")
         wrong = (
-            ("max_errors", not 0 <= self.max_errors <= 1, "must be from 0 to 1"),
-            ("every_tasks", self.every_tasks < 0, "must be 0 or more"),
-            ("every_hours", not 0 <= self.every_hours < 1e5, "must be 0 or more"),
-            ("at", bool(self.at) and not _TIME.fullmatch(self.at), "must be a time of day such as 02:30"),
+            (
+                "to",
+                "://" in self.to and (scheme not in {"file", "s3"} or not place),
+                "file:///DIR or s3://BUCKET/PREFIX",
+            ),
+            ("disputed", self.disputed not in DISPUTED, ", ".join(DISPUTED)),
+            ("max_errors", not 0 <= self.max_errors <= 1, "a share from 0 to 1"),
+            ("every_tasks", self.every_tasks < 0, "a number of tasks, 0 for never"),
+            ("every_hours", not 0 <= self.every_hours < 1e5, "hours, 0 for never"),
+            ("at", bool(self.at) and not _TIME.fullmatch(self.at), "a time of day such as 02:30"),
             (
                 "webhook",
-                bool(self.webhook) and (parts.scheme not in {"http", "https"} or not parts.hostname),
-                "must be an http:// or https:// address",
+                bool(self.webhook) and (hook.scheme not in {"http", "https"} or not hook.hostname),
+                "an http:// or https:// address",
             ),
+            ("then", self.then != () and not self.then[0].strip(), "the program, then its arguments"),
         )
-        for key, failed, reason in wrong:
+        for key, failed, right in wrong:
             if failed:
-                raise ExportPolicyError(where, key, reason)
-        return self
+                shown = "" if key == "webhook" else f", not {getattr(self, key)!r}"  # an address may hold a secret
+                yield Fault(key, f"must be {right}{shown}")
 
 
 def policy_files(home: Path, project: int) -> tuple[Path, Path]:
@@ -124,25 +154,42 @@ def watched_projects(home: Path) -> list[int]:
     return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
 
 
+def _said(where: str, key: str) -> str:
+    return f"{where}: {key}" if where else f"--{key.replace('_', '-')}"
+
+
 def _laid_over(policy: ExportPolicy, path: Path) -> ExportPolicy:
     import tomllib
 
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExportPolicyError(str(path), "", f"is no TOML: {error}") from error
+        raise ExportPolicyError(str(path), [Fault("it", f"is no TOML: {error}")]) from error
     except OSError as error:
-        raise ExportPolicyError(str(path), "", f"cannot be read: {error.strerror}") from error
-    if set(table) - {"export"} or not isinstance(table.get("export", {}), dict):
-        raise ExportPolicyError(str(path), "", "holds something else than the table [export]")
-    values = {key: _value(str(path), key, value) for key, value in table.get("export", {}).items()}
-    return replace(policy, **values).checked(str(path))
+        raise ExportPolicyError(str(path), [Fault("it", f"cannot be read: {error.strerror}")]) from error
+    faults = [Fault(key, "is no part of it", "Put all keys below [export].") for key in table if key != "export"]
+    given = table.get("export", {})
+    if not isinstance(given, dict):
+        faults, given = [Fault("export", "must be a table", "Write [export] in a line of its own.")], {}
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        found = _value(key, value)
+        if isinstance(found, Fault):
+            faults.append(found)
+        else:
+            values[key] = found
+    faults += replace(policy, **values)._faults()  # noqa: SLF001 - all of them at once
+    if faults:
+        raise ExportPolicyError(str(path), faults)
+    return replace(policy, **values)
 
 
-def _value(where: str, key: str, value: Any) -> Any:
+def _value(key: str, value: Any) -> Any:
+    """The value as the field takes it, or what is wrong with it."""
     defaults: Mapping[str, Any] = {field.name: field.default for field in fields(ExportPolicy)}
     if key not in defaults:
-        raise ExportPolicyError(where, key, f"is no such key; there are {', '.join(defaults)}")
+        near = difflib.get_close_matches(key, defaults, n=1)
+        return Fault(key, "is no such key", f"Did you mean {near[0]}?" if near else f"There are {', '.join(defaults)}.")
     kind = type(defaults[key])
     if kind is tuple and isinstance(value, list) and all(isinstance(word, str) for word in value):
         return tuple(value)
@@ -150,5 +197,5 @@ def _value(where: str, key: str, value: Any) -> Any:
         value = float(value)
     if type(value) is not kind:  # bool is an int to isinstance; `every_tasks = true` must not pass
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list of words"}
-        raise ExportPolicyError(where, key, f"must be {names[kind]}, not {value!r}")
+        return Fault(key, f"must be {names[kind]}, not {value!r}")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from labelloop.doctor import label_studio, model, policy, project, services, storage
+from labelloop.doctor import exports, label_studio, model, policy, project, services, storage
 from labelloop.doctor.finding import Check
 
 CHECKS: Mapping[str, Check] = {
@@ -37,6 +37,7 @@ CHECKS: Mapping[str, Check] = {
     "sampling": Check(project.sampling, needs=("project",), project=True),
     "qc-hook": Check(project.qc_hook, needs=("project",), project=True),
     "qc-policy": Check(policy.qc_policy, needs=("project",), project=True),
+    "export-policy": Check(exports.export_policy, needs=("project",), project=True),
     "tabs": Check(project.tabs, needs=("project",), project=True),
     "media": Check(project.media, needs=("project",), project=True),
     "labels": Check(model.labels, needs=("project", "model"), project=True),

@@ -211,8 +211,15 @@ def test_broken_policy_of_one_project_does_not_keep_others_from_being_looked_at(
         ("[export]\nwebhook = 'ftp://x'", "webhook"),
         ("[export]\nthen = 'rm -rf'", "then"),
         ("[export]\nmax_errors = 2.0", "max_errors"),
-        ("every_tasks = 1", ""),
-        ("[export", ""),
+        ("[export]\nformat = 'coco,yolo'", "format"),
+        ("[export]\nannotation = 'newest'", "annotation"),
+        ("[export]\nsplit = 'train=x'", "split"),
+        ("[export]\ndisputed = 'maybe'", "disputed"),
+        ("[export]\nto = 'ftp://host/set'", "to"),
+        ("[export]\nthen = ['']", "then"),
+        ("export = 5", "export"),
+        ("every_tasks = 1", "every_tasks"),
+        ("[export", "it"),
     ],
 )
 def test_policy_that_cannot_be_used_is_said(settings, text, key):
@@ -221,7 +228,22 @@ def test_policy_that_cannot_be_used_is_said(settings, text, key):
     file.write_text(text)
     with pytest.raises(ExportPolicyError, match=r"export\.toml") as caught:
         read_export_policy(settings.home, 7)
-    assert caught.value.key == key
+    assert [each.key for each in caught.value.faults] == [key]
+    assert str(file) in caught.value.message
+    assert f": {key} " in caught.value.message
+    assert caught.value.fix
+
+
+def test_all_faults_of_a_policy_are_said_at_once_each_with_what_would_be_right(settings):
+    file = policy_files(settings.home, 7)[1]
+    file.parent.mkdir(parents=True)
+    file.write_text("[export]\nformat = 'coco,yolo'\nevry_tasks = 5\nat = '2:30'\nwebhook = 'ftp://secret@host'\n")
+    with pytest.raises(ExportPolicyError) as caught:
+        read_export_policy(settings.home, 7)
+    said = f"{caught.value.message} {caught.value.fix}"
+    for expected in ("'coco,yolo'", "yolo-detect", "Did you mean every_tasks?", "such as 02:30", "http:// or https://"):
+        assert expected in said
+    assert "secret" not in said
 
 
 def test_projects_own_policy_is_laid_over_the_general_one(settings):
