@@ -167,9 +167,9 @@ class Bills:
         """The number of a bill, known or new."""
         return self._numbers.setdefault(bill, len(self._numbers))
 
-    def add(self, number: int) -> None:
-        """Count a task with the bill of this number."""
-        self._times[number] += 1
+    def add(self, numbers: Iterable[int]) -> None:
+        """Count tasks, each with the bill of its number."""
+        self._times.update(numbers)
 
     def times(self, number: int) -> int:
         """How many tasks have the bill of this number."""

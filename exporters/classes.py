@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import Self
 
 import msgspec
@@ -41,8 +42,8 @@ class ClassMap:
         return self._ids.setdefault(name, len(self._ids) + 1) if found is None else found
 
     def ids(self, names: Iterable[str]) -> Iterator[int]:
-        """The numbers of labels that are classes already."""
-        return map(self._ids.__getitem__, names)
+        """The number of each label; 0 for one that is no class yet."""
+        return map(self._ids.get, names, repeat(0))
 
     def __contains__(self, name: object) -> bool:
         return name in self._ids

@@ -167,7 +167,7 @@ class Keeping:
         """Keep the task at a place of that version; False where another has its number or names by now."""
         bill = self._known.keep(place, self._assembler)
         if bill is not None:
-            self._bills.add(self._bills.number(bill))
+            self._bills.add([self._bills.number(bill)])
         return bill is not None
 
 

@@ -5,16 +5,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from exporters.accounting import Ledger, Loss
 from exporters.assemble import SAME_IMAGE, UNKNOWN_LABEL, Assembler, Rules
 from exporters.block import Block
 from exporters.classes import ClassMap
+from exporters.columns import Columns
 from exporters.dataset import Image, Item
-from exporters.gather import Fate, gather
+from exporters.gather import Dropped, Fates, gather
 from exporters.index import NO_DIGEST, NameKeys
 from exporters.manifest import Photo
-from exporters.shapes import CLIPPED
+from exporters.shapes import CLIPPED, Fitted
 from exporters.usual import Draft, Drafts, Usual
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.task import Task, read_task
@@ -104,8 +107,8 @@ class Converter:
         self._photos = photos
         self._usual = Usual(rules)
         self._drafts = Drafts([])
-        self._new_labels: set[str] = set()
-        self._strange: set[str] = set()
+        self._class_ids: NDArray[np.int64] = np.empty(0, np.int64)
+        self._new_labels = False
         self._begin()
 
     def look(self, texts: Sequence[bytes | None]) -> None:
@@ -115,14 +118,14 @@ class Converter:
         self._drafts = self._usual.read(texts)
         if self._photos:
             self._photos.expect((draft.url, draft.task) for draft in self._drafts.of if draft is not None)
-        labels = set(self._drafts.said.labels)
-        self._new_labels = {label for label in labels if label not in self._classes}
-        self._strange = labels - self._rules.config_labels if self._rules.config else set()
+        labels = self._drafts.said.labels
+        self._class_ids = np.fromiter(self._classes.ids(labels), np.int64, len(labels))
+        self._new_labels = not self._class_ids.all()
 
     def add(self, place: int, entry: bytes | MalformedTask, digest: bytes) -> int:
         """Take the task at a place of the block; gives its key."""
         draft = self._drafts.of[place]
-        if draft is not None and not (self._new_labels and self._new_labels.intersection(self._labels(draft))):
+        if draft is not None and not (self._new_labels and not self._class_ids[draft.first : draft.last].all()):
             named = self._assembler.place(draft.task, draft.url)
             if named is not None:
                 image = Image(
@@ -153,9 +156,8 @@ class Converter:
         """The images of the tasks taken, and the tasks' rows."""
         columns = None
         if self._accepted:
-            columns, fates = gather(self._drafts, [each.draft for each in self._accepted], self._classes)
-            for each, fate in zip(self._accepted, fates, strict=True):
-                self._settle(each, fate)
+            columns, fates = gather(self._drafts, [each.draft for each in self._accepted], self._class_ids)
+            self._settle(columns, fates)
         block = Block(
             self._images,
             self._tasks,
@@ -168,26 +170,52 @@ class Converter:
         self._begin()
         return block, rows
 
-    def _settle(self, each: "_Accepted", fate: Fate) -> None:
-        """Write the bill of a usual task."""
-        row, image = self._rows[each.row], self._images[each.image]
-        unknown = 0
-        if self._strange:
-            unknown = sum(label in self._strange for label in fate.labels)
-        row.pattern = Pattern(each.draft.rule, image.split, each.repeated, unknown, fate.clipped, fate.kinds)
-        if not (fate.others or fate.dropped or row.counted):
-            return
+    def _settle(self, columns: Columns, fates: Fates) -> None:
+        """Write the bills of the usual tasks."""
+        unknown = self._unknown(columns)
+        for place, (each, (upright, turned, rings, clipped)) in enumerate(
+            zip(self._accepted, fates.counts, strict=True)
+        ):
+            row = self._rows[each.row]
+            row.pattern = Pattern(
+                each.draft.rule,
+                self._images[each.image].split,
+                each.repeated,
+                unknown[place] if unknown else 0,
+                clipped,
+                (upright, turned, rings),
+            )
+            if place in fates.others or place in fates.dropped or row.counted:
+                self._settle_apart(each.draft, row, fates.others.get(place, ()), fates.dropped.get(place, ()))
+
+    def _unknown(self, columns: Columns) -> list[int]:
+        """How many regions of each usual task have a label that the label config does not have; empty for none."""
+        if self._rules.config is None:
+            return []
+        strange = [
+            number for number, name in enumerate(self._classes.names, 1) if name not in self._rules.config_labels
+        ]
+        if not strange:
+            return []
+        found = np.concatenate(([0], np.cumsum(np.isin(columns.class_ids, strange))))
+        first = np.array(columns.first)
+        counts: list[int] = (found[first[1:]] - found[first[:-1]]).tolist()
+        return counts
+
+    def _settle_apart(self, draft: Draft, row: Row, others: Sequence[Fitted], dropped: Sequence[Dropped]) -> None:
+        """The bill of a usual task of which there is more to say than its pattern does."""
+        assert row.pattern is not None
         counted = row.pattern.counted()
         row.pattern = None
-        for fitted in fate.others:
+        for fitted in others:
             counted["kept", "region"] += 1
             counted["input", "region"] += 1
             counted.update(("repaired", repair) for repair in fitted.repairs)
-        for region, annotation, reason in fate.dropped:
+        for region, annotation, reason in dropped:
             counted["input", "region"] += 1
             counted["dropped", "region", reason] += 1
             counted["failed", "regions"] += 1
-            row.losses.append(Loss("region", reason, task=each.draft.task, annotation=annotation, region=region))
+            row.losses.append(Loss("region", reason, task=draft.task, annotation=annotation, region=region))
         counted.update(row.counted or {})
         row.counted = counted
 
@@ -218,9 +246,6 @@ class Converter:
         copies = [(item.image.split, self._photos.copy(item, self._ledger, row.losses.append)) for item in items]
         row.photos = [(split, photo) for split, photo in copies if photo]
         return len(row.photos) == len(copies)
-
-    def _labels(self, draft: Draft) -> list[str]:
-        return self._drafts.said.labels[draft.first : draft.last]
 
 
 def _read(text: bytes) -> Task | MalformedTask:

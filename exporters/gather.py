@@ -6,37 +6,43 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.classes import ClassMap
 from exporters.columns import OTHER, RING, TURNED, UPRIGHT, Columns, take
 from exporters.dataset import OBJECTS_A_TASK, Object
+from exporters.rings import starts
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.usual import Draft, Drafts
 
+Dropped = tuple[str, int | None, str]
+"""(region, annotation, reason)."""
 
-class Fate(msgspec.Struct):
-    """What became of the regions of a usual task.
+
+class Fates(msgspec.Struct, frozen=True):
+    """What became of the regions of some usual tasks, by the places of the tasks.
 
     Attributes:
-        kinds: How many upright rectangles, turned rectangles and polygons fit as a matter of columns.
-        clipped: How many of those were clipped.
-        labels: The labels of the regions that are in the data set.
-        others: How each region fits that `exporters.shapes.fit` had to be asked about.
-        dropped: (region, annotation, reason) of each that does not fit.
+        counts: How many upright rectangles, turned rectangles and polygons of a task fit as a matter of columns, and
+            how many of those were clipped.
+        others: How each region fits that `exporters.shapes.fit` had to be asked about; for tasks that have such.
+        dropped: Those that do not fit; likewise.
     """
 
-    kinds: tuple[int, ...]
-    clipped: int
-    labels: Sequence[str]
-    others: list[Fitted]
-    dropped: list[tuple[str, int | None, str]]
+    counts: list[list[int]]
+    others: dict[int, list[Fitted]]
+    dropped: dict[int, list[Dropped]]
 
 
-def gather(drafts: Drafts, taken: Sequence[Draft], classes: ClassMap) -> tuple[Columns, list[Fate]]:
-    """The objects of the drafts that were taken, in their order, and each one's fate."""
+def gather(drafts: Drafts, taken: Sequence[Draft], class_ids: NDArray[np.int64]) -> tuple[Columns, Fates]:
+    """The objects of the drafts that were taken, in their order, and what became of their regions.
+
+    Args:
+        drafts: those of a block.
+        taken: some of them, in their order.
+        class_ids: the number of the class of each row of the drafts that were taken.
+    """
     assert drafts.shapes is not None
     assert drafts.fits is not None
-    first = np.array([draft.first for draft in taken])
-    lengths = np.array([draft.last for draft in taken]) - first
+    spans = np.array([(draft.first, draft.last, draft.task) for draft in taken])
+    first, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
     begins = np.cumsum(lengths) - lengths
     rows = np.repeat(first - begins, lengths) + np.arange(lengths.sum())
     owners = np.repeat(np.arange(len(taken)), lengths)
@@ -45,28 +51,27 @@ def gather(drafts: Drafts, taken: Sequence[Draft], classes: ClassMap) -> tuple[C
     if unfit:
         stay = ~np.isin(rows, unfit)
         rows, owners = rows[stay], owners[stay]
-    starts = np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=len(taken)))))
-    numbers = np.array([draft.task for draft in taken])
-    ids = numbers[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - starts[owners]
+    first_row = starts(np.bincount(owners, minlength=len(taken)))
+    ids = spans[owners, 2] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
     shapes, fits, said = drafts.shapes, drafts.fits, drafts.said
     if len(rows) < len(said.labels):
         shapes, fits = take(shapes, fits, rows)
-        said = said.some(rows.tolist())
-    class_ids = np.fromiter(classes.ids(said.labels), np.int64, len(rows))
-    columns = Columns(starts.tolist(), shapes, fits, said, ids, class_ids, {})
-    fates = _fates(columns, owners, len(taken))
+        said, class_ids = said.some(rows.tolist()), class_ids[rows]
+    columns = Columns(first_row.tolist(), shapes, fits, said, ids, class_ids, {})
+    fates = Fates(_counts(columns, owners, len(taken)), {}, {})
     others: dict[int, Object] = {}
     if asked:
         fits = msgspec.structs.replace(fits, boxes=fits.boxes.copy(), clipped=fits.clipped.copy())
     for row, answer in asked.items():
         if isinstance(answer, str):
             owner = int(np.searchsorted(first, row, side="right")) - 1
-            fates[owner].dropped.append((drafts.said.regions[row], drafts.said.annotations[row], answer))
+            lost = drafts.said.regions[row], drafts.said.annotations[row], answer
+            fates.dropped.setdefault(owner, []).append(lost)
         else:
             place = int(np.searchsorted(rows, row))
             each = others[place] = _object(columns, place, answer)
             fits.boxes[place], fits.clipped[place] = each.box, each.clipped
-            fates[owners[place]].others.append(answer)
+            fates.others.setdefault(int(owners[place]), []).append(answer)
     return msgspec.structs.replace(columns, fits=fits, others=others), fates
 
 
@@ -98,13 +103,9 @@ def _object(columns: Columns, row: int, fitted: Fitted) -> Object:
     )
 
 
-def _fates(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[Fate]:
+def _counts(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[list[int]]:
     kinds = columns.fits.kinds
-    counts = np.stack([np.bincount(owners[kinds == kind], minlength=tasks) for kind in (UPRIGHT, TURNED, RING)], axis=1)
-    clipped = np.bincount(owners[columns.fits.clipped & (kinds != OTHER)], minlength=tasks)
-    return [
-        Fate((upright, turned, ring), cut, columns.said.labels[start:stop], [], [])
-        for (upright, turned, ring), cut, start, stop in zip(
-            counts.tolist(), clipped.tolist(), columns.first[:-1], columns.first[1:], strict=True
-        )
-    ]
+    counts = [np.bincount(owners[kinds == kind], minlength=tasks) for kind in (UPRIGHT, TURNED, RING)]
+    counts.append(np.bincount(owners[columns.fits.clipped & (kinds != OTHER)], minlength=tasks))
+    found: list[list[int]] = np.stack(counts, axis=1).tolist()
+    return found

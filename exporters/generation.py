@@ -17,10 +17,11 @@ from exporters.convert import Pattern, Row
 from exporters.formats.format import Format
 from exporters.index import PageFile, PageWriter
 from exporters.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
-from exporters.tables import Objects, TableWriter, line_head
+from exporters.tables import Objects, TableWriter, line_heads
 from exporters.tally import Tally
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -55,25 +56,24 @@ class StretchWriter:
     def add(self, block: Block, rows: Sequence[Row]) -> None:
         """Write the records of a block and the rows of its tasks."""
         first = self._first + len(self._rows)
-        heads = [line_head(first + task, image.split) for task, image in zip(block.tasks, block.images, strict=True)]
-        self._tables[IMAGES].add(heads, [_encode(image) for image in block.images])
+        heads = line_heads([first + task for task in block.tasks], [image.split for image in block.images])
+        self._tables[IMAGES].add(heads, _encode_lines(block.images).split(b"\n")[:-1])
         tally = Tally(block, rows)
         for each in self._formats:
             encoded = each.encode(block)
             self._tables[each.name].add(heads, encoded.records)
             tally.add(each, encoded)
-        for seq, (row, number) in enumerate(
-            zip(rows, tally.bills(self._bills, self._patterns), strict=True), start=first
-        ):
+        for seq, row in enumerate(rows, start=first):
             if row.photos:
-                head = [line_head(seq, split) for split, _ in row.photos]
-                self._tables[PHOTOS].add(head, [_encode(photo) for _, photo in row.photos])
+                splits = [split for split, _ in row.photos]
+                photos = [_encode(photo) for _, photo in row.photos]
+                self._tables[PHOTOS].add(line_heads([seq] * len(photos), splits), photos)
             if row.losses:
-                self._tables[DROPPED].add(
-                    [line_head(seq, "")] * len(row.losses), [_encode(loss) for loss in row.losses]
-                )
-            self._bills.add(number)
-            self._rows.add(row.key, row.digest, number, row.names)
+                losses = [_encode(loss) for loss in row.losses]
+                self._tables[DROPPED].add(line_heads([seq] * len(losses), [""] * len(losses)), losses)
+        numbers = tally.bills(self._bills, self._patterns)
+        self._bills.add(numbers)
+        self._rows.add([row.key for row in rows], [row.digest for row in rows], numbers, [row.names for row in rows])
 
     def finish(self) -> Stretch:
         """What was written."""

@@ -7,6 +7,7 @@ import shutil
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -58,14 +59,19 @@ class PageWriter:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, key: int, digest: bytes, bill: int, names: Sequence[NameKeys]) -> None:
-        """Add a task's row: its number is the row's number of before."""
-        self._keys.append(key)
-        self._digests += digest
-        self._bills.append(bill)
-        self._images.append(len(names))
-        for pair in names:
-            self._names.extend(pair)
+    def add(
+        self,
+        keys: Sequence[int],
+        digests: Sequence[bytes],
+        bills: Sequence[int],
+        names: Sequence[Sequence[NameKeys]],
+    ) -> None:
+        """Add the rows of some tasks: the number of a bill is the one of before it was joined with others."""
+        self._keys.extend(keys)
+        self._digests += b"".join(digests)
+        self._bills.extend(bills)
+        self._images.extend(map(len, names))
+        self._names.extend(chain.from_iterable(chain.from_iterable(names)))
 
     def columns(self, bills: Sequence[int]) -> tuple[bytes, ...]:
         """The first five columns of `Page`; ``bills`` has for each number of a bill the one that it is to have."""

@@ -100,7 +100,7 @@ class TableWriter:
         self._file = self._path.open("wb")
 
     def add(self, heads: Sequence[bytes], records: Sequence[bytes]) -> None:
-        """Write records, each with the head of its line: see `line_head`."""
+        """Write records, each with the head of its line: see `line_heads`."""
         if not records:
             return
         parts = [b"}\n"] * (3 * len(records))
@@ -144,9 +144,10 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     record: msgspec.Raw
 
 
-def line_head(seq: int, split: str) -> bytes:
-    """What stands before the record in a line of a shard; ``split`` is one of ``SPLITS`` or empty."""
-    return b'{"seq":%d,"split":"%b","record":' % (seq, split.encode())
+def line_heads(rows: Sequence[int], splits: Sequence[str]) -> list[bytes]:
+    """What stands before each record in the lines of a shard; a split is one of ``SPLITS`` or empty."""
+    rest = {split: f'"split":"{split}","record":'.encode() for split in set(splits)}
+    return [b'{"seq":%d,%b' % (row, rest[split]) for row, split in zip(rows, splits, strict=True)]
 
 
 def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | None = None) -> Iterator[Record]:

@@ -1,6 +1,6 @@
 """The bills of a block's tasks: what became of each in the data set, and then in each format."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from exporters.accounting import Bills, Loss, bill_of
 from exporters.block import Block
@@ -44,23 +44,28 @@ class Tally:
         for place, change, times in encoded.converted:
             self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
 
-    def bills(self, bills: Bills, patterns: dict[Pattern, int]) -> Iterator[int]:
+    def bills(self, bills: Bills, patterns: dict[Pattern, int]) -> list[int]:
         """The number of each task's bill; ``patterns`` keeps those of patterns."""
-        tasks = self._block.tasks
-        noted = {tasks[place] for place in self._notes}
+        noted = {self._block.tasks[place] for place in self._notes}
         places: dict[int, list[int]] | None = None
+        numbers: list[int] = []
         for task, row in enumerate(self._rows):
-            usual = row.pattern is not None and task not in noted
-            number = patterns.get(row.pattern) if usual and row.pattern else None
+            pattern = None if task in noted else row.pattern
+            number = patterns.get(pattern) if pattern else None
             if number is None:
-                if places is None:
-                    places = {}
-                    for place, owner in enumerate(tasks):
-                        places.setdefault(owner, []).append(place)
+                places = self._places() if places is None else places
                 number = bills.number(bill_of(self._counted(row, places.get(task, []))))
-                if usual and row.pattern:
-                    patterns[row.pattern] = number
-            yield number
+                if pattern:
+                    patterns[pattern] = number
+            numbers.append(number)
+        return numbers
+
+    def _places(self) -> dict[int, list[int]]:
+        """The images of each task that has any."""
+        places: dict[int, list[int]] = {}
+        for place, owner in enumerate(self._block.tasks):
+            places.setdefault(owner, []).append(place)
+        return places
 
     def _counted(self, row: Row, places: Sequence[int]) -> Counted:
         block = self._block

@@ -3,6 +3,7 @@
 Format: https://cocodataset.org/#format-data. Numbers are rounded to 1/10,000 of a pixel.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import msgspec
 
 from exporters.block import Block
 from exporters.dataset import Image, Item, Object
-from exporters.formats.coco_rows import annotation_rows
+from exporters.formats.coco_rows import annotations
 from exporters.formats.format import NO_AREA, Encoded, ItemFormat, Job, Place, Record, shape_name
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
 from exporters.outlines import one_ring
@@ -21,6 +22,7 @@ from labelloop.labeling.errors import TooLarge
 from labelloop.labeling.geometry import KeyPoint, Mask
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _HOLES = "outline with holes -> mask"
 _HOLES_BRIDGED = "outline with holes of a very large image -> polygon, holes joined by bridges"
 NO_SKELETON = "a key point, and no label config that tells the order of key points"
@@ -68,7 +70,7 @@ class Coco(ItemFormat):
                 dropped.append((each, NO_AREA))
             elif not skeleton:
                 dropped.append((each, ALONE if not each.parent else NO_SKELETON))
-        return _record(item.image, _encode(records)), dropped
+        return _record(_encode(_told(item.image)), _encode(records)[1:-1]), dropped
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`. Key points need the objects of an image together: then images go one by one."""
@@ -76,16 +78,17 @@ class Coco(ItemFormat):
         if columns is None or self.job.skeleton:
             return super().encode(block)
         encoded = self.encode_some(block.items.items(), len(block))
-        rows = annotation_rows(columns, [block.images[place].id for place in block.usual])
-        for number, place in enumerate(block.usual):
-            first, last = columns.first[number], columns.first[number + 1]
-            if columns.others:
-                for row in columns.others.keys() & range(first, last):
-                    converted: Counter[str] = Counter()
-                    annotation = _annotation(columns.others[row], block.images[place], converted)
-                    rows[row] = _encode(annotation)
-                    encoded.converted.extend((place, change, times) for change, times in converted.items())
-            encoded.records[place] = _record(block.images[place], b"[%b]" % b",".join(rows[first:last]))
+        images = [block.images[place] for place in block.usual]
+        others: dict[int, bytes] = {}
+        for row, each in columns.others.items():
+            number = bisect_right(columns.first, row) - 1
+            converted: Counter[str] = Counter()
+            others[row] = _encode(_annotation(each, images[number], converted))
+            encoded.converted.extend((block.usual[number], change, times) for change, times in converted.items())
+        found = annotations(columns, [image.id for image in images], others)
+        heads = _encode_lines([_told(image) for image in images]).split(b"\n")
+        for place, head, rows in zip(block.usual, heads, found, strict=False):
+            encoded.records[place] = _record(head, rows)
         return encoded
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
@@ -201,9 +204,12 @@ class _Image(msgspec.Struct, gc=False):
     item_index: int
 
 
-def _record(image: Image, annotations: bytes) -> bytes:
-    told = _Image(image.id, image.file_name, image.width, image.height, image.url, image.task, image.item_index)
-    return b'{"image":%b,"annotations":%b}' % (_encode(told), annotations)
+def _told(image: Image) -> _Image:
+    return _Image(image.id, image.file_name, image.width, image.height, image.url, image.task, image.item_index)
+
+
+def _record(image: bytes, rows: bytes) -> bytes:
+    return b'{"image":%b,"annotations":[%b]}' % (image, rows)
 
 
 def _rle(mask: Mask) -> dict[str, Any]:

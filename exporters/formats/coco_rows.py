@@ -1,49 +1,68 @@
 """COCO's annotations of usual objects, a block at once: what `exporters.formats.coco` says of one, to the byte."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from exporters.columns import OTHER, Columns
-from exporters.formats.sheet import END, Cell, Ints, decimal, lines, texts, units, whole
+from exporters.formats.sheet import Cell, Ints, decimal, ends, parts, sheet, split, texts, units, whole
 
 _encode = msgspec.json.Encoder().encode
-_OUTLINE = b"\x02"
+_OUTLINE, _ROW = b"\x02", b"\x03"
+"""Around what is to be replaced: the outline of a row, a row."""
 
 
-def annotation_rows(columns: Columns, images: Sequence[int]) -> list[bytes]:
-    """The annotation of each row as JSON; those of kind ``OTHER`` are to be replaced.
+def annotations(columns: Columns, images: Sequence[int], others: Mapping[int, bytes]) -> list[bytes]:
+    """The annotations of each image as JSON, with commas between them.
 
     Args:
         columns: the objects of usual tasks.
         images: the number of each image.
+        others: the annotations of the rows of kind ``OTHER``.
     """
     said, rings = columns.said, columns.shapes.rings
     corners = [units(edge, 4) for edge in columns.fits.boxes.T]
     x0, y0, x1, y1 = (decimal(edge, 4) for edge in corners)
     sides = [decimal(high - low, 4) for low, high in zip(corners[:2], corners[2:], strict=True)]
     area = decimal(units(np.where(columns.fits.kinds == OTHER, 0.0, columns.fits.areas), 4), 4)
-    mark = np.zeros(len(columns), "S1")
-    mark[rings.rows] = _OUTLINE
+    outline, row = _marks(columns, rings.rows, _OUTLINE), _marks(columns, sorted(others), _ROW)
     lengths = np.diff(columns.first)
-    cells: list[Cell] = [b'{"id":', *whole(columns.ids)]
+    cells: list[Cell] = [*row, b'{"id":', *whole(columns.ids)]
     cells += [b',"image_id":', *whole(np.repeat(np.array(images, np.int64), lengths))]
     cells += [b',"category_id":', *whole(columns.class_ids)]
     cells += [b',"bbox":[', *_joined([x0, y0, *sides]), b'],"area":', *area]
-    cells += [b',"segmentation":[[', mark, *_joined([x0, y0, x1, y0, x1, y1, x0, y1]), mark]
+    cells += [b',"segmentation":[[', *outline, *_joined([x0, y0, x1, y0, x1, y1, x0, y1]), *outline]
     cells += [b']],"iscrowd":0,"region_id":', texts(said.regions)]
     cells += [b',"annotation_id":', _of_images(said.annotations, columns.first, lengths)]
-    cells += [b',"annotator":', _of_images(said.annotators, columns.first, lengths), b"}" + END]
-    rows = lines(cells, len(columns))
-    for row, outline in zip(rings.rows.tolist(), _outlines(columns), strict=True):
-        before, _, after = rows[row].split(_OUTLINE)
-        rows[row] = b"%b%b%b" % (before, outline, after)
-    if said.scores.count(None) < len(said.scores):
-        for row, score in enumerate(said.scores):
-            if score is not None:
-                rows[row] = b'%b,"score":%b}' % (rows[row][:-1], _encode(score))
-    return rows
+    cells += [b',"annotator":', _of_images(said.annotators, columns.first, lengths), *_scores(said.scores)]
+    text = sheet([*cells, b"}", *row, ends(columns.first, b",")], len(columns))
+    text = _replaced(text, _OUTLINE, _outlines(columns))
+    return parts(_replaced(text, _ROW, [others[row] for row in sorted(others)]), columns.first)
+
+
+def _marks(columns: Columns, rows: Sequence[int] | Ints, mark: bytes) -> list[Cell]:
+    """A cell with a mark in some rows; none where there are none."""
+    if not len(rows):
+        return []
+    cell = np.zeros(len(columns), "S1")
+    cell[rows] = mark
+    return [cell]
+
+
+def _replaced(text: bytes, mark: bytes, by: Sequence[bytes]) -> bytes:
+    """The text with other texts in the place of what stands between two marks."""
+    if not by:
+        return text
+    pieces = list(split(text, mark))
+    pieces[1::2] = by
+    return b"".join(pieces)
+
+
+def _scores(scores: Sequence[float | None]) -> list[Cell]:
+    if scores.count(None) == len(scores):
+        return []
+    return [np.array([b"" if score is None else b',"score":%b' % _encode(score) for score in scores])]
 
 
 def _joined(values: Sequence[Sequence[Cell]]) -> list[Cell]:
@@ -53,8 +72,8 @@ def _joined(values: Sequence[Sequence[Cell]]) -> list[Cell]:
 
 def _of_images(values: Sequence[int | None], first: Sequence[int], lengths: Ints) -> Cell:
     """What is the same for all rows of an image, as JSON."""
-    own = [_encode(values[start]) if length else b"" for start, length in zip(first, lengths.tolist(), strict=False)]
-    return np.repeat(np.array(own), lengths) if own else np.empty(0, "S1")
+    own = _encode([values[start] if length else 0 for start, length in zip(first, lengths.tolist(), strict=False)])
+    return np.repeat(np.array(own[1:-1].split(b",")), lengths)
 
 
 def _outlines(columns: Columns) -> list[bytes]:
@@ -64,6 +83,4 @@ def _outlines(columns: Columns) -> list[bytes]:
         return []
     sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)
     x, y = (decimal(units(edge, 4), 4) for edge in np.minimum(np.maximum(rings.points, 0.0), sizes).T)
-    between = np.full(len(rings.points), b",")
-    between[rings.first[1:] - 1] = END
-    return lines([*x, b",", *y, between], len(rings.points))
+    return parts(sheet([*x, b",", *y, ends(rings.first, b",")], len(rings.points)), rings.first)

@@ -4,7 +4,7 @@ A block's rows are one array of bytes, filled a column at a time. Numbers are wh
 unit, taken four digits at a time from tables; they come out as JSON has them (`1240.5`, `0.0`), to the byte.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import msgspec
@@ -16,7 +16,7 @@ Cell = bytes | NDArray[np.uint32] | NDArray[np.bytes_]
 """A literal, or a column of a row each: four digits, or texts. What is shorter than its cell ends in zero bytes."""
 
 END = b"\x01"
-"""The end of a row: no text of JSON or XML has it."""
+"""The end of a part: no text of JSON or XML has it."""
 SMALLEST = 1_000
 """Hundred-millionths below which JSON writes a number with an exponent, and `decimal` does not."""
 _GROUP = 10_000
@@ -46,11 +46,17 @@ def decimal(values: Ints, digits: int) -> list[Cell]:
 
 def texts(values: Sequence[str]) -> NDArray[np.bytes_]:
     """Texts as JSON: as wide a column as the longest."""
-    return np.array(_encode_lines(values).split(b"\n")[:-1]) if values else np.empty(0, "S1")
+    letters = np.frombuffer(_encode_lines(values), np.uint8)
+    breaks = letters == ord("\n")
+    lengths = np.diff(np.flatnonzero(breaks), prepend=-1) - 1
+    width = int(lengths.max(initial=1))
+    column = np.zeros((len(values), width), np.uint8)
+    column[np.arange(width) < lengths[:, None]] = letters[~breaks]
+    return column.view(f"S{width}").ravel()
 
 
-def lines(cells: Sequence[Cell], rows: int) -> list[bytes]:
-    """The text of each row; the last cell is ``END``, or has it where a text ends that goes over several rows."""
+def sheet(cells: Sequence[Cell], rows: int) -> bytes:
+    """The text of all rows, one after the other."""
     names = [str(number) for number in range(len(cells))]
     forms = [f"S{len(cell)}" if isinstance(cell, bytes) else cell.dtype for cell in cells]
     form = np.dtype({"names": names, "formats": forms})
@@ -58,11 +64,40 @@ def lines(cells: Sequence[Cell], rows: int) -> list[bytes]:
     for name, cell in zip(names, cells, strict=True):
         if isinstance(cell, bytes):
             empty[name] = cell
-    sheet = np.repeat(empty, rows)
+    filled = np.repeat(empty, rows)
     for name, cell in zip(names, cells, strict=True):
         if not isinstance(cell, bytes):
-            sheet[name] = cell
-    return sheet.tobytes().translate(None, b"\0").split(END)[:-1]
+            filled[name] = cell
+    return filled.tobytes().translate(None, b"\0")
+
+
+def ends(first: Sequence[int] | Ints, between: bytes, last: bytes = b"") -> NDArray[np.bytes_]:
+    """What stands after each row where rows are parts: ``first[i]`` is the first row of part ``i``, and so on.
+
+    Args:
+        first: with the number of rows at its end.
+        between: what stands between the rows of a part.
+        last: what stands after the last row of a part, before ``END``.
+    """
+    places = np.asarray(first)
+    found = np.full(places[-1], between, f"S{len(last) + len(END)}")
+    found[places[1:][np.diff(places) > 0] - 1] = last + END
+    return found
+
+
+def parts(text: bytes, first: Sequence[int] | Ints) -> list[bytes]:
+    """The text of each part of a sheet whose rows end in `ends`; empty where it has no rows."""
+    found = split(text, END)
+    return [next(found) if length else b"" for length in np.diff(first).tolist()]
+
+
+def split(text: bytes, mark: bytes) -> Iterator[bytes]:
+    """What stands between marks, as ``bytes.split`` has it, whose look at each byte costs more where they are few."""
+    start = 0
+    while (stop := text.find(mark, start)) >= 0:
+        yield text[start:stop]
+        start = stop + 1
+    yield text[start:]
 
 
 def _whole(values: Ints, largest: int) -> list[Cell]:

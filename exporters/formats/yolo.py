@@ -17,7 +17,7 @@ from exporters.block import Block
 from exporters.columns import Columns
 from exporters.dataset import Box, Image, Item, Object
 from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
-from exporters.formats.sheet import END, SMALLEST, Cell, decimal, lines, units, whole
+from exporters.formats.sheet import SMALLEST, Cell, decimal, ends, parts, sheet, units, whole
 from exporters.shapes import is_upright
 
 DIGITS = 8
@@ -110,13 +110,11 @@ def _box_rows(columns: Columns) -> list[str]:
     low, high, sizes = columns.fits.boxes[:, :2], columns.fits.boxes[:, 2:], columns.shapes.sizes
     told = units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
     first = np.array(columns.first)
-    ends = np.full(len(columns), b"\n", "S2")
-    ends[first[1:][np.diff(first) > 0] - 1] = b"\n" + END
     cells: list[Cell] = [*whole(columns.class_ids - 1)]
     for share in told.T:
         cells += [b" ", *decimal(share, DIGITS)]
-    found = iter(lines([*cells, ends], len(columns)))
-    rows = [next(found).decode() if length else "" for length in np.diff(first).tolist()]
+    text = sheet([*cells, ends(first, b"\n", b"\n")], len(columns))
+    rows = [part.decode() for part in parts(text, first)]
     small = np.flatnonzero((told > 0) & (told < SMALLEST)) // told.shape[1]
     for image in set((np.searchsorted(first, small, side="right") - 1).tolist()):
         rows[image] = "".join(
