@@ -19,6 +19,7 @@ BENCHES: Mapping[str, str] = {
     "layouts": "bench.layouts",
     "learn": "bench.learn",
     "learning": "bench.learning",
+    "opinion": "bench.opinion",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
     "qc": "bench.qc",
@@ -29,6 +30,7 @@ BENCHES: Mapping[str, str] = {
     "sources": "bench.sources",
     "submit": "bench.submit",
     "swap": "bench.swap",
+    "thresholds": "bench.thresholds",
 }
 
 RESULTS = Path(__file__).parent / "results"

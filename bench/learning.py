@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import numpy as np
 
+from bench.annotator import GOOD_IOU, SAME_IOU
 from bench.submit import ROOT, _wait
 from labelloop.connect import connect
-from labelloop.labeling.overlap import box_iou, match
 from labelloop.service.db import open_database
 from labelloop.service.media import load_photo, photo_size
 from labelloop.service.settings import Settings
@@ -30,8 +30,9 @@ from labelloop.stack.ports import free_port
 from ml_backend.activation import open_served
 from ml_backend.datasets import LabelledPhoto, read_labelled
 from ml_backend.judge import Truth, mean_ap50
+from ml_backend.learning.edits import Edits, edits_of
 from ml_backend.learning.runs import PHASES, Runs
-from ml_backend.learning.teaching import is_held_out
+from ml_backend.learning.teaching import Lesson, is_held_out
 from ml_backend.preprocess import prepare
 
 CELLS = ROOT.parent / "shared" / "data" / "bccd"
@@ -50,7 +51,6 @@ ANSWERS = 8
 """Answers in a row that must name the version: two workers share them by chance."""
 
 LIMIT_S = 120.0
-KEPT_IOU, MATCH_IOU = 0.8, 0.5
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Story:
     """What happened."""
 
     latency: dict[str, list[float]] = field(default_factory=dict)
-    edits: list[dict[str, int]] = field(default_factory=list)
+    edits: list[Edits] = field(default_factory=list)
     ap50: dict[int, float] = field(default_factory=dict)
     refused: int = 0
 
@@ -205,14 +205,24 @@ class Annotator:
             "|---|" + "---|" * len(story.ap50),
             "| AP50 |" + "".join(f" {one:.3f} |" for one in story.ap50.values()),
         ]
-        rows += ["", "What the annotator had to do to the pre-labels that Label Studio showed, boxes an image:", ""]
-        rows += ["| images | drawn in all | kept | moved | added | deleted | edits |", "|---|---|---|---|---|---|---|"]
+        rows += [
+            "",
+            "What the annotator had to do to the pre-labels that Label Studio showed, boxes an image. The queue serves",
+            "rich photos first, and many red cells were never drawn: pre-labels on them count as deleted. The same",
+            "with photos in random order is in [edits](edits.md).",
+            "",
+            "| images | drawn in all | accepted | moved | relabelled | added | deleted | edits | edits a box |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
         for start in range(0, len(story.edits), 10):
             some = story.edits[start : start + 10]
-            mean = {key: np.mean([one[key] for one in some]) for key in some[0]}
-            todo = mean["moved"] + mean["added"] + mean["deleted"]
-            cells = [f"{mean[key]:.1f}" for key in ("all", "kept", "moved", "added", "deleted")]
-            rows.append(f"| {start + 1}-{start + len(some)} | {' | '.join(cells)} | **{todo:.1f}** |")
+            all_ = sum(some, Edits())
+            counts = (all_.drawn, all_.accepted, all_.moved, all_.relabelled, all_.added, all_.deleted)
+            cells = [f"{count / len(some):.1f}" for count in counts]
+            rows.append(
+                f"| {start + 1}-{start + len(some)} | {' | '.join(cells)} | **{all_.made / len(some):.1f}** "
+                f"| {all_.made / max(all_.drawn, 1):.2f} |"
+            )
         verdicts = [one.verdict for one in self.runs.last(self.project, 1000)]
         rows += [
             "",
@@ -261,29 +271,19 @@ def _drawn(photo: LabelledPhoto) -> list[dict[str, Any]]:
     return results
 
 
-def _edits(task: dict[str, Any], photo: LabelledPhoto) -> dict[str, int]:
+def _edits(task: dict[str, Any], photo: LabelledPhoto) -> Edits:
     """What has to be done to the pre-label that the label stream shows."""
-    shown = (task["predictions"] or [{"result": []}])[0]["result"]
-    kept = moved = 0
-    for label in LABELS:
-        truth = [box for box, name in zip(photo.boxes, photo.labels, strict=True) if name == label]
-        values = [one["value"] for one in shown if one["value"]["rectanglelabels"] == [label]]
-        width, height = photo_size(photo.path.read_bytes())
-        boxes = [
-            (
-                one["x"] * width / 100, one["y"] * height / 100, (one["x"] + one["width"]) * width / 100,
-                (one["y"] + one["height"]) * height / 100,
-            )
-            for one in values
-        ]  # fmt: skip
-        overlaps = box_iou(np.array(truth).reshape(-1, 4), np.array(boxes).reshape(-1, 4))
-        pairs = match(overlaps, threshold=MATCH_IOU)
-        near = sum(overlaps[pair] >= KEPT_IOU for pair in pairs)
-        kept, moved = kept + int(near), moved + len(pairs) - int(near)
-    drawn = len(photo.labels)
-    return {
-        "all": drawn, "kept": kept, "moved": moved, "added": drawn - kept - moved, "deleted": len(shown) - kept - moved,
-    }  # fmt: skip
+    width, height = photo_size(photo.path.read_bytes())
+    values = [one["value"] for one in (task["predictions"] or [{"result": []}])[0]["result"]]
+    boxes = tuple(
+        (
+            one["x"] * width / 100, one["y"] * height / 100, (one["x"] + one["width"]) * width / 100,
+            (one["y"] + one["height"]) * height / 100,
+        )
+        for one in values
+    )  # fmt: skip
+    shown = Lesson("photo", boxes=boxes, labels=tuple(one["rectanglelabels"][0] for one in values))
+    return edits_of([shown], [Lesson("photo", boxes=photo.boxes, labels=photo.labels)], same=GOOD_IOU, moved=SAME_IOU)
 
 
 def _until(condition: Callable[[], bool]) -> None:

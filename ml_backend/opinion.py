@@ -7,7 +7,7 @@ have drawn it. Where a class is seldom drawn though it is there, many remarks ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +28,14 @@ SAME_IOU = 0.5
 """Overlap from which a candidate speaks of a drawn box."""
 
 APART_IOU = 0.3
-"""A detection that covers every drawn box less than this stands alone: an object that nobody drew."""
+"""A detection that covers a drawn box less than this does not speak of it."""
+
+EXPLAINED = 1.5
+"""A missing object's confidence falls with this power of the share of its box that nothing else explains: neither drawn
+boxes nor surer remarks. Two halves of drawn neighbours look like an object that lies between them."""
+
+POINTS = 12
+"""Across a box and down, at which it is looked how much of it is explained."""
 
 LOOSE_IOU = 0.7
 """A detection that covers a drawn box of its class less than this says that the box is loose."""
@@ -68,7 +75,8 @@ def second_opinion(example: Example, head: Head) -> list[Remark]:
     overlap: Floats = np.zeros((len(found), 0), np.float32)
     if len(example.drawn):
         overlap = box_iou(found.boxes, example.drawn).astype(np.float32)
-    remarks = [*_missing(found, overlap, head), *_loose(found, overlap, example, head)]
+    loose = dict(_loose(found, overlap, example, head))
+    remarks = [*_missing(found, overlap, example, head, spoken=loose), *loose.values()]
     support = _support(example, boxes, scores)
     for index, label in enumerate(example.labels):
         if label in head.names:
@@ -112,13 +120,41 @@ def _support(example: Example, boxes: Floats, scores: Floats) -> Floats:
     return support
 
 
-def _missing(found: Detections, overlap: Floats, head: Head) -> Iterator[Remark]:
-    for index in np.flatnonzero(overlap.max(axis=1, initial=0) < APART_IOU).tolist():
-        yield Remark("missing", float(found.scores[index]), _box(found.boxes[index]), head.names[found.classes[index]])
+def _missing(
+    found: Detections, overlap: Floats, example: Example, head: Head, *, spoken: Collection[int]
+) -> Iterator[Remark]:
+    """The detections that speak of no drawn box, the surer the less of them is explained by others.
+
+    Args:
+        found: Best first.
+        overlap: (found, drawn).
+        example: The photo.
+        head: Names the classes.
+        spoken: Detections that say something of a drawn box already.
+    """
+    explained = [example.drawn]
+    for index in np.flatnonzero(overlap.max(axis=1, initial=0) < SAME_IOU).tolist():
+        if index in spoken:
+            continue
+        box = found.boxes[index]
+        share = 1 - _covered(box, np.concatenate(explained))
+        yield Remark(
+            "missing", float(found.scores[index]) * share**EXPLAINED, _box(box), head.names[found.classes[index]]
+        )
+        explained.append(box[None])
 
 
-def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> Iterator[Remark]:
-    """Each detection beside the drawn box of its class that it covers most, where that is neither well nor hardly."""
+def _covered(box: Floats, others: Floats) -> float:
+    """Which share of a box lies within at least one of the others (n, 4), at so many points."""
+    steps = (np.arange(POINTS) + 0.5) / POINTS
+    across, down = box[0] + steps * (box[2] - box[0]), box[1] + steps * (box[3] - box[1])
+    within_x = (across[:, None] >= others[:, 0]) & (across[:, None] <= others[:, 2])
+    within_y = (down[:, None] >= others[:, 1]) & (down[:, None] <= others[:, 3])
+    return float((within_x[:, None] & within_y[None]).any(axis=2).mean())
+
+
+def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> Iterator[tuple[int, Remark]]:
+    """(index, remark) of each detection that covers the drawn box of its class next to it neither well nor hardly."""
     for index in range(len(found)):
         label = head.names[found.classes[index]]
         same = [place for place, one in enumerate(example.labels) if one == label]
@@ -128,7 +164,7 @@ def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> 
         away = (LOOSE_IOU - overlap[index, place]) / (LOOSE_IOU - APART_IOU)
         if 0 < away <= 1 and found.scores[overlap[:, place] > overlap[index, place]].max(initial=0) < FLOOR:
             confidence = float(found.scores[index] * away)
-            yield Remark("loose", confidence, _box(found.boxes[index]), label, place)
+            yield index, Remark("loose", confidence, _box(found.boxes[index]), label, place)
 
 
 def _doubts(index: int, example: Example, support: Mapping[str, float], near: float) -> Iterator[Remark]:

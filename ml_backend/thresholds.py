@@ -2,7 +2,8 @@
 
 An annotator who keeps or moves a pre-label says that it was right, one who deletes it that it was wrong at its score,
 and one who draws a box says that the model missed it. The threshold of a class is the one at which its F1 would have
-been best, drawn towards what all classes together say, and these towards `USUAL`, while there are few edits.
+been best, or its edits cheapest where it is known what one is worth, drawn towards what all classes together say, and
+these towards what is usual, while there are few edits.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ USUAL = 0.3
 https://arxiv.org/abs/1402.1892, theorem 4), and the best F1 of a useful detector lies about .6."""
 
 STRENGTH = 100.0
-"""Objects at which what a class says of itself weighs as much as what was thought before."""
+"""Objects at which what a class says of itself weighs as much as what all classes together say."""
+
+TOGETHER = 30.0
+"""Objects at which what all classes together say weighs as much as what is usual: scores of a model that was trained
+elsewhere may mean anything."""
 
 FLATTEST = 0.98
-"""Thresholds whose F1 is at least this share of the best one's are as good: the middle of them is taken, not a peak."""
+"""Thresholds that are worth at least this share of the best are as good: the middle of them is taken, not a peak."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +75,50 @@ def edits_of(found: Detections, truth: Truth, *, names: Sequence[str]) -> dict[s
     return edits
 
 
-def f1_curve(edits: Edits) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Every threshold that makes a difference, ascending, and the F1 of the class if what is below had been hidden."""
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""(thresholds, what each is worth)."""
+
+
+def usual_threshold(drawing: float) -> float:
+    """Where nothing is known but that scores are calibrated, and that drawing a box costs as much as so many deletions.
+
+    A pre-label that is right with a chance p costs 1 - p to show and p times `drawing` not to.
+    """
+    return 1 / (1 + drawing) if drawing else USUAL
+
+
+def worth_curve(edits: Edits, *, drawing: float = 0.0) -> Curve:
+    """Every threshold that makes a difference, ascending, and what it is worth to hide all that is below.
+
+    Args:
+        edits: Of one class.
+        drawing: What drawing a box costs, in deletions: the worth is the share that is saved of the cost of drawing
+            everything, below 0 where it costs more. 0: the worth is the F1.
+    """
     scores = np.array([*edits.kept, *edits.deleted], np.float64)
     hits = np.array([1] * len(edits.kept) + [0] * len(edits.deleted))
     order = np.argsort(scores)
     scores, hits = scores[order], hits[order]
     right = hits[::-1].cumsum()[::-1]
     shown = np.arange(len(scores), 0, -1)
-    there = len(edits.kept) + edits.added
     steps = np.diff(scores, prepend=-1.0) > 0
-    return scores[steps], (2 * right / np.maximum(shown + there, 1))[steps]
+    if drawing:
+        worth = (drawing * right - (shown - right)) / (drawing * max(edits.objects, 1))
+    else:
+        worth = 2 * right / np.maximum(shown + edits.objects, 1)
+    return scores[steps], worth[steps]
 
 
-def best_threshold(edits: Edits) -> float | None:
-    """The threshold of the best F1; None where nothing was right at any."""
-    scores, f1 = f1_curve(edits)
-    if not len(scores) or f1.max() <= 0:
+def best_threshold(edits: Edits, *, drawing: float = 0.0) -> float | None:
+    """The threshold that is worth most, see `worth_curve`; None where nothing was right at any."""
+    scores, worth = worth_curve(edits, drawing=drawing)
+    if not len(scores) or not edits.kept:
         return None
+    peak = int(worth.argmax())
+    if worth[peak] <= 0:
+        return float((scores[-1] + 1) / 2)  # whatever is shown costs more than it spares
     # A threshold stands for all cuts between the next lower score and its own: the middle of those as good as the best.
-    good = np.flatnonzero(f1 >= FLATTEST * f1.max())
-    peak = int(f1.argmax())
+    good = set(np.flatnonzero(worth >= FLATTEST * worth[peak]).tolist())
     low = high = peak
     while low - 1 in good:
         low -= 1
@@ -100,21 +128,21 @@ def best_threshold(edits: Edits) -> float | None:
     return float((below + scores[high]) / 2)
 
 
-def learned_thresholds(edits: Mapping[str, Edits], *, usual: float = USUAL) -> dict[str, float]:
+def learned_thresholds(edits: Mapping[str, Edits], *, usual: float = USUAL, drawing: float = 0.0) -> dict[str, float]:
     """The threshold of each class.
 
     Args:
         edits: What was done to each class, over as many tasks as are known.
         usual: Where nothing is known.
+        drawing: As in `worth_curve`.
     """
     together = sum(edits.values(), Edits())
-    common = _shrunk(together, usual)
-    return {name: round(_shrunk(one, common), 4) for name, one in edits.items()}
+    common = _shrunk(best_threshold(together, drawing=drawing), together.objects / TOGETHER, usual)
+    return {
+        name: round(_shrunk(best_threshold(one, drawing=drawing), one.objects / STRENGTH, common), 4)
+        for name, one in edits.items()
+    }
 
 
-def _shrunk(edits: Edits, before: float) -> float:
-    best = best_threshold(edits)
-    if best is None:
-        return before
-    share = edits.objects / (edits.objects + STRENGTH)
-    return share * best + (1 - share) * before
+def _shrunk(best: float | None, weight: float, before: float) -> float:
+    return before if best is None else (weight * best + before) / (weight + 1)

@@ -54,7 +54,9 @@ class Edits(msgspec.Struct, frozen=True):
         return Edits(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
 
-def edits_of(shown: Sequence[Lesson], drawn: Sequence[Lesson]) -> Edits:
+def edits_of(
+    shown: Sequence[Lesson], drawn: Sequence[Lesson], *, same: float = SAME_IOU, moved: float = MOVED_IOU
+) -> Edits:
     """What was done to the pre-labels of one task.
 
     Boxes are paired one to one by overlap, first within their class; what is left may have got another class.
@@ -62,16 +64,20 @@ def edits_of(shown: Sequence[Lesson], drawn: Sequence[Lesson]) -> Edits:
     Args:
         shown: The pre-labels the annotator began with, by photo.
         drawn: What was submitted, by photo; photos meet by their address.
+        same: Overlap from which a pre-label counts as accepted.
+        moved: Overlap from which it counts as moved.
     """
-    return sum(edits_by_class(shown, drawn).values(), Edits())
+    return sum(edits_by_class(shown, drawn, same=same, moved=moved).values(), Edits())
 
 
-def edits_by_class(shown: Sequence[Lesson], drawn: Sequence[Lesson]) -> dict[str, Edits]:
+def edits_by_class(
+    shown: Sequence[Lesson], drawn: Sequence[Lesson], *, same: float = SAME_IOU, moved: float = MOVED_IOU
+) -> dict[str, Edits]:
     """The same by class; what was relabelled counts for the class that was submitted."""
     before, after = {one.url: one for one in shown}, {one.url: one for one in drawn}
     found: dict[str, Edits] = {}
     for url in sorted(before.keys() | after.keys()):
-        for label, one in _of_photo(before.get(url, Lesson(url)), after.get(url, Lesson(url))):
+        for label, one in _of_photo(before.get(url, Lesson(url)), after.get(url, Lesson(url)), same, moved):
             found[label] = found.get(label, Edits()) + one
     return found
 
@@ -85,20 +91,20 @@ def together(parts: Iterable[Mapping[str, Edits]]) -> dict[str, Edits]:
     return found
 
 
-def _of_photo(shown: Lesson, drawn: Lesson) -> Iterable[tuple[str, Edits]]:
+def _of_photo(shown: Lesson, drawn: Lesson, same: float, moved: float) -> Iterable[tuple[str, Edits]]:
     if not shown.boxes:
         yield from ((label, Edits(added=1)) for label in drawn.labels)
         return
     overlap = box_iou(np.array(shown.boxes), np.array(drawn.boxes))
     classes = np.array(shown.labels, object)[:, None] == np.array(drawn.labels, object)[None, :]
-    kept = match(np.where(classes, overlap, 0.0), threshold=MOVED_IOU)
+    kept = match(np.where(classes, overlap, 0.0), threshold=moved)
     rest = overlap.copy()
     for row, column in kept:
         rest[row, :] = rest[:, column] = 0
-    renamed = match(np.where(classes, 0.0, rest), threshold=MOVED_IOU)
+    renamed = match(np.where(classes, 0.0, rest), threshold=moved)
     for row, column in kept:
-        same = overlap[row, column] >= SAME_IOU
-        yield drawn.labels[column], Edits(accepted=1) if same else Edits(moved=1)
+        untouched = overlap[row, column] >= same
+        yield drawn.labels[column], Edits(accepted=1) if untouched else Edits(moved=1)
     for _, column in renamed:
         yield drawn.labels[column], Edits(relabelled=1)
     pairs = [*kept, *renamed]

@@ -130,8 +130,14 @@ def judge_held_out(candidate: Exam, parent: Exam, *, tolerance: float, earlier: 
 
 
 def judge_by_folds(
-    score: float, base: Exam, *, before: float | None, photos: int, tolerance: float
-) -> Verdict:  # fmt: skip
+    score: float,
+    base: Exam,
+    *,
+    before: float | None,
+    photos: int,
+    tolerance: float,
+    by_class: Mapping[str, float] | None = None,
+) -> Verdict:
     """By cross-validation.
 
     Args:
@@ -141,10 +147,11 @@ def judge_by_folds(
             none, or it was learned from annotations that are withdrawn.
         photos: Labelled photos with a box.
         tolerance: AP50 that it may be lower.
+        by_class: The score by class, to be shown.
     """
     known = base.by_class()
     theirs = mean(known)
-    facts: dict[str, Any] = {"photos": photos, "boxes": base.boxes, "ap50": score}
+    facts: dict[str, Any] = {"photos": photos, "boxes": base.boxes, "ap50": score, "by_class": by_class or {}}
     if score < theirs - tolerance:
         said = f"AP50 {score:.3f} by cross-validation on {photos} photos, {theirs:.3f} by its base on the same"
         return Verdict(False, "cross-validation", f"{said}: worse by more than the tolerance {tolerance:g}",

@@ -17,7 +17,7 @@ from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_o
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.material import Material
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import Edits, edits_of, learned_thresholds
+from ml_backend.thresholds import Edits, edits_of, learned_thresholds, usual_threshold
 
 JUDGED_PHOTOS = 40
 """Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
@@ -67,9 +67,10 @@ class Judge:
         if not scores:
             return unjudged(knows=self._served_knows(of, backbone))
         base = self._kit.examiner.examine(of.served.base, mine[-JUDGED_PHOTOS:], **facts)
+        crossed = Exam(learned.answers.truths, learned.answers.found, learned.answers.names)
         return judge_by_folds(
             float(learned.judged[learned.choice]), base, before=self._before(of), photos=len(mine),
-            tolerance=of.policy.tolerance,
+            tolerance=of.policy.tolerance, by_class=crossed.by_class(),
         )  # fmt: skip
 
     def thresholds(self, of: Material, backbone: Backbone, learned: Learned) -> dict[str, float]:
@@ -96,8 +97,10 @@ class Judge:
         for names, found, truth in answers:
             for name, some in edits_of(found, truth, names=names).items():
                 edits[name] = edits.get(name, Edits()) + some
-        usual = self._kit.settings.score_threshold
-        return learned_thresholds({name: some for name, some in edits.items() if name in of.classes}, usual=usual)
+        drawing = of.policy.drawing_costs
+        usual = usual_threshold(drawing) if drawing else self._kit.settings.score_threshold
+        mine = {name: some for name, some in edits.items() if name in of.classes}
+        return learned_thresholds(mine, usual=usual, drawing=drawing)
 
     def ask(self, of: Material, backbone: Backbone) -> None:
         """Notes what is served finds on tasks that are learned from now for the first time."""

@@ -38,6 +38,8 @@ class LearningPolicy:
         prelabels: Open tasks that get fresh pre-labels from each version, those that teach most first; 0: none.
         opinion: How sure the model must be that an annotation is wrong for the task to say so, 0 to 1; 1: never.
         thresholds: Whether each version brings thresholds by class, learned from what annotators leave of its boxes.
+        drawing_costs: How many deletions drawing a missed box is worth, by which thresholds are chosen, 0 to 100; 0: by
+            the best F1.
         queue: Whether `connect` sets the project to uncertainty sampling, so that what teaches most is served.
         keep: Learned versions of the project that stay on the store, at least 1: so far a rollback can go.
     """
@@ -49,7 +51,8 @@ class LearningPolicy:
     tolerance: float = 0.03
     prelabels: int = 500
     thresholds: bool = True
-    opinion: float = 0.5
+    drawing_costs: float = 0.0
+    opinion: float = 0.4
     queue: bool = True
     keep: int = 10
 
@@ -59,6 +62,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "debounce_s": (0, 3600),
     "held_out": (0, 0.5),
     "tolerance": (0, 1),
+    "drawing_costs": (0, 100),
     "opinion": (0, 1),
     "prelabels": (0, 1_000_000),
     "keep": (1, 1000),

@@ -233,8 +233,8 @@ def _course(
         said.append("The next fit follows the next Submit, change or deletion of an annotation.")
     if runs and runs[-1].judged_by != "held-out":
         said.append(
-            f"Versions are judged by held-out tasks once 5 of them with 10 boxes are labelled ({held} are labelled so"
-            " far); until then by cross-validation."
+            f"Versions are judged by held-out tasks once 5 of them with 10 boxes are labelled (so far: {held}); until"
+            " then by cross-validation."
         )
     if len(drawn) > 1:
         rare = sorted(drawn, key=lambda name: (drawn[name], name))[: max(1, len(drawn) // 3)]

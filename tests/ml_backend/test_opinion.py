@@ -62,6 +62,16 @@ def test_each_kind_of_error_is_named(drawn, labels, expected):
     assert remarks(drawn, labels) == [expected]
 
 
+def test_what_drawn_boxes_explain_is_no_missing_object():
+    """The model is as sure of an object between two drawn neighbours as of one that stands alone."""
+    alone = second_opinion(Example(sight((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD)
+    x, y = PLACES[0]
+    halves = [[x - 14, y, x + 10, y + SIDE], [x + 10, y, x + 34, y + SIDE]]
+    between = second_opinion(Example(sight((0, None, None, None)), np.array(halves, np.float32), ("disc",) * 2), HEAD)
+    assert max(one.confidence for one in alone if one.kind == "missing") > 0.3
+    assert not [one for one in between if one.kind == "missing"]
+
+
 def test_a_class_that_the_head_does_not_know_is_not_spoken_of():
     assert remarks([box(0), box(1), box(2), box(3)], ["disc", "square", "disc", "star"]) == []
 

@@ -5,12 +5,20 @@ import pytest
 
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth
-from ml_backend.thresholds import USUAL, Edits, best_threshold, edits_of, f1_curve, learned_thresholds
+from ml_backend.thresholds import (
+    USUAL,
+    Edits,
+    best_threshold,
+    edits_of,
+    learned_thresholds,
+    usual_threshold,
+    worth_curve,
+)
 
 
 def test_f1_at_each_threshold_is_that_of_counting():
     edits = Edits(kept=(0.9, 0.5, 0.5), deleted=(0.7, 0.2), added=1)
-    scores, f1 = f1_curve(edits)
+    scores, f1 = worth_curve(edits)
     expected = []
     for cut in (0.2, 0.5, 0.7, 0.9):
         right = sum(score >= cut for score in edits.kept)
@@ -54,3 +62,26 @@ def test_a_submitted_photo_says_what_was_kept_deleted_and_added():
     assert edits["a"].deleted == (pytest.approx(0.6),)
     assert edits["a"].added == 1
     assert edits["b"] == Edits((), (pytest.approx(0.3),), 1)
+
+
+@pytest.mark.parametrize("drawing", [1.0, 3.0])
+def test_what_drawing_costs_decides_which_threshold_makes_the_smallest_bill(drawing):
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 1, 4000)
+    right = rng.uniform(0, 1, 4000) < scores  # calibrated
+    edits = Edits(tuple(scores[right]), tuple(scores[~right]), 100)
+
+    def bill(cut):
+        return (scores[~right] >= cut).sum() + drawing * (scores[right] < cut).sum()
+
+    found = best_threshold(edits, drawing=drawing)
+    assert bill(found) <= 1.02 * min(bill(cut) for cut in np.linspace(0, 1, 201))
+    assert found == pytest.approx(usual_threshold(drawing), abs=0.1)
+    assert learned_thresholds({"a": edits}, usual=usual_threshold(drawing), drawing=drawing)["a"] == pytest.approx(
+        usual_threshold(drawing), abs=0.1
+    )
+
+
+def test_where_every_pre_label_costs_more_than_it_spares_hardly_any_is_shown():
+    edits = Edits(kept=(0.2,) * 10, deleted=(0.3,) * 1000)
+    assert best_threshold(edits, drawing=1.0) > 0.3

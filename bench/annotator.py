@@ -1,0 +1,129 @@
+"""A simulated annotator: corrects the pre-labels of a model that learns from the photos before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bench.labelled import drawn
+from ml_backend.acquisition import COLD, Look, next_photos, photo_vector, uncertainty
+from ml_backend.acquisition import FLOOR as LOOK_FLOOR
+from ml_backend.backbone import Backbone
+from ml_backend.detections import Detections
+from ml_backend.examples import Example
+from ml_backend.head import Head
+from ml_backend.judge import Truth
+from ml_backend.learn import learn
+from ml_backend.learning.edits import Edits, edits_of
+from ml_backend.learning.order import HEAD
+from ml_backend.learning.teaching import Lesson
+from ml_backend.thresholds import Edits as Evidence
+from ml_backend.thresholds import edits_of as evidence_of
+from ml_backend.thresholds import learned_thresholds, usual_threshold
+
+Order = Literal["chance", "queue"]
+FITS = (1, 2, 3, 5, 8, 12, 17, 24, 34, 48, 68)
+"""Photos labelled when the annotator gets a new model: rarer than in service, which learns at each pause."""
+
+GOOD_IOU, SAME_IOU = 0.75, 0.5
+"""A pre-label that covers its object this far is accepted; one that covers it by half is moved."""
+
+FLOOR = 0.03
+LAST = 10
+"""The last answers that thresholds are learned from; of many, the later half."""
+
+Cuts = Mapping[str, float] | float
+Answers = Sequence[tuple[Sequence[str], Detections, Truth]]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo as its annotator met it.
+
+    Attributes:
+        names: Classes of the model.
+        found: All that the model found, also what was too weak to be shown.
+        truth: What the annotator left.
+        cuts: From which score on a class was shown, by what drawing a box is said to cost (0: best F1).
+    """
+
+    names: Sequence[str]
+    found: Detections
+    truth: Truth
+    cuts: Mapping[float, Mapping[str, float]]
+
+    def edits(self, cuts: Cuts) -> Edits:
+        """What has to be done where pre-labels are shown from these scores on."""
+        shown = cut(self.found, self.names, cuts)
+        labels = tuple(self.names[index] for index in shown.classes.tolist())
+        return edits_of([_lesson(shown.boxes, labels)], [_lesson(self.truth.boxes, self.truth.labels)],
+                        same=GOOD_IOU, moved=SAME_IOU)  # fmt: skip
+
+
+def annotate(
+    examples: Sequence[Example], backbone: Backbone, *, photos: int, seed: int, order: Order, costs: Sequence[float]
+) -> Iterator[Photo]:
+    """Photos one after the other, by chance or in the order in which the queue would serve them."""
+    head: Head | None = None
+    labelled: list[Example] = []
+    answered: list[tuple[Sequence[str], Detections, Truth]] = []
+    cuts: dict[float, Mapping[str, float]] = {cost: {} for cost in costs}
+    left, coming = drawn(examples, seed), list[Example]()
+    while len(labelled) < photos and (coming or left):
+        if len(labelled) in FITS:
+            head = learn(labelled, levels=backbone.levels).head
+            last = answered[-max(LAST, len(answered) // 2) :]
+            cuts = {cost: thresholds(last, drawing=cost) for cost in costs}
+        if not coming:
+            coming, left = _next(left, labelled, head if order == "queue" else None)
+        one = coming.pop(0)
+        found = head.detect(one.sight, floor=FLOOR) if head else Detections.none()
+        names, truth = head.names if head else (), Truth(one.drawn, one.labels)
+        yield Photo(names, found, truth, cuts)
+        if head:
+            answered.append((names, found, truth))
+        labelled.append(one)
+
+
+def thresholds(answered: Answers, *, drawing: float = 0.0) -> dict[str, float]:
+    """The thresholds that service would learn from these answers."""
+    return learned_thresholds(evidence(answered), usual=usual_threshold(drawing), drawing=drawing)
+
+
+def evidence(answered: Answers) -> dict[str, Evidence]:
+    """What the answers say of each class."""
+    found: dict[str, Evidence] = {}
+    for names, detections, truth in answered:
+        for name, some in evidence_of(detections, truth, names=names).items():
+            found[name] = found.get(name, Evidence()) + some
+    return found
+
+
+def cut(found: Detections, names: Sequence[str], cuts: Cuts, *, usual: float | None = None) -> Detections:
+    """What is shown."""
+    if not len(found) or isinstance(cuts, float):
+        return found[found.scores >= cuts] if len(found) else found
+    other = usual_threshold(0) if usual is None else usual
+    return found[found.scores >= np.array([cuts.get(names[index], other) for index in found.classes.tolist()])]
+
+
+def _next(left: list[Example], labelled: Sequence[Example], head: Head | None) -> tuple[list[Example], list[Example]]:
+    """What is labelled next, and what is left then."""
+    if head is None or len(labelled) < COLD:
+        return left[:1], left[1:]
+    counts = Counter(label for one in labelled for label in one.labels)
+    looks = []
+    for one in left:
+        found = head.detect(one.sight, floor=LOOK_FLOOR, exact=False)
+        looks.append(Look(photo_vector(one.sight), uncertainty(found, names=head.names, drawn=counts)))
+    taken = np.array([photo_vector(one.sight) for one in labelled], np.float32)
+    chosen = next_photos(looks, taken, min(HEAD, len(left)))
+    return [left[index] for index in chosen], [one for index, one in enumerate(left) if index not in set(chosen)]
+
+
+def _lesson(boxes: np.ndarray, labels: Sequence[str]) -> Lesson:
+    return Lesson("photo", boxes=tuple(map(tuple, np.asarray(boxes).tolist())), labels=tuple(labels))

@@ -1,0 +1,39 @@
+"""The photos that the benches of learning work on, as a backbone sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ml_backend.backbone import open_backbone
+from ml_backend.datasets import LabelledPhoto, read_labelled
+from ml_backend.examples import Example
+from ml_backend.sights import Sights
+from ml_backend.simulate import Album, readable
+
+SHARED = Path(__file__).parents[2] / "shared"
+NANO = SHARED / "models" / "yolox_nano.onnx"
+MISSING = "Not measured: the data sets are not on this machine."
+
+
+def nano(folder: Path) -> Album:
+    """An album of the YOLOX-nano, kept in a folder."""
+    backbone = open_backbone(NANO, folder=folder, threads=1)
+    return Album(backbone, Sights(folder / "sights", max_bytes=2**32))
+
+
+def training_photos(album: Album, data: str) -> tuple[list[LabelledPhoto], list[Example]]:
+    """The photos of a data set that no bench judges AP50 on, all of which can be decoded."""
+    root = SHARED / "data" / data
+    labelled = read_labelled(root / "images", root / "annotations_voc")
+    listed = root / "val.txt"
+    held = labelled.listed(listed)[0] if listed.is_file() else {one.name for one in labelled.photos[::4]}
+    good, _ = readable(album, [one for one in labelled.photos if one.name not in held], lambda *_: None)
+    return good, [album.example(one) for one in good]
+
+
+def drawn(examples: Sequence[Example], seed: int, count: int | None = None) -> list[Example]:
+    """So many of the examples, by chance."""
+    return [examples[index] for index in np.random.default_rng(seed).permutation(len(examples))[:count]]
