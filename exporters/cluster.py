@@ -23,7 +23,7 @@ class RayCluster:
 
     def submit(self, piece: Piece) -> Any:
         """See `exporters.conversion.Pool`."""
-        return self._convert.remote(self._order, piece)
+        return self._convert.remote(self._order, piece.carried())
 
     def result(self, submitted: Any) -> Converted:
         """See `exporters.conversion.Pool`.

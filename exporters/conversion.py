@@ -6,6 +6,7 @@ it is what would have come out here: so the data set is the same to the byte, ho
 
 import gc
 import hashlib
+import pickle
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,16 +52,36 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
 
 
+class Stored(msgspec.Struct, frozen=True):
+    """Blocks in a file of this machine, whose other processes read them one at a time: none holds a whole piece."""
+
+    path: Path
+
+    def fill(self, blocks: Iterable[Block]) -> int:
+        """Write the blocks; gives how many tasks they have."""
+        tasks = 0
+        with self.path.open("wb") as file:
+            for block in blocks:
+                pickle.dump(block, file, pickle.HIGHEST_PROTOCOL)
+                tasks += len(block)
+        return tasks
+
+    def __iter__(self) -> Iterator[Block]:
+        with self.path.open("rb") as file:
+            while file.peek(1):
+                yield pickle.load(file)  # noqa: S301 - our own, in a folder that only this user can write to
+
+
 class Piece(msgspec.Struct, frozen=True):
     """A stretch of tasks to be converted; ``first``: how many stand before it."""
 
     first: int
-    blocks: list[Block]
+    tasks: int
+    blocks: Iterable[Block]
 
-    @property
-    def tasks(self) -> int:
-        """How many tasks it has."""
-        return sum(map(len, self.blocks))
+    def carried(self) -> "Piece":
+        """The piece with its tasks in it, for another machine."""
+        return Piece(self.first, self.tasks, list(self.blocks))
 
 
 class Converted(msgspec.Struct, frozen=True):
@@ -86,6 +107,10 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """End the processes."""
+
+
+Given = tuple[Piece, Stored, Any]
+"""A piece that was submitted: with its blocks, and what `Pool.result` takes."""
 
 
 class Conversion:
@@ -135,25 +160,29 @@ class Conversion:
 
     def together(self, blocks: Iterable[Block], pool: Pool, classes: Sequence[str], objects: Objects) -> None:
         """Convert by a pool whose processes know these classes, a few pieces ahead of what is taken."""
-        waiting: deque[tuple[Piece, Any]] = deque()
+        waiting: deque[Given] = deque()
         first = self._making.converted
-        for stretch in _pieces(iter(blocks)):
-            piece = Piece(first, list(stretch))
-            first += piece.tasks
-            waiting.append((piece, pool.submit(piece)))
-            if len(waiting) > pool.workers:
-                self._take(*waiting.popleft(), pool, tuple(classes), objects)
-        while waiting:
-            self._take(*waiting.popleft(), pool, tuple(classes), objects)
+        with tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder:
+            for stretch in _pieces(iter(blocks)):
+                stored = Stored(Path(folder) / str(first))
+                piece = Piece(first, stored.fill(stretch), stored)
+                first += piece.tasks
+                waiting.append((piece, stored, pool.submit(piece)))
+                if len(waiting) > pool.workers:
+                    self._take(waiting.popleft(), pool, tuple(classes), objects)
+            while waiting:
+                self._take(waiting.popleft(), pool, tuple(classes), objects)
 
-    def _take(self, piece: Piece, submitted: Any, pool: Pool, classes: tuple[str, ...], objects: Objects) -> None:
+    def _take(self, given: Given, pool: Pool, classes: tuple[str, ...], objects: Objects) -> None:
+        piece, stored, submitted = given
         found = pool.result(submitted)
         if found.classes == classes and self._assembler.pass_over(piece.tasks, found.taken):
             self._making.take(found.stretch)
             objects.put_elsewhere(found.written, found.written_bytes)
             self._tell(piece.tasks)
         else:  # it has a class, a number or a name that hangs on what came before
-            self.alone(piece.blocks)
+            self.alone(stored)
+        stored.path.unlink()
 
 
 class Keeping:
