@@ -31,12 +31,9 @@ class NotTasks(ExportError):
     code = "not_tasks"
     status = 400
 
-    def __init__(self, source: str, what: str, fix: str = "") -> None:
+    def __init__(self, source: str, what: str, fix: str) -> None:
         self.source, self.what = source, what
-        super().__init__(
-            f"{source}: it is {what}, not Label Studio's tasks.",
-            fix=fix or "In Label Studio choose Export > JSON (not JSON-MIN, CSV or TSV) and give that file.",
-        )
+        super().__init__(f"{source}: it is {what}, not Label Studio's tasks.", fix=fix)
 
 
 class NoImages(ExportError):

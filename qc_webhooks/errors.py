@@ -113,10 +113,10 @@ class ExportUnreadable(QualityControlError):
 
     code = "unreadable_file"
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path, reason: str, fix: str = "") -> None:
         super().__init__(
             f"{path}: {reason}.",
-            fix="Give --from a JSON export of Label Studio (or JSON lines), --label-config the project's XML.",
+            fix=fix or "Give --from a JSON export of Label Studio (or JSON lines), --label-config the project's XML.",
         )
         self.path = path
         self.reason = reason

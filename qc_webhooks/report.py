@@ -17,6 +17,7 @@ from labelloop.labeling.clusters import cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Consensus, Stance, consensus, consensus_results, provenance
 from labelloop.labeling.errors import LabelingError, MalformedTask
+from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task, read_task
 from qc_webhooks.agreement import Answers, read_answers
@@ -64,8 +65,9 @@ class Export:
             raise ExportUnreadable(self.path, error.strerror or str(error)) from error
 
     def _read(self, file: IO[bytes], size: int) -> Iterator[Task | MalformedTask]:
-        if not size:
-            raise ExportUnreadable(self.path, "it is empty; an export of a project without tasks holds []")
+        if other := mistaken(file.read(HEAD_BYTES)):
+            raise ExportUnreadable(self.path, f"it is {other.what}, not Label Studio's tasks", other.fix)
+        file.seek(0)
         raw_tasks, count = iter_raw_tasks(file), 0  # type: ignore[arg-type]
         while True:
             try:

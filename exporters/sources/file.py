@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from exporters.errors import SourceNotFound
-from exporters.sources.recognise import check_tasks
+from exporters.errors import NotTasks, SourceNotFound
 from exporters.sources.source import read
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task
 from labelloop.service.settings import Settings
@@ -22,7 +22,10 @@ class JsonFile:
     def __init__(self, path: Path, config: LabelConfig | None, *, location: str = "") -> None:
         if not path.is_file():
             raise SourceNotFound(str(path), "there is no such file")
-        check_tasks(path, location or str(path))
+        with path.open("rb") as file:
+            other = mistaken(file.read(HEAD_BYTES))
+        if other:
+            raise NotTasks(location or str(path), other.what, other.fix)
         self.title = Path(location or path.name).stem
         self.origin: dict[str, Any] = {"kind": "file", "location": location or path.name}
         self.config = config

@@ -50,18 +50,17 @@ def open_source(
         from exporters.sources.project import Project
 
         return Project(int(text), config, settings, studio, fresh=fresh, progress=progress)
-    from exporters.sources.target import TargetStorage
-
+    path = Path(text.removeprefix("file://"))
     if text.startswith("s3://"):
         bucket, _, key = text.removeprefix("s3://").partition("/")
         if not bucket:
             raise SourceNotFound(text, "it names no bucket")
         if key and not key.endswith("/") and open_store(f"s3://{bucket}", settings).exists(key):
             return S3Json(text, config, settings)
-        return TargetStorage(text, open_store(text, settings), config, settings, fresh=fresh, progress=progress)
-    path = Path(text.removeprefix("file://"))
-    if path.is_dir():
-        return TargetStorage(
-            path.absolute().as_uri(), open_store(str(path), settings), config, settings, fresh=fresh, progress=progress
-        )
-    return JsonFile(path, config)
+    elif path.is_dir():
+        text = path.absolute().as_uri()
+    else:
+        return JsonFile(path, config)
+    from exporters.sources.target import TargetStorage
+
+    return TargetStorage(text, open_store(text, settings), config, settings, fresh=fresh, progress=progress)

@@ -7,6 +7,7 @@ import pytest
 from exporters.errors import BadOption, NoImages, NotTasks, SourceNotFound
 from exporters.export import export
 from exporters.sources import open_source
+from tests.wrong_files import WRONG_FILES
 
 TWO_IMAGES = """<View><Image name="left" value="$one"/><Image name="right" value="$two"/>
 <RectangleLabels name="label" toName="left,right"><Label value="car"/></RectangleLabels></View>"""
@@ -131,21 +132,6 @@ def test_wrong_option_makes_no_version(run, build, options, tmp_path):
     with pytest.raises(BadOption):
         run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], **options)
     assert not (tmp_path / "set").exists()
-
-
-WRONG_FILES = {
-    "nothing": (b"", "empty"),
-    "blanks": (b" \n", "empty"),
-    "csv": (b"annotation_id,image\n1,s3://b/x.jpg\n", "no JSON"),
-    "zip": (b"PK\x03\x04\x14\x00", "zip"),
-    "gzip": (b"\x1f\x8b\x08", "gzip"),
-    "utf-16": ("[]".encode("utf-16"), "UTF-16"),
-    "web page": (b"<!DOCTYPE html><html>", "web page"),
-    "json-min": (b'[{"id": 1, "image": "s3://b/x.jpg", "annotator": 1, "annotation_id": 3, "label": []}]', "JSON-MIN"),
-    "coco": (b'{"images": [], "annotations": [], "categories": []}', "labelloop import"),
-    "coco results": (b'[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}]', "labelloop import"),
-    "an object of the target storage": (b'{"id": 3, "result": [], "task": {"id": 1}}', "folder"),
-}
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)

@@ -9,6 +9,7 @@ import pytest
 from labelloop.cli import main
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.stream import iter_tasks
+from tests.wrong_files import WRONG_FILES
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
@@ -263,7 +264,7 @@ def test_a_task_that_cannot_be_read_stops_no_other(offline, capsys):
     [
         (lambda folder: (folder / "export.json").unlink(), "No such file"),
         (lambda folder: (folder / "export.json").write_text(""), "it is empty"),
-        (lambda folder: (folder / "export.json").write_text("hello"), "expected a JSON array of tasks"),
+        (lambda folder: (folder / "export.json").write_text("hello"), "no JSON"),
         (lambda folder: (folder / "export.json").write_text('[{"id": 1'), "after 0 tasks"),
         (lambda folder: (folder / "config.xml").write_text("<View"), "not XML"),
         (lambda folder: (folder / "policy.toml").write_text("agreement = 7"), "agreement"),
@@ -282,6 +283,18 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_is_written(tmp_path, caps
     assert ended.value.code == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_file_that_is_no_export_of_tasks_is_named_for_what_it_is(tmp_path, capsys, name):
+    data, said = WRONG_FILES[name]
+    (tmp_path / "export.json").write_bytes(data)
+    (tmp_path / "config.xml").write_text(CONFIG)
+    files = [f"--from={tmp_path / 'export.json'}", f"--label-config={tmp_path / 'config.xml'}", "--json=-"]
+    with pytest.raises(SystemExit) as ended:
+        main(["qc", "report", *files])
+    assert ended.value.code == 1
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_empty_export_is_an_empty_report(offline):
