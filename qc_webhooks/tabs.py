@@ -1,6 +1,7 @@
 """The tabs of the Data Manager that show what quality control found; made, repaired, never doubled, never first."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from labelloop.service.changes import Change
@@ -43,35 +44,56 @@ _NOISE = (
     "tasks:data.qc_review",
 )
 
-# Pixels: wide enough that a sentence of the note takes few lines.
-_WIDTHS = {"tasks:data.qc_note": 720, "tasks:data.qc_agreement": 110, "tasks:data.qc_annotators": 110}
 
-# Title -> the flat data key and the value that a task of this tab has.
-TABS: Mapping[str, tuple[str, str]] = {
-    "QC: disputed": ("qc_status", "disputed"),
-    "QC: to review": ("qc_review", "yes"),
+@dataclass(frozen=True)
+class Tab:
+    """Which tasks a tab shows, and in which order.
+
+    Attributes:
+        key: The flat data key that it filters by.
+        operator: Of Label Studio's filter; `kind` and `value` go with it.
+        order: The data key that the tasks are sorted by, as a number; a minus before it: the highest first.
+        note: The key of the note that says why a task is there, and is given room.
+    """
+
+    key: str
+    operator: str
+    kind: str
+    value: str | float
+    order: str = "qc_agreement"
+    note: str = "qc_note"
+
+    @property
+    def filter(self) -> dict[str, Any]:
+        """As Label Studio stores it."""
+        name = f"filter:tasks:data.{self.key}"
+        return {"filter": name, "operator": self.operator, "type": self.kind, "value": self.value}
+
+
+TABS: Mapping[str, Tab] = {
+    "QC: disputed": Tab("qc_status", "equal", "String", "disputed"),
+    "QC: to review": Tab("qc_review", "equal", "String", "yes"),
+    "QC: model doubts": Tab("qc_model_score", "greater", "Number", 0, order="-qc_model_score", note="qc_model_note"),
 }
 
 
 def tab_data(title: str) -> dict[str, Any]:
-    """A tab as Label Studio stores it: least agreement first, as numbers."""
-    key, value = TABS[title]
+    """A tab as Label Studio stores it: what needs a look most comes first."""
+    tab = TABS[title]
     hidden = [*HIDDEN_COLUMNS, *_NOISE]
+    number = f"tasks:data.{tab.order.removeprefix('-')}"
+    sign = "-" if tab.order.startswith("-") else ""
     return {
         "title": title,
         "type": "list",
         "target": "tasks",
         "hiddenColumns": {"explore": hidden, "labeling": hidden},
-        "columnsWidth": dict(_WIDTHS),
-        "columnsDisplayType": {"tasks:data.qc_agreement": "Number"},
+        # Pixels: wide enough that a sentence of the note takes few lines.
+        "columnsWidth": {f"tasks:data.{tab.note}": 720, number: 110, "tasks:data.qc_annotators": 110},
+        "columnsDisplayType": {number: "Number"},
         "gridWidth": 4,
-        "filters": {
-            "conjunction": "and",
-            "items": [
-                {"filter": f"filter:tasks:data.{key}", "operator": "equal", "type": "String", "value": value},
-            ],
-        },
-        "ordering": ["tasks:data.qc_agreement"],
+        "filters": {"conjunction": "and", "items": [tab.filter]},
+        "ordering": [f"{sign}{number}"],
     }
 
 

@@ -180,7 +180,7 @@ def test_a_refused_address_is_said_with_the_fix_and_the_poller_goes_on(admin, tm
     with pytest.raises(HostRefused, match=f"{said}.*poller finds every change"):
         connect(admin, PROJECT, Settings(home=tmp_path, qc_url=url), engine)
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
-    assert len(admin.tabs) == 3
+    assert len(admin.tabs) == 1 + len(TABS)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +197,20 @@ def test_single_labels(url, single):
     assert is_single_label(url) == single
 
 
-def test_tabs_filter_by_flat_keys_and_sort_as_numbers():
-    for title, (key, value) in TABS.items():
-        data = tab_data(title)
-        assert data["filters"]["items"] == [
-            {"filter": f"filter:tasks:data.{key}", "operator": "equal", "type": "String", "value": value}
-        ]
-        assert data["ordering"] == ["tasks:data.qc_agreement"]
-        assert data["columnsDisplayType"] == {"tasks:data.qc_agreement": "Number"}
+@pytest.mark.parametrize(
+    ("title", "item", "order"),
+    [
+        ("QC: disputed", ("qc_status", "equal", "String", "disputed"), "tasks:data.qc_agreement"),
+        ("QC: to review", ("qc_review", "equal", "String", "yes"), "tasks:data.qc_agreement"),
+        ("QC: model doubts", ("qc_model_score", "greater", "Number", 0), "-tasks:data.qc_model_score"),
+    ],
+)
+def test_tabs_filter_by_flat_keys_and_sort_as_numbers(title, item, order):
+    data, (key, *rest) = tab_data(title), item
+    [found] = data["filters"]["items"]
+    assert list(found.values()) == [f"filter:tasks:data.{key}", *rest]
+    assert data["ordering"] == [order]
+    assert data["columnsDisplayType"] == {order.removeprefix("-"): "Number"}
 
 
 def test_the_project_still_opens_on_all_its_tasks(admin):
@@ -227,14 +233,15 @@ def test_the_note_has_room_in_our_tabs():
         hidden = data["hiddenColumns"]["explore"]
         assert {"tasks:completed_at", "tasks:cancelled_annotations", "tasks:total_predictions"} <= set(hidden)
         assert not {"tasks:data.qc_note", "tasks:data.qc_agreement", "tasks:id"} & set(hidden)
-        assert data["columnsWidth"]["tasks:data.qc_note"] > 500
+        assert not {f"tasks:data.{key}" for key in ("qc_model_note", "qc_model_score")} & set(hidden)
+        assert data["columnsWidth"][f"tasks:data.{TABS[title].note}"] > 500
 
 
 def test_a_dropped_tab_comes_back_once(admin):
     ensure_tabs(admin, PROJECT)
     del admin.tabs[2]
-    assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, False]
-    assert len(admin.tabs) == 3
+    assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, *[False] * (len(TABS) - 1)]
+    assert len(admin.tabs) == 1 + len(TABS)
 
 
 def test_dropping_all_tabs_brings_the_default_back_too(admin):
@@ -251,7 +258,7 @@ def test_what_people_did_to_a_tab_stays_but_its_filter_is_put_right(admin):
     admin.tabs[2]["data"]["filters"]["items"][0]["type"] = "Unknown"
     assert not any(change.done for change in ensure_tabs(admin, PROJECT))
     admin.tabs[2]["data"]["filters"]["items"] = []
-    assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, False]
+    assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, *[False] * (len(TABS) - 1)]
     assert admin.tabs[2]["data"]["ordering"] == ["tasks:id"]
 
 
