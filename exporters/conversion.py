@@ -222,14 +222,14 @@ def convert_piece(order: Order, piece: Piece) -> Converted:
     classes, ledger = ClassMap(order.classes), Ledger()
     with (
         rare_collections(),
-        tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder,
+        store.scratch() as folder,
         Objects(store) as objects,
         _headers(order) as headers,
     ):
         assembler = Assembler(order.rules, classes=classes, sizes=Sizes(headers), ledger=ledger, before=piece.first)
         converter = Converter(assembler, order.rules, classes, ledger)
         formats = [FORMATS[name](order.job) for name in order.formats]
-        with StretchWriter(formats, Path(folder), objects, first=piece.first) as writer:
+        with StretchWriter(formats, folder, objects, first=piece.first) as writer:
             for block in piece.blocks:
                 convert_block(block, converter, writer)
             stretch = writer.finish()

@@ -4,7 +4,6 @@ Tasks that the published version holds just as they are now are not converted ag
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
@@ -104,10 +103,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
         with (
             numbering,
-            tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder,
+            self.store.scratch() as scratch,
             Objects(self.store, parent.shards() if parent else ()) as objects,
         ):
-            scratch = Path(folder)
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
             photos = _copier(self.photos, self.store, objects, scratch) if self.photos else None

@@ -85,7 +85,7 @@ class Objects:
         if files:
             self._store.put_many(files)
             for _, path in files:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 class TableWriter:

@@ -204,6 +204,34 @@ def test_batches_and_swaps_at_once_do_not_wait_for_each_other_for_ever(tmp_path)
     assert {len(store.get(key)) for key in keys} == {1}
 
 
+def test_files_of_the_scratch_folder_are_moved_and_others_copied(tmp_path, settings):
+    store = open_store(f"file://{tmp_path}/a folder", settings)
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"my file")
+    told = []
+    with store.scratch() as scratch:
+        (scratch / "made").write_bytes(b"made")
+        number = (scratch / "made").stat().st_ino
+        store.put_many([("a/made", scratch / "made"), ("a/mine", mine)], lambda done, size: told.append((done, size)))
+        assert not (scratch / "made").exists()
+    assert (tmp_path / "a folder/a/made").stat().st_ino == number
+    assert (store.get("a/made"), store.get("a/mine"), mine.read_bytes()) == (b"made", b"my file", b"my file")
+    assert told == [(1, 4), (2, 11)]
+    assert not scratch.exists()
+
+
+def test_what_a_killed_process_left_in_the_scratch_folder_goes_after_a_week(tmp_path, settings):
+    store = open_store(f"file://{tmp_path}", settings)
+    week = time.time() - 8 * 24 * 3600
+    with store.scratch() as scratch:
+        for name in ("old", "new"):
+            (scratch.parent / name).mkdir()
+            (scratch.parent / name / "shard").write_bytes(b"1")
+        os.utime(scratch.parent / "old", (week, week))
+        with store.scratch() as other:
+            assert {path.name for path in scratch.parent.iterdir()} == {"new", scratch.name, other.name}
+
+
 @pytest.fixture(params=["ignore", "refuse"])
 def bare(request, tmp_path):
     with BareS3(request.param) as server:

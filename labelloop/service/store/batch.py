@@ -3,13 +3,27 @@
 import ctypes
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str) -> list[str]:
+@contextmanager
+def scratch_folder(inside: Path | None = None) -> Iterator[Path]:
+    """A new folder, gone at the end; by default where temporary files are."""
+    with tempfile.TemporaryDirectory(prefix="labelloop-", dir=inside) as folder:
+        yield Path(folder)
+
+
+def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, taken_from: str) -> list[str]:
     """Write each item to a file of its own in ``folder``, then all of them down to the disk with one call.
+
+    Args:
+        items: by their keys; files that lie below ``taken_from``, on the same disk, are moved, others are copied.
+        folder: where to.
+        taken_from: see ``items``.
 
     Returns:
         The paths written, in the order of the items.
@@ -25,6 +39,8 @@ def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str) -> list[
                     rest = rest[os.write(handle, rest) :]
             finally:
                 os.close(handle)
+        elif str(data).startswith(f"{taken_from}/"):
+            os.replace(data, path)  # noqa: PTH105 - this runs once a file: no objects for paths
         else:
             shutil.copyfile(data, path)
         paths.append(path)

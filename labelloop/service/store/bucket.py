@@ -5,11 +5,12 @@ import mimetypes
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 from labelloop.service.settings import Settings
+from labelloop.service.store.batch import scratch_folder
 from labelloop.service.store.client import Place, s3_client
 from labelloop.service.store.errors import AlreadyThere, Changed, NotThere
 from labelloop.service.store.keys import OWN, checked
@@ -157,6 +158,10 @@ class BucketStore:
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
         """See `Store.put_many`. 16 writes at a time on one pool of connections."""
         return put_all(self.put, items, progress, threads=_THREADS)
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """See `Store.scratch`."""
+        return scratch_folder()
 
     def self_test(self) -> Capabilities:
         """See `Store.self_test`."""

@@ -5,12 +5,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from labelloop.service.store.batch import place_parts, sync_folder, write_parts
+from labelloop.service.store.batch import place_parts, scratch_folder, sync_folder, write_parts
 from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
 from labelloop.service.store.keys import OWN, checked
 from labelloop.service.store.probe import probe
@@ -18,6 +19,7 @@ from labelloop.service.store.protocol import Capabilities, Entry, Progress
 
 _BATCH_FILES = 512
 _BATCH_BYTES = 16 << 20
+_LEFT_S = 7 * 24 * 3600
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 _BELOW = "A key may not lie below another object's key."
 _FIXES = {
@@ -151,12 +153,25 @@ class FolderStore:
         done = size = 0
         rest = iter(items)
         while batch := _batch(rest):
+            sizes = [_length(data) for _, data in batch]
             self._put_batch(batch)
-            for _, data in batch:
-                done, size = done + 1, size + _length(data)
+            for length in sizes:
+                done, size = done + 1, size + length
                 if progress is not None:
                     progress(done, size)
         return done
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """See `Store.scratch`: on the disk of the folder, so that a file of it is only renamed.
+
+        What killed processes left there long ago goes.
+        """
+        parts = self._own("parts")
+        for left in parts.iterdir():
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _LEFT_S:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return scratch_folder(parts)
 
     def self_test(self) -> Capabilities:
         """See `Store.self_test`."""
@@ -182,7 +197,7 @@ class FolderStore:
         folder = self._own("parts") / uuid.uuid4().hex
         try:
             folder.mkdir()
-            parts = write_parts(items, str(folder))
+            parts = write_parts(items, str(folder), taken_from=str(folder.parent))
             with ExitStack() as locks:  # in one order, so that two batches never wait for each other
                 for stripe in sorted({_stripe(key) for key, _ in items}):
                     locks.enter_context(self._locked_stripe(stripe))

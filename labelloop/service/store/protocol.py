@@ -1,6 +1,7 @@
 """The `Store` protocol: what a place that keeps objects by key must do, whoever keeps them."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -144,6 +145,13 @@ class Store(Protocol):
 
         Returns:
             How many were written.
+        """
+        ...
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A folder for files on their way here, gone at the end.
+
+        `put_many` may take a file from it without copying it: then it is not there any more.
         """
         ...
 
