@@ -61,7 +61,7 @@ class Bucket:
     def _client(self) -> Any:
         with self._lock:
             if self._made is None:
-                self._made = s3_client(self._settings, timeout_s=self._settings.media_timeout_s)
+                self._made = s3_client(self._settings, timeout_s=self._settings.media_timeout_s, attempts=3)
             return self._made
 
 

@@ -23,6 +23,7 @@ from labelloop.service.store.s3_lock import ObjectLock
 
 _THREADS = 16
 _PARTS_FROM = 16 << 20
+_READS = 4
 _log = logging.getLogger(__name__)
 
 
@@ -98,10 +99,19 @@ class BucketStore:
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See `Store.read`."""
+        from botocore.exceptions import BotoCoreError
+
         with plainly(self._url, key):
-            answer = self._client().get_object(**self._place(key))
-            with closing(answer["Body"]) as body:  # its own context manager gives the bare, unchecked HTTP response
-                return body.read(), str(answer["ETag"])
+            for left in range(_READS, 0, -1):
+                answer = self._client().get_object(**self._place(key))
+                try:
+                    # its own context manager gives the bare, unchecked HTTP response
+                    with closing(answer["Body"]) as body:
+                        return body.read(), str(answer["ETag"])
+                except BotoCoreError:  # the connection broke in the middle of the object
+                    if left == 1:
+                        raise
+        raise AssertionError
 
     def exists(self, key: str) -> bool:
         """See `Store.exists`."""

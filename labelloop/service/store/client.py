@@ -1,12 +1,18 @@
 """The boto3 client for the S3 server that the settings name; boto3 is imported only here, when first used (0.25 s)."""
 
+import random
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from labelloop.service.settings import Settings
 
 CONNECTIONS = 32
+ATTEMPTS = 8
+_SILENCES, _REFUSALS = 2, 4
+"""Times that a request is sent to a server that says nothing at all, and to an address where none is."""
+_BUSY = frozenset({429, 500, 502, 503, 504})
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
@@ -36,19 +42,21 @@ class Place:
         return (urlsplit(str(self.client.meta.endpoint_url)).hostname or "").endswith(_AWS)
 
 
-def s3_client(settings: Settings, *, timeout_s: float = 60.0) -> Any:
+def s3_client(settings: Settings, *, timeout_s: float = 60.0, attempts: int = ATTEMPTS) -> Any:
     """A thread-safe S3 client with its own pool of connections.
 
     Args:
         settings: Endpoint, region and keys; keys left empty come from boto3's own chain (environment, profile, role).
         timeout_s: Longest silence of the server.
+        attempts: Times that a request is sent to a server that answers 500 or 503, or breaks the connection: 8 last
+            for some ten seconds.
     """
     import boto3
     from botocore.config import Config
 
     own = bool(settings.s3_endpoint_url)
     secret = settings.s3_secret_access_key.get_secret_value()
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3",
         endpoint_url=settings.s3_endpoint_url or None,
         region_name=settings.s3_region,
@@ -59,10 +67,49 @@ def s3_client(settings: Settings, *, timeout_s: float = 60.0) -> Any:
             max_pool_connections=CONNECTIONS,
             connect_timeout=min(timeout_s, 10.0),
             read_timeout=timeout_s,
-            retries={"mode": "standard", "total_max_attempts": 6},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             s3={"addressing_style": "path" if own else "auto"},
             # Not every S3-compatible server knows the checksums that newer clients add unasked.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
+    client.meta.events.register_first("needs-retry.s3", partial(_patience, most=attempts))
+    return client
+
+
+def _patience(
+    response: tuple[Any, Any] | None, attempts: int, caught_exception: Exception | None, *, most: int, **_: Any
+) -> float | None:
+    """Seconds until a request is sent again; None: boto3 decides.
+
+    boto3 alone waits for less than a second in all, and all requests of a client share a few attempts: a server that is
+    started again, or asks to slow down, ended an export. On the other hand it waits for each of its timeouts in turn.
+
+    Args:
+        response: What came, (HTTP response, what it says).
+        attempts: Times that it was sent.
+        caught_exception: What went wrong without an answer.
+        most: Times that it is sent at most.
+
+    Raises:
+        BotoCoreError: The exception itself, where sending again is no use.
+    """
+    from botocore.exceptions import (
+        ConnectionClosedError,
+        ConnectTimeoutError,
+        EndpointConnectionError,
+        ReadTimeoutError,
+        ResponseStreamingError,
+    )
+
+    if isinstance(caught_exception, ReadTimeoutError | ConnectTimeoutError) and attempts >= _SILENCES:
+        raise caught_exception
+    if isinstance(caught_exception, EndpointConnectionError) and attempts >= _REFUSALS:
+        raise caught_exception
+    again = (EndpointConnectionError, ConnectionClosedError, ResponseStreamingError)
+    if attempts < most and (
+        isinstance(caught_exception, again) or (response is not None and response[0].status_code in _BUSY)
+    ):
+        return random.uniform(0.5, 1) * min(0.2 * 2 ** (attempts - 1), 4)  # noqa: S311 - spreads requests
+    return None

@@ -1,0 +1,148 @@
+"""S3 servers that hang, are busy or break connections, on real sockets: it ends well, or soon with a clear message."""
+
+import random
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from labelloop.service.store import StoreError, StoreUnreachable, bucket, open_store
+from tests.bare_s3 import BareS3
+
+
+@pytest.fixture
+def server():
+    with BareS3() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server, tmp_path):
+    return open_store("s3://bucket/p", server.settings(tmp_path))
+
+
+OPERATIONS = {
+    "put": lambda store: store.put("k", b"data"),
+    "get": lambda store: store.get("there"),
+    "exists": lambda store: store.exists("there"),
+    "list": lambda store: list(store.list()),
+    "create": lambda store: store.create("new", b"data"),
+    "put_many": lambda store: store.put_many((f"many/{n}", b"data") for n in range(100)),
+}
+
+
+def busy(until, *says):
+    def fault(handler):
+        if time.monotonic() < until:
+            handler.refuse(*random.choice(says))
+            return True
+        return False
+
+    return fault
+
+
+def test_server_that_is_busy_for_five_seconds_is_waited_for(server, store):
+    store.put("there", b"data")
+    says = [(503, "SlowDown"), (500, "InternalError"), (502, "BadGateway"), (429, "TooManyRequests")]
+    server.fault = busy(time.monotonic() + 5, *says)
+    with ThreadPoolExecutor(len(OPERATIONS)) as threads:
+        for done in [threads.submit(operation, store) for operation in OPERATIONS.values()]:
+            done.result()
+
+
+def reset(handler):
+    """Ends the connection at once, as a killed server does: the other side gets ECONNRESET."""
+    handler.close_connection = True
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+
+
+def times(count, fault):
+    left = [count]
+    lock = threading.Lock()
+
+    def faulty(handler):
+        with lock:
+            left[0] -= 1
+            mine = left[0] >= 0
+        if mine:
+            fault(handler)
+        return mine
+
+    return faulty
+
+
+def half(handler):
+    """Begins to answer and breaks off in the middle of the body."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.send_header("ETag", '"x"')
+    handler.end_headers()
+    handler.wfile.write(b"x" * 50_000)
+    handler.wfile.flush()
+    reset(handler)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_connection_that_is_reset_is_made_anew(server, store, operation):
+    store.put("there", b"data")
+    server.fault = times(3, reset)
+    OPERATIONS[operation](store)
+
+
+def test_object_that_breaks_off_in_its_middle_is_read_again(server, store, tmp_path):
+    store.put("there", b"data")
+    server.fault = times(2, half)
+    assert store.get("there") == b"data"
+    server.fault = times(2, half)
+    store.download("there", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"data"
+    server.fault = times(1000, half)
+    with pytest.raises(StoreError) as caught:
+        store.get("there")
+    assert "p/there" in caught.value.message
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_server_that_accepts_and_never_answers_is_given_up_soon_with_the_fix(server, tmp_path, monkeypatch, operation):
+    monkeypatch.setattr(bucket, "s3_client", partial(bucket.s3_client, timeout_s=0.5))
+    store = open_store("s3://bucket/p", server.settings(tmp_path))
+    silent = threading.Event()
+    server.fault = lambda handler: silent.wait(30)
+    began = time.monotonic()
+    with pytest.raises(StoreUnreachable) as caught:
+        OPERATIONS[operation](store)
+    silent.set()
+    assert time.monotonic() - began < 6  # two silences of half a second, and some pauses
+    assert "does not answer" in caught.value.message
+    assert "LABELLOOP_S3_ENDPOINT_URL" in caught.value.fix
+
+
+def test_server_that_stays_broken_is_told_with_what_it_said(server, store, monkeypatch):
+    monkeypatch.setattr("labelloop.service.store.client.random.uniform", lambda low, high: 0.0)
+    server.fault = busy(time.monotonic() + 60, (503, "SlowDown"))
+    with pytest.raises(StoreError, match="SlowDown") as caught:
+        store.put("k", b"data")
+    assert "look at its log" in caught.value.fix
+
+
+def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(server, store):
+    store.create("first", b"")
+
+    def lost(handler):
+        if handler.command != "PUT" or not handler.key.endswith("/once"):
+            return False
+        server.fault = None
+        body = b"mine"
+        writer = handler.headers["x-amz-meta-labelloop-writer"]
+        server.objects[handler.key] = (body, writer, time.time())  # it is there, and nobody is told
+        reset(handler)
+        return True
+
+    server.fault = lost
+    store.create("once", b"mine")
+    assert store.get("once") == b"mine"
