@@ -73,7 +73,7 @@ def _told(examples: Sequence[Example], backbone: Backbone, order: Order) -> Iter
     yield ""
     yield (
         "Sums over the photos of one session. Cost: deletions, and boxes drawn where each counts as so many deletions; "
-        "boxes that are moved count alike in every row but the last and are left out."
+        "boxes that\nare moved are left out."
     )
 
 
