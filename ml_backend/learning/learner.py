@@ -189,7 +189,7 @@ class Learner:
         if verdict.passed:
             with of.watch.phase("follow"):
                 self._follow(of.project, version)
-        lost = f"; {bad} photos could not be had" if bad else ""
+        lost = f"; {bad} photo{'s' if bad > 1 else ''} could not be had" if bad else ""
         name: VerdictName = "published" if verdict.passed else "refused"
         return self._finish(
             of, name, learned=learned, verdict=verdict, version=version, reason=verdict.reason + lost,
@@ -257,10 +257,12 @@ class Learner:
         )  # fmt: skip
 
     def _follow(self, project: int, version: str) -> None:
-        """Label Studio names the version; where that fails the poller does it later."""
+        """Label Studio names the version; where that fails the poller does it, at its next round."""
         _, notes = activation.follow([(project, version)], self._kit.settings, self._kit.studio)
         for note in notes:
             log.warning("label_studio_not_told", project=project, reason=note)
+        if notes:
+            self._kit.lessons.note(project, swept_at=0.0)
 
     def _ask_again(self, of: Material) -> None:
         self._kit.tell(now_hint(of.project, source="activation"))

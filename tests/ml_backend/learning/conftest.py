@@ -118,6 +118,9 @@ class MemoryStudio:
         self._known(project)
         return self.backends
 
+    def update_ml_backend(self, backend, *, title, **_):
+        next(row for row in self.backends if row["id"] == backend)["title"] = title
+
     def update_project(self, project, **fields):
         self._known(project)
         self.fields |= fields

@@ -10,6 +10,7 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.inbox import Inbox
 from labelloop.service.jobs import Jobs, Reject
 from labelloop.service.store import open_store
+from ml_backend import activation
 from ml_backend.activation import roll_back, served_version
 from ml_backend.jobs import handlers, periodics
 from ml_backend.learning.events import LEARN, QUEUE, read_event
@@ -17,6 +18,7 @@ from ml_backend.learning.learner import Learner
 from ml_backend.learning.material import MOST_PHOTOS, sample
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.teaching import Lesson, is_held_out
+from ml_backend.learning.watchman import Watchman
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
 
 QUIET = "debounce_s = 0\nheld_out = 0\n"
@@ -185,7 +187,7 @@ def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
     studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
     run = learn(tasks=[*tasks, missing])
     assert run.verdict == "published"
-    assert "1 photos could not be had" in run.reason
+    assert "1 photo could not be had" in run.reason
 
 
 def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_why(learn, studio, settings):
@@ -195,6 +197,20 @@ def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_wh
     assert run.verdict == "failed"
     assert "mine-123456789abc" in run.reason
     assert "LABELLOOP_MODEL" in run.reason
+
+
+def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(
+    kit, learn, studio, settings, monkeypatch
+):
+    monkeypatch.setattr(activation, "SWAP_S", 0.0)
+    row = {"id": 1, "url": settings.ml_url, "title": "before", "model_version": ""}
+    studio.backends = [row]  # it does not reach the backend
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    assert run.verdict == "published"
+    assert row["title"] == "before"
+    row["model_version"] = run.version
+    Watchman(kit).run()
+    assert row["title"] == studio.fields["model_version"] == run.version
 
 
 def test_a_project_can_be_told_not_to_learn(learn, studio, policy, kit):
