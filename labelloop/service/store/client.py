@@ -111,5 +111,6 @@ def _patience(
     if attempts < most and (
         isinstance(caught_exception, again) or (response is not None and response[0].status_code in _BUSY)
     ):
-        return random.uniform(0.5, 1) * min(0.2 * 2 ** (attempts - 1), 4)  # noqa: S311 - spreads requests
+        longest = min(0.2 * 2.0 ** (attempts - 1), 4.0)
+        return random.uniform(0.5, 1) * longest  # noqa: S311 - spreads requests
     return None
