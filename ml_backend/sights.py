@@ -6,11 +6,15 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import structlog
 
 from ml_backend.backbone import Sight
 from ml_backend.preprocess import Fit
+
+log = structlog.get_logger(__name__)
 
 _ARRAYS = ("boxes", "objectness", "scores", "embeddings")
 
@@ -53,27 +57,23 @@ class Sights:
         return Sight(arrays[0], arrays[1], arrays[2], arrays[3], fit)
 
     def _keep(self, file: Path, sight: Sight) -> Sight:
+        """Keeps a sight; where the disk does not take it, it is seen again the next time."""
         halves = sight.scores.astype(np.float16), sight.embeddings.astype(np.float16)
-        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as partial:
-            np.savez(
-                partial,
-                boxes=sight.boxes,
-                objectness=sight.objectness,
-                scores=halves[0],
-                embeddings=halves[1],
-                fit=np.array(
-                    [
-                        sight.fit.scale_x,
-                        sight.fit.scale_y,
-                        sight.fit.left,
-                        sight.fit.top,
-                        sight.fit.width,
-                        sight.fit.height,
-                    ]
-                ),
-            )
-            self._bytes += partial.tell()
-        Path(partial.name).replace(file)
+        fit = sight.fit
+        sides = [fit.scale_x, fit.scale_y, fit.left, fit.top, fit.width, fit.height]
+        arrays: dict[str, Any] = dict(zip(_ARRAYS, (sight.boxes, sight.objectness, *halves), strict=True))
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".partial", delete=False) as partial:
+                try:
+                    np.savez(partial, fit=np.array(sides), **arrays)
+                    partial.flush()
+                    self._bytes += partial.tell()
+                    Path(partial.name).replace(file)
+                except OSError:
+                    Path(partial.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            log.warning("sight_not_kept", folder=str(self._folder), reason=error.strerror or str(error))
         if self._bytes > self._max_bytes:
             self._shrink(spare=file)
         scores, embeddings = (half.astype(np.float32) for half in halves)
