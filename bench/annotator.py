@@ -21,9 +21,7 @@ from ml_backend.learn import learn
 from ml_backend.learning.edits import Edits, edits_of
 from ml_backend.learning.order import HEAD
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import Edits as Evidence
-from ml_backend.thresholds import edits_of as evidence_of
-from ml_backend.thresholds import learned_thresholds, usual_threshold
+from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
 
 Order = Literal["chance", "queue"]
 FITS = (1, 2, 3, 5, 8, 12, 17, 24, 34, 48, 68)
@@ -91,16 +89,7 @@ def annotate(
 
 def thresholds(answered: Answers, *, drawing: float = 0.0) -> dict[str, float]:
     """The thresholds that service would learn from these answers."""
-    return learned_thresholds(evidence(answered), usual=usual_threshold(drawing), drawing=drawing)
-
-
-def evidence(answered: Answers) -> dict[str, Evidence]:
-    """What the answers say of each class."""
-    found: dict[str, Evidence] = {}
-    for names, detections, truth in answered:
-        for name, some in evidence_of(detections, truth, names=names).items():
-            found[name] = found.get(name, Evidence()) + some
-    return found
+    return learned_thresholds(edits_of_all(answered), usual=usual_threshold(drawing), drawing=drawing)
 
 
 def cut(found: Detections, names: Sequence[str], cuts: Cuts, *, usual: float | None = None) -> Detections:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.annotator import FLOOR, Answers, Cuts, annotate, cut, evidence, thresholds
+from bench.annotator import FLOOR, Answers, Cuts, annotate, cut, thresholds
 from bench.labelled import MISSING, NANO, SHARED, drawn, nano, training_photos
 from labelloop.service.media import load_photo
 from ml_backend.backbone import Backbone
@@ -18,7 +18,7 @@ from ml_backend.examples import Example
 from ml_backend.judge import Truth
 from ml_backend.learn import learn
 from ml_backend.preprocess import prepare
-from ml_backend.thresholds import USUAL, best_threshold
+from ml_backend.thresholds import USUAL, best_threshold, edits_of_all
 
 SEEDS = 3
 DRAWS = 12
@@ -127,7 +127,7 @@ def _compared(known: Answers, later: Answers) -> list[tuple[float, float]]:
     """F1 on later photos: by class, one, .3, .5, the best one in hindsight, the best by class in hindsight."""
     fixed = max(FIXED, key=lambda value: _f1(known, value)[0])
     hindsight = [_f1(later, value) for value in FIXED]
-    best = {name: best_threshold(some) or USUAL for name, some in evidence(later).items()}
+    best = {name: best_threshold(some) or USUAL for name, some in edits_of_all(later).items()}
     ways = [_f1(later, cuts) for cuts in (thresholds(known), fixed, 0.3, 0.5)]
     return [*ways, (max(one[0] for one in hindsight), max(one[1] for one in hindsight)), _f1(later, best)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -101,8 +102,15 @@ def _judge(version: str, project: int, settings: Settings, *, activate: bool) ->
     from ml_backend.learning.kit import Kit
 
     with contextlib.closing(Studio.from_settings(settings)) as studio:
-        verdict = admit(Kit.of(settings, studio, open_database(settings)), project, version)
+        done = admit(Kit.of(settings, studio, open_database(settings)), project, version)
+    verdict = done.verdict
     print(f"  {'passes' if verdict.passed else 'refused':13}  {verdict.reason}")
+    if done.thresholds and verdict.passed:
+        told = json.dumps({name: round(value, 2) for name, value in done.thresholds.items()})
+        print(
+            f"  {'shown from':13}  best from these scores on, by the same photos. Until a version is learned on it, in the extra params:"
+        )
+        print(f'                 {{"score_thresholds": {told}}}')
     if activate and not verdict.passed:
         raise NotAdmitted(version, project, verdict)
 

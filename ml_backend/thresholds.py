@@ -8,7 +8,7 @@ these towards what is usual, while there are few edits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,23 @@ def edits_of(found: Detections, truth: Truth, *, names: Sequence[str]) -> dict[s
 
 Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 """(thresholds, what each is worth)."""
+
+
+def edits_of_all(
+    answers: Iterable[tuple[Sequence[str], Detections, Truth]], *, names: Collection[str] | None = None
+) -> dict[str, Edits]:
+    """The edits of many photos by class.
+
+    Args:
+        answers: (classes of the detections, what was found, what was submitted) of each photo.
+        names: Classes that count; None: all.
+    """
+    found: dict[str, Edits] = {}
+    for classes, detections, truth in answers:
+        for name, some in edits_of(detections, truth, names=classes).items():
+            if names is None or name in names:
+                found[name] = found.get(name, Edits()) + some
+    return found
 
 
 def usual_threshold(drawing: float) -> float:

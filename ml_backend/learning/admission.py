@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import structlog
@@ -10,8 +12,9 @@ import structlog
 from labelloop.service.errors import LabelloopError
 from ml_backend.learning.gate import Exam, Verdict, judge_held_out
 from ml_backend.learning.kit import Kit
-from ml_backend.learning.policy import read_learning_policy
+from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import Metrics, Run
+from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +35,21 @@ class NotAdmitted(LabelloopError):
         self.verdict = verdict
 
 
-def admit(kit: Kit, project: int, version: str) -> Verdict:
+@dataclass(frozen=True)
+class Admission:
+    """What became of a model that was trained elsewhere.
+
+    Attributes:
+        verdict: Of the gate.
+        thresholds: From which score on each label would best be shown, by the held-out photos: the model's scores mean
+            whatever its training made of them. Empty where too little is labelled.
+    """
+
+    verdict: Verdict
+    thresholds: Mapping[str, float]
+
+
+def admit(kit: Kit, project: int, version: str) -> Admission:
     """Compares a version of the store with what is served to a project, on its held-out photos.
 
     Args:
@@ -41,7 +58,7 @@ def admit(kit: Kit, project: int, version: str) -> Verdict:
         version: A version of the store, made elsewhere.
 
     Returns:
-        The verdict; it passes unjudged where too few held-out tasks are labelled, and says so. The run is kept.
+        The verdict passes unjudged where too few held-out tasks are labelled, and says so. The run is kept.
 
     Raises:
         StudioError, StoreError: Label Studio or the store cannot be asked.
@@ -74,4 +91,12 @@ def admit(kit: Kit, project: int, version: str) -> Verdict:
         ap50=verdict.ap50, parent_ap50=verdict.parent_ap50, tolerance=policy.tolerance, metrics=metrics,
     )  # fmt: skip
     kit.runs.add(run)
-    return verdict
+    return Admission(verdict, _thresholds(exam, policy, kit.settings.score_threshold) if exam.enough else {})
+
+
+def _thresholds(exam: Exam, policy: LearningPolicy, usual: float) -> dict[str, float]:
+    drawn = {label for truth in exam.truths for label in truth.labels}
+    answers = [(tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True)]
+    drawing = policy.drawing_costs
+    edits = edits_of_all(answers, names=drawn)
+    return learned_thresholds(edits, usual=usual_threshold(drawing) if drawing else usual, drawing=drawing)

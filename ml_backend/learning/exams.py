@@ -16,9 +16,9 @@ from labelloop.service.media import MediaError
 from ml_backend.backbone import Backbone, Sight
 from ml_backend.detections import Detections, suppress
 from ml_backend.detector import Detector
-from ml_backend.head import SUPPRESS_IOU, Head, shown
+from ml_backend.head import Head
 from ml_backend.judge import Truth
-from ml_backend.layouts import best_class
+from ml_backend.layouts import SUPPRESS_IOU, best_class
 from ml_backend.learning.album import Album, drawn_on
 from ml_backend.learning.bases import Bases
 from ml_backend.learning.gate import FLOOR, Exam
@@ -179,7 +179,7 @@ def _take(kept: OrderedDict[tuple[str, str], Kept], version: str) -> dict[str, K
 
 def _nearly(head: Head, sight: Sight) -> Detections:
     """What a head finds, to so many digits as a figure needs, in half the time."""
-    return shown(sight, *head.answer(sight, exact=False), floor=FLOOR)
+    return head.detect(sight, floor=FLOOR, exact=False)
 
 
 def base_finds(sight: Sight, *, floor: float) -> Detections:

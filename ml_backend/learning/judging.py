@@ -17,7 +17,7 @@ from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_o
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.material import Material
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import Edits, edits_of, learned_thresholds, usual_threshold
+from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
 
 JUDGED_PHOTOS = 40
 """Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
@@ -93,14 +93,9 @@ class Judge:
         if len(answers) < ENOUGH_TASKS:
             crossed = learned.answers
             answers += [(crossed.names, *one) for one in zip(crossed.found, crossed.truths, strict=True)]
-        edits: dict[str, Edits] = {}
-        for names, found, truth in answers:
-            for name, some in edits_of(found, truth, names=names).items():
-                edits[name] = edits.get(name, Edits()) + some
         drawing = of.policy.drawing_costs
         usual = usual_threshold(drawing) if drawing else self._kit.settings.score_threshold
-        mine = {name: some for name, some in edits.items() if name in of.classes}
-        return learned_thresholds(mine, usual=usual, drawing=drawing)
+        return learned_thresholds(edits_of_all(answers, names=of.classes), usual=usual, drawing=drawing)
 
     def ask(self, of: Material, backbone: Backbone) -> None:
         """Notes what is served finds on tasks that are learned from now for the first time."""

@@ -53,7 +53,7 @@ def add(kit, tmp_path, name):
 
 def test_a_model_that_finds_less_than_what_is_served_is_refused_with_the_figures(kit, judged, tmp_path):
     assert judged.judged_by == "held-out"
-    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc"))
+    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc")).verdict
     assert not verdict.passed
     assert verdict.judged_by == "held-out"
     assert verdict.ap50 < verdict.parent_ap50 == pytest.approx(judged.ap50, abs=1e-6)
@@ -65,15 +65,18 @@ def test_a_model_that_finds_as_much_passes(kit, judged, tmp_path):
     file = kit.bases.registry.manifest(judged.version).model
     (tmp_path / "same.onnx").write_bytes(kit.bases.registry.get(judged.version, file))
     same = kit.bases.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
-    verdict = admit(kit, PROJECT, same)
+    done = admit(kit, PROJECT, same)
+    verdict = done.verdict
     assert verdict.passed
+    assert set(done.thresholds) == {"Disc", "Square"}
+    assert all(0 < value < 1 for value in done.thresholds.values())
     assert verdict.ap50 == verdict.parent_ap50
     assert kit.runs.last(PROJECT)[0].verdict == "admitted"
 
 
 def test_without_held_out_labels_it_passes_unjudged_and_says_so(kit, studio, tmp_path):
     task = studio.label(1)
-    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc"))
+    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc")).verdict
     assert verdict.passed
     assert verdict.judged_by == "nothing"
     assert f"only {int(is_held_out(PROJECT, task, 0.1))} held-out photos" in verdict.reason
