@@ -18,6 +18,9 @@ from labelloop.labeling.task import Task, read_task
 _BLOCK = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_SURROGATES = re.compile(  # a whole character, a half, or any other escape
+    rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 _BETWEEN = re.compile(rb"[\s,\[\]]*")
 _OPEN, _CLOSE, _QUOTE = ord("{"), ord("}"), ord('"')
 
@@ -40,7 +43,7 @@ def iter_raw_tasks(file: BinaryIO) -> Iterator[bytes]:
     """The JSON text of each task of a file, not decoded. Takes what `iter_tasks` takes.
 
     Raises:
-        MalformedTask: The file holds something else than objects, or ends in the middle of one.
+        MalformedTask: The file is no JSON between its objects, or ends in the middle of one.
     """
     head = file.read(_BLOCK)
     head = head.removeprefix(_BOM)
@@ -70,23 +73,22 @@ def _lines(rest: bytes, file: BinaryIO) -> Iterator[bytes]:
         *lines, rest = rest.split(b"\n")
         for line in lines:
             if line.strip():
-                yield line.strip()
+                yield _mended(line.strip()) if _may_have_halves(line) else line.strip()
         block = file.read(max(_BLOCK, len(rest)))
         if not block:
             break
         rest += block
     if rest.strip():
-        yield rest.strip()
+        yield _mended(rest.strip())
 
 
 def _objects(buffer: bytes, file: BinaryIO, *, array: bool) -> Iterator[bytes]:
-    between = b""
     while True:
         end = 0
+        halves = _may_have_halves(buffer)
         for start, stop in _spans(buffer):
-            between = buffer[end:start]
-            _check(between)
-            yield buffer[start:stop]
+            yield from _loose(buffer[end:start])
+            yield _mended(buffer[start:stop]) if halves else buffer[start:stop]
             end = stop
         buffer = buffer[end:]
         # Twice what is left: a huge task is then scanned a few times, not once a block.
@@ -94,15 +96,35 @@ def _objects(buffer: bytes, file: BinaryIO, *, array: bool) -> Iterator[bytes]:
         if not block:
             break
         buffer += block
-    _check(buffer)
+    yield from _loose(buffer)
     if array and not buffer.rstrip().endswith(b"]"):
         raise MalformedTask(None, "", "the file ends before its array does")
 
 
-def _check(between: bytes) -> None:
-    if not _BETWEEN.fullmatch(between):
-        found = between.strip(b" \t\r\n,[]")
-        raise MalformedTask(None, "", f"expected tasks (objects), found {found[:40]!r}, or the file ends within a task")
+def _may_have_halves(text: bytes) -> bool:
+    return b"\\" in text and (b"\\ud" in text or b"\\uD" in text)
+
+
+def _mended(text: bytes) -> bytes:
+    """JSON in which each half of a character (a lone surrogate) is the sign for what is no character, U+FFFD.
+
+    A text with such a half cannot be written anywhere: not as UTF-8, so not to any file.
+    """
+    return _SURROGATES.sub(lambda found: found[0] if found[1] or found[2] is None else rb"\ufffd", text)
+
+
+def _loose(between: bytes) -> list[bytes]:
+    """What stands between two objects and is none, such as null: each is one task that cannot be read."""
+    if _BETWEEN.fullmatch(between):
+        return []
+    text = between.strip(b" \t\r\n,")
+    for inner in (text, text.removeprefix(b"["), text.removesuffix(b"]"), text.removeprefix(b"[").removesuffix(b"]")):
+        try:
+            return [bytes(each) for each in msgspec.json.decode(b"[%b]" % inner, type=list[msgspec.Raw])]
+        except msgspec.DecodeError:
+            continue
+    found = text.strip(b"[]")
+    raise MalformedTask(None, "", f"expected tasks (objects), found {found[:40]!r}, or the file ends within a task")
 
 
 def _spans(buffer: bytes) -> list[tuple[int, int]]:

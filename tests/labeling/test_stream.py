@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from labelloop.labeling import stream
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.stream import iter_raw_tasks, iter_tasks
+from labelloop.labeling.task import read_task
 
 text = st.text(alphabet=st.sampled_from('ab{}[]",:\\ \n\u4e2d'), max_size=12)
 tasks = st.lists(
@@ -54,7 +55,6 @@ def test_an_empty_file_and_an_empty_array_hold_no_tasks():
     [
         b'[{"id": 1, "data": {}}',  # the array never ends
         b'[{"id": 1, "data": {}}, {"id": 2, "da',  # a task never ends
-        b'[{"id": 1, "data": {}}, 5]',  # something that is no object
         b'[{"id": 1, "data": {}}] trailing',
         b"null",
         b"id,image\n1,a.jpg",
@@ -64,6 +64,43 @@ def test_an_empty_file_and_an_empty_array_hold_no_tasks():
 def test_a_broken_file_is_said_to_be_one(content):
     with pytest.raises(MalformedTask):
         list(iter_tasks(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"id": 1, "data": {}}, null, "te{xt", 5,{"id": 2, "data": {}}]',
+        b'[null, "te{xt", {"id": 1, "data": {}}, 5, {"id": 2, "data": {}}]',
+        b'[{"id": 1, "data": {}}, {"id": 2, "data": {}}, null, "te{xt", 5 ]\n',
+        b'[{"id": 1, "data": {}},\n{"id": 2, "data": {}} , null, ["te{xt", 1], []]',
+    ],
+    ids=["between", "first", "last", "an array"],
+)
+def test_what_is_no_task_costs_itself_alone(content):
+    found = list(iter_raw_tasks(io.BytesIO(content)))
+    assert len(found) == 5
+    good, bad = [], []
+    for raw in found:
+        try:
+            good.append(read_task(raw).id)
+        except MalformedTask as error:
+            bad.append(error.reason)
+    assert good == [1, 2]
+    assert len(bad) == 3
+
+
+def test_half_of_a_character_becomes_the_sign_for_what_is_none():
+    data = {
+        r"\ud83d": "\ufffd",
+        r"\uDE00 \ud83d\ude00": "\ufffd 😀",
+        r"\\ud83d": r"\ud83d",
+        r"\ud83d\ud83d\ude00": "\ufffd😀",
+    }
+    for said, read in data.items():
+        for form in (b'[{"id": 1, "data": {"image": "%b"}}]', b'{"id": 1, "data": {"image": "%b"}}\n{"data": {}}'):
+            first = next(iter_tasks(io.BytesIO(form % said.encode())))
+            assert first.data["image"] == read
+            first.data["image"].encode()
 
 
 def test_a_broken_line_costs_itself_alone():
