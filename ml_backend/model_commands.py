@@ -108,8 +108,9 @@ def _judge(version: str, project: int, settings: Settings, *, activate: bool) ->
     if done.thresholds and verdict.passed:
         told = json.dumps({name: round(value, 2) for name, value in done.thresholds.items()})
         print(
-            f"  {'shown from':13}  best from these scores on, by the same photos. Until a version is learned on it, in the extra params:"
+            f"  {'shown from':13}  these scores on it is best, by the same photos; put them into the connection's extra"
         )
+        print("                 params, until it is learned on:")
         print(f'                 {{"score_thresholds": {told}}}')
     if activate and not verdict.passed:
         raise NotAdmitted(version, project, verdict)
