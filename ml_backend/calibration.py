@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
 from labelloop.labeling.overlap import box_iou
+from ml_backend.consent import Line, log_odds
 from ml_backend.detections import Detections, Floats
 from ml_backend.head import Head
 from ml_backend.judge import Truth
@@ -22,22 +23,6 @@ PRIOR = 5.0
 
 STEEPEST, FLATTEST = 4.0, 0.25
 """Log-odds are stretched within these: two dozen detections cannot tell more."""
-
-BOUND = 1e-6
-
-
-@dataclass(frozen=True)
-class Line:
-    """Calibrated log-odds = stretch x log-odds + shift (Platt 1999)."""
-
-    stretch: float = 1.0
-    shift: float = 0.0
-
-
-def log_odds(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Scores in [0, 1] as log-odds."""
-    chance = np.clip(np.asarray(scores, np.float64), BOUND, 1 - BOUND)
-    return np.asarray(np.log(chance / (1 - chance)))
 
 
 def fit_line(odds: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Line:
@@ -94,12 +79,10 @@ def lines(found: Sequence[Detections], truths: Sequence[Truth], *, names: Sequen
 
 
 def calibrated(head: Head, found: Mapping[str, Line]) -> Head:
-    """The head with its learned classes stretched and shifted; the order of a class's boxes stays."""
-    learned = head.names[: head.weights.shape[-1]]
-    chosen = [found.get(name, Line()) for name in learned]
-    stretch = np.array([one.stretch for one in chosen])
-    shift = np.array([one.shift for one in chosen])
-    return replace(head, weights=head.weights * stretch, bias=head.bias * stretch + shift)
+    """The head with the boxes of its learned classes stretched and shifted; the order of a class's boxes stays."""
+    after = [found.get(name, Line()) for name in head.names]
+    both = [None if before is None else line(before) for before, line in zip(head.lines, after, strict=True)]
+    return replace(head, calibration=tuple(line for line in both if line is not None))
 
 
 def expected_error(scores: Floats, right: npt.NDArray[np.bool_], *, bins: int = 10) -> float:

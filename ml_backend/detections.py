@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from labelloop.labeling.overlap import box_iou
 from ml_backend.segments import Segment
 
 Floats = npt.NDArray[np.float32]
@@ -16,12 +15,6 @@ Ints = npt.NDArray[np.int64]
 
 MOST_CANDIDATES = 1000
 """Candidates kept, best first, before suppression: the overlap matrix is quadratic in them."""
-
-AVERAGED_IOU = 0.5
-"""Overlap from which two boxes of a class see the same object, where boxes are averaged."""
-
-VOICE = 0.25
-"""A candidate is heard on a box that it is at least this share as sure of: so the mean does not hang on the floor."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +97,19 @@ def corners_of(turned: Floats) -> npt.NDArray[np.float64]:
 
 def pairwise_iou(boxes: Floats) -> Floats:
     """Intersection over union of every box with every other: (n, 4) -> (n, n). Two empty boxes overlap by 0."""
-    shared, areas = _shared(boxes)
-    union = areas[:, None] + areas[None, :] - shared
+    return cross_iou(boxes, boxes)
+
+
+def cross_iou(boxes: Floats, others: Floats) -> Floats:
+    """Intersection over union of every box with every other one: (n, 4), (m, 4) -> (n, m); 0 for two empty ones."""
+    shared, areas, other_areas = _shared(boxes, others)
+    union = areas[:, None] + other_areas - shared
     return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float32)
 
 
 def pairwise_ios(boxes: Floats) -> Floats:
     """Intersection over the smaller of both boxes: (n, 4) -> (n, n). 1 where one lies inside the other."""
-    shared, areas = _shared(boxes)
+    shared, areas, _ = _shared(boxes, boxes)
     smaller = np.minimum(areas[:, None], areas[None, :])
     return np.asarray(np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0), np.float32)
 
@@ -145,42 +143,6 @@ def suppress(found: Detections, *, iou: float, most: int = 300) -> Detections:
     return _greedy(found, overlaps > iou, most)
 
 
-def settled(found: Detections, *, iou: float, floor: float, average: bool) -> Detections:
-    """What is shown of candidates: `suppress` of those of at least the floor, and `averaged` where that is asked for.
-
-    Args:
-        found: Candidates of at least the floor; with `average`, of `VOICE` of it.
-        iou: As in `suppress`.
-        floor: The lowest score that is shown.
-        average: Whether boxes are averaged.
-    """
-    if not average:
-        return suppress(found, iou=iou)
-    return averaged(suppress(found[found.scores >= floor], iou=iou), found)
-
-
-def averaged(kept: Detections, found: Detections) -> Detections:
-    """Each box as the mean of all that see the same object, each as heavy as it is sure (Gidaris and Komodakis 2015).
-
-    What a box was off by, its neighbours were off by otherwise (https://arxiv.org/abs/1505.01749, "voting").
-
-    Args:
-        kept: What `suppress` left of `found`.
-        found: Candidates in any order, down to `VOICE` of the lowest score in `kept`.
-    """
-    if not len(kept):
-        return kept
-    heard = box_iou(kept.boxes, found.boxes) >= AVERAGED_IOU
-    heard &= kept.classes[:, None] == found.classes[None, :]
-    heard &= found.scores[None, :] >= VOICE * kept.scores[:, None]
-    weights = np.where(heard, found.scores[None, :], 0).astype(np.float64)
-    total = weights.sum(axis=1, keepdims=True)
-    boxes = np.divide(
-        weights @ found.boxes.astype(np.float64), total, out=kept.boxes.astype(np.float64), where=total > 0
-    )
-    return replace(kept, boxes=boxes.astype(np.float32))
-
-
 def merge(parts: Sequence[Detections], *, share: float, iou: float, most: int = 1000) -> Detections:
     """Several overlapping looks at one photo, as one: what was seen twice, or cut by an edge, counts once.
 
@@ -204,14 +166,20 @@ def merge(parts: Sequence[Detections], *, share: float, iou: float, most: int = 
     return found[~(inside & trusted).any(axis=1)]
 
 
-def _shared(boxes: Floats) -> tuple[Floats, Floats]:
-    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+def _shared(boxes: Floats, others: Floats) -> tuple[Floats, Floats, Floats]:
+    """What each box shares with each other one (n, m), and the areas of both."""
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)[:, :, None]
+    start, ceiling, end, ground = np.ascontiguousarray(others.T)
     # One side after the other: over a last axis of two, numpy is five times slower.
-    width = np.minimum(right[:, None], right[None]) - np.maximum(left[:, None], left[None])
-    height = np.minimum(bottom[:, None], bottom[None]) - np.maximum(top[:, None], top[None])
+    width = np.minimum(right, end) - np.maximum(left, start)
+    height = np.minimum(bottom, ground) - np.maximum(top, ceiling)
     shared = np.maximum(width, 0, out=width)
     shared *= np.maximum(height, 0, out=height)
-    return shared, np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
+    return shared, _areas(boxes), _areas(others)
+
+
+def _areas(boxes: Floats) -> Floats:
+    return np.asarray(np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1))
 
 
 def _greedy(found: Detections, rivals: npt.NDArray[np.bool_], most: int) -> Detections:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.detections import VOICE, Detections, settled
+from ml_backend.consent import FAINTEST, settled
+from ml_backend.detections import Detections, suppress
 from ml_backend.engine import Engine
 from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.graph import Arrays
@@ -79,16 +80,18 @@ class Detector:
             ModelBroken: The engine failed on these photos.
         """
         seen = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
-        reach = floor * VOICE if self.reader.average else floor
+        reach = floor if self.reader.lines is None else FAINTEST
         return [
             photo.fit.to_photo(self._settled(self._numbered(one), floor))
             for photo, one in zip(photos, self.reader.decode(seen, reach), strict=True)
         ]
 
     def _settled(self, found: Detections, floor: float) -> Detections:
+        if self.reader.lines is not None:
+            return settled(found, floor=floor, lines=self.reader.lines)
         if self.reader.suppress_iou is None:
             return found[np.argsort(-found.scores, kind="stable")]
-        return settled(found, iou=self.reader.suppress_iou, floor=floor, average=self.reader.average)
+        return suppress(found, iou=self.reader.suppress_iou)
 
     def _numbered(self, found: Detections) -> Detections:
         """Classes as indices into the names; what stands for no class is no detection."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelloop.labeling.overlap import box_iou
 from ml_backend.backbone import Sight
-from ml_backend.detections import Floats, Ints
+from ml_backend.detections import Floats, Ints, cross_iou
 from ml_backend.preprocess import Fit
 
 
@@ -73,5 +72,5 @@ def match(one: Example) -> Match:
     if not len(one.drawn):
         nothing = np.zeros((len(one.sight), 0), np.float32)
         return Match(nothing, np.zeros(len(one.sight), np.float32), np.full(len(one.sight), -1))
-    iou = box_iou(visible(one.sight), one.boxes).astype(np.float32)
+    iou = cross_iou(visible(one.sight), one.boxes)
     return Match(iou, iou.max(axis=1), iou.argmax(axis=1))

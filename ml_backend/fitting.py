@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ml_backend.consent import line_of
 from ml_backend.examples import Example
 from ml_backend.head import Doubles, Head
 from ml_backend.spread import each
@@ -73,6 +74,7 @@ def fit_table(
         known=tuple(index for _, index in waiting),
         prior=training.prior,
         shift=None if shift is None else training.scale.unfold(shift),
+        calibration=tuple(line_of(training.looks(name, photos)) for name in drawn),
     )
 
 

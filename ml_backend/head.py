@@ -14,19 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.backbone import Sight
-from ml_backend.detections import VOICE, Detections, Floats, settled
+from ml_backend.consent import CERTAIN, FAINTEST, Line, settled
+from ml_backend.detections import Detections, Floats
 from ml_backend.layouts import best_class
 
 Doubles = npt.NDArray[np.float64]
 
-SUPPRESS_IOU = 0.45
-"""As the layout `labelloop`, which every learned model has."""
-
 SMALLEST_SIDE = 1.0
 """Pixels of the network's input; smaller sides count as this."""
-
-CERTAIN = 1e-6
-"""Objectness is kept this far from 0 and 1 before its log-odds are taken."""
 
 LEAST_SPREAD = 0.05
 """Added to the deviation of a feature on a level of a photo: what hardly varies there tells nothing."""
@@ -83,6 +78,7 @@ class Head:
         prior: Classes of the backbone whose log-odds are features too, by index.
         shift: (d + 6 + prior, 4) float64, how boxes are moved: `[describe(sight), 1] @ shift` are the shifts of the
             centre in widths and heights and the logarithms of the growth; None where boxes stay.
+        calibration: Of each learned class, how sure the boxes that are shown are; empty: as `consent.settled` has it.
     """
 
     names: tuple[str, ...]
@@ -92,6 +88,13 @@ class Head:
     known: tuple[int, ...] = ()
     prior: tuple[int, ...] = ()
     shift: Doubles | None = None
+    calibration: tuple[Line, ...] = ()
+
+    @property
+    def lines(self) -> tuple[Line | None, ...]:
+        """What `consent.settled` needs, in the order of the names."""
+        learned = self.weights.shape[-1]
+        return (*(self.calibration or (Line(),) * learned), *(None for _ in self.known))
 
     def answer(self, sight: Sight, *, exact: bool = True) -> tuple[Floats, Floats]:
         """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32.
@@ -115,16 +118,12 @@ class Head:
 
     def detect(self, sight: Sight, *, floor: float, exact: bool = True) -> Detections:
         """The boxes on the photo, in its own pixels, best first: what the learned model answers; see `answer`."""
-        return shown(sight, *self.answer(sight, exact=exact), floor=floor)
+        return self.shown(sight, *self.answer(sight, exact=exact), floor=floor)
 
-
-def shown(sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
-    """The boxes that are shown of what a head answers: suppressed and averaged, in pixels of the photo, best first.
-
-    The surest box of an object is not the best placed one, since a head was fitted on few: their mean is better.
-    """
-    found = best_class(boxes, scores, floor * VOICE)
-    return sight.fit.to_photo(settled(found, iou=SUPPRESS_IOU, floor=floor, average=True))
+    def shown(self, sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
+        """What is shown of an answer, in pixels of the photo, best first: see `consent.settled`."""
+        found = best_class(boxes, scores, FAINTEST)
+        return sight.fit.to_photo(settled(found, floor=floor, lines=self.lines))
 
 
 def move(boxes: Floats, shift: Doubles) -> Floats:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml_backend.calibration import Line, calibrated, lines, log_odds
+from ml_backend.calibration import calibrated, lines
+from ml_backend.consent import Line, log_odds
 from ml_backend.detections import Detections, Ints
 from ml_backend.examples import Example
 from ml_backend.fitting import fit_table
-from ml_backend.head import Head, shown
+from ml_backend.head import Head
 from ml_backend.judge import Truth, mean_ap50
 from ml_backend.spread import each, one_thread_each
 from ml_backend.training import Training, tabulate
@@ -169,7 +170,7 @@ def cross_validate(
                 boxes, scores = head.answer(one.sight, exact=False)
                 for choice in mine:
                     placed = boxes if choice.refit_boxes else one.sight.boxes
-                    answers[choice].append(_renumbered(shown(one.sight, placed, scores, floor=FLOOR), numbers))
+                    answers[choice].append(_renumbered(head.shown(one.sight, placed, scores, floor=FLOOR), numbers))
         return answers
 
     parts = each(judged, folds)

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from ml_backend.backbone import Backbone
+from ml_backend.consent import CERTAIN
 from ml_backend.features import EMBEDDINGS
-from ml_backend.head import CERTAIN, LEAST_SPREAD, MOST_ODDS, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
-from ml_backend.layouts.labelloop import AVERAGE
+from ml_backend.head import LEAST_SPREAD, MOST_ODDS, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
+from ml_backend.layouts.labelloop import LINES
 from ml_backend.nodes import Nodes
 
 
@@ -67,7 +68,8 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
     nodes.output("boxes", ("batch", count, 4))
     nodes.output("objectness", ("batch", count))
     nodes.output("scores", ("batch", count, len(head.names)))
-    nodes.tell(names=list(head.names), learned_from=backbone.version, **{AVERAGE: True})
+    lines = [line and [line.stretch, line.shift] for line in head.lines]
+    nodes.tell(names=list(head.names), learned_from=backbone.version, **{LINES: lines})
     return nodes.close()
 
 

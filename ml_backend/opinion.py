@@ -16,7 +16,7 @@ import numpy as np
 from labelloop.labeling.overlap import box_iou
 from ml_backend.detections import Detections, Floats
 from ml_backend.examples import Example
-from ml_backend.head import Head, shown
+from ml_backend.head import Head
 from ml_backend.learn import learn
 
 Kind = Literal["missing", "spurious", "class", "loose"]
@@ -75,7 +75,7 @@ def second_opinion(example: Example, head: Head) -> list[Remark]:
     Classes that the head does not know are not spoken of: boxes of such a class are neither doubted nor missed.
     """
     boxes, scores = head.answer(example.sight, exact=False)
-    found = shown(example.sight, boxes, scores, floor=FLOOR)
+    found = head.shown(example.sight, boxes, scores, floor=FLOOR)
     overlap: Floats = np.zeros((len(found), 0), np.float32)
     if len(example.drawn):
         overlap = box_iou(found.boxes, example.drawn).astype(np.float32)

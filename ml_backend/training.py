@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from labelloop.labeling.overlap import box_iou
-from ml_backend.detections import Floats, Ints
+from ml_backend.consent import CONSENT_IOU
+from ml_backend.detections import Floats, Ints, cross_iou
 from ml_backend.examples import Example, Match, match, visible
 from ml_backend.head import Doubles, describe, move, shift_to
 from ml_backend.spread import each
@@ -144,6 +144,14 @@ class Training:
             start=None if known is None else self.scale.start(len(self.scale.mean) - len(self.prior) + known),
         )
 
+    def looks(self, name: str, photos: Sequence[int]) -> float:
+        """How many candidates see an object of a class, by their overlaps with it: the mean over the photos."""
+        seen = []
+        for part in (self.parts[index] for index in photos):
+            overlap = part.match.iou[:, [label == name for label in part.example.labels]]
+            seen.append(np.where(overlap >= CONSENT_IOU, overlap, 0).sum(axis=0))
+        return float(np.concatenate(seen).mean())
+
     def shifts(self, photos: Sequence[int]) -> tuple[Doubles, Doubles]:
         """Weighted normal equations of the shifts that take candidates to the boxes that they cover.
 
@@ -180,7 +188,7 @@ class Training:
                 boxes = move(
                     sight.boxes, (self.features[part.rows[near]] @ shift.astype(np.float32)).astype(np.float64)
                 )
-                overlap = box_iou(visible(replace(sight, boxes=boxes)), part.example.boxes).astype(np.float32)
+                overlap = cross_iou(visible(replace(sight, boxes=boxes)), part.example.boxes)
                 overlaps[index] = part.match.iou.copy()
                 overlaps[index][near] = overlap
         return overlaps

@@ -5,14 +5,17 @@ The embedded default and every learned model have it.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
+from ml_backend.consent import Line
 from ml_backend.detections import Detections
 from ml_backend.graph import Arrays, Graph, as_float32
 from ml_backend.layouts.layout import Layout, Reader, best_class, plain_spec
 
-AVERAGE = "labelloop.average"
-"""Metadata of a learned model: `true` where the mean of the boxes of an object is shown, see `detections.averaged`."""
+LINES = "labelloop.lines"
+"""Metadata of a learned model, see `consent.settled`: of each class [stretch, shift], or null. A JSON list."""
 
 _OUTPUTS = ("boxes", "objectness", "scores")
 
@@ -32,8 +35,21 @@ def _recognise(graph: Graph, seen: Arrays) -> str | None:
 def _read(graph: Graph, seen: Arrays) -> Reader:
     if not _fits(seen):
         raise ValueError("it has no outputs boxes (b, n, 4), objectness (b, n) and scores (b, n, classes)")
-    average = graph.metadata.get(AVERAGE) == "true"
-    return Reader(plain_spec(graph), int(seen["scores"].shape[2]), decode, _OUTPUTS, average=average)
+    classes = int(seen["scores"].shape[2])
+    return Reader(plain_spec(graph), classes, decode, _OUTPUTS, lines=_lines(graph, classes))
+
+
+def _lines(graph: Graph, classes: int) -> tuple[Line | None, ...] | None:
+    if LINES not in graph.metadata:
+        return None
+    try:
+        told = json.loads(graph.metadata[LINES])
+        lines = tuple(None if one is None else Line(float(one[0]), float(one[1])) for one in told)
+    except (TypeError, IndexError, ValueError):
+        raise ValueError(f"its metadata {LINES} is not a JSON list of [stretch, shift] or null") from None
+    if len(lines) != classes:
+        raise ValueError(f"its metadata {LINES} has {len(lines)} entries, not one a class ({classes})")
+    return lines
 
 
 def decode(seen: Arrays, floor: float) -> list[Detections]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_backend.consent import Line
 from ml_backend.detections import Detections, Floats
 from ml_backend.graph import Arrays, Graph, as_float32
 from ml_backend.names import Spare, parse_names
@@ -19,6 +20,9 @@ from ml_backend.preprocess import InputSpec
 
 DEFAULT_SIDE = 640
 """Pixels a side where a graph leaves its input's size open and its metadata says none."""
+
+SUPPRESS_IOU = 0.45
+"""Overlap above which two boxes of a class are one object, where neither graph nor layout says otherwise."""
 
 STRIDE_SETS = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 """Strides of the levels of a detector's head, the usual ones first."""
@@ -39,7 +43,7 @@ class Reader:
         gives: Beside boxes: "turned", "masks", "keypoints"; or "classes" alone where the whole photo is classified.
         spare: Which class may have no name: "first" where 0 is the background, "any" where the graph cannot tell.
         suppress_iou: Overlap above which two boxes of a class are one object; None where the graph suppresses.
-        average: Whether a box that stays is the mean of those that it stands for.
+        lines: Of a learned model what `consent.settled` needs, a class each; None: `suppress` alone.
         alone: Whether one run takes one photo, whatever the batch that the graph declares.
         points: How many keypoints each detection has.
     """
@@ -50,8 +54,8 @@ class Reader:
     outputs: tuple[str, ...]
     gives: frozenset[str] = field(default_factory=lambda: frozenset({"boxes"}))
     spare: Spare = "none"
-    suppress_iou: float | None = 0.45
-    average: bool = False
+    suppress_iou: float | None = SUPPRESS_IOU
+    lines: tuple[Line | None, ...] | None = None
     alone: bool = False
     points: int = 0
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ml_backend.calibration import Line, are_right, calibrated, expected_error, fit_line, log_odds
+from ml_backend.calibration import are_right, calibrated, expected_error, fit_line
+from ml_backend.consent import Line, log_odds
 from ml_backend.detections import Detections
 from ml_backend.head import Head
 from ml_backend.judge import Truth
@@ -45,8 +46,9 @@ def test_of_two_boxes_on_an_object_only_the_better_is_right():
 def test_a_calibrated_head_answers_the_line_of_each_class():
     head = Head(("a", "b"), (3,), np.ones((1, 5, 2)), np.array([[1.0, 2.0]]))
     moved = calibrated(head, {"b": Line(2.0, -1.0)})
-    assert moved.weights[0, 0].tolist() == [1, 2]
-    assert moved.bias[0].tolist() == [1, 3]
+    assert head.lines == (Line(), Line())
+    assert moved.lines == (Line(), Line(2.0, -1.0))
+    assert calibrated(moved, {"b": Line(0.5, 3.0)}).lines == (Line(), Line(1.0, 2.5)), "one line after the other"
 
 
 def test_log_odds_of_certainty_are_finite():

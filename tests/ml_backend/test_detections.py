@@ -6,15 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_backend.detections import (
-    VOICE,
     Detections,
-    averaged,
     bounds_of,
     corners_of,
     merge,
     pairwise_iou,
     pairwise_turned_iou,
-    settled,
     suppress,
 )
 
@@ -118,39 +115,3 @@ MERGES = {
 def test_looks_at_one_photo_are_put_together(case):
     parts, expected = MERGES[case]
     assert merge(parts, share=0.75, iou=0.5).scores.tolist() == pytest.approx(expected)
-
-
-def test_the_mean_of_the_boxes_of_an_object_is_nearer_to_it_than_the_surest():
-    """Fifty objects far from each other, ten boxes around each, the surest no better placed than the others."""
-    rng = np.random.default_rng(0)
-    corner = np.array([(100 * (i % 10), 100 * (i // 10)) for i in range(50)], np.float32)
-    truth = np.concatenate([corner, corner + 40], axis=1)
-    boxes = (truth[:, None] + rng.normal(0, 3, (50, 10, 4))).reshape(-1, 4).astype(np.float32)
-    found = Detections(boxes, rng.uniform(0.5, 1, 500).astype(np.float32), np.zeros(500, np.int64))
-    plain, mean = (settled(found, iou=0.45, floor=0.5, average=average) for average in (False, True))
-    assert mean.scores.tolist() == plain.scores.tolist()
-    away = [abs(one.boxes - truth[_nearest(one.boxes, truth)]).mean() for one in (plain, mean)]
-    assert away[1] < 0.5 * away[0]
-
-
-@pytest.mark.parametrize("floor", [0.05, 0.2, 0.6])
-def test_a_mean_does_not_hang_on_the_floor_nor_on_other_classes(floor):
-    rng = np.random.default_rng(1)
-    low = rng.uniform(0, 200, (300, 2))
-    boxes = np.concatenate([low, low + rng.uniform(20, 60, (300, 2))], axis=1).astype(np.float32)
-    found = Detections(boxes, rng.uniform(0.005, 1, 300).astype(np.float32), rng.integers(0, 2, 300))
-    whole = settled(found, iou=0.45, floor=0.02, average=True)
-    part = settled(found[found.scores >= VOICE * floor], iou=0.45, floor=floor, average=True)
-    kept = whole[whole.scores >= floor]
-    np.testing.assert_allclose(part.boxes, kept.boxes, rtol=1e-6)
-    alone = settled(found[found.classes == 1], iou=0.45, floor=floor, average=True)
-    np.testing.assert_allclose(alone.boxes, part[part.classes == 1].boxes, rtol=1e-6)
-
-
-def test_a_box_without_area_stays_where_it_is():
-    found = Detections(np.full((1, 4), 7, np.float32), np.ones(1, np.float32), np.zeros(1, np.int64))
-    assert averaged(found, found).boxes.tolist() == [[7, 7, 7, 7]]
-
-
-def _nearest(boxes, truth):
-    return np.linalg.norm(boxes[:, None] - truth[None], axis=2).argmin(axis=1)
