@@ -89,7 +89,7 @@ def tab_data(title: str) -> dict[str, Any]:
         "target": "tasks",
         "hiddenColumns": {"explore": hidden, "labeling": hidden},
         # Pixels: wide enough that a sentence of the note takes few lines.
-        "columnsWidth": {f"tasks:data.{tab.note}": 720, number: 110, "tasks:data.qc_annotators": 110},
+        "columnsWidth": {f"tasks:data.{tab.note}": 720, number: 140, "tasks:data.qc_annotators": 110},
         "columnsDisplayType": {number: "Number"},
         "gridWidth": 4,
         "filters": {"conjunction": "and", "items": [tab.filter]},

@@ -41,11 +41,15 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
 
     What held-out tasks say and what cross-validation says are two lines: the figures are of different photos.
     """
-    judged = [(run, run.ap50) for run in runs if run.ap50 is not None and run.judged_by != "nothing"]
+    judged = [
+        (run, run.ap50, labels)
+        for run, labels in zip(runs, _labels(runs), strict=True)
+        if run.ap50 is not None and run.judged_by != "nothing"
+    ]
     if not judged:
         return None
     bottom, right = height - 40, width - RIGHT - 8
-    most = max(run.tasks + run.held_out for run, _ in judged)
+    most = max(labels for _, _, labels in judged)
     step = nice(most / 6)
 
     def x(labels: int) -> float:
@@ -54,18 +58,18 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
     def y(value: float) -> float:
         return round(bottom - (bottom - TOP) * value, 1)
 
-    spots = tuple(Spot(x(run.tasks + run.held_out), y(value), _told(run, value), _kind(run)) for run, value in judged)
+    spots = tuple(Spot(x(labels), y(value), _told(run, value, labels), _kind(run)) for run, value, labels in judged)
     lines = []
     for judge in ("cross-validation", "held-out"):
         course = [
-            f"{x(run.tasks + run.held_out)},{y(value)}"
-            for run, value in judged
-            if run.judged_by == judge and run.verdict in {"published", "admitted"}
+            f"{x(labels)},{y(value)}"
+            for run, value, labels in judged
+            if run.judged_by == judge and run.verdict == "published"
         ]
         if len(course) > 1:
             lines.append((judge, " ".join(course)))
-    run, value = judged[-1]
-    text = f"AP50 by labelled tasks: {judged[0][1]:.2f} at first, {value:.2f} at {run.tasks + run.held_out} tasks."
+    _, value, labels = judged[-1]
+    text = f"AP50 by labelled tasks: {judged[0][1]:.2f} at first, {value:.2f} at {labels} tasks."
     return Plot(
         width, height, bottom,
         tuple(Tick(x(at), str(at)) for at in range(0, most + 1, step)),
@@ -131,9 +135,18 @@ def _kind(run: Run) -> str:
     return "refused" if run.verdict not in {"published", "admitted"} else run.judged_by
 
 
-def _told(run: Run, value: float) -> str:
+def _labels(runs: Sequence[Run]) -> list[int]:
+    """Labelled tasks when each run came; a model that was made elsewhere learned from none of them."""
+    found: list[int] = []
+    for run in runs:
+        elsewhere = run.version and not run.tasks and found
+        found.append(found[-1] if elsewhere else run.tasks + run.held_out)
+    return found
+
+
+def _told(run: Run, value: float, labelled: int) -> str:
     before = "" if run.parent_ap50 is None else f" (before: {run.parent_ap50:.3f})"
-    labels = f"{run.tasks + run.held_out} labelled tasks"
+    labels = f"{labelled} labelled tasks"
     return f"{run.version or run.base}, {labels}: AP50 {value:.3f}{before} by {run.judged_by}, {run.verdict}"
 
 

@@ -58,9 +58,9 @@ class ClassQuality(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: The class.
         boxes: Drawn so far.
-        ap50: Of the version that was judged last, where that gave a figure by class; `before`: of what it replaced.
+        ap50: Of what is served, where the run that made it gave a figure by class; `before`: of what it replaced.
         edits: What became of its pre-labels in the recent tasks.
-        threshold: From which score on the version that was published last shows it; None: as the settings say.
+        threshold: From which score on what is served shows it; None: as the settings say.
     """
 
     name: str
@@ -148,7 +148,7 @@ def make_report(
         several=len(worked) - len(tasks),
         first=(_sum(prelabelled[:span]), span),
         lately=(_sum(lately), span),
-        classes=_classes(runs, drawn, lately),
+        classes=_classes(runs, served, drawn, lately),
         next=[
             Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now[:NEXT]
         ],
@@ -187,9 +187,11 @@ def _drawn(worked: Sequence[Worked]) -> dict[str, int]:
     return found
 
 
-def _classes(runs: Sequence[Run], drawn: Mapping[str, int], lately: Sequence[TaskEdits]) -> list[ClassQuality]:
-    passed = [one for one in runs if one.verdict in {"published", "admitted"}]
-    metrics = passed[-1].metrics if passed else None
+def _classes(
+    runs: Sequence[Run], served: str, drawn: Mapping[str, int], lately: Sequence[TaskEdits]
+) -> list[ClassQuality]:
+    made = [one for one in runs if one.version == served and one.verdict in {"published", "admitted"}]
+    metrics = made[-1].metrics if made else None
     after, before = (metrics.by_class, metrics.parent_by_class) if metrics else ({}, {})
     edits = together(one.by_class for one in lately)
     names = sorted(drawn.keys() | edits.keys(), key=lambda name: (-drawn.get(name, 0), name))

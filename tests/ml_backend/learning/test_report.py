@@ -152,6 +152,24 @@ def test_the_curve_has_a_spot_a_run_and_a_line_a_judge():
     assert learning_curve(unjudged) is None
 
 
+def test_a_model_that_was_made_elsewhere_has_a_spot_where_the_project_stood_and_breaks_no_line():
+    elsewhere = run_of(0, held_out=7, judged_by="held-out", verdict="admitted", version="mine-abc")
+    curve = learning_curve([*(run_of(tasks, held_out=7, judged_by="held-out") for tasks in (20, 40)), elsewhere])
+    assert curve.spots[2].x == curve.spots[1].x
+    [(_, points)] = curve.lines
+    assert len(points.split()) == 2
+
+
+def test_the_quality_by_class_is_that_of_what_is_served(learned, engine, settings):
+    (first, second), *_ = learned
+    for served, thresholds in ((first, first.metrics.thresholds), (second, second.metrics.thresholds)):
+        facts = {"engine": engine, "policy": LearningPolicy(), "clock": lambda: 9.5}
+        report = make_report(PROJECT, served=served.version, **facts)
+        assert {one.name: one.threshold for one in report.classes} == thresholds
+        assert all(one.ap50 is not None for one in report.classes)
+    assert all(one.threshold is None for one in make_report(PROJECT, served="elsewhere", **facts).classes)
+
+
 @pytest.mark.parametrize(("tasks", "columns"), [(1, 1), (40, 40), (90, 30)])
 def test_columns_of_edits_are_as_high_as_their_boxes(tasks, columns):
     plot = edits_over_time([edited(number) for number in range(tasks)])
