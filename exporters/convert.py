@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from exporters.accounting import Ledger, Loss
 from exporters.assemble import SAME_IMAGE, UNKNOWN_LABEL, Assembler, Rules
@@ -105,9 +104,8 @@ class Converter:
         self._classes = classes
         self._ledger = ledger
         self._photos = photos
-        self._usual = Usual(rules)
+        self._usual = Usual(rules, classes)
         self._drafts = Drafts([])
-        self._class_ids: NDArray[np.int64] = np.empty(0, np.int64)
         self._new_labels = False
         self._begin()
 
@@ -118,14 +116,12 @@ class Converter:
         self._drafts = self._usual.read(texts)
         if self._photos:
             self._photos.expect((draft.url, draft.task) for draft in self._drafts.of if draft is not None)
-        labels = self._drafts.said.labels
-        self._class_ids = np.fromiter(self._classes.ids(labels), np.int64, len(labels))
-        self._new_labels = not self._class_ids.all()
+        self._new_labels = not self._drafts.class_ids.all()
 
     def add(self, place: int, entry: bytes | MalformedTask, digest: bytes) -> int:
         """Take the task at a place of the block; gives its key."""
         draft = self._drafts.of[place]
-        if draft is not None and not (self._new_labels and not self._class_ids[draft.first : draft.last].all()):
+        if draft is not None and not (self._new_labels and not self._known(draft)):
             named = self._assembler.place(draft.task, draft.url)
             if named is not None:
                 image = Image(
@@ -152,11 +148,15 @@ class Converter:
                 return draft.task
         return self._exact(entry, digest)
 
+    def _known(self, draft: Draft) -> bool:
+        """Whether all its labels are classes."""
+        return bool(self._drafts.class_ids[draft.first : draft.last].all())
+
     def flush(self) -> tuple[Block, list[Row]]:
         """The images of the tasks taken, and the tasks' rows."""
         columns = None
         if self._accepted:
-            columns, fates = gather(self._drafts, [each.draft for each in self._accepted], self._class_ids)
+            columns, fates = gather(self._drafts, [each.draft for each in self._accepted])
             self._settle(columns, fates)
         block = Block(
             self._images,

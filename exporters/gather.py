@@ -31,13 +31,12 @@ class Fates(msgspec.Struct, frozen=True):
     dropped: dict[int, list[Dropped]]
 
 
-def gather(drafts: Drafts, taken: Sequence[Draft], class_ids: NDArray[np.int64]) -> tuple[Columns, Fates]:
+def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
     """The objects of the drafts that were taken, in their order, and what became of their regions.
 
     Args:
         drafts: those of a block.
-        taken: some of them, in their order.
-        class_ids: the number of the class of each row of the drafts that were taken.
+        taken: some of them, in their order; all their labels are classes.
     """
     assert drafts.shapes is not None
     assert drafts.fits is not None
@@ -53,7 +52,7 @@ def gather(drafts: Drafts, taken: Sequence[Draft], class_ids: NDArray[np.int64])
         rows, owners = rows[stay], owners[stay]
     first_row = starts(np.bincount(owners, minlength=len(taken)))
     ids = spans[owners, 2] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
-    shapes, fits, said = drafts.shapes, drafts.fits, drafts.said
+    shapes, fits, said, class_ids = drafts.shapes, drafts.fits, drafts.said, drafts.class_ids
     if len(rows) < len(said.labels):
         shapes, fits = take(shapes, fits, rows)
         said, class_ids = said.some(rows.tolist()), class_ids[rows]

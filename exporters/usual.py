@@ -5,7 +5,6 @@ What is usual is said by types, which msgspec checks while it decodes; a task th
 """
 
 import struct
-from array import array
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Annotated, Any, Literal, cast
@@ -13,15 +12,17 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from exporters.assemble import Rules
 from exporters.choose import TOGETHER, is_disputed
+from exporters.classes import ClassMap
 from exporters.columns import Fits, Said, Shapes, draw, fit
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
 from labelloop.labeling.config import LabelConfig
 
-_AT_ONCE = 32
+_AT_ONCE = 16
 _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Length = Annotated[float, Meta(gt=0, lt=1e9)]
@@ -65,27 +66,29 @@ class Draft(msgspec.Struct, gc=False):
 class Drafts(msgspec.Struct, frozen=True):
     """The usual tasks of a block and the rows of their objects.
 
-    ``of[i]`` is the draft of entry ``i``; ``None`` where that is not a usual task.
+    ``of[i]`` is the draft of entry ``i``; ``None`` where that is not a usual task. ``class_ids`` are the numbers of the
+    rows' labels; 0 for one that is no class yet.
     """
 
     of: list[Draft | None]
     shapes: Shapes | None = None
     fits: Fits | None = None
     said: Said = Said()
+    class_ids: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 class Usual:
-    """Reads blocks of tasks by the rules of an export."""
+    """Reads blocks of tasks by the rules of an export, whose classes are numbered so far as ``classes`` says."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, rules: Rules, classes: ClassMap) -> None:
+        self._rules, self._classes = rules, classes
         self._keys = [tag.value for tag in rules.config.images] if rules.config else None
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_task_type(rules.config)).decode
         self._chosen_by: dict[tuple[bool, int | None], str] = {}
 
     def read(self, texts: Sequence[bytes | None]) -> Drafts:
         """The usual tasks of a block: ``None`` stands for what need not be looked at."""
-        block = _Block()
+        block = _Block(self._classes)
         for first in range(0, len(texts), _AT_ONCE):
             block.add([self._one(text) if text is not None else None for text in texts[first : first + _AT_ONCE]])
         return block.drafts()
@@ -137,13 +140,15 @@ class _Block:
     What was just decoded lies in the processor's cache; a block of it would not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: ClassMap) -> None:
+        self._classes = classes
         self._of: list[Draft | None] = []
         self._fields = [bytearray() for _ in range(5)]  # x, y, width, height, rotation
         self._sizes = bytearray(), bytearray()
-        self._points, self._counts = bytearray(), array("q")
+        self._points, self._counts = bytearray(), bytearray()
         self._ring, self._fine, self._told_apart = bytearray(), bytearray(), bytearray()
         self._said = Said([], [], [], [], [])
+        self._class_ids = bytearray()
 
     def add(self, found: Sequence[_Found | None]) -> None:
         """Take some tasks: ``None`` for one that is not usual."""
@@ -153,7 +158,7 @@ class _Block:
         points = [each.points for each in values]
         drawn = [each for each in points if each is not None]
         self._points += _packed(list(chain.from_iterable(chain.from_iterable(drawn))))
-        self._counts.fromlist([len(each) for each in drawn])
+        self._counts += _packed([len(each) for each in drawn], "q")
         ring = [each is not None for each in points]
         labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
         x, y, width, height, rotation = self._fields
@@ -172,7 +177,9 @@ class _Block:
                 for each, label, mine in zip(results, labels, ring, strict=True)
             ]
         )
-        self._said.labels.extend([each[0] if each else "" for each in labels])
+        names = [each[0] if each else "" for each in labels]
+        self._said.labels.extend(names)
+        self._class_ids += _packed(list(self._classes.ids(names)), "q")
         self._said.regions.extend([each.id for each in results])
         self._said.scores.extend([each.score for each in results])
         self._say(found)
@@ -228,12 +235,12 @@ class _Block:
             ring,
             np.stack(sizes, axis=1),
         )
-        return Drafts(self._of, shapes, fit(shapes), self._said)
+        return Drafts(self._of, shapes, fit(shapes), self._said, np.frombuffer(self._class_ids, np.int64))
 
 
-def _packed(values: Sequence[float]) -> bytes:
-    """Numbers as an array of doubles has them: no other way from a list is as short."""
-    return struct.pack(f"{len(values)}d", *values)
+def _packed(values: Sequence[float], kind: str = "d") -> bytes:
+    """Numbers as an array of doubles has them, or of int64 (``q``): no other way from a list is as short."""
+    return struct.pack(f"{len(values)}{kind}", *values)
 
 
 def _task_type(config: LabelConfig | None) -> Any:
