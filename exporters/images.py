@@ -9,7 +9,7 @@ import msgspec
 from exporters.names import EXTENSIONS, source_name
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.region import Region
-from labelloop.labeling.task import Annotation, Prediction, Task
+from labelloop.labeling.task import LARGEST, Annotation, Prediction, Task
 
 ITEMS_A_LIST = 10_000  # an image beyond it is out of the data set, as a slot must fit its number
 _USUAL_KEYS = ("image", "img", "photo", "picture", "image_url", "url")
@@ -103,7 +103,7 @@ class Sizes:
                 if here and result.original_width and result.original_height:
                     return result.original_width, result.original_height
         width, height = task.data.get("width"), task.data.get("height")
-        if alone and type(width) is int and type(height) is int and width > 0 and height > 0:
+        if alone and type(width) is int and type(height) is int and 0 < width < LARGEST and 0 < height < LARGEST:
             return width, height
         return None
 

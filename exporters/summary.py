@@ -17,6 +17,7 @@ from labelloop.service.store import Store
 EXAMPLES = 3
 """Failures that are shown of each reason."""
 _LOOKED_AT = 20_000
+_SHOWN = 60
 _BY_THE_RULES = frozenset({DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, NONE_CHOSEN, JOINED, OUTVOTED})
 
 
@@ -55,7 +56,7 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
     lines = [
         f"{report.url} {report.version}" + ("" if report.published else "  (NOT published: too much failed)"),
         f"  images   {_counts(report.images)}",
-        f"  classes  {_counts(report.classes)}",
+        f"  classes  {_counts({shown(label): number for label, number in report.classes.items()})}",
     ]
     for name, count in (
         ("tasks", accounts.tasks),
@@ -115,6 +116,12 @@ def _told(loss: Loss) -> str:
     names = (("task", loss.task), ("annotation", loss.annotation), ("region", loss.region))
     where = ", ".join(f"{name} {value}" for name, value in names if value not in (None, ""))
     return f"{where or 'the file'}: {loss.reason}" + (f": {loss.detail}" if loss.detail else "")
+
+
+def shown(label: str) -> str:
+    """A label in a line of a terminal: without control characters, and not longer than one reads."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in label)
+    return plain if len(plain) <= _SHOWN else f"{plain[: _SHOWN - 1]}…"
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

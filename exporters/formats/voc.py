@@ -95,6 +95,7 @@ def label_map(classes: Sequence[str]) -> bytes:
     """
     rows = [("background", 0), *((name, number) for number, name in enumerate(classes, 1) if number < 256)]
     palette = colours(256).tolist()
+    rows = [(" ".join(name.splitlines()), number) for name, number in rows]
     lines = [f"{name}:{','.join(map(str, palette[number]))}::\n" for name, number in rows if ":" not in name]
     return ("# label:color_rgb:parts:actions\n" + "".join(lines)).encode()
 

@@ -8,6 +8,9 @@ import msgspec
 
 from labelloop.labeling.errors import MalformedTask
 
+LARGEST = 1_000_000
+"""Pixels along the edge of an image: what is stated beyond is no size."""
+
 
 class Result(msgspec.Struct, frozen=True, gc=False):
     """One item of an annotation's ``result`` list. It holds the JSON as it came and reads a field when asked.
@@ -52,13 +55,13 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     def original_width(self) -> int | None:
         """The image's width in pixels, where it is stated sensibly."""
         value = self.raw.get("original_width")
-        return value if type(value) is int and value > 0 else _positive(value)
+        return value if type(value) is int and 0 < value < LARGEST else _edge(value)
 
     @property
     def original_height(self) -> int | None:
         """The image's height in pixels, where it is stated sensibly."""
         value = self.raw.get("original_height")
-        return value if type(value) is int and value > 0 else _positive(value)
+        return value if type(value) is int and 0 < value < LARGEST else _edge(value)
 
     @property
     def image_rotation(self) -> float:
@@ -309,9 +312,9 @@ def _integer(value: object) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
-def _positive(value: object) -> int | None:
+def _edge(value: object) -> int | None:
     number = _integer(value)
-    return number if number is not None and number > 0 else None
+    return number if number is not None and 0 < number < LARGEST else None
 
 
 def _number(value: object) -> float | None:

@@ -6,6 +6,8 @@ import random
 import pytest
 
 from exporters.accounting import Count
+from exporters.formats import FORMATS
+from exporters.summary import summary
 
 GOOD = {"x": 10, "y": 10, "width": 10, "height": 10, "rotation": 0, "rectanglelabels": ["car"]}
 
@@ -198,3 +200,34 @@ def test_what_the_policy_leaves_out_is_no_failure(run, build):
 def test_a_count_that_does_not_add_up_is_noticed():
     assert Count(3, 1, {"a": 2}).balanced
     assert not Count(3, 1, {"a": 1}).balanced
+
+
+def test_labels_of_any_length_and_sign_are_exported_and_shown_in_one_line(run, build):
+    labels = ["x" * 1_000_000, "line\nbreak \x1b[31m", "سيارة", '😀 a, b / c \\ "d"', "<b>&amp;</b>", "a:b"]
+    boxes = [build.box(n * 10, 10, 5, 5, label, id=f"r{n}") for n, label in enumerate(labels)]
+    out = run(
+        [build.task(1, build.annotation(*boxes))],
+        formats=[name for name in FORMATS if not name.endswith(("-pose", "classify"))],
+    )
+    assert all(bill.objects == len(labels) for bill in out.report.accounts.formats.values())
+    assert [each["name"] for each in out.instances()["categories"]] == labels
+    text = summary(out.report)
+    (line,) = [line for line in text.splitlines() if line.startswith("  classes")]
+    assert len(line) < 300
+    assert "line break" in line
+    assert "\x1b" not in text
+    for name in ("voc", "voc-masks"):
+        rows = (out.folder / name / "labelmap.txt").read_text().splitlines()
+        assert len(rows) == 2 + len(labels) - 1  # a heading, the background; a colon cannot be written
+        assert {row.count(":") for row in rows[1:]} == {3}
+
+
+def test_size_that_no_image_has_is_taken_for_none(run, build):
+    box = build.box(1, 1, 5, 5) | {"original_width": 10**12}
+    out = run(
+        [build.task(1, build.annotation(box)), build.task(2, build.annotation(box), width=640, height=360)],
+        max_errors=1,
+    )
+    assert out.report.accounts.images.kept == 1
+    (image,) = out.instances()["images"]
+    assert (image["task_id"], image["width"]) == (2, 640)
