@@ -50,7 +50,8 @@ def bars(rows: Sequence[tuple[str, Mapping[str, int]]]) -> Markup:
 
 def histogram(steps: Sequence[tuple[str, int]], *, name: str) -> Markup:
     """Columns beside each other: (what the step is, how many)."""
-    width, height, foot = 26, 130, 30
+    width = max(26, 7 * max((len(step) for step, _ in steps), default=0))
+    height, foot = 130, 30
     largest = max((number for _, number in steps), default=0) or 1
     drawn: list[Any] = []
     for place, (step, number) in enumerate(steps):
@@ -66,7 +67,7 @@ def histogram(steps: Sequence[tuple[str, int]], *, name: str) -> Markup:
             )
         )
     drawn.append(Markup('<text x="0" y="{}" class="tick">{}</text>').format(height + 27, name))
-    return _svg(max(1, len(steps)) * width, height + foot, drawn)
+    return _svg(max(len(steps) * width, 6 * len(name)), height + foot, drawn)
 
 
 def heat(places: Any) -> Markup:
