@@ -5,13 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import threading
+import time
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from labelloop.service.db import database_clock, migrate, open_database, reading
+from labelloop.service.db import (
+    BUSY_TIMEOUT_S,
+    SOON_S,
+    create_engine,
+    database_clock,
+    migrate,
+    open_database,
+    reading,
+)
 from labelloop.service.errors import DatabaseError, LabelloopError
 from labelloop.service.inbox import Inbox, metadata
 from labelloop.service.settings import Settings
@@ -142,3 +151,26 @@ def test_a_newer_schema_than_the_code_is_not_touched(settings):
     connection.close()
     with pytest.raises(DatabaseError, match="9999_future"):
         open_database(settings)
+
+
+@pytest.mark.parametrize("held_s", [0.05, 2 * SOON_S])
+def test_a_writer_waits_for_the_one_before_it_however_long_that_takes(tmp_path, held_s):
+    engine = create_engine(f"sqlite:///{tmp_path}/turns.sqlite3")
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE turns (who TEXT)"))
+    begun = threading.Event()
+
+    def first():
+        with engine.begin() as connection:
+            begun.set()
+            time.sleep(held_s)
+            connection.execute(sa.text("INSERT INTO turns VALUES ('first')"))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    begun.wait()
+    with engine.begin() as connection:
+        assert connection.scalar(sa.text("SELECT who FROM turns")) == "first"
+        assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 1000 * BUSY_TIMEOUT_S
+    thread.join()
+    engine.dispose()
