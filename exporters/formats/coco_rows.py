@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from exporters.columns import OTHER, Columns
-from exporters.formats.sheet import Cell, Ints, decimal, ends, parts, sheet, split, texts, units, whole
+from exporters.formats.sheet import Cell, Ints, decimals, ends, parts, sheet, split, texts, units, whole
 
 _encode = msgspec.json.Encoder().encode
 _OUTLINE, _ROW = b"\x02", b"\x03"
@@ -22,10 +22,9 @@ def annotations(columns: Columns, images: Sequence[int], others: Mapping[int, by
         others: the annotations of the rows of kind ``OTHER``.
     """
     said, rings = columns.said, columns.shapes.rings
-    corners = [units(edge, 4) for edge in columns.fits.boxes.T]
-    x0, y0, x1, y1 = (decimal(edge, 4) for edge in corners)
-    sides = [decimal(high - low, 4) for low, high in zip(corners[:2], corners[2:], strict=True)]
-    area = decimal(units(np.where(columns.fits.kinds == OTHER, 0.0, columns.fits.areas), 4), 4)
+    corners = units(columns.fits.boxes.T, 4)
+    x0, y0, x1, y1, *sides = decimals(np.concatenate((corners, corners[2:] - corners[:2])), 4)
+    [area] = decimals(units(np.where(columns.fits.kinds == OTHER, 0.0, columns.fits.areas), 4)[None], 4)
     outline, row = _marks(columns, rings.rows, _OUTLINE), _marks(columns, sorted(others), _ROW)
     lengths = np.diff(columns.first)
     cells: list[Cell] = [*row, b'{"id":', *whole(columns.ids)]
@@ -82,5 +81,5 @@ def _outlines(columns: Columns) -> list[bytes]:
     if not len(rings.rows):
         return []
     sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)
-    x, y = (decimal(units(edge, 4), 4) for edge in np.minimum(np.maximum(rings.points, 0.0), sizes).T)
+    x, y = decimals(units(np.minimum(np.maximum(rings.points, 0.0), sizes).T, 4), 4)
     return parts(sheet([*x, b",", *y, ends(rings.first, b",")], len(rings.points)), rings.first)

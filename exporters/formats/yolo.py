@@ -17,7 +17,7 @@ from exporters.block import Block
 from exporters.columns import Columns
 from exporters.dataset import Box, Image, Item, Object
 from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
-from exporters.formats.sheet import SMALLEST, Cell, decimal, ends, parts, sheet, units, whole
+from exporters.formats.sheet import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
 from exporters.shapes import is_upright
 
 DIGITS = 8
@@ -111,8 +111,8 @@ def _box_rows(columns: Columns) -> list[str]:
     told = units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
     first = np.array(columns.first)
     cells: list[Cell] = [*whole(columns.class_ids - 1)]
-    for share in told.T:
-        cells += [b" ", *decimal(share, DIGITS)]
+    for share in decimals(told.T, DIGITS):
+        cells += [b" ", *share]
     text = sheet([*cells, ends(first, b"\n", b"\n")], len(columns))
     rows = [part.decode() for part in parts(text, first)]
     small = np.flatnonzero((told > 0) & (told < SMALLEST)) // told.shape[1]
