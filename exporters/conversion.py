@@ -203,16 +203,17 @@ class Keeping:
 def convert_block(block: Block, converter: Converter, writer: StretchWriter, keeping: Keeping | None = None) -> None:
     """Convert the tasks of a block but for those that are kept, and write them."""
     digests = [hashlib.sha256(each).digest()[:DIGEST_BYTES] if type(each) is bytes else NO_DIGEST for each in block]
-    places = keeping.find(digests) if keeping else [-1] * len(block)
-    converter.look(
-        [entry if place < 0 and type(entry) is bytes else None for entry, place in zip(block, places, strict=True)]
-    )
-    for number, (entry, digest, place) in enumerate(zip(block, digests, places, strict=True)):
-        if keeping and place >= 0 and keeping.keep(place):
-            continue
-        key = converter.add(number, entry, digest)
-        if keeping:
-            keeping.replace(key)
+    texts = [each if type(each) is bytes else None for each in block]
+    if keeping is None:
+        converter.look(texts)
+        for number, (entry, digest) in enumerate(zip(block, digests, strict=True)):
+            converter.add(number, entry, digest)
+    else:
+        places = keeping.find(digests)
+        converter.look([text if place < 0 else None for text, place in zip(texts, places, strict=True)])
+        for number, (entry, digest, place) in enumerate(zip(block, digests, places, strict=True)):
+            if place < 0 or not keeping.keep(place):
+                keeping.replace(converter.add(number, entry, digest))
     writer.add(*converter.flush())
 
 

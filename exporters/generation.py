@@ -11,7 +11,7 @@ from typing import Self
 
 import msgspec
 
-from exporters.accounting import Bills
+from exporters.accounting import Bill, Bills
 from exporters.block import Block
 from exporters.convert import Pattern, Row
 from exporters.formats.format import Format
@@ -40,14 +40,24 @@ class StretchWriter:
         scratch: a folder for shards on their way.
         objects: puts shards into the store.
         first: how many tasks of the generation stand before this stretch.
+        known: keeps the bills of patterns from one stretch to the next.
     """
 
-    def __init__(self, formats: Sequence[Format], scratch: Path, objects: Objects, *, first: int) -> None:
+    def __init__(
+        self,
+        formats: Sequence[Format],
+        scratch: Path,
+        objects: Objects,
+        *,
+        first: int,
+        known: dict[Pattern, Bill] | None = None,
+    ) -> None:
         self._formats = formats
         self._first = first
         self._rows = PageWriter()
         self._bills = Bills()
-        self._patterns: dict[Pattern, int] = {}
+        self._numbers: dict[Pattern, int] = {}
+        self._known = {} if known is None else known
         self._tables = {
             name: TableWriter(f"{first}-{name}", scratch, objects)
             for name in (IMAGES, DROPPED, PHOTOS, *(each.name for each in formats))
@@ -71,7 +81,7 @@ class StretchWriter:
             if row.losses:
                 losses = [_encode(loss) for loss in row.losses]
                 self._tables[DROPPED].add(line_heads([seq] * len(losses), [""] * len(losses)), losses)
-        numbers = tally.bills(self._bills, self._patterns)
+        numbers = tally.bills(self._bills, self._numbers, self._known)
         self._bills.add(numbers)
         self._rows.add([row.key for row in rows], [row.digest for row in rows], numbers, [row.names for row in rows])
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporters.accounting import Ledger, Report, Written, accounts_of
+from exporters.accounting import Bill, Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler, Rules
 from exporters.classes import ClassMap, Numbering, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
-from exporters.convert import Converter
+from exporters.convert import Converter, Pattern
 from exporters.errors import ClassMapMoved, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.format import Format, Job
@@ -155,10 +155,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
 
+        patterns: dict[Pattern, Bill] = {}
         conversion = Conversion(
             converter=converter,
             assembler=assembler,
-            writer=lambda: StretchWriter(inside.formats, inside.scratch, objects, first=making.converted),
+            writer=lambda: StretchWriter(
+                inside.formats, inside.scratch, objects, first=making.converted, known=patterns
+            ),
             making=making,
             known=known,
             tell=tell,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from exporters.accounting import Bills, Loss, bill_of
+from exporters.accounting import Bill, Bills, Loss, bill_of
 from exporters.block import Block
 from exporters.convert import Counted, Pattern, Row
 from exporters.formats.format import Encoded, Format
@@ -44,21 +44,30 @@ class Tally:
         for place, change, times in encoded.converted:
             self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
 
-    def bills(self, bills: Bills, patterns: dict[Pattern, int]) -> list[int]:
-        """The number of each task's bill; ``patterns`` keeps those of patterns."""
+    def bills(self, bills: Bills, numbers: dict[Pattern, int], known: dict[Pattern, Bill]) -> list[int]:
+        """The number of each task's bill.
+
+        Args:
+            bills: gives the numbers.
+            numbers: keeps those of patterns.
+            known: keeps the bills of patterns, for other ``bills`` too.
+        """
         noted = {self._block.tasks[place] for place in self._notes}
         places: dict[int, list[int]] | None = None
-        numbers: list[int] = []
+        found: list[int] = []
         for task, row in enumerate(self._rows):
             pattern = None if task in noted else row.pattern
-            number = patterns.get(pattern) if pattern else None
+            number = numbers.get(pattern) if pattern else None
             if number is None:
-                places = self._places() if places is None else places
-                number = bills.number(bill_of(self._counted(row, places.get(task, []))))
+                bill = known.get(pattern) if pattern else None
+                if bill is None:
+                    places = self._places() if places is None else places
+                    bill = bill_of(self._counted(row, places.get(task, [])))
+                number = bills.number(bill)
                 if pattern:
-                    patterns[pattern] = number
-            numbers.append(number)
-        return numbers
+                    numbers[pattern], known[pattern] = number, bill
+            found.append(number)
+        return found
 
     def _places(self) -> dict[int, list[int]]:
         """The images of each task that has any."""

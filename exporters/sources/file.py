@@ -74,12 +74,7 @@ class S3Json(JsonFile):
 
 
 def _cut(file: BinaryIO) -> Iterator[bytes | MalformedTask]:
-    tasks = iter_raw_tasks(file)
-    while True:
-        try:
-            yield next(tasks)
-        except StopIteration:
-            return
-        except MalformedTask as error:  # the rest of the file cannot be told apart any more
-            yield error
-            return
+    try:
+        yield from iter_raw_tasks(file)
+    except MalformedTask as error:  # the rest of the file cannot be told apart any more
+        yield error
