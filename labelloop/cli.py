@@ -130,6 +130,7 @@ def create_cli(words: Sequence[str] = ()) -> App:
         " the home folder (.labelloop).",
         version=VERSION,
         default_parameter=Parameter(show_default=_shown),
+        suppress_keyboard_interrupt=False,  # `main` says it, also where it comes while a command is loaded
     )
     groups = {"": app}
     for command in COMMANDS:
@@ -165,6 +166,9 @@ def main(words: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails too
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _print_error("Stopped.", "")
+        raise SystemExit(130) from None
     except (LabelloopError, OSError) as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise

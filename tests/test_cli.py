@@ -146,3 +146,14 @@ def test_help_shows_calls_to_copy(command):
 
 def test_the_version_is_that_of_the_installed_package():
     assert labelloop("--version").stdout.strip() == VERSION == version("labelloop")
+
+
+def test_ctrl_c_while_a_command_is_loaded_or_runs_ends_with_a_word_and_status_130(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "create_cli", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["learn"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"

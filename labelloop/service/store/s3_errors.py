@@ -17,7 +17,10 @@ _SAYS = {  # code: (what it means, the fix)
     "RequestTimeTooSkewed": ("the clocks differ by too much", "Set this machine's clock."),
     "AccessDenied": ("access is denied", _RIGHTS),
     "403": ("access is denied", f"{_KEYS} {_RIGHTS}"),
-    "NoSuchBucket": ("there is no such bucket", "Create the bucket, or correct LABELLOOP_STORE_URL."),
+    "NoSuchBucket": (
+        "there is no such bucket",
+        "Create the bucket, or correct its name in the address (LABELLOOP_STORE_URL, where no other was given).",
+    ),
     "InvalidBucketName": ("that is not a bucket's name", "Correct LABELLOOP_STORE_URL: s3://bucket/prefix."),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", _REGION),
     "PermanentRedirect": ("the bucket is in another region", _REGION),
