@@ -9,7 +9,7 @@ from exporters.automation.events import PROJECT
 from exporters.automation.followers import followers
 from exporters.automation.policy import ExportPolicyError, read_export_policy, watched_projects
 from exporters.automation.watcher import Watcher
-from exporters.errors import BadOption
+from exporters.errors import BadOption, SourceNotFound
 from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import Event
 from labelloop.service.jobs import Handler, Periodic, Reject
@@ -33,7 +33,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         try:
             policy = read_export_policy(settings.home, int(subject))
             watcher.run(int(subject), policy, str(events[-1].payload.get("reason", "")))
-        except (ExportPolicyError, BadOption, NotFound) as error:
+        except (ExportPolicyError, BadOption, NotFound, SourceNotFound) as error:
             raise Reject(str(error)) from error  # trying the same again would fail again
 
     return {PROJECT: project, **followers(settings)}

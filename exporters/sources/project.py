@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
+from exporters.errors import SourceNotFound
 from exporters.sources.mirror import Mirror, Row, batches
 from exporters.sources.source import Progress, read
 from labelloop.labeling.config import LabelConfig
@@ -21,11 +22,13 @@ from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task
 from labelloop.service.settings import Settings
-from labelloop.service.studio import Studio, StudioError, StudioUnauthorized
+from labelloop.service.studio import NotFound, Studio, StudioError, StudioUnauthorized
 from labelloop.service.studio.tasks import Mark
 
 SNAPSHOT_FROM = 200
 """Tasks from which a first reading is a snapshot; below it a page or two is less work for Label Studio."""
+SHOWN = 10
+"""Projects that are named where another was asked for."""
 # A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
 _OVERLAP = timedelta(seconds=5)
 _PAGE = 100
@@ -57,7 +60,13 @@ class Project:
     ) -> None:
         self._studio = studio or Studio.from_settings(settings)
         self._id = project
-        self._fields = self._studio.project(project)
+        try:
+            self._fields = self._studio.project(project)
+        except NotFound as error:
+            there = [f"{each['id']} ({each.get('title')})" for each in self._studio.projects()]
+            shown = ", ".join(there[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
+            reason = f"{self._studio.url} has no such project, or does not show it to us; it has {shown or 'none'}"
+            raise SourceNotFound(str(project), reason) from error
         self.title = str(self._fields.get("title") or f"project-{project}")
         self.origin: dict[str, Any] = {
             "kind": "project",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from exporters.errors import SourceNotFound
 from exporters.export import export
 from exporters.pull import pull
 from exporters.sources import open_source, project
@@ -143,3 +144,8 @@ def test_target_storage_that_label_studio_writes_gives_the_same_data_set_as_the_
     source = read_version(open_store(f"s3://{bucket}/two", settings), again.version).source
     assert source["read"] == 1
     assert again.accounts.annotations.input == 13
+
+
+def test_project_that_is_not_there_is_said_with_those_that_are(settings, studio, number):
+    with pytest.raises(SourceNotFound, match=f"{number} \\(sources\\)"):
+        open_source(10_000_000, settings=settings, studio=studio)
