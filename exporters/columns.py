@@ -136,7 +136,7 @@ def draw(
     pixels[:, :4] *= scale
     pixels[:, :4] /= 100
     turned = ~ring & (pixels[:, 4] != 0)
-    corners = _corners(pixels[turned])
+    corners = _corners(pixels[turned]) if turned.any() else np.empty((0, 2))
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
     rows = np.concatenate((np.flatnonzero(turned), np.flatnonzero(ring)))
     lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64)))
@@ -148,31 +148,22 @@ def draw(
 
 def fit(shapes: Shapes) -> Fits:
     """Bring shapes inside their images, as far as that is a matter of columns: see `exporters.shapes.fit`."""
-    width, height = shapes.sizes[:, 0], shapes.sizes[:, 1]
-    drawn = np.column_stack(
-        (
-            shapes.boxes[:, 0],
-            shapes.boxes[:, 1],
-            shapes.boxes[:, 0] + shapes.boxes[:, 2],
-            shapes.boxes[:, 1] + shapes.boxes[:, 3],
-        )
-    )
-    areas = shapes.boxes[:, 2] * shapes.boxes[:, 3]
+    drawn = shapes.boxes[:, :4].copy()
+    drawn[:, 2:] += drawn[:, :2]
     rings = shapes.rings
     if len(rings.rows):
-        starts = rings.first[:-1]
-        drawn[rings.rows, :2] = np.minimum.reduceat(rings.points, starts, axis=0)
-        drawn[rings.rows, 2:] = np.maximum.reduceat(rings.points, starts, axis=0)
+        begins = rings.first[:-1]
+        drawn[rings.rows, :2] = np.minimum.reduceat(rings.points, begins, axis=0)
+        drawn[rings.rows, 2:] = np.maximum.reduceat(rings.points, begins, axis=0)
     boxes = np.empty_like(drawn)
-    boxes[:, :2] = np.maximum(drawn[:, :2], 0.0)
-    boxes[:, 2:] = np.minimum(drawn[:, 2:], shapes.sizes)
-    over = np.maximum(np.maximum(-drawn[:, 0], -drawn[:, 1]), np.maximum(drawn[:, 2] - width, drawn[:, 3] - height))
-    clipped = over > TOLERANCE
-    known = np.ones(len(areas), np.bool_)
-    for box in (drawn, boxes):
-        known &= (box[:, 2] - box[:, 0] >= TOLERANCE) & (box[:, 3] - box[:, 1] >= TOLERANCE)
+    np.maximum(drawn[:, :2], 0.0, out=boxes[:, :2])
+    np.minimum(drawn[:, 2:], shapes.sizes, out=boxes[:, 2:])
+    over = np.maximum(-drawn[:, :2], drawn[:, 2:] - shapes.sizes)
+    clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
+    sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
+    known = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
     upright = ~(shapes.turned | shapes.ring)
-    areas[upright] = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[upright]
+    areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
     known &= upright | ~clipped  # what the edge cuts of another shape is for shapely
     known &= ~(shapes.turned & (shapes.boxes[:, 4] % 360 == 0))  # turned all round: its box, by way of its corners
     if shapes.ring.any():

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from exporters.columns import OTHER, RING, TURNED, UPRIGHT, Columns, take
 from exporters.dataset import OBJECTS_A_TASK, Object
+from exporters.packed import packed
 from exporters.rings import starts
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.usual import Draft, Drafts
@@ -40,8 +41,9 @@ def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
     """
     assert drafts.shapes is not None
     assert drafts.fits is not None
-    spans = np.array([(draft.first, draft.last, draft.task) for draft in taken])
-    first, lengths = spans[:, 0], spans[:, 1] - spans[:, 0]
+    first = np.frombuffer(packed([draft.first for draft in taken], "q"), np.int64)
+    lengths = np.frombuffer(packed([draft.last for draft in taken], "q"), np.int64) - first
+    tasks = np.frombuffer(packed([draft.task for draft in taken], "q"), np.int64)
     begins = np.cumsum(lengths) - lengths
     rows = np.repeat(first - begins, lengths) + np.arange(lengths.sum())
     owners = np.repeat(np.arange(len(taken)), lengths)
@@ -51,7 +53,7 @@ def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
         stay = ~np.isin(rows, unfit)
         rows, owners = rows[stay], owners[stay]
     first_row = starts(np.bincount(owners, minlength=len(taken)))
-    ids = spans[owners, 2] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
+    ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
     shapes, fits, said, class_ids = drafts.shapes, drafts.fits, drafts.said, drafts.class_ids
     if len(rows) < len(said.labels):
         shapes, fits = take(shapes, fits, rows)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.accounting import Bill
+from exporters.packed import packed
 
 DIGEST_BYTES = 16
 NO_DIGEST = bytes(DIGEST_BYTES)
@@ -51,13 +52,12 @@ class PageWriter:
     """A page being filled."""
 
     def __init__(self) -> None:
-        self._keys = array("q")
-        self._digests = bytearray()
-        self._bills, self._images = array("I"), array("I")
-        self._names = array("Q")
+        self._keys, self._digests = bytearray(), bytearray()
+        self._bills, self._images = bytearray(), bytearray()
+        self._names = bytearray()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._keys) // 8
 
     def add(
         self,
@@ -67,22 +67,16 @@ class PageWriter:
         names: Sequence[Sequence[NameKeys]],
     ) -> None:
         """Add the rows of some tasks: the number of a bill is the one of before it was joined with others."""
-        self._keys.extend(keys)
+        self._keys += packed(keys, "q")
         self._digests += b"".join(digests)
-        self._bills.extend(bills)
-        self._images.extend(map(len, names))
-        self._names.extend(chain.from_iterable(chain.from_iterable(names)))
+        self._bills += packed(bills, "I")
+        self._images += packed(list(map(len, names)), "I")
+        self._names += packed(list(chain.from_iterable(chain.from_iterable(names))), "Q")
 
-    def columns(self, bills: Sequence[int]) -> tuple[bytes, ...]:
+    def columns(self, bills: Sequence[int]) -> tuple[bytes | bytearray, ...]:
         """The first five columns of `Page`; ``bills`` has for each number of a bill the one that it is to have."""
-        numbers = np.array(bills, np.uint32)[np.frombuffer(self._bills, np.uint32)] if self._bills else np.empty(0)
-        return (
-            self._keys.tobytes(),
-            bytes(self._digests),
-            numbers.astype(np.uint32).tobytes(),
-            self._images.tobytes(),
-            self._names.tobytes(),
-        )
+        numbers = np.array(bills, np.uint32)[np.frombuffer(self._bills, np.uint32)].tobytes() if self._bills else b""
+        return self._keys, self._digests, numbers, self._images, self._names
 
 
 class PageFile:
@@ -94,7 +88,7 @@ class PageFile:
             path.touch()
         self._path = folder / "page"
 
-    def add(self, columns: Sequence[bytes]) -> None:
+    def add(self, columns: Sequence[bytes | bytearray]) -> None:
         """Add the columns of some rows: see `PageWriter.columns`."""
         for path, data in zip(self._columns, columns, strict=True):
             with path.open("ab") as file:

@@ -4,7 +4,6 @@ What is usual is said by types, which msgspec checks while it decodes; a task th
 `labelloop.labeling` and `exporters.assemble`, which know all there is. Both give the same data set, to the byte.
 """
 
-import struct
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Annotated, Any, Literal, cast
@@ -20,6 +19,7 @@ from exporters.classes import ClassMap
 from exporters.columns import Fits, Said, Shapes, draw, fit
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
+from exporters.packed import packed
 from labelloop.labeling.config import LabelConfig
 
 _AT_ONCE = 16
@@ -157,19 +157,19 @@ class _Block:
         values = [each.value for each in results]
         points = [each.points for each in values]
         drawn = [each for each in points if each is not None]
-        self._points += _packed(list(chain.from_iterable(chain.from_iterable(drawn))))
-        self._counts += _packed([len(each) for each in drawn], "q")
+        self._points += packed(list(chain.from_iterable(chain.from_iterable(drawn))))
+        self._counts += packed([len(each) for each in drawn], "q")
         ring = [each is not None for each in points]
         labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
         x, y, width, height, rotation = self._fields
-        x += _packed([each.x for each in values])
-        y += _packed([each.y for each in values])
-        width += _packed([each.width for each in values])
-        height += _packed([each.height for each in values])
-        rotation += _packed([each.rotation for each in values])
+        x += packed([each.x for each in values])
+        y += packed([each.y for each in values])
+        width += packed([each.width for each in values])
+        height += packed([each.height for each in values])
+        rotation += packed([each.rotation for each in values])
         image_width, image_height = self._sizes
-        image_width += _packed([each.original_width for each in results])
-        image_height += _packed([each.original_height for each in results])
+        image_width += packed([each.original_width for each in results])
+        image_height += packed([each.original_height for each in results])
         self._ring += bytes(ring)
         self._fine += bytes(
             [
@@ -179,7 +179,7 @@ class _Block:
         )
         names = [each[0] if each else "" for each in labels]
         self._said.labels.extend(names)
-        self._class_ids += _packed(list(self._classes.ids(names)), "q")
+        self._class_ids += packed(list(self._classes.ids(names)), "q")
         self._said.regions.extend([each.id for each in results])
         self._said.scores.extend([each.score for each in results])
         self._say(found)
@@ -236,11 +236,6 @@ class _Block:
             np.stack(sizes, axis=1),
         )
         return Drafts(self._of, shapes, fit(shapes), self._said, np.frombuffer(self._class_ids, np.int64))
-
-
-def _packed(values: Sequence[float], kind: str = "d") -> bytes:
-    """Numbers as an array of doubles has them, or of int64 (``q``): no other way from a list is as short."""
-    return struct.pack(f"{len(values)}{kind}", *values)
 
 
 def _task_type(config: LabelConfig | None) -> Any:
