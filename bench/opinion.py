@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,8 +31,8 @@ SHOWN = LearningPolicy().opinion
 """Confidence from which a task is told, unless its learn.toml says otherwise."""
 
 LOOKED_AT = Path(__file__).parent / "undrawn.json"
-KINDS = ("missing", "class")
-SAME_IOU = 0.5
+KINDS, MISPLACED = ("missing", "class"), ("spurious", "loose")
+SAME_IOU, EMPTY_IOU = 0.5, 0.1
 
 What = Literal["planted", "undrawn", "unclear", "wrong"]
 Error = tuple[str, np.ndarray, str]
@@ -68,6 +68,10 @@ def run() -> str:
                 "|---|---|---|---|---|---|---|",
                 *_blood_cells(album, looked),
                 *_raccoons(album),
+                *_misplaced(album),
+                "",
+                "Boxes around nothing and loose ones are planted in draws of their own, a twentieth of each: boxes of",
+                "the size of another where nothing is drawn, and boxes moved by a third of their sides.",
                 "",
                 f"The blood cells are drawn incompletely. On {len(looked)} photos drawn by chance somebody looked at",
                 f"every place where the model missed a box: {undrawn} undrawn cells are really there",
@@ -123,10 +127,55 @@ def _raccoons(album: Album) -> Iterator[str]:
     yield f"| raccoons, missing | | {_figures(said, planted, {'planted'}, set())} | {np.mean(seconds):.1f} |"
 
 
+def _misplaced(album: Album) -> Iterator[str]:
+    """Two draws of blood cells with boxes around nothing, and loose ones."""
+    _, examples = training_photos(album, "bccd")
+    said, planted, seconds = [], dict.fromkeys(MISPLACED, 0), []
+    for seed in range(SEEDS["bccd"] // 2):
+        order = [examples[index] for index in np.random.default_rng(seed).permutation(len(examples))[:PHOTOS]]
+        some, errors, took = _opinions(album, order, seed, [None] * len(order), plant=misplace)
+        said += some
+        seconds.append(took)
+        for kind, _, _ in (error for each in errors for error in each):
+            planted[kind] += 1
+    for kind in MISPLACED:
+        figures = _figures([one for one in said if one.kind == kind], planted[kind], {"planted"}, set())
+        yield f"| blood cells, {kind} | | {figures} | {np.mean(seconds):.1f} |"
+
+
+def misplace(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[list[Error]]]:
+    """Examples with boxes around nothing and with loose ones, and those of each; of a loose one, where it was."""
+    rng = np.random.default_rng(seed)
+    made, errors = [], []
+    for one in examples:
+        boxes, labels, some = [box.copy() for box in one.drawn], list(one.labels), []
+        size = np.array([one.sight.fit.width, one.sight.fit.height])
+        for index, label in enumerate(one.labels):
+            chance, sides = rng.uniform() / ERRORS, one.drawn[index, 2:] - one.drawn[index, :2]
+            if chance < 0.5:
+                corner = rng.uniform(0, np.maximum(size - sides, 1))
+                box = np.concatenate([corner, corner + sides]).astype(np.float32)
+                if box_iou(box[None], one.drawn).max() < EMPTY_IOU:
+                    boxes.append(box)
+                    labels.append(label)
+                    some.append(("spurious", box, label))
+            elif chance < 1:
+                boxes[index][[0, 2]] += sides[0] * rng.choice([-1, 1]) / 3
+                some.append(("loose", one.drawn[index], label))
+        made.append(replace(one, drawn=np.array(boxes, np.float32).reshape(-1, 4), labels=tuple(labels)))
+        errors.append(some)
+    return made, errors
+
+
 def _opinions(
-    album: Album, order: Sequence[Example], seed: int, looked: Sequence[Mapping[str, Sequence[Sequence[float]]] | None]
+    album: Album,
+    order: Sequence[Example],
+    seed: int,
+    looked: Sequence[Mapping[str, Sequence[Sequence[float]]] | None],
+    *,
+    plant: Callable[[Sequence[Example], int], tuple[list[Example], list[list[Error]]]] | None = None,
 ) -> tuple[list[Said], list[list[Error]], float]:
-    spoilt, errors = spoil(order, seed)
+    spoilt, errors = (plant or spoil)(order, seed)
     started, said = time.process_time(), []
     for index, remarks in second_opinions(spoilt, levels=album.backbone.levels):
         said += _judged(remarks, errors[index], looked[index])
@@ -161,8 +210,6 @@ def _judged(
     """What each remark turns out to be, the surest first: an error is found once, an undrawn object too."""
     left, undrawn = list(errors), list((looked or {}).get("undrawn", ()))
     for one in remarks:
-        if one.kind not in KINDS:
-            continue
         hit = next((error for error in left if _names(one, error)), None)
         there = next((box for box in undrawn if one.kind == "missing" and _same(one, np.array(box))), None)
         what: What = "wrong"

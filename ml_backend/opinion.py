@@ -34,9 +34,13 @@ EXPLAINED = 1.5
 """A missing object's confidence falls with this power of the share of its box that nothing else explains: neither drawn
 boxes nor surer remarks. Two halves of drawn neighbours look like an object that lies between them."""
 
-BLIND = 0.45
-"""Confidence that nothing is in a drawn box in which the model sees nothing at all: of a hundred such boxes of blood
-cells, a twentieth of them planted, so many were empty."""
+BLIND = 0.35
+"""Confidence that nothing is in a drawn box in which the model sees nothing at all. Of such boxes of blood cells a
+quarter to two fifths were empty, where one box in twenty was planted: the model is as often blind itself."""
+
+UNKNOWN = 0.2
+"""What speaks for neither class of a drawn box, beside the scores that speak for each: with little in sight, nobody
+knows."""
 
 POINTS = 12
 """Across a box and down, at which it is looked how much of it is explained."""
@@ -183,7 +187,7 @@ def _doubts(index: int, example: Example, support: Mapping[str, float], near: fl
     label, box = example.labels[index], _box(example.drawn[index])
     mine = support[label]
     rival, other = max(((score, name) for name, score in support.items() if name != label), default=(0.0, label))
-    yield Remark("class", rival * (1 - mine), box, other, index)
+    yield Remark("class", rival / (rival + mine + UNKNOWN), box, other, index)
     # A small object may be overlooked by the model: only what it is blind to in every class counts.
     yield Remark("spurious", BLIND * (1 - max(mine, rival, near)) ** 2, box, label, index)
 
