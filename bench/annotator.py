@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from bench.labelled import drawn
-from ml_backend.acquisition import COLD, Look, next_photos, photo_vector, uncertainty
+from ml_backend.acquisition import COLD, Drawn, Look, next_photos, photo_vector, uncertainty, weights
 from ml_backend.acquisition import FLOOR as LOOK_FLOOR
 from ml_backend.backbone import Backbone
 from ml_backend.detections import Detections
@@ -104,14 +103,22 @@ def _next(left: list[Example], labelled: Sequence[Example], head: Head | None) -
     """What is labelled next, and what is left then."""
     if head is None or len(labelled) < COLD:
         return left[:1], left[1:]
-    counts = Counter(label for one in labelled for label in one.labels)
+    counts = Drawn.on((one.labels, _weights(one.drawn, one)) for one in labelled)
     looks = []
     for one in left:
         found = head.detect(one.sight, floor=LOOK_FLOOR, exact=False)
-        looks.append(Look(photo_vector(one.sight), uncertainty(found, names=head.names, drawn=counts)))
+        looks.append(
+            Look(
+                photo_vector(one.sight), uncertainty(found, _weights(found.boxes, one), names=head.names, drawn=counts)
+            )
+        )
     taken = np.array([photo_vector(one.sight) for one in labelled], np.float32)
     chosen = next_photos(looks, taken, min(HEAD, len(left)))
     return [left[index] for index in chosen], [one for index, one in enumerate(left) if index not in set(chosen)]
+
+
+def _weights(boxes: np.ndarray, one: Example) -> np.ndarray:
+    return weights(boxes, width=one.sight.fit.width, height=one.sight.fit.height)
 
 
 def _lesson(boxes: np.ndarray, labels: Sequence[str]) -> Lesson:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +12,20 @@ import numpy as np
 from ml_backend.backbone import Sight
 from ml_backend.detections import Detections, Floats
 
-COLD = 5
-"""Photos labelled before what the head sees counts: until then it takes much for what it is not, and misses much."""
+COLD = 2
+"""Photos labelled before what the head sees counts. One photo tells nothing of how classes vary from photo to photo."""
 
 POOL = 5
 """The most promising photos looked at, times the batch."""
 
-SURE = 0.2
+SURE = 0.1
 """Score from which a detection counts. Scores are calibrated: what is below is a guess, of which there are many."""
+
+CUT = 0.3
+"""What an object counts that the edge of its photo cuts: it teaches less of how its class looks."""
+
+EDGE = 0.03
+"""Share of a box's side: a box that comes as near to the edge of its photo is cut by it, or was found to end there."""
 
 CHANCE = 1e-3
 """What chance adds to the worth of a photo, at most: it decides between equals, and nothing else."""
@@ -30,7 +37,10 @@ TWINS_OF = 200
 """Photos at the head of an order that are looked through for twins."""
 
 EMPTY_EVERY = 5
-"""One photo in so many is one on which nothing was seen, while there are any."""
+"""One photo in so many is one on which nothing was seen, while there are any; the labelled ones count."""
+
+EMPTY_TURN = 3
+"""Whose turn it is, of so many: not the last, where held-out tasks are served that are a tenth or a fifth of all."""
 
 FLOOR = 0.05
 """Score of the weakest detection that is looked at."""
@@ -49,6 +59,58 @@ class Look:
     uncertainty: float | None = None
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn so far.
+
+    Attributes:
+        objects: Of each class, as `weights` counts them.
+        varies: Of each class that was drawn, how much its number differs from photo to photo, in (0, 1].
+    """
+
+    objects: Mapping[str, float]
+    varies: Mapping[str, float]
+
+    @classmethod
+    def on(cls, photos: Iterable[tuple[Sequence[str], Floats]]) -> Drawn:
+        """Of the labels on each labelled photo, and their `weights`.
+
+        `varies` is the index of dispersion, variance / mean, which is 1 where objects lie on photos by chance (Poisson;
+        Fisher 1925, "Statistical Methods for Research Workers", section 16), taken from one photo more of just that
+        index, and cut at 1. A class that is on every photo once has 1 / n: a head that sees two there is wrong.
+        """
+        sums: dict[str, float] = defaultdict(float)
+        squares: dict[str, float] = defaultdict(float)
+        count = 0
+        for labels, shares in photos:
+            count += 1
+            mine: dict[str, float] = defaultdict(float)
+            for label, share in zip(labels, shares.tolist(), strict=True):
+                mine[label] += share
+            for label, number in mine.items():
+                sums[label] += number
+                squares[label] += number * number
+        varies = {name: min(1.0, squares[name] / total - total / count + 1 / count) for name, total in sums.items()}
+        return cls(dict(sums), varies)
+
+
+def weights(boxes: Floats, *, width: int, height: int) -> Floats:
+    """What each object counts: 1, or `CUT` where the edge of the photo cuts it.
+
+    Args:
+        boxes: (n, 4) corners in pixels of the photo.
+        width: Of the photo; `height` the same. 0: not known, and nothing is cut.
+        height: See `width`.
+
+    Returns:
+        (n,).
+    """
+    near = np.tile(np.maximum((boxes[:, 2:] - boxes[:, :2]) * EDGE, 1.0), 2)
+    to_edge = np.concatenate([boxes[:, :2], np.array([width, height], np.float32) - boxes[:, 2:]], axis=1)
+    cut = (to_edge <= near).any(axis=1) & (width > 0)
+    return np.where(cut, np.float32(CUT), np.float32(1))
+
+
 def photo_vector(sight: Sight) -> Floats:
     """Mean of the embeddings of the candidates, each as heavy as its objectness: (d,), of length 1."""
     weights = sight.objectness + 1e-6
@@ -56,18 +118,20 @@ def photo_vector(sight: Sight) -> Floats:
     return np.asarray(mean / (np.linalg.norm(mean) + 1e-12), np.float32)
 
 
-def uncertainty(found: Detections, *, names: Sequence[str], drawn: Mapping[str, int]) -> float | None:
+def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], drawn: Drawn) -> float | None:
     """How much a photo would teach: the objects that the head expects on it, those of rarely drawn classes above all.
 
-    The sum over classes of ln(1 + expected / (1 + drawn)): `drawn` boxes of the class so far, `expected` the sum of its
-    sure scores; about the growth of the logarithm of what is drawn of each class. Where there is one class, chance
-    decides. (Entropy, and distance in the embedding, were measured to choose worse than chance: they ask for what is
-    unlike the rest, which the head will hardly meet again. See `bench/results/learn.md`.)
+    The sum over classes of varies x ln(1 + expected / (1 + drawn)): `drawn` objects of the class so far, `expected` the
+    sum of its sure scores, both as `weights` counts them; about the growth of the logarithm of what is drawn of each
+    class, with which its AP50 grows. What the head expects tells little of a class whose number hardly differs: it
+    counts as far as it does. (Entropy, and distance in the embedding, were measured to choose worse than chance: they
+    ask for what is unlike the rest, which the head will hardly meet again. See `bench/results/learn.md`.)
 
     Args:
         found: Detections of at least `FLOOR`, suppressed, by calibrated scores.
+        shares: (n,) their `weights`.
         names: Their classes.
-        drawn: Boxes drawn of each class.
+        drawn: On the labelled photos.
 
     Returns:
         None where nothing was found.
@@ -75,11 +139,11 @@ def uncertainty(found: Detections, *, names: Sequence[str], drawn: Mapping[str, 
     if not len(found):
         return None
     total = CHANCE * zlib.crc32(np.ascontiguousarray(found.scores).tobytes()) / 2**32
-    if len(names) < 2:
-        return total
+    expected = np.where(found.scores >= SURE, found.scores, 0) * shares
     for index in np.unique(found.classes).tolist():
-        mine = found.scores[found.classes == index].astype(np.float64)
-        total += float(np.log1p(mine[mine >= SURE].sum() / (1 + drawn.get(names[index], 0))))
+        name = names[index]
+        more = float(expected[found.classes == index].sum())
+        total += drawn.varies.get(name, 1.0) * float(np.log1p(more / (1 + drawn.objects.get(name, 0.0))))
     return total
 
 
@@ -120,7 +184,7 @@ def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats) -> list
     return [*kept, *waiting, *rest]
 
 
-def rank(doubts: Sequence[float | None]) -> list[int]:
+def rank(doubts: Sequence[float | None], *, labelled: int = 0) -> list[int]:
     """Photos by how much they would teach, most first, one in `EMPTY_EVERY` of those without a box.
 
     A photo on which nothing was seen may be empty, or show what the head never learned. By a number of its own it would
@@ -128,6 +192,8 @@ def rank(doubts: Sequence[float | None]) -> list[int]:
 
     Args:
         doubts: Of each photo; None where nothing was seen on it.
+        labelled: Photos that are labelled already: whose turn it is hangs on their number, since the order is made anew
+            after each.
 
     Returns:
         Indices into `doubts`, all of them.
@@ -135,9 +201,10 @@ def rank(doubts: Sequence[float | None]) -> list[int]:
     seen = sorted((index for index, doubt in enumerate(doubts) if doubt is not None), key=lambda i: -(doubts[i] or 0))
     empty = [index for index, doubt in enumerate(doubts) if doubt is None]
     order: list[int] = []
+    before = (EMPTY_TURN - labelled) % EMPTY_EVERY
     while seen and empty:
-        order += seen[: EMPTY_EVERY - 1] + empty[:1]
-        seen, empty = seen[EMPTY_EVERY - 1 :], empty[1:]
+        order += seen[:before] + empty[:1]
+        seen, empty, before = seen[before:], empty[1:], EMPTY_EVERY - 1
     return order + seen + empty
 
 
@@ -159,4 +226,4 @@ def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: in
     vectors = np.stack([look.vector for look in looks])
     if len(labelled) < COLD or all(look.uncertainty is None for look in looks):
         return spread(vectors, labelled, count, seed=seed)
-    return _without_twins(rank([look.uncertainty for look in looks]), vectors, labelled)[:count]
+    return _without_twins(rank([look.uncertainty for look in looks], labelled=len(labelled)), vectors, labelled)[:count]

@@ -56,11 +56,11 @@ class Watch:
 
     Attributes:
         floor: Lowest score that is looked at.
-        show: Told the place of the task in the request, and what was found on one of its photos.
+        show: Told the place of the task in the request, what was found on one of its photos, and its width and height.
     """
 
     floor: float
-    show: Callable[[int, Detections], None]
+    show: Callable[[int, Detections, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Predictor:
         for look in looks:
             shot, entry = look.shot, entries[look.shot.task]
             if self._watch is not None:
-                self._watch.show(shot.task, look.found)
+                self._watch.show(shot.task, look.found, (look.width, look.height))
             key = f"{detector.version} {entry.task_id} {shot.item}"
             results, candidates = written(Seen(look.found, look.width, look.height, key, shot.item), shot.aims)
             entry.results += results

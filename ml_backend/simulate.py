@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from labelloop.service.media import MediaError, load_photo
-from ml_backend.acquisition import COLD, FLOOR, Look, next_photos, photo_vector, uncertainty
+from ml_backend.acquisition import COLD, FLOOR, Drawn, Look, next_photos, photo_vector, uncertainty, weights
 from ml_backend.backbone import Backbone, Sight
 from ml_backend.datasets import LabelledPhoto
 from ml_backend.detections import Floats
@@ -34,8 +33,9 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 POOL_SHARE = 2 / 3
 """Of the photos that may be labelled, those that a seed draws."""
 
-STEP = 3
-"""Photos that the active strategy chooses at a time: an annotator who follows a queue made after each fit."""
+STEP = 20
+"""The active strategy chooses one photo at a time, as the queue is made anew after each; of many labelled photos one in
+so many more, for they are hardly told apart by a fit, and a replay is to end."""
 
 IN_MEMORY = 200
 """Test photos whose sights stay in memory, for they are judged on again and again; about 4 MB each."""
@@ -183,7 +183,9 @@ class _Labeller:
     def label(self, size: int) -> None:
         """Draws on photos until there are so many, or none is left."""
         while len(self.labelled) < size and self._left:
-            count = min(STEP if self._strategy == "active" else size, size - len(self.labelled))
+            count = min(
+                1 + len(self.labelled) // STEP if self._strategy == "active" else size, size - len(self.labelled)
+            )
             chosen = self._choose(count)
             for photo in [self._left[index] for index in chosen]:
                 self.labelled.append(photo)
@@ -203,14 +205,19 @@ class _Labeller:
         # Both strategies begin with the same photos: what sets them apart is not the luck of the start.
         if self._strategy == "random" or len(self.labelled) < COLD:
             return list(range(min(count, len(self._left))))
-        drawn = Counter(label for one in self.labelled for label in one.labels)
+        drawn = Drawn.on((one.labels, self._weights(one)) for one in self._examples)
         taken = [self._vectors[photo.name] for photo in self.labelled]
         looks = [Look(self._vectors[photo.name], self._doubt(photo, drawn)) for photo in self._left]
         width = len(looks[0].vector)
         return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count, seed=self._seed)
 
-    def _doubt(self, photo: LabelledPhoto, drawn: Mapping[str, int]) -> float | None:
+    def _doubt(self, photo: LabelledPhoto, drawn: Drawn) -> float | None:
         head = self.head()
         sight = self._album.sight(photo)
         found = head.detect(sight, floor=FLOOR, exact=False)
-        return uncertainty(found, names=head.names, drawn=drawn)
+        shares = weights(found.boxes, width=sight.fit.width, height=sight.fit.height)
+        return uncertainty(found, shares, names=head.names, drawn=drawn)
+
+    @staticmethod
+    def _weights(one: Example) -> Floats:
+        return weights(one.drawn, width=one.sight.fit.width, height=one.sight.fit.height)

@@ -9,7 +9,6 @@ long as no newer version comes.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,18 @@ from labelloop.labeling.task import Task
 from labelloop.service.media import MediaError
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
-from ml_backend.acquisition import FLOOR, POOL, Look, next_photos, photo_vector, rank, spread, uncertainty
+from ml_backend.acquisition import (
+    FLOOR,
+    POOL,
+    Drawn,
+    Look,
+    next_photos,
+    photo_vector,
+    rank,
+    spread,
+    uncertainty,
+    weights,
+)
 from ml_backend.backbone import Backbone
 from ml_backend.connect import same_address
 from ml_backend.detections import Detections, Floats
@@ -32,7 +42,7 @@ from ml_backend.learning.kit import Kit
 from ml_backend.learning.looks import Known, photo_key
 from ml_backend.learning.order import HEAD, POOL_FROM, place_score, rest_score, with_held_out
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
-from ml_backend.learning.teaching import addresses, is_held_out
+from ml_backend.learning.teaching import Lesson, addresses, is_held_out
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Predictor, Watch
 from ml_backend.protocol import Prediction, ProjectOptions, read_options, with_thresholds
@@ -124,7 +134,7 @@ class _Work:
         }
         taught = kit.lessons.taught(project)
         self._labelled = {task for task, _, _ in taught}
-        self._drawn = Counter(label for _, _, photos in taught for photo in photos for label in photo.labels)
+        self._drawn = Drawn.on((photo.labels, _weights(photo)) for _, _, photos in taught for photo in photos)
         self._known = self._vectors_known()
         self._detector = kit.bases.detector(self._version)
         names = self._detector.names.names
@@ -277,8 +287,12 @@ class _Work:
         return seen
 
     def _predict_few(self, numbers: Sequence[int]) -> dict[int, _Seen]:
-        parts: dict[int, list[Detections]] = {}
-        watch = Watch(FLOOR, lambda place, found: parts.setdefault(place, []).append(found))
+        parts: dict[int, list[tuple[Detections, Floats]]] = {}
+
+        def show(place: int, found: Detections, size: tuple[int, int]) -> None:
+            parts.setdefault(place, []).append((found, weights(found.boxes, width=size[0], height=size[1])))
+
+        watch = Watch(FLOOR, show)
         predictor = Predictor(
             self._kit.media, score_threshold=self._kit.settings.score_threshold, budget_s=BUDGET_S, watch=watch
         )
@@ -290,9 +304,10 @@ class _Work:
         for place, (number, entry) in enumerate(zip(numbers, entries, strict=True)):
             if place not in parts or not isinstance(entry, Prediction):
                 continue  # without a photo nothing is known of the task
-            found = Detections.joined(parts[place])
-            found = found[(found.scores >= FLOOR) & np.isin(found.classes, shown)]
-            seen[number] = _Seen(entry, uncertainty(found, names=names, drawn=self._drawn))
+            found = Detections.joined([part for part, _ in parts[place]])
+            shares = np.concatenate([share for _, share in parts[place]])
+            kept = (found.scores >= FLOOR) & np.isin(found.classes, shown)
+            seen[number] = _Seen(entry, uncertainty(found[kept], shares[kept], names=names, drawn=self._drawn))
         return seen
 
     def _import(self, scored: Mapping[int, tuple[_Seen, float]], *, doubts: bool = False) -> int:
@@ -326,3 +341,7 @@ class _Work:
 
 def _portions(numbers: Sequence[int]) -> list[Sequence[int]]:
     return [numbers[start : start + PORTION] for start in range(0, len(numbers), PORTION)]
+
+
+def _weights(photo: Lesson) -> Floats:
+    return weights(np.array(photo.boxes, np.float32).reshape(-1, 4), width=photo.width, height=photo.height)

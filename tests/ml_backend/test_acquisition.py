@@ -1,8 +1,9 @@
 """What is asked for next: chance first, then photos of seldom drawn classes; empty photos in turn, twins last."""
 
 import numpy as np
+import pytest
 
-from ml_backend.acquisition import Look, next_photos, rank, spread, uncertainty
+from ml_backend.acquisition import EMPTY_EVERY, Drawn, Look, next_photos, rank, spread, uncertainty, weights
 from ml_backend.detections import Detections
 
 
@@ -16,8 +17,16 @@ def unit(angle):
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
-def worth(*boxes, drawn):
-    return uncertainty(found(*boxes), names=["common", "rare"], drawn=drawn)
+def whole(count):
+    return np.ones(count, np.float32)
+
+
+def on(*photos):
+    return Drawn.on([(labels, whole(len(labels))) for labels in photos])
+
+
+def worth(*boxes, drawn, varies=None):
+    return uncertainty(found(*boxes), whole(len(boxes)), names=["common", "rare"], drawn=Drawn(drawn, varies or {}))
 
 
 def test_one_object_of_a_seldom_drawn_class_counts_more_than_ten_of_a_common_one():
@@ -32,19 +41,48 @@ def test_two_rare_objects_teach_more_than_one_but_not_twice_as_much():
 
 
 def test_many_guesses_are_no_object():
-    assert worth(*[(0.15, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
+    assert worth(*[(0.09, 1)] * 50, drawn={"common": 99, "rare": 1}) < 0.01
 
 
 def test_a_photo_on_which_nothing_was_found_has_no_worth():
-    assert uncertainty(found(), names=["a"], drawn={}) is None
+    assert uncertainty(found(), whole(0), names=["a"], drawn=on()) is None
 
 
-def test_where_there_is_one_class_chance_decides_whatever_is_drawn():
-    photos = [found((score, 0)) for score in np.linspace(0.1, 0.9, 50)]
-    worths = [uncertainty(photo, names=["a"], drawn={"a": 7}) for photo in photos]
-    assert len(set(worths)) == 50
-    assert max(worths) < 0.01
-    assert abs(np.corrcoef(worths, np.arange(50))[0, 1]) < 0.4
+def test_a_class_that_is_on_every_photo_once_tells_little_though_the_head_sees_two():
+    alike, varying = on(*[["cell"]] * 9), on(*[["cell"] * count for count in (0, 0, 0, 0, 3, 3, 3, 0, 0)])
+    assert alike.objects == varying.objects == {"cell": 9}
+    assert alike.varies["cell"] == pytest.approx(1 / 9)
+    assert varying.varies["cell"] == 1.0
+    told = {varies: worth((0.9, 1), (0.9, 1), drawn={"rare": 9}, varies={"rare": varies}) for varies in (1 / 9, 1.0)}
+    assert told[1.0] > 8 * told[1 / 9]
+
+
+def test_what_was_drawn_is_counted_photo_by_photo():
+    drawn = on(["a", "a", "b"], [], ["a"])
+    assert drawn.objects == {"a": 3, "b": 1}
+    # Variance of (2, 0, 1) over its mean, (1, 0, 0) over its own; and one third of a photo that varies by 1.
+    assert drawn.varies == pytest.approx({"a": 2 / 3 + 1 / 3, "b": 2 / 3 + 1 / 3})
+    assert on() == Drawn({}, {})
+
+
+def test_where_there_is_one_class_photos_with_more_of_it_teach_more():
+    drawn = on(["a"] * 3, ["a"] * 4)
+    more, fewer = (uncertainty(found(*[(0.9, 0)] * n), whole(n), names=["a"], drawn=drawn) for n in (5, 2))
+    assert more > 2 * fewer > 0.01
+
+
+def test_what_the_edge_of_its_photo_cuts_counts_less():
+    boxes = np.array([[10, 10, 50, 50], [0, 10, 50, 50], [10, 10, 50, 99.5], [8, 60, 92, 90]], np.float32)
+    told = weights(boxes, width=100, height=100)
+    assert told[0] == told[3] == 1
+    assert 0 < told[1] == told[2] < 0.5
+    assert weights(boxes, width=0, height=0).tolist() == [1] * 4, "the size is not known"
+    assert weights(boxes[:0], width=100, height=100).shape == (0,)
+    seen = found((0.9, 1), (0.9, 1))
+    cut, uncut = (
+        uncertainty(seen, np.full(2, share, np.float32), names=["a", "b"], drawn=on(["a"])) for share in (0.3, 1)
+    )
+    assert cut < uncut
 
 
 def test_a_cold_start_draws_by_chance_and_names_no_photo_twice():
@@ -69,6 +107,12 @@ def test_empty_photos_come_in_turn_neither_first_nor_last():
     assert sorted(order) == list(range(100))
     empty = [index < 50 for index in order]
     assert [sum(empty[start : start + 5]) for start in range(0, 60, 5)] == [1] * 12
+
+
+def test_empty_photos_come_in_turn_where_the_order_is_made_anew_after_each_label():
+    left = [None] * 10 + [0.5] * 40
+    served = [left.pop(rank(left, labelled=labelled)[0]) is None for labelled in range(40)]
+    assert [sum(served[start : start + EMPTY_EVERY]) for start in range(0, 40, EMPTY_EVERY)] == [1] * 8
 
 
 def test_after_the_start_what_teaches_most_comes_first_and_its_twin_last():
