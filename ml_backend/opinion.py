@@ -48,8 +48,8 @@ POINTS = 12
 LOOSE_IOU = 0.7
 """A detection that covers a drawn box of its class less than this says that the box is loose."""
 
-FLOOR = 0.1
-"""Confidence of the weakest remark."""
+FLOOR, FAINT = 0.05, 0.01
+"""Confidence of the weakest remark, and the score of the weakest candidate that speaks for a drawn box."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def second_opinions(
 def _support(example: Example, boxes: Floats, scores: Floats) -> Floats:
     """(m, classes): the best score of each class among the candidates that cover each drawn box."""
     support = np.zeros((len(example.labels), scores.shape[1]), np.float32)
-    likely = np.flatnonzero(scores.max(axis=1) >= FLOOR / 10)
+    likely = np.flatnonzero(scores.max(axis=1) >= FAINT)
     if not len(likely) or not len(example.drawn):
         return support
     covers = box_iou(boxes[likely], example.boxes) >= SAME_IOU
