@@ -28,13 +28,17 @@ _T = TypeVar("_T")
 
 
 class Pulled(msgspec.Struct, frozen=True):
-    """What was laid out: files written in ``folders`` (by format), and the photos that could not be had, with why."""
+    """What was laid out: files written in ``folders`` (by format), and the photos that could not be had, with why.
+
+    ``lying`` photos lie on their side by their EXIF, of those that came anew.
+    """
 
     version: str
     folders: dict[str, Path]
     files: int
     photos: int
     missing: tuple[tuple[str, str], ...] = ()
+    lying: int = 0
 
 
 def pull(
@@ -46,6 +50,7 @@ def pull(
     media: Media | None = None,
     copies: bool = True,
     link: bool = False,
+    upright: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Pulled:
     """Write the formats of a version under ``to``: in it where one is asked for, else each in its own folder.
@@ -63,6 +68,7 @@ def pull(
         media: reads photos from their source.
         copies: whether the version's own copies of photos are laid out.
         link: whether photos that are files of this machine are linked, not copied.
+        upright: whether the pixels of photos that lie on their side by their EXIF are turned.
         progress: told (images done, images in all), each format and the photos by themselves.
 
     Raises:
@@ -78,7 +84,7 @@ def pull(
         work = _Pull(store, manifest, wanted, staging, progress)
         files = work.labels()
         missing: list[tuple[str, str]] = []
-        photos = 0
+        photos = lying = 0
         if copies or media is not None:
             staging.check(*work.photo_folders)
             there = images_there(staging.earlier())
@@ -89,14 +95,16 @@ def pull(
                 earlier=lambda split, name: work.places(to, split, name),
                 there=there,
                 link=link,
+                upright=upright,
             )
             photos, missing = work.photos(layer, copies=copies, fetch=media is not None)
+            lying = layer.lying
         work.finish()
         staging.put()
     finally:
         staging.discard()
     folders = {name: to / folder for name, folder in work.folders.items()}
-    return Pulled(manifest.version, folders, files, photos, tuple(missing))
+    return Pulled(manifest.version, folders, files, photos, tuple(missing), lying)
 
 
 class _Pull:

@@ -28,6 +28,7 @@ def dataset_pull(
     formats: Annotated[str | None, Parameter(name=["--format"])] = None,
     images: bool = True,
     link: Annotated[bool, Parameter(negative=())] = False,
+    upright: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
     """Lay a version of a data set out as plain folders that a trainer reads.
 
@@ -47,6 +48,8 @@ def dataset_pull(
         formats: the formats wanted, by commas; all of the version by default.
         images: lay the photos beside the labels too: the version's copies, or from their source.
         link: link photos that lie on this machine instead of copying them. Some trainers mend damaged photos in place.
+        upright: turn the pixels of photos that lie on their side and say so in their EXIF, as phones write them: for
+            trainers that open photos by Pillow alone, such as RF-DETR, DETR and all others of torchvision.
 
     Returns:
         0, or 1 where photos could not be had.
@@ -68,14 +71,26 @@ def dataset_pull(
             formats=format_names(formats) if formats else (),
             media=media,
             link=link,
+            upright=upright,
             progress=progress,
         )
     for name, folder in pulled.folders.items():
         print(f"{pulled.version} {name}: {folder}")
-    print(f"{pulled.files} files, {pulled.photos} photos")
+    print(f"{pulled.files} files, {counted(pulled.photos, 'photo')}{_lying(pulled.lying, upright=upright)}")
     if pulled.missing:
         print(_missing(pulled.missing), file=sys.stderr)
     return 1 if pulled.missing else 0
+
+
+def _lying(photos: int, *, upright: bool) -> str:
+    if not photos:
+        return ""
+    if upright:
+        return f", {photos} of them turned upright"
+    return (
+        f"\n{counted(photos, 'photo')} to be turned by EXIF: OpenCV (Ultralytics, detectron2) does so, Pillow alone"
+        " (torchvision, RF-DETR) does not. With --upright the pixels are turned."
+    )
 
 
 def _missing(missing: Sequence[tuple[str, str]]) -> str:

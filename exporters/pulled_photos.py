@@ -2,13 +2,16 @@
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from exporters.dataset import Image
 from exporters.manifest import Photo
 from exporters.tables import read_photo
+from exporters.upright import lies, turned
 from labelloop.service.media import Media, MediaError
 from labelloop.service.store import Store
 
@@ -27,6 +30,10 @@ class PulledPhotos:
         earlier: Where it lies in an earlier pull.
         there: The photos of the earlier pull: file name -> (address, split).
         link: Whether a photo that is a file of this machine becomes a symbolic link to it.
+        upright: Whether the pixels of a photo that lies on its side are turned: see `exporters.upright`.
+
+    Attributes:
+        lying: How many photos lie on their side, of those that came anew; with ``upright`` they were turned.
     """
 
     def __init__(
@@ -38,10 +45,13 @@ class PulledPhotos:
         earlier: Places,
         there: Mapping[str, tuple[str, str]],
         link: bool,
+        upright: bool,
     ) -> None:
         self._store, self._media = store, media
         self._places, self._earlier, self._there = places, earlier, there
-        self._link = link
+        self._link, self._upright = link, upright
+        self._count = threading.Lock()
+        self.lying = 0
 
     def copy(self, each: tuple[str, Photo]) -> None:
         """Lay out the version's own copy of a photo of a split, compared with its checksum.
@@ -52,36 +62,53 @@ class PulledPhotos:
         split, photo = each
         places = self._places(split, photo.file_name)
         before = self._before(photo.file_name)
-        if before is not None and photo.sha256 and _sha256(before) == photo.sha256:
+        if before is not None and photo.sha256 and _sha256(before) == photo.sha256 and not self._turns(before):
             _put(places, before)
             return
         data = read_photo(self._store, photo)
+        link = None
         if self._link and self._store.url.startswith("file://"):
-            _put_link(places, Path(unquote(urlsplit(self._store.url).path)) / photo.place)
-        else:
-            _write(places, data)
+            link = Path(unquote(urlsplit(self._store.url).path)) / photo.place
+        self._lay(places, data, link)
 
     def fetch(self, image: Image) -> str | None:
         """Lay out a photo from its source, or say why it cannot be had."""
         assert self._media is not None
         places = self._places(image.split, image.file_name)
         before = self._before(image.file_name) if self._there.get(image.file_name, ("",))[0] == image.url else None
-        if before is not None:
+        if before is not None and not self._turns(before):
             _put(places, before)
             return None
         if image.url.startswith("data:"):
             return IN_THE_TASK
         try:
             path = self._media.path(image.url, task_id=image.task)
-            if self._link and self._media.lies_here(image.url):
-                _put_link(places, path.absolute())
-            else:
-                _write(places, path.read_bytes())  # at once: the cache may drop it
+            link = path.absolute() if self._link and self._media.lies_here(image.url) else None
+            self._lay(places, path.read_bytes(), link)  # at once: the cache may drop it
         except MediaError as error:
             return f"{error.reason}. {error.fix}".rstrip()
         except OSError as error:
             return error.strerror or str(error)
         return None
+
+    def _turns(self, path: Path) -> bool:
+        """Whether a photo of an earlier pull is to be turned now."""
+        return self._upright and lies(path.read_bytes())
+
+    def _lay(self, places: list[Path], data: bytes, link: Path | None) -> None:
+        """Lay out a photo that came anew: itself, turned, or a link to where it lies."""
+        lying = lies(data)
+        if lying:
+            with self._count:
+                self.lying += 1
+        if lying and self._upright:
+            link = None
+            with suppress(OSError, ValueError):  # one that is damaged stays as it is, and `validate` says so
+                data = turned(data)
+        if link:
+            _put_link(places, link)
+        else:
+            _write(places, data)
 
     def _before(self, file_name: str) -> Path | None:
         """The photo in the earlier pull."""
