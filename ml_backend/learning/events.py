@@ -89,7 +89,7 @@ def read_event(body: Mapping[str, Any]) -> tuple[Hint, ...]:
         return ()
     try:
         return tuple(read(str(action), body, project_of(body)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadRequest(f"The event {action} is malformed ({type(error).__name__}: {error}).") from None
 
 

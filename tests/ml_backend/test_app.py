@@ -195,7 +195,8 @@ def test_the_same_event_told_twice_is_stored_once(client):
 
 
 @pytest.mark.parametrize(
-    "broken", [{"annotation": "x"}, {"annotation": {"id": "x"}}, {"project": {}}, {"project": "x"}]
+    "broken",
+    [{"annotation": "x"}, {"annotation": []}, {"annotation": {"id": "x"}}, {"project": {}}, {"project": "x"}],
 )
 def test_a_malformed_event_is_the_callers_error(broken, client):
     event = {"action": "ANNOTATION_CREATED", "annotation": ANNOTATION, "project": {"id": 5}, **broken}
