@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,7 +37,9 @@ def fit_head(
             as they come from it; the others are learned from there on.
     """
     training = tabulate(examples, levels, prior=[index for _, index in known])
-    return fit_table(training, training.photos, levels=levels, trainer=trainer, refit_boxes=refit_boxes, known=known)
+    photos = training.photos
+    heads = fit_table(training, photos, levels=levels, trainers=[trainer], refit_boxes=refit_boxes, known=known)
+    return heads[trainer]
 
 
 def fit_table(
@@ -44,11 +47,11 @@ def fit_table(
     photos: Sequence[int],
     *,
     levels: Sequence[int],
-    trainer: str,
+    trainers: Sequence[str],
     refit_boxes: bool,
     known: Sequence[tuple[str, int]] = (),
-) -> Head:
-    """The same for some of the photos of a table, made with the same `known` as `prior`."""
+) -> dict[str, Head]:
+    """The same for some of the photos of a table, made with the same `known` as `prior`: a head of each trainer."""
     drawn = sorted({label for index in photos for label in training.parts[index].example.labels})
     places = {name: place for place, (name, _) in enumerate(known)}
     shift, moved = None, None
@@ -56,25 +59,38 @@ def fit_table(
         shift = _fit_shift(training, photos)
         moved = training.moved(photos, shift)
 
-    def fitted(name: str) -> Rows:
+    def fitted(name: str) -> list[Rows]:
         problem = training.problem(name, photos, moved=moved, known=places.get(name))
-        return _fit_class(training, problem, trainer)
+        return [_fit_class(training, problem, trainer) for trainer in trainers]
 
-    shape = (len(training.spans), training.features.shape[1], len(drawn))
+    shape = (len(trainers), len(training.spans), training.features.shape[1], len(drawn))
     rows: Doubles = np.zeros(shape)  # without a class where nothing was drawn yet
-    for place, row in enumerate(each(fitted, drawn)):
-        rows[:, :, place] = row
+    for place, each_trainer in enumerate(each(fitted, drawn)):
+        rows[..., place] = each_trainer
     rows = training.scale.unfold(rows)
     waiting = [(name, index) for name, index in known if name not in drawn]
-    return Head(
+    base = Head(
         names=(*drawn, *(name for name, _ in waiting)),
         levels=tuple(levels),
-        weights=rows[:, :-1],
-        bias=rows[:, -1],
+        weights=rows[0, :, :-1],
+        bias=rows[0, :, -1],
         known=tuple(index for _, index in waiting),
         prior=training.prior,
         shift=None if shift is None else training.scale.unfold(shift),
         calibration=tuple(line_of(training.looks(name, photos)) for name in drawn),
+    )
+    return {
+        trainer: replace(base, weights=mine[:, :-1], bias=mine[:, -1])
+        for trainer, mine in zip(trainers, rows, strict=True)
+    }
+
+
+def leaning(head: Head, other: Head, share: float) -> Head:
+    """The mean of the rows of two heads of one table, the other one's by a share."""
+    return replace(
+        head,
+        weights=(1 - share) * head.weights + share * other.weights,
+        bias=(1 - share) * head.bias + share * other.bias,
     )
 
 

@@ -11,7 +11,7 @@ from ml_backend.calibration import calibrated, lines
 from ml_backend.consent import Line, log_odds
 from ml_backend.detections import Detections, Ints
 from ml_backend.examples import Example
-from ml_backend.fitting import fit_table
+from ml_backend.fitting import fit_table, leaning
 from ml_backend.head import Head
 from ml_backend.judge import Truth, mean_ap50
 from ml_backend.spread import each, one_thread_each
@@ -24,8 +24,14 @@ FEWEST = 2
 FEW = 5
 """Photos from which a prototype never won over logistic regression: it is tried no more."""
 
-SCARCE = 10
-"""Boxes on fewer than `FEW` photos, below which levels have too little to learn apart: one row for all comes first."""
+SCARCE = 50
+"""Boxes below which levels have too little to learn apart: one row for all of them comes first..."""
+
+SPARSE = 5
+"""... where photos show fewer boxes than this each: many on one photo show themselves on all levels that matter."""
+
+MANY = 60
+"""Boxes a class from which the prototype never helped: it is tried no more."""
 
 MOST_HELD = 24
 """Photos that are held out, drawn by chance where there are more: enough to choose by, and in time."""
@@ -35,7 +41,10 @@ MOST_REST = 48
 them takes the place of a fit a fold: it is nearer to the one on all."""
 
 MARGIN = 0.01
-"""AP50 by which a choice must beat the one before it: simpler ones come first."""
+"""AP50 by which a choice must beat the one before it: what did well with as many boxes elsewhere comes first."""
+
+SURE = 20
+"""Boxes from which that is enough. Of fewer, chance makes more: of half as many a choice must win by four times it."""
 
 FLOOR = 0.01
 """Score of the weakest detection that counts when a head is judged."""
@@ -43,22 +52,39 @@ FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Choice:
-    """How a head is fitted: a key of `TRAINERS`, and whether boxes are refitted."""
+    """How a head is fitted.
+
+    Attributes:
+        trainer: A key of `TRAINERS`.
+        refit_boxes: Whether boxes are refitted.
+        lean: Share of the prototype in its rows. What separates few objects best is one direction among many that
+            would; the prototype lies where the objects are, whatever they are told from, and errs otherwise.
+    """
 
     trainer: str
     refit_boxes: bool
+    lean: float = 0.0
+
+    @property
+    def trainers(self) -> tuple[str, ...]:
+        """Those whose heads it needs."""
+        return (self.trainer, PROTOTYPE) if self.lean else (self.trainer,)
+
+    def head(self, heads: Mapping[str, Head]) -> Head:
+        """The head of this choice, from those of its trainers."""
+        return leaning(heads[self.trainer], heads[PROTOTYPE], self.lean) if self.lean else heads[self.trainer]
 
 
-CHOICES = (
-    Choice("logistic", refit_boxes=False),
-    Choice("logistic", refit_boxes=True),
-)
+PROTOTYPE = "prototype"
 
-CHOICES_OF_FEW = (*CHOICES, Choice("prototype", refit_boxes=False))
-"""Of fewer than `FEW` photos."""
 
-CHOICES_OF_SCARCE = (Choice("shared", refit_boxes=False), Choice("shared", refit_boxes=True), *CHOICES_OF_FEW)
-"""Of fewer than `FEW` photos with fewer than `SCARCE` boxes."""
+def _with_boxes(trainer: str, lean: float = 0.0) -> tuple[Choice, Choice]:
+    return Choice(trainer, refit_boxes=False, lean=lean), Choice(trainer, refit_boxes=True, lean=lean)
+
+
+LOGISTIC = _with_boxes("logistic")
+LEANING = _with_boxes("logistic", 0.3)
+SHARED = _with_boxes("shared", 0.4)
 
 
 def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[Choice, ...]:
@@ -69,9 +95,13 @@ def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[Choice, ...
         known: Whether the backbone knows classes of the project: levels then begin with what it knows, so that few
             photos ask for nothing simpler.
     """
-    if known or len(examples) >= FEW:
-        return CHOICES
-    return CHOICES_OF_SCARCE if sum(len(one.labels) for one in examples) < SCARCE else CHOICES_OF_FEW
+    boxes = sum(len(one.labels) for one in examples)
+    classes = len({label for one in examples for label in one.labels})
+    if known or boxes >= MANY * classes:
+        return LOGISTIC
+    few = (Choice(PROTOTYPE, refit_boxes=False),) if len(examples) < FEW else ()
+    scarce = boxes < min(SCARCE, SPARSE * len(examples))
+    return (*(SHARED if scarce else ()), *LEANING, *LOGISTIC, *few)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,20 +153,21 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
         training = tabulate(examples, levels, prior=[index for _, index in known])
         if sum(bool(one.labels) for one in examples) >= FEWEST:
             judged, answers = cross_validate(examples, training, levels=levels, known=known)
+            margin = MARGIN * max(1.0, SURE / sum(len(one.labels) for one in examples)) ** 2
             for choice, score in judged.items():
-                if score > judged[best] + MARGIN:
+                if score > judged[best] + margin:
                     best = choice
-        head = fit_table(
+        heads = fit_table(
             training,
             training.photos,
             levels=levels,
-            trainer=best.trainer,
+            trainers=best.trainers,
             refit_boxes=best.refit_boxes,
             known=known,
         )
     told = answers.get(best, Answers())
     found = lines(told.found, told.truths, names=told.names)
-    return Learned(calibrated(head, found), best, judged, _calibrated(told, found))
+    return Learned(calibrated(best.head(heads), found), best, judged, _calibrated(told, found))
 
 
 def cross_validate(
@@ -162,10 +193,12 @@ def cross_validate(
     def judged(fold: tuple[list[int], list[int]]) -> dict[Choice, list[Detections]]:
         places, rest = fold
         answers: dict[Choice, list[Detections]] = {choice: [] for choice in choices}
-        for trainer in dict.fromkeys(choice.trainer for choice in choices):
-            head = fit_table(training, rest, levels=levels, trainer=trainer, refit_boxes=True, known=known)
+        trainers = tuple(dict.fromkeys(trainer for choice in choices for trainer in choice.trainers))
+        heads = fit_table(training, rest, levels=levels, trainers=trainers, refit_boxes=True, known=known)
+        for trainer, lean in dict.fromkeys((choice.trainer, choice.lean) for choice in choices):
+            mine = [choice for choice in choices if (choice.trainer, choice.lean) == (trainer, lean)]
+            head = mine[0].head(heads)
             numbers = np.array([names.index(name) if name in names else -1 for name in head.names], np.int64)
-            mine = [choice for choice in choices if choice.trainer == trainer]
             for one in (examples[index] for index in places):
                 boxes, scores = head.answer(one.sight, exact=False)
                 for choice in mine:

@@ -7,11 +7,12 @@ import pytest
 from ml_backend.backbone import open_backbone
 from ml_backend.detector import embedded_model, load_detector
 from ml_backend.examples import Example
-from ml_backend.fitting import fit_head
+from ml_backend.fitting import fit_head, fit_table
 from ml_backend.head import move, shift_to
-from ml_backend.learn import learn
+from ml_backend.learn import Choice, choices_of, learn
 from ml_backend.learned import write_learned
 from ml_backend.preprocess import prepare
+from ml_backend.training import tabulate
 
 
 def photo_of_discs(seed, *, size=320):
@@ -71,21 +72,38 @@ def test_a_single_photo_is_learned_with_one_row_for_all_levels(backbone, example
 
 
 @pytest.mark.parametrize(
-    ("photos", "boxes", "known", "trainers"),
+    ("photos", "boxes", "known", "first", "tried"),
     [
-        (4, 2, (), {"shared", "logistic", "prototype"}),
-        (4, 3, (), {"logistic", "prototype"}),
-        (5, 1, (), {"logistic"}),
-        (2, 1, ("disc",), {"logistic"}),
+        (4, 2, (), "shared", {("shared", 0.4), ("logistic", 0.3), ("logistic", 0), ("prototype", 0)}),
+        (5, 4, (), "shared", {("shared", 0.4), ("logistic", 0.3), ("logistic", 0)}),
+        (6, 5, (), "logistic", {("logistic", 0.3), ("logistic", 0)}),
+        (6, 10, (), "logistic", {("logistic", 0)}),
+        (2, 1, ("disc",), "logistic", {("logistic", 0)}),
     ],
 )
-def test_what_is_tried_depends_on_what_was_drawn(backbone, examples, photos, boxes, known, trainers):
-    """Of eight boxes on four photos, of twelve, of five photos, and of a class that the backbone knows."""
-    drawn = np.array([[20, 20, 100, 100], [150, 30, 240, 120], [200, 200, 300, 300]], np.float32)[:boxes]
+def test_what_is_tried_depends_on_what_was_drawn(backbone, examples, photos, boxes, known, first, tried):
+    """Of 8 boxes on four photos, 20 on five, 30 and 60 on six, and of a class that the backbone knows."""
+    drawn = np.array([[30 * place, 20, 30 * place + 25, 100] for place in range(boxes)], np.float32)
     shown = [Example(one.sight, drawn, ("disc",) * boxes) for one in examples[:photos]]
-    learned = learn(shown, levels=backbone.levels, known=[(name, 0) for name in known])
-    assert {choice.trainer for choice in learned.judged} == trainers
+    choices = choices_of(shown, known=bool(known))
+    assert choices[0].trainer == first
+    assert {(choice.trainer, choice.lean) for choice in choices} == tried
+
+
+@pytest.mark.parametrize(("photos", "known"), [(4, ()), (2, ("disc",))])
+def test_what_is_learned_was_judged_with_all_that_was_tried(backbone, examples, photos, known):
+    learned = learn(examples[:photos], levels=backbone.levels, known=[(name, 0) for name in known])
+    assert set(learned.judged) == set(choices_of(examples[:photos], known=bool(known)))
     assert learned.choice in learned.judged
+
+
+def test_a_head_that_leans_lies_between_those_of_its_trainers(backbone, examples):
+    training = tabulate(examples[:2], backbone.levels)
+    heads = fit_table(training, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=False)
+    mixed = Choice("logistic", refit_boxes=False, lean=0.25).head(heads)
+    np.testing.assert_allclose(mixed.weights, 0.75 * heads["logistic"].weights + 0.25 * heads["prototype"].weights)
+    np.testing.assert_allclose(mixed.bias, 0.75 * heads["logistic"].bias + 0.25 * heads["prototype"].bias)
+    assert Choice("logistic", refit_boxes=False).head(heads) is heads["logistic"]
 
 
 @pytest.mark.parametrize("refit_boxes", [False, True])
