@@ -10,6 +10,7 @@ from exporters.assemble import MALFORMED
 from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, SKIPPED
 from exporters.manifest import DROPPED
 from exporters.tables import read_table
+from exporters.terminal import shown
 from exporters.together import JOINED, OUTVOTED
 from exporters.versions import read_version
 from labelloop.service.store import Store
@@ -17,7 +18,6 @@ from labelloop.service.store import Store
 EXAMPLES = 3
 """Failures that are shown of each reason."""
 _LOOKED_AT = 20_000
-_SHOWN = 60
 _BY_THE_RULES = frozenset({DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, NONE_CHOSEN, JOINED, OUTVOTED})
 
 
@@ -116,12 +116,6 @@ def _told(loss: Loss) -> str:
     names = (("task", loss.task), ("annotation", loss.annotation), ("region", loss.region))
     where = ", ".join(f"{name} {value}" for name, value in names if value not in (None, ""))
     return f"{where or 'the file'}: {loss.reason}" + (f": {loss.detail}" if loss.detail else "")
-
-
-def shown(label: str) -> str:
-    """A label in a line of a terminal: without control characters, and not longer than one reads."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in label)
-    return plain if len(plain) <= _SHOWN else f"{plain[: _SHOWN - 1]}…"
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

@@ -15,6 +15,7 @@ from exporters.errors import BadOption
 Json = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 """Where a report goes as JSON; ``-`` is the standard output, where nothing else is printed then."""
 _STDOUT = "-"
+_LABEL = 60
 
 
 def checked(json: Path | None) -> Path | None:
@@ -41,6 +42,12 @@ def write_json(json: Path | None, value: Any) -> bool:
         return True
     json.write_bytes(data)
     return False
+
+
+def shown(label: str) -> str:
+    """A label in a line of a terminal: without control characters, and not longer than one reads."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in label)
+    return plain if len(plain) <= _LABEL else f"{plain[: _LABEL - 1]}…"
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from exporters.differences import Change, ClassChange, Differences, differences
 from exporters.garbage import GRACE_H, Garbage, collect, look
-from exporters.terminal import Json, counted, progress_bar, write_json
+from exporters.terminal import Json, counted, progress_bar, shown, write_json
 from exporters.versions import read_head, read_version, versions
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -119,18 +119,18 @@ def diff_text(found: Differences) -> str:
     for name, (before, after) in found.rules.items():
         lines.append(f"  {name}: {_short(before)} -> {_short(after)}")
     if found.classes_added:
-        lines.append(f"  new classes: {', '.join(found.classes_added)}")
+        lines.append(f"  new classes: {', '.join(map(shown, found.classes_added))}")
     lines.append(f"  tasks    {_change(found.tasks)}")
     lines.append(f"  images   {_change(found.images)}")
     lines += [f"    {number} moved: {move}" for move, number in found.splits.items()]
     lines.append(f"  objects  {_objects(found.objects)}   (from {found.format})")
     if found.classes:
-        width = max(len(name) for name in found.classes)
+        width = max(len(shown(name)) for name in found.classes)
         head = ("class".ljust(width), "added", "removed", "moved", "relabelled")
         lines += ["", "  " + "  ".join((head[0], *(word.rjust(10) for word in head[1:])))]
         for name, each in found.classes.items():
             numbers = (each.added, each.removed, each.moved, each.relabelled)
-            lines.append("  " + "  ".join((name.ljust(width), *(str(number).rjust(10) for number in numbers))))
+            lines.append("  " + "  ".join((shown(name).ljust(width), *(str(number).rjust(10) for number in numbers))))
     if found.samples:
         lines.append("")
         lines += [f"  task {each.task} {each.image}: {each.what}" for each in found.samples[:_SHOWN]]

@@ -15,7 +15,7 @@ from exporters.importing.location import Images
 from exporters.importing.needs import Needs
 from exporters.importing.report import As, Imported
 from exporters.importing.run import Order, look, run_import
-from exporters.terminal import Json, checked, progress_bar, write_json
+from exporters.terminal import Json, checked, counted, progress_bar, shown, write_json
 from labelloop.service.datasets import READERS, DataSet, Problem
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
@@ -144,13 +144,14 @@ def summary(report: Imported, url: str) -> str:
 
 def _told(data: DataSet, needs: Needs) -> str:
     shapes = ", ".join(needs.shapes) or "nothing drawn"
-    lines = [f"{data.format}: {needs.photos} photos, {needs.objects} objects ({shapes}), {needs.problems} problems"]
+    problems = counted(needs.problems, "problem")
+    lines = [f"{data.format}: {needs.photos} photos, {needs.objects} objects ({shapes}), {problems}"]
     for name, values in (("labels", needs.labels), ("key points", needs.joints), ("classes", needs.choices)):
         if values:
-            lines.append(f"  {name}: {', '.join(values)}")
+            lines.append(f"  {name}: {', '.join(map(shown, values))}")
     lines += [f"  {note}" for note in data.notes]
-    problems = (each for each in data.photos() if isinstance(each, Problem))
-    lines += [f"  {each.item}: {each.reason}" for each, _ in zip(problems, range(LISTED), strict=False)]
+    faults = (each for each in data.photos() if isinstance(each, Problem))
+    lines += [f"  {each.item}: {each.reason}" for each, _ in zip(faults, range(LISTED), strict=False)]
     return "\n".join([*lines, "Nothing was written (--dry-run)."])
 
 
