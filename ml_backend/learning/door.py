@@ -17,7 +17,7 @@ from labelloop.service.settings import Settings
 from ml_backend.learning.events import LEARN, read_event
 from ml_backend.learning.lessons import Lessons, NotConnected
 from ml_backend.learning.policy import read_learning_policy
-from ml_backend.learning.report import Report, make_report
+from ml_backend.learning.report import MOST_EDITED, Report, make_report
 from ml_backend.learning.runs import Run, Runs
 
 log = structlog.get_logger(__name__)
@@ -92,7 +92,7 @@ class Door:
         if Lessons(engine).project(project) is None:
             raise NotConnected(project)
         policy = read_learning_policy(self._settings.home, project)
-        return make_report(project, engine=engine, policy=policy, served=served, clock=time.time)
+        return make_report(project, engine=engine, policy=policy, served=served, clock=time.time, most=MOST_EDITED)
 
     def projects(self) -> list[tuple[int, int]]:
         """Every connected project, and how many of its tasks are labelled."""

@@ -97,7 +97,7 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
     bars: list[Bar] = []
     for place, (group, one) in enumerate(zip(groups, sums, strict=True)):
         left = round(LEFT + 8 + place * pitch, 1)
-        says, level = _said(group, one, place * share), 0.0
+        says, level = _said(group, one), 0.0
         for name in ABOVE:
             value = getattr(one, name) / len(group)
             if value:
@@ -109,7 +109,7 @@ def edits_over_time(tasks: Sequence[TaskEdits], *, width: float = 680.0, height:
             bars.append(Bar(left, y(0), round(pitch * 0.8, 1), round(y(-value) - y(0), 1), says, "deleted"))
     gap = max(1, -(-len(groups) // 8))
     marks = tuple(
-        Tick(round(LEFT + 8 + (place + 0.4) * pitch, 1), str(place * share + 1))
+        Tick(round(LEFT + 8 + (place + 0.4) * pitch, 1), str(groups[place][0].place))
         for place in range(0, len(groups), gap)
     )  # fmt: skip
     values = range(-int(low_value), int(top_value) + 1, step)
@@ -150,8 +150,9 @@ def _told(run: Run, value: float, labelled: int) -> str:
     return f"{run.version or run.base}, {labels}: AP50 {value:.3f}{before} by {run.judged_by}, {run.verdict}"
 
 
-def _said(group: Sequence[TaskEdits], edits: Edits, start: int) -> str:
-    which = f"task {group[0].task}" if len(group) == 1 else f"{len(group)} tasks, {start + 1} to {start + len(group)}"
+def _said(group: Sequence[TaskEdits], edits: Edits) -> str:
+    several = f"{len(group)} tasks, {group[0].place} to {group[-1].place}"
+    which = f"task {group[0].task}" if len(group) == 1 else several
     bare = sum(not one.prelabelled for one in group)
     counts = ", ".join(f"{getattr(edits, name)} {name}" for name in (*ABOVE, "deleted") if getattr(edits, name))
     return f"{which}: {counts or 'no boxes'}" + (f"; {bare} without a pre-label" if bare else "")

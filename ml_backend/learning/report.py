@@ -26,6 +26,9 @@ NEXT = 12
 DOUBTS = 10
 """Tasks of which the model says that something is wrong, that are listed."""
 
+MOST_EDITED = 600
+"""Tasks whose edits a page counts, evenly over time where there are more: somebody waits for the page."""
+
 RECENT = 20
 """Tasks at either end that "at first" and "lately" are about; half of all where there are fewer."""
 
@@ -35,6 +38,7 @@ class TaskEdits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         task: Its number.
+        place: In the order of drawing, from 1.
         drawn_at: Seconds since 1970; None where Label Studio did not say.
         version: Model version of the pre-label; empty: the annotator began with none.
         prelabelled: Whether there was a pre-label to begin with.
@@ -44,6 +48,7 @@ class TaskEdits(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     task: int
+    place: int
     drawn_at: float | None
     version: str
     prelabelled: bool
@@ -88,7 +93,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         served: The version that is served now.
         counts: Tasks by state; see the table `learn_tasks`.
         runs: The oldest first.
-        tasks: Tasks of one annotator in the order of drawing.
+        tasks: Tasks of one annotator in the order of drawing; of very many as many as were asked for.
+        drawn: How many there are.
         several: Tasks that several people annotated: what each of them did to the pre-label is not counted.
         first: Edits of the first pre-labelled tasks, and how many tasks these are; `lately`: of the last.
         classes: The most drawn first.
@@ -104,6 +110,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, int]
     runs: Sequence[Run]
     tasks: Sequence[TaskEdits]
+    drawn: int
     several: int
     first: tuple[Edits, int]
     lately: tuple[Edits, int]
@@ -116,7 +123,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_report(
-    project: int, *, engine: sa.Engine, policy: LearningPolicy, served: str, clock: Callable[[], float]
+    project: int,
+    *,
+    engine: sa.Engine,
+    policy: LearningPolicy,
+    served: str,
+    clock: Callable[[], float],
+    most: int | None = None,
 ) -> Report:
     """The report of a project, from the database alone.
 
@@ -126,11 +139,13 @@ def make_report(
         policy: The project's.
         served: The version that is served to it.
         clock: Seconds since 1970.
+        most: Tasks whose edits are counted, evenly over time where there are more; None: all.
     """
     lessons = Lessons(engine)
     runs = list(reversed(Runs(engine).last(project, RUNS)))
     worked = lessons.worked(project)
-    tasks = [_edited(one) for one in worked if one.annotator is not None]
+    alone = [one for one in worked if one.annotator is not None]
+    tasks = [_edited(alone[place], place + 1) for place in _chosen(len(alone), most)]
     prelabelled = [one for one in tasks if one.prelabelled]
     span = min(RECENT, (len(prelabelled) + 1) // 2)
     lately = prelabelled[len(prelabelled) - span :]
@@ -145,7 +160,8 @@ def make_report(
         counts=counts,
         runs=runs,
         tasks=tasks,
-        several=len(worked) - len(tasks),
+        drawn=len(alone),
+        several=len(worked) - len(alone),
         first=(_sum(prelabelled[:span]), span),
         lately=(_sum(lately), span),
         classes=_classes(runs, served, drawn, lately),
@@ -168,11 +184,21 @@ def moment(text: str) -> float | None:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def _edited(one: Worked) -> TaskEdits:
+def _chosen(count: int, most: int | None) -> list[int]:
+    """At most so many places, evenly, and all that "at first" and "lately" are about."""
+    if most is None or count <= most:
+        return list(range(count))
+    between = range(RECENT, count - RECENT)
+    step = len(between) / max(most - 2 * RECENT, 1)
+    inner = sorted({between[int(number * step)] for number in range(max(most - 2 * RECENT, 0))})
+    return [*range(RECENT), *inner, *range(count - RECENT, count)]
+
+
+def _edited(one: Worked, place: int) -> TaskEdits:
     by_class = edits_by_class(one.shown or (), one.photos)
     return TaskEdits(
-        task=one.task, drawn_at=moment(one.drawn_at), version=one.shown_version, prelabelled=one.shown is not None,
-        lead_time=one.lead_time, edits=sum(by_class.values(), Edits()), by_class=by_class,
+        task=one.task, place=place, drawn_at=moment(one.drawn_at), version=one.shown_version,
+        prelabelled=one.shown is not None, lead_time=one.lead_time, edits=sum(by_class.values(), Edits()), by_class=by_class,
     )  # fmt: skip
 
 

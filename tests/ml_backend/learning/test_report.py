@@ -1,6 +1,7 @@
 """The report of a project that learned: what it says is what happened; the page and the file are safe to open."""
 
 import re
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from ml_backend.learning.page import learning_page
 from ml_backend.learning.plots import edits_over_time, learning_curve, nice
 from ml_backend.learning.policy import LearningPolicy
 from ml_backend.learning.queue import arrange
-from ml_backend.learning.report import ClassQuality, Next, Report, TaskEdits, make_report
+from ml_backend.learning.report import RECENT, ClassQuality, Next, Report, TaskEdits, _chosen, make_report
 from ml_backend.learning.report_commands import learn_report
 from ml_backend.learning.runs import Metrics, Run
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
@@ -64,15 +65,15 @@ def run_of(tasks, **more):
 
 def edited(task, edits=CORRECTED):
     """A task with a pre-label that was corrected."""
-    return TaskEdits(task=task, drawn_at=5.0, version="learned-2-abc", prelabelled=True, lead_time=9.0, edits=edits,
-                     by_class={"Disc": edits})  # fmt: skip
+    return TaskEdits(task=task, place=task + 1, drawn_at=5.0, version="learned-2-abc", prelabelled=True, lead_time=9.0,
+                     edits=edits, by_class={"Disc": edits})  # fmt: skip
 
 
 def report_of(runs, tasks, *, name="Disc"):
     """A report, made by hand."""
     return Report(
         project=PROJECT, made_at=9.5, served=runs[-1].version, counts={"teaches": len(tasks)}, runs=runs, tasks=tasks,
-        several=0, first=(CORRECTED, 1), lately=(CORRECTED, 1), waiting=1, course=["Go on."],
+        drawn=len(tasks), several=0, first=(CORRECTED, 1), lately=(CORRECTED, 1), waiting=1, course=["Go on."],
         classes=[ClassQuality(name=name, boxes=4, ap50=0.4, before=None, edits=CORRECTED)],
         next=[Next(task=31, score=0.0, why="it promises most")],
         doubts=[Opinion(32, f"Perhaps a {name} is missing.", 0.83)], doubted=1,
@@ -184,6 +185,23 @@ def test_columns_of_edits_are_as_high_as_their_boxes(tasks, columns):
     assert marks["0"] == pytest.approx(plot.zero)
     assert plot.zero - moved.height == pytest.approx(marks["1"], abs=0.2)
     assert len({bar.x for bar in plot.bars}) == columns
+
+
+def test_of_very_many_tasks_a_page_counts_some_and_says_so(learned, engine):
+    facts = {"engine": engine, "policy": LearningPolicy(), "served": "", "clock": lambda: 9.5}
+    everything = make_report(PROJECT, **facts)
+    assert [one.place for one in everything.tasks] == [1, 2, 3, 4, 5]
+    assert "Counted on" not in learning_page(everything)
+    assert "Counted on 3 of 5 tasks" in learning_page(msgspec.structs.replace(everything, tasks=everything.tasks[:3]))
+    for count, most in ((5000, 600), (601, 600), (41, 40), (40, 40), (3, 600)):
+        chosen = _chosen(count, most)
+        assert len(chosen) == min(count, most)
+        assert chosen == sorted(set(chosen))
+        ends = min(RECENT, count)
+        assert chosen[:ends] == list(range(ends))
+        assert chosen[-ends:] == list(range(count - ends, count))
+        gaps = [after - before for before, after in pairwise(chosen)]
+        assert max(gaps) <= 2 + count // most
 
 
 def test_without_a_task_there_is_no_plot_of_edits():
