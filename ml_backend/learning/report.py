@@ -198,7 +198,8 @@ def _edited(one: Worked, place: int) -> TaskEdits:
     by_class = edits_by_class(one.shown or (), one.photos)
     return TaskEdits(
         task=one.task, place=place, drawn_at=moment(one.drawn_at), version=one.shown_version,
-        prelabelled=one.shown is not None, lead_time=one.lead_time, edits=sum(by_class.values(), Edits()), by_class=by_class,
+        prelabelled=one.shown is not None, lead_time=one.lead_time, edits=sum(by_class.values(), Edits()),
+        by_class=by_class,
     )  # fmt: skip
 
 
