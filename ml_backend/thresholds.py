@@ -22,7 +22,7 @@ USUAL = 0.3
 """Where nothing is known. F1 is best at half of the best F1 where scores are calibrated (Lipton et al. 2014,
 https://arxiv.org/abs/1402.1892, theorem 4), and the best F1 of a useful detector lies about .6."""
 
-STRENGTH = 100.0
+STRENGTH = 300.0
 """Objects at which what a class says of itself weighs as much as what all classes together say."""
 
 TOGETHER = 30.0
