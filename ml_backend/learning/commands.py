@@ -21,6 +21,9 @@ from ml_backend.learning.lessons import STATES, Lessons, NotConnected
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import PHASES, Run, Runs
 
+PATIENCE_S = 30.0
+"""From so long a wait on it is asked whether there is a worker."""
+
 LOOK_S = 0.25
 SHOWN = 10
 """Runs in the table."""
@@ -122,9 +125,15 @@ def _phase(state: State) -> str:
     if state.job_status == "running":
         counted = f" {state.done}/{state.total}" if state.total else ""
         return f"{PHASES.get(state.phase, state.phase)}{counted}"
+    if state.job_status == "queued" and state.waiting_s > PATIENCE_S:
+        return f"{_events(state.waiting)} for {state.waiting_s:.0f} s: is `labelloop worker` running? Its log says more"
     if state.job_status == "queued":
-        return f"{state.waiting} events wait for the worker"
+        return _events(state.waiting)
     return "Waiting for a submit"
+
+
+def _events(count: int) -> str:
+    return "1 event waits for the worker" if count == 1 else f"{count} events wait for the worker"
 
 
 def _told(run: Run) -> str:

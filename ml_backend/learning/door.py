@@ -23,13 +23,17 @@ from ml_backend.learning.runs import Run, Runs
 log = structlog.get_logger(__name__)
 
 
+SILENT_S = 180.0
+"""A worker that has said nothing of a phase for so long was ended in it: none is silent as long."""
+
+
 class State(msgspec.Struct, frozen=True, omit_defaults=True):
     """How learning of a project stands.
 
     Attributes:
         job_status: ``queued``, ``running``, ``completed``, or ``failed``.
         phase: What is being done; `done` of `total` where that can be counted.
-        waiting: Events that wait.
+        waiting: Events that wait; the first of them for so many seconds: `waiting_s`.
         last: The last run.
     """
 
@@ -38,6 +42,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     done: int = 0
     total: int = 0
     waiting: int = 0
+    waiting_s: float = 0.0
     last: Run | None = None
 
 
@@ -117,10 +122,12 @@ class Door:
 def state_of(project: int, lessons: Lessons, runs: Runs, inbox: Inbox) -> State:
     """How learning of a project stands, from what the worker notes."""
     learner = lessons.project(project)
-    waiting = len(inbox.open_events(LEARN, str(project)))
+    now, events = time.time(), inbox.open_events(LEARN, str(project))
+    waiting = len(events)
+    waiting_s = round(max((now - event.created_at for event in events), default=0.0), 1)
     last = next(iter(runs.last(project, 1)), None)
-    if learner is not None and learner.phase:
-        return State("running", learner.phase, learner.phase_done, learner.phase_total, waiting, last)
+    if learner is not None and learner.phase and now - (learner.phase_at or 0) < SILENT_S:
+        return State("running", learner.phase, learner.phase_done, learner.phase_total, waiting, waiting_s, last)
     if waiting:
-        return State("queued", waiting=waiting, last=last)
+        return State("queued", waiting=waiting, waiting_s=waiting_s, last=last)
     return State("failed" if last is not None and last.verdict == "failed" else "completed", last=last)

@@ -12,6 +12,8 @@ from labelloop.service.db import open_database
 from labelloop.service.media import NotAnImage
 from labelloop.service.settings import Settings
 from ml_backend.app import create_app
+from ml_backend.learning.commands import _phase
+from ml_backend.learning.door import State
 from ml_backend.learning.lessons import Lessons
 from ml_backend.scoring import NEUTRAL
 
@@ -211,6 +213,29 @@ def test_start_training_gives_a_job_whose_status_can_be_asked(project, client):
         answer = client.post(path, json={**body, "project": project})
         assert answer.json["job"] == "learn-5"
         assert client.post("/job_status", json={"job": answer.json["job"]}).json["job_status"] == "queued"
+
+
+def test_a_worker_that_was_ended_in_a_phase_is_not_said_to_be_in_it_for_ever(client, tmp_path):
+    client.post("/train", json={"project": 5})
+    lessons = Lessons(open_database(Settings(home=tmp_path / "home")))
+    lessons.connect(5)
+    lessons.phase(5, "fit")
+    assert client.post("/job_status", json={"job": "learn-5"}).json["job_status"] == "running"
+    lessons.note(5, phase_at=time.time() - 600)
+    assert client.post("/job_status", json={"job": "learn-5"}).json["job_status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (State("queued", waiting=1, waiting_s=2.0), "1 event waits for the worker"),
+        (State("queued", waiting=3, waiting_s=45.2), "3 events wait for the worker for 45 s: is `labelloop worker`"),
+        (State("running", "photos", 3, 9), "Looking at photos 3/9"),
+        (State("completed"), "Waiting for a submit"),
+    ],
+)
+def test_watching_says_what_is_done_and_asks_for_a_worker_that_does_not_come(state, said):
+    assert _phase(state).startswith(said)
 
 
 def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client_of, labelloop_model, photos, tmp_path):
