@@ -80,13 +80,17 @@ class Detector:
             ModelBroken: The engine failed on these photos.
         """
         seen = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
-        reach = floor if self.reader.lines is None else FAINTEST
         return [
-            photo.fit.to_photo(self._settled(self._numbered(one), floor))
-            for photo, one in zip(photos, self.reader.decode(seen, reach), strict=True)
+            photo.fit.to_photo(self.settled(self._numbered(one), floor=floor))
+            for photo, one in zip(photos, self.reader.decode(seen, self.reach(floor)), strict=True)
         ]
 
-    def _settled(self, found: Detections, floor: float) -> Detections:
+    def reach(self, floor: float) -> float:
+        """The score down to which candidates count for what is shown from a floor on."""
+        return floor if self.reader.lines is None else FAINTEST
+
+    def settled(self, found: Detections, *, floor: float) -> Detections:
+        """What is shown of candidates down to `reach(floor)`, best first."""
         if self.reader.lines is not None:
             return settled(found, floor=floor, lines=self.reader.lines)
         if self.reader.suppress_iou is None:

@@ -14,12 +14,12 @@ from ml_backend.layouts.fastestdet import FASTESTDET
 from ml_backend.layouts.finished import PADDLE, RT_DETR, SSD, TF_OD, TORCHVISION
 from ml_backend.layouts.gfl import NANODET, NANODET_SINGLE, PICODET
 from ml_backend.layouts.labelloop import LABELLOOP
-from ml_backend.layouts.layout import SUPPRESS_IOU, Layout, Reader, best_class, image_size, plain_spec
+from ml_backend.layouts.layout import Layout, Reader, best_class, image_size, plain_spec
 from ml_backend.layouts.nms import TENSORRT_NMS, YOLOV7_END2END
 from ml_backend.layouts.ultralytics import YOLOV5, YOLOV8
 from ml_backend.layouts.yolox import YOLOX, YOLOX_DECODED, yolox_grid
 
-__all__ = ["LAYOUTS", "SUPPRESS_IOU", "Layout", "Reader", "best_class", "image_size", "plain_spec", "yolox_grid"]
+__all__ = ["LAYOUTS", "Layout", "Reader", "best_class", "image_size", "plain_spec", "yolox_grid"]
 
 LAYOUTS: Mapping[str, Layout] = {
     "labelloop": LABELLOOP,

@@ -14,11 +14,11 @@ import structlog
 from labelloop.labeling.config import LabelConfig
 from labelloop.service.media import MediaError
 from ml_backend.backbone import Backbone, Sight
-from ml_backend.detections import Detections, suppress
+from ml_backend.detections import Detections
 from ml_backend.detector import Detector
 from ml_backend.head import Head
 from ml_backend.judge import Truth
-from ml_backend.layouts import SUPPRESS_IOU, best_class
+from ml_backend.layouts import best_class
 from ml_backend.learning.album import Album, drawn_on
 from ml_backend.learning.bases import Bases
 from ml_backend.learning.gate import FLOOR, Exam
@@ -159,7 +159,7 @@ class Examiner:
 
         def look(task: int, url: str) -> _Answer:
             sight = self._album.sight(backbone, url, task=task)
-            found = base_finds(sight, floor=FLOOR) if head is None else _nearly(head, sight)
+            found = base_finds(backbone, sight, floor=FLOOR) if head is None else _nearly(head, sight)
             return _Answer(found, sight.fit.width, sight.fit.height)
 
         return look
@@ -182,10 +182,11 @@ def _nearly(head: Head, sight: Sight) -> Detections:
     return head.detect(sight, floor=FLOOR, exact=False)
 
 
-def base_finds(sight: Sight, *, floor: float) -> Detections:
+def base_finds(backbone: Backbone, sight: Sight, *, floor: float) -> Detections:
     """What the base itself finds on a photo that its backbone saw."""
     scores = sight.scores * sight.objectness[:, None]
-    return sight.fit.to_photo(suppress(best_class(sight.boxes, scores, floor), iou=SUPPRESS_IOU))
+    found = best_class(sight.boxes, scores, backbone.detector.reach(floor))
+    return sight.fit.to_photo(backbone.detector.settled(found, floor=floor))
 
 
 def labels_of(config: LabelConfig, names: Sequence[str]) -> tuple[str, ...]:

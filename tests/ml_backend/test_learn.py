@@ -135,6 +135,7 @@ def test_a_learned_model_can_be_learned_on_again(backbone, examples, tmp_path):
     assert again.names == ("disc",)
     photo = prepare(photo_of_discs(0)[0], again.spec)
     np.testing.assert_array_equal(again.see([photo])[0].embeddings, backbone.see([photo])[0].embeddings)
+    assert again.detector.reader.lines == head.lines, "and shows what it finds as the model it was made from"
 
 
 def test_a_class_that_nobody_drew_is_answered_as_the_backbone_does(backbone, examples, chelsea):
