@@ -5,6 +5,7 @@ Tasks that the published version holds just as they are now are not converted ag
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from itertools import chain
@@ -94,8 +95,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             return self._version(parent, None, turn)
 
     def _version(self, parent: Manifest | None, known: Known | None, turn: Turn) -> Report:
-        began = epoch(self.store)
-        classes, _ = load_classes(self.store)
+        with ThreadPoolExecutor(1, thread_name_prefix="epoch") as beside:
+            asked = beside.submit(epoch, self.store)
+            classes, _ = load_classes(self.store)
+            began = asked.result()
         numbering = Numbering(self.store, classes)
         for label in config_labels(self.rules.config) if self.rules.config else ():
             classes.id(label)
@@ -135,6 +138,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             )
             objects.flush()
             manifest = put_whole(self.store, manifest, scratch)
+            turn.look()
             if epoch(self.store) != began and not is_whole(self.store, manifest):
                 raise ObjectsCollected(self.store.url)
             manifest, checksum, alone_until = commit(self.store, manifest, turn)

@@ -41,15 +41,21 @@ class Turn:
         self._store = store
         self._after = after
         self._marked: dict[int, float] = {}
-        self._written = 0
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="turn")
         self._claiming: Future[tuple[int, bool]] | None = None
+        self._looking: Future[float] | None = None
+        self._clearing: Future[None] | None = None
         if store.settle_s:
             self._claiming = self._threads.submit(self._claim)
 
     def first(self) -> int:
         """The number that is to be tried first."""
         return self._claiming.result()[0] if self._claiming else self._after + 1
+
+    def look(self) -> None:
+        """Begin the look of `alone_until`, beside the last steps before the first write."""
+        if self._claiming is not None:
+            self._looking = self._threads.submit(self._look, self._claiming)
 
     def alone_until(self, number: int) -> float:
         """Until when nobody else writes this version or moves the head: see `Store.create`; 0: others may.
@@ -59,43 +65,57 @@ class Turn:
         if self._claiming is None:
             return 0.0
         if self._claiming.result() == (number, True):
-            now = time.monotonic()
-            return 0.0 if self._store.exists(_key(number, _MARK)) else now + MARK_S
+            return self._looking.result() if self._looking else self._look(self._claiming)
         self._mark(number)
         time.sleep(max(0.0, self._marked[number] + MARK_S - time.monotonic()))
         return 0.0
 
     def written(self, number: int) -> None:
-        """The version is there: claims and marks up to it mean nothing any more."""
-        self._written = number
+        """The version is there: claims and marks up to it mean nothing any more, and are taken away beside."""
+        if self._claiming is not None:
+            self._clearing = self._threads.submit(self._clear, self._claiming, number)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._claiming is not None and self._clearing is None:
+            self._threads.submit(self._clear, self._claiming, 0)
         self._threads.shutdown()
-        if self._claiming is None or self._claiming.exception() is not None:
+
+    def _claim(self) -> tuple[int, bool]:
+        """The first number without a manifest, and whether we have it.
+
+        Where it is not the next after the head, another exporter may be about to move the head: then none is claimed.
+        """
+        number = self._after + 1
+        while self._store.exists(manifest_key(version_name(number))):
+            number += 1
+        if number == self._after + 1:
+            try:
+                self._store.create(_key(number, _CLAIM), msgspec.json.encode({"began": time.time()}) + b"\n")
+            except AlreadyThere:
+                pass
+            else:
+                return number, True
+        self._mark(number)
+        return number, False
+
+    def _look(self, claiming: Future[tuple[int, bool]]) -> float:
+        number, won = claiming.result()
+        now = time.monotonic()
+        return now + MARK_S if won and not self._store.exists(_key(number, _MARK)) else 0.0
+
+    def _clear(self, claiming: Future[tuple[int, bool]], written: int) -> None:
+        """Take away what we put. A mark stays until its version is there: it warns whoever has the claim."""
+        if claiming.exception() is not None:
             return
-        number, won = self._claiming.result()
-        # A mark stays until its version is there: it warns whoever has the claim, or finds it left behind.
-        done = [each for each in self._marked if each <= self._written]
-        gone = {_key(each, name) for each in done for name in (_CLAIM, _MARK)}
+        number, won = claiming.result()
+        gone = {_key(each, name) for each in self._marked if each <= written for name in (_CLAIM, _MARK)}
         gone |= {_key(number, _CLAIM)} if won else set()
         with suppress(StoreError):  # they are small, and `dataset gc` takes them away
             for key in sorted(gone):
                 self._store.delete(key)
-
-    def _claim(self) -> tuple[int, bool]:
-        """The first number without a manifest, and whether we have it."""
-        number = self._after + 1
-        while self._store.exists(manifest_key(version_name(number))):  # a version that was not published
-            number += 1
-        try:
-            self._store.create(_key(number, _CLAIM), msgspec.json.encode({"began": time.time()}) + b"\n")
-        except AlreadyThere:
-            self._mark(number)
-            return number, False
-        return number, True
 
     def _mark(self, number: int) -> None:
         if number not in self._marked:
