@@ -21,6 +21,10 @@ POOL = 5
 SURE = 0.1
 """Score from which a detection counts. Scores are calibrated: what is below is a guess, of which there are many."""
 
+VARIED = 0.7
+"""How much the number of some class must have been seen to differ from photo to photo before it decides: where all
+photos show about the same, what the head expects says only how much a photo is like the labelled ones."""
+
 CUT = 0.3
 """What an object counts that the edge of its photo cuts: it teaches less of how its class looks."""
 
@@ -124,8 +128,9 @@ def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], draw
     The sum over classes of varies x ln(1 + expected / (1 + drawn)): `drawn` objects of the class so far, `expected` the
     sum of its sure scores, both as `weights` counts them; about the growth of the logarithm of what is drawn of each
     class, with which its AP50 grows. What the head expects tells little of a class whose number hardly differs: it
-    counts as far as it does. (Entropy, and distance in the embedding, were measured to choose worse than chance: they
-    ask for what is unlike the rest, which the head will hardly meet again. See `bench/results/learn.md`.)
+    counts as far as it does; where none varies by `VARIED`, chance decides. (Entropy, and distance in the embedding,
+    were measured to choose worse than chance: they ask for what is unlike the rest, which the head will hardly meet
+    again. See `bench/results/learn.md`.)
 
     Args:
         found: Detections of at least `FLOOR`, suppressed, by calibrated scores.
@@ -139,11 +144,14 @@ def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], draw
     if not len(found):
         return None
     total = CHANCE * zlib.crc32(np.ascontiguousarray(found.scores).tobytes()) / 2**32
-    expected = np.where(found.scores >= SURE, found.scores, 0) * shares
-    for index in np.unique(found.classes).tolist():
-        name = names[index]
-        more = float(expected[found.classes == index].sum())
-        total += drawn.varies.get(name, 1.0) * float(np.log1p(more / (1 + drawn.objects.get(name, 0.0))))
+    sure = found.scores >= SURE
+    seen = {names[index]: sure & (found.classes == index) for index in np.unique(found.classes[sure]).tolist()}
+    varies = {**dict.fromkeys(seen, 1.0), **drawn.varies}
+    if max(varies.values(), default=0.0) < VARIED:
+        return total
+    for name, mine in seen.items():
+        expected = float(found.scores[mine] @ shares[mine])
+        total += varies[name] * float(np.log1p(expected / (1 + drawn.objects.get(name, 0.0))))
     return total
 
 

@@ -65,10 +65,34 @@ def test_what_was_drawn_is_counted_photo_by_photo():
     assert on() == Drawn({}, {})
 
 
-def test_where_there_is_one_class_photos_with_more_of_it_teach_more():
-    drawn = on(["a"] * 3, ["a"] * 4)
-    more, fewer = (uncertainty(found(*[(0.9, 0)] * n), whole(n), names=["a"], drawn=drawn) for n in (5, 2))
-    assert more > 2 * fewer > 0.01
+def told(drawn, *photos):
+    """The worth of photos that show so many of one class."""
+    scores = np.linspace(0.5, 0.9, len(photos))
+    return [
+        uncertainty(found(*[(score, 0)] * count), whole(count), names=["a"], drawn=drawn)
+        for score, count in zip(scores, photos, strict=True)
+    ]
+
+
+def test_a_class_of_which_some_photos_have_many_is_asked_for_where_there_are_many():
+    worths = told(on(["a"] * 4, []), 1, 2, 5)
+    assert worths == sorted(worths)
+    assert worths[2] > 2 * worths[0] > 0.01
+
+
+def test_where_all_photos_show_about_the_same_chance_decides():
+    worths = told(on(["a"], ["a"], ["a", "a"]), *[1] * 50)
+    assert len(set(worths)) == 50
+    assert max(worths) < 0.01
+    assert abs(np.corrcoef(worths, np.arange(50))[0, 1]) < 0.4
+
+
+def test_a_class_that_nobody_drew_yet_is_asked_for_though_the_others_do_not_vary():
+    drawn = on(["common"], ["common"], ["common"])
+    seen, unseen = (
+        uncertainty(found((0.9, index)), whole(1), names=["common", "rare"], drawn=drawn) for index in (0, 1)
+    )
+    assert unseen > 0.1 > 0.01 > seen
 
 
 def test_what_the_edge_of_its_photo_cuts_counts_less():
