@@ -219,8 +219,9 @@ def rank(doubts: Sequence[float | None], *, labelled: int = 0) -> list[int]:
 def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
     """The photos to label next, best first.
 
-    A cold start takes photos by chance. Then those that teach most come first, as `rank` has them. Photos that show the
-    same as others come last.
+    A cold start takes photos by chance, and so it goes on where none promises anything: then those on which nothing was
+    seen, which are unlike the labelled ones, are as good as others. Else those that teach most come first, as `rank`
+    has them. Photos that show the same as others come last.
 
     Args:
         looks: Photos to choose from.
@@ -232,6 +233,7 @@ def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: in
         Indices into `looks`.
     """
     vectors = np.stack([look.vector for look in looks])
-    if len(labelled) < COLD or all(look.uncertainty is None for look in looks):
+    doubts = [look.uncertainty for look in looks]
+    if len(labelled) < COLD or max(doubt or 0.0 for doubt in doubts) <= CHANCE:
         return spread(vectors, labelled, count, seed=seed)
-    return _without_twins(rank([look.uncertainty for look in looks], labelled=len(labelled)), vectors, labelled)[:count]
+    return _without_twins(rank(doubts, labelled=len(labelled)), vectors, labelled)[:count]

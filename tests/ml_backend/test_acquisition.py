@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_backend.acquisition import EMPTY_EVERY, Drawn, Look, next_photos, rank, spread, uncertainty, weights
+from ml_backend.acquisition import CHANCE, EMPTY_EVERY, Drawn, Look, next_photos, rank, spread, uncertainty, weights
 from ml_backend.detections import Detections
 
 
@@ -150,3 +150,12 @@ def test_a_cold_start_looks_at_the_photos_alone():
     looks = [Look(vector, worth) for vector, worth in zip(vectors, (9.0, None, 0.0, 1.0), strict=True)]
     labelled = np.stack([unit(0.5)])
     assert next_photos(looks, labelled, 4) == spread(np.stack(vectors), labelled, 4)
+
+
+def test_where_no_photo_promises_anything_those_on_which_nothing_was_seen_are_as_good_as_others():
+    vectors = [unit(angle) for angle in np.linspace(0, 3, 60)]
+    looks = [Look(vector, None if place % 2 else CHANCE / 2) for place, vector in enumerate(vectors)]
+    labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4)])
+    order = next_photos(looks, labelled, 60)
+    assert order == spread(np.stack(vectors), labelled, 60)
+    assert 5 < sum(place % 2 for place in order[:30]) < 25
