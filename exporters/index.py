@@ -182,6 +182,15 @@ class Index:
         """(generation, row) of each task."""
         return zip(self.generation.tolist(), self.row.tolist(), strict=True)
 
+    def digests(self, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The digests of the tasks at some places: (places, 2)."""
+        generation, row = self.generation[places], self.row[places]
+        found = np.empty((len(places), 2), np.uint64)
+        for number, page in enumerate(self.pages):
+            here = generation == number
+            found[here] = page.digests[row[here]]
+        return found
+
     def bill(self, place: int) -> Bill:
         """What became of the task at a place of the order."""
         page = self.pages[self.generation[place]]
@@ -200,21 +209,23 @@ class ByDigest:
     """Finds the tasks of an index by the digest of their text."""
 
     def __init__(self, index: Index) -> None:
-        digests = np.zeros((len(index), 2), np.uint64)
+        self._index = index
+        halves = np.empty(len(index), np.uint64)  # the first of each digest; the other is looked at where it is found
         for number, page in enumerate(index.pages):
             here = index.generation == number
-            digests[here] = page.digests[index.row[here]]
-        self._order = np.argsort(digests[:, 0], kind="stable")
-        self._sorted = digests[self._order]
+            halves[here] = page.digests[index.row[here], 0]
+        self._order = np.argsort(halves, kind="stable").astype(np.uint32)
+        self._sorted = halves[self._order]
 
     def find(self, digests: Sequence[bytes]) -> list[int]:
         """The place in the index of each digest's task; -1 where there is none."""
         if not digests or not self._order.size:
             return [-1] * len(digests)
         wanted = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
-        found = np.minimum(np.searchsorted(self._sorted[:, 0], wanted[:, 0]), self._order.size - 1)
-        same = (self._sorted[found] == wanted).all(axis=1) & wanted.any(axis=1)
-        places: list[int] = np.where(same, self._order[found], -1).tolist()
+        nearest = np.minimum(np.searchsorted(self._sorted, wanted[:, 0]), self._order.size - 1)
+        found = self._order[nearest].astype(np.int64)
+        same = (self._index.digests(found) == wanted).all(axis=1) & wanted.any(axis=1)
+        places: list[int] = np.where(same, found, -1).tolist()
         return places
 
 

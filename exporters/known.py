@@ -1,6 +1,5 @@
 """What the published version knows of the tasks, so that an export converts only those that changed since."""
 
-import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +31,8 @@ class Known:
         self.generations = generations
         self._index = index
         self._by_digest = ByDigest(index)
-        order = np.argsort(index.keys, kind="stable")
-        self._order, self._keys = order.tolist(), index.keys[order].tolist()
+        self._order = np.argsort(index.keys, kind="stable").astype(np.uint32)
+        self._keys = index.keys[self._order]
         self._seen = np.zeros(len(index), np.bool_)
         self._last = -1
         self._new = False
@@ -52,8 +51,8 @@ class Known:
 
     def place(self, key: int) -> int:
         """The place of a task; -1 where there is none."""
-        found = bisect.bisect_left(self._keys, key)
-        return self._order[found] if found < len(self._keys) and self._keys[found] == key else -1
+        found = int(np.searchsorted(self._keys, key))
+        return int(self._order[found]) if found < len(self._keys) and self._keys[found] == key else -1
 
     def keep(self, place: int, assembler: Assembler) -> Bill | None:
         """Take a task as it is, with its number and names; None where another task has one of them by now."""
