@@ -28,7 +28,7 @@ BIAS_PENALTY = 1e-3
 STEPS = 8
 """Newton steps of one fit; each round begins where the one before it ended."""
 
-ENOUGH = 1e-3
+ENOUGH = 1e-2
 """A step that betters the loss by less than this share is the last."""
 
 
