@@ -111,8 +111,10 @@ class Turn:
         if claiming.exception() is not None:
             return
         number, won = claiming.result()
-        gone = {_key(each, name) for each in self._marked if each <= written for name in (_CLAIM, _MARK)}
-        gone |= {_key(number, _CLAIM)} if won else set()
+        gone = {_key(number, _CLAIM)} if won else set()
+        if self._marked and written:  # and what somebody left who gave up, such as we ourselves before another attempt
+            passed = range(max(self._after, 1), written + 1)
+            gone |= {_key(each, name) for each in passed for name in (_CLAIM, _MARK)}
         with suppress(StoreError):  # they are small, and `dataset gc` takes them away
             for key in sorted(gone):
                 self._store.delete(key)
