@@ -59,6 +59,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._born_at = time.monotonic()
         self._record = records / f"{part.key}.json"
         self._record.write_bytes(msgspec.json.encode(_Record(part.name, self.pid, _born(self.pid))))
 
@@ -66,6 +67,11 @@ class Child:
     def pid(self) -> int:
         """The process id, which is the process group's too."""
         return self._process.pid
+
+    @property
+    def lived_s(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._born_at
 
     def ended(self) -> int | None:
         """The exit code (negative: the signal that ended it), None while it runs."""

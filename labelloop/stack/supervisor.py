@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,12 @@ from labelloop.stack.server import how_it_ended
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 8.0
+
+LIVED_S = 5.0
+"""A part that ended sooner would end again."""
+
+MOST_DEATHS = 5
+"""Times that a part is started again in one run."""
 
 
 class Stopped(BaseException):
@@ -96,25 +103,34 @@ class Supervisor:
                 child.stop(grace_s=max(0.1, until - time.monotonic()))
             self.children.clear()
 
-    def watch(self, tell: Callable[[Child, str], None]) -> Child:
+    def watch(self, tell: Callable[[Child, str, bool], None]) -> Child:
         """Watch until the first started part (Label Studio) ends, which ends the rest's purpose.
 
-        Nothing is started again: a part that died is told once, with how it ended, and the others go on.
+        Another part that ends by itself is started again, as it was; one that ends as soon as it is started, or again
+        and again, is left, for its log says why.
 
         Args:
-            tell: Called with each part that ended and how.
+            tell: Called with each part that ended, how, and whether it is started again.
 
         Returns:
             The part that everything else needs, ended.
         """
-        told: set[int] = set()
+        left: set[int] = set()
+        deaths: Counter[str] = Counter()
         while True:
-            for child in self.children:
+            for child in list(self.children):
                 code = child.ended()
-                if code is None or child.pid in told:
+                if code is None or child.pid in left:
                     continue
-                told.add(child.pid)
-                tell(child, how_it_ended(code))
-                if child is self.children[0]:
+                deaths[child.part.key] += 1
+                needed = child is self.children[0]
+                again = not needed and child.lived_s >= LIVED_S and deaths[child.part.key] <= MOST_DEATHS
+                tell(child, how_it_ended(code), again)
+                if needed:
                     return child
+                if again:
+                    self.end(child)  # what is left of its group
+                    self.start(child.part)
+                else:
+                    left.add(child.pid)
             time.sleep(0.3)

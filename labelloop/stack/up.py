@@ -164,8 +164,8 @@ class _Run:
         except (NotConnected, NotFound) as error:
             self._steps.warn(f"{error.message} {error.fix}")
 
-    def tell(self, child: Child, how: str) -> None:
-        """A part ended by itself: which, how, its last lines and where its log is."""
+    def tell(self, child: Child, how: str, again: bool) -> None:
+        """A part ended by itself: which, how, its last lines, where its log is, and what comes of it."""
         warn = self._steps.warn
         warn(f"{child.part.name} has ended by itself ({how}). Its last lines:")
         for line in child.tail(6):
@@ -173,8 +173,12 @@ class _Run:
         warn(f"Its log: {child.part.log}")
         if child is self._supervisor.children[0]:
             warn("Nothing works without it, so the others are ended too. Start again with: labelloop up")
+        elif again:
+            warn("It is started again; what it had not finished waits for it.")
         else:
-            warn("The other parts go on. To have it back: Ctrl-C here, then labelloop up")
+            warn(
+                "It ends whenever it is started, so it is left; the other parts go on. To have it back: Ctrl-C here, then labelloop up"
+            )
 
     def _write_settings(self) -> None:
         """Addresses and secrets for every command; a token goes with the Label Studio that gave it."""

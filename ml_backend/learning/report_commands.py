@@ -73,7 +73,7 @@ def _print(console: Console, report: Report) -> None:
     published = sum(run.verdict == "published" for run in report.runs)
     refused = sum(run.verdict == "refused" for run in report.runs)
     console.print(f"Project {report.project} is served {report.served}; {labelled} labelled tasks.", markup=False)
-    console.print(f"{len(report.runs)} runs: {published} versions published, {refused} refused by the gate.")
+    console.print(f"{len(report.runs)} fits: {published} published, {refused} refused by the gate.")
     for name, (edits, tasks) in {"At first": report.first, "Lately": report.lately}.items():
         if tasks:
             console.print(f"{name}: {edits.made / tasks:.1f} edits a task ({_counted(edits)}; {tasks} tasks)")

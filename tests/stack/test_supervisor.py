@@ -1,19 +1,23 @@
-"""The supervisor: one signal ends every child, a second one does not get in the way, a dead part is told once."""
+"""The supervisor: one signal ends every child, a second one does not get in the way, what dies is told."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 RUN = """
 import os, sys
 from pathlib import Path
+from labelloop.stack import supervisor as supervision
 from labelloop.stack.process import Part
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 
 home = Path(sys.argv[1])
+supervision.LIVED_S = 0.5
 def part(name, code):
     return Part(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log")
 SLOW = (
@@ -25,7 +29,7 @@ try:
         first = supervisor.start(part("first", SLOW))
         second = supervisor.start(part("second", sys.argv[2] if len(sys.argv) > 2 else SLOW))
         print(first.pid, second.pid, flush=True)
-        supervisor.watch(lambda child, how: print("ended:", child.part.name, how, flush=True))
+        supervisor.watch(lambda child, how, again: print("ended:", child.part.name, how, again, flush=True))
 except Stopped as stopped:
     print("stopped by", stopped, flush=True)
 """
@@ -55,6 +59,13 @@ def gone(pid):
     return False
 
 
+def pid_in(record):
+    try:
+        return json.loads(record.read_text())["pid"]
+    except (OSError, ValueError):  # it is being written
+        return None
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_one_signal_ends_every_child(supervise, number, tmp_path, wait_until):
     process, pids = supervise()
@@ -77,15 +88,32 @@ def test_an_impatient_second_signal_leaves_no_child_behind(supervise, tmp_path, 
 
 def test_a_part_that_dies_is_told_once_and_the_others_go_on(supervise, wait_until):
     process, pids = supervise("raise SystemExit(3)")
-    assert process.stdout.readline() == "ended: second exit code 3\n"
+    assert process.stdout.readline() == "ended: second exit code 3 False\n"
     assert not gone(pids[0])
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "stopped by SIGTERM\n"
     assert gone(pids[0])
 
 
+def test_a_part_that_is_killed_is_started_again_a_few_times(supervise, tmp_path, wait_until):
+    process, pids = supervise()
+    record, seen = tmp_path / "run" / "second.json", {pids[1]}
+    for life in range(6):
+        pid = pid_in(record)
+        time.sleep(0.6)
+        os.kill(pid, signal.SIGKILL)
+        assert process.stdout.readline() == f"ended: second signal 9 {life < 5}\n"
+        if life < 5:
+            wait_until(lambda: pid_in(record) not in {None, *seen})
+            seen.add(pid_in(record))
+    assert len(seen) == 6
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read() == "stopped by SIGTERM\n"
+    assert all(map(gone, (pids[0], *seen)))
+
+
 def test_the_death_of_label_studio_ends_everything(supervise):
     process, pids = supervise()
     os.kill(pids[0], signal.SIGKILL)
-    assert process.stdout.read() == "ended: first signal 9\n"
+    assert process.stdout.read() == "ended: first signal 9 False\n"
     assert all(map(gone, pids))

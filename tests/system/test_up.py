@@ -128,6 +128,7 @@ def test_the_second_start_finds_everything_as_it_was(start, home):
     told = next(line for line in loop.process.stdout if line.strip())
     assert told.startswith("Worker has ended by itself (signal 9)")
     assert f"Its log: {home / 'logs' / 'worker.log'}\n" in iter(loop.process.stdout.readline, "")
+    assert "It is started again" in loop.process.stdout.readline()
     loop.process.send_signal(signal.SIGTERM)
     loop.process.communicate(timeout=30)
     assert list((home / "run").iterdir()) == []

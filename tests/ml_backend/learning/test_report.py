@@ -103,7 +103,7 @@ def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, stud
     page, figures = tmp_path / "deep" / "learning.html", tmp_path / "deep" / "learning.json"
     learn_report(PROJECT, out=page, json_=figures, settings=settings)
     told = capsys.readouterr().out
-    assert "2 runs: 2 versions published, 0 refused" in told
+    assert "2 fits: 2 published, 0 refused" in told
     assert "Lately: 3.0 edits a task" in told
     assert f"task {tasks[0]}: Perhaps a Disc is missing." in told
     assert all(text in page.read_text() for text in (*(run.version for run in runs), "Disc", "cross-validation"))
