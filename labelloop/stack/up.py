@@ -176,9 +176,7 @@ class _Run:
         elif again:
             warn("It is started again; what it had not finished waits for it.")
         else:
-            warn(
-                "It ends whenever it is started, so it is left; the other parts go on. To have it back: Ctrl-C here, then labelloop up"
-            )
+            warn("The other parts go on. To have it back: Ctrl-C here, then labelloop up")
 
     def _write_settings(self) -> None:
         """Addresses and secrets for every command; a token goes with the Label Studio that gave it."""
