@@ -4,7 +4,8 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +148,28 @@ def create_cli(words: Sequence[str] = ()) -> App:
             groups[group] = App(name=group, help=GROUPS[group], help_epilogue="")
             app.command(groups[group])
         asked = list(words[: len(command.name.split())]) == command.name.split()
+        if asked and command.target.startswith("exporters."):
+            with _one_blas_thread():
+                importlib.import_module(command.target.partition(":")[0])
         groups[group].command(command.target, name=name, help=None if asked else command.purpose, help_epilogue="")
     return app
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Let no threads begin that multiply matrices, for programs that have none to multiply.
+
+    OpenBLAS begins one a core as numpy is loaded: a tenth of the time of an export. What such a program starts itself,
+    a training for one, is not held to that.
+    """
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def _shown(default: Any) -> str | None:
