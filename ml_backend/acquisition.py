@@ -130,7 +130,7 @@ def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], draw
     class, with which its AP50 grows. What the head expects tells little of a class whose number hardly differs: it
     counts as far as it does; where none varies by `VARIED`, chance decides. (Entropy, and distance in the embedding,
     were measured to choose worse than chance: they ask for what is unlike the rest, which the head will hardly meet
-    again. See `bench/results/learn.md`.)
+    again. See `bench/results/learn_ablation.md`.)
 
     Args:
         found: Detections of at least `FLOOR`, suppressed, by calibrated scores.
