@@ -5,7 +5,6 @@ it is what would have come out here: so the data set is the same to the byte, ho
 """
 
 import gc
-import hashlib
 import pickle
 import tempfile
 from collections import deque
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+from xxhash import xxh3_128_digest
 
 from exporters.accounting import Bills, Ledger
 from exporters.assemble import Assembler, Rules, Taken
@@ -25,7 +25,7 @@ from exporters.formats import FORMATS
 from exporters.formats.format import Job
 from exporters.generation import NewGeneration, Stretch, StretchWriter
 from exporters.images import Headers, LateHeaders, Sizes
-from exporters.index import DIGEST_BYTES, NO_DIGEST
+from exporters.index import NO_DIGEST
 from exporters.known import Known
 from exporters.tables import Objects
 from labelloop.labeling.errors import MalformedTask
@@ -202,7 +202,8 @@ class Keeping:
 
 def convert_block(block: Block, converter: Converter, writer: StretchWriter, keeping: Keeping | None = None) -> None:
     """Convert the tasks of a block but for those that are kept, and write them."""
-    digests = [hashlib.sha256(each).digest()[:DIGEST_BYTES] if type(each) is bytes else NO_DIGEST for each in block]
+    # It need not withstand anybody: who made a change with the digest of what was there would hide his own change.
+    digests = [xxh3_128_digest(each) if type(each) is bytes else NO_DIGEST for each in block]
     texts = [each if type(each) is bytes else None for each in block]
     if keeping is None:
         converter.look(texts)

@@ -149,14 +149,14 @@ def create_cli(words: Sequence[str] = ()) -> App:
             app.command(groups[group])
         asked = list(words[: len(command.name.split())]) == command.name.split()
         if asked and command.target.startswith("exporters."):
-            with _one_blas_thread():
+            with one_blas_thread():
                 importlib.import_module(command.target.partition(":")[0])
         groups[group].command(command.target, name=name, help=None if asked else command.purpose, help_epilogue="")
     return app
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """Let no threads begin that multiply matrices, for programs that have none to multiply.
 
     OpenBLAS begins one a core as numpy is loaded: a tenth of the time of an export. What such a program starts itself,
