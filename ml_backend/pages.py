@@ -25,8 +25,8 @@ class Pages:
 
     def front(self) -> Response:
         """What this service is, and the way to each project's page: for who opens the address in Label Studio."""
-        projects = [(number, labelled, self._version(str(number))) for number, labelled in self._door.projects()]
-        return _page(front_page(projects, served=self._version(None)))
+        projects = [(number, labelled, self._active(number)) for number, labelled in self._door.projects()]
+        return _page(front_page(projects, served=self._active()))
 
     def learning(self, project: int) -> Response:
         """How learning of a project went, how it stands, and what comes next.
@@ -39,9 +39,9 @@ class Pages:
         report = self._door.report(project, self._serving.version(str(project)))
         return _page(learning_page(report, label_studio=self._studio))
 
-    def _version(self, project: str | None) -> str:
+    def _active(self, project: int | None = None) -> str:
         try:
-            return self._serving.version(project)
+            return self._serving.active(project)
         except ModelError:
             return ""
 

@@ -161,6 +161,14 @@ class Serving:
             raise slot.error
         return self._pointer.choices(self._place(project))[0] or self._given()
 
+    def active(self, project: str | int | None = None) -> str:
+        """The version that was made active for a project, in memory or not. Asking loads nothing, and drops nothing.
+
+        Raises:
+            ModelError: None was, and there is no model to begin with.
+        """
+        return self._pointer.active(self._place(project)) or self._given()
+
     def loaded(self, project: str | int | None = None) -> Detector | None:
         """The detector where it is in memory already."""
         served = self._slot(project).served

@@ -157,3 +157,13 @@ def test_ctrl_c_while_a_command_is_loaded_or_runs_ends_with_a_word_and_status_13
         main(["learn"])
     assert ended.value.code == 130
     assert capsys.readouterr().err == "Stopped.\n"
+
+
+@pytest.mark.parametrize("before", [None, "3"])
+def test_exports_begin_without_blas_threads_and_what_they_start_is_not_held_to_that(before, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if before:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
+    with cli.one_blas_thread():
+        assert os.environ["OPENBLAS_NUM_THREADS"] == (before or "1")
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == before

@@ -1,6 +1,7 @@
 """A worker's detector: known by its version at once, waited for by those who need it, its failure said to all."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,8 @@ from ml_backend.check import check_model
 from ml_backend.commands import serve
 from ml_backend.detector import load_detector
 from ml_backend.errors import ModelBroken, ModelError, ModelLoading, ModelMissing
-from ml_backend.serving import Serving
+from ml_backend.pointer import Place, Pointer
+from ml_backend.serving import MOST_PROJECTS, Serving
 
 
 def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labelloop_model):
@@ -19,6 +21,16 @@ def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labe
         serving.check()
     serving.start()
     assert serving.detector(wait_s=20).version == before == serving.version()
+
+
+def test_asking_what_is_active_for_many_projects_drops_none_that_is_in_memory(labelloop_model):
+    places = {str(number): Place(f"learned-{number}") for number in range(1, 2 * MOST_PROJECTS)}
+    serving = Serving(labelloop_model(), watch=SimpleNamespace(pointer=Pointer(places)))
+    serving.version("1")  # takes a place in memory
+    kept = serving._slots()
+    assert [serving.active(number) for number in places] == [place.version for place in places.values()]
+    assert serving.active() == serving.active("99") == serving.version("99")
+    assert serving._slots() == kept
 
 
 def test_those_who_need_the_model_wait_for_it(labelloop_model):
