@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 8.0
 
 LIVED_S = 5.0
-"""A part that ended sooner would end again."""
+"""A part that gave up sooner, with an exit code of its own, would give up again."""
 
 MOST_DEATHS = 5
 """Times that a part is started again in one run."""
@@ -106,8 +106,9 @@ class Supervisor:
     def watch(self, tell: Callable[[Child, str, bool], None]) -> Child:
         """Watch until the first started part (Label Studio) ends, which ends the rest's purpose.
 
-        Another part that ends by itself is started again, as it was; one that ends as soon as it is started, or again
-        and again, is left, for its log says why.
+        Another part that ends is started again, as it was: one that is killed at any age, one that gives up if it had
+        worked before. One that gives up as soon as it is started, or ends again and again, is left, for its log says
+        why.
 
         Args:
             tell: Called with each part that ended, how, and whether it is started again.
@@ -124,7 +125,8 @@ class Supervisor:
                     continue
                 deaths[child.part.key] += 1
                 needed = child is self.children[0]
-                again = not needed and child.lived_s >= LIVED_S and deaths[child.part.key] <= MOST_DEATHS
+                would_work = code < 0 or child.lived_s >= LIVED_S
+                again = not needed and would_work and deaths[child.part.key] <= MOST_DEATHS
                 tell(child, how_it_ended(code), again)
                 if needed:
                     return child

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -17,7 +16,7 @@ from labelloop.stack.process import Part
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 
 home = Path(sys.argv[1])
-supervision.LIVED_S = 0.5
+supervision.LIVED_S = float(os.environ.get('LIVED_S', supervision.LIVED_S))
 def part(name, code):
     return Part(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log")
 SLOW = (
@@ -39,8 +38,9 @@ except Stopped as stopped:
 def supervise(tmp_path):
     started = []
 
-    def begin(*args):
-        process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path), *args], stdout=subprocess.PIPE, text=True)
+    def begin(*args, **env):
+        command = [sys.executable, "-c", RUN, str(tmp_path), *args]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **env})
         started.append(process)
         return process, [int(pid) for pid in process.stdout.readline().split()]
 
@@ -98,10 +98,8 @@ def test_a_part_that_dies_is_told_once_and_the_others_go_on(supervise, wait_unti
 def test_a_part_that_is_killed_is_started_again_a_few_times(supervise, tmp_path, wait_until):
     process, pids = supervise()
     record, seen = tmp_path / "run" / "second.json", {pids[1]}
-    for life in range(6):
-        pid = pid_in(record)
-        time.sleep(0.6)
-        os.kill(pid, signal.SIGKILL)
+    for life in range(6):  # each killed as soon as it is there
+        os.kill(pid_in(record), signal.SIGKILL)
         assert process.stdout.readline() == f"ended: second signal 9 {life < 5}\n"
         if life < 5:
             wait_until(lambda: pid_in(record) not in {None, *seen})
@@ -110,6 +108,16 @@ def test_a_part_that_is_killed_is_started_again_a_few_times(supervise, tmp_path,
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "stopped by SIGTERM\n"
     assert all(map(gone, (pids[0], *seen)))
+
+
+def test_a_part_that_gives_up_after_it_has_worked_is_started_again(supervise):
+    process, pids = supervise("import time; time.sleep(0.4); raise SystemExit(3)", LIVED_S="0.3")
+    for _ in range(5):
+        assert process.stdout.readline() == "ended: second exit code 3 True\n"
+    assert process.stdout.readline() == "ended: second exit code 3 False\n"
+    assert not gone(pids[0])
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.read() == "stopped by SIGTERM\n"
 
 
 def test_the_death_of_label_studio_ends_everything(supervise):
