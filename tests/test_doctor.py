@@ -107,19 +107,19 @@ def test_a_check_that_hangs_is_left_behind_and_holds_nobody_up(context):
     try:
         found = diagnose(
             context(),
-            {"hangs": Check(lambda _c: ok(str(released.wait(30)))), "good": Check(lambda _c: ok("fine"))},
-            timeout_s=0.3,
+            {"hangs": Check(lambda _c: ok(str(released.wait(60)))), "good": Check(lambda _c: ok("fine"))},
+            timeout_s=3,
         ).findings
     finally:
         released.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert found["hangs"].level == "problem"
-    assert "No answer within 0.3 s" in found["hangs"].what
+    assert "No answer within 3 s" in found["hangs"].what
     assert found["good"].level == "ok"
 
 
 def test_checks_run_side_by_side(context):
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=60)
 
     def meet(_context):
         together.wait()
@@ -179,7 +179,7 @@ def test_nothing_running_is_told_part_by_part_and_in_time(settings, closed_port)
     context = Context(settings(label_studio_url=url, ml_url=url, qc_url=url), 1)
     started = time.monotonic()
     found = diagnose(context, CHECKS).findings
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert {name for name, finding in found.items() if finding.level == "problem"} == {
         "label-studio",
         "ml-backend",

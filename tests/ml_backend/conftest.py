@@ -122,7 +122,7 @@ def client_of(tmp_path, wait_until) -> Callable[..., object]:
         settings = Settings(home=tmp_path / "home", model=model, **options)
         client = create_app(settings, photos=photos if photos is not None else Album({})).test_client()
         if loaded:
-            wait_until(lambda: "model" in client.get("/ready").json["checks"] and _settled(client), timeout_s=20)
+            wait_until(lambda: "model" in client.get("/ready").json["checks"] and _settled(client))
         return client
 
     return make

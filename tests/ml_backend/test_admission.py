@@ -14,12 +14,12 @@ def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who
     def work():
         with turns.turn():
             inside.append(1)
-            go.wait(10)
+            go.wait(60)
 
     threads = [threading.Thread(target=work) for _ in range(1 + WAITING)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while turns._inside < 1 + WAITING and time.monotonic() < deadline:
         time.sleep(0.005)
     assert len(inside) == 1
@@ -31,7 +31,7 @@ def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who
         thread.join()
     assert len(inside) == 1 + WAITING
     with turns.turn() as waited_s:
-        assert waited_s < 1
+        assert waited_s < 30  # nobody is before us; otherwise it would be 60
 
 
 def test_nobody_waits_for_ever():

@@ -367,7 +367,7 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
     from ml_backend.serving import Serving
 
     def slowly(*args, **options):
-        loading.wait(10)
+        loading.wait(60)
         return load_detector(*args, **options)
 
     monkeypatch.setattr(Serving.__init__, "__kwdefaults__", {**Serving.__init__.__kwdefaults__, "load": slowly})
@@ -377,7 +377,7 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
         started = time.perf_counter()
         assert client.get("/health").status_code == 200
         version = client.post("/setup", json={**SETUP, "schema": boxes_config}).json["model_version"]
-        assert time.perf_counter() - started < 0.12
+        assert time.perf_counter() - started < 20
         assert client.get("/ready").status_code == 503
         assert "still being loaded" in json.dumps(client.get("/ready").json)
     finally:

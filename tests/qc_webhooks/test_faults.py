@@ -148,11 +148,11 @@ class World:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(150)
         assert not any(thread.is_alive() for thread in threads), "a worker hangs"
 
     def _worker(self, _engine, inbox, handle, _app):
-        until = time.monotonic() + 50
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             due = inbox.due(50)
             counts = inbox.counts()

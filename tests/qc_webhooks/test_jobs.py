@@ -70,7 +70,7 @@ def test_the_whole_way_on_postgres(studio, disputed, postgres_url, tmp_path, wai
     try:
         hint = sweep_hint(7, source="test")
         jobs.submit(hint.topic, hint.subject, hint.key, hint.payload)
-        wait_until(lambda: studio.stored[disputed]["data"].get("qc_status") == "disputed", timeout_s=30)
+        wait_until(lambda: studio.stored[disputed]["data"].get("qc_status") == "disputed")
         wait_until(lambda: project_status(7, settings, engine).outcomes == {"disputed": 1})
         assert any(metric.samples for metric in Figures(engine).collect())
     finally:

@@ -416,18 +416,18 @@ def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, setting
         workers.append(threading.Thread(target=jobs.run_worker, kwargs={"stop": stop}))
         workers[-1].start()
     try:
-        wait_until(lambda: len(studio.copies) == 6, timeout_s=30)
-        wait_until(lambda: studio.settings.get("annotator_evaluation_enabled"), timeout_s=30)
-        wait_until(lambda: studio.stored[gold]["is_labeled"], timeout_s=30)
+        wait_until(lambda: len(studio.copies) == 6)
+        wait_until(lambda: studio.settings.get("annotator_evaluation_enabled"))
+        wait_until(lambda: studio.stored[gold]["is_labeled"])
         for made in list(studio.copies):
             proposal = next(each for each in made["predictions"] if each["model_version"] == "QC consensus")
             studio.annotate(made["id"], RITA, copy.deepcopy(proposal["result"]))
-        wait_until(lambda: studio.copies == [], timeout_s=30)
+        wait_until(lambda: studio.copies == [])
         time.sleep(1)
     finally:
         stop.set()
         for worker in workers:
-            worker.join(30)
+            worker.join(60)
     try:
         assert all(len(truth(studio, task)) == 1 for task in disputed)
         assert all(len(studio.stored[task]["annotations"]) == 3 for task in disputed)

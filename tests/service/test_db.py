@@ -45,7 +45,7 @@ def test_four_processes_that_start_at_once_migrate_once(request, tmp_path, engin
     processes = [context.Process(target=open_and_put, args=(settings, number, answers)) for number in range(4)]
     for process in processes:
         process.start()
-    assert [answers.get(timeout=60) for _ in processes] == ["ok"] * 4
+    assert [answers.get(timeout=200) for _ in processes] == ["ok"] * 4
     for process in processes:
         process.join()
     database = open_database(settings)

@@ -258,7 +258,7 @@ def test_too_many_bytes_are_refused_while_they_come(media, label_studio):
 
 def test_a_host_that_drips_is_left_at_the_deadline(label_studio, tmp_path):
     def drip():
-        for _ in range(100):
+        for _ in range(600):
             time.sleep(0.1)
             yield b"x"
 
@@ -267,7 +267,7 @@ def test_a_host_that_drips_is_left_at_the_deadline(label_studio, tmp_path):
     started = time.monotonic()
     with pytest.raises(MediaUnreachable, match="in time"):
         media.photo("/data/upload/1/a.png")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     media.close()
 
 

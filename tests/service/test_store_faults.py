@@ -112,19 +112,19 @@ def test_server_that_accepts_and_never_answers_is_given_up_soon_with_the_fix(ser
     monkeypatch.setattr(bucket, "s3_client", partial(bucket.s3_client, timeout_s=0.5))
     store = open_store("s3://bucket/p", server.settings(tmp_path))
     silent = threading.Event()
-    server.fault = lambda handler: silent.wait(30)
+    server.fault = lambda handler: silent.wait(60)
     began = time.monotonic()
     with pytest.raises(StoreUnreachable) as caught:
         OPERATIONS[operation](store)
     silent.set()
-    assert time.monotonic() - began < 6  # two silences of half a second, and some pauses
+    assert time.monotonic() - began < 30  # it waits for two silences of half a second, and never for the end of one
     assert "does not answer" in caught.value.message
     assert "LABELLOOP_S3_ENDPOINT_URL" in caught.value.fix
 
 
 def test_server_that_stays_broken_is_told_with_what_it_said(server, store, monkeypatch):
     monkeypatch.setattr("labelloop.service.store.client.random.uniform", lambda low, high: 0.0)
-    server.fault = busy(time.monotonic() + 60, (503, "SlowDown"))
+    server.fault = busy(float("inf"), (503, "SlowDown"))
     with pytest.raises(StoreError, match="SlowDown") as caught:
         store.put("k", b"data")
     assert "look at its log" in caught.value.fix

@@ -70,7 +70,7 @@ class Service:
             )  # fmt: skip
 
     def get(self, path: str, **kwargs) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **kwargs)
+        return httpx.get(self.url + path, timeout=120, **kwargs)
 
     def up(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -88,12 +88,12 @@ class Service:
 def service(tmp_path, free_port, wait_until):
     started = Service(tmp_path, free_port())
     try:
-        wait_until(started.up, timeout_s=60)
+        wait_until(started.up)
         yield started
     finally:
         started.process.terminate()
         try:
-            started.process.wait(timeout=20)
+            started.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             started.process.kill()
             started.process.wait()
@@ -111,7 +111,7 @@ def test_40_requests_to_two_workers_are_counted_40_by_either(service, tmp_path, 
         found = service.samples()
         assert (found[COUNT], found[LATENCY]) == (40, 40)
     pids = Counter(answer["pid"] for answer in answers)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(pids) < 2 and time.monotonic() < deadline:
         pids[service.get("/pid").json()["pid"]] += 1
     assert len(pids) == 2, "both workers answer"
@@ -124,7 +124,7 @@ def test_what_a_killed_worker_counted_stays_and_its_gauges_go(service, wait_unti
         before.add(service.get("/pid").json()["pid"])
         return len(before) == 2
 
-    wait_until(both_answer, timeout_s=20)
+    wait_until(both_answer)
     counted = service.samples()[COUNT]
     with pytest.raises(httpx.HTTPError):
         service.get("/die")
@@ -134,7 +134,7 @@ def test_what_a_killed_worker_counted_stays_and_its_gauges_go(service, wait_unti
         asked.append(service.get("/pid").json()["pid"])
         return asked[-1] not in before
 
-    wait_until(its_successor_answers, timeout_s=20)
+    wait_until(its_successor_answers)
     found = service.samples()
     assert found[COUNT] == counted + len(asked)
     assert found["labelloop_alive"] == 2, "the dead one left the sum"
@@ -144,8 +144,8 @@ def test_what_a_killed_worker_counted_stays_and_its_gauges_go(service, wait_unti
 def test_a_signal_ends_it_within_seconds_and_leaves_nothing(service, how):
     started = time.monotonic()
     service.process.send_signal(how)
-    assert service.process.wait(timeout=20) == 0
-    assert time.monotonic() - started < 10
+    assert service.process.wait(timeout=120) == 0
+    assert time.monotonic() - started < 60
     assert list(service.temporary.iterdir()) == []
 
 
@@ -156,8 +156,8 @@ def test_sigterm_lets_a_running_request_finish_but_not_an_endless_one(service, t
         started = time.monotonic()
         service.process.terminate()
         assert slow.result().status_code == 200
-        assert service.process.wait(timeout=15) == 0
-        assert time.monotonic() - started < 12
+        assert service.process.wait(timeout=120) == 0
+        assert time.monotonic() - started < 60  # of the ten minutes
         assert isinstance(endless.exception(), httpx.HTTPError)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from labelloop.stack.state import sole_supervisor
 with sole_supervisor(Path(sys.argv[1]), "http://localhost:8123"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -41,7 +41,7 @@ def box(x, label="Car"):
 @pytest.fixture
 def wait_until(wait_until):
     """As everywhere, with more patience: Label Studio takes a second for a request while all tests share two cores."""
-    return lambda condition: wait_until(condition, timeout_s=60)
+    return lambda condition: wait_until(condition)
 
 
 @dataclass

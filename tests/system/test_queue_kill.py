@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -69,6 +68,7 @@ class Workers:
         self.environment = os.environ | {
             "LABELLOOP_HOME": str(settings.home), "LABELLOOP_QUEUE_URL": settings.queue_url,
             "LABELLOOP_DATABASE_URL": settings.database_url, "LABELLOOP_JOB_THREADS": "4",
+            "LABELLOOP_JOB_LEASE_S": "3600",  # who waits for its end fails
         }  # fmt: skip
         self.processes = []
 
@@ -104,10 +104,10 @@ def jobs(settings):
 
 
 def test_sigkill_in_the_middle_of_40_jobs_loses_none(jobs, workers, wait_until):
-    worker = workers.start(0.3)
+    worker = workers.start(0.6)
     for number in range(40):
         assert jobs.submit("t", str(number), str(number), {"number": number})
-    wait_until(lambda: len(workers.written("end")) >= 10, timeout_s=30)
+    wait_until(lambda: len(workers.written("end")) >= 10)
     wait_until(lambda: len(workers.written("start")) > len(workers.written("end")))
     worker.send_signal(signal.SIGKILL)
     worker.wait()
@@ -115,10 +115,8 @@ def test_sigkill_in_the_middle_of_40_jobs_loses_none(jobs, workers, wait_until):
     assert unfinished, "it was to be killed while handlers ran"
     assert len(workers.written("end")) < 40
 
-    restarted = time.monotonic()
     workers.start(0.05)
-    wait_until(lambda: jobs.inbox.counts()["done"] == 40, timeout_s=25)  # less than the lease of 30 s
-    assert time.monotonic() - restarted < 25
+    wait_until(lambda: jobs.inbox.counts()["done"] == 40)  # long before the lease is over
 
     ends = Counter(workers.written("end"))
     assert set(ends) == {str(number) for number in range(40)}, "every effect happened"
@@ -128,31 +126,27 @@ def test_sigkill_in_the_middle_of_40_jobs_loses_none(jobs, workers, wait_until):
     assert jobs.inbox.counts() == {"pending": 0, "claimed": 0, "done": 40, "dead": 0}
 
 
-def test_a_living_worker_takes_over_from_a_killed_one_within_seconds(jobs, workers, wait_until):
-    first = workers.start(60)
+def test_a_living_worker_takes_over_from_a_killed_one_before_its_lease_is_over(jobs, workers, wait_until):
+    first = workers.start(600)
     for number in range(4):
         jobs.submit("t", str(number), str(number), {})
-    wait_until(lambda: len(workers.written("start")) == 4, timeout_s=30)
+    wait_until(lambda: len(workers.written("start")) == 4)
     workers.start(0.01)
-    wait_until(lambda: len(workers.written("ready")) == 2, timeout_s=30)
+    wait_until(lambda: len(workers.written("ready")) == 2)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    killed = time.monotonic()
-    wait_until(lambda: jobs.inbox.counts()["done"] == 4, timeout_s=20)
-    assert time.monotonic() - killed < 8, "far less than the lease of 30 s"
+    wait_until(lambda: jobs.inbox.counts()["done"] == 4)
 
 
 @pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_worker_finishes_what_it_runs_and_leaves_the_rest(jobs, workers, wait_until, how):
-    worker = workers.start(0.5)
+    worker = workers.start(1.5)
     for number in range(20):
         jobs.submit("t", str(number), str(number), {})
-    wait_until(lambda: len(workers.written("start")) >= 4, timeout_s=30)
-    stopped = time.monotonic()
+    wait_until(lambda: len(workers.written("start")) >= 4)
     worker.send_signal(how)
-    assert worker.wait(timeout=10) == 0
-    assert time.monotonic() - stopped < 5
+    assert worker.wait(timeout=60) == 0
     starts, ends = workers.written("start"), workers.written("end")
     assert sorted(starts) == sorted(ends), "nothing was cut off"
     counts = jobs.inbox.counts()
@@ -162,14 +156,14 @@ def test_a_stopped_worker_finishes_what_it_runs_and_leaves_the_rest(jobs, worker
 
 @pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 def test_a_second_signal_does_not_wait_and_gives_the_claims_back(jobs, workers, wait_until):
-    worker = workers.start(60)
+    worker = workers.start(600)
     jobs.submit("t", "s", "k", {})
-    wait_until(lambda: workers.written("start"), timeout_s=30)
+    wait_until(lambda: workers.written("start"))
     worker.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_until(lambda: "worker_stopping" in workers.log.read_text())
     assert worker.poll() is None, "it waits for its handler"
     worker.send_signal(signal.SIGINT)
-    worker.wait(timeout=5)
+    worker.wait(timeout=60)
     assert jobs.inbox.due(10) == [("t", "s")]
     assert jobs.inbox.counts() == {"pending": 1, "claimed": 0, "done": 0, "dead": 0}
 
@@ -177,8 +171,8 @@ def test_a_second_signal_does_not_wait_and_gives_the_claims_back(jobs, workers, 
 def test_two_worker_processes_share_the_work_and_repeat_none(jobs, workers, wait_until):
     for _ in range(2):
         workers.start(0.05)
-    wait_until(lambda: len(workers.written("ready")) == 2, timeout_s=30)
+    wait_until(lambda: len(workers.written("ready")) == 2)
     for number in range(60):
         jobs.submit("t", str(number % 20), str(number), {})
-    wait_until(lambda: jobs.inbox.counts()["done"] == 60, timeout_s=30)
+    wait_until(lambda: jobs.inbox.counts()["done"] == 60)
     assert Counter(workers.written("end")) == Counter({str(number): 1 for number in range(60)})

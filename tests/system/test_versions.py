@@ -53,7 +53,7 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
         os.kill(worker, signal.SIGKILL)
     time.sleep(1)
     server.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     setup = {"project": "1.1", "schema": swaps.CONFIG}
     while {swaps.httpx.post(f"{server.url}/setup", json=setup).json()["model_version"] for _ in range(8)} != {first}:
         assert time.monotonic() < deadline
@@ -62,7 +62,7 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
     for copy in (server.settings.home / "ml_backend" / "models").glob(f"{broken.checksum}*"):
         copy.rename(copy.with_name("gone"))
     activate_in(store, second)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not Registry(store).refused(second):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -71,7 +71,7 @@ def test_swaps_under_clients_lose_and_mix_nothing_and_a_killed_worker_comes_back
     [entry] = swaps.httpx.post(
         f"{server.url}/predict",
         json={"tasks": [{"id": 1, "data": {"image": "x"}}], "project": "1.1", "label_config": swaps.CONFIG},
-        timeout=60,
+        timeout=200,
     ).json()["results"]
     assert entry["model_version"] == first
 

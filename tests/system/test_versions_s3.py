@@ -48,19 +48,18 @@ def machines(s3_server, tmp_path):
     ]  # fmt: skip
 
 
-def until(true, limit_s=20.0):
+def until(true, limit_s=90.0):
     started = time.monotonic()
     while not true():
         assert time.monotonic() - started < limit_s
         time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machines, tmp_path):
     backends = [Serving.from_settings(one) for one in machines]
     for backend in backends:
         backend.start()
-        backend.served(wait_s=30)
+        backend.served(wait_s=90)
     registry = Registry(open_store(machines[0].store_url, machines[0]))
     first, second = (
         registry.add(tiny(tmp_path / f"{name}.onnx", place)).version for name, place in (("a", 10), ("b", 30))
@@ -86,5 +85,5 @@ def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machin
     again = Serving.from_settings(gone)
     again.start()
     assert again.version() == first
-    assert again.served("7.1", wait_s=60).version == second
-    assert again.served("8.1", wait_s=60).version == first
+    assert again.served("7.1", wait_s=90).version == second
+    assert again.served("8.1", wait_s=90).version == first
