@@ -46,10 +46,6 @@ class BareS3(ThreadingHTTPServer):
             label_studio_api_key="",
         ).but(**changes)
 
-    def puts(self, ending: str) -> list[float]:
-        """When objects whose key ends so were put."""
-        return [when for method, key, when in self.asked if method == "PUT" and key.endswith(ending)]
-
     def __exit__(self, *_) -> None:
         self.shutdown()
         self.server_close()

@@ -45,7 +45,7 @@ def free_port() -> Callable[[], int]:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """wait_until(condition, timeout_s=60): poll until it holds, fail when it does not; the limit is for a busy machine."""
+    """wait_until(condition, timeout_s=60): poll until it holds; fail when it does not, even on a busy machine."""
 
     def wait(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s

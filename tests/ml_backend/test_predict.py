@@ -200,38 +200,41 @@ def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
 
 
 def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(predict, photo):
+    over = threading.Event()
+
     class Hanging:
         def photo(self, url, *, task_id=None, max_side=None):
             from labelloop.service.media import Photo
 
             if task_id > 2:
-                time.sleep(1.5)
+                over.wait(60)
             return Photo(photo, 192, 128)
 
     started = time.monotonic()
-    entries = predict(Hanging(), [task(number, image="x") for number in range(1, 21)], budget_s=0.5)
-    assert time.monotonic() - started < 1.4
+    entries = predict(Hanging(), [task(number, image="x") for number in range(1, 21)], budget_s=2)
+    assert time.monotonic() - started < 30
+    over.set()
     assert [type(entry) for entry in entries] == [Prediction] * 2 + [Unanswered] * 18
 
 
 def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(labelloop_model, album, photo):
     detector = load_detector(labelloop_model())
 
-    one_at_a_time = threading.Lock()
+    one_at_a_time = threading.Semaphore()  # who came first is next, as in the engine
 
     class Slow:
         version, names, spec, batch = detector.version, detector.names, detector.spec, 1
 
         def detect(self, photos, *, floor):
             with one_at_a_time:
-                time.sleep(0.1)
+                time.sleep(0.5)
             return detector.detect(photos, floor=floor)
 
     targets = find_targets(LabelConfig.parse(ONE), detector.names.names)
-    predictor = Predictor(album(a=photo), score_threshold=0.3, budget_s=0.45)
+    predictor = Predictor(album(a=photo), score_threshold=0.3, budget_s=4)
     started = time.monotonic()
     entries = predictor.predict([task(n, image="a") for n in range(40)], detector=Slow(), targets=targets)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15  # of 20
     kinds = [type(entry) for entry in entries]
     assert 0 < kinds.count(Prediction) < 10
     assert kinds == sorted(kinds, key=[Prediction, Unanswered].index)

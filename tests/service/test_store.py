@@ -290,16 +290,19 @@ def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answ
         assert store.settle_s > 0
         store.create("first", b"")  # finds out what the server can do
 
-        def took(write):
+        def asked(write):
+            server.asked.clear()
             began = time.monotonic()
             write()
-            return time.monotonic() - began
+            return [method for method, *_ in server.asked], time.monotonic() - began
 
-        soon = time.monotonic() + 60
-        assert took(lambda: store.create("a", b"1", alone_until=soon)) < store.settle_s
+        soon = time.monotonic() + 300
+        assert asked(lambda: store.create("a", b"1", alone_until=soon))[0] == ["PUT"]
         etag = store.read("a")[1]
-        assert took(lambda: store.swap("a", b"2", etag=etag, alone_until=soon)) < store.settle_s
-        assert took(lambda: store.create("b", b"1", alone_until=time.monotonic())) >= store.settle_s
+        assert asked(lambda: store.swap("a", b"2", etag=etag, alone_until=soon))[0] == ["PUT"]
+        methods, lasted = asked(lambda: store.create("b", b"1", alone_until=time.monotonic()))
+        assert methods == ["PUT", "HEAD"], "it looks whose object stayed"
+        assert lasted >= store.settle_s
         with pytest.raises(AlreadyThere):
             store.create("a", b"3", alone_until=soon)
         assert store.get("a") == b"2"

@@ -287,6 +287,6 @@ def test_health_and_setup_stay_quick_while_photos_are_predicted(backend, photo_f
             time.sleep(0.005)
     assert [len(answer.json()["results"]) for answer in answers] == [25, 25]
     assert len(took["/health"]) > 2
-    # Label Studio waits for one second. Medians, since on a busy machine single answers wait for a core; bench/ measures.
+    # Label Studio waits for one second. Medians, since on a busy machine single answers wait for a core.
     assert statistics.median(took["/health"]) < 0.5
     assert statistics.median(took["/setup"]) < 0.5

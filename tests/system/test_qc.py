@@ -38,12 +38,6 @@ def box(x, label="Car"):
     }  # fmt: skip
 
 
-@pytest.fixture
-def wait_until(wait_until):
-    """As everywhere, with more patience: Label Studio takes a second for a request while all tests share two cores."""
-    return lambda condition: wait_until(condition)
-
-
 @dataclass
 class Qc:
     """The running service and worker, and Label Studio as the admin and as three annotators."""
