@@ -176,7 +176,7 @@ def project(loop, people, photos):
     return number
 
 
-def eventually(check, *, within_s: float = 30.0, what: str = "it"):
+def eventually(check, *, within_s: float = 120.0, what: str = "it"):
     """The first value of `check()` that is true; fails with the last one after `within_s` seconds.
 
     Label Studio answers 500 where a task that it lists is deleted at that moment: it is asked again.

@@ -121,7 +121,7 @@ def s3_server(tmp_path_factory):
             process.terminate()
         for process in processes:
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

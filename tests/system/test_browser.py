@@ -19,8 +19,8 @@ def test_an_annotator_sees_the_pre_labels_drawn(page, label_studio, loop, projec
     boxes = [item for item in served["predictions"][0]["result"] if item["type"] == "rectanglelabels"]
     assert boxes
     try:
-        page.locator('button:has-text("Submit")').first.wait_for(timeout=60_000)
-        page.locator("[class*=outliner-item__title]").first.wait_for(timeout=30_000)
+        page.locator('button:has-text("Submit")').first.wait_for()
+        page.locator("[class*=outliner-item__title]").first.wait_for()
         page.wait_for_timeout(1500)  # the photograph fades in
     finally:
         shot = screenshot(page, "prelabels.png", tmp_path)

@@ -51,7 +51,7 @@ class Program:
         with log.open("wb") as out:
             self.process = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
 
-    def wait_for(self, url, timeout_s=60):
+    def wait_for(self, url, timeout_s=120):
         end = time.monotonic() + timeout_s
         while True:
             assert self.process.poll() is None, self.log.read_text()[-2000:]

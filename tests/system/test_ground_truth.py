@@ -127,7 +127,7 @@ def test_a_dispute_is_decided_by_one_click_in_the_review_project(desk, people, l
     label_studio.user("rita@example.com")
     log_in(page, label_studio, "rita@example.com")
     page.goto(f"{label_studio.url}/projects/{review['id']}/data?labeling=1")
-    page.locator("[class*=outliner-item__title]").first.wait_for(timeout=30_000)
+    page.locator("[class*=outliner-item__title]").first.wait_for()
     page.wait_for_timeout(1500)  # the photograph fades in
     assert page.get_by_text("One has a").count(), "the note stands above the photograph"
     screenshot(page, "review_stream.png", tmp_path)

@@ -82,7 +82,7 @@ def test_an_annotator_labels_in_the_order_of_the_stream_and_the_pre_labels_impro
     admin, anna = people["admin"], people["anna"]
     base = served(admin, project)
     assert base.startswith("base-")
-    order = eventually(lambda: _complete(scores(admin, project, base), PHOTOS), within_s=90, what="the cold start")
+    order = eventually(lambda: _complete(scores(admin, project, base), PHOTOS), what="the cold start")
     assert len(set(order.values())) == PHOTOS  # a place each
     found = []
     for turn in range(1, TURNS + 1):
@@ -97,11 +97,9 @@ def test_an_annotator_labels_in_the_order_of_the_stream_and_the_pre_labels_impro
         if turn < 2:
             continue
         wanted = f"learned-{turn}-"
-        eventually(lambda wanted=wanted: served(admin, project).startswith(wanted), within_s=60, what=wanted)
+        eventually(lambda wanted=wanted: served(admin, project).startswith(wanted), what=wanted)
         left = PHOTOS - turn
-        eventually(
-            lambda left=left: _complete(scores(admin, project, served(admin, project)), left), within_s=60, what="order"
-        )
+        eventually(lambda left=left: _complete(scores(admin, project, served(admin, project)), left), what="order")
     assert found[0] == 0  # the base never saw discs and squares
     assert found[-1] == 2  # both are drawn already
     said = loop.command("learn", str(project)).stdout
@@ -111,12 +109,10 @@ def test_an_annotator_labels_in_the_order_of_the_stream_and_the_pre_labels_impro
     [backend] = admin.get("/api/ml", project=project)
     before = said.count("published")
     admin.ask("POST", f"/api/ml/{backend['id']}/train", json={}).raise_for_status()
-    eventually(
-        lambda: loop.command("learn", str(project)).stdout.count("published") > before, within_s=60, what="the training"
-    )
+    eventually(lambda: loop.command("learn", str(project)).stdout.count("published") > before, what="the training")
     # A deleted annotation is un-learned.
     admin.ask("DELETE", f"/api/annotations/{made['id']}/").raise_for_status()
-    eventually(lambda: served(admin, project).startswith(f"learned-{TURNS - 1}-"), within_s=60, what="un-learning")
+    eventually(lambda: served(admin, project).startswith(f"learned-{TURNS - 1}-"), what="un-learning")
     # And one step back.
     loop.command("models", "rollback", "--project", str(project))
     assert served(admin, project).startswith(f"learned-{TURNS}-")

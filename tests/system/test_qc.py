@@ -98,7 +98,7 @@ def qc(label_studio, tmp_path_factory):
     )
     worker.start()
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not _is_up(f"http://127.0.0.1:{port}/health"):
             assert service.poll() is None
             assert time.monotonic() < deadline
@@ -108,8 +108,8 @@ def qc(label_studio, tmp_path_factory):
     finally:
         stop.set()
         service.terminate()
-        worker.join(30)
-        service.wait(30)
+        worker.join(60)
+        service.wait(60)
         for studio in (admin, *people):
             studio.close()
         engine.dispose()

@@ -90,7 +90,7 @@ def end(loop, number):
     assert set(loop.parts) == {"label-studio", "ml-backend", "qc", "worker"}
     assert len(members) > len(loop.parts)  # gunicorn's workers
     loop.process.send_signal(number)
-    rest, _ = loop.process.communicate(timeout=30)
+    rest, _ = loop.process.communicate(timeout=120)
     assert loop.process.returncode == 0
     assert f"Everything has ended ({number.name})" in rest
     assert [pid for pid in members if Path(f"/proc/{pid}").exists()] == []
@@ -130,5 +130,5 @@ def test_the_second_start_finds_everything_as_it_was(start, home):
     assert f"Its log: {home / 'logs' / 'worker.log'}\n" in iter(loop.process.stdout.readline, "")
     assert "It is started again" in loop.process.stdout.readline()
     loop.process.send_signal(signal.SIGTERM)
-    loop.process.communicate(timeout=30)
+    loop.process.communicate(timeout=120)
     assert list((home / "run").iterdir()) == []
