@@ -83,7 +83,8 @@ def load_classes(store: Store) -> tuple[ClassMap, str | None]:
     try:
         return ClassMap(msgspec.json.decode(data, type=ClassMapFile).names), etag
     except msgspec.DecodeError as error:
-        raise DatasetDamaged(store.url, KEY, str(error)) from error
+        fix = f"Remove {KEY}: the next `labelloop export` makes it anew, with the numbers of the published version."
+        raise DatasetDamaged(store.url, KEY, str(error), fix=fix) from error
 
 
 def save_classes(store: Store, classes: ClassMap) -> None:

@@ -80,7 +80,8 @@ def export(
             published and the exit status is 1.
         fetch: read the header of an image whose size neither the regions nor the task tell.
         copy_images: copy the photos into the version too, so that a trainer can load it as it is.
-        afresh: convert every task again; else those that are in the published version just as they are now are not.
+        afresh: convert every task and write every object again; else what is in the published version just as it is
+            now is not. It mends a data set that lost objects.
         workers: processes that convert. By default this one alone, and as many as there are cores where there is a lot
             to convert; 1 keeps to this one.
         ray: convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one of this machine. The

@@ -144,9 +144,10 @@ class DatasetDamaged(ExportError):
 
     code = "dataset_damaged"
 
-    def __init__(self, url: str, key: str, reason: str) -> None:
+    def __init__(self, url: str, key: str, reason: str, *, fix: str = "") -> None:
         self.key, self.reason = key, reason
-        super().__init__(f"{key} of {url}: {reason}.", fix="Pull another version (see `labelloop dataset list`).")
+        another = "Pull another version (see `labelloop dataset list`), or mend it: `labelloop export --afresh`."
+        super().__init__(f"{key} of {url}: {reason}.", fix=fix or another)
 
 
 class VersionNotFound(ExportError):

@@ -4,6 +4,7 @@ Tasks that the published version holds just as they are now are not converted ag
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -19,7 +20,7 @@ from exporters.assemble import Assembler, Rules
 from exporters.classes import ClassMap, Numbering, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter, Pattern
-from exporters.errors import ClassMapMoved, ObjectsCollected
+from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.format import Format, Job
 from exporters.garbage import epoch, is_whole
@@ -46,6 +47,7 @@ Progress = Callable[[int, int | None], None]
 
 POOL_AFTER = 1 << 30
 """Bytes of JSON, times formats, that are converted here before other processes are started."""
+_log = logging.getLogger(__name__)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +87,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """Read every task and write a version; nothing of it is seen before it is whole."""
         head, _ = read_head(self.store)
         parent = read_version(self.store) if head else None
-        known = None if self.afresh or parent is None else Known.of(self.store, parent, self._digest())
+        try:
+            known = None if self.afresh or parent is None else Known.of(self.store, parent, self._digest())
+        except DatasetDamaged as damaged:
+            _log.warning("everything_is_written_again", extra={"reason": damaged.message})
+            return msgspec.structs.replace(self, afresh=True).once()
         with Turn(self.store, version_number(parent.version) if parent else 0) as turn:
             if known is not None:
                 try:
@@ -100,14 +106,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             classes, _ = load_classes(self.store)
             began = asked.result()
         numbering = Numbering(self.store, classes)
-        for label in config_labels(self.rules.config) if self.rules.config else ():
+        lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
+        for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
         job = Job(self.splits, (), self.skeleton)
         formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
         with (
             numbering,
             self.store.scratch() as scratch,
-            Objects(self.store, parent.shards() if parent else ()) as objects,
+            Objects(self.store, parent.shards() if parent and not self.afresh else ()) as objects,
         ):
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from exporters.turn import Turn
 
 HEAD = "HEAD.json"
+_WITHOUT_HEAD = (
+    f"Pull a version by its number, or remove {HEAD}: the next `labelloop export` publishes a version again."
+)
 
 
 def version_name(number: int) -> str:
@@ -92,7 +95,7 @@ def read_head(store: Store) -> tuple[Head | None, str | None]:
     try:
         return msgspec.json.decode(data, type=Head), etag
     except msgspec.DecodeError as error:
-        raise DatasetDamaged(store.url, HEAD, str(error)) from error
+        raise DatasetDamaged(store.url, HEAD, str(error), fix=_WITHOUT_HEAD) from error
 
 
 def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0) -> None:
@@ -166,7 +169,9 @@ def read_version(store: Store, version: str = "latest") -> Manifest:
     try:
         data = store.get(key)
     except NotThere as error:
+        if head:
+            raise DatasetDamaged(store.url, key, f"{HEAD} names it and it is not there", fix=_WITHOUT_HEAD) from error
         raise VersionNotFound(store.url, version, version_names(store)) from error
     if head and hashlib.sha256(data).hexdigest() != head.sha256:
-        raise DatasetDamaged(store.url, key, "its checksum is not the one that the head names")
+        raise DatasetDamaged(store.url, key, "its checksum is not the one that the head names", fix=_WITHOUT_HEAD)
     return decode_manifest(data, url=store.url, key=key)

@@ -146,7 +146,7 @@ FLAWS: Mapping[str, Flaw] = {
     "version-file": Flaw(
         "an object of the version that is missing, or whose size or SHA-256 is not the manifest's",
         "training reads something else than was exported",
-        "pull another version, or export again",
+        "pull another version, or write every object again: `labelloop export --afresh`",
     ),
     "version-counts": Flaw(
         "numbers of the manifest that do not fit its files or each other", "the bill is wrong", "export again"
@@ -159,7 +159,7 @@ FLAWS: Mapping[str, Flaw] = {
     "version-manifest": Flaw(
         "a manifest that is missing, unreadable or not the one that HEAD.json names",
         "nothing can be trusted",
-        "pull another version, or export again",
+        "pull another version; where it is the published one, remove HEAD.json and export again",
     ),
 }
 
