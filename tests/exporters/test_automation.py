@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -34,6 +34,7 @@ from labelloop.service.jobs import Reject
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import StudioUnreachable
+from tests.web_server import WebServer
 
 ZONE = timezone(timedelta(hours=2))
 NOON = datetime(2026, 3, 4, 12, 0, tzinfo=ZONE)
@@ -84,30 +85,15 @@ def label(studio, build):
 def receiver():
     """A web server that keeps what it is sent; ``receiver.answers`` are the statuses it gives, then 200."""
 
-    class Receiver(ThreadingHTTPServer):
-        got, answers = [], []
+    receiver = SimpleNamespace(got=[], answers=[])
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            server.got.append((dict(self.headers), body))
-            self.send_response(server.answers.pop(0) if server.answers else 200)
-            self.send_header("Location", "/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def answer(asked):
+        receiver.got.append((asked.headers, asked.body))
+        return (receiver.answers.pop(0) if receiver.answers else 200), b"", {"Location": "/elsewhere"}
 
-        def log_message(self, *_):
-            pass
-
-    server = Receiver(("127.0.0.1", 0), Handler)
-    server.got, server.answers = [], []
-    server.url = f"http://127.0.0.1:{server.server_port}/hook/token"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with WebServer(answer) as server:
+        receiver.url = f"{server.url}/hook/token"
+        yield receiver
 
 
 def now(accepted=10, tasks=20, newest="b", at=NOON):
@@ -365,7 +351,7 @@ def test_watching_in_the_foreground_exports_tells_and_runs_and_outlives_faults(
         if len(reports) == 2 and len(receiver.got) >= 3:
             stop.set()
 
-    timer = threading.Timer(20, stop.set)
+    timer = threading.Timer(120, stop.set)
     timer.start()
     monkeypatch.setattr(foreground, "deliver", _then_look(foreground.deliver, lambda: tell("looked")))
     foreground.watch(7, policy, settings=settings, followers=followers(settings), tell=tell, show=show, stop=stop)

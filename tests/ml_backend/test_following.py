@@ -1,14 +1,12 @@
 """Label Studio follows a version: asked once where the backend says that all its workers swapped, else until so."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 
 import pytest
 
 from ml_backend.following import ASKED_AGAIN, NotSwapped, follow_version
 from tests.ml_backend.test_connect import FakeStudio
+from tests.web_server import WebServer
 
 NEW, OLD = "learned-9-0123456789ab", "learned-8-0123456789ab"
 
@@ -32,29 +30,17 @@ def backend(settings):
     """Answers as a backend whose workers swap one after the other; (settings with its address, what it says)."""
     said, asked = iter(()), []
 
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            body = json.dumps({"versions": [next(said)]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    def answer(request):
+        asked.append(request.path)
+        return 200, {"versions": [next(said)]}
 
     def says(versions):
         nonlocal said
         said = iter(versions)
-        return settings.but(ml_url=f"http://127.0.0.1:{server.server_port}"), asked
+        return settings.but(ml_url=server.url), asked
 
-    yield says
-    server.shutdown()
-    server.server_close()
+    with WebServer(answer) as server:
+        yield says
 
 
 def studio_of(settings, *, knows=NEW, title=OLD):

@@ -4,7 +4,6 @@ import base64
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import stamina
@@ -18,6 +17,7 @@ from labelloop.service.studio import (
     StudioUnauthorized,
     StudioUnreachable,
 )
+from tests.web_server import WebServer
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,17 +33,13 @@ def jwt(kind, lives_s, mark="x"):
 PAT = jwt("refresh", 1e9)
 
 
-class Server(ThreadingHTTPServer):
+class Server(WebServer):
     """Answers with `answer(method, path, authorization, body)` -> (status, body[, headers]); remembers the calls."""
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(lambda told: self.respond(told.method, told.path, told.headers["Authorization"], told.body))
         self.asked, self.lives_s, self.exchanges, self.accepts = [], 300.0, 0, None
         self.answer = lambda *_: (200, {})
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def respond(self, method, path, authorization, body):
         if path.endswith("/api/token/refresh/"):
@@ -58,39 +54,10 @@ class Server(ThreadingHTTPServer):
         return self.answer(method, path, authorization, body)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, answer, *headers = self.server.respond(self.command, self.path, self.headers.get("Authorization"), body)
-        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in (headers[0] if headers else {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_POST(self):
-        self.do_GET()
-
-    def do_PATCH(self):
-        self.do_GET()
-
-    def do_DELETE(self):
-        self.do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server():
-    server = Server()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

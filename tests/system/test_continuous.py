@@ -11,13 +11,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
 from tests.system.loop_fixtures import eventually
+from tests.web_server import WebServer
 
 pytestmark = pytest.mark.system
 
@@ -70,20 +69,12 @@ def tasks(project, people, photos):
 def receiver():
     got = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
+    def answer(asked):
+        got.append((asked.headers, asked.body))
+        return 200, b""
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.2", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.2:{server.server_port}/hook", got
-    server.shutdown()
-    server.server_close()
+    with WebServer(answer, "127.0.0.2") as server:
+        yield f"{server.url}/hook", got
 
 
 def test_worker_exports_what_is_accepted_and_the_trainers_model_is_served(

@@ -2,9 +2,6 @@
 
 import base64
 import io
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import httpx
@@ -23,6 +20,7 @@ from labelloop.service.studio import (
     StudioRefused,
     StudioUnauthorized,
 )
+from tests.web_server import WebServer
 
 pytestmark = pytest.mark.system
 
@@ -60,27 +58,12 @@ def backend():
     """An ML backend that only counts what it is asked."""
     calls = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.do_POST()
+    def answer(asked):
+        calls.append(asked.path)
+        return 200, {"status": "UP", "model_version": "counting"}
 
-        def do_POST(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            calls.append(self.path)
-            body = json.dumps({"status": "UP", "model_version": "counting"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", calls
-    server.shutdown()
-    server.server_close()
+    with WebServer(answer) as server:
+        yield server.url, calls
 
 
 def test_both_kinds_of_token_open_the_door_and_a_wrong_one_is_explained(label_studio, studio):
