@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.dataset import Object
-from exporters.rings import Floats, Rings, simple_areas, starts
+from exporters.offsets import starts
+from exporters.rings import Floats, Rings, simple_areas
 from exporters.shapes import TOLERANCE
 from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 

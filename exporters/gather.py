@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from exporters.columns import OTHER, RING, TURNED, UPRIGHT, Columns, take
 from exporters.dataset import OBJECTS_A_TASK, Object
+from exporters.offsets import starts
 from exporters.packed import packed
-from exporters.rings import starts
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from exporters.usual import Draft, Drafts
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.accounting import Bill
+from exporters.offsets import starts
 from exporters.packed import packed
 
 DIGEST_BYTES = 16
@@ -133,7 +134,7 @@ def read_page(data: bytes) -> Rows:
         keys=np.frombuffer(page.keys, np.int64),
         digests=np.frombuffer(page.digests, np.uint64).reshape(-1, 2),
         bills=np.frombuffer(page.bills, np.uint32),
-        first_name=np.concatenate(([0], np.cumsum(images, dtype=np.int64))),
+        first_name=starts(images),
         names=np.frombuffer(page.names, np.uint64).reshape(-1, 2),
         removed=np.frombuffer(page.removed, np.int64),
         known_bills=page.known_bills,

@@ -5,6 +5,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from exporters.offsets import starts
 from exporters.shapes import ring_areas
 
 Floats = NDArray[np.float64]
@@ -34,13 +35,6 @@ class Rings(msgspec.Struct, frozen=True):
         first = starts(lengths)
         places = np.repeat(self.first[:-1][mine] - first[:-1], lengths) + np.arange(first[-1])
         return Rings(self.rows[mine], first, self.points[places])
-
-
-def starts(lengths: Ints) -> Ints:
-    """Where each of some parts begins, and where the last ends."""
-    first = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=first[1:])
-    return first
 
 
 def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import shapely
 
-from exporters.rings import Rings, _around_their_middle, _sides_apart, simple_areas, starts
+from exporters.offsets import starts
+from exporters.rings import Rings, _around_their_middle, _sides_apart, simple_areas
 
 RNG = np.random.default_rng(0)
 
