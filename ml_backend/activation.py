@@ -31,12 +31,14 @@ class Activation:
         before: What was served there before.
         changes: What Label Studio was told, project by project.
         notes: What could not be done there, and how to do it.
+        projects: The projects that are served it now, as far as Label Studio could be asked.
     """
 
     version: str
     before: str
     changes: tuple[Change, ...] = ()
     notes: tuple[str, ...] = ()
+    projects: tuple[int, ...] = ()
 
 
 def activate(
@@ -172,9 +174,10 @@ def _followed(
         if project is None:
             versions = [one for one in versions if one[1] == done.version]
         changes, notes = follow(versions, settings, studio)
+        served = tuple(one for one, _ in versions)
     except StudioError as error:
-        changes, notes = (), (f"Label Studio could not be told: {error} {_LATER}",)
-    return Activation(done.version, done.before, changes, notes)
+        changes, notes, served = (), (f"Label Studio could not be told: {error} {_LATER}",), ()
+    return Activation(done.version, done.before, changes, notes, served)
 
 
 _LATER = "The version is served all the same; `labelloop connect PROJECT` puts the rest right later."

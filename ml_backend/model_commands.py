@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from ml_backend import activation, pulling
 from ml_backend.activation import Activation
+from ml_backend.learning.bases import is_learned
 from ml_backend.pointer import EVERYWHERE, Pointer, read_pointer
 from ml_backend.registry import Manifest, Registry
 
@@ -41,8 +43,8 @@ def models_add(
 ) -> None:
     """Put an ONNX detector on the store as a version. It is opened and tried first.
 
-    With a project it passes the gate of learning: it must not find less on the project's labelled held-out photos than
-    what is served there, else it is kept but not activated.
+    With a project it passes the gate of learning: it must not find less than what is served there on the tasks that are
+    held out, or on all that are labelled while these are too few. Else it is kept, and --activate does not activate it.
 
     Args:
         model: The ONNX file; weights beside it come along.
@@ -52,6 +54,8 @@ def models_add(
         activate: Serve it at once, to the project or to all.
     """
     settings = _settings()
+    if project is not None:
+        _require_project(project, settings)
     registry = Registry(open_store(settings.store_url, settings))
     manifest = registry.add(
         model.expanduser().absolute(),
@@ -61,13 +65,14 @@ def models_add(
         note=f"added from {model.name}",
     )
     print(f"{manifest.version} is on {registry.store.url}: {len(manifest.classes)} classes")
-    if project is not None:
-        _judge(manifest.version, project, settings, activate=activate)
+    passed = _judge(manifest.version, project, settings, activate=activate) if project is not None else True
     if activate:
-        _tell(activation.activate(manifest.version, settings=settings, project=project, tried=True), project)
+        done = activation.activate(manifest.version, settings=settings, project=project, tried=True)
+        _tell(done, project, settings, base=True)
     else:
         for_project = "" if project is None else f" --project {project}"
-        print(f"Serve it with: labelloop models activate {manifest.version}{for_project}")
+        how = "Serve it with" if passed else "It is kept. Serve it all the same with"
+        print(f"{how}: labelloop models activate {manifest.version}{for_project}")
 
 
 def models_activate(version: str, *, project: int | None = None) -> None:
@@ -79,7 +84,10 @@ def models_activate(version: str, *, project: int | None = None) -> None:
         version: As `labelloop models list` shows it.
         project: Only for this project; a project's own version goes before everybody's.
     """
-    _tell(activation.activate(version, settings=_settings(), project=project), project)
+    settings = _settings()
+    done = activation.activate(version, settings=settings, project=project)
+    manifest = Registry(open_store(settings.store_url, settings)).manifest(version)
+    _tell(done, project, settings, base=not is_learned(manifest))
 
 
 def models_rollback(*, project: int | None = None) -> None:
@@ -88,14 +96,24 @@ def models_rollback(*, project: int | None = None) -> None:
     Args:
         project: What is active for this project; without it what is active for all.
     """
-    _tell(activation.roll_back(settings=_settings(), project=project), project)
+    settings = _settings()
+    _tell(activation.roll_back(settings=settings, project=project), project, settings)
 
 
-def _judge(version: str, project: int, settings: Settings, *, activate: bool) -> None:
-    """Says what a version finds on a project's held-out photos; raises where it is worse and was to be activated."""
+def _require_project(project: int, settings: Settings) -> None:
+    """Raises `NotFound` where Label Studio has no such project; without a token nobody can say."""
+    from labelloop.service.studio import Studio
+
+    if settings.label_studio_api_key.get_secret_value():
+        with contextlib.closing(Studio.from_settings(settings)) as studio:
+            studio.project(project)
+
+
+def _judge(version: str, project: int, settings: Settings, *, activate: bool) -> bool:
+    """Says what a version finds on a project's labelled photos; raises where it is worse and was to be activated."""
     if not settings.label_studio_api_key.get_secret_value():
         print("  not judged     LABELLOOP_LABEL_STUDIO_API_KEY is empty")
-        return
+        return True
     from labelloop.service.db import open_database
     from labelloop.service.studio import Studio
     from ml_backend.learning.admission import NotAdmitted, admit
@@ -114,6 +132,7 @@ def _judge(version: str, project: int, settings: Settings, *, activate: bool) ->
         print(f'                 {{"score_thresholds": {told}}}')
     if activate and not verdict.passed:
         raise NotAdmitted(version, project, verdict)
+    return verdict.passed
 
 
 def models_pull(
@@ -150,15 +169,46 @@ def _settings() -> Settings:
     return settings
 
 
-def _tell(done: Activation, project: int | None) -> None:
+def _tell(done: Activation, project: int | None, settings: Settings, *, base: bool = False) -> None:
     whom = "every project without a version of its own" if project is None else f"project {project}"
     print(f"{done.version} is served to {whom} (before: {done.before or 'nothing'})")
     for change in done.changes:
         print(f"  {'done         ' if change.done else 'already right'}  {change.what}")
     for note in done.notes:
         print(f"  not done       {note}")
-    if done.changes:
-        print("Pre-labels of it for all tasks: labelloop prelabel PROJECT")
+    asked = _have_arranged(done.projects, settings, base=base)
+    if asked:
+        print("`labelloop worker` gives the open tasks pre-labels of it, and puts them in order.")
+    elif done.changes:
+        print(f"Pre-labels of it for all tasks: labelloop prelabel {project or 'PROJECT'}")
+
+
+def _have_arranged(projects: Sequence[int], settings: Settings, *, base: bool) -> int:
+    """Has a worker give the open tasks of those projects that learn pre-labels of what is served now.
+
+    Args:
+        projects: Their numbers.
+        settings: Where the database is.
+        base: Whether that is a model to be learned on, not one that was learned: a fit on it is asked for too.
+
+    Returns:
+        How many projects these are.
+    """
+    if not projects:
+        return 0
+    from labelloop.service.db import open_database
+    from labelloop.service.inbox import Inbox
+    from ml_backend.learning.events import activated_hints
+    from ml_backend.learning.lessons import Lessons
+    from ml_backend.learning.policy import read_learning_policy
+
+    engine = open_database(settings)
+    inbox = Inbox.from_settings(settings, engine)
+    known = {one.project for one in Lessons(engine).projects()}
+    learning = [one for one in projects if one in known and read_learning_policy(settings.home, one).learn]
+    for hint in (hint for one in learning for hint in activated_hints(one, base=base)):
+        inbox.put(hint.topic, str(hint.project), hint.key, hint.payload)
+    return len(learning)
 
 
 def _line(manifest: Manifest, pointer: Pointer, refused: str) -> str:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import structlog
 
+from labelloop.labeling.config import LabelConfig
 from labelloop.service.errors import LabelloopError
-from ml_backend.learning.gate import Exam, Verdict, judge_held_out
+from ml_backend.learning.bases import Served
+from ml_backend.learning.gate import Exam, Verdict, judge_by_labels, judge_held_out, mean
+from ml_backend.learning.judging import JUDGED_PHOTOS
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import Metrics, Run
+from ml_backend.learning.teaching import Lesson
 from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
 
 log = structlog.get_logger(__name__)
 
 
 class NotAdmitted(LabelloopError):
-    """A model finds less on a project's held-out photos than what is served to it."""
+    """A model finds less on a project's labelled photos than what is served to it."""
 
     code: ClassVar[str] = "model_not_admitted"
     status: ClassVar[int] = 409
@@ -42,7 +46,7 @@ class Admission:
     Attributes:
         verdict: Of the gate.
         thresholds: From which score on each label would best be shown, by the held-out photos: the model's scores mean
-            whatever its training made of them. Empty where too little is labelled.
+            whatever its training made of them. Empty where too few of these are labelled.
     """
 
     verdict: Verdict
@@ -50,15 +54,15 @@ class Admission:
 
 
 def admit(kit: Kit, project: int, version: str) -> Admission:
-    """Compares a version of the store with what is served to a project, on its held-out photos.
+    """Compares a version of the store with what is served to a project, on its held-out photos, else on the labelled.
 
     Args:
         kit: What learning works with.
-        project: The project.
+        project: The project; it need not be connected.
         version: A version of the store, made elsewhere.
 
     Returns:
-        The verdict passes unjudged where too few held-out tasks are labelled, and says so. The run is kept.
+        The verdict passes unjudged where too little is labelled, and says so. The run is kept.
 
     Raises:
         StudioError, StoreError: Label Studio or the store cannot be asked.
@@ -67,19 +71,18 @@ def admit(kit: Kit, project: int, version: str) -> Admission:
     started = time.time()
     policy = read_learning_policy(kit.settings.home, project)
     config = kit.studio.label_config(project)
-    kit.lessons.connect(project)
     kit.reader.sweep(project, config=config, held_out=policy.held_out)
-    held = [(task, photo) for task, _, photos in kit.lessons.taught(project, "held_out") for photo in photos]
     served = kit.bases.served(project)
-    exam, parent = Exam([], [], []), Exam([], [], [])
-    if held:
-        exam = kit.examiner.examine(version, held, config=config)
-        parent = kit.examiner.examine(served.version, held, config=config)
+    held, labelled = (
+        [(task, photo) for task, _, photos in kit.lessons.taught(project, state) for photo in photos]
+        for state in ("held_out", "teaches")
+    )
+    exam = kit.examiner.examine(version, held, config=config) if held else Exam([], [], [])
     if exam.enough:
+        parent = kit.examiner.examine(served.version, held, config=config)
         verdict = judge_held_out(exam, parent, tolerance=policy.tolerance)
     else:
-        reason = f"unjudged: only {exam.photos} held-out photos with {exam.boxes} boxes are labelled in the project"
-        verdict = Verdict(passed=True, judged_by="nothing", reason=reason, photos=exam.photos, boxes=exam.boxes)
+        verdict = _by_labels(kit, project, version, exam, served=served, labelled=labelled, config=config)
     metrics = Metrics(
         by_class=dict(verdict.by_class), parent_by_class=dict(verdict.parent_by_class), photos=verdict.photos,
         boxes=verdict.boxes,
@@ -92,6 +95,35 @@ def admit(kit: Kit, project: int, version: str) -> Admission:
     )  # fmt: skip
     kit.runs.add(run)
     return Admission(verdict, _thresholds(exam, policy, kit.settings.score_threshold) if exam.enough else {})
+
+
+def _by_labels(
+    kit: Kit,
+    project: int,
+    version: str,
+    held_out: Exam,
+    *,
+    served: Served,
+    labelled: Sequence[tuple[int, Lesson]],
+    config: LabelConfig,
+) -> Verdict:
+    """The verdict where too few held-out tasks are labelled: by the others, or none."""
+    drawn = [one for one in labelled if one[1].labels][-JUDGED_PHOTOS:]
+    exam = kit.examiner.examine(version, drawn, config=config) if drawn else Exam([], [], [])
+    known: float | None = None
+    if exam.enough and served.learned:  # it learned from these photos: what it finds on them says nothing
+        run = kit.runs.of_version(project, served.version)
+        known = run.ap50 if run is not None and run.judged_by == "cross-validation" else None
+    elif exam.enough:
+        known = mean(kit.examiner.examine(served.version, drawn, config=config).by_class())
+    if known is None:
+        reason = (
+            f"unjudged: only {held_out.photos} held-out photos with {held_out.boxes} boxes and {exam.photos} others "
+            f"with {exam.boxes} are labelled in the project"
+        )
+        return Verdict(passed=True, judged_by="nothing", reason=reason, photos=held_out.photos, boxes=held_out.boxes)
+    tolerance = read_learning_policy(kit.settings.home, project).tolerance
+    return judge_by_labels(exam, served=known, crossed=served.learned, tolerance=tolerance)
 
 
 def _thresholds(exam: Exam, policy: LearningPolicy, usual: float) -> dict[str, float]:

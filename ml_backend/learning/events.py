@@ -116,6 +116,12 @@ def queue_hint(project: int, *, source: str) -> Hint:
     return Hint(QUEUE, project, f"queue:{project}:{time.time_ns()}", {"source": source})
 
 
+def activated_hints(project: int, *, base: bool) -> tuple[Hint, ...]:
+    """Somebody made another version active: the open tasks get pre-labels of it; what is a new base is learned on."""
+    learning = Hint(LEARN, project, f"activated:{project}:{time.time_ns()}", {"tasks": [], "source": "activation"})
+    return (*([learning] if base else []), queue_hint(project, source="activation"))
+
+
 def opinion_hint(project: int, *, since: float) -> Hint:
     """What was drawn is to be judged; every call makes a new key.
 

@@ -4,6 +4,9 @@ Judged by the held-out tasks where enough of them are labelled: they were never 
 by cross-validation: the candidate's AP50 on labelled photos that took no part in the fit that answers them, against
 what its base finds on the same photos, and against the same figure of the learned version that is served.
 
+A model that was made elsewhere can take part in no fold. Before the held-out tasks suffice it is asked about all that
+is labelled; that it may have learned from these photos speaks for it: what finds less there all the same is worse.
+
 A figure from few boxes is uncertain. A candidate is refused where it is worse by more than the tolerance and what
 chance explains: else a version that was lucky on the first held-out photos would be served for ever.
 """
@@ -21,7 +24,7 @@ import numpy as np
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth, ap50
 
-JudgedBy = Literal["held-out", "cross-validation", "nothing"]
+JudgedBy = Literal["held-out", "cross-validation", "labelled photos", "nothing"]
 
 ENOUGH_PHOTOS = 5
 """Held-out photos with a box from which they are judged by."""
@@ -163,6 +166,25 @@ def judge_by_folds(
                        parent_ap50=before, **facts)  # fmt: skip
     said = f"AP50 {score:.3f} by cross-validation on {photos} photos, {theirs:.3f} by its base on the same"
     return Verdict(True, "cross-validation", said, parent_ap50=theirs, parent_by_class=known, **facts)
+
+
+def judge_by_labels(candidate: Exam, *, served: float, crossed: bool, tolerance: float) -> Verdict:
+    """A model that was made elsewhere, by the labelled photos: the held-out ones are too few.
+
+    Args:
+        candidate: What it finds on labelled photos, which it may have learned from.
+        served: AP50 of what is served on the same; `crossed`: of a learned version, by cross-validation.
+        crossed: See `served`.
+        tolerance: AP50 that it may be lower, beside chance.
+    """
+    mine = candidate.by_class()
+    score, slack = mean(mine), tolerance + NOISE / float(np.sqrt(max(candidate.photos, 1)))
+    passed = score >= served - slack
+    how = "what is served by cross-validation" if crossed else "what is served on the same"
+    said = f"AP50 {score:.3f} on {candidate.photos} labelled photos, {served:.3f} by {how}"
+    if not passed:
+        said += f": lower by more than {slack:.2f}, which is more than chance"
+    return Verdict(passed, "labelled photos", said, score, served, mine, photos=candidate.photos, boxes=candidate.boxes)
 
 
 def unjudged(*, knows: Sequence[str]) -> Verdict:

@@ -11,6 +11,9 @@ from ml_backend.learning.report import TaskEdits
 from ml_backend.learning.runs import Run
 
 LEFT, RIGHT, TOP = 40.0, 10.0, 12.0
+JUDGES = ("cross-validation", "held-out")
+"""Whose figures are drawn, a line each. What a model finds on photos that it may have learned from is neither."""
+
 COLUMNS = 40
 """Most columns of the edits; neighbouring tasks share one where there are more tasks."""
 
@@ -44,7 +47,7 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
     judged = [
         (run, run.ap50, labels)
         for run, labels in zip(runs, _labels(runs), strict=True)
-        if run.ap50 is not None and run.judged_by != "nothing"
+        if run.ap50 is not None and run.judged_by in JUDGES
     ]
     if not judged:
         return None
@@ -60,7 +63,7 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
 
     spots = tuple(Spot(x(labels), y(value), _told(run, value, labels), _kind(run)) for run, value, labels in judged)
     lines = []
-    for judge in ("cross-validation", "held-out"):
+    for judge in JUDGES:
         course = [
             f"{x(labels)},{y(value)}"
             for run, value, labels in judged

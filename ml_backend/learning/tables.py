@@ -89,7 +89,7 @@ RUNS = sa.Table(
     sa.Column("parent", sa.Text),  # version that was served before
     sa.Column("version", sa.Text),  # the candidate; empty: there was none
     sa.Column("verdict", sa.Text),  # published | refused | withdrawn | failed; admitted: made elsewhere, passed
-    sa.Column("judged_by", sa.Text),  # held-out | cross-validation | nothing
+    sa.Column("judged_by", sa.Text),  # held-out | cross-validation | labelled photos | nothing
     sa.Column("reason", sa.Text),  # the verdict in words
     sa.Column("ap50", sa.Double),  # of the candidate, mean over classes
     sa.Column("parent_ap50", sa.Double),  # of what it was compared with

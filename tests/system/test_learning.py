@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from labelloop.labeling.overlap import box_iou
+from ml_backend.detector import embedded_model
 from tests.system.loop_fixtures import eventually
 
 pytestmark = pytest.mark.system
@@ -116,6 +117,18 @@ def test_an_annotator_labels_in_the_order_of_the_stream_and_the_pre_labels_impro
     # And one step back.
     loop.command("models", "rollback", "--project", str(project))
     assert served(admin, project).startswith(f"learned-{TURNS}-")
+    # The task that is open again since then had no place in that version's order.
+    left = PHOTOS - TURNS + 1
+    eventually(lambda: _complete(scores(admin, project, served(admin, project)), left), within_s=60, what="the order")
+
+
+def test_a_model_for_a_project_that_is_not_there_is_not_put_on_the_store(loop):
+    before = loop.command("models", "list").stdout
+    said = loop.command("models", "add", str(embedded_model()), "--project", "987654", check=False)
+    assert said.returncode != 0
+    assert "api/projects/987654/" in said.stderr
+    assert "/projects/NUMBER/" in said.stderr
+    assert loop.command("models", "list").stdout == before
 
 
 def test_label_studio_refuses_a_submit_from_a_pre_label_that_is_gone(people, shapes):

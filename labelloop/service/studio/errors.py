@@ -59,11 +59,20 @@ class StudioRefused(StudioError):
         self.detail = detail
 
 
+_NOT_THERE = (
+    "See that the number is right (a project's stands in its address, /projects/NUMBER/), and that the account whose "
+    "token is used may see it."
+)
+
+
 class NotFound(StudioRefused):
     """What was asked for is not in Label Studio, or this token may not see it."""
 
     code = "label_studio_not_found"
     status = 404
+
+    def __init__(self, what: str, answer: int, detail: str, *, fix: str = "") -> None:
+        super().__init__(what, answer, detail, fix=fix or _NOT_THERE)
 
 
 class PredictionsDropped(StudioError):

@@ -68,7 +68,7 @@ def test_a_model_that_finds_as_much_passes(kit, judged, tmp_path):
     done = admit(kit, PROJECT, same)
     verdict = done.verdict
     assert verdict.passed
-    assert set(done.thresholds) == {"Disc", "Square"}
+    assert set(done.thresholds) == {"Cat", "Disc", "Square"}, "also what nobody drew yet"
     assert all(0 < value < 1 for value in done.thresholds.values())
     assert verdict.ap50 == verdict.parent_ap50
     assert kit.runs.last(PROJECT)[0].verdict == "admitted"
@@ -80,3 +80,26 @@ def test_without_held_out_labels_it_passes_unjudged_and_says_so(kit, studio, tmp
     assert verdict.passed
     assert verdict.judged_by == "nothing"
     assert f"only {int(is_held_out(PROJECT, task, 0.1))} held-out photos" in verdict.reason
+
+
+def test_before_held_out_labels_suffice_a_worse_model_is_refused_by_what_is_labelled(
+    kit, learn, studio, policy, tmp_path
+):
+    policy("debounce_s = 0\nheld_out = 0\n")
+    judged = learn(tasks=[studio.label(seed) for seed in range(1, 9)])
+    verdict = admit(kit, PROJECT, add(kit, tmp_path, "disc")).verdict
+    assert judged.judged_by == "cross-validation"
+    assert not verdict.passed
+    assert verdict.judged_by == "labelled photos"
+    assert verdict.parent_ap50 == judged.ap50
+    assert f"{judged.ap50:.3f} by what is served by cross-validation: lower" in verdict.reason
+    file = kit.bases.registry.manifest(judged.version).model
+    (tmp_path / "same.onnx").write_bytes(kit.bases.registry.get(judged.version, file))
+    same = kit.bases.registry.add(tmp_path / "same.onnx", project=str(PROJECT)).version
+    assert admit(kit, PROJECT, same).verdict.passed
+
+
+def test_a_model_for_a_project_that_is_not_connected_has_nobody_learn_there(kit, studio, tmp_path):
+    studio.label(1)
+    admit(kit, PROJECT, add(kit, tmp_path, "disc"))
+    assert kit.lessons.project(PROJECT) is None
