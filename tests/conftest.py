@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: settings in a folder of its own, free ports, a real Postgres and a real Redis."""
+"""Fixtures that every test may use: settings in a folder of its own, free ports, real Postgres and Redis, a bare S3."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from labelloop.service.settings import Settings
+from tests.bare_s3 import BareS3
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,13 @@ def wait_until() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def bare_s3() -> Iterator[BareS3]:
+    """The least of an S3 server, of this test's own."""
+    with BareS3() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,6 @@ SET = "s3://bucket/set"
 
 
 @pytest.fixture
-def server():
-    with BareS3() as server:
-        yield server
-
-
-@pytest.fixture
 def file(build, tmp_path):
     """Gives a file of so many tasks, with a label that no other has."""
 
@@ -56,8 +50,8 @@ def claims(store):
 
 @pytest.mark.parametrize("conditions", ["ignore", "refuse", "begin"])
 def test_exporters_at_once_make_a_version_each_with_one_number_a_label(conditions, file, tmp_path):
-    with BareS3(conditions, slow_s=0.03) as server, ThreadPoolExecutor(3) as threads:
-        settings = server.settings(tmp_path / "home")
+    with BareS3(conditions, slow_s=0.03) as bare_s3, ThreadPoolExecutor(3) as threads:
+        settings = bare_s3.settings(tmp_path / "home")
         files = [file(number, f"label{number}") for number in (2, 3, 4)]
         run = [
             threads.submit(export, each, settings=settings, to=SET, fetch=False, formats=("coco",)) for each in files
@@ -71,16 +65,16 @@ def test_exporters_at_once_make_a_version_each_with_one_number_a_label(condition
         assert claims(store) == []
 
 
-def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(server, file, tmp_path, monkeypatch):
+def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3, file, tmp_path, monkeypatch):
     monkeypatch.setattr("exporters.turn.MARK_S", 300.0)  # on a busy machine a second may pass between look and head
-    settings = server.settings(tmp_path / "home")
+    settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     for version in ("v000001", "v000002"):
-        server.asked.clear()
+        bare_s3.asked.clear()
         assert (
             export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",), afresh=True).version == version
         )
-        asked = [(method, key.removeprefix("set/")) for method, key, _ in server.asked]
+        asked = [(method, key.removeprefix("set/")) for method, key, _ in bare_s3.asked]
         manifest, head = (asked.index(("PUT", key)) for key in (manifest_key(version), "HEAD.json"))
         assert manifest < head
         for key in (manifest_key(version), "HEAD.json"):  # who waits looks afterwards whose object stayed
@@ -90,8 +84,8 @@ def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(server,
     assert whole(store) == ["v000001", "v000002"]
 
 
-def test_claim_of_an_exporter_that_was_killed_costs_the_next_one_a_moment_and_is_cleared_away(server, file, tmp_path):
-    settings = server.settings(tmp_path / "home")
+def test_claim_of_an_exporter_that_was_killed_costs_the_next_one_a_moment_and_is_cleared_away(bare_s3, file, tmp_path):
+    settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     store.put("versions/v000001/claim.json", b"{}")
     for version in ("v000001", "v000002"):
@@ -103,8 +97,8 @@ def test_claim_of_an_exporter_that_was_killed_costs_the_next_one_a_moment_and_is
     assert whole(store) == ["v000001", "v000002"]
 
 
-def test_one_of_all_who_begin_together_has_the_turn_and_loses_it_to_a_mark(server, tmp_path):
-    settings = server.settings(tmp_path / "home")
+def test_one_of_all_who_begin_together_has_the_turn_and_loses_it_to_a_mark(bare_s3, tmp_path):
+    settings = bare_s3.settings(tmp_path / "home")
     stores = [open_store(SET, settings) for _ in range(3)]
     turns = [Turn(store, 4) for store in stores]
     assert [turn.first() for turn in turns] == [5, 5, 5]
@@ -117,8 +111,8 @@ def test_one_of_all_who_begin_together_has_the_turn_and_loses_it_to_a_mark(serve
         assert alone.alone_until(7) == 0.0  # not the one that it has claimed
 
 
-def test_version_that_was_not_published_is_no_turn(server, file, tmp_path):
-    settings = server.settings(tmp_path / "home")
+def test_version_that_was_not_published_is_no_turn(bare_s3, file, tmp_path):
+    settings = bare_s3.settings(tmp_path / "home")
     bad = file(2)
     tasks = json.loads(bad.read_text())
     tasks[0]["annotations"][0]["result"][0]["value"] = {}
@@ -130,8 +124,8 @@ def test_version_that_was_not_published_is_no_turn(server, file, tmp_path):
     assert read_head(open_store(SET, settings))[0].version == "v000003"
 
 
-def test_head_that_was_moved_too_late_is_moved_on_to_what_was_published_meanwhile(server, file, tmp_path, monkeypatch):
-    settings = server.settings(tmp_path / "home")
+def test_head_that_was_moved_too_late_is_moved_on_to_what_was_published_meanwhile(bare_s3, file, tmp_path, monkeypatch):
+    settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     first = export(file(2), settings=settings, to=SET, fetch=False, formats=("coco",))
     export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",))
@@ -141,15 +135,15 @@ def test_head_that_was_moved_too_late_is_moved_on_to_what_was_published_meanwhil
         time.sleep(0.3)
         store.put(key, data)
 
-    server.objects.pop("set/HEAD.json")  # as it was when we looked
+    bare_s3.objects.pop("set/HEAD.json")  # as it was when we looked
     with monkeypatch.context() as patch:
         patch.setattr(store, "swap", lambda key, data, **options: (patch.undo(), late(key, data, **options)))
         publish(store, first.version, first.manifest_sha256, alone_until=until)
     assert read_head(store)[0].version == "v000002"
 
 
-def test_gc_takes_away_what_killed_exporters_claimed_and_leaves_the_claim_of_one_at_work(server, file, tmp_path):
-    settings = server.settings(tmp_path / "home")
+def test_gc_takes_away_what_killed_exporters_claimed_and_leaves_the_claim_of_one_at_work(bare_s3, file, tmp_path):
+    settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
     export(file(2), settings=settings, to=SET, fetch=False, formats=("coco",))
     store.put("versions/v000001/contested.json", b"{}")

@@ -11,18 +11,11 @@ from functools import partial
 import pytest
 
 from labelloop.service.store import StoreError, StoreUnreachable, bucket, open_store
-from tests.bare_s3 import BareS3
 
 
 @pytest.fixture
-def server():
-    with BareS3() as server:
-        yield server
-
-
-@pytest.fixture
-def store(server, tmp_path):
-    return open_store("s3://bucket/p", server.settings(tmp_path))
+def store(bare_s3, tmp_path):
+    return open_store("s3://bucket/p", bare_s3.settings(tmp_path))
 
 
 OPERATIONS = {
@@ -45,10 +38,10 @@ def busy(until, *says):
     return fault
 
 
-def test_server_that_is_busy_for_five_seconds_is_waited_for(server, store):
+def test_server_that_is_busy_for_five_seconds_is_waited_for(bare_s3, store):
     store.put("there", b"data")
     says = [(503, "SlowDown"), (500, "InternalError"), (502, "BadGateway"), (429, "TooManyRequests")]
-    server.fault = busy(time.monotonic() + 5, *says)
+    bare_s3.fault = busy(time.monotonic() + 5, *says)
     with ThreadPoolExecutor(len(OPERATIONS)) as threads:
         for done in [threads.submit(operation, store) for operation in OPERATIONS.values()]:
             done.result()
@@ -88,31 +81,31 @@ def half(handler):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_connection_that_is_reset_is_made_anew(server, store, operation):
+def test_connection_that_is_reset_is_made_anew(bare_s3, store, operation):
     store.put("there", b"data")
-    server.fault = times(3, reset)
+    bare_s3.fault = times(3, reset)
     OPERATIONS[operation](store)
 
 
-def test_object_that_breaks_off_in_its_middle_is_read_again(server, store, tmp_path):
+def test_object_that_breaks_off_in_its_middle_is_read_again(bare_s3, store, tmp_path):
     store.put("there", b"data")
-    server.fault = times(2, half)
+    bare_s3.fault = times(2, half)
     assert store.get("there") == b"data"
-    server.fault = times(2, half)
+    bare_s3.fault = times(2, half)
     store.download("there", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"data"
-    server.fault = times(1000, half)
+    bare_s3.fault = times(1000, half)
     with pytest.raises(StoreError) as caught:
         store.get("there")
     assert "p/there" in caught.value.message
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_server_that_accepts_and_never_answers_is_given_up_soon_with_the_fix(server, tmp_path, monkeypatch, operation):
+def test_server_that_accepts_and_never_answers_is_given_up_soon_with_the_fix(bare_s3, tmp_path, monkeypatch, operation):
     monkeypatch.setattr(bucket, "s3_client", partial(bucket.s3_client, timeout_s=0.5))
-    store = open_store("s3://bucket/p", server.settings(tmp_path))
+    store = open_store("s3://bucket/p", bare_s3.settings(tmp_path))
     silent = threading.Event()
-    server.fault = lambda handler: silent.wait(60)
+    bare_s3.fault = lambda handler: silent.wait(60)
     began = time.monotonic()
     with pytest.raises(StoreUnreachable) as caught:
         OPERATIONS[operation](store)
@@ -122,27 +115,27 @@ def test_server_that_accepts_and_never_answers_is_given_up_soon_with_the_fix(ser
     assert "LABELLOOP_S3_ENDPOINT_URL" in caught.value.fix
 
 
-def test_server_that_stays_broken_is_told_with_what_it_said(server, store, monkeypatch):
+def test_server_that_stays_broken_is_told_with_what_it_said(bare_s3, store, monkeypatch):
     monkeypatch.setattr("labelloop.service.store.client.random.uniform", lambda low, high: 0.0)
-    server.fault = busy(float("inf"), (503, "SlowDown"))
+    bare_s3.fault = busy(float("inf"), (503, "SlowDown"))
     with pytest.raises(StoreError, match="SlowDown") as caught:
         store.put("k", b"data")
     assert "look at its log" in caught.value.fix
 
 
-def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(server, store):
+def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(bare_s3, store):
     store.create("first", b"")
 
     def lost(handler):
         if handler.command != "PUT" or not handler.key.endswith("/once"):
             return False
-        server.fault = None
+        bare_s3.fault = None
         body = b"mine"
         writer = handler.headers["x-amz-meta-labelloop-writer"]
-        server.objects[handler.key] = (body, writer, time.time())  # it is there, and nobody is told
+        bare_s3.objects[handler.key] = (body, writer, time.time())  # it is there, and nobody is told
         reset(handler)
         return True
 
-    server.fault = lost
+    bare_s3.fault = lost
     store.create("once", b"mine")
     assert store.get("once") == b"mine"
