@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from exporters.accounting import Ledger, Loss
-from exporters.choose import DISPUTED_OUT, TOGETHER, Choice, Policy, choose, is_disputed
+from exporters.choose import DISPUTED_OUT, NOT_CHOSEN, TOGETHER, ByUser, Choice, Policy, choose, is_disputed
 from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
@@ -166,6 +166,8 @@ class Assembler:
         choice = choose(task, self._rules.policy)
         for annotation, reason in choice.refused:
             self._drop_annotation(task, annotation, reason)
+            if reason == NOT_CHOSEN and isinstance(self._rules.policy, ByUser):
+                self._ledger.notes[f"annotations of user {annotation.completed_by}, whose were not asked for"] += 1
         if not choice.chosen:
             self._ledger.drop("task", choice.reason)
             self._made.losses.append(Loss("task", choice.reason, task=task.id))

@@ -81,8 +81,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """``versions/vNNNNNN/manifest.json``: written create-only and last, so that a version with a manifest is whole.
 
     ``classes`` is label -> number from 1 (a format that counts from 0 takes one off); ``splits`` is split -> images;
-    ``keypoints`` are the names of the label config's key points. ``rules`` is a digest of all that decides what a task
-    becomes: a later export may refer to this version's generations only where it is the same.
+    ``keypoints`` are the names of the label config's key points; ``refused`` says why it was not published. ``rules``
+    is a digest of all that decides what a task becomes: a later export may refer to this version's generations only
+    where it is the same.
     """
 
     format: str = FORMAT
@@ -90,6 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     created_at: str
     published: bool
+    refused: str = ""
     code: str
     source: Mapping[str, Any]
     policy: Mapping[str, Any]

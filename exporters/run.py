@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporters.accounting import Bill, Ledger, Report, Written, accounts_of
+from exporters.accounting import NOTHING_LEFT, TOO_MUCH_FAILED, Bill, Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler, Rules
 from exporters.classes import ClassMap, Numbering, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
@@ -128,10 +128,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             numbering.finish()
             total = making.bills.total()
             accounts = accounts_of(total, self.formats)
+            splits = {split: total["images", split] for split in self.splits}
+            refused = ""
+            if accounts.failed_share > self.max_errors:
+                refused = TOO_MUCH_FAILED
+            elif parent and any(parent.splits.values()) and not any(splits.values()):
+                refused = NOTHING_LEFT
             manifest = Manifest(
                 parent=parent.version if parent else None,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                published=accounts.failed_share <= self.max_errors,
+                published=not refused,
+                refused=refused,
                 code=_code(),
                 source=self.source.origin,
                 policy={**self.policy, "max_errors": self.max_errors},
@@ -139,7 +146,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 formats=self.formats,
                 classes={name: number for number, name in enumerate(classes.names, start=1)},
                 keypoints=self.skeleton.names if self.skeleton else (),
-                splits={split: total["images", split] for split in self.splits},
+                splits=splits,
                 accounts=accounts,
                 generations=(*(known.generations if known else ()), *([made] if made else ())),
             )
@@ -224,6 +231,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             url=self.store.url,
             version=manifest.version,
             published=manifest.published,
+            refused=manifest.refused,
             images=manifest.splits,
             classes=manifest.classes,
             accounts=manifest.accounts,

@@ -5,7 +5,7 @@ from itertools import islice
 
 import msgspec
 
-from exporters.accounting import Loss, Report
+from exporters.accounting import NOTHING_LEFT, Loss, Report
 from exporters.assemble import MALFORMED
 from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, SKIPPED
 from exporters.manifest import DROPPED
@@ -54,7 +54,7 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
     """
     accounts = report.accounts
     lines = [
-        f"{report.url} {report.version}" + ("" if report.published else "  (NOT published: too much failed)"),
+        f"{report.url} {report.version}" + (f"  (NOT published: {report.refused})" if report.refused else ""),
         f"  images   {_counts(report.images)}",
         f"  classes  {_counts({shown(label): number for label, number in report.classes.items()})}",
     ]
@@ -91,6 +91,11 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
 
 def _advice(report: Report, max_errors: float | None) -> list[str]:
     pull = f"`labelloop dataset pull {report.url} --version {report.version} --to DIR`"
+    if report.refused == NOTHING_LEFT:
+        return [
+            f"NOT published: {NOTHING_LEFT}. That one stays. Why no task is in is said above, at tasks.",
+            "→ Check --from, --annotation and --disputed. A data set that begins anew gets another --to.",
+        ]
     if not report.published:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"
         return [

@@ -32,6 +32,7 @@ def dataset_list(url: str, *, json: Json = None) -> int:
             "parent": each.parent,
             "created_at": each.created_at,
             "published": each.published,
+            "refused": each.refused,
             "images": dict(each.splits),
             "formats": list(each.formats),
             "classes": dict(each.classes),
@@ -44,7 +45,7 @@ def dataset_list(url: str, *, json: Json = None) -> int:
         return 0
     for each in told:
         splits = ", ".join(f"{name} {count}" for name, count in each["images"].items())
-        note = "" if each["published"] else "  not published: too much failed"
+        note = "" if each["published"] else f"  not published: {each['refused']}"
         print(
             f"{'*' if each['head'] else ' '} {each['version']}  {each['created_at']}  images: {splits}"
             f"  formats: {', '.join(each['formats'])}{note}"

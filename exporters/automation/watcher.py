@@ -68,7 +68,7 @@ class Watcher:
             copy_images=policy.copy_images,
             progress=progress,
         )
-        outcome = "published" if report.published else f"not published: {report.accounts.failed_share:.1%} failed"
+        outcome = "published" if report.published else f"not published: {report.refused}"
         self._memory.exported(project, policy.to, now, version=report.version, outcome=outcome)
         _log.info("exported", project=project, url=report.url, version=report.version, reason=reason, outcome=outcome)
         if report.published:

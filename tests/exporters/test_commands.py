@@ -10,6 +10,9 @@ from cyclopts import App
 
 from exporters import commands, pull_commands, version_commands
 from exporters.errors import ExportError, VersionNotFound
+from exporters.versions import read_head
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
 
 
 @pytest.fixture
@@ -125,6 +128,20 @@ def test_version_without_images_is_said(app, build, tmp_path, capsys):
     (tmp_path / "none.json").write_text(json.dumps([build.task(7)]))
     assert app(["export", "--from", str(tmp_path / "none.json")]) == 0
     assert "Nothing to train on" in capsys.readouterr().out
+
+
+def test_empty_version_does_not_take_the_place_of_one_with_images(app, build, tmp_path, capsys):
+    to = ["--to", f"file://{tmp_path / 'set'}"]
+    source = tmp_path / "some.json"
+    source.write_text(json.dumps([build.task(n, build.annotation(build.box(1, 1, 5, 5))) for n in range(1, 4)]))
+    assert app(["export", "--from", str(source), *to]) == 0
+    assert app(["export", "--from", str(source), *to, "--annotation", "user:99"]) == 1
+    said = capsys.readouterr().out
+    assert "NOT published: no image is in it" in said
+    assert "annotations of user 1, whose were not asked for 3" in said, "it does not say who annotated"
+    assert read_head(open_store(to[1], Settings()))[0].version == "v000001"
+    assert app(["list", to[1]]) == 0
+    assert "not published: no image" in capsys.readouterr().out
 
 
 WRONG_OPTIONS = {
