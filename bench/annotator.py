@@ -20,7 +20,7 @@ from ml_backend.learn import learn
 from ml_backend.learning.edits import Edits, edits_of
 from ml_backend.learning.order import HEAD
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
+from ml_backend.thresholds import USUAL, edits_of_all, learned_thresholds
 
 Order = Literal["chance", "queue"]
 FITS = (1, 2, 3, 5, 8, 12, 17, 24, 34, 48, 68)
@@ -88,14 +88,15 @@ def annotate(
 
 def thresholds(answered: Answers, *, drawing: float = 0.0) -> dict[str, float]:
     """The thresholds that service would learn from these answers."""
-    return learned_thresholds(edits_of_all(answered), usual=usual_threshold(drawing), drawing=drawing)
+    names = {name for classes, _, _ in answered for name in classes}
+    return learned_thresholds(edits_of_all(answered, names=names), drawing=drawing)
 
 
 def cut(found: Detections, names: Sequence[str], cuts: Cuts, *, usual: float | None = None) -> Detections:
     """What is shown."""
     if not len(found) or isinstance(cuts, float):
         return found[found.scores >= cuts] if len(found) else found
-    other = usual_threshold(0) if usual is None else usual
+    other = USUAL if usual is None else usual
     return found[found.scores >= np.array([cuts.get(names[index], other) for index in found.classes.tolist()])]
 
 

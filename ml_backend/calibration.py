@@ -11,9 +11,11 @@ from scipy.optimize import minimize
 
 from labelloop.labeling.overlap import box_iou
 from ml_backend.consent import Line, log_odds
-from ml_backend.detections import Detections, Floats
+from ml_backend.detections import Detections, Floats, Ints
 from ml_backend.head import Head
 from ml_backend.judge import Truth
+
+Doubles = npt.NDArray[np.float64]
 
 TRUE_IOU = 0.5
 """A detection that covers a drawn box of its class this far is right."""
@@ -21,11 +23,17 @@ TRUE_IOU = 0.5
 PRIOR = 5.0
 """What is taken for known before: as heavy as so many detections at the odds where a sigmoid is steepest."""
 
+ALIKE = 16.0
+"""How much alike classes are taken for: one over the variance of their shifts, in log-odds."""
+
 STEEPEST, FLATTEST = 4.0, 0.25
 """Log-odds are stretched within these: two dozen detections cannot tell more."""
 
+STEEPEST_OF_ALL = 50.0
+"""Those of a model that was made elsewhere by more, where many edits say so: all of its scores may be nearly alike."""
 
-def fit_line(odds: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Line:
+
+def fit_line(odds: Doubles, right: npt.NDArray[np.bool_]) -> Line:
     """The line that makes (n,) log-odds those of being right, kept near to what they are while there are few.
 
     Platt's targets, which never say never, and a penalty towards the line that changes nothing.
@@ -34,17 +42,46 @@ def fit_line(odds: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Lin
         return Line()
     hits = int(right.sum())
     truth = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
+    return _fit(odds, truth, np.zeros(len(odds), np.int64), 0, steepest=STEEPEST)[0]
 
-    def loss(at: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        logits = at[0] * odds + at[1]
+
+def fit_together(
+    odds: Doubles, right: npt.NDArray[np.bool_], classes: Ints, count: int, *, around: float
+) -> tuple[Line, Doubles]:
+    """One line for all classes, and by how much the log-odds of each are shifted beside it.
+
+    A class of which little is known is like the others, however many there are: its shift is a random effect.
+
+    Args:
+        odds: (n,) log-odds of detections.
+        right: (n,) which of them are right.
+        classes: (n,) the class of each, below `count`.
+        count: Number of classes.
+        around: Log-odds at which few detections move the line least, however they tilt it.
+    """
+    return _fit(odds, right.astype(np.float64), classes, count, steepest=STEEPEST_OF_ALL, around=around)
+
+
+def _fit(
+    odds: Doubles, truth: Doubles, classes: Ints, count: int, *, steepest: float, around: float = 0.0
+) -> tuple[Line, Doubles]:
+    moved = np.array([[1.0, 0.0], [around, 1.0]])
+
+    def loss(at: Doubles) -> tuple[float, Doubles]:
+        own = np.append(at[2:], 0.0)  # the last is for where classes have no shift of their own
+        logits = at[0] * odds + at[1] + own[classes]
         chance = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
-        away = at - (1.0, 0.0)
-        value = float((np.logaddexp(0, logits) - truth * logits).sum() + PRIOR / 8 * away @ away)
-        slope = chance - truth
-        return value, np.array([slope @ odds, slope.sum()]) + PRIOR / 4 * away
+        away = moved @ (at[:2] - (1.0, 0.0))
+        value = (np.logaddexp(0, logits) - truth * logits).sum() + PRIOR / 8 * away @ away + ALIKE / 2 * own @ own
+        error = chance - truth
+        slope = np.array([error @ odds, error.sum()]) + PRIOR / 4 * away @ moved
+        shifts = np.bincount(classes, error, minlength=count)[:count] + ALIKE * at[2:]
+        return float(value), np.concatenate([slope, shifts]) if count else slope
 
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(FLATTEST, STEEPEST), (-20, 20)])
-    return Line(float(found.x[0]), float(found.x[1]))
+    start = np.concatenate([[1.0, 0.0], np.zeros(count)])
+    bounds = [(FLATTEST, steepest), (-20, 20), *[(-20, 20)] * count]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return Line(float(found.x[0]), float(found.x[1])), np.asarray(found.x[2:], np.float64)
 
 
 def are_right(found: Detections, truth: Truth, *, names: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -1,9 +1,9 @@
 """Owns thresholds learned from edits: from which score on a class is worth showing. Pure functions.
 
 An annotator who keeps or moves a pre-label says that it was right, one who deletes it that it was wrong at its score,
-and one who draws a box says that the model missed it. The threshold of a class is the one at which its F1 would have
-been best, or its edits cheapest where it is known what one is worth, drawn towards what all classes together say, and
-these towards what is usual, while there are few edits.
+and one who draws a box says that the model missed it. So edits tell the chance that a box of a score is right, class by
+class, and a box is worth showing from one and the same chance on, whatever its class: the one at which F1 is best, or
+edits are cheapest where it is known what one is worth.
 """
 
 from __future__ import annotations
@@ -12,25 +12,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from ml_backend.calibration import are_right
+from ml_backend.calibration import Doubles, are_right, fit_together
+from ml_backend.consent import log_odds
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth
 
 USUAL = 0.3
-"""Where nothing is known. F1 is best at half of the best F1 where scores are calibrated (Lipton et al. 2014,
-https://arxiv.org/abs/1402.1892, theorem 4), and the best F1 of a useful detector lies about .6."""
+"""Where nothing is known: half of the F1 of a useful detector, which lies about .6; see `least_chance`."""
 
-STRENGTH = 300.0
-"""Objects at which what a class says of itself weighs as much as what all classes together say."""
+BEFORE = 30.0
+"""That F1 is taken for seen before, on so many objects."""
 
-TOGETHER = 30.0
-"""Objects at which what all classes together say weighs as much as what is usual: scores of a model that was trained
-elsewhere may mean anything."""
-
-FLATTEST = 0.98
-"""Thresholds that are worth at least this share of the best are as good: the middle of them is taken, not a peak."""
+LOWEST, HIGHEST = 0.01, 0.99
+"""Thresholds stay within: what is weaker is never asked for."""
 
 
 @dataclass(frozen=True)
@@ -75,91 +70,64 @@ def edits_of(found: Detections, truth: Truth, *, names: Sequence[str]) -> dict[s
     return edits
 
 
-Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-"""(thresholds, what each is worth)."""
-
-
 def edits_of_all(
-    answers: Iterable[tuple[Sequence[str], Detections, Truth]], *, names: Collection[str] | None = None
+    answers: Iterable[tuple[Sequence[str], Detections, Truth]], *, names: Collection[str]
 ) -> dict[str, Edits]:
     """The edits of many photos by class.
 
     Args:
         answers: (classes of the detections, what was found, what was submitted) of each photo.
-        names: Classes that count; None: all.
+        names: Classes that count, each of which is answered, also where nothing was done to it.
     """
-    found: dict[str, Edits] = {}
+    found = {name: Edits() for name in sorted(names)}
     for classes, detections, truth in answers:
         for name, some in edits_of(detections, truth, names=classes).items():
-            if names is None or name in names:
-                found[name] = found.get(name, Edits()) + some
+            if name in found:
+                found[name] += some
     return found
 
 
-def usual_threshold(drawing: float) -> float:
-    """Where nothing is known but that scores are calibrated, and that drawing a box costs as much as so many deletions.
-
-    A pre-label that is right with a chance p costs 1 - p to show and p times `drawing` not to.
-    """
-    return 1 / (1 + drawing) if drawing else USUAL
-
-
-def worth_curve(edits: Edits, *, drawing: float = 0.0) -> Curve:
-    """Every threshold that makes a difference, ascending, and what it is worth to hide all that is below.
-
-    Args:
-        edits: Of one class.
-        drawing: What drawing a box costs, in deletions: the worth is the share that is saved of the cost of drawing
-            everything, below 0 where it costs more. 0: the worth is the F1.
-    """
-    scores = np.array([*edits.kept, *edits.deleted], np.float64)
-    hits = np.array([1] * len(edits.kept) + [0] * len(edits.deleted))
-    order = np.argsort(scores)
-    scores, hits = scores[order], hits[order]
-    right = hits[::-1].cumsum()[::-1]
-    shown = np.arange(len(scores), 0, -1)
-    steps = np.diff(scores, prepend=-1.0) > 0
-    if drawing:
-        worth = (drawing * right - (shown - right)) / (drawing * max(edits.objects, 1))
-    else:
-        worth = 2 * right / np.maximum(shown + edits.objects, 1)
-    return scores[steps], worth[steps]
-
-
-def best_threshold(edits: Edits, *, drawing: float = 0.0) -> float | None:
-    """The threshold that is worth most, see `worth_curve`; None where nothing was right at any."""
-    scores, worth = worth_curve(edits, drawing=drawing)
-    if not len(scores) or not edits.kept:
-        return None
-    peak = int(worth.argmax())
-    if worth[peak] <= 0:
-        return float((scores[-1] + 1) / 2)  # whatever is shown costs more than it spares
-    # A threshold stands for all cuts between the next lower score and its own: the middle of those as good as the best.
-    good = set(np.flatnonzero(worth >= FLATTEST * worth[peak]).tolist())
-    low = high = peak
-    while low - 1 in good:
-        low -= 1
-    while high + 1 in good:
-        high += 1
-    below = scores[low - 1] if low else 0.0
-    return float((below + scores[high]) / 2)
-
-
 def learned_thresholds(edits: Mapping[str, Edits], *, usual: float = USUAL, drawing: float = 0.0) -> dict[str, float]:
-    """The threshold of each class.
+    """The threshold of each class: the score that means the least chance worth showing.
+
+    One line tells chances from scores for all classes, shifted for each as far as its edits ask for
+    (`calibration.fit_together`): a class without edits is shown like the others.
 
     Args:
         edits: What was done to each class, over as many tasks as are known.
-        usual: Where nothing is known.
-        drawing: As in `worth_curve`.
+        usual: From which score on is worth showing where nothing is known.
+        drawing: What drawing a box costs, in deletions; 0: F1 is sought.
     """
-    together = sum(edits.values(), Edits())
-    common = _shrunk(best_threshold(together, drawing=drawing), together.objects / TOGETHER, usual)
-    return {
-        name: round(_shrunk(best_threshold(one, drawing=drawing), one.objects / STRENGTH, common), 4)
-        for name, one in edits.items()
-    }
+    before = 1 / (1 + drawing) if drawing else usual
+    classes = np.repeat(np.arange(len(edits)), [len(one.kept) + len(one.deleted) for one in edits.values()])
+    odds = log_odds(np.array([score for one in edits.values() for score in (*one.kept, *one.deleted)], np.float64))
+    right = np.array(
+        [hit for one in edits.values() for hit in [True] * len(one.kept) + [False] * len(one.deleted)], bool
+    )
+    line, shifts = fit_together(odds, right, classes, len(edits), around=float(log_odds(np.array(before))))
+    chances = _chance(line.stretch * odds + line.shift + shifts[classes])
+    objects = sum(one.objects for one in edits.values())
+    least = before if drawing else least_chance(chances, objects=objects, usual=usual)
+    scores = _chance((log_odds(np.array(least)) - line.shift - shifts) / line.stretch)
+    return {name: round(score, 4) for name, score in zip(edits, np.clip(scores, LOWEST, HIGHEST).tolist(), strict=True)}
 
 
-def _shrunk(best: float | None, weight: float, before: float) -> float:
-    return before if best is None else (weight * best + before) / (weight + 1)
+def least_chance(chances: Doubles, *, objects: int, usual: float = USUAL) -> float:
+    """The chance of being right from which on boxes are shown where F1 over all of them is best: half of that F1.
+
+    (Lipton et al. 2014, https://arxiv.org/abs/1402.1892, theorem 4.) The F1 is the one that the chances promise, which
+    errs less than the one counted while boxes are few.
+
+    Args:
+        chances: (n,) of the boxes found.
+        objects: How many there were on the same photos, found or not.
+        usual: The answer where nothing was found.
+    """
+    right = np.sort(chances)[::-1].cumsum()
+    shown = np.arange(1, len(chances) + 1)
+    f1 = 2 * (right + usual * BEFORE) / (shown + objects + BEFORE)
+    return float(f1.max(initial=2 * usual * BEFORE / (objects + BEFORE)) / 2)
+
+
+def _chance(odds: Doubles) -> Doubles:
+    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -50, 50))), np.float64)

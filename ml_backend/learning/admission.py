@@ -18,7 +18,7 @@ from ml_backend.learning.kit import Kit
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import Metrics, Run
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
+from ml_backend.thresholds import edits_of_all, learned_thresholds
 
 log = structlog.get_logger(__name__)
 
@@ -127,8 +127,6 @@ def _by_labels(
 
 
 def _thresholds(exam: Exam, policy: LearningPolicy, usual: float) -> dict[str, float]:
-    drawn = {label for truth in exam.truths for label in truth.labels}
     answers = [(tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True)]
-    drawing = policy.drawing_costs
-    edits = edits_of_all(answers, names=drawn)
-    return learned_thresholds(edits, usual=usual_threshold(drawing) if drawing else usual, drawing=drawing)
+    edits = edits_of_all(answers, names={label for label in exam.names if label})
+    return learned_thresholds(edits, usual=usual, drawing=policy.drawing_costs)

@@ -17,7 +17,7 @@ from ml_backend.learning.gate import Exam, Verdict, judge_by_folds, judge_held_o
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.material import Material
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import edits_of_all, learned_thresholds, usual_threshold
+from ml_backend.thresholds import edits_of_all, learned_thresholds
 
 JUDGED_PHOTOS = 40
 """Labelled photos on which the base is compared with a candidate that is judged by cross-validation."""
@@ -26,11 +26,8 @@ CANDIDATE = "candidate"
 """What a head is called until it is a version."""
 
 
-ENOUGH_TASKS = 10
-"""Tasks that annotators edited with a learned version, from which on cross-validation tells nothing of thresholds."""
-
 MOST_TASKS = 60
-"""The last tasks that thresholds are learned from; of fewer, the later half."""
+"""The last tasks that thresholds are learned from: their versions were most like the candidate."""
 
 MOST_ASKED = 20
 """Tasks that what is served is asked about at a run: of a hundred that come at once most tell nothing more."""
@@ -77,25 +74,23 @@ class Judge:
         """From which score on the candidate's classes are worth showing.
 
         Every edit of an annotator is in what was submitted: it is read as what was done to all that the version found
-        which was served then, also to what was too weak to be shown. The last tasks count, for their versions were most
-        like the candidate, and the held-out ones, which the candidate itself is asked about. While these are few, what
-        cross-validation found counts too: its heads learned from less, and are surer of wrong things.
+        which was served then, also to what was too weak to be shown. So is what was found on the held-out tasks, which
+        the candidate itself is asked about, and what cross-validation found. Scores of all versions are calibrated.
 
         Returns:
-            Thresholds by class; empty where nothing says anything.
+            Thresholds of all classes of the candidate, by name.
         """
         exam = Exam([], [], [])
         facts: dict[str, Any] = {"backbone": backbone, "base": of.served.base, "config": of.config}
         if held := [(task, photo) for task, _, photos in of.held for photo in photos]:
             exam = self._kit.examiner.examine(CANDIDATE, held, **facts)
-        last = list(_last(self._kit.lessons.answered(of.project)))
-        answers = [*last, *((tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True))]
-        if len(answers) < ENOUGH_TASKS:
-            crossed = learned.answers
-            answers += [(crossed.names, *one) for one in zip(crossed.found, crossed.truths, strict=True)]
-        drawing = of.policy.drawing_costs
-        usual = usual_threshold(drawing) if drawing else self._kit.settings.score_threshold
-        return learned_thresholds(edits_of_all(answers, names=of.classes), usual=usual, drawing=drawing)
+        answers = [
+            *_last(self._kit.lessons.answered(of.project)),
+            *((tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True)),
+            *((learned.answers.names, *one) for one in zip(learned.answers.found, learned.answers.truths, strict=True)),
+        ]
+        edits = edits_of_all(answers, names=learned.head.names)
+        return learned_thresholds(edits, usual=self._kit.settings.score_threshold, drawing=of.policy.drawing_costs)
 
     def ask(self, of: Material, backbone: Backbone) -> None:
         """Notes what is served finds on tasks that are learned from now for the first time."""
@@ -141,7 +136,7 @@ def _last(
     answered: Sequence[tuple[Sequence[Lesson], Sequence[Lesson]]],
 ) -> Iterator[tuple[tuple[str, ...], Detections, Truth]]:
     """(names, what was found on a photo, what was drawn on it) of the tasks drawn last, which come first."""
-    for drawn, found in answered[: min(max(ENOUGH_TASKS, len(answered) // 2), MOST_TASKS)]:
+    for drawn, found in answered[:MOST_TASKS]:
         by_url = {one.url: one for one in drawn}
         for one in found:
             if one.url not in by_url:

@@ -5,52 +5,127 @@ import pytest
 
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth
-from ml_backend.thresholds import (
-    USUAL,
-    Edits,
-    best_threshold,
-    edits_of,
-    learned_thresholds,
-    usual_threshold,
-    worth_curve,
-)
+from ml_backend.thresholds import USUAL, Edits, edits_of, edits_of_all, learned_thresholds, least_chance
 
 
-def test_f1_at_each_threshold_is_that_of_counting():
-    edits = Edits(kept=(0.9, 0.5, 0.5), deleted=(0.7, 0.2), added=1)
-    scores, f1 = worth_curve(edits)
-    expected = []
-    for cut in (0.2, 0.5, 0.7, 0.9):
-        right = sum(score >= cut for score in edits.kept)
-        wrong = sum(score >= cut for score in edits.deleted)
-        missed = len(edits.kept) - right + edits.added
-        expected.append(2 * right / (2 * right + wrong + missed))
-    assert scores.tolist() == [0.2, 0.5, 0.7, 0.9]
-    np.testing.assert_allclose(f1, expected)
+def spread(count, *, seed=0, scored=lambda chance: chance, missed=0):
+    """Edits of boxes that are right as often as their chance says, which `scored` turns into scores."""
+    rng = np.random.default_rng(seed)
+    chances = rng.uniform(0, 1, count)
+    right = rng.uniform(0, 1, count) < chances
+    scores = scored(chances)
+    return Edits(tuple(scores[right]), tuple(scores[~right]), missed)
 
 
-def test_the_best_threshold_parts_what_was_kept_from_what_was_deleted():
-    assert 0.3 < best_threshold(Edits(kept=(0.8, 0.9), deleted=(0.1, 0.3))) <= 0.8
-    assert best_threshold(Edits(deleted=(0.9,))) is None
-    assert best_threshold(Edits(added=3)) is None
+def f1(edits, cut):
+    """By counting."""
+    right = sum(score >= cut for score in edits.kept)
+    shown = right + sum(score >= cut for score in edits.deleted)
+    return 2 * right / (shown + edits.objects)
 
 
-@pytest.mark.parametrize(("deleted", "kept", "low", "high"), [(0.7, 0.9, 0.7, 0.9), (0.1, 0.2, 0.1, 0.22)])
-def test_many_edits_decide(deleted, kept, low, high):
-    edits = Edits(kept=(kept,) * 800, deleted=(deleted,) * 800)
-    assert low < learned_thresholds({"a": edits})["a"] < high
+def bill(edits, cut, drawing):
+    """Deletions, and boxes drawn where each counts as so many."""
+    return sum(score >= cut for score in edits.deleted) + drawing * sum(score < cut for score in edits.kept)
 
 
-def test_one_edit_hardly_moves_a_threshold():
-    assert learned_thresholds({"a": Edits(deleted=(0.95,), kept=(0.96,))})["a"] == pytest.approx(USUAL, abs=0.1)
-    assert learned_thresholds({"a": Edits()}) == {"a": USUAL}
+CUTS = np.linspace(0.01, 0.99, 99)
+SCORES = {
+    "calibrated": lambda chance: chance,
+    "too sure": lambda chance: chance**0.25,
+    "not sure enough": lambda chance: chance**3,
+    "within a tenth": lambda chance: 0.6 + chance / 10,
+}
 
 
-def test_a_rare_class_follows_the_others_first():
-    edits = {"common": Edits((0.15,) * 900, (0.05,) * 900), "rare": Edits()}
+@pytest.mark.parametrize("scored", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("missed", [0, 1000])
+def test_many_edits_give_the_best_f1_whatever_scores_mean(scored, missed):
+    edits = spread(4000, scored=scored, missed=missed)
+    found = learned_thresholds({"a": edits})["a"]
+    assert f1(edits, found) >= 0.99 * max(f1(edits, cut) for cut in np.linspace(0.001, 0.999, 999))
+
+
+@pytest.mark.parametrize("drawing", [1.0, 3.0])
+@pytest.mark.parametrize("scored", [SCORES["calibrated"], SCORES["too sure"]])
+def test_what_drawing_costs_decides_which_threshold_makes_the_smallest_bill(drawing, scored):
+    edits = spread(4000, scored=scored, missed=100)
+    found = learned_thresholds({"a": edits}, drawing=drawing)["a"]
+    assert bill(edits, found, drawing) <= 1.02 * min(bill(edits, cut, drawing) for cut in CUTS)
+
+
+def test_classes_whose_scores_mean_other_things_get_thresholds_of_their_own():
+    edits = {"shy": spread(2000, scored=lambda chance: chance / 3), "bold": spread(2000, seed=1, scored=np.sqrt)}
     found = learned_thresholds(edits)
-    assert found["rare"] == pytest.approx(found["common"], abs=0.05)
-    assert found["rare"] < USUAL / 2
+    both = Edits.__add__(*edits.values())
+
+    def together(cuts):
+        right = sum(score >= cuts[name] for name, one in edits.items() for score in one.kept)
+        shown = right + sum(score >= cuts[name] for name, one in edits.items() for score in one.deleted)
+        return 2 * right / (shown + both.objects)
+
+    assert found["shy"] < 0.25 < 0.45 < found["bold"]
+    assert together(found) > max(f1(both, cut) for cut in CUTS) + 0.02
+
+
+def test_a_class_without_edits_is_shown_like_the_others():
+    bold = spread(1000, scored=np.sqrt)
+    found = learned_thresholds({"often": bold, "never": Edits()})
+    assert found["never"] == pytest.approx(found["often"], abs=0.02)
+    assert found["never"] > USUAL + 0.1
+
+
+def test_a_class_that_is_found_and_never_there_is_shown_less():
+    often = spread(1000)
+    found = learned_thresholds({"often": often, "deleted": Edits(deleted=(0.4, 0.5, 0.6) * 20)})
+    assert found["deleted"] > found["often"] + 0.1
+
+
+def test_one_photo_hardly_moves_a_threshold():
+    found = learned_thresholds({"a": Edits(kept=(0.8, 0.6), deleted=(0.5, 0.2, 0.1, 0.05), added=1)})
+    assert found["a"] == pytest.approx(USUAL, abs=0.1)
+
+
+def test_one_edit_of_a_class_hardly_tells_it_from_the_others():
+    often = spread(1000)
+    alone = learned_thresholds({"often": often, "seldom": Edits()})
+    one = learned_thresholds({"often": often, "seldom": Edits(deleted=(0.9,))})
+    assert one["seldom"] == pytest.approx(alone["seldom"], abs=0.05)
+
+
+@pytest.mark.parametrize(("drawing", "expected"), [(0.0, 0.4), (1.0, 0.5), (3.0, 0.25)])
+def test_without_edits_all_is_as_usual(drawing, expected):
+    found = learned_thresholds({"a": Edits(), "b": Edits()}, usual=0.4, drawing=drawing)
+    assert found == {"a": pytest.approx(expected), "b": pytest.approx(expected)}
+    assert learned_thresholds({}) == {}
+
+
+def test_the_least_chance_is_half_of_the_best_f1():
+    chances = np.random.default_rng(0).uniform(0, 1, 5000)
+    best = max(2 * chances[chances >= cut].sum() / ((chances >= cut).sum() + 3000) for cut in CUTS)
+    assert least_chance(chances, objects=3000) == pytest.approx(best / 2, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        Edits(added=300),
+        Edits(deleted=(0.0, 1.0)),
+        Edits(kept=(1.0,) * 500),
+        Edits(deleted=(1.0,) * 500),
+        Edits(kept=(0.2,) * 10, deleted=(0.3,) * 1000),
+    ],
+    ids=["nothing found", "no chance at all and certain", "all right", "all wrong", "the worse the surer"],
+)
+@pytest.mark.parametrize("drawing", [0.0, 1.0])
+def test_thresholds_are_scores_whatever_was_done(edits, drawing):
+    found = learned_thresholds({"a": edits, "b": Edits()}, drawing=drawing)
+    assert all(0 < one < 1 for one in found.values())
+
+
+def test_where_every_pre_label_costs_more_than_it_spares_hardly_any_is_shown():
+    edits = Edits(kept=(0.2,) * 10, deleted=(0.3,) * 1000)
+    assert learned_thresholds({"a": edits}, drawing=1.0)["a"] > 0.3
 
 
 def test_a_submitted_photo_says_what_was_kept_deleted_and_added():
@@ -62,26 +137,5 @@ def test_a_submitted_photo_says_what_was_kept_deleted_and_added():
     assert edits["a"].deleted == (pytest.approx(0.6),)
     assert edits["a"].added == 1
     assert edits["b"] == Edits((), (pytest.approx(0.3),), 1)
-
-
-@pytest.mark.parametrize("drawing", [1.0, 3.0])
-def test_what_drawing_costs_decides_which_threshold_makes_the_smallest_bill(drawing):
-    rng = np.random.default_rng(0)
-    scores = rng.uniform(0, 1, 4000)
-    right = rng.uniform(0, 1, 4000) < scores  # calibrated
-    edits = Edits(tuple(scores[right]), tuple(scores[~right]), 100)
-
-    def bill(cut):
-        return (scores[~right] >= cut).sum() + drawing * (scores[right] < cut).sum()
-
-    found = best_threshold(edits, drawing=drawing)
-    assert bill(found) <= 1.02 * min(bill(cut) for cut in np.linspace(0, 1, 201))
-    assert found == pytest.approx(usual_threshold(drawing), abs=0.1)
-    assert learned_thresholds({"a": edits}, usual=usual_threshold(drawing), drawing=drawing)["a"] == pytest.approx(
-        usual_threshold(drawing), abs=0.1
-    )
-
-
-def test_where_every_pre_label_costs_more_than_it_spares_hardly_any_is_shown():
-    edits = Edits(kept=(0.2,) * 10, deleted=(0.3,) * 1000)
-    assert best_threshold(edits, drawing=1.0) > 0.3
+    twice = edits_of_all([(["a", "b"], found, truth)] * 2, names=["b", "c"])
+    assert twice == {"b": Edits((), (pytest.approx(0.3),) * 2, 2), "c": Edits()}

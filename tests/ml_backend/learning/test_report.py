@@ -166,7 +166,7 @@ def test_the_quality_by_class_is_that_of_what_is_served(learned, engine, setting
     for served, thresholds in ((first, first.metrics.thresholds), (second, second.metrics.thresholds)):
         facts = {"engine": engine, "policy": LearningPolicy(), "clock": lambda: 9.5}
         report = make_report(PROJECT, served=served.version, **facts)
-        assert {one.name: one.threshold for one in report.classes} == thresholds
+        assert {one.name: one.threshold for one in report.classes}.items() <= thresholds.items()
         assert all(one.ap50 is not None for one in report.classes)
     assert all(one.threshold is None for one in make_report(PROJECT, served="elsewhere", **facts).classes)
 
