@@ -19,6 +19,7 @@ from exporters.pulled_photos import PulledPhotos, images_there
 from exporters.staging import Staging
 from exporters.tables import read_index, read_table
 from exporters.whole import job_of
+from labelloop.service.disk import full_disk_named
 from labelloop.service.media import Media
 from labelloop.service.store import Store
 
@@ -79,8 +80,7 @@ def pull(
     wanted = tuple(formats) or manifest.formats
     if not set(wanted) <= set(manifest.formats):
         raise BadOption("--format", ",".join(wanted), "one or more of " + ", ".join(manifest.formats))
-    staging = Staging(to)
-    try:
+    with full_disk_named(to), Staging(to) as staging:
         work = _Pull(store, manifest, wanted, staging, progress)
         files = work.labels()
         missing: list[tuple[str, str]] = []
@@ -101,8 +101,6 @@ def pull(
             lying = layer.lying
         work.finish()
         staging.put()
-    finally:
-        staging.discard()
     folders = {name: to / folder for name, folder in work.folders.items()}
     return Pulled(manifest.version, folders, files, photos, tuple(missing), lying)
 

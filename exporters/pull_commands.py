@@ -12,6 +12,7 @@ from exporters.formats import format_names
 from exporters.pull import pull
 from exporters.terminal import counted, progress_bar
 from exporters.versions import read_version
+from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -55,6 +56,7 @@ def dataset_pull(
         0, or 1 where photos could not be had.
     """
     settings = Settings()
+    setup_logging(settings)
     store = open_store(url, settings)
     with ExitStack() as opened:
         media = None

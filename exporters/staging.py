@@ -9,6 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -33,7 +34,7 @@ class _Mark(msgspec.Struct, frozen=True):
 
 
 class Staging:
-    """Lays out beneath ``to``; nothing of ``to`` changes before `put`.
+    """Lays out beneath ``to``; nothing of ``to`` changes before `put`. Use it as a context: what is not put goes.
 
     Args:
         to: The folder; it is made.
@@ -48,6 +49,12 @@ class Staging:
         self._before = _mark(to)
         shutil.rmtree(self.root, ignore_errors=True)  # of a pull that was killed
         self.root.mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.discard()
 
     def check(self, *more: str) -> None:
         """Tell what is in the way, before photos are fetched; ``more`` are entries that are still to be laid out.

@@ -112,6 +112,7 @@ COMMANDS: Sequence[Command] = (
 
 
 _FIXES = {
+    errno.EDQUOT: "Your share of that disk is used up: free some room there.",
     errno.ENOSPC: "Free some room where it writes, or in the folder of temporary files (TMPDIR names another).",
     errno.EACCES: "Choose a folder that you may write.",
     errno.EROFS: "Choose a folder that can be written.",

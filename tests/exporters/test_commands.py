@@ -1,6 +1,7 @@
 """The commands: what they print, write and exit with."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from exporters.errors import ExportError, VersionNotFound
 from exporters.versions import read_head
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
+from tests.web_server import WebServer
 
 
 @pytest.fixture
@@ -198,3 +200,40 @@ def test_an_export_to_a_disk_loads_no_more_than_it_needs(file, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("command", ["export", "pull"])
+def test_disk_without_room_is_named(app, build, tmp_path, command):
+    """As a limit on the size of files: what the system says then names no place."""
+    source, to = tmp_path / "many.json", tmp_path / "set"
+    source.write_text(json.dumps([build.task(n, build.annotation(build.box(1, 1, 5, 5))) for n in range(1, 400)]))
+    export = ["export", str(source), "--to", f"file://{to}", "--workers", "1"]
+    if command == "pull":
+        app(export)
+    words = export if command == "export" else ["dataset", "pull", f"file://{to}", "--to", str(tmp_path / "out")]
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from labelloop.cli import main; main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{to if command == 'export' else tmp_path / 'out'}" in done.stderr
+    assert "File too large" in done.stderr
+
+
+def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, tmp_path):
+    with WebServer(lambda asked: (503, b"")) as host:
+        image = f"{host.url}/a.jpg?token=s3cr3t-of-the-host"
+        source, to = tmp_path / "one.json", f"file://{tmp_path / 'set'}"
+        source.write_text(json.dumps([build.task(1, build.annotation(build.box(1, 1, 5, 5)), image=image)]))
+        settings = {"LABELLOOP_HOME": str(tmp_path / "home"), "LABELLOOP_MEDIA_HOSTS": "127.0.0.1"}
+        for words in (["export", str(source), "--to", to], ["dataset", "pull", to, "--to", str(tmp_path / "out")]):
+            done = subprocess.run(
+                [sys.executable, "-m", "labelloop.cli", *words],
+                capture_output=True, text=True, check=False, env=os.environ | settings,
+            )  # fmt: skip
+    assert "1 photo could not be had" in done.stderr
+    (told,) = [line for line in done.stderr.splitlines() if "trying_again" in line and "attempt=2" in line]
+    assert "503" in told
+    assert "s3cr3t" not in done.stderr

@@ -21,11 +21,13 @@ _BATCH_FILES = 512
 _BATCH_BYTES = 16 << 20
 _LEFT_S = 7 * 24 * 3600
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+_NAMED_BY = " (LABELLOOP_STORE_URL, where no other was given)"
 _BELOW = "A key may not lie below another object's key."
 _FIXES = {
     errno.ENOSPC: "Free some room on that disk.",
-    errno.EACCES: "Let this user write there, or choose another folder with LABELLOOP_STORE_URL.",
-    errno.EROFS: "Choose a folder that can be written with LABELLOOP_STORE_URL.",
+    errno.EACCES: f"Let this user write there, or choose another folder{_NAMED_BY}.",
+    errno.EROFS: f"Choose a folder that can be written{_NAMED_BY}.",
+    errno.ENOENT: f"Choose a folder that can be made{_NAMED_BY}.",
     errno.ENOTDIR: _BELOW,
     errno.EEXIST: _BELOW,
     errno.EISDIR: "A key may not be the folder of other objects' keys.",
@@ -52,6 +54,11 @@ class FolderStore:
     def settle_s(self) -> float:
         """See `Store.settle_s`. The disk decides at once."""
         return 0.0
+
+    @property
+    def lanes(self) -> int:
+        """See `Store.lanes`: a disk that is synced is synced for all."""
+        return 1
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
         """See `Store.put`."""
