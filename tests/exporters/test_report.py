@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,6 +16,7 @@ from exporters.reporting.page import html_report
 from exporters.versions import read_version
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
+from tests.system.browser_fixtures import chromium_page
 
 HOSTILE = '<script>alert("x")</script>'
 CONFIG = f"""<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
@@ -145,23 +145,15 @@ def test_the_command_writes_a_file(exported, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.system
 def test_chromium_shows_it_without_a_complaint(page, tmp_path):
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no chromium (tests/system/setup.sh brings it)")
-    from playwright.sync_api import sync_playwright
-
     (tmp_path / "report.html").write_text(page())
     said, asked = [], []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page()
+    with chromium_page() as tab:
         tab.on("console", lambda message: said.append(message.text))
         tab.on("dialog", lambda dialog: said.append(dialog.message))
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(f"file://{tmp_path}/report.html")
         shown = tab.evaluate("[...document.images].map(each => each.naturalWidth)")
         wide = tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert shown == [420] * 4

@@ -2,15 +2,19 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 SHOTS = os.environ.get("LABELLOOP_SCREENSHOTS")
+PATIENCE_S = 120
+"""What a page may take on a busy machine."""
 
 
-@pytest.fixture
-def page():
+@contextmanager
+def chromium_page(width=1440, height=900):
+    """An empty page in a browser of its own; skips the test where there is no Chromium."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no Chromium: run `sh tests/system/setup.sh` as root, or `apt-get install chromium`")
@@ -18,8 +22,16 @@ def page():
     with playwright.sync_playwright() as play:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
         browser = play.chromium.launch(executable_path=chromium, args=arguments)
-        yield browser.new_page(viewport={"width": 1440, "height": 900})
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(1000 * PATIENCE_S)
+        yield page
         browser.close()
+
+
+@pytest.fixture
+def page():
+    with chromium_page() as page:
+        yield page
 
 
 def log_in(page, label_studio, email: str) -> None:

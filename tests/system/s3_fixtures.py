@@ -4,15 +4,15 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import boto3
 import httpx
 import pytest
 from botocore.config import Config
 
+from labelloop.service.settings import SecretStr, Settings
 from labelloop.stack.ports import free_port
 
 VENV = Path(__file__).parents[2] / ".labelloop" / "test" / "swift"
@@ -76,13 +76,40 @@ use = egg:swift#symlink
 """
 
 
-class S3Server(NamedTuple):
-    """Where it is and how to log in. `make_bucket()` makes a fresh bucket and gives its name."""
+@dataclass(frozen=True)
+class S3Server:
+    """Where a real S3 server is and how to log in."""
 
     endpoint: str
-    key: str
-    secret: str
-    make_bucket: Callable[[], str]
+    key: str = KEY
+    secret: str = SECRET
+
+    def settings(self, home: Path, **changes: object) -> Settings:
+        """Of labelloop, with this server and without a Label Studio."""
+        return Settings(
+            home=home,
+            s3_endpoint_url=self.endpoint,
+            s3_access_key_id=self.key,
+            s3_secret_access_key=SecretStr(self.secret),
+            label_studio_api_key=SecretStr(""),
+        ).but(**changes)
+
+    def client(self):
+        """boto3's, as anybody makes one."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
+    def make_bucket(self) -> str:
+        """The name of a fresh bucket."""
+        name = f"bucket-{secrets.token_hex(6)}"
+        self.client().create_bucket(Bucket=name)
+        return name
 
 
 @pytest.fixture(scope="session")
@@ -99,23 +126,7 @@ def s3_server(tmp_path_factory):
             )
     processes = []
     try:
-        port = start(folder, processes)
-        endpoint = f"http://127.0.0.1:{port}"
-        client = boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=REGION,
-            aws_access_key_id=KEY,
-            aws_secret_access_key=SECRET,
-            config=Config(s3={"addressing_style": "path"}),
-        )
-
-        def make_bucket() -> str:
-            name = f"bucket-{secrets.token_hex(6)}"
-            client.create_bucket(Bucket=name)
-            return name
-
-        yield S3Server(endpoint, KEY, SECRET, make_bucket)
+        yield S3Server(f"http://127.0.0.1:{start(folder, processes)}")
     finally:
         for process in processes:
             process.terminate()

@@ -13,7 +13,6 @@ from exporters.pull import pull
 from exporters.validate.version import verify
 from exporters.versions import read_version
 from labelloop.service.media import Media
-from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import Entry, open_store
 
 pytestmark = pytest.mark.system
@@ -35,13 +34,7 @@ def task(number, url, x=10.0):
 
 @pytest.fixture
 def settings(s3_server, tmp_path):
-    return Settings(
-        home=tmp_path / "home",
-        s3_endpoint_url=s3_server.endpoint,
-        s3_access_key_id=s3_server.key,
-        s3_secret_access_key=SecretStr(s3_server.secret),
-        label_studio_api_key=SecretStr(""),
-    )
+    return s3_server.settings(tmp_path / "home")
 
 
 def test_server_copies_each_photo_once_and_what_is_pulled_is_the_same(s3_server, settings, tmp_path, monkeypatch):

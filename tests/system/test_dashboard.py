@@ -1,9 +1,6 @@
 """The dashboard in Chromium: the log-in, the queue by keyboard, stances that are switched, on a laptop's screen."""
 
-import os
-import shutil
 import threading
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,11 +15,11 @@ from qc_webhooks.fact_store import FactStore
 from qc_webhooks.facts import Facts, Mark, Pair, Thing, Turn
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.tables import TASKS
+from tests.system.browser_fixtures import chromium_page, screenshot
 
 pytestmark = pytest.mark.system
-SHOTS = os.environ.get("LABELLOOP_SCREENSHOTS")
 PASSWORD = "correct-horse-9"
-LAPTOP = {"width": 1366, "height": 768}
+LAPTOP = 1366, 768
 
 
 class Names:
@@ -87,14 +84,7 @@ def dashboard(tmp_path_factory):
 @pytest.fixture
 def page(dashboard):
     """A logged-in page on a laptop's screen, with what its console said."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium: run `sh tests/system/setup.sh` as root, or `apt-get install chromium`")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as play:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = play.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(viewport=LAPTOP)
+    with chromium_page(*LAPTOP) as page:
         page.complaints = []
         page.on(
             "console", lambda said: page.complaints.append(said.text) if said.type in {"error", "warning"} else None
@@ -104,7 +94,6 @@ def page(dashboard):
         page.keyboard.press("Enter")
         page.wait_for_url("**/dashboard/7/")
         yield page
-        browser.close()
 
 
 def test_the_queue_is_worked_through_by_keyboard(page, dashboard, tmp_path):
@@ -115,7 +104,7 @@ def test_the_queue_is_worked_through_by_keyboard(page, dashboard, tmp_path):
     loaded = """new Promise((done) => { const photo = new Image(); photo.onload = () => done(photo.naturalWidth);
       photo.src = document.querySelector("svg.photo image").href.baseVal; })"""
     assert page.evaluate(loaded) == 800
-    page.screenshot(path=Path(SHOTS or tmp_path) / "dashboard.png")
+    screenshot(page, "dashboard.png", tmp_path)
     page.keyboard.press("j")
     page.keyboard.press("j")
     assert page.evaluate("document.activeElement.textContent") == "Task 2"
@@ -147,9 +136,7 @@ def test_every_page_fits_a_laptop_and_can_be_read(page, dashboard, scheme):
     for path in ("", "disputes", "disputes/1", "agreement", "labels", "annotators", "annotators/1", "what-if"):
         page.goto(f"{dashboard}/7/{path}")
         page.wait_for_load_state("networkidle")
-        assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"], (
-            f"{path} must be scrolled sideways"
-        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP[0], f"{path} must be scrolled sideways"
         assert page.evaluate(CONTRAST) >= 4.5, f"{path}: text that is hard to read (WCAG 2.2, 1.4.3)"
     assert page.complaints == []
 

@@ -319,13 +319,8 @@ def test_an_image_that_cannot_be_read(loop):
 
 
 def store_findings(tmp_path, s3_server, **values):
-    given = {
-        "store_url": "s3://nowhere/prefix",
-        "s3_endpoint_url": s3_server.endpoint,
-        "s3_access_key_id": s3_server.key,
-        "s3_secret_access_key": SecretStr(s3_server.secret),
-    }
-    return look(Settings(home=tmp_path, **{**given, **values}), None, "store", "store-conditions")
+    settings = s3_server.settings(tmp_path, **{"store_url": "s3://nowhere/prefix", **values})
+    return look(settings, None, "store", "store-conditions")
 
 
 def test_a_bucket_that_works_and_what_its_server_cannot_do(tmp_path, s3_server):

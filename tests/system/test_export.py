@@ -6,12 +6,10 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 import shapely
 import supervision
-from botocore.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -22,7 +20,6 @@ from exporters.manifest import object_key
 from exporters.pull import pull
 from exporters.versions import read_head, read_version
 from labelloop.service.media import Media
-from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 
 pytestmark = pytest.mark.system
@@ -49,25 +46,12 @@ TRUTH = {name: sorted((label, *true_box(*box)) for label, *box in boxes) for nam
 
 @pytest.fixture
 def settings(s3_server, tmp_path):
-    return Settings(
-        home=tmp_path / "home",
-        s3_endpoint_url=s3_server.endpoint,
-        s3_access_key_id=s3_server.key,
-        s3_secret_access_key=SecretStr(s3_server.secret),
-        label_studio_api_key=SecretStr(""),
-    )
+    return s3_server.settings(tmp_path / "home")
 
 
 @pytest.fixture
 def s3(s3_server):
-    return boto3.client(
-        "s3",
-        endpoint_url=s3_server.endpoint,
-        aws_access_key_id=s3_server.key,
-        aws_secret_access_key=s3_server.secret,
-        region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    return s3_server.client()
 
 
 def task(number, bucket, name, boxes):

@@ -16,7 +16,6 @@ import pytest
 from exporters.export import export
 from exporters.validate.version import verify
 from exporters.versions import read_head, read_version, versions
-from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import StoreError, open_store
 
 pytestmark = pytest.mark.system
@@ -92,15 +91,6 @@ def bucket(s3_server):
     return s3_server.make_bucket()
 
 
-def settings_of(s3_server, endpoint, home):
-    return Settings(
-        home=home,
-        s3_endpoint_url=endpoint,
-        s3_access_key_id=s3_server.key,
-        s3_secret_access_key=SecretStr(s3_server.secret),
-    )
-
-
 def tasks(count):
     def result(place):
         value = {"x": place % 50, "y": 5, "width": 20, "height": 20, "rotation": 0, "rectanglelabels": ["car"]}
@@ -130,7 +120,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
     sleep = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))  # boto3 waits between its attempts
     file = tmp_path / "export.json"
-    well = settings_of(s3_server, s3_server.endpoint, tmp_path / "home")
+    well = s3_server.settings(tmp_path / "home")
     address = f"s3://{bucket}/set"
     file.write_text(json.dumps(tasks(20)))
     export(file, settings=well, to=address, formats=("coco", "yolo-detect"))
@@ -139,7 +129,7 @@ def test_a_server_that_fails_from_some_write_on_leaves_whole_versions(s3_server,
     for passed in range(0, 40, 4):
         gateway = Gateway(s3_server.endpoint, FAULTS[fault])
         gateway.left = passed
-        ours = settings_of(s3_server, f"http://127.0.0.1:{gateway.server_port}", tmp_path / "home")
+        ours = well.but(s3_endpoint_url=f"http://127.0.0.1:{gateway.server_port}")
         before = is_whole(store)
         try:
             report = export(file, settings=ours, to=address, formats=("coco", "yolo-detect"), afresh=True)
@@ -164,7 +154,7 @@ def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server,
     file = tmp_path / "export.json"
     file.write_text(json.dumps(tasks(3000)))
     address = f"s3://{bucket}/set"
-    settings = settings_of(s3_server, s3_server.endpoint, tmp_path / "home")
+    settings = s3_server.settings(tmp_path / "home")
     store = open_store(address, settings)
     environment = {
         **os.environ,

@@ -10,7 +10,6 @@ from exporters.export import export
 from exporters.garbage import collect, look
 from exporters.validate.version import verify
 from exporters.versions import read_version, versions
-from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 
 pytestmark = pytest.mark.system
@@ -24,13 +23,7 @@ def task(number, x):
 
 
 def test_older_versions_go_and_what_stays_is_whole(s3_server, tmp_path):
-    settings = Settings(
-        home=tmp_path / "home",
-        s3_endpoint_url=s3_server.endpoint,
-        s3_access_key_id=s3_server.key,
-        s3_secret_access_key=SecretStr(s3_server.secret),
-        label_studio_api_key=SecretStr(""),
-    )
+    settings = s3_server.settings(tmp_path / "home")
     url = f"s3://{s3_server.make_bucket()}/set"
     store, source = open_store(url, settings), tmp_path / "tasks.json"
     for last in (10.0, 30.0, 50.0):

@@ -239,14 +239,7 @@ def test_only_known_labels_leaves_the_rest_out_and_lists_it(bring, studio, tmp_p
 
 
 def test_photos_in_a_bucket_are_referenced(settings, studio, s3_server, tmp_path):
-    boto3 = pytest.importorskip("boto3")
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_server.endpoint,
-        aws_access_key_id=s3_server.key,
-        aws_secret_access_key=s3_server.secret,
-        region_name="us-east-1",
-    )
+    client = s3_server.client()
     bucket = s3_server.make_bucket()
     makers.make_yolo(tmp_path / "set", "detect")
     for path in (tmp_path / "set").rglob("*"):

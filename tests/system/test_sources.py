@@ -7,7 +7,7 @@ from exporters.export import export
 from exporters.pull import pull
 from exporters.sources import open_source, project
 from exporters.versions import read_version
-from labelloop.service.settings import SecretStr, Settings
+from labelloop.service.settings import SecretStr
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 
@@ -25,13 +25,10 @@ def box(x, label="car"):
 
 @pytest.fixture
 def settings(label_studio, s3_server, tmp_path):
-    return Settings(
-        home=tmp_path / "home",
+    return s3_server.settings(
+        tmp_path / "home",
         label_studio_url=label_studio.url,
         label_studio_api_key=SecretStr(label_studio.admin_token),
-        s3_endpoint_url=s3_server.endpoint,
-        s3_access_key_id=s3_server.key,
-        s3_secret_access_key=SecretStr(s3_server.secret),
     )
 
 

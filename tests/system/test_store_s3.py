@@ -4,9 +4,7 @@ import hashlib
 import os
 import threading
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import (
@@ -22,22 +20,12 @@ from labelloop.service.store import (
 pytestmark = pytest.mark.system
 
 
-def s3_settings(server, tmp_path, **changes):
-    values = {
-        "home": tmp_path,
-        "s3_endpoint_url": server.endpoint,
-        "s3_access_key_id": server.key,
-        "s3_secret_access_key": SecretStr(server.secret),
-    }
-    return Settings(**{**values, **changes})
-
-
 @pytest.fixture(params=["file", "s3"])
 def store(request, tmp_path):
     if request.param == "file":
         return open_store((tmp_path / "a store").as_uri(), Settings(home=tmp_path))
     server = request.getfixturevalue("s3_server")
-    return open_store(f"s3://{server.make_bucket()}/some prefix", s3_settings(server, tmp_path))
+    return open_store(f"s3://{server.make_bucket()}/some prefix", server.settings(tmp_path))
 
 
 def test_what_is_put_is_read_back_and_replaced(store):
@@ -179,7 +167,7 @@ def test_self_test_says_what_the_store_does_and_leaves_nothing(store):
 )
 def test_s3_errors_name_the_place_and_the_fix_and_no_secret(s3_server, tmp_path, changes, says, fix):
     bucket = s3_server.make_bucket()
-    store = open_store(f"s3://{bucket}/p", s3_settings(s3_server, tmp_path, **changes))
+    store = open_store(f"s3://{bucket}/p", s3_server.settings(tmp_path, **changes))
     for call in (
         lambda: store.put("k", b"x"),
         lambda: store.get("k"),
@@ -196,7 +184,7 @@ def test_s3_errors_name_the_place_and_the_fix_and_no_secret(s3_server, tmp_path,
 
 
 def test_a_missing_bucket_is_named(s3_server, tmp_path):
-    store = open_store("s3://no-such-bucket-here", s3_settings(s3_server, tmp_path))
+    store = open_store("s3://no-such-bucket-here", s3_server.settings(tmp_path))
     with pytest.raises(StoreUnreachable, match="no such bucket") as caught:
         store.put("k", b"x")
     assert "Create the bucket" in caught.value.fix
@@ -204,16 +192,9 @@ def test_a_missing_bucket_is_named(s3_server, tmp_path):
 
 def test_boto3_reads_what_the_store_wrote_with_its_type(s3_server, tmp_path):
     bucket = s3_server.make_bucket()
-    store = open_store(f"s3://{bucket}/exports/v1", s3_settings(s3_server, tmp_path))
+    store = open_store(f"s3://{bucket}/exports/v1", s3_server.settings(tmp_path))
     etag = store.put("coco.json", b"{}")
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=s3_server.key,
-        aws_secret_access_key=s3_server.secret,
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    client = s3_server.client()
     answer = client.get_object(Bucket=bucket, Key="exports/v1/coco.json")
     assert answer["Body"].read() == b"{}"
     assert answer["ContentType"] == "application/json"
@@ -223,7 +204,7 @@ def test_boto3_reads_what_the_store_wrote_with_its_type(s3_server, tmp_path):
 def test_a_lock_left_by_a_killed_writer_is_taken_over(s3_server, tmp_path, monkeypatch):
     from labelloop.service.store import s3_lock
 
-    store = open_store(f"s3://{s3_server.make_bucket()}", s3_settings(s3_server, tmp_path))
+    store = open_store(f"s3://{s3_server.make_bucket()}", s3_server.settings(tmp_path))
     etag = store.put("state", b"one")
     dead = s3_lock.ObjectLock(store._at(), "state", store._lock_object)
     assert dead._taken()

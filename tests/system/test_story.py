@@ -3,12 +3,10 @@
 import copy
 import json
 
-import boto3
 import httpx
 import numpy as np
 import pytest
 import supervision as sv
-from botocore.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -133,14 +131,7 @@ def bucket(settled, project, loop, s3_server, people):
     admin.ask("PATCH", f"/api/annotations/{truth['id']}/", json={"ground_truth": True}).raise_for_status()
     to = f"s3://{loop.bucket}/story"
     loop.command("export", str(project), "--format", "coco,voc,yolo-detect", "--to", to, "--copy-images")
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=s3_server.key,
-        aws_secret_access_key=s3_server.secret,
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    client = s3_server.client()
 
     def get(key):
         return client.get_object(Bucket=loop.bucket, Key=key)["Body"].read()

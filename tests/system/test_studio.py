@@ -3,11 +3,9 @@
 import base64
 import io
 
-import boto3
 import httpx
 import numpy as np
 import pytest
-from botocore.config import Config
 from PIL import Image
 
 from labelloop.service.media import Media, MediaMissing
@@ -278,14 +276,7 @@ def test_a_bucket_that_only_label_studio_can_read_is_read_through_it(
     studio, project, s3_server, tmp_path, presign, label_studio
 ):
     bucket = s3_server.make_bucket()
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3_server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=s3_server.key,
-        aws_secret_access_key=s3_server.secret,
-        config=Config(s3={"addressing_style": "path"}),
-    )
+    client = s3_server.client()
     out = io.BytesIO()
     Image.new("RGB", (50, 40), "red").save(out, "PNG")
     client.put_object(Bucket=bucket, Key="photos/a b.png", Body=out.getvalue(), ContentType="image/png")
@@ -306,13 +297,7 @@ def test_a_bucket_that_only_label_studio_can_read_is_read_through_it(
         media.photo("s3://another-bucket/a.png", task_id=task)
     media.close()
 
-    settings = Settings(
-        home=tmp_path / "direct",
-        s3_endpoint_url=s3_server.endpoint,
-        s3_access_key_id=s3_server.key,
-        s3_secret_access_key=s3_server.secret,
-    )
-    direct = Media(settings, None)
+    direct = Media(s3_server.settings(tmp_path / "direct"), None)
     assert direct.size(url) == (50, 40)
     with pytest.raises(MediaMissing, match="NoSuchKey"):
         direct.size(f"s3://{bucket}/none.png")

@@ -8,7 +8,6 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 from ml_backend.activation import activate, roll_back
 from ml_backend.registry import Registry
@@ -39,13 +38,9 @@ def machines(s3_server, tmp_path):
     """The settings of two machines that share a bucket and nothing else."""
     bucket = s3_server.make_bucket()
     return [
-        Settings(
-            home=tmp_path / name, store_url=f"s3://{bucket}/loop", s3_endpoint_url=s3_server.endpoint,
-            s3_access_key_id=s3_server.key, s3_secret_access_key=SecretStr(s3_server.secret),
-            model=tiny(tmp_path / "given.onnx", 1),
-        )
+        s3_server.settings(tmp_path / name, store_url=f"s3://{bucket}/loop", model=tiny(tmp_path / "given.onnx", 1))
         for name in ("one", "two")
-    ]  # fmt: skip
+    ]
 
 
 def until(true, limit_s=90.0):
