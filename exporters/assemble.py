@@ -6,50 +6,31 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from exporters.accounting import Ledger, Loss
-from exporters.choose import DISPUTED_OUT, NOT_CHOSEN, TOGETHER, ByUser, Choice, Policy, choose, is_disputed
+from exporters.choose import DISPUTED_OUT, NOT_CHOSEN, TOGETHER, ByUser, Choice, choose, is_disputed
 from exporters.classes import ClassMap
-from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id, object_id
+from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
 from exporters.index import NameKeys
-from exporters.keypoints import is_hidden
 from exporters.keyset import KeySet
+from exporters.labelled import Labeller
+from exporters.losses import MALFORMED, Losses
 from exporters.names import Named, Names, public_url
+from exporters.rules import Rules
 from exporters.runs import Runs
-from exporters.shapes import CLIPPED, Fitted, Unfit, fit
-from exporters.splits import APART, Split
+from exporters.splits import APART
 from exporters.together import JOINED, OUTVOTED, together
-from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Crowd
 from labelloop.labeling.errors import MalformedTask
-from labelloop.labeling.geometry import Ellipse, KeyPoint, Rectangle
-from labelloop.labeling.region import Reading, Region
+from labelloop.labeling.region import Reading
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
 
-MALFORMED = "malformed"
-NEGATIVE = "negative size turned round"
-SEVERAL = "regions with several labels (an object for each label)"
-UNKNOWN_LABEL = "regions with a label that the label config does not have"
 SAME_IMAGE = "images that another task has too"
 HEADER = "image sizes read from the image's header"
 NO_SPLIT = "images whose task does not say its split, split by shares"
 NO_GROUP = "images without a value of the group key, split by their own address"
 DISPUTED_IN = "disputed tasks that are in all the same"
 DISPUTED_APART = "disputed tasks in the split of their own"
-
-
-class Rules(msgspec.Struct, frozen=True):
-    """What decides about the tasks, read once: options of the export.
-
-    ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by.
-    """
-
-    policy: Policy
-    split: Split
-    disputed: str
-    config: LabelConfig | None
-    config_labels: frozenset[str]
-    crowd: Crowd | None = None
 
 
 class Assembled(msgspec.Struct, frozen=True):
@@ -81,11 +62,11 @@ class Taken(msgspec.Struct, frozen=True):
 class _Made:
     """What becomes of the task under way."""
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: int, losses: Losses) -> None:
         self.key = key
         self.stays = False
         self.names: list[NameKeys] = []
-        self.losses: list[Loss] = []
+        self.losses = losses
         self.saw: Mapping[str, tuple[int, ...]] = {}  # of a consensus: who marked a region, by its id
 
 
@@ -95,22 +76,21 @@ class Assembler:
     def __init__(self, rules: Rules, *, classes: ClassMap, sizes: Sizes, ledger: Ledger, before: int = 0) -> None:
         """``before``: how many tasks of the source stand before the first that comes here."""
         self._rules = rules
-        self._classes = classes
         self._sizes = sizes
         self._ledger = ledger
-        self._question = _question(rules.config)
+        self._labeller = Labeller(rules, classes, ledger)
         self._names = Names()
         self._ids = Runs()
         self._position = before
-        self._made: _Made = _Made(0)
+        self._made: _Made
 
     def assemble(self, task: Task | MalformedTask) -> Assembled:
         """The images of a task with their objects; none where the task is not in the data set."""
         self._position += 1
-        self._made = _Made(-self._position)
+        number = task.task if isinstance(task, MalformedTask) else task.id
+        made = self._made = _Made(-self._position, Losses(self._ledger, number, self._position))
         items = tuple(self._items(task))
-        made = self._made
-        return Assembled(made.key, items, made.stays, tuple(made.names), tuple(made.losses))
+        return Assembled(made.key, items, made.stays, tuple(made.names), tuple(made.losses.listed))
 
     def reserve(self, number: int, names: Sequence[NameKeys]) -> bool:
         """Let a task pass that is in the data set as it is; False, and nothing taken, where its number or names are."""
@@ -147,30 +127,29 @@ class Assembler:
     def _items(self, task: Task | MalformedTask) -> Iterator[Item]:
         self._ledger.input["task"] += 1
         if isinstance(task, MalformedTask):
-            self._ledger.drop("task", MALFORMED, failed=True)
-            self._made.losses.append(Loss("task", MALFORMED, task=task.task, detail=f"{task.field}: {task.reason}"))
+            self._made.losses.malformed(task)
             return
-        self._count(task)
+        self._ledger.input["annotation"] += len(task.annotations) + self._made.losses.malformed_annotations(task)
         number = task.id if task.id and task.id > 0 else self._position
         if number in self._ids or number >= IMAGE_SLOT:
             known = number in self._ids
-            self._drop_task(task, "a task of this id came before" if known else "its id is too large", failed=True)
+            reason = "a task of this id came before" if known else "its id is too large"
+            self._drop_task(reason, self._unsized(task), failed=True)
             return
         self._ids.add(number)
         self._made.key = number
         self._made.stays = task.id == number
         disputed = is_disputed(task)
         if disputed and self._rules.disputed == "out":
-            self._drop_task(task, DISPUTED_OUT)
+            self._drop_task(DISPUTED_OUT, self._unsized(task))
             return
         choice = choose(task, self._rules.policy)
         for annotation, reason in choice.refused:
-            self._drop_annotation(task, annotation, reason)
+            self._made.losses.annotation(annotation, self._read(task, annotation), reason)
             if reason == NOT_CHOSEN and isinstance(self._rules.policy, ByUser):
                 self._ledger.notes[f"annotations of user {annotation.completed_by}, whose were not asked for"] += 1
         if not choice.chosen:
-            self._ledger.drop("task", choice.reason)
-            self._made.losses.append(Loss("task", choice.reason, task=task.id))
+            self._made.losses.task(choice.reason)
             return
         yield from self._chosen(
             task, number, choice, split=APART if disputed and self._rules.disputed == "apart" else ""
@@ -184,10 +163,7 @@ class Assembler:
         placed, reasons = self._place(task, number, images, readings, split)
         if not placed:
             reason = "no image in its data" if not images else "no image with a known size"
-            self._ledger.drop("task", reason, failed=True)
-            self._made.losses.append(Loss("task", reason, task=task.id))
-            for annotation, reading in readings:
-                self._drop_read(task, annotation, reading, reason, failed=True)
+            self._drop_task(reason, readings, failed=True)
             return
         self._ledger.kept["task"] += 1
         self._ledger.kept["annotation"] += len(chosen)
@@ -196,23 +172,31 @@ class Assembler:
             self._ledger.notes[DISPUTED_APART if split else DISPUTED_IN] += 1
         objects: dict[int, list[Object]] = {slot: [] for slot in placed}
         sources = {image.slot: image.url for image in images}
-        ordinals = iter(range(1, 2**62))
+        numbers = iter(range(1, 2**62))
+        losses = self._made.losses
         for annotation, reading in readings:
             self._others(reading)
             self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
             for error in reading.errors:
-                self._drop_region(task, annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")
+                losses.region(annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")
         if choice.rule == TOGETHER:
-            readings = [self._together(task, readings)]
+            readings = [self._together(readings)]
         for annotation, reading in readings:
             for region in reading.regions:
                 image = find_image(images, region)
                 if image is None:
-                    self._drop_region(task, annotation, region.id, "drawn on an image that the task does not have")
+                    losses.region(annotation, region.id, "drawn on an image that the task does not have")
                 elif image.slot not in placed:
-                    self._drop_region(task, annotation, region.id, reasons[image.slot])
+                    losses.region(annotation, region.id, reasons[image.slot])
                 else:
-                    objects[image.slot] += self._objects(task, annotation, region, placed[image.slot], ordinals)
+                    objects[image.slot] += self._labeller.objects(
+                        region,
+                        annotation,
+                        placed[image.slot],
+                        numbers=numbers,
+                        saw=self._made.saw.get(region.id, ()),
+                        losses=losses,
+                    )
         for slot, each in placed.items():
             answered = self._answered(readings, each.item_index, alone=len(images) == 1)
             yield Item(each, tuple(objects[slot]), source=sources[slot], choices=answered)
@@ -223,7 +207,7 @@ class Assembler:
         """What was answered about an image to the one question about images, each answer once."""
         found: dict[str, None] = {}
         for _, reading in readings:
-            question = self._question or next(iter(reading.choices), "")
+            question = self._rules.question or next(iter(reading.choices), "")
             if alone:
                 found |= dict.fromkeys(reading.choices.get(question, ()))
                 continue
@@ -259,10 +243,7 @@ class Assembler:
             size = known or self._header(image, task.id)
             if isinstance(size, str):
                 reasons[image.slot] = "its image's size is not known"
-                self._ledger.drop("image", "its size is not known", failed=True)
-                self._made.losses.append(
-                    Loss("image", "its size is not known", task=task.id, detail=f"{public_url(image.url)}: {size}")
-                )
+                self._made.losses.image(image.url, "its size is not known", size)
                 continue
             identity = image_id(number, image.slot)
             url = public_url(image.url)
@@ -289,78 +270,13 @@ class Assembler:
         self._ledger.notes[HEADER] += not isinstance(size, str)
         return size
 
-    def _objects(
-        self, task: Task, annotation: Annotation, region: Region, image: Image, ordinals: Iterator[int]
-    ) -> list[Object]:
-        """The objects of a region, one for each of its labels; none, and a loss, where it cannot be in the data set."""
-        try:
-            fitted = fit(region.geometry, image.width, image.height)
-            objects = self._label(region, fitted, annotation, image.task, ordinals)
-        except Unfit as unfit:
-            self._drop_region(task, annotation, region.id, str(unfit))
-            return []
-        if not objects:
-            self._drop_region(task, annotation, region.id, "no label")
-            return []
-        self._ledger.kept["region"] += 1
-        if fitted.repairs:
-            self._ledger.repaired.update(fitted.repairs)
-        if _was_negative(region):
-            self._ledger.repaired[NEGATIVE] += 1
-        if len(objects) > 1:
-            self._ledger.notes[SEVERAL] += 1
-        if self._rules.config and not self._rules.config_labels.issuperset(region.labels):
-            self._ledger.notes[UNKNOWN_LABEL] += 1
-        return objects
-
-    def _label(
-        self, region: Region, fitted: Fitted, annotation: Annotation, task: int, ordinals: Iterator[int]
-    ) -> list[Object]:
-        """An object for each label of a region; their numbers go on from those of the regions before it."""
-        parent, hidden, point = "", False, isinstance(region.geometry, KeyPoint)
-        if point:
-            parent, hidden = region.result[0].parent_id or "", is_hidden(region)
-        labels = region.labels if len(region.labels) == 1 else tuple(dict.fromkeys(region.labels))
-        objects: list[Object] = []
-        try:
-            for label in labels:
-                number = object_id(task, next(ordinals))
-                objects.append(
-                    Object(
-                        number,
-                        0 if point else self._classes.id(label),  # a key point names a part of an object: no class
-                        label,
-                        region.geometry,
-                        fitted.box,
-                        fitted.area,
-                        objects[0].id if objects else number,
-                        CLIPPED in fitted.repairs,
-                        fitted.outline,
-                        region.id,
-                        parent,
-                        hidden,
-                        annotation.id,
-                        annotation.completed_by,
-                        region.score,
-                        region.attributes,
-                        self._made.saw.get(region.id, ()),
-                    )
-                )
-        except OverflowError as error:
-            raise Unfit("its number is too large") from error
-        return objects
-
-    def _together(self, task: Task, readings: list[tuple[Annotation, Reading]]) -> tuple[Annotation, Reading]:
+    def _together(self, readings: list[tuple[Annotation, Reading]]) -> tuple[Annotation, Reading]:
         """The consensus as an annotation that is nobody's; what it does not hold is noted."""
         found = together(readings, self._rules.crowd or Crowd())
         if found.joined:
             self._ledger.drop("region", JOINED, times=found.joined)
         for annotation, region, probability in found.outvoted:
-            self._ledger.drop("region", OUTVOTED)
-            detail = f"{probability:.2f} likely"
-            self._made.losses.append(
-                Loss("region", OUTVOTED, task=task.id, annotation=annotation.id, region=region, detail=detail)
-            )
+            self._made.losses.region(annotation, region, OUTVOTED, f"{probability:.2f} likely", failed=False)
         self._made.saw = found.saw
         return Annotation(), found.reading
 
@@ -377,50 +293,18 @@ class Assembler:
 
         return read_annotation(annotation, task=task, config=self._rules.config, size=size if images else None)
 
-    def _count(self, task: Task) -> None:
-        broken = [each for each in task.malformed if each.field.startswith("annotations")]
-        self._ledger.input["annotation"] += len(task.annotations) + len(broken)
-        for each in broken:
-            self._ledger.drop("annotation", MALFORMED, failed=True)
-            self._made.losses.append(Loss("annotation", MALFORMED, task=task.id, detail=f"{each.field}: {each.reason}"))
+    def _unsized(self, task: Task) -> list[tuple[Annotation, Reading]]:
+        """Every annotation of a task, read for its regions to be counted."""
+        return [(annotation, self._read(task, annotation)) for annotation in task.annotations]
 
-    def _drop_task(self, task: Task, reason: str, *, failed: bool = False) -> None:
-        self._ledger.drop("task", reason, failed=failed)
-        self._made.losses.append(Loss("task", reason, task=task.id))
-        for annotation in task.annotations:
-            self._drop_read(task, annotation, self._read(task, annotation), reason, failed=failed)
-
-    def _drop_annotation(self, task: Task, annotation: Annotation, reason: str) -> None:
-        self._drop_read(task, annotation, self._read(task, annotation), reason)
-
-    def _drop_read(
-        self, task: Task, annotation: Annotation, reading: Reading, reason: str, *, failed: bool = False
-    ) -> None:
-        """An annotation is left out whole: its regions go with it, counted but not listed one by one."""
-        regions = len(reading.regions) + len(reading.errors)
-        self._ledger.input["region"] += regions
-        self._ledger.drop("annotation", reason)
-        if regions:
-            self._ledger.drop("region", reason, times=regions, failed=failed)
-        self._made.losses.append(
-            Loss("annotation", reason, task=task.id, annotation=annotation.id, detail=f"{regions} regions")
-        )
-
-    def _drop_region(self, task: Task, annotation: Annotation, region: str, reason: str, detail: str = "") -> None:
-        self._ledger.drop("region", reason, failed=True)
-        self._made.losses.append(
-            Loss("region", reason, task=task.id, annotation=annotation.id, region=region, detail=detail)
-        )
+    def _drop_task(self, reason: str, readings: Sequence[tuple[Annotation, Reading]], *, failed: bool = False) -> None:
+        self._made.losses.task(reason, failed=failed)
+        for annotation, reading in readings:
+            self._made.losses.annotation(annotation, reading, reason, failed=failed)
 
     def _others(self, reading: Reading) -> None:
         for result in (*reading.answers, *reading.relations, *reading.carried):
             self._ledger.other_results[result.type or "unknown"] += 1
-
-
-def _question(config: LabelConfig | None) -> str:
-    """The control that asks for the class of an image: the config's first that asks about the whole task."""
-    asked = (each.name for each in (config.controls_of("Choices") if config else ()) if not each.per_region)
-    return next(asked, "")
 
 
 def _size_in(
@@ -432,14 +316,3 @@ def _size_in(
             if find_image(images, region) is image:
                 return region.width, region.height
     return None
-
-
-def _was_negative(region: Region) -> bool:
-    if isinstance(region.geometry, Rectangle):
-        fields = ("width", "height")
-    elif isinstance(region.geometry, Ellipse):
-        fields = ("radiusX", "radiusY")
-    else:
-        return False
-    value = region.result[0].value  # it was read, so both are numbers
-    return bool(value[fields[0]] < 0 or value[fields[1]] < 0)

@@ -18,7 +18,7 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from exporters.accounting import Bills, Ledger
-from exporters.assemble import Assembler, Rules, Taken
+from exporters.assemble import Assembler, Taken
 from exporters.classes import ClassMap
 from exporters.convert import Converter
 from exporters.formats import FORMATS
@@ -27,6 +27,7 @@ from exporters.generation import NewGeneration, Stretch, StretchWriter
 from exporters.images import Headers, LateHeaders, Sizes
 from exporters.index import NO_DIGEST
 from exporters.known import Known
+from exporters.rules import Rules
 from exporters.tables import Objects
 from labelloop.labeling.errors import MalformedTask
 from labelloop.service.settings import Settings

@@ -8,14 +8,16 @@ import msgspec
 import numpy as np
 
 from exporters.accounting import Ledger, Loss
-from exporters.assemble import SAME_IMAGE, UNKNOWN_LABEL, Assembler, Rules
+from exporters.assemble import SAME_IMAGE, Assembler
 from exporters.block import Block
 from exporters.classes import ClassMap
 from exporters.columns import Columns
 from exporters.dataset import Image, Item
 from exporters.gather import Dropped, Fates, gather
 from exporters.index import NO_DIGEST, NameKeys
+from exporters.labelled import UNKNOWN_LABEL
 from exporters.manifest import Photo
+from exporters.rules import Rules
 from exporters.shapes import CLIPPED, Fitted
 from exporters.usual import Draft, Drafts, Usual
 from labelloop.labeling.errors import MalformedTask

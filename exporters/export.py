@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporters.accounting import Report
-from exporters.assemble import Rules
 from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import config_labels
 from exporters.errors import BadOption, NoImages
@@ -17,6 +16,7 @@ from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.images import LateHeaders
 from exporters.keypoints import WORD, Skeleton
 from exporters.names import safe_name
+from exporters.rules import Rules
 from exporters.run import Progress, Run
 from exporters.sources import Source, open_source
 from exporters.sources.file import JsonFile

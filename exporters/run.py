@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from exporters.accounting import NOTHING_LEFT, TOO_MUCH_FAILED, Bill, Ledger, Report, Written, accounts_of
-from exporters.assemble import Assembler, Rules
+from exporters.assemble import Assembler
 from exporters.classes import ClassMap, Numbering, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter, Pattern
@@ -29,6 +29,7 @@ from exporters.images import Headers, Sizes
 from exporters.keypoints import Skeleton
 from exporters.known import Known, OutOfOrder
 from exporters.manifest import Manifest
+from exporters.rules import Rules
 from exporters.sources import Source
 from exporters.tables import Objects
 from exporters.turn import Turn

@@ -6,8 +6,8 @@ from itertools import islice
 import msgspec
 
 from exporters.accounting import NOTHING_LEFT, Loss, Report
-from exporters.assemble import MALFORMED
 from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, SKIPPED
+from exporters.losses import MALFORMED
 from exporters.manifest import DROPPED
 from exporters.tables import read_table
 from exporters.terminal import shown
@@ -120,7 +120,7 @@ def _lost(report: Report) -> bool:
 def _told(loss: Loss) -> str:
     names = (("task", loss.task), ("annotation", loss.annotation), ("region", loss.region))
     where = ", ".join(f"{name} {value}" for name, value in names if value not in (None, ""))
-    return f"{where or 'the file'}: {loss.reason}" + (f": {loss.detail}" if loss.detail else "")
+    return f"{where or 'a task'}: {loss.reason}" + (f": {loss.detail}" if loss.detail else "")
 
 
 def _counts(numbers: Mapping[str, int]) -> str:

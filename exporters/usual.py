@@ -13,13 +13,13 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from exporters.assemble import Rules
 from exporters.choose import TOGETHER, is_disputed
 from exporters.classes import ClassMap
 from exporters.columns import Fits, Said, Shapes, draw, fit
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
 from exporters.packed import packed
+from exporters.rules import Rules
 from labelloop.labeling.config import LabelConfig
 
 _AT_ONCE = 16

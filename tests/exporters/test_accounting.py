@@ -231,3 +231,18 @@ def test_size_that_no_image_has_is_taken_for_none(run, build):
     assert out.report.accounts.images.kept == 1
     (image,) = out.instances()["images"]
     assert (image["task_id"], image["width"]) == (2, 640)
+
+
+def test_what_has_no_id_is_named_by_its_place_in_the_source(run, build):
+    out = run(
+        [
+            build.task(7, build.annotation(build.box(1, 1, 5, 5))),
+            "no task",
+            build.task(None, build.annotation(build.box(1, 1, 0, 5))),
+        ],
+        formats=("coco",),
+    )
+    assert [(each["kind"], each["detail"]) for each in out.losses] == [
+        ("task", "a task is a JSON object; number 2 in the source, without an id"),
+        ("region", "width: is 0: a rectangle without area; number 3 in the source, without an id"),
+    ]

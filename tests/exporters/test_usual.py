@@ -167,9 +167,9 @@ def test_shape_that_does_not_fit_is_told_by_the_same_words(run, build):
 
 
 def test_text_of_a_task_that_is_no_json_is_not_usual():
-    from exporters.assemble import Rules
     from exporters.choose import latest
     from exporters.classes import ClassMap
+    from exporters.rules import Rules
     from exporters.splits import Split
 
     usual = Usual(Rules(latest, Split.parse("train=1"), "out", None, frozenset()), ClassMap())

@@ -1,0 +1,71 @@
+"""What of a task is not in the data set: counted in the ledger's sums, and listed with the task, one by one."""
+
+from exporters.accounting import Kind, Ledger, Loss
+from exporters.names import public_url
+from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.region import Reading
+from labelloop.labeling.task import Annotation, Task
+
+MALFORMED = "malformed"
+
+
+class Losses:
+    """The losses of one task.
+
+    Args:
+        ledger: Its sums.
+        task: The task's number, if it has one; else what is lost is named by its place in the source.
+        position: That place, from 1.
+
+    Attributes:
+        listed: Each loss.
+    """
+
+    def __init__(self, ledger: Ledger, task: int | None, position: int) -> None:
+        self.listed: list[Loss] = []
+        self._ledger = ledger
+        self._task = task
+        self._place = "" if task is not None else f"number {position} in the source, without an id"
+
+    def malformed(self, error: MalformedTask) -> None:
+        """A task that cannot be read."""
+        self._ledger.drop("task", MALFORMED, failed=True)
+        self._list("task", MALFORMED, detail=f"{error.field}: {error.reason}" if error.field else error.reason)
+
+    def malformed_annotations(self, task: Task) -> int:
+        """Those of a task that cannot be read; gives how many."""
+        broken = [each for each in task.malformed if each.field.startswith("annotations")]
+        for each in broken:
+            self._ledger.drop("annotation", MALFORMED, failed=True)
+            self._list("annotation", MALFORMED, detail=f"{each.field}: {each.reason}")
+        return len(broken)
+
+    def task(self, reason: str, *, failed: bool = False) -> None:
+        """The task; what is in it is told by `annotation`."""
+        self._ledger.drop("task", reason, failed=failed)
+        self._list("task", reason)
+
+    def image(self, url: str, reason: str, why: str) -> None:
+        """An image of the task."""
+        self._ledger.drop("image", reason, failed=True)
+        self._list("image", reason, detail=f"{public_url(url)}: {why}")
+
+    def annotation(self, annotation: Annotation, reading: Reading, reason: str, *, failed: bool = False) -> None:
+        """An annotation that is left out whole: its regions go with it, counted but not listed one by one."""
+        regions = len(reading.regions) + len(reading.errors)
+        self._ledger.input["region"] += regions
+        self._ledger.drop("annotation", reason)
+        if regions:
+            self._ledger.drop("region", reason, times=regions, failed=failed)
+        self._list("annotation", reason, annotation.id, detail=f"{regions} regions")
+
+    def region(
+        self, annotation: Annotation, region: str, reason: str, detail: str = "", *, failed: bool = True
+    ) -> None:
+        """A region of an annotation that is kept otherwise."""
+        self._ledger.drop("region", reason, failed=failed)
+        self._list("region", reason, annotation.id, region, detail)
+
+    def _list(self, kind: Kind, reason: str, annotation: int | None = None, region: str = "", detail: str = "") -> None:
+        told = "; ".join(filter(None, (detail, self._place)))
+        self.listed.append(Loss(kind, reason, task=self._task, annotation=annotation, region=region, detail=told))

@@ -1,0 +1,28 @@
+"""What decides about the tasks of an export, read once: its options."""
+
+import msgspec
+
+from exporters.choose import Policy
+from exporters.splits import Split
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.consensus import Crowd
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """Whose annotation counts, which split an image is in, what a label may be.
+
+    ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by.
+    """
+
+    policy: Policy
+    split: Split
+    disputed: str
+    config: LabelConfig | None
+    config_labels: frozenset[str]
+    crowd: Crowd | None = None
+
+    @property
+    def question(self) -> str:
+        """The control that asks for the class of an image: the config's first that asks about the whole task."""
+        asked = self.config.controls_of("Choices") if self.config else ()
+        return next((each.name for each in asked if not each.per_region), "")
