@@ -87,23 +87,36 @@ def load_classes(store: Store) -> tuple[ClassMap, str | None]:
         raise DatasetDamaged(store.url, KEY, str(error), fix=fix) from error
 
 
-def save_classes(store: Store, classes: ClassMap) -> None:
+Stored = tuple[ClassMap, str | None]
+"""The store's class map and its etag, as `load_classes` gives them."""
+
+
+def save_classes(store: Store, classes: ClassMap, seen: Stored | None = None) -> Stored:
     """Append the labels that the store's map does not have yet.
+
+    Args:
+        store: where the data set lives.
+        classes: the class map.
+        seen: what the store had, where it was read before.
+
+    Returns:
+        What the store has now.
 
     Raises:
         ClassMapMoved: another exporter appended first and gave a number to a label that has another one here.
     """
     for _ in range(20):
-        stored, etag = load_classes(store)
+        stored, etag = seen or load_classes(store)
+        seen = None
         if stored.names[: len(classes.names)] == classes.names:
-            return  # somebody knows all that we know
+            return stored, etag  # somebody knows all that we know
         if classes.names[: len(stored.names)] != stored.names:
             break
         try:
-            store.swap(KEY, msgspec.json.format(msgspec.json.encode(ClassMapFile(classes.names))), etag=etag)
+            etag = store.swap(KEY, msgspec.json.format(msgspec.json.encode(ClassMapFile(classes.names))), etag=etag)
         except Changed:
             continue
-        return
+        return classes, etag
     raise ClassMapMoved(store.url)
 
 
@@ -111,24 +124,30 @@ class Numbering:
     """Keeps the store's class map up with ours while tasks are converted, so that exporters beside us see our numbers.
 
     Use it as a context.
+
+    Args:
+        store: where the data set lives.
+        classes: the class map as it was loaded; it grows.
+        etag: what came with it.
     """
 
-    def __init__(self, store: Store, classes: ClassMap) -> None:
+    def __init__(self, store: Store, classes: ClassMap, etag: str | None) -> None:
         self._store, self._classes = store, classes
+        self._seen: Stored = ClassMap(classes.names), etag
         self._saved = len(classes)  # what was loaded is there
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="classes")
-        self._saving: Future[None] | None = None
+        self._saving: Future[Stored] | None = None
 
     def keep_up(self) -> None:
         """Begin to save what is new. Raises what went wrong with what was new before."""
         if self._saving and not self._saving.done():
             return
         if self._saving:
-            self._saving.result()
+            self._seen = self._saving.result()
         if len(self._classes) > self._saved:
             names = self._classes.names
             self._saved = len(names)
-            self._saving = self._threads.submit(save_classes, self._store, ClassMap(names))
+            self._saving = self._threads.submit(save_classes, self._store, ClassMap(names), self._seen)
 
     def finish(self) -> None:
         """All of them are in the store when this returns.
@@ -138,7 +157,7 @@ class Numbering:
         """
         while self._saving or len(self._classes) > self._saved:
             if self._saving:
-                self._saving.result()
+                self._seen = self._saving.result()
                 self._saving = None
             self.keep_up()
 

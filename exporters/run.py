@@ -104,9 +104,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def _version(self, parent: Manifest | None, known: Known | None, turn: Turn) -> Report:
         with ThreadPoolExecutor(1, thread_name_prefix="epoch") as beside:
             asked = beside.submit(epoch, self.store)
-            classes, _ = load_classes(self.store)
+            classes, etag = load_classes(self.store)
             began = asked.result()
-        numbering = Numbering(self.store, classes)
+        numbering = Numbering(self.store, classes, etag)
         lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
         for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)

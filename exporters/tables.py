@@ -6,6 +6,7 @@ index of its generation; a task may have several records in a table, or none. Li
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,14 +24,15 @@ from labelloop.service.store import NotThere, Store
 SHARD_BYTES = 4 << 20
 _AHEAD = 3
 _MD5 = re.compile("[0-9a-f]{32}")
-_BATCH_BYTES = 16 << 20
+_WAITING_BYTES = 16 << 20
 
 
 class Objects:
     """Puts objects into the store under the name of their content; what is there already is not sent again.
 
-    Files wait until some are together: a folder then syncs its disk once. They are sent while the export goes on. Use
-    it as a context: it ends what is under way.
+    Files are sent while the export goes on. They wait until some are together, as many as the store takes well at a
+    time: a folder syncs its disk once for all of them, a bucket has a few on their way. Use it as a context: it ends
+    what is under way.
     """
 
     def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
@@ -38,8 +40,9 @@ class Objects:
         self._known = set(known)
         self._waiting: list[tuple[str, Path]] = []
         self._bytes = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="objects")
-        self._sending: Future[None] | None = None
+        self._lanes = store.lanes
+        self._threads = ThreadPoolExecutor(self._lanes, thread_name_prefix="objects")
+        self._sending: deque[Future[None]] = deque()
         self.written = self.written_bytes = 0
 
     def put_file(self, path: Path, sha256: str) -> None:
@@ -52,9 +55,8 @@ class Objects:
         self._waiting.append((object_key(sha256), path))
         self._bytes += size
         self.written, self.written_bytes = self.written + 1, self.written_bytes + size
-        if self._bytes >= _BATCH_BYTES:
-            self._arrived()
-            self._sending = self._thread.submit(self._send, self._taken())
+        if self._bytes >= _WAITING_BYTES // self._lanes:
+            self._depart()
 
     def put_elsewhere(self, objects: int, size: int) -> None:
         """Count objects that another process put."""
@@ -62,30 +64,28 @@ class Objects:
 
     def flush(self) -> None:
         """Send what waits; all of it is in the store when this returns."""
-        self._arrived()
-        self._send(self._taken())
+        if self._waiting:
+            self._depart()
+        while self._sending:
+            self._sending.popleft().result()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
-    def _taken(self) -> list[tuple[str, Path]]:
+    def _depart(self) -> None:
+        """Send what waits beside, as soon as a lane is free. Raises what went wrong with what was sent before."""
+        while self._sending and (len(self._sending) == self._lanes or self._sending[0].done()):
+            self._sending.popleft().result()
         waiting, self._waiting, self._bytes = self._waiting, [], 0
-        return waiting
-
-    def _arrived(self) -> None:
-        """Wait for what is on its way. Raises what went wrong there."""
-        sending, self._sending = self._sending, None
-        if sending:
-            sending.result()
+        self._sending.append(self._threads.submit(self._send, waiting))
 
     def _send(self, files: Sequence[tuple[str, Path]]) -> None:
-        if files:
-            self._store.put_many(files)
-            for _, path in files:
-                path.unlink(missing_ok=True)
+        self._store.put_many(files)
+        for _, path in files:
+            path.unlink(missing_ok=True)
 
 
 class TableWriter:

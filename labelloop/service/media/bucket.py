@@ -19,7 +19,7 @@ _LOGINS = (
 
 
 class Bucket:
-    """Reads objects; thread-safe. boto3 is imported at the first one."""
+    """Reads objects; thread-safe. botocore is imported at the first one."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,4 +1,4 @@
-"""`BucketStore`: objects in an S3 bucket, by boto3; conditional writes by the server where it has them."""
+"""`BucketStore`: objects in an S3 bucket, by botocore; conditional writes by the server where it has them."""
 
 import logging
 import mimetypes
@@ -18,10 +18,11 @@ from labelloop.service.store.parallel import put_all
 from labelloop.service.store.probe import NO_CREATE, probe
 from labelloop.service.store.protocol import Capabilities, Entry, Progress
 from labelloop.service.store.s3_conditions import SETTLE_S, ConditionalWrites, Conditions
-from labelloop.service.store.s3_errors import plainly
+from labelloop.service.store.s3_errors import plain, plainly
 from labelloop.service.store.s3_lock import ObjectLock
 
 _THREADS = 16
+_LANES = 4
 _PARTS_FROM = 16 << 20
 _READS = 4
 _log = logging.getLogger(__name__)
@@ -54,18 +55,19 @@ class BucketStore:
         """See `Store.settle_s`."""
         return 0.0 if self._at().decides else SETTLE_S
 
+    @property
+    def lanes(self) -> int:
+        """See `Store.lanes`."""
+        return _LANES
+
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
         """See `Store.put`. A file of 16 MiB or more goes in parts, several at a time."""
         extra = {"ContentType": content_type or mimetypes.guess_type(key)[0] or "application/octet-stream"}
         place = self._place(key)
         with plainly(self._url, key):
             if isinstance(data, Path) and data.stat().st_size >= _PARTS_FROM:
-                from boto3.s3.transfer import TransferConfig
-
-                parts = TransferConfig(
-                    multipart_threshold=_PARTS_FROM, multipart_chunksize=_PARTS_FROM, max_concurrency=4
-                )
-                self._client().upload_file(str(data), **place, ExtraArgs=extra, Config=parts)
+                with self._transfers() as transfers:
+                    transfers.upload(str(data), place["Bucket"], place["Key"], extra_args=extra).result()
                 return str(self._client().head_object(**place)["ETag"])
             body = data.read_bytes() if isinstance(data, Path) else data
             return str(self._client().put_object(**place, Body=body, **extra)["ETag"])
@@ -131,8 +133,7 @@ class BucketStore:
         """See `Store.download`. A connection that breaks is taken up where it broke."""
         part = to.with_name(f"{to.name}.part")
         try:
-            with plainly(self._url, key), part.open("wb") as file:
-                self._client().download_fileobj(**self._place(key), Fileobj=file)
+            self._download(key, part)
             part.replace(to)
         finally:
             part.unlink(missing_ok=True)
@@ -204,6 +205,25 @@ class BucketStore:
             if self._made is None:
                 self._made = s3_client(self._settings)
             return self._made
+
+    def _download(self, key: str, to: Path) -> None:
+        from s3transfer.exceptions import RetriesExceededError
+
+        place = self._place(key)
+        try:
+            with plainly(self._url, key), to.open("wb") as file, self._transfers() as transfers:
+                transfers.download(place["Bucket"], place["Key"], file).result()
+        except RetriesExceededError as error:
+            raise plain(self._url, key, error.last_exception) from None
+
+    def _transfers(self) -> Any:
+        """What brings large objects here and there, in parts; a context that ends its threads."""
+        from s3transfer.manager import TransferConfig, TransferManager
+
+        parts = TransferConfig(
+            multipart_threshold=_PARTS_FROM, multipart_chunksize=_PARTS_FROM, max_request_concurrency=4
+        )
+        return TransferManager(self._client(), parts)
 
     def _at(self) -> Place:
         return Place(self._client(), self._bucket, self._prefix, self._url)

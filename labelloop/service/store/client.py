@@ -1,10 +1,14 @@
-"""The boto3 client for the S3 server that the settings name; boto3 is imported only here, when first used (0.25 s)."""
+"""The client for the S3 server that the settings name, by botocore, boto3's core: imported when first used (0.15 s)."""
 
+import gzip
 import random
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from labelloop.service.settings import Settings
 
@@ -14,6 +18,9 @@ _SILENCES, _REFUSALS = 2, 4
 """Times that a request is sent to a server that says nothing at all, and to an address where none is."""
 _BUSY = frozenset({429, 500, 502, 503, 504})
 _AWS = (".amazonaws.com", ".amazonaws.com.cn")
+_ASK_FIRST = 1 << 20
+"""Bytes from which the server is asked whether it takes an object before it is sent: one that says no need not read it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,7 @@ class Place:
     """Where a store's objects are.
 
     Attributes:
-        client: A boto3 S3 client.
+        client: A botocore S3 client.
         bucket: Its bucket.
         prefix: In front of every key; empty, or ending with a slash.
         url: The store's address, for errors.
@@ -33,7 +40,7 @@ class Place:
     url: str
 
     def of(self, key: str) -> dict[str, str]:
-        """The arguments of boto3's calls that name an object."""
+        """The arguments of the client's calls that name an object."""
         return {"Bucket": self.bucket, "Key": self.prefix + key}
 
     @property
@@ -46,17 +53,20 @@ def s3_client(settings: Settings, *, timeout_s: float = 60.0, attempts: int = AT
     """A thread-safe S3 client with its own pool of connections.
 
     Args:
-        settings: Endpoint, region and keys; keys left empty come from boto3's own chain (environment, profile, role).
+        settings: Endpoint, region and keys; keys left empty come from botocore's own chain: environment, profile, role.
         timeout_s: Longest silence of the server.
         attempts: Times that a request is sent to a server that answers 500 or 503, or breaks the connection: 8 last
             for some ten seconds.
     """
-    import boto3
+    from botocore import handlers
     from botocore.config import Config
+    from botocore.session import Session
 
     own = bool(settings.s3_endpoint_url)
     secret = settings.s3_secret_access_key.get_secret_value()
-    client = boto3.session.Session().client(
+    session = Session()
+    session.register_component("data_loader", _loader())
+    client = session.create_client(
         "s3",
         endpoint_url=settings.s3_endpoint_url or None,
         region_name=settings.s3_region,
@@ -75,16 +85,46 @@ def s3_client(settings: Settings, *, timeout_s: float = 60.0, attempts: int = AT
         ),
     )
     client.meta.events.register_first("needs-retry.s3", partial(_patience, most=attempts))
+    # Bytes as a file go out 16 KB at a time, after a question; as bytes they go at once, while other threads work.
+    client.meta.events.unregister("before-parameter-build.s3.PutObject", handlers.convert_body_to_file_like_object)
+    client.meta.events.register("before-call.s3.PutObject", _ask_first)
     return client
+
+
+def _loader() -> Any:
+    """What finds and reads botocore's descriptions of services, in a third of the time that its own takes."""
+    from botocore.loaders import JSONFileLoader, Loader
+
+    class Files(JSONFileLoader):  # type: ignore[misc]
+        def load_file(self, file_path: str) -> Any:
+            for ending, opened in ((".json", open), (".json.gz", gzip.open)):
+                try:
+                    with opened(f"{file_path}{ending}", "rb") as file:
+                        return msgspec.json.decode(file.read())
+                except FileNotFoundError:
+                    continue
+            return None
+
+    class Folders(Loader):  # type: ignore[misc]
+        def list_available_services(self, type_name: str) -> list[str]:
+            del type_name  # none of the 400 is looked into
+            return [path.name for path in Path(self.BUILTIN_DATA_PATH).iterdir()]
+
+    return Folders(file_loader=Files())
+
+
+def _ask_first(params: dict[str, Any], **_: Any) -> None:
+    if isinstance(params["body"], bytes) and len(params["body"]) >= _ASK_FIRST:
+        params["headers"]["Expect"] = "100-continue"
 
 
 def _patience(
     response: tuple[Any, Any] | None, attempts: int, caught_exception: Exception | None, *, most: int, **_: Any
 ) -> float | None:
-    """Seconds until a request is sent again; None: boto3 decides.
+    """Seconds until a request is sent again; None: botocore decides.
 
-    boto3 alone waits for less than a second in all, and all requests of a client share a few attempts: a server that is
-    started again, or asks to slow down, ended an export. On the other hand it waits for each of its timeouts in turn.
+    botocore alone waits for less than a second in all, and all requests of a client share a few attempts: a server that
+    is started again, or asks to slow down, ended an export. On the other hand it waits for each timeout in turn.
 
     Args:
         response: What came, (HTTP response, what it says).

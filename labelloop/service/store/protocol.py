@@ -52,6 +52,11 @@ class Store(Protocol):
         """The address the store was opened with, without any secret."""
         ...
 
+    @property
+    def lanes(self) -> int:
+        """How many calls of `put_many` at the same time are better than one after the other."""
+        ...
+
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
         """Writes an object, replacing what was there; a reader sees the old bytes or the new, never a mixture.
 

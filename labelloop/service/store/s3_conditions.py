@@ -147,7 +147,7 @@ class ConditionalWrites:
                     raise NotImplementedError(header) from None
                 if status(error) not in _REFUSED and not (header == "IfMatch" and code(error) == "NoSuchKey"):
                     raise
-                # The refusal of a request that boto3 had repeated may be of our own write, whose answer was lost.
+                # The refusal of a request that botocore had repeated may be of our own write, whose answer was lost.
                 repeated = error.response.get("ResponseMetadata", {}).get("RetryAttempts")
                 return self._etag_of(key, writer) if repeated else None
         return str(answer["ETag"])

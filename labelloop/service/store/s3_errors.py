@@ -31,7 +31,7 @@ _SAYS = {  # code: (what it means, the fix)
 
 
 def plain(url: str, key: str, error: Exception) -> StoreError:
-    """The error to raise for one of boto3's."""
+    """The error to raise for one of botocore's."""
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -68,13 +68,12 @@ def plain(url: str, key: str, error: Exception) -> StoreError:
 
 @contextmanager
 def plainly(url: str, key: str) -> Iterator[None]:
-    """Turns boto3's errors in its block into ours."""
-    from boto3.exceptions import Boto3Error
+    """Turns botocore's errors in its block into ours."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except (BotoCoreError, ClientError, Boto3Error) as error:
+    except (BotoCoreError, ClientError) as error:
         raise plain(url, key, error) from None
 
 
