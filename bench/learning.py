@@ -5,28 +5,22 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 
 from bench.annotator import GOOD_IOU, SAME_IOU
-from bench.submit import ROOT, _wait
+from bench.stack import ROOT, running_stack
 from labelloop.connect import connect
 from labelloop.service.db import open_database
 from labelloop.service.media import load_photo, photo_size
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web import SECRET_HEADER
-from labelloop.stack.ports import free_port
 from ml_backend.activation import open_served
 from ml_backend.datasets import LabelledPhoto, read_labelled
 from ml_backend.judge import Truth, mean_ap50
@@ -67,25 +61,11 @@ def run() -> str:
     """The figures, in Markdown."""
     if not (CELLS / "val.txt").is_file():
         return "Not measured: the data sets are not on this machine."
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        shared = os.environ.get("LABELLOOP_HOME", str(ROOT / ".labelloop"))
-        ports = [f"--{name}={free_port()}" for name in ("port", "ml-port", "qc-port")]
-        command = [sys.executable, "-m", "labelloop.cli", "up", f"--label-studio={shared}/label-studio", *ports]
-        log = home / "up.log"
-        with log.open("wb") as out:
-            env = os.environ | {"LABELLOOP_HOME": folder, "NO_PROXY": "localhost,127.0.0.1"}
-            stack = subprocess.Popen(command, env=env, stdout=out, stderr=out)
-            try:
-                _wait(stack, log)
-                settings = Settings(home=home)
-                answers = _webhook(settings)
-                bench = Annotator(settings)
-                bench.label()
-                return bench.told(answers)
-            finally:
-                stack.send_signal(signal.SIGINT)
-                stack.wait(60)
+    with running_stack() as settings:
+        answers = _webhook(settings)
+        bench = Annotator(settings)
+        bench.label()
+        return bench.told(answers)
 
 
 class Annotator:

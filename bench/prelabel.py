@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
-from bench.submit import ROOT, _wait
+from bench.stack import environment, running_stack
 from labelloop.connect import connect
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.demo import LABEL_CONFIG
-from labelloop.stack.ports import free_port
 
 TASKS = 250
 
 
 def run() -> str:
     """Bring a stack up, pre-label the same photos both ways, and give the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        shared = os.environ.get("LABELLOOP_HOME", str(ROOT / ".labelloop"))
-        ports = [f"--{name}={free_port()}" for name in ("port", "ml-port", "qc-port")]
-        command = [sys.executable, "-m", "labelloop.cli", "up", f"--label-studio={shared}/label-studio", *ports]
-        log, env = home / "up.log", os.environ | {"LABELLOOP_HOME": folder}
-        with log.open("wb") as out:
-            stack = subprocess.Popen(command, env=env, stdout=out, stderr=out)
-            try:
-                _wait(stack, log)
-                settings = Settings(home=home)
-                return _measure(Studio.from_settings(settings), settings, env)
-            finally:
-                stack.send_signal(signal.SIGINT)
-                stack.wait(60)
+    with running_stack() as settings:
+        return _measure(Studio.from_settings(settings), settings, environment(settings.home))
 
 
 def _measure(studio: Studio, settings: Settings, env: dict[str, str]) -> str:

@@ -1,47 +1,19 @@
 """An annotator's Submit in stock Label Studio, with our webhooks and without them, in one alternating run."""
 
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-from labelloop.service.settings import Settings
+from bench.stack import running_stack
 from labelloop.service.studio import Studio
-from labelloop.stack.ports import free_port
 
 ROUNDS, SUBMITS = 12, 10
 ALLOWED_MS = 50
-ROOT = Path(__file__).parents[1]
 
 
 def run() -> str:
     """Bring a stack up, submit in blocks with and without our hooks, and give the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        shared = os.environ.get("LABELLOOP_HOME", str(ROOT / ".labelloop"))
-        ports = [f"--{name}={free_port()}" for name in ("port", "ml-port", "qc-port")]
-        command = [sys.executable, "-m", "labelloop.cli", "up", f"--label-studio={shared}/label-studio", *ports]
-        log = home / "up.log"
-        with log.open("wb") as out:
-            stack = subprocess.Popen(command, env=os.environ | {"LABELLOOP_HOME": folder}, stdout=out, stderr=out)
-            try:
-                _wait(stack, log)
-                return _table(*_measure(Studio.from_settings(Settings(home=home))))
-            finally:
-                stack.send_signal(signal.SIGINT)
-                stack.wait(60)
-
-
-def _wait(stack: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 600
-    while b"The loop is up" not in log.read_bytes():
-        if stack.poll() is not None or time.monotonic() > until:
-            raise SystemExit(f"The stack did not come up:\n{log.read_text()}")
-        time.sleep(0.5)
+    with running_stack() as settings:
+        return _table(*_measure(Studio.from_settings(settings)))
 
 
 def _measure(studio: Studio) -> tuple[list[float], list[float]]:
