@@ -15,7 +15,7 @@ from exporters.keyset import KeySet
 from exporters.labelled import Labeller
 from exporters.losses import MALFORMED, Losses
 from exporters.names import Named, Names, public_url
-from exporters.rules import Rules
+from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.splits import APART
 from exporters.together import JOINED, OUTVOTED, together
@@ -78,6 +78,7 @@ class Assembler:
         self._rules = rules
         self._sizes = sizes
         self._ledger = ledger
+        self._question = question(rules.config)
         self._labeller = Labeller(rules, classes, ledger)
         self._names = Names()
         self._ids = Runs()
@@ -207,13 +208,13 @@ class Assembler:
         """What was answered about an image to the one question about images, each answer once."""
         found: dict[str, None] = {}
         for _, reading in readings:
-            question = self._rules.question or next(iter(reading.choices), "")
+            asked = self._question or next(iter(reading.choices), "")
             if alone:
-                found |= dict.fromkeys(reading.choices.get(question, ()))
+                found |= dict.fromkeys(reading.choices.get(asked, ()))
                 continue
             for result in reading.answers:
                 given = result.value.get("choices")
-                if result.from_name == question and (result.item_index or 0) == item_index and isinstance(given, list):
+                if result.from_name == asked and (result.item_index or 0) == item_index and isinstance(given, list):
                     found |= dict.fromkeys(map(str, given))
         return tuple(found)
 

@@ -86,7 +86,8 @@ class BadOption(ExportError):
 
     def __init__(self, option: str, value: str, choices: str) -> None:
         self.option, self.value = option, value
-        super().__init__(f"{option}: {value!r} is not understood.", fix=f"Use {choices}.")
+        said = f"{option}: {value!r} is not understood." if value else f"{option} alone does not say enough."
+        super().__init__(said, fix=f"Use {choices}.")
 
 
 class ClassMapMoved(ExportError):

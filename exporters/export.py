@@ -13,16 +13,18 @@ from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import config_labels
 from exporters.errors import BadOption, NoImages
 from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.formats.classify import YoloClassify
 from exporters.images import LateHeaders
 from exporters.keypoints import WORD, Skeleton
 from exporters.names import safe_name
-from exporters.rules import Rules
+from exporters.rules import Rules, question
 from exporters.run import Progress, Run
 from exporters.sources import Source, open_source
 from exporters.sources.file import JsonFile
 from exporters.splits import APART, DEFAULT_SPLIT, Split
 from exporters.together import reliability, survey
 from exporters.versions import read_head, read_version
+from labelloop.labeling.config import LabelConfig
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
@@ -36,6 +38,7 @@ POSE = "-pose"
 WITH_POINTS = frozenset({"coco", "webdataset"})
 """Formats that hold key points, beside those of poses."""
 NO_KEY_POINTS = "it needs key points (KeyPointLabels), and there are none"
+NO_QUESTION = "it needs Choices about the whole image, and the label config has none"
 _log = logging.getLogger(__name__)
 
 
@@ -111,9 +114,10 @@ def export(
             raise NoImages(tasks.title)
         store = open_store(to or _default_place(settings, tasks), settings)
         skeleton = _skeleton(tasks, store, names)
-        left_out = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
-        if len(left_out) < len(names):  # else its own error says what it needs
-            names = tuple(name for name in names if name not in left_out)
+        left_out = _left_out(names, tasks.config, skeleton)
+        if not set(names) - set(left_out):
+            raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
+        names = tuple(name for name in names if name not in left_out)
         crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
 
         @cache
@@ -166,6 +170,14 @@ def _cluster(address: str, workers: int, order: "Order") -> "Pool":
     from exporters.cluster import RayCluster
 
     return RayCluster(address, order, workers)
+
+
+def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skeleton | None) -> dict[str, str]:
+    """The formats that cannot be made of the project, with the reason."""
+    found = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
+    if config and not question(config):
+        found |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
+    return found
 
 
 def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton | None:

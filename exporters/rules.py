@@ -21,8 +21,8 @@ class Rules(msgspec.Struct, frozen=True):
     config_labels: frozenset[str]
     crowd: Crowd | None = None
 
-    @property
-    def question(self) -> str:
-        """The control that asks for the class of an image: the config's first that asks about the whole task."""
-        asked = self.config.controls_of("Choices") if self.config else ()
-        return next((each.name for each in asked if not each.per_region), "")
+
+def question(config: LabelConfig | None) -> str:
+    """The control that asks for the class of an image: the config's first that asks about the whole task; or none."""
+    asked = config.controls_of("Choices") if config else ()
+    return next((each.name for each in asked if not each.per_region), "")

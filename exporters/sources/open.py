@@ -44,7 +44,9 @@ def open_source(
         try:
             config = LabelConfig.parse(label_config)
         except MalformedConfig as error:
-            raise BadOption("--label-config", error.reason, "the XML of a project's labelling interface") from error
+            shown = " ".join(label_config.split())[:60]
+            wanted = f"the XML of a project's labelling interface (it is {error.reason})"
+            raise BadOption("--label-config", shown, wanted) from error
     text = str(source)
     if text.isdecimal():
         from exporters.sources.project import Project

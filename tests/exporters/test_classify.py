@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from exporters.errors import BadOption
 from exporters.pull import pull
 from exporters.versions import read_version
 from labelloop.service.media import Media
@@ -77,3 +78,16 @@ def test_each_photo_of_a_task_with_several_has_its_own_class(run, build, photos)
             ("a.jpg", "cat"),
             ("b.jpg", "a/b: dog"),
         ]
+
+
+def test_config_without_a_question_about_the_image_leaves_the_format_out(run, build):
+    boxes = CONFIG.replace('<Choices name="kind"', '<Choices perRegion="true" name="kind"').replace(
+        '<Choices name="weather"', '<Choices perRegion="true" name="weather"'
+    )
+    tasks = [build.task(1, build.annotation(build.box(1, 1, 5, 5)))]
+    out = run(tasks, label_config=boxes, formats=("coco", "yolo-classify"))
+    assert out.manifest["formats"] == ["coco"]
+    assert "Choices" in out.report.left_out["yolo-classify"]
+    assert out.losses == []
+    with pytest.raises(BadOption, match="yolo-classify"):
+        run(tasks, label_config=boxes, formats=("yolo-classify",))
