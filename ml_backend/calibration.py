@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from labelloop.labeling.overlap import box_iou
-from ml_backend.consent import Line, log_odds
+from ml_backend.consent import Line, log_odds, marks
 from ml_backend.detections import Detections, Floats, Ints
 from ml_backend.head import Head
 from ml_backend.judge import Truth
@@ -26,6 +26,9 @@ PRIOR = 5.0
 ALIKE = 16.0
 """How much alike classes are taken for: one over the variance of their shifts, in log-odds."""
 
+UNMARKED = 4.0
+"""How little marks are taken to tell: one over the variance of their weights, in log-odds."""
+
 STEEPEST, FLATTEST = 4.0, 0.25
 """Log-odds are stretched within these: two dozen detections cannot tell more."""
 
@@ -33,16 +36,23 @@ STEEPEST_OF_ALL = 50.0
 """Those of a model that was made elsewhere by more, where many edits say so: all of its scores may be nearly alike."""
 
 
-def fit_line(odds: Doubles, right: npt.NDArray[np.bool_]) -> Line:
+def fit_line(odds: Doubles, right: npt.NDArray[np.bool_], marked: Doubles | None = None) -> Line:
     """The line that makes (n,) log-odds those of being right, kept near to what they are while there are few.
 
     Platt's targets, which never say never, and a penalty towards the line that changes nothing.
+
+    Args:
+        odds: (n,) log-odds of detections.
+        right: (n,) which of them are right.
+        marked: (n, 2) their `consent.marks`; None: these tell nothing.
     """
     if not len(odds):
         return Line()
     hits = int(right.sum())
     truth = np.where(right, (hits + 1) / (hits + 2), 1 / (len(right) - hits + 2))
-    return _fit(odds, truth, np.zeros(len(odds), np.int64), 0, steepest=STEEPEST)[0]
+    marked = np.zeros((len(odds), 0)) if marked is None else marked
+    line, _ = _fit(odds, truth, np.zeros(len(odds), np.int64), 0, marked=marked, steepest=STEEPEST)
+    return line
 
 
 def fit_together(
@@ -59,29 +69,36 @@ def fit_together(
         count: Number of classes.
         around: Log-odds at which few detections move the line least, however they tilt it.
     """
-    return _fit(odds, right.astype(np.float64), classes, count, steepest=STEEPEST_OF_ALL, around=around)
+    none = np.zeros((len(odds), 0))
+    return _fit(odds, right.astype(np.float64), classes, count, marked=none, steepest=STEEPEST_OF_ALL, around=around)
 
 
 def _fit(
-    odds: Doubles, truth: Doubles, classes: Ints, count: int, *, steepest: float, around: float = 0.0
+    odds: Doubles, truth: Doubles, classes: Ints, count: int, *, marked: Doubles, steepest: float, around: float = 0.0
 ) -> tuple[Line, Doubles]:
     moved = np.array([[1.0, 0.0], [around, 1.0]])
 
     def loss(at: Doubles) -> tuple[float, Doubles]:
-        own = np.append(at[2:], 0.0)  # the last is for where classes have no shift of their own
-        logits = at[0] * odds + at[1] + own[classes]
+        line, shifts, weights = np.split(at, [2, 2 + count])
+        own = np.append(shifts, 0.0)[classes]  # the last is for where classes have no shift of their own
+        logits = line[0] * odds + line[1] + own + marked @ weights
         chance = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
-        away = moved @ (at[:2] - (1.0, 0.0))
-        value = (np.logaddexp(0, logits) - truth * logits).sum() + PRIOR / 8 * away @ away + ALIKE / 2 * own @ own
+        away = moved @ (line - (1.0, 0.0))
+        likely = (np.logaddexp(0, logits) - truth * logits).sum()
+        value = likely + PRIOR / 8 * away @ away + ALIKE / 2 * shifts @ shifts + UNMARKED / 2 * weights @ weights
         error = chance - truth
-        slope = np.array([error @ odds, error.sum()]) + PRIOR / 4 * away @ moved
-        shifts = np.bincount(classes, error, minlength=count)[:count] + ALIKE * at[2:]
-        return float(value), np.concatenate([slope, shifts]) if count else slope
+        slopes = [
+            np.array([error @ odds, error.sum()]) + PRIOR / 4 * away @ moved,
+            np.bincount(classes, error, minlength=count)[:count] + ALIKE * shifts,
+            error @ marked + UNMARKED * weights,
+        ]
+        return float(value), np.concatenate(slopes)
 
-    start = np.concatenate([[1.0, 0.0], np.zeros(count)])
-    bounds = [(FLATTEST, steepest), (-20, 20), *[(-20, 20)] * count]
+    start = np.concatenate([[1.0, 0.0], np.zeros(count + marked.shape[1])])
+    bounds = [(FLATTEST, steepest), *[(-20.0, 20.0)] * (len(start) - 1)]
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return Line(float(found.x[0]), float(found.x[1])), np.asarray(found.x[2:], np.float64)
+    line, shifts, weights = np.split(found.x, [2, 2 + count])
+    return Line(*line.tolist(), *weights.tolist()), np.asarray(shifts, np.float64)
 
 
 def are_right(found: Detections, truth: Truth, *, names: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -106,13 +123,17 @@ def are_right(found: Detections, truth: Truth, *, names: Sequence[str]) -> npt.N
     return right
 
 
-def lines(found: Sequence[Detections], truths: Sequence[Truth], *, names: Sequence[str]) -> dict[str, Line]:
-    """The line of each class, from detections on photos that took no part in the fit."""
+def lines(
+    found: Sequence[Detections], truths: Sequence[Truth], sizes: Sequence[tuple[int, int]], *, names: Sequence[str]
+) -> dict[str, Line]:
+    """The line of each class, from detections on photos of these sizes that took no part in the fit."""
     right = [are_right(one, truth, names=names) for one, truth in zip(found, truths, strict=True)]
+    marked = [marks(one.boxes, *size) for one, size in zip(found, sizes, strict=True)]
     odds = log_odds(np.concatenate([one.scores for one in found] or [np.zeros(0, np.float32)]))
     classes = np.concatenate([one.classes for one in found] or [np.zeros(0, np.int64)])
-    hits = np.concatenate(right or [np.zeros(0, bool)])
-    return {name: fit_line(odds[classes == index], hits[classes == index]) for index, name in enumerate(names)}
+    hits, tells = np.concatenate(right or [np.zeros(0, bool)]), np.concatenate(marked or [np.zeros((0, 2))])
+    parts = [classes == index for index in range(len(names))]
+    return {name: fit_line(odds[mine], hits[mine], tells[mine]) for name, mine in zip(names, parts, strict=True)}
 
 
 def calibrated(head: Head, found: Mapping[str, Line]) -> Head:

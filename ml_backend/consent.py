@@ -7,12 +7,13 @@ what is no object seldom fools all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detections import Detections, cross_iou, suppress
+from ml_backend.detections import Detections, Floats, Ints, cross_iou, suppress
+from ml_backend.preprocess import Fit
 
 SUPPRESS_IOU = 0.4
 """Overlap above which two boxes of a class are one object."""
@@ -32,20 +33,60 @@ CONSENT = 0.75
 FAINTEST = 0.005
 """Candidates below are neither shown nor heard, whatever the lowest score that is asked for."""
 
+EDGE = 0.01
+"""A box that comes as near to the edge of its photo, in shares of the longer side, is cut by it."""
+
+MOST_OBLONG = 4.0
+"""A box seven times as long as wide is as oblong as can be."""
+
 CERTAIN = 1e-6
 """Chances are kept this far from 0 and 1 before their log-odds are taken."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Calibrated log-odds = stretch x log-odds + shift (Platt 1999)."""
+    """Calibrated log-odds = stretch x log-odds + shift (Platt 1999) + cut and oblong x the box's `marks`."""
 
     stretch: float = 1.0
     shift: float = 0.0
+    cut: float = 0.0
+    oblong: float = 0.0
 
     def __call__(self, before: Line) -> Line:
         """This line after another one."""
-        return Line(self.stretch * before.stretch, self.stretch * before.shift + self.shift)
+        return Line(
+            self.stretch * before.stretch,
+            self.stretch * before.shift + self.shift,
+            self.stretch * before.cut + self.cut,
+            self.stretch * before.oblong + self.oblong,
+        )
+
+
+def marks(boxes: Floats, width: int, height: int) -> npt.NDArray[np.float64]:
+    """What tells beside the score of a box whether an annotator would draw it: (n, 2) numbers.
+
+    In how many directions the photo's edge cuts it, across and down: some draw what they see only a part of, some do
+    not. And the square of the logarithm of how much wider it is than high: what has another form than its class is
+    often a part, or two in one.
+
+    Args:
+        boxes: (n, 4) in pixels of the photo, clipped to it.
+        width: Of the photo, in pixels.
+        height: The same.
+    """
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:].astype(np.float64)
+    near = EDGE * max(width, height)
+    cut = ((low <= near) | (high >= np.array([width, height]) - near)).sum(axis=1)
+    sides = np.log(np.maximum(high - low, 1.0))
+    return np.stack([cut, np.minimum((sides[:, 0] - sides[:, 1]) ** 2, MOST_OBLONG)], axis=1)
+
+
+def told(
+    odds: npt.NDArray[np.float64], marked: npt.NDArray[np.float64], lines: Sequence[Line], classes: Ints
+) -> npt.NDArray[np.float64]:
+    """(n,) log-odds as the lines of their classes have them; `marked` is as `marks` gives it."""
+    stretch, shift, *weights = np.array([astuple(line) for line in lines], np.float64).reshape(-1, 4)[classes].T
+    return np.asarray(stretch * odds + shift + (marked * np.stack(weights, axis=1)).sum(axis=1), np.float64)
 
 
 def line_of(looks: float) -> Line:
@@ -62,7 +103,7 @@ def log_odds(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(chance / (1 - chance)))
 
 
-def settled(found: Detections, *, floor: float, lines: Sequence[Line | None]) -> Detections:
+def settled(found: Detections, fit: Fit, *, floor: float, lines: Sequence[Line | None]) -> Detections:
     """What is shown of candidates: the best of each object, its box and its score as all say that see the object.
 
     What all say together is twice the logarithm of the sum of the roots of all scores of its class that overlap a box
@@ -71,12 +112,13 @@ def settled(found: Detections, *, floor: float, lines: Sequence[Line | None]) ->
     https://arxiv.org/abs/1505.01749, "voting"): what a box was off by, its neighbours were off by otherwise.
 
     Args:
-        found: Candidates in any order, down to `FAINTEST`.
+        found: Candidates in any order, down to `FAINTEST`, in pixels of the network's input.
+        fit: Where the photo lies in it.
         floor: The lowest score that is shown.
         lines: Of each class: how the log-odds are calibrated; None where the score of a box is its own.
 
     Returns:
-        Best first.
+        Best first, in pixels of the network's input.
     """
     found = found[found.scores >= FAINTEST]
     kept = suppress(found, iou=SUPPRESS_IOU)
@@ -86,11 +128,11 @@ def settled(found: Detections, *, floor: float, lines: Sequence[Line | None]) ->
     voices = np.sqrt(found.scores.astype(np.float64))
     together = np.where(overlap >= CONSENT_IOU, overlap, 0) @ voices
     odds = (1 - CONSENT) * log_odds(kept.scores) + CONSENT * 2 * np.log(np.maximum(together, CERTAIN))
-    told = [line or Line() for line in lines]
-    stretch, shift = (np.array([getattr(line, what) for line in told])[kept.classes] for what in ("stretch", "shift"))
+    boxes = _averaged(kept, found, overlap)
+    odds = told(odds, marks(fit.boxes(boxes), fit.width, fit.height), [one or Line() for one in lines], kept.classes)
     agreed = np.array([line is not None for line in lines], bool)[kept.classes]
-    scores = np.where(agreed, 1 / (1 + np.exp(-(stretch * odds + shift))), kept.scores).astype(np.float32)
-    shown = replace(kept, boxes=_averaged(kept, found, overlap), scores=scores)
+    scores = np.where(agreed, 1 / (1 + np.exp(-odds)), kept.scores).astype(np.float32)
+    shown = replace(kept, boxes=boxes, scores=scores)
     order = np.argsort(-scores, kind="stable")
     return shown[order[scores[order] >= floor]]
 

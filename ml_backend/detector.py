@@ -17,7 +17,7 @@ from ml_backend.graph import Arrays
 from ml_backend.layouts import LAYOUTS, Reader, plain_spec
 from ml_backend.names import Names, find_names, point_names
 from ml_backend.openings import Opening, Openings
-from ml_backend.preprocess import InputSpec, Prepared, prepare
+from ml_backend.preprocess import Fit, InputSpec, Prepared, prepare
 from ml_backend.versions import model_version
 
 MOST_NUMBERED = 1000
@@ -81,7 +81,7 @@ class Detector:
         """
         seen = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
         return [
-            photo.fit.to_photo(self.settled(self._numbered(one), floor=floor))
+            photo.fit.to_photo(self.settled(self._numbered(one), photo.fit, floor=floor))
             for photo, one in zip(photos, self.reader.decode(seen, self.reach(floor)), strict=True)
         ]
 
@@ -89,10 +89,10 @@ class Detector:
         """The score down to which candidates count for what is shown from a floor on."""
         return floor if self.reader.lines is None else FAINTEST
 
-    def settled(self, found: Detections, *, floor: float) -> Detections:
-        """What is shown of candidates down to `reach(floor)`, best first."""
+    def settled(self, found: Detections, fit: Fit, *, floor: float) -> Detections:
+        """What is shown of candidates down to `reach(floor)`, best first; all in pixels of the input."""
         if self.reader.lines is not None:
-            return settled(found, floor=floor, lines=self.reader.lines)
+            return settled(found, fit, floor=floor, lines=self.reader.lines)
         if self.reader.suppress_iou is None:
             return found[np.argsort(-found.scores, kind="stable")]
         return suppress(found, iou=self.reader.suppress_iou)

@@ -123,7 +123,7 @@ class Head:
     def shown(self, sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
         """What is shown of an answer, in pixels of the photo, best first: see `consent.settled`."""
         found = best_class(boxes, scores, FAINTEST)
-        return sight.fit.to_photo(settled(found, floor=floor, lines=self.lines))
+        return sight.fit.to_photo(settled(found, sight.fit, floor=floor, lines=self.lines))
 
 
 def move(boxes: Floats, shift: Doubles) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ml_backend.calibration import calibrated, lines
-from ml_backend.consent import Line, log_odds
+from ml_backend.consent import Line, log_odds, marks, told
 from ml_backend.detections import Detections, Ints
 from ml_backend.examples import Example
 from ml_backend.fitting import fit_table, leaning
@@ -111,11 +111,13 @@ class Answers:
     Attributes:
         names: Classes of the detections.
         truths: What was drawn on each photo.
+        sizes: Width and height of each, in pixels.
         found: What was found on each, with scores as the head that is learned on all gives them.
     """
 
     names: tuple[str, ...] = ()
     truths: Sequence[Truth] = ()
+    sizes: Sequence[tuple[int, int]] = ()
     found: Sequence[Detections] = ()
 
 
@@ -165,9 +167,9 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
             refit_boxes=best.refit_boxes,
             known=known,
         )
-    told = answers.get(best, Answers())
-    found = lines(told.found, told.truths, names=told.names)
-    return Learned(calibrated(best.head(heads), found), best, judged, _calibrated(told, found))
+    crossed = answers.get(best, Answers())
+    found = lines(crossed.found, crossed.truths, crossed.sizes, names=crossed.names)
+    return Learned(calibrated(best.head(heads), found), best, judged, _calibrated(crossed, found))
 
 
 def cross_validate(
@@ -188,7 +190,9 @@ def cross_validate(
     choices = choices_of(examples, known=bool(known))
     names = sorted({label for one in examples for label in one.labels})
     folds = [fold for fold in _folds(len(examples)) if any(examples[index].labels for index in fold[1])]
-    truths = [Truth(examples[index].drawn, examples[index].labels) for places, _ in folds for index in places]
+    held = [examples[index] for places, _ in folds for index in places]
+    truths = [Truth(one.drawn, one.labels) for one in held]
+    sizes = [(one.sight.fit.width, one.sight.fit.height) for one in held]
 
     def judged(fold: tuple[list[int], list[int]]) -> dict[Choice, list[Detections]]:
         places, rest = fold
@@ -210,21 +214,24 @@ def cross_validate(
     found = {choice: [one for part in parts for one in part[choice]] for choice in choices}
     return (
         {choice: mean_ap50(truths, found[choice], names=names) for choice in choices},
-        {choice: Answers(tuple(names), truths, found[choice]) for choice in choices},
+        {choice: Answers(tuple(names), truths, sizes, found[choice]) for choice in choices},
     )
 
 
 def _calibrated(answers: Answers, found: Mapping[str, Line]) -> Answers:
     """With scores as a head gives them that is calibrated with these lines."""
-    stretch, shift = (np.array([getattr(found[name], what) for name in answers.names]) for what in ("stretch", "shift"))
+    each_line = [found[name] for name in answers.names]
 
-    def again(one: Detections) -> Detections:
-        odds = log_odds(one.scores) * stretch[one.classes] + shift[one.classes]
+    def again(one: Detections, size: tuple[int, int]) -> Detections:
+        odds = told(log_odds(one.scores), marks(one.boxes, *size), each_line, one.classes)
         scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         return Detections(one.boxes[order], scores[order], one.classes[order])
 
-    return replace(answers, found=[again(one) if len(one) else one for one in answers.found])
+    return replace(
+        answers,
+        found=[again(one, size) if len(one) else one for one, size in zip(answers.found, answers.sizes, strict=True)],
+    )
 
 
 def _folds(count: int) -> list[tuple[list[int], list[int]]]:

@@ -6,6 +6,7 @@ is written as the arithmetic of `head.Head`, in double precision, so that its an
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
     nodes.output("boxes", ("batch", count, 4))
     nodes.output("objectness", ("batch", count))
     nodes.output("scores", ("batch", count, len(head.names)))
-    lines = [line and [line.stretch, line.shift] for line in head.lines]
+    lines = [line and astuple(line) for line in head.lines]
     nodes.tell(names=list(head.names), learned_from=backbone.version, **{LINES: lines})
     return nodes.close()
 

@@ -78,19 +78,29 @@ class Fit:
         shift = np.array([self.left, self.top], np.float32)
         scale = np.array([self.scale_x, self.scale_y], np.float32)
         origin = np.array(self.origin, np.float32)
-        limit = np.array([self.width, self.height, self.width, self.height], np.float32)
-        moved = ((found.boxes - np.tile(shift, 2)) / np.tile(scale, 2) + np.tile(origin, 2)).astype(np.float32)
+        boxes = self.boxes(found.boxes)
         turned, keypoints = found.turned, found.keypoints
         if turned is not None:
             turned = self._turned(turned)
-            moved = bounds_of(turned)
+            boxes = self._clipped(bounds_of(turned))
         if keypoints is not None:
             points = (keypoints[..., :2] - shift) / scale + origin
             keypoints = np.concatenate([points, keypoints[..., 2:]], axis=-1).astype(np.float32)
-        boxes = np.clip(moved, 0, limit).astype(np.float32)
         segments = None if found.segments is None else tuple(replace(one, fit=self) for one in found.segments)
         inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         return Detections(boxes, found.scores, found.classes, turned, keypoints, segments)[inside]
+
+    def boxes(self, boxes: Floats) -> Floats:
+        """Boxes (n, 4) of the input in pixels of the original photo, clipped to it."""
+        shift = np.array([self.left, self.top], np.float32)
+        scale = np.array([self.scale_x, self.scale_y], np.float32)
+        origin = np.array(self.origin, np.float32)
+        placed = (boxes - np.tile(shift, 2)) / np.tile(scale, 2) + np.tile(origin, 2)
+        return self._clipped(placed.astype(np.float32))
+
+    def _clipped(self, boxes: Floats) -> Floats:
+        limit = np.array([self.width, self.height, self.width, self.height], np.float32)
+        return np.clip(boxes, 0, limit).astype(np.float32)
 
     def _turned(self, turned: Floats) -> Floats:
         """Sides and angle as both scales leave them: they differ by a rounding where proportions are kept."""

@@ -15,7 +15,8 @@ from ml_backend.graph import Arrays, Graph, as_float32
 from ml_backend.layouts.layout import Layout, Reader, best_class, plain_spec
 
 LINES = "labelloop.lines"
-"""Metadata of a learned model, see `consent.settled`: of each class [stretch, shift], or null. A JSON list."""
+"""Metadata of a learned model, see `consent.settled`: of each class [stretch, shift, cut, oblong], or null;
+models of before say [stretch, shift]. A JSON list."""
 
 _OUTPUTS = ("boxes", "objectness", "scores")
 
@@ -44,12 +45,18 @@ def _lines(graph: Graph, classes: int) -> tuple[Line | None, ...] | None:
         return None
     try:
         told = json.loads(graph.metadata[LINES])
-        lines = tuple(None if one is None else Line(float(one[0]), float(one[1])) for one in told)
+        lines = tuple(None if one is None else _line(one) for one in told)
     except (TypeError, IndexError, ValueError):
-        raise ValueError(f"its metadata {LINES} is not a JSON list of [stretch, shift] or null") from None
+        raise ValueError(f"its metadata {LINES} is not a JSON list of [stretch, shift, cut, oblong] or null") from None
     if len(lines) != classes:
         raise ValueError(f"its metadata {LINES} has {len(lines)} entries, not one a class ({classes})")
     return lines
+
+
+def _line(one: list[float]) -> Line:
+    if len(one) not in {2, 4}:
+        raise ValueError(one)
+    return Line(*map(float, one))
 
 
 def decode(seen: Arrays, floor: float) -> list[Detections]:

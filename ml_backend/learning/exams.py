@@ -186,7 +186,7 @@ def base_finds(backbone: Backbone, sight: Sight, *, floor: float) -> Detections:
     """What the base itself finds on a photo that its backbone saw."""
     scores = sight.scores * sight.objectness[:, None]
     found = best_class(sight.boxes, scores, backbone.detector.reach(floor))
-    return sight.fit.to_photo(backbone.detector.settled(found, floor=floor))
+    return sight.fit.to_photo(backbone.detector.settled(found, sight.fit, floor=floor))
 
 
 def labels_of(config: LabelConfig, names: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_backend.calibration import are_right, calibrated, expected_error, fit_line
+from ml_backend.calibration import are_right, calibrated, expected_error, fit_line, lines
 from ml_backend.consent import Line, log_odds
 from ml_backend.detections import Detections
 from ml_backend.head import Head
@@ -21,6 +21,17 @@ def test_many_detections_tell_how_sure_the_scores_are():
     line = fit_line(*drawn(5000, stretch=0.6, shift=1.0))
     assert line.stretch == pytest.approx(0.6, abs=0.07)
     assert line.shift == pytest.approx(1.0, abs=0.15)
+
+
+def test_many_detections_tell_what_annotators_leave_out_at_the_edge():
+    rng = np.random.default_rng(0)
+    odds, marked = rng.normal(-1, 2, 3000), np.stack([rng.integers(0, 3, 3000), rng.uniform(0, 2, 3000)], axis=1)
+    right = rng.uniform(size=3000) < 1 / (1 + np.exp(-(odds - 1.5 * marked[:, 0])))
+    line = fit_line(odds, right, marked)
+    assert line.cut == pytest.approx(-1.5, abs=0.2)
+    assert line.oblong == pytest.approx(0, abs=0.2)
+    few = fit_line(odds[:4], right[:4], marked[:4])
+    assert abs(few.cut) < 0.5
 
 
 def test_calibration_betters_the_error_on_other_detections():
@@ -49,6 +60,16 @@ def test_a_calibrated_head_answers_the_line_of_each_class():
     assert head.lines == (Line(), Line())
     assert moved.lines == (Line(), Line(2.0, -1.0))
     assert calibrated(moved, {"b": Line(0.5, 3.0)}).lines == (Line(), Line(1.0, 2.5)), "one line after the other"
+
+
+def test_what_is_cut_on_photos_where_nobody_draws_such_gets_a_line_that_says_so():
+    """Forty photos, each with a whole object that is drawn, and a cut one that is not, both found."""
+    boxes = np.array([[40, 40, 60, 60], [0, 40, 20, 60]], np.float32)
+    found = [Detections(boxes, np.array([0.7, 0.7], np.float32), np.zeros(2, np.int64))] * 40
+    line = lines(found, [Truth(boxes[:1], ("a",))] * 40, [(200, 100)] * 40, names=["a"])["a"]
+    assert line.cut < -1
+    beyond = lines(found, [Truth(boxes[:1], ("a",))] * 40, [(200, 100)] * 40, names=["a", "b"])
+    assert beyond == {"a": line, "b": Line()}, "of what was not found nothing is known"
 
 
 def test_log_odds_of_certainty_are_finite():

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from ml_backend.consent import FAINTEST, Line, log_odds, settled
+from ml_backend.consent import FAINTEST, MOST_OBLONG, Line, log_odds, marks, settled
 from ml_backend.detections import Detections
+from ml_backend.preprocess import Fit
 
 PLAIN = (Line(), Line())
+FAR = Fit(1, 1, -500, -500, 5000, 5000)
+"""A photo whose edges are far from every box."""
 
 
 def candidates(count=300, seed=1):
@@ -26,7 +29,7 @@ def objects(*groups):
 
 
 def shown(found, *, floor=0.0, lines=PLAIN):
-    return settled(found, floor=floor, lines=lines)
+    return settled(found, FAR, floor=floor, lines=lines)
 
 
 def test_the_mean_of_the_boxes_of_an_object_is_nearer_to_it_than_the_surest():
@@ -61,6 +64,47 @@ def test_a_line_says_how_sure_boxes_are_and_without_one_their_own_score_stays():
     plain, calibrated, own = (shown(found, lines=(line,)).scores for line in (Line(), Line(2.0, -1.0), None))
     np.testing.assert_allclose(log_odds(calibrated), 2 * log_odds(plain) - 1, rtol=1e-4)
     assert own.tolist() == pytest.approx([0.8, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("box", "cut", "ratio"),
+    [
+        ((40, 40, 80, 80), 0, 1),
+        ((0, 40, 40, 80), 1, 1),
+        ((160, 50, 200, 60), 1, 4),
+        ((1, 60, 41, 99.5), 2, 40 / 39.5),
+        ((0, 40, 200, 50), 1, 20),
+        ((0, 0, 200, 100), 2, 2),
+        ((7, 7, 7, 7), 0, 1),
+    ],
+    ids=["whole", "left", "right", "corner", "from edge to edge", "all of the photo", "without area"],
+)
+def test_a_box_is_marked_by_the_edges_that_cut_it_and_by_its_form(box, cut, ratio):
+    [[edges, oblong]] = marks(np.array([box], np.float32), 200, 100)
+    assert edges == cut
+    assert oblong == pytest.approx(min(np.log(ratio) ** 2, MOST_OBLONG), abs=1e-5)
+
+
+def test_what_the_edge_of_the_photo_cuts_is_less_sure_where_the_line_says_so():
+    """The same two objects in the same input, of which the photo takes the left half."""
+    found, line = objects([0.8], [0.8]), (Line(cut=-1.0),)
+    whole, narrow = (settled(found, fit, floor=0, lines=line) for fit in (FAR, Fit(1, 1, -500, -500, 640, 5000)))
+    np.testing.assert_allclose(whole.scores[0], whole.scores[1])
+    assert narrow.boxes[0, 0] == 0, "the uncut one comes first"
+    assert log_odds(narrow.scores)[0] - log_odds(narrow.scores)[1] == pytest.approx(1, abs=1e-3)
+
+
+def test_the_edge_of_a_part_is_not_that_of_the_photo():
+    found = objects([0.8])
+    lines = (Line(cut=-1.0),)
+    part = Fit(0.5, 0.5, 0, 0, 4000, 4000, origin=(1000, 1000))
+    assert settled(found, part, floor=0, lines=lines).scores == settled(found, FAR, floor=0, lines=(Line(),)).scores
+
+
+def test_lines_one_after_the_other_are_one():
+    first, second = Line(2.0, -1.0, -0.5, 0.25), Line(0.5, 3.0, 1.0, 1.0)
+    assert second(first) == Line(1.0, 2.5, 0.75, 1.125)
+    assert second(Line()) == second == Line()(second)
 
 
 @pytest.mark.parametrize("floor", [0.05, 0.2, 0.6])

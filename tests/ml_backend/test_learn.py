@@ -5,10 +5,14 @@ import onnx
 import pytest
 
 from ml_backend.backbone import open_backbone
+from ml_backend.calibration import calibrated
+from ml_backend.consent import Line
 from ml_backend.detector import embedded_model, load_detector
+from ml_backend.errors import ModelBroken
 from ml_backend.examples import Example
 from ml_backend.fitting import fit_head, fit_table
 from ml_backend.head import move, shift_to
+from ml_backend.layouts.labelloop import LINES
 from ml_backend.learn import Choice, choices_of, learn
 from ml_backend.learned import write_learned
 from ml_backend.preprocess import prepare
@@ -110,6 +114,7 @@ def test_a_head_that_leans_lies_between_those_of_its_trainers(backbone, examples
 def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes, tmp_path):
     known = [("cat", backbone.names.index("cat"))]
     head = fit_head(examples[:3], levels=backbone.levels, trainer="logistic", refit_boxes=refit_boxes, known=known)
+    head = calibrated(head, {"disc": Line(1.1, -0.3, -0.7, -0.4)})
     write_learned(tmp_path / "learned.onnx", backbone, head)
     onnx.checker.check_model(onnx.load(tmp_path / "learned.onnx"))
     detector = load_detector(tmp_path / "learned.onnx")
@@ -126,6 +131,33 @@ def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes
         answered = head.detect(sight, floor=0.05)
         np.testing.assert_array_equal(served.boxes, answered.boxes)
         np.testing.assert_array_equal(served.scores, answered.scores)
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        ("[[2.0, -1.0]]", (Line(2.0, -1.0),)),
+        ("[[2.0, -1.0, -0.5, 0.25]]", (Line(2.0, -1.0, -0.5, 0.25),)),
+        ("[null]", (None,)),
+        ("[[2.0]]", None),
+        ("[[2.0, -1.0, 0.5]]", None),
+        ('[[2.0, "much"]]', None),
+        ("[[2.0, -1.0], null]", None),
+        ("{}", None),
+    ],
+)
+def test_a_learned_model_of_before_is_opened_and_a_damaged_one_is_not(backbone, examples, told, lines, tmp_path):
+    head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False)
+    write_learned(tmp_path / "learned.onnx", backbone, head)
+    model = onnx.load(tmp_path / "learned.onnx")
+    [entry] = [one for one in model.metadata_props if one.key == LINES]
+    entry.value = told
+    onnx.save(model, tmp_path / "learned.onnx")
+    if lines is None:
+        with pytest.raises(ModelBroken, match=LINES):
+            load_detector(tmp_path / "learned.onnx")
+    else:
+        assert load_detector(tmp_path / "learned.onnx").reader.lines == lines
 
 
 def test_a_learned_model_can_be_learned_on_again(backbone, examples, tmp_path):
