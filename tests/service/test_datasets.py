@@ -345,3 +345,15 @@ def test_the_lists_of_voc_say_the_split(read, tmp_path):
         (tmp_path / f"ImageSets/Main/{split}.txt").write_text(names)
     photos, _, _ = read(tmp_path)
     assert {name: photo.split for name, photo in photos.items()} == {"a.jpg": "train", "b.jpg": "val", "c.jpg": ""}
+
+
+@pytest.mark.parametrize("text", ["about these photos.txt", "labels.txt", "notes/2024.txt"])
+def test_text_that_is_of_none_of_the_photos_makes_no_labels(read, tmp_path, text):
+    makers.make_photos(tmp_path)
+    (tmp_path / text).parent.mkdir(exist_ok=True)
+    (tmp_path / text).write_text("0 .5 .5 .1 .1\n")
+    photos, problems, data = read(tmp_path)
+    assert (data.format, set(photos), problems) == ("images", set(makers.SIZES), [])
+    with pytest.raises(DatasetError) as error:
+        read(tmp_path, "yolo")
+    assert "a.txt" in error.value.fix

@@ -17,7 +17,11 @@ def read_images(photos: Photos) -> DataSet:
         DatasetError: There is none.
     """
     if not photos.names:
-        raise DatasetError(photos.files.place, "there is no photo in it")
+        raise DatasetError(
+            photos.files.place,
+            "there is no photo in it",
+            fix="Is it the right folder? Photos end in .jpg, .png or .webp.",
+        )
 
     def read() -> Iterator[LabelledPhoto | Problem]:
         return (LabelledPhoto(name) for name in photos.names)

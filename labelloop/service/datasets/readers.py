@@ -14,7 +14,7 @@ from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
 from labelloop.service.datasets.ndjson import read_ndjson
 from labelloop.service.datasets.sheets import coco_sheets, read_sheets
 from labelloop.service.datasets.voc import read_voc
-from labelloop.service.datasets.yolo import ROWS, SHEETS, read_yolo
+from labelloop.service.datasets.yolo import ROWS, SHEETS, has_label_files, read_yolo
 from labelloop.service.settings import Settings
 
 _HEAD = 1 << 16
@@ -135,7 +135,7 @@ def recognise(place: Place) -> str:
         return "coco"
     if any(name.endswith(".ndjson") and "/" not in name for name in names):
         return "ndjson"
-    if any(name.endswith(".txt") for name in names):
+    if has_label_files(place.files, place.photos):  # a README.txt beside photos makes no labels
         return "yolo"
     folders = {name.split("/", 1)[0] for name in place.photos.names if name.count("/") > 1}
     return "yolo-classify" if folders and folders <= SPLITS else "images"

@@ -52,7 +52,11 @@ def read_yolo(files: Files, photos: Photos, task: str = "", *, sheet: str = "") 
     told = _told(files, sheet) if sheet else _sheet(files)
     labels = _label_files(files, photos)
     if not labels:
-        raise DatasetError(files.place, "none of its text files is of one of the photos")
+        raise DatasetError(
+            files.place,
+            "none of its text files is of one of the photos",
+            fix="The labels of a.jpg are in a.txt, beside it or in labels/; --images-from says where the photos are.",
+        )
     task = task or _task(files, labels, told)
     row = ROWS[task]
 
@@ -72,6 +76,12 @@ def read_yolo(files: Files, photos: Photos, task: str = "", *, sheet: str = "") 
     orphans = [name for name in files.names if _may_be_labels(name) and name not in used]
     classes = tuple(name for name in told.names if name) or _numbered(files, labels)
     return DataSet(f"yolo-{task}", read, classes, told.joints if task == "pose" else ())
+
+
+def has_label_files(files: Files, photos: Photos) -> bool:
+    """Whether there are texts that can be labels: of one of the photos, or in a folder for labels."""
+    texts = filter(_may_be_labels, files.names)
+    return any("labels" in PurePosixPath(name).parts[:-1] for name in texts) or bool(_label_files(files, photos))
 
 
 def detect(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Drawn:
