@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,10 @@ from ml_backend.head import Head
 from ml_backend.judge import Truth
 from ml_backend.learn import learn
 from ml_backend.learning.edits import Edits, edits_of
+from ml_backend.learning.judging import MOST_TASKS
 from ml_backend.learning.order import HEAD
 from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import USUAL, edits_of_all, learned_thresholds
+from ml_backend.thresholds import edits_of_all, learned_thresholds
 
 Order = Literal["chance", "queue"]
 FITS = (1, 2, 3, 5, 8, 12, 17, 24, 34, 48, 68)
@@ -30,9 +31,6 @@ GOOD_IOU, SAME_IOU = 0.75, 0.5
 """A pre-label that covers its object this far is accepted; one that covers it by half is moved."""
 
 FLOOR = 0.03
-LAST = 10
-"""The last answers that thresholds are learned from; of many, the later half."""
-
 Cuts = Mapping[str, float] | float
 Answers = Sequence[tuple[Sequence[str], Detections, Truth]]
 
@@ -42,12 +40,16 @@ class Photo:
     """A photo as its annotator met it.
 
     Attributes:
-        names: Classes of the model.
+        example: The photo itself.
+        head: The model; None: there was none yet.
+        names: Its classes.
         found: All that the model found, also what was too weak to be shown.
         truth: What the annotator left.
         cuts: From which score on a class was shown, by what drawing a box is said to cost (0: best F1).
     """
 
+    example: Example
+    head: Head | None
     names: Sequence[str]
     found: Detections
     truth: Truth
@@ -72,32 +74,32 @@ def annotate(
     left, coming = drawn(examples, seed), list[Example]()
     while len(labelled) < photos and (coming or left):
         if len(labelled) in FITS:
-            head = learn(labelled, levels=backbone.levels).head
-            last = answered[-max(LAST, len(answered) // 2) :]
-            cuts = {cost: thresholds(last, drawing=cost) for cost in costs}
+            learned = learn(labelled, levels=backbone.levels)
+            head, crossed = learned.head, learned.answers
+            known = [*answered[-MOST_TASKS:]]
+            known += [(crossed.names, *one) for one in zip(crossed.found, crossed.truths, strict=True)]
+            cuts = {cost: thresholds(known, names=head.names, drawing=cost) for cost in costs}
         if not coming:
             coming, left = _next(left, labelled, head if order == "queue" else None)
         one = coming.pop(0)
         found = head.detect(one.sight, floor=FLOOR) if head else Detections.none()
         names, truth = head.names if head else (), Truth(one.drawn, one.labels)
-        yield Photo(names, found, truth, cuts)
+        yield Photo(one, head, names, found, truth, cuts)
         if head:
             answered.append((names, found, truth))
         labelled.append(one)
 
 
-def thresholds(answered: Answers, *, drawing: float = 0.0) -> dict[str, float]:
+def thresholds(answered: Answers, *, names: Collection[str], drawing: float = 0.0) -> dict[str, float]:
     """The thresholds that service would learn from these answers."""
-    names = {name for classes, _, _ in answered for name in classes}
     return learned_thresholds(edits_of_all(answered, names=names), drawing=drawing)
 
 
-def cut(found: Detections, names: Sequence[str], cuts: Cuts, *, usual: float | None = None) -> Detections:
+def cut(found: Detections, names: Sequence[str], cuts: Cuts) -> Detections:
     """What is shown."""
     if not len(found) or isinstance(cuts, float):
         return found[found.scores >= cuts] if len(found) else found
-    other = USUAL if usual is None else usual
-    return found[found.scores >= np.array([cuts.get(names[index], other) for index in found.classes.tolist()])]
+    return found[found.scores >= np.array([cuts[names[index]] for index in found.classes.tolist()])]
 
 
 def _next(left: list[Example], labelled: Sequence[Example], head: Head | None) -> tuple[list[Example], list[Example]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,17 @@ NANO = SHARED / "models" / "yolox_nano.onnx"
 MISSING = "Not measured: the data sets are not on this machine."
 
 
-def nano(folder: Path) -> Album:
-    """An album of the YOLOX-nano, kept in a folder."""
-    backbone = open_backbone(NANO, folder=folder, threads=1)
+def with_nano(measure: Callable[[Album], str]) -> str:
+    """What is measured on photos as the YOLOX-nano sees them, in Markdown; where these are missing, just that."""
+    if not NANO.is_file():
+        return MISSING
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(album(NANO, Path(folder)))
+
+
+def album(model: Path, folder: Path) -> Album:
+    """An album of a model, kept in a folder."""
+    backbone = open_backbone(model, folder=folder, threads=1)
     return Album(backbone, Sights(folder / "sights", max_bytes=2**32))
 
 

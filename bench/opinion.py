@@ -8,7 +8,6 @@ nobody had drawn: `undrawn.json` holds the boxes of the objects that are there, 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from bench.labelled import MISSING, NANO, nano, training_photos
+from bench.labelled import training_photos, with_nano
 from labelloop.labeling.overlap import box_iou
 from ml_backend.examples import Example
 from ml_backend.learning.policy import LearningPolicy
@@ -51,34 +50,34 @@ class Said:
 
 def run() -> str:
     """The figures, in Markdown."""
-    if not NANO.is_file():
-        return MISSING
+    return with_nano(_measured)
+
+
+def _measured(album: Album) -> str:
     looked = json.loads(LOOKED_AT.read_text())
-    with tempfile.TemporaryDirectory() as folder:
-        album = nano(Path(folder))
-        undrawn = sum(len(one["undrawn"]) for one in looked.values())
-        head = f"planted | recall at precision .5 | at confidence | recall / precision from {SHOWN} on"
-        return "\n".join(
-            [
-                f"{ERRORS:.0%} of the boxes of {PHOTOS} photos are spoilt: half are left out, half get another class",
-                f"(of one class: all are left out). YOLOX-nano; {SEEDS['bccd']} draws of blood cells,",
-                f"{SEEDS['raccoon']} of raccoons; photos of the training lists alone.",
-                "",
-                f"| what | counted | {head} | CPU s for {PHOTOS} photos |",
-                "|---|---|---|---|---|---|---|",
-                *_blood_cells(album, looked),
-                *_raccoons(album),
-                *_misplaced(album),
-                "",
-                "Boxes around nothing and loose ones are planted in draws of their own, a twentieth of each: boxes of",
-                "the size of another where nothing is drawn, and boxes moved by a third of their sides.",
-                "",
-                f"The blood cells are drawn incompletely. On {len(looked)} photos drawn by chance somebody looked at",
-                f"every place where the model missed a box: {undrawn} undrawn cells are really there",
-                "(`bench/undrawn.json`), so that on these photos it is known which remarks are right. Where every",
-                "other omission counts as an error of the model, what was planted are a few among many.",
-            ]
-        )
+    undrawn = sum(len(one["undrawn"]) for one in looked.values())
+    head = f"planted | recall at precision .5 | at confidence | recall / precision from {SHOWN} on"
+    return "\n".join(
+        [
+            f"{ERRORS:.0%} of the boxes of {PHOTOS} photos are spoilt: half are left out, half get another class",
+            f"(of one class: all are left out). YOLOX-nano; {SEEDS['bccd']} draws of blood cells,",
+            f"{SEEDS['raccoon']} of raccoons; photos of the training lists alone.",
+            "",
+            f"| what | counted | {head} | CPU s for {PHOTOS} photos |",
+            "|---|---|---|---|---|---|---|",
+            *_blood_cells(album, looked),
+            *_raccoons(album),
+            *_misplaced(album),
+            "",
+            "Boxes around nothing and loose ones are planted in draws of their own, a twentieth of each: boxes of",
+            "the size of another where nothing is drawn, and boxes moved by a third of their sides.",
+            "",
+            f"The blood cells are drawn incompletely. On {len(looked)} photos drawn by chance somebody looked at",
+            f"every place where the model missed a box: {undrawn} undrawn cells are really there",
+            "(`bench/undrawn.json`), so that on these photos it is known which remarks are right. Where every",
+            "other omission counts as an error of the model, what was planted are a few among many.",
+        ]
+    )
 
 
 def _blood_cells(album: Album, looked: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Iterator[str]:

@@ -1,74 +1,183 @@
-"""Thresholds learned from edits against fixed ones: of a fitted head, over a session, of models made elsewhere."""
+"""Thresholds and calibration learned from edits against fixed thresholds: over sessions, of heads, of other models."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.annotator import FLOOR, Answers, Cuts, annotate, cut, thresholds
-from bench.labelled import MISSING, NANO, SHARED, drawn, nano, training_photos
+from bench.annotator import FLOOR, Answers, Cuts, Order, Photo, annotate, thresholds
+from bench.f1 import FIXED, Marked, Score
+from bench.labelled import NANO, SHARED, album, drawn, training_photos, with_nano
 from labelloop.service.media import load_photo
-from ml_backend.backbone import Backbone
-from ml_backend.calibration import are_right
-from ml_backend.detector import load_detector
+from ml_backend.consent import FAINTEST, line_of, settled
+from ml_backend.detections import Detections
+from ml_backend.detector import embedded_model, load_detector
 from ml_backend.examples import Example
+from ml_backend.head import Head
 from ml_backend.judge import Truth
+from ml_backend.layouts import best_class
 from ml_backend.learn import learn
+from ml_backend.learning.judging import MOST_TASKS
 from ml_backend.preprocess import prepare
-from ml_backend.thresholds import USUAL, best_threshold, edits_of_all
+from ml_backend.simulate import Album
+from ml_backend.training import tabulate
 
 SEEDS = 3
 DRAWS = 12
 """Orders of the photos that models made elsewhere are judged in: nothing is fitted, so they cost little."""
 
 SESSION = 100
-FIXED = tuple(round(step * 0.05, 2) for step in range(1, 15))
+SESSIONS: Sequence[tuple[str, str, Path, Order]] = (
+    ("blood cells, YOLOX-nano, by chance", "bccd", NANO, "chance"),
+    ("blood cells, YOLOX-nano, by the queue", "bccd", NANO, "queue"),
+    ("blood cells, embedded, by chance", "bccd", embedded_model(), "chance"),
+    ("raccoons, YOLOX-nano, by chance", "raccoon", NANO, "chance"),
+    ("raccoons, embedded, by chance", "raccoon", embedded_model(), "chance"),
+)
 MODELS = ("yolox_nano", "nanodet_m", "fastestdet")
+OWN, TOGETHER, CALIBRATED = "as the refitted layer has them", "as all candidates say together", "calibrated"
 HEADS = "| {} | edits of | by class | one | .3 | .5 | one, in hindsight | by class, in hindsight |"
+SESSION_NOTE = """F1 over all boxes that are shown of what each version finds on the photos that come before the next.
+Learned: thresholds as service learns them from what was submitted before. In hindsight: the best on the very photos
+that are judged, which no one can know: one for all; one for each class; for each version; for each class of each
+version, which is the most that thresholds can give. The boxes of the three rows are the same: as sure as the refitted
+layer has them, nothing calibrated; as all candidates that see the object say together, with the stretch and the shift
+that hold for every head; calibrated by cross-validation, as in service."""
 NOTE = """F1 of what would be shown on all other photos, over all boxes (in brackets: the mean of the classes). By
 class: learned from the edits, as in service. One: the same threshold for every class, the best on the edits. In
-hindsight: the best on the very photos that are judged, which no one can know: thresholds by class cannot give more than
-the last column."""
+hindsight: the best on the very photos that are judged, for each figure its own."""
 
 
 def run() -> str:
     """The figures, in Markdown."""
-    if not NANO.is_file():
-        return MISSING
-    with tempfile.TemporaryDirectory() as folder:
-        album = nano(Path(folder))
-        _, cells = training_photos(album, "bccd")
-        return "\n".join(
-            [
-                f"## Of a head fitted here: YOLOX-nano, blood cells, mean of {SEEDS} seeds",
-                "",
-                *_of_heads(cells, album.backbone),
-                "",
-                NOTE,
-                "Scores are calibrated when a head is learned, so one threshold suits all classes about as well.",
-                "",
-                f"## Over a session of {SESSION} photos in which versions follow each other",
-                "",
-                *_of_sessions(cells, album.backbone),
-                "",
-                f"## Of a model made elsewhere, scores as they are: 48 photos of COCO, mean of {DRAWS} draws",
-                "",
-                *_of_models(),
-            ]
-        )
+    return with_nano(_measured)
 
 
-def _of_heads(examples: Sequence[Example], backbone: Backbone) -> Iterator[str]:
+def _measured(nano: Album) -> str:
+    _, cells = training_photos(nano, "bccd")
+    return "\n".join(
+        [
+            f"## Over sessions of {SESSION} photos in which versions follow each other, mean of {SEEDS} seeds",
+            "",
+            *_of_sessions(),
+            "",
+            f"## Of a head fitted here: YOLOX-nano, blood cells, mean of {SEEDS} seeds",
+            "",
+            *_of_heads(cells, nano),
+            "",
+            NOTE,
+            "",
+            f"## Of a model made elsewhere, scores as they are: 48 photos of COCO, mean of {DRAWS} draws",
+            "",
+            *_of_models(),
+        ]
+    )
+
+
+def _of_sessions() -> Iterator[str]:
+    columns = ("learned", ".3", ".5", "one, in hindsight", "by class", "by version", "by both")
+    yield f"| session | scores | {' | '.join(columns)} |"
+    yield "|---|---|" + "---|" * len(columns)
+    everywhere: dict[str, list[list[float]]] = {}
+    whole: dict[str, float] = {}
+    for name, data, model, order in SESSIONS:
+        rows: dict[str, list[list[float]]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            seen = album(model, Path(folder))
+            _, examples = training_photos(seen, data)
+            for seed in range(SEEDS):
+                session = annotate(examples, seen.backbone, photos=SESSION, seed=seed, order=order, costs=(0.0,))
+                photos = list(session)
+                for scores, (answers, cuts) in _scored(photos, seen).items():
+                    marked = Marked.of(answers)
+                    rows.setdefault(scores, []).append(_row(marked, cuts, photos))
+                    fixed = [marked.f1(value)[0] for value in FIXED]
+                    everywhere.setdefault(scores, []).append([*fixed, marked.f1(cuts)[0]])
+        means = {scores: np.mean(some, axis=0) for scores, some in rows.items()}
+        for scores, row in means.items():
+            yield f"| {name} | {scores} | " + " | ".join(f"{value:.3f}" for value in row) + " |"
+        whole[name] = means[CALIBRATED][0] - means[OWN][3]
+    yield from ("", *SESSION_NOTE.split("\n"), "")
+    yield "| scores | the best one for all these sessions, in hindsight | learned |"
+    yield "|---|---|---|"
+    for scores, some in everywhere.items():
+        *fixed, learned = np.mean(some, axis=0).tolist()
+        yield f"| {scores} | {max(fixed):.3f} (at {FIXED[int(np.argmax(fixed))]:g}) | {learned:.3f} |"
+    told = "; ".join(f"{name} {gain:+.3f}" for name, gain in whole.items())
+    yield ""
+    yield f"Calibration and learned thresholds against the best fixed one, in hindsight, on scores as they are: {told}."
+
+
+def _row(marked: Marked, cuts: Sequence[Cuts], photos: Sequence[Photo]) -> list[float]:
+    versions = [id(photos[place].head) for place in marked.photos.tolist()]
+    _, (fixed, _) = marked.best_fixed()
+    both = list(zip(versions, marked.labels.tolist(), strict=True))
+    return [
+        marked.f1(cuts)[0],
+        marked.f1(0.3)[0],
+        marked.f1(0.5)[0],
+        fixed,
+        marked.best_by(marked.labels.tolist()),
+        marked.best_by(versions),
+        marked.best_by(both),
+    ]
+
+
+def _scored(photos: Sequence[Photo], seen: Album) -> Mapping[str, tuple[Answers, Sequence[Cuts]]]:
+    """What was found on a session's photos by each kind of scores, and the thresholds learned meanwhile."""
+    own: list[tuple[Sequence[str], Detections, Truth]] = []
+    together: list[tuple[Sequence[str], Detections, Truth]] = []
+    plain: Head | None = None
+    for place, one in enumerate(photos):
+        if one.head is None:
+            own.append((one.names, one.found, one.truth))
+            together.append(own[-1])
+            continue
+        if plain is None or one.head is not photos[place - 1].head:
+            plain = _uncalibrated(one.head, [before.example for before in photos[:place]], seen.backbone.levels)
+        own.append((one.names, _own(one.head, one.example), one.truth))
+        together.append((one.names, plain.detect(one.example.sight, floor=FLOOR), one.truth))
+    return {
+        OWN: (own, _followed(own, photos)),
+        TOGETHER: (together, _followed(together, photos)),
+        CALIBRATED: ([(one.names, one.found, one.truth) for one in photos], [one.cuts[0.0] for one in photos]),
+    }
+
+
+def _own(head: Head, one: Example) -> Detections:
+    """What a head shows, each box as sure as the head's own score says."""
+    found = best_class(*head.answer(one.sight), FAINTEST)
+    return one.sight.fit.to_photo(settled(found, one.sight.fit, floor=FLOOR, lines=[None] * len(head.names)))
+
+
+def _uncalibrated(head: Head, labelled: Sequence[Example], levels: Sequence[int]) -> Head:
+    """The head as it was before cross-validation told what its scores mean."""
+    training = tabulate(labelled, levels)
+    return replace(head, calibration=tuple(line_of(training.looks(name, training.photos)) for name in head.names))
+
+
+def _followed(answers: Answers, photos: Sequence[Photo]) -> list[Cuts]:
+    """The thresholds that would be learned at each version from the answers before."""
+    cuts: list[Cuts] = []
+    for place, one in enumerate(photos):
+        if not place or one.head is not photos[place - 1].head:
+            learned = thresholds(answers[max(0, place - MOST_TASKS) : place], names=one.names)
+        cuts.append(learned)
+    return cuts
+
+
+def _of_heads(examples: Sequence[Example], nano: Album) -> Iterator[str]:
     yield HEADS.format("fitted on")
     yield "|---|---|---|---|---|---|---|---|"
     for fitted, edited in ((10, 20), (20, 20), (20, 50)):
         rows = []
         for seed in range(SEEDS):
             order = drawn(examples, seed)
-            head = learn(order[:fitted], levels=backbone.levels).head
+            head = learn(order[:fitted], levels=nano.backbone.levels).head
             judged = [
                 (head.names, head.detect(one.sight, floor=FLOOR), Truth(one.drawn, one.labels))
                 for one in order[fitted:]
@@ -77,26 +186,12 @@ def _of_heads(examples: Sequence[Example], backbone: Backbone) -> Iterator[str]:
         yield f"| {fitted} photos | {edited} photos | {_cells(rows)} |"
 
 
-def _of_sessions(examples: Sequence[Example], backbone: Backbone) -> Iterator[str]:
-    yield "| order | learned, following each version | .3 | .5 | the best fixed one, in hindsight |"
-    yield "|---|---|---|---|---|"
-    for order in ("chance", "queue"):
-        rows = []
-        for seed in range(SEEDS):
-            photos = list(annotate(examples, backbone, photos=SESSION, seed=seed, order=order, costs=(0.0,)))
-            answers = [(one.names, one.found, one.truth) for one in photos]
-            followed = _f1(answers, [one.cuts[0.0] for one in photos])[0]
-            fixed = {value: _f1(answers, value)[0] for value in FIXED}
-            rows.append((followed, fixed[0.3], fixed[0.5], max(fixed.values())))
-        yield f"| by {order} | " + " | ".join(f"{value:.3f}" for value in np.mean(rows, axis=0)) + " |"
-
-
 def _of_models() -> Iterator[str]:
     yield HEADS.format("model")
     yield "|---|---|---|---|---|---|---|---|"
     for model in MODELS:
         answers = _found_by(model)
-        for edited in (10, 25):
+        for edited in (5, 10, 25):
             rows = []
             for seed in range(DRAWS):
                 order = [answers[index] for index in np.random.default_rng(seed).permutation(len(answers))]
@@ -123,31 +218,15 @@ def _found_by(model: str) -> Answers:
     return answers
 
 
-def _compared(known: Answers, later: Answers) -> list[tuple[float, float]]:
+def _compared(known: Answers, later: Answers) -> list[Score]:
     """F1 on later photos: by class, one, .3, .5, the best one in hindsight, the best by class in hindsight."""
-    fixed = max(FIXED, key=lambda value: _f1(known, value)[0])
-    hindsight = [_f1(later, value) for value in FIXED]
-    best = {name: best_threshold(some) or USUAL for name, some in edits_of_all(later).items()}
-    ways = [_f1(later, cuts) for cuts in (thresholds(known), fixed, 0.3, 0.5)]
-    return [*ways, (max(one[0] for one in hindsight), max(one[1] for one in hindsight)), _f1(later, best)]
+    judged = Marked.of(later)
+    names = {name for classes, _, _ in (*known, *later) for name in classes}
+    fixed, _ = Marked.of(known).best_fixed()
+    _, hindsight = judged.best_fixed()
+    ways = [judged.f1(cuts) for cuts in (thresholds(known, names=names), fixed, 0.3, 0.5)]
+    return [*ways, hindsight, judged.best_by_class()]
 
 
-def _cells(rows: Sequence[Sequence[tuple[float, float]]]) -> str:
+def _cells(rows: Sequence[Sequence[Score]]) -> str:
     return " | ".join(f"{every:.3f} ({classes:.3f})" for every, classes in np.mean(rows, axis=0))
-
-
-def _f1(answers: Answers, cuts: Cuts | Sequence[Cuts]) -> tuple[float, float]:
-    """Over all boxes, and the mean over classes; thresholds are for all photos, or for each its own."""
-    each = [cuts] * len(answers) if isinstance(cuts, float | Mapping) else cuts
-    counts: dict[str, np.ndarray] = {}
-    for (names, found, truth), its in zip(answers, each, strict=True):
-        shown = cut(found, names, its)
-        right = are_right(shown, truth, names=names)
-        labels = np.array([names[index] for index in shown.classes.tolist()], object)
-        for name in {*truth.labels, *labels.tolist()}:
-            drawn_so = sum(label == name for label in truth.labels)
-            mine = labels == name
-            counts[name] = counts.get(name, np.zeros(3)) + np.array([right[mine].sum(), mine.sum(), drawn_so])
-    total = sum(counts.values(), np.zeros(3))
-    every = 2 * total[0] / max(total[1] + total[2], 1)
-    return float(every), float(np.mean([2 * one[0] / max(one[1] + one[2], 1) for one in counts.values()]))
