@@ -148,7 +148,7 @@ class Assembler:
         for annotation, reason in choice.refused:
             self._made.losses.annotation(annotation, self._read(task, annotation), reason)
             if reason == NOT_CHOSEN and isinstance(self._rules.policy, ByUser):
-                self._ledger.notes[f"annotations of user {annotation.completed_by}, whose were not asked for"] += 1
+                self._ledger.notes[f"annotations of user {annotation.completed_by} (not asked for)"] += 1
         if not choice.chosen:
             self._made.losses.task(choice.reason)
             return

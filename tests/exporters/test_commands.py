@@ -140,7 +140,7 @@ def test_empty_version_does_not_take_the_place_of_one_with_images(app, build, tm
     assert app(["export", "--from", str(source), *to, "--annotation", "user:99"]) == 1
     said = capsys.readouterr().out
     assert "NOT published: no image is in it" in said
-    assert "annotations of user 1, whose were not asked for 3" in said, "it does not say who annotated"
+    assert "annotations of user 1 (not asked for) 3" in said, "it does not say who annotated"
     assert read_head(open_store(to[1], Settings()))[0].version == "v000001"
     assert app(["list", to[1]]) == 0
     assert "not published: no image" in capsys.readouterr().out
