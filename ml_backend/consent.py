@@ -7,7 +7,7 @@ what is no object seldom fools all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +85,9 @@ def told(
     odds: npt.NDArray[np.float64], marked: npt.NDArray[np.float64], lines: Sequence[Line], classes: Ints
 ) -> npt.NDArray[np.float64]:
     """(n,) log-odds as the lines of their classes have them; `marked` is as `marks` gives it."""
-    stretch, shift, *weights = np.array([astuple(line) for line in lines], np.float64).reshape(-1, 4)[classes].T
-    return np.asarray(stretch * odds + shift + (marked * np.stack(weights, axis=1)).sum(axis=1), np.float64)
+    all_of = [(one.stretch, one.shift, one.cut, one.oblong) for one in lines]
+    own = np.array(all_of, np.float64).reshape(-1, 4)[classes]
+    return np.asarray(own[:, 0] * odds + own[:, 1] + (own[:, 2:] * marked).sum(axis=1), np.float64)
 
 
 def line_of(looks: float) -> Line:
