@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from exporters.dataset import Object
 from exporters.offsets import starts
 from exporters.rings import Floats, Rings, simple_areas
-from exporters.shapes import TOLERANCE
+from exporters.shapes import TOLERANCE, Fitted, Unfit
+from exporters.shapes import fit as fit_one
 from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 
 UPRIGHT, TURNED, RING, OTHER = range(4)
@@ -132,9 +133,9 @@ def draw(
         ring: which rows are polygons.
         sizes: (rows, 2): width and height of the image.
     """
-    scale = np.hstack((sizes, sizes))
-    pixels = boxes.copy()
-    pixels[:, :4] *= scale
+    pixels = boxes.copy("F")
+    pixels[:, :2] *= sizes
+    pixels[:, 2:4] *= sizes
     pixels[:, :4] /= 100
     turned = ~ring & (pixels[:, 4] != 0)
     corners = _corners(pixels[turned]) if turned.any() else np.empty((0, 2))
@@ -149,7 +150,7 @@ def draw(
 
 def fit(shapes: Shapes) -> Fits:
     """Bring shapes inside their images, as far as that is a matter of columns: see `exporters.shapes.fit`."""
-    drawn = shapes.boxes[:, :4].copy()
+    drawn = shapes.boxes[:, :4].copy("F")
     drawn[:, 2:] += drawn[:, :2]
     rings = shapes.rings
     if len(rings.rows):
@@ -175,6 +176,18 @@ def fit(shapes: Shapes) -> Fits:
     kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
     kinds[~known] = OTHER
     return Fits(kinds, boxes, areas, clipped)
+
+
+def fit_others(shapes: Shapes, rows: Sequence[int]) -> dict[int, Fitted | str]:
+    """What `exporters.shapes.fit` says of rows of kind ``OTHER``: how each fits, or why it does not."""
+    found: dict[int, Fitted | str] = {}
+    for row in rows:
+        width, height = shapes.sizes[row].tolist()
+        try:
+            found[row] = fit_one(shapes.geometry(row), int(width), int(height))
+        except Unfit as unfit:
+            found[row] = str(unfit)
+    return found
 
 
 def take(shapes: Shapes, fits: Fits, rows: NDArray[np.int64]) -> tuple[Shapes, Fits]:

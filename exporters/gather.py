@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.columns import OTHER, RING, TURNED, UPRIGHT, Columns, take
+from exporters.columns import OTHER, Columns, take
 from exporters.dataset import OBJECTS_A_TASK, Object
 from exporters.offsets import starts
 from exporters.packed import packed
-from exporters.shapes import CLIPPED, Fitted, Unfit, fit
+from exporters.shapes import CLIPPED, Fitted
 from exporters.usual import Draft, Drafts
 
 Dropped = tuple[str, int | None, str]
@@ -23,7 +23,7 @@ class Fates(msgspec.Struct, frozen=True):
     Attributes:
         counts: How many upright rectangles, turned rectangles and polygons of a task fit as a matter of columns, and
             how many of those were clipped.
-        others: How each region fits that `exporters.shapes.fit` had to be asked about; for tasks that have such.
+        others: How each region fits that is no matter of columns; for tasks that have such.
         dropped: Those that do not fit; likewise.
     """
 
@@ -47,7 +47,7 @@ def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
     begins = np.cumsum(lengths) - lengths
     rows = np.repeat(first - begins, lengths) + np.arange(lengths.sum())
     owners = np.repeat(np.arange(len(taken)), lengths)
-    asked = {row: _ask(drafts, row) for row in rows[drafts.fits.kinds[rows] == OTHER].tolist()}
+    asked = {row: drafts.asked[row] for row in rows[drafts.fits.kinds[rows] == OTHER].tolist()}
     unfit = [row for row, answer in asked.items() if isinstance(answer, str)]
     if unfit:
         stay = ~np.isin(rows, unfit)
@@ -76,15 +76,6 @@ def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
     return msgspec.structs.replace(columns, fits=fits, others=others), fates
 
 
-def _ask(drafts: Drafts, row: int) -> Fitted | str:
-    assert drafts.shapes is not None
-    width, height = drafts.shapes.sizes[row].tolist()
-    try:
-        return fit(drafts.shapes.geometry(row), int(width), int(height))
-    except Unfit as unfit:
-        return str(unfit)
-
-
 def _object(columns: Columns, row: int, fitted: Fitted) -> Object:
     number = int(columns.ids[row])
     return Object(
@@ -105,8 +96,8 @@ def _object(columns: Columns, row: int, fitted: Fitted) -> Object:
 
 
 def _counts(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[list[int]]:
-    kinds = columns.fits.kinds
-    counts = [np.bincount(owners[kinds == kind], minlength=tasks) for kind in (UPRIGHT, TURNED, RING)]
-    counts.append(np.bincount(owners[columns.fits.clipped & (kinds != OTHER)], minlength=tasks))
-    found: list[list[int]] = np.stack(counts, axis=1).tolist()
+    kinds, clipped = columns.fits.kinds, columns.fits.clipped & (columns.fits.kinds != OTHER)
+    counts = np.bincount(owners * (OTHER + 1) + kinds, minlength=tasks * (OTHER + 1)).reshape(tasks, -1)
+    counts[:, OTHER] = np.bincount(owners[clipped], minlength=tasks)
+    found: list[list[int]] = counts.tolist()
     return found

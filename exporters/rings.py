@@ -1,5 +1,7 @@
 """Closed rings by the thousand: which of them are simple (never touch themselves), for certain, and their areas."""
 
+from functools import cache
+
 import msgspec
 import numpy as np
 import shapely
@@ -90,10 +92,17 @@ def _sides_apart(points: Floats, first: Ints, lengths: Ints) -> NDArray[np.bool_
     beside = sides[:, :most] @ np.stack((y, x, np.ones_like(x)), axis=1)[:, :, :-1]
     left, right = beside > _TURN, beside < -_TURN
     apart = (left[:, :, 1:] & left[:, :, :-1]) | (right[:, :, 1:] & right[:, :, :-1])
-    one, other = np.triu_indices(most, 2)
+    one, other = _pairs(most)
     apart = apart.reshape(len(first), -1)
     met = ~(apart[:, one * most + other] | apart[:, other * most + one])
     met &= (other < lengths[:, None]) & ((one > 0) | (other < lengths[:, None] - 1))
     turned = np.abs(to_x[:, :-1] * to_y[:, 1:] - to_y[:, :-1] * to_x[:, 1:]) > _TURN
     simple: NDArray[np.bool_] = ~met.any(axis=1) & (turned | (numbers[:most] >= lengths[:, None])).all(axis=1)
     return simple
+
+
+@cache
+def _pairs(sides: int) -> tuple[Ints, Ints]:
+    """Of so many sides all pairs that do not follow each other."""
+    one, other = np.triu_indices(sides, 2)
+    return one, other

@@ -223,6 +223,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "skeleton": self.skeleton,
             "splits": self.splits,
             "headers": self.headers is not None,
+            "stems": "xxh3",  # what names are known by in the index
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 

@@ -8,7 +8,7 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.dataset import Box, Object
-from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Point, Polygon, Rectangle, Vector
+from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Point, Polygon, Rectangle, Vector, enclosed
 
 TOLERANCE = 0.01
 """Pixels over the edge that are arithmetic, not drawing: Label Studio stores percents with limited digits."""
@@ -61,13 +61,12 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
         repairs = (CLIPPED,)
     elif not isinstance(geometry, Polygon | Vector):
         return Fitted(_with_area(_clamp(geometry.bounds, width, height)), geometry.area, repairs)
-    if isinstance(geometry, Polygon) and shapely.is_valid(drawn := shapely.Polygon(geometry.points)):
-        if not repairs:
-            return Fitted(_with_area(_clamp((x_min, y_min, x_max, y_max), width, height)), _shoelace(geometry.points))
-        outline = drawn
-    else:
+    if not isinstance(geometry, Polygon):
         outline = geometry.polygon()
-        repairs = (*repairs, CROSSING) if isinstance(geometry, Polygon) else repairs
+    elif not shapely.is_valid(outline := shapely.Polygon(geometry.points)):
+        outline, repairs = enclosed(outline), (*repairs, CROSSING)
+    elif not repairs:
+        return Fitted(_with_area(_clamp((x_min, y_min, x_max, y_max), width, height)), _shoelace(geometry.points))
     if over > TOLERANCE:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
     if outline.area <= 0:

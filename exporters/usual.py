@@ -4,8 +4,8 @@ What is usual is said by types, which msgspec checks while it decodes; a task th
 `labelloop.labeling` and `exporters.assemble`, which know all there is. Both give the same data set, to the byte.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from exporters.choose import TOGETHER, is_disputed
 from exporters.classes import ClassMap
-from exporters.columns import Fits, Said, Shapes, draw, fit
+from exporters.columns import OTHER, Fits, Said, Shapes, draw, fit, fit_others
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
 from exporters.packed import packed
 from exporters.rules import Rules
+from exporters.shapes import Fitted
 from labelloop.labeling.config import LabelConfig
 
 _AT_ONCE = 16
@@ -66,13 +67,15 @@ class Draft(msgspec.Struct, gc=False):
 class Drafts(msgspec.Struct, frozen=True):
     """The usual tasks of a block and the rows of their objects.
 
-    ``of[i]`` is the draft of entry ``i``; ``None`` where that is not a usual task. ``class_ids`` are the numbers of the
-    rows' labels; 0 for one that is no class yet.
+    ``of[i]`` is the draft of entry ``i``; ``None`` where that is not a usual task. ``asked`` says of the rows of kind
+    ``OTHER`` how they fit, or why they do not. ``class_ids`` are the numbers of the rows' labels, 0 for one that is no
+    class yet.
     """
 
     of: list[Draft | None]
     shapes: Shapes | None = None
     fits: Fits | None = None
+    asked: Mapping[int, Fitted | str] = {}
     said: Said = Said()
     class_ids: NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -144,23 +147,25 @@ class _Block:
         self._classes = classes
         self._of: list[Draft | None] = []
         self._fields = [bytearray() for _ in range(5)]  # x, y, width, height, rotation
-        self._sizes = bytearray(), bytearray()
+        self._sizes = [bytearray(), bytearray()]
         self._points, self._counts = bytearray(), bytearray()
-        self._ring, self._fine, self._told_apart = bytearray(), bytearray(), bytearray()
+        self._ring, self._polygon, self._labelled = bytearray(), bytearray(), bytearray()
+        self._told_apart = bytearray()
         self._said = Said([], [], [], [], [])
         self._class_ids = bytearray()
+        self._rows = 0
 
     def add(self, found: Sequence[_Found | None]) -> None:
         """Take some tasks: ``None`` for one that is not usual."""
-        tasks = [each for each in found if each]
-        results = list(chain.from_iterable([each.annotation.result for each in tasks]))
+        annotations = [each.annotation for each in found if each]
+        results = list(chain.from_iterable([each.result for each in annotations]))
         values = [each.value for each in results]
         points = [each.points for each in values]
-        drawn = [each for each in points if each is not None]
+        drawn = [each for each in points if each]
+        labels = [each.polygonlabels if each.points else each.rectanglelabels for each in values]
+        names = [each[0] if each else "" for each in labels]
         self._points += packed(list(chain.from_iterable(chain.from_iterable(drawn))))
-        self._counts += packed([len(each) for each in drawn], "q")
-        ring = [each is not None for each in points]
-        labels = [each.rectanglelabels if each.points is None else each.polygonlabels for each in values]
+        self._counts += packed(list(map(len, drawn)), "q")
         x, y, width, height, rotation = self._fields
         x += packed([each.x for each in values])
         y += packed([each.y for each in values])
@@ -168,59 +173,46 @@ class _Block:
         height += packed([each.height for each in values])
         rotation += packed([each.rotation for each in values])
         image_width, image_height = self._sizes
-        image_width += packed([each.original_width for each in results])
-        image_height += packed([each.original_height for each in results])
-        self._ring += bytes(ring)
-        self._fine += bytes(
-            [
-                label is not None and (each.type == "polygonlabels") is mine
-                for each, label, mine in zip(results, labels, ring, strict=True)
-            ]
-        )
-        names = [each[0] if each else "" for each in labels]
-        self._said.labels.extend(names)
+        image_width += packed([each.original_width for each in results], "I")
+        image_height += packed([each.original_height for each in results], "I")
+        self._ring += bytes(map(bool, points))
+        self._polygon += bytes([each.type == "polygonlabels" for each in results])
+        self._labelled += bytes(map(bool, labels))
         self._class_ids += packed(list(self._classes.ids(names)), "q")
-        self._said.regions.extend([each.id for each in results])
+        self._said.labels.extend(names)
         self._said.scores.extend([each.score for each in results])
-        self._say(found)
+        self._said.regions.extend([each.id for each in results])
+        rows = [len(each.result) for each in annotations]
+        self._said.annotations.extend(_each_times([each.id for each in annotations], rows))
+        self._said.annotators.extend(_each_times([each.completed_by for each in annotations], rows))
+        self._place(found)
 
-    def _say(self, found: Sequence[_Found | None]) -> None:
-        """What is said once a task, and where its rows are."""
+    def _place(self, found: Sequence[_Found | None]) -> None:
+        """Say where the rows of each task are, which are those of the tasks before it and then its own."""
+        regions, last = self._said.regions, self._rows
         for each in found:
             if each is None:
                 self._of.append(None)
                 continue
-            annotation = each.annotation
-            rows = len(annotation.result)
-            first = len(self._said.annotations)
-            self._said.annotations.extend([annotation.id] * rows)
-            self._said.annotators.extend([annotation.completed_by] * rows)
-            ids = set(self._said.regions[first : first + rows])
-            self._told_apart.append(len(ids) == rows)  # results of one id are one region
-            size = annotation.result[0]
-            self._of.append(
-                Draft(
-                    each.task,
-                    each.key,
-                    each.url,
-                    each.rule,
-                    first,
-                    first + rows,
-                    size.original_width,
-                    size.original_height,
-                )
-            )
+            result = each.annotation.result
+            first, last = last, last + len(result)
+            self._told_apart.append(len(set(regions[first:last])) == len(result))  # results of one id are one region
+            width, height = result[0].original_width, result[0].original_height
+            self._of.append(Draft(each.task, each.key, each.url, each.rule, first, last, width, height))
+        self._rows = last
 
     def drafts(self) -> Drafts:
         """Which of the tasks are usual in what types cannot say as well, and the columns."""
-        first = np.array([each.first for each in self._of if each], np.int64)
-        if not len(first):
+        if not self._told_apart:
             return Drafts(self._of)
-        fields = [np.frombuffer(field) for field in self._fields]
-        sizes = [np.frombuffer(size) for size in self._sizes]
-        ring = np.frombuffer(self._ring, np.bool_)
-        fine = np.frombuffer(self._fine, np.bool_) & (ring | ~np.isnan(sum(fields[:4])))  # a sum of all that must be
-        lengths = np.diff(first, append=len(ring))
+        drafts = [each for each in self._of if each]
+        first = np.array([each.first for each in drafts])
+        lengths = np.array([each.last for each in drafts]) - first
+        x, y, width, height, rotation = (np.frombuffer(field) for field in self._fields)
+        ring, polygon = np.frombuffer(self._ring, np.bool_), np.frombuffer(self._polygon, np.bool_)
+        fine = np.frombuffer(self._labelled, np.bool_) & (ring == polygon)
+        fine &= ring | ~np.isnan(x + y + width + height)
+        sizes = [np.frombuffer(size, np.uint32) for size in self._sizes]
         for size in sizes:
             fine &= size == np.repeat(size[first], lengths)  # one image has one size
         good = np.logical_and.reduceat(fine, first) & np.frombuffer(self._told_apart, np.bool_)
@@ -229,13 +221,21 @@ class _Block:
             self._of = [each if each and next(usual) else None for each in self._of]
         points = np.frombuffer(self._points).reshape(-1, 2)
         shapes = draw(
-            np.stack(fields, axis=1),
+            np.stack((x, y, width, height, rotation)).T,
             points,
             np.frombuffer(self._counts, np.int64),
             ring,
-            np.stack(sizes, axis=1),
+            np.stack(sizes).astype(np.float64).T,
         )
-        return Drafts(self._of, shapes, fit(shapes), self._said, np.frombuffer(self._class_ids, np.int64))
+        fits = fit(shapes)
+        others = np.flatnonzero((fits.kinds == OTHER) & np.repeat(good, lengths))
+        asked = fit_others(shapes, others.tolist())
+        return Drafts(self._of, shapes, fits, asked, self._said, np.frombuffer(self._class_ids, np.int64))
+
+
+def _each_times(values: Iterable[Any], times: Iterable[int]) -> Iterator[Any]:
+    """Each value so many times."""
+    return chain.from_iterable(map(repeat, values, times))
 
 
 def _task_type(config: LabelConfig | None) -> Any:

@@ -60,7 +60,8 @@ def texts(values: Sequence[str]) -> NDArray[np.bytes_]:
     """Texts as JSON: as wide a column as the longest."""
     letters = np.frombuffer(_encode_lines(values), np.uint8)
     breaks = letters == ord("\n")
-    lengths = np.diff(np.flatnonzero(breaks), prepend=-1) - 1
+    stops = np.concatenate(([-1], np.flatnonzero(breaks)))
+    lengths = stops[1:] - stops[:-1] - 1
     width = int(lengths.max(initial=1))
     column = np.zeros((len(values), width), np.uint8)
     column[np.arange(width) < lengths[:, None]] = letters[~breaks]

@@ -298,13 +298,15 @@ def _flatten(start: Vertex, end: Vertex) -> list[Point]:
 
 
 def _valid(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
-    """What a ring encloses by the even-odd rule, as COCO's tools and OpenCV fill it.
+    return ring if shapely.is_valid(ring) else enclosed(ring)
+
+
+def enclosed(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
+    """What a ring that crosses itself encloses by the even-odd rule, as COCO's tools and OpenCV fill it.
 
     The ring is cut where it crosses itself into faces, and a face counts where a ray from it crosses the ring an odd
     number of times. (``shapely.make_valid`` takes an edge that is gone along twice, as bridges to holes are, for one.)
     """
-    if shapely.is_valid(ring):
-        return ring
     faces = shapely.get_parts(shapely.polygonize(shapely.get_parts(shapely.node(ring.exterior))))
     if not len(faces):
         return shapely.Polygon()

@@ -21,7 +21,7 @@ _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _SURROGATES = re.compile(  # a whole character, a half, or any other escape
     rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
-_BETWEEN = re.compile(rb"[\s,\[\]]*")
+_BETWEEN = b" \t\n\r\v\f,[]"
 _OPEN, _CLOSE, _QUOTE = ord("{"), ord("}"), ord('"')
 
 
@@ -115,7 +115,7 @@ def _mended(text: bytes) -> bytes:
 
 def _loose(between: bytes) -> list[bytes]:
     """What stands between two objects and is none, such as null: each is one task that cannot be read."""
-    if _BETWEEN.fullmatch(between):
+    if not between.strip(_BETWEEN):
         return []
     text = between.strip(b" \t\r\n,")
     for inner in (text, text.removeprefix(b"["), text.removesuffix(b"]"), text.removeprefix(b"[").removesuffix(b"]")):

@@ -98,6 +98,22 @@ def test_long_name_fits_in_bytes(run, build):
     assert len(out.voc_boxes(name[:-4])) == 1
 
 
+PLACES = ["s3://b", "gs://b/", "s3://", "S3://b/", "http://h", "https://h:1/", "http://h/data/upload/1/", "data:", "/"]
+PLACES += ["/data/upload/1/", "/data/local-files/?d=", ""]
+
+
+@given(
+    st.sampled_from(PLACES),
+    st.text(alphabet="abz09AZ_.~-/%?#@ +é\n:;=&", max_size=12),
+    st.sampled_from(["", "/", "/data/upload/", "26bb72f8-"]),
+    st.sampled_from(["a.jpg", "26bb72f8-a.png", "26bb72f8-.jpg", "CON.jpg", "con.x.jpg", "-.bmp", "..jpg", "a.JPG"]),
+)
+def test_usual_address_is_named_like_any_other(place, path, before, name):
+    url = place + path + before + name
+    assert names_of([url]) == ["".join(safe_name(source_name(url)))]
+    assert Names().take(url, image_id=1).public == public_url(url)
+
+
 @given(st.lists(st.text(min_size=1, max_size=40), max_size=20))
 def test_any_names_are_safe_unique_and_the_same_again(texts):
     urls = [f"s3://bucket/{text}" for text in texts]
