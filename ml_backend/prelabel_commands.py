@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import FrameType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from labelloop.service.interrupts import finishing
 from labelloop.service.logs import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
@@ -67,7 +66,7 @@ def prelabel_project(
                     Cluster(ray, workers=workers, settings=settings, version=version, xml=xml, options=options)
                 )
                 print(f"  {cluster.workers} workers on the Ray cluster {ray}", flush=True)
-            stop, progress = stack.enter_context(_stopping()), stack.enter_context(_bar())
+            stop, progress = stack.enter_context(finishing("the photos at work")), stack.enter_context(_bar())
             report = prelabel(
                 studio,
                 project,
@@ -128,24 +127,6 @@ def _tell(report: Report, project: int, seconds: float) -> None:
         print(f"  and {len(report.bad) - LISTED} photos more that could not be used")
     if report.stopped:
         print(f"Stopped. Everything so far is kept; go on with: labelloop prelabel {project}")
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[Any]:
-    """The first Ctrl-C lets the chunk at work be finished and imported; the second ends at once."""
-    told = False
-
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        told = True
-        signal.signal(signal.SIGINT, before)
-        print("Finishing the photos at work; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, tell)
-    try:
-        yield lambda: told
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,8 @@
 """``labelloop export --watch``: one project watched by this process alone, its webhooks and command seen to as well."""
 
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from exporters.accounting import Report
 from exporters.automation.events import WEBHOOK, environment
@@ -17,6 +14,7 @@ from labelloop.service.db import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.identity import this_worker
 from labelloop.service.inbox import Inbox
+from labelloop.service.interrupts import on_stop_signals
 from labelloop.service.jobs import Handler, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioUnauthorized
@@ -61,7 +59,7 @@ def watch(
     # The command runs in this process, so that its output and its end are seen here.
     plain = policy if not policy.then else _without_command(policy)
     try:
-        with _stopped_by_signals(stop):
+        with on_stop_signals(lambda: _stopping(stop)):
             tell(f"Watching project {project}: {describe(policy)}. Ctrl-C ends it.")
             while not stop.is_set():
                 try:
@@ -126,20 +124,7 @@ def _without_command(policy: ExportPolicy) -> ExportPolicy:
     return replace(policy, then=())
 
 
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_signal(_number: int, _frame: Any) -> None:
-        if stop.is_set():  # a second one does not wait for the export that is under way
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _stopping(stop: threading.Event) -> None:
+    if stop.is_set():  # a second signal does not wait for the export that is under way
+        raise KeyboardInterrupt
+    stop.set()

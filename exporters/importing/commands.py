@@ -1,11 +1,7 @@
 """The command `labelloop import`: its options, progress bar, Ctrl-C, and what it says when it is done."""
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -17,6 +13,7 @@ from exporters.importing.report import As, Imported
 from exporters.importing.run import Order, look, run_import
 from exporters.terminal import Json, checked, counted, progress_bar, shown, write_json
 from labelloop.service.datasets import READERS, DataSet, Problem
+from labelloop.service.interrupts import finishing
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -107,7 +104,11 @@ def import_dataset(
         ground_truth=ground_truth,
         classes=classes,
     )
-    with closing(Studio.from_settings(settings)) as studio, _stopping() as stop, progress_bar("photos") as progress:
+    with (
+        closing(Studio.from_settings(settings)) as studio,
+        finishing("the photos at work") as stop,
+        progress_bar("photos") as progress,
+    ):
         if dry_run:
             data, needs = look(order, settings=settings, studio=studio, progress=progress)
         else:
@@ -159,21 +160,3 @@ def _name(source: str) -> str:
     path = Path(source.rstrip("/"))
     name = (path.stem if path.suffix else path.name)[:50]  # Label Studio takes titles of 3 to 50 letters
     return name if len(name) > 2 else f"Imported {name}".strip()
-
-
-@contextmanager
-def _stopping() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the batch at work be finished; the second ends at once."""
-    told = False
-
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        told = True
-        signal.signal(signal.SIGINT, before)
-        print("Finishing the photos at work; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, tell)
-    try:
-        yield lambda: told
-    finally:
-        signal.signal(signal.SIGINT, before)

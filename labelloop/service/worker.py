@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import structlog
 from labelloop.service.errors import LabelloopError
 from labelloop.service.identity import this_worker
 from labelloop.service.inbox import Claim
+from labelloop.service.interrupts import on_stop_signals
 from labelloop.service.logs import redact, settings_secrets
 from labelloop.service.queue import Queue
 from labelloop.service.turns import Turns
@@ -88,7 +88,11 @@ class Worker:
         """Work until a signal or `stop`."""
         hurry = threading.Event()
         ended = threading.Event()
-        with _signals(stop, hurry):
+
+        def asked_to_stop() -> None:
+            (hurry if stop.is_set() else stop).set()
+
+        with on_stop_signals(asked_to_stop):
             consumer = self._queue.consumer(threads)
             helpers = [self._thread("heartbeats", self._beats.run, ended), self._thread("sweep", self._sweep, stop)]
             helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodics]
@@ -214,21 +218,3 @@ class Worker:
         thread = threading.Thread(target=target, args=args, name=f"labelloop-{name}", daemon=True)
         thread.start()
         return thread
-
-
-@contextmanager
-def _signals(stop: threading.Event, hurry: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set `stop`, a second one `hurry`; what was there before comes back at the end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_signal(_number: int, _frame: Any) -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

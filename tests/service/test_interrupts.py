@@ -1,0 +1,48 @@
+"""Signals as a terminal sends them: the first lets the work at hand be finished, the second does not wait."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from labelloop.service.interrupts import finishing, on_stop_signals
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_first_ctrl_c_is_told_and_the_second_ends_at_once(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with finishing("the photos at work") as stop:
+        assert not stop()
+        press_ctrl_c()
+        assert stop()
+        assert capsys.readouterr().err == "Finishing the photos at work; Ctrl-C again ends at once.\n"
+        with pytest.raises(KeyboardInterrupt):
+            press_ctrl_c()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_each_stop_signal_is_heard_and_what_was_there_comes_back(number):
+    before, heard = signal.getsignal(number), []
+    with on_stop_signals(lambda: heard.append(1)):
+        for _ in range(2):
+            os.kill(os.getpid(), number)
+    assert heard == [1, 1]
+    assert signal.getsignal(number) is before
+
+
+def test_in_another_thread_nothing_is_touched():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with on_stop_signals(lambda: None):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
