@@ -1,4 +1,4 @@
-"""How far two annotators agree: METRICS, one function `(a, b) -> [0, 1]` a kind of answer."""
+"""How far two annotators agree: METRICS, one function `(a, b, tolerance) -> [0, 1]` a kind of answer."""
 
 from qc_webhooks.agreement.answers import Answers, read_answers, read_prediction
 from qc_webhooks.agreement.compare import Comparison, compare
