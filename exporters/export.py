@@ -23,7 +23,7 @@ from exporters.sources import Source, open_source
 from exporters.sources.file import JsonFile
 from exporters.splits import APART, DEFAULT_SPLIT, Split
 from exporters.together import reliability, survey
-from exporters.versions import read_head, read_version
+from exporters.versions import published
 from labelloop.labeling.config import LabelConfig
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
@@ -187,7 +187,7 @@ def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton |
     asked = any(name in WITH_POINTS or name.endswith(POSE) for name in formats)
     if not asked or (isinstance(tasks, JsonFile) and not tasks.mentions(WORD)):
         return None
-    return Skeleton.used(tasks.raw(), read_version(store).keypoints if read_head(store)[0] else ())
+    return Skeleton.used(tasks.raw(), before.keypoints if (before := published(store)) else ())
 
 
 def _default_place(settings: Settings, source: Source) -> str:

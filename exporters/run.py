@@ -17,7 +17,7 @@ import msgspec
 
 from exporters.accounting import NOTHING_LEFT, TOO_MUCH_FAILED, Bill, Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler
-from exporters.classes import ClassMap, Numbering, config_labels, load_classes
+from exporters.classes import ClassMap, Numbering, Stored, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter, Pattern
 from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
@@ -33,7 +33,7 @@ from exporters.rules import Rules
 from exporters.sources import Source
 from exporters.tables import Objects
 from exporters.turn import Turn
-from exporters.versions import commit, publish, read_head, read_version, version_number
+from exporters.versions import commit, publish, published, version_number
 from exporters.whole import put_whole
 from labelloop import VERSION
 from labelloop.service.settings import Settings
@@ -86,8 +86,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     def once(self) -> Report:
         """Read every task and write a version; nothing of it is seen before it is whole."""
-        head, _ = read_head(self.store)
-        parent = read_version(self.store) if head else None
+        with ThreadPoolExecutor(2, thread_name_prefix="begin") as beside:  # a store far away answers all at once
+            asked, loading = beside.submit(epoch, self.store), beside.submit(load_classes, self.store)
+            parent = published(self.store)
+            began, stored = asked.result(), loading.result()
         try:
             known = None if self.afresh or parent is None else Known.of(self.store, parent, self._digest())
         except DatasetDamaged as damaged:
@@ -96,16 +98,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         with Turn(self.store, version_number(parent.version) if parent else 0) as turn:
             if known is not None:
                 try:
-                    return self._version(parent, known, turn)
+                    return self._version(parent, known, turn, began, stored)
                 except OutOfOrder:
-                    pass
-            return self._version(parent, None, turn)
+                    stored = load_classes(self.store)  # some of ours may be there by now
+            return self._version(parent, None, turn, began, stored)
 
-    def _version(self, parent: Manifest | None, known: Known | None, turn: Turn) -> Report:
-        with ThreadPoolExecutor(1, thread_name_prefix="epoch") as beside:
-            asked = beside.submit(epoch, self.store)
-            classes, etag = load_classes(self.store)
-            began = asked.result()
+    def _version(self, parent: Manifest | None, known: Known | None, turn: Turn, began: str, stored: Stored) -> Report:
+        classes, etag = stored
         numbering = Numbering(self.store, classes, etag)
         lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
         for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
@@ -158,7 +157,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 raise ObjectsCollected(self.store.url)
             manifest, checksum, alone_until = commit(self.store, manifest, turn)
         if manifest.published:
-            publish(self.store, manifest.version, checksum, alone_until=alone_until)
+            publish(
+                self.store, manifest.version, checksum, alone_until=alone_until, seen=turn.head if alone_until else None
+            )
         return self._report(manifest, checksum, Written(objects.written, objects.written_bytes, making.converted))
 
     def _convert(

@@ -21,12 +21,16 @@ from typing import Self
 
 import msgspec
 
-from exporters.versions import manifest_key, version_name
+from exporters.versions import HeadRead, manifest_key, read_head, version_name
 from labelloop.service.store import AlreadyThere, Store, StoreError
 
 MARK_S = 1.0
 """Seconds that manifest and head may take after the look, and that others wait after their mark."""
 _CLAIM, _MARK = "claim.json", "contested.json"
+
+
+Look = tuple[float, HeadRead | None]
+"""Until when nobody else writes, and what the head is till then; (0, None): others may write."""
 
 
 class Turn:
@@ -43,7 +47,7 @@ class Turn:
         self._marked: dict[int, float] = {}
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="turn")
         self._claiming: Future[tuple[int, bool]] | None = None
-        self._looking: Future[float] | None = None
+        self._looking: Future[Look] | None = None
         self._clearing: Future[None] | None = None
         if store.settle_s:
             self._claiming = self._threads.submit(self._claim)
@@ -53,7 +57,7 @@ class Turn:
         return self._claiming.result()[0] if self._claiming else self._after + 1
 
     def look(self) -> None:
-        """Begin the look of `alone_until`, beside the last steps before the first write."""
+        """Begin the look of `alone_until`, beside the last steps before the first write. It reads the head as well."""
         if self._claiming is not None:
             self._looking = self._threads.submit(self._look, self._claiming)
 
@@ -65,10 +69,15 @@ class Turn:
         if self._claiming is None:
             return 0.0
         if self._claiming.result() == (number, True):
-            return self._looking.result() if self._looking else self._look(self._claiming)
+            return self._looked()[0]
         self._mark(number)
         time.sleep(max(0.0, self._marked[number] + MARK_S - time.monotonic()))
         return 0.0
+
+    @property
+    def head(self) -> HeadRead | None:
+        """The head as it was read after the look, so that it stays so for as long as we are alone; None: we are not."""
+        return self._looked()[1] if self._claiming is not None else None
 
     def written(self, number: int) -> None:
         """The version is there: claims and marks up to it mean nothing any more, and are taken away beside."""
@@ -101,10 +110,18 @@ class Turn:
         self._mark(number)
         return number, False
 
-    def _look(self, claiming: Future[tuple[int, bool]]) -> float:
+    def _looked(self) -> Look:
+        if self._looking is None:
+            self.look()
+        assert self._looking is not None
+        return self._looking.result()
+
+    def _look(self, claiming: Future[tuple[int, bool]]) -> Look:
         number, won = claiming.result()
         now = time.monotonic()
-        return now + MARK_S if won and not self._store.exists(_key(number, _MARK)) else 0.0
+        if not won or self._store.exists(_key(number, _MARK)):
+            return 0.0, None
+        return now + MARK_S, read_head(self._store)
 
     def _clear(self, claiming: Future[tuple[int, bool]], written: int) -> None:
         """Take away what we put. A mark stays until its version is there: it warns whoever has the claim."""

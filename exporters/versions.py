@@ -82,7 +82,11 @@ def manifest_key(version: str) -> str:
     return f"versions/{version}/manifest.json"
 
 
-def read_head(store: Store) -> tuple[Head | None, str | None]:
+HeadRead = tuple[Head | None, str | None]
+"""The head and its etag, as `read_head` gives them."""
+
+
+def read_head(store: Store) -> HeadRead:
     """The head and its etag; (None, None) for a data set without a published version.
 
     Raises:
@@ -98,7 +102,7 @@ def read_head(store: Store) -> tuple[Head | None, str | None]:
         raise DatasetDamaged(store.url, HEAD, str(error), fix=_WITHOUT_HEAD) from error
 
 
-def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0) -> None:
+def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0, seen: HeadRead | None = None) -> None:
     """Move the head to a version, never back: where a later one is published already, that one stays.
 
     Args:
@@ -106,13 +110,15 @@ def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0
         version: the version, which is there.
         sha256: its manifest's checksum.
         alone_until: what `commit` gave.
+        seen: the head, where it was read when it was known already that nobody else moves it.
 
     Raises:
         StoreBusy: others moved the head at each of our attempts.
     """
     head = msgspec.json.encode(Head(version, manifest_key(version), sha256)) + b"\n"
     for attempt in range(10):
-        current, etag = read_head(store)
+        current, etag = seen or read_head(store)
+        seen = None
         if current and version_number(current.version) >= version_number(version):
             return
         if version_number(current.version if current else "") != version_number(version) - 1:
@@ -161,17 +167,34 @@ def read_version(store: Store, version: str = "latest") -> Manifest:
         VersionNotFound: there is no such version, or none was published yet.
         DatasetDamaged: the manifest is not what the head says.
     """
-    head = read_head(store)[0] if version == "latest" else None
-    if version == "latest" and head is None:
-        raise VersionNotFound(store.url, version, version_names(store))
+    if version == "latest":
+        if (manifest := published(store)) is None:
+            raise VersionNotFound(store.url, version, version_names(store))
+        return manifest
     number = version.removeprefix("v")
-    key = head.manifest if head else manifest_key(version_name(int(number)) if number.isdecimal() else version)
+    key = manifest_key(version_name(int(number)) if number.isdecimal() else version)
     try:
         data = store.get(key)
     except NotThere as error:
-        if head:
-            raise DatasetDamaged(store.url, key, f"{HEAD} names it and it is not there", fix=_WITHOUT_HEAD) from error
         raise VersionNotFound(store.url, version, version_names(store)) from error
-    if head and hashlib.sha256(data).hexdigest() != head.sha256:
-        raise DatasetDamaged(store.url, key, "its checksum is not the one that the head names", fix=_WITHOUT_HEAD)
     return decode_manifest(data, url=store.url, key=key)
+
+
+def published(store: Store) -> Manifest | None:
+    """The manifest of the published version, its checksum checked; None where none was published yet.
+
+    Raises:
+        DatasetDamaged: the head names a manifest that is not there or is another one.
+    """
+    head, _ = read_head(store)
+    if head is None:
+        return None
+    try:
+        data = store.get(head.manifest)
+    except NotThere as error:
+        reason = f"{HEAD} names it and it is not there"
+        raise DatasetDamaged(store.url, head.manifest, reason, fix=_WITHOUT_HEAD) from error
+    if hashlib.sha256(data).hexdigest() != head.sha256:
+        reason = "its checksum is not the one that the head names"
+        raise DatasetDamaged(store.url, head.manifest, reason, fix=_WITHOUT_HEAD)
+    return decode_manifest(data, url=store.url, key=head.manifest)
