@@ -106,15 +106,16 @@ class OtherModel(ModelError):
 
 
 class NotLearnable(ModelError):
-    """The model can be served, but its last layer cannot be refitted."""
+    """The model can be served, but nothing of it can be refitted."""
 
     code: ClassVar[str] = "model_not_learnable"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
             f"The model {path} cannot learn: {reason}.",
-            fix="Serve the embedded default or a YOLOX export, which can, or give the model outputs `boxes`, "
-            "`objectness`, `scores` and `embeddings` as docs/reference/base-model.md describes them.",
+            fix="Serve the embedded default, or an export for one photo a run of a layout in STANDARD or FINISHED "
+            "(docs/reference/tables.md), or give the model outputs `boxes`, `objectness`, `scores` and `embeddings` as "
+            "docs/reference/base-model.md describes them.",
         )
         self.path = path
         self.reason = reason

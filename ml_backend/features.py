@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,6 +19,8 @@ from onnx import helper, numpy_helper
 from ml_backend.detector import Detector
 from ml_backend.errors import ModelBroken, NotLearnable
 from ml_backend.nodes import Nodes
+from ml_backend.preprocess import prepare
+from ml_backend.regions import FINISHED, add_pooled, add_regions, chosen_maps, map_names
 from ml_backend.standard import STANDARD
 
 EMBEDDINGS = "embeddings"
@@ -114,11 +115,14 @@ def fork_of(graph: onnx.GraphProto, first: str, second: str) -> str | None:
 def expose(detector: Detector) -> onnx.ModelProto:
     """The detector with the outputs `boxes`, `objectness`, `scores` and `embeddings`.
 
+    Where no layer of it can be refitted, or its layout gives finished boxes, `embeddings` are region features.
+
     Args:
-        detector: Any detector whose layout is in `STANDARD`.
+        detector: Any detector whose layout is in `STANDARD` or `FINISHED`.
 
     Raises:
-        NotLearnable: No layer of the graph can be refitted, or boxes of its layout cannot be written as nodes.
+        NotLearnable: There is neither a layer to refit nor a feature map, or boxes of its layout cannot be written as
+            nodes.
         ModelBroken: The file cannot be read.
     """
     path, layout = detector.path, detector.layout
@@ -126,17 +130,48 @@ def expose(detector: Detector) -> onnx.ModelProto:
         model = onnx.load(path)
     except Exception as error:  # protobuf's errors have no base class of their own
         raise ModelBroken(path, f"it cannot be read ({type(error).__name__})") from error
+    if layout in FINISHED and "boxes" in detector.gives:
+        return _by_regions(detector, model)
     if layout not in STANDARD:
-        raise NotLearnable(path, f"boxes of the layout {layout!r} cannot be learned from; known: {', '.join(STANDARD)}")
+        known = ", ".join((*STANDARD, *FINISHED))
+        raise NotLearnable(path, f"boxes of the layout {layout!r} cannot be learned from; known: {known}")
     nodes = Nodes(model, prefix="features")
     told = [output.name for output in model.graph.output]
     layers = last_layers(model.graph, told if EMBEDDINGS in told else detector.reader.outputs)
-    columns, each = _columns(detector, model, layers)
+    try:
+        columns, each = _columns(detector, model, layers)
+    except NotLearnable:
+        if EMBEDDINGS in told:
+            raise
+        return _by_regions(detector, model)
     nodes.tell(**{LEVELS: [level.candidates for level in columns[0] for _ in range(each)]})
     if EMBEDDINGS not in told:
         STANDARD[layout](nodes, detector)
         nodes.concat([_flat(nodes, levels, each) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
+    return nodes.close()
+
+
+def _by_regions(detector: Detector, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The detector with region features; it takes one photo a run."""
+    outputs, graph = detector.reader.outputs, detector.engine.graph
+    fixed = graph.image.shape[0] if graph.image and graph.batched else None
+    if fixed not in {None, 1}:
+        raise NotLearnable(detector.path, f"it takes {fixed} photos a run, and region features are of one")
+    names = map_names(model.graph, outputs)
+    maps = chosen_maps(_shapes(detector, model, names)) if names else []
+    if not maps:
+        raise NotLearnable(detector.path, "no convolution or linear layer was found in front of its outputs")
+    nodes = Nodes(model, prefix="features")
+    if detector.layout in FINISHED:
+        levels = add_regions(nodes, detector)
+    else:
+        STANDARD[detector.layout](nodes, detector)
+        levels = (_shapes(detector, nodes.model, ["boxes"])["boxes"][1],)
+    nodes.take_one()
+    nodes.tell(**{LEVELS: list(levels)})
+    width = add_pooled(nodes, maps, detector.spec, count=sum(levels), name=EMBEDDINGS)
+    nodes.output(EMBEDDINGS, ("batch", "candidates", width))
     return nodes.close()
 
 
@@ -158,7 +193,7 @@ def _columns(
         for second in inputs[index + 1 :]
         if (fork := fork_of(model.graph, first, second)) is not None
     )
-    shapes = _shapes(path, model, [*inputs, *forks, detector.reader.outputs[0]])
+    shapes = _shapes(detector, model, [*inputs, *forks, detector.reader.outputs[0]])
     levels: dict[tuple[int, ...], list[str]] = {}
     for name in inputs:
         shape = shapes[name]
@@ -193,10 +228,11 @@ def _stem(graph: onnx.GraphProto, level: list[str], shapes: Mapping[str, tuple[i
     return Feature(fork, shapes[fork])
 
 
-def _shapes(path: Path, model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+def _shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Shapes that a trial run gives; what exporters write down is often missing or wrong."""
     import onnxruntime
 
+    path, spec = detector.path, detector.spec
     trial = onnx.ModelProto()
     trial.CopyFrom(model)
     known = {output.name for output in trial.graph.output}
@@ -205,10 +241,12 @@ def _shapes(path: Path, model: onnx.ModelProto, names: list[str]) -> dict[str, t
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(trial.SerializeToString(), options)
-        photo = session.get_inputs()[0]
-        shape = [side if isinstance(side, int) and side > 0 else 1 for side in photo.shape]
-        kind = {"tensor(float16)": np.float16, "tensor(uint8)": np.uint8}.get(photo.type, np.float32)
-        arrays = session.run(names, {photo.name: np.full(shape, 114, kind)})
+        graph = detector.engine.graph
+        grey = prepare(np.full((256, 256, 3), 114, np.uint8), spec).tensor
+        count = (graph.image.shape[0] or 1) if graph.image and graph.batched else 1
+        shown = np.stack([grey] * count) if graph.batched else grey
+        fed = {graph.image.name: shown} if graph.image else {}
+        arrays = session.run(names, {**fed, **graph.feeds(spec.height, spec.width, count)})
     except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
         raise ModelBroken(path, f"its features cannot be computed: {str(error).splitlines()[0][:200]}") from error
     return {name: array.shape for name, array in zip(names, arrays, strict=True)}

@@ -108,6 +108,12 @@ class Nodes:
             node.output[:] = [new if one == old else one for one in node.output]
         self._taken.add(new)
 
+    def free(self, name: str) -> None:
+        """Gives a tensor of the graph another name where it has this one."""
+        if name in self._taken:
+            self.rename_output(name, self.fresh())
+            self._taken.discard(name)
+
     def output(self, name: str, shape: Sequence[int | str]) -> None:
         """Declares a float32 tensor as an output of the graph."""
         self.model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)))
@@ -117,6 +123,12 @@ class Nodes:
         kept = [output for output in self.model.graph.output if output.name not in names]
         del self.model.graph.output[:]
         self.model.graph.output.extend(kept)
+
+    def take_one(self) -> None:
+        """Fixes the first axis of the inputs of four axes at one photo a run."""
+        for tensor in self.model.graph.input:
+            if len(tensor.type.tensor_type.shape.dim) == 4:
+                tensor.type.tensor_type.shape.dim[0].dim_value = 1
 
     def tell(self, **metadata: object) -> None:
         """Writes metadata, as JSON where it is no text."""

@@ -86,6 +86,34 @@ def _detr(nodes: Nodes, detector: Detector) -> None:
     _finish(nodes, detector, boxes, _classes(nodes, detector, scores, 0))
 
 
+def _rt_detr(nodes: Nodes, detector: Detector) -> None:
+    """Rows of a centre and sides as shares of the input's, and class scores: RT-DETR by Ultralytics."""
+    spec = detector.spec
+    raw = nodes.cast(detector.reader.outputs[0], np.float32)
+    sides = np.array([spec.width, spec.height, spec.width, spec.height], np.float32)
+    scaled = nodes.add("Mul", nodes.columns(raw, 0, 4), nodes.constant(sides))
+    boxes = _corners(nodes, nodes.columns(scaled, 0, 2), nodes.columns(scaled, 2, 4))
+    _finish(nodes, detector, boxes, _classes(nodes, detector, raw, 4))
+
+
+def _fastestdet(nodes: Nodes, detector: Detector) -> None:
+    """As `layouts.fastestdet`: centre = cell + tanh, sides = sigmoid; score = presence^0.6 x class^0.4."""
+    spec = detector.spec
+    planes = nodes.cast(detector.reader.outputs[0], np.float32)
+    cells, steps = grid(spec.height, spec.width, (16,))
+    width = 5 + len(detector.names.places or detector.names.names)
+    raw = nodes.transpose(nodes.reshape(planes, (0, width, -1)), (0, 2, 1))
+    centre = nodes.add("Mul", nodes.add("Add", nodes.add("Tanh", nodes.columns(raw, 1, 3)), nodes.constant(cells)),
+                       nodes.constant(steps))  # fmt: skip
+    scale = nodes.constant(np.array([spec.width, spec.height], np.float32))
+    sides = nodes.add("Mul", nodes.add("Sigmoid", nodes.columns(raw, 3, 5)), scale)
+    presence, classes = (
+        nodes.add("Pow", nodes.add("Relu", part), nodes.constant(np.array([power], np.float32)))
+        for part, power in ((nodes.columns(raw, 0, 1), 0.6), (_classes(nodes, detector, raw, 5), 0.4))
+    )
+    _finish(nodes, detector, _corners(nodes, centre, sides), classes, presence=presence)
+
+
 def _corners(nodes: Nodes, centre: str, sides: str) -> str:
     half = nodes.add("Mul", sides, nodes.constant(np.array([0.5], np.float32)))
     return nodes.concat([nodes.add("Sub", centre, half), nodes.add("Add", centre, half)], axis=2)
@@ -104,7 +132,22 @@ def _finish(nodes: Nodes, detector: Detector, boxes: str, scores: str, *, presen
     if not presence:
         presence = nodes.greatest(scores)
         scores = nodes.add("Div", scores, nodes.add("Max", presence, nodes.constant(np.array([LEAST], np.float32))))
+    declare(nodes, detector, boxes, presence, scores)
+
+
+def declare(nodes: Nodes, detector: Detector, boxes: str, presence: str, scores: str) -> None:
+    """Has the graph the outputs and the metadata of the layout `labelloop`, and no others.
+
+    Args:
+        nodes: Of the graph.
+        detector: What it is, for its names and its input.
+        boxes: (batch, n, 4) corners in input pixels.
+        presence: (batch, n, 1).
+        scores: (batch, n, classes) in the order of the names.
+    """
     nodes.drop_outputs(*nodes.outputs)
+    for name in ("boxes", "objectness", "scores"):
+        nodes.free(name)  # finished graphs call their own outputs so
     nodes.add("Identity", boxes, name="boxes")
     nodes.reshape(presence, (0, -1), name="objectness")
     nodes.add("Identity", scores, name="scores")
@@ -135,6 +178,8 @@ STANDARD: Mapping[str, Callable[[Nodes, Detector], None]] = {
     "yolov5": _pixels,
     "yolov8": _yolov8,
     "nanodet": _nanodet,
+    "fastestdet": _fastestdet,
+    "rt-detr-ultralytics": _rt_detr,
     "detr-softmax": _detr,
     "detr-sigmoid": _detr,
     "rf-detr": _detr,

@@ -18,6 +18,7 @@ from labelloop.service.settings import Settings, describe_settings
 from ml_backend.app import create_app as create_ml
 from ml_backend.catalogue import CATALOGUE
 from ml_backend.layouts import LAYOUTS
+from ml_backend.regions import FINISHED
 from ml_backend.shapes import SHAPES
 from ml_backend.smart.segmenters import SEGMENTERS
 from ml_backend.standard import STANDARD
@@ -43,6 +44,7 @@ TABLES = {
     "CATALOGUE": CATALOGUE,
     "TRAINERS": TRAINERS,
     "STANDARD": STANDARD,
+    "FINISHED": FINISHED,
     "READERS": READERS,
     "METRICS": METRICS,
     "ROUTES": ROUTES,
@@ -79,7 +81,7 @@ def mentioned(page: Path) -> set[str]:
 def test_every_setting_is_described_with_its_default(option):
     name, default, _ = option
     rows = [line for line in (REFERENCE / "settings.md").read_text().splitlines() if f"`{name}`" in line]
-    assert rows, f"docs/reference/settings.md does not name {name}; run `python docs/settings_table.py`"
+    assert rows, f"docs/reference/settings.md does not name {name}"
     assert str(default) in rows[0]
 
 
@@ -117,9 +119,49 @@ def test_every_key_of_a_policy_is_described(policy):
     assert not missing
 
 
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them of its headings."""
+    titles = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower().strip() for title in titles)
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain}
+
+
+def is_there(page: Path, target: str) -> bool:
+    """Whether a link of a page leads to a file, and to a heading of it where it names one."""
+    file, _, heading = target.partition("#")
+    aim = page.parent / file if file else page
+    return aim.exists() and (not heading or heading in headings(aim))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
-    broken = [target for target in targets if not (page.parent / target.partition("#")[0]).exists()]
-    assert not broken
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)) if "://" not in target]
+    assert [target for target in targets if not is_there(page, target)] == []
+
+
+def shown_commands(page: Path) -> list[str]:
+    """What follows `labelloop` wherever a page shows a command."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    inline = (f"\n{code}" for code in re.findall(r"`([^`\n]+)`", prose(page)))
+    lines = blocks + "".join(inline)
+    return re.findall(r"^(?:.*[|&;] )?(?:\S*/)?labelloop ([^|&;#\n]*)", lines, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_a_page_shows_have_the_options_that_it_gives_them(page):
+    wrong = []
+    for command in shown_commands(page):
+        words = command.split()
+        app = create_cli(words)
+        while words and not words[0].startswith("-") and words[0] in app:
+            app = app[words.pop(0)]
+        given = {word.partition("=")[0] for word in words if word.startswith("--")} - {"--help", "--version"}
+        known = {name for argument in app.assemble_argument_collection() for name in argument.names} if given else ()
+        wrong += [f"labelloop {command}: {option}" for option in given if option not in known]
+    assert wrong == []
