@@ -32,6 +32,7 @@ from ml_backend.learning.opinions import CALM_S
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.publish import make_room, store_candidate
 from ml_backend.learning.runs import Metrics, Run, VerdictName
+from ml_backend.learning.teaching import config_of
 from ml_backend.pointer import activate_in
 
 MOST_WAIT_S = 10.0
@@ -125,7 +126,8 @@ class Learner:
         watch.seconds["wait"] = round(started_at - asked.asked_at, 3)
         with watch.phase("read"):
             config = self._kit.studio.label_config(project)
-            if sweep:
+            before = self._kit.lessons.project(project)
+            if sweep or (before is not None and before.config != config_of(config)):
                 self._kit.reader.sweep(project, config=config, held_out=policy.held_out)
             tasks = (
                 asked.tasks | self._kit.lessons.owners(project, asked.annotations) if asked.annotations else asked.tasks

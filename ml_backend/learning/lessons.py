@@ -52,6 +52,8 @@ class Learner:
     phase_done: int = 0
     phase_total: int = 0
     phase_at: float | None = None
+    config: str = ""
+    untold_since: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Lessons:
         """Adds a project; False where it was there."""
         row = {
             "project": project, "connected_at": time.time(), "cursor": "", "fingerprint": "", "phase": "",
-            "phase_done": 0, "phase_total": 0,
+            "phase_done": 0, "phase_total": 0, "config": "",
         }  # fmt: skip
         with self.engine.begin() as connection:
             return insert_new(connection, PROJECTS, row, conflict=("project",))

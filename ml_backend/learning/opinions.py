@@ -190,6 +190,8 @@ class _Teller:
 
     def __init__(self, kit: Kit, project: int, seen: Mapping[int, str]) -> None:
         self._kit, self._project, self._seen = kit, project, seen
+        learner = kit.lessons.project(project)
+        self._sign = learner.config if learner is not None else ""
 
     def tell(self, wanted: Mapping[int, Opinion], *, judged: AbstractSet[int]) -> Opined:
         """Writes what is new or changed, and takes back what no longer holds.
@@ -207,7 +209,7 @@ class _Teller:
 
     def _write(self, one: Opinion) -> bool:
         task = self._kit.studio.task(self._project, one.task)
-        if task is None or seen_of(task) != self._seen[one.task]:
+        if task is None or seen_of(task, self._sign) != self._seen[one.task]:
             return False  # it changed meanwhile: an event tells so, and it will be judged again
         keys = {"qc_model_note": one.note, "qc_model_score": one.score}
         # First a row that equals nothing: a worker that is ended now leaves no key that nobody would take back.

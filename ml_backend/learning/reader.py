@@ -14,7 +14,7 @@ from labelloop.labeling.task import Task
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import Studio
 from ml_backend.learning.lessons import Lessons
-from ml_backend.learning.teaching import Size, Teaching, seen_of, teach
+from ml_backend.learning.teaching import Size, Teaching, config_of, seen_of, teach
 
 OVERLAP = timedelta(seconds=5)
 """A poll begins so long before the newest change that was seen: requests at the same moment end in any order."""
@@ -48,28 +48,29 @@ class Reader:
 
     def sweep(self, project: int, *, config: LabelConfig, held_out: float) -> None:
         """Compares every annotated task with its lesson."""
-        known = self._lessons.seen(project)
+        known, sign = self._lessons.seen(project), config_of(config)
         unseen = set(known)
         tasks = iter(self._studio.tasks(project, filters={"conjunction": "and", "items": [_ANNOTATED]}))
         while batch := list(islice(tasks, _BATCH)):
             unseen -= {task.id for task in batch if task.id is not None}
-            changed = [task for task in batch if task.id is not None and known.get(task.id) != seen_of(task)]
+            changed = [task for task in batch if task.id is not None and known.get(task.id) != seen_of(task, sign)]
             self._lessons.keep(project, self._teach(project, changed, config=config, held_out=held_out))
         self.read(project, unseen, config=config, held_out=held_out)
-        self._lessons.note(project, swept_at=time.time())
+        self._lessons.note(project, swept_at=time.time(), config=sign)
 
-    def changed(self, project: int) -> list[int]:
+    def changed(self, project: int, *, config: LabelConfig) -> list[int]:
         """Annotated tasks that changed since the last call and are no longer as they were read."""
         learner = self._lessons.project(project)
         since = _earlier(learner.cursor) if learner and learner.cursor else EPOCH
         later = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
         filters = {"conjunction": "and", "items": [later, _ANNOTATED]}
-        newest, found = learner.cursor if learner else "", []
+        newest, sign = learner.cursor if learner else "", config_of(config)
+        found: list[tuple[int, str]] = []
         for task in self._studio.tasks(project, filters=filters):
             if task.id is None:
                 continue
             newest = max(newest, min(_moment(task.updated_at), datetime.now(UTC).strftime(_FORMAT)))
-            found.append((task.id, seen_of(task)))
+            found.append((task.id, seen_of(task, sign)))
         known = self._lessons.seen(project, [task for task, _ in found])
         self._lessons.note(project, cursor=newest)
         return [task for task, seen in found if known.get(task) != seen]
@@ -86,7 +87,8 @@ class Reader:
         return sorted(set(known) - set(left))
 
     def _teach(self, project: int, tasks: Sequence[Task], *, config: LabelConfig, held_out: float) -> list[Teaching]:
-        found = (teach(task, config, project=project, held_out=held_out, size=self._size) for task in tasks)
+        sign = config_of(config)
+        found = (teach(task, config, project=project, held_out=held_out, size=self._size, sign=sign) for task in tasks)
         return [one for one in found if one is not None]
 
     def _size(self, url: str, task: int | None) -> Size | None:

@@ -8,6 +8,8 @@ metadata = sa.MetaData()
 
 # A project that learns, how far the poller has read it, and what the worker is doing for it now (`phase`, empty: it
 # waits). `cursor` is Label Studio's own task.updated_at. `fingerprint`: of the lessons that the last run was made from.
+# `config`: of the label config by which the tasks were read. `untold_since`: a version is served that Label Studio was
+# not told of yet, because its predictions come first.
 PROJECTS = sa.Table(
     "learn_projects",
     metadata,
@@ -20,6 +22,8 @@ PROJECTS = sa.Table(
     sa.Column("phase_done", sa.Integer),
     sa.Column("phase_total", sa.Integer),
     sa.Column("phase_at", sa.Double),
+    sa.Column("config", sa.Text),
+    sa.Column("untold_since", sa.Double),
 )
 
 # What an annotated task teaches. A task that lost its annotations keeps its row, so that it is seen to be un-learned.

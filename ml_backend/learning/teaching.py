@@ -78,16 +78,33 @@ def is_held_out(project: int, task: int, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def seen_of(task: Task) -> str:
-    """A checksum of all in a task that decides what it teaches: beside a ground truth nothing else does."""
+def config_of(config: LabelConfig) -> str:
+    """A checksum of all in a label config that decides what tasks teach."""
+    told = repr((sorted(config.controls.items()), config.images))
+    return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def seen_of(task: Task, sign: str) -> str:
+    """A checksum of all that decides what a task teaches: beside a ground truth nothing else of the task does.
+
+    Args:
+        task: As Label Studio has it.
+        sign: `config_of` the project's label config.
+    """
     truths = [one for one in task.annotations if one.ground_truth and not one.was_cancelled]
     parts = [f"{one.id} {one.updated_at} {one.was_cancelled} {one.ground_truth}" for one in truths or task.annotations]
-    told = [*sorted(parts), str(_is_disputed(task)), repr(_plain(task))]
+    told = [*sorted(parts), str(_is_disputed(task)), repr(_plain(task)), sign]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
 
 
 def teach(
-    task: Task, config: LabelConfig, *, project: int, held_out: float, size: SizeOf = lambda _url, _task: None
+    task: Task,
+    config: LabelConfig,
+    *,
+    project: int,
+    held_out: float,
+    size: SizeOf = lambda _url, _task: None,
+    sign: str = "",
 ) -> Teaching | None:
     """What a task teaches.
 
@@ -97,6 +114,7 @@ def teach(
         project: Its id.
         held_out: Share of the tasks that are kept for judging.
         size: Asked where results do not say how large their photo is.
+        sign: `config_of` the label config, where it is known already.
 
     Returns:
         None where the task has no annotation at all.
@@ -104,7 +122,9 @@ def teach(
     if task.id is None or not task.annotations:
         return None
     ids = tuple(sorted(one.id for one in task.annotations if one.id is not None))
-    base = Teaching(task=task.id, seen=seen_of(task), state="left_out", reason="", annotations=ids)
+    base = Teaching(
+        task=task.id, seen=seen_of(task, sign or config_of(config)), state="left_out", reason="", annotations=ids
+    )
     live = [one for one in task.annotations if not one.was_cancelled]
     if not live:
         return msgspec.structs.replace(base, reason="it was only skipped")
@@ -167,7 +187,7 @@ class _Reader:
         found = []
         for (name, item), url in self._places.items():
             mine = [one for one in regions if one.to_name == name and one.item_index == item and _has_area(one)]
-            labelled = [(one, label) for one in mine for label in one.labels]
+            labelled = [(one, label) for one in mine for label in self._meant(one.labels)]
             found.append(
                 Lesson(
                     url=url,
@@ -180,6 +200,21 @@ class _Reader:
                 )
             )
         return tuple(found)
+
+    def _meant(self, labels: Sequence[str]) -> list[str]:
+        """What labels are called in the label config now; those that it has no longer are nothing to be found.
+
+        A label that was renamed is known by `predicted_values`, where its old name stands there.
+        """
+        controls = [one for one in self._config.controls.values() if one.type.endswith("labels")]
+        named = {label.stored for control in controls for label in control.labels}
+        if not all(control.labels for control in controls):  # its labels come from the task
+            return list(labels)
+        meant = (
+            label if label in named else next((found for one in controls if (found := one.label_for(label))), None)
+            for label in labels
+        )
+        return [label for label in meant if label]
 
     def _reading(self, source: Annotation | Prediction) -> Reading:
         def size(item: int) -> Size | None:

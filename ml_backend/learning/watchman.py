@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import NotFound
 from ml_backend import activation
@@ -14,6 +18,7 @@ from ml_backend.learning.events import LEARN, queue_hint, sweep_hint, tasks_hint
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.lessons import Learner
 from ml_backend.learning.policy import read_learning_policy
+from ml_backend.learning.teaching import config_of
 
 SWEEP_S = 600.0
 """Between two comparisons of every annotated task with its lesson."""
@@ -31,6 +36,7 @@ class Watchman:
     def __init__(self, kit: Kit) -> None:
         """Asks nothing yet."""
         self._kit = kit
+        self._counted: dict[int, int] = {}
 
     def run(self) -> None:
         """One round; a project that cannot be read does not keep the others waiting."""
@@ -40,25 +46,41 @@ class Watchman:
             except NotFound:
                 log.info("project_gone", project=learner.project)
                 self._kit.forget(learner.project)
-            except LabelloopError as error:
+            except (LabelloopError, LabelingError) as error:
                 log.warning("learning_poll_failed", project=learner.project, reason=str(error))
 
     def poll(self, learner: Learner) -> None:
-        """What changed since the last poll becomes an event; everything is compared now and then."""
+        """What changed since the last poll becomes an event; everything is compared now and then.
+
+        Some deletions fire no webhook, and leave nothing that changed: then there are fewer annotations than before.
+        """
         project, kit = learner.project, self._kit
         if not read_learning_policy(kit.settings.home, project).learn:
             return
         if kit.inbox.open_events(LEARN, str(project)):
             return  # what it would find is about to be read
-        if changed := kit.reader.changed(project):
+        fields = kit.studio.project(project)
+        config = LabelConfig.parse(str(fields.get("label_config") or "<View/>"))
+        if learner.swept_at is None or learner.config != config_of(config):
+            kit.tell(sweep_hint(project, source="poll" if learner.swept_at is None else "label config"))
+            return
+        if changed := kit.reader.changed(project, config=config):
             kit.tell(tasks_hint(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
-        if learner.swept_at is None:
-            kit.tell(sweep_hint(project, source="poll"))
-        elif time.time() - learner.swept_at > SWEEP_S:
-            if lost := kit.reader.lost(project):
-                kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
+        due = time.time() - learner.swept_at > SWEEP_S
+        fewer = self._fewer(project, fields)
+        if (due or fewer) and (lost := kit.reader.lost(project)):
+            kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
+        if due:
             kit.lessons.note(project, swept_at=time.time())
             self.mend(project)
+
+    def _fewer(self, project: int, fields: Mapping[str, Any]) -> bool:
+        """Whether the project has fewer annotations than at the last poll."""
+        names = ("total_annotations_number", "skipped_annotations_number")
+        count = sum(int(fields.get(name) or 0) for name in names)
+        before = self._counted.get(project, 0)
+        self._counted[project] = count
+        return count < before
 
     def mend(self, project: int) -> None:
         """Label Studio names what is served, and no longer keeps pre-labels that were outdated long ago."""

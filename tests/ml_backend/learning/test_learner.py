@@ -17,7 +17,7 @@ from ml_backend.learning.events import LEARN, QUEUE, read_event
 from ml_backend.learning.learner import Learner
 from ml_backend.learning.material import MOST_PHOTOS, sample
 from ml_backend.learning.policy import LearningPolicyError
-from ml_backend.learning.teaching import Lesson, is_held_out
+from ml_backend.learning.teaching import Lesson, config_of, is_held_out
 from ml_backend.learning.watchman import Watchman
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
 
@@ -82,6 +82,7 @@ def test_what_is_read_while_it_is_waited_for_more_is_read_once_and_what_comes_me
 ):
     policy("debounce_s = 0.2\nheld_out = 0\n")
     kit.lessons.connect(PROJECT)
+    kit.lessons.note(PROJECT, config=config_of(LabelConfig.parse(CONFIG)))
     first, second = (studio.label(seed) for seed in (1, 2))
     kit.inbox.put(LEARN, str(PROJECT), "first", {"tasks": [first, second], "source": "test"})
     asked = []
@@ -310,3 +311,29 @@ def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class
     assert found == sample(many[::-1])
     assert MOST_PHOTOS <= len(found) <= MOST_PHOTOS + 30
     assert sum("Square" in photo.labels for _, photo in found) == 30
+
+
+def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_submit(kit, learn, studio):
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    Watchman(kit).run()
+    assert not kit.inbox.open_events(LEARN, str(PROJECT))
+    renamed = '<Label value="Block" predicted_values="Square"/>'
+    studio.fields["label_config"] = studio.fields["label_config"].replace('<Label value="Square"/>', renamed)
+    Watchman(kit).run()
+    events = kit.inbox.open_events(LEARN, str(PROJECT))
+    assert [event.payload["source"] for event in events] == ["label config"]
+    run = Learner(kit).learn(PROJECT, events)
+    assert (run.verdict, set(run.classes)) == ("published", {"Disc", "Block"})
+
+
+def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_round(kit, learn, studio):
+    tasks = [studio.label(seed) for seed in (1, 2, 4)]
+    learn(tasks=tasks)
+    watchman = Watchman(kit)
+    studio.fields["total_annotations_number"] = 3
+    watchman.run()
+    studio.stored[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays
+    studio.fields["total_annotations_number"] = 2
+    watchman.run()
+    [event] = kit.inbox.open_events(LEARN, str(PROJECT))
+    assert event.payload["tasks"] == [tasks[0]]

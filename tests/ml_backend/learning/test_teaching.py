@@ -126,8 +126,8 @@ def test_a_tenth_of_the_tasks_is_held_out_always_the_same():
 
 
 def test_only_what_decides_what_is_taught_is_seen_as_a_change():
-    def seen(*annotations, **data):
-        return seen_of(read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}))
+    def seen(*annotations, sign="", **data):
+        return seen_of(read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}), sign)
 
     one = annotation(1, 1, A)
     before = seen(one)
@@ -135,7 +135,21 @@ def test_only_what_decides_what_is_taught_is_seen_as_a_change():
     changes = [
         seen(one, qc_status="disputed"), seen(one, image="b.jpg"), seen(), seen({**one, "ground_truth": True}),
         seen({**one, "updated_at": "2026-02-01T00:00:00Z"}), seen(one, annotation(2, 2, A)),
+        seen(one, sign="another label config"),
     ]  # fmt: skip
     assert len({before, *changes}) == len(changes) + 1
     truth = {**one, "ground_truth": True}
     assert seen(truth, annotation(2, 2, A)) == seen(truth), "whoever is measured by a ground truth teaches nothing"
+
+
+def test_labels_go_by_the_label_config_as_it_is_now():
+    drawn = [box_json("Disc", (10, 10, 60, 60)), box_json("Square", (200, 200, 300, 300))]
+
+    def labels(*, square):
+        return (
+            taught(annotation(1, 1, drawn), config=CONFIG.replace('<Label value="Square"/>', square)).photos[0].labels
+        )
+
+    assert labels(square='<Label value="Square"/>') == ("Disc", "Square")
+    assert labels(square='<Label value="Block" predicted_values="Square"/>') == ("Disc", "Block")
+    assert labels(square="") == ("Disc",)
