@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any, BinaryIO
 
 from labelloop.service.media.download import copy_limited, too_many_bytes
-from labelloop.service.media.errors import HostRefused, MediaMissing, MediaUnreachable
+from labelloop.service.media.errors import HostRefused, MediaMissing, MediaUnreachable, NoAnswer
 from labelloop.service.settings import Settings
 from labelloop.service.store.client import s3_client
 
@@ -33,7 +33,14 @@ class Bucket:
             MediaMissing: No such object, or we may not read it.
             MediaUnreachable, MediaTooLarge, HostRefused
         """
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectTimeoutError,
+            EndpointConnectionError,
+            NoCredentialsError,
+            ReadTimeoutError,
+        )
 
         bucket, key = split_s3(url)
         limit = self._settings.media_max_bytes
@@ -54,7 +61,8 @@ class Bucket:
         except NoCredentialsError:
             raise MediaMissing(url, "there are no credentials for its bucket", fix=_LOGINS) from None
         except BotoCoreError as error:
-            raise MediaUnreachable(
+            silent = isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ReadTimeoutError))
+            raise (NoAnswer if silent else MediaUnreachable)(
                 url, str(error), fix="Check LABELLOOP_S3_ENDPOINT_URL and the S3 credentials."
             ) from None
 

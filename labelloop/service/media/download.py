@@ -16,10 +16,11 @@ from labelloop.service.media.errors import (
     MediaMissing,
     MediaTooLarge,
     MediaUnreachable,
+    NoAnswer,
 )
 from labelloop.service.media.guard import AddressForbidden, GuardedTransport
 from labelloop.service.settings import Settings
-from labelloop.service.studio import Studio, StudioError
+from labelloop.service.studio import Studio, StudioError, StudioUnreachable
 
 _HOPS = 5
 _CHUNK = 1 << 16
@@ -32,6 +33,13 @@ _MEDIA_PATHS = re.compile(
 
 
 _STUDIO_SAYS = (  # status, part of the path, part of the answer -> what it means, and the fix
+    (
+        401,
+        "",
+        "",
+        "Label Studio does not accept our token",
+        "Set LABELLOOP_LABEL_STUDIO_API_KEY to one of Account & Settings > Personal Access Token.",
+    ),
     (500, "/data/upload/", "has_permission", "Label Studio has no such upload", "Import the image again."),
     (404, "/data/upload/", "", "Label Studio has no such upload", "Import the image again."),
     (
@@ -126,7 +134,9 @@ class Downloader:
                 raise HostRefused(url, f"not an address that can be read ({error})") from None
             except httpx.TransportError as error:
                 reason = "not there in time" if isinstance(error, httpx.TimeoutException) else str(error)
-                raise self._passing(url, reason or type(error).__name__, deadline) from None
+                silent = isinstance(error, (httpx.TimeoutException, httpx.ConnectError))
+                kind = NoAnswer if silent else MediaUnreachable
+                raise self._passing(kind, url, reason or type(error).__name__, deadline) from None
             except httpx.HTTPError as error:
                 raise MediaUnreachable(url, str(error)) from None
             if step is None:
@@ -156,7 +166,8 @@ class Downloader:
         try:
             return {"Authorization": studio.authorization(refused=refused)}
         except StudioError as error:
-            raise MediaUnreachable(url, error.message.rstrip("."), fix=error.fix) from None
+            kind = NoAnswer if isinstance(error, StudioUnreachable) else MediaUnreachable
+            raise kind(url, error.message.rstrip("."), fix=error.fix) from None
 
     def _take(self, url: str, response: httpx.Response, into: BinaryIO, deadline: float) -> str | None:
         if response.is_redirect:
@@ -177,13 +188,14 @@ class Downloader:
                 if status == answer and path in address.path and words in text:
                     return MediaMissing(url, reason, fix=fix)
         if status == 429 or status >= 500:
-            return self._passing(url, f"the host answered {status}", deadline)
+            return self._passing(MediaUnreachable, url, f"the host answered {status}", deadline)
         if status in {401, 403}:
             return MediaMissing(url, f"the host does not let us read it ({status})")
         return MediaMissing(url, f"the host answered {status}")
 
-    def _passing(self, url: str, reason: str, deadline: float) -> MediaUnreachable | _Again:
-        error = MediaUnreachable(url, reason, fix="Check that the host answers from this machine.")
+    @staticmethod
+    def _passing(kind: type[MediaUnreachable], url: str, reason: str, deadline: float) -> MediaUnreachable | _Again:
+        error = kind(url, reason, fix="Check that the host answers from this machine.")
         return error if time.monotonic() + 0.5 > deadline else _Again(error)
 
     def _timeout(self, deadline: float) -> httpx.Timeout:

@@ -37,6 +37,12 @@ class MediaUnreachable(MediaError):
     status = 503
 
 
+class NoAnswer(MediaUnreachable):
+    """The host is silent: it cannot be connected, or says nothing in time."""
+
+    code = "media_no_answer"
+
+
 class MediaMissing(MediaError):
     """The host says that there is no such image, or that we may not read it."""
 

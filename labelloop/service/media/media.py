@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from labelloop.service.media.address import Address, locate, resolved
 from labelloop.service.media.bucket import Bucket
 from labelloop.service.media.cache import DiskCache
 from labelloop.service.media.download import Downloader, too_many_bytes
 from labelloop.service.media.errors import MediaMissing, NotAnImage
+from labelloop.service.media.hosts import Hosts
 from labelloop.service.media.photo import Photo, load_photo, photo_size
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -34,6 +35,7 @@ class Media:
         self._studio = studio
         self._downloader = Downloader(settings, studio)
         self._bucket = Bucket(settings)
+        self._hosts = Hosts()
         self._cache = DiskCache(settings.home / "media", settings.media_cache_bytes)
 
     def close(self) -> None:
@@ -97,11 +99,17 @@ class Media:
 
     def _fetch(self, address: Address, task_id: int | None) -> Callable[[BinaryIO], None]:
         def fetch(into: BinaryIO) -> None:
-            self._fill(address, task_id, into)
+            with self._hosts.asked(self._host(address), address.url):
+                self._fill(address, task_id, into)
             into.seek(0)  # only what is an image is kept
             photo_size(into, name=address.url, max_pixels=self._settings.media_max_pixels)
 
         return fetch
+
+    def _host(self, address: Address) -> str:
+        if address.kind == "s3":
+            return urlsplit(self._settings.s3_endpoint_url).netloc or "S3"
+        return urlsplit(address.at).netloc.rpartition("@")[2] if address.kind != "inline" else ""
 
     def _fill(self, address: Address, task_id: int | None, into: BinaryIO) -> None:
         if address.kind == "inline":
