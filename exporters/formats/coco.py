@@ -209,7 +209,7 @@ def _told(image: Image) -> _Image:
 
 
 def _record(image: bytes, rows: bytes) -> bytes:
-    return b'{"image":%b,"annotations":[%b]}' % (image, rows)
+    return b"".join((b'{"image":', image, b',"annotations":[', rows, b"]}"))
 
 
 def _rle(mask: Mask) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def decimals(values: Ints, digits: int) -> list[list[Cell]]:
     Returns:
         The cells of each column.
     """
-    full, _, _, ends = _digits()
+    full, _, ends = _digits()
     before, rest = _divided(np.ascontiguousarray(values), 10**digits)
     after: list[NDArray[np.uint32]]
     if digits == 4:
@@ -114,16 +114,15 @@ def split(text: bytes, mark: bytes) -> Iterator[bytes]:
 
 
 def _whole(values: Ints, largest: int) -> list[NDArray[np.uint32]]:
-    full, inner, first, _ = _digits()
+    full, first, _ = _digits()
     if largest < _GROUP:
         return [first[values]]
     higher, last = _divided(values, _GROUP)
-    cells: list[NDArray[np.uint32]] = []
-    if largest // _GROUP < _GROUP:
-        cells.append(inner[higher])
-    else:
-        cells += [np.where(higher > 0, cell, 0) for cell in _whole(higher, largest // _GROUP)]
-    return [*cells, np.where(higher > 0, full[last], first[last])]
+    cells = _whole(higher, largest // _GROUP)
+    if higher.all():
+        return [*cells, full[last]]
+    long = higher > 0
+    return [*(np.where(long, cell, 0) for cell in cells), np.where(long, full[last], first[last])]
 
 
 def _divided(values: Ints, by: int) -> tuple[Ints, Ints]:
@@ -136,12 +135,12 @@ def _divided(values: Ints, by: int) -> tuple[Ints, Ints]:
 def _digits() -> tuple[NDArray[np.uint32], ...]:
     """The texts of 0 to 9,999, four bytes each.
 
-    With all four digits; without zeros in front, nothing for 0; the same, but ``0`` for 0; without zeros at the end.
+    With all four digits; without zeros in front, but for 0 itself; without zeros at the end, but for 0 itself.
     """
     numbers = np.arange(_GROUP)
     digits = np.stack([numbers // 1000, numbers // 100 % 10, numbers // 10 % 10, numbers % 10], axis=1)
     full = (digits + ord("0")).astype(np.uint8)
-    inner = np.where(np.cumsum(digits, axis=1) == 0, 0, full).astype(np.uint8)
-    first, ends = inner.copy(), np.where(np.cumsum(digits[:, ::-1], axis=1)[:, ::-1] == 0, 0, full).astype(np.uint8)
+    first = np.where(np.cumsum(digits, axis=1) == 0, 0, full).astype(np.uint8)
+    ends = np.where(np.cumsum(digits[:, ::-1], axis=1)[:, ::-1] == 0, 0, full).astype(np.uint8)
     first[0, 0] = ends[0, 0] = ord("0")
-    return tuple(np.ascontiguousarray(table).view(np.uint32).ravel() for table in (full, inner, first, ends))
+    return tuple(np.ascontiguousarray(table).view(np.uint32).ravel() for table in (full, first, ends))
