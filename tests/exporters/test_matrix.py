@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tests.exporters import matrix
 from tests.exporters.conftest import CHECKER, Build
+from tests.supervision_referee import boxes_of
 
 DATUMARO = CHECKER.parent / "datumaro/bin/python"
 CASES = tuple(matrix.cases(Build()))
@@ -54,15 +55,6 @@ def truth(folders: dict[str, Path]) -> Found:
     return {name: sorted(boxes) for name, boxes in found.items()}
 
 
-def by_supervision(data: supervision.DetectionDataset) -> Found:
-    return {
-        Path(path).name: sorted(
-            (data.classes[int(kind)], *box) for box, kind in zip(each.xyxy.tolist(), each.class_id, strict=True)
-        )
-        for path, _, each in data
-    }
-
-
 def by_globox(data: AnnotationSet, names: dict[str, str] | None = None) -> Found:
     if names is not None:
         data = data.map_labels(names)
@@ -99,21 +91,21 @@ HALF = 1.51
 
 LOADERS: dict[str, tuple[Callable[[dict[str, Path]], Found], float]] = {
     "supervision coco": (
-        lambda of: by_supervision(
+        lambda of: boxes_of(
             supervision.DetectionDataset.from_coco(str(of["coco"] / "images/train"), str(the_coco(of)))
         ),
         0.01,
     ),
     "supervision yolo-detect": (
-        lambda of: by_supervision(supervision.DetectionDataset.from_yolo(*yolo(of, "yolo-detect"))),
+        lambda of: boxes_of(supervision.DetectionDataset.from_yolo(*yolo(of, "yolo-detect"))),
         0.01,
     ),
     "supervision yolo-segment": (
-        lambda of: by_supervision(supervision.DetectionDataset.from_yolo(*yolo(of, "yolo-segment"), force_masks=True)),
+        lambda of: boxes_of(supervision.DetectionDataset.from_yolo(*yolo(of, "yolo-segment"), force_masks=True)),
         1.01,  # from the pixels of the mask
     ),
     "supervision voc": (
-        lambda of: by_supervision(
+        lambda of: boxes_of(
             supervision.DetectionDataset.from_pascal_voc(str(of["voc"] / "JPEGImages"), str(of["voc"] / "Annotations"))
         ),
         HALF,

@@ -16,6 +16,7 @@ from exporters.pull import pull
 from exporters.versions import read_version
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
+from tests.supervision_referee import boxes_of
 
 SIZE = {"a.jpg": (640, 360), "b.jpg": (320, 400), "empty.jpg": (100, 80), "日本.jpg": (200, 50)}
 
@@ -58,15 +59,6 @@ def exported(run, tasks, config):
     return run(tasks, label_config=config("car", "dog"), copy_images=True, fetch=True)
 
 
-def found_by_supervision(data: supervision.DetectionDataset) -> dict:
-    return {
-        Path(path).name: sorted(
-            (data.classes[int(kind)], *box) for box, kind in zip(each.xyxy.tolist(), each.class_id, strict=True)
-        )
-        for path, _, each in data
-    }
-
-
 def same(found: dict, truth: dict, tolerance: float) -> None:
     assert set(found) == set(truth)
     for name, boxes in truth.items():
@@ -77,7 +69,7 @@ def same(found: dict, truth: dict, tolerance: float) -> None:
 
 def test_supervision_reads_coco(exported, truth):
     images, sheet = str(exported.folder / "images/train"), str(exported.coco_path())
-    same(found_by_supervision(supervision.DetectionDataset.from_coco(images, sheet)), truth, 0.01)
+    same(boxes_of(supervision.DetectionDataset.from_coco(images, sheet)), truth, 0.01)
     masks = supervision.DetectionDataset.from_coco(images, sheet, force_masks=True)
     for path, _, each in masks:
         assert each.mask is None or each.mask.shape[1:] == SIZE[Path(path).name][::-1]
@@ -88,14 +80,14 @@ def test_supervision_reads_yolo(exported, truth):
     data = supervision.DetectionDataset.from_yolo(
         str(exported.folder / "images/train"), str(folder / "labels/train"), str(folder / "data.yaml")
     )
-    same(found_by_supervision(data), truth, 0.01)
+    same(boxes_of(data), truth, 0.01)
 
 
 def test_supervision_reads_voc(exported, truth):
     data = supervision.DetectionDataset.from_pascal_voc(
         str(exported.folder / "images/train"), str(exported.folder / "voc/Annotations")
     )
-    same(found_by_supervision(data), truth, 1.01)  # readers differ in whether they take the 1 off
+    same(boxes_of(data), truth, 1.01)  # readers differ in whether they take the 1 off
 
 
 @pytest.mark.parametrize(
@@ -166,7 +158,7 @@ def test_pulled_folder_is_what_a_trainer_reads(run, tasks, config, settings, tmp
             (folder / "images/train" / each["file_name"]).is_file() for each in COCO(str(sheet)).dataset["images"]
         )
         data = supervision.DetectionDataset.from_coco(str(folder / "images/train"), str(sheet))
-    same(found_by_supervision(data), truth, 1.01)
+    same(boxes_of(data), truth, 1.01)
 
 
 def test_copied_photo_is_the_same_file(exported, tmp_path):

@@ -21,6 +21,7 @@ from exporters.pull import pull
 from exporters.versions import read_head, read_version
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
+from tests.supervision_referee import boxes_of
 
 pytestmark = pytest.mark.system
 
@@ -104,15 +105,6 @@ def download(s3, bucket, prefix, folder) -> Path:
     return folder
 
 
-def found_by_supervision(data) -> dict:
-    return {
-        Path(path).name: sorted(
-            (data.classes[int(kind)], *box) for box, kind in zip(each.xyxy.tolist(), each.class_id, strict=True)
-        )
-        for path, _, each in data
-    }
-
-
 def same(found, tolerance):
     assert set(found) == set(TRUTH)
     for name, boxes in TRUTH.items():
@@ -159,10 +151,10 @@ def test_data_set_in_s3_is_read_back_with_the_right_pixels(bucket, s3, settings,
 
     images = str(version / "coco/images/train")
     load = supervision.DetectionDataset
-    same(found_by_supervision(load.from_coco(images, sheet)), 0.01)
+    same(boxes_of(load.from_coco(images, sheet)), 0.01)
     yolo = version / "yolo-detect"
-    same(found_by_supervision(load.from_yolo(images, str(yolo / "labels/train"), str(yolo / "data.yaml"))), 0.01)
-    same(found_by_supervision(load.from_pascal_voc(images, str(version / "voc/Annotations"))), 1.51)
+    same(boxes_of(load.from_yolo(images, str(yolo / "labels/train"), str(yolo / "data.yaml"))), 0.01)
+    same(boxes_of(load.from_pascal_voc(images, str(version / "voc/Annotations"))), 1.51)
 
     for name in BOXES:
         original = s3.get_object(Bucket=bucket, Key=f"photos/{name}")["Body"].read()
@@ -193,7 +185,7 @@ def test_version_in_s3_is_pulled_with_photos_from_their_own_place(bucket, settin
     media.close()
     assert (pulled.photos, pulled.missing) == (3, ())
     load = supervision.DetectionDataset.from_pascal_voc
-    same(found_by_supervision(load(str(tmp_path / "voc/JPEGImages"), str(tmp_path / "voc/Annotations"))), 1.51)
+    same(boxes_of(load(str(tmp_path / "voc/JPEGImages"), str(tmp_path / "voc/Annotations"))), 1.51)
 
 
 def test_size_of_a_photo_in_s3_is_read_from_its_header(bucket, s3, settings):

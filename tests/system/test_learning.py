@@ -8,28 +8,19 @@ from PIL import Image
 
 from labelloop.labeling.overlap import box_iou
 from ml_backend.detector import embedded_model
+from tests.drawn import SIDE, draw_shapes
 from tests.system.loop_fixtures import eventually
 
 pytestmark = pytest.mark.system
 
-SIDE, PHOTOS, TURNS = 320, 8, 4
+PHOTOS, TURNS = 8, 4
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="Disc"/><Label value="Square"/></RectangleLabels></View>"""
 
 
 def draw(seed):
     """A red disc and a blue square on grey noise: (JPEG, [(label, box)])."""
-    rng = np.random.default_rng(seed)
-    photo = rng.integers(100, 156, (SIDE, SIDE, 3)).astype(np.uint8)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    drawn = []
-    for place, label in enumerate(("Disc", "Square")):
-        radius, cx, cy = int(rng.integers(28, 45)), int(rng.integers(50, SIDE - 50)), 80 + 160 * place
-        if label == "Disc":
-            photo[(x - cx) ** 2 + (y - cy) ** 2 <= radius**2] = (220, 20, 20)
-        else:
-            photo[cy - radius : cy + radius, cx - radius : cx + radius] = (20, 20, 220)
-        drawn.append((label, (cx - radius, cy - radius, cx + radius, cy + radius)))
+    photo, drawn = draw_shapes(seed)
     out = io.BytesIO()
     Image.fromarray(photo).save(out, "JPEG", quality=92)
     return out.getvalue(), drawn

@@ -7,7 +7,6 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,26 +19,16 @@ from ml_backend.backbone import open_backbone
 from ml_backend.detector import embedded_model
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.learner import Learner
+from tests.drawn import SIDE, draw_shapes
 
-PROJECT, SIDE = 7, 320
+PROJECT = 7
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="Disc"/><Label value="Square"/><Label value="Cat"/></RectangleLabels></View>"""
 
 
 def draw_discs(seed):
     """A red disc and a blue square on grey noise, and (label, box) of each; every third photo has the disc alone."""
-    rng = np.random.default_rng(seed)
-    photo = rng.integers(100, 156, (SIDE, SIDE, 3)).astype(np.uint8)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    drawn = []
-    for place, label in enumerate(("Disc", "Square") if seed % 3 else ("Disc",)):
-        radius, cx, cy = int(rng.integers(28, 45)), int(rng.integers(50, SIDE - 50)), 80 + 160 * place
-        if label == "Disc":
-            photo[(x - cx) ** 2 + (y - cy) ** 2 <= radius**2] = (220, 20, 20)
-        else:
-            photo[cy - radius : cy + radius, cx - radius : cx + radius] = (20, 20, 220)
-        drawn.append((label, (cx - radius, cy - radius, cx + radius, cy + radius)))
-    return photo, drawn
+    return draw_shapes(seed, ("Disc", "Square") if seed % 3 else ("Disc",))
 
 
 def box_json(label, box, *, width=SIDE, height=SIDE, **more):
