@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from exporters.turn import Turn
 
 HEAD = "HEAD.json"
+_LATE_S = 5.0
+"""Seconds after which others may have given up waiting for a write of the head: see `labelloop.service.store.s3_lock`.
+"""
 _WITHOUT_HEAD = (
     f"Pull a version by its number, or remove {HEAD}: the next `labelloop export` publishes a version again."
 )
@@ -123,13 +126,14 @@ def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0
             return
         if version_number(current.version if current else "") != version_number(version) - 1:
             alone_until = 0.0  # what came between may still be on its way
+        late = alone_until or time.monotonic() + _LATE_S
         try:
             store.swap(HEAD, head, etag=etag, alone_until=alone_until)
         except Changed:
             alone_until = 0.0
             time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret
             continue
-        if alone_until and time.monotonic() > alone_until:
+        if time.monotonic() > late:
             _publish_later(store, version)
         return
     raise StoreBusy(store.url, HEAD)

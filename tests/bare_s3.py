@@ -23,6 +23,7 @@ class BareS3(ThreadingHTTPServer):
     Attributes:
         slow_s: a put takes up to so long between its look at the key and its end.
         fault: called with the handler before a request is answered; True: it has dealt with it.
+        refuse_early: called with the handler instead of reading an object whose sender asks first (100-continue).
     """
 
     daemon_threads = True
@@ -34,6 +35,7 @@ class BareS3(ThreadingHTTPServer):
         self.objects: dict[str, tuple[bytes, str, float]] = {}
         self.asked: list[tuple[str, str, float]] = []
         self.fault: Callable[[Handler], bool] | None = None
+        self.refuse_early: Callable[[Handler], None] | None = None
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def settings(self, home, **changes) -> Settings:
@@ -73,6 +75,13 @@ class Handler(BaseHTTPRequestHandler):
         """Whether somebody else has answered."""
         self.server.asked.append((self.command, self.key, time.monotonic()))
         return bool(self.server.fault and self.server.fault(self))
+
+    def handle_expect_100(self):
+        if self.server.refuse_early is None:
+            return super().handle_expect_100()
+        self.server.asked.append((self.command, self.key, time.monotonic()))
+        self.server.refuse_early(self)
+        return False
 
     def do_PUT(self):
         data = self.rfile.read(int(self.headers["Content-Length"]))

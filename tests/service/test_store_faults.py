@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from labelloop.service.store import StoreError, StoreUnreachable, bucket, open_store
+from labelloop.service.store import StoreError, StoreUnreachable, bucket, open_store, s3_lock
 
 
 @pytest.fixture
@@ -139,3 +139,56 @@ def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(bare_s3
     bare_s3.fault = lost
     store.create("once", b"mine")
     assert store.get("once") == b"mine"
+
+
+def lock_of(store, key="state"):
+    return s3_lock.ObjectLock(store._at(), key, store._lock_object)
+
+
+@pytest.mark.parametrize("jump_s", [0, -86400, 86400])
+def test_lock_of_a_killed_writer_is_removed_after_its_lease_whatever_the_clocks_say(
+    bare_s3, store, monkeypatch, jump_s
+):
+    etag = store.put("state", b"one")
+    assert lock_of(store)._taken()  # and its process is killed
+    key = next(key for key in bare_s3.objects if "locks/" in key)
+    data, writer, when = bare_s3.objects[key]
+    bare_s3.objects[key] = data, writer, when + jump_s  # the server's clock was set
+    monkeypatch.setattr(s3_lock, "LEASE_S", 1.0)
+    began = time.monotonic()
+    store.swap("state", b"two", etag=etag)
+    assert time.monotonic() - began >= 1.0
+    assert store.get("state") == b"two"
+    assert not [key for key in bare_s3.objects if "locks/" in key]
+
+
+def test_lock_of_a_writer_that_takes_long_is_its_own_while_it_lives(bare_s3, store, monkeypatch):
+    monkeypatch.setattr(s3_lock, "LEASE_S", 0.8)
+    etag = store.put("state", b"one")
+    slow = lock_of(store)
+    with ThreadPoolExecutor(1) as threads:
+        with slow.held():
+            swapping = threads.submit(store.swap, "state", b"two", etag=etag)
+            time.sleep(4 * s3_lock.LEASE_S)
+            assert slow.mine()
+            assert not swapping.done()
+        swapping.result()
+    assert store.get("state") == b"two"
+    deadline = time.monotonic() + 30
+    while [key for key in bare_s3.objects if "locks/" in key]:  # its signs of life too
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_large_object_that_is_refused_is_told_why_and_not_sent_again(bare_s3, store):
+    """The server says no to the head of the request and hangs up: it reads nothing of the object."""
+
+    def denied(handler):
+        handler.close_connection = True
+        handler.refuse(403, "AccessDenied")
+        reset(handler)
+
+    bare_s3.refuse_early = denied
+    with pytest.raises(StoreUnreachable, match="access is denied"):
+        store.put("large", b"x" * (8 << 20))
+    assert [method for method, key, _ in bare_s3.asked if key == "p/large"] == ["PUT"]
