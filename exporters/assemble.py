@@ -15,6 +15,7 @@ from exporters.keyset import KeySet
 from exporters.labelled import Labeller
 from exporters.losses import MALFORMED, Losses
 from exporters.names import Named, Names, public_url
+from exporters.originals import original_name
 from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.splits import APART
@@ -248,7 +249,8 @@ class Assembler:
                 continue
             identity = image_id(number, image.slot)
             url = public_url(image.url)
-            named = self._names.take(image.url, image_id=identity)
+            original = original_name(task.meta, image.url) if len(images) == 1 else ""
+            named = self._names.take(image.url, image_id=identity, name=original)
             self._made.names.append(named.keys)
             self._made.stays &= named.free
             self._ledger.notes[SAME_IMAGE] += named.repeated

@@ -129,9 +129,14 @@ class Names:
         self._stems = KeySet()
         self._sources = KeySet()
 
-    def take(self, url: str, *, image_id: int) -> Named:
-        """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart."""
-        if usual := _USUAL.fullmatch(url):
+    def take(self, url: str, *, image_id: int, name: str = "") -> Named:
+        """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart.
+
+        ``name`` is the one that it had at its source, where the address does not tell.
+        """
+        if name:
+            public, (stem, extension) = public_url(url), safe_name(name)
+        elif usual := _USUAL.fullmatch(url):
             public, (stem, extension) = url, usual.groups()
         else:
             public, (stem, extension) = public_url(url), safe_name(source_name(url))

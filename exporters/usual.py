@@ -18,6 +18,7 @@ from exporters.classes import ClassMap
 from exporters.columns import OTHER, Fits, Said, Shapes, draw, fit, fit_others
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
+from exporters.originals import original_name
 from exporters.packed import packed
 from exporters.rules import Rules
 from exporters.shapes import Fitted
@@ -49,6 +50,7 @@ class _Task(msgspec.Struct, gc=False):
     id: Annotated[int, Meta(gt=0, lt=IMAGE_SLOT)]
     data: dict[str, Any]
     annotations: Any
+    meta: dict[str, Any] | None = None
 
 
 class Draft(msgspec.Struct, gc=False):
@@ -109,7 +111,7 @@ class Usual:
             return None
         keys = self._keys if self._keys is not None else guess(task.data)
         url = task.data.get(keys[0]) if len(keys) == 1 else None
-        if type(url) is not str or not url:
+        if type(url) is not str or not url or (task.meta and original_name(task.meta, url)):
             return None
         rule = self._rule(annotation)
         return _Found(task.id, keys[0], url, annotation, rule) if rule else None

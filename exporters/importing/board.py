@@ -7,10 +7,8 @@ from typing import Any
 import msgspec
 
 from exporters.names import public_url, source_name
+from exporters.originals import META
 from labelloop.labeling.task import Task
-
-META = "labelloop_import"
-"""Key of a task's meta: ``{"id": ..., "name": ...}`` of the photo that it was made from."""
 
 
 class Known(msgspec.Struct):

@@ -5,10 +5,11 @@ from typing import Any
 
 import msgspec
 
-from exporters.importing.board import META, Board, Known
+from exporters.importing.board import Board, Known
 from exporters.importing.location import Located
 from exporters.importing.placing import Placed
 from exporters.importing.report import As
+from exporters.originals import META
 from labelloop.service.datasets import Problem
 from labelloop.service.studio import PredictionsDropped, Studio, StudioRefused
 

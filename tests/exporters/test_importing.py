@@ -5,13 +5,14 @@ import json
 import msgspec
 import pytest
 
-from exporters.importing.board import META, Board
+from exporters.importing.board import Board
 from exporters.importing.errors import ImportFailed
 from exporters.importing.interface import extended, lacks, new_interface
 from exporters.importing.location import Locator
 from exporters.importing.needs import Needs, survey
 from exporters.importing.numbers import class_numbers, named
 from exporters.importing.placing import Placer
+from exporters.originals import META
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Task, read_task

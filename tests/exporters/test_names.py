@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from exporters.errors import BadOption
 from exporters.names import Names, public_url, safe_name, source_name
+from exporters.originals import META
 from exporters.splits import Split
 
 
@@ -189,3 +190,34 @@ def test_split_that_is_none_is_refused(text):
 def test_extension_of_a_data_uri_and_a_query():
     assert source_name("data:image/jpeg;base64,AA") == "image.jpg"
     assert safe_name("A.JPEG") == ("A", ".jpeg")
+
+
+@pytest.mark.parametrize("annotations", [1, 2])  # as usual, and not
+def test_imported_photo_gets_back_the_name_that_label_studio_changed(run, build, annotations):
+    """What stock Label Studio 1.23.2 makes of these names when they are uploaded."""
+    uploads = {
+        "IMG 1.JPG": "312d906a-IMG_1.JPG",
+        "sub/a+b@c.jpg": "27d0c66d-abc.jpg",
+        f"{'x' * 110}.jpg": f"b4c393df-{'x' * 70}_PHScY3O.jpg",
+        "deadbeef-real.jpg": "5dac3343-deadbeef-real.jpg",
+    }
+    drawn = [build.annotation(build.box(1, 1, 5, 5), number=n) for n in range(1, annotations + 1)]
+    tasks = [
+        build.task(n, *drawn, image=f"/data/upload/6/{stored}") | {"meta": {META: {"id": "q", "name": name}}}
+        for n, (name, stored) in enumerate(uploads.items(), start=1)
+    ]
+    names = ["IMG_1.jpg", "a_b_c.jpg", f"{'x' * 110}.jpg", "deadbeef-real.jpg"]
+    assert [each["file_name"] for each in run(tasks).catalogue] == names
+    assert [each["file_name"] for each in run(tasks[::-1]).catalogue] == names[::-1]
+
+
+@pytest.mark.parametrize("meta", [None, {}, [], "x", {META: 5}, {META: {"name": 7}}, {META: {"name": "sub/"}}])
+def test_meta_that_tells_no_name_changes_none(run, build, meta):
+    task = build.task(1, build.annotation(build.box(1, 1, 5, 5)), image="/data/upload/6/312d906a-a.jpg")
+    assert [each["file_name"] for each in run([task | {"meta": meta}]).catalogue] == ["a.jpg"]
+
+
+def test_name_of_an_import_counts_for_uploads_alone(run, build):
+    task = build.task(1, build.annotation(build.box(1, 1, 5, 5)), image="s3://photos/a.jpg")
+    out = run([task | {"meta": {META: {"name": "b.jpg"}}}])
+    assert [each["file_name"] for each in out.catalogue] == ["a.jpg"]
