@@ -10,7 +10,7 @@ from labelloop.service.datasets import DatasetError, Photos, Place, Problem, ope
 from labelloop.service.datasets import LabelledPhoto as Described
 from labelloop.service.datasets.readers import recognise
 from labelloop.service.settings import Settings
-from ml_backend.errors import DatasetUnreadable
+from ml_backend.errors import DatasetUnreadable, TestListUnusable
 
 Box = tuple[float, float, float, float]
 
@@ -45,12 +45,13 @@ class LabelledPhotos:
             file: Names with or without folder and ending.
 
         Raises:
-            DatasetUnreadable: It cannot be read.
+            TestListUnusable: It cannot be read.
         """
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DatasetUnreadable(file, "it cannot be read as text, the names of photos one a line") from error
+            why = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise TestListUnusable(file, str(why)) from error
         names = [line.strip() for line in lines if line.strip()]
         found = {name: self.folder.find(name) for name in names}
         return frozenset(one for one in found.values() if one), [name for name, one in found.items() if not one]

@@ -23,8 +23,8 @@ class ModelMissing(ModelError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"There is no model file at {path}.",
-            fix="Give the path of an ONNX file with `labelloop ml serve --model PATH` or LABELLOOP_MODEL; without one "
-            "the embedded default is served.",
+            fix="Give the path of an ONNX file: to a command as its argument or with --model, to the services with "
+            "LABELLOOP_MODEL; without one the embedded default is served.",
         )
         self.path = path
 
@@ -132,6 +132,22 @@ class DatasetUnreadable(LabelloopError):
             f"{path} cannot be read as labelled photos: {reason}.",
             fix="Give a folder of photos with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
             "a folder of YOLO text files or a COCO JSON file.",
+        )
+        self.path = path
+        self.reason = reason
+
+
+class TestListUnusable(LabelloopError):
+    """The list of test photos given to `labelloop learn simulate` cannot be read, or divides nothing."""
+
+    code: ClassVar[str] = "test_list_unusable"
+    status: ClassVar[int] = 400
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"The test list {path} cannot be used: {reason}.",
+            fix="Give with `--test-list` a text file that names photos of the data set, one a line, with or without "
+            "folder and ending. They are judged on, and only the others may be labelled.",
         )
         self.path = path
         self.reason = reason

@@ -22,12 +22,15 @@ from labelloop.service.settings import Settings
 from ml_backend.backbone import open_backbone
 from ml_backend.datasets import LabelledPhoto, read_labelled
 from ml_backend.detector import embedded_model
-from ml_backend.errors import DatasetUnreadable
+from ml_backend.errors import TestListUnusable
 from ml_backend.sights import Sights
 from ml_backend.simulate import STRATEGIES, Album, Run, readable, simulate
 
 KEPT_BYTES = 8 * 2**30
 """Of sights on disk; about 2,000 photos with the embedded model."""
+
+LONGEST = 80
+"""Characters of a line that are shown."""
 
 MOST_TOLD = 20
 """Lines on what was left out of a data set."""
@@ -67,7 +70,8 @@ def learn_simulate(
 
     Raises:
         DatasetError: The annotations cannot be read.
-        DatasetUnreadable: Photos or list cannot be read, or do not meet.
+        DatasetUnreadable: The photos cannot be read, or nothing is drawn on them.
+        TestListUnusable: The list cannot be read, or does not meet the photos.
         ModelError: The model cannot be opened, or cannot learn.
     """
     settings = settings or Settings()
@@ -98,7 +102,7 @@ def learn_simulate(
         looking = progress.add_task("photos seen", total=len(data.photos))
         good, bad = readable(album, data.photos, lambda done, _: progress.update(looking, completed=done))
         told = [f"left out: {line}" for line in (*(f"{one.item}: {one.reason}" for one in data.problems), *bad)]
-        told += [f"not a photo of the data set: {line}, in {test_list}" for line in unknown]
+        told += [f"not a photo of the data set: {_cut(line)}, in {test_list}" for line in unknown]
         for line in _shortened(told):
             progress.console.print(line, markup=False, soft_wrap=True)
         test = [one for one in good if one.name in wanted]
@@ -125,11 +129,11 @@ def learn_simulate(
 
 def _check(test_list: Path, test: Sequence[LabelledPhoto], pool: Sequence[LabelledPhoto]) -> None:
     if not test:
-        raise DatasetUnreadable(test_list, "it names none of the photos that are labelled and can be decoded")
+        raise TestListUnusable(test_list, "it names none of the photos that are labelled and can be decoded")
     if not any(one.labels for one in test):
-        raise DatasetUnreadable(test_list, "nothing is drawn on the photos that it names")
+        raise TestListUnusable(test_list, "nothing is drawn on the photos that it names")
     if not any(one.labels for one in pool):
-        raise DatasetUnreadable(test_list, "it leaves no photo to label on which anything is drawn")
+        raise TestListUnusable(test_list, "it leaves no photo to label on which anything is drawn")
 
 
 def _writable(file: Path) -> None:
@@ -141,6 +145,11 @@ def _writable(file: Path) -> None:
         raise SettingsError(
             f"{file} cannot be written: {error.strerror}.", fix="Give another file with --json."
         ) from None
+
+
+def _cut(line: str) -> str:
+    """At most `LONGEST` characters of a line: somebody may have given another file."""
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:

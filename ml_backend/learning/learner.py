@@ -30,7 +30,7 @@ from ml_backend.learning.looks import photo_key
 from ml_backend.learning.material import Material, Stopwatch, sample
 from ml_backend.learning.opinions import CALM_S
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
-from ml_backend.learning.publish import make_room, store_candidate
+from ml_backend.learning.publish import LATEST_TOLD_S, make_room, store_candidate, tell_version
 from ml_backend.learning.runs import Metrics, Run, VerdictName
 from ml_backend.learning.teaching import config_of
 from ml_backend.pointer import activate_in
@@ -40,6 +40,9 @@ MOST_WAIT_S = 10.0
 
 BURST, IN_BURST = 3, 4
 """From so many submits at once it is waited so many times longer for the next."""
+
+TOLD = 3
+"""Photos that could not be had, that a run names."""
 
 log = structlog.get_logger(__name__)
 
@@ -173,7 +176,7 @@ class Learner:
         backbone = self._kit.bases.backbone(of.served)
         examples, bad = self._examples(of, backbone)
         if not any(one.labels for one in examples):
-            return self._finish(of, "failed", reason=f"none of the {bad} labelled photos could be had")
+            return self._finish(of, "failed", reason=f"there is no photo to learn from{_lost(bad)}")
         with of.watch.phase("fit"):
             known = known_classes(of.config, backbone.names, of.classes)
             learned = learn(examples, levels=backbone.levels, known=known)
@@ -190,20 +193,20 @@ class Learner:
             return self._finish(of, "refused", verdict=verdict, reason="another version was activated meanwhile")
         if verdict.passed:
             with of.watch.phase("follow"):
-                self._follow(of.project, version)
-        lost = f"; {bad} photo{'s' if bad > 1 else ''} could not be had" if bad else ""
+                self._tell(of, version)
         name: VerdictName = "published" if verdict.passed else "refused"
         return self._finish(
-            of, name, learned=learned, verdict=verdict, version=version, reason=verdict.reason + lost,
+            of, name, learned=learned, verdict=verdict, version=version, reason=verdict.reason + _lost(bad),
             thresholds=thresholds,
         )  # fmt: skip
 
-    def _examples(self, of: Material, backbone: Backbone) -> tuple[list[Example], int]:
-        """The labelled photos with what is seen on them, and how many could not be had."""
+    def _examples(self, of: Material, backbone: Backbone) -> tuple[list[Example], list[str]]:
+        """The labelled photos with what is seen on them, and which could not be had, and why."""
         lessons = sample([(task, photo) for task, _, photos in of.lessons for photo in photos])
         known = self._kit.looks.tasks(of.project, backbone.version)
         vectors: dict[int, Any] = {}
-        examples, bad = [], 0
+        examples: list[Example] = []
+        bad: list[str] = []
         with of.watch.phase("photos", len(lessons)) as tell:
             for place, (task, lesson) in enumerate(lessons):
                 if place % 10 == 9:
@@ -212,7 +215,7 @@ class Learner:
                     examples.append(self._kit.album.example(backbone, lesson, task=task))
                 except MediaError as error:
                     log.warning("photo_not_learned_from", project=of.project, task=task, reason=str(error))
-                    bad += 1
+                    bad.append(f"task {task}, {error.reason}")
                     continue
                 if task not in known and task not in vectors:
                     vectors[task] = photo_key([lesson.url]), photo_vector(examples[-1].sight)
@@ -252,19 +255,25 @@ class Learner:
         activate_in(self._kit.bases.registry.store, of.served.pointer, str(of.project))
         self._kit.lessons.published(of.project, {})
         version = activation.served_version(self._kit.settings, self._kit.bases.registry.store, of.project)
-        self._follow(of.project, version)
+        tell_version(self._kit, of.project, version)
         return self._finish(
             of, "withdrawn", version=version,
             reason=f"{of.labelled} labelled tasks are left, fewer than {of.policy.first}: the base is served again",
         )  # fmt: skip
 
-    def _follow(self, project: int, version: str) -> None:
-        """Label Studio names the version; where that fails the poller does it, at its next round."""
-        _, notes = activation.follow([(project, version)], self._kit.settings, self._kit.studio)
-        for note in notes:
-            log.warning("label_studio_not_told", project=project, reason=note)
-        if notes:
-            self._kit.lessons.note(project, swept_at=0.0)
+    def _tell(self, of: Material, version: str) -> None:
+        """Label Studio is told of a version once the next tasks have its pre-labels, which comes right after this run.
+
+        It serves tasks in the order of the version that it names: named before it has one, they would come by chance,
+        and whoever asks second may be told that nothing is left. Submits may come faster than an order can be made: a
+        version is named after a while all the same.
+        """
+        learner = self._kit.lessons.project(of.project)
+        since = learner.untold_since if learner is not None and learner.untold_since else time.time()
+        if of.policy.prelabels and time.time() - since < LATEST_TOLD_S:
+            self._kit.lessons.note(of.project, untold_since=since)
+        else:
+            tell_version(self._kit, of.project, version)
 
     def _ask_again(self, of: Material) -> None:
         self._kit.tell(now_hint(of.project, source="activation"))
@@ -302,6 +311,14 @@ class Learner:
         return fingerprint(
             [(task, seen) for task, seen, _ in of.lessons], of.served.base, repr(sorted(of.config.controls))
         )
+
+
+def _lost(bad: Sequence[str]) -> str:
+    """Photos that could not be had, in words; the first of them by name."""
+    if not bad:
+        return ""
+    more = f"; and {len(bad) - TOLD} more" if len(bad) > TOLD else ""
+    return f"; {len(bad)} photo{'s' if len(bad) > 1 else ''} could not be had ({'; '.join(bad[:TOLD])}{more})"
 
 
 def _metrics(learned: Learned | None, verdict: Verdict | None, thresholds: Mapping[str, float]) -> Metrics:

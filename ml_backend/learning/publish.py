@@ -1,4 +1,4 @@
-"""Owns publishing: a fitted head becomes a version on the store, is activated, and old ones make room."""
+"""Owns publishing: a fitted head becomes a version on the store, Label Studio names it, and old ones make room."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from typing import Any
 import structlog
 
 from labelloop.service.store import Store, StoreError
+from ml_backend import activation
 from ml_backend.backbone import Backbone
 from ml_backend.check import Checked
 from ml_backend.head import Head
 from ml_backend.learned import write_learned
 from ml_backend.learning.bases import LEARNER, Served, is_learned
+from ml_backend.learning.kit import Kit
 from ml_backend.pointer import forget_in, read_pointer
 from ml_backend.registry import Manifest, Registry
 
 REFUSED_KEPT = 3
 """Refused candidates of a project that stay, so that somebody may look at them."""
+
+LATEST_TOLD_S = 60.0
+"""After so long Label Studio names a version that is served, whether the next tasks have its pre-labels or not. Until
+then it serves tasks in the order of the version before, and whoever opens one gets the pre-labels of the new one."""
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +66,15 @@ def store_candidate(
             file, thresholds=thresholds, metrics=told, parent=served.version, project=str(project),
             note=f"learned from {tasks} labelled tasks", found=found,
         )  # fmt: skip
+
+
+def tell_version(kit: Kit, project: int, version: str) -> None:
+    """Label Studio names a version; where that fails the poller does it, at its next round."""
+    _, notes = activation.follow([(project, version)], kit.settings, kit.studio)
+    for note in notes:
+        log.warning("label_studio_not_told", project=project, reason=note)
+    again = {"swept_at": 0.0} if notes else {}
+    kit.lessons.note(project, untold_since=None, **again)
 
 
 def make_room(store: Store, registry: Registry, project: int, *, keep: int) -> list[str]:

@@ -42,6 +42,7 @@ from ml_backend.learning.kit import Kit
 from ml_backend.learning.looks import Known, photo_key
 from ml_backend.learning.order import HEAD, POOL_FROM, place_score, rest_score, with_held_out
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
+from ml_backend.learning.publish import tell_version
 from ml_backend.learning.teaching import Lesson, addresses, is_held_out
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Predictor, Watch
@@ -169,6 +170,8 @@ class _Work:
         waiting = [number for number in self._tasks if number not in self._there]
         pool = self._pool(waiting)
         made = self._first(pool, stop)
+        if made or not stop():
+            self._tell()
         if stop():
             return Arranged(self._version, made, stopped=True)
         rest = [number for number in waiting if number not in set(pool)]
@@ -179,6 +182,12 @@ class _Work:
             seen = self._predict(portion, stop)
             made += self._import({number: (one, rest_score(one.doubt)) for number, one in seen.items()}, doubts=True)
         return Arranged(self._version, made)
+
+    def _tell(self) -> None:
+        """Has Label Studio name the version, where it was not told of it yet: its first tasks have an order now."""
+        learner = self._kit.lessons.project(self._project)
+        if learner is not None and learner.untold_since is not None:
+            tell_version(self._kit, self._project, self._version)
 
     def _pool(self, numbers: Sequence[int]) -> list[int]:
         """The tasks that may lead the queue: what the last version wondered about, and some that none has looked at."""

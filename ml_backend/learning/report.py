@@ -12,7 +12,7 @@ from ml_backend.learning.edits import Edits, edits_by_class, together
 from ml_backend.learning.lessons import Lessons, Worked
 from ml_backend.learning.looks import LookStore, Waiting
 from ml_backend.learning.opinion_store import Opinion, OpinionStore
-from ml_backend.learning.order import HEAD, POOL_FROM, STEP
+from ml_backend.learning.order import HEAD, REST_FROM, STEP
 from ml_backend.learning.policy import LearningPolicy
 from ml_backend.learning.runs import Run, Runs
 from ml_backend.learning.teaching import is_held_out
@@ -233,12 +233,12 @@ def _classes(
 
 def _why(one: Waiting, project: int, policy: LearningPolicy) -> str:
     """Why a task has its place; the scores are those of `order.py`."""
-    if one.score < POOL_FROM and is_held_out(project, one.task, policy.held_out):
+    if one.score < REST_FROM and is_held_out(project, one.task, policy.held_out):
         return "it is kept for judging, and such tasks take their share of the places whatever is on them"
     if one.score < HEAD * STEP:
         if one.doubt is None:
             return "nothing is found on it: such photos take a fifth of the places, so that misses come to light"
-        return f"it promises most (gain {one.doubt:.2g}) and is unlike the others at the head"
+        return f"it promises most (gain {one.doubt:.2g}), and shows no twin of a photo that is labelled or before it"
     if one.doubt is None:
         return "nothing is found on it"
     return f"it is behind the head by what it promises (gain {one.doubt:.2g})"

@@ -18,6 +18,7 @@ from ml_backend.learning.events import LEARN, queue_hint, sweep_hint, tasks_hint
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.lessons import Learner
 from ml_backend.learning.policy import read_learning_policy
+from ml_backend.learning.publish import LATEST_TOLD_S
 from ml_backend.learning.teaching import config_of
 
 SWEEP_S = 600.0
@@ -67,6 +68,8 @@ class Watchman:
         if changed := kit.reader.changed(project, config=config):
             kit.tell(tasks_hint(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
         due = time.time() - learner.swept_at > SWEEP_S
+        if learner.untold_since is not None and time.time() - learner.untold_since > LATEST_TOLD_S:
+            self.mend(project)
         fewer = self._fewer(project, fields)
         if (due or fewer) and (lost := kit.reader.lost(project)):
             kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
@@ -87,6 +90,7 @@ class Watchman:
         kit = self._kit
         version = activation.served_version(kit.settings, kit.bases.registry.store, project)
         rows = [row for row in kit.studio.ml_backends(project) if same_address(row["url"], kit.settings.ml_url)]
+        kit.lessons.note(project, untold_since=None)
         if rows and rows[0]["title"] != version:
             activation.follow([(project, version)], kit.settings, kit.studio)
             kit.tell(queue_hint(project, source="poll"))

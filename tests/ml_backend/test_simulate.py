@@ -106,3 +106,24 @@ def test_nothing_to_judge_on_is_said_before_the_work(data, monkeypatch, capsys):
     assert "nothing is drawn on the photos that it names" in capsys.readouterr().err
     assert call(data, "--json", data) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (None, "No such file"),
+        (b"\xff\xfe\x00", "no text in UTF-8"),
+        (b"another\n", "it names none of the photos"),
+        (b"\n".join(b"%d" % number for number in range(8)), "it leaves no photo to label"),
+    ],
+)
+def test_a_test_list_that_cannot_be_used_says_what_is_to_be_given(data, monkeypatch, capsys, listed, said):
+    monkeypatch.setenv("LABELLOOP_HOME", str(data / "home"))
+    if listed is None:
+        (data / "test.txt").unlink()
+    else:
+        (data / "test.txt").write_bytes(listed)
+    assert call(data) == 1
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Give with `--test-list` a text file" in told.replace("\n", " ")

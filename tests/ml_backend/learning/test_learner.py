@@ -17,6 +17,7 @@ from ml_backend.learning.events import LEARN, QUEUE, read_event
 from ml_backend.learning.learner import Learner
 from ml_backend.learning.material import MOST_PHOTOS, sample
 from ml_backend.learning.policy import LearningPolicyError
+from ml_backend.learning.queue import arrange
 from ml_backend.learning.teaching import Lesson, config_of, is_held_out
 from ml_backend.learning.watchman import Watchman
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
@@ -188,7 +189,7 @@ def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
     studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
     run = learn(tasks=[*tasks, missing])
     assert run.verdict == "published"
-    assert "1 photo could not be had" in run.reason
+    assert "1 photo could not be had (task " in run.reason
 
 
 def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_why(learn, studio, settings):
@@ -200,18 +201,56 @@ def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_wh
     assert "LABELLOOP_MODEL" in run.reason
 
 
-def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(
-    kit, learn, studio, settings, monkeypatch
-):
+@pytest.fixture
+def connection(studio, settings, monkeypatch):
+    """The project's connection in Label Studio, which still has the title `before` and tells no version."""
     monkeypatch.setattr(activation, "SWAP_S", 0.0)
     row = {"id": 1, "url": settings.ml_url, "title": "before", "model_version": ""}
-    studio.backends = [row]  # it does not reach the backend
+    studio.backends = [row]
+    return row
+
+
+def test_label_studio_names_a_version_when_the_next_tasks_have_its_pre_labels(
+    kit, learn, studio, connection, monkeypatch
+):
+    """Else it would serve a task by chance, and tell whoever asks meanwhile that nothing is left."""
+    waiting = [studio.add_photo(seed) for seed in range(20, 24)]
     run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    assert run.verdict == "published"
-    assert row["title"] == "before"
-    row["model_version"] = run.version
+    connection["model_version"] = run.version
+    assert (run.verdict, connection["title"]) == ("published", "before")
+    there = []
+    named = studio.update_ml_backend
+    monkeypatch.setattr(
+        studio, "update_ml_backend", lambda *row, **more: (there.extend(studio.queue(run.version)), named(*row, **more))
+    )
+    arrange(kit, PROJECT, stop=lambda: False)
+    assert connection["title"] == studio.fields["model_version"] == run.version
+    assert sorted(there) == waiting
+
+
+@pytest.mark.parametrize("prelabels", [0, 500])
+def test_label_studio_names_a_version_at_once_where_an_order_is_not_made_or_takes_too_long(
+    kit, learn, studio, connection, policy, prelabels
+):
+    policy(f"{QUIET}prelabels = {prelabels}\n")
+    studio.add_photo(20)
+    first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
+    kit.lessons.note(PROJECT, untold_since=time.time() - 600)  # submits came faster than an order could be made
+    task = studio.label(4)
+    connection["model_version"] = SimpleNamespace()  # equal to no version: told, and refused
+    run = learn(tasks=[task])
+    assert run.version != first.version
+    assert kit.lessons.project(PROJECT).untold_since is None
+    assert kit.lessons.project(PROJECT).swept_at == 0.0  # the poller tries again
+
+
+def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(kit, learn, studio, connection):
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    arrange(kit, PROJECT, stop=lambda: False)  # it does not reach the backend
+    assert (run.verdict, connection["title"]) == ("published", "before")
+    connection["model_version"] = run.version
     Watchman(kit).run()
-    assert row["title"] == studio.fields["model_version"] == run.version
+    assert connection["title"] == studio.fields["model_version"] == run.version
 
 
 def test_a_project_can_be_told_not_to_learn(learn, studio, policy, kit):

@@ -9,6 +9,7 @@ import pytest
 from ml_backend.learning.edits import Edits
 from ml_backend.learning.lessons import Lessons, NotConnected
 from ml_backend.learning.opinion_store import Opinion, OpinionStore
+from ml_backend.learning.order import place_score
 from ml_backend.learning.page import learning_page
 from ml_backend.learning.plots import edits_over_time, learning_curve, nice
 from ml_backend.learning.policy import LearningPolicy
@@ -211,3 +212,14 @@ def test_without_a_task_there_is_no_plot_of_edits():
 @pytest.mark.parametrize(("least", "wanted"), [(0, 1), (1, 1), (1.2, 2), (3, 5), (7, 10), (11, 20), (501, 1000)])
 def test_steps_of_axes_are_round(least, wanted):
     assert nice(least) == wanted
+
+
+def test_a_held_out_task_says_so_at_whatever_place_of_the_pool_it_stands(engine, learned, kit):
+    runs, _, waiting = learned
+    served = runs[1].version
+    kit.looks.looked(PROJECT, served, {task: (0.2, place_score(12)) for task in waiting})
+    facts = {"engine": engine, "served": served, "clock": lambda: 9.5}
+    all_held = make_report(PROJECT, policy=LearningPolicy(held_out=1.0), **facts)
+    assert all("kept for judging" in one.why for one in all_held.next)
+    none_held = make_report(PROJECT, policy=LearningPolicy(held_out=0.0), **facts)
+    assert not any("kept for judging" in one.why for one in none_held.next)
