@@ -35,7 +35,8 @@ class NotConnected(LabelloopError):
     def __init__(self, project: int) -> None:
         super().__init__(
             f"Project {project} is not connected, so nothing is learned from it.",
-            fix=f"Run `labelloop connect {project}` once.",
+            fix=f"Run `labelloop connect {project}` once. If that was done, give this command the same LABELLOOP_HOME, "
+            "or start it in the same folder.",
         )
         self.project = project
 

@@ -238,7 +238,7 @@ def _why(one: Waiting, project: int, policy: LearningPolicy) -> str:
     if one.score < HEAD * STEP:
         if one.doubt is None:
             return "nothing is found on it: such photos take a fifth of the places, so that misses come to light"
-        return f"it promises most (gain {one.doubt:.2g}), and shows no twin of a photo that is labelled or before it"
+        return f"it promises most (gain {one.doubt:.2g}), and is no twin of another"
     if one.doubt is None:
         return "nothing is found on it"
     return f"it is behind the head by what it promises (gain {one.doubt:.2g})"
