@@ -48,7 +48,7 @@ POINTS = 12
 LOOSE_IOU = 0.7
 """A detection that covers a drawn box of its class less than this says that the box is loose."""
 
-FLOOR, FAINT = 0.05, 0.01
+FLOOR, FAINT = 0.02, 0.01
 """Confidence of the weakest remark, and the score of the weakest candidate that speaks for a drawn box."""
 
 
