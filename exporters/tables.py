@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Self
 
@@ -21,8 +22,8 @@ from exporters.index import Index, Rows, read_page
 from exporters.manifest import Generation, Manifest, Photo, Shard, object_key
 from labelloop.service.store import NotThere, Store
 
-SHARD_BYTES = 4 << 20
-_AHEAD = 3
+SHARD_BYTES = 8 << 20
+_AHEAD = 2
 _MD5 = re.compile("[0-9a-f]{32}")
 _WAITING_BYTES = 16 << 20
 
@@ -243,7 +244,7 @@ def _lines(store: Store, generation: Generation, name: str) -> Iterator[Line]:
                 after = shards[number + _AHEAD]
                 coming.append(threads.submit(read_object, store, after.sha256, after.size))
             try:
-                for text in data.splitlines():
+                for text in BytesIO(data):
                     yield decode(text)
             except msgspec.DecodeError as error:
                 raise DatasetDamaged(store.url, object_key(shard.sha256), str(error)) from error

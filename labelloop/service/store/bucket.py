@@ -22,7 +22,7 @@ from labelloop.service.store.s3_errors import plain, plainly
 from labelloop.service.store.s3_lock import ObjectLock
 
 _THREADS = 16
-_LANES = 4
+_LANES = 3
 _PARTS_FROM = 16 << 20
 _READS = 4
 _log = logging.getLogger(__name__)
