@@ -130,8 +130,11 @@ def expose(detector: Detector) -> onnx.ModelProto:
         model = onnx.load(path)
     except Exception as error:  # protobuf's errors have no base class of their own
         raise ModelBroken(path, f"it cannot be read ({type(error).__name__})") from error
-    if layout in FINISHED and "boxes" in detector.gives:
+    if layout in FINISHED and detector.gives == {"boxes"}:
         return _by_regions(detector, model)
+    if layout in FINISHED:
+        more = ", ".join(sorted(detector.gives - {"boxes"}))
+        raise NotLearnable(path, f"it gives {more}, and what is learned gives boxes alone")
     if layout not in STANDARD:
         known = ", ".join((*STANDARD, *FINISHED))
         raise NotLearnable(path, f"boxes of the layout {layout!r} cannot be learned from; known: {known}")

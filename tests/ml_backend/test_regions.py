@@ -8,14 +8,16 @@ from onnx import helper
 from ml_backend.backbone import open_backbone
 from ml_backend.detections import cross_iou
 from ml_backend.detector import embedded_model, load_detector
+from ml_backend.errors import NotLearnable
 from ml_backend.examples import Example
+from ml_backend.features import expose
 from ml_backend.learn import learn
 from ml_backend.learned import write_learned
 from ml_backend.nodes import Nodes
 from ml_backend.preprocess import prepare
 from ml_backend.regions import FINISHED, ROWS, add_regions, chosen_maps, grid_boxes, map_names
 from ml_backend.standard import STANDARD
-from tests.ml_backend.layout_cases import CASES, FLOOR
+from tests.ml_backend.layout_cases import CASES, FLOOR, VARIANTS
 from tests.ml_backend.learning.conftest import draw_discs
 
 PHOTO = np.full((64, 96, 3), 90, np.uint8)
@@ -98,6 +100,13 @@ def test_feature_maps_are_found_behind_a_suppression_and_one_of_each_size_is_kep
     assert [name for name, _ in chosen_maps(shapes)] == ["far"]
     del shapes["far"]
     assert [name for name, _ in chosen_maps(shapes)] == ["a", "b"]
+
+
+def test_a_model_that_gives_more_than_boxes_keeps_giving_it(make_onnx):
+    _, make = VARIANTS["end to end with keypoints of two numbers"]
+    case = make()
+    with pytest.raises(NotLearnable, match="it gives keypoints"):
+        expose(load_detector(make_onnx(case.outputs, **case.options)))
 
 
 def test_the_grid_lies_on_the_input(tmp_path):
