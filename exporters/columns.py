@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporters.dataset import Object
 from exporters.offsets import starts
 from exporters.rings import Floats, Rings, simple_areas
-from exporters.shapes import TOLERANCE, Fitted, Unfit
+from exporters.shapes import CLIPPED, TOLERANCE, Fitted, Unfit
 from exporters.shapes import fit as fit_one
 from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 
@@ -59,66 +59,65 @@ class Fits(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What is known of shapes beside their form, a row each: as in `Object`."""
+    """What is known of shapes beside their form and their class, a row each: as in `Object`."""
 
-    labels: list[str] = []
     regions: list[str] = []
-    annotations: list[int | None] = []
-    annotators: list[int | None] = []
     scores: list[float | None] = []
 
     def some(self, rows: Sequence[int]) -> "Said":
         """Some of the rows."""
-        return Said(
-            [self.labels[row] for row in rows],
-            [self.regions[row] for row in rows],
-            [self.annotations[row] for row in rows],
-            [self.annotators[row] for row in rows],
-            [self.scores[row] for row in rows],
-        )
+        return Said([self.regions[row] for row in rows], [self.scores[row] for row in rows])
 
 
 class Columns(msgspec.Struct, frozen=True):
     """The objects of some images, in their order; ``first[i]`` is where those of image ``i`` begin.
 
-    ``others`` are the objects of the rows of kind ``OTHER``. Every object has a box.
+    ``annotations`` and ``annotators`` are those of the images; ``classes`` the names of the classes, in the order of
+    their numbers. ``others`` are the objects of the rows of kind ``OTHER``. Every object has a box.
     """
 
     first: list[int]
+    annotations: list[int | None]
+    annotators: list[int | None]
     shapes: Shapes
     fits: Fits
     said: Said
     ids: NDArray[np.int64]
     class_ids: NDArray[np.int64]
-    others: Mapping[int, Object]
+    classes: Sequence[str]
+    others: Mapping[int, Object] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def objects(self, image: int) -> tuple[Object, ...]:
         """The objects of an image, one by one."""
-        return tuple(self._object(row) for row in range(self.first[image], self.first[image + 1]))
+        rows = range(self.first[image], self.first[image + 1])
+        return tuple(self.others.get(row) or self.object(image, row, self._fitted(row)) for row in rows)
 
-    def _object(self, row: int) -> Object:
-        found = self.others.get(row)
-        if found is not None:
-            return found
-        x_min, y_min, x_max, y_max = self.fits.boxes[row].tolist()
-        number = int(self.ids[row])
+    def object(self, image: int, row: int, fitted: Fitted) -> Object:
+        """A row of an image as an object that fits so."""
+        number, class_id = int(self.ids[row]), int(self.class_ids[row])
         return Object(
             number,
-            int(self.class_ids[row]),
-            self.said.labels[row],
+            class_id,
+            self.classes[class_id - 1],
             self.shapes.geometry(row),
-            (x_min, y_min, x_max, y_max),
-            float(self.fits.areas[row]),
+            fitted.box,
+            fitted.area,
             number,
-            bool(self.fits.clipped[row]),
-            region=self.said.regions[row],
-            annotation=self.said.annotations[row],
-            annotator=self.said.annotators[row],
+            CLIPPED in fitted.repairs,
+            fitted.outline,
+            self.said.regions[row],
+            annotation=self.annotations[image],
+            annotator=self.annotators[image],
             score=self.said.scores[row],
         )
+
+    def _fitted(self, row: int) -> Fitted:
+        x_min, y_min, x_max, y_max = self.fits.boxes[row].tolist()
+        repairs = (CLIPPED,) if self.fits.clipped[row] else ()
+        return Fitted((x_min, y_min, x_max, y_max), float(self.fits.areas[row]), repairs)
 
 
 def draw(

@@ -158,7 +158,7 @@ class Converter:
         """The images of the tasks taken, and the tasks' rows."""
         columns = None
         if self._accepted:
-            columns, fates = gather(self._drafts, [each.draft for each in self._accepted])
+            columns, fates = gather(self._drafts, [each.draft for each in self._accepted], self._classes.names)
             self._settle(columns, fates)
         block = Block(
             self._images,

@@ -10,7 +10,7 @@ from exporters.columns import OTHER, Columns, take
 from exporters.dataset import OBJECTS_A_TASK, Object
 from exporters.offsets import starts
 from exporters.packed import packed
-from exporters.shapes import CLIPPED, Fitted
+from exporters.shapes import Fitted
 from exporters.usual import Draft, Drafts
 
 Dropped = tuple[str, int | None, str]
@@ -32,12 +32,13 @@ class Fates(msgspec.Struct, frozen=True):
     dropped: dict[int, list[Dropped]]
 
 
-def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
+def gather(drafts: Drafts, taken: Sequence[Draft], classes: Sequence[str]) -> tuple[Columns, Fates]:
     """The objects of the drafts that were taken, in their order, and what became of their regions.
 
     Args:
         drafts: those of a block.
         taken: some of them, in their order; all their labels are classes.
+        classes: the names of the classes, in the order of their numbers.
     """
     assert drafts.shapes is not None
     assert drafts.fits is not None
@@ -55,10 +56,20 @@ def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
     first_row = starts(np.bincount(owners, minlength=len(taken)))
     ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
     shapes, fits, said, class_ids = drafts.shapes, drafts.fits, drafts.said, drafts.class_ids
-    if len(rows) < len(said.labels):
+    if len(rows) < len(class_ids):
         shapes, fits = take(shapes, fits, rows)
         said, class_ids = said.some(rows.tolist()), class_ids[rows]
-    columns = Columns(first_row.tolist(), shapes, fits, said, ids, class_ids, {})
+    columns = Columns(
+        first_row.tolist(),
+        [draft.annotation for draft in taken],
+        [draft.annotator for draft in taken],
+        shapes,
+        fits,
+        said,
+        ids,
+        class_ids,
+        classes,
+    )
     fates = Fates(_counts(columns, owners, len(taken)), {}, {})
     others: dict[int, Object] = {}
     if asked:
@@ -66,33 +77,15 @@ def gather(drafts: Drafts, taken: Sequence[Draft]) -> tuple[Columns, Fates]:
     for row, answer in asked.items():
         if isinstance(answer, str):
             owner = int(np.searchsorted(first, row, side="right")) - 1
-            lost = drafts.said.regions[row], drafts.said.annotations[row], answer
+            lost = drafts.said.regions[row], taken[owner].annotation, answer
             fates.dropped.setdefault(owner, []).append(lost)
         else:
             place = int(np.searchsorted(rows, row))
-            each = others[place] = _object(columns, place, answer)
+            owner = int(owners[place])
+            each = others[place] = columns.object(owner, place, answer)
             fits.boxes[place], fits.clipped[place] = each.box, each.clipped
-            fates.others.setdefault(int(owners[place]), []).append(answer)
+            fates.others.setdefault(owner, []).append(answer)
     return msgspec.structs.replace(columns, fits=fits, others=others), fates
-
-
-def _object(columns: Columns, row: int, fitted: Fitted) -> Object:
-    number = int(columns.ids[row])
-    return Object(
-        number,
-        int(columns.class_ids[row]),
-        columns.said.labels[row],
-        columns.shapes.geometry(row),
-        fitted.box,
-        fitted.area,
-        number,
-        CLIPPED in fitted.repairs,
-        fitted.outline,
-        columns.said.regions[row],
-        annotation=columns.said.annotations[row],
-        annotator=columns.said.annotators[row],
-        score=columns.said.scores[row],
-    )
 
 
 def _counts(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[list[int]]:

@@ -4,8 +4,8 @@ What is usual is said by types, which msgspec checks while it decodes; a task th
 `labelloop.labeling` and `exporters.assemble`, which know all there is. Both give the same data set, to the byte.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -64,6 +64,8 @@ class Draft(msgspec.Struct, gc=False):
     last: int
     width: int
     height: int
+    annotation: int | None
+    annotator: int | None
 
 
 class Drafts(msgspec.Struct, frozen=True):
@@ -153,7 +155,7 @@ class _Block:
         self._points, self._counts = bytearray(), bytearray()
         self._ring, self._polygon, self._labelled = bytearray(), bytearray(), bytearray()
         self._told_apart = bytearray()
-        self._said = Said([], [], [], [], [])
+        self._said = Said([], [])
         self._class_ids = bytearray()
         self._rows = 0
 
@@ -181,12 +183,8 @@ class _Block:
         self._polygon += bytes([each.type == "polygonlabels" for each in results])
         self._labelled += bytes(map(bool, labels))
         self._class_ids += packed(list(self._classes.ids(names)), "q")
-        self._said.labels.extend(names)
         self._said.scores.extend([each.score for each in results])
         self._said.regions.extend([each.id for each in results])
-        rows = [len(each.result) for each in annotations]
-        self._said.annotations.extend(_each_times([each.id for each in annotations], rows))
-        self._said.annotators.extend(_each_times([each.completed_by for each in annotations], rows))
         self._place(found)
 
     def _place(self, found: Sequence[_Found | None]) -> None:
@@ -196,11 +194,12 @@ class _Block:
             if each is None:
                 self._of.append(None)
                 continue
-            result = each.annotation.result
+            annotation, result = each.annotation, each.annotation.result
             first, last = last, last + len(result)
             self._told_apart.append(len(set(regions[first:last])) == len(result))  # results of one id are one region
             width, height = result[0].original_width, result[0].original_height
-            self._of.append(Draft(each.task, each.key, each.url, each.rule, first, last, width, height))
+            rows, who = (first, last), (annotation.id, annotation.completed_by)
+            self._of.append(Draft(each.task, each.key, each.url, each.rule, *rows, width, height, *who))
         self._rows = last
 
     def drafts(self) -> Drafts:
@@ -233,11 +232,6 @@ class _Block:
         others = np.flatnonzero((fits.kinds == OTHER) & np.repeat(good, lengths))
         asked = fit_others(shapes, others.tolist())
         return Drafts(self._of, shapes, fits, asked, self._said, np.frombuffer(self._class_ids, np.int64))
-
-
-def _each_times(values: Iterable[Any], times: Iterable[int]) -> Iterator[Any]:
-    """Each value so many times."""
-    return chain.from_iterable(map(repeat, values, times))
 
 
 def _task_type(config: LabelConfig | None) -> Any:

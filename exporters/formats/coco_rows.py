@@ -33,8 +33,8 @@ def annotations(columns: Columns, images: Sequence[int], others: Mapping[int, by
     cells += [b',"bbox":[', *_joined([x0, y0, *sides]), b'],"area":', *area]
     cells += [b',"segmentation":[[', *outline, *_joined([x0, y0, x1, y0, x1, y1, x0, y1]), *outline]
     cells += [b']],"iscrowd":0,"region_id":', texts(said.regions)]
-    cells += [b',"annotation_id":', _of_images(said.annotations, columns.first, lengths)]
-    cells += [b',"annotator":', _of_images(said.annotators, columns.first, lengths), *_scores(said.scores)]
+    cells += [b',"annotation_id":', _of_images(columns.annotations, lengths)]
+    cells += [b',"annotator":', _of_images(columns.annotators, lengths), *_scores(said.scores)]
     text = sheet([*cells, b"}", *row, ends(columns.first, b",")], len(columns))
     text = _replaced(text, _OUTLINE, _outlines(columns))
     return parts(_replaced(text, _ROW, [others[row] for row in sorted(others)]), columns.first)
@@ -69,10 +69,9 @@ def _joined(values: Sequence[Sequence[Cell]]) -> list[Cell]:
     return [cell for number in values for cell in (b",", *number)][1:]
 
 
-def _of_images(values: Sequence[int | None], first: Sequence[int], lengths: Ints) -> Cell:
+def _of_images(values: Sequence[int | None], lengths: Ints) -> Cell:
     """What is the same for all rows of an image, as JSON."""
-    own = _encode([values[start] if length else 0 for start, length in zip(first, lengths.tolist(), strict=False)])
-    return np.repeat(np.array(own[1:-1].split(b",")), lengths)
+    return np.repeat(np.array(_encode(values)[1:-1].split(b",")), lengths)
 
 
 def _outlines(columns: Columns) -> list[bytes]:

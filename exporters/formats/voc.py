@@ -60,10 +60,11 @@ class Voc(ItemFormat):
         low = np.minimum(np.rint(columns.fits.boxes[:, :2]) + 1, sizes)
         high = np.minimum(np.maximum(np.rint(columns.fits.boxes[:, 2:]), low), sizes)
         edges = np.column_stack((low, high)).astype(np.int64).T.tolist()
-        names = {label: _text(label) for label in set(columns.said.labels)}
+        numbers = columns.class_ids.tolist()
+        names = {number: _text(columns.classes[number - 1]) for number in set(numbers)}
         rows = [
-            _OBJECT % (names[label], clipped, *box)
-            for label, clipped, *box in zip(columns.said.labels, columns.fits.clipped.tolist(), *edges, strict=True)
+            _OBJECT % (names[number], clipped, *box)
+            for number, clipped, *box in zip(numbers, columns.fits.clipped.tolist(), *edges, strict=True)
         ]
         first = columns.first
         for number, place in enumerate(block.usual):
