@@ -15,11 +15,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
 from labelloop.service.settings import Settings
 from tests.bare_s3 import BareS3
+
+# What a property says does not hang on how fast the machine is, and the same examples are tried everywhere.
+# `pytest --hypothesis-profile explore` looks further.
+_PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], database=None)
+hypothesis.settings.register_profile("labelloop", _PATIENT, max_examples=60, derandomize=True)
+hypothesis.settings.register_profile("explore", _PATIENT, max_examples=2000)
+hypothesis.settings.load_profile("labelloop")
 
 
 @pytest.fixture(autouse=True)

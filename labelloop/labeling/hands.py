@@ -123,6 +123,8 @@ def _sides(edges: Floats) -> Floats:
 
 def _median(values: Floats, weights: Floats) -> Floats:
     """(columns,): the weighted median of each column; between two neighbours by their weights."""
+    lightest = np.argsort(weights, kind="stable")  # equal values are put by their weights, whoever was named first
+    values, weights = values[lightest], weights[lightest]
     order = np.argsort(values, axis=0, kind="stable")
     ranked = np.take_along_axis(values, order, axis=0)
     shares = np.cumsum(weights[order], axis=0) - weights[order] / 2

@@ -12,6 +12,9 @@ from labelloop.labeling.errors import TooLarge
 MOST_PIXELS = 1 << 28
 """That are held at once: as many as Label Studio's brush may have."""
 
+_STEPS = 5
+"""Of the rasteriser's grid in a pixel (``rleFrPoly`` in pycocotools' ``maskApi.c``)."""
+
 
 def rasterise(outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> NDArray[np.bool_]:
     """The pixels of a ``width`` x ``height`` image that an outline covers, by the rule of COCO's own tools.
@@ -120,7 +123,9 @@ def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
 
 
 def _fill(ring: shapely.LinearRing, x: int, y: int, width: int, height: int) -> NDArray[np.bool_]:
-    flat = (shapely.get_coordinates(ring)[:-1] - (x, y)).ravel().tolist()
+    # The rasteriser begins by bringing points to a grid; done before they are moved, ties fall as on the whole image.
+    grid = np.floor(_STEPS * shapely.get_coordinates(ring)[:-1] + 0.5)
+    flat = (grid / _STEPS - (x, y)).ravel().tolist()
     if len(flat) < 6:
         return np.zeros((height, width), dtype=np.bool_)
     filled: NDArray[np.bool_] = np.ascontiguousarray(coco.decode(coco.frPyObjects([flat], height, width)[0])) != 0

@@ -4,13 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from labelloop.labeling.task import Task, read_task
-
-# Busy machines are slow now and then; what a property says does not depend on it.
-settings.register_profile("labelloop", deadline=None, max_examples=40)
-settings.load_profile("labelloop")
 
 
 @pytest.fixture(scope="session")

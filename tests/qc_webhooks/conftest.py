@@ -5,7 +5,6 @@ import itertools
 import json
 import shutil
 
-import hypothesis
 import pytest
 
 from labelloop.labeling.config import LabelConfig
@@ -21,9 +20,6 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
 <Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices></View>"""
 PROJECT = 7
-
-hypothesis.settings.register_profile("quality", deadline=None, max_examples=60)
-hypothesis.settings.load_profile("quality")
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def test_many_threads_claim_each_event_once(database):
     assert inbox.counts()["done"] == total
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(["put", "claim", "done", "retry", "release", "wait", "replay"]), st.integers(0, 2)),

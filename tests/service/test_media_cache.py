@@ -97,7 +97,7 @@ def test_processes_that_fill_and_empty_one_cache_read_whole_files_only(tmp_path)
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(200)
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert sum(path.stat().st_size for path in kept(tmp_path)) <= 20_000 * 1.2
 
