@@ -11,6 +11,8 @@ from exporters.shapes import inside, is_upright, parts, rings, visible
 from labelloop.labeling.geometry import Ellipse, Mask, Point, Rectangle
 
 Points = NDArray[np.float64]
+_PAIRS = 1 << 18
+"""Pairs of points that are all compared at once, in some 6 MB."""
 
 
 def one_ring(each: Object, width: int, height: int) -> tuple[list[Point], int, int]:
@@ -65,10 +67,22 @@ def turned_box(each: Object) -> list[Point]:
 
 def _bridged(ring: Points, other: Points) -> Points:
     """The two rings as one, joined where their points are nearest."""
-    apart = ((ring[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
-    here, there = np.unravel_index(int(apart.argmin()), apart.shape)
-    around = np.roll(other, -int(there), axis=0)
+    here, there = _nearest(ring, other)
+    around = np.roll(other, -there, axis=0)
     return np.vstack((ring[: here + 1], around, around[:1], ring[here:]))
+
+
+def _nearest(ring: Points, other: Points) -> tuple[int, int]:
+    """Which point of each ring is nearest to the other ring."""
+    if len(ring) * len(other) <= _PAIRS:
+        apart = ((ring[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
+        here, there = np.unravel_index(int(apart.argmin()), apart.shape)
+        return int(here), int(there)
+    from scipy.spatial import KDTree  # SciPy takes 30 MB, and few masks are as large as that
+
+    distances, places = KDTree(ring).query(other)  # a table of all pairs may be gigabytes
+    there = distances.argmin()
+    return int(places[there]), int(there)
 
 
 def _smallest_box(hull: Points) -> list[Point]:

@@ -1,5 +1,7 @@
 """YOLO segment and OBB: one kind of shape, with the true pixels, judged by Ultralytics, OpenCV and supervision."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -213,3 +215,19 @@ def test_a_row_that_is_read_again_has_the_same_area(seed):
     rounded = np.round(np.array(ring) / (W, H), 8) * (W, H)
     again = an_object(Polygon(tuple(map(tuple, rounded))))
     assert again.area == pytest.approx(each.area, rel=1e-5, abs=0.01)
+
+
+def test_parts_with_long_edges_are_joined_without_comparing_all_their_points():
+    pixels = np.zeros((4000, 300), np.bool_)
+    pixels[:, :100] = pixels[:, 200:] = True
+    pixels[::2, 50:100] = pixels[::2, 200:250] = False  # two combs whose teeth face each other
+    each = an_object(Mask.of(pixels), *pixels.shape[::-1])
+    tracemalloc.start()
+    ring, parts, _ = one_ring(each, *pixels.shape[::-1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert parts == 2
+    assert len(ring) > 10_000
+    assert peak < 50e6
+    x, y = np.array(ring).T
+    assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == pixels.sum()
