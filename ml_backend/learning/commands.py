@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from rich.console import Console
@@ -54,6 +54,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         hint = now_hint(project, source="command")
         inbox.put(hint.topic, str(project), hint.key, hint.payload)
         console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
+        console.print(_unless(policy, lessons.counts(project)), end="")
     else:
         _stand(console, project, settings, policy, lessons)
         console.print(_table(runs.last(project, SHOWN)))
@@ -68,10 +69,15 @@ def _stand(console: Console, project: int, settings: Settings, policy: LearningP
     console.print(f"Project {project} is served {activation.served_version(settings, project=project)}")
     for state, words in STATES.items():
         console.print(f"  {counts.get(state, 0):5} tasks {words}")
+    console.print(_unless(policy, counts), end="")
+
+
+def _unless(policy: LearningPolicy, counts: Mapping[str, int]) -> str:
+    """Why nothing is fitted, as a line; empty where something is."""
     if not policy.learn:
-        console.print("  It does not learn: its learn.toml says so.")
-    elif counts.get("teaches", 0) < policy.first:
-        console.print(f"  It learns from {policy.first} labelled tasks on.")
+        return "  It does not learn: its learn.toml says so.\n"
+    there = counts.get("teaches", 0)
+    return f"  It learns from {policy.first} labelled tasks on; {there} are there.\n" if there < policy.first else ""
 
 
 def _table(runs: Sequence[Run]) -> Table | str:

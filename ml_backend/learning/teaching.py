@@ -79,8 +79,12 @@ def is_held_out(project: int, task: int, share: float) -> bool:
 
 
 def config_of(config: LabelConfig) -> str:
-    """A checksum of all in a label config that decides what tasks teach."""
-    told = repr((sorted(config.controls.items()), config.images))
+    """A checksum of all in a label config that decides what tasks teach; colours and hints do not."""
+    controls = [
+        (name, one.tag, one.to_names, [(label.value, label.alias, label.predicted_values) for label in one.labels])
+        for name, one in sorted(config.controls.items())
+    ]
+    told = repr((controls, [(image.name, image.value) for image in config.images]))
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 

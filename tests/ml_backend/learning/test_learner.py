@@ -13,6 +13,7 @@ from labelloop.service.store import open_store
 from ml_backend import activation
 from ml_backend.activation import roll_back, served_version
 from ml_backend.jobs import handlers, periodics
+from ml_backend.learning import commands
 from ml_backend.learning.events import LEARN, QUEUE, read_event
 from ml_backend.learning.learner import Learner
 from ml_backend.learning.material import MOST_PHOTOS, sample
@@ -376,3 +377,17 @@ def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_rou
     watchman.run()
     [event] = kit.inbox.open_events(LEARN, str(PROJECT))
     assert event.payload["tasks"] == [tasks[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(QUIET, "It learns from 2 labelled tasks on; 0 are there."), ("learn = false\n", "its learn.toml says so")],
+)
+def test_a_fit_that_will_not_come_says_why_when_it_is_asked_for(kit, settings, policy, monkeypatch, capsys, text, said):
+    monkeypatch.setattr(commands, "Settings", lambda: settings)
+    kit.lessons.connect(PROJECT)
+    policy(text)
+    commands.learn(PROJECT, now=True)
+    told = capsys.readouterr().out
+    assert "is asked for" in told
+    assert said in told

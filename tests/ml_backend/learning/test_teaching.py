@@ -4,7 +4,7 @@ import pytest
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import read_task
-from ml_backend.learning.teaching import is_held_out, seen_of, teach
+from ml_backend.learning.teaching import config_of, is_held_out, seen_of, teach
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
 
 BOXES = {name: box_json("Disc", box) for name, box in (("a", (10, 10, 60, 60)), ("b", (200, 200, 300, 300)))}
@@ -153,3 +153,14 @@ def test_labels_go_by_the_label_config_as_it_is_now():
     assert labels(square='<Label value="Square"/>') == ("Disc", "Square")
     assert labels(square='<Label value="Block" predicted_values="Square"/>') == ("Disc", "Block")
     assert labels(square="") == ("Disc",)
+
+
+def test_what_only_looks_different_is_no_other_label_config():
+    def sign(text):
+        return config_of(LabelConfig.parse(text))
+
+    assert sign(CONFIG.replace('"Square"/>', '"Square" background="#fff" hotkey="s"/>')) == sign(CONFIG)
+    assert sign(CONFIG.replace("<View>", '<View><Header value="$qc_note"/>')) == sign(CONFIG)
+    others = [CONFIG.replace('"Square"', '"Block"'), CONFIG.replace("$image", "$photo"),
+              CONFIG.replace('"Square"/>', '"Square" predicted_values="Block"/>')]  # fmt: skip
+    assert len({sign(CONFIG), *map(sign, others)}) == 4
