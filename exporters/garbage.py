@@ -42,13 +42,14 @@ class Garbage(msgspec.Struct, frozen=True):
         return sum(size for _, size in self.objects)
 
 
-def look(store: Store, *, keep: int | None = None, grace_h: float = GRACE_H) -> Garbage:
+def look(store: Store, *, keep: int | None = None, grace_h: float = GRACE_H, now: float | None = None) -> Garbage:
     """What may go; nothing is changed.
 
     Args:
         store: where the data set lives.
         keep: how many published versions stay, counted from the newest; None: all of them.
         grace_h: what was written or replaced more recently, hours, stays.
+        now: the time by the store's clock, which dates what is in it; None: it is taken to be as ours.
 
     Raises:
         BadOption: an option is out of its range.
@@ -58,7 +59,7 @@ def look(store: Store, *, keep: int | None = None, grace_h: float = GRACE_H) -> 
         raise BadOption("--keep", str(keep), "1 or more versions")
     if not grace_h >= 0:
         raise BadOption("--grace", str(grace_h), "hours, 0 or more")
-    before = time.time() - grace_h * 3600
+    before = (time.time() if now is None else now) - grace_h * 3600
     written = {entry.key: entry.modified for entry in store.entries("versions/")}
     manifests = {each.version: each for each in versions(store)}
     expired = _expired(store, manifests, written, keep, before)
@@ -88,10 +89,11 @@ def collect(
     One that is cut off leaves a whole data set: what it did not get to is found the next time.
     """
     move(store)
-    found = look(store, keep=keep, grace_h=grace_h)
+    now = next(entry.modified for entry in store.entries(KEY))  # our clock may be wrong by more than the grace
+    found = look(store, keep=keep, grace_h=grace_h, now=now)
     for version in found.versions:
         store.delete(manifest_key(version))
-    before = time.time() - grace_h * 3600
+    before = now - grace_h * 3600
     seen = {entry.key: entry.modified for entry in _entries(store)} if found.objects else {}
     # once more, at the last moment: an exporter may have written an object anew since
     keys = [(key, size) for key, size in found.objects if seen.get(key, before + 1) <= before]

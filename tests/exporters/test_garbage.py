@@ -174,3 +174,17 @@ def test_command_looks_first_and_deletes_when_told(run, build, store, age, tmp_p
     assert dataset_gc(store.url, keep=1, delete=True) == 0
     assert "Removed 1 version and" in capsys.readouterr().out
     assert whole(store) == ["v000002"]
+
+
+@pytest.mark.parametrize("jump_s", [-400 * 86400, 400 * 86400])
+def test_clock_that_is_wrong_removes_nothing_young_and_keeps_nothing_old(run, build, store, age, monkeypatch, jump_s):
+    run([task(build, 1)])
+    old, young = ("objects/ab/" + name * 32 for name in ("ab", "cd"))
+    store.put(old, b"left by an export that was killed")
+    age()
+    store.put(young, b"of an export that is at work")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+    assert collect(store).objects == ((old, 33),)
+    assert store.exists(young)
+    assert whole(store) == ["v000001"]

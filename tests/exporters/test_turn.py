@@ -1,6 +1,7 @@
 """Exporters at once on servers that let several creators through, and what one that is alone need not wait for."""
 
 import json
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,6 +64,23 @@ def test_exporters_at_once_make_a_version_each_with_one_number_a_label(condition
         for report in reports:
             assert read_version(store, report.version).accounts.tasks.input == report.accounts.tasks.input
         assert claims(store) == []
+
+
+def test_exporters_at_once_do_not_mind_clocks_that_are_set(file, tmp_path, monkeypatch):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + random.choice([-86400.0, 0.0, 86400.0]))  # the server's as well
+    with BareS3("begin", slow_s=0.03) as bare_s3, ThreadPoolExecutor(3) as threads:
+        settings = bare_s3.settings(tmp_path / "home")
+        files = [file(number, f"label{number}") for number in (2, 3, 4)]
+        began = time.monotonic()
+        run = [
+            threads.submit(export, each, settings=settings, to=SET, fetch=False, formats=("coco",)) for each in files
+        ]
+        assert sorted(each.result().version for each in run) == ["v000001", "v000002", "v000003"]
+        store = open_store(SET, settings)
+        assert whole(store) == ["v000001", "v000002", "v000003"]
+        assert read_head(store)[0].version == "v000003"
+        assert time.monotonic() - began < 60  # no lock was taken for held because of its date
 
 
 def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3, file, tmp_path, monkeypatch):
