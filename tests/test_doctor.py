@@ -550,6 +550,21 @@ def test_a_backend_that_is_not_the_first_of_its_project_is_never_asked(settings)
     assert "gpu.lan" in found.what
 
 
+@pytest.mark.parametrize(
+    ("title", "answered", "level"),
+    [
+        ("base-1", "base-1", "ok"),
+        ("base-1", "learned-2-abc", "warning"),  # its order is being made
+        ("My model", "learned-2-abc", "problem"),
+        ("base-1", "mine-abc", "problem"),
+    ],
+)
+def test_a_version_that_was_just_learned_is_no_fault(settings, title, answered, level):
+    row = {"state": "CO", "title": title, "model_version": answered, "id": 1, "url": "http://localhost:9090"}
+    found = project.model_version(Context(settings(), 1, studio=OtherStudio(backends=[row])))
+    assert found.level == level
+
+
 class PoliciedStudio(OtherStudio):
     """A project with one control and no ground truth."""
 

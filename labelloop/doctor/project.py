@@ -20,6 +20,9 @@ from qc_webhooks.webhook import webhook_headers, webhook_url
 UNCERTAINTY = "Uncertainty sampling"
 CONNECTED = "CO"
 
+LEARNED = "learned-"
+"""How the names of versions begin that were learned in service."""
+
 
 def project(context: Context) -> Finding:
     """Is the project there?"""
@@ -96,6 +99,13 @@ def model_version(context: Context) -> Finding:
         return problem(
             "The project follows no model version: pre-labels are not shown and uncertainty sampling is random.",
             _connect(context),
+        )
+    if answered != followed and answered.startswith(LEARNED) and followed == str(mine.get("title") or ""):
+        return warning(
+            f"The project still follows {followed!r}, and the ML backend serves {answered!r}, which was learned since: "
+            "tasks come in the order of the former until the next of them have pre-labels of the latter.",
+            "That takes seconds, at most a minute while people submit. If it stays so, see that `labelloop worker` runs. "
+            f"{_connect(context)}",
         )
     if answered != followed:
         return problem(
