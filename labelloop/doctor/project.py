@@ -104,7 +104,7 @@ def model_version(context: Context) -> Finding:
         return warning(
             f"The project still follows {followed!r}, and the ML backend serves {answered!r}, which was learned since: "
             "tasks come in the order of the former until the next of them have pre-labels of the latter.",
-            "That takes seconds, at most a minute while people submit. If it stays so, see that `labelloop worker` runs. "
+            "That takes seconds, at most a minute while people submit. If it stays, see that `labelloop worker` runs. "
             f"{_connect(context)}",
         )
     if answered != followed:
