@@ -282,7 +282,7 @@ def _pieces(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
 
 
 def _size(block: Block) -> int:
-    return sum(len(entry) for entry in block if isinstance(entry, bytes))
+    return sum([len(entry) for entry in block if type(entry) is bytes])
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def decimals(values: Ints, digits: int) -> list[list[Cell]]:
     before, rest = _divided(np.ascontiguousarray(values), 10**digits)
     after: list[NDArray[np.uint32]]
     if digits == 4:
-        after = [ends[rest]]
+        after = [ends.take(rest)]
     else:
         high, low = _divided(rest, _GROUP)
         after = [np.where(low > 0, full[high], ends[high]), np.where(low > 0, ends[low], 0)]
@@ -116,13 +116,13 @@ def split(text: bytes, mark: bytes) -> Iterator[bytes]:
 def _whole(values: Ints, largest: int) -> list[NDArray[np.uint32]]:
     full, first, _ = _digits()
     if largest < _GROUP:
-        return [first[values]]
+        return [first.take(values)]
     higher, last = _divided(values, _GROUP)
     cells = _whole(higher, largest // _GROUP)
     if higher.all():
-        return [*cells, full[last]]
+        return [*cells, full.take(last)]
     long = higher > 0
-    return [*(np.where(long, cell, 0) for cell in cells), np.where(long, full[last], first[last])]
+    return [*(np.where(long, cell, 0) for cell in cells), np.where(long, full.take(last), first.take(last))]
 
 
 def _divided(values: Ints, by: int) -> tuple[Ints, Ints]:
