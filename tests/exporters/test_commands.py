@@ -195,7 +195,7 @@ def test_an_export_to_a_disk_loads_no_more_than_it_needs(file, tmp_path):
         "import sys; from labelloop.cli import main\n"
         f"try: main(['export', '--from', {str(file)!r}, '--to', {str(tmp_path / 'lean')!r}])\n"
         "except SystemExit as end: assert not end.code\n"
-        "print({'scipy', 'boto3', 'httpx', 'sqlalchemy', 'structlog', 'pydantic', 'huey', 'PIL', 'asyncio'}"
+        "print({'scipy', 'botocore', 'httpx', 'sqlalchemy', 'structlog', 'pydantic', 'huey', 'PIL', 'asyncio'}"
         " & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
