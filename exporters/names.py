@@ -177,7 +177,8 @@ def key_of(text: str) -> int:
 
 
 def _stem_key(stem: str) -> int:
-    return xxh3_64_intdigest(stem.lower() if stem.isascii() else unicodedata.normalize("NFKC", stem.casefold()))
+    folded = stem.lower() if stem.isascii() else unicodedata.normalize("NFKC", stem.casefold())
+    return xxh3_64_intdigest(folded.encode())
 
 
 def _digest(text: str) -> str:
