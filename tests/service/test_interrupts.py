@@ -13,6 +13,14 @@ def press_ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal():
+    """Who starts tests in the background has Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_ctrl_c_is_told_and_the_second_ends_at_once(capsys):
     before = signal.getsignal(signal.SIGINT)
     with finishing("the photos at work") as stop:
