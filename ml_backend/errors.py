@@ -23,8 +23,8 @@ class ModelMissing(ModelError):
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"There is no model file at {path}.",
-            fix="Give the path of an ONNX file: to a command as its argument or with --model, to the services with "
-            "LABELLOOP_MODEL; without one the embedded default is served.",
+            fix="Give the path of an ONNX file with --model PATH, as the argument of `labelloop models add`, or to all "
+            "services with LABELLOOP_MODEL; without one the embedded default is served.",
         )
         self.path = path
 
