@@ -48,6 +48,9 @@ POINTS = 12
 LOOSE_IOU = 0.7
 """A detection that covers a drawn box of its class less than this says that the box is loose."""
 
+BETTER = 0.05
+"""Score from which a detection that lies better about an object says that its box is not loose."""
+
 FLOOR, FAINT = 0.02, 0.01
 """Confidence of the weakest remark, and the score of the weakest candidate that speaks for a drawn box."""
 
@@ -170,7 +173,7 @@ def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> 
             continue
         place = same[int(overlap[index, same].argmax())]
         away = (LOOSE_IOU - overlap[index, place]) / (LOOSE_IOU - APART_IOU)
-        if 0 < away <= 1 and found.scores[overlap[:, place] > overlap[index, place]].max(initial=0) < FLOOR:
+        if 0 < away <= 1 and found.scores[overlap[:, place] > overlap[index, place]].max(initial=0) < BETTER:
             confidence = float(found.scores[index] * away)
             yield index, Remark("loose", confidence, _box(found.boxes[index]), label, place)
 
