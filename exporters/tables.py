@@ -31,9 +31,8 @@ _WAITING_BYTES = 16 << 20
 class Objects:
     """Puts objects into the store under the name of their content; what is there already is not sent again.
 
-    Files are sent while the export goes on. They wait until some are together, as many as the store takes well at a
-    time: a folder syncs its disk once for all of them, a bucket has a few on their way. Use it as a context: it ends
-    what is under way.
+    Files are sent while the export goes on. For a folder they wait until some are together, and the disk is synced
+    once for all of them; for a bucket until one of a few lanes is free. Use it as a context: it ends what is under way.
     """
 
     def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
@@ -56,7 +55,7 @@ class Objects:
         self._waiting.append((object_key(sha256), path))
         self._bytes += size
         self.written, self.written_bytes = self.written + 1, self.written_bytes + size
-        if self._bytes >= _WAITING_BYTES // self._lanes:
+        if self._bytes >= _WAITING_BYTES // self._lanes or (self._lanes > 1 and self._free()):
             self._depart()
 
     def put_elsewhere(self, objects: int, size: int) -> None:
@@ -78,10 +77,13 @@ class Objects:
 
     def _depart(self) -> None:
         """Send what waits beside, as soon as a lane is free. Raises what went wrong with what was sent before."""
-        while self._sending and (len(self._sending) == self._lanes or self._sending[0].done()):
+        while self._sending and (self._sending[0].done() or not self._free()):
             self._sending.popleft().result()
         waiting, self._waiting, self._bytes = self._waiting, [], 0
         self._sending.append(self._threads.submit(self._send, waiting))
+
+    def _free(self) -> bool:
+        return len(self._sending) < self._lanes or self._sending[0].done()
 
     def _send(self, files: Sequence[tuple[str, Path]]) -> None:
         self._store.put_many(files)
