@@ -147,7 +147,8 @@ def gc_text(found: Garbage, *, deleted: bool) -> str:
     size = f"{found.bytes / 1e6:,.1f} MB"
     lines = [
         f"{what} {counted(len(found.versions), 'version')} and {counted(len(found.objects), 'object')} ({size}).",
-        f"What stays: {counted(len(found.kept_versions), 'version')}, {counted(found.kept_objects, 'object')}.",
+        f"What stays: {counted(len(found.kept_versions), 'version')}, {counted(found.kept_objects, 'object')}."
+        + ("" if found.kept_versions else " Is the address the one of a data set?"),
     ]
     if found.versions:
         lines.insert(1, f"  versions: {', '.join(found.versions)}")

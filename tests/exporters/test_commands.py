@@ -237,3 +237,11 @@ def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, t
     (told,) = [line for line in done.stderr.splitlines() if "trying_again" in line and "attempt=2" in line]
     assert "503" in told
     assert "s3cr3t" not in done.stderr
+
+
+def test_gc_where_no_data_set_is_asks_whether_the_address_is_right(app, file, tmp_path, capsys):
+    assert app(["gc", f"file://{tmp_path / 'nowhere'}"]) == 0
+    assert "Is the address" in capsys.readouterr().out
+    app(["export", "--from", str(file), "--to", f"file://{tmp_path / 'set'}"])
+    assert app(["gc", f"file://{tmp_path / 'set'}"]) == 0
+    assert "Is the address" not in capsys.readouterr().out
