@@ -189,8 +189,9 @@ def test_version_that_is_asked_for_wrongly_is_answered_with_those_that_are_there
         assert app(["pull", to, "--to", str(tmp_path / name), "--version", name, "--no-images"]) == 0
 
 
-def test_an_export_to_a_disk_loads_no_more_than_it_needs(file, tmp_path):
+def test_an_export_to_a_disk_loads_no_more_than_it_needs(file, tmp_path, monkeypatch):
     """What is loaded decides how much memory the smallest export takes, and how long it takes to begin."""
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))  # a Label Studio of ours would be asked
     code = (
         "import sys; from labelloop.cli import main\n"
         f"try: main(['export', '--from', {str(file)!r}, '--to', {str(tmp_path / 'lean')!r}])\n"
