@@ -1,6 +1,5 @@
 """`Processes`: pieces of an export converted on this machine's other cores."""
 
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,14 +10,15 @@ from multiprocessing import get_all_start_methods, get_context
 
 from exporters.conversion import Converted, Order, Piece, convert_piece
 from exporters.errors import WorkerLost
+from labelloop.service.cores import cores
 
 _MOST = 8
 """Processes that are started where nobody says how many; with more, cutting the source is what they wait for."""
 
 
-def cores() -> int:
+def usual_workers() -> int:
     """How many processes are worth their while here."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _MOST)
+    return min(cores(), _MOST)
 
 
 class Processes:

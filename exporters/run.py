@@ -209,9 +209,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def _pool(self, order: Order) -> Pool:
         if self.pool:
             return self.pool(order)
-        from exporters.pool import Processes, cores
+        from exporters.pool import Processes, usual_workers
 
-        return Processes(order, self.workers or cores())
+        return Processes(order, self.workers or usual_workers())
 
     def _digest(self) -> str:
         """Of everything that decides what becomes of a task, beside its text and the numbers of the classes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from threadpoolctl import OpenBLASController, threadpool_limits
+
+from labelloop.service.cores import cores
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -64,7 +65,7 @@ def each(work: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
         Whatever the first item raises that fails.
     """
     waiting = list(items)
-    threads = min(len(waiting), len(os.sched_getaffinity(0)))
+    threads = min(len(waiting), cores())
     if threads < 2:
         return [work(one) for one in waiting]
     with ThreadPoolExecutor(threads, thread_name_prefix="fit") as pool:

@@ -109,7 +109,7 @@ class Settings:
 
     s3_endpoint_url: str = _option("", "Address of an S3-compatible server. Empty: AWS.")
     s3_region: str = _option("us-east-1", "Region of the bucket.")
-    s3_access_key_id: str = _option("", "Access key. Empty: boto3's own chain of credentials.")
+    s3_access_key_id: str = _option("", "Access key. Empty: botocore's own chain of credentials.")
     s3_secret_access_key: SecretStr = _option(SecretStr(""), "Secret of the access key.")
 
     media_cache_bytes: int = _option(2048 * MIB, "Most bytes of images kept on disk.", ge=0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from labelloop.service.cores import cores
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from ml_backend import activation
@@ -53,7 +53,7 @@ class Bases:
         self.registry = Registry(self._store)
         self._cache = activation.cache_of(settings)
         # One core stays free for a fit, which runs on one: pre-labels are renewed meanwhile.
-        self._threads = settings.inference_threads or max((os.cpu_count() or 2) - 1, 1)
+        self._threads = settings.inference_threads or max(cores() - 1, 1)
         self._open: dict[str, Backbone] = {}
         self._lock = threading.Lock()
 
