@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from labelloop.labeling.overlap import box_iou
-from ml_backend.consent import Line, log_odds, marks
+from ml_backend.consent import Line, as_chances, log_odds, marks
 from ml_backend.detections import Detections, Floats, Ints
 from ml_backend.head import Head
 from ml_backend.judge import Truth
@@ -82,11 +82,10 @@ def _fit(
         line, shifts, weights = np.split(at, [2, 2 + count])
         own = np.append(shifts, 0.0)[classes]  # the last is for where classes have no shift of their own
         logits = line[0] * odds + line[1] + own + marked @ weights
-        chance = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
         away = moved @ (line - (1.0, 0.0))
         likely = (np.logaddexp(0, logits) - truth * logits).sum()
         value = likely + PRIOR / 8 * away @ away + ALIKE / 2 * shifts @ shifts + UNMARKED / 2 * weights @ weights
-        error = chance - truth
+        error = as_chances(logits) - truth
         slopes = [
             np.array([error @ odds, error.sum()]) + PRIOR / 4 * away @ moved,
             np.bincount(classes, error, minlength=count)[:count] + ALIKE * shifts,

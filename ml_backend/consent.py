@@ -104,6 +104,11 @@ def log_odds(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(chance / (1 - chance)))
 
 
+def as_chances(odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log-odds as chances: `log_odds` turned round."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -50, 50))), np.float64)
+
+
 def settled(found: Detections, fit: Fit, *, floor: float, lines: Sequence[Line | None]) -> Detections:
     """What is shown of candidates: the best of each object, its box and its score as all say that see the object.
 
@@ -132,7 +137,7 @@ def settled(found: Detections, fit: Fit, *, floor: float, lines: Sequence[Line |
     boxes = _averaged(kept, found, overlap)
     odds = told(odds, marks(fit.boxes(boxes), fit.width, fit.height), [one or Line() for one in lines], kept.classes)
     agreed = np.array([line is not None for line in lines], bool)[kept.classes]
-    scores = np.where(agreed, 1 / (1 + np.exp(-odds)), kept.scores).astype(np.float32)
+    scores = np.where(agreed, as_chances(odds), kept.scores).astype(np.float32)
     shown = replace(kept, boxes=boxes, scores=scores)
     order = np.argsort(-scores, kind="stable")
     return shown[order[scores[order] >= floor]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ml_backend.calibration import calibrated, lines
-from ml_backend.consent import Line, log_odds, marks, told
+from ml_backend.consent import Line, as_chances, log_odds, marks, told
 from ml_backend.detections import Detections, Ints
 from ml_backend.examples import Example
 from ml_backend.fitting import fit_table, leaning
@@ -224,7 +224,7 @@ def _calibrated(answers: Answers, found: Mapping[str, Line]) -> Answers:
 
     def again(one: Detections, size: tuple[int, int]) -> Detections:
         odds = told(log_odds(one.scores), marks(one.boxes, *size), each_line, one.classes)
-        scores = (1 / (1 + np.exp(-odds))).astype(np.float32)
+        scores = as_chances(odds).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         return Detections(one.boxes[order], scores[order], one.classes[order])
 

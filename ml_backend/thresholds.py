@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_backend.calibration import Doubles, are_right, fit_together
-from ml_backend.consent import log_odds
+from ml_backend.consent import as_chances, log_odds
 from ml_backend.detections import Detections
 from ml_backend.judge import Truth
 
@@ -105,10 +105,10 @@ def learned_thresholds(edits: Mapping[str, Edits], *, usual: float = USUAL, draw
         [hit for one in edits.values() for hit in [True] * len(one.kept) + [False] * len(one.deleted)], bool
     )
     line, shifts = fit_together(odds, right, classes, len(edits), around=float(log_odds(np.array(before))))
-    chances = _chance(line.stretch * odds + line.shift + shifts[classes])
+    chances = as_chances(line.stretch * odds + line.shift + shifts[classes])
     objects = sum(one.objects for one in edits.values())
     least = before if drawing else least_chance(chances, objects=objects, usual=usual)
-    scores = _chance((log_odds(np.array(least)) - line.shift - shifts) / line.stretch)
+    scores = as_chances((log_odds(np.array(least)) - line.shift - shifts) / line.stretch)
     return {name: round(score, 4) for name, score in zip(edits, np.clip(scores, LOWEST, HIGHEST).tolist(), strict=True)}
 
 
@@ -127,7 +127,3 @@ def least_chance(chances: Doubles, *, objects: int, usual: float = USUAL) -> flo
     shown = np.arange(1, len(chances) + 1)
     f1 = 2 * (right + usual * BEFORE) / (shown + objects + BEFORE)
     return float(f1.max(initial=2 * usual * BEFORE / (objects + BEFORE)) / 2)
-
-
-def _chance(odds: Doubles) -> Doubles:
-    return np.asarray(1 / (1 + np.exp(-np.clip(odds, -50, 50))), np.float64)
