@@ -17,7 +17,7 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from labelloop.service.studio import Studio
-from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from labelloop.service.web import check_secret, client_left, create_web, json_body, metrics_of
 from ml_backend.admission import Turns
 from ml_backend.detector import Detector
 from ml_backend.learning.door import Door
@@ -47,6 +47,10 @@ JOB = "learn-"
 """Begins the id of a training job; the project's id follows."""
 
 
+DECODE_WAIT_S = 30.0
+"""How long a photo waits until other requests' pixels are out of memory; then the request is answered with 503."""
+
+
 def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
     """The ML backend.
 
@@ -60,7 +64,8 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     serving = Serving.from_settings(settings)
     serving.start()
     if photos is None:
-        photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
+        studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
+        photos = Media(settings, studio, decode_wait_s=DECODE_WAIT_S)
     app = create_web("ml_backend", settings, ready={"model": serving.check}, open_paths=("/health", "/health/"))
     _Endpoints(app, settings, serving, photos).add()
     return app
@@ -142,6 +147,7 @@ class _Endpoints:
                 targets=self._find_targets(given.label_config, detector),
                 options=with_thresholds(options, served.thresholds),
                 waited_s=waited_s,
+                abandoned=client_left(request),
             )
         self._tasks.labels("batch").inc(len(given.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))

@@ -115,6 +115,9 @@ class Settings:
     media_cache_bytes: int = _option(2048 * MIB, "Most bytes of images kept on disk.", ge=0)
     media_max_bytes: int = _option(256 * MIB, "Largest image file that is read, bytes.", gt=0)
     media_max_pixels: int = _option(100_000_000, "Largest image that is decoded, pixels.", gt=0)
+    media_memory_bytes: int = _option(
+        512 * MIB, "Most bytes of pixels that one process decodes at the same time.", ge=64 * MIB
+    )
     media_timeout_s: float = _option(20.0, "Longest wait for one image, seconds.", gt=0)
     media_allow_private_hosts: bool = _option(False, "Read images from private network addresses.")
     media_hosts: tuple[str, ...] = _option(

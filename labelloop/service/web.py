@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hmac
 import re
+import select
+import socket
 import time
 import uuid
 from collections.abc import Callable, Container, Mapping
@@ -15,8 +17,9 @@ import structlog
 from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from labelloop.service.errors import BadRequest, Forbidden, LabelloopError, Unauthorized
+from labelloop.service.errors import BadRequest, Busy, Forbidden, LabelloopError, Unauthorized
 from labelloop.service.logs import redact
+from labelloop.service.memory import Abandoned, MemoryBudget
 from labelloop.service.metrics import CONTENT_TYPE, Metrics
 from labelloop.service.settings import SecretStr, Settings
 
@@ -24,10 +27,30 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUEST_ID = "X-Request-ID"
+SMALL_BODY = 2**20
+"""Bodies up to so many bytes are read at once; larger ones share a budget."""
+
+BODY_COPIES = 3
+"""A body is held as bytes and as decoded strings: the bytes it takes, per byte sent."""
+
+CONTAINER_BYTES, VALUE_BYTES = 72, 32
+"""Bytes that an empty JSON array, and a number inside an array, take once decoded (CPython 3.11, 64 bits)."""
+
+BODY_WAIT_S = 10.0
 SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
 # An id from outside goes into logs and back into a header: nothing but these characters may.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = structlog.get_logger(__name__)
+
+
+class BodyTooLarge(LabelloopError):
+    """The request's body is larger than the service reads."""
+
+    code = "body_too_large"
+    status = 413
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, fix="Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.")
 
 
 def create_web(
@@ -60,6 +83,7 @@ def create_web(
     _add_request_ids(app, name)
     if basic_auth and settings.basic_auth_user:
         _add_basic_auth(app, settings, open_paths)
+    _add_body_budget(app, settings)
     _add_errors(app)
     _add_endpoints(app, name, dict(ready or {}))
     return app
@@ -108,6 +132,9 @@ def json_body(given: Request) -> dict[str, Any]:
     body = given.get_data(cache=True)
     if not body:
         raise BadRequest("The request has no body; a JSON object is expected.")
+    decoded = CONTAINER_BYTES * (body.count(b"[") + body.count(b"{")) + VALUE_BYTES * body.count(b",")
+    if decoded > BODY_COPIES * max(given.max_content_length or 0, SMALL_BODY):
+        raise BodyTooLarge(f"The request's body decodes to more than {decoded:,} bytes.")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -115,6 +142,27 @@ def json_body(given: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest(f"The request's body is a JSON {_json_type(value)}; an object is expected.")
     return value
+
+
+def client_left(given: Request) -> Callable[[], bool]:
+    """A function that says whether the client of this request has closed its connection.
+
+    False wherever that cannot be seen: other servers than gunicorn, TLS ended in this process, a proxy that waits on.
+    """
+    connection: socket.socket | None = given.environ.get("gunicorn.socket")
+
+    def left() -> bool:
+        if connection is None:
+            return False
+        try:
+            readable, _, _ = select.select([connection], [], [], 0)
+            return bool(readable) and connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # closed on our side, or not a plain socket
+            return False
+
+    return left
 
 
 def _json_type(value: Any) -> str:
@@ -146,6 +194,26 @@ def _add_request_ids(app: Flask, name: str) -> None:
         return response
 
 
+def _add_body_budget(app: Flask, settings: Settings) -> None:
+    """Large bodies wait for each other, so that what is read at the same time stays bounded."""
+    budget = MemoryBudget(BODY_COPIES * max(settings.max_body_bytes, SMALL_BODY), wait_s=BODY_WAIT_S)
+
+    @app.before_request
+    def take() -> None:
+        length = request.content_length
+        if length is None:  # chunked: not known before it is read
+            length = settings.max_body_bytes if "chunked" in request.headers.get("Transfer-Encoding", "") else 0
+        if SMALL_BODY < length <= settings.max_body_bytes:
+            g.body_lease = budget.lease(BODY_COPIES * length)
+            g.body_lease.__enter__()
+
+    @app.teardown_request
+    def end(_: BaseException | None) -> None:
+        lease = g.pop("body_lease", None)
+        if lease is not None:
+            lease.__exit__(None, None, None)
+
+
 def _add_basic_auth(app: Flask, settings: Settings, open_paths: Container[str]) -> None:
     user = settings.basic_auth_user.encode()
     password = settings.basic_auth_password.get_secret_value().encode()
@@ -168,9 +236,13 @@ def _add_basic_auth(app: Flask, settings: Settings, open_paths: Container[str]) 
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(LabelloopError)
     def ours(error: LabelloopError) -> Response:
-        if error.status >= 500:
+        if isinstance(error, Busy | Abandoned):  # says all there is to say; a traceback a request would fill the log
+            log.warning("request_not_served", code=error.code, reason=error.message)
+        elif error.status >= 500:
             log.error("request_failed", code=error.code, exc_info=error)
         response = _error_answer(error.status, error.code, str(error))
+        if error.retry_after_s is not None:
+            response.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
             response.headers["WWW-Authenticate"] = 'Basic realm="labelloop", charset="UTF-8"'
         return response
@@ -178,7 +250,7 @@ def _add_errors(app: Flask) -> None:
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(_: RequestEntityTooLarge) -> Response:
         limit = app.config["MAX_CONTENT_LENGTH"]
-        return _error_answer(413, "body_too_large", f"The request's body is larger than {limit} bytes.")
+        return ours(BodyTooLarge(f"The request's body is larger than {limit} bytes."))
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> Response:

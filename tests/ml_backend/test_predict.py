@@ -69,7 +69,7 @@ def test_boxes_are_percent_of_the_original_photo_with_region_scores(predict, alb
 
 def test_one_entry_a_task_in_the_order_of_the_tasks_whatever_is_slow(predict, photo):
     class Slow:
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import Photo
 
             time.sleep(0.03 if task_id % 3 == 0 else 0)
@@ -183,7 +183,7 @@ def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
         held = most = 0
         lock = threading.Lock()
 
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import Photo
 
             with self.lock:
@@ -203,7 +203,7 @@ def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(
     over = threading.Event()
 
     class Hanging:
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import Photo
 
             if task_id > 2:

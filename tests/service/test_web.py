@@ -158,7 +158,7 @@ def test_a_body_over_the_limit_is_refused(tmp_path):
     assert answer.status_code == 413
     assert answer.json["error"] == {
         "code": "body_too_large",
-        "message": "The request's body is larger than 1000 bytes.",
+        "message": "The request's body is larger than 1000 bytes. Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.",
     }
 
 
