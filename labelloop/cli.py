@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -181,16 +182,18 @@ def _shown(default: Any) -> str | None:
 def main(words: Sequence[str] | None = None) -> None:
     """Run one command; errors of ours and of the disk are one line with the fix, and exit status 1."""
     from labelloop.service.errors import LabelloopError
+    from labelloop.service.interrupts import Terminated, terminating
 
     words = sys.argv[1:] if words is None else words
     try:
-        create_cli(words)(words)
+        with terminating():
+            create_cli(words)(words)
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails too
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _print_error("Stopped.", "")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
     except (LabelloopError, OSError) as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise

@@ -7,11 +7,12 @@ import gzip
 import json
 import logging
 import re
+import threading
 
 import pytest
 
 from labelloop.service.db import open_database
-from labelloop.service.errors import LabelloopError, NotFound
+from labelloop.service.errors import Busy, LabelloopError, NotFound
 from labelloop.service.inbox import Inbox
 from labelloop.service.metrics import InboxCollector
 from labelloop.service.settings import SecretStr, Settings
@@ -158,7 +159,8 @@ def test_a_body_over_the_limit_is_refused(tmp_path):
     assert answer.status_code == 413
     assert answer.json["error"] == {
         "code": "body_too_large",
-        "message": "The request's body is larger than 1000 bytes. Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.",
+        "message": "The request's body is larger than 1000 bytes."
+        " Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.",
     }
 
 
@@ -289,3 +291,38 @@ def test_metrics_are_what_prometheus_reads(client):
     assert answer.content_type.startswith("text/plain; version=0.0.4")
     families = {family.name for family in text_string_to_metric_families(answer.text)}
     assert {"labelloop_http_requests", "labelloop_http_request_seconds"} <= families
+
+
+def test_a_busy_service_says_when_to_ask_again(tmp_path):
+    app = make(tmp_path)
+    app.add_url_rule("/busy", view_func=lambda: fail(Busy("8 requests wait.")))
+    answer = app.test_client().get("/busy")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json["error"]["code"] == "busy"
+
+
+@pytest.mark.parametrize("body", [b"[" + b"[]," * 200_000 + b"[]]", b'{"a":[' + b"1," * 400_000 + b"1]}"])
+def test_a_small_body_that_decodes_to_much_is_refused(tmp_path, body):
+    client = make(tmp_path, max_body_bytes=2**20).test_client()
+    answer = client.post("/echo", data=body, content_type="application/json")
+    assert (answer.status_code, answer.json["error"]["code"]) == (413, "body_too_large")
+
+
+def test_large_bodies_wait_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("labelloop.service.web.BODY_WAIT_S", 0.01)
+    app = make(tmp_path, max_body_bytes=3 * 2**20)
+    client, inner = app.test_client(), []
+
+    @app.post("/again")
+    def again():
+        def post():  # in a thread: a request within a request would share its context
+            inner.append(app.test_client().post("/echo", json={"a": "x" * (2 * 2**20)}).status_code)
+
+        thread = threading.Thread(target=post)
+        thread.start()
+        thread.join()
+        return {}
+
+    assert client.post("/again", json={"a": "x" * (2 * 2**20)}).status_code == 200
+    assert inner == [503]
+    assert client.post("/echo", json={"a": "x" * (2 * 2**20)}).status_code == 200

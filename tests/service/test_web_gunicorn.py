@@ -22,7 +22,7 @@ import os, sys, time
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
-from labelloop.service.web import create_web, metrics_of
+from labelloop.service.web import client_left, create_web, metrics_of
 
 def create_app(settings):
     app = create_web("demo", settings)
@@ -42,6 +42,17 @@ def create_app(settings):
     def endless():
         open("endless-began", "w").close()
         time.sleep(600)
+
+    @app.get("/until-left")
+    def until_left():
+        from flask import request
+        left = client_left(request)
+        assert not left()
+        open("until-left-began", "w").close()
+        while not left():
+            time.sleep(0.02)
+        open("left", "w").close()
+        return {}
 
     @app.get("/die")
     def die():
@@ -184,3 +195,13 @@ def test_an_address_that_is_none_is_refused(settings, bind):
 def test_a_factory_that_is_none_is_refused(factory):
     with pytest.raises(SettingsError, match="no app factory"):
         load_factory(factory)
+
+
+def test_a_request_sees_that_its_client_has_gone(service, tmp_path, wait_until):
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port)) as client:
+        client.sendall(b"GET /until-left HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until((tmp_path / "until-left-began").exists)
+        time.sleep(0.1)
+        assert not (tmp_path / "left").exists()
+    wait_until((tmp_path / "left").exists)

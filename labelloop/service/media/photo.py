@@ -109,7 +109,12 @@ def _decode_reduced(image: ImageFile, goal: tuple[int, int]) -> None:
     """Have the decoder give fewer pixels, never fewer than `goal`, where the format can."""
     if image.format == "JPEG2000":
         times = min(image.width // goal[0], image.height // goal[1])
-        image.reduce = min(max(times, 1).bit_length() - 1, _wavelet_levels(image))  # type: ignore[method-assign]
+        levels = range(min(max(times, 1).bit_length() - 1, _wavelet_levels(image)), 0, -1)
+        # Pillow rounds the reduced size, the decoder rounds it up; where they differ Pillow calls the file damaged.
+        fits = (
+            each for each in levels if all(-(-side >> each) == side + (1 << each >> 1) >> each for side in image.size)
+        )
+        image.reduce = next(fits, 0)  # type: ignore[assignment, method-assign]
     else:
         image.draft("RGB", goal)
 
