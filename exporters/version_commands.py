@@ -88,8 +88,8 @@ def dataset_gc(
 ) -> int:
     """Say what of a data set nobody refers to any more and, with --delete, remove it.
 
-    Objects and unfinished files of exports that were killed, objects of versions that are gone, and with --keep the older versions. Nothing is
-    removed that is younger than the grace period, so exports may go on meanwhile.
+    Objects and unfinished files of exports that were killed, objects of versions that are gone, and with --keep the
+    older versions. Nothing is removed that is younger than the grace period, so exports may go on meanwhile.
 
     ```
     labelloop dataset gc s3://bucket/cars --keep 10

@@ -1,4 +1,4 @@
-"""Folders for files on their way: removed at the end, or by the next process where the one that made them was killed."""
+"""Folders for files on their way: removed at the end, or by the next process where their own was killed."""
 
 import fcntl
 import shutil

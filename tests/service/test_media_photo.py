@@ -232,3 +232,19 @@ def test_decoding_takes_no_more_than_it_weighs(kind, tmp_path):
     for line in done.stdout.splitlines():
         peak, weight = map(int, line.split())
         assert peak <= weight + (8 << 20)
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
+def test_png_orientation_is_read_without_decoding(behind, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(scene(), "PNG", exif=exif)
+    if behind:
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        iend = data.index(b"IEND") - 4
+        data = data[:start] + data[end:iend] + data[start:end] + data[iend:]
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).size
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("pixels were decoded"))
+    assert photo_size(data) == upright == (48, 64)

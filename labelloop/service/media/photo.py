@@ -276,11 +276,36 @@ def _too_many(name: str, max_pixels: int, size: str = "") -> MediaTooLarge:
     )
 
 
+def _png_exif(image: ImageFile) -> bytes:
+    """The eXIf chunk of a PNG, which may stand behind the pixels; empty where there is none."""
+    file = image.fp
+    if file is None:
+        return b""
+    place = file.tell()
+    try:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return file.read(length) if length <= _MOST_EXIF else b""
+            file.seek(length + 4, 1)
+    finally:
+        file.seek(place)
+    return b""
+
+
+_MOST_EXIF = 1 << 20
+
+
 def _orientation(image: ImageFile) -> int:
+    from PIL.Image import Image as Pillow
+
     if image.format == "TIFF":  # Pillow turns TIFFs itself, the size too
         return 1
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        if image.format == "PNG" and "exif" not in image.info and (exif := _png_exif(image)):
+            image.info["exif"] = b"Exif\0\0" + exif
+        return int(Pillow.getexif(image).get(_ORIENTATION, 1))  # that of Pillow's PNG decodes all pixels
     except (*_DAMAGED, TypeError):  # the pixels may be sound though the EXIF block is not
         return 1
 
