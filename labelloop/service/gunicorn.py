@@ -46,7 +46,7 @@ def run_gunicorn(
     share_metrics(folder)
     options = {
         "bind": bind,
-        "worker_class": "gthread",
+        "worker_class": "labelloop.service.gthread.ReceivingWorker",
         "workers": workers or settings.web_workers,
         "threads": threads or settings.web_threads,
         "preload_app": False,

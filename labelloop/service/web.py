@@ -7,14 +7,16 @@ import hmac
 import re
 import select
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 import structlog
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from labelloop.service.errors import BadRequest, Busy, Forbidden, LabelloopError, Unauthorized
@@ -27,6 +29,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 REQUEST_ID = "X-Request-ID"
+RECEIVE_S = 5.0
+"""Longest time until a request has arrived, or as much of it as `BUFFER_BYTES`."""
+
+BUFFER_BYTES = 1 << 16
+"""Bytes of a request that arrive before a thread takes it."""
+
 SMALL_BODY = 2**20
 """Bodies up to so many bytes are read at once; larger ones share a budget."""
 
@@ -37,10 +45,23 @@ CONTAINER_BYTES, VALUE_BYTES = 72, 32
 """Bytes that an empty JSON array, and a number inside an array, take once decoded (CPython 3.11, 64 bits)."""
 
 BODY_WAIT_S = 10.0
+BODY_BYTES_A_SECOND = 1_000_000
+"""Slowest rate at which a body may arrive, after the first seconds."""
+
 SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
 # An id from outside goes into logs and back into a header: nothing but these characters may.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = structlog.get_logger(__name__)
+
+
+class BodyTooSlow(LabelloopError):
+    """The request's body did not arrive in time."""
+
+    code = "body_too_slow"
+    status = 408
+
+    def __init__(self) -> None:
+        super().__init__("The request's body did not arrive in time.", fix="Send it again, or less at once.")
 
 
 class BodyTooLarge(LabelloopError):
@@ -129,7 +150,7 @@ def json_body(given: Request) -> dict[str, Any]:
     Raises:
         BadRequest: no body, not JSON (with the place), or not an object.
     """
-    body = given.get_data(cache=True)
+    body = _body(given)
     if not body:
         raise BadRequest("The request has no body; a JSON object is expected.")
     decoded = CONTAINER_BYTES * (body.count(b"[") + body.count(b"{")) + VALUE_BYTES * body.count(b",")
@@ -195,23 +216,52 @@ def _add_request_ids(app: Flask, name: str) -> None:
 
 
 def _add_body_budget(app: Flask, settings: Settings) -> None:
-    """Large bodies wait for each other, so that what is read at the same time stays bounded."""
-    budget = MemoryBudget(BODY_COPIES * max(settings.max_body_bytes, SMALL_BODY), wait_s=BODY_WAIT_S)
-
-    @app.before_request
-    def take() -> None:
-        length = request.content_length
-        if length is None:  # chunked: not known before it is read
-            length = settings.max_body_bytes if "chunked" in request.headers.get("Transfer-Encoding", "") else 0
-        if SMALL_BODY < length <= settings.max_body_bytes:
-            g.body_lease = budget.lease(BODY_COPIES * length)
-            g.body_lease.__enter__()
+    """Large bodies wait for each other (see `_body`), so that what is read at the same time stays bounded."""
+    limit = BODY_COPIES * max(settings.max_body_bytes, SMALL_BODY)
+    app.extensions["labelloop_bodies"] = MemoryBudget(limit, wait_s=BODY_WAIT_S)
 
     @app.teardown_request
     def end(_: BaseException | None) -> None:
         lease = g.pop("body_lease", None)
         if lease is not None:
             lease.__exit__(None, None, None)
+
+
+def _body(given: Request) -> bytes:
+    """The body's bytes. A large one takes its memory from the app's budget first, and has to arrive in time.
+
+    Raises:
+        Busy: Other bodies take the memory.
+        BodyTooSlow: It did not arrive in time.
+    """
+    length, most = given.content_length, given.max_content_length or 0
+    if length is None and "chunked" in given.headers.get("Transfer-Encoding", ""):
+        length = most  # not known before it is read
+    if length is None or length <= BUFFER_BYTES or length > most:
+        return given.get_data(cache=True)
+    if length > SMALL_BODY:
+        g.body_lease = current_app.extensions["labelloop_bodies"].lease(BODY_COPIES * length)
+        g.body_lease.__enter__()
+    connection: socket.socket | None = given.environ.get("gunicorn.socket")
+    if connection is None:
+        return given.get_data(cache=True)
+    late = threading.Event()
+
+    def cut_off() -> None:
+        late.set()
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RD)
+
+    timer = threading.Timer(RECEIVE_S + length / BODY_BYTES_A_SECOND, cut_off)
+    timer.start()
+    try:
+        return given.get_data(cache=True)
+    except HTTPException:
+        if late.is_set():
+            raise BodyTooSlow from None
+        raise
+    finally:
+        timer.cancel()
 
 
 def _add_basic_auth(app: Flask, settings: Settings, open_paths: Container[str]) -> None:

@@ -10,6 +10,7 @@ import re
 import threading
 
 import pytest
+from flask import request
 
 from labelloop.service.db import open_database
 from labelloop.service.errors import Busy, LabelloopError, NotFound
@@ -29,8 +30,6 @@ def fail(error):
 
 
 def make(tmp_path, *, ready=None, **values):
-    from flask import request
-
     app = create_web("demo", Settings(home=tmp_path, **values), ready=ready)
 
     @app.post("/echo")
@@ -315,6 +314,8 @@ def test_large_bodies_wait_for_each_other(tmp_path, monkeypatch):
 
     @app.post("/again")
     def again():
+        json_body(request)
+
         def post():  # in a thread: a request within a request would share its context
             inner.append(app.test_client().post("/echo", json={"a": "x" * (2 * 2**20)}).status_code)
 
