@@ -106,6 +106,7 @@ COMMANDS: Sequence[Command] = (
     Command("qc undo", "qc_webhooks.commands:undo", "Take back what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),
     Command("worker", "labelloop.stack.commands:worker", "Do what events ask for: verdicts, routes, reconciliation."),
+    Command("rotate", "labelloop.stack.rotate:rotate", "Give every project's webhooks a new secret, losing no event."),
     Command("inbox counts", "labelloop.stack.inbox:counts", "Say how many events are in each state."),
     Command("inbox dead", "labelloop.stack.inbox:dead", "List events that were given up, with the reason."),
     Command("inbox replay", "labelloop.stack.inbox:replay", "Try given-up events again."),

@@ -17,7 +17,8 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from labelloop.service.studio import Studio
-from labelloop.service.web import check_secret, client_left, create_web, json_body, metrics_of
+from labelloop.service.web import client_left, create_web, json_body, metrics_of
+from labelloop.service.webhook_secret import WebhookSecrets
 from ml_backend.admission import Turns
 from ml_backend.detector import Detector
 from ml_backend.learning.door import Door
@@ -88,6 +89,7 @@ class _Endpoints:
             photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
         )
         self._smart = SmartTools(photos, settings=settings)
+        self._secrets = WebhookSecrets(settings)
         self._door = Door(settings)
         self._pages = Pages(settings, self._door, serving)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
@@ -159,7 +161,7 @@ class _Endpoints:
         action = str(body.get("action", ""))
         # Label Studio sends START_TRAINING with Basic auth or with nothing: it has no way to send a header of ours.
         if not self._settings.basic_auth_user and action != "START_TRAINING":
-            check_secret(request, self._settings.webhook_secret)
+            self._secrets.check(request)
         self._received.labels(action if action in ACTIONS else "other").inc()
         if action == "START_TRAINING":
             return self._train(body)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from labelloop.service.errors import SettingsError
-from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
@@ -45,6 +45,7 @@ def serve(
 
     Raises:
         ModelError: The model cannot be served; the message says why and what to do.
+        SettingsError: It would listen beyond this machine without Basic auth.
         PortTaken: Something listens there already.
     """
     settings = settings or Settings()
@@ -54,6 +55,12 @@ def serve(
         settings = settings.but(model_layout=layout)
     if not 0 < port < 65536:
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
+    require_key(
+        host,
+        closed=bool(settings.basic_auth_user),
+        service="The ML backend",
+        keys="LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD (and run `labelloop connect PROJECT` again)",
+    )
     setup_logging(settings)
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")

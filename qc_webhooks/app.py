@@ -12,7 +12,8 @@ from labelloop.service.jobs import Jobs
 from labelloop.service.logs import setup_logging
 from labelloop.service.metrics import InboxCollector
 from labelloop.service.settings import Settings
-from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from labelloop.service.web import create_web, json_body, metrics_of
+from labelloop.service.webhook_secret import WebhookSecrets
 from qc_webhooks.dashboard import DashboardPaths, add_dashboard
 from qc_webhooks.errors import WrongSecret
 from qc_webhooks.events import ACTIONS, read_event
@@ -41,9 +42,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         with reading(engine) as connection:
             connection.execute(text("SELECT 1"))
 
-    secret = settings.webhook_secret
+    secrets = WebhookSecrets(settings)
     # Label Studio sends no Basic auth with a webhook: the secret stands in for it, where there is one.
-    open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secret.get_secret_value() else ()))
+    open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secrets.accepted() else ()))
     app = create_web("qc_webhooks", settings, ready={"database": database}, open_paths=open_paths)
     metrics = metrics_of(app)
     metrics.watch(InboxCollector(jobs.inbox))
@@ -54,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     @app.post("/webhook")
     def webhook() -> Response:
         try:
-            check_secret(request, secret)
+            secrets.check(request)
         except Forbidden as error:
             raise WrongSecret(error.message, fix=error.fix) from None
         body = json_body(request)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from labelloop.service.db import open_database, reading
-from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
@@ -64,6 +64,12 @@ def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = No
         threads: Threads of each; by default the setting web_threads.
     """
     settings = Settings()
+    require_key(
+        host,
+        closed=bool(settings.webhook_secret or settings.basic_auth_user),
+        service="Quality control",
+        keys="LABELLOOP_WEBHOOK_SECRET (and run `labelloop connect PROJECT` again)",
+    )
     setup_logging(settings)
     run_gunicorn(
         "qc_webhooks.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads

@@ -15,7 +15,7 @@ class LabelloopError(Exception):
 
     code: ClassVar[str] = "labelloop_error"
     status: ClassVar[int] = 500
-    retry_after_s: ClassVar[int | None] = None
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message)

@@ -70,6 +70,26 @@ def run_gunicorn(
             os.environ.pop(FOLDER, None)
 
 
+def require_key(host: str, *, closed: bool, service: str, keys: str) -> None:
+    """Refuse to listen beyond loopback without a key: whoever reaches the port could use the service.
+
+    Args:
+        host: Address to listen on.
+        closed: Whether callers need a key.
+        service: Its name in the message.
+        keys: The settings that close it.
+
+    Raises:
+        SettingsError: Other machines could reach it, and nothing is asked of them.
+    """
+    if closed or host.strip("[]") in {"localhost", "::1"} or host.startswith("127."):
+        return
+    raise SettingsError(
+        f"{service} would listen on {host} and ask callers for no key.",
+        fix=f"Set {keys}, or listen on 127.0.0.1.",
+    )
+
+
 def load_factory(factory: str) -> Callable[[Settings], Any]:
     """The function that "module:function" or "module:function()" names."""
     module, _, name = factory.removesuffix("()").partition(":")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hmac
+import ipaddress
 import re
 import select
 import socket
@@ -12,21 +12,20 @@ import time
 import uuid
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from labelloop.service.errors import BadRequest, Busy, Forbidden, LabelloopError, Unauthorized
 from labelloop.service.logs import redact
 from labelloop.service.memory import Abandoned, MemoryBudget
 from labelloop.service.metrics import CONTENT_TYPE, Metrics
-from labelloop.service.settings import SecretStr, Settings
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from labelloop.service.settings import Settings
 
 REQUEST_ID = "X-Request-ID"
 RECEIVE_S = 5.0
@@ -48,10 +47,35 @@ BODY_WAIT_S = 10.0
 BODY_BYTES_A_SECOND = 1_000_000
 """Slowest rate at which a body may arrive, after the first seconds."""
 
-SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
 # An id from outside goes into logs and back into a header: nothing but these characters may.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = structlog.get_logger(__name__)
+
+
+class NotJson(LabelloopError):
+    """The request's content type is not JSON."""
+
+    code = "not_json"
+    status = 415
+
+    def __init__(self, mimetype: str) -> None:
+        super().__init__(
+            f"The request's content type is {mimetype or 'missing'}; JSON is expected.",
+            fix="Send the header Content-Type: application/json.",
+        )
+
+
+class ForeignHost(LabelloopError):
+    """The request names a host that is none of ours, as a web page does whose name resolves to this machine."""
+
+    code = "foreign_host"
+    status = 421
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"This service does not answer to the host name {host[:100]!r}.",
+            fix="If it is meant, add it to LABELLOOP_ALLOWED_HOSTS.",
+        )
 
 
 class BodyTooSlow(LabelloopError):
@@ -100,8 +124,11 @@ def create_web(
     """
     app = Flask(name, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    if proxies := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
     app.extensions["labelloop_metrics"] = Metrics(name)
     _add_request_ids(app, name)
+    _add_origin_rules(app, settings)
     if basic_auth and settings.basic_auth_user:
         _add_basic_auth(app, settings, open_paths)
     _add_body_budget(app, settings)
@@ -116,40 +143,16 @@ def metrics_of(app: Flask) -> Metrics:
     return metrics
 
 
-def check_secret(given: Request, secret: SecretStr, header: str = SECRET_HEADER) -> None:
-    """Refuse a request whose `header` is not the secret, in constant time; an empty secret checks nothing.
-
-    Raises:
-        Forbidden: the header is missing or wrong.
-    """
-    wanted = secret.get_secret_value()
-    if wanted and not hmac.compare_digest(given.headers.get(header, "").encode(), wanted.encode()):
-        what = "is wrong" if header in given.headers else "is missing"
-        raise Forbidden(
-            f"The header {header} {what}.", fix="Run `labelloop connect PROJECT` to set it in Label Studio."
-        )
-
-
-def require_secret(secret: SecretStr, header: str = SECRET_HEADER) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a view so that it answers only requests which carry the secret (see `check_secret`)."""
-
-    def decorate(view: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(view)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            check_secret(request, secret, header)
-            return view(*args, **kwargs)
-
-        return guarded
-
-    return decorate
-
-
 def json_body(given: Request) -> dict[str, Any]:
     """The request's JSON object.
 
     Raises:
+        NotJson: the content type is another one.
         BadRequest: no body, not JSON (with the place), or not an object.
     """
+    if not given.is_json and (given.content_length or "Transfer-Encoding" in given.headers):
+        # A page of another site can have a browser send any other type without asking first (CORS-safelisted).
+        raise NotJson(given.mimetype)
     body = _body(given)
     if not body:
         raise BadRequest("The request has no body; a JSON object is expected.")
@@ -213,6 +216,33 @@ def _add_request_ids(app: Flask, name: str) -> None:
         metrics.latency.labels(*labels).observe(took_s)
         log.debug("request", method=request.method, path=request.path, status=response.status_code, seconds=took_s)
         return response
+
+
+def _add_origin_rules(app: Flask, settings: Settings) -> None:
+    """Refuse what a web page elsewhere makes a browser send: by its host name, or by its origin."""
+    ours = {"localhost", *(host.strip().lower() for host in settings.allowed_hosts)}
+    ours |= {urlsplit(url).hostname or "" for url in (settings.ml_url, settings.qc_url)}
+
+    @app.before_request
+    def check() -> None:
+        host = urlsplit(f"//{request.host}").hostname or ""
+        if host not in ours and not _is_address(host):
+            raise ForeignHost(host)
+        if request.method in {"GET", "HEAD", "OPTIONS"}:
+            return
+        origin = request.headers.get("Origin")
+        elsewhere = origin is not None and urlsplit(origin).netloc != request.host
+        if elsewhere or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+            raise Forbidden("The request comes from a web page of another site.", fix="Send it from our own pages.")
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an IP address: no name that somebody else could let resolve to this machine."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _add_body_budget(app: Flask, settings: Settings) -> None:

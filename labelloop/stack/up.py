@@ -25,6 +25,7 @@ from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 from qc_webhooks.projects import ProjectStore
 
 TOKEN, HOOK = "LABELLOOP_LABEL_STUDIO_API_KEY", "LABELLOOP_WEBHOOK_SECRET"
+KEY_USER, KEY = "LABELLOOP_BASIC_AUTH_USER", "LABELLOOP_BASIC_AUTH_PASSWORD"
 DASHBOARD = "LABELLOOP_DASHBOARD_PASSWORD"
 RUN_BYTES = 300_000_000
 
@@ -184,11 +185,14 @@ class _Run:
         last = read_env(home)
         values = last | self._plan.urls
         self._moved = any(last.get(name, url) != url for name, url in self._plan.urls.items())
+        # A home from before the services asked for a key: its connections have to learn it.
+        self._moved |= not fresh and not last.get(KEY)
+        values.setdefault(KEY_USER, "labelloop")
         if fresh or TOKEN not in values:
             values[TOKEN] = ""
         if fresh:
             write_state(home, State())
-        write_env(home, with_secrets(values, (HOOK, DASHBOARD, *(person.secret for person in PEOPLE))))
+        write_env(home, with_secrets(values, (HOOK, DASHBOARD, KEY, *(person.secret for person in PEOPLE))))
 
     def _settings(self) -> Settings:
         """What our programs are started with: `settings.env`, whatever the shell says about the same names."""

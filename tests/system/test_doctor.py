@@ -13,7 +13,7 @@ from labelloop.doctor.context import Context
 from labelloop.doctor.run import diagnose
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.studio import Studio
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from labelloop.stack.accounts import Account, log_in, personal_access_token
 from labelloop.stack.demo import LABEL_CONFIG, prelabel
 from labelloop.stack.photos import packaged_photos
