@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from labelloop.service.disk import keep_private
 from labelloop.service.errors import SettingsError
 from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.logs import setup_logging
@@ -61,6 +62,7 @@ def serve(
         service="The ML backend",
         keys="LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD (and run `labelloop connect PROJECT` again)",
     )
+    keep_private(settings.home)
     setup_logging(settings)
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")

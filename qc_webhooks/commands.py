@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from labelloop.service.db import open_database, reading
+from labelloop.service.disk import keep_private
 from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
@@ -70,6 +71,7 @@ def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = No
         service="Quality control",
         keys="LABELLOOP_WEBHOOK_SECRET (and run `labelloop connect PROJECT` again)",
     )
+    keep_private(settings.home)
     setup_logging(settings)
     run_gunicorn(
         "qc_webhooks.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads

@@ -99,7 +99,7 @@ class Settings:
 
     allowed_hosts: tuple[str, ...] = _option(
         (),
-        "Host names, separated by commas, that the services answer to besides localhost and those of ml_url and qc_url.",
+        "Host names, separated by commas, that the services answer to besides localhost and their own addresses.",
     )
     trusted_proxies: int = _option(
         0, "Reverse proxies before the services whose X-Forwarded-For, -Proto and -Host are believed.", ge=0

@@ -125,9 +125,12 @@ def worker(*, threads: int | None = None) -> None:
     Args:
         threads: Jobs at a time. Default: the setting job_threads.
     """
+    from labelloop.service.disk import keep_private
     from labelloop.stack.worker import run_worker
 
-    run_worker(Settings(), threads=threads)
+    settings = Settings()
+    keep_private(settings.home)
+    run_worker(settings, threads=threads)
 
 
 def _as_called() -> str:

@@ -8,6 +8,7 @@ import msgspec
 
 from labelloop.connect import NotConnected, connect
 from labelloop.service.db import open_database
+from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import PREFIX, Settings
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
@@ -92,7 +93,7 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
 
 def _make_home(home: Path) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        keep_private(home)
         (home / "up.lock").touch()
     except OSError as error:
         raise StackError(
