@@ -1,9 +1,9 @@
 """Files of the home folder are readable by their owner alone."""
 
-import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 from labelloop.service.disk import keep_private
 
@@ -33,7 +33,7 @@ def test_what_it_cannot_close_stops_nothing(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     (home / "link").symlink_to("/etc/hostname")
-    before = mode(home / "link") if os.path.exists("/etc/hostname") else None
+    before = mode(home / "link") if Path("/etc/hostname").exists() else None
     keep_private(home)
     if before is not None:
         assert mode(home / "link") == before
