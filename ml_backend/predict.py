@@ -33,6 +33,9 @@ does not keep an annotator's single task waiting."""
 DEFAULTS = ProjectOptions()
 """A project that asked for nothing."""
 
+NO_TARGET = "No control of the project takes what the model gives: see the notes of /setup."
+"""Why no task of a project is answered; which control and why, `ml_backend.support` says."""
+
 BUDGET_S = 90.0
 """Time for one request: Label Studio drops the whole answer after 100 s."""
 
@@ -91,6 +94,8 @@ class _Entry:
     results: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[tuple[float, float]] = field(default_factory=list)
     late: bool = False
+    looked: int = 0
+    failed: str = ""
 
 
 class Predictor:
@@ -132,8 +137,9 @@ class Predictor:
     ) -> list[Prediction | Unanswered]:
         """One entry a task, in the order of the tasks.
 
-        A photo that cannot be had costs its own task its boxes, and no other; the reason is logged. Tasks that the
-        time did not suffice for are `Unanswered`.
+        A photo that cannot be had costs its own task its boxes, and no other; the reason is logged. Tasks of which no
+        photo could be looked at are `Unanswered`, as are those that the time did not suffice for, and all where no
+        control of the project takes what the model gives: Label Studio stores nothing of them.
 
         Args:
             tasks: As Label Studio sends them.
@@ -145,6 +151,8 @@ class Predictor:
         Raises:
             ModelBroken: The engine failed.
         """
+        if not any(target.labels or target.points for target in targets):
+            return [Unanswered(NEUTRAL, detector.version, NO_TARGET) for _ in tasks]
         aims = aims_of(targets, detector.names.names, options, self._threshold)
         floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
         entries = [_Entry(task_id=_task_id(task)) for task in tasks]
@@ -157,6 +165,7 @@ class Predictor:
             looks = self._look(shots, entries, detector, deadline, floor)
         for look in looks:
             shot, entry = look.shot, entries[look.shot.task]
+            entry.looked += 1
             if self._watch is not None:
                 self._watch.show(shot.task, look.found, (look.width, look.height))
             key = f"{detector.version} {entry.task_id} {shot.item}"
@@ -235,7 +244,7 @@ class Predictor:
         the same memory, and the engine seldom waits.
         """
         if len(shots) == 1:
-            done = self._make(shots[0], entries[shots[0].task].task_id, max_side, make, then)
+            done = self._make(shots[0], entries[shots[0].task], max_side, make, then)
             if done is not None:
                 yield shots[0], done
             return
@@ -246,7 +255,7 @@ class Predictor:
         try:
             while True:
                 while len(waiting) < window and (shot := next(coming, None)) is not None:
-                    future = pool.submit(self._make, shot, entries[shot.task].task_id, max_side, make, then)
+                    future = pool.submit(self._make, shot, entries[shot.task], max_side, make, then)
                     waiting.append((shot, future))
                 if not waiting:
                     return
@@ -267,22 +276,26 @@ class Predictor:
     def _make(
         self,
         shot: Shot,
-        task_id: int | None,
+        entry: _Entry,
         max_side: int | None,
         make: Callable[[Photo], Made],
         then: Callable[[Made], Done],
     ) -> Done | None:
+        task_id = entry.task_id
         if not isinstance(shot.url, str) or not shot.url.strip():
-            self._skip(shot, task_id, "no_address", f"there is no image address but {type(shot.url).__name__}")
+            entry.failed = f"there is no image address but {type(shot.url).__name__}"
+            self._skip(shot, task_id, "no_address", entry.failed)
             return None
         try:
             made = make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side))
         except MediaError as error:
-            self._skip(shot, task_id, error.code, str(error))
+            entry.failed = str(error)
+            self._skip(shot, task_id, error.code, entry.failed)
             return None
         except Exception as error:  # whatever a file can do to a decoder, it may not cost the other tasks theirs
             log.exception("photo_failed", task=task_id)
-            self._skip(shot, task_id, "unexpected", type(error).__name__)
+            entry.failed = type(error).__name__
+            self._skip(shot, task_id, "unexpected", entry.failed)
             return None
         return then(made)
 
@@ -330,6 +343,8 @@ def find_shots(index: int, task: dict[str, Any], aims: Sequence[Aim]) -> list[Sh
 def _close(entry: _Entry, version: str) -> Prediction | Unanswered:
     if entry.late:
         return Unanswered(NEUTRAL, version, "There was no time left for this task; ask for fewer at once.")
+    if not entry.looked:
+        return Unanswered(NEUTRAL, version, f"No image of the task could be read: {entry.failed or 'it has none'}")
     return Prediction(entry.results, round(photo_score(entry.candidates), 4), version)
 
 
