@@ -33,9 +33,6 @@ does not keep an annotator's single task waiting."""
 DEFAULTS = ProjectOptions()
 """A project that asked for nothing."""
 
-NO_TARGET = "No control of the project takes what the model gives: see the notes of /setup."
-"""Why no task of a project is answered; which control and why, `ml_backend.support` says."""
-
 BUDGET_S = 90.0
 """Time for one request: Label Studio drops the whole answer after 100 s."""
 
@@ -134,6 +131,7 @@ class Predictor:
         targets: Sequence[Target],
         options: ProjectOptions = DEFAULTS,
         waited_s: float = 0.0,
+        unserved: Callable[[], str] = lambda: "No control of the project takes what the model gives.",
     ) -> list[Prediction | Unanswered]:
         """One entry a task, in the order of the tasks.
 
@@ -147,12 +145,14 @@ class Predictor:
             targets: Controls of the project that results go to.
             options: What the project asks for.
             waited_s: Seconds of the budget that are spent already.
+            unserved: Says why no control of the project gets anything; asked where none does.
 
         Raises:
             ModelBroken: The engine failed.
         """
         if not any(target.labels or target.points for target in targets):
-            return [Unanswered(NEUTRAL, detector.version, NO_TARGET) for _ in tasks]
+            reason = unserved()
+            return [Unanswered(NEUTRAL, detector.version, reason) for _ in tasks]
         aims = aims_of(targets, detector.names.names, options, self._threshold)
         floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
         entries = [_Entry(task_id=_task_id(task)) for task in tasks]

@@ -14,6 +14,7 @@ from ml_backend.detector import Detector
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Photos, Predictor
 from ml_backend.protocol import Prediction, ProjectOptions, Unanswered
+from ml_backend.support import ModelOutputs, NotServed, controls_of
 
 CHUNK = 25
 """Tasks that are predicted, then imported with one request: what a killed process has to do again at most."""
@@ -125,11 +126,14 @@ def prelabel(
         look: Looks at the tasks in place of this process: see `ml_backend.cluster`.
 
     Raises:
+        NotServed: No control of the project takes what the model gives.
         StudioError: Label Studio cannot be asked.
         ModelBroken: The engine failed.
     """
     config = studio.label_config(project)
     targets = find_targets(config, detector.names.names, gives=detector.gives, points=detector.points)
+    if not any(target.labels or target.points for target in targets):
+        raise NotServed(project, "pre-labelled", controls_of(config, ModelOutputs.of(detector)))
     noting = Noting(photos)
     predictor = Predictor(noting, score_threshold=score_threshold, budget_s=BUDGET_S)
     tasks, old = _tasks(studio, project, detector.version)

@@ -41,4 +41,5 @@ CHECKS: Mapping[str, Check] = {
     "tabs": Check(project.tabs, needs=("project",), project=True),
     "media": Check(project.media, needs=("project",), project=True),
     "labels": Check(model.labels, needs=("project", "model"), project=True),
+    "controls": Check(model.controls, needs=("project", "model"), project=True),
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, warning
 from ml_backend.mapping import mapping_report
+from ml_backend.support import NO_CONTROL, ModelOutputs, controls_of, reasons
 
 MOST_NAMED = 8
 _RENAME = (
@@ -35,6 +36,17 @@ def labels(context: Context) -> Finding:
             f"The model does not know {_some(report.labels_without_class)}: people draw those. ({met})", _RENAME
         )
     return ok(met)
+
+
+def controls(context: Context) -> Finding:
+    """Which controls of the project are not pre-labelled, or not learned from?"""
+    supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()))
+    said = reasons(supported)
+    if not supported:
+        return warning(NO_CONTROL, _NO_TARGET)
+    if said:
+        return warning(" ".join(said), "People label these without help; docs/reference/controls.md lists what is served.")
+    return ok(f"{', '.join(one.control for one in supported)}: pre-labelled and learned from")
 
 
 def _some(names: Iterable[str]) -> str:

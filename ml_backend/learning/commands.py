@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.db import open_database
+from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio, StudioError
 from ml_backend import activation
 from ml_backend.learning.door import State, state_of
 from ml_backend.learning.events import now_hint
+from ml_backend.learning.learner import too_few
 from ml_backend.learning.lessons import STATES, Lessons, NotConnected
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import PHASES, Run, Runs
+from ml_backend.support import ControlSupport, NotServed, controls_of, reasons
 
 PATIENCE_S = 30.0
 """From so long a wait on it is asked whether there is a worker."""
@@ -34,7 +41,8 @@ COLUMNS = ("when", "tasks", "boxes", "AP50", "before", "judged by", "verdict", "
 def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     """Say how learning of a project stands: what it learned from, the last runs and their verdicts, what is served.
 
-    Learning itself is done by `labelloop worker` after every submit.
+    Learning itself is done by `labelloop worker` after every submit. Asked for a fit that cannot come, it says why and
+    ends with the exit status 1.
 
     Args:
         project: The project's number, as in its address: /projects/NUMBER/.
@@ -50,18 +58,64 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     policy = read_learning_policy(settings.home, project)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     last = next(iter(runs.last(project, 1)), None)
+    notes = _notes(project, settings)
     if now:
+        _refuse(project, policy, lessons, notes)
         hint = now_hint(project, source="command")
         inbox.put(hint.topic, str(project), hint.key, hint.payload)
         console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
-        console.print(_unless(policy, lessons.counts(project)), end="")
     else:
         _stand(console, project, settings, policy, lessons)
+        for one in reasons(notes or ()):
+            console.print(f"  {one}", soft_wrap=True)
         console.print(_table(runs.last(project, SHOWN)))
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"More, drawn: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
     if watch:
         _watch(console, lambda: state_of(project, lessons, runs, inbox), lambda: runs.last(project, SHOWN), last)
+
+
+def _notes(project: int, settings: Settings) -> tuple[ControlSupport, ...] | None:
+    """What each control of the project gets and teaches; None where Label Studio cannot be asked for the controls."""
+    if not settings.label_studio_api_key.get_secret_value():
+        return None
+    try:
+        with contextlib.closing(Studio.from_settings(settings)) as studio:
+            config = studio.label_config(project)
+    except (StudioError, MalformedConfig):
+        return None
+    return controls_of(config, activation.served_outputs(settings, project))
+
+
+def _refuse(
+    project: int, policy: LearningPolicy, lessons: Lessons, notes: tuple[ControlSupport, ...] | None
+) -> None:
+    """Raises where a fit that is asked for cannot come.
+
+    Raises:
+        NoFit: The policy says no, or too little is labelled.
+        NotServed: No control can be learned from.
+    """
+    if not policy.learn:
+        raise NoFit(project, "its learn.toml says that it does not learn", fix="Set `learn = true` there.")
+    if notes is not None and not any(one.learns for one in notes):
+        raise NotServed(project, "learned from", notes)
+    labelled = sum(any(photo.labels for photo in photos) for _, _, photos in lessons.taught(project, "teaches"))
+    if labelled < policy.first:
+        raise NoFit(project, too_few(labelled, policy.first), fix=_LABEL)
+
+
+class NoFit(LabelloopError):
+    """A fit was asked for that would not come."""
+
+    code: ClassVar[str] = "nothing_to_learn"
+    status: ClassVar[int] = 409
+
+    def __init__(self, project: int, reason: str, *, fix: str) -> None:
+        super().__init__(f"Project {project} is not fitted: {reason[0].lower()}{reason[1:].rstrip('.')}.", fix=fix)
+
+
+_LABEL = "Label more tasks with boxes. What was submitted seconds ago counts once `labelloop worker` has read it."
 
 
 def _stand(console: Console, project: int, settings: Settings, policy: LearningPolicy, lessons: Lessons) -> None:

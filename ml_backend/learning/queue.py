@@ -103,6 +103,8 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
     if stop():
         return Arranged("", stopped=True)
     work = _Work(kit, project, policy, kit.studio.label_config(project))
+    if not any(target.labels or target.points for target in work.targets):
+        return None  # it would only get empty predictions; connect, /setup and doctor say why
     done = work.learned(stop) if work.served.learned else work.cold(stop)
     log.info("tasks_arranged", project=project, version=done.version, made=done.made, stopped=done.stopped)
     return done
@@ -139,7 +141,7 @@ class _Work:
         self._known = self._vectors_known()
         self._detector = kit.bases.detector(self._version)
         names = self._detector.names.names
-        self._targets = find_targets(config, names, gives=self._detector.gives, points=self._detector.points)
+        self.targets = find_targets(config, names, gives=self._detector.gives, points=self._detector.points)
         self._options = self._asked()
 
     def cold(self, stop: Stop) -> Arranged:
@@ -306,9 +308,9 @@ class _Work:
             self._kit.media, score_threshold=self._kit.settings.score_threshold, budget_s=BUDGET_S, watch=watch
         )
         tasks = [{"id": number, "data": self._tasks[number].data} for number in numbers]
-        entries = predictor.predict(tasks, detector=self._detector, targets=self._targets, options=self._options)
+        entries = predictor.predict(tasks, detector=self._detector, targets=self.targets, options=self._options)
         names = self._detector.names.names
-        shown = sorted({index for target in self._targets for index in target.labels})
+        shown = sorted({index for target in self.targets for index in target.labels})
         seen: dict[int, _Seen] = {}
         for place, (number, entry) in enumerate(zip(numbers, entries, strict=True)):
             if place not in parts or not isinstance(entry, Prediction):
