@@ -73,6 +73,7 @@ CONTROLS: Mapping[str, ControlKind] = {
         ControlKind("HyperTextLabels", reason=_REGION),
         ControlKind("ParagraphLabels", reason=_REGION),
         ControlKind("TimeSeriesLabels", reason=_REGION),
+        ControlKind("OcrLabels", reason="it marks a part of a document, and only images are read"),
         ControlKind("TimelineLabels", reason=_REGION),
         ControlKind("VideoRectangle", reason=_REGION.replace("a text, a sound or a series", "a video")),
     )

@@ -16,6 +16,7 @@ from labelloop.labeling.config import Control, LabelConfig, ObjectTag
 from labelloop.service.errors import LabelloopError
 from ml_backend.controls import CHOICES, IMAGE, PARTNER, kind_of
 from ml_backend.detector import Detector
+from ml_backend.features import unlearnable
 from ml_backend.mapping import Target, find_targets, is_readable, partner_shapes, whole_task
 from ml_backend.shapes import SHAPES
 
@@ -47,7 +48,7 @@ class ControlSupport(msgspec.Struct, frozen=True):
         where = f"{self.control} ({self.tag} on {self.object or 'nothing'})"
         said = {True: "pre-labelled", False: "not pre-labelled", None: "pre-labelled where the model fits"}
         learned = "learned from" if self.learns else "not learned from"
-        joined = "and" if bool(self.prelabels) == self.learns else "but"
+        joined = "and" if self.prelabels in {None, self.learns} else "but"
         return f"{where} is {said[self.prelabels]} {joined} {learned}{f': {self.reason}' if self.reason else ''}."
 
 
@@ -76,16 +77,18 @@ class ModelOutputs:
         names: Its class names, in its order.
         gives: See `ml_backend.layouts.Reader.gives`.
         points: Names of its keypoints.
+        unlearnable: Why nothing can be learned on it; empty where something can.
     """
 
     names: tuple[str, ...]
     gives: AbstractSet[str]
     points: tuple[str, ...] = ()
+    unlearnable: str = ""
 
     @classmethod
     def of(cls, detector: Detector) -> ModelOutputs:
         """Of an opened model."""
-        return cls(detector.names.names, detector.gives, detector.points)
+        return cls(detector.names.names, detector.gives, detector.points, unlearnable(detector))
 
 
 def controls_of(config: LabelConfig, model: ModelOutputs | None = None) -> tuple[ControlSupport, ...]:
@@ -136,6 +139,8 @@ def _support(
         why = "" if filled else _not_filled(control, drawn, model, shown=bool(mine))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
+    elif model is not None and model.unlearnable:
+        learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
     return ControlSupport(control.name, tag, seen, prelabels=filled, learns=learns, reason=why)
 
 
@@ -170,9 +175,8 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
     for draws in (kind_of(tag).draws for tag in drawn):
         needs |= {"classes"} if draws == CHOICES else SHAPES[draws].native | SHAPES[draws].derived
     if not needs & model.gives:
-        gives = "only the class of a whole image" if "classes" in model.gives else _listed(sorted(model.gives))
-        wanted = {"classes": "a classifier"}
-        return f"the model gives {gives}, and it needs {' or '.join(sorted(wanted.get(one, one) for one in needs))}"
+        gives, wanted = _outputs(model.gives, "and"), _outputs(needs, "or")
+        return f"the model gives {gives}, and it needs {wanted}"
     if not control.labels:
         return "its labels come from each task, so no class is known to mean them"
     if not shown:
@@ -181,6 +185,14 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
         f"none of its labels ({_listed([label.stored for label in control.labels])}) is a class of the model "
         f"({_listed(model.names)}); where only the name differs, write predicted_values into the label"
     )
+
+
+_IN_WORDS = {"classes": "the class of a whole image", "turned": "turned boxes"}
+
+
+def _outputs(kinds: AbstractSet[str], joint: str) -> str:
+    """What models give, in words."""
+    return f" {joint} ".join(_IN_WORDS.get(one, one) for one in sorted(kinds))
 
 
 def _is_partner(config: LabelConfig, control: Control) -> bool:

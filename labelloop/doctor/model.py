@@ -45,7 +45,7 @@ def controls(context: Context) -> Finding:
     if not supported:
         return warning(NO_CONTROL, _NO_TARGET)
     if said:
-        return warning(" ".join(said), "People label these without help; docs/reference/controls.md lists what is served.")
+        return warning(" ".join(said), "People label these without help. docs/reference/controls.md has the table.")
     return ok(f"{', '.join(one.control for one in supported)}: pre-labelled and learned from")
 
 

@@ -12,7 +12,7 @@ from ml_backend import activation
 from ml_backend.learning.events import queue_hint, sweep_hint
 from ml_backend.learning.lessons import Lessons
 from ml_backend.learning.policy import read_learning_policy
-from ml_backend.support import controls_of, learnable, reasons
+from ml_backend.support import controls_of, reasons
 
 
 def connect(studio: Studio, project: int, settings: Settings, engine: sa.Engine) -> list[Change]:
@@ -26,13 +26,12 @@ def connect(studio: Studio, project: int, settings: Settings, engine: sa.Engine)
         StudioError: Label Studio cannot be asked.
     """
     policy = read_learning_policy(settings.home, project)
-    config = studio.label_config(project)
-    supported = controls_of(config, activation.served_outputs(settings, project))
+    supported = controls_of(studio.label_config(project), activation.served_outputs(settings, project))
     new = Lessons(engine).connect(project)
     notes = [Change(one, done=False, note=True) for one in reasons(supported)]
     if not policy.learn:
         return [Change(f"Project {project} does not learn: its learn.toml says so", done=False, note=True), *notes]
-    if not learnable(config):
+    if not any(one.learns for one in supported):
         said = f"Project {project} does not learn: no control of it can be learned from"
         return [Change(said, done=False, note=True), *notes]
     if new:
