@@ -127,7 +127,8 @@ class _Endpoints:
         self._door.warm()  # an annotator will wait for the first event, nobody waits here
         detector = self._serving.loaded(given.project)
         supported = controls_of(config, ModelOutputs.of(detector) if detector else None)
-        return _json({"model_version": version, "controls": supported, "notes": reasons(supported)})
+        unserved = [one for one in [self._serving.unserved(given.project)] if one]
+        return _json({"model_version": version, "controls": supported, "notes": [*unserved, *reasons(supported)]})
 
     def predict(self) -> Response:
         """One prediction a task."""

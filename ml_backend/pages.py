@@ -47,9 +47,10 @@ class Pages:
     def _notes(self, project: int) -> list[str]:
         """What is not pre-labelled or not learned from in a project, as far as its label config is known here."""
         config, detector = self._projects.config(project), self._serving.loaded(project)
+        unserved = [one for one in [self._serving.unserved(project)] if one]
         if config is None:
-            return []
-        return reasons(controls_of(config, ModelOutputs.of(detector) if detector else None))
+            return unserved
+        return [*unserved, *reasons(controls_of(config, ModelOutputs.of(detector) if detector else None))]
 
     def _active(self, project: int | None = None) -> str:
         try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import httpx
+
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, warning
 from ml_backend.mapping import mapping_report
@@ -18,8 +20,15 @@ _NO_TARGET = "Give the labeling interface an Image with RectangleLabels (or Labe
 
 
 def model(context: Context) -> Finding:
-    """Can the model file be served?"""
+    """Can the active version be served, and does the ML backend serve it?"""
     detector = context.detector()
+    answered = _answered(context)
+    if answered not in {"", detector.version}:
+        return problem(
+            f"The ML backend answers with {answered}, and {detector.version} is active.",
+            f"{context.settings.ml_url}/ready and its log say why. A model file that was replaced is served after a "
+            "restart; a version of the store is tried again by itself.",
+        )
     return ok(f"{detector.version}: {len(detector.names.names)} classes, layout {detector.layout}")
 
 
@@ -36,6 +45,16 @@ def labels(context: Context) -> Finding:
             f"The model does not know {_some(report.labels_without_class)}: people draw those. ({met})", _RENAME
         )
     return ok(met)
+
+
+def _answered(context: Context) -> str:
+    """The version that the ML backend serves to the project; empty where it does not say."""
+    asked = "" if context.project_id is None else f"&project={context.project_id}"
+    try:
+        answer = context.get(f"{context.settings.ml_url}/versions?stored=no{asked}", auth=True).json()
+        return str(answer["versions"][0])
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError):
+        return ""
 
 
 def controls(context: Context) -> Finding:
