@@ -98,8 +98,9 @@ class Detector:
                 check_boxes([one], self.spec)
         except Misfit as error:
             raise ModelBroken(
-                self.path, f"it was opened as {self.layout}, and {error}", fix="Name its layout: --layout or "
-                "LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input).",
+                self.path,
+                f"it was opened as {self.layout}, and {error}",
+                fix="Name its layout: --layout or LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input).",
             ) from error
 
     def reach(self, floor: float) -> float:
@@ -181,6 +182,9 @@ def _fits(opened: _Opened) -> bool:
     Raises:
         Misfit: What the layout reads cannot be what it says.
     """
+    for name in opened.reader.outputs:
+        if np.issubdtype(opened.seen[name].dtype, np.floating) and np.isnan(opened.seen[name]).any():
+            raise Misfit(f"some values of its output {name} are not numbers (NaN)")
     with np.errstate(all="ignore"):
         found = opened.reader.decode(opened.seen, -np.inf)
     check_scores(found)

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from ml_backend.errors import ModelBroken
 
-
 FRESH_S = 2.0
 """A file that changed so lately is read again in any case: a clock tick may hide a second change."""
 
@@ -51,7 +50,9 @@ def check_file(file: Path, *, fix: str = "") -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError, IndexError) as error:
-        raise ModelDamaged(file, f"{sidecar_of(file).name} beside it cannot be read ({error})", fix=fix or _FIX) from None
+        raise ModelDamaged(
+            file, f"{sidecar_of(file).name} beside it cannot be read ({error})", fix=fix or _FIX
+        ) from None
     if checksum_now(file) != wanted.lower():
         raise ModelDamaged(file, f"its bytes are not those of {sidecar_of(file).name} beside it", fix=fix or _FIX)
 

@@ -99,12 +99,12 @@ def controls_of(config: LabelConfig, model: ModelOutputs | None = None) -> tuple
         model: What is served to it; None: not known here.
     """
     targets = find_targets(config, model.names, gives=model.gives, points=model.points) if model else ()
-    found = []
+    found: list[ControlSupport] = []
     for control in config.controls.values():
         if _is_partner(config, control):
             continue  # its Labels say it
-        for name in control.to_names or ("",):
-            found.append(_support(config, control, config.objects.get(name), model, targets))
+        shown = (config.objects.get(name) for name in control.to_names or ("",))
+        found += [_support(config, control, one, model, targets) for one in shown]
     return tuple(found)
 
 

@@ -106,12 +106,14 @@ def _check_classes(maps: Sequence[npt.NDArray[Any]]) -> None:
     Raises:
         Misfit: They are no scores of classes.
     """
-    rows = np.concatenate([np.moveaxis(as_float32(one), 4, -1).reshape(-1, one.shape[4]) for one in maps if one.ndim == 5])
+    rows = np.concatenate(
+        [np.moveaxis(as_float32(one), 4, -1).reshape(-1, one.shape[4]) for one in maps if one.ndim == 5]
+    )
     classes = rows.shape[1] - 5
     if is_share(rows[:, :5]) != is_share(rows[:, 5:]):
         raise Misfit(
-            f"of the {rows.shape[1]} numbers an anchor the first five went through a sigmoid and the others did not, or "
-            f"the reverse: those are no scores of {classes} classes"
+            f"of the {rows.shape[1]} numbers an anchor the first five went through a sigmoid and the others did not, "
+            f"or the reverse: those are no scores of {classes} classes"
         )
     likely = rows[:, 5:] if is_share(rows) else sigmoid(rows[:, 5:])
     many = float(likely.sum(axis=1).mean())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ml_backend.detections import Detections
+from ml_backend.detections import Detections, Floats
 from ml_backend.preprocess import InputSpec
 
 SHARE = 2.0
@@ -52,7 +52,10 @@ def check_boxes(found: Sequence[Detections], spec: InputSpec) -> bool:
     if upright.mean() < UPRIGHT:
         raise Misfit("most boxes end before they begin: they are no corners x_min, y_min, x_max, y_max")
     if are_shares(boxes):
-        raise Misfit(f"boxes reach to {boxes.max():.3g} at most: shares of the input's sides, not pixels")
+        raise Misfit(
+            f"boxes reach to {boxes.max():.3g} at most: shares of the input's sides, or not applied to their cells "
+            "yet, and no pixels"
+        )
     sides = np.array([spec.width, spec.height], np.float32)
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     over = ((middles >= -0.5 * sides) & (middles <= 1.5 * sides)).all(axis=1)
@@ -61,6 +64,6 @@ def check_boxes(found: Sequence[Detections], spec: InputSpec) -> bool:
     return True
 
 
-def are_shares(boxes: np.ndarray) -> bool:
+def are_shares(boxes: Floats) -> bool:
     """Whether boxes (n, 4) can only be shares of the input's sides."""
     return len(boxes) > 0 and bool(np.abs(boxes).max() <= SHARE)

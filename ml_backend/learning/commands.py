@@ -87,9 +87,7 @@ def _notes(project: int, settings: Settings) -> tuple[ControlSupport, ...] | Non
     return controls_of(config, activation.served_outputs(settings, project))
 
 
-def _refuse(
-    project: int, policy: LearningPolicy, lessons: Lessons, notes: tuple[ControlSupport, ...] | None
-) -> None:
+def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: tuple[ControlSupport, ...] | None) -> None:
     """Raises where a fit that is asked for cannot come.
 
     Raises:

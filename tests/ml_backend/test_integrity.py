@@ -1,4 +1,4 @@
-"""What is named is what is served: damaged files are fetched again, or refused and said, never served by another name."""
+"""What is named is what is served: damaged files are fetched again, or refused and said."""
 
 import shutil
 

@@ -117,6 +117,11 @@ def test_every_template_of_label_studio_has_an_answer_for_each_control():
                 assert one.tag.lower() in CONTROLS, file
 
 
+def test_every_tag_of_the_table_is_in_the_reference():
+    page = (ROOT / "docs" / "reference" / "controls.md").read_text(encoding="utf-8")
+    assert [kind.tag for kind in CONTROLS.values() if f"`{kind.tag}`" not in page] == []
+
+
 class OneProject:
     def __init__(self, xml):
         self._config = LabelConfig.parse(f"<View>{xml}</View>")

@@ -404,7 +404,9 @@ def test_a_project_without_a_learnable_control_is_not_fitted_and_says_why(kit, l
     policy(QUIET)
     for seed in range(3):
         studio.label(seed)
-    studio.fields["label_config"] = '<View><Image name="image" value="$image"/><PolygonLabels name="p" toName="image"/></View>'
+    studio.fields["label_config"] = (
+        '<View><Image name="image" value="$image"/><PolygonLabels name="p" toName="image"/></View>'
+    )
     assert learn(sweep=True) is None
     run = learn(now=True)
     assert run.verdict == "failed"
