@@ -402,6 +402,32 @@ def test_labels_and_classes_that_do_not_know_each_other(context):
         assert said in found.what
 
 
+def test_controls_that_get_or_teach_nothing_are_a_warning_with_the_reason(context):
+    known = context().detector().names.names[0]
+    text = LabelConfig.parse('<View><Text name="t" value="$t"/><Rating name="stars" toName="t"/></View>')
+    cases = [
+        (config_of(known), "ok", "c: pre-labelled and learned from"),
+        (
+            config_of(known, control="PolygonLabels"),
+            "warning",
+            "c (PolygonLabels on Image) is not pre-labelled and not",
+        ),
+        (text, "warning", "stars (Rating on Text) is not pre-labelled and not learned from"),
+        (LabelConfig({}, {}), "warning", "no control"),
+    ]
+    for config, level, said in cases:
+        looked_at = context()
+        looked_at._once("config", lambda config=config: config)
+        found = model.controls(looked_at)
+        assert (found.level, said in found.what) == (level, True), found.what
+
+
+def test_a_backend_that_serves_another_version_is_a_problem(settings, serve):
+    found = model.model(Context(settings(ml_url=serve(ml_app(settings())))))
+    assert found.level == "problem"
+    assert "answers with base-1" in found.what
+
+
 # --- addresses and our services -------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,13 @@ MISFITS = {
         {"labels": np.array([[1, 2, 0]]), "boxes": CORNERS[None] * 60, "scores": np.array([[3.0, 2.0, -4.0]])},
         "scores reach from -4 to 3",
     ),
+    "a map of segments": ({"map": uniform(1, 8, HEIGHT // 16, WIDTH // 16)}, "planes lie in 0..1"),
+    "distances that are no distributions": (
+        {
+            f"{kind}_{stride}": uniform(1, (HEIGHT // stride) * (WIDTH // stride), wide)
+            for stride in STRIDES for kind, wide in (("cls", 3), ("reg", 4))
+        }, "no known layout matches",
+    ),
     "boxes off the photo": (finished(CORNERS * 100_000), "outside the input"),
     "scores of no number": (
         {**finished(CORNERS * 60), "scores": np.array([np.nan, 0.5, 0.4])}, "not numbers",
