@@ -40,7 +40,7 @@ from ml_backend.protocol import (
 from ml_backend.registry import Registry
 from ml_backend.serving import Serving
 from ml_backend.smart import SmartTools
-from ml_backend.support import NO_CONTROL, ModelOutputs, NotServed, controls_of, learnable, reasons
+from ml_backend.support import NO_CONTROL, ModelOutputs, controls_of, reasons, unlearned
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class _Endpoints:
         self._settings = settings
         self._serving = serving
         self._registry = Registry(open_store(settings.store_url, settings))
-        self._projects = Projects(settings.home / "ml_backend" / "projects")
+        self._projects = Projects.of(settings)
         self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
         self._regions = metrics.counter("ml_regions", "Results predicted.")
         self._skipped = metrics.counter("ml_photos_skipped", "Photos that could not be used, by reason.", ("reason",))
@@ -208,9 +208,8 @@ class _Endpoints:
         project = project_of(body)
         if not self._door.learns(project):
             return self._no_training(f"Project {project} does not learn: its learn.toml says so.")
-        config = self._projects.config(project)
-        if config is not None and not learnable(config):
-            return self._no_training(NotServed(project, "learned from", controls_of(config)).message)
+        if reason := unlearned(project, self._projects.config(project)):
+            return self._no_training(reason)
         self._door.tell(body)
         return _json({"status": "ok", "action": "START_TRAINING", "job": f"{JOB}{project}"})
 

@@ -11,7 +11,7 @@ from ml_backend.learning.lessons import NotConnected
 from ml_backend.learning.page import front_page, learning_page, page_headers
 from ml_backend.projects import Projects
 from ml_backend.serving import Serving
-from ml_backend.support import ModelOutputs, controls_of, reasons
+from ml_backend.support import ModelOutputs, controls_of, reasons, unlearned
 
 LONGEST_ID = 9
 """Digits of a project's number: longer ones are no 32-bit numbers, and databases take none."""
@@ -41,7 +41,8 @@ class Pages:
         """
         if len(str(project)) > LONGEST_ID:
             raise NotConnected(project)
-        report = self._door.report(project, self._serving.version(str(project)))
+        version, config = self._serving.version(str(project)), self._projects.config(project)
+        report = self._door.report(project, version, unlearned=unlearned(project, config))
         return _page(learning_page(report, label_studio=self._studio, notes=self._notes(project)))
 
     def _notes(self, project: int) -> list[str]:

@@ -9,12 +9,14 @@ import hashlib
 import re
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import structlog
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedConfig
+from labelloop.service.settings import Settings
 from ml_backend.protocol import ProjectOptions
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,11 @@ class Projects:
     def __init__(self, folder: Path) -> None:
         """Touches nothing: the folder is made when the first option is kept."""
         self._folder = folder
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Where the services of these settings keep them."""
+        return cls(settings.home / "ml_backend" / "projects")
 
     def options(self, project: str | int | None) -> ProjectOptions:
         """What the project asked for; the defaults where it asked for nothing."""

@@ -113,6 +113,13 @@ def learnable(config: LabelConfig) -> bool:
     return any(one.learns for one in controls_of(config))
 
 
+def unlearned(project: int, config: LabelConfig | None) -> str:
+    """Why no version of a project can be learned; empty where one can, or the label config is not known."""
+    if config is None or learnable(config):
+        return ""
+    return NotServed(project, "learned from", controls_of(config)).message
+
+
 def reasons(supported: Sequence[ControlSupport]) -> list[str]:
     """The sentences of controls that are not pre-labelled, or not learned from."""
     return [one.sentence for one in supported if not one.learns or one.prelabels is False]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ from ml_backend.learning.door import State, state_of
 from ml_backend.learning.events import now_hint
 from ml_backend.learning.learner import too_few
 from ml_backend.learning.lessons import STATES, Lessons, NotConnected
+from ml_backend.learning.material import with_boxes
 from ml_backend.learning.policy import LearningPolicy, read_learning_policy
 from ml_backend.learning.runs import PHASES, Run, Runs
 from ml_backend.support import ControlSupport, NotServed, controls_of, reasons
@@ -65,9 +66,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         inbox.put(hint.topic, str(project), hint.key, hint.payload)
         console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
     else:
-        _stand(console, project, settings, policy, lessons)
-        for one in reasons(notes or ()):
-            console.print(f"  {one}", soft_wrap=True)
+        _stand(console, project, settings, policy, lessons, notes or ())
         console.print(_table(runs.last(project, SHOWN)))
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"More, drawn: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
@@ -87,7 +86,7 @@ def _notes(project: int, settings: Settings) -> tuple[ControlSupport, ...] | Non
     return controls_of(config, activation.served_outputs(settings, project))
 
 
-def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: tuple[ControlSupport, ...] | None) -> None:
+def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: Sequence[ControlSupport] | None) -> None:
     """Raises where a fit that is asked for cannot come.
 
     Raises:
@@ -98,7 +97,7 @@ def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: tuple
         raise NoFit(project, "its learn.toml says that it does not learn", fix="Set `learn = true` there.")
     if notes is not None and not any(one.learns for one in notes):
         raise NotServed(project, "learned from", notes)
-    labelled = sum(any(photo.labels for photo in photos) for _, _, photos in lessons.taught(project, "teaches"))
+    labelled = with_boxes(lessons.taught(project, "teaches"))
     if labelled < policy.first:
         raise NoFit(project, too_few(labelled, policy.first), fix=_LABEL)
 
@@ -116,20 +115,24 @@ class NoFit(LabelloopError):
 _LABEL = "Label more tasks with boxes. What was submitted seconds ago counts once `labelloop worker` has read it."
 
 
-def _stand(console: Console, project: int, settings: Settings, policy: LearningPolicy, lessons: Lessons) -> None:
+def _stand(
+    console: Console,
+    project: int,
+    settings: Settings,
+    policy: LearningPolicy,
+    lessons: Lessons,
+    notes: Sequence[ControlSupport],
+) -> None:
     counts = lessons.counts(project)
     console.print(f"Project {project} is served {activation.served_version(settings, project=project)}")
     for state, words in STATES.items():
         console.print(f"  {counts.get(state, 0):5} tasks {words}")
-    console.print(_unless(policy, counts), end="")
-
-
-def _unless(policy: LearningPolicy, counts: Mapping[str, int]) -> str:
-    """Why nothing is fitted, as a line; empty where something is."""
-    if not policy.learn:
-        return "  It does not learn: its learn.toml says so.\n"
-    there = counts.get("teaches", 0)
-    return f"  It learns from {policy.first} labelled tasks on; {there} are there.\n" if there < policy.first else ""
+    try:
+        _refuse(project, policy, lessons, notes or None)
+    except (NoFit, NotServed) as error:
+        console.print(f"  {error.message}", soft_wrap=True)
+    for one in reasons(notes):
+        console.print(f"  {one}", soft_wrap=True)
 
 
 def _table(runs: Sequence[Run]) -> Table | str:

@@ -66,7 +66,12 @@ class Material:
     @property
     def labelled(self) -> int:
         """Tasks with a box."""
-        return sum(any(photo.labels for photo in photos) for _, _, photos in self.lessons)
+        return with_boxes(self.lessons)
+
+
+def with_boxes(lessons: Taught) -> int:
+    """How many tasks have a box: those count for the first fit."""
+    return sum(any(photo.labels for photo in photos) for _, _, photos in lessons)
 
 
 def sample(lessons: Sequence[tuple[int, Lesson]]) -> list[tuple[int, Lesson]]:

@@ -152,7 +152,9 @@ def test_setup_predict_pages_and_training_say_the_same_reason(client, tmp_path):
     assert training["status"] == "ignored"
     assert note in training["reason"]
     Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
-    assert note in client.get("/projects/5/learning").text
+    page = client.get("/projects/5/learning").text
+    assert note in page
+    assert "The first fit comes" not in page
     assert note in client.get("/").text
 
 
