@@ -66,7 +66,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         inbox.put(hint.topic, str(project), hint.key, hint.payload)
         console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
     else:
-        _stand(console, project, settings, policy, lessons, notes or ())
+        _stand(console, project, settings, policy, lessons, notes=notes or ())
         console.print(_table(runs.last(project, SHOWN)))
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"More, drawn: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
@@ -121,6 +121,7 @@ def _stand(
     settings: Settings,
     policy: LearningPolicy,
     lessons: Lessons,
+    *,
     notes: Sequence[ControlSupport],
 ) -> None:
     counts = lessons.counts(project)
@@ -129,7 +130,10 @@ def _stand(
         console.print(f"  {counts.get(state, 0):5} tasks {words}")
     try:
         _refuse(project, policy, lessons, notes or None)
-    except (NoFit, NotServed) as error:
+    except NotServed as error:  # its message names every control
+        console.print(f"  {error.message}", soft_wrap=True)
+        return
+    except NoFit as error:
         console.print(f"  {error.message}", soft_wrap=True)
     for one in reasons(notes):
         console.print(f"  {one}", soft_wrap=True)
