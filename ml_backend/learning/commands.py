@@ -21,7 +21,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioError
 from ml_backend import activation
 from ml_backend.learning.door import State, state_of
-from ml_backend.learning.events import now_hint
+from ml_backend.learning.events import LEARN, now_hint
 from ml_backend.learning.learner import too_few
 from ml_backend.learning.lessons import STATES, Lessons, NotConnected
 from ml_backend.learning.material import with_boxes
@@ -61,7 +61,11 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     last = next(iter(runs.last(project, 1)), None)
     notes = _notes(project, settings)
     if now:
-        _refuse(project, policy, lessons, notes)
+        try:
+            _refuse(project, policy, lessons, notes)
+        except TooFew:
+            if not inbox.open_events(LEARN, str(project)):
+                raise  # else the worker has yet to read what was labelled
         hint = now_hint(project, source="command")
         inbox.put(hint.topic, str(project), hint.key, hint.payload)
         console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
@@ -90,7 +94,8 @@ def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: Seque
     """Raises where a fit that is asked for cannot come.
 
     Raises:
-        NoFit: The policy says no, or too little is labelled.
+        NoFit: The policy says no.
+        TooFew: Too little is labelled, as far as the worker has read.
         NotServed: No control can be learned from.
     """
     if not policy.learn:
@@ -99,7 +104,7 @@ def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: Seque
         raise NotServed(project, "learned from", notes)
     labelled = with_boxes(lessons.taught(project, "teaches"))
     if labelled < policy.first:
-        raise NoFit(project, too_few(labelled, policy.first), fix=_LABEL)
+        raise TooFew(project, too_few(labelled, policy.first), fix=_LABEL)
 
 
 class NoFit(LabelloopError):
@@ -110,6 +115,10 @@ class NoFit(LabelloopError):
 
     def __init__(self, project: int, reason: str, *, fix: str) -> None:
         super().__init__(f"Project {project} is not fitted: {reason[0].lower()}{reason[1:].rstrip('.')}.", fix=fix)
+
+
+class TooFew(NoFit):
+    """Too few tasks have boxes."""
 
 
 _LABEL = "Label more tasks with boxes. What was submitted seconds ago counts once `labelloop worker` has read it."

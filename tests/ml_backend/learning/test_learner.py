@@ -392,6 +392,16 @@ def test_a_fit_that_cannot_come_is_refused_with_its_reason(kit, settings, policy
     assert not kit.inbox.open_events("learn", str(PROJECT))
 
 
+def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(kit, settings, policy, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "Settings", lambda: settings)
+    kit.lessons.connect(PROJECT)
+    policy(QUIET)
+    kit.inbox.put("learn", str(PROJECT), "task:1", {"tasks": [1]})
+    commands.learn(PROJECT, now=True)
+    assert "is asked for" in capsys.readouterr().out
+    assert len(kit.inbox.open_events("learn", str(PROJECT))) == 2
+
+
 def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(kit, learn, studio, policy):
     policy(QUIET)
     run = learn(now=True)
