@@ -17,7 +17,7 @@ from ml_backend.detector import load_detector
 from ml_backend.errors import ModelError, UnknownLayout
 
 SOURCES = Path(__file__).parent / "sources.toml"
-LONGEST = 220
+LONGEST = 260
 
 
 def run() -> str:
@@ -57,7 +57,8 @@ def _opened(file: Path) -> tuple[str, str]:
     try:
         detector = load_detector(file, numbered=True)
     except UnknownLayout as error:
-        return "refused", error.message.partition(" matches")[2].strip(" :.").replace("|", "/")[:LONGEST]
+        said = error.message.partition(" matches")[2].strip(" :.").partition(". Its outputs")[0]
+        return "refused", said.replace("|", "/")[:LONGEST]
     except ModelError as error:
         return "refused", error.message.partition(": ")[2].replace("|", "/")[:LONGEST]
     return detector.layout, f"{detector.why}; {len(detector.names.names)} classes"
