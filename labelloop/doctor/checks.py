@@ -16,6 +16,7 @@ CHECKS: Mapping[str, Check] = {
     "store": Check(storage.store),
     "store-conditions": Check(storage.store_conditions, needs=("store",)),
     "model": Check(model.model),
+    "smart-model": Check(model.smart_model),
     "label-studio": Check(label_studio.label_studio),
     "label-studio-version": Check(label_studio.version, needs=("label-studio",)),
     "token": Check(label_studio.token, needs=("label-studio",)),

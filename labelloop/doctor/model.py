@@ -8,6 +8,8 @@ import httpx
 
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, warning
+from ml_backend.detector import embedded_model
+from ml_backend.integrity import check_file
 from ml_backend.mapping import mapping_report
 from ml_backend.support import NO_CONTROL, ModelOutputs, controls_of, reasons
 
@@ -30,6 +32,21 @@ def model(context: Context) -> Finding:
             "restart; a version of the store is tried again by itself.",
         )
     return ok(f"{detector.version}: {len(detector.names.names)} classes, layout {detector.layout}")
+
+
+def smart_model(context: Context) -> Finding:
+    """Are the files of the smart tools there, and whole?"""
+    settings = context.settings
+    given = [one.expanduser() for one in (settings.smart_encoder, settings.smart_decoder) if one is not None]
+    wanted = given or [embedded_model().with_name("outline.onnx")]
+    for file in wanted:
+        if not file.is_file():
+            return problem(
+                f"The smart tools' file {file} is missing.",
+                "Set LABELLOOP_SMART_ENCODER and LABELLOOP_SMART_DECODER to the two files of one export, or neither.",
+            )
+        check_file(file)
+    return ok(", ".join(file.name for file in wanted))
 
 
 def labels(context: Context) -> Finding:
