@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BadPhoto:
-    """A photo that could not be used. Its task got no prediction from it, and is tried again by the next run."""
+    """A photo that could not be used, or a task without one: tried again by the next run."""
 
     task: int | None
     url: str
@@ -159,6 +159,11 @@ def prelabel(
     for looked in (look or look_here)(chunks()):
         bad += looked.bad
         failed = {one.task for one in looked.bad}
+        bad += [
+            BadPhoto(task["id"], "", entry.error)
+            for task, entry in zip(looked.chunk, looked.entries, strict=True)
+            if isinstance(entry, Unanswered) and task["id"] not in failed
+        ]
         rows = [
             {"task": task["id"], "result": entry.result, "score": entry.score, "model_version": detector.version}
             for task, entry in zip(looked.chunk, looked.entries, strict=True)

@@ -91,6 +91,14 @@ def test_a_project_that_no_model_can_fill_is_refused_with_the_reason(run):
     assert studio.predictions == []
 
 
+def test_a_task_without_an_address_is_named(run, boxes_config):
+    studio = FakeStudio(boxes_config, {1: "good", 2: None})
+    report = run(studio)
+    assert report.made == 1
+    [bad] = report.bad
+    assert (bad.task, "no image address" in bad.reason) == (2, True)
+
+
 def test_a_run_that_was_stopped_is_gone_on_with(run, boxes_config, detector):
     studio = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good"))
     first = run(studio, stop=lambda: studio.requests == 1)
