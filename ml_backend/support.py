@@ -16,7 +16,6 @@ from labelloop.labeling.config import Control, LabelConfig, ObjectTag
 from labelloop.service.errors import LabelloopError
 from ml_backend.controls import CHOICES, IMAGE, PARTNER, kind_of
 from ml_backend.detector import Detector
-from ml_backend.features import unlearnable
 from ml_backend.mapping import Target, find_targets, is_readable, partner_shapes, whole_task
 from ml_backend.shapes import SHAPES
 
@@ -88,6 +87,8 @@ class ModelOutputs:
     @classmethod
     def of(cls, detector: Detector) -> ModelOutputs:
         """Of an opened model."""
+        from ml_backend.features import unlearnable  # it loads onnx, which a start without a model need not wait for
+
         return cls(detector.names.names, detector.gives, detector.points, unlearnable(detector))
 
 
