@@ -22,11 +22,10 @@ from labelloop.service.studio import Studio, StudioError
 from ml_backend import activation
 from ml_backend.learning.door import State, state_of
 from ml_backend.learning.events import LEARN, now_hint
-from ml_backend.learning.learner import too_few
 from ml_backend.learning.lessons import STATES, Lessons, NotConnected
-from ml_backend.learning.material import with_boxes
-from ml_backend.learning.policy import LearningPolicy, read_learning_policy
+from ml_backend.learning.policy import LearningPolicy, read_learning_policy, too_few
 from ml_backend.learning.runs import PHASES, Run, Runs
+from ml_backend.learning.teaching import with_boxes
 from ml_backend.support import ControlSupport, NotServed, controls_of, reasons
 
 PATIENCE_S = 30.0

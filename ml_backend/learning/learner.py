@@ -30,7 +30,7 @@ from ml_backend.learning.lessons import fingerprint
 from ml_backend.learning.looks import photo_key
 from ml_backend.learning.material import Material, Stopwatch, sample
 from ml_backend.learning.opinions import CALM_S
-from ml_backend.learning.policy import LearningPolicy, read_learning_policy
+from ml_backend.learning.policy import LearningPolicy, read_learning_policy, too_few
 from ml_backend.learning.publish import LATEST_TOLD_S, make_room, store_candidate, tell_version
 from ml_backend.learning.runs import Metrics, Run, VerdictName
 from ml_backend.learning.teaching import config_of
@@ -58,12 +58,6 @@ class NothingToLearn(LabelloopError):
     def __init__(self, of: Material, reason: str) -> None:
         super().__init__(reason)
         self.of = of
-
-
-def too_few(labelled: int, first: int) -> str:
-    """Why a project with this many labelled tasks is not learned yet."""
-    tasks = "1 task" if labelled == 1 else f"{labelled} tasks"
-    return f"Nothing to learn from yet: {tasks} with boxes of {first} needed (`first` in learn.toml)."
 
 
 class Learner:

@@ -11,12 +11,11 @@ import sqlalchemy as sa
 from ml_backend.learning.edits import Edits, edits_by_class, together
 from ml_backend.learning.lessons import Lessons, Worked
 from ml_backend.learning.looks import LookStore, Waiting
-from ml_backend.learning.material import with_boxes
 from ml_backend.learning.opinion_store import Opinion, OpinionStore
 from ml_backend.learning.order import HEAD, REST_FROM, STEP
 from ml_backend.learning.policy import LearningPolicy
 from ml_backend.learning.runs import Run, Runs
-from ml_backend.learning.teaching import is_held_out
+from ml_backend.learning.teaching import is_held_out, with_boxes
 
 RUNS = 2000
 """Of the last runs that a report is made from."""
