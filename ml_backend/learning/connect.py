@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.changes import Change
 from labelloop.service.inbox import Inbox
 from labelloop.service.settings import Settings
@@ -26,7 +27,11 @@ def connect(studio: Studio, project: int, settings: Settings, engine: sa.Engine)
         StudioError: Label Studio cannot be asked.
     """
     policy = read_learning_policy(settings.home, project)
-    supported = controls_of(studio.label_config(project), activation.served_outputs(settings, project))
+    try:
+        supported = controls_of(studio.label_config(project), activation.served_outputs(settings, project))
+    except MalformedConfig as error:
+        said = f"Project {project} does not learn: its label config cannot be read ({error.reason})"
+        return [Change(said, done=False, note=True)]
     new = Lessons(engine).connect(project)
     notes = [Change(one, done=False, note=True) for one in reasons(supported)]
     if not policy.learn:

@@ -6,6 +6,8 @@ import pytest
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.service.changes import Change
+from labelloop.service.db import open_database
+from labelloop.service.settings import Settings
 from ml_backend.controls import CONTROLS
 from ml_backend.learning.connect import connect
 from ml_backend.learning.lessons import Lessons
@@ -130,6 +132,18 @@ class OneProject:
         return self._config
 
 
+class Unreadable:
+    def label_config(self, project):
+        return LabelConfig.parse("<View")
+
+
+def test_connect_says_that_a_label_config_cannot_be_read(tmp_path):
+    settings = Settings(home=tmp_path)
+    [change] = connect(Unreadable(), 7, settings, open_database(settings))
+    assert change.note
+    assert "cannot be read" in change.what
+
+
 PROMISES = {
     "boxes": (CASES["boxes"][0].replace('value="cat"', 'value="car"'), "learns c from 2 labelled tasks on", True),
     "text": (CASES["text"][0], "does not learn: no control", False),
@@ -140,9 +154,6 @@ PROMISES = {
 
 @pytest.mark.parametrize(("xml", "said", "learns"), PROMISES.values(), ids=PROMISES)
 def test_connect_promises_learning_only_where_it_comes(xml, said, learns, tmp_path):
-    from labelloop.service.db import open_database
-    from labelloop.service.settings import Settings
-
     settings = Settings(home=tmp_path)
     engine = open_database(settings)
     first, *notes = connect(OneProject(xml), 7, settings, engine)
