@@ -103,7 +103,7 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
     if stop():
         return Arranged("", stopped=True)
     work = _Work(kit, project, policy, kit.studio.label_config(project))
-    if not any(target.labels or target.points for target in work.targets):
+    if not work.fills:
         return None  # it would only get empty predictions; connect, /setup and doctor say why
     done = work.learned(stop) if work.served.learned else work.cold(stop)
     log.info("tasks_arranged", project=project, version=done.version, made=done.made, stopped=done.stopped)
@@ -141,8 +141,13 @@ class _Work:
         self._known = self._vectors_known()
         self._detector = kit.bases.detector(self._version)
         names = self._detector.names.names
-        self.targets = find_targets(config, names, gives=self._detector.gives, points=self._detector.points)
+        self._targets = find_targets(config, names, gives=self._detector.gives, points=self._detector.points)
         self._options = self._asked()
+
+    @property
+    def fills(self) -> bool:
+        """Whether some control takes what the model gives."""
+        return any(target.labels or target.points for target in self._targets)
 
     def cold(self, stop: Stop) -> Arranged:
         """Nothing was learned yet: a spread over the photos, whatever the model sees on them.
@@ -308,9 +313,9 @@ class _Work:
             self._kit.media, score_threshold=self._kit.settings.score_threshold, budget_s=BUDGET_S, watch=watch
         )
         tasks = [{"id": number, "data": self._tasks[number].data} for number in numbers]
-        entries = predictor.predict(tasks, detector=self._detector, targets=self.targets, options=self._options)
+        entries = predictor.predict(tasks, detector=self._detector, targets=self._targets, options=self._options)
         names = self._detector.names.names
-        shown = sorted({index for target in self.targets for index in target.labels})
+        shown = sorted({index for target in self._targets for index in target.labels})
         seen: dict[int, _Seen] = {}
         for place, (number, entry) in enumerate(zip(numbers, entries, strict=True)):
             if place not in parts or not isinstance(entry, Prediction):
