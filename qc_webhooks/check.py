@@ -183,7 +183,9 @@ class Checker:
             held=tuple(mark_of(each) for each in overlays_of(found)),
             broken=broken,
             reasons=review_reasons(found, answers, verdict, policy, broken=broken, config=config),
-            outlook=self._outlook(project, answers, policy) if verdict.outcome != "waiting" else None,
+            outlook=self._outlook(project, answers, policy)
+            if verdict.outcome not in {"waiting", "not_judged"}
+            else None,
             wish=Wish() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
             desk=policy.review_project and self.desk.store.review_of(project) is not None,
             copy=copy,

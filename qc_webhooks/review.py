@@ -45,6 +45,12 @@ def review_reasons(
     return tuple(reasons)
 
 
+def is_for_review(verdict: Verdict, policy: Policy, reasons: Sequence[str]) -> bool:
+    """Whether a reviewer is to look once no further annotator is asked, ``reasons`` being those of `review_reasons`."""
+    unjudged = verdict.outcome == "not_judged" and policy.review_not_judged
+    return verdict.outcome == "disputed" or unjudged or bool(reasons)
+
+
 def pre_label(task: Task) -> Prediction | None:
     """The newest prediction that is a model's, not an overlay of ours."""
     models = [each for each in task.predictions if each.id is not None and not is_overlay(each)]

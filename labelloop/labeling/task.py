@@ -227,6 +227,8 @@ def read_annotation_json(source: Mapping[str, Any]) -> Annotation:
     """An annotation from its decoded JSON object, as tasks, webhooks and the API carry it."""
     malformed: list[Malformed] = []
     get = source.get
+    if get("result") is None:
+        malformed.append(Malformed("result", "is missing" if "result" not in source else _not_an("array", None), None))
     unique_id = get("unique_id")
     return Annotation(
         id=_integer(get("id")),

@@ -1,10 +1,11 @@
 """The policy of a project: when annotators agree, who is asked, what is reviewed, what quality control may change."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from qc_webhooks.agreement import Comparison, Tolerance
+from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.rules import EFFECTS, RULES, Rule
 
@@ -74,6 +75,8 @@ class Policy:
             annotator by, 0 to 0.5; 0: none are served for that.
         ground_truth_first: So many tasks with a ground truth come first of all to an annotator who is new, where
             ``ground_truth_share`` is above 0.
+        review_not_judged: Whether a task that cannot be judged, because an annotation cannot be read whole or a control
+            cannot be compared, goes to a reviewer.
         review_project: Whether what waits for a reviewer is copied into a review project of its own, where a label
             stream serves it with the proposed consensus filled in.
         least_model_score: An agreed task whose pre-label has a lower score is reviewed; 0: none is.
@@ -97,6 +100,7 @@ class Policy:
     review_share: float = 0.0
     ground_truth_share: float = 0.0
     ground_truth_first: int = 0
+    review_not_judged: bool = True
     review_project: bool = False
     least_model_score: float = 0.0
     least_model_agreement: float = 0.0
@@ -123,8 +127,26 @@ class Policy:
         """What two annotators must reach on single controls."""
         return {name: each.agreement for name, each in self.controls.items() if each.agreement is not None}
 
+    def weighs(self, control: str) -> bool:
+        """Whether what is answered to a control decides whether two agree."""
+        own = self.controls.get(control)
+        return own is None or own.weight > 0 or own.agreement is not None
+
     def agrees(self, pair: Comparison) -> bool:
-        """Whether two annotators agree on a task."""
+        """Whether two annotators agree on a task, whatever is answered to controls that are not weighed."""
+        return not any(self.weighs(name) for name in pair.unjudged) and self._agree(pair)
+
+    def may_agree(self, pair: Comparison) -> bool:
+        """Whether two annotators agree on a task if they answered alike what cannot be compared."""
+        if "" in pair.unjudged:
+            return True
+        own = self.weights
+        alike = sum(own.get(name, 1.0) for name in pair.unjudged if self.weighs(name))
+        known = sum(own.get(control_name(name), 1.0) for name in pair.controls)
+        total = alike + known
+        return self._agree(replace(pair, overall=(pair.overall * known + alike) / total) if total else pair)
+
+    def _agree(self, pair: Comparison) -> bool:
         own = self.thresholds
         # What counts for nothing must not keep two from agreeing either, unless it has a threshold of its own.
         own |= {name: 0.0 for name, each in self.controls.items() if not each.weight and each.agreement is None}
