@@ -26,6 +26,7 @@ CONFIG = LabelConfig.parse(
     '<Number name="weight" toName="image"/><TextArea name="said" toName="image"/>'
     '<DateTime name="day" toName="image"/>'
     '<Choices name="colour" toName="image" perRegion="true"><Choice value="red"/><Choice value="blue"/></Choices>'
+    '<TextArea name="about" toName="sound" perRegion="true"/>'
     "</View>"
 )
 SIZE = {"original_width": 640, "original_height": 480}
@@ -288,7 +289,7 @@ def test_a_stretch_without_a_label_is_compared_by_its_answer():
 def test_answers_about_single_images_are_told_apart():
     def said(*answers):
         return [
-            made("kind", "choices", {"choices": [answer]}, "images", item_index=place)
+            made("mood", "choices", {"choices": [answer]}, "image", item_index=place)
             for place, answer in enumerate(answers)
         ]
 
