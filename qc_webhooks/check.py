@@ -13,7 +13,7 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import evidence
 from labelloop.labeling.task import Task, read_task
 from labelloop.service.studio import Studio
-from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.card import stance_of
 from qc_webhooks.crowd_keeper import CrowdStore
 from qc_webhooks.drawing import draw
@@ -195,7 +195,7 @@ class Checker:
         return answers, situation, config
 
     def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> Outlook:
-        said = evidence([stance_of(each) for each in answers])
+        said = evidence([stance_of(each) for each in whole_answers(answers)])
         return outlook(said, self._crowds.crowd(project), most=policy.max_annotators)
 
     def _with_proposal(

@@ -83,7 +83,8 @@ class Replay:
         seconds: list[list[float]] = []
         nan = float("nan")
         for task in tasks:
-            who = [turn.annotator for turn in task.blind]
+            turns = [turn for turn in task.turns if not turn.truth]
+            who = [turn.annotator for turn in turns]
             scores = {frozenset((pair.a, pair.b)): pair for pair in task.pairs}
             first = who[:MOST_ANNOTATORS]
             found = [
@@ -93,7 +94,7 @@ class Replay:
             counts.append(len(who))
             overall.append([nan if pair is None else pair.overall for pair in found])
             lowest.append([nan if pair is None else min(pair.overall, *pair.controls.values(), 1.0) for pair in found])
-            times = [turn.seconds if turn.seconds is not None else nan for turn in task.blind[:MOST_ANNOTATORS]]
+            times = [turn.seconds if turn.seconds is not None else nan for turn in turns[:MOST_ANNOTATORS]]
             seconds.append(times + [nan] * (MOST_ANNOTATORS - len(times)))
         return cls(
             np.array(counts, dtype=np.int16),

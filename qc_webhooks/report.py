@@ -20,7 +20,7 @@ from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task, read_task
-from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.facts import Facts, facts_of
@@ -138,7 +138,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
             continue
         answers = read_answers(task, config=export.config)
         verdict = judge(answers, policy)
-        stances = sorted((stance_of(each) for each in answers), key=lambda each: each.annotator)
+        stances = sorted((stance_of(each) for each in whole_answers(answers)), key=lambda each: each.annotator)
         clusters = cluster_regions([each.regions for each in stances])
         together = consensus(stances, survey.crowd, clusters=clusters)
         facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
@@ -240,6 +240,7 @@ def _task_json(task: Task, verdict: Verdict, named: tuple[Named, ...], scores: M
         "ground_truth": verdict.ground_truth,
         "unread": list(verdict.unread),
         "uncompared": list(verdict.uncompared),
+        "not_judged": list(verdict.not_judged),
     }
 
 
@@ -264,9 +265,11 @@ class _Scores:
         """The scores of one task, noted and as JSON."""
         if verdict.agreement is None:
             return {"controls": {}, "consensus_score": None}
-        who = [each.annotator for each in sorted(answers, key=lambda each: each.annotation)]
+        pairs = verdict.measured
+        those = {who for pair in pairs for who in (pair.a, pair.b)}
+        who = [each.annotator for each in sorted(answers, key=lambda each: each.annotation) if each.annotator in those]
         controls: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
-        for pair in verdict.comparisons:
+        for pair in pairs:
             for control, score in pair.controls.items():
                 controls[control][pair.a, pair.b] = score
         told: dict[str, Any] = {}
@@ -277,7 +280,9 @@ class _Scores:
             told[control] = {"pairwise": pairwise, "consensus": together}
             self.pairwise[control].append(pairwise or 0.0)
             self.consensus[control].append(together)
-        overall = consensus_score(who, {(p.a, p.b): p.overall for p in verdict.comparisons}, policy.agreement)
+        scores = {(pair.a, pair.b): pair.overall for pair in pairs}
+        full = {pair: scores.get(pair, 0.0) for pair in combinations(who, 2)}
+        overall = consensus_score(who, full, policy.agreement)
         self.pairwise[""].append(verdict.agreement)
         self.consensus[""].append(overall)
         return {"controls": told, "consensus_score": overall}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import Prediction, Task
-from qc_webhooks.agreement import Answers, compare, read_prediction
+from qc_webhooks.agreement import Answers, compare, read_prediction, whole_answers
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.overlay import is_overlay
 from qc_webhooks.policy import OPERATORS, OVERALL, Policy
@@ -60,7 +60,7 @@ def pre_label(task: Task) -> Prediction | None:
 def mean_agreements(verdict: Verdict) -> dict[str, float]:
     """Mean agreement over the pairs by control, and over all of them as ``overall``."""
     found: dict[str, list[float]] = {}
-    for pair in verdict.comparisons:
+    for pair in verdict.measured:
         for name, score in pair.controls.items():
             found.setdefault(control_name(name), []).append(score)
     means = {name: sum(scores) / len(scores) for name, scores in found.items()}
@@ -84,8 +84,14 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         reasons.append(f"The model was unsure: score {model.score:.2f}, less than {policy.least_model_score:g}.")
     if policy.least_model_agreement and answers:
         said = read_prediction(model, task, config=config)
-        scores = [compare(said, each, tolerance=policy.tolerance, weights=policy.weights).overall for each in answers]
-        mean = sum(scores) / len(scores)
+        pairs = [
+            policy.weighed(compare(said, each, tolerance=policy.tolerance, weights=policy.weights))
+            for each in whole_answers(answers)
+        ]
+        scores = [pair.overall for pair in pairs if not pair.unjudged]
+        mean = sum(scores) / len(scores) if scores else 1.0
+        if not scores:
+            reasons.append("The model's pre-label cannot be compared with the annotators.")
         if mean < policy.least_model_agreement:
             reasons.append(f"The model and the annotators agree by {100 * mean:.0f} % only.")
     return reasons

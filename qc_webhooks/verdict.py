@@ -45,6 +45,11 @@ class Verdict:
     uncompared: tuple[str, ...] = ()
     not_judged: tuple[str, ...] = ()
 
+    @property
+    def measured(self) -> tuple[Comparison, ...]:
+        """The pairs that ``agreement`` is the mean of."""
+        return _measured(self.comparisons)
+
 
 def without_verdict(answers: Sequence[Answers], *reasons: str) -> Verdict:
     """The verdict on a task that cannot be judged, for these reasons; nothing of it is compared."""
@@ -62,7 +67,9 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
     ordered = sorted(answers, key=lambda answer: answer.annotation)
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
-    comparisons = tuple(compare(a, b, tolerance=tolerance, weights=weights) for a, b in combinations(ordered, 2))
+    comparisons = tuple(
+        policy.weighed(compare(a, b, tolerance=tolerance, weights=weights)) for a, b in combinations(ordered, 2)
+    )
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
     majority = _majority(ordered, comparisons, policy.agrees)
     reasons: tuple[str, ...] = ()
@@ -75,12 +82,19 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
         outcome = "agreed"
     elif _majority(ordered, comparisons, policy.may_agree):
         outcome, reasons = "not_judged", _reasons(ordered, policy)
-    measured = [pair.overall for pair in comparisons if pair.controls or not pair.unjudged]
-    agreement = sum(measured) / len(measured) if measured and outcome != "not_judged" else None
+    measured = _measured(comparisons)
+    known = measured and outcome != "not_judged"
+    agreement = sum(pair.overall for pair in measured) / len(measured) if known else None
     conflicts = _closest_conflicts(ordered, comparisons, tolerance, policy) if outcome == "disputed" else ()
     return Verdict(
         outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread, uncompared, reasons
     )
+
+
+def _measured(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The pairs that were compared whole; where there is none, those of which something was compared."""
+    whole = tuple(pair for pair in comparisons if not pair.unjudged)
+    return whole or tuple(pair for pair in comparisons if pair.controls)
 
 
 def _reasons(answers: Sequence[Answers], policy: Policy) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[st
             a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance
         )
         for name, kind in _used(a, b)
-        if name not in unread
+        if not unread & {name, ""}
     }
     weighed = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
     total = sum(weight for _, weight in weighed)

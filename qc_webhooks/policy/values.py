@@ -132,16 +132,20 @@ class Policy:
         own = self.controls.get(control)
         return own is None or own.weight > 0 or own.agreement is not None
 
+    def weighed(self, pair: Comparison) -> Comparison:
+        """The comparison without the controls that cannot be compared and need not be."""
+        return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.weighs(name)))
+
     def agrees(self, pair: Comparison) -> bool:
-        """Whether two annotators agree on a task, whatever is answered to controls that are not weighed."""
-        return not any(self.weighs(name) for name in pair.unjudged) and self._agree(pair)
+        """Whether two annotators agree on a task; what cannot be compared is no agreement (see ``weighed``)."""
+        return not pair.unjudged and self._agree(pair)
 
     def may_agree(self, pair: Comparison) -> bool:
         """Whether two annotators agree on a task if they answered alike what cannot be compared."""
         if "" in pair.unjudged:
             return True
         own = self.weights
-        alike = sum(own.get(name, 1.0) for name in pair.unjudged if self.weighs(name))
+        alike = sum(own.get(name, 1.0) for name in pair.unjudged)
         known = sum(own.get(control_name(name), 1.0) for name in pair.controls)
         total = alike + known
         return self._agree(replace(pair, overall=(pair.overall * known + alike) / total) if total else pair)
