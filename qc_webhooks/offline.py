@@ -16,6 +16,7 @@ from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable, OutputUnwr
 from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report import Export, Progress, Summary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
+from qc_webhooks.verdict import OUTCOMES
 
 # An export of a few megabytes is read before a bar could be looked at.
 _LONG = 4_000_000
@@ -66,12 +67,13 @@ def consensus(
             raise ConsensusUnwritable(str(error)) from error
     if str(out) != "-":
         print(f"{summary.tasks} tasks, each with one annotation: {out}")
+        print("\n".join(_unmerged(summary)), end="\n" if _unmerged(summary) else "")
         print("\n".join(_trouble(summary)), end="\n" if _trouble(summary) else "")
 
 
 def told(summary: Summary) -> str:
     """The report in a few lines."""
-    counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name}" for name in ("agreed", "disputed", "waiting"))
+    counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
     lines = [f"{summary.tasks} tasks: {counts}"]
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"agreement of pairs   {_number(overall['pairwise'])}")
@@ -92,6 +94,14 @@ def told(summary: Summary) -> str:
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
     return "\n".join(lines + _trouble(summary))
+
+
+def _unmerged(summary: Summary) -> list[str]:
+    """What of a consensus is one annotator's answer, and how much is left out."""
+    controls = ", ".join(f"{name or 'whole annotation'} ({tasks} tasks)" for name, tasks in summary.carried.items())
+    lines = [f"One annotator's answer, as it is: {controls}. See meta.consensus.carried."] if controls else []
+    left = f"{summary.left} regions and results are not in it. See meta.consensus.rejected."
+    return [*lines, left] if summary.left else lines
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:

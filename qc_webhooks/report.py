@@ -5,7 +5,7 @@ each depends on it. Nothing but who answered what is kept in between.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import IO, Any
 
 import msgspec
 
+from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.clusters import cluster_regions
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Consensus, Stance, consensus, consensus_results, provenance
+from labelloop.labeling.consensus import consensus
 from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
 from labelloop.labeling.stream import iter_raw_tasks
@@ -24,6 +25,7 @@ from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.facts import Facts, facts_of
+from qc_webhooks.merging import Merged, merge, whole_annotation
 from qc_webhooks.note import write_note
 from qc_webhooks.people import portraits, splits
 from qc_webhooks.policy import Policy
@@ -95,6 +97,8 @@ class Summary:
         conflicts: Type of conflict -> how many.
         unreadable: Tasks that could not be read, and why.
         unread: How many results of other tasks could not be read.
+        carried: Of a consensus: control -> tasks in which it is one annotator's answer; "" for a whole annotation.
+        left: Of a consensus: regions and results that are not in it.
         statistics: As in the report.
         annotators: As in the report.
         splits: As in the report.
@@ -105,6 +109,8 @@ class Summary:
     conflicts: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     unread: int = 0
+    carried: Counter[str] = field(default_factory=Counter)
+    left: int = 0
     statistics: dict[str, Any] = field(default_factory=dict)
     annotators: list[dict[str, Any]] = field(default_factory=list)
     splits: list[dict[str, Any]] = field(default_factory=list)
@@ -175,7 +181,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
 def write_consensus(export: Export, out: IO[bytes]) -> Summary:
     """Writes each annotated task with the one annotation that its annotators make together, as Label Studio's JSON.
 
-    Where one annotation is marked as the ground truth it is taken as it is.
+    Where one annotation is marked as the ground truth it is taken as it is. What cannot be merged is one annotator's
+    answer (see ``merging``).
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
@@ -191,34 +198,29 @@ def write_consensus(export: Export, out: IO[bytes]) -> Summary:
         if not answers:
             continue
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        out.write(_json(_consensus_json(task, [stance_of(each) for each in answers], survey, export.config)))
+        merged = _merged(task, answers, survey, export.config)
+        out.write(_json(_consensus_json(task, merged, answers)))
+        summary.carried.update(line.get("control", "") for line in merged.carried)
+        summary.left += sum(line.get("results", 1) for line in merged.rejected)
         summary.unread += sum(len(each.unread) for each in answers)
         summary.tasks += 1
     out.write(b"\n]\n")
     return summary
 
 
-def _consensus_json(task: Task, stances: list[Stance], survey: Survey, config: LabelConfig | None) -> dict[str, Any]:
-    truth = next((each for each in task.annotations if each.ground_truth and not each.was_cancelled), None)
-    together: Consensus | None = None
-    if truth is None:
-        together = consensus(stances, survey.crowd)
-        results = consensus_results(together, config=config)
-    else:
-        results = [result.raw for result in truth.results]
+def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> dict[str, Any]:
+    live = [each for each in task.annotations if not each.was_cancelled]
     annotation: dict[str, Any] = {
         # An annotation without a number is none to some readers; a task has one consensus.
         "id": task.id,
-        "result": results,
-        "ground_truth": truth is not None,
+        "result": list(merged.results),
+        "ground_truth": any(each.ground_truth for each in live),
         "was_cancelled": False,
-        "updated_at": max(each.updated_at for each in task.annotations),
-        "created_at": max(each.created_at for each in task.annotations),
+        "updated_at": max(each.updated_at for each in live),
+        "created_at": max(each.created_at for each in live),
     }
-    told: dict[str, Any] = {"annotators": sorted(stance.annotator for stance in stances)}
-    if together is not None:
-        told["rejected"] = [provenance(each) for each in together.rejected]
-        told["choices"] = {name: round(each.probability, 4) for name, each in together.choices.items()}
+    told: dict[str, Any] = {"annotators": sorted(each.annotator for each in answers)}
+    told |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
     return {
         "id": task.id,
         "data": task.data,
@@ -226,6 +228,14 @@ def _consensus_json(task: Task, stances: list[Stance], survey: Survey, config: L
         "annotations": [annotation],
         "predictions": [],
     }
+
+
+def _merged(task: Task, answers: Sequence[Answers], survey: Survey, config: LabelConfig | None) -> Merged:
+    truth = next((each for each in answers if each.ground_truth), None)
+    if truth is not None:
+        (annotation,) = (each for each in latest_annotations(task.annotations) if each.id == truth.annotation)
+        return whole_annotation(annotation, truth.annotator, "the ground truth")
+    return merge(task, answers, lambda: judge(answers, Policy()).measured, crowd=survey.crowd, config=config)
 
 
 def _task_json(task: Task, verdict: Verdict, named: tuple[Named, ...], scores: Mapping[str, Any]) -> dict[str, Any]:

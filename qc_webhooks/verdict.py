@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 from qc_webhooks.agreement.answers import Answers
 from qc_webhooks.agreement.compare import Comparison, compare, find_conflicts
@@ -12,6 +12,7 @@ from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.policy import Policy
 
 Outcome = Literal["agreed", "disputed", "waiting", "not_judged"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
