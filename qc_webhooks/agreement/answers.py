@@ -180,7 +180,7 @@ def _read(
     about: list[Result] = []
     ids = Counter(result.id for result in reading.carried if result.id)
     for result in reading.carried:
-        if config is not None and config.control(result.from_name) is None:
+        if not _is_known(config, result.from_name):
             gaps.gone_result(task, result)
             continue
         kind = CARRIED.get(result.type, "")
@@ -192,6 +192,9 @@ def _read(
             continue
         try:
             found = _CARRIED_READERS[kind](result, config)
+        except _NotComparableError:
+            uncompared.add(result.from_name)
+            continue
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
             gaps.result(task, result, problem)
             continue
@@ -207,6 +210,9 @@ def _read(
             if result.id not in spans:  # a stretch without labels is written by what is answered about it alone
                 spans[result.id] = _read_span(result, config)
                 controls.setdefault((result.from_name, "spans"), []).extend(spans[result.id])
+        except _NotComparableError:
+            uncompared.add(result.from_name)
+            continue
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
             gaps.result(task, result, problem)
             continue
@@ -220,6 +226,15 @@ def _read(
         gone=frozenset(gaps.gone),
         uncompared=tuple(sorted(uncompared)),
     )
+
+
+def _is_known(config: LabelConfig | None, name: str) -> bool:
+    """Whether the label config has what answers under a name: a control, or an object that takes answers (``Chat``)."""
+    return config is None or config.control(name) is not None or name in config.objects
+
+
+class _NotComparableError(Exception):
+    """An answer that can be read and that no metric compares."""
 
 
 def _is_about_one(result: Result, ids: Counter[str]) -> bool:
@@ -255,7 +270,7 @@ class _Gaps:
         source = error.source if isinstance(error.source, Mapping) else {}
         name = source.get("from_name")
         name = name if isinstance(name, str) else ""
-        if name and config is not None and config.control(name) is None:
+        if name and not _is_known(config, name):
             self.gone.add(name)
         else:
             self.controls.add(name)
@@ -329,7 +344,7 @@ def _read_span(result: Result, _config: LabelConfig | None) -> list[Span]:
         start, end = offsets["start"], offsets["end"]
     elif "startOffset" in value:  # a paragraph, or an element of a page
         if start != end:
-            raise ValueError("a span over several paragraphs without offsets into the whole")
+            raise _NotComparableError("a span over several paragraphs without offsets into the whole")
         start, end, place = value["startOffset"], value["endOffset"], str(start)
     return [Span(_moment(start), _moment(end), found, result.id, result.to_name, place)]
 
