@@ -24,15 +24,14 @@ from qc_webhooks.memory import MemoryStore
 from qc_webhooks.overlay import accepted_annotation, mark_of, overlays_of
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.proposal import propose
-from qc_webhooks.review import review_reasons
+from qc_webhooks.review import judge_task
 from qc_webhooks.review_desk import ReviewDesk, ReviewStore
 from qc_webhooks.routing import is_adjudicated, is_copied, needs_review, plan, qc_keys
-from qc_webhooks.rules import violations
 from qc_webhooks.seeding import Wish
 from qc_webhooks.sheets import Copy, Sheet, brought
 from qc_webhooks.situation import Action, Memory, Situation
 from qc_webhooks.truth_keeper import TruthStore
-from qc_webhooks.verdict import Verdict, judge
+from qc_webhooks.verdict import Verdict
 from qc_webhooks.writing import Writer
 
 # A label config changes seldom; asking for it at every task would double our requests.
@@ -166,8 +165,8 @@ class Checker:
         config = self._config(project)
         policy = read_policy(self._home, project)
         answers = read_answers(found, config=config)
-        verdict = judge(answers, policy)
-        broken = violations(answers, policy.rules)
+        judged = judge_task(found, answers, policy, config=config)
+        verdict = judged.verdict
         copy = self.desk.store.copy(project, found.id or 0)
         decision = self.desk.decision(copy)
         submitted = None if decision is None else brought(found, decision.annotator, decision.mark)
@@ -181,8 +180,8 @@ class Checker:
             memory=self._memory.recall(project, found.id or 0, born=found.created_at),
             accepted=accepted_annotation(found) or submitted,
             held=tuple(mark_of(each) for each in overlays_of(found)),
-            broken=broken,
-            reasons=review_reasons(found, answers, verdict, policy, broken=broken, config=config),
+            broken=judged.broken,
+            reasons=judged.reasons,
             outlook=self._outlook(project, answers, policy)
             if verdict.outcome not in {"waiting", "not_judged"}
             else None,

@@ -74,7 +74,7 @@ def consensus(
 def told(summary: Summary) -> str:
     """The report in a few lines."""
     counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
-    lines = [f"{summary.tasks} tasks: {counts}"]
+    lines = [f"{summary.tasks} tasks: {counts}", f"for a reviewer       {summary.reviewed}"]
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"agreement of pairs   {_number(overall['pairwise'])}")
         lines.append(f"share that agrees    {_number(overall['consensus'])}")
@@ -123,7 +123,17 @@ def _trouble(summary: Summary) -> list[str]:
     lines = (
         [f"{len(summary.unreadable)} tasks could not be read: {summary.unreadable[0]}"] if summary.unreadable else []
     )
+    if summary.without_prelabel:
+        lines.append(no_prelabels(summary.without_prelabel))
     return [*lines, f"{summary.unread} results could not be read"] if summary.unread else lines
+
+
+def no_prelabels(tasks: int) -> str:
+    """What is said where an export lacks what the policy looks at."""
+    return (
+        f"{tasks} tasks name their pre-labels by number only: least_model_score and least_model_agreement are left out."
+        " Export a snapshot with full predictions."
+    )
 
 
 def _number(found: Estimate) -> str:

@@ -29,8 +29,8 @@ from qc_webhooks.merging import Merged, merge, whole_annotation
 from qc_webhooks.note import write_note
 from qc_webhooks.people import portraits, splits
 from qc_webhooks.policy import Policy
-from qc_webhooks.review import BLOCKED, review_reasons
-from qc_webhooks.rules import Violation, describe_violations, violations
+from qc_webhooks.review import BLOCKED, is_for_review, judge_task, lacks_predictions
+from qc_webhooks.rules import Violation, describe_violations
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.survey import Survey, mean_estimate
 from qc_webhooks.verdict import Verdict, judge
@@ -97,6 +97,8 @@ class Summary:
         conflicts: Type of conflict -> how many.
         unreadable: Tasks that could not be read, and why.
         unread: How many results of other tasks could not be read.
+        reviewed: Tasks that a reviewer is to look at when no further annotator is asked.
+        without_prelabel: Tasks whose pre-label the policy looks at and the export holds by its number only.
         carried: Of a consensus: control -> tasks in which it is one annotator's answer; "" for a whole annotation.
         left: Of a consensus: regions and results that are not in it.
         statistics: As in the report.
@@ -109,6 +111,8 @@ class Summary:
     conflicts: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     unread: int = 0
+    reviewed: int = 0
+    without_prelabel: int = 0
     carried: Counter[str] = field(default_factory=Counter)
     left: int = 0
     statistics: dict[str, Any] = field(default_factory=dict)
@@ -143,7 +147,10 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
             summary.unreadable.append(str(task))
             continue
         answers = read_answers(task, config=export.config)
-        verdict = judge(answers, policy)
+        judged = judge_task(task, answers, policy, config=export.config)
+        verdict, broken, reasons = judged.verdict, judged.broken, judged.reasons
+        summary.reviewed += is_for_review(verdict, policy, reasons)
+        summary.without_prelabel += lacks_predictions(task, policy)
         stances = sorted((stance_of(each) for each in whole_answers(answers)), key=lambda each: each.annotator)
         clusters = cluster_regions([each.regions for each in stances])
         together = consensus(stances, survey.crowd, clusters=clusters)
@@ -153,8 +160,6 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
         summary.conflicts.update(each.conflict.type for each in named)
         summary.unread += len(verdict.unread)
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        broken = violations(answers, policy.rules)
-        reasons = review_reasons(task, answers, verdict, policy, broken=broken, config=export.config)
         told = _task_json(task, verdict, named, scores.add(verdict, answers, policy))
         more = [*describe_violations(broken), *(each for each in reasons if each != BLOCKED)]
         told |= {
@@ -169,7 +174,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
     summary.annotators = [each.as_json() for each in portraits(facts, survey.crowd, unclear)]
     summary.splits = [asdict(each) for each in unclear]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
-            "unreadable": summary.unreadable, "unread_results": summary.unread, "policy": asdict(policy)}  # fmt: skip
+            "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
+            "without_prelabel": summary.without_prelabel, "policy": asdict(policy)}  # fmt: skip
     parts = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
     for key, value in {**parts, "summary": counts}.items():
         out.write(b"\n],\n" if key == "statistics" else b",\n")

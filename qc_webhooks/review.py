@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import Prediction, Task
@@ -9,11 +10,42 @@ from qc_webhooks.agreement import Answers, compare, read_prediction, whole_answe
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.overlay import is_overlay
 from qc_webhooks.policy import OPERATORS, OVERALL, Policy
-from qc_webhooks.rules import Violation
-from qc_webhooks.verdict import Verdict
+from qc_webhooks.rules import Violation, violations
+from qc_webhooks.verdict import Verdict, judge
 
 # A violation says itself what blocks; this only says that it does.
 BLOCKED = "The guideline blocks it."
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is to be said of a task, from its annotations and the policy alone.
+
+    Attributes:
+        verdict: What was found.
+        broken: What breaks the guideline.
+        reasons: Why a reviewer is to look although nobody disagrees, each in a sentence.
+    """
+
+    verdict: Verdict
+    broken: tuple[Violation, ...]
+    reasons: tuple[str, ...]
+
+
+def judge_task(
+    task: Task, answers: Sequence[Answers], policy: Policy, *, config: LabelConfig | None = None
+) -> Judgement:
+    """Judges a task: the one way for the service, the report on an export and what-if.
+
+    Args:
+        task: The task with its predictions.
+        answers: One entry an annotator.
+        policy: The project's policy.
+        config: The project's label config.
+    """
+    verdict = judge(answers, policy)
+    broken = violations(answers, policy.rules)
+    return Judgement(verdict, broken, review_reasons(task, answers, verdict, policy, broken=broken, config=config))
 
 
 def review_reasons(
@@ -71,6 +103,12 @@ def drawn(task: Task, share: float, purpose: str) -> bool:
     """Whether a task is in a share of all, by its number: the same whenever it is asked."""
     digest = hashlib.sha256(f"{purpose}:{task.project}:{task.id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def lacks_predictions(task: Task, policy: Policy) -> bool:
+    """Whether the policy looks at a pre-label that the export names by its number only."""
+    asked = policy.least_model_score or policy.least_model_agreement
+    return bool(asked and task.prediction_ids and pre_label(task) is None)
 
 
 def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None) -> list[str]:

@@ -202,22 +202,12 @@ def _read(
         if kind == "spans" and result.id:
             spans.setdefault(result.id, []).extend(found)
     for result in about:
-        if result.type not in ANSWERS or (result.id not in spans and not {"start", "end"} <= result.value.keys()):
-            uncompared.add(result.from_name or result.type)
-            continue
         try:
-            said = answer(result.value, result.type)
-            if result.id not in spans:  # a stretch without labels is written by what is answered about it alone
-                spans[result.id] = _read_span(result, config)
-                controls.setdefault((result.from_name, "spans"), []).extend(spans[result.id])
+            _answer_about(result, spans, controls, config)
         except _NotComparableError:
-            uncompared.add(result.from_name)
-            continue
+            uncompared.add(result.from_name or result.type)
         except (KeyError, TypeError, ValueError, MalformedValue) as problem:
             gaps.result(task, result, problem)
-            continue
-        for span in spans[result.id]:
-            span.answers[result.from_name] = (result.type, said)
     return replace(
         who,
         controls=MappingProxyType(controls),
@@ -231,6 +221,23 @@ def _read(
 def _is_known(config: LabelConfig | None, name: str) -> bool:
     """Whether the label config has what answers under a name: a control, or an object that takes answers (``Chat``)."""
     return config is None or config.control(name) is not None or name in config.objects
+
+
+def _answer_about(
+    result: Result,
+    spans: dict[str, list[Span]],
+    controls: dict[tuple[str, str], list[Any]],
+    config: LabelConfig | None,
+) -> None:
+    """Adds an answer to the span that it is about; a stretch without labels is known by its answers alone."""
+    if result.type not in ANSWERS or (result.id not in spans and not {"start", "end"} <= result.value.keys()):
+        raise _NotComparableError
+    said = answer(result.value, result.type)
+    if result.id not in spans:
+        spans[result.id] = _read_span(result, config)
+        controls.setdefault((result.from_name, "spans"), []).extend(spans[result.id])
+    for span in spans[result.id]:
+        span.answers[result.from_name] = (result.type, said)
 
 
 class _NotComparableError(Exception):

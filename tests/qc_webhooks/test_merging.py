@@ -38,6 +38,7 @@ def answer(type_, value, *, to_name="text", **more):
     return {"id": "q", "from_name": "control", "to_name": to_name, "type": type_, "value": value, **more}
 
 
+IMAGES_TAG = '<Image name="image" valueList="$images"/>'
 IMAGE_TAG, TEXT_TAG = '<Image name="image" value="$image"/>', '<Text name="text" value="$text"/>'
 AUDIO_TAG = '<Audio name="audio" value="$audio"/>'
 SAID = '<TextArea name="said" toName="audio" perRegion="true"/>'
@@ -69,10 +70,9 @@ CONTROLS = {
     "choices": (TEXT_TAG + '<Choices name="control" toName="text"><Choice value="a"/><Choice value="b"/></Choices>',
                 [answer("choices", {"choices": ["a"]})]),
     "choices of each image": (
-        '<Image name="image" valueList="$images"/>'
-        + '<Choices name="control" toName="image" perItem="true"><Choice value="a"/><Choice value="b"/></Choices>',
+        IMAGES_TAG + '<Choices name="control" toName="image" perItem="true"><Choice value="a"/></Choices>',
         [answer("choices", {"choices": ["a"]}, to_name="image", item_index=0),
-         answer("choices", {"choices": ["b"]}, to_name="image", item_index=1) | {"id": "q2"}]),
+         answer("choices", {"choices": ["a"]}, to_name="image", item_index=1) | {"id": "q2"}]),
     "taxonomy": (TEXT_TAG + '<Taxonomy name="control" toName="text"><Choice value="a"><Choice value="b"/></Choice>'
                  "</Taxonomy>", [answer("taxonomy", {"taxonomy": [["a", "b"]]})]),
     "rating": (TEXT_TAG + '<Rating name="control" toName="text"/>', [answer("rating", {"rating": 3})]),
@@ -81,9 +81,8 @@ CONTROLS = {
              [answer("datetime", {"datetime": "2026-01-01"})]),
     "text area": (TEXT_TAG + '<TextArea name="control" toName="text"/>',
                   [answer("textarea", {"text": ["one", "two"]})]),
-    "pairwise": ('<Text name="one" value="$one"/><Text name="two" value="$two"/>'
-                 + '<Pairwise name="control" toName="one,two"/>',
-                 [answer("pairwise", {"selected": "left"}, to_name="one,two")]),
+    "pairwise": ((TEXT_TAG + TEXT_TAG.replace("text", "other") + '<Pairwise name="control" toName="text,other"/>'),
+                 [answer("pairwise", {"selected": "left"}, to_name="text,other")]),
     "ranker": ('<List name="list" value="$list"/><Ranker name="control" toName="list"/>',
                [answer("ranker", {"ranker": {"rank": ["a", "b"]}}, to_name="list")]),
     "chat": ('<Chat name="control" value="$chat"/>',
