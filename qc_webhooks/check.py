@@ -163,7 +163,7 @@ class Checker:
 
     def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], Situation, LabelConfig]:
         config = self._config(project)
-        policy = read_policy(self._home, project)
+        policy = read_policy(self._home, project, config=config)
         answers = read_answers(found, config=config)
         judged = judge_task(found, answers, policy, config=config)
         verdict = judged.verdict

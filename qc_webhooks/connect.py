@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from labelloop.labeling.errors import LabelingError
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -30,8 +31,8 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
         HostRefused: Label Studio does not accept our webhook's address. All the rest is done by then: the poller
             carries quality control alone until the address is put right and the project is connected again.
     """
-    policy = read_policy(settings.home, project_id)
     project = studio.project(project_id)
+    policy = read_policy(settings.home, project_id, config=_label_config(project))
     changes = [_ensure_annotators(studio, project, policy, MemoryStore(engine))]
     changes += ensure_tabs(studio, project_id)
     changes.append(_offer_note(project))
@@ -44,6 +45,13 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     if review is not None:
         ensure_webhook(studio, review, settings)
     return changes
+
+
+def _label_config(project: Mapping[str, Any]) -> LabelConfig | None:
+    try:
+        return LabelConfig.parse(str(project.get("label_config") or ""))
+    except MalformedConfig:
+        return None  # an empty or unusual interface: the worker says what is wrong with it
 
 
 def show_note(studio: Studio, project_id: int) -> Change:

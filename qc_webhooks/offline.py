@@ -37,8 +37,8 @@ def report(
         json: Where the report is written ("-": to the standard output).
         policy: A policy.toml; without it the defaults hold.
     """
-    rules = Policy() if policy is None else parse_policy(policy)
     config = read_config(label_config)
+    rules = Policy() if policy is None else parse_policy(policy, config=config)
     with show_progress(source) as progress, _output(json) as out:
         summary = write_report(Export(source, config, progress), rules, out)
     if str(json) != "-":

@@ -78,9 +78,9 @@ def what_if(
             "There is nothing to replay, or two things.", fix="Name a project, or an export with --from."
         )
     if source is not None:
-        before = Policy() if against is None else parse_policy(against)
-        after = parse_policy(policy)
         config = None if label_config is None else read_config(label_config)
+        before = Policy() if against is None else parse_policy(against, config=config)
+        after = parse_policy(policy, config=config)
         with show_progress(source, rounds=1) as progress:
             export = Export(source, config, progress)
             unreadable: list[MalformedTask] = []

@@ -1,12 +1,12 @@
 """The policy of a project: when annotators agree, who is asked, what is reviewed, what quality control may change."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from qc_webhooks.agreement import Comparison, Tolerance
 from qc_webhooks.agreement.compare import control_name
-from qc_webhooks.errors import PolicyError
+from qc_webhooks.errors import PolicyError, PolicyFault
 from qc_webhooks.rules import EFFECTS, RULES, Rule
 
 OVERALL = "overall"
@@ -110,7 +110,8 @@ class Policy:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        check_policy(self, "policy")
+        if faults := [PolicyFault("policy", *fault) for fault in range_faults(self)]:
+            raise PolicyError(faults)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -172,12 +173,12 @@ def describe_policy() -> list[tuple[str, Any, str]]:
     return [(each.name, getattr(defaults, each.name), helps[each.name]) for each in fields(Policy)]
 
 
-def check_policy(policy: Policy, where: str) -> None:
-    """Whether every value is in its range.
+Fault = tuple[str, str]
+"""A setting, and what is wrong with it."""
 
-    Raises:
-        PolicyError: One is not.
-    """
+
+def range_faults(policy: Policy) -> Iterator[Fault]:
+    """Every value that is not in its range."""
     share, above = "must be from 0 to 1", "must be above 0 and at most 1"
     ranges = (
         ("agreement", 0 < policy.agreement <= 1, above),
@@ -195,37 +196,38 @@ def check_policy(policy: Policy, where: str) -> None:
     )  # fmt: skip
     for name, right, reason in ranges:
         if not right:
-            raise PolicyError(where, name, f"{reason}, not {getattr(policy, name)!r}")
+            yield name, f"{reason}, not {getattr(policy, name)!r}"
     for name, each in policy.controls.items():
         if each.agreement is not None and not 0 <= each.agreement <= 1:
-            raise PolicyError(where, f"controls.{name}.agreement", f"{share}, not {each.agreement!r}")
+            yield f"controls.{name}.agreement", f"{share}, not {each.agreement!r}"
         if not 0 <= each.weight < float("inf"):
-            raise PolicyError(where, f"controls.{name}.weight", f"must be 0 or more, not {each.weight!r}")
+            yield f"controls.{name}.weight", f"must be 0 or more, not {each.weight!r}"
     for place, route in enumerate(policy.review, start=1):
-        _check_route(route, where, f"review[{place}]")
+        yield from _route_faults(route, f"review[{place}]")
     for place, rule in enumerate(policy.rules, start=1):
-        _check_rule(rule, where, f"rules[{place}]")
+        yield from _rule_faults(rule, f"rules[{place}]")
 
 
-def _check_route(route: ReviewRoute, where: str, name: str) -> None:
+def _route_faults(route: ReviewRoute, name: str) -> Iterator[Fault]:
     if route.operator not in OPERATORS:
-        raise PolicyError(where, f"{name}.operator", f"must be one of {', '.join(OPERATORS)}, not {route.operator!r}")
+        yield f"{name}.operator", f"must be one of {', '.join(OPERATORS)}, not {route.operator!r}"
     for key in ("threshold", "share"):
         if not 0 <= getattr(route, key) <= 1:
-            raise PolicyError(where, f"{name}.{key}", f"must be from 0 to 1, not {getattr(route, key)!r}")
+            yield f"{name}.{key}", f"must be from 0 to 1, not {getattr(route, key)!r}"
 
 
-def _check_rule(rule: Rule, where: str, name: str) -> None:
+def _rule_faults(rule: Rule, name: str) -> Iterator[Fault]:
     check = RULES.get(rule.rule)
     if check is None:
-        raise PolicyError(where, f"{name}.rule", f"must be one of {', '.join(RULES)}, not {rule.rule!r}")
+        yield f"{name}.rule", f"must be one of {', '.join(RULES)}, not {rule.rule!r}"
+        return
     if rule.effect not in EFFECTS:
-        raise PolicyError(where, f"{name}.effect", f"must be warn or block, not {rule.effect!r}")
+        yield f"{name}.effect", f"must be warn or block, not {rule.effect!r}"
     given = {key for key in ("value", "labels", "others", "control") if getattr(rule, key) not in (None, (), "")}
     for key in check.needs:
         if key not in given:
-            raise PolicyError(where, f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}")
+            yield f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}"
     for key in sorted(given - {*check.needs, *check.takes}):
-        raise PolicyError(where, f"{name}.{key}", f"{rule.rule} knows no such key")
+        yield f"{name}.{key}", f"{rule.rule} knows no such key"
     if rule.value is not None and not 0 <= rule.value < float("inf"):
-        raise PolicyError(where, f"{name}.value", f"must be 0 or more, not {rule.value!r}")
+        yield f"{name}.value", f"must be 0 or more, not {rule.value!r}"
