@@ -264,6 +264,8 @@ def memory_after(situation: Situation, actions: Sequence[Action]) -> Memory:
     for action in actions:
         if action.keys:
             keys = action.keys
+        if action.route == "raise_overlap":
+            asked, at, found = action.overlap, None, action.overlap  # nobody takes it back when the task is settled
         if action.route == "one_more_annotator":
             asked, at = action.overlap, situation.verdict.annotators
             found = situation.overlap if found is None else found

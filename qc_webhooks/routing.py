@@ -32,6 +32,19 @@ def accept(situation: Situation) -> Action | None:
     return Action("accept", "submitted by a reviewer", ground_truth=situation.accepted)
 
 
+def raise_overlap(situation: Situation) -> Action | None:
+    """Serves a task to as many annotators as a verdict needs, where the policy asks for it.
+
+    Once: an overlap that somebody lowers afterwards stays as it is.
+    """
+    policy, verdict, memory = situation.policy, situation.verdict, situation.memory
+    if not policy.raise_overlap or verdict.outcome != "waiting" or situation.overlap >= policy.annotators:
+        return None
+    if memory is not None and memory.asked_overlap is not None:
+        return None
+    return Action("raise_overlap", f"served to {situation.overlap} only", overlap=policy.annotators, is_labeled=False)
+
+
 def one_more_annotator(situation: Situation) -> Action | None:
     """Sends a task to one more annotator, blind, where that pays, up to the policy's maximum.
 
@@ -134,6 +147,7 @@ def copy(situation: Situation) -> Action | None:
 ROUTES: Mapping[str, Route] = {
     "bring_back": bring_back,
     "accept": accept,
+    "raise_overlap": raise_overlap,
     "one_more_annotator": one_more_annotator,
     "seed": seed,
     "withdraw": withdraw,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from labelloop.doctor.finding import Finding, ok, problem, warning
 from qc_webhooks.errors import PolicyError
-from qc_webhooks.policy import read_policy
+from qc_webhooks.overlap_keeper import count_short, describe_short
+from qc_webhooks.policy import policy_files, read_policy
 
 if TYPE_CHECKING:
     from labelloop.doctor.context import Context
@@ -23,5 +24,10 @@ def qc_policy(context: Context) -> Finding:
         return warning(
             "ground_truth_share asks for tasks whose ground truth is known, and the project has none.",
             "docs/how-to/ground-truth.md says how to make some.",
+        )
+    if (tasks := count_short(context.studio, context.project(), policy)) and not policy.raise_overlap:
+        return warning(
+            f"{describe_short(tasks, policy)}.",
+            f"Set raise_overlap = true in {policy_files(context.settings.home, number)[1]}, or raise their overlap.",
         )
     return ok("the policy of quality control can be followed")

@@ -68,6 +68,8 @@ class Policy:
         set_maximum_annotations: Whether ``connect`` raises the project's ``maximum_annotations`` to ``annotators``.
             It multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
             then gives every task with an overlap above 1 the new number.
+        raise_overlap: Whether a task that Label Studio serves to fewer than ``annotators`` is served to as many. A task
+            that was made by a single call of its API has an overlap of 1.
         adjudicate: Whether what waits for a reviewer gets overlays: one prediction a stance and a proposed consensus,
             which the reviewer accepts or corrects. Every user of the project sees them.
         review_share: Of the agreed tasks that no route of ``review`` holds for, how many are reviewed, 0 to 1.
@@ -96,6 +98,7 @@ class Policy:
     max_annotators: int = 3
     least_gain: float = 0.003
     set_maximum_annotations: bool = False
+    raise_overlap: bool = False
     adjudicate: bool = True
     review_share: float = 0.0
     ground_truth_share: float = 0.0
