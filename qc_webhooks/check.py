@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from labelloop.labeling.annotators import with_unread
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import evidence
 from labelloop.labeling.task import Task, read_task
@@ -159,7 +160,7 @@ class Checker:
 
     def _read(self, project: int, task: int) -> Task | None:
         source = self._studio.task_json(project, task)
-        return None if source is None else read_task(source)
+        return None if source is None else with_unread(read_task(source))
 
     def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], Situation, LabelConfig]:
         config = self._config(project)

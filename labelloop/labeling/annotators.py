@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from labelloop.labeling.task import UNNUMBERED, Annotation
+from labelloop.labeling.task import UNNUMBERED, Annotation, Task
 
 
 def numbered(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
@@ -23,6 +23,15 @@ def numbered(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
         taken.add(own.id or 0)
         found.append(own)
     return tuple(found)
+
+
+def with_unread(task: Task) -> Task:
+    """The task with an annotation, of which nothing can be read, for each that is no object: it was submitted too."""
+    lost = [each for each in task.malformed if each.field.startswith("annotations")]
+    if not lost:
+        return task
+    unread = tuple(Annotation(malformed=(each,)) for each in lost)
+    return msgspec.structs.replace(task, annotations=(*task.annotations, *unread))
 
 
 def annotator_of(annotation: Annotation) -> int:
