@@ -33,6 +33,7 @@ def export(
     split_key: str = "",
     group_by: str = "",
     disputed: Literal["in", "out", "apart"] = "out",
+    rename: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
@@ -76,6 +77,7 @@ def export(
             `folder` takes the folder of the image's address.
         disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
             named `disputed`.
+        rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
         fetch: read the header of an image whose size neither the regions nor the task tell.
@@ -109,6 +111,7 @@ def export(
         split_key=split_key,
         group_by=group_by,
         disputed=disputed,
+        rename=rename,
         max_errors=max_errors,
         copy_images=copy_images,
         every_tasks=every_tasks,
@@ -143,6 +146,7 @@ def export(
             split_key=split_key,
             group_by=group_by,
             disputed=disputed,
+            rename=rename,
             max_errors=max_errors,
             fetch=fetch,
             copy_images=copy_images,

@@ -1,5 +1,6 @@
 """The exporters' errors: each names the item that is wrong and what to do about it."""
 
+import shlex
 from collections.abc import Sequence
 
 from labelloop.service.errors import LabelloopError
@@ -99,6 +100,24 @@ class ClassMapMoved(ExportError):
     def __init__(self, url: str) -> None:
         super().__init__(
             f"the class map of {url} changed during the export.", fix="Run the export again when the other one is done."
+        )
+
+
+class LabelsAlike(ExportError):
+    """Two labels differ only in how they are written, so one kind of thing would be trained as two classes."""
+
+    code = "labels_alike"
+    status = 409
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self.pairs = tuple(pairs)
+        shown = [f"{first!r} and {second!r}" for first, second in self.pairs[:5]]
+        more = [f"{len(self.pairs) - 5} more pairs"] if len(self.pairs) > 5 else []
+        first, second = self.pairs[0]
+        super().__init__(
+            f"Labels differ only in case, spaces, - or _: {', '.join([*shown, *more])}. Nothing was published.",
+            fix=f"Count both as one class: --rename {shlex.quote(f'{second}={first}')}."
+            " Or rename one of them in the project.",
         )
 
 

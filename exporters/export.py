@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
-from exporters.classes import config_labels
+from exporters.classes import config_labels, renames
 from exporters.errors import BadOption, NoImages
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.formats.classify import YoloClassify
@@ -54,6 +54,7 @@ def export(
     split_key: str = "",
     group_by: str = "",
     disputed: str = "out",
+    rename: Sequence[str] = (),
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
@@ -77,6 +78,7 @@ def export(
         group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
+        rename: labels that count as another class, each as ``OLD=NEW``.
         max_errors: the largest share of failed regions at which the version is still published.
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
@@ -100,6 +102,7 @@ def export(
         raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
+    renamed = renames(rename)
     shares, chosen = Split.parse(split, group_by=group_by, key=split_key), policy(annotation)
     with ExitStack() as opened:
         if studio is None and settings.label_studio_api_key.get_secret_value():
@@ -137,9 +140,15 @@ def export(
                 disputed=disputed,
                 config=tasks.config,
                 config_labels=frozenset(
-                    (*config_labels(tasks.config), *(skeleton.names if skeleton else ())) if tasks.config else ()
+                    (
+                        *(renamed.get(label, label) for label in config_labels(tasks.config)),
+                        *(skeleton.names if skeleton else ()),
+                    )
+                    if tasks.config
+                    else ()
                 ),
                 crowd=crowd,
+                renamed=renamed,
             ),
             skeleton=skeleton,
             left_out=left_out,
@@ -151,6 +160,7 @@ def export(
                 "split": shares.shares,
                 **({"split_key": shares.key} if shares.key else {}),
                 **({"group_by": shares.group_by} if shares.group_by else {}),
+                **({"rename": renamed} if renamed else {}),
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",
                 **({"annotators": reliability(crowd)} if crowd else {}),

@@ -62,7 +62,7 @@ class Labeller:
             self._ledger.repaired[NEGATIVE] += 1
         if len(objects) > 1:
             self._ledger.notes[SEVERAL] += 1
-        if self._rules.config and not self._rules.config_labels.issuperset(region.labels):
+        if self._rules.config and not self._rules.config_labels.issuperset(each.label for each in objects):
             self._ledger.notes[UNKNOWN_LABEL] += 1
         return objects
 
@@ -80,7 +80,8 @@ class Labeller:
         parent, hidden, point = "", False, isinstance(region.geometry, KeyPoint)
         if point:
             parent, hidden = region.result[0].parent_id or "", is_hidden(region)
-        labels = region.labels if len(region.labels) == 1 else tuple(dict.fromkeys(region.labels))
+        named = [label for label in region.labels if label.strip()]
+        labels = dict.fromkeys(named if point else map(self._classes.name, named))
         objects: list[Object] = []
         try:
             for label in labels:

@@ -104,7 +104,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             return self._version(parent, None, turn, began, stored)
 
     def _version(self, parent: Manifest | None, known: Known | None, turn: Turn, began: str, stored: Stored) -> Report:
-        classes, etag = stored
+        (numbered, etag), renamed = stored, self.rules.renamed
+        classes = ClassMap(numbered.names, renamed)
         numbering = Numbering(self.store, classes, etag)
         lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
         for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
@@ -225,6 +226,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "splits": self.splits,
             "headers": self.headers is not None,
             "stems": "xxh3",  # what names are known by in the index
+            "records": 2,  # the way in which formats write them
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from exporters.accounting import Bill, Bills, Loss, bill_of
 from exporters.block import Block
 from exporters.convert import Counted, Pattern, Row
+from exporters.dataset import Object
 from exporters.formats.format import Encoded, Format
 
 
@@ -20,17 +21,26 @@ class Tally:
         self._formats: list[Format] = []
         self._usual = dict(zip(block.usual, range(len(block.usual)), strict=True))
         self._notes: dict[int, list[tuple[str, ...]]] = {}  # of images: lines of the bill that a format adds
-        self._refused: dict[tuple[int, str], set[int]] = {}
+        self._refused: dict[tuple[int, str], dict[int, str]] = {}  # of an image and a format: objects, with the reason
 
     def add(self, each: Format, encoded: Encoded) -> None:
-        """Take what a format said; what it cannot hold is a loss of the task."""
+        """Take what a format said.
+
+        A region none of whose objects it holds is a loss of the task; where it holds some, the others are counted.
+        """
         self._formats.append(each)
         for place, held_not, reason in encoded.refused:
-            refused = self._refused.setdefault((place, each.name), set())
-            if held_not.number in refused:
+            self._refused.setdefault((place, each.name), {})[held_not.id] = reason
+        listed: set[tuple[int, int]] = set()
+        for place, held_not, reason in encoded.refused:
+            notes = self._notes.setdefault(place, [])
+            if self._partly(place, held_not, each):
+                notes.append(("format", each.name, "converted", f"label of a region left out: {reason}"))
                 continue
-            refused.add(held_not.number)
-            self._notes.setdefault(place, []).append(("format", each.name, "dropped", reason))
+            if (place, held_not.number) in listed:
+                continue
+            listed.add((place, held_not.number))
+            notes.append(("format", each.name, "dropped", reason))
             self._rows[self._block.tasks[place]].losses.append(
                 Loss(
                     "region",
@@ -69,6 +79,13 @@ class Tally:
             found.append(number)
         return found
 
+    def _partly(self, place: int, held_not: Object, each: Format) -> bool:
+        """Whether the format holds another object of the region."""
+        refused = self._refused[place, each.name]
+        item = self._block.items.get(place)
+        siblings = item.objects if item else ()
+        return any(one.number == held_not.number and one.id not in refused for one in siblings)
+
     def _places(self) -> dict[int, list[int]]:
         """The images of each task that has any."""
         places: dict[int, list[int]] = {}
@@ -84,14 +101,14 @@ class Tally:
             counted["images", block.images[place].split] += 1
             counted.update(self._notes.get(place, ()))
             for each in self._formats:
-                refused = self._refused.get((place, each.name), set())
+                refused = self._refused.get((place, each.name), {})
                 if place in self._usual:
                     objects = regions = self._objects(self._usual[place]) - len(refused)
                     for kind, change in enumerate(each.usual_changes):
                         if change:
                             counted["format", each.name, "converted", change] += self._of_kind(self._usual[place], kind)
                 else:
-                    written = [one for one in block.items[place].objects if one.number not in refused]
+                    written = [one for one in block.items[place].objects if one.id not in refused]
                     objects = sum(one.box is not None for one in written)  # a key point is part of an object
                     regions = len({one.number for one in written})
                 counted["format", each.name, "objects"] += objects

@@ -181,7 +181,7 @@ class _Block:
         image_height += packed([each.original_height for each in results], "I")
         self._ring += bytes(map(bool, points))
         self._polygon += bytes([each.type == "polygonlabels" for each in results])
-        self._labelled += bytes(map(bool, labels))
+        self._labelled += bytes(map(bool, map(str.strip, names)))
         self._class_ids += packed(list(self._classes.ids(names)), "q")
         self._said.scores.extend([each.score for each in results])
         self._said.regions.extend([each.id for each in results])

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from exporters.choose import DISPUTED
 from exporters.choose import policy as chosen
+from exporters.classes import renames
 from exporters.errors import BadOption, ExportError
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.splits import DEFAULT_SPLIT, Split
@@ -51,6 +52,7 @@ class ExportPolicy:
         split_key: The key of the tasks' data that says the split of an image; where it does not, the shares decide.
         group_by: The key of the tasks' data whose value keeps images together in one split.
         disputed: Disputed tasks: in, out or apart.
+        rename: Labels that count as another class, each as OLD=NEW.
         max_errors: The share of regions that may fail before a version is not published.
         copy_images: Whether photos are copied into the data set.
         every_tasks: A new version after so many newly accepted tasks; 0: never for that.
@@ -68,6 +70,7 @@ class ExportPolicy:
     split_key: str = ""
     group_by: str = ""
     disputed: str = "out"
+    rename: tuple[str, ...] = ()
     max_errors: float = 0.01
     copy_images: bool = False
     every_tasks: int = 0
@@ -97,6 +100,7 @@ class ExportPolicy:
             "format": lambda: format_names(self.format),
             "annotation": lambda: chosen(self.annotation),
             "split": lambda: Split.parse(self.split),
+            "rename": lambda: renames(self.rename),
         }
         for key, parse in parsers.items():
             try:

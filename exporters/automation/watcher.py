@@ -62,6 +62,7 @@ class Watcher:
             annotation=policy.annotation,
             split=policy.split,
             split_key=policy.split_key,
+            rename=policy.rename,
             group_by=policy.group_by,
             disputed=policy.disputed,
             max_errors=policy.max_errors,

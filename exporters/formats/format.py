@@ -22,6 +22,7 @@ from exporters.shapes import is_upright
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
 """`Format.usual_changes` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
+TWICE = "the same row as another object's of its image"
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -43,6 +43,7 @@ class YoloSegment(YoloRows):
         for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
             rows[row] = text[1:-1].replace(",", " ")
         kinds = (columns.class_ids - 1).tolist()
+        lines: list[list[str]] = []
         for number, place in enumerate(block.usual):
             mine = range(columns.first[number], columns.first[number + 1])
             converted: Counter[str] = Counter()
@@ -51,7 +52,8 @@ class YoloSegment(YoloRows):
                 assert each.box is not None
                 rows[row] = self._row(each, each.box, block.images[place], converted)
             encoded.converted.extend((place, change, times) for change, times in converted.items())
-            encoded.records[place] = self._page(block.images[place], [f"{kinds[row]} {rows[row]}\n" for row in mine])
+            lines.append([f"{kinds[row]} {rows[row]}\n" for row in mine])
+        self._take(encoded, block, lines)
         return encoded
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
