@@ -15,7 +15,7 @@ from exporters.keyset import KeySet
 from exporters.labelled import Labeller
 from exporters.losses import MALFORMED, Losses
 from exporters.names import Named, Names, public_url
-from exporters.originals import original_name
+from exporters.originals import image_about, original_name
 from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.splits import APART
@@ -199,9 +199,10 @@ class Assembler:
                         saw=self._made.saw.get(region.id, ()),
                         losses=losses,
                     )
+        about = image_about(task.meta) if len(images) == 1 else {}
         for slot, each in placed.items():
             answered = self._answered(readings, each.item_index, alone=len(images) == 1)
-            yield Item(each, tuple(objects[slot]), source=sources[slot], choices=answered)
+            yield Item(each, tuple(objects[slot]), source=sources[slot], choices=answered, about=about)
 
     def _answered(
         self, readings: Sequence[tuple[Annotation, Reading]], item_index: int, *, alone: bool

@@ -9,11 +9,16 @@ from typing import Self
 import msgspec
 
 from exporters.errors import BadOption, ClassMapMoved, DatasetDamaged, LabelsAlike
-from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.config import Label, LabelConfig
 from labelloop.service.store import Changed, NotThere, Store
 
 KEY = "classes.json"
 _FORMAT = "labelloop-classes/1"
+SUPERCATEGORY, COCO_ID = "supercategory", "coco_id"
+"""Attributes of labels in the label config, which Label Studio keeps and does not look at."""
+ORIGINAL = "original"
+CATEGORY_IDS = ("classes", ORIGINAL)
+"""What numbers COCO's categories have: those of the class map, or the ones of the COCO file that was imported."""
 _APART = re.compile(r"[\s_\-]+")
 
 
@@ -78,6 +83,54 @@ def renames(texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
+class Categories(msgspec.Struct, frozen=True):
+    """What COCO says of classes beside their names, by label: numbers of their own, and supercategories.
+
+    Without ``ids`` a category has its class's number.
+    """
+
+    ids: Mapping[str, int] = {}
+    supercategories: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, config: LabelConfig | None, *, original: bool, renamed: Mapping[str, str] | None = None) -> Self:
+        """Those of a label config: ``coco_id`` and ``supercategory`` of its labels.
+
+        Args:
+            config: The label config.
+            original: Whether categories keep their ``coco_id``.
+            renamed: Labels that count as another class.
+
+        Raises:
+            BadOption: No label has a ``coco_id``, or two have the same.
+        """
+        ids: dict[str, int] = {}
+        above: dict[str, str] = {}
+        for label in _drawn_labels(config) if config else ():
+            name = (renamed or {}).get(label.stored, label.stored)
+            if kind := label.attributes.get(SUPERCATEGORY):
+                above.setdefault(name, kind)
+            if (number := label.attributes.get(COCO_ID, "")).isdecimal() and int(number):
+                ids.setdefault(name, int(number))
+        if not original:
+            return cls({}, above)
+        named = {number: name for name, number in ids.items()}
+        if not ids:
+            wanted = f"it with a label config whose labels have a {COCO_ID}, as `labelloop import` of a COCO file writes it"
+            raise BadOption("--category-ids", "original", wanted)
+        for name, number in ids.items():
+            if named[number] != name:
+                wanted = f"it with labels of different {COCO_ID}: {name!r} and {named[number]!r} both have {number}"
+                raise BadOption("--category-ids", "original", wanted)
+        return cls(ids, above)
+
+    def id(self, label: str, number: int) -> int:
+        """A category's number; one without its own gets its class's, counted from the highest of the others."""
+        if not self.ids:
+            return number
+        return self.ids.get(label) or max(self.ids.values()) + number
+
+
 def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Pairs of names that differ only in case, spaces, ``-`` or ``_``, each with the first one of its kind.
 
@@ -98,9 +151,13 @@ def config_labels(config: LabelConfig) -> list[str]:
 
     A label with an alias goes by it, as in the results themselves.
     """
+    return [label.stored for label in _drawn_labels(config)]
+
+
+def _drawn_labels(config: LabelConfig) -> list[Label]:
     images = {tag.name for tag in config.images}
     return [
-        label.stored
+        label
         for control in config.controls.values()
         if control.type.endswith("labels")
         and control.type != "keypointlabels"

@@ -34,6 +34,7 @@ def export(
     group_by: str = "",
     disputed: Literal["in", "out", "apart"] = "out",
     rename: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    category_ids: Literal["classes", "original"] = "classes",
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
@@ -78,6 +79,8 @@ def export(
         disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
             named `disputed`.
         rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
+        category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of the
+            COCO file that `labelloop import` read.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
         fetch: read the header of an image whose size neither the regions nor the task tell.
@@ -112,6 +115,7 @@ def export(
         group_by=group_by,
         disputed=disputed,
         rename=rename,
+        category_ids=category_ids,
         max_errors=max_errors,
         copy_images=copy_images,
         every_tasks=every_tasks,
@@ -147,6 +151,7 @@ def export(
             group_by=group_by,
             disputed=disputed,
             rename=rename,
+            category_ids=category_ids,
             max_errors=max_errors,
             fetch=fetch,
             copy_images=copy_images,

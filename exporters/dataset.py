@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.geometry import Geometry
+from labelloop.labeling.remarks import CROWD, NONE, Remarks
 
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max in pixels; the origin is the image's top left corner, the maxima are exclusive edges."""
@@ -46,7 +47,7 @@ class Object(msgspec.Struct, frozen=True):
     objects of a region with several labels share. ``clipped``: the image's edge cuts it. ``outline`` is what can be
     seen of it (shapely) where that is not the shape as drawn: cut by the edge, or crossing itself. ``parent`` is the
     region that a key point belongs to; ``hidden``: the annotator said that it cannot be seen. ``annotators`` marked an
-    object of a consensus, which is nobody's own.
+    object of a consensus, which is nobody's own. ``remarks`` are its flags and what else is said of it.
     """
 
     id: int
@@ -66,6 +67,12 @@ class Object(msgspec.Struct, frozen=True):
     score: float | None = None
     attributes: Mapping[str, tuple[Any, ...]] = {}
     annotators: tuple[int, ...] = ()
+    remarks: Remarks = NONE
+
+    @property
+    def crowd(self) -> bool:
+        """Whether it is a region of many objects, which evaluation ignores (COCO's ``iscrowd``)."""
+        return CROWD in self.remarks.flags
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -73,12 +80,14 @@ class Item(msgspec.Struct, frozen=True):
 
     ``source`` is where the photo can be read, signatures included: it is never written down. ``choices`` is what was
     answered about the whole image: to the label config's first ``Choices`` that asks about a task.
+    ``about`` are fields of a COCO image that an import kept, with its ``license`` and the ``info`` of its data set.
     """
 
     image: Image
     objects: tuple[Object, ...] = ()
     source: str = ""
     choices: tuple[str, ...] = ()
+    about: Mapping[str, Any] = {}
 
 
 def image_id(task: int, slot: int = 0) -> int:

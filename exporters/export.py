@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
-from exporters.classes import config_labels, renames
+from exporters.classes import CATEGORY_IDS, ORIGINAL, Categories, config_labels, renames
 from exporters.errors import BadOption, NoImages
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.formats.classify import YoloClassify
@@ -55,6 +55,7 @@ def export(
     group_by: str = "",
     disputed: str = "out",
     rename: Sequence[str] = (),
+    category_ids: str = CATEGORY_IDS[0],
     max_errors: float = MAX_ERRORS,
     fetch: bool = True,
     copy_images: bool = False,
@@ -79,6 +80,7 @@ def export(
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
         rename: labels that count as another class, each as ``OLD=NEW``.
+        category_ids: what numbers COCO's categories have: a name in ``CATEGORY_IDS``.
         max_errors: the largest share of failed regions at which the version is still published.
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
@@ -98,6 +100,8 @@ def export(
     names = format_names(",".join(formats))
     if disputed not in DISPUTED:
         raise BadOption("--disputed", disputed, ", ".join(DISPUTED))
+    if category_ids not in CATEGORY_IDS:
+        raise BadOption("--category-ids", category_ids, ", ".join(CATEGORY_IDS))
     if workers < 0:
         raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
@@ -151,6 +155,7 @@ def export(
                 renamed=renamed,
             ),
             skeleton=skeleton,
+            categories=Categories.of(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
             left_out=left_out,
             splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
@@ -161,6 +166,7 @@ def export(
                 **({"split_key": shares.key} if shares.key else {}),
                 **({"group_by": shares.group_by} if shares.group_by else {}),
                 **({"rename": renamed} if renamed else {}),
+                **({"category_ids": category_ids} if category_ids != CATEGORY_IDS[0] else {}),
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",
                 **({"annotators": reliability(crowd)} if crowd else {}),

@@ -11,6 +11,7 @@ from exporters.rules import Rules
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from labelloop.labeling.geometry import Ellipse, KeyPoint, Rectangle
 from labelloop.labeling.region import Region
+from labelloop.labeling.remarks import remarks
 from labelloop.labeling.task import Annotation
 
 NEGATIVE = "negative size turned round"
@@ -83,6 +84,7 @@ class Labeller:
         named = [label for label in region.labels if label.strip()]
         labels = dict.fromkeys(named if point else map(self._classes.name, named))
         objects: list[Object] = []
+        said = remarks(region)
         try:
             for label in labels:
                 number = object_id(task, next(numbers))
@@ -105,6 +107,7 @@ class Labeller:
                         region.score,
                         region.attributes,
                         saw,
+                        said,
                     )
                 )
         except OverflowError as error:

@@ -17,7 +17,7 @@ import msgspec
 
 from exporters.accounting import NOTHING_LEFT, TOO_MUCH_FAILED, Bill, Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler
-from exporters.classes import ClassMap, Numbering, Stored, config_labels, load_classes
+from exporters.classes import Categories, ClassMap, Numbering, Stored, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter, Pattern
 from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
@@ -59,6 +59,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     formats: tuple[str, ...]
     rules: Rules
     skeleton: Skeleton | None
+    categories: Categories = Categories()
     splits: tuple[str, ...]
     max_errors: float
     policy: Mapping[str, Any]
@@ -110,7 +111,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
         for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
-        job = Job(self.splits, (), self.skeleton)
+        job = Job(self.splits, (), self.skeleton, self.categories)
         formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
         with (
             numbering,
@@ -147,6 +148,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 formats=self.formats,
                 classes={name: number for number, name in enumerate(classes.names, start=1)},
                 keypoints=self.skeleton.names if self.skeleton else (),
+                skeleton=self.skeleton.edges if self.skeleton else (),
+                categories=self.categories,
                 splits=splits,
                 accounts=accounts,
                 generations=(*(known.generations if known else ()), *([made] if made else ())),

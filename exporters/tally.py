@@ -1,12 +1,14 @@
 """The bills of a block's tasks: what became of each in the data set, and then in each format."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from exporters.accounting import Bill, Bills, Loss, bill_of
 from exporters.block import Block
 from exporters.convert import Counted, Pattern, Row
 from exporters.dataset import Object
-from exporters.formats.format import Encoded, Format
+from exporters.formats.format import ABOUT, ATTRIBUTES, FLAGS, NOTES, Encoded, Format
+from labelloop.labeling.remarks import CROWD
 
 
 class Tally:
@@ -100,7 +102,13 @@ class Tally:
         for place in places:
             counted["images", block.images[place].split] += 1
             counted.update(self._notes.get(place, ()))
+            item = block.items.get(place)
+            unsaid = _unsaid(item.objects if item else (), about=place in block.about)
             for each in self._formats:
+                for (thing, what), number in unsaid.items():
+                    if what not in each.places:
+                        line = f"{thing} whose {what} the format has no place for"
+                        counted["format", each.name, "converted", line] += number
                 refused = self._refused.get((place, each.name), {})
                 if place in self._usual:
                     objects = regions = self._objects(self._usual[place]) - len(refused)
@@ -123,3 +131,18 @@ class Tally:
         columns = self._block.columns
         assert columns is not None
         return int((columns.fits.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
+
+
+def _unsaid(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:
+    """How many things there are of which there is more to say than labels and shapes: (things, what there is to say)."""
+    found: Counter[tuple[str, str]] = Counter({("images", ABOUT): int(about)})
+    seen: set[int] = set()
+    for each in objects:
+        said = each.remarks
+        if each.number in seen or not (said or each.attributes):
+            continue
+        seen.add(each.number)
+        found["regions", FLAGS] += bool(said.flags - {CROWD} or said.pose)
+        found["regions", ATTRIBUTES] += bool(said.attributes or each.attributes)
+        found["regions", NOTES] += bool(said.fields or said.meta)
+    return +found

@@ -19,8 +19,8 @@ from labelloop.service.store import Store
 
 def job_of(manifest: Manifest) -> Job:
     """What the formats of a version are told when they are laid out."""
-    skeleton = Skeleton(manifest.keypoints) if manifest.keypoints else None
-    return Job(tuple(manifest.splits), tuple(manifest.classes), skeleton)
+    skeleton = Skeleton(manifest.keypoints, manifest.skeleton) if manifest.keypoints else None
+    return Job(tuple(manifest.splits), tuple(manifest.classes), skeleton, manifest.categories)
 
 
 def put_whole(store: Store, manifest: Manifest, scratch: Path) -> Manifest:

@@ -63,6 +63,7 @@ class Watcher:
             split=policy.split,
             split_key=policy.split_key,
             rename=policy.rename,
+            category_ids=policy.category_ids,
             group_by=policy.group_by,
             disputed=policy.disputed,
             max_errors=policy.max_errors,

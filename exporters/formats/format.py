@@ -15,6 +15,7 @@ from typing import BinaryIO, ClassVar, Protocol
 import msgspec
 
 from exporters.block import Block
+from exporters.classes import Categories
 from exporters.dataset import Item, Object
 from exporters.keypoints import Skeleton
 from exporters.shapes import is_upright
@@ -22,6 +23,9 @@ from exporters.shapes import is_upright
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
 """`Format.usual_changes` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
+NO_CROWDS = "a crowd: the format has no regions to ignore"
+FLAGS, ATTRIBUTES, NOTES, ABOUT = "flags", "attributes", "notes and further fields", "further fields"
+"""What a format may have a place for beside labels and shapes; the last is of images, the others of regions."""
 TWICE = "the same row as another object's of its image"
 
 
@@ -30,12 +34,13 @@ class Job(msgspec.Struct, frozen=True):
 
     ``classes`` are the names of the classes in the order of their numbers, from 1. At export it is empty: labels that
     the config does not know are still being met (``Object.class_id`` is final all the same). ``skeleton`` is ``None``
-    where the label config has no key points.
+    where the label config has no key points. ``categories`` are COCO's numbers and supercategories of the classes.
     """
 
     splits: tuple[str, ...]
     classes: tuple[str, ...] = ()
     skeleton: Skeleton | None = None
+    categories: Categories = Categories()
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -79,11 +84,13 @@ class Format(Protocol):
         whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
         usual_changes: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
             ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
+        places: What the format has a place for beside labels and shapes: `FLAGS` and so on. The bill counts the rest.
     """
 
     name: ClassVar[str]
     image_folder: ClassVar[str]
     whole: ClassVar[bool]
+    places: ClassVar[frozenset[str]]
     usual_changes: tuple[str, str, str]
 
     def __init__(self, job: Job) -> None: ...
@@ -104,6 +111,7 @@ class ItemFormat:
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
     whole: ClassVar[bool] = False
+    places: ClassVar[frozenset[str]] = frozenset()
     usual_changes: tuple[str, str, str] = ("", "", "")
 
     def __init__(self, job: Job) -> None:

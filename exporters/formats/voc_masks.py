@@ -19,6 +19,7 @@ from exporters.block import Block
 from exporters.dataset import Item, Object
 from exporters.formats.format import Encoded, ItemFormat, Place, Record
 from exporters.formats.voc import Voc, VocPage, colours
+from exporters.formats.yolo import crowds
 from exporters.shapes import visible
 from labelloop.labeling.geometry import Mask
 from labelloop.labeling.raster import MOST_PIXELS
@@ -47,6 +48,8 @@ class VocMasks(Voc):
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image, its objects and their pixels; shapes without an area are given back."""
+        ignored = crowds(item)
+        item = msgspec.structs.replace(item, objects=tuple(each for each in item.objects if not each.crowd))
         held = [each for each in item.objects if each.box is not None]
         width, height = item.image.width, item.image.height
         if width * height > MOST_PIXELS:
@@ -64,7 +67,7 @@ class VocMasks(Voc):
         xml = page.xml.replace("<segmented>0</segmented>", f"<segmented>{int(bool(masks))}</segmented>", 1)
         return (
             msgspec.json.encode(_Page(page.stem, xml, width, height, masks)),
-            [*dropped, *((each, why) for each in over.values())],
+            [*dropped, *((each, why) for each in over.values()), *ignored],
         )
 
     def encode(self, block: Block) -> Encoded:

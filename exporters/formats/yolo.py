@@ -20,6 +20,7 @@ from exporters.dataset import Box, Image, Item, Object
 from exporters.formats.format import (
     BOX_CHANGES,
     NO_AREA,
+    NO_CROWDS,
     TWICE,
     Encoded,
     ItemFormat,
@@ -55,11 +56,12 @@ class YoloRows(ItemFormat):
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image's rows; what has none is given back."""
         image = item.image
-        held = [each for each in item.objects if each.box is not None]
+        held = [each for each in item.objects if each.box is not None and not each.crowd]
         lines = [
             f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n" for each in held if each.box is not None
         ]
         dropped = [(each, NO_AREA) for each in item.objects if each.box is None]
+        dropped += crowds(item)
         return self._page(image, list(dict.fromkeys(lines))), [*dropped, *repeated(held, lines)]
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
@@ -144,6 +146,11 @@ def _box_rows(columns: Columns) -> list[str]:
             if each.box is not None
         )
     return rows
+
+
+def crowds(item: Item) -> list[tuple[Object, str]]:
+    """The crowds of an image, with the reason why a format of rows has none."""
+    return [(each, NO_CROWDS) for each in item.objects if each.crowd and each.box is not None]
 
 
 def repeated(objects: Sequence[Object], lines: Sequence[str]) -> Iterator[tuple[Object, str]]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from exporters.dataset import Box, Image, Item, Object
 from exporters.errors import BadOption
 from exporters.formats.format import NO_AREA, Job, shape_name
-from exporters.formats.yolo import YoloRows, quoted, repeated, row_of, shares
+from exporters.formats.yolo import YoloRows, crowds, quoted, repeated, row_of, shares
 from exporters.keypoints import ONLY_ONE, Placed
 from exporters.shapes import is_upright
 from labelloop.labeling.geometry import KeyPoint
@@ -37,14 +37,14 @@ class YoloPose(YoloRows):
         image = item.image
         joined = self._skeleton.join(item.objects)
         converted[ONLY_ONE] += joined.given
-        held = [each for each in item.objects if each.box is not None]
+        held = [each for each in item.objects if each.box is not None and not each.crowd]
         rows = [
             f"{each.class_id - 1} {self._pose(each, each.box, image, joined.places[each.id], converted)}\n"
             for each in held
             if each.box is not None
         ]
         lines = [each for each in item.objects if each.box is None and not isinstance(each.geometry, KeyPoint)]
-        dropped = [*joined.refused, *((each, NO_AREA) for each in lines), *repeated(held, rows)]
+        dropped = [*joined.refused, *((each, NO_AREA) for each in lines), *crowds(item), *repeated(held, rows)]
         return self._page(image, list(dict.fromkeys(rows))), dropped
 
     def _pose(self, each: Object, box: Box, image: Image, places: Sequence[Placed], converted: Counter[str]) -> str:

@@ -11,7 +11,7 @@ from exporters.dataset import Image
 from exporters.manifest import DROPPED, IMAGES, Manifest
 from exporters.reporting.charts import bars, colour, heat, histogram, split_colour
 from exporters.reporting.figures import SIDE_STEPS, Figures
-from exporters.reporting.objects import OBJECTS, best_format
+from exporters.reporting.objects import best_format, objects_of
 from exporters.reporting.pictures import pictures
 from exporters.tables import read_index, read_table
 from labelloop.service.media import Media
@@ -41,7 +41,7 @@ def html_report(store: Store, manifest: Manifest, *, media: Media | None = None,
     figures = Figures(samples)
     name = best_format(manifest)
     for image, record in _records(store, manifest, name):
-        figures.add(image, OBJECTS[name](record, image, manifest.classes) if name else ())
+        figures.add(image, objects_of(name, record, image, manifest) if name else ())
     losses, more = _losses(store, manifest)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True

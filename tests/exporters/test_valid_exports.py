@@ -50,13 +50,13 @@ def test_every_case_of_the_matrix_has_no_flaw(tmp_path, case):
 
 
 percent = st.one_of(
-    st.sampled_from([0, 100, 50, -1e-7, 100.000001, 99.9999]), st.floats(-30, 130), st.floats(0, 100), st.integers(0, 100)
+    st.sampled_from([0, 100, 50, -1e-7, 100.000001, 99.9999]), st.floats(-30, 130, allow_subnormal=False), st.floats(0, 100, allow_subnormal=False), st.integers(0, 100)
 )
-length = st.one_of(st.sampled_from([0, 1e-9, 1e-5, 1e-3, 0.0016, 100, -20]), st.floats(0, 110), st.floats(0, 1))
-turn = st.one_of(st.just(0), st.sampled_from([90, 180, 360, -45, 1e-9]), st.floats(-400, 400))
+length = st.one_of(st.sampled_from([0, 1e-9, 1e-5, 1e-3, 0.0016, 100, -20]), st.floats(0, 110, allow_subnormal=False), st.floats(0, 1, allow_subnormal=False))
+turn = st.one_of(st.just(0), st.sampled_from([90, 180, 360, -45, 1e-9]), st.floats(-400, 400, allow_subnormal=False))
 points = st.one_of(
     st.lists(st.tuples(percent, percent), min_size=0, max_size=9),
-    st.tuples(percent, percent, st.floats(0, 1e-4)).map(
+    st.tuples(percent, percent, st.floats(0, 1e-4, allow_subnormal=False)).map(
         lambda at: [(at[0], at[1]), (at[0] + 40, at[1] + 40), (at[0] + 40 + at[2], at[1] + 40)]  # a sliver
     ),
 )
