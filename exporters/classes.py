@@ -110,17 +110,19 @@ class Categories(msgspec.Struct, frozen=True):
             name = (renamed or {}).get(label.stored, label.stored)
             if kind := label.attributes.get(SUPERCATEGORY):
                 above.setdefault(name, kind)
-            if (number := label.attributes.get(COCO_ID, "")).isdecimal() and int(number):
-                ids.setdefault(name, int(number))
+            if (told := label.attributes.get(COCO_ID, "")).isdecimal():
+                ids.setdefault(name, int(told))
         if not original:
             return cls({}, above)
         named = {number: name for name, number in ids.items()}
         if not ids:
-            wanted = f"it with a label config whose labels have a {COCO_ID}, as `labelloop import` of a COCO file writes it"
+            wanted = (
+                f"it with a label config whose labels have a {COCO_ID}, as `labelloop import` of a COCO file writes it"
+            )
             raise BadOption("--category-ids", "original", wanted)
-        for name, number in ids.items():
-            if named[number] != name:
-                wanted = f"it with labels of different {COCO_ID}: {name!r} and {named[number]!r} both have {number}"
+        for name, own in ids.items():
+            if named[own] != name:
+                wanted = f"it with labels of different {COCO_ID}: {name!r} and {named[own]!r} both have {own}"
                 raise BadOption("--category-ids", "original", wanted)
         return cls(ids, above)
 
@@ -128,7 +130,8 @@ class Categories(msgspec.Struct, frozen=True):
         """A category's number; one without its own gets its class's, counted from the highest of the others."""
         if not self.ids:
             return number
-        return self.ids.get(label) or max(self.ids.values()) + number
+        own = self.ids.get(label)
+        return max(self.ids.values()) + number if own is None else own
 
 
 def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -128,7 +128,8 @@ class Coco(ItemFormat):
         points = {"keypoints": skeleton.names, "skeleton": skeleton.edges} if skeleton else {}
         categories = _encode(
             [
-                {"id": told.id(name, number), "name": name, "supercategory": told.supercategories.get(name, "")} | points
+                {"id": told.id(name, number), "name": name, "supercategory": told.supercategories.get(name, "")}
+                | points
                 for number, name in enumerate(self.job.classes, 1)
             ]
         )
@@ -144,7 +145,6 @@ class Coco(ItemFormat):
                 sheets[record.split].add(bytes(body.image), bytes(body.annotations), body.source)
             for sheet in sheets.values():
                 sheet.close(categories)
-
 
     def _annotation(self, each: Object, image: Image, converted: Counter[str]) -> dict[str, Any]:
         assert each.box is not None

@@ -167,7 +167,7 @@ def _attributes(each: Object) -> str:
         f"      <attribute>\n        <name>{_text(name)}</name>\n        <value>{_text(_scalar(value))}</value>\n"
         "      </attribute>\n"
         for name, given in told.items()
-        if not (flag_of(name) or name.casefold() == POSE) or name in each.attributes
+        if not (flag_of(name) or name.casefold() == POSE)
         for value in (given if isinstance(given, list | tuple) else [given])
     ]
     return f"    <attributes>\n{''.join(rows)}    </attributes>\n" if rows else ""

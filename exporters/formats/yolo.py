@@ -58,7 +58,9 @@ class YoloRows(ItemFormat):
         image = item.image
         held = [each for each in item.objects if each.box is not None and not each.crowd]
         lines = [
-            f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n" for each in held if each.box is not None
+            f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n"
+            for each in held
+            if each.box is not None
         ]
         dropped = [(each, NO_AREA) for each in item.objects if each.box is None]
         dropped += crowds(item)

@@ -69,7 +69,8 @@ def import_dataset(
         extend_labels: add labels and controls that the project's labelling interface lacks; nothing there is changed.
         only_known_labels: leave out objects of labels that the project does not have.
         shapes: boxes: take the box of each object, whatever its shape.
-        crowds: import a region of many objects (COCO's iscrowd) as one; else it is left out and listed.
+        crowds: import a region of many objects (COCO's iscrowd) as one that is marked `crowd`, which an export writes as
+            iscrowd again; else it is left out and counted, which is no failure.
         ground_truth: mark the annotations as ground truth.
         classes: for coco-results: a COCO file, classes.json or a list of names that tells what the category numbers
             mean. Default: the project's labels in their order, from 1.
@@ -133,11 +134,13 @@ def summary(report: Imported, url: str) -> str:
         + (f", {report.there} were there" if report.there else ""),
     ]
     lines += [f"  {note}" + (f" ({number})" if number > 1 else "") for note, number in report.notes.items()]
-    if report.problems:
-        lines.append(f"  {len(report.problems)} left out:")
-        lines += [f"    {each.item}: {each.reason}" for each in report.problems[:LISTED]]
-        if len(report.problems) > LISTED:
-            lines.append(f"    and {len(report.problems) - LISTED} more (--json lists all)")
+    for title, failed in (("left out", True), ("not asked for, which is no failure", False)):
+        problems = [each for each in report.problems if each.failed == failed]
+        if problems:
+            lines.append(f"  {len(problems)} {title}:")
+            lines += [f"    {each.item}: {each.reason}" for each in problems[:LISTED]]
+            if len(problems) > LISTED:
+                lines.append(f"    and {len(problems) - LISTED} more (--json lists all)")
     if report.stopped:
         lines.append(f"Stopped. What is done stays; the same command with --project {report.project} goes on.")
     return "\n".join(lines)

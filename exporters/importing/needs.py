@@ -1,11 +1,11 @@
 """What a data set needs of a labelling interface, found by reading it once through before anything is written."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from labelloop.service.datasets import DataSet, LabelledPhoto, Problem, shape_of
+from labelloop.service.datasets import Category, DataSet, LabelledPhoto, Problem, shape_of
 
 Progress = Callable[[int, int | None], None]
 """Called with (photos done, photos in all or None where it is not known)."""
@@ -27,6 +27,8 @@ class Needs(msgspec.Struct, frozen=True):
         photos: How many photos there are.
         objects: How many objects.
         problems: How many things are malformed.
+        categories: COCO's numbers and supercategories of the labels.
+        skeleton: The pairs of key points with a line between them.
     """
 
     shapes: dict[str, tuple[str, ...]]
@@ -37,10 +39,12 @@ class Needs(msgspec.Struct, frozen=True):
     photos: int = 0
     objects: int = 0
     problems: int = 0
+    categories: Mapping[str, Category] = {}
+    skeleton: tuple[tuple[str, str], ...] = ()
 
 
-def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
-    """Reads a data set through."""
+def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = None) -> Needs:
+    """Reads a data set through; without ``crowds`` their shapes need no place."""
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
     hidden = False
@@ -51,7 +55,7 @@ def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
             continue
         photos += 1
         objects += len(each.drawn)
-        hidden |= _look(each, shapes)
+        hidden |= _look(each, shapes, crowds=crowds)
         choices.update(dict.fromkeys(each.choices))
         if progress is not None:
             progress(photos, None)
@@ -66,11 +70,15 @@ def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
         photos=photos,
         objects=objects,
         problems=problems,
+        categories=data.categories,
+        skeleton=data.skeleton,
     )
 
 
-def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]]) -> bool:
+def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]], *, crowds: bool) -> bool:
     """Counts the photo's shapes; whether it has a key point that is out of sight."""
     for each in photo.drawn:
+        if each.crowd and not crowds:
+            continue
         shapes.setdefault(shape_of(each.geometry), Counter())[each.label] += 1
     return any(joint.hidden for each in photo.drawn for joint in each.joints)

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from exporters.importing.interface import controls_of, hidden_choice
+from exporters.importing.interface import controls_of, flag_choices, hidden_choice
 from labelloop.labeling.config import Control, LabelConfig, ObjectTag
 from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.region import Region
 from labelloop.labeling.regions import to_results
+from labelloop.labeling.remarks import CROWD, Remarks, flag_of, meta_of
 from labelloop.service.datasets import Drawn, Joint, LabelledPhoto, Problem, shape_of
 
 POINT_WIDTH = 0.5
@@ -56,6 +57,12 @@ class Placer:
         self._crowds = crowds
         self._tell = tell
         self._hidden = hidden_choice(config, image.name)
+        self._flags = flag_choices(config, image.name)
+        self._asked = {
+            control.name: frozenset(label.stored for label in control.labels)
+            for control in config.controls_of("Choices")
+            if control.per_region and image.name in control.to_names
+        }
         self._controls = {
             kind: controls_of(config, kind, image.name) for kind in ("rectangle", "polygon", "mask", "joint", "choice")
         }
@@ -75,12 +82,15 @@ class Placer:
         regions = 0
         for number, each in enumerate(photo.drawn):
             if each.crowd and not self._crowds:
-                self._tell(Problem(photo.name, f"a crowd of {each.label!r} is left out (--crowds takes it as one)"))
+                why = f"a crowd of {each.label!r} is left out (--crowds takes it as one)"
+                self._tell(Problem(photo.name, why, failed=False))
                 continue
             found = self._object(photo, each, f"{name}{number}")
             regions += bool(found)
             results += found
         results += self._choices(photo, f"{name}c")
+        if not results and not self._crowds and any(each.crowd for each in photo.drawn):
+            self._tell(Problem(photo.name, "only crowds are on it: it comes in without an annotation", failed=False))
         scores = [each.score for each in photo.drawn if each.score is not None]
         return Placed(results, regions, min(scores) if scores else photo.score)
 
@@ -91,6 +101,7 @@ class Placer:
             self._tell(Problem(photo.name, f"a {kind} of {each.label!r}: {NO_PLACE}"))
             return []
         control, label = found
+        said, answers = self._answered(_noted(each))
         region = Region(
             each.geometry,
             (label,),
@@ -102,16 +113,36 @@ class Placer:
             0,
             photo.width,
             photo.height,
+            attributes=answers,
         )
         if control.type == "labels":
             region = msgspec.structs.replace(region, type={"mask": "brush"}.get(kind, kind))
         results = to_results(region, config=self._config)
-        words = [word for word in (each.detail, "crowd" if each.crowd else "") if word]
-        if words:
-            results[0]["meta"] = {"text": words}
+        if meta := meta_of(said):
+            results[0]["meta"] = meta
         for place, joint in enumerate(each.joints):
             results += self._joint(photo, joint, f"{name}k{place}", name)
         return results
+
+    def _answered(self, said: Remarks) -> tuple[Remarks, dict[str, tuple[str, ...]]]:
+        """What of it is answered by per-region choices of the interface, and what is left for the region's meta."""
+        answers: dict[str, tuple[str, ...]] = {}
+        left = set()
+        for flag in sorted(said.flags):
+            control, choice = self._flags.get(flag, (None, ""))
+            if control is None or (control.name in answers and control.attributes.get("choice") != "multiple"):
+                left.add(flag)
+            else:
+                answers[control.name] = (*answers.get(control.name, ()), choice)
+        attributes = {}
+        for name, value in said.attributes.items():
+            given = tuple(value if isinstance(value, list) else [value])
+            known = self._asked.get(name, frozenset())
+            if given and name not in answers and all(isinstance(each, str) and each in known for each in given):
+                answers[name] = given
+            else:
+                attributes[name] = value
+        return msgspec.structs.replace(said, flags=frozenset(left), attributes=attributes), answers
 
     def _joint(self, photo: LabelledPhoto, joint: Joint, name: str, parent: str) -> list[dict[str, Any]]:
         found = self._label("joint", joint.name)
@@ -169,5 +200,28 @@ class Placer:
 
 
 def _told(photo: LabelledPhoto) -> Any:
-    """What a photo's ids follow from: everything that is on it, but not its name, which other data sets spell anew."""
-    return [photo.drawn, photo.choices]
+    """What a photo's ids follow from: everything that is on it, but not its name, which other data sets spell anew.
+
+    Attributes do not count: the ids of a data set that was imported before they were kept stay what they are.
+    """
+    drawn = [
+        {
+            "geometry": each.geometry,
+            "label": each.label,
+            "score": each.score,
+            "joints": each.joints,
+            "crowd": each.crowd,
+            "detail": ", ".join(flag for flag in ("difficult", "truncated", "occluded") if flag in each.remarks.flags),
+        }
+        for each in photo.drawn
+    ]
+    return [drawn, photo.choices]
+
+
+def _noted(each: Drawn) -> Remarks:
+    """What is said of an object, with its attributes that are flags among the flags."""
+    said = each.remarks
+    flags = {name for name, value in said.attributes.items() if value is True and flag_of(name) == name}
+    attributes = {name: value for name, value in said.attributes.items() if name not in flags}
+    crowd = {CROWD} if each.crowd else set()
+    return msgspec.structs.replace(said, flags=said.flags | flags | crowd, attributes=attributes)

@@ -23,7 +23,7 @@ class Imported(msgspec.Struct, frozen=True):
         added: Annotations or predictions that are new.
         there: Photos whose annotation or prediction was there already.
         regions: Objects in what was added.
-        problems: What was left out, each with its reason.
+        problems: What was left out, each with its reason: failures, and what was not asked for.
         notes: What was assumed or changed, with how often.
         stopped: Whether it was stopped before the end.
     """
@@ -43,5 +43,5 @@ class Imported(msgspec.Struct, frozen=True):
 
     @property
     def failed_share(self) -> float:
-        """How much of the data set is among the problems, of all photos and objects."""
-        return len(self.problems) / max(1, self.photos + self.regions)
+        """How much of the data set failed, of all photos and objects."""
+        return sum(each.failed for each in self.problems) / max(1, self.photos + self.regions)

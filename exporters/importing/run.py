@@ -10,7 +10,7 @@ import msgspec
 
 from exporters.importing.board import Board
 from exporters.importing.errors import ImportFailed, LabelsMissing, TitleTaken
-from exporters.importing.interface import extended, lacks, new_interface, the_image
+from exporters.importing.interface import extended, lacks, new_interface, the_image, unkept
 from exporters.importing.location import Images, Located, Locator, usual_images
 from exporters.importing.needs import Needs, Progress, survey
 from exporters.importing.numbers import class_numbers, named
@@ -26,6 +26,8 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 
 BATCH = 100
+CATEGORIES_LOST = "categories whose number or supercategory the project's labels do not have: not kept"
+ABOUT_LOST = "images that were tasks already: their further fields, license and info are not added"
 SPLITS_KEPT = "photos whose split is in their task's data: labelloop export --split-key split keeps it"
 
 
@@ -99,7 +101,7 @@ def run_import(
     data = _numbered(data, order, studio)
     if order.boxes:
         data = _boxes_only(data)
-    needs = survey(data, progress=progress)
+    needs = survey(data, crowds=order.crowds, progress=progress)
     project = _project(order, needs, studio)
     config = studio.label_config(project)
     image = the_image(config)
@@ -137,6 +139,7 @@ def run_import(
                 break
     if order.project is None and order.labels_as == "predictions" and sender.added:
         studio.update_project(project, model_version=order.version, show_collab_predictions=True)
+    lost = Counter({CATEGORIES_LOST: unkept(needs, config), ABOUT_LOST: sender.unsaid})
     return Imported(
         project=project,
         format=data.format,
@@ -148,7 +151,9 @@ def run_import(
         there=sender.there,
         regions=sender.regions,
         problems=problems,
-        notes=dict(sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits})).items())),
+        notes=dict(
+            sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost).items())
+        ),
         stopped=bool(stopped),
     )
 
@@ -161,7 +166,7 @@ def look(
         read_dataset(open_place(order.source, settings, images=order.images_from), order.format), order, studio
     )
     data = _boxes_only(data) if order.boxes else data
-    return data, survey(data, progress=progress)
+    return data, survey(data, crowds=order.crowds, progress=progress)
 
 
 def _located(data: DataSet, locator: Locator, problems: list[Problem]) -> Iterator[Located]:

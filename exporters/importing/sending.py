@@ -9,7 +9,7 @@ from exporters.importing.board import Board, Known
 from exporters.importing.location import Located
 from exporters.importing.placing import Placed
 from exporters.importing.report import As
-from exporters.originals import META
+from exporters.originals import ABOUT, META
 from labelloop.service.datasets import Problem
 from labelloop.service.studio import PredictionsDropped, Studio, StudioRefused
 
@@ -63,6 +63,7 @@ class Sender:
         self._board = board
         self._tell = tell
         self.made = self.added = self.there = self.regions = self.in_splits = 0
+        self.unsaid = 0
 
     def send(self, parcels: Sequence[Parcel], *, unlabelled: bool) -> None:
         """Sends photos.
@@ -76,6 +77,7 @@ class Sender:
         with_annotation = self._as == "annotations" and not unlabelled
         made = self._make([each for each in new if each.url or each.located.url], annotated=with_annotation)
         old = [(each, each.located.known) for each in parcels if each.located.known is not None]
+        self.unsaid += sum(bool(each.located.photo.about) for each, _ in old)
         if unlabelled:
             return
         if self._as == "annotations":
@@ -129,7 +131,10 @@ class Sender:
 
     def _task(self, each: Parcel, annotated: bool) -> dict[str, Any]:
         photo = each.located.photo
-        meta = {META: {"id": each.located.identity, "name": photo.name}}
+        kept: dict[str, Any] = {"id": each.located.identity, "name": photo.name}
+        if photo.about:
+            kept[ABOUT] = photo.about
+        meta = {META: kept}
         data = {self._key: each.url or each.located.url}
         if photo.split and self._key != SPLIT:
             data[SPLIT] = photo.split

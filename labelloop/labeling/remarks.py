@@ -56,6 +56,11 @@ def flag_of(word: str) -> str | None:
     return _WORDS.get(word.strip().casefold())
 
 
+def is_yes(word: str) -> bool:
+    """Whether a word says yes."""
+    return word.strip().casefold() in _YES
+
+
 def remarks(region: Region) -> Remarks:
     """What the results of a region say of it. An answer of a control goes before the note, the note before attributes."""
     meta = next((each.meta for each in region.result if each.meta), None) or {}
@@ -64,7 +69,9 @@ def remarks(region: Region) -> Remarks:
     attributes = meta.get(ATTRIBUTES)
     attributes = attributes if isinstance(attributes, dict) else {}
     fields = meta.get(FIELDS)
-    flags = {flag: so for name, value in attributes.items() if (flag := flag_of(name)) and (so := _so(value)) is not None}
+    flags = {
+        flag: so for name, value in attributes.items() if (flag := flag_of(name)) and (so := _so(value)) is not None
+    }
     pose = _text(attributes.get(POSE))
     for word in _words(meta.get(TEXT)):
         name, colon, value = word.partition(":")

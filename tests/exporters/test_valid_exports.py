@@ -50,9 +50,16 @@ def test_every_case_of_the_matrix_has_no_flaw(tmp_path, case):
 
 
 percent = st.one_of(
-    st.sampled_from([0, 100, 50, -1e-7, 100.000001, 99.9999]), st.floats(-30, 130, allow_subnormal=False), st.floats(0, 100, allow_subnormal=False), st.integers(0, 100)
+    st.sampled_from([0, 100, 50, -1e-7, 100.000001, 99.9999]),
+    st.floats(-30, 130, allow_subnormal=False),
+    st.floats(0, 100, allow_subnormal=False),
+    st.integers(0, 100),
 )
-length = st.one_of(st.sampled_from([0, 1e-9, 1e-5, 1e-3, 0.0016, 100, -20]), st.floats(0, 110, allow_subnormal=False), st.floats(0, 1, allow_subnormal=False))
+length = st.one_of(
+    st.sampled_from([0, 1e-9, 1e-5, 1e-3, 0.0016, 100, -20]),
+    st.floats(0, 110, allow_subnormal=False),
+    st.floats(0, 1, allow_subnormal=False),
+)
 turn = st.one_of(st.just(0), st.sampled_from([90, 180, 360, -45, 1e-9]), st.floats(-400, 400, allow_subnormal=False))
 points = st.one_of(
     st.lists(st.tuples(percent, percent), min_size=0, max_size=9),
@@ -112,14 +119,19 @@ def test_identical_rows_are_written_once_and_counted(run, ways):
     near = box | {"id": "near", "value": box["value"] | {"x": 10 + 1e-9}}
     other = BUILD.box(50, 50, 10, 10, "car", id="other")
     rows = [box, box | {"id": "twin"}, other, near, BUILD.box(10, 20, 30, 40, "bus", id="bus")]
-    out = run([BUILD.task(1, BUILD.annotation(*rows))], formats=("coco", "yolo-detect", "yolo-segment", "ndjson-detect"))
+    out = run(
+        [BUILD.task(1, BUILD.annotation(*rows))], formats=("coco", "yolo-detect", "yolo-segment", "ndjson-detect")
+    )
     assert out.yolo("1")[:, 0].tolist() == [0, 0, 1]
     for name in ("yolo-detect", "yolo-segment", "ndjson-detect"):
         count = out.report.accounts.formats[name]
         assert (count.regions, count.objects) == (3, 3)
         assert count.dropped == {"the same row as another object's of its image": 2}
     assert out.report.accounts.formats["coco"].objects == 5
-    assert {(loss["region"], loss["format"]) for loss in out.losses} >= {("twin", "yolo-detect"), ("near", "yolo-detect")}
+    assert {(loss["region"], loss["format"]) for loss in out.losses} >= {
+        ("twin", "yolo-detect"),
+        ("near", "yolo-detect"),
+    }
 
 
 def test_region_with_one_repeated_label_keeps_the_other(run):
@@ -135,7 +147,8 @@ ALIKE = [("Butterfly", "butterfly"), ("traffic light", "traffic_light"), ("left-
 
 def told(*labels: str) -> list[dict]:
     return [
-        BUILD.task(n, BUILD.annotation(BUILD.box(5, 5, 9, 9, label), number=n)) for n, label in enumerate(labels, start=1)
+        BUILD.task(n, BUILD.annotation(BUILD.box(5, 5, 9, 9, label), number=n))
+        for n, label in enumerate(labels, start=1)
     ]
 
 

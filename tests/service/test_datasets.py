@@ -241,7 +241,7 @@ def test_voc_counts_from_one_unless_a_box_begins_at_nought(read, tmp_path, first
     photos, problems, data = read(makers.make_voc(tmp_path, first))
     assert not problems
     assert photos["a.jpg"].drawn[1].geometry == Rectangle(10, 20, 100, 50)
-    assert photos["a.jpg"].drawn[1].detail == "difficult"
+    assert photos["a.jpg"].drawn[1].remarks.flags == {"difficult"}
     assert photos["b.png"].drawn[0].geometry == Rectangle(4, 5, 3, 3)
     assert str(first) in data.notes[0]
 

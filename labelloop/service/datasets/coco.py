@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.geometry import Geometry
-from labelloop.service.datasets.dataset import DataSet, Drawn, Joint, LabelledPhoto, Problem
+from labelloop.labeling.remarks import NONE, Remarks
+from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths
 
@@ -18,6 +19,8 @@ class _Sheet(msgspec.Struct):
     images: list[Any] = []
     annotations: list[msgspec.Raw] = []
     categories: list[Any] = []
+    info: Any = None
+    licenses: Any = None
 
 
 class _Annotation(msgspec.Struct):
@@ -31,6 +34,7 @@ class _Annotation(msgspec.Struct):
     keypoints: Any = None
     iscrowd: Any = 0
     score: Any = None
+    remarks: Any = NONE
 
 
 class _Image(msgspec.Struct):
@@ -46,9 +50,18 @@ class _Image(msgspec.Struct):
 class _Category(msgspec.Struct, frozen=True):
     name: str
     joints: tuple[str, ...]
+    supercategory: str = ""
+    skeleton: tuple[tuple[str, str], ...] = ()
 
 
 _one = msgspec.json.Decoder(_Annotation).decode
+_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_OUR_DESCRIPTION = "exported by labelloop"
+_OURS = frozenset({"region_id", "annotation_id", "annotator", "annotators", "attributes", "meta"})
+_MEASURED = frozenset({"area", "num_keypoints"})
+"""Follow from the shape."""
+_LARGEST_INFO = 2000
+"""Bytes of JSON: it is kept with each image."""
 
 
 def read_coco(data: bytes, place: str) -> DataSet:
@@ -65,6 +78,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
         raise DatasetError(place, "it lists no images", fix="A COCO file has images, annotations and categories.")
     categories, wrong = _categories(sheet.categories)
     images, twice = _images(sheet.images)
+    about, notes = _about(sheet)
     of_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
     for raw in sheet.annotations:
         try:
@@ -78,11 +92,21 @@ def read_coco(data: bytes, place: str) -> DataSet:
     def photos() -> Iterator[LabelledPhoto | Problem]:
         yield from (*wrong, *twice)
         for number_, image in images.items():
-            yield from _photo(image, [_one(raw) for raw in of_image[number_]], categories)
+            for each in _photo(image, [_remarked(raw) for raw in of_image[number_]], categories):
+                told = about.get(number_, {})
+                yield each if isinstance(each, Problem) else msgspec.structs.replace(each, about=told)
 
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
-    return DataSet("coco", photos, labels, joints)
+    return DataSet(
+        "coco",
+        photos,
+        labels,
+        joints,
+        notes=notes,
+        categories={each.name: Category(number_, each.supercategory) for number_, each in reversed(categories.items())},
+        skeleton=tuple(dict.fromkeys(pair for each in categories.values() for pair in each.skeleton)),
+    )
 
 
 def read_results(data: bytes, place: str) -> DataSet:
@@ -153,8 +177,75 @@ def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Probl
         else:
             joints = each.get("keypoints")
             names = joints if isinstance(joints, list) and all(isinstance(joint, str) for joint in joints) else []
-            found[identity] = _Category(name.strip(), tuple(names))
+            above = each.get("supercategory")
+            above = above if isinstance(above, str) else ""
+            found[identity] = _Category(name.strip(), tuple(names), above, _edges(each.get("skeleton"), names))
     return dict(sorted(found.items())), wrong
+
+
+def _edges(given: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs of key points that a skeleton joins, which COCO numbers from 1."""
+    pairs = given if isinstance(given, list) else []
+    whole = [
+        pair
+        for pair in pairs
+        if isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n <= len(names) for n in pair)
+    ]
+    return tuple((names[first - 1], names[second - 1]) for first, second in whole)
+
+
+def _remarked(raw: msgspec.Raw) -> _Annotation:
+    """An annotation with its attributes and with the fields that only its writer knows."""
+    keys = {name: value for name, value in _keys(raw).items() if name not in _KNOWN}
+    if not keys:
+        return _one(raw)
+    told = {name: msgspec.json.decode(value) for name, value in keys.items()}
+    attributes, meta = told.get("attributes"), told.get("meta")
+    said = Remarks(
+        attributes=attributes if isinstance(attributes, dict) else {},
+        fields={name: value for name, value in told.items() if name not in _OURS},
+        meta=meta if isinstance(meta, dict) else {},
+    )
+    return msgspec.structs.replace(_one(raw), remarks=said)
+
+
+_KNOWN = (frozenset(_Annotation.__struct_fields__) | _MEASURED | _OURS) - {"attributes", "meta", "remarks"}
+
+
+def _about(sheet: _Sheet) -> tuple[dict[Any, dict[str, Any]], tuple[str, ...]]:
+    """What is said of each image beside its name and size, by its id; and what of that is not kept."""
+    listed = sheet.licenses if isinstance(sheet.licenses, list) else []
+    licenses = {each.get("id"): each for each in listed if isinstance(each, dict) and _hashable(each.get("id"))}
+    info = sheet.info if isinstance(sheet.info, dict) else {}
+    notes = []
+    if len(msgspec.json.encode(info)) > _LARGEST_INFO:
+        info = {}
+        notes.append(f"its info is longer than {_LARGEST_INFO} bytes and is not kept")
+    if info.get("description") == _OUR_DESCRIPTION:
+        info = {}
+    found: dict[Any, dict[str, Any]] = {}
+    for each in sheet.images:
+        if not isinstance(each, dict) or not _hashable(each.get("id")):
+            continue
+        kept = {
+            key: value for key, value in each.items() if key not in {*_NAMED, "license"} and value not in (None, "")
+        }
+        if not str(kept.get("coco_url", "http")).startswith("http"):
+            del kept["coco_url"]  # where our own export found it
+        if (number_ := each.get("license")) is not None and _hashable(number_):
+            kept["license"] = licenses.get(number_, {"id": number_})
+        found[each.get("id")] = kept | ({"info": info} if info else {})
+    used = {msgspec.json.encode(each.get("license")) for each in found.values()}
+    if unused := sum(msgspec.json.encode(each) not in used for each in licenses.values()):
+        notes.append(f"licenses that no image has, not kept: {unused}")
+    return found, tuple(notes)
+
+
+_NAMED = frozenset({"id", "file_name", "width", "height", "task_id", "item_index"})
+
+
+def _hashable(value: Any) -> bool:
+    return isinstance(value, int | str) or value is None
 
 
 def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
@@ -201,7 +292,7 @@ def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, he
     shape = _shape(one, width, height)
     score = None if one.score is None else number(one.score, "score")
     joints = _joints(one.keypoints, category.joints) if category.joints else ()
-    return Drawn(shape, category.name, score, joints, crowd=one.iscrowd == 1)
+    return Drawn(shape, category.name, score, joints, crowd=one.iscrowd == 1, remarks=one.remarks)
 
 
 def _shape(one: _Annotation, width: int, height: int) -> Geometry:

@@ -8,7 +8,7 @@ import msgspec
 
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.coco import read_coco
-from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
+from labelloop.service.datasets.dataset import Category, DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos
 
@@ -62,6 +62,11 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
     def union(*lists: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(chain(*lists)))
 
+    categories: dict[str, Category] = {}
+    moved = 0
+    for sheet in sheets.values():
+        moved += sum(categories.get(name, each).id != each.id for name, each in sheet.categories.items())
+        categories = {**sheet.categories, **categories}
     return DataSet(
         "coco",
         read,
@@ -70,7 +75,11 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
         notes=(
             *([f"{' and '.join(sheets)}: taken as one data set"] if len(sheets) > 1 else []),
             *(f"{name}: {error.reason}; left out" for name, error in others.items()),
+            *([f"categories with another id in a second file, the first counts: {moved}"] if moved else []),
+            *(note for sheet in sheets.values() for note in sheet.notes),
         ),
+        categories=categories,
+        skeleton=tuple(dict.fromkeys(pair for sheet in sheets.values() for pair in sheet.skeleton)),
     )
 
 

@@ -6,6 +6,7 @@ maxima are included. Many sets that call themselves VOC count from 0 instead, wh
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
 from labelloop.labeling.geometry import Geometry, Mask, Rectangle
+from labelloop.labeling.remarks import Remarks
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
@@ -28,6 +30,8 @@ _CLASS_LISTS = ("labels.txt", "classes.txt", "names.txt")
 _LABEL_MAP = "labelmap.txt"
 """As CVAT, datumaro and our own exports write it."""
 _FLAGS = ("difficult", "truncated", "occluded")
+_READ = frozenset({*_FLAGS, "name", "pose", "bndbox", "robndbox", "attributes", "type", "id", "deleted", "verified"})
+_NO_POSE = frozenset({"", "unspecified", "unknown"})
 _VOID = 255
 
 
@@ -47,12 +51,14 @@ def read_voc(files: Files) -> DataSet:
     }
     labels: set[str] = set()
     from_zero = False
+    unread: Counter[str] = Counter()
     for name in names:
         try:
             objects = _parse(files.read(name)).findall("object")
         except Flawed:
             continue  # told when its photo is read
         labels.update(_text(each, "name") for each in objects)
+        unread.update(child.tag for each in objects for child in each if child.tag not in _READ)
         from_zero |= any(_text(each, f"bndbox/{edge}") in {"0", "0.0"} for each in objects for edge in _EDGES[:2])
     first = 0.0 if from_zero else 1.0
     splits = _splits(files)
@@ -70,7 +76,8 @@ def read_voc(files: Files) -> DataSet:
 
     told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
     ordered = dict.fromkeys((*_listed(files), *sorted(labels - {""})))
-    return DataSet("voc", photos, tuple(ordered), notes=(told,))
+    lost = (f"<{tag}> of objects, not imported: {number}" for tag, number in sorted(unread.items()))
+    return DataSet("voc", photos, tuple(ordered), notes=(told, *lost))
 
 
 def _splits(files: Files) -> dict[str, str]:
@@ -119,8 +126,7 @@ def _photo(
             shape = _shape(each, first)
             if pixels is not None and (pixels == place).any():
                 shape = _mask(pixels == place, width, height)
-            flags = [flag for flag in _FLAGS if _text(each, flag) == "1"]
-            drawn.append(Drawn(shape, _label(each), detail=", ".join(flags)))
+            drawn.append(Drawn(shape, _label(each), remarks=_remarks(each)))
         except Flawed as flaw:
             yield Problem(f"{name}, object {place}", str(flaw))
     yield LabelledPhoto(photo, width, height, tuple(drawn))
@@ -138,6 +144,29 @@ def _shape(each: Any, first: float) -> Geometry:
         raise Flawed("it has no bndbox")
     left, top, right, bottom = (_number(each, f"bndbox/{edge}") for edge in _EDGES)
     return box(left - first, top - first, right - left + first, bottom - top + first)
+
+
+def _remarks(each: Any) -> Remarks:
+    """The flags, the pose and CVAT's attributes of an object."""
+    flags = frozenset(flag for flag in _FLAGS if _text(each, flag).casefold() in {"1", "1.0", "true"})
+    pose = _text(each, "pose")
+    attributes: dict[str, Any] = {}
+    for one in each.findall("attributes/attribute"):
+        if name := _text(one, "name"):
+            value = _value(_text(one, "value"))
+            there = attributes.get(name)
+            more = there if isinstance(there, list) else [there]
+            attributes[name] = [*more, value] if name in attributes else value
+    return Remarks(flags, "" if pose.casefold() in _NO_POSE else pose, attributes)
+
+
+def _value(text: str) -> Any:
+    """A yes, a no or a number as such; else the text."""
+    try:
+        value = msgspec.json.decode(text.lower() if text.casefold() in {"true", "false"} else text)
+    except msgspec.DecodeError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def _label(each: Any) -> str:
