@@ -11,12 +11,14 @@ import msgspec
 from labelloop.labeling.geometry import Geometry
 from labelloop.service.datasets.dataset import DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
+from labelloop.service.datasets.foreign import foreign, no_data_set
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths
+from labelloop.service.datasets.text import json_of
 
 
 class _Sheet(msgspec.Struct):
     images: list[Any] = []
-    annotations: list[msgspec.Raw] = []
+    annotations: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     categories: list[Any] = []
 
 
@@ -58,31 +60,39 @@ def read_coco(data: bytes, place: str) -> DataSet:
         DatasetError: It is no such file.
     """
     try:
-        sheet = msgspec.json.decode(data, type=_Sheet)
-    except msgspec.DecodeError as error:
-        raise DatasetError(place, f"it is no COCO file ({error})") from None
+        sheet = json_of(data, _Sheet)
+    except Flawed as flaw:
+        raise no_data_set(data, place, otherwise=f"it is no COCO file ({flaw})") from None
     if not sheet.images:
-        raise DatasetError(place, "it lists no images", fix="A COCO file has images, annotations and categories.")
+        fix = "A COCO file has images, annotations and categories."
+        raise no_data_set(data, place, otherwise="it lists no images", fix=fix)
     categories, wrong = _categories(sheet.categories)
     images, twice = _images(sheet.images)
     of_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
-    for raw in sheet.annotations:
+    astray = []
+    for raw in () if sheet.annotations is msgspec.UNSET else sheet.annotations:
         try:
             one = _one(raw)
+            if type(one.image_id) not in {int, str}:
+                raise TypeError
             of_image[one.image_id].append(raw)
-        except (msgspec.DecodeError, TypeError):
-            wrong.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
+        except (msgspec.DecodeError, TypeError, RecursionError):
+            astray.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
         except KeyError:
-            wrong.append(Problem(f"annotation {one.id}", f"its image {one.image_id!r:.40} is not among the images"))
+            image_id = f"{one.image_id!r:.40}"
+            astray.append(Problem(f"annotation {one.id!r:.40}", f"its image {image_id} is not among the images"))
+    # An annotation that belongs to no image may be of any of them: then no image is known to have nothing on it.
+    told = sheet.annotations is not msgspec.UNSET and not astray
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
-        yield from (*wrong, *twice)
+        yield from (*wrong, *twice, *astray)
         for number_, image in images.items():
-            yield from _photo(image, [_one(raw) for raw in of_image[number_]], categories)
+            yield from _photo(image, [_one(raw) for raw in of_image[number_]], categories, labelled=told)
 
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
-    return DataSet("coco", photos, labels, joints)
+    silent = "it has no annotations: its photos are not labelled"
+    return DataSet("coco", photos, labels, joints, notes=(silent,) if sheet.annotations is msgspec.UNSET else ())
 
 
 def read_results(data: bytes, place: str) -> DataSet:
@@ -95,15 +105,17 @@ def read_results(data: bytes, place: str) -> DataSet:
         DatasetError: It is no such file.
     """
     try:
-        rows = msgspec.json.decode(data, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise DatasetError(place, f"it is no list of COCO results ({error})") from None
+        rows = json_of(data, list[msgspec.Raw])
+    except Flawed as flaw:
+        raise no_data_set(data, place, otherwise=f"it is no list of COCO results ({flaw})") from None
+    if (other := foreign(data)) is not None:
+        raise DatasetError(place, f"it is {other.what}", fix=other.fix)
     wrong: list[Problem] = []
     of_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
     for place_in_list, raw in enumerate(rows):
         try:
             one = _one(raw)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             wrong.append(Problem(f"result {place_in_list}", "no object"))
             continue
         if type(one.image_id) is not int or one.image_id < 1:
@@ -121,7 +133,7 @@ def read_results(data: bytes, place: str) -> DataSet:
                     drawn.append(_result(one))
                 except Flawed as flaw:
                     yield Problem(f"result {place_in_list} (image {task})", str(flaw))
-            yield LabelledPhoto(name=f"task {task}", drawn=tuple(drawn), task=task)
+            yield LabelledPhoto(name=f"task {task}", drawn=tuple(drawn), task=task, unread=len(found) - len(drawn))
 
     return DataSet("coco-results", photos)
 
@@ -168,7 +180,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
             wrong.append(Problem("an image", f"no object: {each!r:.60}"))
             continue
         name = image.file_name
-        if not isinstance(image.id, int | str) or not isinstance(name, str) or not name:
+        if type(image.id) not in {int, str} or not isinstance(name, str) or not name:
             wrong.append(Problem(f"image {image.id!r:.40}", "no id and file_name"))
         elif image.id in found or name in names:
             wrong.append(Problem(f"image {image.id} {name}", "its id or file_name is another image's too"))
@@ -179,7 +191,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
 
 
 def _photo(
-    image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
+    image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category], *, labelled: bool
 ) -> Iterator[LabelledPhoto | Problem]:
     width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (image.width, image.height))
     drawn = []
@@ -187,10 +199,21 @@ def _photo(
         try:
             drawn.append(_drawn(one, categories, width, height))
         except Flawed as flaw:
-            yield Problem(f"{image.file_name}, annotation {one.id}", str(flaw))
+            yield Problem(f"{image.file_name}, annotation {one.id!r:.40}", str(flaw))
     address = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
     task = image.task_id if type(image.task_id) is int else None
-    yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task)
+    unread = len(annotations) - len(drawn)
+    labelled = labelled or bool(annotations)
+    yield LabelledPhoto(
+        image.file_name,
+        width,
+        height,
+        tuple(drawn),
+        address=address,
+        task=task,
+        labelled=labelled,
+        unread=unread,
+    )
 
 
 def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> Drawn:
@@ -235,7 +258,7 @@ def _joints(given: Any, names: Sequence[str]) -> tuple[Joint, ...]:
         raise Flawed(f"its keypoints are not {len(names)} times x, y, visibility")
     found = []
     for name, x, y, seen in zip(names, given[::3], given[1::3], given[2::3], strict=True):
-        if seen not in {0, 1, 2}:
+        if type(seen) not in {int, float} or seen not in {0, 1, 2}:
             raise Flawed(f"key point {name!r} has the visibility {seen!r:.20}")
         if seen:
             found.append(Joint(name, number(x, name), number(y, name), hidden=seen == 1))

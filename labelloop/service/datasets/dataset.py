@@ -50,6 +50,9 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
         address: Where the data set says that the photo lies (http or s3); empty where it does not.
         task: The task of Label Studio that it is, where the data set tells.
         split: ``train``, ``val`` or ``test``, where the data set tells by a list; else its name may (``val/a.jpg``).
+        labelled: Whether the data set says what is on it. Where it does and nothing is drawn, nothing is on it; where
+            it does not (no label file, or one that cannot be read), that is not known.
+        unread: How many of its objects cannot be read; each is a `Problem` as well.
     """
 
     name: str
@@ -61,6 +64,13 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
     address: str = ""
     task: int | None = None
     split: str = ""
+    labelled: bool = True
+    unread: int = 0
+
+    @property
+    def annotated(self) -> bool:
+        """Whether what was read is an annotation. What cannot be read is never an empty one."""
+        return self.labelled and bool(self.drawn or self.choices or not self.unread)
 
 
 class Problem(msgspec.Struct, frozen=True):
