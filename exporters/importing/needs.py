@@ -27,6 +27,8 @@ class Needs(msgspec.Struct, frozen=True):
         photos: How many photos there are.
         objects: How many objects.
         problems: How many things are malformed.
+        unlabelled: Photos that come in without an annotation: nothing is said of them that could be read.
+        empty: Photos that have nothing on them.
     """
 
     shapes: dict[str, tuple[str, ...]]
@@ -37,6 +39,8 @@ class Needs(msgspec.Struct, frozen=True):
     photos: int = 0
     objects: int = 0
     problems: int = 0
+    unlabelled: int = 0
+    empty: int = 0
 
 
 def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
@@ -44,13 +48,15 @@ def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
     hidden = False
-    photos = objects = problems = 0
+    photos = objects = problems = unlabelled = empty = 0
     for each in data.photos():
         if isinstance(each, Problem):
             problems += 1
             continue
         photos += 1
         objects += len(each.drawn)
+        unlabelled += not each.annotated
+        empty += each.annotated and not each.drawn and not each.choices
         hidden |= _look(each, shapes)
         choices.update(dict.fromkeys(each.choices))
         if progress is not None:
@@ -66,6 +72,8 @@ def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
         photos=photos,
         objects=objects,
         problems=problems,
+        unlabelled=unlabelled,
+        empty=empty,
     )
 
 

@@ -73,10 +73,8 @@ def read_coco(data: bytes, place: str) -> DataSet:
     for raw in () if sheet.annotations is msgspec.UNSET else sheet.annotations:
         try:
             one = _one(raw)
-            if type(one.image_id) not in {int, str}:
-                raise TypeError
-            of_image[one.image_id].append(raw)
-        except (msgspec.DecodeError, TypeError, RecursionError):
+            of_image[_whole_or_text(one.image_id)].append(raw)
+        except (msgspec.DecodeError, Flawed, RecursionError):
             astray.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
         except KeyError:
             image_id = f"{one.image_id!r:.40}"
@@ -167,6 +165,12 @@ def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Probl
             names = joints if isinstance(joints, list) and all(isinstance(joint, str) for joint in joints) else []
             found[identity] = _Category(name.strip(), tuple(names))
     return dict(sorted(found.items())), wrong
+
+
+def _whole_or_text(value: Any) -> int | str:
+    if type(value) not in {int, str}:
+        raise Flawed(f"{value!r:.40} is no id")
+    return value  # type: ignore[no-any-return]
 
 
 def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:

@@ -37,7 +37,9 @@ def _sets(*names: str) -> tuple[frozenset[str], ...]:
 
 FOREIGN: Mapping[str, Foreign] = {
     "label studio": Foreign("Label Studio's own JSON", _sets("tasks", "data,annotations", "data,predictions"), _TASKS),
-    "label studio predictions": Foreign(_PREDICTIONS, _sets("task,result,model_version", "task,result,score"), _PREDICT),
+    "label studio predictions": Foreign(
+        _PREDICTIONS, _sets("task,result,model_version", "task,result,score"), _PREDICT
+    ),
     "label studio annotation": Foreign(
         "an annotation of Label Studio's, as its target storage writes them",
         _sets("result,completed_by", "id,result,task"),
@@ -49,10 +51,16 @@ FOREIGN: Mapping[str, Foreign] = {
         _sets("annotation_id,annotator"),
         "Export JSON instead, and make a data set of it: labelloop export --from.",
     ),
-    "label studio data": Foreign("a list of Label Studio's tasks", _sets("data,id", "data,meta", "data,created_at"), _TASKS),
-    "labelbox": Foreign("Labelbox's export", _sets("Labeled Data", "data_row", "DataRow ID", "data_row,projects"), _READ),
+    "label studio data": Foreign(
+        "a list of Label Studio's tasks", _sets("data,id", "data,meta", "data,created_at"), _TASKS
+    ),
+    "labelbox": Foreign(
+        "Labelbox's export", _sets("Labeled Data", "data_row", "DataRow ID", "data_row,projects"), _READ
+    ),
     "labelme": Foreign("LabelMe's JSON", _sets("shapes,imagePath", "shapes,imageData"), _READ),
-    "via": Foreign("the VGG Image Annotator's JSON", _sets("_via_img_metadata", "_via_settings", "regions,filename"), _READ),
+    "via": Foreign(
+        "the VGG Image Annotator's JSON", _sets("_via_img_metadata", "_via_settings", "regions,filename"), _READ
+    ),
     "createml": Foreign("CreateML's JSON", _sets("image,annotations", "imagefilename,annotation"), _READ),
     "datumaro": Foreign("Datumaro's JSON", _sets("items,categories", "items,dm_format_version"), _READ),
     "supervisely": Foreign("Supervisely's JSON", _sets("objects,size", "classes,projectType"), _READ),

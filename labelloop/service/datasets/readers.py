@@ -188,7 +188,7 @@ def recognise(place: Place) -> str:
 
 
 def _not_foreign(files: Files) -> None:
-    """Looks at one JSON file of each folder. Raises `DatasetError`: the photos have labels of a form that is not read."""
+    """Looks at one JSON file of each folder. Raises `DatasetError`: it has labels of a form that is not read."""
     firsts = {name.rpartition("/")[0]: name for name in reversed(files.names) if name.endswith((".json", ".jsonl"))}
     for name in list(firsts.values())[:_LOOKED_AT]:
         if (found := foreign(files.read(name))) is not None:

@@ -205,13 +205,11 @@ def _instances(files: Files, name: str) -> NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
-            if image.mode not in {"P", "L"}:
-                raise Flawed(f"its mask has the colours {image.mode}, not a palette")
-            pixels = np.asarray(image, dtype=np.uint8)
-    except Flawed:
-        raise
+            mode, pixels = image.mode, np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DatasetError) as error:
         raise Flawed(f"its mask cannot be read ({error})") from None
+    if mode not in {"P", "L"}:
+        raise Flawed(f"its mask has the colours {mode}, not a palette")
     return np.where(pixels == _VOID, 0, pixels).astype(np.uint8)
 
 

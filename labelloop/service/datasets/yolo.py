@@ -183,9 +183,7 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
         if not cells:
             continue
         try:
-            if _is_dota(cells):
-                raise Flawed("a row of DOTA (four corners in pixels, then the name of the class), not of YOLO")
-            kind, *values = map(_share, cells)
+            kind, *values = _numbers(cells)
             one = row(values, photo.width, photo.height, sheet)
             drawn.append(msgspec.structs.replace(one, label=label_of(kind, sheet.names)))
         except Flawed as flaw:
@@ -197,8 +195,10 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
     yield msgspec.structs.replace(photo, drawn=tuple(drawn), unread=len(faults))
 
 
-def _is_dota(cells: Sequence[str]) -> bool:
-    return len(cells) in {9, 10} and _is_number(cells[0]) and _is_number(cells[7]) and not _is_number(cells[8])
+def _numbers(cells: Sequence[str]) -> list[float]:
+    if len(cells) in {9, 10} and _is_number(cells[0]) and _is_number(cells[7]) and not _is_number(cells[8]):
+        raise Flawed("a row of DOTA (four corners in pixels, then the name of the class), not of YOLO")
+    return [_share(cell) for cell in cells]
 
 
 def _is_number(cell: str) -> bool:
@@ -317,7 +317,7 @@ def _told(files: Files, name: str) -> Sheet:
     for number, each in enumerate(names):
         if not isinstance(each, str | int | float | date) or isinstance(each, bool):
             fix = f"Write the name of class {number} in quotes." if isinstance(each, bool) else ""
-            raise DatasetError(place, f"names: class {number} is {str(type(each).__name__)}, not a text", fix=fix)
+            raise DatasetError(place, f"names: class {number} is {each!r:.40}, not a text", fix=fix)
     shape = told.get("kpt_shape")
     if shape is None:
         return Sheet(tuple(map(str, names)))
