@@ -82,7 +82,7 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
             problems.append(Problem(one.name, f"{images} has no photo of this name, or several"))
         elif name in found:
             problems.append(Problem(one.name, "the data set describes this photo twice; the first counts"))
-        elif one.annotated:  # what cannot be read is not a photo with nothing on it
+        elif not one.unread or one.drawn:  # what cannot be read is no photo with nothing on it
             drawn = [each for each in one.drawn if not each.crowd]
             if one.drawn and not drawn:
                 problems.append(Problem(one.name, "all that is on it is a crowd"))

@@ -80,12 +80,16 @@ def read_coco(data: bytes, place: str) -> DataSet:
             image_id = f"{one.image_id!r:.40}"
             astray.append(Problem(f"annotation {one.id!r:.40}", f"its image {image_id} is not among the images"))
     # An annotation that belongs to no image may be of any of them: then no image is known to have nothing on it.
-    told = sheet.annotations is not msgspec.UNSET and not astray
+    labelled = sheet.annotations is not msgspec.UNSET
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
         yield from (*wrong, *twice, *astray)
         for number_, image in images.items():
-            yield from _photo(image, [_one(raw) for raw in of_image[number_]], categories, labelled=told)
+            raws = of_image[number_]
+            for each in _photo(image, [_one(raw) for raw in raws], categories):
+                if isinstance(each, LabelledPhoto) and not raws:
+                    each = msgspec.structs.replace(each, labelled=labelled, unread=int(bool(astray)))  # noqa: PLW2901
+                yield each
 
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
@@ -195,7 +199,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
 
 
 def _photo(
-    image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category], *, labelled: bool
+    image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
 ) -> Iterator[LabelledPhoto | Problem]:
     width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (image.width, image.height))
     drawn = []
@@ -207,17 +211,7 @@ def _photo(
     address = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
     task = image.task_id if type(image.task_id) is int else None
     unread = len(annotations) - len(drawn)
-    labelled = labelled or bool(annotations)
-    yield LabelledPhoto(
-        image.file_name,
-        width,
-        height,
-        tuple(drawn),
-        address=address,
-        task=task,
-        labelled=labelled,
-        unread=unread,
-    )
+    yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task, unread=unread)
 
 
 def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> Drawn:

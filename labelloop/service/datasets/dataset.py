@@ -50,9 +50,9 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
         address: Where the data set says that the photo lies (http or s3); empty where it does not.
         task: The task of Label Studio that it is, where the data set tells.
         split: ``train``, ``val`` or ``test``, where the data set tells by a list; else its name may (``val/a.jpg``).
-        labelled: Whether the data set says what is on it. Where it does and nothing is drawn, nothing is on it; where
-            it does not (no label file, or one that cannot be read), that is not known.
-        unread: How many of its objects cannot be read; each is a `Problem` as well.
+        labelled: Whether the data set says what is on it; not where there is no label file. Where it does and nothing
+            is drawn, nothing is on it.
+        unread: How many of its objects cannot be read, or 1 for a label file of which nothing can; each is a `Problem`.
     """
 
     name: str

@@ -74,6 +74,7 @@ def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Probl
     unread = 0
     given = told.get("annotations")
     if given is not None and not isinstance(given, dict):
+        unread = 1
         yield Problem(f"line {line} ({name}), annotations", f"{given!r:.40} is no object of rows")
     for key, rows in given.items() if isinstance(given, dict) else ():
         for row in rows if isinstance(rows, list) else (rows,):
@@ -94,7 +95,7 @@ def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Probl
         tuple(drawn),
         tuple(choices),
         address=address if isinstance(address, str) else "",
-        labelled=isinstance(given, dict),
+        labelled=given is not None,
         unread=unread,
     )
 

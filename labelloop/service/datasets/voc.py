@@ -70,7 +70,7 @@ def read_voc(files: Files, photos: Photos) -> DataSet:
             except Flawed as flaw:
                 yield Problem(name, str(flaw))
                 if photo := photos.find(stem):
-                    yield LabelledPhoto(photo, split=splits.get(stem, ""), labelled=False)
+                    yield LabelledPhoto(photo, split=splits.get(stem, ""), unread=1)
                 continue
             for each in _photo(page, name, first, files, masks):
                 if isinstance(each, Problem):

@@ -174,7 +174,7 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
         lines = text_of(files.read(file)).splitlines()
     except (DatasetError, Flawed) as error:
         yield Problem(file, error.reason if isinstance(error, DatasetError) else str(error))
-        yield msgspec.structs.replace(photo, labelled=False)
+        yield msgspec.structs.replace(photo, unread=1)
         return
     drawn: list[Drawn] = []
     faults: list[Problem] = []
