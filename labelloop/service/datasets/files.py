@@ -116,27 +116,29 @@ class ZipFiles(FolderFiles):
 
 
 class PartFiles:
-    """The files of one folder of others.
+    """Some files of others.
 
     Args:
         files: The others.
-        folder: The folder's name, without a slash at its end.
+        folder: The folder that is meant; empty: all of them.
+        without: Folders that are left out.
     """
 
-    def __init__(self, files: Files, folder: str) -> None:
+    def __init__(self, files: Files, folder: str = "", *, without: Iterable[str] = ()) -> None:
         self._files = files
-        self._start = f"{folder}/"
+        self._start = f"{folder}/" if folder else ""
+        self._without = tuple(f"{each}/" for each in without)
 
     @property
     def place(self) -> str:
         """See `Files.place`."""
-        return f"{self._files.place}/{self._start.rstrip('/')}"
+        return f"{self._files.place}/{self._start}".rstrip("/")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """See `Files.names`."""
-        start = self._start
-        return tuple(name[len(start) :] for name in self._files.names if name.startswith(start))
+        found = (name for name in self._files.names if name.startswith(self._start))
+        return tuple(rest for name in found if not (rest := name[len(self._start) :]).startswith(self._without))
 
     def read(self, name: str) -> bytes:
         """See `Files.read`."""

@@ -8,19 +8,16 @@ import msgspec
 from labelloop.service.datasets.coco import read_results
 from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import Files, PartFiles, Photos, open_files
+from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
 from labelloop.service.datasets.foreign import foreign, no_data_set
+from labelloop.service.datasets.layouts import layouts, only_part
 from labelloop.service.datasets.ndjson import read_ndjson
-from labelloop.service.datasets.sheets import coco_sheets, json_sheets, read_sheets
+from labelloop.service.datasets.sheets import json_sheets, read_sheets
 from labelloop.service.datasets.voc import read_voc
-from labelloop.service.datasets.yolo import ROWS, has_label_files, is_yolo, read_yolo
+from labelloop.service.datasets.yolo import ROWS, read_yolo
 from labelloop.service.settings import Settings
 
-_PARTS = frozenset(
-    {"images", "labels", "labeltxt", "annotations", "jpegimages", "imagesets", "data", "segmentationobject"}
-)
-"""Folders that are parts of a data set, not one of their own, in small letters."""
 _LOOKED_AT = 50
 """Folders of which one JSON file is looked at, where nothing else tells a layout."""
 
@@ -80,13 +77,14 @@ READERS: Mapping[str, Callable[[Place], DataSet]] = {
 """Format -> its reader; ``yolo`` tells its task by its rows. `DatasetError`: the place holds no such data set."""
 
 
-def open_place(source: str, settings: Settings, *, images: str = "") -> Place:
+def open_place(source: str, settings: Settings, *, images: str = "", alone: bool = True) -> Place:
     """The data set's files, and its photos: below ``images`` where that is given, else below the data set.
 
     Args:
         source: A folder, a file, ``s3://BUCKET/PREFIX`` or ``s3://BUCKET/KEY.json``.
         settings: Where the S3 server is.
         images: Where the photos are: a folder or ``s3://BUCKET/PREFIX``.
+        alone: Whether a folder must hold one data set, which may lie in a folder of its own there.
 
     Raises:
         DatasetError: There is nothing.
@@ -98,41 +96,9 @@ def open_place(source: str, settings: Settings, *, images: str = "") -> Place:
     elif not source.startswith("s3://") and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
         source, name = str(path.parent), path.name
     files = open_files(source, settings)
-    if not name:
-        files = innermost(files)
+    if alone and not name:
+        files = only_part(files)
     return Place(files, Photos(open_files(images, settings) if images else files), name)
-
-
-def innermost(files: Files) -> Files:
-    """A data set that is alone in a folder of the given one, as archives often hold it; else the given files."""
-    tops = {name.partition("/")[0] if "/" in name else "" for name in files.names}
-    if len(tops) != 1:
-        return files
-    top = tops.pop()
-    if not top or top.casefold() in _PARTS or top in SPLITS:
-        return files
-    inner = PartFiles(files, top)
-    return innermost(inner) if len({name.partition("/")[0] for name in inner.names}) == 1 or layouts(inner) else files
-
-
-def layouts(files: Files, photos: Photos | None = None) -> list[str]:
-    """Which of `READERS` that read labels find theirs in a folder, the one that is taken first.
-
-    Args:
-        files: The folder's files.
-        photos: Its photos; None: those among the files.
-    """
-    photos = Photos(files) if photos is None else photos
-    found = {
-        "yolo": is_yolo(files),
-        "voc": any(name.lower().endswith(".xml") for name in files.names),
-        "coco": bool(coco_sheets(files)),
-        "ndjson": any(name.endswith(".ndjson") and "/" not in name for name in files.names),
-    }
-    named = [layout for layout, there in found.items() if there]
-    if not found["yolo"] and has_label_files(files, photos):  # a README.txt beside photos makes no labels
-        named.append("yolo")
-    return named
 
 
 def _is_zip(path: Path) -> bool:

@@ -102,10 +102,9 @@ def read_yolo(files: Files, photos: Photos, task: str = "", *, sheet: str = "") 
 
 def is_yolo(files: Files) -> bool:
     """Whether a file says that it is a data set of YOLO: ``data.yaml``, Darknet's ``*.names``, Label Studio's notes."""
-    return any(
-        name in SHEETS or PurePosixPath(name).suffix == ".names" or PurePosixPath(name).name == "_darknet.labels"
-        for name in files.names
-    ) or (NOTES in files.names and "classes.txt" in files.names)
+    names = files.names
+    marked = any(name in SHEETS or name.endswith((".names", "_darknet.labels")) for name in names)
+    return marked or (NOTES in names and "classes.txt" in names)
 
 
 def has_label_files(files: Files, photos: Photos) -> bool:
