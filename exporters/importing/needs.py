@@ -29,6 +29,8 @@ class Needs(msgspec.Struct, frozen=True):
         problems: How many things are malformed.
         categories: COCO's numbers and supercategories of the labels.
         skeleton: The pairs of key points with a line between them.
+        unlabelled: Photos that come in without an annotation: nothing is said of them that could be read.
+        empty: Photos that have nothing on them.
     """
 
     shapes: dict[str, tuple[str, ...]]
@@ -41,6 +43,8 @@ class Needs(msgspec.Struct, frozen=True):
     problems: int = 0
     categories: Mapping[str, Category] = {}
     skeleton: tuple[tuple[str, str], ...] = ()
+    unlabelled: int = 0
+    empty: int = 0
 
 
 def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = None) -> Needs:
@@ -48,13 +52,15 @@ def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = No
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
     hidden = False
-    photos = objects = problems = 0
+    photos = objects = problems = unlabelled = empty = 0
     for each in data.photos():
         if isinstance(each, Problem):
             problems += 1
             continue
         photos += 1
         objects += len(each.drawn)
+        unlabelled += not each.annotated
+        empty += each.annotated and not each.drawn and not each.choices
         hidden |= _look(each, shapes, crowds=crowds)
         choices.update(dict.fromkeys(each.choices))
         if progress is not None:
@@ -72,6 +78,8 @@ def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = No
         problems=problems,
         categories=data.categories,
         skeleton=data.skeleton,
+        unlabelled=unlabelled,
+        empty=empty,
     )
 
 

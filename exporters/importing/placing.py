@@ -19,6 +19,8 @@ POINT_WIDTH = 0.5
 """How wide a key point is drawn, in percent of the photo's width: Label Studio's own default is near it."""
 
 NO_PLACE = "the labelling interface has no place for it"
+INCOMPLETE = "photos whose annotation lacks objects that cannot be read: --incomplete skip leaves it away"
+WHOLE = "photos without an annotation, as some of their objects cannot be read (--incomplete skip)"
 AS_SEEN = "key points that are out of sight, imported as seen: no per-region choice says it"
 
 
@@ -29,11 +31,14 @@ class Placed(msgspec.Struct, frozen=True):
         results: Regions and choices, each with an id.
         regions: How many of them are objects.
         score: The least sure of a model's objects; None where no score is given.
+        annotated: Whether this is an annotation. It is none, rather than an empty one, where the data set says nothing
+            of the photo, or where nothing of what it says could be taken.
     """
 
     results: list[dict[str, Any]]
     regions: int
     score: float | None = None
+    annotated: bool = True
 
     @property
     def ids(self) -> frozenset[str]:
@@ -48,13 +53,23 @@ class Placer:
         config: The interface.
         image: The image tag that shows the photos.
         crowds: Whether an object that is many (COCO's ``iscrowd``) is imported as one.
+        whole: Whether a photo of which some objects cannot be read gets no annotation at all.
         tell: Called with what was left out.
     """
 
-    def __init__(self, config: LabelConfig, image: ObjectTag, *, crowds: bool, tell: Callable[[Problem], None]) -> None:
+    def __init__(
+        self,
+        config: LabelConfig,
+        image: ObjectTag,
+        *,
+        crowds: bool,
+        tell: Callable[[Problem], None],
+        whole: bool = False,
+    ) -> None:
         self._config = config
         self._image = image.name
         self._crowds = crowds
+        self._whole = whole
         self._tell = tell
         self._hidden = hidden_choice(config, image.name)
         self._flags = flag_choices(config, image.name)
@@ -92,7 +107,11 @@ class Placer:
         if not results and not self._crowds and any(each.crowd for each in photo.drawn):
             self._tell(Problem(photo.name, "only crowds are on it: it comes in without an annotation", failed=False))
         scores = [each.score for each in photo.drawn if each.score is not None]
-        return Placed(results, regions, min(scores) if scores else photo.score)
+        left_out = any(each.crowd for each in photo.drawn) and not self._crowds
+        annotated = photo.annotated and bool(results or not left_out) and not (self._whole and photo.unread)
+        if photo.unread and photo.annotated:
+            self.notes[WHOLE if self._whole else INCOMPLETE] += 1
+        return Placed(results, regions, min(scores) if scores else photo.score, annotated)
 
     def _object(self, photo: LabelledPhoto, each: Drawn, name: str) -> list[dict[str, Any]]:
         kind = shape_of(each.geometry)

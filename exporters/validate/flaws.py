@@ -125,6 +125,9 @@ FLAWS: Mapping[str, Flaw] = {
         "write ImageSets/Main/{train,val,trainval,test}.txt",
     ),
     "voc-image-missing": Flaw("an image that is not in JPEGImages", "loading stops", "bring the image"),
+    "label-unread": Flaw(
+        "labels that cannot be read", "they are lost to whoever trains on it", "write them as the format has it"
+    ),
     "class-alike": Flaw(
         "two classes whose names differ only in case, spaces, - or _",
         "one kind of thing is trained as two",

@@ -1,7 +1,7 @@
 """Names that a person or a format takes for one: classes written two ways, two images of one label file."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from exporters.classes import alike
 from exporters.validate.flaws import Problems
@@ -13,14 +13,8 @@ def check_classes(names: Iterable[str], file: str, where: str, problems: Problem
         problems.add("class-alike", file, where, f"{first!r} and {name!r}")
 
 
-def check_shared(photos: Mapping[str, Sequence[Path]], labels: Mapping[str, str], problems: Problems) -> None:
-    """Find label files that two images share.
-
-    Args:
-        photos: the images that a label file is taken for, by its stem.
-        labels: the label files' names in the problems, by their stems.
-        problems: where faults go.
-    """
-    for stem, file in labels.items():
-        if len(paths := photos.get(stem, ())) > 1:
-            problems.add("labels-shared", file, detail=" and ".join(sorted(path.name for path in paths)))
+def check_shared(photos: Mapping[str, Sequence[str]], problems: Problems) -> None:
+    """Find label files that two images share: ``photos`` are the images of each label file."""
+    for file, names in photos.items():
+        if len(names) > 1:
+            problems.add("labels-shared", file, detail=" and ".join(sorted(PurePosixPath(name).name for name in names)))

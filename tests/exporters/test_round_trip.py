@@ -160,6 +160,13 @@ def test_crowds_without_the_option_are_counted_and_no_failure(bring, tmp_path):
     assert "BrushLabels" not in studio.xml
 
 
+def test_photo_with_nothing_but_crowds_is_no_negative(bring, take, tmp_path):
+    report, studio = bring(write(tmp_path / "coco", sheet(crowd(1, 1, 9, 9))))
+    assert studio.kept[0].get("annotations", []) == []
+    assert (report.failed_share, report.added) == (0, 0)
+    assert "a.jpg: only crowds are on it: it comes in without an annotation" in summary(report, "http://ls")
+
+
 def test_crowd_comes_back_as_a_crowd(bring, take, tmp_path):
     told = sheet(box(30, 4), crowd(2, 20, 40, 44))
     report, studio = bring(write(tmp_path / "coco", told), crowds=True)
@@ -465,6 +472,7 @@ def test_categories_that_a_project_does_not_tell_are_counted(bring, tmp_path):
     xml = CHOICES.replace(
         '<Label value="dog"/>', '<Label value="dog"/><Label value="person"/><Label value="hair drier"/>'
     )
-    joints = '<KeyPointLabels name="p" toName="image"><Label value="a"/><Label value="b"/><Label value="c"/></KeyPointLabels>'
+    points = "".join(f'<Label value="{name}"/>' for name in "abc")
+    joints = f'<KeyPointLabels name="p" toName="image">{points}</KeyPointLabels>'
     report, _ = bring(write(tmp_path / "coco", told), xml.replace("</View>", f"{joints}</View>"))
     assert report.notes["categories whose number or supercategory the project's labels do not have: not kept"] == 3

@@ -15,7 +15,6 @@ from exporters.formats import FORMATS
 from exporters.pull import pull
 from exporters.validate import validate, verify
 from exporters.validate.folder import CHECKED
-from exporters.versions import read_version
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests.exporters import matrix

@@ -261,12 +261,13 @@ def test_voc_masks_are_taken_by_the_number_of_the_object(read, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["<annotation", "<x/>", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'])
-def test_a_broken_xml_costs_its_photo_alone(read, tmp_path, text):
+def test_a_broken_xml_leaves_its_photo_unlabelled(read, tmp_path, text):
     makers.make_voc(tmp_path)
     (tmp_path / "Annotations/a.xml").write_text(text)
     photos, problems, _ = read(tmp_path)
     assert [problem.item for problem in problems] == ["Annotations/a.xml"]
-    assert set(photos) == {"b.png", "empty.jpg"}
+    assert {name for name, photo in photos.items() if photo.annotated} == {"b.png", "empty.jpg"}
+    assert set(photos) == {"b.png", "empty.jpg", "JPEGImages/a.jpg"}
 
 
 def test_folders_are_classes(read, tmp_path):

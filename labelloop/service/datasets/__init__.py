@@ -3,7 +3,8 @@
 from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem, shape_of
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
-from labelloop.service.datasets.readers import READERS, Place, open_place, read_dataset
+from labelloop.service.datasets.layouts import layouts, parts
+from labelloop.service.datasets.readers import READERS, Place, open_place, read_dataset, recognise
 
 __all__ = [
     "READERS",
@@ -17,8 +18,11 @@ __all__ = [
     "Photos",
     "Place",
     "Problem",
+    "layouts",
     "open_files",
     "open_place",
+    "parts",
     "read_dataset",
+    "recognise",
     "shape_of",
 ]

@@ -12,12 +12,14 @@ from labelloop.labeling.geometry import Geometry
 from labelloop.labeling.remarks import NONE, Remarks
 from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
+from labelloop.service.datasets.foreign import foreign, no_data_set
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths
+from labelloop.service.datasets.text import json_of
 
 
 class _Sheet(msgspec.Struct):
     images: list[Any] = []
-    annotations: list[msgspec.Raw] = []
+    annotations: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     categories: list[Any] = []
     info: Any = None
     licenses: Any = None
@@ -71,39 +73,49 @@ def read_coco(data: bytes, place: str) -> DataSet:
         DatasetError: It is no such file.
     """
     try:
-        sheet = msgspec.json.decode(data, type=_Sheet)
-    except msgspec.DecodeError as error:
-        raise DatasetError(place, f"it is no COCO file ({error})") from None
+        sheet = json_of(data, _Sheet)
+    except Flawed as flaw:
+        raise no_data_set(data, place, otherwise=f"it is no COCO file ({flaw})") from None
     if not sheet.images:
-        raise DatasetError(place, "it lists no images", fix="A COCO file has images, annotations and categories.")
+        fix = "A COCO file has images, annotations and categories."
+        raise no_data_set(data, place, otherwise="it lists no images", fix=fix)
     categories, wrong = _categories(sheet.categories)
     images, twice = _images(sheet.images)
     about, notes = _about(sheet)
     of_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
-    for raw in sheet.annotations:
+    astray = []
+    for raw in () if sheet.annotations is msgspec.UNSET else sheet.annotations:
         try:
             one = _one(raw)
-            of_image[one.image_id].append(raw)
-        except (msgspec.DecodeError, TypeError):
-            wrong.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
+            of_image[_whole_or_text(one.image_id)].append(raw)
+        except (msgspec.DecodeError, Flawed, RecursionError):
+            astray.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
         except KeyError:
-            wrong.append(Problem(f"annotation {one.id}", f"its image {one.image_id!r:.40} is not among the images"))
+            image_id = f"{one.image_id!r:.40}"
+            astray.append(Problem(f"annotation {one.id!r:.40}", f"its image {image_id} is not among the images"))
+    # An annotation that belongs to no image may be of any of them: then no image is known to have nothing on it.
+    labelled = sheet.annotations is not msgspec.UNSET
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
-        yield from (*wrong, *twice)
+        yield from (*wrong, *twice, *astray)
         for number_, image in images.items():
-            for each in _photo(image, [_remarked(raw) for raw in of_image[number_]], categories):
-                told = about.get(number_, {})
-                yield each if isinstance(each, Problem) else msgspec.structs.replace(each, about=told)
+            raws, told = of_image[number_], about.get(number_, {})
+            for each in _photo(image, [_remarked(raw) for raw in raws], categories):
+                if isinstance(each, LabelledPhoto):
+                    each = msgspec.structs.replace(each, about=told)  # noqa: PLW2901
+                    if not raws:
+                        each = msgspec.structs.replace(each, labelled=labelled, unread=int(bool(astray)))  # noqa: PLW2901
+                yield each
 
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
+    silent = "it has no annotations: its photos are not labelled"
     return DataSet(
         "coco",
         photos,
         labels,
         joints,
-        notes=notes,
+        notes=(*((silent,) if sheet.annotations is msgspec.UNSET else ()), *notes),
         categories={each.name: Category(number_, each.supercategory) for number_, each in reversed(categories.items())},
         skeleton=tuple(dict.fromkeys(pair for each in categories.values() for pair in each.skeleton)),
     )
@@ -119,15 +131,17 @@ def read_results(data: bytes, place: str) -> DataSet:
         DatasetError: It is no such file.
     """
     try:
-        rows = msgspec.json.decode(data, type=list[msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise DatasetError(place, f"it is no list of COCO results ({error})") from None
+        rows = json_of(data, list[msgspec.Raw])
+    except Flawed as flaw:
+        raise no_data_set(data, place, otherwise=f"it is no list of COCO results ({flaw})") from None
+    if (other := foreign(data)) is not None:
+        raise DatasetError(place, f"it is {other.what}", fix=other.fix)
     wrong: list[Problem] = []
     of_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
     for place_in_list, raw in enumerate(rows):
         try:
             one = _one(raw)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             wrong.append(Problem(f"result {place_in_list}", "no object"))
             continue
         if type(one.image_id) is not int or one.image_id < 1:
@@ -145,7 +159,7 @@ def read_results(data: bytes, place: str) -> DataSet:
                     drawn.append(_result(one))
                 except Flawed as flaw:
                     yield Problem(f"result {place_in_list} (image {task})", str(flaw))
-            yield LabelledPhoto(name=f"task {task}", drawn=tuple(drawn), task=task)
+            yield LabelledPhoto(name=f"task {task}", drawn=tuple(drawn), task=task, unread=len(found) - len(drawn))
 
     return DataSet("coco-results", photos)
 
@@ -248,6 +262,12 @@ def _hashable(value: Any) -> bool:
     return isinstance(value, int | str) or value is None
 
 
+def _whole_or_text(value: Any) -> int | str:
+    if type(value) not in {int, str}:
+        raise Flawed(f"{value!r:.40} is no id")
+    return value  # type: ignore[no-any-return]
+
+
 def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
     found: dict[Any, _Image] = {}
     wrong = []
@@ -259,7 +279,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
             wrong.append(Problem("an image", f"no object: {each!r:.60}"))
             continue
         name = image.file_name
-        if not isinstance(image.id, int | str) or not isinstance(name, str) or not name:
+        if type(image.id) not in {int, str} or not isinstance(name, str) or not name:
             wrong.append(Problem(f"image {image.id!r:.40}", "no id and file_name"))
         elif image.id in found or name in names:
             wrong.append(Problem(f"image {image.id} {name}", "its id or file_name is another image's too"))
@@ -278,10 +298,11 @@ def _photo(
         try:
             drawn.append(_drawn(one, categories, width, height))
         except Flawed as flaw:
-            yield Problem(f"{image.file_name}, annotation {one.id}", str(flaw))
+            yield Problem(f"{image.file_name}, annotation {one.id!r:.40}", str(flaw))
     address = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
     task = image.task_id if type(image.task_id) is int else None
-    yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task)
+    unread = len(annotations) - len(drawn)
+    yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task, unread=unread)
 
 
 def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> Drawn:
@@ -326,7 +347,7 @@ def _joints(given: Any, names: Sequence[str]) -> tuple[Joint, ...]:
         raise Flawed(f"its keypoints are not {len(names)} times x, y, visibility")
     found = []
     for name, x, y, seen in zip(names, given[::3], given[1::3], given[2::3], strict=True):
-        if seen not in {0, 1, 2}:
+        if type(seen) not in {int, float} or seen not in {0, 1, 2}:
             raise Flawed(f"key point {name!r} has the visibility {seen!r:.20}")
         if seen:
             found.append(Joint(name, number(x, name), number(y, name), hidden=seen == 1))

@@ -52,6 +52,9 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
         task: The task of Label Studio that it is, where the data set tells.
         split: ``train``, ``val`` or ``test``, where the data set tells by a list; else its name may (``val/a.jpg``).
         about: Further fields of a COCO image, with its ``license`` and the ``info`` of its file.
+        labelled: Whether the data set says what is on it; not where there is no label file. Where it does and nothing
+            is drawn, nothing is on it.
+        unread: How many of its objects cannot be read, or 1 for a label file of which nothing can; each is a `Problem`.
     """
 
     name: str
@@ -64,6 +67,13 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
     task: int | None = None
     split: str = ""
     about: Mapping[str, Any] = {}
+    labelled: bool = True
+    unread: int = 0
+
+    @property
+    def annotated(self) -> bool:
+        """Whether what was read is an annotation. What cannot be read is never an empty one."""
+        return self.labelled and bool(self.drawn or self.choices or not self.unread)
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -1,5 +1,9 @@
-"""The files that a data set is made of, in a folder or under a prefix of a bucket."""
+"""The files that a data set is made of: in a folder, in a zip archive, or under a prefix of a bucket."""
 
+import shutil
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -10,6 +14,8 @@ from labelloop.service.media import MediaError, photo_size
 from labelloop.service.settings import Settings
 from labelloop.service.store import NotThere, Store, open_store
 
+_FILLED = 0.9
+"""How much of the free disk an archive may fill."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"})
 
 
@@ -56,7 +62,7 @@ class FolderFiles:
         try:
             return (self._folder / name).read_bytes()
         except OSError as error:
-            raise DatasetError(self._folder / name, error.strerror or str(error)) from None
+            raise DatasetError(f"{self.place}/{name}", error.strerror or str(error)) from None
 
     def path(self, name: str) -> Path | None:
         """See `Files.path`."""
@@ -66,6 +72,85 @@ class FolderFiles:
         """See `Files.address`."""
         del name
         return ""
+
+
+class ZipFiles(FolderFiles):
+    """The files of a zip archive, unpacked into a temporary folder that goes with this object.
+
+    Raises:
+        DatasetError: It is damaged or encrypted, or there is no room for it.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._archive = archive
+        self._unpacked = tempfile.TemporaryDirectory(prefix="labelloop-zip-")
+        super().__init__(Path(self._unpacked.name))
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                self._unpack(packed)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+            raise DatasetError(archive, f"the zip archive is damaged ({error})", fix="Download it again.") from None
+        except RuntimeError:  # what zipfile raises for a password
+            raise DatasetError(archive, "the zip archive is encrypted", fix="Unpack it, and give the folder.") from None
+        except OSError as error:
+            raise DatasetError(archive, error.strerror or str(error), fix="Unpack it, and give the folder.") from None
+
+    @property
+    def place(self) -> str:
+        """See `Files.place`."""
+        return str(self._archive)
+
+    def _unpack(self, packed: zipfile.ZipFile) -> None:
+        members = [each for each in packed.infolist() if not each.is_dir()]
+        size, free = sum(each.file_size for each in members), shutil.disk_usage(self._folder).free
+        if size > free * _FILLED:
+            raise DatasetError(
+                self._archive,
+                f"unpacked it has {size / 1e9:,.1f} GB, and {self._folder.parent} has {free / 1e9:,.1f} GB free",
+                fix="Set TMPDIR to a folder with more room, or unpack it and give the folder.",
+            )
+        for each in members:
+            each.filename = each.filename.replace("\\", "/")  # some Windows tools write it so
+            if not _hidden(each.filename.split("/")):
+                packed.extract(each, self._folder)
+
+
+class PartFiles:
+    """Some files of others.
+
+    Args:
+        files: The others.
+        folder: The folder that is meant; empty: all of them.
+        without: Folders that are left out.
+    """
+
+    def __init__(self, files: Files, folder: str = "", *, without: Iterable[str] = ()) -> None:
+        self._files = files
+        self._start = f"{folder}/" if folder else ""
+        self._without = tuple(f"{each}/" for each in without)
+
+    @property
+    def place(self) -> str:
+        """See `Files.place`."""
+        return f"{self._files.place}/{self._start}".rstrip("/")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """See `Files.names`."""
+        found = (name for name in self._files.names if name.startswith(self._start))
+        return tuple(rest for name in found if not (rest := name[len(self._start) :]).startswith(self._without))
+
+    def read(self, name: str) -> bytes:
+        """See `Files.read`."""
+        return self._files.read(self._start + name)
+
+    def path(self, name: str) -> Path | None:
+        """See `Files.path`."""
+        return self._files.path(self._start + name)
+
+    def address(self, name: str) -> str:
+        """See `Files.address`."""
+        return self._files.address(self._start + name)
 
 
 class BucketFiles:
@@ -103,16 +188,22 @@ class BucketFiles:
 
 
 def open_files(place: str, settings: Settings) -> Files:
-    """The files of a folder, or of ``s3://BUCKET/PREFIX``.
+    """The files of a folder, of a zip archive, or of ``s3://BUCKET/PREFIX``.
 
     Raises:
-        DatasetError: There is no such folder.
+        DatasetError: There is no such folder, or the archive cannot be unpacked.
     """
+    if place.startswith("s3://") and place.lower().endswith(".zip"):
+        raise DatasetError(place, "archives are read from this machine only", fix="Download it, and give the file.")
     if place.startswith("s3://"):
         return BucketFiles(place, open_store(place, settings))
     folder = Path(place.removeprefix("file://")).expanduser()
+    if folder.is_file() and folder.suffix.lower() == ".zip":
+        return ZipFiles(folder)
     if not folder.is_dir():
-        raise DatasetError(folder, "there is no such folder", fix="Give a folder, a JSON file or s3://BUCKET/PREFIX.")
+        raise DatasetError(
+            folder, "there is no such folder", fix="Give a folder, a zip, a JSON file or s3://BUCKET/PREFIX."
+        )
     return FolderFiles(folder)
 
 

@@ -24,7 +24,7 @@ def read_images(photos: Photos) -> DataSet:
         )
 
     def read() -> Iterator[LabelledPhoto | Problem]:
-        return (LabelledPhoto(name) for name in photos.names)
+        return (LabelledPhoto(name, labelled=False) for name in photos.names)
 
     return DataSet("images", read)
 
@@ -44,7 +44,9 @@ def read_classes(photos: Photos) -> DataSet:
 
     def read() -> Iterator[LabelledPhoto | Problem]:
         for name, choice in of_photo.items():
-            yield LabelledPhoto(name, choices=(choice,) if choice else ())
+            if not choice:
+                yield Problem(name, "it is in no folder of a class")
+            yield LabelledPhoto(name, choices=(choice,) if choice else (), labelled=bool(choice))
 
     return DataSet("yolo-classify", read, choices=classes)
 
