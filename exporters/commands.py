@@ -79,8 +79,8 @@ def export(
         disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
             named `disputed`.
         rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
-        category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of the
-            COCO file that `labelloop import` read.
+        category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of
+            the COCO file that `labelloop import` read.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
         fetch: read the header of an image whose size neither the regions nor the task tell.

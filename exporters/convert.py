@@ -33,7 +33,8 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
     """What became of a usual task, all of whose regions are in the data set: tasks with one pattern have one bill.
 
     ``kinds`` counts its upright rectangles, turned rectangles and polygons; ``unknown`` its regions with a label that
-    the label config does not have; ``repeated``: another task has its image too; ``about``: an import kept fields of it.
+    the label config does not have; ``repeated``: another task has its image too; ``about``: an import kept fields of
+    the image.
     """
 
     rule: str

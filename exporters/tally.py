@@ -134,7 +134,7 @@ class Tally:
 
 
 def _unsaid(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:
-    """How many things there are of which there is more to say than labels and shapes: (things, what there is to say)."""
+    """How many things have more than labels and shapes: (things, what they have)."""
     found: Counter[tuple[str, str]] = Counter({("images", ABOUT): int(about)})
     seen: set[int] = set()
     for each in objects:

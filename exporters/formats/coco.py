@@ -65,7 +65,7 @@ class Coco(ItemFormat):
     points, every category names them and every annotation has its own (COCO keypoints), zeros where it has none. Beyond
     the format's own keys an annotation carries ``region_id``, ``annotation_id``, ``annotator``, ``score``,
     ``attributes`` and ``meta``, an image its ``task_id``. A crowd has ``iscrowd`` 1 and run lengths as COCO's own files
-    have them, as a list. What an import kept of an image, of its license and of the data set's ``info`` is written back.
+    have them, as a list. What an import kept of an image, its license and the data set's ``info`` is written back.
     """
 
     name: ClassVar[str] = "coco"

@@ -70,8 +70,8 @@ def import_dataset(
         extend_labels: add labels and controls that the project's labelling interface lacks; nothing there is changed.
         only_known_labels: leave out objects of labels that the project does not have.
         shapes: boxes: take the box of each object, whatever its shape.
-        crowds: import a region of many objects (COCO's iscrowd) as one that is marked `crowd`, which an export writes as
-            iscrowd again; else it is left out and counted, which is no failure.
+        crowds: import a region of many objects (COCO's iscrowd) as one that is marked `crowd`, which an export writes
+            as iscrowd again; else it is left out and counted, which is no failure.
         incomplete: skip: a photo of which some objects cannot be read comes in without an annotation, instead of one
             with the objects that can. A photo of which none can be read never gets one.
         ground_truth: mark the annotations as ground truth.

@@ -62,7 +62,7 @@ def is_yes(word: str) -> bool:
 
 
 def remarks(region: Region) -> Remarks:
-    """What the results of a region say of it. An answer of a control goes before the note, the note before attributes."""
+    """What the results of a region say of it. An answer goes before the note, the note before attributes."""
     meta = next((each.meta for each in region.result if each.meta), None) or {}
     if not meta and not region.attributes:
         return NONE

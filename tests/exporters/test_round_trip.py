@@ -307,7 +307,8 @@ def test_flags_of_voc_come_back(bring, take, flagged):
 CHOICES = """<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image"><Label value="dog"/>
 </RectangleLabels><Choices name="state" toName="image" perRegion="true" choice="multiple"><Choice value="Truncated"/>
 <Choice value="occluded"/></Choices><Choices name="difficult" toName="image" perRegion="true"><Choice value="yes"/>
-<Choice value="no"/></Choices><Choices name="colour" toName="image" perRegion="true"><Choice value="red"/></Choices></View>"""
+<Choice value="no"/></Choices><Choices name="colour" toName="image" perRegion="true"><Choice value="red"/></Choices>
+</View>"""
 
 
 def test_flags_are_choices_where_the_project_asks_for_them(bring, take, flagged):
