@@ -83,9 +83,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``classes`` is label -> number from 1 (a format that counts from 0 takes one off); ``splits`` is split -> images;
     ``keypoints`` are the names of the label config's key points, ``skeleton`` the pairs of their places that COCO draws
-    a line between; ``categories`` is what COCO says of the classes. ``refused`` says why it was not published. ``rules``
-    is a digest of all that decides what a task becomes: a later export may refer to this version's generations only
-    where it is the same.
+    a line between; ``categories`` is what COCO says of the classes. ``refused`` says why it was not published.
+    ``rules`` is a digest of all that decides what a task becomes: a later export may refer to this version's
+    generations only where it is the same.
     """
 
     format: str = FORMAT

@@ -139,8 +139,8 @@ def _unsaid(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str
     seen: set[int] = set()
     for each in objects:
         said = each.remarks
-        if each.number in seen or not (said or each.attributes):
-            continue
+        if each.number in seen or each.box is None or not (said or each.attributes):
+            continue  # what is said of a key point is its visibility
         seen.add(each.number)
         found["regions", FLAGS] += bool(said.flags - {CROWD} or said.pose)
         found["regions", ATTRIBUTES] += bool(said.attributes or each.attributes)
