@@ -35,7 +35,6 @@ from labelloop.labeling.errors import TooLarge
 from labelloop.labeling.geometry import KeyPoint, Mask
 from labelloop.labeling.remarks import CROWD, POSE
 from labelloop.labeling.remarks import FLAGS as REMARKED
-from labelloop.service.datasets.shapes import uncompressed
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -250,7 +249,7 @@ def _crowd(each: Object, image: Image, converted: Counter[str]) -> list[list[flo
         return _segmentation(each, image, converted)
     if not isinstance(shape, Mask):
         converted[f"crowd: {shape_name(each)} -> mask"] += 1
-    return {"size": [mask.height, mask.width], "counts": uncompressed(mask.rle.decode("ascii"))}
+    return {"size": [mask.height, mask.width], "counts": mask.counts}
 
 
 def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:

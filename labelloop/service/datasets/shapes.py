@@ -73,7 +73,7 @@ def run_lengths(given: Any, width: int, height: int) -> Mask:
     if size != [height, width]:
         raise Flawed(f"a mask of size {size!r:.40} on a photo of {width} x {height}")
     if isinstance(counts, str):
-        lengths = uncompressed(counts)
+        lengths = _uncompressed(counts)
     elif isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts):
         lengths = counts
     else:
@@ -126,7 +126,7 @@ def _rectangle(ring: list[Point], *, upright: bool) -> Rectangle | None:
     return Rectangle(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
 
 
-def uncompressed(text: str) -> list[int]:
+def _uncompressed(text: str) -> list[int]:
     """Run lengths from COCO's compressed text, checked as they are read: pycocotools trusts what it is given.
 
     Source: ``rleFrString`` of https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c.
