@@ -90,6 +90,16 @@ class Columns(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def twins(self, digits: int) -> set[int]:
+        """The images in which two objects of one class have one box, to so many digits of a pixel."""
+        owners = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+        boxes = np.floor(self.fits.boxes * 10.0**digits + 0.5).astype(np.int64)
+        rows = np.column_stack((owners, self.class_ids, boxes))
+        order = np.lexsort(rows.T[::-1])
+        same = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+        found: set[int] = set(owners[order[1:]][same].tolist())
+        return found
+
     def objects(self, image: int) -> tuple[Object, ...]:
         """The objects of an image, one by one."""
         rows = range(self.first[image], self.first[image + 1])

@@ -26,6 +26,7 @@ from exporters.formats.format import (
     Job,
     Place,
     Record,
+    repeated,
     shape_name,
 )
 from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
@@ -40,6 +41,8 @@ _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _HOLES = "outline with holes -> mask"
 _HOLES_BRIDGED = "outline with holes of a very large image -> polygon, holes joined by bridges"
+_DIGITS = 4
+"""Of a pixel, after the point."""
 _KEPT_OUT = ("license", "info")
 """What an import kept of an image that does not stand in the image itself."""
 NO_SKELETON = "a key point, and no label config that tells the order of key points"
@@ -54,6 +57,11 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
     image: msgspec.Raw
     annotations: msgspec.Raw
     source: dict[str, Any] = {}
+
+
+def twin_key(annotation: Mapping[str, Any]) -> bytes:
+    """What two annotations of one image that say the same have in common: all but their own names."""
+    return _encode({key: value for key, value in annotation.items() if key not in {"id", "region_id"}})
 
 
 class Coco(ItemFormat):
@@ -84,18 +92,25 @@ class Coco(ItemFormat):
         joined = skeleton.join(item.objects) if skeleton else Joined({})
         converted[ONLY_ONE] += joined.given
         dropped = list(joined.refused)
-        records = []
+        records: list[dict[str, Any]] = []
+        held = []
         for each in item.objects:
             if each.box is not None:
                 record = self._annotation(each, item.image, converted)
                 if skeleton:
                     record |= _keypoints(joined.places[each.id])
+                held.append(each)
                 records.append(record)
             elif not isinstance(each.geometry, KeyPoint):
                 dropped.append((each, NO_AREA))
             elif not skeleton:
                 dropped.append((each, ALONE if not each.parent else NO_SKELETON))
-        return _record(_head(item.image, item.about), _encode(records)[1:-1], _source(item.about)), dropped
+        keys = [twin_key(each) for each in records]
+        once: dict[bytes, dict[str, Any]] = {}
+        for key, record in zip(keys, records, strict=True):
+            once.setdefault(key, record)
+        dropped += repeated(held, keys)
+        return _record(_head(item.image, item.about), _encode(list(once.values()))[1:-1], _source(item.about)), dropped
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`. Key points need the objects of an image together: then images go one by one."""
@@ -119,6 +134,11 @@ class Coco(ItemFormat):
             about = block.about.get(place)
             head = _head(images[number], about) if about else heads[number]
             encoded.records[place] = _record(head, rows, _source(about) if about else b"")
+        for number in sorted(columns.twins(_DIGITS)):
+            place = block.usual[number]
+            item = Item(images[number], columns.objects(number), about=block.about.get(place, {}))
+            encoded.records[place], lost = self.item(item, Counter())  # what it converts is counted above
+            encoded.refused.extend((place, each, reason) for each, reason in lost)
         return encoded
 
     def lay(self, records: Iterable[Record], place: Place) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import msgspec
 
@@ -142,6 +142,15 @@ class ItemFormat:
             refused += [(place, each, reason) for each, reason in not_held]
             changed += [(place, change, times) for change, times in converted.items() if times]
         return Encoded(records, refused, changed)
+
+
+def repeated(objects: Sequence[Object], rows: Sequence[Any]) -> Iterator[tuple[Object, str]]:
+    """The objects whose row another one before them has, with the reason why they have none."""
+    seen: set[Any] = set()
+    for each, row in zip(objects, rows, strict=True):
+        if row in seen:
+            yield each, TWICE
+        seen.add(row)
 
 
 def shape_name(each: Object) -> str:

@@ -5,7 +5,7 @@ whole pixels counted from 1, the maximum included: the box of a whole W x H imag
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from html import escape
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from exporters.formats.format import (
     Place,
     Record,
     other_changes,
+    repeated,
     shape_name,
 )
 from exporters.shapes import is_upright
@@ -56,16 +57,26 @@ class Voc(ItemFormat):
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back."""
         image = item.image
-        lines, dropped = [], []
+        dropped = [(each, NO_AREA) for each in item.objects if each.box is None]
+        held, lines = [], []
         for each in item.objects:
             if each.box is None:
-                dropped.append((each, NO_AREA))
                 continue
+            held.append(each)
             if not is_upright(each.geometry):
                 converted[f"{shape_name(each)} -> box"] += 1
             converted["crowd -> difficult object"] += each.crowd
             lines.append(_object(each, each.box, image))
-        return _encode(VocPage(image.stem, _page(image, lines))), dropped
+        keys = self._keys(held, lines, image)
+        once: dict[Any, str] = {}
+        for key, line in zip(keys, lines, strict=True):
+            once.setdefault(key, line)
+        return _encode(VocPage(image.stem, _page(image, list(once.values())))), [*dropped, *repeated(held, keys)]
+
+    def _keys(self, objects: Sequence[Object], lines: Sequence[str], image: Image) -> Sequence[Hashable]:
+        """By what two objects of an image are the same: what the page says of them."""
+        del objects, image
+        return lines
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""
@@ -87,7 +98,12 @@ class Voc(ItemFormat):
         first = columns.first
         for number, place in enumerate(block.usual):
             image = block.images[place]
-            page = VocPage(image.stem, _page(image, rows[first[number] : first[number + 1]]))
+            mine = rows[first[number] : first[number + 1]]
+            once = list(dict.fromkeys(mine))
+            if len(once) < len(mine):
+                lost = repeated(columns.objects(number), mine)
+                encoded.refused.extend((place, each, reason) for each, reason in lost)
+            page = VocPage(image.stem, _page(image, once))
             encoded.records[place] = _encode(page)
         return encoded
 

@@ -7,7 +7,7 @@ of an object is the one thing in which detect, segment, OBB and pose differ, so 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
@@ -21,12 +21,12 @@ from exporters.formats.format import (
     BOX_CHANGES,
     NO_AREA,
     NO_CROWDS,
-    TWICE,
     Encoded,
     ItemFormat,
     Place,
     Record,
     other_changes,
+    repeated,
     shape_name,
 )
 from exporters.formats.sheet import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
@@ -153,15 +153,6 @@ def _box_rows(columns: Columns) -> list[str]:
 def crowds(item: Item) -> list[tuple[Object, str]]:
     """The crowds of an image, with the reason why a format of rows has none."""
     return [(each, NO_CROWDS) for each in item.objects if each.crowd and each.box is not None]
-
-
-def repeated(objects: Sequence[Object], lines: Sequence[str]) -> Iterator[tuple[Object, str]]:
-    """The objects whose row another one before them has, with the reason why they have none."""
-    seen: set[str] = set()
-    for each, line in zip(objects, lines, strict=True):
-        if line in seen:
-            yield each, TWICE
-        seen.add(line)
 
 
 def shares(box: Box, width: int, height: int) -> str:

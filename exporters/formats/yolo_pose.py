@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from exporters.dataset import Box, Image, Item, Object
 from exporters.errors import BadOption
-from exporters.formats.format import NO_AREA, Job, shape_name
-from exporters.formats.yolo import YoloRows, crowds, quoted, repeated, row_of, shares
+from exporters.formats.format import NO_AREA, Job, repeated, shape_name
+from exporters.formats.yolo import YoloRows, crowds, quoted, row_of, shares
 from exporters.keypoints import ONLY_ONE, Placed
 from exporters.shapes import is_upright
 from labelloop.labeling.geometry import KeyPoint

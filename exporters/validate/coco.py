@@ -4,10 +4,12 @@ Format: https://cocodataset.org/#format-data. Which loader notices what: none no
 outside the image; COCOeval gives a wrong AP for the first.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
+from exporters.formats.coco import twin_key
 from exporters.validate.flaws import Problems
 from exporters.validate.names import check_classes
 from exporters.validate.photos import check_photo
@@ -74,6 +76,7 @@ def check_coco(data: bytes, name: str, seen: Names, problems: Problems, *, image
     sizes = _images(lists[0] or [], name, seen, problems, images)
     categories = _categories(lists[2] or [], name, problems)
     ids: set[int] = set()
+    seen_rows: dict[bytes, str] = {}
     for place, each in enumerate(lists[1] or []):
         problems.looked_at["annotations"] += 1
         number = each.get("id")
@@ -85,6 +88,13 @@ def check_coco(data: bytes, name: str, seen: Names, problems: Problems, *, image
             ids.add(number)
         for kind, detail in _annotation(each, sizes, categories):
             problems.add(kind, name, where, detail)
+        first = seen_rows.setdefault(_digest(twin_key(each)), where)
+        if first != where:
+            problems.add("coco-twice", name, where, f"it says the same as {first}")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=16).digest()
 
 
 def _images(

@@ -74,6 +74,11 @@ FLAWS: Mapping[str, Flaw] = {
         "evaluation of key points stops or ignores the object",
         "write x, y, visibility for each name, and num_keypoints",
     ),
+    "coco-twice": Flaw(
+        "an annotation that says the same as another one of its image",
+        "one of the two can never be found: recall is too low",
+        "drop one",
+    ),
     "yolo-sheet": Flaw(
         "data.yaml missing, unreadable, or its names, nc, kpt_shape or flip_idx do not fit together",
         "training does not start, or mirrors key points wrongly",
@@ -118,6 +123,11 @@ FLAWS: Mapping[str, Flaw] = {
         "a box outside 1 .. width, 1 .. height",
         "VOC counts pixels from 1; readers take 1 off and get -1",
         "count from 1 and clip to the image",
+    ),
+    "voc-twice": Flaw(
+        "an object that says the same as another one of its image",
+        "one of the two can never be found: recall is too low",
+        "drop one",
     ),
     "voc-imagesets": Flaw(
         "no ImageSets/Main lists, or lists and Annotations that do not name the same images",

@@ -25,6 +25,7 @@ def check_voc(place: Place, prefix: str, problems: Problems) -> None:
     stems: set[str] = set()
     classes: set[str] = set()
     names = [name for name in place.files.names if name.lower().endswith(".xml")]
+    masked = {PurePosixPath(name).stem for name in place.files.names if "SegmentationObject/" in name}
     for name in names:
         problems.looked_at["VOC files"] += 1
         stem, file = PurePosixPath(name).stem, prefix + name
@@ -34,7 +35,7 @@ def check_voc(place: Place, prefix: str, problems: Problems) -> None:
         except Flawed as flaw:
             problems.add("voc-unreadable", file, detail=str(flaw))
             continue
-        size = _page(root, file, problems)
+        size = _page(root, file, problems, masked=stem in masked)
         classes |= {label for each in root.iter("object") if (label := each.findtext("name") or "").strip()}
         told = (root.findtext("filename") or "").strip()
         photo = photos.of_stem.get(stem, [""])[0] or (place.photos.find(told) if told else None)
@@ -59,8 +60,9 @@ class _Shown:
                 self.of_stem[path.stem].append(name)
 
 
-def _page(root: Any, file: str, problems: Problems) -> tuple[float, float] | None:
-    """Look a file's text through; gives the size that it states."""
+def _page(root: Any, file: str, problems: Problems, *, masked: bool) -> tuple[float, float] | None:
+    """Look a file's text through; gives the size that it states. ``masked``: pixels tell its objects apart."""
+    seen: dict[tuple[tuple[str, str], ...], str] = {}
     width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
     if not width or not height or width <= 0 or height <= 0:
         problems.add("voc-size", file, detail=f"width {width}, height {height}")
@@ -68,6 +70,10 @@ def _page(root: Any, file: str, problems: Problems) -> tuple[float, float] | Non
     for place, each in enumerate(root.iter("object"), start=1):
         problems.looked_at["objects"] += 1
         where = f"object {place}"
+        said = tuple((str(one.tag), (one.text or "").strip()) for one in each.iter())
+        first = where if masked else seen.setdefault(said, where)
+        if first != where:
+            problems.add("voc-twice", file, where, f"it says the same as {first}")
         if not (each.findtext("name") or "").strip():
             problems.add("voc-box", file, where, "it has no name")
         box = [_number(each.findtext(f"bndbox/{edge}")) for edge in _EDGES]

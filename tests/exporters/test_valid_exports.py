@@ -118,19 +118,40 @@ def test_identical_rows_are_written_once_and_counted(run, ways):
     near = box | {"id": "near", "value": box["value"] | {"x": 10 + 1e-9}}
     other = BUILD.box(50, 50, 10, 10, "car", id="other")
     rows = [box, box | {"id": "twin"}, other, near, BUILD.box(10, 20, 30, 40, "bus", id="bus")]
-    out = run(
-        [BUILD.task(1, BUILD.annotation(*rows))], formats=("coco", "yolo-detect", "yolo-segment", "ndjson-detect")
-    )
+    names = ("coco", "voc", "voc-masks", "yolo-detect", "yolo-segment", "yolo-obb", "ndjson-detect")
+    out = run([BUILD.task(1, BUILD.annotation(*rows))], formats=names)
     assert out.yolo("1")[:, 0].tolist() == [0, 0, 1]
-    for name in ("yolo-detect", "yolo-segment", "ndjson-detect"):
+    for name in names:
         count = out.report.accounts.formats[name]
         assert (count.regions, count.objects) == (3, 3)
         assert count.dropped == {"the same row as another object's of its image": 2}
-    assert out.report.accounts.formats["coco"].objects == 5
+    assert [each["region_id"] for each in out.instances()["annotations"]] == [box["id"], "other", "bus"]
+    assert [name for name, *_ in out.voc_boxes("1")] == ["car", "car", "bus"]
+    assert validate(out.folder).kept == []
     assert {(loss["region"], loss["format"]) for loss in out.losses} >= {
         ("twin", "yolo-detect"),
         ("near", "yolo-detect"),
     }
+
+
+def test_objects_of_two_annotators_are_two_annotations_and_one_row(run):
+    box = BUILD.box(10, 20, 30, 40, "car")
+    task = BUILD.task(1, BUILD.annotation(box), BUILD.annotation(box, number=2, completed_by=2))
+    out = run([task], annotation="all")
+    assert [each["annotator"] for each in out.instances()["annotations"]] == [1, 2]
+    assert (len(out.voc_boxes("1")), len(out.yolo("1"))) == (1, 1)
+    assert validate(out.folder).kept == []
+
+
+def test_masks_of_one_box_are_two_objects_where_pixels_tell_them_apart(run):
+    left, right = (np.zeros((BUILD.height, BUILD.width), bool) for _ in range(2))
+    left[10:50, 10:12] = left[10:12, 10:50] = left[49, 49] = True
+    right[10:50, 48:50] = right[48:50, 10:50] = right[10, 10] = True
+    task = BUILD.task(1, BUILD.annotation(BUILD.brush(left, id="a"), BUILD.brush(right, id="b")))
+    out = run([task], formats=("voc", "voc-masks", "coco"))
+    objects = {name: count.objects for name, count in out.report.accounts.formats.items()}
+    assert objects == {"coco": 2, "voc": 1, "voc-masks": 2}
+    assert validate(out.folder).kept == []
 
 
 def test_region_with_one_repeated_label_keeps_the_other(run):
