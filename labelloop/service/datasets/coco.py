@@ -12,7 +12,7 @@ from labelloop.labeling.geometry import Geometry
 from labelloop.service.datasets.dataset import DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.foreign import foreign, no_data_set
-from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths
+from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
 from labelloop.service.datasets.text import json_of
 
 
@@ -80,7 +80,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
             image_id = f"{one.image_id!r:.40}"
             astray.append(Problem(f"annotation {one.id!r:.40}", f"its image {image_id} is not among the images"))
     # An annotation that belongs to no image may be of any of them: then no image is known to have nothing on it.
-    labelled = sheet.annotations is not msgspec.UNSET
+    labelled = sheet.annotations is not msgspec.UNSET and bool(sheet.annotations or categories)
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
         yield from (*wrong, *twice, *astray)
@@ -94,7 +94,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
     silent = "it has no annotations: its photos are not labelled"
-    return DataSet("coco", photos, labels, joints, notes=(silent,) if sheet.annotations is msgspec.UNSET else ())
+    return DataSet("coco", photos, labels, joints, notes=() if labelled else (silent,))
 
 
 def read_results(data: bytes, place: str) -> DataSet:
@@ -201,7 +201,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
 def _photo(
     image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
 ) -> Iterator[LabelledPhoto | Problem]:
-    width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (image.width, image.height))
+    width, height = size_of(image.width, image.height)
     drawn = []
     for one in annotations:
         try:

@@ -18,6 +18,7 @@ from labelloop.service.datasets.voc import read_voc
 from labelloop.service.datasets.yolo import ROWS, read_yolo
 from labelloop.service.settings import Settings
 
+_READ = "Give a folder or zip of COCO, Pascal VOC, YOLO or photos, or a COCO or NDJSON file."
 _LOOKED_AT = 50
 """Folders of which one JSON file is looked at, where nothing else tells a layout."""
 
@@ -72,7 +73,7 @@ READERS: Mapping[str, Callable[[Place], DataSet]] = {
     **{f"yolo-{task}": _yolo(task) for task in ROWS},
     "yolo-classify": lambda place: read_classes(place.photos),
     "ndjson": _from_file(read_ndjson, ".ndjson"),
-    "images": lambda place: read_images(place.photos),
+    "images": lambda place: read_images(place.photos, place.files),
 }
 """Format -> its reader; ``yolo`` tells its task by its rows. `DatasetError`: the place holds no such data set."""
 
@@ -168,6 +169,9 @@ def _recognise_file(place: Place) -> str:
     data = place.files.read(name)
     if name.endswith((".ndjson", ".jsonl")):
         return "ndjson"
-    if foreign(data) is not None:
-        raise no_data_set(data, f"{place.files.place}/{name}", otherwise="")
-    return "coco-results" if data.lstrip()[:1] == b"[" else "coco"
+    start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
+    if start not in {b"[", b"{"} or foreign(data) is not None:
+        raise no_data_set(
+            data, f"{place.files.place}/{name}", otherwise="it is no JSON, YAML, NDJSON or zip", fix=_READ
+        )
+    return "coco-results" if start == b"[" else "coco"

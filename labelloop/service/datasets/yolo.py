@@ -188,7 +188,8 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
         except Flawed as flaw:
             faults.append(Problem(f"{file}, line {line}", str(flaw)))
     if len(faults) > 1 and not drawn:
-        yield Problem(file, f"none of its {len(faults)} rows can be read; {faults[0].item}: {faults[0].reason}")
+        first = faults[0].item.rpartition(", ")[2]
+        yield Problem(file, f"none of its {len(faults)} rows can be read; {first}: {faults[0].reason}")
     else:
         yield from faults
     yield msgspec.structs.replace(photo, drawn=tuple(drawn), unread=len(faults))
