@@ -112,6 +112,8 @@ def read_results(data: bytes, place: str) -> DataSet:
         raise no_data_set(data, place, otherwise=f"it is no list of COCO results ({flaw})") from None
     if (other := foreign(data)) is not None:
         raise DatasetError(place, f"it is {other.what}", fix=other.fix)
+    if rows and not any(bytes(raw).lstrip().startswith(b"{") for raw in rows):
+        raise DatasetError(place, "it is a list without objects", fix="COCO results are a list of objects.")
     wrong: list[Problem] = []
     of_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
     for place_in_list, raw in enumerate(rows):

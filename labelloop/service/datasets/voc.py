@@ -84,7 +84,8 @@ def read_voc(files: Files, photos: Photos) -> DataSet:
                 if isinstance(each, Problem):
                     yield each
                     continue
-                known = each.name if photos.find(each.name) else photos.find(stem) or each.name
+                told = each.name != stem and photos.find(each.name)
+                known = each.name if told else photos.find(stem) or each.name
                 yield msgspec.structs.replace(each, name=known, split=splits.get(stem, ""))
 
     told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
