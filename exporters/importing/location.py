@@ -15,7 +15,8 @@ from labelloop.service.media import Media, MediaError
 
 Images = Literal["upload", "reference", "existing"]
 _BASE = (
-    "Say where Label Studio finds the photos: --image-base s3://BUCKET/PREFIX, https://... or /data/local-files/?d=DIR."
+    "Say where the photos are: --images-from DIR; or where Label Studio finds them: --image-base s3://BUCKET/PREFIX,"
+    " https://... or /data/local-files/?d=DIR."
 )
 
 

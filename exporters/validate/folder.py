@@ -1,6 +1,7 @@
 """A place with data sets, as `labelloop import` takes it: which layouts it holds, each looked through."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import NoDataSet
@@ -9,7 +10,7 @@ from exporters.validate.flaws import Problems
 from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo
-from labelloop.service.datasets import READERS, Place, Problem, layouts, open_place, parts, recognise
+from labelloop.service.datasets import READERS, DatasetError, Place, Problem, layouts, open_place, parts, recognise
 from labelloop.service.settings import Settings
 
 _TASKS = ("detect", "segment", "obb", "pose")
@@ -55,21 +56,20 @@ def _unlike(part: Place, *, alone: bool) -> list[str]:
 
 
 def _check(layout: str, place: Place, name: str, problems: Problems) -> None:
-    check = _CHECKS.get(layout.partition("-")[0] if layout != "yolo-classify" else layout)
-    (check or _check_read(layout))(place, name, problems)
-
-
-def _check_read(layout: str) -> Callable[[Place, str, Problems], None]:
-    """What is wrong by the layout's reader alone."""
-
-    def check(place: Place, name: str, problems: Problems) -> None:
+    """Look a layout through by its rules; where they find nothing, by whether an import could read all of it."""
+    before = problems.counts.total()
+    check = _CHECKS.get(layout)
+    if check is not None:
+        check(place, name, problems)
+    if problems.counts.total() > before or layout == "ndjson":  # a trainer needs no sizes there, an import does
+        return
+    ambiguous = (DatasetError,) if check else ()  # rows of four corners are two things
+    with suppress(*ambiguous):
         for each in READERS[layout](place).photos():
             if isinstance(each, Problem):
-                problems.add("label-unread", name + (place.file or each.item), each.item, each.reason)
-            else:
+                problems.add("label-unread", name + (place.file or each.item), place.file and each.item, each.reason)
+            elif check is None:
                 problems.looked_at["images"] += 1
-
-    return check
 
 
 _CHECKS: Mapping[str, Callable[[Place, str, Problems], None]] = {

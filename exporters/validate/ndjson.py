@@ -33,8 +33,8 @@ def _check_file(place: Place, name: str, file: str, problems: Problems) -> None:
     if head.get("type") != "dataset" or not isinstance(names, dict):
         problems.add("yolo-sheet", file, "line 1", 'it is no {"type": "dataset", "class_names": ...}')
         return
-    if not all(isinstance(each, str) for each in names.values()):
-        problems.add("yolo-sheet", file, "class_names", "a class whose name is no text")
+    if not all(isinstance(each, str) and each.strip() for each in names.values()):
+        problems.add("yolo-sheet", file, "class_names", "a class without a name, or whose name is no text")
     check_classes(map(str, names.values()), file, "class_names", problems)
     shape = head.get("kpt_shape")
     points = (shape[0], shape[1]) if isinstance(shape, list) and is_joint_shape(shape) else None
@@ -75,7 +75,7 @@ def _image(
     given = told.get("annotations")
     rows = next((given[key] for key in _ROWS if key in given), []) if isinstance(given, dict) else given or []
     classes, points = asked
-    if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in rows):
         problems.add("yolo-columns", file, detail=f"its annotations are {rows!r:.60}, not rows")
         rows = []
     check_rows([" ".join(map(str, row)) for row in rows], file, classes, points, problems)
@@ -84,6 +84,10 @@ def _image(
             problems.add("yolo-label-alone", file, detail=told["file"])
     elif not str(told.get("url")).startswith(("http://", "https://")):
         problems.add("yolo-label-alone", file, detail=f"a trainer cannot fetch {str(told.get('url'))[:80]!r}")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in {int, float}
 
 
 def _object(line: str) -> dict[str, Any] | None:

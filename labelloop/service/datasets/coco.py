@@ -13,7 +13,7 @@ from labelloop.labeling.remarks import NONE, Remarks
 from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.foreign import foreign, no_data_set
-from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths
+from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
 from labelloop.service.datasets.text import json_of
 
 
@@ -94,7 +94,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
             image_id = f"{one.image_id!r:.40}"
             astray.append(Problem(f"annotation {one.id!r:.40}", f"its image {image_id} is not among the images"))
     # An annotation that belongs to no image may be of any of them: then no image is known to have nothing on it.
-    labelled = sheet.annotations is not msgspec.UNSET
+    labelled = sheet.annotations is not msgspec.UNSET and bool(sheet.annotations or categories)
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
         yield from (*wrong, *twice, *astray)
@@ -115,7 +115,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
         photos,
         labels,
         joints,
-        notes=(*((silent,) if sheet.annotations is msgspec.UNSET else ()), *notes),
+        notes=(*(() if labelled else (silent,)), *notes),
         categories={each.name: Category(number_, each.supercategory) for number_, each in reversed(categories.items())},
         skeleton=tuple(dict.fromkeys(pair for each in categories.values() for pair in each.skeleton)),
     )
@@ -136,6 +136,8 @@ def read_results(data: bytes, place: str) -> DataSet:
         raise no_data_set(data, place, otherwise=f"it is no list of COCO results ({flaw})") from None
     if (other := foreign(data)) is not None:
         raise DatasetError(place, f"it is {other.what}", fix=other.fix)
+    if rows and not any(bytes(raw).lstrip().startswith(b"{") for raw in rows):
+        raise DatasetError(place, "it is a list without objects", fix="COCO results are a list of objects.")
     wrong: list[Problem] = []
     of_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
     for place_in_list, raw in enumerate(rows):
@@ -292,7 +294,7 @@ def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
 def _photo(
     image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
 ) -> Iterator[LabelledPhoto | Problem]:
-    width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (image.width, image.height))
+    width, height = size_of(image.width, image.height)
     drawn = []
     for one in annotations:
         try:

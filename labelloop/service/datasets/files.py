@@ -1,13 +1,16 @@
 """The files that a data set is made of: in a folder, in a zip archive, or under a prefix of a bucket."""
 
+import re
 import shutil
 import tempfile
+import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote
 
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.media import MediaError, photo_size
@@ -16,6 +19,7 @@ from labelloop.service.store import NotThere, Store, open_store
 
 _FILLED = 0.9
 """How much of the free disk an archive may fill."""
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"})
 
 
@@ -83,8 +87,9 @@ class ZipFiles(FolderFiles):
 
     def __init__(self, archive: Path) -> None:
         self._archive = archive
-        self._unpacked = tempfile.TemporaryDirectory(prefix="labelloop-zip-")
-        super().__init__(Path(self._unpacked.name))
+        folder = Path(tempfile.mkdtemp(prefix="labelloop-zip-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(folder)
         try:
             with zipfile.ZipFile(archive) as packed:
                 self._unpack(packed)
@@ -233,8 +238,12 @@ class Photos:
         """The photo that an annotation calls ``told``; None where there is none, or several to choose from.
 
         By the whole name, else by the longest ending of it that fits, else by the file name, with its extension or
-        without (``a`` and ``a.png`` for ``a.jpg``).
+        without (``a`` and ``a.png`` for ``a.jpg``); else by the name that the photo had before it was uploaded to Label
+        Studio (``0a1b2c3d-%C3%BC.jpg``).
         """
+        return self._find(told) or next(filter(None, map(self._find, uploaded(told))), None)
+
+    def _find(self, told: str) -> str | None:
         told = told.replace("\\", "/").removeprefix("./")
         if told in self._known:
             return told
@@ -262,6 +271,16 @@ class Photos:
                 known = f"{error.reason}. {error.fix}".rstrip()
             self._sizes[name] = known
         return known
+
+
+def uploaded(name: str) -> Iterator[str]:
+    """What a photo was called whose address in Label Studio ends in this: without escapes, without the prefix."""
+    plain = unquote(name)
+    if plain != name:
+        yield plain
+    folder, slash, file = plain.rpartition("/")
+    if (bare := _UPLOADED.sub("", file)) != file:
+        yield folder + slash + bare
 
 
 def is_photo(name: str) -> bool:

@@ -5,13 +5,20 @@ from pathlib import PurePosixPath
 
 from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import Photos
+from labelloop.service.datasets.files import Files, Photos, is_photo
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 
 
-def read_images(photos: Photos) -> DataSet:
+_NAMED = 5
+
+
+def read_images(photos: Photos, files: Files) -> DataSet:
     """Every photo of a folder or of a prefix of a bucket, without labels.
+
+    Args:
+        photos: The photos.
+        files: What lies beside them: it is not read, and a note says so.
 
     Raises:
         DatasetError: There is none.
@@ -26,7 +33,10 @@ def read_images(photos: Photos) -> DataSet:
     def read() -> Iterator[LabelledPhoto | Problem]:
         return (LabelledPhoto(name, labelled=False) for name in photos.names)
 
-    return DataSet("images", read)
+    others = [name for name in files.names if not is_photo(name)]
+    more = ", ..." if len(others) > _NAMED else ""
+    note = f"not read, as it is no data set of a known layout: {', '.join(others[:_NAMED])}{more}"
+    return DataSet("images", read, notes=(note,) if others else ())
 
 
 def read_classes(photos: Photos) -> DataSet:

@@ -11,7 +11,7 @@ import msgspec
 from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.foreign import no_data_set
-from labelloop.service.datasets.shapes import number
+from labelloop.service.datasets.shapes import number, size_of
 from labelloop.service.datasets.text import json_of, text_of
 from labelloop.service.datasets.yolo import ROWS, Sheet, is_joint_shape, joint_names, label_of
 
@@ -68,7 +68,7 @@ def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Probl
     if told is None or not isinstance(name, str) or not name:
         yield Problem(f"line {line}", "no object with a file")
         return
-    width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (told.get("width"), told.get("height")))
+    width, height = size_of(told.get("width"), told.get("height"))
     drawn: list[Drawn] = []
     choices: list[str] = []
     unread = 0

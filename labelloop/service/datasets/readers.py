@@ -1,5 +1,6 @@
 """READERS: the data sets that can be read, and which of them a folder or a file is."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from labelloop.service.datasets.voc import read_voc
 from labelloop.service.datasets.yolo import ROWS, read_yolo
 from labelloop.service.settings import Settings
 
+_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML cannot hold: https://www.w3.org/TR/xml/#charsets. Label Studio's labels are in XML."""
+_READ = "Give a folder or zip of COCO, Pascal VOC, YOLO or photos, or a COCO or NDJSON file."
 _LOOKED_AT = 50
 """Folders of which one JSON file is looked at, where nothing else tells a layout."""
 
@@ -72,7 +76,7 @@ READERS: Mapping[str, Callable[[Place], DataSet]] = {
     **{f"yolo-{task}": _yolo(task) for task in ROWS},
     "yolo-classify": lambda place: read_classes(place.photos),
     "ndjson": _from_file(read_ndjson, ".ndjson"),
-    "images": lambda place: read_images(place.photos),
+    "images": lambda place: read_images(place.photos, place.files),
 }
 """Format -> its reader; ``yolo`` tells its task by its rows. `DatasetError`: the place holds no such data set."""
 
@@ -116,6 +120,11 @@ def read_dataset(place: Place, format: str = "auto") -> DataSet:  # noqa: A002 -
         DatasetError: It is no such data set.
     """
     data = READERS[recognise(place) if format == "auto" else format](place)
+    for name in (*data.labels, *data.joints, *data.choices):
+        if (found := _NO_XML.search(name)) is not None:
+            where = f"{place.files.place}/{place.file}".rstrip("/")
+            what = f"the class or key point {name!r:.60} has a character that no label can have ({found[0]!r})"
+            raise DatasetError(where, what, fix="Rename it.")
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
         for each in data.photos():
@@ -168,6 +177,9 @@ def _recognise_file(place: Place) -> str:
     data = place.files.read(name)
     if name.endswith((".ndjson", ".jsonl")):
         return "ndjson"
-    if foreign(data) is not None:
-        raise no_data_set(data, f"{place.files.place}/{name}", otherwise="")
-    return "coco-results" if data.lstrip()[:1] == b"[" else "coco"
+    start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
+    if start not in {b"[", b"{"} or foreign(data) is not None:
+        raise no_data_set(
+            data, f"{place.files.place}/{name}", otherwise="it is no JSON, YAML, NDJSON or zip", fix=_READ
+        )
+    return "coco-results" if start == b"[" else "coco"

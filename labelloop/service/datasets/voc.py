@@ -57,14 +57,22 @@ def read_voc(files: Files, photos: Photos) -> DataSet:
     labels: set[str] = set()
     from_zero = False
     unread: Counter[str] = Counter()
+    others: set[str] = set()
     for name in names:
         try:
             objects = parse_voc(files, name).findall("object")
+        except NoAnnotation as other:
+            others.add(other.tag)
+            continue
         except Flawed:
+            others.add("")
             continue  # told when its photo is read
         labels.update(_text(each, "name") for each in objects)
         unread.update(child.tag for each in objects for child in each if child.tag not in _READ)
         from_zero |= any(_text(each, f"bndbox/{edge}") in {"0", "0.0"} for each in objects for edge in _EDGES[:2])
+    if others and "" not in others and not labels:
+        what = "XML of CVAT" if others == {"annotations"} else f"XML of another kind (<{min(others)}>)"
+        raise DatasetError(files.place, f"it is {what}, not Pascal VOC", fix="Export COCO, Pascal VOC or YOLO instead.")
     first = 0.0 if from_zero else 1.0
     splits = _splits(files)
 
@@ -82,7 +90,8 @@ def read_voc(files: Files, photos: Photos) -> DataSet:
                 if isinstance(each, Problem):
                     yield each
                     continue
-                known = each.name if photos.find(each.name) else photos.find(stem) or each.name
+                told = each.name != stem and photos.find(each.name)
+                known = each.name if told else photos.find(stem) or each.name
                 yield msgspec.structs.replace(each, name=known, split=splits.get(stem, ""))
 
     told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
@@ -120,6 +129,14 @@ def _lines(files: Files, name: str) -> list[str]:
         raise DatasetError(f"{files.place}/{name}", str(flaw)) from None
 
 
+class NoAnnotation(Flawed):
+    """An XML file is of another kind: its outermost element is another one."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(f"a <{tag}>, not an <annotation>")
+        self.tag = tag
+
+
 def parse_voc(files: Files, name: str) -> Any:
     """The ``<annotation>`` of a file. Raises `Flawed`: it cannot be read, or is another kind of XML."""
     try:
@@ -129,7 +146,7 @@ def parse_voc(files: Files, name: str) -> Any:
     except DatasetError as error:
         raise Flawed(error.reason) from None
     if page.tag != "annotation":
-        raise Flawed(f"a <{page.tag}>, not an <annotation>")
+        raise NoAnnotation(str(page.tag))
     return page
 
 

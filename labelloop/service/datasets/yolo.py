@@ -19,7 +19,7 @@ from labelloop.labeling.geometry import Geometry
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.dataset import DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
-from labelloop.service.datasets.files import Files, Photos
+from labelloop.service.datasets.files import Files, Photos, uploaded
 from labelloop.service.datasets.shapes import box, outline
 from labelloop.service.datasets.text import json_of, lines_of, text_of
 
@@ -188,7 +188,8 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
         except Flawed as flaw:
             faults.append(Problem(f"{file}, line {line}", str(flaw)))
     if len(faults) > 1 and not drawn:
-        yield Problem(file, f"none of its {len(faults)} rows can be read; {faults[0].item}: {faults[0].reason}")
+        first = faults[0].item.rpartition(", ")[2]
+        yield Problem(file, f"none of its {len(faults)} rows can be read; {first}: {faults[0].reason}")
     else:
         yield from faults
     yield msgspec.structs.replace(photo, drawn=tuple(drawn), unread=len(faults))
@@ -364,8 +365,12 @@ def label_files(files: Files, photos: Photos) -> dict[str, str]:
     """The label file of each photo that has one: where Ultralytics looks for it, else the one of its name."""
     texts = {name for name in files.names if may_be_labels(name)}
     of_stem: dict[str, list[str]] = {}
+    of_upload: dict[str, list[str]] = {}
     for name in sorted(texts):
-        of_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+        stem = PurePosixPath(name).stem
+        of_stem.setdefault(stem, []).append(name)
+        for each in uploaded(stem):
+            of_upload.setdefault(each, []).append(name)
     found = {}
     for name in photos.names:
         path = PurePosixPath(name)
@@ -375,7 +380,7 @@ def label_files(files: Files, photos: Photos) -> dict[str, str]:
         usual += [*(f"{folder}/{stem}" for folder in _LABEL_FOLDERS), stem]
         wanted = next((f"{each}.txt" for each in usual if f"{each}.txt" in texts), "")
         if not wanted:
-            named = of_stem.get(path.stem) or of_stem.get(path.name, [])  # also a.jpg.txt
+            named = of_stem.get(path.stem) or of_stem.get(path.name) or of_upload.get(path.stem, [])  # a.jpg.txt
             near = [each for each in named if each.split("/", 1)[0] == path.parts[0]] if len(named) > 1 else named
             wanted = near[0] if len(near) == 1 else ""
         if wanted:
