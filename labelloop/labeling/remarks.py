@@ -1,7 +1,8 @@
 """What is said of a region beside its shape and labels: flags such as ``truncated``, a pose, attributes, and its meta.
 
-Label Studio keeps a region's ``meta`` as it is and shows ``meta.text`` to the annotator as a note. A flag is a word of
-that note, so that the annotator sees it and may take it away, or an answer to a per-region control. Attributes of
+Label Studio keeps a region's ``meta`` as it is and shows the first text of ``meta.text`` to the annotator as a note;
+who edits that replaces all texts by one. A flag is a word of the note, between commas or in a line of its own, so that
+the annotator sees it and may take it away, or an answer to a per-region control. Attributes of
 other kinds, as CVAT writes them to COCO files, are in ``meta.attributes``; fields of a COCO annotation that nobody
 here knows in ``meta.coco``.
 """
@@ -91,7 +92,7 @@ def remarks(region: Region) -> Remarks:
             elif asked and (so := _so(answer)) is not None:
                 flags[asked] = so
     rest = {key: value for key, value in meta.items() if key not in {ATTRIBUTES, FIELDS, TEXT}}
-    if notes := [note for note in _notes(meta.get(TEXT)) if not all(map(_is_flag, _PARTS.split(note)))]:
+    if notes := [kept for note in _notes(meta.get(TEXT)) if (kept := _without_flags(note))]:
         rest[TEXT] = notes
     return Remarks(
         frozenset(flag for flag, so in flags.items() if so),
@@ -103,10 +104,13 @@ def remarks(region: Region) -> Remarks:
 
 
 def meta_of(said: Remarks) -> dict[str, Any]:
-    """A region's meta that says it: flags and the pose as words of its note."""
-    words = [*_notes(said.meta.get(TEXT)), *(flag for flag in FLAGS if flag in said.flags)]
+    """A region's meta that says it: flags and the pose as a line of its note."""
+    notes = list(_notes(said.meta.get(TEXT)))
+    there = {flag_of(word) for word in _words(notes)}
+    words = [flag for flag in FLAGS if flag in said.flags - there]
     words += [f"{POSE}: {said.pose}"] if said.pose else []
-    parts = {TEXT: words, ATTRIBUTES: dict(said.attributes), FIELDS: dict(said.fields)}
+    text = ["\n".join([*notes, ", ".join(words)])] if words else notes
+    parts = {TEXT: text, ATTRIBUTES: dict(said.attributes), FIELDS: dict(said.fields)}
     rest = {key: value for key, value in said.meta.items() if key not in parts}
     return rest | {key: value for key, value in parts.items() if value}
 
@@ -118,6 +122,11 @@ def _notes(text: Any) -> Iterator[str]:
 def _words(text: Any) -> Iterator[str]:
     for note in _notes(text):
         yield from (part.strip() for part in _PARTS.split(note))
+
+
+def _without_flags(note: str) -> str:
+    """A note without the lines that only tell flags or a pose."""
+    return "\n".join(line for line in note.split("\n") if not all(map(_is_flag, _PARTS.split(line))))
 
 
 def _is_flag(word: str) -> bool:

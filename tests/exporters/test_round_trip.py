@@ -23,6 +23,10 @@ from exporters.validate import validate
 from exporters.validate.folder import CHECKED
 from exporters.versions import read_version
 from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.geometry import Rectangle
+from labelloop.labeling.region import Region
+from labelloop.labeling.remarks import Remarks, meta_of, remarks
+from labelloop.labeling.task import Result
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests import dataset_makers as makers
@@ -289,7 +293,7 @@ def test_flags_of_voc_come_back(bring, take, flagged):
     assert report.notes["<part> of objects, not imported: 1"] == 1
     first, second, third = studio.kept[0]["annotations"][0]["result"]
     assert first["meta"] == {
-        "text": ["truncated", "occluded", "pose: Left"],
+        "text": ["truncated, occluded, pose: Left"],
         "attributes": {"colour": "red", "age": 3},
     }
     assert second["meta"] == {"text": ["difficult"]}
@@ -328,6 +332,20 @@ def test_an_answer_goes_before_the_note(run, build):
     out = run([build.task(1, build.annotation(drawn, no))])
     assert out.voc("1").findtext("object/truncated") == "0"
     assert out.instances()["annotations"][0]["meta"] == {"text": ["look here"]}
+
+
+def test_note_and_flags_are_one_text_that_an_annotator_can_edit():
+    said = Remarks(
+        frozenset({"crowd", "truncated"}), "Left", {"a": 1}, {}, {"text": ["ask Ann", "b, truncated"], "x": 2}
+    )
+    meta = meta_of(said)
+    assert meta == {"text": ["ask Ann\nb, truncated\ncrowd, pose: Left"], "attributes": {"a": 1}, "x": 2}
+    region = Region(
+        Rectangle(0, 0, 1, 1), (), "r", "b", "i", "rectangle", None, 0, 9, 9, result=(Result({"meta": meta}),)
+    )
+    back = remarks(region)
+    assert back == Remarks(said.flags, "Left", {"a": 1}, {}, {"text": ["ask Ann\nb, truncated"], "x": 2})
+    assert meta_of(back) == meta
 
 
 ATTRIBUTES = {"occluded": False, "truncated": True, "colour": "red", "track_id": 7, "parts": ["a", "b"], "size": None}

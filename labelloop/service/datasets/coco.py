@@ -62,8 +62,8 @@ _OUR_DESCRIPTION = "exported by labelloop"
 _OURS = frozenset({"region_id", "annotation_id", "annotator", "annotators", "attributes", "meta"})
 _MEASURED = frozenset({"area", "num_keypoints"})
 """Follow from the shape."""
-_LARGEST_INFO = 2000
-"""Bytes of JSON: it is kept with each image."""
+_LARGEST = 2000
+"""Bytes of JSON of what is kept with each image."""
 
 
 def read_coco(data: bytes, place: str) -> DataSet:
@@ -219,7 +219,7 @@ def _remarked(raw: msgspec.Raw) -> _Annotation:
     attributes, meta = told.get("attributes"), told.get("meta")
     said = Remarks(
         attributes=attributes if isinstance(attributes, dict) else {},
-        fields={name: value for name, value in told.items() if name not in _OURS},
+        fields={name: value for name, value in told.items() if name not in _OURS and (name, value) != ("ignore", 0)},
         meta=meta if isinstance(meta, dict) else {},
     )
     return msgspec.structs.replace(_one(raw), remarks=said)
@@ -231,12 +231,17 @@ _KNOWN = (frozenset(_Annotation.__struct_fields__) | _MEASURED | _OURS) - {"attr
 def _about(sheet: _Sheet) -> tuple[dict[Any, dict[str, Any]], tuple[str, ...]]:
     """What is said of each image beside its name and size, by its id; and what of that is not kept."""
     listed = sheet.licenses if isinstance(sheet.licenses, list) else []
-    licenses = {each.get("id"): each for each in listed if isinstance(each, dict) and _hashable(each.get("id"))}
+    short = [each for each in listed if isinstance(each, dict) and len(msgspec.json.encode(each)) <= _LARGEST]
+    licenses = {each.get("id"): each for each in short if _hashable(each.get("id"))}
     info = sheet.info if isinstance(sheet.info, dict) else {}
     notes = []
-    if len(msgspec.json.encode(info)) > _LARGEST_INFO:
+    if len(short) < len(listed):
+        notes.append(
+            f"licenses that are no object or longer than {_LARGEST} bytes, not kept: {len(listed) - len(short)}"
+        )
+    if len(msgspec.json.encode(info)) > _LARGEST:
         info = {}
-        notes.append(f"its info is longer than {_LARGEST_INFO} bytes and is not kept")
+        notes.append(f"its info is longer than {_LARGEST} bytes and is not kept")
     if info.get("description") == _OUR_DESCRIPTION:
         info = {}
     found: dict[Any, dict[str, Any]] = {}
