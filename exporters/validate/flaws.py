@@ -141,7 +141,7 @@ FLAWS: Mapping[str, Flaw] = {
     "class-alike": Flaw(
         "two classes whose names differ only in case, spaces, - or _",
         "one kind of thing is trained as two",
-        "rename one in the label config (`labelloop export` keeps the number), or merge them",
+        "`labelloop export --rename OLD=NEW` counts both as one; an export refuses a new label that is like another",
     ),
     "labels-shared": Flaw(
         "a label file that two images share, such as a.jpg and a.png",
