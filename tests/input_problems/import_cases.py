@@ -222,15 +222,6 @@ CASES = (
         "a photo without any annotation of its own comes in without one",
     ),
     Case(
-        "a COCO photo with only a crowd",
-        UNREAD,
-        coco(iscrowd=1),
-        (ALONE,),
-        1,
-        annotated(a=1),
-        "`--crowds` takes it as a region",
-    ),
-    Case(
         "a VOC file that is no XML",
         UNREAD,
         voc("</annotation>", ""),
