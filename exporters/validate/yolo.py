@@ -16,7 +16,7 @@ from exporters.validate.photos import check_photo
 from labelloop.service.datasets import DatasetError, Photos, Place
 from labelloop.service.datasets.errors import Flawed
 from labelloop.service.datasets.text import text_of
-from labelloop.service.datasets.yolo import class_list_of, is_joint_shape, label_files, label_files_alone, read_sheet
+from labelloop.service.datasets.yolo import class_list_of, label_files, label_files_alone, named_joints, read_sheet
 
 TOLERANCE = 1e-4
 """Shares over the edge that are rounding: a tenth of a pixel in a thousand."""
@@ -54,23 +54,25 @@ def _sheet(place: Place, prefix: str, problems: Problems) -> tuple[int | None, t
         problems.add("yolo-sheet", f"{prefix}data.yaml", detail="no data.yaml, and no list of classes")
         return None, None
     file = prefix + name
-    if not name.endswith((".yaml", ".yml")):
-        try:
-            told = read_sheet(files)
-        except DatasetError as error:
-            problems.add("yolo-sheet", file, detail=error.reason)
-            return None, None
-        points = (len(told.joints), told.dimensions) if told.joints else None
-        return _classes(list(told.names), None, file, problems), points
     try:
-        sheet = yaml.safe_load(files.read(name))
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        problems.add("yolo-sheet", file, detail=" ".join(str(error).split())[:200])
+        told = read_sheet(files, name)
+    except DatasetError as error:
+        problems.add("yolo-sheet", file, detail=error.reason[:200])
         return None, None
-    if not isinstance(sheet, dict):
-        problems.add("yolo-sheet", file, detail="it holds no names")
-        return None, None
-    return _classes(sheet.get("names"), sheet.get("nc"), file, problems), _key_points(sheet, file, problems)
+    if told.studio and told.joints:
+        told = named_joints(told, files, label_files(files, place.photos))
+    points = (len(told.joints), told.dimensions) if told.joints else None
+    if not name.endswith((".yaml", ".yml")):
+        return _classes(list(told.names), None, file, problems), points
+    sheet = yaml.safe_load(files.read(name))
+    flip = sheet.get("flip_idx")
+    if (
+        points
+        and flip is not None
+        and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(points[0]), key=str)
+    ):
+        problems.add("yolo-sheet", file, "flip_idx", f"{flip!r:.80} is no order of {points[0]} key points")
+    return _classes(sheet.get("names"), sheet.get("nc"), file, problems), points
 
 
 def _classes(names: Any, nc: object, file: str, problems: Problems) -> int | None:
@@ -87,19 +89,6 @@ def _classes(names: Any, nc: object, file: str, problems: Problems) -> int | Non
     if nc is not None and nc != count:
         problems.add("yolo-sheet", file, "nc", f"nc is {nc!r}, there are {count} names")
     return count
-
-
-def _key_points(sheet: Mapping[str, Any], file: str, problems: Problems) -> tuple[int, int] | None:
-    shape = sheet.get("kpt_shape")
-    if shape is None:
-        return None
-    if not is_joint_shape(shape):
-        problems.add("yolo-sheet", file, "kpt_shape", f"{shape!r}: [number of key points, 2 or 3] is wanted")
-        return None
-    flip = sheet.get("flip_idx")
-    if flip is not None and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(shape[0]), key=str):
-        problems.add("yolo-sheet", file, "flip_idx", f"{flip!r} is no order of {shape[0]} key points")
-    return shape[0], shape[1]
 
 
 def check_rows(

@@ -76,7 +76,7 @@ def read_yolo(files: Files, photos: Photos, task: str = "", *, sheet: str = "") 
             fix="The labels of a.jpg are in a.txt, beside it or in labels/; --images-from says where the photos are.",
         )
     if told.studio and told.joints:
-        told = _counted(told, files, labels)
+        told = named_joints(told, files, labels)
     task = task or _task(files, labels, told)
     row = ROWS[task]
     splits = _splits(files, photos)
@@ -293,7 +293,7 @@ def _noted(files: Files) -> tuple[str, ...]:
     return ()
 
 
-def _counted(told: Sheet, files: Files, labels: Mapping[str, str]) -> Sheet:
+def named_joints(told: Sheet, files: Files, labels: Mapping[str, str]) -> Sheet:
     """Label Studio's rows have key points of a ``model_index`` alone: where the numbers differ, they have no names."""
     lengths = _lengths(files, labels)
     wanted = {(length - 4) // 3 for length in lengths if length > 4 and (length - 4) % 3 == 0}
