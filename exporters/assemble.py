@@ -218,7 +218,8 @@ class Assembler:
                 given = result.value.get("choices")
                 if result.from_name == asked and (result.item_index or 0) == item_index and isinstance(given, list):
                     found |= dict.fromkeys(map(str, given))
-        return tuple(found)
+        renamed = self._rules.renamed
+        return tuple(dict.fromkeys(renamed.get(each, each) for each in found))
 
     def _split(self, task: Task, url: str) -> str:
         rule = self._rules.split

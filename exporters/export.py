@@ -1,7 +1,7 @@
 """An export from beginning to end, with its options: what to read, by which rules, in which formats, to where."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import cache, partial
 from pathlib import Path
@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
-from exporters.classes import CATEGORY_IDS, ORIGINAL, Categories, config_labels, renames
-from exporters.errors import BadOption, NoImages
+from exporters.classes import CATEGORY_IDS, ORIGINAL, Categories, alike, config_labels, renames
+from exporters.errors import BadOption, LabelsAlike, NoImages
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.formats.classify import YoloClassify
 from exporters.images import LateHeaders
@@ -125,6 +125,8 @@ def export(
         if not set(names) - set(left_out):
             raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
         names = tuple(name for name in names if name not in left_out)
+        if YoloClassify.name in names and (pairs := list(alike(_answers(tasks.config, renamed)))):
+            raise LabelsAlike(pairs)
         crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
 
         @cache
@@ -194,6 +196,12 @@ def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skelet
     if config and not question(config):
         found |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
     return found
+
+
+def _answers(config: LabelConfig | None, renamed: Mapping[str, str]) -> list[str]:
+    """The classes of whole images: the choices of the question about them."""
+    control = config.controls.get(question(config)) if config else None
+    return [renamed.get(label.stored, label.stored) for label in control.labels] if control else []
 
 
 def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton | None:

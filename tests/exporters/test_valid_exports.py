@@ -198,6 +198,16 @@ def test_renamed_label_counts_as_the_other(run, config, workers):
     assert validate(out.folder).kept == []
 
 
+def test_choices_written_two_ways_are_refused_as_classes_of_images(run, config):
+    asked = config("car").replace('<Choice value="night"/>', '<Choice value="Day"/>')
+    answer = BUILD.result("choices", {"choices": ["Day"]}, id="c", from_name="weather")
+    tasks = [BUILD.task(1, BUILD.annotation(BUILD.box(1, 1, 5, 5, "car"), answer))]
+    with pytest.raises(LabelsAlike, match="'day' and 'Day'"):
+        run(tasks, label_config=asked, formats=("yolo-classify",))
+    out = run(tasks, label_config=asked, formats=("yolo-classify",), rename=("Day=day",))
+    assert "1.jpg,train,day,day" in (out.folder / "yolo-classify/labels.csv").read_text()
+
+
 def test_single_letters_of_both_cases_are_two_classes(run, config):
     assert run(told("a", "A"), label_config=config("a", "A")).report.classes == {"a": 1, "A": 2}
 
