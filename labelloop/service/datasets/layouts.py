@@ -55,6 +55,12 @@ def only_part(files: Files) -> Files:
     return files
 
 
+def photos_of(part: Files, files: Files) -> Photos:
+    """The photos of a data set that is a part of others: its own, else those beside it."""
+    own = Photos(part)
+    return own if own.names or part is files else Photos(files)
+
+
 def _is_marked(names: Sequence[str]) -> bool:
     """Whether one of a folder's files, near its top, says that a data set begins here."""
     if NOTES in names and "classes.txt" in names:

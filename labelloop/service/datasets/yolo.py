@@ -415,10 +415,10 @@ def _task(files: Files, labels: Mapping[str, str], sheet: Sheet) -> str:
     """What the rows are, by ``kpt_shape`` and their lengths."""
     if sheet.joints:
         return "pose"
-    lengths = _lengths(files, labels)
-    if not lengths or set(lengths) <= {4, 5}:
+    lengths = {length for length in _lengths(files, labels) if length > 3}
+    if lengths <= {4, 5}:
         return "detect"
-    if set(lengths) <= {8, 9}:
+    if lengths <= {8, 9}:
         if sheet.studio:
             return "obb"
         raise DatasetError(files.place, "rows of four corners are turned boxes or outlines", fix=_AMBIGUOUS)
