@@ -55,6 +55,7 @@ def export(
     group_by: str = "",
     disputed: str = "out",
     max_errors: float = MAX_ERRORS,
+    allow_shrink: bool = False,
     fetch: bool = True,
     copy_images: bool = False,
     afresh: bool = False,
@@ -78,6 +79,7 @@ def export(
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
         max_errors: the largest share of failed regions at which the version is still published.
+        allow_shrink: publish a version also where it is far smaller than the published one (`exporters.refusal`).
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
         afresh: convert every task, also those that the published version holds as they are.
@@ -145,6 +147,7 @@ def export(
             left_out=left_out,
             splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
+            allow_shrink=allow_shrink,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,

@@ -1,12 +1,11 @@
 """What a file is that was given for Label Studio's tasks and is none, by its beginning: a wrong one is named."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Set
 from itertools import islice
 from typing import Any, NamedTuple
-
-import msgspec
 
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.stream import iter_raw_tasks
@@ -156,8 +155,8 @@ def _items(head: bytes) -> Iterator[bytes]:
 
 def _decoded(raw: bytes) -> Any:
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(raw)  # takes NaN too, as `read_task` does
+    except (ValueError, RecursionError):
         return _BROKEN
 
 

@@ -5,6 +5,7 @@ kept. Each piece is then decoded by itself, which also keeps the garbage collect
 """
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
@@ -112,7 +113,10 @@ def _is_whole(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
     except msgspec.DecodeError:
-        return False
+        try:
+            json.loads(text)  # takes NaN too, as `read_task` does
+        except (ValueError, RecursionError):
+            return False
     return True
 
 

@@ -75,9 +75,9 @@ def test_choices_are_no_classes(run, build, config):
     assert out.report.accounts.other_results == {"choices": 1}
 
 
-def test_empty_image_is_kept_with_its_size(run, build):
+def test_empty_image_is_kept_with_its_size(run, build, config):
     # W26 (COCO wrote null), W19 (VOC wrote no file); an image that shows nothing teaches too
-    out = run([build.task(1, build.annotation(), width=320, height=200)])
+    out = run([build.task(1, build.annotation(), width=320, height=200)], label_config=config("car"))
     assert (out.instances()["images"][0]["width"], out.instances()["images"][0]["height"]) == (320, 200)
     assert out.voc("1").findtext("size/width") == "320"
     assert out.voc_boxes("1") == []

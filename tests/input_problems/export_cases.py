@@ -32,7 +32,7 @@ def published(folder: Path) -> str:
 
 def nothing_left(folder: Path) -> None:
     """No version, published or not, and no trigger."""
-    assert not (folder / "set").exists()
+    assert not [path for path in (folder / "set").rglob("*") if path.is_file()]
     assert not (folder / "triggered").exists()
 
 
