@@ -12,7 +12,7 @@ from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import config_labels
 from exporters.errors import BadOption, NoImages
-from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.classify import YoloClassify
 from exporters.images import LateHeaders
 from exporters.keypoints import WORD, Skeleton
@@ -142,6 +142,7 @@ def export(
                     (*config_labels(tasks.config), *(skeleton.names if skeleton else ())) if tasks.config else ()
                 ),
                 crowd=crowd,
+                sizeless=any(not FORMATS[name].needs_size for name in names),
             ),
             skeleton=skeleton,
             left_out=left_out,

@@ -10,7 +10,7 @@ NO_IMAGE = "no image is in it"
 NO_CLASS = "no object is in it, and there is no label config that names classes"
 SHRUNK = "far smaller than the published version"
 SHRINK = 1 / 3
-"""The share of the published version's tasks, images or objects that may be missing before a version is refused."""
+"""Share of the published tasks, images, regions or objects of a format that may be missing in a version."""
 WITHOUT_CLASSES = frozenset({"yolo-classify"})
 """Formats that need no class of objects."""
 EMPTY = frozenset({NO_IMAGE, NO_CLASS})
@@ -55,8 +55,15 @@ def _lost(now: Accounts, before: Accounts) -> str:
     counts = (
         ("tasks", now.tasks.kept, before.tasks.kept),
         ("images", now.images.kept, before.images.kept),
-        ("objects", now.regions.kept, before.regions.kept),
+        ("regions", now.regions.kept, before.regions.kept),
+        *(
+            (f"objects of {name}", each.objects, before.formats[name].objects)
+            for name, each in now.formats.items()
+            if name in before.formats
+        ),
     )
     return ", ".join(
-        f"{kept} of {was} {name} ({1 - kept / was:.0%} fewer)" for name, kept, was in counts if kept < (1 - SHRINK) * was
+        f"{kept} of {was} {name} ({1 - kept / was:.0%} fewer)"
+        for name, kept, was in counts
+        if kept < (1 - SHRINK) * was
     )

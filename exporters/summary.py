@@ -7,6 +7,7 @@ import msgspec
 
 from exporters.accounting import Loss, Report
 from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED
+from exporters.formats.format import UNSIZED
 from exporters.losses import MALFORMED
 from exporters.manifest import DROPPED
 from exporters.refusal import EMPTY, NO_CLASS, NOTHING_LEFT, SHRUNK
@@ -62,8 +63,9 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
         max_errors: The share of failures up to which the version would have been published.
     """
     accounts = report.accounts
+    refused = f"  (NOT published: {report.refused})" if report.refused else ""
     lines = [
-        f"{report.url} {report.version or '(no version)'}" + (f"  (NOT published: {report.refused})" if report.refused else ""),
+        f"{report.url} {report.version or '(no version)'}{refused}",
         f"  images   {_counts(report.images)}",
         f"  classes  {_counts({shown(label): number for label, number in report.classes.items()})}",
     ]
@@ -110,8 +112,7 @@ def _advice(report: Report, max_errors: float | None) -> list[str]:
     if report.refused.startswith(SHRUNK):
         return [
             f"NOT published: {report.refused}. That one stays.",
-            f"→ Is the source whole, and are --from and --annotation right? {pull} lays this version out. If it is"
-            " meant: --allow-shrink.",
+            f"→ Is the source whole? Are --from and --annotation right? {pull} lays it out. If it is meant: --allow-shrink.",
         ]
     if not report.published:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"
@@ -120,6 +121,11 @@ def _advice(report: Report, max_errors: float | None) -> list[str]:
             f"→ {pull} lays out dropped.jsonl, a line for each loss. Mend these, or take a higher --max-errors.",
         ]
     lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
+    unsized = [name for name, each in report.accounts.formats.items() if UNSIZED in each.converted]
+    if unsized:
+        lines.append(
+            f"{', '.join(unsized)}: images of unknown size left out. They are looked up without --no-fetch."
+        )
     if empty := [split for split, images in report.images.items() if not images]:
         lines.append(f"No image is in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1.")
     return lines

@@ -25,7 +25,7 @@ from labelloop.service.store import NotThere, Store
 _THREADS = 16
 _BATCH = 256
 _NAMED = 3
-_RESYNC = "Let Label Studio write these again: Settings > Cloud Storage > Sync of the target storage, or Submit once more."
+_RESYNC = "Let Label Studio write these again: Settings > Cloud Storage > Sync the target storage."
 _NAME = re.compile(r"\d{1,18}(\.json)?")
 
 

@@ -3,7 +3,8 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -39,7 +40,11 @@ _MARKUP = (  # what stands in a text that begins with "<"
     (re.compile(rb""), "XML or a web page", "If a script downloaded it, read it: it may be the log-in page."),
 )
 _KEYS = (  # keys of its objects, in lower case -> what it is, and the fix; the first that fits
-    ({"image_id", "category_id"}, "a list of COCO results", "`labelloop import` brings them into a Label Studio project."),
+    (
+        {"image_id", "category_id"},
+        "a list of COCO results",
+        "`labelloop import` brings them into a Label Studio project.",
+    ),
     ({"images", "annotations"}, "a COCO file", _IMPORT),
     ({"images", "categories"}, "a COCO file", _IMPORT),
     ({"annotations", "categories"}, "a COCO file", _IMPORT),
@@ -128,7 +133,9 @@ def _other_json(head: bytes) -> Mistaken | None:
         return Mistaken("no JSON between its braces", _EXPORT)
     keys = {str(key) for each in objects for key in each} or _keys(head)
     lower = {key.lower() for key in keys}
-    nested = {str(key).lower() for each in objects for value in each.values() if isinstance(value, dict) for key in value}
+    nested = {
+        str(key).lower() for each in objects for value in each.values() if isinstance(value, dict) for key in value
+    }
     if _COCO.match(head.removeprefix(_BOM).lstrip()):
         lower |= {"images", "annotations"}
     for key in ("detail", "error"):
@@ -160,7 +167,7 @@ def _decoded(raw: bytes) -> Any:
         return _BROKEN
 
 
-def _keys(text: bytes) -> Set[str]:
+def _keys(text: bytes) -> AbstractSet[str]:
     """The keys of the first object of a text that may end within it."""
     found, depth, last = set(), 0, b""
     outermost = 2 if text.removeprefix(_BOM).lstrip().startswith(b"[") else 1

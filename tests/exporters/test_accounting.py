@@ -140,6 +140,7 @@ def test_sums_match_on_any_mixture(run, build, seed, policy):
         )
         for number in range(1, 15)
     ] + list(malformed_tasks(build).values())
+    tasks.append(build.task(99, build.annotation(build.box(1, 1, 5, 5), completed_by=2, ground_truth=True)))
     out = run(tasks, annotation=policy)
     accounts = out.report.accounts
     assert accounts.tasks.input == len(tasks)
@@ -219,6 +220,7 @@ def test_size_that_no_image_has_is_taken_for_none(run, build):
     out = run(
         [build.task(1, build.annotation(box)), build.task(2, build.annotation(box), width=640, height=360)],
         max_errors=1,
+        formats=["coco"],
     )
     assert out.report.accounts.images.kept == 1
     (image,) = out.instances()["images"]

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 Outcome = Literal["refused", "skipped and counted", "converted", "read"]
-"""``refused``: nothing is written. ``skipped and counted``: the rest is written. ``converted``: written in another form.
-``read``: nothing is lost."""
+"""``refused``: nothing is written. ``skipped and counted``: the rest is written. ``converted``: written in another
+form. ``read``: nothing is lost."""
 
 
 def nothing(_folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Problems of what `labelloop export` is given."""
 
-import json
 import sys
 from pathlib import Path
 

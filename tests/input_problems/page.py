@@ -34,8 +34,8 @@ def written(text: str) -> str:
         start = text.index(heading)
         stop = text.find("\n## ", start)
         section = text[start:] if stop < 0 else text[start:stop]
-        again = re.sub(r"^\|.*(\n\|.*)*\n?", lambda _, new=table(module): new, section, count=1, flags=re.MULTILINE)
-        text = text.replace(section, again)
+        before, after = re.split(r"^\|.*(?:\n\|.*)*\n?", section, maxsplit=1, flags=re.MULTILINE)
+        text = text.replace(section, before + table(module) + after)
     return text
 
 
