@@ -123,9 +123,7 @@ def _advice(report: Report, max_errors: float | None) -> list[str]:
     lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
     unsized = [name for name, each in report.accounts.formats.items() if UNSIZED in each.converted]
     if unsized:
-        lines.append(
-            f"{', '.join(unsized)}: images of unknown size left out. They are looked up without --no-fetch."
-        )
+        lines.append(f"{', '.join(unsized)}: images of unknown size left out. They are looked up without --no-fetch.")
     if empty := [split for split, images in report.images.items() if not images]:
         lines.append(f"No image is in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1.")
     return lines
