@@ -112,7 +112,7 @@ def _advice(report: Report, max_errors: float | None) -> list[str]:
     if report.refused.startswith(SHRUNK):
         return [
             f"NOT published: {report.refused}. That one stays.",
-            f"→ Is the source whole? Are --from and --annotation right? {pull} lays it out. If it is meant: --allow-shrink.",
+            f"→ Is the source whole? Are --from and --annotation right? {pull} lays it out. If meant: --allow-shrink.",
         ]
     if not report.published:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"

@@ -243,7 +243,7 @@ def drip(ended):
 @pytest.mark.parametrize("operation", ["put", "get", "exists", "list"])
 def test_redirect_that_leads_nowhere_is_named(bare_s3, store, operation):
     bare_s3.fault = redirect
-    with pytest.raises(StoreUnreachable, match="redirects to 127.0.0.1") as caught:
+    with pytest.raises(StoreUnreachable, match=r"redirects to 127\.0\.0\.1") as caught:
         OPERATIONS[operation](store)
     assert "LABELLOOP_S3_ENDPOINT_URL" in caught.value.fix
     assert len(bare_s3.asked) <= 2

@@ -90,8 +90,9 @@ class WatchedBody(StreamingBody):  # type: ignore[misc]
                 left = None if left is None else left - len(part)
                 self._amount_read += len(part)
                 self._check_speed()
-        except NothingCame as error:
-            raise Stalled(silence=f"{STALL_S:g} seconds without a byte") from error
+        except NothingCame:
+            self.close()
+            raise Stalled(f"{STALL_S:g} seconds without a byte") from None
         except ProtocolError as error:
             raise ResponseStreamingError(error=error) from None
         if (not parts and amt != 0) or amt is None:
@@ -101,4 +102,5 @@ class WatchedBody(StreamingBody):  # type: ignore[misc]
     def _check_speed(self) -> None:
         passed = time.monotonic() - self._began
         if passed > STALL_S and self._amount_read < SLOWEST * passed:
-            raise Stalled(silence=f"less than {SLOWEST} bytes a second")
+            self.close()
+            raise Stalled(f"less than {SLOWEST} bytes a second")
