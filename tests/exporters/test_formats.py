@@ -141,7 +141,7 @@ def test_missing_image_size_comes_from_a_sibling_or_the_tasks_data(run, build):
         build.task(2, build.annotation(build.box(10, 10, 10, 10, **bare)), width=1000, height=500),
         build.task(3, build.annotation(build.box(10, 10, 10, 10, **bare))),
     ]
-    out = run(tasks)
+    out = run(tasks, formats=("coco",))
     assert [each["bbox"] for each in out.instances()["annotations"]] == [
         pytest.approx([64, 36, 64, 36]),
         pytest.approx([320, 180, 64, 36]),
