@@ -109,6 +109,8 @@ class Converter:
         self._usual = Usual(rules, classes)
         self._drafts = Drafts([])
         self._new_labels = False
+        self.images = 0
+        """Images of the blocks that were flushed."""
         self._begin()
 
     def look(self, texts: Sequence[bytes | None]) -> None:
@@ -169,6 +171,7 @@ class Converter:
             [each.draft.url for each in self._accepted],
         )
         rows = self._rows
+        self.images += len(self._images)
         self._begin()
         return block, rows
 

@@ -12,7 +12,7 @@ from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import config_labels
 from exporters.errors import BadOption, NoImages
-from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.classify import YoloClassify
 from exporters.images import LateHeaders
 from exporters.keypoints import WORD, Skeleton
@@ -55,6 +55,7 @@ def export(
     group_by: str = "",
     disputed: str = "out",
     max_errors: float = MAX_ERRORS,
+    allow_shrink: bool = False,
     fetch: bool = True,
     copy_images: bool = False,
     afresh: bool = False,
@@ -78,6 +79,7 @@ def export(
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
         max_errors: the largest share of failed regions at which the version is still published.
+        allow_shrink: publish a version also where it is far smaller than the published one (`exporters.refusal`).
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
         afresh: convert every task, also those that the published version holds as they are.
@@ -140,11 +142,13 @@ def export(
                     (*config_labels(tasks.config), *(skeleton.names if skeleton else ())) if tasks.config else ()
                 ),
                 crowd=crowd,
+                sizeless=any(not FORMATS[name].needs_size for name in names),
             ),
             skeleton=skeleton,
             left_out=left_out,
             splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
+            allow_shrink=allow_shrink,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,

@@ -11,6 +11,8 @@ from labelloop.labeling.consensus import Crowd
 class Rules(msgspec.Struct, frozen=True):
     """Whose annotation counts, which split an image is in, what a label may be.
 
+    ``sizeless``: one of the formats needs no image size.
+
     ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by.
     """
 
@@ -20,6 +22,7 @@ class Rules(msgspec.Struct, frozen=True):
     config: LabelConfig | None
     config_labels: frozenset[str]
     crowd: Crowd | None = None
+    sizeless: bool = False
 
 
 def question(config: LabelConfig | None) -> str:

@@ -52,6 +52,7 @@ class ExportPolicy:
         group_by: The key of the tasks' data whose value keeps images together in one split.
         disputed: Disputed tasks: in, out or apart.
         max_errors: The share of regions that may fail before a version is not published.
+        allow_shrink: Whether a version is published that is far smaller than the published one.
         copy_images: Whether photos are copied into the data set.
         every_tasks: A new version after so many newly accepted tasks; 0: never for that.
         every_hours: A new version so many hours after the last, if anything changed; 0: never for that.
@@ -69,6 +70,7 @@ class ExportPolicy:
     group_by: str = ""
     disputed: str = "out"
     max_errors: float = 0.01
+    allow_shrink: bool = False
     copy_images: bool = False
     every_tasks: int = 0
     every_hours: float = 0.0

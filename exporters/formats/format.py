@@ -22,6 +22,10 @@ from exporters.shapes import is_upright
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
 """`Format.usual_changes` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
+NO_SIZE = "its image's size is not known, and the format needs it"
+UNSIZED = "image of unknown size, left out"
+LEFT_OUT = b"null"
+"""The record of an image that a format leaves out."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -75,6 +79,7 @@ class Format(Protocol):
     Attributes:
         name: Its name in ``FORMATS``.
         image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
+        needs_size: Whether it leaves images of unknown size out.
         whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
         usual_changes: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
             ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
@@ -82,6 +87,7 @@ class Format(Protocol):
 
     name: ClassVar[str]
     image_folder: ClassVar[str]
+    needs_size: ClassVar[bool]
     whole: ClassVar[bool]
     usual_changes: tuple[str, str, str]
 
@@ -102,6 +108,7 @@ class ItemFormat:
 
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
+    needs_size: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     usual_changes: tuple[str, str, str] = ("", "", "")
 
@@ -129,10 +136,20 @@ class ItemFormat:
         records, refused, changed = [b""] * images, [], []
         for place, item in items:
             converted: Counter[str] = Counter()
-            records[place], not_held = self.item(item, converted)
-            refused += [(place, each, reason) for each, reason in not_held]
+            if self.needs_size and not item.image.width:
+                converted[UNSIZED] = 1
+                records[place] = LEFT_OUT
+                refused += [(place, each, NO_SIZE) for each in item.objects]
+            else:
+                records[place], not_held = self.item(item, converted)
+                refused += [(place, each, reason) for each, reason in not_held]
             changed += [(place, change, times) for change, times in converted.items() if times]
         return Encoded(records, refused, changed)
+
+
+def held(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of the images that a format does not leave out."""
+    return (record for record in records if bytes(record.body) != LEFT_OUT)
 
 
 def shape_name(each: Object) -> str:
