@@ -198,7 +198,9 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
 
 def _numbers(cells: Sequence[str]) -> list[float]:
     if len(cells) in {9, 10} and _is_number(cells[0]) and _is_number(cells[7]) and not _is_number(cells[8]):
-        raise Flawed("a row of DOTA (four corners in pixels, then the name of the class), not of YOLO")
+        raise Flawed(
+            "a row of DOTA (four corners in pixels, then the name of the class), not of YOLO: export YOLOv8 OBB instead"
+        )
     return [_share(cell) for cell in cells]
 
 
