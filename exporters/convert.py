@@ -111,6 +111,8 @@ class Converter:
         self._usual = Usual(rules, classes)
         self._drafts = Drafts([])
         self._new_labels = False
+        self.images = 0
+        """Images of the blocks that were flushed."""
         self._begin()
 
     def look(self, texts: Sequence[bytes | None]) -> None:
@@ -173,6 +175,7 @@ class Converter:
             | {place: item.about for place, item in self._items.items() if item.about},
         )
         rows = self._rows
+        self.images += len(self._images)
         self._begin()
         return block, rows
 

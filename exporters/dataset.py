@@ -7,11 +7,14 @@ import msgspec
 
 from labelloop.labeling.geometry import Geometry
 from labelloop.labeling.remarks import CROWD, NONE, Remarks
+from labelloop.labeling.task import LARGEST
 
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max in pixels; the origin is the image's top left corner, the maxima are exclusive edges."""
 
 OBJECTS_A_TASK = 100_000
+NOMINAL = LARGEST
+"""Pixels along each edge of the square that stands for an image of unknown size: no image is as large."""
 IMAGE_SLOT = 10_000_000_000
 """Task ids below this number keep images of different tasks apart; Label Studio's are 32-bit."""
 
@@ -20,7 +23,8 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     """One image of a task and the place it got in the data set.
 
     ``id`` is the task's id for a task with one image, so it is stable from run to run and as the project grows
-    (further images of a task: see ``image_id``). ``file_name`` is safe and unique in the data set.
+    (further images of a task: see ``image_id``). ``file_name`` is safe and unique in the data set. ``width`` and
+    ``height`` are 0 where nothing tells the size: the shapes on it are in pixels of `canvas`.
     """
 
     id: int
@@ -32,6 +36,11 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     task: int
     item_index: int = 0
     key: str = ""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """The width and height that the pixels of its shapes are of."""
+        return (self.width, self.height) if self.width else (NOMINAL, NOMINAL)
 
     @property
     def stem(self) -> str:

@@ -37,6 +37,18 @@ class NotTasks(ExportError):
         super().__init__(f"{source}: it is {what}, not Label Studio's tasks.", fix=fix)
 
 
+class InputBroken(ExportError):
+    """The input is not whole, so that nobody knows what is missing: nothing is made of it."""
+
+    code = "input_broken"
+    status = 409
+
+    def __init__(self, source: str, reason: str, fix: str = "") -> None:
+        self.source, self.reason = source, reason
+        again = "Get it again and compare its size with the original's; one that is still being written has to be done."
+        super().__init__(f"{source}: {reason}. Nothing was published.", fix=fix or again)
+
+
 class NoImages(ExportError):
     """The labelling interface shows no images, so there is nothing that these formats hold."""
 

@@ -12,7 +12,7 @@ from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
 from exporters.classes import CATEGORY_IDS, ORIGINAL, Categories, alike, config_labels, renames
 from exporters.errors import BadOption, LabelsAlike, NoImages
-from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.classify import YoloClassify
 from exporters.images import LateHeaders
 from exporters.keypoints import WORD, Skeleton
@@ -57,6 +57,7 @@ def export(
     rename: Sequence[str] = (),
     category_ids: str = CATEGORY_IDS[0],
     max_errors: float = MAX_ERRORS,
+    allow_shrink: bool = False,
     fetch: bool = True,
     copy_images: bool = False,
     afresh: bool = False,
@@ -82,6 +83,7 @@ def export(
         rename: labels that count as another class, each as ``OLD=NEW``.
         category_ids: what numbers COCO's categories have: a name in ``CATEGORY_IDS``.
         max_errors: the largest share of failed regions at which the version is still published.
+        allow_shrink: publish a version also where it is far smaller than the published one (`exporters.refusal`).
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
         afresh: convert every task, also those that the published version holds as they are.
@@ -155,12 +157,14 @@ def export(
                 ),
                 crowd=crowd,
                 renamed=renamed,
+                sizeless=any(not FORMATS[name].needs_size for name in names),
             ),
             skeleton=skeleton,
             categories=Categories.of(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
             left_out=left_out,
             splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
+            allow_shrink=allow_shrink,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,

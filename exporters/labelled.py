@@ -48,7 +48,7 @@ class Labeller:
             losses: Those of the task.
         """
         try:
-            fitted = fit(region.geometry, image.width, image.height)
+            fitted = fit(region.geometry, *image.canvas)
             objects = self._label(region, fitted, annotation, task=image.task, numbers=numbers, saw=saw)
         except Unfit as unfit:
             losses.region(annotation, region.id, str(unfit))

@@ -13,6 +13,8 @@ from labelloop.labeling.consensus import Crowd
 class Rules(msgspec.Struct, frozen=True):
     """Whose annotation counts, which split an image is in, what a label may be.
 
+    ``sizeless``: one of the formats needs no image size.
+
     ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by. ``renamed``
     maps labels to the classes that they count as.
     """
@@ -24,6 +26,7 @@ class Rules(msgspec.Struct, frozen=True):
     config_labels: frozenset[str]
     crowd: Crowd | None = None
     renamed: Mapping[str, str] = {}
+    sizeless: bool = False
 
 
 def question(config: LabelConfig | None) -> str:

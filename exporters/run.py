@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporters.accounting import NOTHING_LEFT, TOO_MUCH_FAILED, Bill, Ledger, Report, Written, accounts_of
+from exporters.accounting import Accounts, Bill, Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler
 from exporters.classes import Categories, ClassMap, Numbering, Stored, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
@@ -29,6 +29,7 @@ from exporters.images import Headers, Sizes
 from exporters.keypoints import Skeleton
 from exporters.known import Known, OutOfOrder
 from exporters.manifest import Manifest
+from exporters.refusal import EMPTY, refusal
 from exporters.rules import Rules
 from exporters.sources import Source
 from exporters.tables import Objects
@@ -68,6 +69,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     photos: "Media | None" = None
     progress: Progress | None = None
     afresh: bool = False
+    allow_shrink: bool = False
     settings: Settings
     workers: int = 0
     pool: Callable[[Order], Pool] | None = None
@@ -127,15 +129,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 inside = _Inside(job, formats, classes, numbering, objects, scratch)
                 self._convert(converter, assembler, making, known, inside)
             made = making.finish(known.removed() if known else ())
-            numbering.finish()
             total = making.bills.total()
             accounts = accounts_of(total, self.formats)
             splits = {split: total["images", split] for split in self.splits}
-            refused = ""
-            if accounts.failed_share > self.max_errors:
-                refused = TOO_MUCH_FAILED
-            elif parent and any(parent.splits.values()) and not any(splits.values()):
-                refused = NOTHING_LEFT
+            refused = refusal(
+                accounts,
+                splits,
+                classes.names,
+                before=(parent.accounts, parent.splits) if parent else None,
+                max_errors=self.max_errors,
+                allow_shrink=self.allow_shrink,
+            )
+            if refused in EMPTY:
+                return self._nothing(refused, accounts, splits, making.converted)
+            numbering.finish()
             manifest = Manifest(
                 parent=parent.version if parent else None,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,7 +181,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
         def tell(tasks: int) -> None:
             nonlocal done
-            inside.numbering.keep_up()
+            if converter.images or objects.written:  # a version of nothing leaves nothing in the store
+                inside.numbering.keep_up()
             for _ in range(tasks if self.progress else 0):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
@@ -232,6 +240,23 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "records": 2,  # the way in which formats write them
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+
+    def _nothing(self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int) -> Report:
+        """The report where no version is made."""
+        return Report(
+            url=self.store.url,
+            version="",
+            published=False,
+            refused=refused,
+            images=images,
+            classes={},
+            accounts=accounts,
+            objects=0,
+            bytes=0,
+            written=Written(0, 0, converted),
+            manifest_sha256="",
+            left_out=self.left_out,
+        )
 
     def _report(self, manifest: Manifest, checksum: str, written: Written) -> Report:
         sizes = [shard.size for shard in manifest.shards().values()] + [file.size for file in manifest.files]

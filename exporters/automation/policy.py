@@ -55,6 +55,7 @@ class ExportPolicy:
         rename: Labels that count as another class, each as OLD=NEW.
         category_ids: What numbers COCO's categories have: classes (those of the class map) or original.
         max_errors: The share of regions that may fail before a version is not published.
+        allow_shrink: Whether a version is published that is far smaller than the published one.
         copy_images: Whether photos are copied into the data set.
         every_tasks: A new version after so many newly accepted tasks; 0: never for that.
         every_hours: A new version so many hours after the last, if anything changed; 0: never for that.
@@ -74,6 +75,7 @@ class ExportPolicy:
     rename: tuple[str, ...] = ()
     category_ids: str = CATEGORY_IDS[0]
     max_errors: float = 0.01
+    allow_shrink: bool = False
     copy_images: bool = False
     every_tasks: int = 0
     every_hours: float = 0.0

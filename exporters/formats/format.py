@@ -27,6 +27,10 @@ NO_CROWDS = "a crowd: the format has no regions to ignore"
 FLAGS, ATTRIBUTES, NOTES, ABOUT = "flags", "attributes", "notes and further fields", "further fields"
 """What a format may have a place for beside labels and shapes; the last is of images, the others of regions."""
 TWICE = "the same row as another object's of its image"
+NO_SIZE = "its image's size is not known, and the format needs it"
+UNSIZED = "image of unknown size, left out"
+LEFT_OUT = b"null"
+"""The record of an image that a format leaves out."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -81,6 +85,7 @@ class Format(Protocol):
     Attributes:
         name: Its name in ``FORMATS``.
         image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
+        needs_size: Whether it leaves images of unknown size out.
         whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
         usual_changes: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
             ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
@@ -89,6 +94,7 @@ class Format(Protocol):
 
     name: ClassVar[str]
     image_folder: ClassVar[str]
+    needs_size: ClassVar[bool]
     whole: ClassVar[bool]
     places: ClassVar[frozenset[str]]
     usual_changes: tuple[str, str, str]
@@ -110,6 +116,7 @@ class ItemFormat:
 
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
+    needs_size: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     places: ClassVar[frozenset[str]] = frozenset()
     usual_changes: tuple[str, str, str] = ("", "", "")
@@ -138,8 +145,13 @@ class ItemFormat:
         records, refused, changed = [b""] * images, [], []
         for place, item in items:
             converted: Counter[str] = Counter()
-            records[place], not_held = self.item(item, converted)
-            refused += [(place, each, reason) for each, reason in not_held]
+            if self.needs_size and not item.image.width:
+                converted[UNSIZED] = 1
+                records[place] = LEFT_OUT
+                refused += [(place, each, NO_SIZE) for each in item.objects]
+            else:
+                records[place], not_held = self.item(item, converted)
+                refused += [(place, each, reason) for each, reason in not_held]
             changed += [(place, change, times) for change, times in converted.items() if times]
         return Encoded(records, refused, changed)
 
@@ -151,6 +163,11 @@ def repeated(objects: Sequence[Object], rows: Sequence[Any]) -> Iterator[tuple[O
         if row in seen:
             yield each, TWICE
         seen.add(row)
+
+
+def held(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of the images that a format does not leave out."""
+    return (record for record in records if bytes(record.body) != LEFT_OUT)
 
 
 def shape_name(each: Object) -> str:

@@ -21,6 +21,7 @@ from exporters.formats.format import (
     BOX_CHANGES,
     NO_AREA,
     NO_CROWDS,
+    NO_SIZE,
     Encoded,
     ItemFormat,
     Place,
@@ -30,7 +31,7 @@ from exporters.formats.format import (
     shape_name,
 )
 from exporters.formats.sheet import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
-from exporters.shapes import is_upright
+from exporters.shapes import SIZELESS, is_upright
 
 DIGITS = 8
 """Digits after the point of a share: a hundred-millionth of the image."""
@@ -51,19 +52,27 @@ class YoloRows(ItemFormat):
     """A kind of YOLO data set: subclasses say by ``_row`` what they say of an object.
 
     Lays out one text file an image, empty for an image without objects.
+
+    Attributes:
+        sizeless: The shapes whose row does not depend on the image's size.
     """
+
+    needs_size: ClassVar[bool] = False
+    sizeless: ClassVar[tuple[type, ...]] = SIZELESS
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image's rows; what has none is given back."""
         image = item.image
-        held = [each for each in item.objects if each.box is not None and not each.crowd]
-        lines = [
-            f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n"
-            for each in held
-            if each.box is not None
-        ]
-        dropped = [(each, NO_AREA) for each in item.objects if each.box is None]
-        dropped += crowds(item)
+        held, lines = [], []
+        dropped = crowds(item)
+        for each in item.objects:
+            if each.box is None:
+                dropped.append((each, NO_AREA))
+            elif not image.width and not isinstance(each.geometry, self.sizeless):
+                dropped.append((each, NO_SIZE))
+            elif not each.crowd:
+                held.append(each)
+                lines.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
         return self._page(image, list(dict.fromkeys(lines))), [*dropped, *repeated(held, lines)]
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
@@ -127,7 +136,7 @@ class YoloDetect(YoloRows):
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
             converted[f"{shape_name(each)} -> box"] += 1
-        return shares(box, image.width, image.height)
+        return shares(box, *image.canvas)
 
 
 def _box_rows(columns: Columns) -> list[str]:

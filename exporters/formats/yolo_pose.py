@@ -52,8 +52,9 @@ class YoloPose(YoloRows):
             converted[f"{shape_name(each)} -> box"] += 1
         if not any(seen for *_, seen in places):
             converted[WITHOUT] += 1
-        points = (f"{row_of((x / image.width, y / image.height))} {seen}" for x, y, seen in places)
-        return " ".join((shares(box, image.width, image.height), *points))
+        width, height = image.canvas
+        points = (f"{row_of((x / width, y / height))} {seen}" for x, y, seen in places)
+        return " ".join((shares(box, width, height), *points))
 
     def _sheet(self) -> list[str]:
         names, flip = self._skeleton.names, self._skeleton.flip

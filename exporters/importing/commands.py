@@ -54,7 +54,7 @@ def import_dataset(
     ```
 
     Args:
-        source: a folder, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
+        source: a folder, a zip, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
         project: the project's number, or "new".
         title: the title of a new project. Default: the data set's own name.
         format: what the data set is: coco, coco-results, voc, yolo, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
@@ -173,7 +173,7 @@ def _told(data: DataSet, needs: Needs) -> str:
             lines.append(f"  {name}: {', '.join(map(shown, values))}")
     lines += [f"  {note}" for note in data.notes]
     if needs.empty:
-        lines.append(f"  {counted(needs.empty, 'photo')} with nothing on them, which become empty annotations")
+        lines.append(f"  nothing is on {counted(needs.empty, 'photo')}: empty annotations")
     if needs.unlabelled:
         lines.append(f"  {counted(needs.unlabelled, 'photo')} without labels that can be read: no annotation")
     faults = (each for each in data.photos() if isinstance(each, Problem))

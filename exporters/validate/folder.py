@@ -10,7 +10,17 @@ from exporters.validate.flaws import Problems
 from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo
-from labelloop.service.datasets import READERS, DatasetError, Place, Problem, layouts, open_place, parts, recognise
+from labelloop.service.datasets import (
+    READERS,
+    DatasetError,
+    Place,
+    Problem,
+    layouts,
+    open_place,
+    parts,
+    photos_of,
+    recognise,
+)
 from labelloop.service.settings import Settings
 
 _TASKS = ("detect", "segment", "obb", "pose")
@@ -39,8 +49,9 @@ def validate(source: Path | str, problems: Problems | None = None, settings: Set
         _check(recognise(place), place, "", problems)
         return problems
     found = False
-    for name, files in parts(place.files).items():
-        part = Place(files, type(place.photos)(files))
+    within = parts(place.files)
+    for name, files in within.items():
+        part = Place(files, photos_of(files, place.files if len(within) == 1 else files))
         for layout in layouts(files, part.photos) or _unlike(part, alone=not name):
             _check(layout, part, f"{name}/" if name else "", problems)
             found = True

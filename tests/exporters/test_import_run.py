@@ -170,7 +170,7 @@ def test_a_dry_run_counts_what_comes_in_unlabelled(studio, tmp_path, capsys):
     assert import_dataset(str(yolo(tmp_path / "set", a="0 .5 .5 .1\n")), project="new", dry_run=True) == 0
     out = capsys.readouterr().out
     assert "1 photo without labels" in out
-    assert "2 photos with nothing on them" in out
+    assert "nothing is on 2 photos" in out
     assert not studio.made
 
 

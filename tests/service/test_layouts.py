@@ -183,6 +183,28 @@ def test_several_data_sets_in_a_folder_are_validated_and_asked_about(tmp_path):
     assert {"VOC files", "label files"} <= set(validate(tmp_path).looked_at)
 
 
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+def test_photos_beside_the_folder_of_labels_are_found(tmp_path, kind):
+    make = {"coco": makers.make_coco, "voc": makers.make_voc, "yolo": lambda to: makers.make_yolo(to, "detect")}[kind]
+    make(tmp_path / "labels of it")
+    photos = next(path for name in ("images", "JPEGImages") if (path := tmp_path / "labels of it" / name).is_dir())
+    photos.rename(tmp_path / "photos")
+    if kind == "coco":
+        (tmp_path / "labels of it/annotations").mkdir()
+        (tmp_path / "labels of it/instances.json").rename(tmp_path / "labels of it/annotations/instances.json")
+    place = open_place(str(tmp_path), Settings())
+    found = [each for each in read_dataset(place).photos() if not isinstance(each, Problem)]
+    assert sum(len(each.drawn) for each in found) == {"coco": 7, "voc": 3, "yolo": 3}[kind]
+    assert all(place.photos.find(each.name) for each in found)
+    assert validate(tmp_path).looked_at["photos"] == len(found)
+
+
+def test_a_folder_of_labels_alone_asks_for_the_photos(tmp_path):
+    makers.make_yolo(tmp_path, "detect")
+    with pytest.raises(DatasetError, match="--images-from"):
+        read(tmp_path / "labels")
+
+
 def test_a_zip_that_is_damaged_or_locked_is_told(tmp_path):
     good = packed(makers.make_yolo(tmp_path / "set", "detect"))
     data = good.read_bytes()

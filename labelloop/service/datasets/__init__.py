@@ -3,7 +3,7 @@
 from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem, shape_of
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
-from labelloop.service.datasets.layouts import layouts, parts
+from labelloop.service.datasets.layouts import layouts, parts, photos_of
 from labelloop.service.datasets.readers import READERS, Place, open_place, read_dataset, recognise
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "open_files",
     "open_place",
     "parts",
+    "photos_of",
     "read_dataset",
     "recognise",
     "shape_of",

@@ -23,17 +23,15 @@ def read_images(photos: Photos, files: Files) -> DataSet:
     Raises:
         DatasetError: There is none.
     """
+    others = [name for name in files.names if not is_photo(name)]
     if not photos.names:
-        raise DatasetError(
-            photos.files.place,
-            "there is no photo in it",
-            fix="Is it the right folder? Photos end in .jpg, .png or .webp.",
-        )
+        labels = "If it holds labels, give the folder above it, or say where the photos are: --images-from DIR."
+        usual = "Is it the right folder? Photos end in .jpg, .png or .webp."
+        raise DatasetError(photos.files.place, "there is no photo in it", fix=labels if others else usual)
 
     def read() -> Iterator[LabelledPhoto | Problem]:
         return (LabelledPhoto(name, labelled=False) for name in photos.names)
 
-    others = [name for name in files.names if not is_photo(name)]
     more = ", ..." if len(others) > _NAMED else ""
     note = f"not read, as it is no data set of a known layout: {', '.join(others[:_NAMED])}{more}"
     return DataSet("images", read, notes=(note,) if others else ())

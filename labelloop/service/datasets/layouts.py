@@ -1,6 +1,6 @@
 """What lies in a folder: which layouts of labels, and whether folders of it are data sets of their own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, PartFiles, Photos
@@ -27,8 +27,13 @@ def layouts(files: Files, photos: Photos) -> list[str]:
 
 def parts(files: Files) -> Mapping[str, Files]:
     """The data sets of a folder by its folders' names: those that are one of their own, and the rest under ``""``."""
-    tops = dict.fromkeys(name.partition("/")[0] for name in files.names if "/" in name)
-    own = {top: part for top in tops if top.casefold() not in _PARTS and _is_marked(part := PartFiles(files, top))}
+    inside: dict[str, list[str]] = {}
+    for name in files.names:
+        top, slash, rest_of_it = name.partition("/")
+        if slash:
+            inside.setdefault(top, []).append(rest_of_it)
+    tops = [top for top, names in inside.items() if top.casefold() not in _PARTS and _is_marked(names)]
+    own = {top: PartFiles(files, top) for top in tops}
     rest = PartFiles(files, without=own) if own else files
     return ({"": rest} if not own or layouts(rest, Photos(rest)) else {}) | own
 
@@ -50,15 +55,22 @@ def only_part(files: Files) -> Files:
     return files
 
 
-def _is_marked(files: Files) -> bool:
-    """Whether a file near the top says that a data set begins here."""
-    names = files.names
-    return (
-        any(name in SHEETS for name in names)
-        or (NOTES in names and "classes.txt" in names)
-        or any("/" not in name and name.endswith((".ndjson", ".names")) for name in names)
-        or any(name.startswith("Annotations/") and name.lower().endswith(".xml") for name in names)
-        or any(name.startswith("annotations/") and name.endswith(".json") for name in names)
+def photos_of(part: Files, files: Files) -> Photos:
+    """The photos of a data set that is a part of others: its own, else those beside it."""
+    own = Photos(part)
+    return own if own.names or part is files else Photos(files)
+
+
+def _is_marked(names: Sequence[str]) -> bool:
+    """Whether one of a folder's files, near its top, says that a data set begins here."""
+    if NOTES in names and "classes.txt" in names:
+        return True
+    return any(
+        name in SHEETS
+        or ("/" not in name and name.endswith((".ndjson", ".names")))
+        or (name.startswith("Annotations/") and name.lower().endswith(".xml"))
+        or (name.startswith("annotations/") and name.endswith(".json"))
+        for name in names
     )
 
 

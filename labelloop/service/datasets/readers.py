@@ -12,7 +12,7 @@ from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
 from labelloop.service.datasets.foreign import foreign, no_data_set
-from labelloop.service.datasets.layouts import layouts, only_part
+from labelloop.service.datasets.layouts import layouts, only_part, photos_of
 from labelloop.service.datasets.ndjson import read_ndjson
 from labelloop.service.datasets.sheets import json_sheets, read_sheets
 from labelloop.service.datasets.voc import read_voc
@@ -100,9 +100,8 @@ def open_place(source: str, settings: Settings, *, images: str = "", alone: bool
     elif not source.startswith("s3://") and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
         source, name = str(path.parent), path.name
     files = open_files(source, settings)
-    if alone and not name:
-        files = only_part(files)
-    return Place(files, Photos(open_files(images, settings) if images else files), name)
+    part = only_part(files) if alone and not name else files
+    return Place(part, Photos(open_files(images, settings)) if images else photos_of(part, files), name)
 
 
 def _is_zip(path: Path) -> bool:

@@ -5,6 +5,7 @@ Formats: https://docs.ultralytics.com/datasets/ (``data.yaml``), https://github.
 segment's of four corners: only the user, or Label Studio's ``notes.json``, tells these two apart.
 """
 
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -197,7 +198,9 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
 
 def _numbers(cells: Sequence[str]) -> list[float]:
     if len(cells) in {9, 10} and _is_number(cells[0]) and _is_number(cells[7]) and not _is_number(cells[8]):
-        raise Flawed("a row of DOTA (four corners in pixels, then the name of the class), not of YOLO")
+        raise Flawed(
+            "a row of DOTA (four corners in pixels, then the name of the class), not of YOLO: export YOLOv8 OBB instead"
+        )
     return [_share(cell) for cell in cells]
 
 
@@ -344,8 +347,8 @@ def joint_names(given: Any, count: int) -> tuple[str, ...]:
 
 def may_be_labels(name: str) -> bool:
     """Whether a file may hold the rows of a photo, by its name."""
-    path = PurePosixPath(name)
-    return path.suffix == ".txt" and path.name.lower() not in _NO_LABELS and not path.name.lower().startswith("readme")
+    file = name.rpartition("/")[2].lower()
+    return name.endswith(".txt") and file not in _NO_LABELS and not file.startswith("readme")
 
 
 def _in_label_folder(name: str) -> bool:
@@ -364,28 +367,34 @@ def _has_rows(files: Files, name: str) -> bool:
 def label_files(files: Files, photos: Photos) -> dict[str, str]:
     """The label file of each photo that has one: where Ultralytics looks for it, else the one of its name."""
     texts = {name for name in files.names if may_be_labels(name)}
+    if not texts:
+        return {}
     of_stem: dict[str, list[str]] = {}
     of_upload: dict[str, list[str]] = {}
     for name in sorted(texts):
-        stem = PurePosixPath(name).stem
+        stem = _stem(name)
         of_stem.setdefault(stem, []).append(name)
         for each in uploaded(stem):
             of_upload.setdefault(each, []).append(name)
     found = {}
     for name in photos.names:
-        path = PurePosixPath(name)
-        stem = str(path.with_suffix(""))
-        head, images, rest = f"/{stem}".rpartition("/images/")
+        whole, stem = posixpath.splitext(name)[0], _stem(name)
+        head, images, rest = f"/{whole}".rpartition("/images/")
         usual = [f"{head}/{folder}/{rest}".lstrip("/") for folder in _LABEL_FOLDERS] if images else []
-        usual += [*(f"{folder}/{stem}" for folder in _LABEL_FOLDERS), stem]
+        usual += [*(f"{folder}/{whole}" for folder in _LABEL_FOLDERS), whole]
         wanted = next((f"{each}.txt" for each in usual if f"{each}.txt" in texts), "")
         if not wanted:
-            named = of_stem.get(path.stem) or of_stem.get(path.name) or of_upload.get(path.stem, [])  # a.jpg.txt
-            near = [each for each in named if each.split("/", 1)[0] == path.parts[0]] if len(named) > 1 else named
+            named = of_stem.get(stem) or of_stem.get(name.rpartition("/")[2]) or of_upload.get(stem, [])  # a.jpg.txt
+            top = name.partition("/")[0]
+            near = [each for each in named if each.partition("/")[0] == top] if len(named) > 1 else named
             wanted = near[0] if len(near) == 1 else ""
         if wanted:
             found[name] = wanted
     return found
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(name.rpartition("/")[2])[0]
 
 
 def _splits(files: Files, photos: Photos) -> dict[str, str]:
@@ -408,10 +417,10 @@ def _task(files: Files, labels: Mapping[str, str], sheet: Sheet) -> str:
     """What the rows are, by ``kpt_shape`` and their lengths."""
     if sheet.joints:
         return "pose"
-    lengths = _lengths(files, labels)
-    if not lengths or set(lengths) <= {4, 5}:
+    lengths = {length for length in _lengths(files, labels) if length > 3}
+    if lengths <= {4, 5}:
         return "detect"
-    if set(lengths) <= {8, 9}:
+    if lengths <= {8, 9}:
         if sheet.studio:
             return "obb"
         raise DatasetError(files.place, "rows of four corners are turned boxes or outlines", fix=_AMBIGUOUS)
