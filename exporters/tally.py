@@ -1,7 +1,7 @@
 """The bills of a block's tasks: what became of each in the data set, and then in each format."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from exporters.accounting import Bill, Bills, Loss, bill_of
 from exporters.block import Block
@@ -33,10 +33,11 @@ class Tally:
         self._formats.append(each)
         for place, held_not, reason in encoded.refused:
             self._refused.setdefault((place, each.name), {})[held_not.id] = reason
+        held = self._held(each.name, {place for place, *_ in encoded.refused})
         listed: set[tuple[int, int]] = set()
         for place, held_not, reason in encoded.refused:
             notes = self._notes.setdefault(place, [])
-            if self._partly(place, held_not, each):
+            if (place, held_not.number) in held:
                 notes.append(("format", each.name, "converted", f"label of a region left out: {reason}"))
                 continue
             if (place, held_not.number) in listed:
@@ -81,12 +82,15 @@ class Tally:
             found.append(number)
         return found
 
-    def _partly(self, place: int, held_not: Object, each: Format) -> bool:
-        """Whether the format holds another object of the region."""
-        refused = self._refused[place, each.name]
-        item = self._block.items.get(place)
-        siblings = item.objects if item else ()
-        return any(one.number == held_not.number and one.id not in refused for one in siblings)
+    def _held(self, name: str, places: Iterable[int]) -> set[tuple[int, int]]:
+        """The regions of these images of which a format holds an object: (place of the image, number)."""
+        return {
+            (place, one.number)
+            for place in places
+            if place in self._block.items
+            for one in self._block.items[place].objects
+            if one.id not in self._refused[place, name]
+        }
 
     def _places(self) -> dict[int, list[int]]:
         """The images of each task that has any."""
