@@ -7,9 +7,6 @@ from typing import Any, Literal
 import msgspec
 
 Kind = Literal["task", "annotation", "image", "region", "photo"]
-TOO_MUCH_FAILED = "too much failed"
-NOTHING_LEFT = "no image is in it, and images are in the one before"
-"""Why a version is not published."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -87,6 +84,8 @@ class Written(msgspec.Struct, frozen=True):
 
 class Report(msgspec.Struct, frozen=True):
     """What an export made: ``version`` at ``url``; where it was not ``published``, ``refused`` says why.
+
+    ``version`` is empty where there was nothing to make one of.
 
     ``objects`` and ``bytes`` are those that the version is made of, ``written`` what of it is new. ``left_out`` are the
     formats that were asked for and cannot be made of this project, with the reason.

@@ -8,16 +8,17 @@ import msgspec
 from exporters.accounting import Ledger, Loss
 from exporters.choose import DISPUTED_OUT, NOT_CHOSEN, TOGETHER, ByUser, Choice, choose, is_disputed
 from exporters.classes import ClassMap
-from exporters.dataset import IMAGE_SLOT, Image, Item, Object, image_id
+from exporters.dataset import IMAGE_SLOT, NOMINAL, Image, Item, Object, image_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
 from exporters.index import NameKeys
 from exporters.keyset import KeySet
 from exporters.labelled import Labeller
 from exporters.losses import MALFORMED, Losses
 from exporters.names import Named, Names, public_url
-from exporters.originals import original_name
+from exporters.originals import image_about, original_name
 from exporters.rules import Rules, question
 from exporters.runs import Runs
+from exporters.shapes import is_sizeless
 from exporters.splits import APART
 from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, together
 from labelloop.labeling.consensus import Crowd
@@ -28,10 +29,15 @@ from labelloop.labeling.task import Annotation, Task
 
 SAME_IMAGE = "images that another task has too"
 HEADER = "image sizes read from the image's header"
+UNSIZED = "images of unknown size, in the formats that need none"
+NOT_KNOWN = "its image's size is not known"
 NO_SPLIT = "images whose task does not say its split, split by shares"
 NO_GROUP = "images without a value of the group key, split by their own address"
 DISPUTED_IN = "disputed tasks that are in all the same"
 DISPUTED_APART = "disputed tasks in the split of their own"
+
+
+_UNKNOWN = (NOMINAL, NOMINAL)
 
 
 class Assembled(msgspec.Struct, frozen=True):
@@ -165,7 +171,7 @@ class Assembler:
         placed, reasons = self._place(task, number, images, readings, split)
         if not placed:
             reason = "no image in its data" if not images else "no image with a known size"
-            self._drop_task(reason, readings, failed=True)
+            self._drop_task(reason, readings, failed=True, counted=bool(images))
             return
         self._ledger.kept["task"] += 1
         self._ledger.kept["annotation"] += len(chosen)
@@ -190,6 +196,8 @@ class Assembler:
                     losses.region(annotation, region.id, "drawn on an image that the task does not have")
                 elif image.slot not in placed:
                     losses.region(annotation, region.id, reasons[image.slot])
+                elif not placed[image.slot].width and not is_sizeless(region.geometry):
+                    losses.region(annotation, region.id, NOT_KNOWN)
                 else:
                     objects[image.slot] += self._labeller.objects(
                         region,
@@ -199,9 +207,10 @@ class Assembler:
                         saw=self._made.saw.get(region.id, ()),
                         losses=losses,
                     )
+        about = image_about(task.meta) if len(images) == 1 else {}
         for slot, each in placed.items():
             answered = self._answered(readings, each.item_index, alone=len(images) == 1)
-            yield Item(each, tuple(objects[slot]), source=sources[slot], choices=answered)
+            yield Item(each, tuple(objects[slot]), source=sources[slot], choices=answered, about=about)
 
     def _answered(
         self, readings: Sequence[tuple[Annotation, Reading]], item_index: int, *, alone: bool
@@ -217,7 +226,8 @@ class Assembler:
                 given = result.value.get("choices")
                 if result.from_name == asked and (result.item_index or 0) == item_index and isinstance(given, list):
                     found |= dict.fromkeys(map(str, given))
-        return tuple(found)
+        renamed = self._rules.renamed
+        return tuple(dict.fromkeys(renamed.get(each, each) for each in found))
 
     def _split(self, task: Task, url: str) -> str:
         rule = self._rules.split
@@ -243,10 +253,16 @@ class Assembler:
         for image in images:
             known = _size_in(readings, images, image) or self._sizes.known(task, image, alone=len(images) == 1)
             size = known or self._header(image, task.id)
+            if isinstance(size, str) and self._rules.sizeless and any(reading.answers for _, reading in readings):
+                size = _UNKNOWN  # the class of a whole image needs no size
             if isinstance(size, str):
-                reasons[image.slot] = "its image's size is not known"
-                self._made.losses.image(image.url, "its size is not known", size)
+                reasons[image.slot] = NOT_KNOWN
+                failed = not _is_drawn_on(readings, images, image)
+                self._made.losses.image(image.url, "its size is not known", size, failed=failed)
                 continue
+            if size == _UNKNOWN:
+                size = 0, 0
+                self._ledger.notes[UNSIZED] += 1
             identity = image_id(number, image.slot)
             url = public_url(image.url)
             original = original_name(task.meta, image.url) if len(images) == 1 else ""
@@ -294,7 +310,9 @@ class Assembler:
                 return None
             known = self._sizes.known(task, found[0], alone=len(images) == 1)
             header = known or self._sizes.header(found[0], task.id)
-            return None if isinstance(header, str) else header
+            if isinstance(header, str):
+                return _UNKNOWN if self._rules.sizeless else None
+            return header
 
         return read_annotation(annotation, task=task, config=self._rules.config, size=size if images else None)
 
@@ -302,14 +320,37 @@ class Assembler:
         """Every annotation of a task, read for its regions to be counted."""
         return [(annotation, self._read(task, annotation)) for annotation in task.annotations]
 
-    def _drop_task(self, reason: str, readings: Sequence[tuple[Annotation, Reading]], *, failed: bool = False) -> None:
-        self._made.losses.task(reason, failed=failed)
+    def _drop_task(
+        self,
+        reason: str,
+        readings: Sequence[tuple[Annotation, Reading]],
+        *,
+        failed: bool = False,
+        counted: bool = False,
+    ) -> None:
+        """Leave a task out; ``counted``: its images or their regions are the failures already."""
+        self._made.losses.task(reason, failed=failed and not counted)
         for annotation, reading in readings:
             self._made.losses.annotation(annotation, reading, reason, failed=failed)
 
     def _others(self, reading: Reading) -> None:
         for result in (*reading.answers, *reading.relations, *reading.carried):
             self._ledger.other_results[result.type or "unknown"] += 1
+
+
+def _is_drawn_on(readings: list[tuple[Annotation, Reading]], images: list[TaskImage], image: TaskImage) -> bool:
+    """Whether a region is on an image, malformed ones included."""
+    return any(
+        any(find_image(images, region) is image for region in reading.regions)
+        or any(_item_index(error.source) == image.item_index for error in reading.errors)
+        for _, reading in readings
+    )
+
+
+def _item_index(result: object) -> int:
+    """Which image a malformed result says it is on; the first where it says nothing."""
+    found = result.get("item_index") if isinstance(result, dict) else None
+    return found if isinstance(found, int) else 0
 
 
 def _size_in(

@@ -1,6 +1,7 @@
 """A block of tasks on its way through an export: the images it gave, with their objects, in the order of the tasks."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ class Block(msgspec.Struct, frozen=True):
         items: The images, by their places, whose objects are not in columns.
         columns: The objects of the others, which are usual: boxes and polygons with an area, without attributes.
         usual: For each image of ``columns`` its place in ``images``.
+        about: `Item.about` of those images that have any, by their places.
     """
 
     images: Sequence[Image]
@@ -28,6 +30,7 @@ class Block(msgspec.Struct, frozen=True):
     columns: Columns | None = None
     usual: Sequence[int] = ()
     sources: Sequence[str] = ()
+    about: Mapping[int, Mapping[str, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,4 +42,9 @@ class Block(msgspec.Struct, frozen=True):
                 yield self.items[place]
             else:
                 assert self.columns is not None
-                yield Item(image, self.columns.objects(places[place]), source=self.sources[places[place]])
+                yield Item(
+                    image,
+                    self.columns.objects(places[place]),
+                    source=self.sources[places[place]],
+                    about=self.about.get(place, {}),
+                )

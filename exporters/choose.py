@@ -16,6 +16,7 @@ DISPUTED_OUT = "disputed"
 SKIPPED = "skipped by the annotator"
 NOT_CHOSEN = "not chosen by the policy"
 NOT_ANNOTATED = "not annotated"
+PREDICTED = "only predictions, no annotation"
 NONE_CHOSEN = "no annotation by the policy"
 
 
@@ -112,7 +113,9 @@ def choose(task: Task, policy: Policy) -> Choice:
     )
     if chosen:
         return Choice(chosen=tuple(chosen), rule=rule, refused=refused)
-    reason = NOT_ANNOTATED if not task.annotations else SKIPPED if not live else NONE_CHOSEN
+    if not task.annotations:
+        return Choice(reason=PREDICTED if task.predictions or task.prediction_ids else NOT_ANNOTATED)
+    reason = NONE_CHOSEN if live else SKIPPED
     return Choice(refused=refused, reason=reason)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporters.dataset import Object
 from exporters.offsets import starts
 from exporters.rings import Floats, Rings, simple_areas
-from exporters.shapes import CLIPPED, TOLERANCE, Fitted, Unfit
+from exporters.shapes import CLIPPED, SMALLEST, TOLERANCE, Fitted, Unfit
 from exporters.shapes import fit as fit_one
 from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 
@@ -89,6 +89,16 @@ class Columns(msgspec.Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def twins(self, digits: int) -> set[int]:
+        """The images in which two objects of one class have one box, to so many digits of a pixel."""
+        owners = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
+        boxes = np.floor(self.fits.boxes * 10.0**digits + 0.5).astype(np.int64)
+        rows = np.column_stack((owners, self.class_ids, boxes))
+        order = np.lexsort(rows.T[::-1])
+        same = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
+        found: set[int] = set(owners[order[1:]][same].tolist())
+        return found
 
     def objects(self, image: int) -> tuple[Object, ...]:
         """The objects of an image, one by one."""
@@ -165,12 +175,13 @@ def fit(shapes: Shapes) -> Fits:
     known = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
     upright = ~(shapes.turned | shapes.ring)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
+    known &= shapes.ring | (areas >= SMALLEST)
     known &= upright | ~clipped  # what the edge cuts of another shape is for shapely
     known &= ~(shapes.turned & (shapes.boxes[:, 4] % 360 == 0))  # turned all round: its box, by way of its corners
     if shapes.ring.any():
         drawn_rings = rings.some(np.flatnonzero(shapes.ring[rings.rows])) if shapes.turned.any() else rings
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
-        known[drawn_rings.rows] &= simple
+        known[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= SMALLEST)
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
     kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
     kinds[~known] = OTHER

@@ -33,7 +33,10 @@ def export(
     split_key: str = "",
     group_by: str = "",
     disputed: Literal["in", "out", "apart"] = "out",
+    rename: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    category_ids: Literal["classes", "original"] = "classes",
     max_errors: float = MAX_ERRORS,
+    allow_shrink: Annotated[bool, Parameter(negative=())] = False,
     fetch: bool = True,
     copy_images: bool = False,
     afresh: Annotated[bool, Parameter(negative=())] = False,
@@ -76,8 +79,13 @@ def export(
             `folder` takes the folder of the image's address.
         disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
             named `disputed`.
+        rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
+        category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of
+            the COCO file that `labelloop import` read.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
+        allow_shrink: publish a version that has less than two thirds of the tasks, images or objects of the published
+            one. Without it such a version is kept unpublished, as a source that lost its end would make it.
         fetch: read the header of an image whose size neither the regions nor the task tell.
         copy_images: copy the photos into the version too, so that a trainer can load it as it is.
         afresh: convert every task and write every object again; else what is in the published version just as it is
@@ -97,7 +105,8 @@ def export(
             in its environment; no shell reads it.
 
     Returns:
-        0, or 1 where more than ``max_errors`` failed or the webhook was not taken, or the status of the command.
+        0, or 1 where nothing was published (more than ``max_errors`` failed, no image, far fewer than before) or the
+            webhook was not taken, or the status of the command.
     """
     settings = Settings()
     (setup_logging if source.isdecimal() else setup_late_logging)(settings)
@@ -109,7 +118,10 @@ def export(
         split_key=split_key,
         group_by=group_by,
         disputed=disputed,
+        rename=rename,
+        category_ids=category_ids,
         max_errors=max_errors,
+        allow_shrink=allow_shrink,
         copy_images=copy_images,
         every_tasks=every_tasks,
         every_hours=every_hours,
@@ -143,7 +155,10 @@ def export(
             split_key=split_key,
             group_by=group_by,
             disputed=disputed,
+            rename=rename,
+            category_ids=category_ids,
             max_errors=max_errors,
+            allow_shrink=allow_shrink,
             fetch=fetch,
             copy_images=copy_images,
             afresh=afresh,
@@ -170,7 +185,7 @@ def _config(path: Path | None) -> str | None:
 
 
 def _summary(report: Report, policy: ExportPolicy, settings: Settings) -> str:
-    failed = failures(open_store(report.url, settings), report)
+    failed = failures(open_store(report.url, settings), report) if report.version else ()
     return summary(report, failed, max_errors=policy.max_errors)
 
 

@@ -222,7 +222,7 @@ def convert_block(block: Block, converter: Converter, writer: StretchWriter, kee
 def convert_piece(order: Order, piece: Piece) -> Converted:
     """Convert a piece in a process of its own, into the store."""
     store = open_store(order.store, order.settings)
-    classes, ledger = ClassMap(order.classes), Ledger()
+    classes, ledger = ClassMap(order.classes, order.rules.renamed), Ledger()
     with (
         rare_collections(),
         store.scratch() as folder,

@@ -33,7 +33,8 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
     """What became of a usual task, all of whose regions are in the data set: tasks with one pattern have one bill.
 
     ``kinds`` counts its upright rectangles, turned rectangles and polygons; ``unknown`` its regions with a label that
-    the label config does not have; ``repeated``: another task has its image too.
+    the label config does not have; ``repeated``: another task has its image too; ``about``: an import kept fields of
+    the image.
     """
 
     rule: str
@@ -42,6 +43,7 @@ class Pattern(msgspec.Struct, frozen=True, gc=False):
     unknown: int
     clipped: int
     kinds: tuple[int, ...]
+    about: bool = False
 
     def counted(self) -> Counted:
         """The pattern as lines of a bill."""
@@ -109,6 +111,8 @@ class Converter:
         self._usual = Usual(rules, classes)
         self._drafts = Drafts([])
         self._new_labels = False
+        self.images = 0
+        """Images of the blocks that were flushed."""
         self._begin()
 
     def look(self, texts: Sequence[bytes | None]) -> None:
@@ -167,8 +171,11 @@ class Converter:
             columns,
             [each.image for each in self._accepted],
             [each.draft.url for each in self._accepted],
+            {each.image: each.draft.about for each in self._accepted if each.draft.about}
+            | {place: item.about for place, item in self._items.items() if item.about},
         )
         rows = self._rows
+        self.images += len(self._images)
         self._begin()
         return block, rows
 
@@ -186,6 +193,7 @@ class Converter:
                 unknown[place] if unknown else 0,
                 clipped,
                 (upright, turned, rings),
+                bool(each.draft.about),
             )
             if place in fates.others or place in fates.dropped or row.counted:
                 self._settle_apart(each.draft, row, fates.others.get(place, ()), fates.dropped.get(place, ()))

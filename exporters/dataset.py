@@ -6,11 +6,15 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.geometry import Geometry
+from labelloop.labeling.remarks import CROWD, NONE, Remarks
+from labelloop.labeling.task import LARGEST
 
 Box = tuple[float, float, float, float]
 """x_min, y_min, x_max, y_max in pixels; the origin is the image's top left corner, the maxima are exclusive edges."""
 
 OBJECTS_A_TASK = 100_000
+NOMINAL = LARGEST
+"""Pixels along each edge of the square that stands for an image of unknown size: no image is as large."""
 IMAGE_SLOT = 10_000_000_000
 """Task ids below this number keep images of different tasks apart; Label Studio's are 32-bit."""
 
@@ -19,7 +23,8 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     """One image of a task and the place it got in the data set.
 
     ``id`` is the task's id for a task with one image, so it is stable from run to run and as the project grows
-    (further images of a task: see ``image_id``). ``file_name`` is safe and unique in the data set.
+    (further images of a task: see ``image_id``). ``file_name`` is safe and unique in the data set. ``width`` and
+    ``height`` are 0 where nothing tells the size: the shapes on it are in pixels of `canvas`.
     """
 
     id: int
@@ -31,6 +36,11 @@ class Image(msgspec.Struct, frozen=True, gc=False):
     task: int
     item_index: int = 0
     key: str = ""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """The width and height that the pixels of its shapes are of."""
+        return (self.width, self.height) if self.width else (NOMINAL, NOMINAL)
 
     @property
     def stem(self) -> str:
@@ -46,7 +56,7 @@ class Object(msgspec.Struct, frozen=True):
     objects of a region with several labels share. ``clipped``: the image's edge cuts it. ``outline`` is what can be
     seen of it (shapely) where that is not the shape as drawn: cut by the edge, or crossing itself. ``parent`` is the
     region that a key point belongs to; ``hidden``: the annotator said that it cannot be seen. ``annotators`` marked an
-    object of a consensus, which is nobody's own.
+    object of a consensus, which is nobody's own. ``remarks`` are its flags and what else is said of it.
     """
 
     id: int
@@ -66,6 +76,12 @@ class Object(msgspec.Struct, frozen=True):
     score: float | None = None
     attributes: Mapping[str, tuple[Any, ...]] = {}
     annotators: tuple[int, ...] = ()
+    remarks: Remarks = NONE
+
+    @property
+    def crowd(self) -> bool:
+        """Whether it is a region of many objects, which evaluation ignores (COCO's ``iscrowd``)."""
+        return CROWD in self.remarks.flags
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -73,12 +89,14 @@ class Item(msgspec.Struct, frozen=True):
 
     ``source`` is where the photo can be read, signatures included: it is never written down. ``choices`` is what was
     answered about the whole image: to the label config's first ``Choices`` that asks about a task.
+    ``about`` are fields of a COCO image that an import kept, with its ``license`` and the ``info`` of its data set.
     """
 
     image: Image
     objects: tuple[Object, ...] = ()
     source: str = ""
     choices: tuple[str, ...] = ()
+    about: Mapping[str, Any] = {}
 
 
 def image_id(task: int, slot: int = 0) -> int:

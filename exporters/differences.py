@@ -18,7 +18,7 @@ from exporters.dataset import Image
 from exporters.errors import BadOption
 from exporters.index import Index
 from exporters.manifest import IMAGES, Manifest
-from exporters.reporting.objects import OBJECTS, Seen
+from exporters.reporting.objects import OBJECTS, Seen, objects_of
 from exporters.tables import read_index, read_rows
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store
@@ -214,7 +214,7 @@ def _images(
 
 def _objects(name: str, record: bytes, image: Image, manifest: Manifest) -> list[tuple[str, Seen]]:
     labels = {number: label for label, number in manifest.classes.items()}
-    return [(labels.get(each.class_id, "?"), each) for each in OBJECTS[name](record, image, manifest.classes)]
+    return [(labels.get(each.class_id, "?"), each) for each in objects_of(name, record, image, manifest)]
 
 
 def _compare(before: Sequence[tuple[str, Seen]], after: Sequence[tuple[str, Seen]]) -> Iterator[tuple[str, str]]:

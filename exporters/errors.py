@@ -1,5 +1,6 @@
 """The exporters' errors: each names the item that is wrong and what to do about it."""
 
+import shlex
 from collections.abc import Sequence
 
 from labelloop.service.errors import LabelloopError
@@ -34,6 +35,18 @@ class NotTasks(ExportError):
     def __init__(self, source: str, what: str, fix: str) -> None:
         self.source, self.what = source, what
         super().__init__(f"{source}: it is {what}, not Label Studio's tasks.", fix=fix)
+
+
+class InputBroken(ExportError):
+    """The input is not whole, so that nobody knows what is missing: nothing is made of it."""
+
+    code = "input_broken"
+    status = 409
+
+    def __init__(self, source: str, reason: str, fix: str = "") -> None:
+        self.source, self.reason = source, reason
+        again = "Get it again and compare its size with the original's; one that is still being written has to be done."
+        super().__init__(f"{source}: {reason}. Nothing was published.", fix=fix or again)
 
 
 class NoImages(ExportError):
@@ -99,6 +112,24 @@ class ClassMapMoved(ExportError):
     def __init__(self, url: str) -> None:
         super().__init__(
             f"the class map of {url} changed during the export.", fix="Run the export again when the other one is done."
+        )
+
+
+class LabelsAlike(ExportError):
+    """Two labels differ only in how they are written, so one kind of thing would be trained as two classes."""
+
+    code = "labels_alike"
+    status = 409
+
+    def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self.pairs = tuple(pairs)
+        shown = [f"{first!r} and {second!r}" for first, second in self.pairs[:5]]
+        more = [f"{len(self.pairs) - 5} more pairs"] if len(self.pairs) > 5 else []
+        first, second = self.pairs[0]
+        super().__init__(
+            f"Labels differ only in case, spaces, - or _: {', '.join([*shown, *more])}. Nothing was published.",
+            fix=f"Count both as one class: --rename {shlex.quote(f'{second}={first}')}."
+            " Or rename one of them in the project.",
         )
 
 

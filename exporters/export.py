@@ -1,7 +1,7 @@
 """An export from beginning to end, with its options: what to read, by which rules, in which formats, to where."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import cache, partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from exporters.accounting import Report
 from exporters.choose import DISPUTED, consensus, policy
-from exporters.classes import config_labels
-from exporters.errors import BadOption, NoImages
-from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.classes import CATEGORY_IDS, ORIGINAL, Categories, alike, config_labels, renames
+from exporters.errors import BadOption, LabelsAlike, NoImages
+from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.classify import YoloClassify
 from exporters.images import LateHeaders
 from exporters.keypoints import WORD, Skeleton
@@ -54,7 +54,10 @@ def export(
     split_key: str = "",
     group_by: str = "",
     disputed: str = "out",
+    rename: Sequence[str] = (),
+    category_ids: str = CATEGORY_IDS[0],
     max_errors: float = MAX_ERRORS,
+    allow_shrink: bool = False,
     fetch: bool = True,
     copy_images: bool = False,
     afresh: bool = False,
@@ -77,7 +80,10 @@ def export(
         group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
         disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
             a split of their own.
+        rename: labels that count as another class, each as ``OLD=NEW``.
+        category_ids: what numbers COCO's categories have: a name in ``CATEGORY_IDS``.
         max_errors: the largest share of failed regions at which the version is still published.
+        allow_shrink: publish a version also where it is far smaller than the published one (`exporters.refusal`).
         fetch: whether the header of an image is read where nothing else tells its size.
         copy_images: whether the photos are copied into the version.
         afresh: convert every task, also those that the published version holds as they are.
@@ -96,10 +102,13 @@ def export(
     names = format_names(",".join(formats))
     if disputed not in DISPUTED:
         raise BadOption("--disputed", disputed, ", ".join(DISPUTED))
+    if category_ids not in CATEGORY_IDS:
+        raise BadOption("--category-ids", category_ids, ", ".join(CATEGORY_IDS))
     if workers < 0:
         raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
+    renamed = renames(rename)
     shares, chosen = Split.parse(split, group_by=group_by, key=split_key), policy(annotation)
     with ExitStack() as opened:
         if studio is None and settings.label_studio_api_key.get_secret_value():
@@ -118,6 +127,8 @@ def export(
         if not set(names) - set(left_out):
             raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
         names = tuple(name for name in names if name not in left_out)
+        if YoloClassify.name in names and (pairs := list(alike(_answers(tasks.config, renamed)))):
+            raise LabelsAlike(pairs)
         crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
 
         @cache
@@ -137,20 +148,31 @@ def export(
                 disputed=disputed,
                 config=tasks.config,
                 config_labels=frozenset(
-                    (*config_labels(tasks.config), *(skeleton.names if skeleton else ())) if tasks.config else ()
+                    (
+                        *(renamed.get(label, label) for label in config_labels(tasks.config)),
+                        *(skeleton.names if skeleton else ()),
+                    )
+                    if tasks.config
+                    else ()
                 ),
                 crowd=crowd,
+                renamed=renamed,
+                sizeless=any(not FORMATS[name].needs_size for name in names),
             ),
             skeleton=skeleton,
+            categories=Categories.of(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
             left_out=left_out,
             splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
             max_errors=max_errors,
+            allow_shrink=allow_shrink,
             policy={
                 "annotation": annotation,
                 "disputed": disputed,
                 "split": shares.shares,
                 **({"split_key": shares.key} if shares.key else {}),
                 **({"group_by": shares.group_by} if shares.group_by else {}),
+                **({"rename": renamed} if renamed else {}),
+                **({"category_ids": category_ids} if category_ids != CATEGORY_IDS[0] else {}),
                 "several_labels": "an object for each label",
                 "images": "copied" if copy_images else "in place",
                 **({"annotators": reliability(crowd)} if crowd else {}),
@@ -178,6 +200,12 @@ def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skelet
     if config and not question(config):
         found |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
     return found
+
+
+def _answers(config: LabelConfig | None, renamed: Mapping[str, str]) -> list[str]:
+    """The classes of whole images: the choices of the question about them."""
+    control = config.controls.get(question(config)) if config else None
+    return [renamed.get(label.stored, label.stored) for label in control.labels] if control else []
 
 
 def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton | None:

@@ -19,6 +19,8 @@ ONLY_ONE = "key points given to the image's only object"
 
 WORD = b"keypointlabels"
 """What stands in a task's JSON wherever it has labelled key points."""
+EDGES = "skeleton"
+"""The attribute of ``KeyPointLabels`` that names the pairs of key points with a line between them, as JSON."""
 HIDDEN = frozenset({"occluded", "hidden", "invisible", "not visible"})
 """Choices about a key point that say that it cannot be seen, but for letter case."""
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])|(left|right)", re.IGNORECASE)
@@ -32,6 +34,8 @@ class Skeleton(msgspec.Struct, frozen=True):
     """The key points that an object can have, in the order in which the formats list them."""
 
     names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...] = ()
+    """Pairs of places in ``names``, from 1, between which a line is drawn: COCO's ``skeleton``."""
 
     @classmethod
     def of(cls, config: LabelConfig | None) -> "Skeleton | None":
@@ -45,7 +49,9 @@ class Skeleton(msgspec.Struct, frozen=True):
         if indexes and None not in indexes and len(set(indexes)) == len(indexes):
             labels = [label for _, label in sorted(zip(indexes, labels, strict=True), key=lambda pair: pair[0] or 0)]
         names = tuple(dict.fromkeys(label.stored for label in labels))
-        return cls(names) if names else None
+        pairs = [pair for control in controls for pair in _edges(control.attributes.get(EDGES, ""))]
+        edges = [(names.index(a) + 1, names.index(b) + 1) for a, b in pairs if a in names and b in names]
+        return cls(names, tuple(dict.fromkeys(edges))) if names else None
 
     @classmethod
     def used(cls, texts: Iterable[bytes | MalformedTask], known: Sequence[str] = ()) -> "Skeleton | None":
@@ -127,6 +133,13 @@ class Joined(msgspec.Struct, frozen=True):
 def is_hidden(region: Region) -> bool:
     """Whether a key point was answered to be out of sight: a per-region choice such as ``occluded`` or ``hidden``."""
     return any(str(answer).casefold() in HIDDEN for answers in region.attributes.values() for answer in answers)
+
+
+def _edges(text: str) -> list[tuple[str, str]]:
+    try:
+        return msgspec.json.decode(text, type=list[tuple[str, str]]) if text else []
+    except msgspec.DecodeError:
+        return []
 
 
 def _index(label: Label) -> int | None:

@@ -11,6 +11,7 @@ from exporters.rules import Rules
 from exporters.shapes import CLIPPED, Fitted, Unfit, fit
 from labelloop.labeling.geometry import Ellipse, KeyPoint, Rectangle
 from labelloop.labeling.region import Region
+from labelloop.labeling.remarks import remarks
 from labelloop.labeling.task import Annotation
 
 NEGATIVE = "negative size turned round"
@@ -47,7 +48,7 @@ class Labeller:
             losses: Those of the task.
         """
         try:
-            fitted = fit(region.geometry, image.width, image.height)
+            fitted = fit(region.geometry, *image.canvas)
             objects = self._label(region, fitted, annotation, task=image.task, numbers=numbers, saw=saw)
         except Unfit as unfit:
             losses.region(annotation, region.id, str(unfit))
@@ -62,7 +63,7 @@ class Labeller:
             self._ledger.repaired[NEGATIVE] += 1
         if len(objects) > 1:
             self._ledger.notes[SEVERAL] += 1
-        if self._rules.config and not self._rules.config_labels.issuperset(region.labels):
+        if self._rules.config and not self._rules.config_labels.issuperset(each.label for each in objects):
             self._ledger.notes[UNKNOWN_LABEL] += 1
         return objects
 
@@ -80,8 +81,10 @@ class Labeller:
         parent, hidden, point = "", False, isinstance(region.geometry, KeyPoint)
         if point:
             parent, hidden = region.result[0].parent_id or "", is_hidden(region)
-        labels = region.labels if len(region.labels) == 1 else tuple(dict.fromkeys(region.labels))
+        named = [label for label in region.labels if label.strip()]
+        labels = dict.fromkeys(named if point else map(self._classes.name, named))
         objects: list[Object] = []
+        said = remarks(region)
         try:
             for label in labels:
                 number = object_id(task, next(numbers))
@@ -104,6 +107,7 @@ class Labeller:
                         region.score,
                         region.attributes,
                         saw,
+                        said,
                     )
                 )
         except OverflowError as error:

@@ -45,9 +45,9 @@ class Losses:
         self._ledger.drop("task", reason, failed=failed)
         self._list("task", reason)
 
-    def image(self, url: str, reason: str, why: str) -> None:
-        """An image of the task."""
-        self._ledger.drop("image", reason, failed=True)
+    def image(self, url: str, reason: str, why: str, *, failed: bool) -> None:
+        """An image of the task; ``failed``: no region on it is counted as failed instead."""
+        self._ledger.drop("image", reason, failed=failed)
         self._list("image", reason, detail=f"{public_url(url)}: {why}")
 
     def annotation(self, annotation: Annotation, reading: Reading, reason: str, *, failed: bool = False) -> None:

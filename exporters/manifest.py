@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from exporters.accounting import Accounts
+from exporters.classes import Categories
 from exporters.errors import DatasetDamaged
 
 FORMAT = "labelloop-dataset/2"
@@ -81,9 +82,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """``versions/vNNNNNN/manifest.json``: written create-only and last, so that a version with a manifest is whole.
 
     ``classes`` is label -> number from 1 (a format that counts from 0 takes one off); ``splits`` is split -> images;
-    ``keypoints`` are the names of the label config's key points; ``refused`` says why it was not published. ``rules``
-    is a digest of all that decides what a task becomes: a later export may refer to this version's generations only
-    where it is the same.
+    ``keypoints`` are the names of the label config's key points, ``skeleton`` the pairs of their places that COCO draws
+    a line between; ``categories`` is what COCO says of the classes. ``refused`` says why it was not published.
+    ``rules`` is a digest of all that decides what a task becomes: a later export may refer to this version's
+    generations only where it is the same.
     """
 
     format: str = FORMAT
@@ -99,6 +101,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     formats: tuple[str, ...]
     classes: Mapping[str, int]
     keypoints: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    categories: Categories = Categories()
     splits: Mapping[str, int]
     accounts: Accounts
     generations: tuple[Generation, ...]

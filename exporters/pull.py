@@ -12,7 +12,7 @@ from exporters.dataset import Image
 from exporters.errors import BadOption
 from exporters.folder import Folder, inside
 from exporters.formats import FORMATS
-from exporters.formats.format import Record
+from exporters.formats.format import Record, held
 from exporters.index import Index
 from exporters.manifest import DROPPED, IMAGES, PHOTOS, Manifest, Photo
 from exporters.pulled_photos import PulledPhotos, images_there
@@ -133,7 +133,7 @@ class _Pull:
         files = 0
         for name, folder in self.folders.items():
             place = Folder(self._root / folder)
-            FORMATS[name](job_of(self._manifest)).lay(self._told(self._table(name)), place)
+            FORMATS[name](job_of(self._manifest)).lay(held(self._told(self._table(name))), place)
             files += place.files
         for name in (IMAGES, DROPPED):
             with (self._root / f"{name}.jsonl").open("wb") as file:

@@ -1,5 +1,7 @@
 """What decides about the tasks of an export, read once: its options."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from exporters.choose import Policy
@@ -11,7 +13,10 @@ from labelloop.labeling.consensus import Crowd
 class Rules(msgspec.Struct, frozen=True):
     """Whose annotation counts, which split an image is in, what a label may be.
 
-    ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by.
+    ``sizeless``: one of the formats needs no image size.
+
+    ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by. ``renamed``
+    maps labels to the classes that they count as.
     """
 
     policy: Policy
@@ -20,6 +25,8 @@ class Rules(msgspec.Struct, frozen=True):
     config: LabelConfig | None
     config_labels: frozenset[str]
     crowd: Crowd | None = None
+    renamed: Mapping[str, str] = {}
+    sizeless: bool = False
 
 
 def question(config: LabelConfig | None) -> str:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporters.accounting import NOTHING_LEFT, TOO_MUCH_FAILED, Bill, Ledger, Report, Written, accounts_of
+from exporters.accounting import Accounts, Bill, Ledger, Report, Written, accounts_of
 from exporters.assemble import Assembler
-from exporters.classes import ClassMap, Numbering, Stored, config_labels, load_classes
+from exporters.classes import Categories, ClassMap, Numbering, Stored, config_labels, load_classes
 from exporters.conversion import Conversion, Order, Pool, blocks_of, rare_collections
 from exporters.convert import Converter, Pattern
 from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
@@ -29,6 +29,7 @@ from exporters.images import Headers, Sizes
 from exporters.keypoints import Skeleton
 from exporters.known import Known, OutOfOrder
 from exporters.manifest import Manifest
+from exporters.refusal import EMPTY, refusal
 from exporters.rules import Rules
 from exporters.sources import Source
 from exporters.tables import Objects
@@ -59,6 +60,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     formats: tuple[str, ...]
     rules: Rules
     skeleton: Skeleton | None
+    categories: Categories = Categories()
     splits: tuple[str, ...]
     max_errors: float
     policy: Mapping[str, Any]
@@ -67,6 +69,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     photos: "Media | None" = None
     progress: Progress | None = None
     afresh: bool = False
+    allow_shrink: bool = False
     settings: Settings
     workers: int = 0
     pool: Callable[[Order], Pool] | None = None
@@ -104,12 +107,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             return self._version(parent, None, turn, began, stored)
 
     def _version(self, parent: Manifest | None, known: Known | None, turn: Turn, began: str, stored: Stored) -> Report:
-        classes, etag = stored
+        (numbered, etag), renamed = stored, self.rules.renamed
+        classes = ClassMap(numbered.names, renamed)
         numbering = Numbering(self.store, classes, etag)
         lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
         for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
-        job = Job(self.splits, (), self.skeleton)
+        job = Job(self.splits, (), self.skeleton, self.categories)
         formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
         with (
             numbering,
@@ -125,15 +129,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 inside = _Inside(job, formats, classes, numbering, objects, scratch)
                 self._convert(converter, assembler, making, known, inside)
             made = making.finish(known.removed() if known else ())
-            numbering.finish()
             total = making.bills.total()
             accounts = accounts_of(total, self.formats)
             splits = {split: total["images", split] for split in self.splits}
-            refused = ""
-            if accounts.failed_share > self.max_errors:
-                refused = TOO_MUCH_FAILED
-            elif parent and any(parent.splits.values()) and not any(splits.values()):
-                refused = NOTHING_LEFT
+            refused = refusal(
+                accounts,
+                splits,
+                classes.names,
+                before=(parent.accounts, parent.splits) if parent else None,
+                max_errors=self.max_errors,
+                allow_shrink=self.allow_shrink,
+            )
+            if refused in EMPTY:
+                return self._nothing(refused, accounts, splits, making.converted)
+            numbering.finish()
             manifest = Manifest(
                 parent=parent.version if parent else None,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,6 +155,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 formats=self.formats,
                 classes={name: number for number, name in enumerate(classes.names, start=1)},
                 keypoints=self.skeleton.names if self.skeleton else (),
+                skeleton=self.skeleton.edges if self.skeleton else (),
+                categories=self.categories,
                 splits=splits,
                 accounts=accounts,
                 generations=(*(known.generations if known else ()), *([made] if made else ())),
@@ -170,7 +181,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
         def tell(tasks: int) -> None:
             nonlocal done
-            inside.numbering.keep_up()
+            if converter.images or objects.written:  # a version of nothing leaves nothing in the store
+                inside.numbering.keep_up()
             for _ in range(tasks if self.progress else 0):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
@@ -225,8 +237,26 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "splits": self.splits,
             "headers": self.headers is not None,
             "stems": "xxh3",  # what names are known by in the index
+            "records": 2,  # the way in which formats write them
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+
+    def _nothing(self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int) -> Report:
+        """The report where no version is made."""
+        return Report(
+            url=self.store.url,
+            version="",
+            published=False,
+            refused=refused,
+            images=images,
+            classes={},
+            accounts=accounts,
+            objects=0,
+            bytes=0,
+            written=Written(0, 0, converted),
+            manifest_sha256="",
+            left_out=self.left_out,
+        )
 
     def _report(self, manifest: Manifest, checksum: str, written: Written) -> Report:
         sizes = [shard.size for shard in manifest.shards().values()] + [file.size for file in manifest.files]

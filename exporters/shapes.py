@@ -8,10 +8,15 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.dataset import Box, Object
-from labelloop.labeling.geometry import Geometry, KeyPoint, Mask, Point, Polygon, Rectangle, Vector, enclosed
+from labelloop.labeling.geometry import Ellipse, Geometry, KeyPoint, Mask, Point, Polygon, Rectangle, Vector, enclosed
 
 TOLERANCE = 0.01
 """Pixels over the edge that are arithmetic, not drawing: Label Studio stores percents with limited digits."""
+
+SMALLEST = TOLERANCE**2
+"""Square pixels: less than that is no area, and is 0 in the digits of the formats."""
+SIZELESS = (Rectangle, Ellipse, Polygon, KeyPoint, Vector)
+"""Shapes that are the same shares of an image whatever its size, unless they are turned."""
 
 CLIPPED = "clipped to the image"
 CROSSING = "outline that crosses itself"
@@ -60,19 +65,28 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
     if over > TOLERANCE:
         repairs = (CLIPPED,)
     elif not isinstance(geometry, Polygon | Vector):
+        if geometry.area < SMALLEST:
+            raise Unfit("no area")
         return Fitted(_with_area(_clamp(geometry.bounds, width, height)), geometry.area, repairs)
     if not isinstance(geometry, Polygon):
         outline = geometry.polygon()
     elif not shapely.is_valid(outline := shapely.Polygon(geometry.points)):
         outline, repairs = enclosed(outline), (*repairs, CROSSING)
     elif not repairs:
-        return Fitted(_with_area(_clamp((x_min, y_min, x_max, y_max), width, height)), _shoelace(geometry.points))
+        if (area := _shoelace(geometry.points)) < SMALLEST:
+            raise Unfit("no area")
+        return Fitted(_with_area(_clamp((x_min, y_min, x_max, y_max), width, height)), area)
     if over > TOLERANCE:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
-    if outline.area <= 0:
+    if outline.area < SMALLEST:
         raise Unfit("no area")
     box = _with_area(_clamp(outline.bounds, width, height))
     return Fitted(box, float(outline.area), repairs, outline if repairs else None)
+
+
+def is_sizeless(geometry: Geometry) -> bool:
+    """Whether a shape can be said in shares of its image without the image's size."""
+    return isinstance(geometry, SIZELESS) and getattr(geometry, "rotation", 0.0) % 360 == 0
 
 
 def is_upright(geometry: Geometry) -> bool:

@@ -5,10 +5,12 @@ from itertools import islice
 
 import msgspec
 
-from exporters.accounting import NOTHING_LEFT, Loss, Report
-from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, SKIPPED
+from exporters.accounting import Loss, Report
+from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED
+from exporters.formats.format import UNSIZED
 from exporters.losses import MALFORMED
 from exporters.manifest import DROPPED
+from exporters.refusal import EMPTY, NO_CLASS, NOTHING_LEFT, SHRUNK
 from exporters.tables import read_table
 from exporters.terminal import shown
 from exporters.together import JOINED, NOT_WHOLE, OUTVOTED
@@ -18,7 +20,17 @@ from labelloop.service.store import Store
 EXAMPLES = 3
 """Failures that are shown of each reason."""
 _LOOKED_AT = 20_000
-_BY_THE_RULES = frozenset({DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, NONE_CHOSEN, JOINED, OUTVOTED, NOT_WHOLE})
+_BY_THE_RULES = frozenset(
+    {DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, PREDICTED, NONE_CHOSEN, JOINED, OUTVOTED, NOT_WHOLE}
+)
+_FILL = {  # why most tasks are not in -> what would bring them in
+    PREDICTED: "No option exports predictions. In Label Studio's Data Manager select the tasks and choose Create"
+    " Annotations From Predictions, or have annotators submit them.",
+    NOT_ANNOTATED: "Annotate and submit tasks in Label Studio, then export again.",
+    SKIPPED: "Annotate the skipped tasks in Label Studio, then export again.",
+    NONE_CHOSEN: "--annotation says whose annotation counts: latest takes any.",
+    DISPUTED_OUT: "Resolve the disputes, or take these tasks with --disputed in (or apart).",
+}
 
 
 def failures(store: Store, report: Report) -> list[Loss]:
@@ -53,8 +65,9 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
         max_errors: The share of failures up to which the version would have been published.
     """
     accounts = report.accounts
+    refused = f"  (NOT published: {report.refused})" if report.refused else ""
     lines = [
-        f"{report.url} {report.version}" + (f"  (NOT published: {report.refused})" if report.refused else ""),
+        f"{report.url} {report.version or '(no version)'}{refused}",
         f"  images   {_counts(report.images)}",
         f"  classes  {_counts({shown(label): number for label, number in report.classes.items()})}",
     ]
@@ -91,10 +104,17 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
 
 def _advice(report: Report, max_errors: float | None) -> list[str]:
     pull = f"`labelloop dataset pull {report.url} --version {report.version} --to DIR`"
+    if report.refused in EMPTY:
+        return [f"NOT published, and no version made: {report.refused}. {_why_empty(report)}", f"→ {_fill(report)}"]
     if report.refused == NOTHING_LEFT:
         return [
-            f"NOT published: {NOTHING_LEFT}. That one stays. Why no task is in is said above, at tasks.",
-            "→ Check --from, --annotation and --disputed. A data set that begins anew gets another --to.",
+            f"NOT published: {NOTHING_LEFT}. That one stays. {_why_empty(report)}",
+            f"→ {_fill(report)} A data set that begins anew gets another --to.",
+        ]
+    if report.refused.startswith(SHRUNK):
+        return [
+            f"NOT published: {report.refused}. That one stays.",
+            f"→ Is the source whole? Are --from and --annotation right? {pull} lays it out. If meant: --allow-shrink.",
         ]
     if not report.published:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"
@@ -103,12 +123,32 @@ def _advice(report: Report, max_errors: float | None) -> list[str]:
             f"→ {pull} lays out dropped.jsonl, a line for each loss. Mend these, or take a higher --max-errors.",
         ]
     lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
-    empty = [split for split, images in report.images.items() if not images]
-    if not any(report.images.values()):
-        lines.append("Nothing to train on: no image is in this version. Why not is said above, at tasks.")
-    elif empty:
+    unsized = [name for name, each in report.accounts.formats.items() if UNSIZED in each.converted]
+    if unsized:
+        lines.append(f"{', '.join(unsized)}: images of unknown size left out. They are looked up without --no-fetch.")
+    if empty := [split for split, images in report.images.items() if not images]:
         lines.append(f"No image is in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1.")
     return lines
+
+
+def _why_empty(report: Report) -> str:
+    """Why no task is in, in numbers."""
+    tasks, regions = report.accounts.tasks, report.accounts.regions
+    if report.refused == NO_CLASS:
+        lost = ", ".join(f"{number}: {reason}" for reason, number in regions.dropped.items())
+        return f"Of its regions {lost}." if lost else "The annotations that count are empty."
+    if not tasks.input:
+        return "The source holds no task."
+    return "Of its tasks " + ", ".join(f"{number}: {reason}" for reason, number in tasks.dropped.items()) + "."
+
+
+def _fill(report: Report) -> str:
+    """What would bring tasks in, by the most frequent reason."""
+    if report.refused == NO_CLASS:
+        return "Give --label-config if it is meant: its labels are the classes."
+    dropped = report.accounts.tasks.dropped
+    most = max(dropped, key=lambda reason: dropped[reason], default="")
+    return _FILL.get(most, "Check --from, --annotation, --label-config and --disputed.")
 
 
 def _lost(report: Report) -> bool:

@@ -1,11 +1,14 @@
 """The bills of a block's tasks: what became of each in the data set, and then in each format."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from exporters.accounting import Bill, Bills, Loss, bill_of
 from exporters.block import Block
 from exporters.convert import Counted, Pattern, Row
-from exporters.formats.format import Encoded, Format
+from exporters.dataset import Object
+from exporters.formats.format import ABOUT, ATTRIBUTES, FLAGS, NOTES, Encoded, Format
+from labelloop.labeling.remarks import CROWD
 
 
 class Tally:
@@ -20,17 +23,27 @@ class Tally:
         self._formats: list[Format] = []
         self._usual = dict(zip(block.usual, range(len(block.usual)), strict=True))
         self._notes: dict[int, list[tuple[str, ...]]] = {}  # of images: lines of the bill that a format adds
-        self._refused: dict[tuple[int, str], set[int]] = {}
+        self._refused: dict[tuple[int, str], dict[int, str]] = {}  # of an image and a format: objects, with the reason
 
     def add(self, each: Format, encoded: Encoded) -> None:
-        """Take what a format said; what it cannot hold is a loss of the task."""
+        """Take what a format said.
+
+        A region none of whose objects it holds is a loss of the task; where it holds some, the others are counted.
+        """
         self._formats.append(each)
         for place, held_not, reason in encoded.refused:
-            refused = self._refused.setdefault((place, each.name), set())
-            if held_not.number in refused:
+            self._refused.setdefault((place, each.name), {})[held_not.id] = reason
+        held = self._held(each.name, {place for place, *_ in encoded.refused})
+        listed: set[tuple[int, int]] = set()
+        for place, held_not, reason in encoded.refused:
+            notes = self._notes.setdefault(place, [])
+            if (place, held_not.number) in held:
+                notes.append(("format", each.name, "converted", f"label of a region left out: {reason}"))
                 continue
-            refused.add(held_not.number)
-            self._notes.setdefault(place, []).append(("format", each.name, "dropped", reason))
+            if (place, held_not.number) in listed:
+                continue
+            listed.add((place, held_not.number))
+            notes.append(("format", each.name, "dropped", reason))
             self._rows[self._block.tasks[place]].losses.append(
                 Loss(
                     "region",
@@ -69,6 +82,16 @@ class Tally:
             found.append(number)
         return found
 
+    def _held(self, name: str, places: Iterable[int]) -> set[tuple[int, int]]:
+        """The regions of these images of which a format holds an object: (place of the image, number)."""
+        return {
+            (place, one.number)
+            for place in places
+            if place in self._block.items
+            for one in self._block.items[place].objects
+            if one.id not in self._refused[place, name]
+        }
+
     def _places(self) -> dict[int, list[int]]:
         """The images of each task that has any."""
         places: dict[int, list[int]] = {}
@@ -83,15 +106,21 @@ class Tally:
         for place in places:
             counted["images", block.images[place].split] += 1
             counted.update(self._notes.get(place, ()))
+            item = block.items.get(place)
+            unsaid = _unsaid(item.objects if item else (), about=place in block.about)
             for each in self._formats:
-                refused = self._refused.get((place, each.name), set())
+                for (thing, what), number in unsaid.items():
+                    if what not in each.places:
+                        line = f"{thing} whose {what} the format has no place for"
+                        counted["format", each.name, "converted", line] += number
+                refused = self._refused.get((place, each.name), {})
                 if place in self._usual:
                     objects = regions = self._objects(self._usual[place]) - len(refused)
                     for kind, change in enumerate(each.usual_changes):
                         if change:
                             counted["format", each.name, "converted", change] += self._of_kind(self._usual[place], kind)
                 else:
-                    written = [one for one in block.items[place].objects if one.number not in refused]
+                    written = [one for one in block.items[place].objects if one.id not in refused]
                     objects = sum(one.box is not None for one in written)  # a key point is part of an object
                     regions = len({one.number for one in written})
                 counted["format", each.name, "objects"] += objects
@@ -106,3 +135,18 @@ class Tally:
         columns = self._block.columns
         assert columns is not None
         return int((columns.fits.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
+
+
+def _unsaid(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:
+    """How many things have more than labels and shapes: (things, what they have)."""
+    found: Counter[tuple[str, str]] = Counter({("images", ABOUT): int(about)})
+    seen: set[int] = set()
+    for each in objects:
+        said = each.remarks
+        if each.number in seen or each.box is None or not (said or each.attributes):
+            continue  # what is said of a key point is its visibility
+        seen.add(each.number)
+        found["regions", FLAGS] += bool(said.flags - {CROWD} or said.pose)
+        found["regions", ATTRIBUTES] += bool(said.attributes or each.attributes)
+        found["regions", NOTES] += bool(said.fields or said.meta)
+    return +found

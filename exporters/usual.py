@@ -18,7 +18,7 @@ from exporters.classes import ClassMap
 from exporters.columns import OTHER, Fits, Said, Shapes, draw, fit, fit_others
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
 from exporters.images import guess
-from exporters.originals import original_name
+from exporters.originals import image_about, original_name
 from exporters.packed import packed
 from exporters.rules import Rules
 from exporters.shapes import Fitted
@@ -29,6 +29,7 @@ _NAN = float("nan")
 _Coordinate = Annotated[float, Meta(gt=-1e9, lt=1e9)]
 _Length = Annotated[float, Meta(gt=0, lt=1e9)]
 _Pixels = Annotated[int, Meta(gt=0, lt=100_000)]
+_Nothing = Annotated[dict[str, Any], Meta(max_length=0)]
 _Id = Annotated[str, Meta(min_length=1, max_length=200)]
 """Of a region. Like the pixels so short that a format can lay objects out in cells of fixed width."""
 
@@ -66,6 +67,7 @@ class Draft(msgspec.Struct, gc=False):
     height: int
     annotation: int | None
     annotator: int | None
+    about: Mapping[str, Any] = {}
 
 
 class Drafts(msgspec.Struct, frozen=True):
@@ -116,7 +118,7 @@ class Usual:
         if type(url) is not str or not url or (task.meta and original_name(task.meta, url)):
             return None
         rule = self._rule(annotation)
-        return _Found(task.id, keys[0], url, annotation, rule) if rule else None
+        return _Found(task.id, keys[0], url, annotation, rule, image_about(task.meta)) if rule else None
 
     def _rule(self, annotation: Any) -> str:
         """The rule by which a task's only annotation counts by itself; empty where it does not.
@@ -139,6 +141,7 @@ class _Found(msgspec.Struct, gc=False):
     url: str
     annotation: Any
     rule: str
+    about: Mapping[str, Any]
 
 
 class _Block:
@@ -181,7 +184,7 @@ class _Block:
         image_height += packed([each.original_height for each in results], "I")
         self._ring += bytes(map(bool, points))
         self._polygon += bytes([each.type == "polygonlabels" for each in results])
-        self._labelled += bytes(map(bool, labels))
+        self._labelled += bytes(map(bool, map(str.strip, names)))
         self._class_ids += packed(list(self._classes.ids(names)), "q")
         self._said.scores.extend([each.score for each in results])
         self._said.regions.extend([each.id for each in results])
@@ -199,7 +202,7 @@ class _Block:
             self._told_apart.append(len(set(regions[first:last])) == len(result))  # results of one id are one region
             width, height = result[0].original_width, result[0].original_height
             rows, who = (first, last), (annotation.id, annotation.completed_by)
-            self._of.append(Draft(each.task, each.key, each.url, each.rule, *rows, width, height, *who))
+            self._of.append(Draft(each.task, each.key, each.url, each.rule, *rows, width, height, *who, each.about))
         self._rows = last
 
     def drafts(self) -> Drafts:
@@ -248,6 +251,7 @@ def _task_type(config: LabelConfig | None) -> Any:
             ("original_height", _Pixels),
             ("item_index", Literal[0] | None, None),
             ("score", _Coordinate | None, None),
+            ("meta", _Nothing | None, None),
         ],
         gc=False,
     )

@@ -10,7 +10,7 @@ import msgspec
 
 from exporters.folder import Folder
 from exporters.formats import FORMATS
-from exporters.formats.format import Job
+from exporters.formats.format import Job, held
 from exporters.keypoints import Skeleton
 from exporters.manifest import File, Manifest
 from exporters.tables import read_table
@@ -19,8 +19,8 @@ from labelloop.service.store import Store
 
 def job_of(manifest: Manifest) -> Job:
     """What the formats of a version are told when they are laid out."""
-    skeleton = Skeleton(manifest.keypoints) if manifest.keypoints else None
-    return Job(tuple(manifest.splits), tuple(manifest.classes), skeleton)
+    skeleton = Skeleton(manifest.keypoints, manifest.skeleton) if manifest.keypoints else None
+    return Job(tuple(manifest.splits), tuple(manifest.classes), skeleton, manifest.categories)
 
 
 def put_whole(store: Store, manifest: Manifest, scratch: Path) -> Manifest:
@@ -31,7 +31,7 @@ def put_whole(store: Store, manifest: Manifest, scratch: Path) -> Manifest:
         if not FORMATS[name].whole:
             continue
         root = scratch / f"whole-{name}"
-        FORMATS[name](job_of(manifest)).lay(read_table(store, manifest, name), Folder(root))
+        FORMATS[name](job_of(manifest)).lay(held(read_table(store, manifest, name)), Folder(root))
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

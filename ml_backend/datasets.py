@@ -82,8 +82,11 @@ def read_labelled(images: Path, annotations: Path, *, settings: Settings | None 
             problems.append(Problem(one.name, f"{images} has no photo of this name, or several"))
         elif name in found:
             problems.append(Problem(one.name, "the data set describes this photo twice; the first counts"))
-        else:
+        elif not one.unread or one.drawn:  # what cannot be read is no photo with nothing on it
             drawn = [each for each in one.drawn if not each.crowd]
+            if one.drawn and not drawn:
+                problems.append(Problem(one.name, "all that is on it is a crowd"))
+                continue
             boxes = tuple(each.geometry.bounds for each in drawn)
             found[name] = LabelledPhoto(images / name, name, boxes, tuple(each.label for each in drawn))
     if not any(one.labels for one in found.values()):

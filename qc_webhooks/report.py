@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import msgspec
 
@@ -19,7 +19,7 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import consensus
 from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
-from labelloop.labeling.stream import iter_raw_tasks
+from labelloop.labeling.stream import check_end, iter_raw_tasks
 from labelloop.labeling.task import Task, read_task
 from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
@@ -66,25 +66,27 @@ class Export:
         except OSError as error:
             raise ExportUnreadable(self.path, error.strerror or str(error)) from error
 
-    def _read(self, file: IO[bytes], size: int) -> Iterator[Task | MalformedTask]:
+    def _read(self, file: BinaryIO, size: int) -> Iterator[Task | MalformedTask]:
         if other := mistaken(file.read(HEAD_BYTES)):
             raise ExportUnreadable(self.path, f"it is {other.what}, not Label Studio's tasks", other.fix)
         file.seek(0)
-        raw_tasks, count = iter_raw_tasks(file), 0  # type: ignore[arg-type]
-        while True:
-            try:
-                raw = next(raw_tasks)
-            except StopIteration:
-                return
-            except MalformedTask as error:
-                raise ExportUnreadable(self.path, f"{error.reason} (after {count} tasks)") from error
-            count += 1
-            if self.progress and count % 50 == 0:
-                self.progress(file.tell(), size)
-            try:
-                yield with_unread(read_task(raw))
-            except MalformedTask as error:
-                yield error
+        count = 0
+        try:
+            check_end(file)
+            for raw in iter_raw_tasks(file):
+                count += 1
+                if self.progress and count % 50 == 0:
+                    self.progress(file.tell(), size)
+                yield _task(raw)
+        except MalformedTask as error:
+            raise ExportUnreadable(self.path, f"{error.reason} (after {count} tasks)") from error
+
+
+def _task(raw: bytes) -> Task | MalformedTask:
+    try:
+        return with_unread(read_task(raw))
+    except MalformedTask as error:
+        return error
 
 
 @dataclass

@@ -144,11 +144,15 @@ def make_yolo(folder: Path, task: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = YOLO[task].get(name, ())
         path.write_text("".join(f"{kind} {' '.join(f'{v:.9g}' for v in row)}\n" for kind, *row in rows))
+    (folder / "data.yaml").write_text(make_yolo_sheet(task))
+    return folder
+
+
+def make_yolo_sheet(task: str) -> str:
     sheet = ["path: .", "train: images", "names:", *(f"  {n}: {label}" for n, label in enumerate(LABELS))]
     if task == "pose":
         sheet += ["kpt_shape: [3, 3]", f"kpt_names: {{0: {json.dumps(JOINTS)}}}"]
-    (folder / "data.yaml").write_text("\n".join(sheet) + "\n")
-    return folder
+    return "\n".join(sheet) + "\n"
 
 
 VOC = {

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from exporters.choose import DISPUTED
 from exporters.choose import policy as chosen
+from exporters.classes import CATEGORY_IDS, renames
 from exporters.errors import BadOption, ExportError
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.splits import DEFAULT_SPLIT, Split
@@ -51,7 +52,10 @@ class ExportPolicy:
         split_key: The key of the tasks' data that says the split of an image; where it does not, the shares decide.
         group_by: The key of the tasks' data whose value keeps images together in one split.
         disputed: Disputed tasks: in, out or apart.
+        rename: Labels that count as another class, each as OLD=NEW.
+        category_ids: What numbers COCO's categories have: classes (those of the class map) or original.
         max_errors: The share of regions that may fail before a version is not published.
+        allow_shrink: Whether a version is published that is far smaller than the published one.
         copy_images: Whether photos are copied into the data set.
         every_tasks: A new version after so many newly accepted tasks; 0: never for that.
         every_hours: A new version so many hours after the last, if anything changed; 0: never for that.
@@ -68,7 +72,10 @@ class ExportPolicy:
     split_key: str = ""
     group_by: str = ""
     disputed: str = "out"
+    rename: tuple[str, ...] = ()
+    category_ids: str = CATEGORY_IDS[0]
     max_errors: float = 0.01
+    allow_shrink: bool = False
     copy_images: bool = False
     every_tasks: int = 0
     every_hours: float = 0.0
@@ -97,6 +104,7 @@ class ExportPolicy:
             "format": lambda: format_names(self.format),
             "annotation": lambda: chosen(self.annotation),
             "split": lambda: Split.parse(self.split),
+            "rename": lambda: renames(self.rename),
         }
         for key, parse in parsers.items():
             try:
@@ -112,6 +120,7 @@ class ExportPolicy:
                 "file:///DIR or s3://BUCKET/PREFIX",
             ),
             ("disputed", self.disputed not in DISPUTED, ", ".join(DISPUTED)),
+            ("category_ids", self.category_ids not in CATEGORY_IDS, ", ".join(CATEGORY_IDS)),
             ("max_errors", not 0 <= self.max_errors <= 1, "a share from 0 to 1"),
             ("every_tasks", self.every_tasks < 0, "a number of tasks, 0 for never"),
             ("every_hours", not 0 <= self.every_hours < 1e5, "hours, 0 for never"),

@@ -52,7 +52,7 @@ class Watcher:
     def run(self, project: int, policy: ExportPolicy, reason: str, *, progress: Progress | None = None) -> Report:
         """Export the project now, and put into the inbox what follows from it."""
         now = self.now(project)  # before the export: what comes while it runs counts for the next
-        self._memory.last(project, policy.to, now)
+        last = self._memory.last(project, policy.to, now)
         report = export(
             project,
             settings=self._settings,
@@ -62,14 +62,17 @@ class Watcher:
             annotation=policy.annotation,
             split=policy.split,
             split_key=policy.split_key,
+            rename=policy.rename,
+            category_ids=policy.category_ids,
             group_by=policy.group_by,
             disputed=policy.disputed,
             max_errors=policy.max_errors,
+            allow_shrink=policy.allow_shrink,
             copy_images=policy.copy_images,
             progress=progress,
         )
         outcome = "published" if report.published else f"not published: {report.refused}"
-        self._memory.exported(project, policy.to, now, version=report.version, outcome=outcome)
+        self._memory.exported(project, policy.to, now, version=report.version or last.version, outcome=outcome)
         _log.info("exported", project=project, url=report.url, version=report.version, reason=reason, outcome=outcome)
         if report.published:
             self._follow(report, project, policy, reason)

@@ -38,6 +38,7 @@ class YoloClassify(ItemFormat):
 
     name: ClassVar[str] = "yolo-classify"
     image_folder: ClassVar[str] = ".photos/{split}"
+    needs_size: ClassVar[bool] = False
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """The class of an image; every object is given back."""

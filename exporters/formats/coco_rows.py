@@ -13,12 +13,13 @@ _OUTLINE, _ROW = b"\x02", b"\x03"
 """Around what is to be replaced: the outline of a row, a row."""
 
 
-def annotations(columns: Columns, images: Sequence[int], others: Mapping[int, bytes]) -> list[bytes]:
+def annotations(columns: Columns, images: Sequence[int], categories: Ints, others: Mapping[int, bytes]) -> list[bytes]:
     """The annotations of each image as JSON, with commas between them.
 
     Args:
         columns: the objects of usual tasks.
         images: the number of each image.
+        categories: the number of each row's category.
         others: the annotations of the rows of kind ``OTHER``.
     """
     said, rings = columns.said, columns.shapes.rings
@@ -29,7 +30,7 @@ def annotations(columns: Columns, images: Sequence[int], others: Mapping[int, by
     lengths = np.diff(columns.first)
     cells: list[Cell] = [*row, b'{"id":', *whole(columns.ids)]
     cells += [b',"image_id":', *whole(np.repeat(np.array(images, np.int64), lengths))]
-    cells += [b',"category_id":', *whole(columns.class_ids)]
+    cells += [b',"category_id":', *whole(categories)]
     cells += [b',"bbox":[', *_joined([x0, y0, *sides]), b'],"area":', *area]
     cells += [b',"segmentation":[[', *outline, *_joined([x0, y0, x1, y0, x1, y1, x0, y1]), *outline]
     cells += [b']],"iscrowd":0,"region_id":', texts(said.regions)]

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 import msgspec
 
 from exporters.block import Block
+from exporters.classes import Categories
 from exporters.dataset import Item, Object
 from exporters.keypoints import Skeleton
 from exporters.shapes import is_upright
@@ -22,6 +23,14 @@ from exporters.shapes import is_upright
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
 """`Format.usual_changes` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
+NO_CROWDS = "a crowd: the format has no regions to ignore"
+FLAGS, ATTRIBUTES, NOTES, ABOUT = "flags", "attributes", "notes and further fields", "further fields"
+"""What a format may have a place for beside labels and shapes; the last is of images, the others of regions."""
+TWICE = "the same row as another object's of its image"
+NO_SIZE = "its image's size is not known, and the format needs it"
+UNSIZED = "image of unknown size, left out"
+LEFT_OUT = b"null"
+"""The record of an image that a format leaves out."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -29,12 +38,13 @@ class Job(msgspec.Struct, frozen=True):
 
     ``classes`` are the names of the classes in the order of their numbers, from 1. At export it is empty: labels that
     the config does not know are still being met (``Object.class_id`` is final all the same). ``skeleton`` is ``None``
-    where the label config has no key points.
+    where the label config has no key points. ``categories`` are COCO's numbers and supercategories of the classes.
     """
 
     splits: tuple[str, ...]
     classes: tuple[str, ...] = ()
     skeleton: Skeleton | None = None
+    categories: Categories = Categories()
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -75,14 +85,18 @@ class Format(Protocol):
     Attributes:
         name: Its name in ``FORMATS``.
         image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
+        needs_size: Whether it leaves images of unknown size out.
         whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
         usual_changes: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
             ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
+        places: What the format has a place for beside labels and shapes: `FLAGS` and so on. The bill counts the rest.
     """
 
     name: ClassVar[str]
     image_folder: ClassVar[str]
+    needs_size: ClassVar[bool]
     whole: ClassVar[bool]
+    places: ClassVar[frozenset[str]]
     usual_changes: tuple[str, str, str]
 
     def __init__(self, job: Job) -> None: ...
@@ -102,7 +116,9 @@ class ItemFormat:
 
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
+    needs_size: ClassVar[bool] = True
     whole: ClassVar[bool] = False
+    places: ClassVar[frozenset[str]] = frozenset()
     usual_changes: tuple[str, str, str] = ("", "", "")
 
     def __init__(self, job: Job) -> None:
@@ -129,10 +145,29 @@ class ItemFormat:
         records, refused, changed = [b""] * images, [], []
         for place, item in items:
             converted: Counter[str] = Counter()
-            records[place], not_held = self.item(item, converted)
-            refused += [(place, each, reason) for each, reason in not_held]
+            if self.needs_size and not item.image.width:
+                converted[UNSIZED] = 1
+                records[place] = LEFT_OUT
+                refused += [(place, each, NO_SIZE) for each in item.objects]
+            else:
+                records[place], not_held = self.item(item, converted)
+                refused += [(place, each, reason) for each, reason in not_held]
             changed += [(place, change, times) for change, times in converted.items() if times]
         return Encoded(records, refused, changed)
+
+
+def repeated(objects: Sequence[Object], rows: Sequence[Any]) -> Iterator[tuple[Object, str]]:
+    """The objects whose row another one before them has, with the reason why they have none."""
+    seen: set[Any] = set()
+    for each, row in zip(objects, rows, strict=True):
+        if row in seen:
+            yield each, TWICE
+        seen.add(row)
+
+
+def held(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of the images that a format does not leave out."""
+    return (record for record in records if bytes(record.body) != LEFT_OUT)
 
 
 def shape_name(each: Object) -> str:

@@ -39,6 +39,7 @@ class _Ndjson:
     them. A split that Ultralytics does not know (tasks kept apart) is a file of its own.
     """
 
+    needs_size: ClassVar[bool] = True  # each image says its own
     whole: ClassVar[bool] = True
     task: ClassVar[str]
     rows: ClassVar[str]

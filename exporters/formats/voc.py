@@ -5,10 +5,10 @@ whole pixels counted from 1, the maximum included: the box of a whole W x H imag
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -16,8 +16,21 @@ from numpy.typing import NDArray
 
 from exporters.block import Block
 from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
+from exporters.formats.format import (
+    ATTRIBUTES,
+    BOX_CHANGES,
+    FLAGS,
+    NO_AREA,
+    Encoded,
+    ItemFormat,
+    Place,
+    Record,
+    other_changes,
+    repeated,
+    shape_name,
+)
 from exporters.shapes import is_upright
+from labelloop.labeling.remarks import POSE, flag_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,24 +43,40 @@ class VocPage(msgspec.Struct, frozen=True, gc=False):
 
 
 class Voc(ItemFormat):
-    """Lays out one XML an image, also for an image without objects. ``truncated`` marks what the image's edge cuts."""
+    """Lays out one XML an image, also for an image without objects.
+
+    ``truncated`` marks what the image's edge cuts, and what was said to be so. A crowd is a ``difficult`` object, which
+    evaluation ignores. Attributes are written as CVAT writes them.
+    """
 
     name: ClassVar[str] = "voc"
+    places: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES})
     image_folder: ClassVar[str] = "JPEGImages"
     usual_changes: tuple[str, str, str] = BOX_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back."""
         image = item.image
-        lines, dropped = [], []
+        dropped = [(each, NO_AREA) for each in item.objects if each.box is None]
+        held, lines = [], []
         for each in item.objects:
             if each.box is None:
-                dropped.append((each, NO_AREA))
                 continue
+            held.append(each)
             if not is_upright(each.geometry):
                 converted[f"{shape_name(each)} -> box"] += 1
+            converted["crowd -> difficult object"] += each.crowd
             lines.append(_object(each, each.box, image))
-        return _encode(VocPage(image.stem, _page(image, lines))), dropped
+        keys = self._keys(held, lines, image)
+        once: dict[Any, str] = {}
+        for key, line in zip(keys, lines, strict=True):
+            once.setdefault(key, line)
+        return _encode(VocPage(image.stem, _page(image, list(once.values())))), [*dropped, *repeated(held, keys)]
+
+    def _keys(self, objects: Sequence[Object], lines: Sequence[str], image: Image) -> Sequence[Hashable]:
+        """By what two objects of an image are the same: what the page says of them."""
+        del objects, image
+        return lines
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""
@@ -63,13 +92,18 @@ class Voc(ItemFormat):
         numbers = columns.class_ids.tolist()
         names = {number: _text(columns.classes[number - 1]) for number in set(numbers)}
         rows = [
-            _OBJECT % (names[number], clipped, *box)
+            _OBJECT % (names[number], _UNSPECIFIED, clipped, 0, "", *box, "")
             for number, clipped, *box in zip(numbers, columns.fits.clipped.tolist(), *edges, strict=True)
         ]
         first = columns.first
         for number, place in enumerate(block.usual):
             image = block.images[place]
-            page = VocPage(image.stem, _page(image, rows[first[number] : first[number + 1]]))
+            mine = rows[first[number] : first[number + 1]]
+            once = list(dict.fromkeys(mine))
+            if len(once) < len(mine):
+                lost = repeated(columns.objects(number), mine)
+                encoded.refused.extend((place, each, reason) for each, reason in lost)
+            page = VocPage(image.stem, _page(image, once))
             encoded.records[place] = _encode(page)
         return encoded
 
@@ -121,15 +155,42 @@ def whole_pixels(box: Box, width: int, height: int) -> tuple[int, int, int, int]
     return left, top, min(max(round(x_max), left), width), min(max(round(y_max), top), height)
 
 
+_UNSPECIFIED = "Unspecified"
 _OBJECT = (
-    "  <object>\n    <name>%s</name>\n    <pose>Unspecified</pose>\n    <truncated>%d</truncated>\n"
-    "    <difficult>0</difficult>\n    <bndbox>\n      <xmin>%d</xmin>\n      <ymin>%d</ymin>\n"
-    "      <xmax>%d</xmax>\n      <ymax>%d</ymax>\n    </bndbox>\n  </object>\n"
+    "  <object>\n    <name>%s</name>\n    <pose>%s</pose>\n    <truncated>%d</truncated>\n"
+    "    <difficult>%d</difficult>\n%s    <bndbox>\n      <xmin>%d</xmin>\n      <ymin>%d</ymin>\n"
+    "      <xmax>%d</xmax>\n      <ymax>%d</ymax>\n    </bndbox>\n%s  </object>\n"
 )
 
 
 def _object(each: Object, box: Box, image: Image) -> str:
-    return _OBJECT % (_text(each.label), each.clipped, *whole_pixels(box, image.width, image.height))
+    said = each.remarks
+    return _OBJECT % (
+        _text(each.label),
+        _text(said.pose) or _UNSPECIFIED,
+        each.clipped or "truncated" in said.flags,
+        each.crowd or "difficult" in said.flags,
+        "    <occluded>1</occluded>\n" if "occluded" in said.flags else "",
+        *whole_pixels(box, image.width, image.height),
+        _attributes(each),
+    )
+
+
+def _attributes(each: Object) -> str:
+    """What is said of an object beside the format's own flags, a list value by value. Source: CVAT's VOC exports."""
+    told = {**each.remarks.attributes, **each.attributes}
+    rows = [
+        f"      <attribute>\n        <name>{_text(name)}</name>\n        <value>{_text(_scalar(value))}</value>\n"
+        "      </attribute>\n"
+        for name, given in told.items()
+        if not (flag_of(name) or name.casefold() == POSE)
+        for value in (given if isinstance(given, list | tuple) else [given])
+    ]
+    return f"    <attributes>\n{''.join(rows)}    </attributes>\n" if rows else ""
+
+
+def _scalar(value: Any) -> str:
+    return value if isinstance(value, str) else _encode(value).decode()
 
 
 def _page(image: Image, objects: Sequence[str]) -> str:

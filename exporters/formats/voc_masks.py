@@ -7,7 +7,7 @@ background. Colours are the kit's own.
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.block import Block
-from exporters.dataset import Item, Object
+from exporters.dataset import Image, Item, Object
 from exporters.formats.format import Encoded, ItemFormat, Place, Record
 from exporters.formats.voc import Voc, VocPage, colours
+from exporters.formats.yolo import crowds
 from exporters.shapes import visible
 from labelloop.labeling.geometry import Mask
 from labelloop.labeling.raster import MOST_PIXELS
@@ -47,6 +48,8 @@ class VocMasks(Voc):
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image, its objects and their pixels; shapes without an area are given back."""
+        ignored = crowds(item)
+        item = msgspec.structs.replace(item, objects=tuple(each for each in item.objects if not each.crowd))
         held = [each for each in item.objects if each.box is not None]
         width, height = item.image.width, item.image.height
         if width * height > MOST_PIXELS:
@@ -57,15 +60,20 @@ class VocMasks(Voc):
         kept = tuple(each for each in item.objects if each.id not in over)
         record, dropped = super().item(msgspec.structs.replace(item, objects=kept), converted)
         page = msgspec.json.decode(record, type=VocPage)
+        away = {each.id for each, _ in dropped} | over.keys()
         masks = tuple(
-            (each.class_id, _mask(each, width, height).rle.decode("ascii")) for each in held if each.id not in over
+            (each.class_id, _mask(each, width, height).rle.decode("ascii")) for each in held if each.id not in away
         )
         converted["object -> mask"] += len(masks)
         xml = page.xml.replace("<segmented>0</segmented>", f"<segmented>{int(bool(masks))}</segmented>", 1)
         return (
             msgspec.json.encode(_Page(page.stem, xml, width, height, masks)),
-            [*dropped, *((each, why) for each in over.values())],
+            [*dropped, *((each, why) for each in over.values()), *ignored],
         )
+
+    def _keys(self, objects: Sequence[Object], lines: Sequence[str], image: Image) -> Sequence[Hashable]:
+        """By what two objects are the same: what the page says of them, and their pixels."""
+        return [(line, _mask(each, image.width, image.height).rle) for each, line in zip(objects, lines, strict=True)]
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""

@@ -26,16 +26,19 @@ _WAITING = "samples-{split}.jsonl"
 class _Sample(msgspec.Struct):
     image: dict[str, Any]
     annotations: msgspec.Raw
+    source: dict[str, Any] = {}
 
 
 class WebDataset(Coco):
     """A sample's ``json`` is the image as COCO has it, with its ``annotations``.
 
-    Line n of ``classes.txt`` names the class of ``category_id`` n. Shards hold the photos too: they are packed when
+    Line n of ``classes.txt`` names the class of ``category_id`` n, which is always the class map's. The ``license`` and
+    the ``info`` that an image came with are in its sample. Shards hold the photos too: they are packed when
     ``dataset pull`` has laid them out. Without photos (``--no-images``) they hold the labels alone.
     """
 
     name: ClassVar[str] = "webdataset"
+    own_ids: ClassVar[bool] = False
     image_folder: ClassVar[str] = ".photos/{split}"
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
@@ -71,7 +74,7 @@ def _samples(lines: Iterable[bytes], folder: Path, photos: set[str]) -> Iterator
         if photos and name not in photos:
             continue
         key = f"{sample.image['id']:012d}"
-        label = msgspec.json.encode(sample.image | {"annotations": sample.annotations})
+        label = msgspec.json.encode(sample.image | sample.source | {"annotations": sample.annotations})
         files = [(f"{key}.json", label)]
         if photos:
             files.insert(0, (f"{key}.{name.rpartition('.')[2]}", (folder / name).read_bytes()))

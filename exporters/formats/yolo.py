@@ -5,6 +5,7 @@ of an object is the one thing in which detect, segment, OBB and pose differ, so 
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -16,13 +17,27 @@ import numpy as np
 from exporters.block import Block
 from exporters.columns import Columns
 from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.format import BOX_CHANGES, NO_AREA, Encoded, ItemFormat, Place, Record, other_changes, shape_name
+from exporters.formats.format import (
+    BOX_CHANGES,
+    NO_AREA,
+    NO_CROWDS,
+    NO_SIZE,
+    Encoded,
+    ItemFormat,
+    Place,
+    Record,
+    other_changes,
+    repeated,
+    shape_name,
+)
 from exporters.formats.sheet import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
-from exporters.shapes import is_upright
+from exporters.shapes import SIZELESS, is_upright
 
 DIGITS = 8
 """Digits after the point of a share: a hundred-millionth of the image."""
 _WANTED = ("train", "val")
+_UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""What JSON writes as it is and YAML does not read."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -37,18 +52,28 @@ class YoloRows(ItemFormat):
     """A kind of YOLO data set: subclasses say by ``_row`` what they say of an object.
 
     Lays out one text file an image, empty for an image without objects.
+
+    Attributes:
+        sizeless: The shapes whose row does not depend on the image's size.
     """
+
+    needs_size: ClassVar[bool] = False
+    sizeless: ClassVar[tuple[type, ...]] = SIZELESS
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image's rows; what has none is given back."""
         image = item.image
-        rows, dropped = [], []
+        held, lines = [], []
+        dropped = crowds(item)
         for each in item.objects:
             if each.box is None:
                 dropped.append((each, NO_AREA))
-                continue
-            rows.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
-        return self._page(image, rows), dropped
+            elif not image.width and not isinstance(each.geometry, self.sizeless):
+                dropped.append((each, NO_SIZE))
+            elif not each.crowd:
+                held.append(each)
+                lines.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
+        return self._page(image, list(dict.fromkeys(lines))), [*dropped, *repeated(held, lines)]
 
     def lay(self, records: Iterable[Record], place: Place) -> None:
         """Write the rows, the lists of images and ``data.yaml``, whose class numbers are the class map's less one."""
@@ -64,7 +89,7 @@ class YoloRows(ItemFormat):
         lines = [f"{split}: images/{split}" for split in splits]
         # Ultralytics does not begin without both keys, whatever is to be trained or tested.
         lines += [f"{each}: images/{splits[0]}  # no split {each} was made" for each in _WANTED if each not in splits]
-        lines += [*self._sheet(), f"nc: {len(names)}", "names:"]
+        lines += [*self._sheet(), f"nc: {len(names)}", "names:" if names else "names: {}"]
         # JSON strings are YAML strings, so that no label is taken for a number, a boolean or a comment.
         lines += [f"  {number}: {quoted(name)}" for number, name in enumerate(names)]
         place.write("data.yaml", ("\n".join(lines) + "\n").encode())
@@ -72,6 +97,16 @@ class YoloRows(ItemFormat):
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         """What stands after the class of an object with an area."""
         raise NotImplementedError
+
+    def _take(self, encoded: Encoded, block: Block, lines: Iterable[Sequence[str]]) -> None:
+        """Fill in the records of the usual images of a block from the rows of each."""
+        assert block.columns is not None
+        for number, (place, rows) in enumerate(zip(block.usual, lines, strict=True)):
+            once = list(dict.fromkeys(rows))
+            if len(once) < len(rows):
+                lost = repeated(block.columns.objects(number), rows)
+                encoded.refused.extend((place, each, reason) for each, reason in lost)
+            encoded.records[place] = self._page(block.images[place], once)
 
     def _page(self, image: Image, rows: Sequence[str]) -> bytes:
         """The record of an image with these rows."""
@@ -95,14 +130,13 @@ class YoloDetect(YoloRows):
             return super().encode(block)
         encoded = self.encode_some(block.items.items(), len(block))
         encoded.converted.extend(other_changes(block, "box"))
-        for place, rows in zip(block.usual, _box_rows(columns), strict=True):
-            encoded.records[place] = self._page(block.images[place], [rows])
+        self._take(encoded, block, (rows.splitlines(keepends=True) for rows in _box_rows(columns)))
         return encoded
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
             converted[f"{shape_name(each)} -> box"] += 1
-        return shares(box, image.width, image.height)
+        return shares(box, *image.canvas)
 
 
 def _box_rows(columns: Columns) -> list[str]:
@@ -125,6 +159,11 @@ def _box_rows(columns: Columns) -> list[str]:
     return rows
 
 
+def crowds(item: Item) -> list[tuple[Object, str]]:
+    """The crowds of an image, with the reason why a format of rows has none."""
+    return [(each, NO_CROWDS) for each in item.objects if each.crowd and each.box is not None]
+
+
 def shares(box: Box, width: int, height: int) -> str:
     """A box as YOLO writes it: its centre and size in shares of the image."""
     x_min, y_min, x_max, y_max = box
@@ -141,4 +180,4 @@ def row_of(values: Iterable[float]) -> str:
 
 def quoted(name: str) -> str:
     """A text as YAML has it, whatever is in it."""
-    return msgspec.json.encode(name).decode()
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(name).decode())

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from exporters.dataset import Box, Image, Item, Object
 from exporters.errors import BadOption
-from exporters.formats.format import NO_AREA, Job, shape_name
-from exporters.formats.yolo import YoloRows, quoted, row_of, shares
+from exporters.formats.format import NO_AREA, Job, repeated, shape_name
+from exporters.formats.yolo import YoloRows, crowds, quoted, row_of, shares
 from exporters.keypoints import ONLY_ONE, Placed
 from exporters.shapes import is_upright
 from labelloop.labeling.geometry import KeyPoint
@@ -37,21 +37,24 @@ class YoloPose(YoloRows):
         image = item.image
         joined = self._skeleton.join(item.objects)
         converted[ONLY_ONE] += joined.given
+        held = [each for each in item.objects if each.box is not None and not each.crowd]
         rows = [
             f"{each.class_id - 1} {self._pose(each, each.box, image, joined.places[each.id], converted)}\n"
-            for each in item.objects
+            for each in held
             if each.box is not None
         ]
         lines = [each for each in item.objects if each.box is None and not isinstance(each.geometry, KeyPoint)]
-        return self._page(image, rows), [*joined.refused, *((each, NO_AREA) for each in lines)]
+        dropped = [*joined.refused, *((each, NO_AREA) for each in lines), *crowds(item), *repeated(held, rows)]
+        return self._page(image, list(dict.fromkeys(rows))), dropped
 
     def _pose(self, each: Object, box: Box, image: Image, places: Sequence[Placed], converted: Counter[str]) -> str:
         if not is_upright(each.geometry):
             converted[f"{shape_name(each)} -> box"] += 1
         if not any(seen for *_, seen in places):
             converted[WITHOUT] += 1
-        points = (f"{row_of((x / image.width, y / image.height))} {seen}" for x, y, seen in places)
-        return " ".join((shares(box, image.width, image.height), *points))
+        width, height = image.canvas
+        points = (f"{row_of((x / width, y / height))} {seen}" for x, y, seen in places)
+        return " ".join((shares(box, width, height), *points))
 
     def _sheet(self) -> list[str]:
         names, flip = self._skeleton.names, self._skeleton.flip

@@ -43,6 +43,7 @@ class YoloSegment(YoloRows):
         for row, text in zip(rings.rows.tolist(), ring_texts(rings, points), strict=True):
             rows[row] = text[1:-1].replace(",", " ")
         kinds = (columns.class_ids - 1).tolist()
+        lines: list[list[str]] = []
         for number, place in enumerate(block.usual):
             mine = range(columns.first[number], columns.first[number + 1])
             converted: Counter[str] = Counter()
@@ -51,12 +52,13 @@ class YoloSegment(YoloRows):
                 assert each.box is not None
                 rows[row] = self._row(each, each.box, block.images[place], converted)
             encoded.converted.extend((place, change, times) for change, times in converted.items())
-            encoded.records[place] = self._page(block.images[place], [f"{kinds[row]} {rows[row]}\n" for row in mine])
+            lines.append([f"{kinds[row]} {rows[row]}\n" for row in mine])
+        self._take(encoded, block, lines)
         return encoded
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         del box
-        ring, parts, holes = one_ring(each, image.width, image.height)
+        ring, parts, holes = one_ring(each, *image.canvas)
         if (name := shape_name(each)) != "polygon":
             converted[f"{name} -> polygon"] += 1
         if parts > 1 or holes:
@@ -68,6 +70,7 @@ class YoloObb(YoloRows):
     """YOLO OBB: every shape is its smallest box turned about; a rectangle is its own four corners."""
 
     name: ClassVar[str] = "yolo-obb"
+    sizeless: ClassVar[tuple[type, ...]] = (Rectangle,)
 
     def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
         corners = turned_box(each)
@@ -89,9 +92,10 @@ def _accepted(corners: Iterable[Point], image: Image) -> bool:
     xs, ys = zip(*corners, strict=True)
     return all(
         0 <= (max(edges) + min(edges)) / 2 <= size and max(edges) - min(edges) <= size
-        for edges, size in ((xs, image.width), (ys, image.height))
+        for edges, size in zip((xs, ys), image.canvas, strict=True)
     )
 
 
 def _points(points: Iterable[Point], image: Image) -> str:
-    return row_of(share for x, y in points for share in (x / image.width, y / image.height))
+    width, height = image.canvas
+    return row_of(share for x, y in points for share in (x / width, y / height))

@@ -37,6 +37,7 @@ def import_dataset(
     only_known_labels: Annotated[bool, Parameter(negative="")] = False,
     shapes: Literal["drawn", "boxes"] = "drawn",
     crowds: Annotated[bool, Parameter(negative="")] = False,
+    incomplete: Literal["keep", "skip"] = "keep",
     ground_truth: Annotated[bool, Parameter(negative="")] = False,
     classes: Path | None = None,
     max_errors: float = 0.01,
@@ -53,7 +54,7 @@ def import_dataset(
     ```
 
     Args:
-        source: a folder, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
+        source: a folder, a zip, a COCO or NDJSON file, a data.yaml, or s3://BUCKET/PREFIX.
         project: the project's number, or "new".
         title: the title of a new project. Default: the data set's own name.
         format: what the data set is: coco, coco-results, voc, yolo, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
@@ -69,7 +70,10 @@ def import_dataset(
         extend_labels: add labels and controls that the project's labelling interface lacks; nothing there is changed.
         only_known_labels: leave out objects of labels that the project does not have.
         shapes: boxes: take the box of each object, whatever its shape.
-        crowds: import a region of many objects (COCO's iscrowd) as one; else it is left out and listed.
+        crowds: import a region of many objects (COCO's iscrowd) as one that is marked `crowd`, which an export writes
+            as iscrowd again; else it is left out and counted, which is no failure.
+        incomplete: skip: a photo of which some objects cannot be read comes in without an annotation, instead of one
+            with the objects that can. A photo of which none can be read never gets one.
         ground_truth: mark the annotations as ground truth.
         classes: for coco-results: a COCO file, classes.json or a list of names that tells what the category numbers
             mean. Default: the project's labels in their order, from 1.
@@ -90,7 +94,7 @@ def import_dataset(
     order = Order(
         source=source,
         project=None if project == "new" else int(project),
-        title=title or _name(source),
+        title=_title(title, source),
         format=format,
         labels_as=labels_as,
         version=model_version,
@@ -103,6 +107,7 @@ def import_dataset(
         crowds=crowds,
         ground_truth=ground_truth,
         classes=classes,
+        whole=incomplete == "skip",
     )
     with (
         closing(Studio.from_settings(settings)) as studio,
@@ -126,21 +131,37 @@ def import_dataset(
 def summary(report: Imported, url: str) -> str:
     """The report as a person reads it."""
     what = report.labels_as
+    if not report.project:
+        lines = [f"{report.format}: none of {report.photos} photos could be imported, and no project is left of it"]
+        return "\n".join(lines + _left_out(report))
     lines = [
         f"{report.format}: {report.photos} photos -> {url.rstrip('/')}/projects/{report.project}/",
         f"  {report.tasks_made} tasks made, {report.tasks_there} were there",
         f"  {report.added} {what} added with {report.regions} regions"
+        + (f", {report.empty} of them empty: nothing is on the photo" if report.empty else "")
         + (f", {report.there} were there" if report.there else ""),
     ]
+    if report.unlabelled:
+        kind = "a prediction" if what == "predictions" else "an annotation"
+        come = "image comes" if report.unlabelled == 1 else "images come"
+        lines.append(f"  {report.unlabelled} {come} in without {kind}: nothing is said of them that could be read")
     lines += [f"  {note}" + (f" ({number})" if number > 1 else "") for note, number in report.notes.items()]
-    if report.problems:
-        lines.append(f"  {len(report.problems)} left out:")
-        lines += [f"    {each.item}: {each.reason}" for each in report.problems[:LISTED]]
-        if len(report.problems) > LISTED:
-            lines.append(f"    and {len(report.problems) - LISTED} more (--json lists all)")
+    lines += _left_out(report)
     if report.stopped:
         lines.append(f"Stopped. What is done stays; the same command with --project {report.project} goes on.")
     return "\n".join(lines)
+
+
+def _left_out(report: Imported) -> list[str]:
+    lines = []
+    for title, failed in (("left out", True), ("not asked for, which is no failure", False)):
+        problems = [each for each in report.problems if each.failed == failed]
+        if problems:
+            lines.append(f"  {len(problems)} {title}:")
+            lines += [f"    {each.item}: {each.reason}" for each in problems[:LISTED]]
+            if len(problems) > LISTED:
+                lines.append(f"    and {len(problems) - LISTED} more (--json lists all)")
+    return lines
 
 
 def _told(data: DataSet, needs: Needs) -> str:
@@ -151,12 +172,26 @@ def _told(data: DataSet, needs: Needs) -> str:
         if values:
             lines.append(f"  {name}: {', '.join(map(shown, values))}")
     lines += [f"  {note}" for note in data.notes]
+    if needs.empty:
+        lines.append(f"  nothing is on {counted(needs.empty, 'photo')}: empty annotations")
+    if needs.unlabelled:
+        lines.append(f"  {counted(needs.unlabelled, 'photo')} without labels that can be read: no annotation")
     faults = (each for each in data.photos() if isinstance(each, Problem))
     lines += [f"  {each.item}: {each.reason}" for each, _ in zip(faults, range(LISTED), strict=False)]
     return "\n".join([*lines, "Nothing was written (--dry-run)."])
 
 
-def _name(source: str) -> str:
+def _title(given: str, source: str) -> str:
+    """The title of a new project: Label Studio takes 3 to 50 characters, spaces at the ends not counted.
+
+    Raises:
+        BadOption: The one that the user gave is shorter or longer.
+    """
+    if title := given.strip():
+        if not 3 <= len(title) <= 50:
+            raise BadOption("--title", given, "3 to 50 characters: Label Studio takes no other title")
+        return title
     path = Path(source.rstrip("/"))
-    name = (path.stem if path.suffix else path.name)[:50]  # Label Studio takes titles of 3 to 50 letters
+    path = path if source.startswith("s3://") else path.expanduser().absolute()
+    name = (path.stem if path.suffix else path.name).encode(errors="replace").decode()[:50].strip()
     return name if len(name) > 2 else f"Imported {name}".strip()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from labelloop.service.errors import LabelloopError
+from labelloop.service.studio import StudioRefused
 
 
 class ImportFailed(LabelloopError):
@@ -25,6 +26,30 @@ class LabelsMissing(ImportFailed):
             " --only-known-labels.",
         )
         self.missing = tuple(missing)
+
+
+_FIXES = {
+    400: "If it is the labelling interface: make the project in Label Studio, and import with --project NUMBER.",
+    403: "Use the token of an account that may change projects: LABELLOOP_LABEL_STUDIO_API_KEY.",
+    413: "Let the proxy before Label Studio take larger requests, or reference the photos: --images reference.",
+    429: "Label Studio has too much to do: run the command again later with --project NUMBER; nothing is added twice.",
+}
+_SERVER_FIX = "Label Studio's own log says more. Then run the command again: nothing is added twice."
+
+
+class Refused(ImportFailed):
+    """Label Studio refused a part of the import, with its own words."""
+
+    code = "import_refused"
+    status = 502
+
+    def __init__(self, refused: StudioRefused) -> None:
+        said = refused.detail or f"HTTP {refused.answer}"
+        super().__init__(
+            f"Label Studio refused {refused.what} ({refused.answer}): {said}",
+            fix=_FIXES.get(refused.answer, _SERVER_FIX),
+        )
+        self.answer = refused.answer
 
 
 class TitleTaken(ImportFailed):

@@ -1,15 +1,17 @@
 """The labelling interface (label config) of a new project, and what another one lacks for a data set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from colorsys import hls_to_rgb
 from xml.etree.ElementTree import Element, SubElement, TreeBuilder, indent, tostring
 
 import msgspec
 from defusedxml.ElementTree import DefusedXMLParser
 
+from exporters.classes import COCO_ID, SUPERCATEGORY
 from exporters.importing.needs import Needs
-from exporters.keypoints import HIDDEN
+from exporters.keypoints import EDGES, HIDDEN
 from labelloop.labeling.config import Control, LabelConfig, ObjectTag
+from labelloop.labeling.remarks import flag_of, is_yes
 
 CONTROLS = {
     "rectangle": ("RectangleLabels",),
@@ -54,11 +56,15 @@ class Lack(msgspec.Struct, frozen=True):
         kind: What is drawn, as `CONTROLS` names it; ``hidden``: the choice that a key point is out of sight.
         control: The control that they belong to; empty where there is none yet.
         labels: The labels.
+        told: Attributes that labels get: COCO's number and supercategory.
+        edges: The pairs of key points with a line between them.
     """
 
     kind: str
     control: str
     labels: tuple[str, ...]
+    told: Mapping[str, Mapping[str, str]] = {}
+    edges: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "hidden":
@@ -117,6 +123,32 @@ def hidden_choice(config: LabelConfig, image: str) -> tuple[str, str] | None:
     return None
 
 
+def flag_choices(config: LabelConfig, image: str) -> dict[str, tuple[Control, str]]:
+    """By which control and choice an annotator says that a flag of a region is so, such as ``truncated``.
+
+    A choice of the flag's name, or the yes of a control of its name.
+    """
+    found: dict[str, tuple[Control, str]] = {}
+    for control in config.controls_of("Choices"):
+        if not control.per_region or image not in control.to_names:
+            continue
+        asked = flag_of(control.name)
+        for label in control.labels:
+            flag = flag_of(label.stored) or (asked if is_yes(label.stored) else None)
+            if flag:
+                found.setdefault(flag, (control, label.stored))
+    return found
+
+
+def unkept(needs: Needs, config: LabelConfig) -> int:
+    """How many categories have a number or a supercategory that the interface does not say."""
+    labels = {label.stored: label.attributes for control in config.controls.values() for label in control.labels}
+    return sum(
+        name in labels and any(labels[name].get(key) != value for key, value in told.items())
+        for name, told in _category_attributes(needs).items()
+    )
+
+
 def the_image(config: LabelConfig) -> ObjectTag | None:
     """The image tag that photos are shown in: the first one that holds one image, not a list."""
     return next((tag for tag in config.images if not tag.is_list), None)
@@ -127,10 +159,24 @@ def _lacks(needs: Needs, config: LabelConfig | None, image: str) -> list[Lack]:
     if not wanted and needs.labels:
         wanted.append(("rectangle", needs.labels))
     wanted += [(kind, labels) for kind, labels in (("joint", needs.joints), ("choice", needs.choices)) if labels]
-    found = [lack for kind, labels in wanted if (lack := _lack(kind, labels, config, image))]
+    told = _category_attributes(needs)
+    found = [
+        msgspec.structs.replace(lack, edges=needs.skeleton)
+        if kind == "joint"
+        else msgspec.structs.replace(lack, told=told)
+        for kind, labels in wanted
+        if (lack := _lack(kind, labels, config, image))
+    ]
     if needs.hidden and (config is None or hidden_choice(config, image) is None):
         found.append(Lack("hidden", "", (_OCCLUDED,)))
     return found
+
+
+def _category_attributes(needs: Needs) -> dict[str, dict[str, str]]:
+    return {
+        name: {COCO_ID: str(each.id)} | ({SUPERCATEGORY: each.supercategory} if each.supercategory else {})
+        for name, each in needs.categories.items()
+    }
 
 
 def _lack(kind: str, labels: Iterable[str], config: LabelConfig | None, image: str) -> Lack | None:
@@ -161,10 +207,12 @@ def _offer(control: Element, lack: Lack) -> None:
         for label in lack.labels:
             SubElement(control, "Choice", value=label)
         return
+    if lack.edges and not control.get(EDGES):
+        control.set(EDGES, msgspec.json.encode(lack.edges).decode())
     numbered = lack.kind == "joint" and all(each.get("model_index") for each in control.iter("Label"))
     for label in lack.labels:
         number = len(list(control.iter("Label")))
-        one = SubElement(control, "Label", value=label, background=_colour(number))
+        one = SubElement(control, "Label", {"value": label, "background": _colour(number), **lack.told.get(label, {})})
         if numbered:
             one.set("model_index", str(number))
 

@@ -15,7 +15,8 @@ from labelloop.service.media import Media, MediaError
 
 Images = Literal["upload", "reference", "existing"]
 _BASE = (
-    "Say where Label Studio finds the photos: --image-base s3://BUCKET/PREFIX, https://... or /data/local-files/?d=DIR."
+    "Say where the photos are: --images-from DIR; or where Label Studio finds them: --image-base s3://BUCKET/PREFIX,"
+    " https://... or /data/local-files/?d=DIR."
 )
 
 
@@ -65,9 +66,10 @@ class Locator:
         found = ways[self._images](photo)
         if isinstance(found, Problem):
             return found
-        first = self._seen.setdefault(found.identity, photo.name)
-        if first != photo.name:
-            return Problem(photo.name, f"it is the same photo as {first}, which came before")
+        if (first := self._seen.get(found.identity)) is not None:
+            same = f"it is the same photo as {first}, which came before"
+            return Problem(photo.name, same if first != photo.name else "its labels are there twice; the first count")
+        self._seen[found.identity] = photo.name
         if photo.drawn and not (found.photo.width and found.photo.height):
             return Problem(photo.name, "nothing tells its size in pixels")
         return found

@@ -1,11 +1,11 @@
 """What a data set needs of a labelling interface, found by reading it once through before anything is written."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-from labelloop.service.datasets import DataSet, LabelledPhoto, Problem, shape_of
+from labelloop.service.datasets import Category, DataSet, LabelledPhoto, Problem, shape_of
 
 Progress = Callable[[int, int | None], None]
 """Called with (photos done, photos in all or None where it is not known)."""
@@ -27,6 +27,10 @@ class Needs(msgspec.Struct, frozen=True):
         photos: How many photos there are.
         objects: How many objects.
         problems: How many things are malformed.
+        categories: COCO's numbers and supercategories of the labels.
+        skeleton: The pairs of key points with a line between them.
+        unlabelled: Photos that come in without an annotation: nothing is said of them that could be read.
+        empty: Photos that have nothing on them.
     """
 
     shapes: dict[str, tuple[str, ...]]
@@ -37,21 +41,27 @@ class Needs(msgspec.Struct, frozen=True):
     photos: int = 0
     objects: int = 0
     problems: int = 0
+    categories: Mapping[str, Category] = {}
+    skeleton: tuple[tuple[str, str], ...] = ()
+    unlabelled: int = 0
+    empty: int = 0
 
 
-def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
-    """Reads a data set through."""
+def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = None) -> Needs:
+    """Reads a data set through; without ``crowds`` their shapes need no place."""
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
     hidden = False
-    photos = objects = problems = 0
+    photos = objects = problems = unlabelled = empty = 0
     for each in data.photos():
         if isinstance(each, Problem):
             problems += 1
             continue
         photos += 1
         objects += len(each.drawn)
-        hidden |= _look(each, shapes)
+        unlabelled += not each.annotated
+        empty += each.annotated and not each.drawn and not each.choices
+        hidden |= _look(each, shapes, crowds=crowds)
         choices.update(dict.fromkeys(each.choices))
         if progress is not None:
             progress(photos, None)
@@ -66,11 +76,17 @@ def survey(data: DataSet, *, progress: Progress | None = None) -> Needs:
         photos=photos,
         objects=objects,
         problems=problems,
+        categories=data.categories,
+        skeleton=data.skeleton,
+        unlabelled=unlabelled,
+        empty=empty,
     )
 
 
-def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]]) -> bool:
+def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]], *, crowds: bool) -> bool:
     """Counts the photo's shapes; whether it has a key point that is out of sight."""
     for each in photo.drawn:
+        if each.crowd and not crowds:
+            continue
         shapes.setdefault(shape_of(each.geometry), Counter())[each.label] += 1
     return any(joint.hidden for each in photo.drawn for joint in each.joints)

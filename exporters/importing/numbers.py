@@ -9,7 +9,7 @@ import msgspec
 from exporters.classes import config_labels
 from exporters.importing.errors import ImportFailed
 from labelloop.labeling.config import LabelConfig
-from labelloop.service.datasets import DataSet, LabelledPhoto, Problem
+from labelloop.service.datasets import DataSet, Drawn, LabelledPhoto, Problem
 
 _FIX = "Give the COCO file that the model was trained on, or the data set's classes.json, or a text file of names."
 
@@ -50,14 +50,15 @@ def named(data: DataSet, numbers: Mapping[int, str]) -> DataSet:
             if isinstance(each, Problem):
                 yield each
                 continue
-            drawn = []
+            drawn: list[Drawn] = []
             for one in each.drawn:
                 label = numbers.get(int(one.label.removeprefix("#")))
                 if label is None:
                     yield Problem(each.name, f"category {one.label.removeprefix('#')} is no class (see --classes)")
                 else:
                     drawn.append(msgspec.structs.replace(one, label=label))
-            yield msgspec.structs.replace(each, drawn=tuple(drawn))
+            unread = each.unread + len(each.drawn) - len(drawn)
+            yield msgspec.structs.replace(each, drawn=tuple(drawn), unread=unread)
 
     return msgspec.structs.replace(data, photos=photos, labels=tuple(dict.fromkeys(numbers.values())))
 

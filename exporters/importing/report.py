@@ -23,7 +23,10 @@ class Imported(msgspec.Struct, frozen=True):
         added: Annotations or predictions that are new.
         there: Photos whose annotation or prediction was there already.
         regions: Objects in what was added.
-        problems: What was left out, each with its reason.
+        empty: Of what was added: those that say that nothing is on the photo.
+        unlabelled: Photos that came in without an annotation or prediction: the data set says nothing of them, or
+            nothing that could be read.
+        problems: What was left out, each with its reason: failures, and what was not asked for.
         notes: What was assumed or changed, with how often.
         stopped: Whether it was stopped before the end.
     """
@@ -40,8 +43,10 @@ class Imported(msgspec.Struct, frozen=True):
     problems: Sequence[Problem]
     notes: Mapping[str, int] = {}
     stopped: bool = False
+    empty: int = 0
+    unlabelled: int = 0
 
     @property
     def failed_share(self) -> float:
-        """How much of the data set is among the problems, of all photos and objects."""
-        return len(self.problems) / max(1, self.photos + self.regions)
+        """How much of the data set failed, of all photos and objects."""
+        return sum(each.failed for each in self.problems) / max(1, self.photos + self.regions)

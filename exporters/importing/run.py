@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from exporters.importing.board import Board
-from exporters.importing.errors import ImportFailed, LabelsMissing, TitleTaken
-from exporters.importing.interface import extended, lacks, new_interface, the_image
+from exporters.importing.errors import ImportFailed, LabelsMissing, Refused, TitleTaken
+from exporters.importing.interface import extended, lacks, new_interface, the_image, unkept
 from exporters.importing.location import Images, Located, Locator, usual_images
 from exporters.importing.needs import Needs, Progress, survey
 from exporters.importing.numbers import class_numbers, named
@@ -20,12 +20,14 @@ from exporters.importing.sending import Parcel, Sender
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.geometry import Geometry, Rectangle
 from labelloop.labeling.splits import split_of
-from labelloop.service.datasets import DataSet, LabelledPhoto, Problem, open_place, read_dataset
+from labelloop.service.datasets import DataSet, LabelledPhoto, Place, Problem, open_place, read_dataset
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
-from labelloop.service.studio import Studio
+from labelloop.service.studio import Studio, StudioError, StudioRefused
 
 BATCH = 100
+CATEGORIES_LOST = "categories whose number or supercategory the project's labels do not have: not kept"
+ABOUT_LOST = "images that were tasks already: their further fields, license and info are not added"
 SPLITS_KEPT = "photos whose split is in their task's data: labelloop export --split-key split keeps it"
 
 
@@ -48,6 +50,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         crowds: Whether an object that is many is imported as one.
         ground_truth: Whether annotations are marked as ground truth.
         classes: Where the numbers of COCO results' classes are told.
+        whole: Whether a photo of which some objects cannot be read gets no annotation at all.
     """
 
     source: str
@@ -65,6 +68,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     crowds: bool = False
     ground_truth: bool = False
     classes: Path | None = None
+    whole: bool = False
 
 
 def run_import(
@@ -99,18 +103,19 @@ def run_import(
     data = _numbered(data, order, studio)
     if order.boxes:
         data = _boxes_only(data)
-    needs = survey(data, progress=progress)
+    needs = survey(data, crowds=order.crowds, progress=progress)
+    if images == "upload":
+        _not_elsewhere(data, place, needs.photos)
     project = _project(order, needs, studio)
-    config = studio.label_config(project)
-    image = the_image(config)
-    assert image is not None  # _project looked
     problems: list[Problem] = []
-    board = Board(studio.tasks(project), image.value)
-    with closing(Media(settings, studio)) as media:
-        locator = Locator(
-            place, board, images, base=order.image_base, local_root=settings.local_files_root, media=media
-        )
-        placer = Placer(config, image, crowds=order.crowds, tell=problems.append)
+    sender: Sender | None = None
+    there = stopped = done = 0
+    try:
+        config = studio.label_config(project)
+        image = the_image(config)
+        assert image is not None  # _project looked
+        board = Board(studio.tasks(project), image.value)
+        placer = Placer(config, image, crowds=order.crowds, tell=problems.append, whole=order.whole)
         sender = Sender(
             studio,
             project,
@@ -121,22 +126,29 @@ def run_import(
             board=board,
             tell=problems.append,
         )
-        there = stopped = 0
-        unlabelled = not needs.objects and not needs.choices and data.format == "images"
-        done = 0
-        photos = _located(data, locator, problems)
-        while batch := list(islice(photos, BATCH)):
-            parcels = [Parcel(each, placer.place(each.photo, each.identity)) for each in batch]
-            sender.send(parcels, unlabelled=unlabelled)
-            there += sum(each.known is not None for each in batch)
-            done += len(batch)
-            if progress is not None:
-                progress(done, needs.photos)
-            if stop():
-                stopped = done < needs.photos
-                break
-    if order.project is None and order.labels_as == "predictions" and sender.added:
-        studio.update_project(project, model_version=order.version, show_collab_predictions=True)
+        with closing(Media(settings, studio)) as media:
+            root = settings.local_files_root
+            locator = Locator(place, board, images, base=order.image_base, local_root=root, media=media)
+            photos = _located(data, locator, problems)
+            while batch := list(islice(photos, BATCH)):
+                sender.send([Parcel(each, placer.place(each.photo, each.identity)) for each in batch])
+                there += sum(each.known is not None for each in batch)
+                done += len(batch)
+                if progress is not None:
+                    progress(done, needs.photos)
+                if stop():
+                    stopped = done < needs.photos
+                    break
+        if order.project is None and order.labels_as == "predictions" and sender.added:
+            studio.update_project(project, model_version=order.version, show_collab_predictions=True)
+    except StudioRefused as refused:
+        raise refused if refused.fix else Refused(refused) from None
+    finally:
+        if order.project is None and not (sender is not None and sender.made) and not stopped:
+            with suppress(StudioError):  # what went wrong before is what counts
+                studio.delete_project(project)
+            project = 0
+    lost = Counter({CATEGORIES_LOST: unkept(needs, config), ABOUT_LOST: sender.unsaid})
     return Imported(
         project=project,
         format=data.format,
@@ -148,9 +160,22 @@ def run_import(
         there=sender.there,
         regions=sender.regions,
         problems=problems,
-        notes=dict(sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits})).items())),
+        notes=dict(
+            sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost).items())
+        ),
         stopped=bool(stopped),
+        empty=sender.empty,
+        unlabelled=sender.unlabelled,
     )
+
+
+def _not_elsewhere(data: DataSet, place: Place, photos: int) -> None:
+    """Raises `ImportFailed` where none of the photos is where it is looked for: nothing is made for it then."""
+    if photos and not any(isinstance(each, LabelledPhoto) and place.photos.find(each.name) for each in data.photos()):
+        raise ImportFailed(
+            f"None of the {photos} photos of the data set is in {place.photos.files.place}.",
+            fix="Say where they are: --images-from DIR. For photos that the project has: --images existing.",
+        )
 
 
 def look(
@@ -161,7 +186,7 @@ def look(
         read_dataset(open_place(order.source, settings, images=order.images_from), order.format), order, studio
     )
     data = _boxes_only(data) if order.boxes else data
-    return data, survey(data, progress=progress)
+    return data, survey(data, crowds=order.crowds, progress=progress)
 
 
 def _located(data: DataSet, locator: Locator, problems: list[Problem]) -> Iterator[Located]:
@@ -185,7 +210,10 @@ def _project(order: Order, needs: Needs, studio: Studio) -> int:
         taken = next((each for each in studio.projects() if each.get("title") == order.title), None)
         if taken is not None:
             raise TitleTaken(order.title, int(taken["id"]))
-        made = studio.create_project(title=order.title, label_config=new_interface(needs))
+        try:
+            made = studio.create_project(title=order.title, label_config=new_interface(needs))
+        except StudioRefused as refused:
+            raise refused if refused.fix else Refused(refused) from None
         return int(made["id"])
     told = studio.project(order.project)
     config = LabelConfig.parse(told["label_config"])

@@ -9,7 +9,7 @@ from exporters.importing.board import Board, Known
 from exporters.importing.location import Located
 from exporters.importing.placing import Placed
 from exporters.importing.report import As
-from exporters.originals import META
+from exporters.originals import ABOUT, META
 from labelloop.service.datasets import Problem
 from labelloop.service.studio import PredictionsDropped, Studio, StudioRefused
 
@@ -62,22 +62,18 @@ class Sender:
         self._truth = ground_truth
         self._board = board
         self._tell = tell
-        self.made = self.added = self.there = self.regions = self.in_splits = 0
+        self.made = self.added = self.there = self.regions = self.in_splits = self.empty = self.unlabelled = 0
+        self.unsaid = 0
 
-    def send(self, parcels: Sequence[Parcel], *, unlabelled: bool) -> None:
-        """Sends photos.
-
-        Args:
-            parcels: Each photo once.
-            unlabelled: Whether the data set says nothing about any photo: then none gets an empty annotation.
-        """
+    def send(self, parcels: Sequence[Parcel]) -> None:
+        """Sends photos, each of which is there once."""
         new = [each for each in parcels if each.located.known is None]
         self._uploaded([each for each in new if each.located.path is not None])
-        with_annotation = self._as == "annotations" and not unlabelled
-        made = self._make([each for each in new if each.url or each.located.url], annotated=with_annotation)
+        made = self._make([each for each in new if each.url or each.located.url])
         old = [(each, each.located.known) for each in parcels if each.located.known is not None]
-        if unlabelled:
-            return
+        self.unsaid += sum(bool(each.located.photo.about) for each, _ in old)
+        self.unlabelled += sum(not each.placed.annotated for each, _ in [*made, *old])
+        made, old = ([pair for pair in pairs if pair[0].placed.annotated] for pairs in (made, old))
         if self._as == "annotations":
             self._count([each for each, _ in made])
             self._annotate(old)
@@ -108,33 +104,40 @@ class Sender:
         for each, url in zip(parcels, urls, strict=True):
             each.url = url
 
-    def _make(self, parcels: Sequence[Parcel], *, annotated: bool) -> list[tuple[Parcel, Known]]:
+    def _make(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, Known]]:
         """Makes tasks, annotated in the same request: a task is there whole or not at all."""
         if not parcels:
             return []
         try:
-            numbers = self._studio.import_tasks(self._project, [self._task(each, annotated) for each in parcels])
+            numbers = self._studio.import_tasks(self._project, [self._task(each) for each in parcels])
         except StudioRefused as refused:
             made: list[tuple[Parcel, Known]] = []
-            self._halved(parcels, refused, lambda half: made.extend(self._make(half, annotated=annotated)))
+            self._halved(parcels, refused, lambda half: made.extend(self._make(half)))
             return made
         made = []
         for each, number in zip(parcels, numbers, strict=True):
-            known = Known(number, each.url or each.located.url, set(), set(each.placed.ids), int(annotated))
+            url = each.url or each.located.url
+            known = Known(number, url, set(), set(each.placed.ids), int(self._annotates(each)))
             self._board.remember(known, each.located.identity)
             made.append((each, known))
         self.made += len(made)
         self.in_splits += sum(bool(each.located.photo.split) for each, _ in made)
         return made
 
-    def _task(self, each: Parcel, annotated: bool) -> dict[str, Any]:
+    def _annotates(self, each: Parcel) -> bool:
+        return self._as == "annotations" and each.placed.annotated
+
+    def _task(self, each: Parcel) -> dict[str, Any]:
         photo = each.located.photo
-        meta = {META: {"id": each.located.identity, "name": photo.name}}
+        kept: dict[str, Any] = {"id": each.located.identity, "name": photo.name}
+        if photo.about:
+            kept[ABOUT] = photo.about
+        meta = {META: kept}
         data = {self._key: each.url or each.located.url}
         if photo.split and self._key != SPLIT:
             data[SPLIT] = photo.split
         task: dict[str, Any] = {"data": data, "meta": meta}
-        if annotated:
+        if self._annotates(each):
             task["annotations"] = [{"result": each.placed.results, "ground_truth": self._truth}]
         return task
 
@@ -194,6 +197,7 @@ class Sender:
 
     def _count(self, parcels: Sequence[Parcel]) -> None:
         self.added += len(parcels)
+        self.empty += sum(not each.placed.results for each in parcels)
         self.regions += sum(each.placed.regions for each in parcels)
 
 

@@ -41,15 +41,18 @@ class Figures:
         split = image.split
         self.images += 1
         self.images_in[split] += 1
-        self.photo_sizes[image.width, image.height] += 1
+        if image.width:
+            self.photo_sizes[image.width, image.height] += 1
         self.empty[split] += not objects
         self.many[min(len(objects), 50)] += 1
         for each in objects:
             self.objects[each.class_id, split] += 1
-            self._measure(image, each)
+            if image.width:
+                self._measure(image, each)
         for class_id in {each.class_id for each in objects}:
             self.images_of[class_id, split] += 1
-        self._keep(image, objects)
+        if image.width:
+            self._keep(image, objects)
 
     def samples(self) -> list[tuple[Image, Sequence[Seen]]]:
         """Images to be shown: of each class some, in turns, the rare classes as often as the usual ones.

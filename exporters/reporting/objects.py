@@ -8,7 +8,8 @@ import shapely
 
 from exporters.dataset import Box, Image
 from exporters.manifest import Manifest
-from labelloop.labeling.geometry import Mask, Point
+from labelloop.labeling.geometry import Point
+from labelloop.service.datasets.shapes import run_lengths
 
 Ring = Sequence[Point]
 
@@ -125,6 +126,15 @@ OBJECTS: Mapping[str, Read] = {
 """Format -> how its records are read, the format that says most first."""
 
 
+def objects_of(name: str, record: bytes, image: Image, manifest: Manifest) -> list[Seen]:
+    """The objects of an image by a format's record of it; their classes have the class map's numbers."""
+    found = OBJECTS[name](record, image, manifest.classes)
+    if name != "coco" or not manifest.categories.ids:
+        return found
+    numbers = {manifest.categories.id(label, number): number for label, number in manifest.classes.items()}
+    return [msgspec.structs.replace(each, class_id=numbers.get(each.class_id, 0)) for each in found]
+
+
 def best_format(manifest: Manifest) -> str:
     """The format of a version whose records say most of the objects; empty where none does (classes of images)."""
     return next((name for name in OBJECTS if name in manifest.formats), "")
@@ -136,7 +146,7 @@ def _segmentation(given: Any) -> list[Ring]:
     if not isinstance(given, dict):
         return []
     height, width = given["size"]
-    outline = shapely.simplify(Mask(width, height, given["counts"].encode()).polygon(), 0.5)
+    outline = shapely.simplify(run_lengths(given, width, height).polygon(), 0.5)
     rings: list[Ring] = []
     for part in shapely.get_parts(outline):
         rings += [list(ring.coords) for ring in (part.exterior, *part.interiors)]

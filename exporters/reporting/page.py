@@ -8,10 +8,11 @@ import msgspec
 
 from exporters.accounting import Loss
 from exporters.dataset import Image
+from exporters.formats.format import LEFT_OUT
 from exporters.manifest import DROPPED, IMAGES, Manifest
 from exporters.reporting.charts import bars, colour, heat, histogram, split_colour
 from exporters.reporting.figures import SIDE_STEPS, Figures
-from exporters.reporting.objects import OBJECTS, best_format
+from exporters.reporting.objects import best_format, objects_of
 from exporters.reporting.pictures import pictures
 from exporters.tables import read_index, read_table
 from labelloop.service.media import Media
@@ -41,7 +42,8 @@ def html_report(store: Store, manifest: Manifest, *, media: Media | None = None,
     figures = Figures(samples)
     name = best_format(manifest)
     for image, record in _records(store, manifest, name):
-        figures.add(image, OBJECTS[name](record, image, manifest.classes) if name else ())
+        told = name and record != LEFT_OUT
+        figures.add(image, objects_of(name, record, image, manifest) if told else ())
     losses, more = _losses(store, manifest)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -1,45 +1,71 @@
 """A Label Studio JSON export or JSON lines, of any size, on the disk or in S3."""
 
+import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from exporters.errors import NotTasks, SourceNotFound
+from exporters.errors import InputBroken, NotTasks, SourceNotFound
 from exporters.sources.source import read
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
-from labelloop.labeling.stream import iter_raw_tasks
+from labelloop.labeling.stream import check_end, iter_raw_tasks
 from labelloop.labeling.task import Task
 from labelloop.service.settings import Settings
 from labelloop.service.store import NotThere, open_store
 
 
 class JsonFile:
-    """A Label Studio JSON export of any size, or JSON lines, read a task at a time."""
+    """A Label Studio JSON export of any size, or JSON lines, read a task at a time.
+
+    Raises:
+        SourceNotFound: There is no such file.
+        NotTasks: It is something else.
+        InputBroken: It ends before its end.
+    """
 
     def __init__(self, path: Path, config: LabelConfig | None, *, location: str = "") -> None:
         if not path.is_file():
             raise SourceNotFound(str(path), "there is no such file")
-        with path.open("rb") as file:
-            other = mistaken(file.read(HEAD_BYTES))
-        if other:
-            raise NotTasks(location or str(path), other.what, other.fix)
         self.title = Path(location or path.name).stem
         self.origin: dict[str, Any] = {"kind": "file", "location": location or path.name}
         self.config = config
         self.total: int | None = None
         self._path = path
+        self._shown = location or str(path)
+        with self._open() as file:
+            if other := mistaken(file.read(HEAD_BYTES)):
+                raise NotTasks(self._shown, other.what, other.fix)
+            file.seek(0)
+            check_end(file)
+            self._mark = _mark(file)
 
     def raw(self) -> Iterator[bytes | MalformedTask]:
-        """The JSON of each task of the file."""
-        with self._path.open("rb") as file:
-            yield from _cut(file)
+        """The JSON of each task of the file.
+
+        Raises:
+            InputBroken: The file ends before its end, or was written to since it was opened.
+        """
+        with self._open() as file:
+            yield from iter_raw_tasks(file)
+            if _mark(file) != self._mark:
+                raise InputBroken(self._shown, "it was written to while it was read", "Wait until it is written.")
 
     def tasks(self) -> Iterator[Task | MalformedTask]:
         """Each task of the file; an unreadable one does not stop the rest."""
         yield from read(self.raw())
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        """The file; what is no task's own fault ends the run."""
+        with self._path.open("rb") as file:
+            try:
+                yield file
+            except MalformedTask as error:
+                raise InputBroken(self._shown, error.reason) from error
 
     def mentions(self, word: bytes) -> bool:
         """Whether a word stands anywhere in the file: told at the speed of the disk, no task is read."""
@@ -73,8 +99,7 @@ class S3Json(JsonFile):
         self._folder.cleanup()
 
 
-def _cut(file: BinaryIO) -> Iterator[bytes | MalformedTask]:
-    try:
-        yield from iter_raw_tasks(file)
-    except MalformedTask as error:  # the rest of the file cannot be told apart any more
-        yield error
+def _mark(file: BinaryIO) -> tuple[int, int]:
+    """What tells that a file was written to."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns

@@ -143,7 +143,7 @@ class Project:
                 done = self._store(iter_raw_tasks(stream), 0)
         except StudioUnauthorized:
             raise
-        except (StudioError, MalformedTask) as error:
+        except (StudioError, MalformedTask, msgspec.DecodeError) as error:
             _log.warning("snapshot_failed", project=self._id, reason=str(error))
             mirror.remove(mirror.marks())  # pages go by id, and a snapshot need not
             done = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from exporters.errors import SourceNotFound
+from exporters.errors import InputBroken, SourceNotFound
 from exporters.sources.mirror import Mirror, Part
 from exporters.sources.source import Progress, read
 from labelloop.labeling.config import LabelConfig
@@ -24,6 +24,8 @@ from labelloop.service.store import NotThere, Store
 
 _THREADS = 16
 _BATCH = 256
+_NAMED = 3
+_RESYNC = "Let Label Studio write these again: Settings > Cloud Storage > Sync the target storage."
 _NAME = re.compile(r"\d{1,18}(\.json)?")
 
 
@@ -66,11 +68,17 @@ class TargetStorage:
         self._mirror = Mirror(settings.home / "mirror", f"{settings.s3_endpoint_url} {store.url}")
         if fresh:
             self._mirror.clear()
+        self._url = url
         self._unread: list[MalformedTask] = []
+        self._cut: list[str] = []
         self._ready = False
 
     def raw(self) -> Iterator[bytes | MalformedTask]:
-        """The JSON of each task with its annotations, by id; the first call brings them here."""
+        """The JSON of each task with its annotations, by id; the first call brings them here.
+
+        Raises:
+            InputBroken: An object is cut short.
+        """
         if not self._ready:
             with self._mirror.locked():
                 self.refresh()
@@ -106,6 +114,9 @@ class TargetStorage:
                 if self._progress:
                     self._progress(done, len(changed))
         self.origin["read"] = done
+        if self._cut:
+            more = f" (and {len(self._cut) - _NAMED} more)" if len(self._cut) > _NAMED else ""
+            raise InputBroken(self._url, f"cut short: {'; '.join(sorted(self._cut)[:_NAMED])}{more}", _RESYNC)
         return done
 
     def _part(self, key: str, tag: str) -> Part | MalformedTask | None:
@@ -116,6 +127,8 @@ class TargetStorage:
         try:
             return _read_part(key, tag, data)
         except (msgspec.DecodeError, ValueError) as error:
+            if "truncated" in str(error):  # msgspec's word for JSON that lacks its end
+                self._cut.append(f"{key} ends at byte {len(data)}, in the middle")
             return MalformedTask(None, key, f"is no annotation as Label Studio writes it ({error})")
 
 

@@ -4,17 +4,21 @@ Format: https://cocodataset.org/#format-data. Which loader notices what: none no
 outside the image; COCOeval gives a wrong AP for the first.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
-import msgspec
-
+from exporters.formats.coco import twin_key
 from exporters.validate.flaws import Problems
 from exporters.validate.names import check_classes
 from exporters.validate.photos import check_photo
+from labelloop.labeling.splits import split_of
+from labelloop.service.datasets import Photos, Place
 from labelloop.service.datasets.errors import Flawed
 from labelloop.service.datasets.shapes import run_lengths
+from labelloop.service.datasets.sheets import json_sheets, may_be_coco
+from labelloop.service.datasets.text import json_of
 
 TOLERANCE = 0.01
 """Pixels over the edge that are rounding."""
@@ -23,21 +27,47 @@ Names = dict[str, str]
 """File name of an image -> the file that lists it."""
 
 
-def check_coco(path: Path, name: str, seen: Names, problems: Problems, *, images: Path | None = None) -> None:
+def check_sheets(place: Place, prefix: str, problems: Problems) -> None:
+    """Look the COCO files of a place through, and the photos where there are some."""
+    seen: Names = {}
+    for name in [place.file] if place.file else json_sheets(place.files):
+        data = place.files.read(name)
+        if place.file or may_be_coco(data):
+            check_coco(data, prefix + name, seen, problems, images=_Images(place.photos, name))
+
+
+class _Images:
+    """The photos of one file, which a folder of its split may hold; none where they are not at hand."""
+
+    def __init__(self, photos: Photos, sheet: str) -> None:
+        path = PurePosixPath(sheet)
+        split = path.stem.rpartition("_")[2]
+        self._split = split if split_of(split) else path.parent.name
+        self.photos = photos
+
+    def find(self, file: str) -> str | None:
+        """The photo of a ``file_name``; one in the folder of another split is none."""
+        found = self.photos.find(f"{self._split}/{file}") or self.photos.find(file)
+        splits = {split for part in PurePosixPath(found or "").parts[:-1] if (split := split_of(part))}
+        own = split_of(self._split)
+        return None if own and splits and own not in splits else found
+
+
+def check_coco(data: bytes, name: str, seen: Names, problems: Problems, *, images: _Images) -> None:
     """Look one file through.
 
     Args:
-        path: the file.
+        data: the file.
         name: its name in the problems.
         seen: images of the files before it (other splits), to find those that are in two; this file's are added.
         problems: where faults go.
-        images: the folder of its images; ``None`` where they are not at hand.
+        images: its images.
     """
     problems.looked_at["COCO files"] += 1
     try:
-        sheet = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, OSError) as error:
-        problems.add("coco-unreadable", name, detail=str(error))
+        sheet = json_of(data)
+    except Flawed as flaw:
+        problems.add("coco-unreadable", name, detail=str(flaw))
         return
     lists = [sheet.get(key) for key in ("images", "annotations", "categories")] if isinstance(sheet, dict) else [None]
     if not all(isinstance(each, list) and all(isinstance(item, dict) for item in each) for each in lists):
@@ -46,6 +76,7 @@ def check_coco(path: Path, name: str, seen: Names, problems: Problems, *, images
     sizes = _images(lists[0] or [], name, seen, problems, images)
     categories = _categories(lists[2] or [], name, problems)
     ids: set[int] = set()
+    seen_rows: dict[bytes, str] = {}
     for place, each in enumerate(lists[1] or []):
         problems.looked_at["annotations"] += 1
         number = each.get("id")
@@ -55,12 +86,19 @@ def check_coco(path: Path, name: str, seen: Names, problems: Problems, *, images
             problems.add("coco-annotation-id", name, where, detail)
         else:
             ids.add(number)
-        for flaw, detail in _annotation(each, sizes, categories):
-            problems.add(flaw, name, where, detail)
+        for kind, detail in _annotation(each, sizes, categories):
+            problems.add(kind, name, where, detail)
+        first = seen_rows.setdefault(_digest(twin_key(each)), where)
+        if first != where:
+            problems.add("coco-twice", name, where, f"it says the same as {first}")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=16).digest()
 
 
 def _images(
-    images: list[dict[str, Any]], name: str, seen: Names, problems: Problems, folder: Path | None
+    images: list[dict[str, Any]], name: str, seen: Names, problems: Problems, shown: _Images
 ) -> dict[Any, tuple[float, float] | None]:
     sizes: dict[Any, tuple[float, float] | None] = {}
     for place, each in enumerate(images):
@@ -81,13 +119,12 @@ def _images(
                 problems.add("coco-image-name", name, where, f"{file!r} leads out of the images folder")
         width, height = each.get("width"), each.get("height")
         size = (width, height) if _number(width) and _number(height) and width > 0 and height > 0 else None
-        if folder is not None and isinstance(file, str) and file:
-            # A name may begin with the folder of its split, or be one in it.
-            path = next((each for each in (folder / file, folder.parent / file) if each.is_file()), None)
-            if path is not None:
-                check_photo(path, name, where, size, problems)
+        if shown.photos.names and isinstance(file, str) and file:
+            photo = shown.find(file)
+            if photo is not None:
+                check_photo(shown.photos, photo, name, where, size=size, problems=problems)
             else:
-                problems.add("coco-image-missing", name, where, f"{file!r} is not in {folder.name}/")
+                problems.add("coco-image-missing", name, where, f"{file!r} is not among the photos")
         if size is None:
             problems.add("coco-image-size", name, where, f"width {width!r}, height {height!r}")
         if _whole(number):

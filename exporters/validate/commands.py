@@ -18,8 +18,9 @@ SHOWN = 20
 def dataset_validate(place: str, *, version: str = "latest", json: Json = None) -> int:
     """Look for what no loader notices: double ids, boxes outside their image, mixed rows, images without labels.
 
-    Reads COCO, Pascal VOC, YOLO (detect, segment, OBB, pose) and Ultralytics NDJSON, whoever wrote them, and the
-    versions that `labelloop export` makes, whose checksums, sizes and numbers are compared with the manifest too.
+    Takes every layout that `labelloop import` takes, in a folder, a zip or a bucket: COCO, Pascal VOC, YOLO (detect,
+    segment, OBB, pose; also as Darknet and Label Studio lay it out) and Ultralytics NDJSON. Versions that
+    `labelloop export` makes are compared with their manifest too: checksums, sizes and numbers.
 
     ```
     labelloop dataset validate ./somebody-elses-yolo
@@ -28,7 +29,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: Json = None) 
     ```
 
     Args:
-        place: a folder, a COCO file, or where a data set of ours lives: file:///DIR or s3://BUCKET/PREFIX.
+        place: a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX; also where a data set of ours lives.
         version: which version of a data set of ours: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
@@ -37,7 +38,7 @@ def dataset_validate(place: str, *, version: str = "latest", json: Json = None) 
     """
     store, report_to = _store(place), checked(json)
     if store is None:
-        path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place)
+        path = unquote(urlsplit(place).path) if place.startswith("file://") else place
         return _say(place, validate(path), json=report_to)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
@@ -66,9 +67,11 @@ def dataset_verify(url: str, *, version: str = "latest", json: Json = None) -> i
 
 
 def _store(place: str) -> Store | None:
-    """The store of a data set of ours; ``None`` for a folder of somebody else's, or one that was pulled."""
+    """The store of a data set of ours; ``None`` for one of somebody else's, or one that was pulled."""
     if place.startswith("s3://"):
-        return open_store(place, Settings())
+        store = open_store(place, Settings())
+        names = ("HEAD.json", "versions/") if not place.endswith((".json", ".ndjson", ".jsonl", ".zip")) else ()
+        return store if any(next(iter(store.list(name)), "") for name in names) else None
     path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place).absolute()
     ours = (path / "HEAD.json").is_file() or any(path.glob("versions/v*/manifest.json"))
     return open_store(path.as_uri(), Settings()) if ours else None

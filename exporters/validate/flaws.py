@@ -74,6 +74,11 @@ FLAWS: Mapping[str, Flaw] = {
         "evaluation of key points stops or ignores the object",
         "write x, y, visibility for each name, and num_keypoints",
     ),
+    "coco-twice": Flaw(
+        "an annotation that says the same as another one of its image",
+        "one of the two can never be found: recall is too low",
+        "drop one",
+    ),
     "yolo-sheet": Flaw(
         "data.yaml missing, unreadable, or its names, nc, kpt_shape or flip_idx do not fit together",
         "training does not start, or mirrors key points wrongly",
@@ -119,16 +124,24 @@ FLAWS: Mapping[str, Flaw] = {
         "VOC counts pixels from 1; readers take 1 off and get -1",
         "count from 1 and clip to the image",
     ),
+    "voc-twice": Flaw(
+        "an object that says the same as another one of its image",
+        "one of the two can never be found: recall is too low",
+        "drop one",
+    ),
     "voc-imagesets": Flaw(
         "no ImageSets/Main lists, or lists and Annotations that do not name the same images",
         "torchvision and the development kit cannot load it, or leave images out",
         "write ImageSets/Main/{train,val,trainval,test}.txt",
     ),
     "voc-image-missing": Flaw("an image that is not in JPEGImages", "loading stops", "bring the image"),
+    "label-unread": Flaw(
+        "labels that cannot be read", "they are lost to whoever trains on it", "write them as the format has it"
+    ),
     "class-alike": Flaw(
         "two classes whose names differ only in case, spaces, - or _",
         "one kind of thing is trained as two",
-        "rename one in the label config (`labelloop export` keeps the number), or merge them",
+        "`labelloop export --rename OLD=NEW` counts both as one; an export refuses a new label that is like another",
     ),
     "labels-shared": Flaw(
         "a label file that two images share, such as a.jpg and a.png",

@@ -1,68 +1,91 @@
-"""A plain folder, or one file: which formats it holds, each looked through."""
+"""A place with data sets, as `labelloop import` takes it: which layouts it holds, each looked through."""
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from exporters.errors import NoDataSet
-from exporters.validate.coco import Names, check_coco
+from exporters.validate.coco import check_sheets
 from exporters.validate.flaws import Problems
 from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
-from exporters.validate.yolo import check_yolo, parts_of
+from exporters.validate.yolo import check_yolo
+from labelloop.service.datasets import (
+    READERS,
+    DatasetError,
+    Place,
+    Problem,
+    layouts,
+    open_place,
+    parts,
+    photos_of,
+    recognise,
+)
+from labelloop.service.settings import Settings
 
 _TASKS = ("detect", "segment", "obb", "pose")
 CHECKED = ("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
 """The formats of ours that `validate` knows."""
 
 
-def validate(place: Path, problems: Problems | None = None) -> Problems:
-    """Look a data set through: a COCO or NDJSON file, or a folder with COCO, Pascal VOC, YOLO or NDJSON in it or below.
+def validate(source: Path | str, problems: Problems | None = None, settings: Settings | None = None) -> Problems:
+    """Look through whatever `labelloop import` takes, by the same recognition: a folder, a zip, a file, a bucket.
 
     Args:
-        place: the file or folder.
-        problems: where faults go, if there were others before.
+        source: The place. A folder may hold several data sets, each in a folder of its own.
+        problems: Where faults go, if there were others before.
+        settings: Where the S3 server is; None: of the environment.
 
     Raises:
-        NoDataSet: there is nothing there that is a data set of a format we know.
+        NoDataSet: There is nothing there that is a data set of a format we know.
+        DatasetError: It is a file that other commands are for.
     """
     problems = Problems() if problems is None else problems
-    if place.is_file():
-        if place.suffix == ".ndjson":
-            check_ndjson(place, place.name, problems)
-        else:
-            check_coco(place, place.name, {}, problems)
+    text = str(source)
+    if not text.startswith("s3://") and not Path(text).expanduser().exists():
+        raise NoDataSet(text, "there is no such file or folder")
+    place = open_place(text, settings or Settings(), alone=False)
+    if place.file:
+        _check(recognise(place), place, "", problems)
         return problems
-    inner = sorted(place.iterdir()) if place.is_dir() else []
-    parts = parts_of(place) if place.is_dir() else []  # of the data set that is the folder itself
-    folders = [(place, "")]
-    folders += [(child, f"{child.name}/") for child in inner if child.is_dir() and child not in parts]
-    beside: Names = {}
-    found = [_one(folder, name, beside, problems) for folder, name in folders]
-    if not any(found):
-        reason = "none of the files of a data set is in it" if place.is_dir() else "there is no such file or folder"
-        raise NoDataSet(str(place), reason)
+    found = False
+    within = parts(place.files)
+    for name, files in within.items():
+        part = Place(files, photos_of(files, place.files if len(within) == 1 else files))
+        for layout in layouts(files, part.photos) or _unlike(part, alone=not name):
+            _check(layout, part, f"{name}/" if name else "", problems)
+            found = True
+    if not found:
+        raise NoDataSet(text, "none of the files of a data set is in it")
     return problems
 
 
-def _one(folder: Path, name: str, beside: Names, problems: Problems) -> bool:
-    """Look one folder through; ``beside`` are the images of the COCO files that lie beside the photos of a split."""
-    if name in ("annotations/", "labels/", "images/", "Annotations/", "JPEGImages/", "ImageSets/"):
-        return False  # a part of the data set that its parent is
-    seen: Names = {}
-    here = folder.glob("*.json" if not name else "*.coco.json")  # Roboflow has one beside the photos of each split
-    sheets = sorted([*(folder / "annotations").glob("*.json"), *here])
-    for path in sheets:
-        split = path.stem.rpartition("_")[2]
-        places = [folder / "images" / split, folder / split, folder / "images"]
-        places += [folder] if path.name.endswith(".coco.json") else []
-        photos = next((each for each in places if each.is_dir()), None)
-        known = beside if path.name.endswith(".coco.json") else seen
-        check_coco(path, name + path.relative_to(folder).as_posix(), known, problems, images=photos)
-    voc, yolo = (folder / "Annotations").is_dir(), (folder / "labels").is_dir() or (folder / "data.yaml").is_file()
-    if voc:
-        check_voc(folder, name, problems)
-    if yolo:
-        check_yolo(folder, name, problems)
-    lines = sorted(folder.glob("*.ndjson"))
-    for path in lines:
-        check_ndjson(path, name + path.name, problems)
-    return bool(sheets) or voc or yolo or bool(lines)
+def _unlike(part: Place, *, alone: bool) -> list[str]:
+    """The layout of a folder whose labels are no files: classes of photos. Raises `DatasetError` as an import does."""
+    layout = recognise(part) if alone and part.files.names else "images"
+    return [] if layout == "images" else [layout]
+
+
+def _check(layout: str, place: Place, name: str, problems: Problems) -> None:
+    """Look a layout through by its rules; where they find nothing, by whether an import could read all of it."""
+    before = problems.counts.total()
+    check = _CHECKS.get(layout)
+    if check is not None:
+        check(place, name, problems)
+    if problems.counts.total() > before or layout == "ndjson":  # a trainer needs no sizes there, an import does
+        return
+    ambiguous = (DatasetError,) if check else ()  # rows of four corners are two things
+    with suppress(*ambiguous):
+        for each in READERS[layout](place).photos():
+            if isinstance(each, Problem):
+                problems.add("label-unread", name + (place.file or each.item), place.file and each.item, each.reason)
+            elif check is None:
+                problems.looked_at["images"] += 1
+
+
+_CHECKS: Mapping[str, Callable[[Place, str, Problems], None]] = {
+    "coco": check_sheets,
+    "voc": check_voc,
+    "yolo": check_yolo,
+    "ndjson": check_ndjson,
+}

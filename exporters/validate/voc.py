@@ -4,52 +4,65 @@ Format: the VOC2012 development kit: whole pixels from 1, the maximum included.
 """
 
 from collections import defaultdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import parse
-
-from exporters.names import EXTENSIONS
 from exporters.validate.flaws import Problems
 from exporters.validate.names import check_classes, check_shared
 from exporters.validate.photos import check_photo
+from labelloop.service.datasets import Photos, Place
+from labelloop.service.datasets.errors import Flawed
+from labelloop.service.datasets.text import lines_of
+from labelloop.service.datasets.voc import parse_voc
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
+_LISTS = ("train.txt", "val.txt", "trainval.txt", "test.txt")
 
 
-def check_voc(folder: Path, name: str, problems: Problems) -> None:
-    """Look a folder with ``Annotations/`` through; images are compared where ``JPEGImages/`` is there."""
+def check_voc(place: Place, prefix: str, problems: Problems) -> None:
+    """Look the XML files of a place through, and the photos where there are some."""
+    photos = _Shown(place.photos)
     stems: set[str] = set()
     classes: set[str] = set()
-    beside: dict[str, list[Path]] = defaultdict(list)
-    if (folder / "JPEGImages").is_dir():
-        for path in sorted((folder / "JPEGImages").iterdir()):
-            if path.suffix.lower() in EXTENSIONS:
-                beside[path.stem].append(path)
-    for path in sorted((folder / "Annotations").glob("*.xml")):
+    names = [name for name in place.files.names if name.lower().endswith(".xml")]
+    masked = {PurePosixPath(name).stem for name in place.files.names if "SegmentationObject/" in name}
+    for name in names:
         problems.looked_at["VOC files"] += 1
-        stems.add(path.stem)
-        file = f"{name}Annotations/{path.name}"
+        stem, file = PurePosixPath(name).stem, prefix + name
+        stems.add(stem)
         try:
-            root: Any = parse(path).getroot()
-        except (ParseError, DefusedXmlException, OSError, ValueError) as error:
-            problems.add("voc-unreadable", file, detail=str(error))
+            root = parse_voc(place.files, name)
+        except Flawed as flaw:
+            problems.add("voc-unreadable", file, detail=str(flaw))
             continue
-        size = _page(root, file, problems)
+        size = _page(root, file, problems, masked=stem in masked)
         classes |= {label for each in root.iter("object") if (label := each.findtext("name") or "").strip()}
-        if path.stem in beside:
-            check_photo(beside[path.stem][0], file, "", size, problems)
-        elif (folder / "JPEGImages").is_dir():
-            problems.add("voc-image-missing", file, detail=root.findtext("filename") or path.stem)
-    check_classes(sorted(classes), f"{name}Annotations", "name", problems)
-    check_shared(beside, {stem: f"{name}Annotations/{stem}.xml" for stem in sorted(stems)}, problems)
-    _lists(folder, name, stems, problems)
+        told = (root.findtext("filename") or "").strip()
+        photo = photos.of_stem.get(stem, [""])[0] or (place.photos.find(told) if told else None)
+        if photo:
+            check_photo(place.photos, photo, file, "", size=size, problems=problems)
+        elif photos.of_stem:
+            problems.add("voc-image-missing", file, detail=told or stem)
+    folder = f"{prefix}Annotations" if any(name.startswith("Annotations/") for name in names) else prefix.rstrip("/")
+    check_classes(sorted(classes), folder, "name", problems)
+    check_shared({prefix + name: photos.of_stem.get(PurePosixPath(name).stem, []) for name in names}, problems)
+    _lists(place, prefix, {PurePosixPath(name).stem: name for name in names}, problems)
 
 
-def _page(root: Element, file: str, problems: Problems) -> tuple[float, float] | None:
-    """Look a file's text through; gives the size that it states."""
+class _Shown:
+    """The photos by their names without extension; masks are none."""
+
+    def __init__(self, photos: Photos) -> None:
+        self.of_stem: dict[str, list[str]] = defaultdict(list)
+        for name in photos.names:
+            path = PurePosixPath(name)
+            if not any(part.startswith("Segmentation") for part in path.parts):
+                self.of_stem[path.stem].append(name)
+
+
+def _page(root: Any, file: str, problems: Problems, *, masked: bool) -> tuple[float, float] | None:
+    """Look a file's text through; gives the size that it states. ``masked``: pixels tell its objects apart."""
+    seen: dict[tuple[tuple[str, str], ...], str] = {}
     width, height = (_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
     if not width or not height or width <= 0 or height <= 0:
         problems.add("voc-size", file, detail=f"width {width}, height {height}")
@@ -57,6 +70,10 @@ def _page(root: Element, file: str, problems: Problems) -> tuple[float, float] |
     for place, each in enumerate(root.iter("object"), start=1):
         problems.looked_at["objects"] += 1
         where = f"object {place}"
+        said = tuple((str(one.tag), (one.text or "").strip()) for one in each.iter())
+        first = where if masked else seen.setdefault(said, where)
+        if first != where:
+            problems.add("voc-twice", file, where, f"it says the same as {first}")
         if not (each.findtext("name") or "").strip():
             problems.add("voc-box", file, where, "it has no name")
         box = [_number(each.findtext(f"bndbox/{edge}")) for edge in _EDGES]
@@ -71,24 +88,31 @@ def _page(root: Element, file: str, problems: Problems) -> tuple[float, float] |
     return (width, height) if width and height else None
 
 
-def _lists(folder: Path, name: str, stems: set[str], problems: Problems) -> None:
-    main = folder / "ImageSets" / "Main"
+def _lists(place: Place, prefix: str, files: dict[str, str], problems: Problems) -> None:
     listed: dict[str, set[str]] = {}
-    for split in ("train", "val", "trainval", "test"):
-        path = main / f"{split}.txt"
-        if path.is_file():
-            # the kit's lists of one class have a second column
-            listed[split] = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+    where: dict[str, str] = {}
+    for name in place.files.names:
+        path = PurePosixPath(name)
+        if path.parts[-3:-1] == ("ImageSets", "Main") and path.name in _LISTS:
+            try:
+                lines = lines_of(place.files.read(name))
+            except Flawed as flaw:
+                problems.add("voc-imagesets", prefix + name, detail=str(flaw))
+                lines = []
+            where[path.stem] = prefix + name
+            listed.setdefault(path.stem, set()).update(line.split()[0] for line in lines)  # a class's have two columns
     if not listed:
-        problems.add("voc-imagesets", f"{name}ImageSets/Main", detail="no train.txt, val.txt, trainval.txt or test.txt")
+        main, names = f"{prefix}ImageSets/Main", ", ".join(_LISTS)
+        problems.add("voc-imagesets", main, detail=f"there is none of the lists {names}")
         return
-    for split, names in listed.items():
-        for stem in sorted(names - stems):
-            problems.add("voc-imagesets", f"{name}ImageSets/Main/{split}.txt", stem, "it has no file in Annotations")
+    stems = files.keys()
+    for split, names_ in listed.items():
+        for stem in sorted(names_ - stems):
+            problems.add("voc-imagesets", where[split], stem, "it has no file in Annotations")
     for stem in sorted(stems - set().union(*listed.values())):
-        problems.add("voc-imagesets", f"{name}Annotations/{stem}.xml", detail="no list has it")
+        problems.add("voc-imagesets", prefix + files[stem], detail="no list has it")
     for stem in sorted(listed.get("train", set()) & (listed.get("val", set()) | listed.get("test", set()))):
-        problems.add("voc-imagesets", f"{name}ImageSets/Main/train.txt", stem, "it is in val.txt or test.txt too")
+        problems.add("voc-imagesets", where["train"], stem, "it is in val.txt or test.txt too")
 
 
 def _number(text: str | None) -> float | None:

@@ -5,65 +5,74 @@ Format: https://docs.ultralytics.com/datasets/.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
-from exporters.names import EXTENSIONS
 from exporters.validate.flaws import Problems
 from exporters.validate.names import check_classes, check_shared
 from exporters.validate.photos import check_photo
+from labelloop.service.datasets import DatasetError, Photos, Place
+from labelloop.service.datasets.errors import Flawed
+from labelloop.service.datasets.text import text_of
+from labelloop.service.datasets.yolo import class_list_of, label_files, label_files_alone, named_joints, read_sheet
 
 TOLERANCE = 1e-4
 """Shares over the edge that are rounding: a tenth of a pixel in a thousand."""
 
 
-def check_yolo(folder: Path, name: str, problems: Problems) -> None:
-    """Look a folder with ``data.yaml`` and ``labels/`` through; images are compared where ``images/`` is there.
-
-    ``labels/`` and ``images/`` may be in a folder for each split instead (``train/labels/``), as Roboflow lays them.
-    """
-    sheet = _sheet(folder, name, problems)
-    classes = _classes(sheet.get("names"), sheet.get("nc"), f"{name}data.yaml", problems) if sheet else None
-    points = _key_points(sheet, f"{name}data.yaml", problems) if sheet else None
+def check_yolo(place: Place, prefix: str, problems: Problems) -> None:
+    """Look a YOLO folder through, and the photos where there are some; labels are found as an import finds them."""
+    files, photos = place.files, place.photos
+    classes, points = _sheet(place, prefix, problems)
+    of_photo = label_files(files, photos)
+    alone = dict(label_files_alone(files, photos, set(of_photo.values())))
     kinds: dict[str, str] = {}
-    parts = parts_of(folder)
-    for path in (path for part in parts for path in sorted((part / "labels").rglob("*.txt"))):
+    for name in sorted({*of_photo.values(), *alone}):
         problems.looked_at["label files"] += 1
-        file = name + path.relative_to(folder).as_posix()
-        kind = _labels(path, file, classes, points, problems)
-        if kind:
-            kinds[file] = kind
+        try:
+            lines = text_of(files.read(name)).splitlines()
+        except (DatasetError, Flawed) as error:
+            problems.add("yolo-columns", prefix + name, detail=str(error))
+            continue
+        if kind := check_rows(lines, prefix + name, classes, points, problems):
+            kinds[prefix + name] = kind
     usual = Counter(kinds.values()).most_common(1)
     for file, kind in kinds.items():
         if usual and kind != usual[0][0] and kind != "mixed":
             problems.add("yolo-mixed", file, detail=f"rows of {kind}, the other files have rows of {usual[0][0]}")
-    for part in parts:
-        if (part / "images").is_dir():
-            _pairs(part, name if part == folder else f"{name}{part.name}/", problems)
+    if photos.names:
+        _pairs(photos, of_photo, alone, prefix, problems)
 
 
-def parts_of(folder: Path) -> list[Path]:
-    """The folders with a ``labels/`` that the ``data.yaml`` of a folder is about: itself, or those of its splits."""
-    splits = sorted(folder.iterdir()) if (folder / "data.yaml").is_file() else []
-    return [
-        each
-        for each in (folder, *splits)
-        if (each / "labels").is_dir() and (each == folder or not (each / "data.yaml").is_file())
-    ]
-
-
-def _sheet(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
+def _sheet(place: Place, prefix: str, problems: Problems) -> tuple[int | None, tuple[int, int] | None]:
+    """Look at what names the classes; gives their number and the ``kpt_shape``, where they are known."""
+    files = place.files
+    name = place.file if place.file.endswith((".yaml", ".yml")) else class_list_of(files)
+    if not name:
+        problems.add("yolo-sheet", f"{prefix}data.yaml", detail="no data.yaml, and no list of classes")
+        return None, None
+    file = prefix + name
     try:
-        sheet = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problems.add("yolo-sheet", f"{name}data.yaml", detail=str(error).replace("\n", " ")[:200])
-        return {}
-    if not isinstance(sheet, dict):
-        problems.add("yolo-sheet", f"{name}data.yaml", detail="it holds no names")
-        return {}
-    return sheet
+        told = read_sheet(files, name)
+    except DatasetError as error:
+        problems.add("yolo-sheet", file, detail=error.reason[:200])
+        return None, None
+    if told.studio and told.joints:
+        told = named_joints(told, files, label_files(files, place.photos))
+    points = (len(told.joints), told.dimensions) if told.joints else None
+    if not name.endswith((".yaml", ".yml")):
+        return _classes(list(told.names), None, file, problems), points
+    sheet = yaml.safe_load(files.read(name))
+    flip = sheet.get("flip_idx")
+    if (
+        points
+        and flip is not None
+        and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(points[0]), key=str)
+    ):
+        problems.add("yolo-sheet", file, "flip_idx", f"{flip!r:.80} is no order of {points[0]} key points")
+    return _classes(sheet.get("names"), sheet.get("nc"), file, problems), points
 
 
 def _classes(names: Any, nc: object, file: str, problems: Problems) -> int | None:
@@ -80,29 +89,6 @@ def _classes(names: Any, nc: object, file: str, problems: Problems) -> int | Non
     if nc is not None and nc != count:
         problems.add("yolo-sheet", file, "nc", f"nc is {nc!r}, there are {count} names")
     return count
-
-
-def _key_points(sheet: Mapping[str, Any], file: str, problems: Problems) -> tuple[int, int] | None:
-    shape = sheet.get("kpt_shape")
-    if shape is None:
-        return None
-    if not (isinstance(shape, list) and len(shape) == 2 and all(type(number) is int for number in shape)):
-        problems.add("yolo-sheet", file, "kpt_shape", f"{shape!r}: [number of key points, 2 or 3] is wanted")
-        return None
-    flip = sheet.get("flip_idx")
-    if flip is not None and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(shape[0]), key=str):
-        problems.add("yolo-sheet", file, "flip_idx", f"{flip!r} is no order of {shape[0]} key points")
-    return shape[0], shape[1]
-
-
-def _labels(path: Path, file: str, classes: int | None, points: tuple[int, int] | None, problems: Problems) -> str:
-    """Look a label file through; gives the kind of its rows: boxes, points, mixed, or nothing."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problems.add("yolo-columns", file, detail=str(error))
-        return ""
-    return check_rows(lines, file, classes, points, problems)
 
 
 def check_rows(
@@ -180,22 +166,21 @@ def _place(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> I
             yield "yolo-columns", "visibility of a key point is 0, 1 or 2"
 
 
-def _pairs(folder: Path, name: str, problems: Problems) -> None:
-    """Images and label files that go together: the last images/ of a path becomes labels/, as Ultralytics has it."""
-    beside: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted((folder / "images").rglob("*")):
-        if path.suffix.lower() in EXTENSIONS:
-            beside[path.relative_to(folder / "images").with_suffix("").as_posix()].append(path)
-    images = {Path(stem): paths[0] for stem, paths in beside.items()}
-    labels = {path.relative_to(folder / "labels").with_suffix("") for path in (folder / "labels").rglob("*.txt")}
-    files = {path.as_posix(): f"{name}labels/{path.as_posix()}.txt" for path in sorted(labels)}
-    check_shared(beside, files, problems)
-    for path in sorted(images.keys() - labels):
-        problems.add("yolo-image-unlabelled", f"{name}images/{path.as_posix()}")
-    for path in sorted(images.keys() & labels):
-        check_photo(images[path], f"{name}labels/{path.as_posix()}.txt", "", None, problems)
-    for path in sorted(labels - images.keys()):
-        problems.add("yolo-label-alone", f"{name}labels/{path.as_posix()}.txt")
+def _pairs(
+    photos: Photos, of_photo: Mapping[str, str], alone: Mapping[str, str], prefix: str, problems: Problems
+) -> None:
+    """Images and label files that go together, and those that do not."""
+    shared: dict[str, list[str]] = defaultdict(list)
+    for photo, file in of_photo.items():
+        shared[file].append(photo)
+    check_shared({prefix + file: names for file, names in shared.items()}, problems)
+    for photo in sorted(photos.names):
+        if photo not in of_photo:
+            problems.add("yolo-image-unlabelled", prefix + str(PurePosixPath(photo).with_suffix("")))
+    for file, names in sorted(shared.items()):
+        check_photo(photos, names[0], prefix + file, "", size=None, problems=problems)
+    for file in sorted(alone):
+        problems.add("yolo-label-alone", prefix + file, detail=alone[file])
 
 
 def _within(low: float, high: float) -> bool:

@@ -24,6 +24,21 @@ class MalformedTask(LabelingError):
         return f"task {self.task}: {self.field or 'JSON'}: {self.reason}"
 
 
+class EndsEarly(MalformedTask):
+    """A file of tasks ends before its end: it was cut, or is still being written.
+
+    Attributes:
+        begins: The byte at which the item begins that is not whole; that of the end, where it ends between two.
+        ends: The byte at which the file ends.
+    """
+
+    def __init__(self, begins: int, ends: int) -> None:
+        within = f"in the middle of the item that begins at byte {begins}" if begins < ends else "before its closing ]"
+        super().__init__(None, "", f"it is cut short: it ends at byte {ends}, {within}")
+        self.begins = begins
+        self.ends = ends
+
+
 class MalformedConfig(LabelingError):
     """A labelling configuration is not the XML that Label Studio accepts.
 

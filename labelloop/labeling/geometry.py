@@ -200,6 +200,14 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
         """How many pixels it has."""
         return float(coco.area(self.coco))
 
+    @property
+    def counts(self) -> list[int]:
+        """Its run lengths column by column, background first: COCO's uncompressed encoding."""
+        flat = self.array().ravel(order="F")
+        edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        lengths: list[int] = np.diff(edges, prepend=0, append=flat.size).tolist()
+        return [0, *lengths] if flat[0] else lengths
+
     def polygon(self) -> shapely.Polygon | shapely.MultiPolygon:
         """The outline along its pixels' edges: the same area, parts and holes kept."""
         return trace(self.array())

@@ -56,6 +56,11 @@ def cases(build: Any) -> dict[str, dict[str, list]]:
         build.keypoint(70, 20, "nose", id="k3", parentID="two"),
     ]
     odd = [build.box(5 + 12 * n, 10, 10, 50, label, id=f"o{n}") for n, label in enumerate(ODD_LABELS)]
+    drawn = (*boxes[:2], polygons[0], turned[0], masks[1])
+    twins = [each | {"id": f"{each['id']}-{n}"} for each in drawn for n in (1, 2)]
+    attributes = {"colour": "red", "n": [1, 2], "on": True}
+    notes = {"text": ["truncated, occluded, pose: Left", "ask"], "attributes": attributes}
+    noted = [each | {"meta": notes} for each in (*boxes[:2], *polygons, masks[1])]
     several = [build.box(10, 20, 30, 40, "car", "dog", id="s1")]
     return {
         "boxes": {"a.jpg": boxes, "b.jpg": boxes[:1], "empty.jpg": []},
@@ -65,6 +70,8 @@ def cases(build: Any) -> dict[str, dict[str, list]]:
         "people": {"a.jpg": people, "b.jpg": people[:1]},
         "mixed": {"a.jpg": [*boxes, *turned, *polygons, *masks, *people], "b.jpg": masks, "empty.jpg": []},
         "names": {"x/1.jpg": boxes[:1], "y/1.jpg": boxes[1:2], "日本 x.jpg": odd, f"{'長' * 60}.jpg": boxes[:1]},
+        "twins": {"a.jpg": twins, "b.jpg": twins[:2]},
+        "noted": {"a.jpg": noted, "b.jpg": [*noted[:1], *boxes[1:2]]},
         "several": {"a.jpg": several, "b.jpg": [*several, *boxes[1:3]]},
     }
 

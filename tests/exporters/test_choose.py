@@ -55,13 +55,14 @@ def test_without_ground_truth_the_latest_update_counts(run, build, task):
 
 @pytest.mark.parametrize("name", ["ground-truth", "user:9"])
 def test_task_without_a_fitting_annotation_is_out_and_listed(run, build, name):
-    out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)))], annotation=name)
+    chosen = build.annotation(build.box(1, 1, 5, 5), completed_by=9, ground_truth=True)
+    out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5))), build.task(2, chosen)], annotation=name)
     assert out.report.accounts.tasks.dropped == {"no annotation by the policy": 1}
-    assert out.instances()["images"] == []
+    assert [image["task_id"] for image in out.instances()["images"]] == [2]
     assert {loss["kind"] for loss in out.losses} == {"task", "annotation"}
 
 
-def test_skipped_and_unlabelled_tasks_are_listed_not_negatives(run, build):
+def test_skipped_and_unlabelled_tasks_are_listed_not_negatives(run, build, config):
     # W27: skipped tasks left no trace; W25: a task with predictions alone became a background image
     prediction = {"id": 1, "model_version": "m", "score": 0.5, "result": [build.box(1, 1, 5, 5)]}
     tasks = [
@@ -70,13 +71,14 @@ def test_skipped_and_unlabelled_tasks_are_listed_not_negatives(run, build):
         build.task(3) | {"predictions": [prediction]},
         build.task(4, build.annotation(), width=10, height=10),
     ]
-    out = run(tasks)
-    assert out.report.accounts.tasks.dropped == {"not annotated": 2, "skipped by the annotator": 1}
+    out = run(tasks, label_config=config("car"))
+    only = "only predictions, no annotation"
+    assert out.report.accounts.tasks.dropped == {"not annotated": 1, only: 1, "skipped by the annotator": 1}
     assert [image["task_id"] for image in out.instances()["images"]] == [4]
     assert {loss["task"]: loss["reason"] for loss in out.losses if loss["kind"] == "task"} == {
         1: "skipped by the annotator",
         2: "not annotated",
-        3: "not annotated",
+        3: only,
     }
 
 

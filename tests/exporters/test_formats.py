@@ -75,9 +75,9 @@ def test_choices_are_no_classes(run, build, config):
     assert out.report.accounts.other_results == {"choices": 1}
 
 
-def test_empty_image_is_kept_with_its_size(run, build):
+def test_empty_image_is_kept_with_its_size(run, build, config):
     # W26 (COCO wrote null), W19 (VOC wrote no file); an image that shows nothing teaches too
-    out = run([build.task(1, build.annotation(), width=320, height=200)])
+    out = run([build.task(1, build.annotation(), width=320, height=200)], label_config=config("car"))
     assert (out.instances()["images"][0]["width"], out.instances()["images"][0]["height"]) == (320, 200)
     assert out.voc("1").findtext("size/width") == "320"
     assert out.voc_boxes("1") == []
@@ -141,7 +141,7 @@ def test_missing_image_size_comes_from_a_sibling_or_the_tasks_data(run, build):
         build.task(2, build.annotation(build.box(10, 10, 10, 10, **bare)), width=1000, height=500),
         build.task(3, build.annotation(build.box(10, 10, 10, 10, **bare))),
     ]
-    out = run(tasks)
+    out = run(tasks, formats=("coco",))
     assert [each["bbox"] for each in out.instances()["annotations"]] == [
         pytest.approx([64, 36, 64, 36]),
         pytest.approx([320, 180, 64, 36]),

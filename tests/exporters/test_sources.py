@@ -146,10 +146,10 @@ def test_file_that_is_no_export_of_tasks_is_named_for_what_it_is_and_makes_no_ve
     assert not (tmp_path / "set").exists()
 
 
-def test_project_without_tasks_is_an_empty_data_set(run):
-    out = run([])
-    assert out.report.images == {"train": 0}
-    assert out.instances()["images"] == []
+def test_project_without_tasks_makes_no_version(run):
+    report = run([]).report
+    assert not report.published
+    assert not report.version
 
 
 def test_label_config_without_an_image_is_told_at_once(run, build, tmp_path):

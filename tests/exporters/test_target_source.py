@@ -101,7 +101,7 @@ def test_whole_tasks_are_read_too_and_an_annotation_counts_once(build, put, take
 
 def test_broken_object_costs_itself_alone_and_is_listed(run, build, put, target):
     put(build.annotation(build.box(1, 1, 5, 5), number=7), 1)
-    (target / "8").write_text('{"id": 8, "result": [')
+    (target / "8").write_text('{"id": 8, "result": [}')
     (target / "9").write_text('{"id": 9, "result": []}')
     (target / "10").write_text("[]")
     (target / "notes.txt").write_text("not ours")

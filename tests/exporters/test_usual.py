@@ -41,6 +41,8 @@ def mixture(build, seed):
                 box | {"value": box["value"] | {"rotation": rng.choice([0, 30.5, 360, -720, 90, -45])}},
                 box | {"value": box["value"] | {"x": rng.randrange(50), "width": rng.choice([1e-5, 5e-4])}},
                 box | {"score": rng.choice([0.5, 1, None])},
+                box | {"meta": rng.choice([{}, None])},
+                build.box(20, 20, 20, 20 + rng.choice([0, 1e-9]), id=name),  # many of an image are the same
                 build.polygon(ring, id=name, from_name="shape"),
                 build.polygon([[20, 20], [60, 25], [40, 70 + rng.random()]], id=name, from_name="shape"),
             ]
@@ -60,6 +62,8 @@ def mixture(build, seed):
                 box | {"from_name": "gone"},
                 box | {"id": "r0"},
                 box | {"id": "long" * 60},
+                box | {"meta": {"text": rng.choice([["truncated"], ["crowd"], ["a note"]])}},
+                box | {"value": box["value"] | {"rectanglelabels": [" "]}},
                 build.polygon([[1, 1], [9, 9], [1, 1]], id=name, from_name="shape"),
                 build.ellipse(30, 30, 10, 5, id=name),
                 build.result("choices", {"choices": ["day"]}, id=name, from_name="weather"),
@@ -78,11 +82,11 @@ def mixture(build, seed):
         image = rng.choice(
             [None, None, None, f"https://h/{number}.jpg?X-Amz-Signature=a", "s3://b/same.jpg", "", "s3://b/é.jpg"]
         )
-        tasks.append(
-            build.task(
-                rng.choice([number, number, number, 3, None]), annotation, *more, image=image, qc_status="agreed"
-            )
+        about = rng.choice([{}, {}, {"license": {"id": 4, "name": "x"}, "info": {"year": 1}, "date_captured": "now"}])
+        task = build.task(
+            rng.choice([number, number, number, 3, None]), annotation, *more, image=image, qc_status="agreed"
         )
+        tasks.append(task | {"meta": {"labelloop_import": {"id": "i", "name": "n.jpg", "coco": about}}})
     return tasks
 
 

@@ -69,6 +69,10 @@ BROKEN_COCO = {
         {"coco-image-id": "image id 1", "coco-orphan": "annotation id 2"},
     ),
     "annotation id twice": (change(("annotations", 1, "id"), 1), {"coco-annotation-id": "annotations[1]"}),
+    "the same twice": (
+        lambda good: good["annotations"].append(good["annotations"][0] | {"id": 3, "region_id": "x"}),
+        {"coco-twice": "annotation id 3"},
+    ),
     "category id twice": (change(("categories", 1, "id"), 1), {"coco-category-twice": "", "coco-category": ""}),
     "negative size": (change(("annotations", 0, "bbox"), [10, 10, 20, -60]), {"coco-box": "annotation id 1"}),
     "box of three": (change(("annotations", 0, "bbox"), [1, 2, 3]), {"coco-box": "annotation id 1"}),
@@ -318,6 +322,15 @@ def test_broken_voc_file_has_its_fault_and_no_other(tmp_path, name):
     found = validate(tmp_path)
     assert set(found.counts) == set(expected)
     assert all((each.file, each.where) == ("Annotations/a.xml", "object 1") for each in found.kept)
+
+
+def test_voc_object_that_is_there_twice_is_found(tmp_path):
+    voc(tmp_path, "a", ("car", 1, 1, 5, 5))
+    path = tmp_path / "Annotations/a.xml"
+    text = path.read_text()
+    one = text[text.index("<object>") : text.index("</object>") + len("</object>")]
+    path.write_text(text.replace(one, one + one))
+    assert [each.where for each in validate(tmp_path).kept if each.flaw == "voc-twice"] == ["object 2"]
 
 
 def test_voc_without_lists_or_with_wrong_ones(tmp_path):

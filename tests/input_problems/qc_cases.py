@@ -121,7 +121,8 @@ CASES = (
             policy='[[rules]]\nrule = "max_regions"\nvalue = 1\nlabels = ["car"]'),
     *(
         refused("no task can be read", (name,), ("none of its 2 tasks can be read",),
-                source='[{"data": 1}, {"data": 2}]', policy="agreement = 0.8" if name == "what-if" else "")
+                source='[{"id": 1, "data": {"image": "a"}, "annotations": 5}, {"id": 2, "data": {"image": "b"}, "annotations": 5}]',
+                policy="agreement = 0.8" if name == "what-if" else "")
         for name in ("report", "consensus", "what-if")
     ),
     refused("an export that ends before its end", ("report",), ("after 0 tasks",), source=annotations([BOX])[:-9]),

@@ -153,3 +153,29 @@ def test_a_list_names_photos_with_or_without_folder_and_ending(images, tmp_path)
     file = tmp_path / "test.txt"
     file.write_text("images/a.jpg\n\nphoto.v2\n  b \nwho\n")
     assert found.listed(file) == ({"a.jpg", "photo.v2.jpg", "b.jpg"}, ["who"])
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "text"), [("yolo", "b.txt", "0 1 2"), ("voc", "b.xml", "<annotation><object>")]
+)
+def test_a_photo_whose_labels_cannot_be_read_is_no_negative(form, name, text, images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    WRITERS[form](folder)
+    (folder / name).write_text(text)
+    found = read_labelled(images, folder)
+    assert [photo.name for photo in found.photos] == ["a.jpg"]
+    assert len(found.problems) == 1
+
+
+def test_a_photo_with_only_a_crowd_is_no_negative(images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    file = write_coco(folder)
+    sheet = json.loads(file.read_text())
+    image = next(each["id"] for each in sheet["images"] if each["file_name"] == "images/b.jpg")
+    crowd = {"id": 99, "image_id": image, "category_id": sheet["categories"][0]["id"], "bbox": [1, 1, 9, 9]}
+    file.write_text(json.dumps(sheet | {"annotations": [*sheet["annotations"], crowd | {"iscrowd": 1}]}))
+    found = read_labelled(images, file)
+    assert [photo.name for photo in found.photos] == ["a.jpg"]
+    assert "crowd" in found.problems[0].reason

@@ -241,7 +241,7 @@ def test_voc_counts_from_one_unless_a_box_begins_at_nought(read, tmp_path, first
     photos, problems, data = read(makers.make_voc(tmp_path, first))
     assert not problems
     assert photos["a.jpg"].drawn[1].geometry == Rectangle(10, 20, 100, 50)
-    assert photos["a.jpg"].drawn[1].detail == "difficult"
+    assert photos["a.jpg"].drawn[1].remarks.flags == {"difficult"}
     assert photos["b.png"].drawn[0].geometry == Rectangle(4, 5, 3, 3)
     assert str(first) in data.notes[0]
 
@@ -261,12 +261,13 @@ def test_voc_masks_are_taken_by_the_number_of_the_object(read, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["<annotation", "<x/>", '<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>'])
-def test_a_broken_xml_costs_its_photo_alone(read, tmp_path, text):
+def test_a_broken_xml_leaves_its_photo_unlabelled(read, tmp_path, text):
     makers.make_voc(tmp_path)
     (tmp_path / "Annotations/a.xml").write_text(text)
     photos, problems, _ = read(tmp_path)
     assert [problem.item for problem in problems] == ["Annotations/a.xml"]
-    assert set(photos) == {"b.png", "empty.jpg"}
+    assert {name for name, photo in photos.items() if photo.annotated} == {"b.png", "empty.jpg"}
+    assert set(photos) == {"b.png", "empty.jpg", "JPEGImages/a.jpg"}
 
 
 def test_folders_are_classes(read, tmp_path):

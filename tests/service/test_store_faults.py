@@ -6,11 +6,12 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import pytest
 
-from labelloop.service.store import StoreError, StoreUnreachable, bucket, open_store, s3_lock
+from labelloop.service.store import StoreError, StoreUnreachable, answers, bucket, open_store, s3_lock
 
 
 @pytest.fixture
@@ -192,3 +193,86 @@ def test_large_object_that_is_refused_is_told_why_and_not_sent_again(bare_s3, st
     with pytest.raises(StoreUnreachable, match="access is denied"):
         store.put("large", b"x" * (8 << 20))
     assert [method for method, key, _ in bare_s3.asked if key == "p/large"] == ["PUT"]
+
+
+def redirect(handler):
+    handler.answer(307, Location=f"http://127.0.0.1:{handler.server.server_port}{handler.path}")
+    return True
+
+
+def web_page(handler):
+    handler.answer(200, b"<html>Log in</html>", Content_Type="text/html")
+    return True
+
+
+def error_in_success(handler):
+    handler.answer(200, b"<Error><Code>InternalError</Code></Error>")
+    return True
+
+
+def begin(handler):
+    handler.send_response(200)
+    for name, value in {"Content-Length": 100_000, "ETag": '"x"'}.items():
+        handler.send_header(name, str(value))
+    handler.end_headers()
+
+
+def stall(ended):
+    def fault(handler):
+        begin(handler)
+        handler.wfile.write(b"x" * 50_000)
+        handler.wfile.flush()
+        ended.wait(60)
+        return True
+
+    return fault
+
+
+def drip(ended):
+    def fault(handler):
+        begin(handler)
+        with suppress(OSError):
+            while not ended.wait(0.02):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+        return True
+
+    return fault
+
+
+@pytest.mark.parametrize("operation", ["put", "get", "exists", "list"])
+def test_redirect_that_leads_nowhere_is_named(bare_s3, store, operation):
+    bare_s3.fault = redirect
+    with pytest.raises(StoreUnreachable, match=r"redirects to 127\.0\.0\.1") as caught:
+        OPERATIONS[operation](store)
+    assert "LABELLOOP_S3_ENDPOINT_URL" in caught.value.fix
+    assert len(bare_s3.asked) <= 2
+
+
+@pytest.mark.parametrize("operation", ["put", "get", "exists", "list"])
+def test_web_page_is_not_taken_for_an_answer(bare_s3, store, operation):
+    bare_s3.fault = web_page
+    with pytest.raises(StoreUnreachable, match="not S3's"):
+        OPERATIONS[operation](store)
+
+
+def test_error_in_a_successful_answer_is_no_object(bare_s3, store, tmp_path):
+    bare_s3.fault = error_in_success
+    for read in (lambda: store.get("there"), lambda: store.download("there", tmp_path / "copy")):
+        with pytest.raises(StoreUnreachable, match="not S3's"):
+            read()
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("way", [stall, drip])
+@pytest.mark.parametrize("read", ["get", "download"])
+def test_body_that_stops_coming_is_given_up_soon(bare_s3, store, tmp_path, monkeypatch, way, read):
+    assert answers.STALL_S * 5 < 60  # five readings end within a minute
+    monkeypatch.setattr(answers, "STALL_S", 0.2)
+    ended = threading.Event()
+    bare_s3.fault = way(ended)
+    began = time.monotonic()
+    with pytest.raises(StoreUnreachable, match="breaks off or stalls"):
+        store.get("there") if read == "get" else store.download("there", tmp_path / "copy")
+    ended.set()
+    assert time.monotonic() - began < 15

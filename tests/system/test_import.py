@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+import zipfile
 
 import httpx
 import numpy as np
@@ -14,6 +15,7 @@ from exporters.importing import run as importing
 from exporters.importing.errors import LabelsMissing, TitleTaken
 from exporters.importing.run import Order, run_import
 from exporters.pull import pull
+from exporters.validate import validate
 from exporters.versions import read_version
 from labelloop.service.media import Media
 from labelloop.service.settings import SecretStr, Settings
@@ -257,3 +259,52 @@ def test_photos_in_a_bucket_are_referenced(settings, studio, s3_server, tmp_path
     assert urls == {f"s3://{bucket}/cars/images/{name}" for name in makers.SIZES}
     again = run_import(Order(source=f"s3://{bucket}/cars", project=report.project), settings=ours, studio=studio)
     assert (again.tasks_made, again.added) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["YOLO_WITH_IMAGES", "YOLO_OBB_WITH_IMAGES", "COCO_WITH_IMAGES", "VOC"])
+def test_exports_of_label_studio_itself_are_imported_as_they_come(bring, studio, tmp_path, kind):
+    source = makers.make_coco(tmp_path / "set", boxes_alone(makers.coco_sheet()))
+    first = bring(source, boxes=True)
+    packed = tmp_path / "project-1-at-2026.zip"
+    path = f"api/projects/{first.project}/export"
+    packed.write_bytes(studio.content("GET", path, params={"exportType": kind, "download_all_tasks": True}))
+    assert zipfile.is_zipfile(packed)
+    report = bring(packed)
+    assert all("%C3" in problem.item for problem in report.problems)  # it packs no photo whose name is not ASCII
+    old, new = (boxes_of(studio, each.project) for each in (first, report))
+    assert {name: labels for name, (labels, _) in new.items()} == {
+        name: labels
+        for name, (labels, _) in old.items()
+        if "%" not in name and (labels or kind != "VOC")  # which leaves photos without objects out
+    }
+    for name, (_, boxes) in new.items():
+        np.testing.assert_allclose(boxes, old[name][1], atol=1.5 if kind == "VOC" else 0.01)
+    validated = validate(packed)
+    assert validated.looked_at["photos"] == len(new)
+    assert {flaw for flaw in validated.counts if flaw.startswith("yolo-")} <= {"yolo-label-alone"}  # that photo
+
+
+def boxes_alone(sheet):
+    """Without crowds and key points, which these formats write in their own ways."""
+    for each in sheet["annotations"]:
+        each.pop("keypoints", None), each.pop("num_keypoints", None)
+    for each in sheet["categories"]:
+        each.pop("keypoints", None), each.pop("skeleton", None)
+    return sheet
+
+
+def boxes_of(studio, project):
+    """Photo -> the labels of its boxes, and their corners in percent."""
+    found = {}
+    for task in studio.tasks(project):
+        results = [result for annotation in task.annotations for result in annotation.results]
+        rows = sorted(
+            (
+                result.value["rectanglelabels"][0],
+                [result.value[key] for key in ("x", "y", "width", "height")],
+            )
+            for result in results
+        )
+        name = re.sub(r"^([0-9a-f]{8}-)+", "", task.data["image"].rpartition("/")[2])
+        found[name] = ([label for label, _ in rows], np.array([box for _, box in rows]).reshape(-1, 4))
+    return found

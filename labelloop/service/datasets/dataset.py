@@ -1,11 +1,12 @@
 """The inner form of a data set that somebody else made: photos, and what is drawn on them in pixels."""
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from labelloop.labeling.geometry import Geometry, Mask, Rectangle
+from labelloop.labeling.remarks import NONE, Remarks
 
 
 class Joint(msgspec.Struct, frozen=True, gc=False):
@@ -26,7 +27,7 @@ class Drawn(msgspec.Struct, frozen=True, gc=False):
         score: How sure a model is of it; None where a person drew it.
         joints: Its key points, those that were drawn.
         crowd: It is many objects under one shape (COCO's ``iscrowd``).
-        detail: What the data set says besides that Label Studio has no field for, in words: ``difficult``.
+        remarks: Its flags and attributes, and fields that only its own format knows.
     """
 
     geometry: Geometry
@@ -34,7 +35,7 @@ class Drawn(msgspec.Struct, frozen=True, gc=False):
     score: float | None = None
     joints: tuple[Joint, ...] = ()
     crowd: bool = False
-    detail: str = ""
+    remarks: Remarks = NONE
 
 
 class LabelledPhoto(msgspec.Struct, frozen=True):
@@ -50,6 +51,10 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
         address: Where the data set says that the photo lies (http or s3); empty where it does not.
         task: The task of Label Studio that it is, where the data set tells.
         split: ``train``, ``val`` or ``test``, where the data set tells by a list; else its name may (``val/a.jpg``).
+        about: Further fields of a COCO image, with its ``license`` and the ``info`` of its file.
+        labelled: Whether the data set says what is on it; not where there is no label file. Where it does and nothing
+            is drawn, nothing is on it.
+        unread: How many of its objects cannot be read, or 1 for a label file of which nothing can; each is a `Problem`.
     """
 
     name: str
@@ -61,13 +66,32 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
     address: str = ""
     task: int | None = None
     split: str = ""
+    about: Mapping[str, Any] = {}
+    labelled: bool = True
+    unread: int = 0
+
+    @property
+    def annotated(self) -> bool:
+        """Whether what was read is an annotation. What cannot be read is never an empty one."""
+        return self.labelled and bool(self.drawn or self.choices or not self.unread)
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something of the data set that was left out: where it is, and what is wrong with it."""
+    """Something of the data set that was left out: where it is, and what is wrong with it.
+
+    ``failed``: it is wrong in itself; else nothing is, and it was not asked for.
+    """
 
     item: str
     reason: str
+    failed: bool = True
+
+
+class Category(msgspec.Struct, frozen=True):
+    """What COCO says of a class beside its name."""
+
+    id: int
+    supercategory: str = ""
 
 
 Shape = Literal["rectangle", "polygon", "mask"]
@@ -83,6 +107,8 @@ class DataSet(msgspec.Struct, frozen=True):
         choices: The classes of photos as a whole.
         photos: Reads it, a photo at a time, from the beginning at each call; what is malformed comes as a `Problem`.
         notes: What was assumed about it, for a person.
+        categories: COCO's categories by the names of the classes.
+        skeleton: The pairs of key points with a line between them.
     """
 
     format: str
@@ -91,6 +117,8 @@ class DataSet(msgspec.Struct, frozen=True):
     joints: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    categories: Mapping[str, Category] = {}
+    skeleton: tuple[tuple[str, str], ...] = ()
 
 
 def shape_of(geometry: Geometry) -> Shape:

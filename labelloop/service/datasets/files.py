@@ -1,15 +1,25 @@
-"""The files that a data set is made of, in a folder or under a prefix of a bucket."""
+"""The files that a data set is made of: in a folder, in a zip archive, or under a prefix of a bucket."""
 
-from collections.abc import Iterable, Mapping
+import re
+import shutil
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote
 
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.media import MediaError, photo_size
 from labelloop.service.settings import Settings
 from labelloop.service.store import NotThere, Store, open_store
 
+_FILLED = 0.9
+"""How much of the free disk an archive may fill."""
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"})
 
 
@@ -56,7 +66,7 @@ class FolderFiles:
         try:
             return (self._folder / name).read_bytes()
         except OSError as error:
-            raise DatasetError(self._folder / name, error.strerror or str(error)) from None
+            raise DatasetError(f"{self.place}/{name}", error.strerror or str(error)) from None
 
     def path(self, name: str) -> Path | None:
         """See `Files.path`."""
@@ -66,6 +76,86 @@ class FolderFiles:
         """See `Files.address`."""
         del name
         return ""
+
+
+class ZipFiles(FolderFiles):
+    """The files of a zip archive, unpacked into a temporary folder that goes with this object.
+
+    Raises:
+        DatasetError: It is damaged or encrypted, or there is no room for it.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._archive = archive
+        folder = Path(tempfile.mkdtemp(prefix="labelloop-zip-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(folder)
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                self._unpack(packed)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+            raise DatasetError(archive, f"the zip archive is damaged ({error})", fix="Download it again.") from None
+        except RuntimeError:  # what zipfile raises for a password
+            raise DatasetError(archive, "the zip archive is encrypted", fix="Unpack it, and give the folder.") from None
+        except OSError as error:
+            raise DatasetError(archive, error.strerror or str(error), fix="Unpack it, and give the folder.") from None
+
+    @property
+    def place(self) -> str:
+        """See `Files.place`."""
+        return str(self._archive)
+
+    def _unpack(self, packed: zipfile.ZipFile) -> None:
+        members = [each for each in packed.infolist() if not each.is_dir()]
+        size, free = sum(each.file_size for each in members), shutil.disk_usage(self._folder).free
+        if size > free * _FILLED:
+            raise DatasetError(
+                self._archive,
+                f"unpacked it has {size / 1e9:,.1f} GB, and {self._folder.parent} has {free / 1e9:,.1f} GB free",
+                fix="Set TMPDIR to a folder with more room, or unpack it and give the folder.",
+            )
+        for each in members:
+            each.filename = each.filename.replace("\\", "/")  # some Windows tools write it so
+            if not _hidden(each.filename.split("/")):
+                packed.extract(each, self._folder)
+
+
+class PartFiles:
+    """Some files of others.
+
+    Args:
+        files: The others.
+        folder: The folder that is meant; empty: all of them.
+        without: Folders that are left out.
+    """
+
+    def __init__(self, files: Files, folder: str = "", *, without: Iterable[str] = ()) -> None:
+        self._files = files
+        self._start = f"{folder}/" if folder else ""
+        self._without = tuple(f"{each}/" for each in without)
+
+    @property
+    def place(self) -> str:
+        """See `Files.place`."""
+        return f"{self._files.place}/{self._start}".rstrip("/")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """See `Files.names`."""
+        found = (name for name in self._files.names if name.startswith(self._start))
+        return tuple(rest for name in found if not (rest := name[len(self._start) :]).startswith(self._without))
+
+    def read(self, name: str) -> bytes:
+        """See `Files.read`."""
+        return self._files.read(self._start + name)
+
+    def path(self, name: str) -> Path | None:
+        """See `Files.path`."""
+        return self._files.path(self._start + name)
+
+    def address(self, name: str) -> str:
+        """See `Files.address`."""
+        return self._files.address(self._start + name)
 
 
 class BucketFiles:
@@ -103,16 +193,22 @@ class BucketFiles:
 
 
 def open_files(place: str, settings: Settings) -> Files:
-    """The files of a folder, or of ``s3://BUCKET/PREFIX``.
+    """The files of a folder, of a zip archive, or of ``s3://BUCKET/PREFIX``.
 
     Raises:
-        DatasetError: There is no such folder.
+        DatasetError: There is no such folder, or the archive cannot be unpacked.
     """
+    if place.startswith("s3://") and place.lower().endswith(".zip"):
+        raise DatasetError(place, "archives are read from this machine only", fix="Download it, and give the file.")
     if place.startswith("s3://"):
         return BucketFiles(place, open_store(place, settings))
     folder = Path(place.removeprefix("file://")).expanduser()
+    if folder.is_file() and folder.suffix.lower() == ".zip":
+        return ZipFiles(folder)
     if not folder.is_dir():
-        raise DatasetError(folder, "there is no such folder", fix="Give a folder, a JSON file or s3://BUCKET/PREFIX.")
+        raise DatasetError(
+            folder, "there is no such folder", fix="Give a folder, a zip, a JSON file or s3://BUCKET/PREFIX."
+        )
     return FolderFiles(folder)
 
 
@@ -142,8 +238,12 @@ class Photos:
         """The photo that an annotation calls ``told``; None where there is none, or several to choose from.
 
         By the whole name, else by the longest ending of it that fits, else by the file name, with its extension or
-        without (``a`` and ``a.png`` for ``a.jpg``).
+        without (``a`` and ``a.png`` for ``a.jpg``); else by the name that the photo had before it was uploaded to Label
+        Studio (``0a1b2c3d-%C3%BC.jpg``).
         """
+        return self._find(told) or next(filter(None, map(self._find, uploaded(told))), None)
+
+    def _find(self, told: str) -> str | None:
         told = told.replace("\\", "/").removeprefix("./")
         if told in self._known:
             return told
@@ -171,6 +271,16 @@ class Photos:
                 known = f"{error.reason}. {error.fix}".rstrip()
             self._sizes[name] = known
         return known
+
+
+def uploaded(name: str) -> Iterator[str]:
+    """What a photo was called whose address in Label Studio ends in this: without escapes, without the prefix."""
+    plain = unquote(name)
+    if plain != name:
+        yield plain
+    folder, slash, file = plain.rpartition("/")
+    if (bare := _UPLOADED.sub("", file)) != file:
+        yield folder + slash + bare
 
 
 def is_photo(name: str) -> bool:

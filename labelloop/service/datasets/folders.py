@@ -5,28 +5,36 @@ from pathlib import PurePosixPath
 
 from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import Photos
+from labelloop.service.datasets.files import Files, Photos, is_photo
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
 
 
-def read_images(photos: Photos) -> DataSet:
+_NAMED = 5
+
+
+def read_images(photos: Photos, files: Files) -> DataSet:
     """Every photo of a folder or of a prefix of a bucket, without labels.
+
+    Args:
+        photos: The photos.
+        files: What lies beside them: it is not read, and a note says so.
 
     Raises:
         DatasetError: There is none.
     """
+    others = [name for name in files.names if not is_photo(name)]
     if not photos.names:
-        raise DatasetError(
-            photos.files.place,
-            "there is no photo in it",
-            fix="Is it the right folder? Photos end in .jpg, .png or .webp.",
-        )
+        labels = "If it holds labels, give the folder above it, or say where the photos are: --images-from DIR."
+        usual = "Is it the right folder? Photos end in .jpg, .png or .webp."
+        raise DatasetError(photos.files.place, "there is no photo in it", fix=labels if others else usual)
 
     def read() -> Iterator[LabelledPhoto | Problem]:
-        return (LabelledPhoto(name) for name in photos.names)
+        return (LabelledPhoto(name, labelled=False) for name in photos.names)
 
-    return DataSet("images", read)
+    more = ", ..." if len(others) > _NAMED else ""
+    note = f"not read, as it is no data set of a known layout: {', '.join(others[:_NAMED])}{more}"
+    return DataSet("images", read, notes=(note,) if others else ())
 
 
 def read_classes(photos: Photos) -> DataSet:
@@ -44,7 +52,9 @@ def read_classes(photos: Photos) -> DataSet:
 
     def read() -> Iterator[LabelledPhoto | Problem]:
         for name, choice in of_photo.items():
-            yield LabelledPhoto(name, choices=(choice,) if choice else ())
+            if not choice:
+                yield Problem(name, "it is in no folder of a class")
+            yield LabelledPhoto(name, choices=(choice,) if choice else (), labelled=bool(choice))
 
     return DataSet("yolo-classify", read, choices=classes)
 

@@ -10,8 +10,10 @@ import msgspec
 
 from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
-from labelloop.service.datasets.shapes import number
-from labelloop.service.datasets.yolo import ROWS, Sheet, joint_names, label_of
+from labelloop.service.datasets.foreign import no_data_set
+from labelloop.service.datasets.shapes import number, size_of
+from labelloop.service.datasets.text import json_of, text_of
+from labelloop.service.datasets.yolo import ROWS, Sheet, is_joint_shape, joint_names, label_of
 
 _KEYS = {"boxes": "detect", "segments": "segment", "obb": "obb", "pose": "pose"}
 """The key of a photo's rows -> what they are, as `ROWS` names it."""
@@ -23,47 +25,66 @@ def read_ndjson(data: bytes, place: str) -> DataSet:
     Raises:
         DatasetError: It is no such file.
     """
-    first, *lines = (line for line in data.splitlines() if line.strip()) if data.strip() else (b"",)
-    head = _object(first)
+    try:
+        numbered = [(number_, line) for number_, line in enumerate(text_of(data).split("\n"), 1) if line.strip()]
+    except Flawed as flaw:
+        raise no_data_set(data, place, otherwise=str(flaw)) from None
+    head = _object(numbered[0][1]) if numbered else None
     if head is None or head.get("type") != "dataset":
-        raise DatasetError(place, "its first line is not Ultralytics' data set", fix='It has "type": "dataset".')
-    names = head.get("class_names") or {}
-    if not isinstance(names, dict) or sorted(names) != sorted(str(place) for place in range(len(names))):
-        raise DatasetError(place, 'class_names is not {"0": name, "1": name, ...}')
-    labels = tuple(str(names[str(place)]) for place in range(len(names)))
-    shape = head.get("kpt_shape")
-    joints: tuple[str, ...] = ()
-    wide = 3
-    if isinstance(shape, list) and len(shape) == 2 and type(shape[0]) is int and shape[1] in {2, 3}:
-        joints, wide = joint_names(head.get("kpt_names"), shape[0]), shape[1]
-    sheet = Sheet(labels, joints, wide)
+        what, fix = "its first line is not Ultralytics' data set", 'It has "type": "dataset".'
+        raise no_data_set(data, place, otherwise=what, fix=fix)
+    sheet = _sheet(head, place)
+    labels, joints = sheet.names, sheet.joints
+    lines = numbered[1:]
     classify = head.get("task") == "classify"
 
     def photos() -> Iterator[LabelledPhoto | Problem]:
-        for line, text in enumerate(lines, start=2):
+        for line, text in lines:
             yield from _photo(text, line, sheet)
 
     return DataSet("ndjson", photos, () if classify else labels, joints, labels if classify else ())
 
 
-def _photo(text: bytes, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Problem]:
+def _sheet(head: dict[str, Any], place: str) -> Sheet:
+    """The classes and key points that the first line names. Raises `DatasetError`."""
+    names = head.get("class_names")
+    wanted = 'class_names is not {"0": name, "1": name, ...}'
+    if not isinstance(names, dict) or sorted(names) != sorted(str(number_) for number_ in range(len(names))):
+        raise DatasetError(place, wanted)
+    if not all(isinstance(name, str) for name in names.values()):
+        raise DatasetError(place, wanted)
+    labels = tuple(names[str(number_)] for number_ in range(len(names)))
+    shape = head.get("kpt_shape")
+    if shape is None:
+        return Sheet(labels)
+    if not is_joint_shape(shape):
+        raise DatasetError(place, f"kpt_shape {shape!r:.40} is not [number of key points, 2 or 3]")
+    return Sheet(labels, joint_names(head.get("kpt_names"), shape[0]), shape[1])
+
+
+def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Problem]:
     told = _object(text)
     name = told.get("file") if told else None
     if told is None or not isinstance(name, str) or not name:
         yield Problem(f"line {line}", "no object with a file")
         return
-    width, height = (edge if type(edge) is int and edge > 0 else 0 for edge in (told.get("width"), told.get("height")))
+    width, height = size_of(told.get("width"), told.get("height"))
     drawn: list[Drawn] = []
     choices: list[str] = []
-    given = told.get("annotations") or {}
+    unread = 0
+    given = told.get("annotations")
+    if given is not None and not isinstance(given, dict):
+        unread = 1
+        yield Problem(f"line {line} ({name}), annotations", f"{given!r:.40} is no object of rows")
     for key, rows in given.items() if isinstance(given, dict) else ():
-        for row in rows if isinstance(rows, list) else ():
+        for row in rows if isinstance(rows, list) else (rows,):
             try:
                 if key == "classification":
                     choices.append(label_of(number(row, "the class"), sheet.names))
                 else:
                     drawn.append(_drawn(row, key, (width, height), sheet))
             except Flawed as flaw:
+                unread += 1
                 yield Problem(f"line {line} ({name}), {key}", str(flaw))
     address = told.get("url")
     split = told.get("split")
@@ -74,6 +95,8 @@ def _photo(text: bytes, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Pro
         tuple(drawn),
         tuple(choices),
         address=address if isinstance(address, str) else "",
+        labelled=given is not None,
+        unread=unread,
     )
 
 
@@ -86,9 +109,9 @@ def _drawn(row: Any, key: str, size: tuple[int, int], sheet: Sheet) -> Drawn:
     return msgspec.structs.replace(ROWS[_KEYS[key]](values, *size, sheet), label=label_of(label, sheet.names))
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
+def _object(text: str) -> dict[str, Any] | None:
     try:
-        told = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        told = json_of(text.encode())
+    except Flawed:
         return None
     return told if isinstance(told, dict) else None

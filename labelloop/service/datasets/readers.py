@@ -1,25 +1,29 @@
 """READERS: the data sets that can be read, and which of them a folder or a file is."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from labelloop.service.datasets.coco import read_results
-from labelloop.service.datasets.dataset import DataSet
+from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
+from labelloop.service.datasets.foreign import foreign, no_data_set
+from labelloop.service.datasets.layouts import layouts, only_part, photos_of
 from labelloop.service.datasets.ndjson import read_ndjson
-from labelloop.service.datasets.sheets import coco_sheets, read_sheets
+from labelloop.service.datasets.sheets import json_sheets, read_sheets
 from labelloop.service.datasets.voc import read_voc
-from labelloop.service.datasets.yolo import ROWS, SHEETS, has_label_files, read_yolo
+from labelloop.service.datasets.yolo import ROWS, read_yolo
 from labelloop.service.settings import Settings
 
-_HEAD = 1 << 16
-_TASKS = re.compile(rb'\[\s*\{.{0,2000}?"(data|annotations|predictions)"\s*:\s*[\[{]', re.DOTALL)
-"""The beginning of a list of Label Studio's tasks: COCO's results have numbers, boxes and run lengths alone."""
+_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML cannot hold: https://www.w3.org/TR/xml/#charsets. Label Studio's labels are in XML."""
+_READ = "Give a folder or zip of COCO, Pascal VOC, YOLO or photos, or a COCO or NDJSON file."
+_LOOKED_AT = 50
+"""Folders of which one JSON file is looked at, where nothing else tells a layout."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -64,39 +68,44 @@ def _yolo(task: str) -> Callable[[Place], DataSet]:
 
 READERS: Mapping[str, Callable[[Place], DataSet]] = {
     "coco": lambda place: read_sheets(
-        place.files, place.photos, [place.file] if place.file else coco_sheets(place.files)
+        place.files, place.photos, [place.file] if place.file else json_sheets(place.files)
     ),
     "coco-results": _from_file(read_results, ".json"),
-    "voc": lambda place: read_voc(place.files),
+    "voc": lambda place: read_voc(place.files, place.photos),
     "yolo": _yolo(""),
     **{f"yolo-{task}": _yolo(task) for task in ROWS},
     "yolo-classify": lambda place: read_classes(place.photos),
     "ndjson": _from_file(read_ndjson, ".ndjson"),
-    "images": lambda place: read_images(place.photos),
+    "images": lambda place: read_images(place.photos, place.files),
 }
 """Format -> its reader; ``yolo`` tells its task by its rows. `DatasetError`: the place holds no such data set."""
 
 
-def open_place(source: str, settings: Settings, *, images: str = "") -> Place:
+def open_place(source: str, settings: Settings, *, images: str = "", alone: bool = True) -> Place:
     """The data set's files, and its photos: below ``images`` where that is given, else below the data set.
 
     Args:
         source: A folder, a file, ``s3://BUCKET/PREFIX`` or ``s3://BUCKET/KEY.json``.
         settings: Where the S3 server is.
         images: Where the photos are: a folder or ``s3://BUCKET/PREFIX``.
+        alone: Whether a folder must hold one data set, which may lie in a folder of its own there.
 
     Raises:
         DatasetError: There is nothing.
     """
     source = source.removeprefix("file://")
     name = ""
-    if source.startswith("s3://") and source.endswith((".json", ".ndjson")):
+    if source.startswith("s3://") and source.endswith((".json", ".ndjson", ".jsonl")):
         source, _, name = source.rpartition("/")
-    elif not source.startswith("s3://") and Path(source).expanduser().is_file():
-        path = Path(source).expanduser()
+    elif not source.startswith("s3://") and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
         source, name = str(path.parent), path.name
     files = open_files(source, settings)
-    return Place(files, Photos(open_files(images, settings) if images else files), name)
+    part = only_part(files) if alone and not name else files
+    return Place(part, Photos(open_files(images, settings)) if images else photos_of(part, files), name)
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip"
 
 
 def read_dataset(place: Place, format: str = "auto") -> DataSet:  # noqa: A002 - the user's word for it
@@ -109,7 +118,25 @@ def read_dataset(place: Place, format: str = "auto") -> DataSet:  # noqa: A002 -
     Raises:
         DatasetError: It is no such data set.
     """
-    return READERS[recognise(place) if format == "auto" else format](place)
+    data = READERS[recognise(place) if format == "auto" else format](place)
+    for name in (*data.labels, *data.joints, *data.choices):
+        if (found := _NO_XML.search(name)) is not None:
+            where = f"{place.files.place}/{place.file}".rstrip("/")
+            what = f"the class or key point {name!r:.60} has a character that no label can have ({found[0]!r})"
+            raise DatasetError(where, what, fix="Rename it.")
+
+    def photos() -> Iterator[LabelledPhoto | Problem]:
+        for each in data.photos():
+            name = each.name if isinstance(each, LabelledPhoto) else each.item
+            plain = name.encode("utf-8", "backslashreplace").decode()
+            if plain == name:
+                yield each
+            elif isinstance(each, Problem):
+                yield Problem(plain, each.reason)
+            else:
+                yield Problem(plain, "its name is no UTF-8; rename the file")
+
+    return msgspec.structs.replace(data, photos=photos)
 
 
 def recognise(place: Place) -> str:
@@ -127,30 +154,31 @@ def recognise(place: Place) -> str:
             "it is a data set of `labelloop export`, whose files are packed",
             fix=f"Unpack it: labelloop dataset pull {place.files.place} --format coco --to DIR, and import DIR.",
         )
-    if any(name in SHEETS for name in names):
-        return "yolo"
-    if any(name.lower().endswith(".xml") for name in names):
-        return "voc"
-    if coco_sheets(place.files):
-        return "coco"
-    if any(name.endswith(".ndjson") and "/" not in name for name in names):
-        return "ndjson"
-    if has_label_files(place.files, place.photos):  # a README.txt beside photos makes no labels
-        return "yolo"
+    if found := layouts(place.files, place.photos):
+        return found[0]
+    _not_foreign(place.files)
     folders = {name.split("/", 1)[0] for name in place.photos.names if name.count("/") > 1}
     return "yolo-classify" if folders and folders <= SPLITS else "images"
 
 
+def _not_foreign(files: Files) -> None:
+    """Looks at one JSON file of each folder. Raises `DatasetError`: it has labels of a form that is not read."""
+    firsts = {name.rpartition("/")[0]: name for name in reversed(files.names) if name.endswith((".json", ".jsonl"))}
+    for name in list(firsts.values())[:_LOOKED_AT]:
+        if (found := foreign(files.read(name))) is not None:
+            raise DatasetError(f"{files.place}/{name}", f"it is {found.what}", fix=found.fix)
+
+
 def _recognise_file(place: Place) -> str:
-    if place.file.endswith(".ndjson"):
-        return "ndjson"
-    if place.file.endswith((".yaml", ".yml")):
+    name = place.file
+    if name.endswith((".yaml", ".yml", ".data", ".names")):
         return "yolo"
-    head = place.files.read(place.file)[:_HEAD].lstrip()
-    if _TASKS.match(head):
-        raise DatasetError(
-            f"{place.files.place}/{place.file}",
-            "it is Label Studio's own JSON",
-            fix="Import it in Label Studio (the project's Import), or make a data set of it: labelloop export --from.",
+    data = place.files.read(name)
+    if name.endswith((".ndjson", ".jsonl")):
+        return "ndjson"
+    start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
+    if start not in {b"[", b"{"} or foreign(data) is not None:
+        raise no_data_set(
+            data, f"{place.files.place}/{name}", otherwise="it is no JSON, YAML, NDJSON or zip", fix=_READ
         )
-    return "coco-results" if head[:1] == b"[" else "coco"
+    return "coco-results" if start == b"[" else "coco"

@@ -27,6 +27,13 @@ def number(value: object, what: str) -> float:
     return float(value)
 
 
+def size_of(width: object, height: object) -> tuple[int, int]:
+    """A photo's size in pixels; zeros where either is none."""
+    if type(width) is int and type(height) is int and 0 < width < _FAR and 0 < height < _FAR:
+        return width, height
+    return 0, 0
+
+
 def box(x: float, y: float, width: float, height: float) -> Rectangle:
     """An upright rectangle. Raises `Flawed` where it has no area."""
     if width <= 0 or height <= 0:

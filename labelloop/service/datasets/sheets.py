@@ -8,17 +8,42 @@ import msgspec
 
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.coco import read_coco
-from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
-from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.datasets.dataset import Category, DataSet, LabelledPhoto, Problem
+from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files, Photos
+from labelloop.service.datasets.text import json_of
+from labelloop.service.datasets.yolo import NOTES
 
 _KINDS = ("instances", "person_keypoints")
 """How COCO names the files of objects; others beside them (captions, panoptic) say other things of the same photos."""
 
 
+_LOOKED_AT = 50
+"""JSON files of which it is asked whether they are COCO's, where no name says so."""
+
+
 def coco_sheets(files: Files) -> list[str]:
-    """The JSON files of a folder, not far below it, that may be COCO's: those named as COCO does, where some are."""
-    found = [name for name in files.names if name.endswith(".json") and name.count("/") < 2]
+    """The JSON files of a folder, not far below it, that may be COCO's; none where none of them looks like it."""
+    found = json_sheets(files)
+    looks = any(may_be_coco(files.read(name)) for name in found[:_LOOKED_AT])
+    return found if looks else []
+
+
+def may_be_coco(data: bytes) -> bool:
+    """Whether it is a JSON object with images, or JSON that is broken and may have been one."""
+    if not data.lstrip().startswith((b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        return not data.strip()
+    try:
+        told = json_of(data, dict[str, msgspec.Raw])
+    except Flawed:
+        return True
+    return bytes(told.get("images", b"")).strip() not in {b"", b"[]", b"null"}
+
+
+def json_sheets(files: Files) -> list[str]:
+    """The JSON files of a folder, not far below it: those named as COCO's, where some are."""
+    studio = {NOTES} if "classes.txt" in files.names else set()
+    found = [name for name in files.names if name.endswith(".json") and name.count("/") < 2 and name not in studio]
     for kind in _KINDS:
         if of_kind := [name for name in found if PurePosixPath(name).name.startswith(kind)]:
             return of_kind
@@ -35,14 +60,17 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
         names: The COCO files.
 
     Raises:
-        DatasetError: None of them is one.
+        DatasetError: None of them is one, or one is damaged.
     """
     sheets: dict[str, DataSet] = {}
     others: dict[str, DatasetError] = {}
     for name in names:
+        data = files.read(name)
         try:
-            sheets[name] = read_coco(files.read(name), f"{files.place}/{name}")
+            sheets[name] = read_coco(data, f"{files.place}/{name}")
         except DatasetError as error:
+            if may_be_coco(data):
+                raise
             others[name] = error
     if not sheets:
         raise next(iter(others.values()), DatasetError(files.place, "there is no COCO file in it"))
@@ -62,15 +90,24 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
     def union(*lists: Sequence[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(chain(*lists)))
 
+    categories: dict[str, Category] = {}
+    moved = 0
+    for sheet in sheets.values():
+        moved += sum(categories.get(name, each).id != each.id for name, each in sheet.categories.items())
+        categories = {**sheet.categories, **categories}
     return DataSet(
         "coco",
         read,
         union(*(sheet.labels for sheet in sheets.values())),
         union(*(sheet.joints for sheet in sheets.values())),
         notes=(
+            *(note for sheet in sheets.values() for note in sheet.notes),
             *([f"{' and '.join(sheets)}: taken as one data set"] if len(sheets) > 1 else []),
             *(f"{name}: {error.reason}; left out" for name, error in others.items()),
+            *([f"categories with another id in a second file, the first counts: {moved}"] if moved else []),
         ),
+        categories=categories,
+        skeleton=tuple(dict.fromkeys(pair for sheet in sheets.values() for pair in sheet.skeleton)),
     )
 
 

@@ -6,6 +6,7 @@ maxima are included. Many sets that call themselves VOC count from 0 instead, wh
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,22 +18,30 @@ from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
 from labelloop.labeling.geometry import Geometry, Mask, Rectangle
+from labelloop.labeling.remarks import Remarks
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
-from labelloop.service.datasets.files import Files
+from labelloop.service.datasets.files import Files, Photos
 from labelloop.service.datasets.shapes import box, pixels_mask
+from labelloop.service.datasets.text import lines_of
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _CLASS_LISTS = ("labels.txt", "classes.txt", "names.txt")
 _LABEL_MAP = "labelmap.txt"
 """As CVAT, datumaro and our own exports write it."""
 _FLAGS = ("difficult", "truncated", "occluded")
+_READ = frozenset({*_FLAGS, "name", "pose", "bndbox", "robndbox", "attributes", "type", "id", "deleted", "verified"})
+_NO_POSE = frozenset({"", "unspecified", "unknown"})
 _VOID = 255
 
 
-def read_voc(files: Files) -> DataSet:
+def read_voc(files: Files, photos: Photos) -> DataSet:
     """A folder of XML files, at any depth; masks are taken from ``SegmentationObject/`` where that is there.
+
+    Args:
+        files: The data set's files.
+        photos: Its photos: a file that cannot be read is still of the photo of its name.
 
     Raises:
         DatasetError: There is no XML file in it.
@@ -47,30 +56,48 @@ def read_voc(files: Files) -> DataSet:
     }
     labels: set[str] = set()
     from_zero = False
+    unread: Counter[str] = Counter()
+    others: set[str] = set()
     for name in names:
         try:
-            objects = _parse(files.read(name)).findall("object")
+            objects = parse_voc(files, name).findall("object")
+        except NoAnnotation as other:
+            others.add(other.tag)
+            continue
         except Flawed:
+            others.add("")
             continue  # told when its photo is read
         labels.update(_text(each, "name") for each in objects)
+        unread.update(child.tag for each in objects for child in each if child.tag not in _READ)
         from_zero |= any(_text(each, f"bndbox/{edge}") in {"0", "0.0"} for each in objects for edge in _EDGES[:2])
+    if others and "" not in others and not labels:
+        what = "XML of CVAT" if others == {"annotations"} else f"XML of another kind (<{min(others)}>)"
+        raise DatasetError(files.place, f"it is {what}, not Pascal VOC", fix="Export COCO, Pascal VOC or YOLO instead.")
     first = 0.0 if from_zero else 1.0
     splits = _splits(files)
 
-    def photos() -> Iterator[LabelledPhoto | Problem]:
+    def read() -> Iterator[LabelledPhoto | Problem]:
         for name in names:
+            stem = PurePosixPath(name).stem
             try:
-                page = _parse(files.read(name))
+                page = parse_voc(files, name)
             except Flawed as flaw:
                 yield Problem(name, str(flaw))
+                if photo := photos.find(stem):
+                    yield LabelledPhoto(photo, split=splits.get(stem, ""), unread=1)
                 continue
-            split = splits.get(PurePosixPath(name).stem, "")
             for each in _photo(page, name, first, files, masks):
-                yield each if isinstance(each, Problem) else msgspec.structs.replace(each, split=split)
+                if isinstance(each, Problem):
+                    yield each
+                    continue
+                told = each.name != stem and photos.find(each.name)
+                known = each.name if told else photos.find(stem) or each.name
+                yield msgspec.structs.replace(each, name=known, split=splits.get(stem, ""))
 
     told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
     ordered = dict.fromkeys((*_listed(files), *sorted(labels - {""})))
-    return DataSet("voc", photos, tuple(ordered), notes=(told,))
+    lost = (f"<{tag}> of objects, not imported: {number}" for tag, number in sorted(unread.items()))
+    return DataSet("voc", read, tuple(ordered), notes=(told, *lost))
 
 
 def _splits(files: Files) -> dict[str, str]:
@@ -79,8 +106,7 @@ def _splits(files: Files) -> dict[str, str]:
     for name in files.names:
         path = PurePosixPath(name)
         if path.parts[-3:-1] == ("ImageSets", "Main") and (split := split_of(path.stem)):
-            lines = files.read(name).decode("utf-8-sig", errors="replace").splitlines()
-            found |= {line.split()[0]: split for line in lines if line.strip()}
+            found |= {line.split()[0]: split for line in _lines(files, name)}
     return found
 
 
@@ -88,7 +114,7 @@ def _listed(files: Files) -> list[str]:
     """The classes in their order, where a file tells it."""
     for name in (*_CLASS_LISTS, _LABEL_MAP):
         if name in files.names:
-            lines = [line.strip() for line in files.read(name).decode("utf-8-sig", errors="replace").splitlines()]
+            lines = _lines(files, name)
             if name == _LABEL_MAP:  # label:color_rgb:parts:actions
                 lines = [line.rsplit(":", 3)[0] for line in lines if not line.startswith("#")]
                 lines = [line for line in lines if line != "background"]
@@ -96,13 +122,31 @@ def _listed(files: Files) -> list[str]:
     return []
 
 
-def _parse(data: bytes) -> Any:
+def _lines(files: Files, name: str) -> list[str]:
     try:
-        page = fromstring(data)
-    except (ParseError, DefusedXmlException, ValueError) as error:
+        return lines_of(files.read(name))
+    except Flawed as flaw:
+        raise DatasetError(f"{files.place}/{name}", str(flaw)) from None
+
+
+class NoAnnotation(Flawed):
+    """An XML file is of another kind: its outermost element is another one."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(f"a <{tag}>, not an <annotation>")
+        self.tag = tag
+
+
+def parse_voc(files: Files, name: str) -> Any:
+    """The ``<annotation>`` of a file. Raises `Flawed`: it cannot be read, or is another kind of XML."""
+    try:
+        page = fromstring(files.read(name))
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise Flawed(f"no XML that can be read: {error or type(error).__name__}") from None
+    except DatasetError as error:
+        raise Flawed(error.reason) from None
     if page.tag != "annotation":
-        raise Flawed(f"a <{page.tag}>, not an <annotation>")
+        raise NoAnnotation(str(page.tag))
     return page
 
 
@@ -112,18 +156,35 @@ def _photo(
     stem = PurePosixPath(name).stem
     photo = _text(page, "filename") or stem
     width, height = _size(page)
-    pixels = _instances(files, masks[stem]) if stem in masks else None
-    drawn = []
-    for place, each in enumerate(page.findall("object"), start=1):
+    pixels = None
+    if stem in masks:
+        try:
+            pixels = _instances(files, masks[stem])
+        except Flawed as flaw:
+            yield Problem(masks[stem], f"{flaw}; boxes are taken instead of masks")
+    objects = page.findall("object")
+    drawn: list[Drawn] = []
+    strays = [each for each in page.iter() if _is_shape(each)]
+    known = {id(shape) for each in objects for shape in each.iter()}
+    unread = sum(id(each) not in known for each in strays)
+    if unread:
+        yield Problem(name, f"{unread} of its boxes are in no <object> of the <annotation>")
+    for place, each in enumerate(objects, start=1):
         try:
             shape = _shape(each, first)
             if pixels is not None and (pixels == place).any():
                 shape = _mask(pixels == place, width, height)
-            flags = [flag for flag in _FLAGS if _text(each, flag) == "1"]
-            drawn.append(Drawn(shape, _label(each), detail=", ".join(flags)))
+            drawn.append(Drawn(shape, _label(each), remarks=_remarks(each)))
         except Flawed as flaw:
             yield Problem(f"{name}, object {place}", str(flaw))
-    yield LabelledPhoto(photo, width, height, tuple(drawn))
+    unread += len(objects) - len(drawn)
+    yield LabelledPhoto(photo, width, height, tuple(drawn), unread=unread)
+
+
+def _is_shape(element: Any) -> bool:
+    """Whether it is a box, or an object under another name: ``<Object>``."""
+    tag = element.tag.casefold() if isinstance(element.tag, str) else ""
+    return tag in {"bndbox", "robndbox"} or (tag == "object" and element.tag != tag)
 
 
 def _shape(each: Any, first: float) -> Geometry:
@@ -138,6 +199,29 @@ def _shape(each: Any, first: float) -> Geometry:
         raise Flawed("it has no bndbox")
     left, top, right, bottom = (_number(each, f"bndbox/{edge}") for edge in _EDGES)
     return box(left - first, top - first, right - left + first, bottom - top + first)
+
+
+def _remarks(each: Any) -> Remarks:
+    """The flags, the pose and CVAT's attributes of an object."""
+    flags = frozenset(flag for flag in _FLAGS if _text(each, flag).casefold() in {"1", "1.0", "true"})
+    pose = _text(each, "pose")
+    attributes: dict[str, Any] = {}
+    for one in each.findall("attributes/attribute"):
+        if name := _text(one, "name"):
+            value = _value(_text(one, "value"))
+            there = attributes.get(name)
+            more = there if isinstance(there, list) else [there]
+            attributes[name] = [*more, value] if name in attributes else value
+    return Remarks(flags, "" if pose.casefold() in _NO_POSE else pose, attributes)
+
+
+def _value(text: str) -> Any:
+    """A yes, a no or a number as such; else the text."""
+    try:
+        value = msgspec.json.decode(text.lower() if text.casefold() in {"true", "false"} else text)
+    except msgspec.DecodeError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def _label(each: Any) -> str:
@@ -161,17 +245,17 @@ def _size(page: Any) -> tuple[int, int]:
     return (width, height) if width > 0 and height > 0 else (0, 0)
 
 
-def _instances(files: Files, name: str) -> NDArray[np.uint8] | None:
-    """The palette's index of each pixel: the object's place in the XML, from 1."""
+def _instances(files: Files, name: str) -> NDArray[np.uint8]:
+    """The palette's index of each pixel: the object's place in the XML, from 1. Raises `Flawed`."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(files.read(name))) as image:
-            if image.mode not in {"P", "L"}:
-                return None
-            pixels = np.asarray(image, dtype=np.uint8)
-    except (OSError, ValueError):
-        return None
+            mode, pixels = image.mode, np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DatasetError) as error:
+        raise Flawed(f"its mask cannot be read ({error})") from None
+    if mode not in {"P", "L"}:
+        raise Flawed(f"its mask has the colours {mode}, not a palette")
     return np.where(pixels == _VOID, 0, pixels).astype(np.uint8)
 
 

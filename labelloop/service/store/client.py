@@ -49,7 +49,7 @@ class Place:
         return (urlsplit(str(self.client.meta.endpoint_url)).hostname or "").endswith(_AWS)
 
 
-def s3_client(settings: Settings, *, timeout_s: float = 60.0, attempts: int = ATTEMPTS) -> Any:
+def s3_client(settings: Settings, *, timeout_s: float = 25.0, attempts: int = ATTEMPTS) -> Any:
     """A thread-safe S3 client with its own pool of connections.
 
     Args:
@@ -61,6 +61,8 @@ def s3_client(settings: Settings, *, timeout_s: float = 60.0, attempts: int = AT
     from botocore import handlers
     from botocore.config import Config
     from botocore.session import Session
+
+    from labelloop.service.store.answers import look_at, refuse_redirect
 
     own = bool(settings.s3_endpoint_url)
     secret = settings.s3_secret_access_key.get_secret_value()
@@ -85,6 +87,8 @@ def s3_client(settings: Settings, *, timeout_s: float = 60.0, attempts: int = AT
         ),
     )
     client.meta.events.register_first("needs-retry.s3", partial(_patience, most=attempts))
+    client.meta.events.register_first("needs-retry.s3", refuse_redirect)
+    client.meta.events.register("after-call.s3", look_at)
     # Bytes as a file go out 16 KB at a time, after a question; as bytes they go at once, while other threads work.
     client.meta.events.unregister("before-parameter-build.s3.PutObject", handlers.convert_body_to_file_like_object)
     client.meta.events.register("before-call.s3.PutObject", _ask_first)

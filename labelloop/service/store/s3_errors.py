@@ -7,6 +7,8 @@ from labelloop.service.store.errors import NotThere, StoreError, StoreUnreachabl
 
 _KEYS = "Check LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY."
 _REGION = "Set LABELLOOP_S3_REGION to the bucket's region."
+_ADDRESS = "Check LABELLOOP_S3_ENDPOINT_URL and LABELLOOP_S3_REGION: is a proxy or another server in between?"
+_STALLS = "Check the network and the server's log; then run it again."
 _RIGHTS = "Give this key the right to read, write, list and delete in the bucket."
 _LATER = "The server failed several times in a row: look at its log, and try again later."
 _SAYS = {  # code: (what it means, the fix)
@@ -24,6 +26,7 @@ _SAYS = {  # code: (what it means, the fix)
     "InvalidBucketName": ("that is not a bucket's name", "Correct LABELLOOP_STORE_URL: s3://bucket/prefix."),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", _REGION),
     "PermanentRedirect": ("the bucket is in another region", _REGION),
+    "301": ("the bucket is in another region", _REGION),
     "IllegalLocationConstraintException": ("the bucket is in another region", _REGION),
     "EntityTooLarge": ("the object is too large for the server", "Write it as a local file (Path): it goes in parts."),
     "QuotaExceeded": ("the bucket is full", "Free some room in the bucket."),
@@ -36,12 +39,16 @@ def plain(url: str, key: str, error: Exception) -> StoreError:
         BotoCoreError,
         ClientError,
         HTTPClientError,
+        IncompleteReadError,
         NoCredentialsError,
         PartialCredentialsError,
+        ResponseStreamingError,
     )
     from botocore.exceptions import (
         ConnectionError as NoConnection,
     )
+
+    from labelloop.service.store.answers import NotS3, SentElsewhere, Stalled
 
     if isinstance(error, ClientError):
         said = code(error)
@@ -55,6 +62,10 @@ def plain(url: str, key: str, error: Exception) -> StoreError:
         )
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StoreUnreachable(url, key, "no credentials were found", fix=_KEYS)
+    if isinstance(error, NotS3 | SentElsewhere):
+        return StoreUnreachable(url, key, str(error), fix=_ADDRESS)
+    if isinstance(error, IncompleteReadError | ResponseStreamingError | Stalled):
+        return StoreUnreachable(url, key, f"its answer breaks off or stalls, each time ({error})", fix=_STALLS)
     if isinstance(error, NoConnection | HTTPClientError):
         return StoreUnreachable(
             url, key, f"the server does not answer ({error})", fix="Check LABELLOOP_S3_ENDPOINT_URL and the network."

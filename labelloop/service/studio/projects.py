@@ -46,6 +46,10 @@ class ProjectCalls(StudioClient):
         """Changes the given fields of a project."""
         return dict(self.request("PATCH", f"api/projects/{project}/", json=fields))
 
+    def delete_project(self, project: int) -> None:
+        """Removes a project with all its tasks."""
+        self.request("DELETE", f"api/projects/{project}/")
+
     def label_config(self, project: int) -> LabelConfig:
         """The project's labeling interface, read. Raises `MalformedConfig`."""
         return LabelConfig.parse(self.project(project)["label_config"])
