@@ -233,6 +233,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "splits": self.splits,
             "headers": self.headers is not None,
             "stems": "xxh3",  # what names are known by in the index
+            "unsized": self.rules.sizeless,
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
