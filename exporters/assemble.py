@@ -253,6 +253,8 @@ class Assembler:
         for image in images:
             known = _size_in(readings, images, image) or self._sizes.known(task, image, alone=len(images) == 1)
             size = known or self._header(image, task.id)
+            if self._sizes.looks and (isinstance(size, str) or size == _UNKNOWN):
+                self._made.stays = False  # the photo may be there the next time
             if isinstance(size, str) and self._rules.sizeless and any(reading.answers for _, reading in readings):
                 size = _UNKNOWN  # the class of a whole image needs no size
             if isinstance(size, str):

@@ -92,6 +92,8 @@ class Sizes:
 
     def __init__(self, headers: Headers | None) -> None:
         self._headers = headers
+        self.looks = headers is not None
+        """Whether headers are read at all."""
         self.read = 0
 
     def known(self, task: Task, image: TaskImage, *, alone: bool) -> tuple[int, int] | None:

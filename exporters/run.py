@@ -238,6 +238,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "headers": self.headers is not None,
             "stems": "xxh3",  # what names are known by in the index
             "records": 2,  # the way in which formats write them
+            "unsized": self.rules.sizeless,
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 

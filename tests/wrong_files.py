@@ -26,6 +26,7 @@ WRONG_FILES = {  # what it holds, and a word of what is said
         b'{"tags": [], "size": {"height": 1, "width": 1}, "objects": []}',
         "Supervisely",
     ),
+    "JSON of Datumaro": (b'{"info": {}, "categories": {}, "items": [{"id": "a", "annotations": []}]}', "Datumaro"),
     "JSON of Create ML": (b'[{"image": "a.jpg", "annotations": [{"label": "car"}]}]', "Create ML"),
     "a list of predictions": (
         b'[{"id": 1, "model_version": "m", "task": 3, "result": []}]',

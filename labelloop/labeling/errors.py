@@ -33,7 +33,11 @@ class EndsEarly(MalformedTask):
     """
 
     def __init__(self, begins: int, ends: int) -> None:
-        within = f"in the middle of the item that begins at byte {begins}" if begins < ends else "before its closing ]"
+        within = (
+            f"in the middle of the item that begins at byte {begins}"
+            if begins < ends
+            else "without its closing bracket"
+        )
         super().__init__(None, "", f"it is cut short: it ends at byte {ends}, {within}")
         self.begins = begins
         self.ends = ends

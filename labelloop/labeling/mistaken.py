@@ -136,8 +136,6 @@ def _other_json(head: bytes) -> Mistaken | None:
     nested = {
         str(key).lower() for each in objects for value in each.values() if isinstance(value, dict) for key in value
     }
-    if _COCO.match(head.removeprefix(_BOM).lstrip()):
-        lower |= {"images", "annotations"}
     for key in ("detail", "error"):
         if len(objects) == 1 and key in objects[0]:
             said = f"an error answer of an API: {objects[0][key]!r:.200}"
@@ -145,6 +143,8 @@ def _other_json(head: bytes) -> Mistaken | None:
     for wanted, what, fix in _KEYS:
         if wanted <= lower or wanted <= nested:
             return Mistaken(what, fix)
+    if _COCO.match(head.removeprefix(_BOM).lstrip()):
+        return Mistaken("a COCO file", _IMPORT)
     if objects:
         shown = ", ".join(sorted(keys)[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
         return Mistaken(f"JSON whose objects have no data (they have {shown or 'no keys'})", _EXPORT)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -390,3 +391,26 @@ def test_export_once_runs_the_command_and_gives_its_status(run, build, tmp_path,
     with pytest.raises(BadOption, match="--afresh"):
         export("7", watch=True, every_tasks=1, afresh=True)
     assert os.environ.get("DATASET_URL") is None
+
+
+def test_project_that_lost_most_tasks_publishes_only_where_the_policy_allows(watcher, receiver, studio, label):
+    label(4, 5, 6)
+    policy = ExportPolicy(every_tasks=1, webhook=receiver.url, then=("true",))
+    assert watcher.run(7, ExportPolicy(every_tasks=1), "x").published
+    for number in (3, 4, 5, 6):
+        del studio.tasks_by_id[number]
+    report = watcher.run(7, policy, "x")
+    assert "2 of 6 tasks" in report.refused
+    assert watcher.inbox.due(9) == []
+    assert watcher.run(7, replace(policy, allow_shrink=True), "x").published
+    assert len(watcher.inbox.due(9)) == 2
+
+
+def test_export_without_images_makes_no_version_and_is_not_made_again(watcher, receiver, studio):
+    policy = ExportPolicy(when_done=True, annotation="user:99", webhook=receiver.url, then=("true",))
+    assert watcher.look(7, policy)[2]
+    report = watcher.run(7, policy, "x")
+    assert not report.published
+    assert not report.version
+    assert watcher.inbox.due(9) == []
+    assert watcher.look(7, policy)[2] == ""

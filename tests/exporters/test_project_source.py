@@ -184,3 +184,15 @@ def test_reading_that_was_killed_is_gone_on_with(tmp_path, tasks, writes, snapsh
     assert count == 250
     # from pages, what was written is not asked for again, but for the last seconds; a snapshot is read from the disk
     assert asked == (5 if snapshot == "yes" else max(0, 250 - 100 * writes) + 5)
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: b"[null" + data[1:]])
+def test_snapshot_that_is_cut_or_broken_is_replaced_by_pages(take, studio, monkeypatch, harm):
+    download = studio.download_snapshot
+
+    def harmed(number, snapshot, to):
+        download(number, snapshot, to)
+        to.write_bytes(harm(to.read_bytes()))
+
+    monkeypatch.setattr(studio, "download_snapshot", harmed)
+    assert len(take()) == len(studio.tasks_by_id)

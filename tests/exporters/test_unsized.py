@@ -78,6 +78,15 @@ def test_empty_image_that_cannot_be_fetched_fails_once(run, build):
     assert out.report.published
 
 
+@pytest.mark.parametrize("formats", [("coco",), ("coco", "yolo-detect")])
+def test_unknown_size_is_looked_up_again_by_the_next_export(run, tasks, photos, formats):
+    tasks[0]["data"]["image"] = "/data/local-files/?d=late.jpg"
+    options = {"formats": formats, "fetch": True, "max_errors": 1.0, "allow_shrink": True}
+    assert len(run(tasks, **options).instances()["images"]) == 1
+    photos("late.jpg")
+    assert len(run(tasks, **options).instances()["images"]) == 2
+
+
 def test_image_without_a_size_keeps_its_class(run, build):
     answer = build.result("choices", {"choices": ["day"]}, from_name="weather", **UNSIZED)
     out = run([build.task(1, build.annotation(answer))], formats=["yolo-classify"], max_errors=0.0)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelloop.labeling import stream
-from labelloop.labeling.errors import MalformedTask
-from labelloop.labeling.stream import iter_raw_tasks, iter_tasks
+from labelloop.labeling.errors import EndsEarly, MalformedTask
+from labelloop.labeling.stream import check_end, iter_raw_tasks, iter_tasks
 from labelloop.labeling.task import read_task
 
 text = st.text(alphabet=st.sampled_from('ab{}[]",:\\ \n\u4e2d'), max_size=12)
@@ -140,3 +140,76 @@ def peak(count):
 def test_memory_does_not_grow_with_the_file():
     few, many = peak(300), peak(3000)
     assert many < few * 1.5 + 1_000_000
+
+
+def at_the_end(content):
+    """What reading all of a file raises."""
+    with pytest.raises(EndsEarly) as caught:
+        list(iter_raw_tasks(io.BytesIO(content)))
+    return caught.value
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 18])
+def test_file_that_ends_early_names_the_bytes(block, monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCK", block)
+    found = [{"id": n, "data": {"image": "a.jpg", "more": ["b", {"c": "d"}]}} for n in range(9)]
+    for form in forms(found):
+        data = form.encode()
+        last = data.rindex(b'"id": 8') - 1 if b'"id": 8' in data else 0
+        start = data.rindex(b"{", 0, last + 1)
+        error = at_the_end(data[: start + 30])
+        assert (error.begins, error.ends) == (start, start + 30)
+        assert f"ends at byte {start + 30}" in error.reason
+        assert f"begins at byte {start}" in error.reason
+
+
+@pytest.mark.parametrize("form", range(5))
+def test_no_cut_of_a_file_passes_for_a_whole_one(form):
+    found = [{"id": n, "data": {"image": "a]}.jpg", "more": [["b"], {"c": 'd"'}]}} for n in range(3)]
+    whole = list(forms(found))[form].encode()
+    lines = form > 2
+    for end in range(len(whole.rstrip())):
+        data = whole[:end]
+        if lines and (not data.strip(b"\r\n") or data.rstrip().endswith(b'"c": "d\\""}]}}')):
+            continue  # whole lines
+        if not data.removeprefix("\ufeff".encode()):
+            continue
+        with pytest.raises(MalformedTask):
+            list(iter_raw_tasks(io.BytesIO(data)))
+
+
+def test_end_of_a_file_is_looked_at_without_reading_it():
+    for form in forms([{"id": n, "data": {"image": "x" * 200}} for n in range(2000)]):
+        data = form.encode()
+        check_end(io.BytesIO(data))
+        with pytest.raises(EndsEarly):
+            check_end(io.BytesIO(data.rstrip()[:-90]))
+
+
+def test_last_line_with_a_number_that_is_none_is_whole():
+    data = b'{"id": 1, "data": {}}\n{"id": 2, "data": {"score": NaN}}'
+    check_end(io.BytesIO(data))
+    assert [task.id for task in iter_tasks(io.BytesIO(data))] == [1, 2]
+
+
+def test_broken_first_line_costs_itself_alone():
+    file = io.BytesIO(b'{"id": 1, "da\n{"id": 2, "data": {}}\n{"id": 3, "data": {}}\n')
+    assert len(list(iter_raw_tasks(file))) == 3
+
+
+@pytest.mark.parametrize("block", [3, 40, 1 << 18])
+@pytest.mark.parametrize("rest", ["", ', "total": 3', ', "total": 3, "more": {"a": [{"b": "]"}]}'])
+def test_tasks_of_an_object_are_read(block, rest, monkeypatch):
+    found = [{"id": n, "data": {"image": "a.jpg"}} for n in range(3)]
+    data = f'{{"page": 1, "next": null, "tasks": {json.dumps(found)}{rest}}}\n'.encode()
+    monkeypatch.setattr(stream, "_BLOCK", max(block, 60))
+    assert [task.id for task in iter_tasks(io.BytesIO(data))] == [0, 1, 2]
+    for end in (len(data) - 2, len(data) - 3 - len(rest), len(data) - 20 - len(rest)):
+        with pytest.raises(MalformedTask):
+            list(iter_raw_tasks(io.BytesIO(data[:end])))
+
+
+def test_page_of_several_is_refused():
+    data = json.dumps({"tasks": [{"id": 1, "data": {}}], "total": 2}).encode()
+    with pytest.raises(MalformedTask, match="1 of 2 tasks"):
+        list(iter_raw_tasks(io.BytesIO(data)))
