@@ -183,6 +183,14 @@ def test_several_data_sets_in_a_folder_are_validated_and_asked_about(tmp_path):
     assert {"VOC files", "label files"} <= set(validate(tmp_path).looked_at)
 
 
+def test_an_empty_line_in_a_list_of_classes_is_a_number_of_no_class(tmp_path):
+    folder = label_studio_yolo(tmp_path / "project", "yolo-detect")
+    (folder / "classes.txt").write_text("Zebra\n\ncar\n\n")
+    photos, problems, data = read(folder)
+    assert [each.label for each in photos[NAMES[0]].drawn] == ["car", "Zebra"]
+    assert (data.labels, problems) == (("Zebra", "car"), [])
+
+
 @pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
 def test_photos_beside_the_folder_of_labels_are_found(tmp_path, kind):
     make = {"coco": makers.make_coco, "voc": makers.make_voc, "yolo": lambda to: makers.make_yolo(to, "detect")}[kind]

@@ -260,9 +260,10 @@ def read_sheet(files: Files, name: str = "") -> Sheet:
         return _told(files, name)
     listed = _class_list(files)
     try:
-        names = tuple(lines_of(files.read(listed))) if listed else ()
+        text = text_of(files.read(listed)) if listed else ""
     except Flawed as flaw:
         raise DatasetError(f"{files.place}/{listed}", str(flaw)) from None
+    names = tuple(line.strip() for line in text.rstrip().splitlines())  # an empty line is a number of no class
     return Sheet(names, _noted(files), studio=NOTES in files.names and listed == "classes.txt")
 
 
