@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporters.dataset import Object
 from exporters.offsets import starts
 from exporters.rings import Floats, Rings, simple_areas
-from exporters.shapes import CLIPPED, SMALLEST, TOLERANCE, Fitted, Unfit
+from exporters.shapes import CLIPPED, NARROWEST, TOLERANCE, Fitted, Unfit
 from exporters.shapes import fit as fit_one
 from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 
@@ -175,13 +175,14 @@ def fit(shapes: Shapes) -> Fits:
     known = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
     upright = ~(shapes.turned | shapes.ring)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
-    known &= shapes.ring | (areas >= SMALLEST)
+    least = NARROWEST * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
+    known &= upright | shapes.ring | (areas >= least)
     known &= upright | ~clipped  # what the edge cuts of another shape is for shapely
     known &= ~(shapes.turned & (shapes.boxes[:, 4] % 360 == 0))  # turned all round: its box, by way of its corners
     if shapes.ring.any():
         drawn_rings = rings.some(np.flatnonzero(shapes.ring[rings.rows])) if shapes.turned.any() else rings
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
-        known[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= SMALLEST)
+        known[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= least[drawn_rings.rows])
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
     kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
     kinds[~known] = OTHER

@@ -13,8 +13,8 @@ from labelloop.labeling.geometry import Ellipse, Geometry, KeyPoint, Mask, Point
 TOLERANCE = 0.01
 """Pixels over the edge that are arithmetic, not drawing: Label Studio stores percents with limited digits."""
 
-SMALLEST = TOLERANCE**2
-"""Square pixels: less than that is no area, and is 0 in the digits of the formats."""
+NARROWEST = TOLERANCE / 10
+"""Pixels: an outline whose area is less than its longer side times this is a line in the digits of the formats."""
 SIZELESS = (Rectangle, Ellipse, Polygon, KeyPoint, Vector)
 """Shapes that are the same shares of an image whatever its size, unless they are turned."""
 
@@ -65,23 +65,22 @@ def fit(geometry: Geometry, width: int, height: int) -> Fitted:
     if over > TOLERANCE:
         repairs = (CLIPPED,)
     elif not isinstance(geometry, Polygon | Vector):
-        if geometry.area < SMALLEST:
-            raise Unfit("no area")
-        return Fitted(_with_area(_clamp(geometry.bounds, width, height)), geometry.area, repairs)
+        area = _wide(geometry.area, geometry.bounds)
+        return Fitted(_with_area(_clamp(geometry.bounds, width, height)), area, repairs)
     if not isinstance(geometry, Polygon):
         outline = geometry.polygon()
     elif not shapely.is_valid(outline := shapely.Polygon(geometry.points)):
         outline, repairs = enclosed(outline), (*repairs, CROSSING)
     elif not repairs:
-        if (area := _shoelace(geometry.points)) < SMALLEST:
-            raise Unfit("no area")
+        area = _wide(_shoelace(geometry.points), geometry.bounds)
         return Fitted(_with_area(_clamp((x_min, y_min, x_max, y_max), width, height)), area)
     if over > TOLERANCE:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
-    if outline.area < SMALLEST:
+    if outline.area <= 0:
         raise Unfit("no area")
+    area = _wide(float(outline.area), outline.bounds)
     box = _with_area(_clamp(outline.bounds, width, height))
-    return Fitted(box, float(outline.area), repairs, outline if repairs else None)
+    return Fitted(box, area, repairs, outline if repairs else None)
 
 
 def is_sizeless(geometry: Geometry) -> bool:
@@ -157,6 +156,14 @@ def ring_areas(points: NDArray[np.float64], first: NDArray[np.int64]) -> NDArray
 
 def _shoelace(points: tuple[Point, ...]) -> float:
     return float(ring_areas(np.array(points), np.zeros(1, np.int64))[0])
+
+
+def _wide(area: float, bounds: Box) -> float:
+    """The area of an outline. Raises `Unfit` where it is too narrow to have one."""
+    x_min, y_min, x_max, y_max = bounds
+    if area < NARROWEST * max(x_max - x_min, y_max - y_min):
+        raise Unfit("no area")
+    return area
 
 
 def _with_area(box: Box) -> Box:

@@ -41,6 +41,7 @@ _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _HOLES = "outline with holes -> mask"
 _HOLES_BRIDGED = "outline with holes of a very large image -> polygon, holes joined by bridges"
+_HOLES_SMALL = "outline with holes smaller than a pixel -> polygon, holes joined by bridges"
 _DIGITS = 4
 """Of a pixel, after the point."""
 _KEPT_OUT = ("license", "info")
@@ -267,6 +268,8 @@ def _crowd(each: Object, image: Image, converted: Counter[str]) -> list[list[flo
         mask = shape if isinstance(shape, Mask) else Mask.covering(visible(each), image.width, image.height)
     except TooLarge:
         return _segmentation(each, image, converted)
+    if not mask.area:  # smaller than a pixel
+        return _segmentation(each, image, converted)
     if not isinstance(shape, Mask):
         converted[f"crowd: {shape_name(each)} -> mask"] += 1
     return {"size": [mask.height, mask.width], "counts": mask.counts}
@@ -281,11 +284,12 @@ def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[l
         try:
             mask = Mask.covering(visible(each), image.width, image.height)
         except TooLarge:
-            converted[_HOLES_BRIDGED] += 1
-            outline = [one_ring(each, image.width, image.height)[0]]
-        else:
+            mask = None
+        if mask is not None and mask.area:
             converted[_HOLES] += 1
             return _rle(mask)
+        converted[_HOLES_BRIDGED if mask is None else _HOLES_SMALL] += 1
+        outline = [one_ring(each, image.width, image.height)[0]]
     if (name := shape_name(each)) != "polygon":
         converted[f"{name} -> polygon"] += 1
     return [[_rounded(number) for point in ring for number in point] for ring in outline]

@@ -102,6 +102,9 @@ def one_bus(*regions: dict) -> list[list[dict]]:
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(results(), min_size=3, max_size=12))
 @example(one_bus(BUILD.polygon([[10, 10], [50, 50], [50.0000001, 50]], id="sliver")))
+@example(one_bus(BUILD.polygon([[0, 0], [40, 40], [40.000003, 40]], id="a line once its numbers are rounded")))
+@example(one_bus(BUILD.polygon([[9, 9], [9.01, 9.01], [9.01, 9], [9, 9.01]], id="crosses itself in a pixel")))
+@example(one_bus(BUILD.polygon([[9, 9], [9.01, 9.01], [9.01, 9], [9, 9.01]], id="crowd", meta={"text": ["crowd"]})))
 @example(one_bus(BUILD.box(10, 10, 5, 5, " ", id="blank"), BUILD.box(10, 10, 5, 5, "", id="none")))
 @example(one_bus(BUILD.box(10, 10, 5, 5, "a\x7fb"), BUILD.box(10, 10, 5, 5, "c\u2028d\x85", id="r2")))
 def test_export_of_any_regions_has_no_flaw(tmp_path_factory, annotations):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from labelloop.labeling.geometry import Geometry
+from labelloop.labeling.geometry import Geometry, Polygon
 from labelloop.labeling.remarks import NONE, Remarks
 from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
@@ -338,7 +338,11 @@ def _shape(one: _Annotation, width: int, height: int) -> Geometry:
         raise Flawed("a ring of its segmentation has fewer than three corners, or half of one")
     if len(rings) == 1:
         return outline(list(zip(rings[0][::2], rings[0][1::2], strict=True)))
-    return rings_as_mask(rings, width, height)
+    try:
+        return rings_as_mask(rings, width, height)
+    except Flawed:  # no pixel is in it: its largest part is all that can be drawn of it
+        corners = [list(zip(ring[::2], ring[1::2], strict=True)) for ring in rings]
+        return outline(max(corners, key=lambda ring: abs(Polygon(tuple(ring)).area)))
 
 
 def _box(given: Any) -> Geometry:
