@@ -1,7 +1,7 @@
 """Which regions of several annotators are one object: clusters with at most one region of each annotator."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
 
@@ -106,6 +106,8 @@ class _Overlaps:
     Attributes:
         annotators: Whose each region is.
         names: A number for the labels of each.
+        is_exact: Whether all overlaps are held as they were measured, of each two both ways: float arithmetic may say
+            more one way than the other.
         pairs: The overlaps, of regions of the same labels a trifle more. Of many regions those are missing that are
             too small to join two of them or to make one the twin of another; ``between`` has them too.
     """
@@ -119,12 +121,12 @@ class _Overlaps:
         for place, region in enumerate(regions):
             groups.setdefault((region.control, region.to_name, region.item_index), []).append(place)
         self.groups = [np.array(group) for group in groups.values()]
-        self._held = len(regions) <= _FEW
+        self.is_exact = len(regions) <= _FEW
         self._points = np.zeros(len(regions), dtype=bool)
         for group in self.groups:
             self._points[group] = all(isinstance(self._shapes[place], KeyPoint) for place in group.tolist())
         # What the same labels add must not keep a pair from being found.
-        floor = 0.0 if self._held else min(least, TWICE / 2) * (1 - 2 * _LABEL_WEIGHT)
+        floor = 0.0 if self.is_exact else min(least, TWICE / 2) * (1 - 2 * _LABEL_WEIGHT)
         found = self._weighted(gather(self._within(group, regions, floor) for group in self.groups))
         order = np.lexsort((found.columns, found.rows))
         self.pairs = Pairs(*(each[order] for each in found))
@@ -152,7 +154,7 @@ class _Overlaps:
 
     def _are_held(self, places: Places) -> bool:
         """Whether all that counts of the overlaps of a group is in ``pairs``; of points that are alike it always is."""
-        return self._held or bool(self._points[places[0]])
+        return self.is_exact or bool(self._points[places[0]])
 
     def _measured(self, rows: Places, columns: Places) -> Pairs:
         ours, theirs = ([self._shapes[place] for place in places.tolist()] for places in (rows, columns))
@@ -169,7 +171,9 @@ class _Overlaps:
             found = found.where(found.values >= LEAST_LIKENESS)
         else:
             shapes = [region.geometry for region in inner]
-            found = overlaps(shapes, shapes, least=floor)
+            found = overlaps(shapes, shapes, least=floor, once=not self.is_exact)
+            if not self.is_exact:
+                found = gather((found, Pairs(found.columns, found.rows, found.values)))
         return Pairs(group[found.rows], group[found.columns], found.values)
 
     def _weighted(self, found: Pairs) -> Pairs:
@@ -220,15 +224,19 @@ def _average_linkage(
     trees: dict[int, _Tree] = {place: (0, place) for place in places}
     # How often a group was joined, so that what was found out before is known to be old; none of it: it is gone.
     turns = dict.fromkeys(places, 0)
-    heap = [
+    single = [
         (-value, place, other, 0)
         for place in places
         for other, value in zip(linked.columns[links[place]].tolist(), linked.values[links[place]].tolist(), strict=True)
+        if place < other or found.is_exact
     ]
-    heapify(heap)
+    single.sort(reverse=True)
+    joined: list[tuple[float, int, int, int]] = []
     clock = 0
-    while heap:
-        _, one, other, turn = heappop(heap)
+    while single or joined:
+        # The most alike, of equals the first; what single regions share is sorted once and for all.
+        first = not joined or (single and single[-1] < joined[0])
+        _, one, other, turn = single.pop() if first else heappop(joined)
         if one not in turns or other not in turns or turn != turns[one] + turns[other]:
             continue
         clock += 1
@@ -246,7 +254,7 @@ def _average_linkage(
         for each in near:
             value = _average(trees[one], trees[each], alike)
             if value >= least:
-                heappush(heap, (-value, min(one, each), max(one, each), turns[one] + turns[each]))
+                heappush(joined, (-value, min(one, each), max(one, each), turns[one] + turns[each]))
     return list(groups.values())
 
 

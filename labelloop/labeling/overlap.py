@@ -34,7 +34,7 @@ MOST_PAIRS = 2_000_000
 
 _BAND = 0.01
 # Up to so many pairs all are looked at; of more, a tree finds those whose bounds meet, a block of them at a time.
-_FEW, _BLOCK = 1 << 14, 1 << 22
+_FEW, _BLOCK = 1 << 14, 1 << 19
 # Up to so many pairs the assignment is solved in a matrix; of more, on the pairs that overlap alone.
 _MATRIX = 1 << 18
 # Bytes of run lengths that are decoded at once.
@@ -82,7 +82,9 @@ def iou_matrix(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
     return overlaps(a, b).matrix(len(a), len(b))
 
 
-def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0) -> Pairs:
+def overlaps(
+    a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0, once: bool = False
+) -> Pairs:
     """Which shapes of ``a`` overlap which of ``b``, and by how much: intersection over union, above 0 to 1.
 
     Time and memory grow with the shapes and with the pairs that overlap, not with all pairs.
@@ -91,6 +93,7 @@ def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0
         a: Shapes.
         b: Shapes.
         least: Overlaps below this are left out: to find that out takes less time than to measure them.
+        once: Of shapes among themselves, each two only once, the first first.
 
     Raises:
         TooLargeToJudge: More than ``MOST_PAIRS`` overlap.
@@ -104,6 +107,8 @@ def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0
 
     def measured() -> Iterator[Pairs]:
         for rows, columns in meeting(*bounds):
+            if once:
+                rows, columns = rows[rows < columns], columns[rows < columns]  # noqa: PLW2901 - a block of them
             values = np.clip(measure(rows, columns), 0.0, 1.0)
             # The same shape: float arithmetic, or the lack of an area, may have said less.
             values[ours[rows] == theirs[columns]] = 1.0

@@ -65,21 +65,23 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
     held = np.bincount(within.columns, minlength=len(wholes))
     if not (held >= 2).any():
         return ()
-    places = np.unique(within.rows[held[within.columns] >= 2])
+    within = within.where(held[within.columns] >= 2)
+    places, row = np.unique(within.rows, return_inverse=True)
     fits = overlaps([parts[place].geometry for place in places.tolist()], [whole.geometry for whole in wholes])
     matches = np.bincount(fits.rows[fits.values >= match_iou], minlength=len(places))
-    by_whole, ends = np.argsort(within.columns, kind="stable"), np.cumsum(held)
+    fit_it = fits.at(row, within.columns, len(wholes))
+    alone = matches[row] == (fit_it >= match_iou)  # no other whole matches the part
+    by_whole = np.argsort(within.columns, kind="stable")
+    starts = np.searchsorted(within.columns[by_whole], np.arange(len(wholes) + 1))
     groups: list[Group] = []
     taken: set[int] = set()
     for one in np.argsort(-np.bincount(inside.columns, inside.values, len(wholes)), kind="stable").tolist():
         if held[one] < 2:
             continue
-        found = within.rows[by_whole[ends[one] - held[one] : ends[one]]]
-        rows = np.searchsorted(places, found)
-        fit_it = fits.at(rows, np.full(len(rows), one), len(wholes))
-        alone = matches[rows] == (fit_it >= match_iou)  # no other whole matches the part
-        several = {place: fit for place, fit in zip(found[alone].tolist(), fit_it[alone].tolist(), strict=True)
-                   if place not in taken}  # fmt: skip
+        some = by_whole[starts[one] : starts[one + 1]]
+        some = some[alone[some]]
+        several = dict(zip(within.rows[some].tolist(), fit_it[some].tolist(), strict=True))
+        several = {place: fit for place, fit in several.items() if place not in taken}
         if len(several) < 2 or _meet([parts[place] for place in several]):
             continue
         bounds = np.array([parts[place].geometry.bounds for place in several])

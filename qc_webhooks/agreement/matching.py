@@ -95,8 +95,7 @@ def match_things(
     if len({_place(each) for each in (*a, *b)}) > 1:
         pairs = zip(found.rows.tolist(), found.columns.tolist(), strict=True)
         found = found.where(np.array([_place(a[row]) == _place(b[column]) for row, column in pairs], dtype=bool))
-    pairs = zip(found.rows.tolist(), found.columns.tolist(), strict=True)
-    labels = np.array([label_agreement(a[row], b[column]) for row, column in pairs])
+    labels = _label_agreements(a, b, found)
     shape = len(a), len(b)
     same = _assign(found, labels, match, shape)
     nearly: tuple[Pair, ...] = ()
@@ -118,6 +117,16 @@ def label_agreement(a: Thing, b: Thing) -> float:
         return 1.0
     one, other = set(a.labels), set(b.labels)
     return len(one & other) / len(one | other)
+
+
+def _label_agreements(a: Sequence[Thing], b: Sequence[Thing], pairs: Pairs) -> NDArray[np.float64]:
+    """Of each pair; most have the same labels, and need no more than to be known as such."""
+    numbers: dict[tuple[str, ...], int] = {}
+    ours, theirs = (np.array([numbers.setdefault(each.labels, len(numbers)) for each in things]) for things in (a, b))
+    found = np.ones(len(pairs.rows))
+    for place in np.flatnonzero(ours[pairs.rows] != theirs[pairs.columns]).tolist():
+        found[place] = label_agreement(a[pairs.rows[place]], b[pairs.columns[place]])
+    return found
 
 
 def _place(thing: Thing) -> tuple[str, int]:
