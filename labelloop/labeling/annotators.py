@@ -2,26 +2,36 @@
 
 from collections.abc import Iterable
 
-from labelloop.labeling.task import Annotation
+import msgspec
+
+from labelloop.labeling.task import UNNUMBERED, Annotation
+
+
+def numbered(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
+    """The annotations, each with a number: one whose id is none gets one below ``UNNUMBERED``, by its place."""
+    return tuple(
+        each if each.id is not None else msgspec.structs.replace(each, id=UNNUMBERED - place)
+        for place, each in enumerate(annotations, start=1)
+    )
 
 
 def annotator_of(annotation: Annotation) -> int:
     """The annotator's id; an unknown one is told apart by the negative id of the annotation."""
-    return -(annotation.id or 0) if annotation.completed_by is None else annotation.completed_by
+    return -abs(annotation.id or 0) if annotation.completed_by is None else annotation.completed_by
 
 
 def latest_annotations(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
     """For each annotator the annotation that was changed last; a skipped one counts as none, and hides no older one.
 
     Label Studio lets one user annotate a task several times; only distinct users are second opinions. One that is
-    marked as ground truth counts whatever its author changed since. What has no id counts for nobody.
+    marked as ground truth counts whatever its author changed since.
 
     Returns:
-        In the order of their ids, so that the result does not depend on Label Studio's order.
+        Numbered, in the order of their ids, so that the result does not depend on Label Studio's order.
     """
     latest: dict[int, Annotation] = {}
-    for annotation in annotations:
-        if annotation.was_cancelled or annotation.id is None:
+    for annotation in numbered(annotations):
+        if annotation.was_cancelled:
             continue
         who = annotator_of(annotation)
         held = latest.get(who)
