@@ -19,9 +19,9 @@ from exporters.originals import original_name
 from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.splits import APART
-from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, together
+from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE, Together, together
 from labelloop.labeling.consensus import Crowd
-from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.errors import MalformedTask, TooLargeToJudge
 from labelloop.labeling.region import Reading
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
@@ -160,8 +160,13 @@ class Assembler:
     def _chosen(self, task: Task, number: int, choice: Choice, *, split: str) -> Iterator[Item]:
         chosen = choice.chosen
         images = task_images(task, self._rules.config)
-        self._ledger.input["image"] += len(images)
         readings = [(annotation, self._read(task, annotation, images)) for annotation in chosen]
+        try:
+            agreed = together(readings, self._rules.crowd or Crowd()) if choice.rule == TOGETHER else None
+        except TooLargeToJudge as problem:
+            self._drop_task(TOO_LARGE, readings, failed=True, detail=problem.reason)
+            return
+        self._ledger.input["image"] += len(images)
         placed, reasons = self._place(task, number, images, readings, split)
         if not placed:
             reason = "no image in its data" if not images else "no image with a known size"
@@ -181,8 +186,8 @@ class Assembler:
             self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
             for error in reading.errors:
                 losses.region(annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")
-        if choice.rule == TOGETHER:
-            readings = [self._together(readings)]
+        if agreed is not None:
+            readings = [self._together(agreed)]
         for annotation, reading in readings:
             for region in reading.regions:
                 image = find_image(images, region)
@@ -273,9 +278,8 @@ class Assembler:
         self._ledger.notes[HEADER] += not isinstance(size, str)
         return size
 
-    def _together(self, readings: list[tuple[Annotation, Reading]]) -> tuple[Annotation, Reading]:
+    def _together(self, found: Together) -> tuple[Annotation, Reading]:
         """The consensus as an annotation that is nobody's; what it does not hold is noted."""
-        found = together(readings, self._rules.crowd or Crowd())
         if found.joined:
             self._ledger.drop("region", JOINED, times=found.joined)
         for annotation, region, probability in found.outvoted:
@@ -302,8 +306,10 @@ class Assembler:
         """Every annotation of a task, read for its regions to be counted."""
         return [(annotation, self._read(task, annotation)) for annotation in task.annotations]
 
-    def _drop_task(self, reason: str, readings: Sequence[tuple[Annotation, Reading]], *, failed: bool = False) -> None:
-        self._made.losses.task(reason, failed=failed)
+    def _drop_task(
+        self, reason: str, readings: Sequence[tuple[Annotation, Reading]], *, failed: bool = False, detail: str = ""
+    ) -> None:
+        self._made.losses.task(reason, detail, failed=failed)
         for annotation, reading in readings:
             self._made.losses.annotation(annotation, reading, reason, failed=failed)
 

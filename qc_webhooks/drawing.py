@@ -1,10 +1,11 @@
 """A dispute as it is drawn: every stance's outlines in shares of the image, and what is disputed about which."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import shapely
 
+from labelloop.labeling.clusters import Cluster
 from labelloop.labeling.consensus import Agreed, consensus
 from labelloop.labeling.geometry import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
@@ -99,23 +100,28 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return max(sorted(set(places)), key=places.count, default=0)
 
 
-def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawing:
+def draw(
+    answers: Sequence[Answers], verdict: Verdict, policy: Policy, *, clusters: Sequence[Cluster] | None = None
+) -> Drawing:
     """The drawing of a dispute.
 
     Args:
         answers: One entry an annotator.
         verdict: What was found.
         policy: The project's policy.
+        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
     """
-    together = consensus([stance_of(each) for each in whole_answers(answers)])
+    together = consensus([stance_of(each) for each in whole_answers(answers)], clusters=clusters)
     named = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
     regions = {answer.annotator: stance_of(answer).regions for answer in answers}
+    disputed, disputed_of = _places(named)
     views = [
         View(
             chr(ord("A") + place % 26),
             tuple(answer.annotator for answer in group),
             tuple(
-                _outline(region, _disputed(named, group[0].annotator, region)) for region in regions[group[0].annotator]
+                _outline(region, tuple(disputed_of.get((group[0].annotator, region.id), ())))
+                for region in regions[group[0].annotator]
             ),
             _said(group[0]),
         )
@@ -124,7 +130,7 @@ def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawin
     agreed = View(
         CONSENSUS,
         (),
-        tuple(_outline(each.region, _disputed_together(named, each)) for each in together.regions),
+        tuple(_outline(each.region, _disputed_together(disputed, each)) for each in together.regions),
         tuple((control, " + ".join(answer.chosen) or "no answer") for control, answer in together.choices.items()),
     )
     conflicts = tuple(
@@ -151,17 +157,22 @@ def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
     return tuple((name, " + ".join(told)) for name, told in plain.items() if told)
 
 
-def _disputed(named: Sequence[Named], annotator: int, region: Region) -> tuple[int, ...]:
-    return tuple(
-        place
-        for place, each in enumerate(named)
-        if annotator in each.annotators and region.id and region.id in each.conflict.regions
-    )
+def _places(named: Sequence[Named]) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
+    """Places in the conflicts: by the id of a region, and by an annotator and the id."""
+    of_region: dict[str, list[int]] = {}
+    of_annotator: dict[tuple[int, str], list[int]] = {}
+    for place, each in enumerate(named):
+        for region in dict.fromkeys(each.conflict.regions):
+            of_region.setdefault(region, []).append(place)
+            if region:
+                for annotator in dict.fromkeys(each.annotators):
+                    of_annotator.setdefault((annotator, region), []).append(place)
+    return of_region, of_annotator
 
 
-def _disputed_together(named: Sequence[Named], agreed: Agreed) -> tuple[int, ...]:
+def _disputed_together(disputed: Mapping[str, list[int]], agreed: Agreed) -> tuple[int, ...]:
     ids = {agreed.region.id, *(source.region for source in agreed.sources)}
-    return tuple(place for place, each in enumerate(named) if ids & set(each.conflict.regions))
+    return tuple(sorted({place for region in ids for place in disputed.get(region, ())}))
 
 
 def _outline(region: Region, disputed: tuple[int, ...]) -> Outline:

@@ -31,6 +31,8 @@ LEAST_LIKENESS = 0.5
 _LABEL_WEIGHT = 1e-6
 # Up to so many regions all overlaps are held; of more only those that decide, the others are measured when asked for.
 _FEW = 1000
+# Overlap from which quality control speaks of two regions as a bad fit, unless a policy says otherwise.
+_LEAST_NEAR = 0.1
 
 
 class Member(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -64,8 +66,7 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
     members = [Member(who, place) for who, regions in enumerate(stances) for place in range(len(regions))]
     if not members:
         return ()
-    if len(members) > MOST_REGIONS:
-        raise TooLargeToJudge(f"{len(members):,} regions, at most {MOST_REGIONS:,} are compared")
+    check_count(len(members))
     found = _Overlaps([stances[member.annotator][member.region] for member in members], members, least)
     pairs, annotators, twins = found.pairs, found.annotators, _twins(found)
     linked = pairs.where(
@@ -83,6 +84,46 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
         groups = [places] if whole else _average_linkage(places, linked, links, found, least)
         clusters += (tuple(sorted(members[place] for place in group)) for group in groups)
     return tuple(sorted(clusters))
+
+
+def check_size(stances: Sequence[Sequence[Region]]) -> None:
+    """Whether the regions of a task can be compared in bounded time and memory: it takes less time than to do it.
+
+    Args:
+        stances: For each annotator all regions.
+
+    Raises:
+        TooLargeToJudge: There are more than ``MOST_REGIONS``, or too many of them overlap.
+    """
+    count = sum(map(len, stances))
+    check_count(count)
+    if count <= _FEW:
+        return
+    for group in _groups([region for regions in stances for region in regions]):
+        regions = [region for _, region in group]
+        if all(isinstance(region.geometry, KeyPoint) for region in regions):
+            alike_points(regions, regions, least=LEAST_LIKENESS)
+        else:
+            shapes = [region.geometry for region in regions]
+            overlaps(shapes, shapes, least=_LEAST_NEAR, once=True)
+
+
+def check_count(count: int) -> None:
+    """Whether a task has too many regions or spans to be compared.
+
+    Raises:
+        TooLargeToJudge: It has.
+    """
+    if count > MOST_REGIONS:
+        raise TooLargeToJudge(f"{count:,} regions, at most {MOST_REGIONS:,} are compared")
+
+
+def _groups(regions: Sequence[Region]) -> list[list[tuple[int, Region]]]:
+    """Regions of one control, object and image, each with its place; others never are one object."""
+    groups: dict[tuple[str, str, int], list[tuple[int, Region]]] = {}
+    for place, region in enumerate(regions):
+        groups.setdefault((region.control, region.to_name, region.item_index), []).append((place, region))
+    return list(groups.values())
 
 
 def _components(columns: Places, links: Sequence[slice]) -> Iterator[list[int]]:
@@ -117,10 +158,7 @@ class _Overlaps:
         numbers: dict[frozenset[str], int] = {}
         self.names = np.array([numbers.setdefault(frozenset(each.labels), len(numbers)) for each in regions])
         self._shapes = [region.geometry for region in regions]
-        groups: dict[tuple[str, str, int], list[int]] = {}
-        for place, region in enumerate(regions):
-            groups.setdefault((region.control, region.to_name, region.item_index), []).append(place)
-        self.groups = [np.array(group) for group in groups.values()]
+        self.groups = [np.array([place for place, _ in group]) for group in _groups(regions)]
         self.is_exact = len(regions) <= _FEW
         self._points = np.zeros(len(regions), dtype=bool)
         for group in self.groups:
@@ -227,7 +265,9 @@ def _average_linkage(
     single = [
         (-value, place, other, 0)
         for place in places
-        for other, value in zip(linked.columns[links[place]].tolist(), linked.values[links[place]].tolist(), strict=True)
+        for other, value in zip(
+            linked.columns[links[place]].tolist(), linked.values[links[place]].tolist(), strict=True
+        )
         if place < other or found.is_exact
     ]
     single.sort(reverse=True)

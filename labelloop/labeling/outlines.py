@@ -32,8 +32,9 @@ Places = NDArray[np.intp]
 _MOST, _AT_A_TIME = 10_000, 4096
 # More pairs than this are ordered by their corners first.
 _MANY = 1024
-# What a corner costs GEOS, in corners of one times corners of the other; and how much is measured at most, in those.
-_GEOS, _MOST_WORK = 100, 2_000_000_000
+# What a corner costs GEOS, in corners of one times corners of the other; how much is measured at most, in those; and
+# how many pairs are measured in any case.
+_GEOS, _MOST_WORK, _MANY_PAIRS = 100, 2_000_000_000, 20_000
 _TINY = 1e-300
 
 _UPRIGHT = 1e-12
@@ -82,7 +83,8 @@ class Outlines:
     @cached_property
     def starts(self) -> Places:
         """Where each ring's edges start."""
-        return np.cumsum(self.corners) - self.corners
+        starts: Places = np.cumsum(self.corners) - self.corners
+        return starts
 
 
 def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Floats:
@@ -95,7 +97,7 @@ def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Flo
     work = a.corners[rows] * b.corners[columns]
     quick = (work > 0) & (work <= _MOST)
     sums = a.coordinates[rows[~quick]] + b.coordinates[columns[~quick]]
-    if work[quick].sum() + _GEOS * sums.sum() > _MOST_WORK:
+    if len(rows) > _MANY_PAIRS and work[quick].sum() + _GEOS * sums.sum() > _MOST_WORK:
         raise TooLargeToJudge("its outlines that overlap have too many corners")
     if not quick.all():
         shapes = a.shapes[rows[~quick]], b.shapes[columns[~quick]]

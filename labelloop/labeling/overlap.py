@@ -58,7 +58,9 @@ class Pairs(NamedTuple):
         """The values of some pairs, of ``m`` columns in all; 0 where there is none."""
         keys, wanted = self.rows * m + self.columns, rows * m + columns
         places = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-        found: Floats = np.where(keys[places] == wanted, self.values[places], 0.0) if len(keys) else np.zeros(len(wanted))
+        found: Floats = (
+            np.where(keys[places] == wanted, self.values[places], 0.0) if len(keys) else np.zeros(len(wanted))
+        )
         return found
 
     def matrix(self, n: int, m: int) -> Matrix:
@@ -82,9 +84,7 @@ def iou_matrix(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
     return overlaps(a, b).matrix(len(a), len(b))
 
 
-def overlaps(
-    a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0, once: bool = False
-) -> Pairs:
+def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0, once: bool = False) -> Pairs:
     """Which shapes of ``a`` overlap which of ``b``, and by how much: intersection over union, above 0 to 1.
 
     Time and memory grow with the shapes and with the pairs that overlap, not with all pairs.
@@ -158,7 +158,8 @@ def meeting(a: Floats, b: Floats) -> Iterator[tuple[Places, Places]]:
     if len(a) * len(b) <= _FEW:
         meet = (a[:, None, 0] <= b[:, 2]) & (a[:, None, 2] >= b[:, 0])
         meet &= (a[:, None, 1] <= b[:, 3]) & (a[:, None, 3] >= b[:, 1])
-        yield np.nonzero(meet)
+        rows, columns = np.nonzero(meet)
+        yield rows, columns
         return
     tree = shapely.STRtree(shapely.box(*b.T))
     step = max(1, _BLOCK // len(b))
@@ -246,9 +247,7 @@ def _match_sparse(pairs: Pairs) -> tuple[tuple[int, int], ...]:
 _Measured = Callable[[Places, Places], Floats]
 
 
-def _measure(
-    a: Sequence[Geometry], b: Sequence[Geometry], least: float
-) -> tuple[tuple[Floats, Floats], _Measured]:
+def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tuple[tuple[Floats, Floats], _Measured]:
     """The bounds by which to tell what may overlap, and how to measure it."""
     if all(_upright(shape) for shape in (*a, *b)):
         corners = _corners(a), _corners(b)
@@ -275,7 +274,8 @@ def _boxes(a: Floats, b: Floats) -> _Measured:
     def measure(rows: Places, columns: Places) -> Floats:
         shared = _shared_bounds(a[rows], b[columns])
         union = areas[0][rows] + areas[1][columns] - shared
-        return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        found: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        return found
 
     return measure
 
@@ -304,7 +304,7 @@ def _masks(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> _M
     def _decoded_at_once(rows: Places, columns: Places) -> list[slice]:
         """Stretches of the pairs of which all run lengths are held at once; of few masks that is one."""
         sizes = [len(each["counts"]) for each in (*a, *b)]
-        if sum(sizes) <= _RUNS:
+        if sum(sizes) <= _RUNS or not len(rows):
             return [slice(0, len(rows))] if len(rows) else []
         bytes_ = np.cumsum(np.array(sizes)[len(a) + columns] + np.array(sizes)[rows])
         cuts = [0, *np.unique(np.searchsorted(bytes_, np.arange(_RUNS, bytes_[-1], _RUNS))).tolist(), len(rows)]

@@ -79,9 +79,7 @@ def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float,
     return match_things(a, b, found, match=match_iou, near=near_iou)
 
 
-def match_things(
-    a: Sequence[Thing], b: Sequence[Thing], alike: Pairs, *, match: float, near: float
-) -> Matching:
+def match_things(a: Sequence[Thing], b: Sequence[Thing], alike: Pairs, *, match: float, near: float) -> Matching:
     """Pairs any labelled things of two annotators so that the sum of similarities is greatest.
 
     Args:
