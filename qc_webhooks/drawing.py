@@ -20,6 +20,8 @@ CONSENSUS = "consensus"
 # An outline is drawn a few hundred pixels wide: what is finer than this share of the image nobody sees.
 _FINE = 0.002
 _MOST_RINGS = 40
+# Of a view, and conflicts of a task: a page that draws or tells more is slow, and nobody reads it.
+MOST_OUTLINES, MOST_CONFLICTS = 500, 500
 
 Points = tuple[tuple[float, float], ...]
 
@@ -50,12 +52,14 @@ class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
         annotators: Who.
         outlines: What the one of them who is nearest to the others drew.
         said: (control, answer) about the whole task.
+        more: How many more regions there are that are not drawn.
     """
 
     name: str
     annotators: tuple[int, ...]
     outlines: tuple[Outline, ...]
     said: tuple[tuple[str, str], ...] = ()
+    more: int = 0
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -87,11 +91,13 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         conflicts: What is disputed.
         views: The stances, the largest group first, and last what they say together.
         sizes: (width, height) of each image as far as it is known.
+        more: How many more conflicts there are that are not told; of each type there is one.
     """
 
     conflicts: tuple[Said, ...]
     views: tuple[View, ...]
     sizes: tuple[tuple[int, int], ...] = ()
+    more: int = 0
 
     @property
     def photo(self) -> int:
@@ -112,26 +118,29 @@ def draw(
         clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
     """
     together = consensus([stance_of(each) for each in whole_answers(answers)], clusters=clusters)
-    named = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
+    everything = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
+    named = _shown(everything)
     regions = {answer.annotator: stance_of(answer).regions for answer in answers}
     disputed, disputed_of = _places(named)
     views = [
         View(
             chr(ord("A") + place % 26),
             tuple(answer.annotator for answer in group),
-            tuple(
-                _outline(region, tuple(disputed_of.get((group[0].annotator, region.id), ())))
+            _outlines(
+                (region, tuple(disputed_of.get((group[0].annotator, region.id), ())))
                 for region in regions[group[0].annotator]
             ),
             _said(group[0]),
+            max(0, len(regions[group[0].annotator]) - MOST_OUTLINES),
         )
         for place, group in enumerate(stances(answers, verdict, policy))
     ]
     agreed = View(
         CONSENSUS,
         (),
-        tuple(_outline(each.region, _disputed_together(disputed, each)) for each in together.regions),
+        _outlines((each.region, _disputed_together(disputed, each)) for each in together.regions),
         tuple((control, " + ".join(answer.chosen) or "no answer") for control, answer in together.choices.items()),
+        max(0, len(together.regions) - MOST_OUTLINES),
     )
     conflicts = tuple(
         Said(
@@ -145,7 +154,21 @@ def draw(
         )
         for each in named
     )
-    return Drawing(conflicts, (*views, agreed), _sizes(region for held in regions.values() for region in held))
+    sizes = _sizes(region for held in regions.values() for region in held)
+    return Drawing(conflicts, (*views, agreed), sizes, len(everything) - len(named))
+
+
+def _shown(named: Sequence[Named]) -> list[Named]:
+    """The first conflicts, and the first of each type."""
+    first = {each.conflict.type: place for place, each in reversed(list(enumerate(named)))}
+    return [named[place] for place in sorted({*range(min(len(named), MOST_CONFLICTS)), *first.values()})]
+
+
+def _outlines(regions: Iterable[tuple[Region, tuple[int, ...]]]) -> tuple[Outline, ...]:
+    """Outlines of some regions with what is disputed about each; where there are too many, the disputed ones first."""
+    held = list(regions)
+    chosen = sorted(range(len(held)), key=lambda place: not held[place][1])[:MOST_OUTLINES]
+    return tuple(_outline(*held[place]) for place in sorted(chosen))
 
 
 def _said(answer: Answers) -> tuple[tuple[str, str], ...]:

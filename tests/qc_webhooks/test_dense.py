@@ -13,6 +13,7 @@ from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.agreement.answers import Span
 from qc_webhooks.agreement.conflicts import Conflict
 from qc_webhooks.agreement.groups import find_groups
+from qc_webhooks.drawing import MOST_OUTLINES, draw
 from qc_webhooks.fact_store import FactStore
 from qc_webhooks.note import describe
 from qc_webhooks.policy import Policy
@@ -136,3 +137,13 @@ def test_a_sentence_about_many_labels_stays_short():
     labels = tuple(f"label {at}" for at in range(3000))
     for type_ in ("empty", "merged", "label"):
         assert len(describe(Conflict(type_, "label", labels, ("x",), (0, 0, 1, 1), count=3000))) < 400
+
+
+def test_a_drawing_of_thousands_of_regions_is_cut_and_says_so():
+    answers = [drawn(1, 3000), drawn(2, 3000, moved=8)]
+    drawing = draw(answers, judge(answers, Policy()), Policy())
+    assert all(len(view.outlines) <= MOST_OUTLINES for view in drawing.views)
+    assert [view.more for view in drawing.views[:2]] == [3000 - MOST_OUTLINES] * 2
+    assert all(outline.disputed for outline in drawing.views[0].outlines)
+    told = len(drawing.conflicts) + drawing.more
+    assert len(drawing.conflicts) < 510 < told
