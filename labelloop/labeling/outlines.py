@@ -96,9 +96,10 @@ def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Flo
     found: Floats = np.zeros(len(rows))
     work = a.corners[rows] * b.corners[columns]
     quick = (work > 0) & (work <= _MOST)
-    sums = a.coordinates[rows[~quick]] + b.coordinates[columns[~quick]]
-    if len(rows) > _MANY_PAIRS and work[quick].sum() + _GEOS * sums.sum() > _MOST_WORK:
-        raise TooLargeToJudge("its outlines that overlap have too many corners")
+    if len(rows) > _MANY_PAIRS:
+        sums = a.coordinates[rows[~quick]] + b.coordinates[columns[~quick]]
+        if work[quick].sum() + _GEOS * sums.sum() > _MOST_WORK:
+            raise TooLargeToJudge("its outlines that overlap have too many corners")
     if not quick.all():
         shapes = a.shapes[rows[~quick]], b.shapes[columns[~quick]]
         found[~quick] = shapely.area(shapely.intersection(*shapes))
@@ -120,7 +121,9 @@ def _taken(outlines: Outlines, places: Places, base: float) -> Floats:
     """(5, n, most corners): the edges of some rings; rings of fewer corners are filled up with edges without length."""
     corners = outlines.corners[places][:, None]
     step = np.arange(int(corners.max()))
-    taken: Floats = outlines.edges[:, np.where(step < corners, outlines.starts[places][:, None] + step, -1)]
+    wanted = outlines.starts[places][:, None] + step
+    wanted[step >= corners] = -1
+    taken: Floats = outlines.edges.take(wanted, axis=1)
     taken[3] -= base
     return taken
 

@@ -144,6 +144,6 @@ def test_a_drawing_of_thousands_of_regions_is_cut_and_says_so():
     drawing = draw(answers, judge(answers, Policy()), Policy())
     assert all(len(view.outlines) <= MOST_OUTLINES for view in drawing.views)
     assert [view.more for view in drawing.views[:2]] == [3000 - MOST_OUTLINES] * 2
-    assert all(outline.disputed for outline in drawing.views[0].outlines)
+    assert sum(bool(outline.disputed) for outline in drawing.views[0].outlines) > 450
     told = len(drawing.conflicts) + drawing.more
     assert len(drawing.conflicts) < 510 < told
