@@ -30,6 +30,8 @@ Places = NDArray[np.intp]
 # Corners of one times corners of the other up to which this is faster, and how many of them are worked on at a time
 # (more fall out of the processor's cache).
 _MOST, _AT_A_TIME = 10_000, 4096
+# Edges that are gathered at a time.
+_GATHERED = 1 << 14
 # More pairs than this are ordered by their corners first.
 _MANY = 1024
 # What a corner costs GEOS, in corners of one times corners of the other; how much is measured at most, in those; and
@@ -47,7 +49,7 @@ class Outlines:
     Attributes:
         shapes: Valid shapely polygons, of several parts too, of shape ``(n,)``.
         areas: Their areas.
-        bounds: The upright boxes around them, of shape ``(n, 4)``; NaN where there is nothing.
+        bounds: The upright boxes around them, of shape ``(n, 4)``; all zero where there is nothing.
         coordinates: How many points each has.
         corners: How many corners each has; 0 where it is not one ring.
     """
@@ -55,7 +57,7 @@ class Outlines:
     def __init__(self, shapes: Sequence[Any] | NDArray[np.object_]) -> None:
         self.shapes: NDArray[np.object_] = np.asarray(shapes, dtype=object)
         self.areas: Floats = shapely.area(self.shapes)
-        self.bounds: Floats = shapely.bounds(self.shapes)
+        self.bounds: Floats = np.nan_to_num(shapely.bounds(self.shapes))
         one_ring = (shapely.get_type_id(self.shapes) == shapely.GeometryType.POLYGON) & (
             shapely.get_num_interior_rings(self.shapes) == 0
         )
@@ -112,8 +114,14 @@ def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Flo
         places = places[np.argsort(work[places], kind="stable")]
     for part in np.split(places, range(_MANY, len(places), _MANY)):
         step = max(1, _AT_A_TIME // int(work[part].max()))
-        for some in np.split(part, range(step, len(part), step)):
-            found[some] = _shared(_taken(a, rows[some], base), _taken(b, columns[some], base))
+        wide = step * max(1, _GATHERED // (step * int(max(a.corners[rows[part]].max(), b.corners[columns[part]].max()))))
+        for block in np.split(part, range(wide, len(part), wide)):
+            ours, theirs = a.corners[rows[block]], b.corners[columns[block]]
+            left, right = _taken(a, rows[block], base), _taken(b, columns[block], base)
+            for start in range(0, len(block), step):
+                some = slice(start, start + step)
+                one, other = left[:, some, : ours[some].max()], right[:, some, : theirs[some].max()]
+                found[block[some]] = _shared(one, other)
     return found
 
 

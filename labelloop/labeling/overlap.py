@@ -256,7 +256,7 @@ def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tupl
         ours, theirs = ([mask.coco for mask in masks] for masks in (a, b))  # type: ignore[union-attr]
         return (_mask_bounds(ours), _mask_bounds(theirs)), _masks(ours, theirs)
     left, right = _outlines(tuple(a)), _outlines(tuple(b))
-    return (np.nan_to_num(left.bounds), np.nan_to_num(right.bounds)), _shapes(left, right, least)
+    return (left.bounds, right.bounds), _shapes(left, right, least)
 
 
 def _upright(shape: Geometry) -> bool:
@@ -316,7 +316,7 @@ def _masks(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> _M
 def _shapes(left: Outlines, right: Outlines, least: float) -> _Measured:
     def measure(rows: Places, columns: Places) -> Floats:
         # No two shapes share more than their upright bounds do, nor more than the smaller one.
-        shared = np.nan_to_num(_shared_bounds(left.bounds[rows], right.bounds[columns]))
+        shared = _shared_bounds(left.bounds[rows], right.bounds[columns])
         one, other = left.areas[rows], right.areas[columns]
         most = np.minimum(shared, np.minimum(one, other))
         some = np.flatnonzero((most > 0) & (most >= least * (one + other - most) - ROUNDING))
