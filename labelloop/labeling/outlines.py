@@ -114,7 +114,9 @@ def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Flo
         places = places[np.argsort(work[places], kind="stable")]
     for part in np.split(places, range(_MANY, len(places), _MANY)):
         step = max(1, _AT_A_TIME // int(work[part].max()))
-        wide = step * max(1, _GATHERED // (step * int(max(a.corners[rows[part]].max(), b.corners[columns[part]].max()))))
+        wide = step * max(
+            1, _GATHERED // (step * int(max(a.corners[rows[part]].max(), b.corners[columns[part]].max())))
+        )
         for block in np.split(part, range(wide, len(part), wide)):
             ours, theirs = a.corners[rows[block]], b.corners[columns[block]]
             left, right = _taken(a, rows[block], base), _taken(b, columns[block], base)

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from labelloop.labeling.clusters import TWICE
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry import Ellipse, KeyPoint
+from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask
 from labelloop.labeling.overlap import Pairs, box_iou, gather, meeting, overlaps
 from labelloop.labeling.regions import Region
 
@@ -154,8 +156,30 @@ def _inside(parts: Sequence[Region], wholes: Sequence[Region]) -> Pairs:
     found = found.where((np.array(ours)[found.rows] == np.array(theirs)[found.columns]) & no_points[found.rows])
     upright = [np.array([_upright(each) for each in regions]) for regions in (parts, wholes)]
     cut = ~(upright[0][found.rows] & upright[1][found.columns])
-    if cut.any():
-        found.values[cut] = _shares(parts, wholes, found.where(cut))
+    if not cut.any():
+        return found
+    canvas = [np.array([_canvas(each) for each in regions]) for regions in (parts, wholes)]
+    painted = cut & (canvas[0][found.rows] > 0) & (canvas[0][found.rows] == canvas[1][found.columns])
+    found.values[painted] = _pixel_shares(parts, wholes, found.where(painted))
+    if not painted[cut].all():
+        found.values[cut & ~painted] = _shares(parts, wholes, found.where(cut & ~painted))
+    return found
+
+
+def _canvas(region: Region) -> int:
+    """A number for the size of the image that a mask is painted on; 0 of what is no mask."""
+    shape = region.geometry
+    return shape.width << 32 | shape.height if isinstance(shape, Mask) else 0
+
+
+def _pixel_shares(parts: Sequence[Region], wholes: Sequence[Region], pairs: Pairs) -> NDArray[np.float64]:
+    found = np.zeros(len(pairs.rows))
+    starts = np.flatnonzero(np.diff(pairs.rows, prepend=-1)).tolist()
+    for start, end in pairwise((*starts, len(found))):
+        those = [wholes[place].geometry.coco for place in pairs.columns[start:end].tolist()]
+        part = parts[pairs.rows[start]].geometry.coco
+        # Against what COCO calls a crowd the overlap is counted in shares of the first.
+        found[start:end] = coco.iou([part], those, [1] * len(those))[0]
     return found
 
 

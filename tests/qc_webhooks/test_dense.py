@@ -3,15 +3,17 @@
 import json
 import time
 
+import numpy as np
 import pytest
 
 from labelloop.labeling import clusters, overlap
-from labelloop.labeling.geometry import Rectangle
+from labelloop.labeling.geometry import Mask, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import read_task
 from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.agreement.answers import Span
 from qc_webhooks.agreement.conflicts import Conflict
+from qc_webhooks.agreement.groups import _inside as inside
 from qc_webhooks.agreement.groups import find_groups
 from qc_webhooks.drawing import MOST_OUTLINES, draw
 from qc_webhooks.fact_store import FactStore
@@ -147,3 +149,17 @@ def test_a_drawing_of_thousands_of_regions_is_cut_and_says_so():
     assert sum(bool(outline.disputed) for outline in drawing.views[0].outlines) > 450
     told = len(drawing.conflicts) + drawing.more
     assert len(drawing.conflicts) < 510 < told
+
+
+def test_shares_of_masks_are_those_of_their_outlines():
+    rng = np.random.default_rng(2)
+    parts, wholes = ([region_of(Mask.of(rng.random((12, 16)) < share)) for _ in range(4)] for share in (0.2, 0.9))
+    found = inside(parts, wholes)
+    for row, column, value in zip(*found, strict=True):
+        part, whole = (each.geometry.polygon() for each in (parts[row], wholes[column]))
+        assert value == pytest.approx(part.intersection(whole).area / part.area)
+    assert len(found.rows) == 16
+
+
+def region_of(shape):
+    return Region(shape, ("Car",), "r", "label", "image", "brushlabels", None, 0, 16, 12)
