@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from labelloop.labeling.annotators import with_unread
 from labelloop.labeling.clusters import Cluster, cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import evidence
@@ -162,7 +163,7 @@ class Checker:
 
     def _read(self, project: int, task: int) -> Task | None:
         source = self._studio.task_json(project, task)
-        return None if source is None else read_task(source)
+        return None if source is None else with_unread(read_task(source))
 
     def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], Situation, LabelConfig]:
         config = self._config(project)

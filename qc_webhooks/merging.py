@@ -11,7 +11,16 @@ from typing import Any
 
 from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Agreed, Answered, Consensus, Crowd, agreed_results, consensus, provenance
+from labelloop.labeling.consensus import (
+    Agreed,
+    Answered,
+    Consensus,
+    Crowd,
+    agreed_results,
+    consensus,
+    provenance,
+    with_meta,
+)
 from labelloop.labeling.joining import Joined, annotation_order, join
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import Annotation, Result, Task
@@ -209,7 +218,7 @@ class _Work:
             return []
         raws = [dict(result.raw) for result in self._voted[taken, control]]
         told = {"probability": round(answer.probability, 4), "annotators": len(answer.votes)}
-        return [raw | {"meta": {**(raw.get("meta") or {}), "labelloop": told}} for raw in raws] if tells else raws
+        return [with_meta(raw, told) for raw in raws] if tells else raws
 
     def carry(self) -> list[dict[str, Any]]:
         """What has no merge, control by control; controls whose results share regions come from one annotator."""

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -41,6 +41,7 @@ def report(
     rules = Policy() if policy is None else parse_policy(policy, config=config)
     with show_progress(source) as progress, _output(json) as out:
         summary = write_report(Export(source, config, progress), rules, out)
+        refuse_unreadable(source, summary.tasks, summary.unreadable)
     if str(json) != "-":
         print(told(summary))
         print(f"\nThe whole report: {json}")
@@ -65,10 +66,21 @@ def consensus(
             summary = write_consensus(Export(source, config, progress), file)
         except LabelingError as error:
             raise ConsensusUnwritable(str(error)) from error
+        refuse_unreadable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
         print(f"{summary.tasks} tasks, each with one annotation: {out}")
         print("\n".join(_unmerged(summary)), end="\n" if _unmerged(summary) else "")
         print("\n".join(_trouble(summary)), end="\n" if _trouble(summary) else "")
+
+
+def refuse_unreadable(source: Path, read: int, unreadable: Sequence[object]) -> None:
+    """Ends a command where none of a file's tasks could be read.
+
+    Raises:
+        ExportUnreadable: It is so.
+    """
+    if unreadable and not read:
+        raise ExportUnreadable(source, f"none of its {len(unreadable)} tasks can be read: {unreadable[0]}")
 
 
 def told(summary: Summary) -> str:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import msgspec
 
-from labelloop.labeling.annotators import latest_annotations
+from labelloop.labeling.annotators import latest_annotations, with_unread
 from labelloop.labeling.clusters import cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import consensus
@@ -82,7 +82,7 @@ class Export:
             if self.progress and count % 50 == 0:
                 self.progress(file.tell(), size)
             try:
-                yield read_task(raw)
+                yield with_unread(read_task(raw))
             except MalformedTask as error:
                 yield error
 

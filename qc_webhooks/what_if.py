@@ -18,7 +18,7 @@ from labelloop.service.settings import Settings
 from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.board_keeper import BoardStore
 from qc_webhooks.errors import QualityControlError
-from qc_webhooks.offline import no_prelabels, read_config, show_progress
+from qc_webhooks.offline import no_prelabels, read_config, refuse_unreadable, show_progress
 from qc_webhooks.policy import Policy, parse_policy, read_policy
 from qc_webhooks.replay import MOST_ANNOTATORS, Replay, Replayed
 from qc_webhooks.report import Export
@@ -85,6 +85,7 @@ def what_if(
             export = Export(source, config, progress)
             unreadable: list[MalformedTask] = []
             found, left_out = judge_anew(_readable(export, unreadable), (before, after), export)
+        refuse_unreadable(source, found[0].tasks, unreadable)
         if unreadable:
             left_out.append(f"{len(unreadable)} tasks could not be read: {unreadable[0]}")
     else:

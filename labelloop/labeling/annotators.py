@@ -4,15 +4,34 @@ from collections.abc import Iterable
 
 import msgspec
 
-from labelloop.labeling.task import UNNUMBERED, Annotation
+from labelloop.labeling.task import UNNUMBERED, Annotation, Task
 
 
 def numbered(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
-    """The annotations, each with a number: one whose id is none gets one below ``UNNUMBERED``, by its place."""
-    return tuple(
-        each if each.id is not None else msgspec.structs.replace(each, id=UNNUMBERED - place)
-        for place, each in enumerate(annotations, start=1)
-    )
+    """The annotations, each with a number of its own.
+
+    One that has none, or another's, gets one below ``UNNUMBERED``, by its place.
+    """
+    taken: set[int] = set()
+    found = []
+    for place, each in enumerate(annotations, start=1):
+        own = (
+            each
+            if each.id is not None and each.id not in taken
+            else msgspec.structs.replace(each, id=UNNUMBERED - place)
+        )
+        taken.add(own.id or 0)
+        found.append(own)
+    return tuple(found)
+
+
+def with_unread(task: Task) -> Task:
+    """The task with an annotation, of which nothing can be read, for each that is no object: it was submitted too."""
+    lost = [each for each in task.malformed if each.field.startswith("annotations")]
+    if not lost:
+        return task
+    unread = tuple(Annotation(malformed=(each,)) for each in lost)
+    return msgspec.structs.replace(task, annotations=(*task.annotations, *unread))
 
 
 def annotator_of(annotation: Annotation) -> int:

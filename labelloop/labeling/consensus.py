@@ -150,10 +150,13 @@ def agreed_results(agreed: Agreed, region: Region, *, config: LabelConfig | None
         LabelingError: A control is needed that neither the region nor ``config`` names (see ``to_results``).
     """
     told = provenance(agreed)
-    return [
-        {**result, "meta": {**(result.get("meta") or {}), "labelloop": told}}
-        for result in to_results(region, config=config)
-    ]
+    return [with_meta(result, told) for result in to_results(region, config=config)]
+
+
+def with_meta(result: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """A result that says in ``meta.labelloop`` where it came from; what else its ``meta`` holds stays."""
+    held = result.get("meta")
+    return {**result, "meta": {**(held if isinstance(held, Mapping) else {}), "labelloop": told}}
 
 
 def provenance(agreed: Agreed) -> dict[str, Any]:

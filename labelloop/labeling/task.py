@@ -237,8 +237,8 @@ def read_annotation_json(source: Mapping[str, Any]) -> Annotation:
         id=_number_of(get("id")),
         results=_results(get("result"), malformed),
         completed_by=_person(get("completed_by")),
-        was_cancelled=bool(get("was_cancelled")),
-        ground_truth=bool(get("ground_truth")),
+        was_cancelled=_is_set(get("was_cancelled")),
+        ground_truth=_is_set(get("ground_truth")),
         created_at=_text(get("created_at")),
         updated_at=_text(get("updated_at")),
         lead_time=_number(get("lead_time")),
@@ -331,6 +331,11 @@ def _number(value: object) -> float | None:
 def _reference(value: object) -> int | None:
     """An object by its id: a number, or ``{"id": number, ...}`` in snapshots."""
     return _number_of(value.get("id")) if isinstance(value, Mapping) else _number_of(value)
+
+
+def _is_set(value: object) -> bool:
+    """A flag, also where it is written as a text."""
+    return value.strip().casefold() in {"true", "1"} if isinstance(value, str) else bool(value)
 
 
 def _number_of(value: object) -> int | None:

@@ -119,6 +119,11 @@ CASES = (
             policy="[controls.box]\nweight = 2"),
     refused("a policy that names a label that is not there", ("report",), ("names 'car' ('Car'?)",),
             policy='[[rules]]\nrule = "max_regions"\nvalue = 1\nlabels = ["car"]'),
+    *(
+        refused("no task can be read", (name,), ("none of its 2 tasks can be read",),
+                source='[{"data": 1}, {"data": 2}]', policy="agreement = 0.8" if name == "what-if" else "")
+        for name in ("report", "consensus", "what-if")
+    ),
     refused("an export that ends before its end", ("report",), ("after 0 tasks",), source=annotations([BOX])[:-9]),
     refused("an export that ends before its end", ("consensus",), ("after 0 tasks",), source=annotations([BOX])[:-9]),
 )  # fmt: skip

@@ -238,7 +238,7 @@ def test_an_annotation_that_cannot_be_read_outvotes_nobody(offline):
     assert two["meta"]["consensus"]["carried"][0]["reason"] == "no annotation can be read whole"
 
 
-@pytest.mark.parametrize("ids", [(None, None), ("a", "b"), (1.5, True), ("7", "8")])
+@pytest.mark.parametrize("ids", [(None, None), ("a", "b"), (1.5, True), ("7", "8"), (5, 5)])
 @pytest.mark.parametrize("people", [(1, 2), ("1", "2"), ({"id": 1}, {"id": 2}), ("a@x.y", "b@x.y"), (None, None)])
 def test_annotations_without_a_number_are_submitted_all_the_same(ids, people):
     config, results = CONTROLS["boxes"]
@@ -248,6 +248,15 @@ def test_annotations_without_a_number_are_submitted_all_the_same(ids, people):
     found = judge(read_answers(read_task(task_of(annotations)), config=LabelConfig.parse(f"<View>{config}</View>")),
                   Policy())  # fmt: skip
     assert (found.outcome, found.annotators) == ("agreed", 2)
+
+
+@pytest.mark.parametrize("field", ["from_name", "id", "meta", "parentID", "type", "to_name", "value"])
+@pytest.mark.parametrize("junk", [None, [1], {"a": 1}, 7, ["a"]])
+def test_a_field_of_another_form_costs_no_other_annotation(offline, field, junk):
+    config, (box,) = CONTROLS["boxes"]
+    people = [[box], [box], [box | {field: junk}]]
+    ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
+    assert nameless(task["annotations"][0]["result"])[0] == nameless([box])[0]
 
 
 def test_one_person_known_by_name_is_no_second_opinion():

@@ -160,6 +160,22 @@ def test_what_if_says_what_of_an_export_it_leaves_out(exported, policy, tmp_path
     assert "1 tasks name their pre-labels by number only" in said
 
 
+@pytest.mark.parametrize("lost", [None, 7, "text", [1]])
+def test_an_annotation_that_is_no_object_was_submitted_too(exported, tmp_path, lost):
+    path = tmp_path / "export.json"
+    (task, *_) = json.loads(path.read_text())
+    one = task | {"annotations": [task["annotations"][0], lost]}
+    path.write_text(json.dumps([one, one | {"id": 2, "annotations": lost}]))
+    assert not run("report", *exported, "--json", tmp_path / "report.json")
+    first, second = json.loads((tmp_path / "report.json").read_text())["tasks"]
+    assert (first["verdict"], first["annotators"]) == ("not_judged", 2)
+    assert bool(second["unread"]) == (lost is not None)  # without any annotations nothing was submitted
+    assert not run("consensus", *exported, "--out", tmp_path / "out.json")
+    made, *_ = json.loads((tmp_path / "out.json").read_text())
+    assert made["annotations"][0]["result"]
+    assert "not read whole" in made["meta"]["consensus"]["rejected"][0]["reason"]
+
+
 def test_tasks_that_cannot_be_judged_are_no_disputes(exported, policy, tmp_path, capsys):
     path = tmp_path / "export.json"
     tasks = json.loads(path.read_text())
