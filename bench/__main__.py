@@ -11,6 +11,7 @@ from pathlib import Path
 # To add a bench: write the module, name it here.
 BENCHES: Mapping[str, str] = {
     "base": "bench.base",
+    "bounds": "bench.bounds",
     "brush": "bench.brush",
     "cluster": "bench.cluster",
     "dashboard": "bench.dashboard",

@@ -20,9 +20,9 @@ from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.shapes import is_sizeless
 from exporters.splits import APART
-from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, together
+from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE, Together, together
 from labelloop.labeling.consensus import Crowd
-from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.errors import MalformedTask, TooLargeToJudge
 from labelloop.labeling.region import Reading
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Task
@@ -166,8 +166,13 @@ class Assembler:
     def _chosen(self, task: Task, number: int, choice: Choice, *, split: str) -> Iterator[Item]:
         chosen = choice.chosen
         images = task_images(task, self._rules.config)
-        self._ledger.input["image"] += len(images)
         readings = [(annotation, self._read(task, annotation, images)) for annotation in chosen]
+        try:
+            agreed = together(readings, self._rules.crowd or Crowd()) if choice.rule == TOGETHER else None
+        except TooLargeToJudge as problem:
+            self._drop_task(TOO_LARGE, readings, failed=True, detail=problem.reason)
+            return
+        self._ledger.input["image"] += len(images)
         placed, reasons = self._place(task, number, images, readings, split)
         if not placed:
             reason = "no image in its data" if not images else "no image with a known size"
@@ -187,8 +192,8 @@ class Assembler:
             self._ledger.input["region"] += len(reading.regions) + len(reading.errors)
             for error in reading.errors:
                 losses.region(annotation, error.result, MALFORMED, f"{error.field}: {error.reason}")
-        if choice.rule == TOGETHER:
-            readings = [self._together(readings)]
+        if agreed is not None:
+            readings = [self._together(agreed)]
         for annotation, reading in readings:
             for region in reading.regions:
                 image = find_image(images, region)
@@ -291,9 +296,8 @@ class Assembler:
         self._ledger.notes[HEADER] += not isinstance(size, str)
         return size
 
-    def _together(self, readings: list[tuple[Annotation, Reading]]) -> tuple[Annotation, Reading]:
+    def _together(self, found: Together) -> tuple[Annotation, Reading]:
         """The consensus as an annotation that is nobody's; what it does not hold is noted."""
-        found = together(readings, self._rules.crowd or Crowd())
         if found.joined:
             self._ledger.drop("region", JOINED, times=found.joined)
         for annotation, region, probability in found.outvoted:
@@ -329,9 +333,10 @@ class Assembler:
         *,
         failed: bool = False,
         counted: bool = False,
+        detail: str = "",
     ) -> None:
         """Leave a task out; ``counted``: its images or their regions are the failures already."""
-        self._made.losses.task(reason, failed=failed and not counted)
+        self._made.losses.task(reason, detail, failed=failed and not counted)
         for annotation, reading in readings:
             self._made.losses.annotation(annotation, reading, reason, failed=failed)
 

@@ -40,10 +40,10 @@ class Losses:
             self._list("annotation", MALFORMED, detail=f"{each.field}: {each.reason}")
         return len(broken)
 
-    def task(self, reason: str, *, failed: bool = False) -> None:
+    def task(self, reason: str, detail: str = "", *, failed: bool = False) -> None:
         """The task; what is in it is told by `annotation`."""
         self._ledger.drop("task", reason, failed=failed)
-        self._list("task", reason)
+        self._list("task", reason, detail=detail)
 
     def image(self, url: str, reason: str, why: str, *, failed: bool) -> None:
         """An image of the task; ``failed``: no region on it is counted as failed instead."""

@@ -14,7 +14,7 @@ from labelloop.labeling.annotators import annotator_of
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Consensus, Crowd, Evidence, Stance, estimate_crowd, evidence
 from labelloop.labeling.consensus import consensus as agree
-from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.errors import MalformedTask, TooLargeToJudge
 from labelloop.labeling.joining import annotation_order, join
 from labelloop.labeling.reading import read_annotation
 from labelloop.labeling.region import Reading
@@ -23,6 +23,7 @@ from labelloop.labeling.task import Annotation, Task
 JOINED = "joined with the same object of another annotator"
 OUTVOTED = "not in the consensus"
 NOT_WHOLE = "of an annotation that cannot be read whole"
+TOO_LARGE = "too many regions for a consensus"
 
 # Where nobody recorded the size of an image, percent are read on a square: the overlap of upright shapes is the same.
 _UNKNOWN_SIZE = (1000, 1000)
@@ -50,7 +51,7 @@ def survey(tasks: Iterable[Task | MalformedTask], config: LabelConfig | None) ->
 
 
 def task_evidence(task: Task, config: LabelConfig | None) -> Evidence | None:
-    """What a task tells about its annotators; None where they did not form a consensus."""
+    """What a task tells about its annotators; None where they did not form a consensus, or it is too large for one."""
     chosen, rule = consensus(task.annotations)
     if rule != TOGETHER:
         return None
@@ -59,7 +60,10 @@ def task_evidence(task: Task, config: LabelConfig | None) -> Evidence | None:
         (each, read_annotation(each, task=task, config=config, size=lambda index: sizes.get(index, _UNKNOWN_SIZE)))
         for each in chosen
     ]
-    return evidence([_stance(annotation, reading) for annotation, reading in _read_whole(readings)])
+    try:
+        return evidence([_stance(annotation, reading) for annotation, reading in _read_whole(readings)])
+    except TooLargeToJudge:
+        return None
 
 
 def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> Together:
@@ -67,6 +71,9 @@ def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> To
 
     Shapes are the middle of the annotators' shapes, labels the most likely ones; a key point that is the child of a
     region stays the child of what that region became.
+
+    Raises:
+        TooLargeToJudge: There are too many regions, or too many of them overlap.
     """
     read = _read_whole(readings)
     stances = [_stance(annotation, reading) for annotation, reading in read]

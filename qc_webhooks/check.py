@@ -2,14 +2,16 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
 import structlog
 
 from labelloop.labeling.annotators import with_unread
+from labelloop.labeling.clusters import Cluster, cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import evidence
 from labelloop.labeling.task import Task, read_task
@@ -133,12 +135,13 @@ class Checker:
             return Checked(None)
         answers, situation, config = self._judged(project, found)
         situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
-        situation = self._with_proposal(project, found, answers, situation, config)
+        clusters = cache(partial(_clusters, answers))
+        situation = self._with_proposal(project, found, answers, situation, config, clusters=clusters)
         actions = plan(situation)
         self._writer.carry_out(project, found, actions, situation.fingerprint)
         if not any(action.decides for action in actions):
             self._remember(project, found, situation, memory_after(situation, actions))
-            self._keep_facts(project, found, answers, situation, config)
+            self._keep_facts(project, found, answers, situation, config, clusters=clusters)
             self._truths.keep(
                 project,
                 found.id or 0,
@@ -199,7 +202,14 @@ class Checker:
         return outlook(said, self._crowds.crowd(project), most=policy.max_annotators)
 
     def _with_proposal(
-        self, project: int, found: Task, answers: Sequence[Answers], situation: Situation, config: LabelConfig
+        self,
+        project: int,
+        found: Task,
+        answers: Sequence[Answers],
+        situation: Situation,
+        config: LabelConfig,
+        *,
+        clusters: Callable[[], Sequence[Cluster]],
     ) -> Situation:
         """With the overlays of a dispute, for the task and for its copy in the review project, where they are needed.
 
@@ -214,7 +224,9 @@ class Checker:
         if not (here or there):
             return situation
         crowd = self._crowds.crowd(project)
-        overlays = propose(found, answers, situation.verdict, situation.policy, config=config, crowd=crowd)
+        overlays = propose(
+            found, answers, situation.verdict, situation.policy, config=config, crowd=crowd, clusters=clusters()
+        )
         keys = qc_keys(situation)
         sheet = Sheet(overlays, keys["qc_note"], keys["qc_agreement"])
         return replace(situation, wanted=overlays if here else None, sheet=sheet if there else None)
@@ -232,14 +244,21 @@ class Checker:
         )
 
     def _keep_facts(
-        self, project: int, found: Task, answers: Sequence[Answers], situation: Situation, config: LabelConfig
+        self,
+        project: int,
+        found: Task,
+        answers: Sequence[Answers],
+        situation: Situation,
+        config: LabelConfig,
+        *,
+        clusters: Callable[[], Sequence[Cluster]],
     ) -> None:
         """Keeps what the dashboard and the statistics tell of the task; the verdict stands whatever becomes of it."""
         verdict, policy = situation.verdict, situation.policy
         tolerance = policy.tolerance
         try:
-            facts = facts_of(found, answers, verdict, tolerance, config=config)
-            drawing = draw(answers, verdict, policy) if verdict.outcome == "disputed" else None
+            facts = facts_of(found, answers, verdict, tolerance, config=config, clusters=clusters())
+            drawing = draw(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
             self._facts.keep(project, msgspec.structs.replace(facts, review=needs_review(situation)), drawing)
         except Exception:  # a shape that cannot be drawn must not cost the task its verdict
             log.exception("facts_failed", project=project, task=found.id)
@@ -250,6 +269,12 @@ class Checker:
             kept = time.monotonic(), self._studio.label_config(project)
             self._configs[project] = kept
         return kept[1]
+
+
+def _clusters(answers: Sequence[Answers]) -> Sequence[Cluster]:
+    """As ``consensus`` takes them."""
+    ordered = sorted(whole_answers(answers), key=lambda each: each.annotator)
+    return cluster_regions([stance_of(each).regions for each in ordered])
 
 
 def fingerprint(answers: Sequence[Answers], policy: Policy) -> str:

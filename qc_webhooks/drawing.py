@@ -1,10 +1,11 @@
 """A dispute as it is drawn: every stance's outlines in shares of the image, and what is disputed about which."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import shapely
 
+from labelloop.labeling.clusters import Cluster
 from labelloop.labeling.consensus import Agreed, consensus
 from labelloop.labeling.geometry import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
@@ -19,6 +20,8 @@ CONSENSUS = "consensus"
 # An outline is drawn a few hundred pixels wide: what is finer than this share of the image nobody sees.
 _FINE = 0.002
 _MOST_RINGS = 40
+# Of a view, and conflicts of a task: a page that draws or tells more is slow, and nobody reads it.
+MOST_OUTLINES, MOST_CONFLICTS = 500, 500
 
 Points = tuple[tuple[float, float], ...]
 
@@ -49,12 +52,14 @@ class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
         annotators: Who.
         outlines: What the one of them who is nearest to the others drew.
         said: (control, answer) about the whole task.
+        more: How many more regions there are that are not drawn.
     """
 
     name: str
     annotators: tuple[int, ...]
     outlines: tuple[Outline, ...]
     said: tuple[tuple[str, str], ...] = ()
+    more: int = 0
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -86,11 +91,13 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         conflicts: What is disputed.
         views: The stances, the largest group first, and last what they say together.
         sizes: (width, height) of each image as far as it is known.
+        more: How many more conflicts there are that are not told; of each type there is one.
     """
 
     conflicts: tuple[Said, ...]
     views: tuple[View, ...]
     sizes: tuple[tuple[int, int], ...] = ()
+    more: int = 0
 
     @property
     def photo(self) -> int:
@@ -99,33 +106,41 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return max(sorted(set(places)), key=places.count, default=0)
 
 
-def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawing:
+def draw(
+    answers: Sequence[Answers], verdict: Verdict, policy: Policy, *, clusters: Sequence[Cluster] | None = None
+) -> Drawing:
     """The drawing of a dispute.
 
     Args:
         answers: One entry an annotator.
         verdict: What was found.
         policy: The project's policy.
+        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
     """
-    together = consensus([stance_of(each) for each in whole_answers(answers)])
-    named = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
+    together = consensus([stance_of(each) for each in whole_answers(answers)], clusters=clusters)
+    everything = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
+    named = _shown(everything)
     regions = {answer.annotator: stance_of(answer).regions for answer in answers}
+    disputed, disputed_of = _places(named)
     views = [
         View(
             chr(ord("A") + place % 26),
             tuple(answer.annotator for answer in group),
-            tuple(
-                _outline(region, _disputed(named, group[0].annotator, region)) for region in regions[group[0].annotator]
+            _outlines(
+                (region, tuple(disputed_of.get((group[0].annotator, region.id), ())))
+                for region in regions[group[0].annotator]
             ),
             _said(group[0]),
+            max(0, len(regions[group[0].annotator]) - MOST_OUTLINES),
         )
         for place, group in enumerate(stances(answers, verdict, policy))
     ]
     agreed = View(
         CONSENSUS,
         (),
-        tuple(_outline(each.region, _disputed_together(named, each)) for each in together.regions),
+        _outlines((each.region, _disputed_together(disputed, each)) for each in together.regions),
         tuple((control, " + ".join(answer.chosen) or "no answer") for control, answer in together.choices.items()),
+        max(0, len(together.regions) - MOST_OUTLINES),
     )
     conflicts = tuple(
         Said(
@@ -139,7 +154,21 @@ def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawin
         )
         for each in named
     )
-    return Drawing(conflicts, (*views, agreed), _sizes(region for held in regions.values() for region in held))
+    sizes = _sizes(region for held in regions.values() for region in held)
+    return Drawing(conflicts, (*views, agreed), sizes, len(everything) - len(named))
+
+
+def _shown(named: Sequence[Named]) -> list[Named]:
+    """The first conflicts, and the first of each type."""
+    first = {each.conflict.type: place for place, each in reversed(list(enumerate(named)))}
+    return [named[place] for place in sorted({*range(min(len(named), MOST_CONFLICTS)), *first.values()})]
+
+
+def _outlines(regions: Iterable[tuple[Region, tuple[int, ...]]]) -> tuple[Outline, ...]:
+    """Outlines of some regions with what is disputed about each; where there are too many, the disputed ones first."""
+    held = list(regions)
+    chosen = sorted(range(len(held)), key=lambda place: not held[place][1])[:MOST_OUTLINES]
+    return tuple(_outline(*held[place]) for place in sorted(chosen))
 
 
 def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
@@ -151,17 +180,22 @@ def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
     return tuple((name, " + ".join(told)) for name, told in plain.items() if told)
 
 
-def _disputed(named: Sequence[Named], annotator: int, region: Region) -> tuple[int, ...]:
-    return tuple(
-        place
-        for place, each in enumerate(named)
-        if annotator in each.annotators and region.id and region.id in each.conflict.regions
-    )
+def _places(named: Sequence[Named]) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
+    """Places in the conflicts: by the id of a region, and by an annotator and the id."""
+    of_region: dict[str, list[int]] = {}
+    of_annotator: dict[tuple[int, str], list[int]] = {}
+    for place, each in enumerate(named):
+        for region in dict.fromkeys(each.conflict.regions):
+            of_region.setdefault(region, []).append(place)
+            if region:
+                for annotator in dict.fromkeys(each.annotators):
+                    of_annotator.setdefault((annotator, region), []).append(place)
+    return of_region, of_annotator
 
 
-def _disputed_together(named: Sequence[Named], agreed: Agreed) -> tuple[int, ...]:
+def _disputed_together(disputed: Mapping[str, list[int]], agreed: Agreed) -> tuple[int, ...]:
     ids = {agreed.region.id, *(source.region for source in agreed.sources)}
-    return tuple(place for place, each in enumerate(named) if ids & set(each.conflict.regions))
+    return tuple(sorted({place for region in ids for place in disputed.get(region, ())}))
 
 
 def _outline(region: Region, disputed: tuple[int, ...]) -> Outline:

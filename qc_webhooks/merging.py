@@ -83,6 +83,7 @@ def merge(
     crowd: Crowd | None = None,
     config: LabelConfig | None = None,
     style: Style = PLAIN,
+    found: Consensus | None = None,
 ) -> Merged:
     """The annotations of a task as one.
 
@@ -93,6 +94,7 @@ def merge(
         crowd: What is known of the annotators.
         config: The project's label config.
         style: How regions are written.
+        found: The consensus of the answers that are whole, where it is known already.
 
     Raises:
         LabelingError: A region needs a control that the label config does not have.
@@ -103,9 +105,10 @@ def merge(
     if len(answers) == 1:
         return _one(answers, annotations, pairs, "the only annotation")
     if not whole:
-        return _one(answers, annotations, pairs, "no annotation can be read whole")
+        large = answers[0].too_large.rstrip(".")
+        return _one(answers, annotations, pairs, large or "no annotation can be read whole")
     stances = [stance_of(each) for each in whole]
-    found = consensus(stances, crowd)
+    found = found or consensus(stances, crowd)
     joined = join(found, stances, id_of=style.id_of)
     work = _Work(annotations, whole, found, joined, pairs)
     results = [
@@ -160,6 +163,7 @@ def _held(annotation: Annotation) -> list[dict[str, Any]]:
 
 def _unread(answers: Answers, annotation: Annotation) -> Line:
     reason = f"not read whole: {answers.unread[0]}" if answers.unread else "not read whole"
+    reason = answers.too_large.rstrip(".") or reason
     return {
         "annotator": answers.annotator,
         "annotation": answers.annotation,

@@ -11,6 +11,8 @@ from qc_webhooks.words import place_of, thing
 # What can be read at a glance in a cell of Label Studio's table or in a line above the image.
 MOST_CONFLICTS = 3
 _LONGEST_TEXT = 40
+# Of a sentence about many regions.
+MOST_LABELS = 10
 
 
 def write_note(verdict: Verdict, policy: Policy, *, doubt: float | None = None, more: Sequence[str] = ()) -> str:
@@ -97,7 +99,9 @@ def _attribute(conflict: Conflict) -> str:
 
 def _empty(conflict: Conflict) -> str:
     counts = Counter(conflict.a or conflict.b)
-    labels = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+    named = [f"{count} {label}" for label, count in counts.most_common(MOST_LABELS)]
+    more = [f"{len(counts) - MOST_LABELS} more labels"] if len(counts) > MOST_LABELS else []
+    labels = ", ".join((*named, *more))
     inner = f" ({labels})" if labels else ""
     return f"One has {conflict.count} {_plural(conflict.shape)}{inner}, another has none."
 
@@ -118,7 +122,8 @@ def _cut(said: tuple[str, ...]) -> str:
 
 
 def _name(labels: tuple[str, ...], *, empty: str = "no label") -> str:
-    return " + ".join(labels) or empty
+    more = (f"{len(labels) - MOST_LABELS} more",) if len(labels) > MOST_LABELS else ()
+    return " + ".join((*labels[:MOST_LABELS], *more)) or empty
 
 
 def _plural(shape: str) -> str:

@@ -7,6 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from labelloop.labeling.annotators import latest_annotations
+from labelloop.labeling.clusters import Cluster
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Agreed, Consensus, Crowd, consensus
 from labelloop.labeling.errors import LabelingError
@@ -30,6 +31,7 @@ def propose(
     *,
     config: LabelConfig | None = None,
     crowd: Crowd | None = None,
+    clusters: Sequence[Cluster] | None = None,
 ) -> tuple[Overlay, ...]:
     """The overlays of a dispute in the order in which they are to be written: the last one's tab comes first.
 
@@ -40,9 +42,10 @@ def propose(
         policy: The project's policy.
         config: The project's label config.
         crowd: What is known of the project's annotators; None: nothing, so all are alike.
+        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
     """
     annotations = {each.id: each for each in latest_annotations(task.annotations)}
-    agreed = consensus([stance_of(each) for each in whole_answers(answers)], crowd)
+    agreed = consensus([stance_of(each) for each in whole_answers(answers)], crowd, clusters=clusters)
     texts = _disputed(answers, agreed, policy)
     groups = stances(answers, verdict, policy)
     shown = [
@@ -59,7 +62,7 @@ def propose(
         # An empty proposal would ask to throw away what everybody drew.
         return (*reversed(shown), Overlay(CONSENSUS, _stance_results(annotation, said), None))
     try:
-        merged = merge(task, answers, lambda: verdict.measured, crowd=crowd, config=config, style=_STYLE)
+        merged = merge(task, answers, lambda: verdict.measured, crowd=crowd, config=config, style=_STYLE, found=agreed)
     except LabelingError:  # a control of the consensus is not in the label config (any more); the stances still stand
         return tuple(reversed(shown))
     return (*reversed(shown), Overlay(CONSENSUS, merged.results, _likely(agreed)))
@@ -102,9 +105,10 @@ def _disputed(answers: Sequence[Answers], agreed: Consensus, policy: Policy) -> 
     tolerance = policy.tolerance
     texts: dict[int, dict[str, list[str]]] = {}
     for named in conflicts_of(answers, agreed, tolerance):
+        text = describe(named.conflict)
         for annotator in named.annotators:
             for region in named.conflict.regions:
-                texts.setdefault(annotator, {}).setdefault(region, []).append(describe(named.conflict))
+                texts.setdefault(annotator, {}).setdefault(region, []).append(text)
     return texts
 
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import shapely
 
+from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry import Polygon
-from labelloop.labeling.overlap import iou_matrix
+from labelloop.labeling.overlap import meeting, overlaps
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement import Answers
 from qc_webhooks.agreement.conflicts import shape_word
@@ -110,8 +112,10 @@ def required_answer(work: Work, rule: Rule) -> Found:
 def must_meet(work: Work, rule: Rule) -> Found:
     """Every region of ``labels`` touches one of ``others``."""
     wanted = [region for region in work.regions if set(region.labels) & set(rule.others)]
-    for region in chosen(work, rule.labels):
-        if not any(_touch(region, other) for other in wanted if other is not region):
+    those = chosen(work, rule.labels)
+    touch = {place for place, other in _near(those, wanted) if _touch(those[place], wanted[other])}
+    for place, region in enumerate(those):
+        if place not in touch:
             yield f"{_what(region)} meets no {_either(rule.others)}", (region.id,)
 
 
@@ -119,13 +123,13 @@ def must_not_meet(work: Work, rule: Rule) -> Found:
     """No region of ``labels`` overlaps one of ``others`` by more than ``value`` (IoU; 0 where it is not given)."""
     most = rule.value or 0.0
     barred = [region for region in work.regions if set(region.labels) & set(rule.others)]
-    for region in chosen(work, rule.labels):
-        for other in barred:
-            if other is not region and _same_image(region, other):
-                iou = float(iou_matrix([region.geometry], [other.geometry])[0, 0])
-                if iou > most:
-                    yield f"{_what(region)} meets {_article(other)}", (region.id, other.id)
-                    break
+    those = chosen(work, rule.labels)
+    named: set[int] = set()
+    for row, column, iou in _overlaps(those, barred):
+        region, other = those[row], barred[column]
+        if row not in named and other is not region and _same_image(region, other) and iou > most:
+            named.add(row)
+            yield f"{_what(region)} meets {_article(other)}", (region.id, other.id)
 
 
 def too_fast(work: Work, rule: Rule) -> Found:
@@ -214,15 +218,31 @@ _POINTS = {"keypointlabels", "keypoint"}
 
 
 def _pairs(regions: Sequence[Region]) -> Iterator[tuple[Region, Region, float]]:
-    overlaps = iou_matrix([each.geometry for each in regions], [each.geometry for each in regions])
-    for place, one in enumerate(regions):
-        for other in range(place + 1, len(regions)):
-            if overlaps[place, other] > 0 and _same_image(one, regions[other]):
-                yield one, regions[other], float(overlaps[place, other])
+    for place, other, iou in _overlaps(regions, regions):
+        if place < other and _same_image(regions[place], regions[other]):
+            yield regions[place], regions[other], iou
+
+
+def _overlaps(a: Sequence[Region], b: Sequence[Region]) -> Iterator[tuple[int, int, float]]:
+    """Which of ``a`` overlap which of ``b``, in order; none where too many do to be looked at."""
+    try:
+        found = overlaps([each.geometry for each in a], [each.geometry for each in b])
+    except TooLargeToJudge:
+        return
+    yield from zip(found.rows.tolist(), found.columns.tolist(), found.values.tolist(), strict=True)
+
+
+def _near(a: Sequence[Region], b: Sequence[Region]) -> Iterator[tuple[int, int]]:
+    """Which of ``a`` may touch which of ``b``: their bounds meet."""
+    if not a or not b:
+        return
+    bounds = (np.array([_outline(each).bounds for each in regions]) for regions in (a, b))
+    for rows, columns in meeting(*map(np.nan_to_num, bounds)):
+        yield from zip(rows.tolist(), columns.tolist(), strict=True)
 
 
 def _touch(one: Region, other: Region) -> bool:
-    if not _same_image(one, other):
+    if one is other or not _same_image(one, other):
         return False
     shapes: list[Any] = [_outline(one), _outline(other)]
     return bool(shapes[0].intersects(shapes[1]))

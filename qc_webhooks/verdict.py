@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, get_args
 
+from labelloop.labeling.errors import TooLargeToJudge
 from qc_webhooks.agreement.answers import Answers
 from qc_webhooks.agreement.compare import Comparison, compare, find_conflicts
 from qc_webhooks.agreement.conflicts import Conflict
@@ -64,8 +65,26 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
         answers: One entry an annotator, see ``read_answers``; their order decides nothing.
         policy: The project's policy.
     """
-    tolerance, weights = policy.tolerance, policy.weights
     ordered = sorted(answers, key=lambda answer: answer.annotation)
+    try:
+        large = next((answer.too_large for answer in ordered if answer.too_large), "")
+        if not large:
+            return _compared(ordered, policy)
+    except TooLargeToJudge as error:
+        large = f"{str(error)[0].upper()}{str(error)[1:]}."
+    truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
+    if truth is not None:
+        return Verdict("agreed", len(ordered), ground_truth=truth)
+    return without_verdict(ordered, large)
+
+
+def _compared(ordered: Sequence[Answers], policy: Policy) -> Verdict:
+    """The verdict on annotators in the order of their annotations.
+
+    Raises:
+        TooLargeToJudge: Too much of what they drew overlaps.
+    """
+    tolerance, weights = policy.tolerance, policy.weights
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
     comparisons = tuple(

@@ -92,6 +92,21 @@ class TooLarge(LabelingError):
         return f"a mask of {self.width} x {self.height} pixels is more than can be held"
 
 
+class TooLargeToJudge(LabelingError):
+    """A task holds more regions, or more regions that overlap, than can be compared in bounded time and memory.
+
+    Attributes:
+        reason: What there is too much of, with the limit.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"too large to judge: {self.reason}"
+
+
 class RegionError(LabelingError):
     """One result of an annotation is malformed; its siblings are not.
 

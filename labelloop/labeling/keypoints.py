@@ -1,11 +1,13 @@
 """How near key points lie, in proportion to what they lie on: object keypoint similarity."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.geometry import KeyPoint
+from labelloop.labeling.overlap import ROUNDING, Pairs, gather, meeting
 from labelloop.labeling.region import Region
 
 Matrix = NDArray[np.float64]
@@ -17,18 +19,30 @@ OKS_SIGMA = 0.1
 _ENOUGH_POINTS, _PART = 3, 0.25
 
 
-def oks_matrix(a: Sequence[Region], b: Sequence[Region], *, size: float | None = None) -> Matrix:
-    """(n, m): object keypoint similarity of points, exp(-d^2 / (2 s^2 (2 sigma)^2)), cocodataset.org/#keypoints-eval.
+def alike_points(a: Sequence[Region], b: Sequence[Region], *, least: float, size: float | None = None) -> Pairs:
+    """Points that are near each other by object keypoint similarity, exp(-d^2 / (2 s^2 (2 sigma)^2)).
+
+    It is that of cocodataset.org/#keypoints-eval.
 
     Args:
         a: Key points.
         b: Key points on the same image.
+        least: What is less alike is left out; above 0.
         size: The size s of the object, see ``object_size``; by default that of both annotators' points.
+
+    Raises:
+        TooLargeToJudge: More than ``MOST_PAIRS`` are alike.
     """
     size = object_size((a, b)) if size is None else size
-    squares = ((_places(a)[:, None] - _places(b)[None]) ** 2).sum(axis=-1)
-    found: Matrix = np.exp(-squares / (2 * (size * 2 * OKS_SIGMA) ** 2))
-    return found
+    ours, theirs, scale = _places(a), _places(b), 2 * (size * 2 * OKS_SIGMA) ** 2
+    reach = math.sqrt(-math.log(least / 2) * scale)  # a little farther than it needs to be
+
+    def alike() -> Iterator[Pairs]:
+        for rows, columns in meeting(np.hstack((ours - reach, ours + reach)), np.hstack((theirs, theirs))):
+            values = np.exp(-((ours[rows] - theirs[columns]) ** 2).sum(axis=-1) / scale)
+            yield Pairs(rows, columns, values).where(values >= least - ROUNDING)
+
+    return gather(alike())
 
 
 def object_size(drawn: Sequence[Sequence[Region]]) -> float:

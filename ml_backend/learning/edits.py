@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from labelloop.labeling.overlap import box_iou, match
+from labelloop.labeling.overlap import box_pairs, match_pairs
 from ml_backend.learning.teaching import Lesson
 
 SAME_IOU = 0.98
@@ -95,15 +95,16 @@ def _of_photo(shown: Lesson, drawn: Lesson, same: float, moved: float) -> Iterab
     if not shown.boxes:
         yield from ((label, Edits(added=1)) for label in drawn.labels)
         return
-    overlap = box_iou(np.array(shown.boxes), np.array(drawn.boxes))
-    classes = np.array(shown.labels, object)[:, None] == np.array(drawn.labels, object)[None, :]
-    kept = match(np.where(classes, overlap, 0.0), threshold=moved)
-    rest = overlap.copy()
-    for row, column in kept:
-        rest[row, :] = rest[:, column] = 0
-    renamed = match(np.where(classes, 0.0, rest), threshold=moved)
-    for row, column in kept:
-        untouched = overlap[row, column] >= same
+    overlap = box_pairs(np.array(shown.boxes), np.array(drawn.boxes), least=moved)
+    size = len(shown.boxes), len(drawn.boxes)
+    alike = np.array(shown.labels, object)[overlap.rows] == np.array(drawn.labels, object)[overlap.columns]
+    kept = match_pairs(overlap.where(alike), size, threshold=moved)
+    rows, columns = ([pair[side] for pair in kept] for side in (0, 1))
+    left = ~(alike | np.isin(overlap.rows, rows) | np.isin(overlap.columns, columns))
+    renamed = match_pairs(overlap.where(left), size, threshold=moved)
+    fits = overlap.at(np.array(rows, np.intp), np.array(columns, np.intp), len(drawn.boxes))
+    for column, fit in zip(columns, fits.tolist(), strict=True):
+        untouched = fit >= same
         yield drawn.labels[column], Edits(accepted=1) if untouched else Edits(moved=1)
     for _, column in renamed:
         yield drawn.labels[column], Edits(relabelled=1)

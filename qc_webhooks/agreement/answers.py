@@ -8,10 +8,11 @@ from types import MappingProxyType
 from typing import Any
 
 from labelloop.labeling.annotators import annotator_of, latest_annotations
+from labelloop.labeling.clusters import check_count, check_size
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.errors import MalformedValue, RegionError
+from labelloop.labeling.errors import MalformedValue, RegionError, TooLargeToJudge
 from labelloop.labeling.geometry import KeyPoint
-from labelloop.labeling.region import Reading
+from labelloop.labeling.region import Reading, Region
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import Annotation, Prediction, Result, Task
 from labelloop.labeling.values import ANSWERS, answer, labels, shape_of
@@ -82,6 +83,8 @@ class Answers:
         gone: Names of controls that were answered and that the label config no longer has.
         uncompared: Names of controls whose answers no metric compares (video, links, drafts of a brush).
         seconds: How long it took (Label Studio's ``lead_time``); None where that is not known.
+        too_large: Why the task is too large to be judged, in a sentence; then ``controls`` holds nothing. Empty: it is
+            not.
     """
 
     annotator: int
@@ -94,11 +97,12 @@ class Answers:
     gone: frozenset[str] = frozenset()
     uncompared: tuple[str, ...] = ()
     seconds: float | None = None
+    too_large: str = ""
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything that was answered could be read, so that what is not there was not answered."""
-        return not self.unread_controls
+        """Whether everything that was answered is here, so that what is not there was not answered."""
+        return not (self.unread_controls or self.too_large)
 
 
 def whole_answers(answers: Sequence[Answers]) -> tuple[Answers, ...]:
@@ -129,7 +133,24 @@ def read_answers(task: Task, *, config: LabelConfig | None = None) -> tuple[Answ
         )
         for annotation in latest_annotations(task.annotations)
     )
-    return _without_gaps(found, config)
+    return bounded(_without_gaps(found, config))
+
+
+def bounded(answers: tuple[Answers, ...]) -> tuple[Answers, ...]:
+    """The answers to a task, as far as it is not too large to be judged."""
+    drawn = [[each for held in one.controls.values() for each in held if isinstance(each, Region)] for one in answers]
+    try:
+        check_size(drawn)
+        check_count(sum(len(held) for one in answers for held in one.controls.values()))
+    except TooLargeToJudge as error:
+        return without_controls(answers, error)
+    return answers
+
+
+def without_controls(answers: tuple[Answers, ...], error: TooLargeToJudge) -> tuple[Answers, ...]:
+    """Answers to a task that is too large to be judged."""
+    told = f"{str(error)[0].upper()}{str(error)[1:]}."
+    return tuple(replace(each, controls=MappingProxyType({}), too_large=told) for each in answers)
 
 
 def _without_gaps(answers: tuple[Answers, ...], config: LabelConfig | None) -> tuple[Answers, ...]:

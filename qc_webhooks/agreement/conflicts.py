@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from labelloop.labeling.keypoints import oks_matrix
+from labelloop.labeling.keypoints import alike_points
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 from qc_webhooks.agreement.groups import Group, find_duplicates, find_groups
 from qc_webhooks.agreement.matching import Pair, match_regions, match_things
 from qc_webhooks.agreement.metrics import Tolerance, amount, text
-from qc_webhooks.agreement.similarity import span_matrix
+from qc_webhooks.agreement.similarity import alike_spans
 
 ConflictType = Literal[
     "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "attribute", "empty", "choice", "answer"
@@ -107,9 +107,10 @@ def keypoint_conflicts(
         return (_empty(control, a, b),)
     if not (a and b):
         return tuple(_alone("missing" if a else "extra", control, point) for point in a or b)
-    matching = match_things(a, b, oks_matrix(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
-    twice_a = find_duplicates(a, matching.only_a, alike=oks_matrix, least=_SAME_POINT)
-    twice_b = find_duplicates(b, matching.only_b, alike=oks_matrix, least=_SAME_POINT)
+    near = alike_points(a, b, least=tolerance.near_iou)
+    matching = match_things(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
+    twice_a = find_duplicates(a, matching.only_a, alike=alike_points, least=_SAME_POINT)
+    twice_b = find_duplicates(b, matching.only_b, alike=alike_points, least=_SAME_POINT)
     return (
         *(_alone("missing", control, a[index]) for index in matching.only_a if index not in twice_a),
         *(_alone("extra", control, b[index]) for index in matching.only_b if index not in twice_b),
@@ -130,8 +131,7 @@ def span_conflicts(
     if not (a and b):
         alone: ConflictType = "missing" if a else "extra"
         return tuple(_span(alone, control, span, a=bool(a)) for span in a or b)
-    near = span_matrix(a, b)
-    matching = match_things(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
+    matching = match_things(a, b, alike_spans(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
     found = [_span("missing", control, a[index], a=True) for index in matching.only_a]
     found += [_span("extra", control, b[index], a=False) for index in matching.only_b]
     for pair in (*matching.same, *matching.near):

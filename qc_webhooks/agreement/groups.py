@@ -1,15 +1,19 @@
 """One region where the other annotator drew several, and one object drawn twice by the same annotator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from labelloop.labeling.clusters import TWICE
-from labelloop.labeling.geometry import Ellipse, KeyPoint
-from labelloop.labeling.overlap import box_iou, iou_matrix
+from labelloop.labeling.errors import TooLargeToJudge
+from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask
+from labelloop.labeling.overlap import Pairs, box_iou, gather, meeting, overlaps
 from labelloop.labeling.regions import Region
 
 # How much of a part must lie inside the whole.
@@ -19,7 +23,15 @@ FITS = 0.6
 # Parts of one thing lie beside each other: what overlaps more is one thing drawn twice.
 APART = 0.5
 
-Alike = Callable[[Sequence[Region], Sequence[Region]], NDArray[np.float64]]
+# Corners of outlines that are cut with others at most, one pair after the other.
+_MOST_CORNERS = 10_000_000
+
+
+class Alike(Protocol):
+    """How alike regions are, pair by pair; what is less alike than ``least`` is left out."""
+
+    def __call__(self, a: Sequence[Region], b: Sequence[Region], *, least: float) -> Pairs:
+        """Of the regions ``a`` with the regions ``b``."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +58,45 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
         match_iou: Overlap from which a part has a match of its own.
 
     Returns:
-        Groups, each part in one at most.
+        Groups, each part in one at most; none where too many regions lie in each other for groups to be told.
     """
     if len(parts) < 2 or not wholes:
         return ()
-    inside = _inside(parts, wholes)
-    if not ((inside >= INSIDE).sum(axis=0) >= 2).any():
+    try:
+        return _groups(parts, wholes, match_iou)
+    except TooLargeToJudge:
         return ()
-    overlaps = iou_matrix([part.geometry for part in parts], [whole.geometry for whole in wholes])
+
+
+def _groups(parts: Sequence[Region], wholes: Sequence[Region], match_iou: float) -> tuple[Group, ...]:
+    inside = _inside(parts, wholes)
+    within = inside.where(inside.values >= INSIDE)
+    held = np.bincount(within.columns, minlength=len(wholes))
+    if not (held >= 2).any():
+        return ()
+    within = within.where(held[within.columns] >= 2)
+    places, row = np.unique(within.rows, return_inverse=True)
+    fits = overlaps([parts[place].geometry for place in places.tolist()], [whole.geometry for whole in wholes])
+    matches = np.bincount(fits.rows[fits.values >= match_iou], minlength=len(places))
+    fit_it = fits.at(row, within.columns, len(wholes))
+    alone = matches[row] == (fit_it >= match_iou)  # no other whole matches the part
+    by_whole = np.argsort(within.columns, kind="stable")
+    starts = np.searchsorted(within.columns[by_whole], np.arange(len(wholes) + 1))
     groups: list[Group] = []
     taken: set[int] = set()
-    for one in np.argsort(-inside.sum(axis=0), kind="stable").tolist():
-        others = np.delete(overlaps, one, axis=1).max(axis=1, initial=0.0)
-        several = [
-            place
-            for place in np.flatnonzero((inside[:, one] >= INSIDE) & (others < match_iou)).tolist()
-            if place not in taken
-        ]
+    for one in np.argsort(-np.bincount(inside.columns, inside.values, len(wholes)), kind="stable").tolist():
+        if held[one] < 2:
+            continue
+        some = by_whole[starts[one] : starts[one + 1]]
+        some = some[alone[some]]
+        several = dict(zip(within.rows[some].tolist(), fit_it[some].tolist(), strict=True))
+        several = {place: fit for place, fit in several.items() if place not in taken}
         if len(several) < 2 or _meet([parts[place] for place in several]):
             continue
         bounds = np.array([parts[place].geometry.bounds for place in several])
         around = np.concatenate((bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)))
         fit = float(box_iou(around[None], np.array([wholes[one].geometry.bounds]))[0, 0])
-        if fit >= FITS and fit > overlaps[several, one].max() + 1e-6:
+        if fit >= FITS and fit > max(several.values()) + 1e-6:
             groups.append(Group(tuple(several), one, fit))
             taken.update(several)
     return tuple(groups)
@@ -82,59 +110,103 @@ def find_duplicates(
     Args:
         regions: All regions of the annotator.
         unmatched: Places of those that the other annotator has nothing for.
-        alike: How alike each two of them are, as a matrix; by default how much they overlap.
+        alike: How alike two of them are; by default how much they overlap.
         least: From which likeness on two are one object drawn twice.
     """
     found: dict[int, int] = {}
     if not unmatched or len(regions) < 2:
         return found
-    overlaps = (alike or _overlap)([regions[place] for place in unmatched], regions)
-    for row, place in enumerate(unmatched):
-        for other in np.argsort(-overlaps[row], kind="stable").tolist():
-            if overlaps[row, other] < least:
-                break
-            same_place = _place(regions[other]) == _place(regions[place])
-            if (
-                other != place
-                and other not in found
-                and same_place
-                and _labels(regions, other) == _labels(regions, place)
-            ):
-                found[place] = other
-                break
+    near = (alike or _overlap)([regions[place] for place in unmatched], regions, least=least)
+    near = near.where(near.values >= least)
+    order = np.lexsort((-near.values, near.rows))  # the most alike first, of equals the first drawn
+    for row, other in zip(near.rows[order].tolist(), near.columns[order].tolist(), strict=True):
+        place = unmatched[row]
+        if (
+            place not in found
+            and other != place
+            and other not in found
+            and _place(regions[other]) == _place(regions[place])
+            and _labels(regions, other) == _labels(regions, place)
+        ):
+            found[place] = other
     return found
 
 
-def _inside(parts: Sequence[Region], wholes: Sequence[Region]) -> NDArray[np.float64]:
-    """(n, m): share of each part's area that lies in each whole; upright bounds first, true shapes where they meet."""
-    inside = np.zeros((len(parts), len(wholes)))
+def _inside(parts: Sequence[Region], wholes: Sequence[Region]) -> Pairs:
+    """Share of each part's area that lies in each whole; upright bounds first, true shapes where they meet.
+
+    Raises:
+        TooLargeToJudge: Too many meet, or too many corners of them.
+    """
     a = np.array([part.geometry.bounds for part in parts])
     b = np.array([whole.geometry.bounds for whole in wholes])
-    shared = np.clip(
-        np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]), 0, None
-    ).prod(axis=-1)
-    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None]
-    bounded = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
-    for i, j in np.argwhere(bounded >= INSIDE / 2).tolist():
-        if _place(parts[i]) != _place(wholes[j]) or isinstance(parts[i].geometry, KeyPoint):
-            continue
-        inside[i, j] = bounded[i, j] if _upright(parts[i]) and _upright(wholes[j]) else _share(parts[i], wholes[j])
-    return inside
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)
+
+    def bounded() -> Iterator[Pairs]:
+        for rows, columns in meeting(a, b):
+            low, high = np.maximum(a[rows, :2], b[columns, :2]), np.minimum(a[rows, 2:], b[columns, 2:])
+            shared, area = np.clip(high - low, 0, None).prod(axis=-1), areas[rows]
+            values = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
+            yield Pairs(rows, columns, values).where(values >= INSIDE / 2)
+
+    found = gather(bounded())
+    numbers: dict[tuple[str, int], int] = {}
+    ours, theirs = ([numbers.setdefault(_place(each), len(numbers)) for each in regions] for regions in (parts, wholes))
+    no_points = np.array([not isinstance(part.geometry, KeyPoint) for part in parts])
+    found = found.where((np.array(ours)[found.rows] == np.array(theirs)[found.columns]) & no_points[found.rows])
+    upright = [np.array([_upright(each) for each in regions]) for regions in (parts, wholes)]
+    cut = ~(upright[0][found.rows] & upright[1][found.columns])
+    if not cut.any():
+        return found
+    canvas = [np.array([_canvas(each) for each in regions]) for regions in (parts, wholes)]
+    painted = cut & (canvas[0][found.rows] > 0) & (canvas[0][found.rows] == canvas[1][found.columns])
+    found.values[painted] = _pixel_shares(parts, wholes, found.where(painted))
+    if not painted[cut].all():
+        found.values[cut & ~painted] = _shares(parts, wholes, found.where(cut & ~painted))
+    return found
 
 
-def _share(part: Region, whole: Region) -> float:
-    outline, shape = part.geometry.polygon(), whole.geometry
-    # An ellipse around two things leaves out their outer corners; it is meant as far as its bounds go.
-    around = shapely.box(*shape.bounds) if isinstance(shape, Ellipse) else shape.polygon()
-    return float(shapely.intersection(outline, around).area / outline.area) if outline.area else 0.0
+def _canvas(region: Region) -> int:
+    """A number for the size of the image that a mask is painted on; 0 of what is no mask."""
+    shape = region.geometry
+    return shape.width << 32 | shape.height if isinstance(shape, Mask) else 0
 
 
-def _overlap(a: Sequence[Region], b: Sequence[Region]) -> NDArray[np.float64]:
-    return iou_matrix([each.geometry for each in a], [each.geometry for each in b])
+def _pixel_shares(parts: Sequence[Region], wholes: Sequence[Region], pairs: Pairs) -> NDArray[np.float64]:
+    found = np.zeros(len(pairs.rows))
+    starts = np.flatnonzero(np.diff(pairs.rows, prepend=-1)).tolist()
+    for start, end in pairwise((*starts, len(found))):
+        those = [wholes[place].geometry.coco for place in pairs.columns[start:end].tolist()]
+        part = parts[pairs.rows[start]].geometry.coco
+        # Against what COCO calls a crowd the overlap is counted in shares of the first.
+        found[start:end] = coco.iou([part], those, [1] * len(those))[0]
+    return found
+
+
+def _shares(parts: Sequence[Region], wholes: Sequence[Region], pairs: Pairs) -> NDArray[np.float64]:
+    outlines, around = np.full(len(parts), None, dtype=object), np.full(len(wholes), None, dtype=object)
+    for place in np.unique(pairs.rows).tolist():
+        outlines[place] = parts[place].geometry.polygon()
+    for place in np.unique(pairs.columns).tolist():
+        shape = wholes[place].geometry
+        # An ellipse around two things leaves out their outer corners; it is meant as far as its bounds go.
+        around[place] = shapely.box(*shape.bounds) if isinstance(shape, Ellipse) else shape.polygon()
+    one, other = outlines[pairs.rows], around[pairs.columns]
+    if shapely.get_num_coordinates(one).sum() + shapely.get_num_coordinates(other).sum() > _MOST_CORNERS:
+        raise TooLargeToJudge("its outlines that overlap have too many corners")
+    areas = shapely.area(one)
+    shared = shapely.area(shapely.intersection(one, other))
+    found: NDArray[np.float64] = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
+    return found
+
+
+def _overlap(a: Sequence[Region], b: Sequence[Region], *, least: float) -> Pairs:
+    return overlaps([each.geometry for each in a], [each.geometry for each in b], least=least)
 
 
 def _meet(parts: Sequence[Region]) -> bool:
-    return bool((_overlap(parts, parts)[np.triu_indices(len(parts), 1)] >= APART).any())
+    found = _overlap(parts, parts, least=APART)
+    return bool(((found.rows < found.columns) & (found.values >= APART)).any())
 
 
 def _upright(region: Region) -> bool:

@@ -7,8 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.overlap import iou_matrix
-from labelloop.labeling.overlap import match as best_match
+from labelloop.labeling.overlap import ROUNDING, Pairs, match_pairs, overlaps
 from labelloop.labeling.regions import Region
 
 
@@ -26,8 +25,6 @@ class Thing(Protocol):
 
 # Breaks ties between equal shapes by their labels; far below any overlap that matters.
 _LABEL_WEIGHT = 1e-6
-# An overlap of exactly the least must count, whichever of two shapes is asked about first.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -78,35 +75,31 @@ def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float,
     """
     if not a or not b:
         return Matching((), (), tuple(range(len(a))), tuple(range(len(b))))
-    overlaps = iou_matrix([region.geometry for region in a], [region.geometry for region in b], least=near_iou)
-    return match_things(a, b, overlaps, match=match_iou, near=near_iou)
+    found = overlaps([region.geometry for region in a], [region.geometry for region in b], least=near_iou)
+    return match_things(a, b, found, match=match_iou, near=near_iou)
 
 
-def match_things(
-    a: Sequence[Thing], b: Sequence[Thing], similarity: NDArray[np.float64], *, match: float, near: float
-) -> Matching:
+def match_things(a: Sequence[Thing], b: Sequence[Thing], alike: Pairs, *, match: float, near: float) -> Matching:
     """Pairs any labelled things of two annotators so that the sum of similarities is greatest.
 
     Args:
         a: Things of the first annotator, at least one.
         b: Things of the second, at least one.
-        similarity: How alike each two are, of shape ``(len(a), len(b))``, 0 to 1.
+        alike: How alike they are, 0 to 1; what is less alike than ``near`` may be left out.
         match: Least similarity of two that are the same, above 0.
         near: Least similarity of two that are named together as a bad fit.
     """
-    overlaps = similarity
+    found = alike.where(alike.values >= near - ROUNDING)
     if len({_place(each) for each in (*a, *b)}) > 1:
-        overlaps = np.where(_same_place(a, b), overlaps, 0.0)
-    labels = np.zeros_like(overlaps)
-    for row, column in np.argwhere(overlaps >= near - _ROUNDING):
-        labels[row, column] = label_agreement(a[row], b[column])
-    same = _assign(overlaps, labels, match)
+        pairs = zip(found.rows.tolist(), found.columns.tolist(), strict=True)
+        found = found.where(np.array([_place(a[row]) == _place(b[column]) for row, column in pairs], dtype=bool))
+    labels = _label_agreements(a, b, found)
+    shape = len(a), len(b)
+    same = _assign(found, labels, match, shape)
     nearly: tuple[Pair, ...] = ()
-    if len(same) < min(len(a), len(b)):
-        left = overlaps.copy()
-        left[[pair.a for pair in same], :] = 0.0
-        left[:, [pair.b for pair in same]] = 0.0
-        nearly = _assign(left, labels, near)
+    if len(same) < min(shape):
+        left = ~np.isin(found.rows, [pair.a for pair in same]) & ~np.isin(found.columns, [pair.b for pair in same])
+        nearly = _assign(found.where(left), labels[left], near, shape)
     paired = (*same, *nearly)
     return Matching(
         same,
@@ -124,19 +117,30 @@ def label_agreement(a: Thing, b: Thing) -> float:
     return len(one & other) / len(one | other)
 
 
-def _same_place(a: Sequence[Thing], b: Sequence[Thing]) -> NDArray[np.bool_]:
-    """(n, m): whether two things lie on the same image of the task."""
-    return np.array([[_place(one) == _place(other) for other in b] for one in a], dtype=bool)
+def _label_agreements(a: Sequence[Thing], b: Sequence[Thing], pairs: Pairs) -> NDArray[np.float64]:
+    """Of each pair; most have the same labels, and need no more than to be known as such."""
+    numbers: dict[tuple[str, ...], int] = {}
+    ours, theirs = (np.array([numbers.setdefault(each.labels, len(numbers)) for each in things]) for things in (a, b))
+    found = np.ones(len(pairs.rows))
+    for place in np.flatnonzero(ours[pairs.rows] != theirs[pairs.columns]).tolist():
+        found[place] = label_agreement(a[pairs.rows[place]], b[pairs.columns[place]])
+    return found
 
 
 def _place(thing: Thing) -> tuple[str, int]:
     return thing.to_name, getattr(thing, "item_index", 0)
 
 
-def _assign(overlaps: NDArray[np.float64], labels: NDArray[np.float64], least: float) -> tuple[Pair, ...]:
-    least -= _ROUNDING
-    enough = overlaps >= least
-    if not enough.any():
-        return ()
-    gains = np.where(enough, overlaps * (1 + _LABEL_WEIGHT * labels), 0.0)
-    return tuple(Pair(i, j, float(overlaps[i, j]), float(labels[i, j])) for i, j in best_match(gains, threshold=least))
+def _assign(found: Pairs, labels: NDArray[np.float64], least: float, shape: tuple[int, int]) -> tuple[Pair, ...]:
+    least -= ROUNDING
+    enough = found.values >= least
+    found, labels = found.where(enough), labels[enough]
+    gains = Pairs(found.rows, found.columns, found.values * (1 + _LABEL_WEIGHT * labels))
+    chosen = match_pairs(gains, shape, threshold=least)
+    # In the order of rows, then of columns: where each pair is.
+    keys = found.rows * shape[1] + found.columns
+    places = np.searchsorted(keys, [row * shape[1] + column for row, column in chosen]).tolist()
+    return tuple(
+        Pair(*pair, float(found.values[place]), float(labels[place]))
+        for pair, place in zip(chosen, places, strict=True)
+    )

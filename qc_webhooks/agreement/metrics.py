@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labelloop.labeling.keypoints import oks_matrix
+from labelloop.labeling.keypoints import alike_points
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 from qc_webhooks.agreement.matching import match_regions, match_things
 from qc_webhooks.agreement.similarity import (
+    alike_spans,
     amounts_alike,
     attributes_alike,
     paths_alike,
     sets_alike,
-    span_matrix,
     texts_alike,
 )
 
@@ -52,8 +52,8 @@ def keypoints(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = T
         return 1.0
     if not a or not b:
         return 0.0
-    near, least = oks_matrix(a, b), (tolerance.match_iou, tolerance.near_iou)
-    matching = match_things(a, b, near, match=least[0], near=least[1])
+    near = alike_points(a, b, least=tolerance.near_iou)
+    matching = match_things(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
     shared = sum(pair.iou * pair.labels * attributes_alike(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 
@@ -64,7 +64,7 @@ def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance
         return 1.0
     if not a or not b:
         return 0.0
-    matching = match_things(a, b, span_matrix(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
+    matching = match_things(a, b, alike_spans(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
     shared = sum(pair.iou * pair.labels * attributes_alike(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 

@@ -1,30 +1,44 @@
 """How alike two things are that are not shapes on an image: key points, spans, numbers, texts, paths."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
+from labelloop.labeling.overlap import Pairs, gather, meeting
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 
 Matrix = NDArray[np.float64]
 
 
-def span_matrix(a: Sequence[Span], b: Sequence[Span]) -> Matrix:
-    """(n, m): shared length of spans over their length together; spans in different places share nothing."""
+def alike_spans(a: Sequence[Span], b: Sequence[Span]) -> Pairs:
+    """Shared length of spans over their length together; spans in different places share nothing.
+
+    Raises:
+        TooLargeToJudge: More than ``MOST_PAIRS`` overlap.
+    """
     one, other = _edges(a), _edges(b)
-    low = np.maximum(one[:, None, 0], other[None, :, 0])
-    high = np.minimum(one[:, None, 1], other[None, :, 1])
-    shared = np.clip(high - low, 0, None)
-    union = np.diff(one)[:, :1] + np.diff(other)[:, 0][None] - shared
-    same = (one[:, None] == other[None]).all(axis=-1)
-    found: Matrix = np.where(same, 1.0, np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
-    places_a, places_b = ([(span.to_name, span.place) for span in each] for each in (a, b))
-    return np.where([[x == y for y in places_b] for x in places_a], found, 0.0)
+    numbers: dict[tuple[str, str], int] = {}
+    rows_of = [[numbers.setdefault((span.to_name, span.place), len(numbers)) for span in each] for each in (a, b)]
+
+    def alike() -> Iterator[Pairs]:
+        boxes = (
+            np.column_stack((edges[:, 0], row, edges[:, 1], row))
+            for edges, row in zip((one, other), rows_of, strict=True)
+        )
+        for rows, columns in meeting(*boxes):
+            left, right = one[rows], other[columns]
+            shared = np.clip(np.minimum(left[:, 1], right[:, 1]) - np.maximum(left[:, 0], right[:, 0]), 0, None)
+            union = np.diff(left)[:, 0] + np.diff(right)[:, 0] - shared
+            values = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+            values[(left == right).all(axis=1)] = 1.0
+            yield Pairs(rows, columns, values).where(values > 0)
+
+    return gather(alike())
 
 
 def amounts_alike(a: Amount, b: Amount) -> float:

@@ -7,7 +7,8 @@ import pytest
 from shapely.geometry import box
 
 from exporters.assemble import DISPUTED_APART, DISPUTED_IN
-from exporters.together import JOINED, NOT_WHOLE, OUTVOTED
+from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE
+from labelloop.labeling import clusters
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import read_task
 
@@ -247,3 +248,18 @@ def test_disputed_tasks_apart_have_a_split_of_their_own(run, build, name):
 def test_disputed_tasks_that_are_in_are_counted(run, build):
     out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)), qc_status="disputed")], disputed="in")
     assert out.report.accounts.notes == {DISPUTED_IN: 1}
+
+
+def test_a_task_too_large_for_a_consensus_is_left_out_by_name(run, build, monkeypatch):
+    monkeypatch.setattr(clusters, "MOST_REGIONS", 5)
+    car = (10, 10, 20, 20, "car")
+    small, large = three(build, 1, [car], [car]), three(build, 2, [car] * 3, [car] * 3)
+    out = run([small, large], annotation="consensus", max_errors=1.0)
+    assert {each["image_id"] for each in out.instances()["annotations"]} == {1}
+    assert [(each["task"], each["detail"]) for each in out.losses if each["kind"] == "task"] == [
+        (2, "6 regions, at most 5 are compared")
+    ]
+    accounts = out.report.accounts
+    assert accounts.tasks.dropped == {TOO_LARGE: 1}
+    assert accounts.regions.dropped[TOO_LARGE] == 6
+    assert accounts.failed == 7  # the task, and every region of it

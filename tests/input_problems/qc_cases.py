@@ -120,8 +120,8 @@ CASES = (
     refused("a policy that names a label that is not there", ("report",), ("names 'car' ('Car'?)",),
             policy='[[rules]]\nrule = "max_regions"\nvalue = 1\nlabels = ["car"]'),
     *(
-        refused("no task can be read", (name,), ("none of its 2 tasks can be read",),
-                source='[{"id": 1, "data": {"image": "a"}, "annotations": 5}, {"id": 2, "data": {"image": "b"}, "annotations": 5}]',
+        refused("no task can be read", (name,), ("whose objects have no data",),
+                source='[{"id": 1, "data": 1}, {"id": 2, "data": 2}]',
                 policy="agreement = 0.8" if name == "what-if" else "")
         for name in ("report", "consensus", "what-if")
     ),
