@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from labelloop.service.jobs import Jobs, Periodic
 
 SWEEP_S = 1.0
+# Pause between two sweeps while more is due than one sweep takes.
+BACKLOG_SWEEP_S = 0.2
 # The sweep fills the queue up to here and no further: wake-ups for a long backlog would only pile up in it.
 SWEEP_LIMIT = 100
+# A queue that holds more than this is not filled: the oldest due subjects are those that it holds.
+SWEEP_BELOW = 25
 HEALTH_CHECK_S = 10.0
 PRUNE_EVERY_S = 3600.0
 REASON_LIMIT = 2000
@@ -168,20 +172,25 @@ class Worker:
             log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=kept)
 
     def _sweep(self, stop: threading.Event) -> None:
-        failing = False
+        failing, pause_s, looked_at = False, SWEEP_S, -SWEEP_S
         while True:
             try:
-                self._inbox.free_ended()
-                self._turns.free_ended()
-                room = SWEEP_LIMIT - self._queue.size()
-                for topic, subject in self._inbox.due(room) if room > 0 else ():
-                    self._queue.wake(topic, subject)
+                if time.monotonic() >= looked_at + SWEEP_S:
+                    looked_at = time.monotonic()
+                    self._inbox.free_ended()
+                    self._turns.free_ended()
+                waiting = self._queue.size()
+                if waiting <= SWEEP_BELOW:
+                    due = self._inbox.due(SWEEP_LIMIT - waiting)
+                    for topic, subject in due:
+                        self._queue.wake(topic, subject)
+                    pause_s = BACKLOG_SWEEP_S if waiting + len(due) >= SWEEP_LIMIT else SWEEP_S
                 failing = False
             except Exception:
                 if not failing:  # once, not every second
                     log.exception("sweep_failed")
-                failing = True
-            if stop.wait(SWEEP_S):
+                failing, pause_s = True, SWEEP_S
+            if stop.wait(min(pause_s, SWEEP_S)):
                 return
 
     def _run_periodic(self, job: Periodic, stop: threading.Event) -> None:
