@@ -219,9 +219,16 @@ class Inbox:
         """Finish the claim's events; False when the claim had been lost (another worker handles them again)."""
         return self._finish(claim, lambda now: [(_mine(claim), {"state": "done", "finished_at": now, "reason": ""})])
 
-    def dead(self, claim: Claim, reason: str) -> bool:
-        """Give the claim's events up, with the reason; `replay` brings them back."""
-        return self._finish(claim, lambda now: [(_mine(claim), _dead(reason, now))])
+    def dead(self, claim: Claim, reason: str, *, killed: bool = False) -> bool:
+        """Give the claim's events up, with the reason; `replay` brings them back.
+
+        Args:
+            claim: The claim.
+            reason: Why.
+            killed: Whether they ended the process that handled them: the subject's events are then handled alone.
+        """
+        kills = {"kills": max(MOST_KILLS, claim.kills)} if killed else {}
+        return self._finish(claim, lambda now: [(_mine(claim), _dead(reason, now) | kills)])
 
     def retry(self, claim: Claim, reason: str) -> bool:
         """Put the claim's events back for later, with backoff; those out of attempts become dead letters."""

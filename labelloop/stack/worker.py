@@ -1,8 +1,10 @@
 """The worker process: every program's jobs on one inbox, once Label Studio answers."""
 
+import sys
 import time
 
 import structlog
+from sqlalchemy import Engine
 
 from exporters import jobs as exporters
 from labelloop.service.db import open_database
@@ -16,6 +18,7 @@ from ml_backend.spread import one_thread_each
 from qc_webhooks import jobs as qc
 
 PROGRAMS = (qc, ml, exporters)
+ALONE = (sys.executable, "-m", "labelloop.stack.alone")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 log = structlog.get_logger(__name__)
 
@@ -31,14 +34,20 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
     engine = open_database(settings)
     studio = Studio.from_settings(settings)
     wait_for_label_studio(studio, settings.label_studio_url)
-    handlers: dict[str, Handler] = {}
-    for program in PROGRAMS:
-        handlers |= program.handlers(settings, studio, engine)
     periodics = [job for program in PROGRAMS for job in program.periodics(settings, studio, engine)]
-    jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers=handlers, periodics=periodics)
+    inbox = Inbox.from_settings(settings, engine)
+    jobs = Jobs(settings, inbox, handlers(settings, studio, engine), periodics, alone=ALONE)
     # Several jobs run at once and each has small matrices: threads within them would wait for each other, and spin.
     with one_thread_each():
         jobs.run_worker(threads)
+
+
+def handlers(settings: Settings, studio: Studio, engine: Engine) -> dict[str, Handler]:
+    """The handlers of every program, by topic."""
+    found: dict[str, Handler] = {}
+    for program in PROGRAMS:
+        found |= program.handlers(settings, studio, engine)
+    return found
 
 
 def wait_for_label_studio(studio: Studio, url: str) -> None:
