@@ -49,7 +49,7 @@ class ModelCache:
             StoreError: The store cannot be read.
             ModelBroken: What it holds is not what was added.
         """
-        place = self._folder / manifest.checksum
+        place = self.place(manifest)
         if not place.is_dir():
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / ".lock").open("ab") as lock:
@@ -63,6 +63,10 @@ class ModelCache:
                     part.write(msgspec.json.encode(manifest))
                 Path(part.name).replace(self._note(manifest.version))
         return place / manifest.model
+
+    def place(self, manifest: Manifest) -> Path:
+        """The folder of a version's copy, which need not be there."""
+        return self._folder / manifest.checksum
 
     def _note(self, version: str) -> Path:
         return self._folder / f"{version}.json"

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from labelloop.service.errors import SettingsError
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
+from labelloop.service.readiness import require_home
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from ml_backend.admission import threads_for
@@ -54,6 +55,7 @@ def serve(
         settings = settings.but(model_layout=layout)
     if not 0 < port < 65536:
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
+    require_home(settings)
     setup_logging(settings)
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")

@@ -11,6 +11,7 @@ from labelloop.service.db import open_database, reading
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
+from labelloop.service.readiness import require_home
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.check import Checker
@@ -64,7 +65,9 @@ def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = No
         threads: Threads of each; by default the setting web_threads.
     """
     settings = Settings()
+    require_home(settings)
     setup_logging(settings)
+    open_database(settings).dispose()  # what is wrong with it is said once and here, not by each process
     run_gunicorn(
         "qc_webhooks.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
     )

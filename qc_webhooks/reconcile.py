@@ -191,7 +191,7 @@ class Reconciler:
         """What was told before, is settled in the inbox, and still shows as a difference.
 
         An event that was given up (Label Studio was down for longer than its attempts lasted) gets new attempts, now
-        that Label Studio answers; one that ended its worker gets none. One that was done is told under a key of its own.
+        that Label Studio answers; one that ended its worker gets none. One that was done is told under its own key.
         """
         which = (EVENTS.c.topic == hint.topic) & (EVENTS.c.key == hint.key)
         with reading(self._inbox.engine) as connection:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, warning
 from ml_backend.mapping import mapping_report
+from ml_backend.readiness import require_served_files
 
 MOST_NAMED = 8
 _RENAME = (
@@ -20,6 +21,12 @@ def model(context: Context) -> Finding:
     """Can the model file be served?"""
     detector = context.detector()
     return ok(f"{detector.version}: {len(detector.names.names)} classes, layout {detector.layout}")
+
+
+def model_files(context: Context) -> Finding:
+    """Are the files of the active versions those that were added?"""
+    require_served_files(context.settings)
+    return ok("the files of the active versions are those that were added")
 
 
 def labels(context: Context) -> Finding:

@@ -311,8 +311,10 @@ class Inbox:
         return max(0.0, now - oldest) if oldest is not None else 0.0
 
     def oldest_age_s(self) -> float:
-        """Seconds since the oldest unfinished event was stored; events that are not due for the first time yet do not
-        count. 0 when there is none."""
+        """Seconds since the oldest unfinished event was stored; 0 when there is none.
+
+        Events that are not due for the first time yet do not count.
+        """
         with reading(self.engine) as connection:
             now = self._clock(connection)
             started = sa.or_(EVENTS.c.due_at <= now, EVENTS.c.attempts > 0)

@@ -152,7 +152,7 @@ class Settings:
         1800.0, "An event that is unfinished for longer makes /ready answer 503, seconds.", gt=0
     )
     min_free_bytes: int = _option(
-        100 * MIB, "Least free space on the disk of the home folder; services do not start with less, bytes.", ge=0
+        50 * MIB, "Least free space on the disk of the home folder; services do not start with less, bytes.", ge=0
     )
 
     def __init__(self, **values: Any) -> None:

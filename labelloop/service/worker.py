@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,6 +19,7 @@ from labelloop.service.interrupts import on_stop_signals
 from labelloop.service.logs import redact, settings_secrets
 from labelloop.service.queue import Queue
 from labelloop.service.turns import Turns
+from labelloop.service.workers import BEAT_S, Workers
 
 if TYPE_CHECKING:
     from labelloop.service.jobs import Jobs, Periodic
@@ -87,6 +88,7 @@ class Worker:
         self._periodics: tuple[Periodic, ...] = (*jobs.periodics, prune)
         self._queue = Queue(settings, self.handle)
         self._me = this_worker()
+        self._workers = Workers(jobs.inbox.engine)
         self._secrets = settings_secrets(settings)
         self._beats = Heartbeats(settings.job_lease_s / 3)
         self._claims: dict[str, Claim] = {}
@@ -106,6 +108,7 @@ class Worker:
         with on_stop_signals(asked_to_stop):
             consumer = self._queue.consumer(threads)
             helpers = [self._thread("heartbeats", self._beats.run, ended), self._thread("sweep", self._sweep, stop)]
+            helpers += [self._thread("presence", self._say_alive, stop)]
             helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodics]
             helpers += [self._thread("alone", self._handle_alone, self._alone)] if self._alone else []
             log.info("worker_started", threads=threads, topics=sorted(self._handlers))
@@ -130,8 +133,23 @@ class Worker:
             if self._alone:
                 self._alone.stop()
             ended.set()
+            with suppress(Exception):  # else it is known by its age
+                self._workers.leave(self._me)
         self._queue.close()
         log.info("worker_stopped")
+
+    def _say_alive(self, stop: threading.Event) -> None:
+        failing = False
+        while True:
+            try:
+                self._workers.beat(self._me)
+                failing = False
+            except Exception:
+                if not failing:  # once, not every few seconds
+                    log.exception("presence_failed")
+                failing = True
+            if stop.wait(BEAT_S):
+                return
 
     def handle(self, topic: str, subject: str) -> None:
         """Handle the subject's events until none are due.

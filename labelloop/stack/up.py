@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import sqlalchemy
 
 from labelloop.connect import NotConnected, connect
-from labelloop.service.db import open_database
-from labelloop.service.errors import LabelloopError
-from labelloop.service.settings import PREFIX, Settings
+from labelloop.service.db import create_engine, open_database, require_known_schema
+from labelloop.service.errors import DatabaseError, LabelloopError
+from labelloop.service.readiness import require_home, sqlite_file
+from labelloop.service.settings import PREFIX, Settings, hide_password
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
 from labelloop.stack import demo
 from labelloop.stack.environment import read_env, with_secrets, write_env
-from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import require_disk
 from labelloop.stack.people import ADMIN, ANNOTATORS, PEOPLE, admin_token, sign_up_annotator
 from labelloop.stack.plan import URLS, Plan
@@ -57,12 +58,13 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         reset: Delete the accounts, projects and annotations of earlier runs first.
 
     Returns:
-        The exit status: 0 when it was asked to end, 1 when Label Studio ended by itself.
+        The exit status: 0 when it was asked to end, 1 when Label Studio ended by itself again and again.
 
     Raises:
         LabelloopError: It could not be brought up; whatever had been started has been ended.
     """
-    _make_home(plan.home)
+    require_home(Settings(home=plan.home))
+    require_known_state(plan.home)
     if images:
         demo.own_source(images).files()  # a wrong folder is said at once, not after the installation
     try:
@@ -89,15 +91,29 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
     return 1
 
 
-def _make_home(home: Path) -> None:
+def require_known_state(home: Path) -> None:
+    """Refuse a home folder that a newer labelloop wrote, before anything is started in it.
+
+    Raises:
+        SchemaTooNew: The database or the state file is newer than this program.
+        StackError: The state file cannot be read.
+    """
+    read_state(home)
+    url = Settings(home=home).database_url
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        return
+    engine = create_engine(url)
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        (home / "up.lock").touch()
-    except OSError as error:
-        raise StackError(
-            f"The home folder {home} cannot be written: {error.strerror or error}.",
-            fix="Set LABELLOOP_HOME to a folder of yours.",
+        require_known_schema(engine)
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise DatabaseError(
+            f"The database {hide_password(url)} cannot be opened: {reason}.",
+            fix="Restore a backup (`labelloop restore FILE --force`), or correct LABELLOOP_DATABASE_URL.",
         ) from error
+    finally:
+        engine.dispose()
 
 
 class _Run:
@@ -171,10 +187,10 @@ class _Run:
         for line in child.tail(6):
             self._steps.note(f"    {line}")
         warn(f"Its log: {child.part.log}")
-        if child is self._supervisor.children[0]:
-            warn("Nothing works without it, so the others are ended too. Start again with: labelloop up")
-        elif again:
+        if again:
             warn("It is started again; what it had not finished waits for it.")
+        elif self._supervisor.needs(child):
+            warn("Nothing works without it, so the others are ended too. Start again with: labelloop up")
         else:
             warn("The other parts go on. To have it back: Ctrl-C here, then labelloop up")
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from labelloop.service.alone import AloneRunner
 from labelloop.service.db import open_database
-from labelloop.service.inbox import EVENTS, Backoff, Claim, Event, Inbox
+from labelloop.service.inbox import Backoff, Claim, Event, Inbox
 from labelloop.service.jobs import Jobs
 from labelloop.service.settings import Settings
 

@@ -5,7 +5,6 @@ import structlog
 
 from labelloop.service.alone import AloneRunner
 from labelloop.service.inbox import Claim, Event
-
 from labelloop.service.studio import StudioUnauthorized, StudioUnreachable
 from labelloop.stack import worker
 
