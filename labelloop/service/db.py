@@ -114,7 +114,7 @@ def migrate(engine: sa.Engine) -> None:
     found = revisions(engine)
     if found == wanted:
         return
-    _require_known(engine, found, scripts)
+    _require_known(engine, found)
     with _ALEMBIC, _migration_lock(engine):
         if revisions(engine) == wanted:
             return
@@ -147,13 +147,18 @@ def revisions(engine: sa.Engine) -> set[str]:
         return set(MigrationContext.configure(connection).get_current_heads())
 
 
+def known_revisions() -> frozenset[str]:
+    """The revisions of the schema that this release knows."""
+    return frozenset(script.revision for script in _scripts()[1].walk_revisions())
+
+
 def require_known_schema(engine: sa.Engine) -> None:
     """Refuse a database that a newer labelloop migrated; an older or empty one passes.
 
     Raises:
         SchemaTooNew: It was.
     """
-    _require_known(engine, revisions(engine), _scripts()[1])
+    _require_known(engine, revisions(engine))
 
 
 def require_newest_schema(engine: sa.Engine) -> None:
@@ -164,7 +169,7 @@ def require_newest_schema(engine: sa.Engine) -> None:
         DatabaseError: It is older, or empty.
     """
     found, scripts = revisions(engine), _scripts()[1]
-    _require_known(engine, found, scripts)
+    _require_known(engine, found)
     if found != set(scripts.get_heads()):
         raise DatabaseError(
             f"The database {engine.url.render_as_string()} has an older schema ({', '.join(sorted(found)) or 'none'}) "
@@ -173,9 +178,8 @@ def require_newest_schema(engine: sa.Engine) -> None:
         )
 
 
-def _require_known(engine: sa.Engine, found: set[str], scripts: ScriptDirectory) -> None:
-    unknown = found - {script.revision for script in scripts.walk_revisions()}
-    if unknown:
+def _require_known(engine: sa.Engine, found: set[str]) -> None:
+    if unknown := found - known_revisions():
         what = f"The database {engine.url.render_as_string()}"
         raise SchemaTooNew(what, f"schema {', '.join(sorted(unknown))}", VERSION)
 

@@ -104,7 +104,7 @@ class DatabaseChecks:
             raise NotReady(
                 f"The oldest unfinished event was stored {age_s:.0f} s ago; the limit is {most_s:.0f} s "
                 "(LABELLOOP_JOB_AGE_LIMIT_S).",
-                fix="Look at the log of the worker, and start another one if it has too much to do: `labelloop worker`.",
+                fix="Look at the worker's log; where it has too much to do, start another one: `labelloop worker`.",
             )
 
 

@@ -68,8 +68,8 @@ def read_state(folder: Path) -> State:
     except msgspec.DecodeError as error:
         raise StackError(
             f"The state file {file} cannot be read: {error}.",
-            fix="Restore a backup (`labelloop restore FILE --force`), or delete the file: `labelloop up` then makes the "
-            "demo project again.",
+            fix="Restore a backup (`labelloop restore FILE --force`), or delete the file: `labelloop up` then makes a "
+            "new demo project.",
         ) from error
 
 

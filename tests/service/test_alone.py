@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -65,19 +66,18 @@ def test_what_came_of_a_job_that_ran_alone_is_known(code, kind, said):
     assert (outcome.kind, outcome.reason) == (kind, said)
 
 
+PARENT = f"""
+import sys
+from labelloop.service.alone import AloneRunner
+from labelloop.service.inbox import Claim
+AloneRunner((sys.executable, "-c", {CHILD!r}), 2**30).run(Claim("t", sys.argv[1], "token", (), 2))
+"""
+
+
 def test_a_job_that_runs_alone_ends_with_its_worker(tmp_path, wait_until):
     pid = tmp_path / "pid"
     code = f"open({str(pid)!r}, 'w').write(str(os.getpid())); __import__('time').sleep(600)"
-    parent = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.path[:0] = sys.argv[1:2]; import importlib.util as u;"
-            "s = u.spec_from_file_location('m', sys.argv[2]); m = u.module_from_spec(s); s.loader.exec_module(m);"
-            "m.AloneRunner(m.COMMAND, 2**30).run(m.claim_of(sys.argv[3]))",
-            os.getcwd(), __file__, code,
-        ]
-    )  # fmt: skip
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, code])
     try:
         wait_until(lambda: pid.exists() and pid.read_text())
     finally:
@@ -85,11 +85,8 @@ def test_a_job_that_runs_alone_ends_with_its_worker(tmp_path, wait_until):
         parent.wait()
 
     def gone():
-        try:
-            with open(f"/proc/{pid.read_text()}/stat") as file:
-                return file.read().rpartition(")")[2].split()[0] in "ZX"
-        except FileNotFoundError:
-            return True
+        stat = Path(f"/proc/{pid.read_text()}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
 
     wait_until(gone)
 
@@ -191,7 +188,8 @@ def test_a_bomb_takes_two_workers_down_and_not_the_third(tmp_path, wait_until):
     environment = os.environ | {"LABELLOOP_HOME": str(settings.home)}
     codes = []
     for _ in range(2):
-        codes.append(subprocess.run([sys.executable, "-c", WORKER], env=environment, timeout=120).returncode)
+        ended = subprocess.run([sys.executable, "-c", WORKER], env=environment, timeout=120, check=False)
+        codes.append(ended.returncode)
     third = subprocess.Popen([sys.executable, "-c", WORKER], env=environment)
     try:
         wait_until(lambda: inbox.counts()["dead"] == 1)

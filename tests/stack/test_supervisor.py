@@ -136,7 +136,7 @@ def test_label_studio_is_started_again_too_and_ends_everything_when_it_cannot_be
 
 
 def test_deaths_before_a_quiet_time_are_forgotten(supervise, tmp_path, wait_until):
-    process, pids = supervise("import time; time.sleep(0.3); raise SystemExit(3)", LIVED_S="0.2", QUIET_S="0.5")
+    process, _ = supervise("import time; time.sleep(0.3); raise SystemExit(3)", LIVED_S="0.2", QUIET_S="0.5")
     for _ in range(8):
         assert process.stdout.readline() == "ended: second exit code 3 True\n"
     process.send_signal(signal.SIGTERM)
