@@ -30,7 +30,8 @@ def run() -> str:
     engines = {"SQLite": "", **({"Postgres": url} if (url := os.environ.get("BENCH_POSTGRES_URL")) else {})}
     lines = [
         f"One event a subject, a handler that does nothing, a worker with {THREADS} threads; the rate is over the first"
-        f" {DRAINED} events. `due()` is the worker's look for subjects to wake, once a second.",
+        f" {DRAINED} events. `due()` is the worker's look for subjects to wake. Commit 11e2178 on the machine below:"
+        " 106 and 41 to 80 events/s, 2 and 90 ms.",
         "",
         "| engine | waiting events | drained | `due()` |",
         "|---|---|---|---|",
@@ -85,7 +86,7 @@ def _fill(inbox: Inbox, size: int) -> None:
             connection.execute(EVENTS.insert(), rows[start : start + 5_000])
 
 
-def _timed(call) -> float:
+def _timed(call):
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun
