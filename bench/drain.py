@@ -28,10 +28,13 @@ def run() -> str:
     """Measure and return the table, in Markdown."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     engines = {"SQLite": "", **({"Postgres": url} if (url := os.environ.get("BENCH_POSTGRES_URL")) else {})}
-    lines = [
+    text = (
         f"One event a subject, a handler that does nothing, a worker with {THREADS} threads; the rate is over the first"
         f" {DRAINED} events. `due()` is the worker's look for subjects to wake. Commit 11e2178 on the machine below:"
-        " 106 and 41 to 80 events/s, 2 and 90 ms.",
+        " 106 and 41 to 80 events/s, 2 and 90 ms."
+    )
+    lines = [
+        text,
         "",
         "| engine | waiting events | drained | `due()` |",
         "|---|---|---|---|",
