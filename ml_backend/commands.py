@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from labelloop.service.errors import SettingsError
+from labelloop.service.errors import DatabaseError, SchemaTooNew, SettingsError
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
-from labelloop.service.readiness import require_home
+from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from ml_backend.admission import threads_for
@@ -47,6 +47,8 @@ def serve(
     Raises:
         ModelError: The model cannot be served; the message says why and what to do.
         PortTaken: Something listens there already.
+        HomeUnusable: The home folder cannot be written.
+        SchemaTooNew: A newer labelloop wrote the database.
     """
     settings = settings or Settings()
     if model is not None:
@@ -57,6 +59,12 @@ def serve(
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
     require_home(settings)
     setup_logging(settings)
+    try:
+        require_known_database(settings)
+    except SchemaTooNew:
+        raise
+    except DatabaseError as error:  # pre-labels need none
+        print(f"  Nothing is learned for now. {error}", flush=True)
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
     print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)

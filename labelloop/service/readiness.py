@@ -9,13 +9,13 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from labelloop.service.db import require_newest_schema
+from labelloop.service.db import create_engine, require_known_schema, require_newest_schema
 from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError
 from labelloop.service.inbox import Inbox
 from labelloop.service.settings import Settings, hide_password
@@ -71,14 +71,8 @@ class DatabaseChecks:
                 raise DatabaseError(
                     f"The database file {self._file} was replaced while this service ran.", fix="Restart the service."
                 )
-        try:
+        with _named(self._settings):
             require_newest_schema(self._engine)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise DatabaseError(
-                f"The database {hide_password(self._settings.database_url)} does not answer: {reason}.",
-                fix="Check that it is running, and LABELLOOP_DATABASE_URL.",
-            ) from error
 
     def whole(self) -> None:
         """SQLite's pages are in order, as far as they could be read in time."""
@@ -163,6 +157,37 @@ def require_home(settings: Settings) -> None:
             f"its disk has {free / 2**20:.0f} MiB free, and {settings.min_free_bytes / 2**20:.0f} MiB are the least "
             "(LABELLOOP_MIN_FREE_BYTES)",
         )
+
+
+def require_known_database(settings: Settings) -> None:
+    """Refuse a database that a newer labelloop migrated, without migrating it; one that is not there yet passes.
+
+    Raises:
+        SchemaTooNew: A newer labelloop migrated it.
+        DatabaseError: It does not answer.
+    """
+    file = sqlite_file(settings.database_url)
+    if file is not None and not file.exists():
+        return
+    engine = create_engine(settings.database_url)
+    try:
+        with _named(settings):
+            require_known_schema(engine)
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _named(settings: Settings) -> Iterator[None]:
+    """Name the database in what its driver raises."""
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise DatabaseError(
+            f"The database {hide_password(settings.database_url)} does not answer: {reason}.",
+            fix="Check that it is running, and LABELLOOP_DATABASE_URL.",
+        ) from error
 
 
 def require_whole(file: Path, *, within_s: float) -> bool:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import sqlalchemy
 
 from labelloop.connect import NotConnected, connect
-from labelloop.service.db import create_engine, open_database, require_known_schema
-from labelloop.service.errors import DatabaseError, LabelloopError
-from labelloop.service.readiness import require_home, sqlite_file
-from labelloop.service.settings import PREFIX, Settings, hide_password
+from labelloop.service.db import open_database
+from labelloop.service.errors import LabelloopError
+from labelloop.service.readiness import require_home, require_known_database
+from labelloop.service.settings import PREFIX, Settings
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
 from labelloop.stack import demo
 from labelloop.stack.environment import read_env, with_secrets, write_env
@@ -64,7 +63,8 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         LabelloopError: It could not be brought up; whatever had been started has been ended.
     """
     require_home(Settings(home=plan.home))
-    require_known_state(plan.home)
+    read_state(plan.home)  # a state of a newer labelloop is said now, not after the services have failed
+    require_known_database(Settings(home=plan.home))
     if images:
         demo.own_source(images).files()  # a wrong folder is said at once, not after the installation
     try:
@@ -89,31 +89,6 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         steps.note(f"Everything has ended ({stopped}). What you did is kept in {plan.home}.")
         return 0
     return 1
-
-
-def require_known_state(home: Path) -> None:
-    """Refuse a home folder that a newer labelloop wrote, before anything is started in it.
-
-    Raises:
-        SchemaTooNew: The database or the state file is newer than this program.
-        StackError: The state file cannot be read.
-    """
-    read_state(home)
-    url = Settings(home=home).database_url
-    file = sqlite_file(url)
-    if file is not None and not file.exists():
-        return
-    engine = create_engine(url)
-    try:
-        require_known_schema(engine)
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise DatabaseError(
-            f"The database {hide_password(url)} cannot be opened: {reason}.",
-            fix="Restore a backup (`labelloop restore FILE --force`), or correct LABELLOOP_DATABASE_URL.",
-        ) from error
-    finally:
-        engine.dispose()
 
 
 class _Run:

@@ -70,13 +70,17 @@ def test_a_second_one_in_the_same_home(up, tmp_path):
         assert "running already" in up(home=home)
 
 
-def test_a_database_of_a_newer_labelloop(up, tmp_path):
-    settings = Settings(home=tmp_path / "home")
-    engine = open_database(settings)
+@pytest.mark.parametrize("command", [["up"], ["worker"], ["qc", "serve"], ["ml", "serve"]], ids=" ".join)
+def test_a_database_of_a_newer_labelloop_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
+    engine = open_database(Settings())
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999_future'"))
     engine.dispose()
-    said = up()
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
     assert "was written by a newer labelloop (schema 9999_future)" in said
     assert said.count("\n") == 2, "one sentence and its fix"
 
