@@ -9,7 +9,15 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from labelloop.service.db import open_database, reading
-from labelloop.service.readiness import Check, DatabaseChecks, cached, require_home, sqlite_file
+from labelloop.service.readiness import (
+    CACHED_S,
+    INTEGRITY_EVERY_S,
+    Check,
+    DatabaseChecks,
+    cached,
+    require_home,
+    sqlite_file,
+)
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from ml_backend.activation import cache_of
@@ -37,6 +45,7 @@ def ready_checks(settings: Settings, serving: Serving) -> Mapping[str, Check]:
         "model-files": cached(lambda: require_served_files(settings), FILES_EVERY_S, failed_s=FILES_EVERY_S / 10),
         "home": cached(lambda: require_home(settings)),
         "database": cached(lambda: learning.check(DatabaseChecks.reachable)),
+        "integrity": cached(lambda: learning.check(DatabaseChecks.whole), INTEGRITY_EVERY_S, failed_s=CACHED_S),
         "worker": cached(lambda: learning.check(DatabaseChecks.worker)),
         "events": cached(lambda: learning.check(DatabaseChecks.events)),
     }
@@ -76,7 +85,7 @@ class _Learning:
             engine = open_database(self._settings)
             self._opened = engine, DatabaseChecks(self._settings, engine)
         engine, checks = self._opened
-        if run is not DatabaseChecks.reachable:
+        if run in (DatabaseChecks.worker, DatabaseChecks.events):
             with reading(engine) as connection:
                 if connection.scalar(sa.select(PROJECTS.c.project).limit(1)) is None:
                     return
