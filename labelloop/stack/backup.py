@@ -382,8 +382,11 @@ def _schema_of(url: str) -> tuple[str, ...]:
 
 def _missing(settings: Settings, manifest: Manifest) -> Iterator[str]:
     """What belongs to the loop and is elsewhere."""
+    shown = hide_password(settings.database_url)
     if not manifest.schema:
-        yield f"the database, {hide_password(settings.database_url)}"
+        yield f"the database, {shown}"
+    elif sqlite_file(settings.database_url) is None:
+        yield f"the database: the backup's is {settings.home / 'labelloop.sqlite3'}, and the settings name {shown}"
     if settings.store_url != f"file://{settings.home}/store":
         yield f"the store with the models and data sets, {settings.store_url}"
     elif not manifest.datasets:
