@@ -4,7 +4,7 @@
 #   label-studio  stock Label Studio from PyPI, the release we are tested with (labelloop/stack/label_studio.py)
 #   store         OpenStack Swift with its S3 API from PyPI, the S3 server we are tested with (tests/system/setup.sh)
 # All wheels: no compiler and no Debian package is needed.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 
 FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -14,7 +14,7 @@ RUN groupadd --gid 10001 labelloop \
 
 FROM base AS build
 WORKDIR /opt/labelloop
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY labelloop labelloop
 COPY ml_backend ml_backend
 COPY exporters exporters

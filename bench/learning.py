@@ -20,7 +20,7 @@ from labelloop.service.db import open_database
 from labelloop.service.media import load_photo, photo_size
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from ml_backend.activation import open_served
 from ml_backend.datasets import LabelledPhoto, read_labelled
 from ml_backend.judge import Truth, mean_ap50

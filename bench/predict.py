@@ -32,7 +32,7 @@ TURNS = 5
 class Files:
     """Photos straight from files: the network is no part of what is measured."""
 
-    def photo(self, url, *, task_id=None, max_side=None):
+    def photo(self, url, *, task_id=None, max_side=None, **_):
         del task_id
         return load_photo(Path(url), max_side=max_side)
 
@@ -43,7 +43,7 @@ class Decoded(Files):
     def __init__(self) -> None:
         self._kept: dict = {}
 
-    def photo(self, url, *, task_id=None, max_side=None):
+    def photo(self, url, *, task_id=None, max_side=None, **_):
         if (url, max_side) not in self._kept:
             self._kept[url, max_side] = super().photo(url, task_id=task_id, max_side=max_side)
         return self._kept[url, max_side]

@@ -33,7 +33,7 @@ SMALL, LARGE = 32**2, 96**2  # COCO's own bounds
 class Files:
     """Photos straight from files: the network is no part of what is measured."""
 
-    def photo(self, url, *, task_id=None, max_side=None):
+    def photo(self, url, *, task_id=None, max_side=None, **_):
         del task_id
         return load_photo(Path(url), max_side=max_side)
 

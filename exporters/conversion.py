@@ -6,7 +6,6 @@ it is what would have come out here: so the data set is the same to the byte, ho
 
 import gc
 import pickle
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from exporters.known import Known
 from exporters.rules import Rules
 from exporters.tables import Objects
 from labelloop.labeling.errors import MalformedTask
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 
@@ -163,9 +163,9 @@ class Conversion:
         """Convert by a pool whose processes know these classes, a few pieces ahead of what is taken."""
         waiting: deque[Given] = deque()
         first = self._making.converted
-        with tempfile.TemporaryDirectory(prefix="labelloop-export-") as folder:
+        with scratch_folder() as folder:
             for stretch in _pieces(iter(blocks)):
-                stored = Stored(Path(folder) / str(first))
+                stored = Stored(folder / str(first))
                 piece = Piece(first, stored.fill(stretch), stored)
                 first += piece.tasks
                 waiting.append((piece, stored, pool.submit(piece)))

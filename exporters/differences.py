@@ -5,11 +5,9 @@ version wait in a file on the disk until those of the later one come by, so memo
 """
 
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +20,7 @@ from exporters.index import Index
 from exporters.manifest import IMAGES, Manifest
 from exporters.reporting.objects import OBJECTS, Seen
 from exporters.tables import read_index, read_rows
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store
 
 SAME_OBJECT = 0.5
@@ -95,8 +94,8 @@ def differences(store: Store, a: Manifest, b: Manifest) -> Differences:
     before, after = _rows(a, old), _rows(b, new)
     count = _Count(a, b)
     with (
-        tempfile.TemporaryDirectory(prefix="labelloop-diff-") as folder,
-        closing(sqlite3.connect(Path(folder) / "before.sqlite3", isolation_level=None)) as kept,
+        scratch_folder() as folder,
+        closing(sqlite3.connect(folder / "before.sqlite3", isolation_level=None)) as kept,
     ):
         kept.execute("PRAGMA synchronous=OFF")
         kept.execute("CREATE TABLE images (id INTEGER PRIMARY KEY, image BLOB, record BLOB)")

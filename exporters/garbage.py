@@ -9,9 +9,12 @@ Exporters refer to objects that lie in the store before they write the manifest 
   manifest looks whether everything it names is still there, and exports again where it is not (`is_whole`).
 """
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 
@@ -19,7 +22,8 @@ from exporters.errors import BadOption
 from exporters.manifest import PHOTOS, Manifest, Photo, object_key
 from exporters.tables import read_table
 from exporters.versions import manifest_key, read_head, version_number, versions
-from labelloop.service.store import Entry, NotThere, Store
+from labelloop.service.scratch import leftover_folders, size_of
+from labelloop.service.store import Entry, Leftovers, NotThere, Store
 
 KEY = "gc.json"
 GRACE_H = 24.0
@@ -28,13 +32,18 @@ _THREADS = 16
 
 
 class Garbage(msgspec.Struct, frozen=True):
-    """What may go: versions (oldest first), and objects by key with their bytes; ``young`` must wait for the grace."""
+    """What may go: versions (oldest first), and objects by key with their bytes; ``young`` must wait for the grace.
+
+    ``unfinished`` counts the partial writes of killed exports: in the store, and below this machine's temporary files.
+    """
 
     versions: tuple[str, ...]
     objects: tuple[tuple[str, int], ...]
     kept_versions: tuple[str, ...]
     kept_objects: int
     young: int
+    unfinished: int = 0
+    unfinished_bytes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -74,7 +83,16 @@ def look(store: Store, *, keep: int | None = None, grace_h: float = GRACE_H, now
             young += 1
         else:
             objects.append((entry.key, entry.size))
-    return Garbage(tuple(sorted(expired)), tuple(objects), tuple(each.version for each in staying), kept, young)
+    left = _unfinished(store, before)
+    return Garbage(
+        tuple(sorted(expired)),
+        tuple(objects),
+        tuple(each.version for each in staying),
+        kept,
+        young,
+        unfinished=left.count,
+        unfinished_bytes=left.bytes,
+    )
 
 
 def collect(
@@ -101,7 +119,8 @@ def collect(
         for done, _ in enumerate(threads.map(lambda each: store.delete(each[0]), keys), start=1):
             if progress:
                 progress(done, len(keys))
-    return msgspec.structs.replace(found, objects=tuple(keys))
+    left = _unfinished(store, before, remove=True)
+    return msgspec.structs.replace(found, objects=tuple(keys), unfinished=left.count, unfinished_bytes=left.bytes)
 
 
 def epoch(store: Store) -> str:
@@ -120,6 +139,16 @@ def move(store: Store) -> None:
 def is_whole(store: Store, manifest: Manifest) -> bool:
     """Whether everything that a manifest names is in the store."""
     return _named(store, manifest) <= {entry.key for entry in _entries(store)}
+
+
+def _unfinished(store: Store, before: float, *, remove: bool = False) -> Leftovers:
+    """Unfinished writes in the store, and scratch folders here whose process was killed."""
+    folders = leftover_folders(Path(tempfile.gettempdir()))
+    here = sum(size_of(folder) for folder in folders)
+    for folder in folders if remove else ():
+        shutil.rmtree(folder, ignore_errors=True)
+    there = store.leftovers(before=before, remove=remove)
+    return Leftovers(len(folders) + there.count, here + there.bytes)
 
 
 def _entries(store: Store) -> Iterator[Entry]:

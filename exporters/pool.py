@@ -1,12 +1,14 @@
 """`Processes`: pieces of an export converted on this machine's other cores."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 
 from exporters.conversion import Converted, Order, Piece, convert_piece
 from exporters.errors import WorkerLost
@@ -61,4 +63,17 @@ def _told() -> Iterator[None]:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    for stop in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # reach every process of a terminal or service; the first ends the rest
+        signal.signal(stop, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that exports has ended, however it ended."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

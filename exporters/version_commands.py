@@ -88,8 +88,8 @@ def dataset_gc(
 ) -> int:
     """Say what of a data set nobody refers to any more and, with --delete, remove it.
 
-    Objects of exports that were killed, of versions that are gone, and with --keep the older versions. Nothing is
-    removed that is younger than the grace period, so exports may go on meanwhile.
+    Objects and unfinished files of exports that were killed, objects of versions that are gone, and with --keep the
+    older versions. Nothing is removed that is younger than the grace period, so exports may go on meanwhile.
 
     ```
     labelloop dataset gc s3://bucket/cars --keep 10
@@ -155,7 +155,10 @@ def gc_text(found: Garbage, *, deleted: bool) -> str:
     if found.young:
         young = counted(found.young, "object")
         lines.append(f"{young} that no version names, younger than the grace period: they stay too.")
-    if not deleted and (found.versions or found.objects):
+    if found.unfinished:
+        unfinished = counted(found.unfinished, "unfinished write")
+        lines.append(f"{what} {unfinished} of killed exports ({found.unfinished_bytes / 1e6:,.1f} MB).")
+    if not deleted and (found.versions or found.objects or found.unfinished):
         lines.append("Nothing was changed. With --delete they go.")
     return "\n".join(lines)
 

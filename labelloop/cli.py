@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,6 +106,7 @@ COMMANDS: Sequence[Command] = (
     Command("qc undo", "qc_webhooks.commands:undo", "Take back what quality control wrote to tasks."),
     Command("qc recheck", "qc_webhooks.commands:recheck", "Check a project's tasks anew."),
     Command("worker", "labelloop.stack.commands:worker", "Do what events ask for: verdicts, routes, reconciliation."),
+    Command("rotate", "labelloop.stack.rotate:rotate", "Give every project's webhooks a new secret, losing no event."),
     Command("inbox counts", "labelloop.stack.inbox:counts", "Say how many events are in each state."),
     Command("inbox dead", "labelloop.stack.inbox:dead", "List events that were given up, with the reason."),
     Command("inbox replay", "labelloop.stack.inbox:replay", "Try given-up events again."),
@@ -184,16 +186,18 @@ def _shown(default: Any) -> str | None:
 def main(words: Sequence[str] | None = None) -> None:
     """Run one command; errors of ours and of the disk are one line with the fix, and exit status 1."""
     from labelloop.service.errors import LabelloopError
+    from labelloop.service.interrupts import Terminated, terminating
 
     words = sys.argv[1:] if words is None else words
     try:
-        create_cli(words)(words)
+        with terminating():
+            create_cli(words)(words)
     except BrokenPipeError:  # whoever read our output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails too
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         _print_error("Stopped.", "")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
     except (LabelloopError, OSError) as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from ml_backend.connect import basic_auth, same_address
 
 
@@ -25,11 +25,11 @@ def follow_addresses(studio: Studio, project: int, settings: Settings) -> Sequen
     Returns:
         One line for each address that was left; none where all is where it should be.
     """
-    secret = settings.webhook_secret.get_secret_value()
+    secrets = {
+        secret.get_secret_value() for secret in (settings.webhook_secret, settings.webhook_secret_previous) if secret
+    }
     homes = [f"{url.rstrip('/')}/webhook" for url in (settings.ml_url, settings.qc_url)]
-    hooks = [
-        hook for hook in studio.webhooks(project) if secret and (hook["headers"] or {}).get(SECRET_HEADER) == secret
-    ]
+    hooks = [hook for hook in studio.webhooks(project) if (hook["headers"] or {}).get(SECRET_HEADER) in secrets]
     strays = [hook for hook in hooks if not any(same_address(hook["url"], home) for home in homes)]
     if not strays:
         return []

@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
-from labelloop.service.errors import LabelloopError
+from labelloop.service.errors import Busy
 
 WAITING = 2
 """Requests that may wait for each one at work."""
@@ -22,21 +21,6 @@ WAIT_S = 60.0
 
 SPARE = 8
 """Threads that predictions never take: for `/health`, `/setup` and everything else that answers at once."""
-
-
-class Busy(LabelloopError):
-    """More predictions were asked for than the worker takes on."""
-
-    code: ClassVar[str] = "busy"
-    status: ClassVar[int] = 503
-
-    def __init__(self, waited_s: float = 0.0) -> None:
-        since = f" after {waited_s:.0f} s" if waited_s else ""
-        super().__init__(
-            f"The backend is busy with other predictions{since}.",
-            fix="Ask again in a moment, or for fewer tasks at once; `labelloop prelabel PROJECT` pre-labels whole "
-            "projects. More workers: LABELLOOP_WEB_WORKERS.",
-        )
 
 
 class Turns:
@@ -64,12 +48,12 @@ class Turns:
         """
         with self._lock:
             if self._inside >= self._most:
-                raise Busy
+                raise Busy(f"{self._most} requests for predictions are under way or wait already.")
             self._inside += 1
         try:
             started = time.monotonic()
             if not self._free.acquire(timeout=self._wait_s):
-                raise Busy(self._wait_s)
+                raise Busy(f"there was no free turn within {self._wait_s:.0f} s.")
             try:
                 yield time.monotonic() - started
             finally:

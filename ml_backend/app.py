@@ -17,7 +17,8 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from labelloop.service.studio import Studio
-from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from labelloop.service.web import client_left, create_web, json_body, metrics_of
+from labelloop.service.webhook_secret import WebhookSecrets
 from ml_backend.admission import Turns
 from ml_backend.detector import Detector
 from ml_backend.learning.door import Door
@@ -48,6 +49,10 @@ JOB = "learn-"
 """Begins the id of a training job; the project's id follows."""
 
 
+DECODE_WAIT_S = 30.0
+"""How long a photo waits until other requests' pixels are out of memory; then the request is answered with 503."""
+
+
 def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
     """The ML backend.
 
@@ -61,7 +66,8 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     serving = Serving.from_settings(settings)
     serving.start()
     if photos is None:
-        photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
+        studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
+        photos = Media(settings, studio, decode_wait_s=DECODE_WAIT_S)
     app = create_web("ml_backend", settings, ready=ready_checks(settings, serving), open_paths=("/health", "/health/"))
     _Endpoints(app, settings, serving, photos).add()
     return app
@@ -84,6 +90,7 @@ class _Endpoints:
             photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
         )
         self._smart = SmartTools(photos, settings=settings)
+        self._secrets = WebhookSecrets(settings)
         self._door = Door(settings)
         self._pages = Pages(settings, self._door, serving)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
@@ -143,6 +150,7 @@ class _Endpoints:
                 targets=self._find_targets(given.label_config, detector),
                 options=with_thresholds(options, served.thresholds),
                 waited_s=waited_s,
+                abandoned=client_left(request),
             )
         self._tasks.labels("batch").inc(len(given.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
@@ -154,7 +162,7 @@ class _Endpoints:
         action = str(body.get("action", ""))
         # Label Studio sends START_TRAINING with Basic auth or with nothing: it has no way to send a header of ours.
         if not self._settings.basic_auth_user and action != "START_TRAINING":
-            check_secret(request, self._settings.webhook_secret)
+            self._secrets.check(request)
         self._received.labels(action if action in ACTIONS else "other").inc()
         if action == "START_TRAINING":
             return self._train(body)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from labelloop.service.disk import keep_private
 from labelloop.service.errors import DatabaseError, SchemaTooNew, SettingsError
-from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import Settings
@@ -46,6 +47,7 @@ def serve(
 
     Raises:
         ModelError: The model cannot be served; the message says why and what to do.
+        SettingsError: It would listen beyond this machine without Basic auth.
         PortTaken: Something listens there already.
         HomeUnusable: The home folder cannot be written.
         SchemaTooNew: A newer labelloop wrote the database.
@@ -57,7 +59,14 @@ def serve(
         settings = settings.but(model_layout=layout)
     if not 0 < port < 65536:
         raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
+    require_key(
+        host,
+        closed=bool(settings.basic_auth_user),
+        service="The ML backend",
+        keys="LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD (and run `labelloop connect PROJECT` again)",
+    )
     require_home(settings)
+    keep_private(settings.home)
     setup_logging(settings)
     try:
         require_known_database(settings)

@@ -19,7 +19,7 @@ from labelloop.service.changes import Change
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioRefused
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from ml_backend.learning.policy import read_learning_policy
 from ml_backend.smart import serves_smart_tools
 

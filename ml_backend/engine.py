@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ml_backend.errors import ModelBroken, ModelMissing
 from ml_backend.graph import Arrays, Graph, read_graph
+from ml_backend.run_limit import RunLimit
 
 PROVIDERS: Mapping[str, int] = {"CUDAExecutionProvider": 16, "CPUExecutionProvider": 1}
 """Where a graph may run, best first -> photos a run where the graph's batch is open. On a processor a larger batch is
@@ -41,8 +42,7 @@ class Engine:
             ModelBroken: ONNX Runtime cannot open it.
         """
         self._session = open_session(path, threads=threads, graph=graph, keep=keep)
-        self._run_options = _run_options()
-        self._run_options.only_execute_path_to_fetches = True
+        self._limit = RunLimit()
         self._path = path
         self._turn = threading.Semaphore(AT_ONCE if self._session.get_providers() == ON_PROCESSOR else 1)
         self.graph: Graph = read_graph(self._session)
@@ -60,7 +60,7 @@ class Engine:
             outputs: The outputs wanted, all where None.
 
         Raises:
-            ModelBroken: ONNX Runtime refuses (wrong size, out of memory).
+            ModelBroken: ONNX Runtime refuses (wrong size, out of memory), or the run takes longer than `RUN_LIMIT_S`.
         """
         if not self.graph.batched:
             return self._fetch(photos[0], photos[0], 1, outputs)
@@ -84,7 +84,7 @@ class Engine:
         try:
             with self._turn:
                 feeds = {self._input: given, **self.graph.feeds(height, width, count)}
-                arrays = self._session.run(names, feeds, self._run_options)
+                arrays = self._limit.run(self._session, names, feeds)
         except Exception as error:  # as above
             raise ModelBroken(self._path, _first_line(error)) from error
         return dict(zip(names, arrays, strict=True))
@@ -120,12 +120,6 @@ def open_session(path: Path, *, threads: int = 0, graph: Path | None = None, kee
         return onnxruntime.InferenceSession(str(chosen), options, providers=providers)
     except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
         raise ModelBroken(path, _first_line(error)) from error
-
-
-def _run_options() -> Any:
-    import onnxruntime
-
-    return onnxruntime.RunOptions()
 
 
 def _first_line(error: Exception) -> str:

@@ -83,6 +83,7 @@ class ModelLoading(ModelError):
     """The worker has just started and its model is not in memory yet."""
 
     code: ClassVar[str] = "model_loading"
+    retry_after_s = 5
 
     def __init__(self, path: Path, waited_s: float) -> None:
         since = f" after {waited_s:.0f} s" if waited_s else ""

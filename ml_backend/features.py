@@ -21,6 +21,7 @@ from ml_backend.errors import ModelBroken, NotLearnable
 from ml_backend.nodes import Nodes
 from ml_backend.preprocess import prepare
 from ml_backend.regions import FINISHED, add_pooled, add_regions, chosen_maps, map_names
+from ml_backend.run_limit import RunLimit
 from ml_backend.standard import STANDARD
 
 EMBEDDINGS = "embeddings"
@@ -249,7 +250,7 @@ def _shapes(detector: Detector, model: onnx.ModelProto, names: list[str]) -> dic
         count = (graph.image.shape[0] or 1) if graph.image and graph.batched else 1
         shown = np.stack([grey] * count) if graph.batched else grey
         fed = {graph.image.name: shown} if graph.image else {}
-        arrays = session.run(names, {**fed, **graph.feeds(spec.height, spec.width, count)})
+        arrays = RunLimit().run(session, names, {**fed, **graph.feeds(spec.height, spec.width, count)})
     except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
         raise ModelBroken(path, f"its features cannot be computed: {str(error).splitlines()[0][:200]}") from error
     return {name: array.shape for name, array in zip(names, arrays, strict=True)}

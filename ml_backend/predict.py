@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,9 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 import structlog
 
+from labelloop.service.errors import Busy
 from labelloop.service.media import MediaError, Photo
+from labelloop.service.memory import Abandoned, never
 from ml_backend.detections import Detections
 from ml_backend.detector import Detector
 from ml_backend.mapping import Target
@@ -46,8 +49,15 @@ Skipped = Callable[[str], None]
 class Photos(Protocol):
     """Where photos come from: `labelloop.service.media.Media`."""
 
-    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
-        """The decoded photo."""
+    def photo(
+        self,
+        url: str,
+        *,
+        task_id: int | None = None,
+        max_side: int | None = None,
+        abandoned: Callable[[], bool] = never,
+    ) -> Photo:
+        """The decoded photo. Raises `MediaError`; `Busy` and `Abandoned` where it waits for memory."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,20 @@ class _Entry:
     late: bool = False
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What one request asks for, and whether somebody still waits for it."""
+
+    shots: Sequence[Shot]
+    entries: Sequence[_Entry]
+    deadline: float
+    abandoned: Callable[[], bool]
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def is_over(self) -> bool:
+        return self.ended.is_set() or self.abandoned()
+
+
 class Predictor:
     """Predicts tasks with one detector."""
 
@@ -129,6 +153,7 @@ class Predictor:
         targets: Sequence[Target],
         options: ProjectOptions = DEFAULTS,
         waited_s: float = 0.0,
+        abandoned: Callable[[], bool] = never,
     ) -> list[Prediction | Unanswered]:
         """One entry a task, in the order of the tasks.
 
@@ -141,20 +166,24 @@ class Predictor:
             targets: Controls of the project that results go to.
             options: What the project asks for.
             waited_s: Seconds of the budget that are spent already.
+            abandoned: Asked before each photo; True ends the work.
 
         Raises:
             ModelBroken: The engine failed.
+            Busy: Other requests decode so many pixels that there is no memory for these photos.
+            Abandoned: The client has gone.
         """
         aims = aims_of(targets, detector.names.names, options, self._threshold)
         floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
         entries = [_Entry(task_id=_task_id(task)) for task in tasks]
         deadline = time.monotonic() + self._budget_s - waited_s
         shots = [shot for index, task in enumerate(tasks) for shot in find_shots(index, task, aims)]
+        job = _Job(shots, entries, deadline, abandoned)
         if options.slice:
             slices = Slices(options.slice, options.slice_overlap)
-            looks = self._slice(shots, entries, detector, deadline, floor=floor, slices=slices)
+            looks = self._slice(job, detector, floor=floor, slices=slices)
         else:
-            looks = self._look(shots, entries, detector, deadline, floor)
+            looks = self._look(job, detector, floor)
         for look in looks:
             shot, entry = look.shot, entries[look.shot.task]
             if self._watch is not None:
@@ -165,9 +194,7 @@ class Predictor:
             entry.candidates += candidates
         return [_close(entry, detector.version) for entry in entries]
 
-    def _look(
-        self, shots: Sequence[Shot], entries: Sequence[_Entry], detector: Detector, deadline: float, floor: float
-    ) -> Iterator[_Look]:
+    def _look(self, job: _Job, detector: Detector, floor: float) -> Iterator[_Look]:
         """Whole photos in the order of the shots, at most `detector.batch` at a time."""
         spec = detector.spec
         # What is cropped to its middle needs more than the input's size of the longer side.
@@ -183,11 +210,11 @@ class Predictor:
                 self._spare.append(ready.tensor)
                 return ready.fit, seen
 
-            for shot, (fit, seen) in self._each(shots, entries, deadline, batch=1, max_side=side, make=make, then=look):
+            for shot, (fit, seen) in self._each(job, batch=1, max_side=side, make=make, then=look):
                 yield _Look(shot, seen, fit.width, fit.height)
             return
         batch: list[tuple[Shot, Prepared]] = []
-        coming = self._each(shots, entries, deadline, batch=detector.batch, max_side=side, make=make, then=_as_it_is)
+        coming = self._each(job, batch=detector.batch, max_side=side, make=make, then=_as_it_is)
         for one in chain(coming, [None]):
             batch += [one] if one else []
             if batch and (one is None or len(batch) == detector.batch):
@@ -202,27 +229,22 @@ class Predictor:
         except IndexError:
             return None
 
-    def _slice(
-        self,
-        shots: Sequence[Shot],
-        entries: Sequence[_Entry],
-        detector: Detector,
-        deadline: float,
-        *,
-        floor: float,
-        slices: Slices,
-    ) -> Iterator[_Look]:
-        """Photos in the order of the shots, each whole and part by part: decoded in full, one at a time."""
-        photos = self._each(shots, entries, deadline, batch=0, max_side=None, make=_as_it_is, then=_as_it_is)
-        for shot, photo in photos:
+    def _slice(self, job: _Job, detector: Detector, *, floor: float, slices: Slices) -> Iterator[_Look]:
+        """Photos in the order of the shots, each whole and part by part.
+
+        Each is decoded in full, looked at and let go by one thread: none holds a photo while it waits for another.
+        """
+
+        def look(photo: Photo) -> tuple[tuple[int, int], Detections]:
             size = photo.width, photo.height
-            yield _Look(shot, detect_sliced(detector, photo.image, slices, floor=floor, size=size), *size)
+            return size, detect_sliced(detector, photo.image, slices, floor=floor, size=size)
+
+        for shot, (size, seen) in self._each(job, batch=0, max_side=None, make=_as_it_is, then=look):
+            yield _Look(shot, seen, *size)
 
     def _each(
         self,
-        shots: Sequence[Shot],
-        entries: Sequence[_Entry],
-        deadline: float,
+        job: _Job,
         *,
         batch: int,
         max_side: int | None,
@@ -234,8 +256,9 @@ class Predictor:
         A window of a few photos beyond those at work is made ready ahead, no more: a request of any length stays within
         the same memory, and the engine seldom waits.
         """
+        shots, entries = job.shots, job.entries
         if len(shots) == 1:
-            done = self._make(shots[0], entries[shots[0].task].task_id, max_side, make, then)
+            done = self._make(shots[0], job, max_side, make, then)
             if done is not None:
                 yield shots[0], done
             return
@@ -246,13 +269,12 @@ class Predictor:
         try:
             while True:
                 while len(waiting) < window and (shot := next(coming, None)) is not None:
-                    future = pool.submit(self._make, shot, entries[shot.task].task_id, max_side, make, then)
-                    waiting.append((shot, future))
+                    waiting.append((shot, pool.submit(self._make, shot, job, max_side, make, then)))
                 if not waiting:
                     return
                 shot, future = waiting.popleft()
                 try:
-                    done = future.result(timeout=_left(deadline))
+                    done = future.result(timeout=_left(job.deadline))
                 except FutureTimeout:
                     left = [shot, *(one for one, _ in waiting), *coming]
                     for one in left:
@@ -262,21 +284,27 @@ class Predictor:
                 if done is not None:
                     yield shot, done
         finally:
+            job.ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _make(
         self,
         shot: Shot,
-        task_id: int | None,
+        job: _Job,
         max_side: int | None,
         make: Callable[[Photo], Made],
         then: Callable[[Made], Done],
     ) -> Done | None:
+        task_id = job.entries[shot.task].task_id
+        if job.is_over():
+            raise Abandoned
         if not isinstance(shot.url, str) or not shot.url.strip():
             self._skip(shot, task_id, "no_address", f"there is no image address but {type(shot.url).__name__}")
             return None
         try:
-            made = make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side))
+            made = make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side, abandoned=job.is_over))
+        except (Busy, Abandoned):  # of the whole request
+            raise
         except MediaError as error:
             self._skip(shot, task_id, error.code, str(error))
             return None

@@ -8,6 +8,7 @@ from typing import Any
 
 from labelloop.labeling.task import Task
 from labelloop.service.media import MediaError, Photo
+from labelloop.service.memory import never
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
 from ml_backend.detector import Detector
@@ -87,9 +88,16 @@ class Noting:
         bad, self._bad = self._bad, []
         return tuple(bad)
 
-    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
+    def photo(
+        self,
+        url: str,
+        *,
+        task_id: int | None = None,
+        max_side: int | None = None,
+        abandoned: Callable[[], bool] = never,
+    ) -> Photo:
         try:
-            return self._photos.photo(url, task_id=task_id, max_side=max_side)
+            return self._photos.photo(url, task_id=task_id, max_side=max_side, abandoned=abandoned)
         except MediaError as error:
             self._bad.append(BadPhoto(task_id, url.partition("?")[0][:200], str(error)))
             raise

@@ -10,7 +10,6 @@ A version's name holds a checksum of all that decides what it predicts, so addin
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import AlreadyThere, NotThere, Store
 from ml_backend.check import Checked, check_model
 from ml_backend.errors import ModelError, ModelMissing
@@ -120,8 +120,8 @@ class Registry:
         """
         found = found or check_model(model, layout=layout, names=names)
         thresholds = dict(sorted((thresholds or {}).items()))
-        with tempfile.TemporaryDirectory(prefix="labelloop-model-") as folder:
-            copies = _lay_out(model, Path(folder), found.names if found.source != "metadata" else ())
+        with scratch_folder() as folder:
+            copies = _lay_out(model, folder, found.names if found.source != "metadata" else ())
             version = model_version(copies[0], layout=layout, thresholds=thresholds)
             files = {file.name: FileSum(_sha256(file), file.stat().st_size) for file in copies}
             manifest = Manifest(

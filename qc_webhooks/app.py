@@ -12,7 +12,8 @@ from labelloop.service.logs import setup_logging
 from labelloop.service.metrics import InboxCollector
 from labelloop.service.readiness import service_checks
 from labelloop.service.settings import Settings
-from labelloop.service.web import check_secret, create_web, json_body, metrics_of
+from labelloop.service.web import create_web, json_body, metrics_of
+from labelloop.service.webhook_secret import WebhookSecrets
 from qc_webhooks.dashboard import DashboardPaths, add_dashboard
 from qc_webhooks.errors import WrongSecret
 from qc_webhooks.events import ACTIONS, read_event
@@ -36,9 +37,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     engine = open_database(settings)
     jobs = Jobs(settings, Inbox.from_settings(settings, engine))
     memory = MemoryStore(engine)
-    secret = settings.webhook_secret
+    secrets = WebhookSecrets(settings)
     # Label Studio sends no Basic auth with a webhook: the secret stands in for it, where there is one.
-    open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secret.get_secret_value() else ()))
+    open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secrets.accepted() else ()))
     app = create_web("qc_webhooks", settings, ready=service_checks(settings, engine), open_paths=open_paths)
     metrics = metrics_of(app)
     metrics.watch(InboxCollector(jobs.inbox))
@@ -49,7 +50,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     @app.post("/webhook")
     def webhook() -> Response:
         try:
-            check_secret(request, secret)
+            secrets.check(request)
         except Forbidden as error:
             raise WrongSecret(error.message, fix=error.fix) from None
         body = json_body(request)

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from labelloop.service.db import open_database, reading
-from labelloop.service.gunicorn import run_gunicorn
+from labelloop.service.disk import keep_private
+from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
 from labelloop.service.readiness import require_home
@@ -65,7 +66,14 @@ def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = No
         threads: Threads of each; by default the setting web_threads.
     """
     settings = Settings()
+    require_key(
+        host,
+        closed=bool(settings.webhook_secret or settings.basic_auth_user),
+        service="Quality control",
+        keys="LABELLOOP_WEBHOOK_SECRET (and run `labelloop connect PROJECT` again)",
+    )
     require_home(settings)
+    keep_private(settings.home)
     setup_logging(settings)
     open_database(settings).dispose()  # what is wrong with it is said once and here, not by each process
     run_gunicorn(

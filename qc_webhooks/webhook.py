@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioRefused
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from qc_webhooks.errors import HostRefused
 from qc_webhooks.events import WANTED
 

@@ -36,7 +36,10 @@ def _own_environment(monkeypatch):
     for name in list(os.environ):
         if name.startswith("LABELLOOP_") and not name.startswith("LABELLOOP_TEST_"):
             monkeypatch.delenv(name)
+    umask = os.umask(0o022)
+    os.umask(umask)
     yield
+    os.umask(umask)  # services close it for the whole process
     structlog.contextvars.clear_contextvars()
 
 

@@ -262,6 +262,33 @@ def test_nobody_is_root_and_no_privilege_is_left(services):
         assert "privileged" not in service, name
 
 
+def test_root_file_systems_are_read_only_and_resources_have_limits(services):
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert int(service["mem_limit"]) <= 4 << 30, name
+        assert 0 < service["pids_limit"] <= 512, name
+
+
+def test_images_that_are_pulled_are_pinned_by_digest(services):
+    pulled = [service["image"] for service in services.values() if "build" not in service]
+    assert pulled
+    base = re.search(r"ARG PYTHON_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text())[1]
+    for image in (*pulled, base):
+        assert re.search(r"@sha256:[0-9a-f]{64}$", image), image
+
+
+def test_accounts_are_made_by_invitation_link_only(services):
+    assert services["label-studio"]["environment"]["LABEL_STUDIO_DISABLE_SIGNUP_WITHOUT_LINK"] == "true"
+
+
+def test_the_docs_name_every_published_port(services):
+    page = (ROOT / "docs" / "how-to" / "secure.md").read_text()
+    ports = {port["published"] for service in services.values() for port in service.get("ports", ())}
+    assert ports
+    for port in ports:
+        assert f"| {port} |" in page
+
+
 def test_every_service_that_stays_has_a_health_check_and_what_must_wait_waits(services):
     assert all("healthcheck" in services[name] for name in services if name != "setup")
     wait = {name: set(service.get("depends_on", {})) for name, service in services.items()}

@@ -26,7 +26,8 @@ from labelloop.service.inbox import Backoff, Inbox
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import StudioRefused
-from labelloop.service.web import check_secret, create_web
+from labelloop.service.web import create_web
+from labelloop.service.webhook_secret import WebhookSecrets
 from ml_backend.detector import embedded_model
 from ml_backend.pointer import activate_in
 from ml_backend.registry import Registry
@@ -481,7 +482,7 @@ def qc_app(settings: Settings):
 
     @app.post("/webhook")
     def webhook():
-        check_secret(request, settings.webhook_secret)
+        WebhookSecrets(settings).check(request)
         return {}
 
     return app

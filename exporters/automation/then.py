@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from exporters.errors import BadOption, ExportError
 
@@ -46,6 +47,10 @@ def startable(command: Sequence[str]) -> tuple[str, ...]:
     return tuple(command)
 
 
+GRACE_S = 10.0
+"""How long a command may take to end after SIGTERM, before it is killed."""
+
+
 def run_then(command: Sequence[str], told: Mapping[str, str]) -> None:
     """Run the command and wait for it; what it prints goes where ours goes.
 
@@ -53,9 +58,18 @@ def run_then(command: Sequence[str], told: Mapping[str, str]) -> None:
         CommandFailed: It ended with another status than 0, or could not be started.
     """
     try:
-        done = subprocess.run(list(command), env=os.environ | told, stdin=subprocess.DEVNULL, check=False)
+        process = subprocess.Popen(list(command), env=os.environ | told, stdin=subprocess.DEVNULL)
     except OSError as error:
         raise CommandFailed(command, f"cannot be started: {error.strerror or error}", status=127) from error
-    if done.returncode:
-        how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
-        raise CommandFailed(command, how, status=done.returncode if done.returncode > 0 else 128 - done.returncode)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:  # a terminal's Ctrl-C has reached the command too; SIGTERM has not
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+        process.kill()
+        process.wait()
+        raise
+    if status:
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with {status}"
+        raise CommandFailed(command, how, status=status if status > 0 else 128 - status)

@@ -12,7 +12,7 @@ from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.doctor.label_studio import BANNED, OPEN_NETWORK
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from qc_webhooks.events import WANTED
 from qc_webhooks.tabs import TABS
 from qc_webhooks.webhook import webhook_headers, webhook_url

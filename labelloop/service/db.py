@@ -76,7 +76,9 @@ def create_engine(url: str) -> sa.Engine:
                 "A database in memory cannot be shared by processes.",
                 fix="Set LABELLOOP_DATABASE_URL to sqlite:///path.",
             )
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # opening it says what is wrong
+            Path(path).touch(mode=0o600)
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
         sa.event.listen(engine, "connect", _tune_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

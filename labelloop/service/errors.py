@@ -10,11 +10,13 @@ class LabelloopError(Exception):
     """What went wrong, in a sentence for the user.
 
     Subclasses set ``code`` (machine-readable, snake_case), ``status`` (the HTTP answer where it reaches one) and may
-    carry data as attributes. ``fix`` says what to do next; it is shown on the command line and by ``labelloop doctor``.
+    carry data as attributes; ``retry_after_s`` becomes the header Retry-After. ``fix`` says what to do next; it is
+    shown on the command line and by ``labelloop doctor``.
     """
 
     code: ClassVar[str] = "labelloop_error"
     status: ClassVar[int] = 500
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message)
@@ -62,6 +64,20 @@ class HomeUnusable(LabelloopError):
             fix="Set LABELLOOP_HOME to a folder that you may write, on a disk with room; or make room.",
         )
         self.home = home
+
+
+class Busy(LabelloopError):
+    """More was asked of this process than it takes on now."""
+
+    code = "busy"
+    status = 503
+    retry_after_s = 5
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The service is busy: {reason}",
+            fix="Ask again in a moment, or for less at once. More processes: LABELLOOP_WEB_WORKERS.",
+        )
 
 
 class MissingExtra(LabelloopError):

@@ -46,7 +46,7 @@ def run_gunicorn(
     share_metrics(folder)
     options = {
         "bind": bind,
-        "worker_class": "gthread",
+        "worker_class": "labelloop.service.gthread.ReceivingWorker",
         "workers": workers or settings.web_workers,
         "threads": threads or settings.web_threads,
         "preload_app": False,
@@ -68,6 +68,26 @@ def run_gunicorn(
             shutil.rmtree(folder, ignore_errors=True)
         if before is None:
             os.environ.pop(FOLDER, None)
+
+
+def require_key(host: str, *, closed: bool, service: str, keys: str) -> None:
+    """Refuse to listen beyond loopback without a key: whoever reaches the port could use the service.
+
+    Args:
+        host: Address to listen on.
+        closed: Whether callers need a key.
+        service: Its name in the message.
+        keys: The settings that close it.
+
+    Raises:
+        SettingsError: Other machines could reach it, and nothing is asked of them.
+    """
+    if closed or host.strip("[]") in {"localhost", "::1"} or host.startswith("127."):
+        return
+    raise SettingsError(
+        f"{service} would listen on {host} and ask callers for no key.",
+        fix=f"Set {keys}, or listen on 127.0.0.1.",
+    )
 
 
 def load_factory(factory: str) -> Callable[[Settings], Any]:

@@ -8,29 +8,55 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what Ctrl-C does to a command, under another exit status."""
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """Within the block SIGTERM raises `Terminated`, unless something else handles it already."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 @contextmanager
 def finishing(what: str) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C lets the work at hand be finished, and says so on standard error; the second ends at once.
+    """The first Ctrl-C or SIGTERM lets the work at hand be finished, and says so; the second ends at once.
 
     Args:
         what: The work at hand, in words.
 
     Yields:
-        Whether Ctrl-C was pressed: to be asked between one piece of work and the next.
+        Whether one of them came: to be asked between one piece of work and the next.
     """
-    told = False
+    stopped = False
 
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        nonlocal told
-        told = True
-        signal.signal(signal.SIGINT, before)
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        restore()
         print(f"Finishing {what}; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
 
-    before = signal.signal(signal.SIGINT, tell)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: told
+        yield lambda: stopped
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 @contextmanager

@@ -86,6 +86,9 @@ class Settings:
     webhook_secret: SecretStr = _option(
         SecretStr(""), "Secret that Label Studio sends in X-Labelloop-Secret. Empty: not checked."
     )
+    webhook_secret_previous: SecretStr = _option(
+        SecretStr(""), "A secret that is accepted too, while webhooks change to a new one: see `labelloop rotate`."
+    )
     basic_auth_user: str = _option("", "User name for Basic auth on the services. Empty: no Basic auth.")
     basic_auth_password: SecretStr = _option(SecretStr(""), "Password for Basic auth on the services.")
     dashboard_password: SecretStr = _option(
@@ -93,6 +96,14 @@ class Settings:
     )
     ml_url: str = _option("http://localhost:9090", "Address of the ML backend, as Label Studio reaches it.")
     qc_url: str = _option("http://localhost:9091", "Address of the QC service, as Label Studio reaches it.")
+
+    allowed_hosts: tuple[str, ...] = _option(
+        (),
+        "Host names, separated by commas, that the services answer to besides localhost and their own addresses.",
+    )
+    trusted_proxies: int = _option(
+        0, "Reverse proxies before the services whose X-Forwarded-For, -Proto and -Host are believed.", ge=0
+    )
 
     model: Path | None = _option(None, "ONNX detector to serve. Empty: the model that comes with labelloop.")
     model_layout: str = _option("", "Layout of the model's outputs, where the file alone does not tell it.")
@@ -115,6 +126,9 @@ class Settings:
     media_cache_bytes: int = _option(2048 * MIB, "Most bytes of images kept on disk.", ge=0)
     media_max_bytes: int = _option(256 * MIB, "Largest image file that is read, bytes.", gt=0)
     media_max_pixels: int = _option(100_000_000, "Largest image that is decoded, pixels.", gt=0)
+    media_memory_bytes: int = _option(
+        512 * MIB, "Most bytes of pixels that one process decodes at the same time.", ge=64 * MIB
+    )
     media_timeout_s: float = _option(20.0, "Longest wait for one image, seconds.", gt=0)
     media_allow_private_hosts: bool = _option(False, "Read images from private network addresses.")
     media_hosts: tuple[str, ...] = _option(

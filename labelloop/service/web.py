@@ -2,32 +2,100 @@
 
 from __future__ import annotations
 
-import functools
 import hmac
+import ipaddress
 import re
+import select
+import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Mapping
-from typing import Any, ParamSpec, TypeVar
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.middleware.proxy_fix import ProxyFix
 
-from labelloop.service.errors import BadRequest, Forbidden, LabelloopError, Unauthorized
+from labelloop.service.errors import BadRequest, Busy, Forbidden, LabelloopError, Unauthorized
 from labelloop.service.logs import redact
+from labelloop.service.memory import Abandoned, MemoryBudget
 from labelloop.service.metrics import CONTENT_TYPE, Metrics
-from labelloop.service.settings import SecretStr, Settings
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from labelloop.service.settings import Settings
 
 REQUEST_ID = "X-Request-ID"
-SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
+RECEIVE_S = 5.0
+"""Longest time until a request has arrived, or as much of it as `BUFFER_BYTES`."""
+
+BUFFER_BYTES = 1 << 16
+"""Bytes of a request that arrive before a thread takes it."""
+
+SMALL_BODY = 2**20
+"""Bodies up to so many bytes are read at once; larger ones share a budget."""
+
+BODY_COPIES = 3
+"""A body is held as bytes and as decoded strings: the bytes it takes, per byte sent."""
+
+CONTAINER_BYTES, VALUE_BYTES = 72, 32
+"""Bytes that an empty JSON array, and a number inside an array, take once decoded (CPython 3.11, 64 bits)."""
+
+BODY_WAIT_S = 10.0
+BODY_BYTES_A_SECOND = 1_000_000
+"""Slowest rate at which a body may arrive, after the first seconds."""
+
 # An id from outside goes into logs and back into a header: nothing but these characters may.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 log = structlog.get_logger(__name__)
+
+
+class NotJson(LabelloopError):
+    """The request's content type is not JSON."""
+
+    code = "not_json"
+    status = 415
+
+    def __init__(self, mimetype: str) -> None:
+        super().__init__(
+            f"The request's content type is {mimetype or 'missing'}; JSON is expected.",
+            fix="Send the header Content-Type: application/json.",
+        )
+
+
+class ForeignHost(LabelloopError):
+    """The request names a host that is none of ours, as a web page does whose name resolves to this machine."""
+
+    code = "foreign_host"
+    status = 421
+
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"This service does not answer to the host name {host[:100]!r}.",
+            fix="If it is meant, add it to LABELLOOP_ALLOWED_HOSTS.",
+        )
+
+
+class BodyTooSlow(LabelloopError):
+    """The request's body did not arrive in time."""
+
+    code = "body_too_slow"
+    status = 408
+
+    def __init__(self) -> None:
+        super().__init__("The request's body did not arrive in time.", fix="Send it again, or less at once.")
+
+
+class BodyTooLarge(LabelloopError):
+    """The request's body is larger than the service reads."""
+
+    code = "body_too_large"
+    status = 413
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, fix="Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.")
 
 
 def create_web(
@@ -56,10 +124,14 @@ def create_web(
     """
     app = Flask(name, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    if proxies := settings.trusted_proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies)  # type: ignore[method-assign]
     app.extensions["labelloop_metrics"] = Metrics(name)
     _add_request_ids(app, name)
+    _add_origin_rules(app, settings)
     if basic_auth and settings.basic_auth_user:
         _add_basic_auth(app, settings, open_paths)
+    _add_body_budget(app, settings)
     _add_errors(app)
     _add_endpoints(app, name, dict(ready or {}))
     return app
@@ -71,43 +143,22 @@ def metrics_of(app: Flask) -> Metrics:
     return metrics
 
 
-def check_secret(given: Request, secret: SecretStr, header: str = SECRET_HEADER) -> None:
-    """Refuse a request whose `header` is not the secret, in constant time; an empty secret checks nothing.
-
-    Raises:
-        Forbidden: the header is missing or wrong.
-    """
-    wanted = secret.get_secret_value()
-    if wanted and not hmac.compare_digest(given.headers.get(header, "").encode(), wanted.encode()):
-        what = "is wrong" if header in given.headers else "is missing"
-        raise Forbidden(
-            f"The header {header} {what}.", fix="Run `labelloop connect PROJECT` to set it in Label Studio."
-        )
-
-
-def require_secret(secret: SecretStr, header: str = SECRET_HEADER) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a view so that it answers only requests which carry the secret (see `check_secret`)."""
-
-    def decorate(view: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(view)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            check_secret(request, secret, header)
-            return view(*args, **kwargs)
-
-        return guarded
-
-    return decorate
-
-
 def json_body(given: Request) -> dict[str, Any]:
     """The request's JSON object.
 
     Raises:
+        NotJson: the content type is another one.
         BadRequest: no body, not JSON (with the place), or not an object.
     """
-    body = given.get_data(cache=True)
+    if not given.is_json and (given.content_length or "Transfer-Encoding" in given.headers):
+        # A page of another site can have a browser send any other type without asking first (CORS-safelisted).
+        raise NotJson(given.mimetype)
+    body = _body(given)
     if not body:
         raise BadRequest("The request has no body; a JSON object is expected.")
+    decoded = CONTAINER_BYTES * (body.count(b"[") + body.count(b"{")) + VALUE_BYTES * body.count(b",")
+    if decoded > BODY_COPIES * max(given.max_content_length or 0, SMALL_BODY):
+        raise BodyTooLarge(f"The request's body decodes to more than {decoded:,} bytes.")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -115,6 +166,27 @@ def json_body(given: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadRequest(f"The request's body is a JSON {_json_type(value)}; an object is expected.")
     return value
+
+
+def client_left(given: Request) -> Callable[[], bool]:
+    """A function that says whether the client of this request has closed its connection.
+
+    False wherever that cannot be seen: other servers than gunicorn, TLS ended in this process, a proxy that waits on.
+    """
+    connection: socket.socket | None = given.environ.get("gunicorn.socket")
+
+    def left() -> bool:
+        if connection is None:
+            return False
+        try:
+            readable, _, _ = select.select([connection], [], [], 0)
+            return bool(readable) and connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):  # closed on our side, or not a plain socket
+            return False
+
+    return left
 
 
 def _json_type(value: Any) -> str:
@@ -146,6 +218,82 @@ def _add_request_ids(app: Flask, name: str) -> None:
         return response
 
 
+def _add_origin_rules(app: Flask, settings: Settings) -> None:
+    """Refuse what a web page elsewhere makes a browser send: by its host name, or by its origin."""
+    ours = {"localhost", *(host.strip().lower() for host in settings.allowed_hosts)}
+    ours |= {urlsplit(url).hostname or "" for url in (settings.ml_url, settings.qc_url)}
+
+    @app.before_request
+    def check() -> None:
+        host = urlsplit(f"//{request.host}").hostname or ""
+        if host not in ours and not _is_address(host):
+            raise ForeignHost(host)
+        if request.method in {"GET", "HEAD", "OPTIONS"}:
+            return
+        origin = request.headers.get("Origin")
+        elsewhere = origin is not None and urlsplit(origin).netloc != request.host
+        if elsewhere or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+            raise Forbidden("The request comes from a web page of another site.", fix="Send it from our own pages.")
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an IP address: no name that somebody else could let resolve to this machine."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _add_body_budget(app: Flask, settings: Settings) -> None:
+    """Large bodies wait for each other (see `_body`), so that what is read at the same time stays bounded."""
+    limit = BODY_COPIES * max(settings.max_body_bytes, SMALL_BODY)
+    app.extensions["labelloop_bodies"] = MemoryBudget(limit, wait_s=BODY_WAIT_S)
+
+    @app.teardown_request
+    def end(_: BaseException | None) -> None:
+        lease = g.pop("body_lease", None)
+        if lease is not None:
+            lease.__exit__(None, None, None)
+
+
+def _body(given: Request) -> bytes:
+    """The body's bytes. A large one takes its memory from the app's budget first, and has to arrive in time.
+
+    Raises:
+        Busy: Other bodies take the memory.
+        BodyTooSlow: It did not arrive in time.
+    """
+    length, most = given.content_length, given.max_content_length or 0
+    if length is None and "chunked" in given.headers.get("Transfer-Encoding", ""):
+        length = most  # not known before it is read
+    if length is None or length <= BUFFER_BYTES or length > most:
+        return given.get_data(cache=True)
+    if length > SMALL_BODY:
+        g.body_lease = current_app.extensions["labelloop_bodies"].lease(BODY_COPIES * length)
+        g.body_lease.__enter__()
+    connection: socket.socket | None = given.environ.get("gunicorn.socket")
+    if connection is None:
+        return given.get_data(cache=True)
+    late = threading.Event()
+
+    def cut_off() -> None:
+        late.set()
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RD)
+
+    timer = threading.Timer(RECEIVE_S + length / BODY_BYTES_A_SECOND, cut_off)
+    timer.start()
+    try:
+        return given.get_data(cache=True)
+    except HTTPException:
+        if late.is_set():
+            raise BodyTooSlow from None
+        raise
+    finally:
+        timer.cancel()
+
+
 def _add_basic_auth(app: Flask, settings: Settings, open_paths: Container[str]) -> None:
     user = settings.basic_auth_user.encode()
     password = settings.basic_auth_password.get_secret_value().encode()
@@ -168,9 +316,13 @@ def _add_basic_auth(app: Flask, settings: Settings, open_paths: Container[str]) 
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(LabelloopError)
     def ours(error: LabelloopError) -> Response:
-        if error.status >= 500:
+        if isinstance(error, Busy | Abandoned):  # says all there is to say; a traceback a request would fill the log
+            log.warning("request_not_served", code=error.code, reason=error.message)
+        elif error.status >= 500:
             log.error("request_failed", code=error.code, exc_info=error)
         response = _error_answer(error.status, error.code, str(error))
+        if error.retry_after_s is not None:
+            response.headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
             response.headers["WWW-Authenticate"] = 'Basic realm="labelloop", charset="UTF-8"'
         return response
@@ -178,7 +330,7 @@ def _add_errors(app: Flask) -> None:
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(_: RequestEntityTooLarge) -> Response:
         limit = app.config["MAX_CONTENT_LENGTH"]
-        return _error_answer(413, "body_too_large", f"The request's body is larger than {limit} bytes.")
+        return ours(BodyTooLarge(f"The request's body is larger than {limit} bytes."))
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> Response:

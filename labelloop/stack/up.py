@@ -8,6 +8,7 @@ import msgspec
 
 from labelloop.connect import NotConnected, connect
 from labelloop.service.db import open_database
+from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError
 from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import PREFIX, Settings
@@ -25,6 +26,7 @@ from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 from qc_webhooks.projects import ProjectStore
 
 TOKEN, HOOK = "LABELLOOP_LABEL_STUDIO_API_KEY", "LABELLOOP_WEBHOOK_SECRET"
+KEY_USER, KEY = "LABELLOOP_BASIC_AUTH_USER", "LABELLOOP_BASIC_AUTH_PASSWORD"
 DASHBOARD = "LABELLOOP_DASHBOARD_PASSWORD"
 RUN_BYTES = 300_000_000
 
@@ -63,6 +65,7 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         LabelloopError: It could not be brought up; whatever had been started has been ended.
     """
     require_home(Settings(home=plan.home))
+    keep_private(plan.home)
     read_state(plan.home)  # a state of a newer labelloop is said now, not after the services have failed
     require_known_database(Settings(home=plan.home))
     if images:
@@ -175,11 +178,14 @@ class _Run:
         last = read_env(home)
         values = last | self._plan.urls
         self._moved = any(last.get(name, url) != url for name, url in self._plan.urls.items())
+        # A home from before the services asked for a key: its connections have to learn it.
+        self._moved |= not fresh and not last.get(KEY)
+        values.setdefault(KEY_USER, "labelloop")
         if fresh or TOKEN not in values:
             values[TOKEN] = ""
         if fresh:
             write_state(home, State())
-        write_env(home, with_secrets(values, (HOOK, DASHBOARD, *(person.secret for person in PEOPLE))))
+        write_env(home, with_secrets(values, (HOOK, DASHBOARD, KEY, *(person.secret for person in PEOPLE))))
 
     def _settings(self) -> Settings:
         """What our programs are started with: `settings.env`, whatever the shell says about the same names."""

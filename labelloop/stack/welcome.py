@@ -6,14 +6,14 @@ from rich.markup import escape
 from labelloop.stack.environment import read_env
 from labelloop.stack.people import ADMIN, ANNOTATORS, Person
 from labelloop.stack.plan import URLS
-from labelloop.stack.up import DASHBOARD, Ready
+from labelloop.stack.up import DASHBOARD, KEY, KEY_USER, Ready
 
 _TEXT = """
 [bold]The loop is up.[/] Project [bold]{title}[/], {tasks} photographs, pre-labelled: [bold]{studio}/projects/{project}/data[/]
 
   Label Studio     {studio}
 {people}
-  ML backend       {ml}
+  ML backend       {ml}    user {user}    password {key}
   Quality control  {qc}
     dashboard      {qc}/dashboard/    password {dashboard}
   Logs and data    {home}
@@ -40,6 +40,7 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
         console: Where to print.
     """
     plan, urls = ready.plan, ready.plan.urls
+    ours = read_env(plan.home)
 
     def log_in(role: str, person: Person) -> str:
         return f"    {role:<14} {person.email:<18} password {person.account(plan.home).password}"
@@ -51,7 +52,9 @@ def welcome(ready: Ready, *, command: str = "labelloop", console: Console | None
         studio=urls[URLS["port"]],
         ml=urls[URLS["ml_port"]],
         qc=urls[URLS["qc_port"]],
-        dashboard=escape(read_env(plan.home).get(DASHBOARD, "")),
+        user=escape(ours.get(KEY_USER, "")),
+        key=escape(ours.get(KEY, "")),
+        dashboard=escape(ours.get(DASHBOARD, "")),
         home=escape(str(plan.home)),
         people=escape("\n".join([log_in("admin", ADMIN), *(log_in("annotator", person) for person in ANNOTATORS)])),
         anna=ANNOTATORS[0].email,

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from exporters import jobs as exporters
 from labelloop.service.db import open_database
+from labelloop.service.disk import keep_private
 from labelloop.service.identity import this_worker
 from labelloop.service.inbox import Inbox
 from labelloop.service.jobs import Handler, Jobs
@@ -35,6 +36,7 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
         DatabaseError: The database cannot be opened.
     """
     require_home(settings)
+    keep_private(settings.home)
     setup_logging(settings)
     engine = open_database(settings)
     studio, workers = Studio.from_settings(settings), Workers(engine)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from ml_backend.engine import open_session
 from ml_backend.errors import ModelBroken
 from ml_backend.graph import Arrays, Graph, Tensor, as_float32, read_graph
+from ml_backend.run_limit import RunLimit
 from ml_backend.smart.cutout import Cutout
 from ml_backend.smart.prompts import Prompt
 
@@ -83,6 +84,7 @@ class Sam:
         self._encoder, self._decoder = (open_session(path, threads=threads) for path in (encoder, decoder))
         self._sees, self._draws = read_graph(self._encoder), read_graph(self._decoder)
         self._turn = Lock()
+        self._limit = RunLimit()
         self._fits()
 
     def look(self, image: npt.NDArray[np.uint8]) -> _Seen:
@@ -107,7 +109,7 @@ class Sam:
 
     def _run(self, session: Any, path: Path, feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         try:
-            outputs: list[npt.NDArray[Any]] = session.run(None, dict(feeds))
+            outputs: list[npt.NDArray[Any]] = self._limit.run(session, None, feeds)
         except Exception as error:  # ONNX Runtime raises a family of its own that derives from Exception alone
             raise ModelBroken(path, str(error).splitlines()[0][:300]) from error
         return outputs

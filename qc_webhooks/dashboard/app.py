@@ -7,6 +7,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 import structlog
 from flask import Blueprint, Flask, Response, redirect, render_template, request, session, url_for
+from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
@@ -16,7 +17,6 @@ from qc_webhooks.dashboard import charts, words
 from qc_webhooks.dashboard.access import (
     HOME,
     Access,
-    TooManyGuesses,
     check_csrf,
     csrf_token,
     safe_next,
@@ -74,6 +74,7 @@ def add_dashboard(app: Flask, settings: Settings, engine: sa.Engine, *, clock: C
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.qc_url.startswith("https://"),
     )
+    app.session_interface = _SchemeAwareSessions()
     pages = Blueprint(
         "dashboard",
         __name__,
@@ -96,6 +97,13 @@ def add_dashboard(app: Flask, settings: Settings, engine: sa.Engine, *, clock: C
     @app.get("/")
     def root() -> ResponseReturnValue:
         return redirect(f"{HOME}/")
+
+
+class _SchemeAwareSessions(SecureCookieSessionInterface):
+    """The cookie is Secure where the request came by HTTPS, as the proxy in front says (`trusted_proxies`)."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure or super().get_cookie_secure(app)
 
 
 class _Lazy:
@@ -130,6 +138,9 @@ def _add_rules(pages: Blueprint, access: Access) -> None:
     def protect(response: Response) -> Response:
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+        if request.is_secure:
+            response.headers["Strict-Transport-Security"] = "max-age=31536000"
+        access.remember(response)
         if request.endpoint not in {"dashboard.static", "dashboard.photo"}:
             response.headers["Cache-Control"] = "no-store"
         return response
@@ -138,7 +149,7 @@ def _add_rules(pages: Blueprint, access: Access) -> None:
     def ours(error: LabelloopError) -> ResponseReturnValue:
         if error.status >= 500:
             log.error("page_failed", code=error.code, exc_info=error)
-        headers = {"Retry-After": str(int(error.wait_s) + 1)} if isinstance(error, TooManyGuesses) else {}
+        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
         return render_template("dashboard/error.html", message=error.message, fix=error.fix), error.status, headers
 
     @pages.errorhandler(HTTPException)

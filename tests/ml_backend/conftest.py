@@ -100,7 +100,7 @@ class Album:
         self.photos = dict(photos)
         self.asked: list[tuple[str, int | None]] = []
 
-    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
+    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None, **_: object) -> Photo:
         self.asked.append((url, task_id))
         found = self.photos.get(url, MediaMissing(url, "there is no such image"))
         if isinstance(found, Exception):

@@ -1,10 +1,13 @@
 """`labelloop models inspect` says what a model is, and its drawing shows what it sees where it is."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 from labelloop.cli import main
+from ml_backend import run_limit
 
 
 @pytest.fixture
@@ -78,3 +81,27 @@ def test_what_is_not_recognised_ends_with_the_outputs_and_the_ways_to_say_what_t
 
 def test_without_a_model_it_is_the_embedded_one(capsys):
     assert "20, from metadata: aeroplane" in inspect(capsys)
+
+
+def test_an_endless_loop_is_ended_and_named(labelloop_model, monkeypatch, capsys):
+    file = labelloop_model()
+    model = onnx.load(file)
+    scalar = lambda name, kind: helper.make_tensor_value_info(name, kind, [])  # noqa: E731
+    body = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}.next"]) for name in ("go", "value")],
+        "body",
+        [scalar("turn", TensorProto.INT64), scalar("go", TensorProto.BOOL), scalar("value", TensorProto.FLOAT)],
+        [scalar("go.next", TensorProto.BOOL), scalar("value.next", TensorProto.FLOAT)],
+    )
+    graph = model.graph
+    graph.initializer.append(helper.make_tensor("always", TensorProto.BOOL, [], [True]))
+    graph.node[-1].output[0] = "scores.first"
+    graph.node.append(helper.make_node("ReduceSum", ["scores.first"], ["scores.sum"], keepdims=0))
+    graph.node.append(helper.make_node("Loop", ["", "always", "scores.sum"], ["looped"], body=body))
+    graph.node.append(helper.make_node("Add", ["scores.first", "looped"], ["scores"]))
+    onnx.save(model, file)
+    monkeypatch.setattr(run_limit, "RUN_LIMIT_S", 0.5)
+    with pytest.raises(SystemExit) as ended:
+        main(["models", "inspect", str(file)])
+    assert ended.value.code == 1
+    assert "endless Loop" in " ".join(capsys.readouterr().err.split())

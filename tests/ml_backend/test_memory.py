@@ -13,7 +13,7 @@ from labelloop.service.settings import Settings
 from ml_backend.app import create_app
 
 class Photos:
-    def photo(self, url, *, task_id=None, max_side=None):
+    def photo(self, url, *, task_id=None, max_side=None, **_):
         return Photo(np.random.default_rng(task_id).integers(0, 255, (480 + 40 * task_id, 640, 3), np.uint8), 640, 480)
 
 client = create_app(Settings(home=sys.argv[1]), photos=Photos()).test_client()

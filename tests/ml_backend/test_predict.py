@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from labelloop.labeling.config import LabelConfig
+from labelloop.service.errors import Busy
 from labelloop.service.media import MediaUnreachable, NotAnImage
+from labelloop.service.memory import Abandoned, never
 from ml_backend.detector import load_detector
 from ml_backend.errors import ModelBroken
 from ml_backend.mapping import find_targets
@@ -39,11 +41,11 @@ def detector(labelloop_model):
 
 @pytest.fixture
 def predict(detector):
-    def run(photos, tasks, *, config=ONE, threshold=0.3, project=None, **options):
+    def run(photos, tasks, *, config=ONE, threshold=0.3, project=None, abandoned=never, **options):
         targets = find_targets(LabelConfig.parse(config), detector.names.names)
         predictor = Predictor(photos, score_threshold=threshold, **options)
         asked = ProjectOptions(score_threshold=project)
-        return predictor.predict(tasks, detector=detector, targets=targets, options=asked)
+        return predictor.predict(tasks, detector=detector, targets=targets, options=asked, abandoned=abandoned)
 
     return run
 
@@ -69,7 +71,7 @@ def test_boxes_are_percent_of_the_original_photo_with_region_scores(predict, alb
 
 def test_one_entry_a_task_in_the_order_of_the_tasks_whatever_is_slow(predict, photo):
     class Slow:
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import Photo
 
             time.sleep(0.03 if task_id % 3 == 0 else 0)
@@ -183,7 +185,7 @@ def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
         held = most = 0
         lock = threading.Lock()
 
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import Photo
 
             with self.lock:
@@ -203,7 +205,7 @@ def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(
     over = threading.Event()
 
     class Hanging:
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             from labelloop.service.media import Photo
 
             if task_id > 2:
@@ -276,3 +278,38 @@ def test_the_size_of_the_engines_batch_changes_nothing_but_the_number_of_runs(ba
 
 def test_a_processor_is_given_one_photo_a_run_where_the_graph_leaves_it_open(labelloop_model):
     assert load_detector(labelloop_model()).batch == 1
+
+
+def test_work_stops_when_the_client_has_gone(predict, album, photo):
+    photos, gone = album(a=photo), threading.Event()
+
+    class Leaving:
+        def photo(self, url, **options):
+            gone.set()  # while the first photo is decoded
+            return photos.photo(url, **options)
+
+    with pytest.raises(Abandoned):
+        predict(Leaving(), [task(n, image="a") for n in range(60)], abandoned=gone.is_set)
+    assert len(photos.asked) <= PREPARERS
+
+
+def test_no_memory_for_a_photo_refuses_the_request(predict, album, photo):
+    photos = album(a=photo, b=Busy("There was no memory for this work within 30 s."))
+    with pytest.raises(Busy):
+        predict(photos, [task(1, image="a"), task(2, image="b")])
+
+
+def test_decodes_of_an_ended_request_do_not_wait_for_memory(predict, photo, wait_until):
+    ended = []
+
+    class Waiting:
+        def photo(self, url, *, task_id=None, abandoned=lambda: False, **_):
+            if task_id == 1:
+                raise Busy("There was no memory.")
+            wait_until(abandoned)
+            ended.append(task_id)
+            raise Abandoned
+
+    with pytest.raises(Busy):
+        predict(Waiting(), [task(n, image="a") for n in range(1, 9)])
+    wait_until(lambda: 0 < len(ended) <= PREPARERS)

@@ -175,7 +175,7 @@ def test_a_photo_kept_smaller_than_it_is_gives_shapes_in_its_own_pixels():
     image, disc = scene()
 
     class Halved:
-        def photo(self, url, *, task_id=None, max_side=None):
+        def photo(self, url, *, task_id=None, max_side=None, **_):
             return Photo(np.ascontiguousarray(image[::2, ::2]), W, H)
 
     _, brush = ask(SmartTools(Halved()), box(115, 85, 165, 115))

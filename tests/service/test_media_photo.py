@@ -1,12 +1,15 @@
 """Decoding: every kind of file comes out upright, 8-bit RGB, or as an error in plain words."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from labelloop.service.media import MediaMissing, MediaTooLarge, NotAnImage, load_photo, photo_size
+from labelloop.service.memory import MemoryBudget
 
 
 def encoded(image, format_, **options):
@@ -150,3 +153,98 @@ def test_a_missing_file_is_missing(tmp_path):
 def test_a_colour_profile_does_no_harm():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert load_photo(encoded(scene(), "JPEG", icc_profile=profile)).width == 64
+
+
+def noise(mode, size=(1733, 1211)):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 7 + 1, size[0] // 7 + 1, 4), np.uint8)
+    pixels = np.kron(pixels, np.ones((7, 7, 1), np.uint8))[: size[1], : size[0]]
+    image = Image.fromarray(pixels, "RGBA")
+    return image if mode == "RGBA" else image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1"])
+@pytest.mark.parametrize("max_side", [None, 640])
+def test_conversion_in_bands_equals_conversion_at_once(mode, max_side):
+    data = encoded(noise(mode), "PNG")
+    with Image.open(io.BytesIO(data)) as image:
+        white = Image.new("RGBA", image.size, "white")
+        at_once = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    photo = load_photo(data, max_side=max_side)
+    if max_side:
+        at_once = at_once.resize((photo.image.shape[1], photo.image.shape[0]), Image.Resampling.BILINEAR)
+    difference = np.abs(photo.image.astype(int) - np.asarray(at_once))
+    assert difference.max() <= (1 if max_side else 0)
+    assert (difference > 0).mean() < 0.01
+
+
+def test_jpeg_2000_is_decoded_at_a_reduced_size():
+    data = encoded(noise("RGB"), "JPEG2000")
+    photo = load_photo(data, max_side=200)
+    assert (photo.width, photo.height, max(photo.image.shape)) == (1733, 1211, 200)
+    whole = Image.fromarray(load_photo(data).image).resize(photo.image.shape[1::-1], Image.Resampling.BILINEAR)
+    assert np.abs(photo.image.astype(int) - np.asarray(whole)).mean() < 8
+
+
+def test_an_image_heavier_than_the_budget_is_refused():
+    data = encoded(noise("RGB"), "WEBP", lossless=True)
+    with pytest.raises(MediaTooLarge, match=r"1733 x 1211 pixels of WEBP.*LABELLOOP_MEDIA_MEMORY_BYTES"):
+        load_photo(data, max_side=100, budget=MemoryBudget(30 << 20))
+    assert load_photo(data, max_side=100, budget=MemoryBudget(80 << 20)).width == 1733
+
+
+PEAK = """
+import ctypes, sys
+ctypes.CDLL(None).mallopt(-3, 262144); ctypes.CDLL(None).mallopt(-1, 262144)
+import labelloop.service.media.photo as photo
+from labelloop.service.memory import MemoryBudget
+
+weights = []
+weigh = photo.decoding_bytes
+photo.decoding_bytes = lambda *a, **k: weights.append(weigh(*a, **k)) or weights[-1]
+def peak():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+photo.load_photo(sys.argv[1], max_side=8)  # plug-ins are loaded
+for side in (640, None):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = peak()
+    photo.load_photo(sys.argv[1], max_side=side, budget=MemoryBudget(1 << 40))
+    print(peak() - before, weights[-1])
+"""
+PEAKS = {
+    "jpeg": ("JPEG", "RGB", {}),
+    "progressive jpeg": ("JPEG", "RGB", {"progressive": True, "subsampling": 0}),
+    "png": ("PNG", "RGB", {"compress_level": 1}),
+    "rgba png": ("PNG", "RGBA", {"compress_level": 1}),
+    "palette png": ("PNG", "P", {"compress_level": 1}),
+    "webp": ("WEBP", "RGB", {"method": 0}),
+    "avif": ("AVIF", "RGB", {"speed": 10}),
+    "tiff": ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", PEAKS)
+def test_decoding_takes_no_more_than_it_weighs(kind, tmp_path):
+    format_, mode, options = PEAKS[kind]
+    file = tmp_path / "image"
+    file.write_bytes(encoded(noise(mode, (3000, 2800)), format_, **options))
+    done = subprocess.run([sys.executable, "-c", PEAK, file], capture_output=True, text=True, timeout=240, check=True)
+    for line in done.stdout.splitlines():
+        peak, weight = map(int, line.split())
+        assert peak <= weight + (8 << 20)
+
+
+@pytest.mark.parametrize("behind", [False, True], ids=["before the pixels", "behind the pixels"])
+def test_png_orientation_is_read_without_decoding(behind, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(scene(), "PNG", exif=exif)
+    if behind:
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        iend = data.index(b"IEND") - 4
+        data = data[:start] + data[end:iend] + data[start:end] + data[iend:]
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).size
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("pixels were decoded"))
+    assert photo_size(data) == upright == (48, 64)

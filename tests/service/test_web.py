@@ -6,16 +6,21 @@ import base64
 import gzip
 import json
 import logging
+import os
 import re
+import threading
 
 import pytest
+from flask import request
 
 from labelloop.service.db import open_database
-from labelloop.service.errors import LabelloopError, NotFound
+from labelloop.service.errors import Busy, LabelloopError, NotFound, SettingsError
+from labelloop.service.gunicorn import require_key
 from labelloop.service.inbox import Inbox
 from labelloop.service.metrics import InboxCollector
-from labelloop.service.settings import SecretStr, Settings
-from labelloop.service.web import create_web, json_body, metrics_of, require_secret
+from labelloop.service.settings import Settings
+from labelloop.service.web import create_web, json_body, metrics_of
+from labelloop.service.webhook_secret import WebhookSecrets
 
 
 class TeapotBroken(LabelloopError):
@@ -28,8 +33,6 @@ def fail(error):
 
 
 def make(tmp_path, *, ready=None, **values):
-    from flask import request
-
     app = create_web("demo", Settings(home=tmp_path, **values), ready=ready)
 
     @app.post("/echo")
@@ -53,13 +56,13 @@ def make(tmp_path, *, ready=None, **values):
         raise ZeroDivisionError("the secret is hunter2")
 
     @app.post("/hook")
-    @require_secret(SecretStr("s3cr3t"))
     def hook():
+        WebhookSecrets(Settings(home=tmp_path, webhook_secret="s3cr3t")).check(request)
         return {"ok": True}
 
     @app.post("/open-hook")
-    @require_secret(SecretStr(""))
     def open_hook():
+        WebhookSecrets(Settings(home=tmp_path)).check(request)
         return {"ok": True}
 
     return app
@@ -135,19 +138,19 @@ def test_a_crash_shows_its_traceback_in_the_log_only(client, caplog):
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused_with_what_is_wrong(client, body, message):
-    answer = client.post("/echo", data=body)
+    answer = client.post("/echo", data=body, content_type="application/json")
     assert answer.status_code == 400
     assert answer.json == {"error": {"code": "bad_request", "message": message}}
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b'"\xff"', b"[" * 100_000, gzip.compress(b"{}")])
 def test_junk_is_a_bad_request_and_no_crash(client, body):
-    assert client.post("/echo", data=body).status_code == 400
+    assert client.post("/echo", data=body, content_type="application/json").status_code == 400
 
 
-def test_json_comes_through_whatever_its_content_type(client):
+def test_json_comes_through_with_any_json_type(client):
     body = {"text": "naïve ☃", "list": [1, 2.5, None]}
-    answer = client.post("/echo", data=json.dumps(body), content_type="text/plain")
+    answer = client.post("/echo", data=json.dumps(body), content_type="application/vnd.api+json; charset=utf-8")
     assert answer.json == body
 
 
@@ -158,7 +161,8 @@ def test_a_body_over_the_limit_is_refused(tmp_path):
     assert answer.status_code == 413
     assert answer.json["error"] == {
         "code": "body_too_large",
-        "message": "The request's body is larger than 1000 bytes.",
+        "message": "The request's body is larger than 1000 bytes."
+        " Send less at once, or raise LABELLOOP_MAX_BODY_BYTES.",
     }
 
 
@@ -289,3 +293,97 @@ def test_metrics_are_what_prometheus_reads(client):
     assert answer.content_type.startswith("text/plain; version=0.0.4")
     families = {family.name for family in text_string_to_metric_families(answer.text)}
     assert {"labelloop_http_requests", "labelloop_http_request_seconds"} <= families
+
+
+def test_a_busy_service_says_when_to_ask_again(tmp_path):
+    app = make(tmp_path)
+    app.add_url_rule("/busy", view_func=lambda: fail(Busy("8 requests wait.")))
+    answer = app.test_client().get("/busy")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json["error"]["code"] == "busy"
+
+
+@pytest.mark.parametrize("body", [b"[" + b"[]," * 200_000 + b"[]]", b'{"a":[' + b"1," * 400_000 + b"1]}"])
+def test_a_small_body_that_decodes_to_much_is_refused(tmp_path, body):
+    client = make(tmp_path, max_body_bytes=2**20).test_client()
+    answer = client.post("/echo", data=body, content_type="application/json")
+    assert (answer.status_code, answer.json["error"]["code"]) == (413, "body_too_large")
+
+
+def test_large_bodies_wait_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("labelloop.service.web.BODY_WAIT_S", 0.01)
+    app = make(tmp_path, max_body_bytes=3 * 2**20)
+    client, inner = app.test_client(), []
+
+    @app.post("/again")
+    def again():
+        json_body(request)
+
+        def post():  # in a thread: a request within a request would share its context
+            inner.append(app.test_client().post("/echo", json={"a": "x" * (2 * 2**20)}).status_code)
+
+        thread = threading.Thread(target=post)
+        thread.start()
+        thread.join()
+        return {}
+
+    assert client.post("/again", json={"a": "x" * (2 * 2**20)}).status_code == 200
+    assert inner == [503]
+    assert client.post("/echo", json={"a": "x" * (2 * 2**20)}).status_code == 200
+
+
+def test_two_secrets_are_valid_while_one_replaces_the_other(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    file = home / "settings.env"
+    file.write_text("LABELLOOP_WEBHOOK_SECRET=first\n")
+    secrets = WebhookSecrets(Settings(home=home))
+    assert secrets.accepted() == (b"first",)
+    file.write_text("LABELLOOP_WEBHOOK_SECRET=second\nLABELLOOP_WEBHOOK_SECRET_PREVIOUS=first\n")
+    os.utime(file, ns=(1, 1))
+    assert secrets.accepted() == (b"second", b"first")
+    file.write_text("LABELLOOP_WEBHOOK_SECRET=second\n")
+    os.utime(file, ns=(2, 2))
+    assert secrets.accepted() == (b"second",)
+
+
+ELSEWHERE = {
+    "another host": ({"Host": "evil.example"}, 421, "foreign_host"),
+    "another origin": ({"Origin": "https://evil.example"}, 403, "forbidden"),
+    "an opaque origin": ({"Origin": "null"}, 403, "forbidden"),
+    "a port of the same host": ({"Origin": "http://localhost:8080"}, 403, "forbidden"),
+    "a cross-site request": ({"Sec-Fetch-Site": "cross-site"}, 403, "forbidden"),
+    "a form": ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "not_json"),
+    "plain text": ({"Content-Type": "text/plain"}, 415, "not_json"),
+    "no type": ({"Content-Type": ""}, 415, "not_json"),
+}
+
+
+@pytest.mark.parametrize("case", ELSEWHERE)
+def test_what_a_web_page_elsewhere_can_send_is_refused(case, client):
+    headers, status, code = ELSEWHERE[case]
+    answer = client.post("/echo", data=b'{"a": 1}', headers={"Content-Type": "application/json", **headers})
+    assert (answer.status_code, answer.json["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:9090", "127.0.0.1:9090", "[::1]:9090", "10.0.0.7", "qc.internal", "My.Host:1"]
+)
+def test_our_hosts_and_addresses_are_answered(host, tmp_path):
+    client = make(tmp_path, qc_url="http://qc.internal:9091", allowed_hosts=("my.host",)).test_client()
+    for origin in ({}, {"Origin": f"http://{host}"}):
+        answer = client.post("/echo", json={"a": 1}, headers={"Host": host, **origin})
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(("host", "closed", "refused"), [
+    ("127.0.0.1", False, False), ("localhost", False, False), ("[::1]", False, False),
+    ("0.0.0.0", False, True), ("10.0.0.7", False, True), ("[::]", False, True), ("0.0.0.0", True, False),
+])  # fmt: skip
+def test_without_a_key_a_service_listens_on_loopback_only(host, closed, refused):
+    ask = lambda: require_key(host, closed=closed, service="The ML backend", keys="LABELLOOP_X")  # noqa: E731
+    if refused:
+        with pytest.raises(SettingsError, match=r"no key.*LABELLOOP_X"):
+            ask()
+    else:
+        ask()

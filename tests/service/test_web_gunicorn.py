@@ -22,7 +22,7 @@ import os, sys, time
 from labelloop.service.gunicorn import run_gunicorn
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
-from labelloop.service.web import create_web, metrics_of
+from labelloop.service.web import client_left, create_web, json_body, metrics_of
 
 def create_app(settings):
     app = create_web("demo", settings)
@@ -42,6 +42,22 @@ def create_app(settings):
     def endless():
         open("endless-began", "w").close()
         time.sleep(600)
+
+    @app.post("/echo")
+    def echo():
+        from flask import request
+        return {"keys": len(json_body(request))}
+
+    @app.get("/until-left")
+    def until_left():
+        from flask import request
+        left = client_left(request)
+        assert not left()
+        open("until-left-began", "w").close()
+        while not left():
+            time.sleep(0.02)
+        open("left", "w").close()
+        return {}
 
     @app.get("/die")
     def die():
@@ -184,3 +200,66 @@ def test_an_address_that_is_none_is_refused(settings, bind):
 def test_a_factory_that_is_none_is_refused(factory):
     with pytest.raises(SettingsError, match="no app factory"):
         load_factory(factory)
+
+
+def test_a_request_sees_that_its_client_has_gone(service, tmp_path, wait_until):
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port)) as client:
+        client.sendall(b"GET /until-left HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_until((tmp_path / "until-left-began").exists)
+        time.sleep(0.1)
+        assert not (tmp_path / "left").exists()
+    wait_until((tmp_path / "left").exists)
+
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HALVES = {
+    "half a head": HEAD,
+    "a large body's beginning": HEAD + b"Content-Length: 900000\r\n\r\n" + b" " * 1000,
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_dripping_clients_keep_nobody_waiting(half, service, wait_until):
+    address = httpx.URL(service.url)
+    clients = [socket.create_connection((address.host, address.port)) for _ in range(40)]
+    try:
+        for client in clients:
+            client.sendall(HALVES[half])
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            for client in clients:
+                client.sendall(b" ")
+            started = time.monotonic()
+            assert service.get("/pid").status_code == 200
+            assert time.monotonic() - started < 1
+        for client in clients:
+            client.settimeout(30)
+            assert b" 408 " in client.recv(100)
+    finally:
+        for client in clients:
+            client.close()
+    wait_until(lambda: service.get("/pid").status_code == 200)
+
+
+def test_requests_in_pieces_and_one_after_the_other_are_answered(service):
+    address = httpx.URL(service.url)
+    body = b'{"a": 1, "b": "' + b"x" * 300_000 + b'"}'
+    request = HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+    with socket.create_connection((address.host, address.port), timeout=30) as client:
+        for pieces in ([request[:30], request[30:150], request[150:70_000], request[70_000:]], [request], [request]):
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(0.02)
+            answer = b""
+            while b'{"keys":2}' not in answer:
+                answer += client.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_closes_in_the_middle_is_dropped(service):
+    address = httpx.URL(service.url)
+    for _ in range(50):
+        with socket.create_connection((address.host, address.port)) as client:
+            client.sendall(HEAD)
+    assert service.get("/pid").status_code == 200

@@ -14,7 +14,7 @@ from labelloop.doctor.run import diagnose
 from labelloop.service.db import open_database
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.studio import Studio
-from labelloop.service.web import SECRET_HEADER
+from labelloop.service.webhook_secret import SECRET_HEADER
 from labelloop.service.workers import BEAT_S, Workers
 from labelloop.stack.accounts import Account, log_in, personal_access_token
 from labelloop.stack.demo import LABEL_CONFIG, prelabel

@@ -15,6 +15,7 @@ from labelloop.service.media.download import Downloader, too_many_bytes
 from labelloop.service.media.errors import MediaMissing, NotAnImage
 from labelloop.service.media.hosts import Hosts
 from labelloop.service.media.photo import Photo, load_photo, photo_size
+from labelloop.service.memory import MemoryBudget, never
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 
@@ -28,10 +29,12 @@ class Media:
     Args:
         settings: Limits, allowed hosts, cache size and S3 access.
         studio: Label Studio, for uploads and for buckets that only it can read; None: those addresses are refused.
+        decode_wait_s: Longest wait of a decode for memory, after which `Busy` is raised; None: as long as it takes.
     """
 
-    def __init__(self, settings: Settings, studio: Studio | None) -> None:
+    def __init__(self, settings: Settings, studio: Studio | None, *, decode_wait_s: float | None = None) -> None:
         self._settings = settings
+        self._budget = MemoryBudget(settings.media_memory_bytes, wait_s=decode_wait_s)
         self._studio = studio
         self._downloader = Downloader(settings, studio)
         self._bucket = Bucket(settings)
@@ -42,19 +45,35 @@ class Media:
         """Closes pooled connections."""
         self._downloader.close()
 
-    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None) -> Photo:
-        """The image, decoded by `load_photo`.
+    def photo(
+        self,
+        url: str,
+        *,
+        task_id: int | None = None,
+        max_side: int | None = None,
+        abandoned: Callable[[], bool] = never,
+    ) -> Photo:
+        """The image, decoded by `load_photo`; all decodes of this object share `media_memory_bytes`.
 
         Args:
             url: As it stands in the task's data.
             task_id: The task; Label Studio resolves `s3://` and its kin for a task only.
             max_side: As `load_photo` takes it.
+            abandoned: Asked while waiting for memory; True ends the wait.
 
         Raises:
             MediaError: One of the family.
+            Busy, Abandoned: As `MemoryBudget.lease`.
         """
         with self._opened(url, task_id) as (file, name):
-            return load_photo(file, max_side=max_side, name=name, max_pixels=self._settings.media_max_pixels)
+            return load_photo(
+                file,
+                max_side=max_side,
+                name=name,
+                max_pixels=self._settings.media_max_pixels,
+                budget=self._budget,
+                abandoned=abandoned,
+            )
 
     def size(self, url: str, *, task_id: int | None = None) -> tuple[int, int]:
         """Upright (width, height) in pixels, from the file's header. Raises `MediaError`."""

@@ -8,10 +8,11 @@ Strictness: a truncated or damaged file is an error, never a half-grey picture.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelloop.service.media.errors import MediaMissing, MediaTooLarge, NotAnImage
+from labelloop.service.memory import MemoryBudget, never
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,34 +61,167 @@ def photo_size(source: Source, *, name: str = "", max_pixels: int = MAX_PIXELS) 
         return _upright(image.size, orientation)
 
 
-def load_photo(source: Source, *, max_side: int | None = None, name: str = "", max_pixels: int = MAX_PIXELS) -> Photo:
+def load_photo(
+    source: Source,
+    *,
+    max_side: int | None = None,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    budget: MemoryBudget | None = None,
+    abandoned: Callable[[], bool] = never,
+) -> Photo:
     """Decodes an image file.
 
     Args:
         source: The file's bytes, its path, or the file open for reading.
-        max_side: Where a smaller picture will do: the longest the longer side shall be. JPEGs are then scaled by 1/2,
-            1/4 or 1/8 while decoding (a third of the time), and bilinear resampling does the rest.
+        max_side: Where a smaller picture will do: the longest the longer side shall be. JPEG and JPEG 2000 are then
+            scaled by 1/2, 1/4 or 1/8 while decoding (a third of the time), and bilinear resampling does the rest.
         name: What to call it in errors.
         max_pixels: Larger images are refused from their header, before any pixel is decoded.
+        budget: What decoding weighs is taken from it first, and what the picture weighs until the picture is freed.
+        abandoned: Asked while waiting for the budget; True ends the wait.
 
     Raises:
         NotAnImage: Not an image that we read (SVG, PDF, HTML, ...), or damaged or truncated.
-        MediaTooLarge: More than `max_pixels`.
+        MediaTooLarge: More than `max_pixels`, or its decoding weighs more than the whole budget.
+        Busy, Abandoned: As `MemoryBudget.lease`.
     """
-    from PIL import Image as Pillow
-
     with _opened(source, name, max_pixels) as (image, orientation):
         width, height = _upright(image.size, orientation)
         scale = min(1.0, max_side / max(width, height)) if max_side else 1.0
         goal = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         if scale < 1.0:
-            image.draft("RGB", goal)
-        picture = _rgb(image)
-        if scale < 1.0:
-            picture = picture.resize(goal, Pillow.Resampling.BILINEAR)
-        if orientation in _TURNS:
-            picture = picture.transpose(Pillow.Transpose[_TURNS[orientation]])
-        return Photo(np.asarray(picture), width, height)
+            _decode_reduced(image, goal)
+        with ExitStack() as opened:
+            lease = None
+            if budget is not None:
+                weight = decoding_bytes(image, stored=width * height, full=scale == 1.0)
+                if weight > budget.limit:
+                    raise _too_heavy(name or _name(source), image, weight, budget.limit)
+                lease = opened.enter_context(budget.lease(weight, abandoned=abandoned))
+            pixels = _pixels(image, goal, orientation)
+            if lease is not None:
+                lease.keep_for(pixels, pixels.nbytes)
+        return Photo(pixels, width, height)
+
+
+def _decode_reduced(image: ImageFile, goal: tuple[int, int]) -> None:
+    """Have the decoder give fewer pixels, never fewer than `goal`, where the format can."""
+    if image.format == "JPEG2000":
+        times = min(image.width // goal[0], image.height // goal[1])
+        levels = range(min(max(times, 1).bit_length() - 1, _wavelet_levels(image)), 0, -1)
+        # Pillow rounds the reduced size, the decoder rounds it up; where they differ Pillow calls the file damaged.
+        fits = (
+            each for each in levels if all(-(-side >> each) == side + (1 << each >> 1) >> each for side in image.size)
+        )
+        image.reduce = next(fits, 0)  # type: ignore[assignment, method-assign]
+    else:
+        image.draft("RGB", goal)
+
+
+def _wavelet_levels(image: ImageFile) -> int:
+    """How often a JPEG 2000 file can be halved: SPcod of COD (ISO 15444-1, A.6.1); 0 where it is not found."""
+    file = image.fp
+    if file is None:
+        return 0
+    place = file.tell()
+    file.seek(0)
+    head = file.read(1 << 16)
+    file.seek(place)
+    segment = head.find(b"\xff\x52", head.find(b"\xff\x4f\xff\x51"))
+    return head[segment + 9] if 0 <= segment < len(head) - 9 else 0
+
+
+_BYTES_A_PIXEL = {"1": 1.0, "L": 1.0, "P": 1.0, "I;16": 2.0, "I;16B": 2.0, "I;16L": 2.0, "I;16N": 2.0}
+"""What Pillow stores a pixel in, by mode; 4 in every other mode."""
+
+_DECODER_BYTES = {"WEBP": 13.0, "AVIF": 8.0, "JPEG2000": 16.0, "TIFF": 1.0, "JPEG": 0.5}
+"""What a decoder holds beside Pillow's image, bytes a decoded pixel (measured on 6,000 x 6,000 px, Pillow 13)."""
+
+_CONVERSION_BYTES = 24 * 2**20
+"""Rows on their way to RGB, and the reduced picture."""
+
+
+def decoding_bytes(image: ImageFile, *, stored: int, full: bool) -> int:
+    """Bytes that decoding an opened image takes at its peak, as far as its header tells.
+
+    Args:
+        image: As the decoder is going to give it: after `draft`.
+        stored: Pixels in the file.
+        full: Every pixel is kept, 3 bytes each.
+    """
+    pixels = image.width * image.height / 4.0 ** getattr(image, "_reduce", 0)
+    decoder = _DECODER_BYTES.get(image.format or "", 0.0) * pixels
+    if image.info.get("progressive"):  # libjpeg holds all coefficients of the file, 2 bytes each, whatever the scale
+        samples = [across * down for _, across, down, _ in getattr(image, "layer", ())] or [1, 1, 1]
+        decoder = 2.0 * stored * sum(samples) / max(samples)
+    # The decoder has ended when the picture that is kept is made.
+    kept = 3.0 * pixels if full else 0.0
+    return round(_BYTES_A_PIXEL.get(image.mode, 4.0) * pixels + max(decoder, kept)) + _CONVERSION_BYTES
+
+
+def _too_heavy(name: str, image: ImageFile, weight: int, limit: int) -> MediaTooLarge:
+    return MediaTooLarge(
+        name,
+        f"decoding {image.width} x {image.height} pixels of {image.format} ({image.mode}) takes {weight >> 20:,} MiB, "
+        f"more than the {limit >> 20:,} MiB of LABELLOOP_MEDIA_MEMORY_BYTES",
+        fix="Scale the image down, save it as JPEG, or raise that setting.",
+    )
+
+
+def _pixels(image: Image, goal: tuple[int, int], orientation: int) -> npt.NDArray[np.uint8]:
+    """The picture (h, w, 3), upright. What needs a conversion to RGB is converted some rows at a time."""
+    from PIL import Image as Pillow
+
+    image.load()
+    if image.size == goal:
+        picture = np.empty((*_upright(goal, orientation)[::-1], 3), np.uint8)
+        rows = _turned_back(picture, orientation)
+        for top, bottom in _bands(image.size):
+            rows[top:bottom] = np.asarray(_rgb(image.crop((0, top, image.width, bottom))))
+        return picture
+    if image.mode == "RGB" or image.width * image.height <= _BAND_PIXELS:
+        small = _rgb(image).resize(goal, Pillow.Resampling.BILINEAR)
+    else:
+        small = _resized_in_bands(image, goal)
+    if orientation in _TURNS:
+        small = small.transpose(Pillow.Transpose[_TURNS[orientation]])
+    return np.asarray(small)
+
+
+_BAND_PIXELS = 1_000_000
+"""Pixels that are converted to RGB at a time: up to 20 bytes each are in use for it."""
+
+
+def _bands(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """First and last row (exclusive) of the bands of an image (width, height)."""
+    step = max(1, _BAND_PIXELS // size[0])
+    return ((top, min(top + step, size[1])) for top in range(0, size[1], step))
+
+
+def _resized_in_bands(image: Image, goal: tuple[int, int]) -> Image:
+    """As `_rgb(image).resize(goal, BILINEAR)`, within rounding, without the whole image in RGB."""
+    from PIL import Image as Pillow
+
+    small = Pillow.new("RGB", goal)
+    scale = image.height / goal[1]
+    margin = ceil(scale) + 1  # the filter reaches `scale` rows beyond
+    step = max(1, _BAND_PIXELS // round(image.width * scale))
+    for first in range(0, goal[1], step):
+        last = min(first + step, goal[1])
+        top, bottom = max(0, floor(first * scale) - margin), min(image.height, ceil(last * scale) + margin)
+        band = _rgb(image.crop((0, top, image.width, bottom)))
+        box = (0.0, first * scale - top, float(image.width), min(last * scale - top, float(bottom - top)))
+        small.paste(band.resize((goal[0], last - first), Pillow.Resampling.BILINEAR, box=box), (0, first))
+    return small
+
+
+def _turned_back(picture: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """A view of the upright picture in which rows and columns run as in the file."""
+    if orientation in _SWAPPED:
+        picture = picture.swapaxes(0, 1)
+    down, across = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (-1, 1), 7: (-1, -1), 8: (1, -1)}.get(orientation, (1, 1))
+    return picture[::down, ::across]
 
 
 _TURNS = {
@@ -141,11 +276,36 @@ def _too_many(name: str, max_pixels: int, size: str = "") -> MediaTooLarge:
     )
 
 
+def _png_exif(image: ImageFile) -> bytes:
+    """The eXIf chunk of a PNG, which may stand behind the pixels; empty where there is none."""
+    file = image.fp
+    if file is None:
+        return b""
+    place = file.tell()
+    try:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return file.read(length) if length <= _MOST_EXIF else b""
+            file.seek(length + 4, 1)
+    finally:
+        file.seek(place)
+    return b""
+
+
+_MOST_EXIF = 1 << 20
+
+
 def _orientation(image: ImageFile) -> int:
+    from PIL.Image import Image as Pillow
+
     if image.format == "TIFF":  # Pillow turns TIFFs itself, the size too
         return 1
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        if image.format == "PNG" and "exif" not in image.info and (exif := _png_exif(image)):
+            image.info["exif"] = b"Exif\0\0" + exif
+        return int(Pillow.getexif(image).get(_ORIENTATION, 1))  # that of Pillow's PNG decodes all pixels
     except (*_DAMAGED, TypeError):  # the pixels may be sound though the EXIF block is not
         return 1
 

@@ -2,7 +2,7 @@
 
 from labelloop.service.store.errors import AlreadyThere, BadKey, Changed, NotThere, StoreError, StoreUnreachable
 from labelloop.service.store.open import open_store
-from labelloop.service.store.protocol import Capabilities, Entry, Progress, Store
+from labelloop.service.store.protocol import Capabilities, Entry, Leftovers, Progress, Store
 
 __all__ = [
     "AlreadyThere",
@@ -10,6 +10,7 @@ __all__ = [
     "Capabilities",
     "Changed",
     "Entry",
+    "Leftovers",
     "NotThere",
     "Progress",
     "Store",

@@ -3,22 +3,9 @@
 import ctypes
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from labelloop.service.disk import full_disk_named
-
-
-@contextmanager
-def scratch_folder(inside: Path | None = None) -> Iterator[Path]:
-    """A new folder, gone at the end; by default where temporary files are."""
-    with tempfile.TemporaryDirectory(prefix="labelloop-", dir=inside) as name:
-        folder = Path(name)
-        with full_disk_named(folder.parent):
-            yield folder
 
 
 def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, taken_from: str) -> list[str]:

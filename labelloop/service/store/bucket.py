@@ -10,14 +10,14 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store.batch import scratch_folder
 from labelloop.service.store.client import Place, s3_client
 from labelloop.service.store.errors import AlreadyThere, Changed, NotThere
 from labelloop.service.store.keys import OWN, checked
 from labelloop.service.store.parallel import put_all
 from labelloop.service.store.probe import NO_CREATE, probe
-from labelloop.service.store.protocol import Capabilities, Entry, Progress
+from labelloop.service.store.protocol import Capabilities, Entry, Leftovers, Progress
 from labelloop.service.store.s3_conditions import SETTLE_S, ConditionalWrites, Conditions
 from labelloop.service.store.s3_errors import plain, plainly
 from labelloop.service.store.s3_lock import ObjectLock
@@ -180,6 +180,24 @@ class BucketStore:
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
         """See `Store.put_many`. 16 writes at a time on one pool of connections."""
         return put_all(self.put, items, progress, threads=_THREADS)
+
+    def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
+        """See `Store.leftovers`. Multipart uploads: the bucket bills their parts until they are aborted."""
+        count = size = 0
+        with plainly(self._url, ""):
+            client = self._client()
+            pages = client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+                for each in page.get("Uploads", ()):
+                    if each["Initiated"].timestamp() >= before:
+                        continue
+                    upload = {"Bucket": self._bucket, "Key": each["Key"], "UploadId": each["UploadId"]}
+                    parts = client.get_paginator("list_parts").paginate(**upload)
+                    size += sum(part["Size"] for one in parts for part in one.get("Parts", ()))
+                    count += 1
+                    if remove:
+                        client.abort_multipart_upload(**upload)
+        return Leftovers(count, size)
 
     def scratch(self) -> AbstractContextManager[Path]:
         """See `Store.scratch`."""

@@ -8,14 +8,15 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from labelloop.service.store.batch import place_parts, scratch_folder, sync_folder, write_parts
+from labelloop.service.scratch import LOCK_NAME, is_in_use, is_older, scratch_folder, size_of
+from labelloop.service.store.batch import place_parts, sync_folder, write_parts
 from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
 from labelloop.service.store.keys import OWN, checked
 from labelloop.service.store.probe import probe
-from labelloop.service.store.protocol import Capabilities, Entry, Progress
+from labelloop.service.store.protocol import Capabilities, Entry, Leftovers, Progress
 
 _BATCH_FILES = 512
 _BATCH_BYTES = 16 << 20
@@ -168,17 +169,22 @@ class FolderStore:
                     progress(done, size)
         return done
 
+    def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
+        """See `Store.leftovers`. Files in `.labelloop/parts/` that no living process has."""
+        parts = self._folder / OWN / "parts"
+        found = [each for each in (parts.iterdir() if parts.is_dir() else ()) if _is_left(each, before)]
+        size = sum(size_of(each) for each in found)
+        for each in found if remove else ():
+            shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+        return Leftovers(len(found), size)
+
     def scratch(self) -> AbstractContextManager[Path]:
         """See `Store.scratch`: on the disk of the folder, so that a file of it is only renamed.
 
         What killed processes left there long ago goes.
         """
-        parts = self._own("parts")
-        for left in parts.iterdir():
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _LEFT_S:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-        return scratch_folder(parts)
+        self.leftovers(before=time.time() - _LEFT_S, remove=True)
+        return scratch_folder(self._own("parts"))
 
     def self_test(self) -> Capabilities:
         """See `Store.self_test`."""
@@ -320,3 +326,9 @@ def _removed(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_left(path: Path, before: float) -> bool:
+    if (path / LOCK_NAME).exists():
+        return not is_in_use(path)
+    return is_older(path, before)

@@ -28,6 +28,14 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftovers:
+    """Unfinished writes of processes that were killed: how many, and their bytes."""
+
+    count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An object in a listing.
 
@@ -150,6 +158,15 @@ class Store(Protocol):
 
         Returns:
             How many were written.
+        """
+        ...
+
+    def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
+        """Unfinished writes of killed processes: partial files, multipart uploads that were never completed.
+
+        Args:
+            before: Only what was last written before this time, seconds since the epoch.
+            remove: Remove them.
         """
         ...
 

@@ -1,0 +1,39 @@
+"""Files of the home folder are readable by their owner alone."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from labelloop.service.disk import keep_private
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_home_and_what_is_written_there_is_closed_to_others(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    (home / "logs").mkdir(mode=0o755)
+    (home / "state.json").write_text("{}")
+    (home / "state.json").chmod(0o644)
+    program = home / "run.sh"
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    keep_private(home)
+    subprocess.run([sys.executable, "-c", "open('made', 'w'); import os; os.mkdir('folder')"], cwd=home, check=True)
+    modes = {path.name: mode(path) for path in (home, *home.iterdir())}
+    assert modes == {
+        "home": 0o700, "logs": 0o700, "state.json": 0o600, "run.sh": 0o700, "made": 0o600, "folder": 0o700,
+    }  # fmt: skip
+
+
+def test_what_it_cannot_close_stops_nothing(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "link").symlink_to("/etc/hostname")
+    before = mode(home / "link") if Path("/etc/hostname").exists() else None
+    keep_private(home)
+    if before is not None:
+        assert mode(home / "link") == before
