@@ -21,6 +21,7 @@ import sqlalchemy
 
 from labelloop import VERSION
 from labelloop.service.db import create_engine, known_revisions, open_database, revisions
+from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError, SchemaTooNew
 from labelloop.service.readiness import require_home, require_whole, sqlite_file
 from labelloop.service.settings import Settings, hide_password
@@ -174,6 +175,7 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> Content
     """
     home = settings.home
     require_home(settings)
+    keep_private(home)
     there = [path for path in home.iterdir() if path.name not in LEFT_OUT - {"data", "store"}]
     there = [path for path in there if not path.name.startswith(_STAGING)]
     if there and not force:

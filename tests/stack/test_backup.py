@@ -100,6 +100,7 @@ def test_a_backup_restores_into_an_empty_home_while_the_first_goes_on(home, tmp_
     settings = Settings()
     assert settings.webhook_secret.get_secret_value() == "hunter2hunter2"
     assert (other / "settings.env").stat().st_mode & 0o777 == 0o600
+    assert not [path for path in (other, *other.rglob("*")) if path.stat().st_mode & 0o077]
     assert (other / "qc" / "policy.toml").read_text() == "agreement = 0.6\n"
     assert (other / "data" / "media" / "upload" / "1" / "a.jpg").read_text() == "photo"
     assert (other / "data" / ".env").read_text() == "SECRET_KEY=k"
