@@ -114,6 +114,9 @@ COMMANDS: Sequence[Command] = (
     Command("inbox counts", "labelloop.stack.inbox:counts", "Say how many events are in each state."),
     Command("inbox dead", "labelloop.stack.inbox:dead", "List events that were given up, with the reason."),
     Command("inbox replay", "labelloop.stack.inbox:replay", "Try given-up events again."),
+    Command("inbox discard", "labelloop.stack.inbox:discard", "Delete given-up events, saying what each was."),
+    Command("backup", "labelloop.stack.backup_commands:backup", "Write the home folder into one file, while it runs."),
+    Command("restore", "labelloop.stack.backup_commands:restore", "Make a home folder of a backup."),
 )
 
 

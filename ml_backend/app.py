@@ -38,6 +38,7 @@ from ml_backend.protocol import (
     read_options,
     with_thresholds,
 )
+from ml_backend.readiness import ready_checks
 from ml_backend.registry import Registry
 from ml_backend.serving import Serving
 from ml_backend.smart import SmartTools
@@ -68,7 +69,7 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     if photos is None:
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
         photos = Media(settings, studio, decode_wait_s=DECODE_WAIT_S)
-    app = create_web("ml_backend", settings, ready={"model": serving.check}, open_paths=("/health", "/health/"))
+    app = create_web("ml_backend", settings, ready=ready_checks(settings, serving), open_paths=("/health", "/health/"))
     _Endpoints(app, settings, serving, photos).add()
     return app
 

@@ -62,7 +62,7 @@ class ModelCache:
             StoreError: The store cannot be read.
             ModelBroken: What it holds is not what was added.
         """
-        place = self._folder / manifest.checksum
+        place = self.place(manifest)
         if not _is_whole(place, manifest):
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / ".lock").open("ab") as lock:
@@ -77,6 +77,10 @@ class ModelCache:
                     part.write(msgspec.json.encode(_Note(text, hashlib.sha256(text.encode()).hexdigest())))
                 Path(part.name).replace(self._note(manifest.version))
         return place / manifest.model
+
+    def place(self, manifest: Manifest) -> Path:
+        """The folder of a version's copy, which need not be there."""
+        return self._folder / manifest.checksum
 
     def _note(self, version: str) -> Path:
         return self._folder / f"{version}.json"

@@ -8,9 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from labelloop.service.disk import keep_private
-from labelloop.service.errors import SettingsError
+from labelloop.service.errors import DatabaseError, SchemaTooNew, SettingsError
 from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.logs import setup_logging
+from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from ml_backend.admission import threads_for
@@ -48,6 +49,8 @@ def serve(
         ModelError: The model cannot be served; the message says why and what to do.
         SettingsError: It would listen beyond this machine without Basic auth.
         PortTaken: Something listens there already.
+        HomeUnusable: The home folder cannot be written.
+        SchemaTooNew: A newer labelloop wrote the database.
     """
     settings = settings or Settings()
     if model is not None:
@@ -62,8 +65,15 @@ def serve(
         service="The ML backend",
         keys="LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD (and run `labelloop connect PROJECT` again)",
     )
+    require_home(settings)
     keep_private(settings.home)
     setup_logging(settings)
+    try:
+        require_known_database(settings)
+    except SchemaTooNew:
+        raise
+    except DatabaseError as error:  # pre-labels need none
+        print(f"  Nothing is learned for now. {error}", flush=True)
     found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
     print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
     print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)

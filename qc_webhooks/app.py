@@ -3,14 +3,14 @@
 import msgspec
 import structlog
 from flask import Flask, Response, request
-from sqlalchemy import text
 
-from labelloop.service.db import open_database, reading
+from labelloop.service.db import open_database
 from labelloop.service.errors import Forbidden
 from labelloop.service.inbox import Inbox
 from labelloop.service.jobs import Jobs
 from labelloop.service.logs import setup_logging
 from labelloop.service.metrics import InboxCollector
+from labelloop.service.readiness import service_checks
 from labelloop.service.settings import Settings
 from labelloop.service.web import create_web, json_body, metrics_of
 from labelloop.service.webhook_secret import WebhookSecrets
@@ -37,15 +37,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     engine = open_database(settings)
     jobs = Jobs(settings, Inbox.from_settings(settings, engine))
     memory = MemoryStore(engine)
-
-    def database() -> None:
-        with reading(engine) as connection:
-            connection.execute(text("SELECT 1"))
-
     secrets = WebhookSecrets(settings)
     # Label Studio sends no Basic auth with a webhook: the secret stands in for it, where there is one.
     open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secrets.accepted() else ()))
-    app = create_web("qc_webhooks", settings, ready={"database": database}, open_paths=open_paths)
+    app = create_web("qc_webhooks", settings, ready=service_checks(settings, engine), open_paths=open_paths)
     metrics = metrics_of(app)
     metrics.watch(InboxCollector(jobs.inbox))
     metrics.watch(Figures(engine))

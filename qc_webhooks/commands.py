@@ -12,6 +12,7 @@ from labelloop.service.disk import keep_private
 from labelloop.service.gunicorn import require_key, run_gunicorn
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
+from labelloop.service.readiness import require_home
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.check import Checker
@@ -72,8 +73,10 @@ def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = No
         service="Quality control",
         keys="LABELLOOP_WEBHOOK_SECRET (and run `labelloop connect PROJECT` again)",
     )
+    require_home(settings)
     keep_private(settings.home)
     setup_logging(settings)
+    open_database(settings).dispose()  # what is wrong with it is said once and here, not by each process
     run_gunicorn(
         "qc_webhooks.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
     )

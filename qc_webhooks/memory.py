@@ -67,6 +67,18 @@ class MemoryStore:
                 found.setdefault(row.task, {})[row.annotation] = row.updated_at
         return found
 
+    def annotated(self, project: int) -> set[int]:
+        """The tasks of a project of which we know annotations."""
+        query = sa.select(ANNOTATIONS.c.task).distinct().where(ANNOTATIONS.c.project == project)
+        with reading(self.engine) as connection:
+            return set(connection.scalars(query))
+
+    def count_annotations(self, project: int) -> int:
+        """How many annotations of a project we know, skipped ones too."""
+        query = sa.select(sa.func.count()).select_from(ANNOTATIONS).where(ANNOTATIONS.c.project == project)
+        with reading(self.engine) as connection:
+            return connection.scalar(query) or 0
+
     def tasks(self, project: int) -> set[int]:
         """The tasks of a project that we have judged."""
         with reading(self.engine) as connection:

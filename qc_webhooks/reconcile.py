@@ -8,7 +8,7 @@ service alone.
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from labelloop.labeling.task import Task
 from labelloop.service.db import reading
 from labelloop.service.errors import LabelloopError
-from labelloop.service.inbox import EVENTS, Inbox
+from labelloop.service.inbox import EVENTS, MOST_KILLS, Inbox
 from labelloop.service.studio import NotFound, Studio
 from qc_webhooks.events import (
     TIME_FORMAT,
@@ -31,15 +31,30 @@ from qc_webhooks.events import (
 from qc_webhooks.memory import MemoryStore
 from qc_webhooks.projects import Connected, ProjectStore
 
-# All tasks are compared this often, for what leaves no trace in a task's updated_at (such as deletions in bulk).
-SWEEP_EVERY_S = 3600.0
+# All tasks are compared this often, for changes that leave no trace in a task's updated_at.
+SWEEP_EVERY_S = 86400.0
+# Annotations are counted this often: a number that is not ours (deletions in bulk) has all tasks compared at once.
+COUNT_EVERY_S = 3600.0
+# What a comparison found is judged within this time; a difference that remains is one that we cannot judge.
+SETTLED_S = 600.0
 # A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
 OVERLAP = timedelta(seconds=5)
 _TASKS_A_LOOKUP = 500
+_ANNOTATION_COUNTS = ("total_annotations_number", "skipped_annotations_number")
 Item = TypeVar("Item")
 _EPOCH = "1970-01-01T00:00:00.000000Z"
 
 log = structlog.get_logger(__name__)
+
+
+class _Count(NamedTuple):
+    """A count of annotations: when the next is due, and by how many Label Studio had more than we know.
+
+    `differ` is None after a comparison: what remains of a difference then is nothing new.
+    """
+
+    again_at: float
+    differ: int | None
 
 
 class Reconciler:
@@ -57,6 +72,7 @@ class Reconciler:
         self._memory = memory
         self._projects = projects
         self._inbox = inbox
+        self._counts: dict[int, _Count] = {}
 
     def run(self) -> None:
         """One round over the connected projects; one that cannot be read does not keep the others waiting."""
@@ -84,6 +100,8 @@ class Reconciler:
         connected = self._projects.get(project) or Connected(project)
         if connected.swept_at is None or time.time() - connected.swept_at > SWEEP_EVERY_S:
             return self.sweep(project)
+        if self._miscounts(project, connected.swept_at):
+            return self.sweep(project)
         since = connected.cursor if connected.settled else _earlier(connected.cursor, OVERLAP)
         changed = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
         tasks = self._studio.tasks(project, filters={"conjunction": "and", "items": [changed]})
@@ -93,6 +111,20 @@ class Reconciler:
             new += self._compare(project, batch)
         self._projects.advance(project, cursor=newest, settled=newest == connected.cursor, swept=False)
         return new
+
+    def _miscounts(self, project: int, swept_at: float) -> bool:
+        """Whether Label Studio has another number of annotations than we know, beyond those that we cannot judge."""
+        last, now = self._counts.get(project, _Count(swept_at + SETTLED_S, 0)), time.time()
+        if now < last.again_at:
+            return False
+        fields = self._studio.project(project)
+        there = sum(int(fields.get(name) or 0) for name in _ANNOTATION_COUNTS)
+        differ = there - self._memory.count_annotations(project)
+        self._counts[project] = _Count(now + COUNT_EVERY_S, differ)
+        if last.differ is None or differ in (0, last.differ):
+            return False
+        log.info("annotations_miscounted", project=project, there=there, more=differ)
+        return True
 
     def sweep(self, project: int) -> int:
         """Compares every task that has annotations or had some. Returns how many hints were new.
@@ -105,16 +137,23 @@ class Reconciler:
         first = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
         annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
         new = 0
-        unseen = set(self._memory.known_in(project))
+        unseen = self._memory.annotated(project)
         for batch in _batches(self._studio.stamps(project, filters={"conjunction": "and", "items": [annotated]}), 1000):
-            unseen -= {stamp.id for stamp in batch}
-            known = self._memory.stamps(project, [stamp.id for stamp in batch])
-            changed = [stamp.id for stamp in batch if known.get(stamp.id) != stamp.updated_at]
+            ids = [stamp.id for stamp in batch]
+            unseen.difference_update(ids)
+            known, held = self._memory.stamps(project, ids), self._memory.known_in(project, ids)
+            changed = [
+                stamp.id
+                for stamp in batch
+                if (known.get(stamp.id), len(held.get(stamp.id, ())))
+                != (stamp.updated_at, stamp.total_annotations + stamp.cancelled_annotations)
+            ]
             for tasks in _batches(self._studio.tasks(project, only_ids=changed)) if changed else ():
                 new += self._compare(project, tasks)
         new += self._look_up(project, sorted(unseen))
         newest = _capped(first.updated_at) if first else _EPOCH
         self._projects.advance(project, cursor=max(newest, connected.cursor), settled=False, swept=True)
+        self._counts[project] = _Count(time.time() + SETTLED_S, None)
         log.info("project_swept", project=project, new=new)
         return new
 
@@ -152,13 +191,13 @@ class Reconciler:
         """What was told before, is settled in the inbox, and still shows as a difference.
 
         An event that was given up (Label Studio was down for longer than its attempts lasted) gets new attempts, now
-        that Label Studio answers. One that was done is told under a key of its own.
+        that Label Studio answers; one that ended its worker gets none. One that was done is told under its own key.
         """
         which = (EVENTS.c.topic == hint.topic) & (EVENTS.c.key == hint.key)
         with reading(self._inbox.engine) as connection:
             row = connection.execute(sa.select(EVENTS).where(which)).one_or_none()
         if row is not None and row.state == "dead":
-            return self._inbox.replay([row.id]) == 1
+            return row.kills < MOST_KILLS and self._inbox.replay([row.id]) == 1
         if row is not None and row.state == "done":
             return self._inbox.put(hint.topic, hint.subject, f"{hint.key}:after:{row.finished_at}", hint.payload)
         return False

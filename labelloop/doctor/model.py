@@ -11,6 +11,7 @@ from labelloop.doctor.finding import Finding, ok, problem, warning
 from ml_backend.detector import embedded_model
 from ml_backend.integrity import check_file
 from ml_backend.mapping import mapping_report
+from ml_backend.readiness import require_served_files
 from ml_backend.support import NO_CONTROL, ModelOutputs, controls_of, reasons
 
 MOST_NAMED = 8
@@ -47,6 +48,12 @@ def smart_model(context: Context) -> Finding:
             )
         check_file(file)
     return ok(", ".join(file.name for file in wanted))
+
+
+def model_files(context: Context) -> Finding:
+    """Are the files of the active versions those that were added?"""
+    require_served_files(context.settings)
+    return ok("the files of the active versions are those that were added")
 
 
 def labels(context: Context) -> Finding:

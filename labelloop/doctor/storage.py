@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
-from labelloop.service.db import MIGRATIONS, create_engine, reading
-from labelloop.service.errors import LabelloopError
+from labelloop.service.db import create_engine, require_newest_schema
+from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError, SchemaTooNew
 from labelloop.service.inbox import EVENTS, Inbox
+from labelloop.service.readiness import DatabaseChecks, NotReady, require_home, require_whole, sqlite_file
 from labelloop.service.settings import hide_password, unknown_settings
+from labelloop.service.workers import WORKERS
 
 MIB, GIB = 2**20, 2**30
 DISK_PROBLEM_BYTES = 500 * MIB
 DISK_WARNING_BYTES = 5 * GIB
 LOCK_S = 3.0
 CONNECT_S = 3.0
+INTEGRITY_S = 10.0
 
 
 def settings(context: Context) -> Finding:
@@ -54,7 +55,7 @@ def disk(context: Context) -> Finding:
 def database(context: Context) -> Finding:
     """Does the database answer, may it be written, and has it the schema of this release?"""
     url, shown = context.settings.database_url, hide_password(context.settings.database_url)
-    if path := _sqlite_file(url):
+    if path := sqlite_file(url):
         if not path.exists():
             return ok(f"{shown} is not there yet; the first service that starts makes it")
         if locked := _locked(path):
@@ -63,35 +64,74 @@ def database(context: Context) -> Finding:
                 "If it is locked, end the program that holds it (`fuser -v` on the file names it); "
                 "if it is read-only, give the folder to the user that runs labelloop.",
             )
+    engine = create_engine(url)
     try:
-        engine = create_engine(url)
-        with reading(engine) as connection:
-            found = set(MigrationContext.configure(connection).get_current_heads())
-        engine.dispose()
+        require_newest_schema(engine)
+    except SchemaTooNew as error:
+        return problem(error.message, error.fix)
+    except DatabaseError as error:
+        return warning(error.message, error.fix)
     except (sa.exc.SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         return problem(
             f"The database {shown} cannot be opened: {context.redact(reason)}.",
             "Start it, or correct LABELLOOP_DATABASE_URL (user, password, host and name).",
         )
-    newest = _newest_schema()
-    if found == newest:
-        return ok(f"{shown} answers and has the newest schema")
-    if found - _all_revisions():
-        return problem(
-            f"The database {shown} has a schema that this release does not know ({', '.join(sorted(found))}).",
-            "A newer labelloop wrote it: upgrade this one.",
-        )
-    return warning(
-        f"The database {shown} has an older schema than this release.",
-        "Start any service, or run `labelloop inbox counts`: they bring it up to date.",
-    )
+    finally:
+        engine.dispose()
+    return ok(f"{shown} answers and has the newest schema")
+
+
+def integrity(context: Context) -> Finding:
+    """Are the pages of the SQLite file in order?"""
+    file = sqlite_file(context.settings.database_url)
+    if file is None or not file.exists():
+        return ok("nothing to check" if file is None else "no database yet")
+    if require_whole(file, within_s=INTEGRITY_S):
+        return ok(f"every page of {file} is in order")
+    return ok(f"{file} is large: what was checked of it within {INTEGRITY_S:.0f} s is in order")
+
+
+def home(context: Context) -> Finding:
+    """Can the home folder be written?"""
+    try:
+        require_home(context.settings)
+    except HomeUnusable as error:
+        return problem(error.message, error.fix)
+    return ok(f"{context.settings.home} can be written")
+
+
+def worker(context: Context) -> Finding:
+    """Is a worker alive, and does it take events?"""
+    return _asked(context, DatabaseChecks.worker, "a worker is alive and takes events")
+
+
+def events(context: Context) -> Finding:
+    """Is every event finished in time?"""
+    most_s = context.settings.job_age_limit_s
+    return _asked(context, DatabaseChecks.events, f"no event is unfinished for longer than {most_s:.0f} s")
+
+
+def _asked(context: Context, check: Callable[[DatabaseChecks], None], good: str) -> Finding:
+    """What a check of `/ready` says here."""
+    if (file := sqlite_file(context.settings.database_url)) and not file.exists():
+        return skipped("The database is not there yet; the first service that starts makes it.")
+    engine = create_engine(context.settings.database_url)
+    try:
+        if not sa.inspect(engine).has_table(WORKERS.name):
+            return skipped("The database has an older schema; the next service that starts brings it up to date.")
+        check(DatabaseChecks(context.settings, engine))
+    except NotReady as error:
+        return problem(error.message, error.fix)
+    finally:
+        engine.dispose()
+    return ok(good)
 
 
 def inbox(context: Context) -> Finding:
     """Are there events that were given up, or that wait too long?"""
     url = context.settings.database_url
-    if (path := _sqlite_file(url)) and not path.exists():
+    if (path := sqlite_file(url)) and not path.exists():
         return ok("no event yet")
     engine = create_engine(url)
     try:
@@ -107,7 +147,8 @@ def inbox(context: Context) -> Finding:
         return problem(
             f"{dead} event{'s were' if dead != 1 else ' was'} given up; the last one, {letter.event.topic} "
             f"{letter.event.subject}: {context.redact(letter.reason)}",
-            "`labelloop inbox dead` lists them and why; when the cause is gone: `labelloop inbox replay all`.",
+            "`labelloop inbox dead` lists them and why; when the cause is gone: `labelloop inbox replay --all`. "
+            "What is not needed: `labelloop inbox discard --all`.",
         )
     if lag > max(60.0, 4 * context.settings.poll_seconds):
         return warning(
@@ -156,10 +197,6 @@ def store_conditions(context: Context) -> Finding:
     )
 
 
-def _sqlite_file(url: str) -> Path | None:
-    return Path(sa.engine.make_url(url).database or "") if url.startswith("sqlite") else None
-
-
 def _locked(path: Path) -> str:
     """Why the SQLite file cannot be written now; empty when it can."""
     try:
@@ -174,20 +211,6 @@ def _locked(path: Path) -> str:
     finally:
         connection.close()
     return ""
-
-
-def _scripts() -> ScriptDirectory:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return ScriptDirectory.from_config(config)
-
-
-def _newest_schema() -> set[str]:
-    return set(_scripts().get_heads())
-
-
-def _all_revisions() -> set[str]:
-    return {script.revision for script in _scripts().walk_revisions()}
 
 
 def _ask_sqlite(url: str) -> None:

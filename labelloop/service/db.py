@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from labelloop.service.errors import DatabaseError, MissingExtra
+from labelloop import VERSION
+from labelloop.service.errors import DatabaseError, MissingExtra, SchemaTooNew
 from labelloop.service.settings import Settings, hide_password
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -49,11 +50,9 @@ def open_database(settings: Settings) -> sa.Engine:
     engine = create_engine(settings.database_url)
     try:
         migrate(engine)
-    except CommandError as error:
+    except SchemaTooNew:
         engine.dispose()
-        raise DatabaseError(
-            f"The database {shown} has a schema that this version does not know: {error}.", fix="Upgrade labelloop."
-        ) from error
+        raise
     except (sa.exc.SQLAlchemyError, OSError) as error:
         engine.dispose()
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -112,13 +111,14 @@ def quick(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema to the newest revision; concurrent callers wait for the first."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    wanted = set(ScriptDirectory.from_config(config).get_heads())
-    if _revisions(engine) == wanted:
+    config, scripts = _scripts()
+    wanted = set(scripts.get_heads())
+    found = revisions(engine)
+    if found == wanted:
         return
+    _require_known(engine, found)
     with _ALEMBIC, _migration_lock(engine):
-        if _revisions(engine) == wanted:
+        if revisions(engine) == wanted:
             return
         with engine.begin() as connection:
             config.attributes["connection"] = connection
@@ -143,9 +143,54 @@ def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any
     return connection.execute(statement.returning(table.c[conflict[0]])).first() is not None
 
 
-def _revisions(engine: sa.Engine) -> set[str]:
+def revisions(engine: sa.Engine) -> set[str]:
+    """The revisions of the schema that the database has; empty for an empty one."""
     with reading(engine) as connection:
         return set(MigrationContext.configure(connection).get_current_heads())
+
+
+def known_revisions() -> frozenset[str]:
+    """The revisions of the schema that this release knows."""
+    return frozenset(script.revision for script in _scripts()[1].walk_revisions())
+
+
+def require_known_schema(engine: sa.Engine) -> None:
+    """Refuse a database that a newer labelloop migrated; an older or empty one passes.
+
+    Raises:
+        SchemaTooNew: It was.
+    """
+    _require_known(engine, revisions(engine))
+
+
+def require_newest_schema(engine: sa.Engine) -> None:
+    """Refuse a database that has another schema than this release.
+
+    Raises:
+        SchemaTooNew: A newer labelloop migrated it.
+        DatabaseError: It is older, or empty.
+    """
+    found, scripts = revisions(engine), _scripts()[1]
+    _require_known(engine, found)
+    if found != set(scripts.get_heads()):
+        raise DatabaseError(
+            f"The database {engine.url.render_as_string()} has an older schema ({', '.join(sorted(found)) or 'none'}) "
+            "than this release.",
+            fix="Run any command that opens it, such as `labelloop inbox counts`: it brings the schema up to date.",
+        )
+
+
+def _require_known(engine: sa.Engine, found: set[str]) -> None:
+    if unknown := found - known_revisions():
+        what = f"The database {engine.url.render_as_string()}"
+        raise SchemaTooNew(what, f"schema {', '.join(sorted(unknown))}", VERSION)
+
+
+@cache
+def _scripts() -> tuple[Config, ScriptDirectory]:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config, ScriptDirectory.from_config(config)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -37,6 +38,32 @@ class DatabaseError(LabelloopError):
 
     code = "database_unavailable"
     status = 503
+
+
+class SchemaTooNew(DatabaseError):
+    """A newer labelloop wrote the state."""
+
+    code = "schema_too_new"
+
+    def __init__(self, what: str, found: str, version: str) -> None:
+        super().__init__(
+            f"{what} was written by a newer labelloop ({found}) than this one ({version}).",
+            fix="Install that version or a later one (upgrade labelloop), or restore a backup that this one made.",
+        )
+
+
+class HomeUnusable(LabelloopError):
+    """The home folder cannot be written, or its disk is full."""
+
+    code = "home_unusable"
+    status = 503
+
+    def __init__(self, home: Path, reason: str) -> None:
+        super().__init__(
+            f"The home folder {home} cannot be written: {reason}.",
+            fix="Set LABELLOOP_HOME to a folder that you may write, on a disk with room; or make room.",
+        )
+        self.home = home
 
 
 class Busy(LabelloopError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import uuid
@@ -33,6 +34,7 @@ EVENTS = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Column("claim", sa.Text),
     sa.Column("reason", sa.Text),
+    sa.Column("kills", sa.Integer),  # how often a worker was lost while it held the event
 )
 CLAIMS = sa.Table(
     "inbox_claims",
@@ -47,6 +49,13 @@ _OPEN = sa.or_(EVENTS.c.state == "pending", EVENTS.c.state == "claimed")
 STATES = ("pending", "claimed", "done", "dead")
 # Most events of one claim; the others follow in the next.
 CLAIM_LIMIT = 1000
+# A job whose worker was lost so often is run alone; the partial index `inbox_events_kills` has the same number.
+MOST_KILLS = 2
+_KILLER = sa.text(f"inbox_events.kills > {MOST_KILLS - 1}")
+# Rows that one transaction deletes: others write in between.
+PRUNED_AT_ONCE = 1000
+# Rows that one look for due subjects reads at a time.
+_LOOK = 500
 KILLED = "the worker ended {attempts} times while it handled this event"
 
 
@@ -65,12 +74,27 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to handle a subject's events until the lease ends; `token` proves it."""
+    """The right to handle a subject's events until the lease ends; `token` proves it.
+
+    Attributes:
+        topic: Names the handler.
+        subject: What the events are about.
+        token: Proves the claim.
+        events: The events, oldest first.
+        kills: How often a worker was lost while it held an event of the subject; from `MOST_KILLS` on, the events are
+            to be handled alone.
+    """
 
     topic: str
     subject: str
     token: str
     events: tuple[Event, ...]
+    kills: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether the events are to be handled in a process of their own."""
+        return self.kills >= MOST_KILLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +183,9 @@ class Inbox:
             # Nobody else changes these rows: we hold the subject. Those still claimed were a worker's that is gone.
             left, due = EVENTS.c.state == "claimed", EVENTS.c.due_at <= now
             query = sa.select(EVENTS).where(EVENTS.c.topic == topic, EVENTS.c.subject == subject, _OPEN)
-            query = query.where(sa.or_(left, due, EVENTS.c.attempts == 0)).order_by(EVENTS.c.due_at).limit(CLAIM_LIMIT)
+            query = query.where(sa.or_(left, due, EVENTS.c.attempts == 0))
+            # "claimed" comes before "pending": what a lost worker left is never left behind.
+            query = query.order_by(EVENTS.c.state, EVENTS.c.due_at).limit(CLAIM_LIMIT)
             rows = sorted(connection.execute(query).all(), key=lambda row: int(row.id))
             killed = {row.id for row in rows if row.state == "claimed" and row.attempts >= self.backoff.attempts}
             if killed:
@@ -169,10 +195,16 @@ class Inbox:
             if not any(row.state == "claimed" or row.due_at <= now for row in taken):
                 connection.execute(sa.delete(CLAIMS).where(CLAIMS.c.token == token))
                 return None
-            values = {"state": "claimed", "claim": token, "attempts": EVENTS.c.attempts + 1}
+            lost = sa.case((EVENTS.c.state == "claimed", 1), else_=0)
+            values = {
+                "state": "claimed", "claim": token, "attempts": EVENTS.c.attempts + 1, "kills": EVENTS.c.kills + lost
+            }  # fmt: skip
             connection.execute(sa.update(EVENTS).where(EVENTS.c.id.in_([row.id for row in taken])).values(values))
             events = tuple(_event(row, attempts=row.attempts + 1) for row in taken)
-            return Claim(topic, subject, token, events)
+            killer = sa.select(sa.func.max(EVENTS.c.kills)).where(
+                EVENTS.c.topic == topic, EVENTS.c.subject == subject, _KILLER
+            )
+            return Claim(topic, subject, token, events, connection.scalar(killer) or 0)
 
     def heartbeat(self, claim: Claim) -> bool:
         """Prolong the lease; False when the claim was lost to another worker or is finished."""
@@ -187,9 +219,16 @@ class Inbox:
         """Finish the claim's events; False when the claim had been lost (another worker handles them again)."""
         return self._finish(claim, lambda now: [(_mine(claim), {"state": "done", "finished_at": now, "reason": ""})])
 
-    def dead(self, claim: Claim, reason: str) -> bool:
-        """Give the claim's events up, with the reason; `replay` brings them back."""
-        return self._finish(claim, lambda now: [(_mine(claim), _dead(reason, now))])
+    def dead(self, claim: Claim, reason: str, *, killed: bool = False) -> bool:
+        """Give the claim's events up, with the reason; `replay` brings them back.
+
+        Args:
+            claim: The claim.
+            reason: Why.
+            killed: Whether they ended the process that handled them: the subject's events are then handled alone.
+        """
+        kills = {"kills": max(MOST_KILLS, claim.kills)} if killed else {}
+        return self._finish(claim, lambda now: [(_mine(claim), _dead(reason, now) | kills)])
 
     def retry(self, claim: Claim, reason: str) -> bool:
         """Put the claim's events back for later, with backoff; those out of attempts become dead letters."""
@@ -202,31 +241,43 @@ class Inbox:
 
         return self._finish(claim, changes)
 
-    def release(self, claim: Claim) -> bool:
-        """Put the claim's events back as they were, due now: for a worker that stops before it could finish."""
+    def release(self, claim: Claim, *, delay_s: float = 0.0) -> bool:
+        """Put the claim's events back as they were, due now or after `delay_s`, for who cannot handle them yet."""
         values = {"state": "pending", "claim": None, "attempts": EVENTS.c.attempts - 1}
-        return self._finish(claim, lambda _now: [(_mine(claim), values)])
+        return self._finish(
+            claim, lambda now: [(_mine(claim), values | ({"due_at": now + delay_s} if delay_s else {}))]
+        )
 
     def due(self, limit: int) -> list[tuple[str, str]]:
-        """Subjects (topic, subject) with events to handle and no living claim, the longest waiting first."""
+        """Subjects (topic, subject) with events to handle and no living claim, the longest waiting first.
+
+        The rows are read in the order of the index `inbox_events_due` and no further than needed, however many wait.
+        """
         with reading(self.engine) as connection:
             now = self._clock(connection)
-            held = (CLAIMS.c.topic == EVENTS.c.topic) & (CLAIMS.c.subject == EVENTS.c.subject)
-            free = sa.or_(CLAIMS.c.token.is_(None), CLAIMS.c.leased_until < now)
-            query = (
-                sa.select(EVENTS.c.topic, EVENTS.c.subject)
-                .select_from(EVENTS.outerjoin(CLAIMS, held))
-                .where(_OPEN, EVENTS.c.due_at <= now, free)
-                .group_by(EVENTS.c.topic, EVENTS.c.subject)
-                .order_by(sa.func.min(EVENTS.c.due_at))
-                .limit(limit)
-            )
-            return [(row.topic, row.subject) for row in connection.execute(query)]
+            claims = connection.execute(sa.select(CLAIMS)).all()
+            held = {(row.topic, row.subject) for row in claims}
+            found = [(row.topic, row.subject) for row in claims if row.leased_until < now][:limit]  # left behind
+            since = -math.inf
+            while len(found) < limit:
+                seen = [*held, *found]
+                query = sa.select(EVENTS.c.topic, EVENTS.c.subject, EVENTS.c.due_at).where(
+                    EVENTS.c.state == "pending", EVENTS.c.due_at <= now, EVENTS.c.due_at >= since
+                )
+                if seen:
+                    query = query.where(sa.tuple_(EVENTS.c.topic, EVENTS.c.subject).not_in(seen))
+                rows = connection.execute(query.order_by(EVENTS.c.due_at).limit(_LOOK)).all()
+                found += list(dict.fromkeys((row.topic, row.subject) for row in rows))[: limit - len(found)]
+                if len(rows) < _LOOK:
+                    break
+                since = rows[-1].due_at
+        return found
 
     def is_due(self, topic: str, subject: str) -> bool:
         """Whether `claim` would find something to take; a look costs far less than a claim."""
         with reading(self.engine) as connection:
-            due = EVENTS.c.due_at <= self._clock(connection)
+            # "+ 0" keeps SQLite from the index of what is due: that holds every subject's events.
+            due = EVENTS.c.due_at + 0 <= self._clock(connection)
             query = sa.select(EVENTS.c.id).where(EVENTS.c.topic == topic, EVENTS.c.subject == subject, _OPEN, due)
             return connection.scalar(query.limit(1)) is not None
 
@@ -259,28 +310,53 @@ class Inbox:
             oldest = connection.scalar(sa.select(sa.func.min(EVENTS.c.due_at)).where(EVENTS.c.state == "pending"))
         return max(0.0, now - oldest) if oldest is not None else 0.0
 
-    def dead_letters(self, *, limit: int = 1000) -> list[DeadLetter]:
-        """The events that were given up, the newest first."""
+    def oldest_age_s(self) -> float:
+        """Seconds since the oldest unfinished event was stored; 0 when there is none.
+
+        Events that are not due for the first time yet do not count.
+        """
         with reading(self.engine) as connection:
-            query = sa.select(EVENTS).where(EVENTS.c.state == "dead").order_by(EVENTS.c.finished_at.desc()).limit(limit)
+            now = self._clock(connection)
+            started = sa.or_(EVENTS.c.due_at <= now, EVENTS.c.attempts > 0)
+            # What is unfinished, as the partial index `inbox_events_open` says it.
+            unfinished = sa.select(EVENTS.c.created_at).where(EVENTS.c.finished_at.is_(None), started)
+            oldest = connection.scalar(unfinished.order_by(EVENTS.c.created_at).limit(1))
+        return max(0.0, now - oldest) if oldest is not None else 0.0
+
+    def dead_letters(self, *, limit: int = 1000, ids: Sequence[int] | None = None) -> list[DeadLetter]:
+        """The events that were given up, the newest first; with `ids`, those of them."""
+        with reading(self.engine) as connection:
+            query = sa.select(EVENTS).where(_chosen(ids)).order_by(EVENTS.c.finished_at.desc()).limit(limit)
             return [DeadLetter(_event(row), row.reason, row.finished_at) for row in connection.execute(query)]
 
     def replay(self, ids: Sequence[int] | Literal["all"]) -> int:
-        """Bring dead letters back with fresh attempts, due now; returns how many."""
-        chosen = EVENTS.c.state == "dead"
-        if ids != "all":
-            chosen &= EVENTS.c.id.in_(list(ids))
+        """Bring dead letters back with fresh attempts, due now; returns how many.
+
+        What ended its worker is run alone from the start.
+        """
+        chosen = _chosen(None if ids == "all" else ids)
         with self._turn, self.engine.begin() as connection:
             fresh = {"state": "pending", "attempts": 0, "due_at": self._clock(connection), "finished_at": None}
             return connection.execute(
                 sa.update(EVENTS).where(chosen).values(fresh | {"reason": "", "claim": None})
             ).rowcount
 
-    def prune(self, older_than_s: float) -> int:
-        """Delete events that were done more than `older_than_s` ago; dead letters stay. Returns how many."""
-        with self._turn, quick(self.engine) as connection:
-            old = (EVENTS.c.state == "done") & (EVENTS.c.finished_at < self._clock(connection) - older_than_s)
-            return connection.execute(sa.delete(EVENTS).where(old)).rowcount
+    def discard(self, ids: Sequence[int] | Literal["all"]) -> int:
+        """Delete dead letters for good; returns how many. Their keys are forgotten: told again, they are new."""
+        with self._turn, self.engine.begin() as connection:
+            return connection.execute(sa.delete(EVENTS).where(_chosen(None if ids == "all" else ids))).rowcount
+
+    def prune(self, older_than_s: float, *, state: Literal["done", "dead"] = "done") -> int:
+        """Delete events that were done (or given up) more than `older_than_s` ago. Returns how many."""
+        pruned = 0
+        while True:
+            with self._turn, quick(self.engine) as connection:
+                old = (EVENTS.c.state == state) & (EVENTS.c.finished_at < self._clock(connection) - older_than_s)
+                some = sa.select(EVENTS.c.id).where(old).limit(PRUNED_AT_ONCE).scalar_subquery()
+                gone = connection.execute(sa.delete(EVENTS).where(EVENTS.c.id.in_(some))).rowcount
+            pruned += gone
+            if gone < PRUNED_AT_ONCE:
+                return pruned
 
     def _lease(self, connection: sa.Connection, of: tuple[str, str], token: str, worker: str) -> bool:
         (topic, subject), now = of, self._clock(connection)
@@ -307,6 +383,12 @@ class Inbox:
 
 def _mine(claim: Claim) -> sa.ColumnElement[bool]:
     return sa.and_(EVENTS.c.claim == claim.token, EVENTS.c.state == "claimed")
+
+
+def _chosen(ids: Sequence[int] | None) -> sa.ColumnElement[bool]:
+    """The dead letters, or those of them with these ids."""
+    dead = EVENTS.c.state == "dead"
+    return dead if ids is None else dead & EVENTS.c.id.in_(list(ids))
 
 
 def _dead(reason: str, now: float) -> dict[str, Any]:

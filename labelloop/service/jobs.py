@@ -45,6 +45,14 @@ class Jobs:
     """The inbox with its workers: `submit` in a web process, `run_worker` in a worker process.
 
     Making one does no I/O; the queue is opened when first needed.
+
+    Args:
+        settings: The queue, and how jobs are run.
+        inbox: The events.
+        handlers: Topic -> what handles its events.
+        periodics: What runs now and then.
+        alone: The command of a process that calls `labelloop.service.alone.answer`: events that were in a worker's
+            hands twice when it was lost are handled there. Empty: they are handled as any other.
     """
 
     def __init__(
@@ -53,7 +61,10 @@ class Jobs:
         inbox: Inbox,
         handlers: Mapping[str, Handler] | None = None,
         periodics: Sequence[Periodic] = (),
+        *,
+        alone: Sequence[str] = (),
     ) -> None:
+        self.alone = tuple(alone)
         self.settings = settings
         self.inbox = inbox
         self.handlers = dict(handlers or {})

@@ -156,6 +156,18 @@ class Settings:
     job_lease_s: float = _option(30.0, "A claim that sends no heartbeat for so long is taken over, seconds.", gt=0)
     job_stop_s: float = _option(20.0, "Time that running jobs get to finish when a worker is stopped, seconds.", ge=0)
     job_retention_days: float = _option(14.0, "Days that finished events are kept.", ge=0)
+    job_dead_days: float = _option(
+        180.0, "Days that events which were given up are kept, to be replayed or discarded.", ge=0
+    )
+    job_memory_bytes: int = _option(
+        2048 * MIB, "Most memory of a job that runs alone, after two workers were lost while they ran it, bytes.", gt=0
+    )
+    job_age_limit_s: float = _option(
+        1800.0, "An event that is unfinished for longer makes /ready answer 503, seconds.", gt=0
+    )
+    min_free_bytes: int = _option(
+        50 * MIB, "Least free space on the disk of the home folder; services do not start with less, bytes.", ge=0
+    )
 
     def __init__(self, **values: Any) -> None:
         unknown = values.keys() - _types().keys()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from labelloop.service.alone import AloneRunner
 from labelloop.service.errors import LabelloopError
 from labelloop.service.identity import this_worker
 from labelloop.service.inbox import Claim
@@ -17,16 +19,23 @@ from labelloop.service.interrupts import on_stop_signals
 from labelloop.service.logs import redact, settings_secrets
 from labelloop.service.queue import Queue
 from labelloop.service.turns import Turns
+from labelloop.service.workers import BEAT_S, Workers
 
 if TYPE_CHECKING:
     from labelloop.service.jobs import Jobs, Periodic
 
 SWEEP_S = 1.0
+# Pause between two sweeps while more is due than one sweep takes.
+BACKLOG_SWEEP_S = 0.2
 # The sweep fills the queue up to here and no further: wake-ups for a long backlog would only pile up in it.
 SWEEP_LIMIT = 100
+# A queue that holds more than this is not filled: the oldest due subjects are those that it holds.
+SWEEP_BELOW = 25
 HEALTH_CHECK_S = 10.0
 PRUNE_EVERY_S = 3600.0
 REASON_LIMIT = 2000
+# Events that are to be handled alone wait so long while others are.
+ALONE_AGAIN_S = 5.0
 log = structlog.get_logger(__name__)
 
 
@@ -79,9 +88,13 @@ class Worker:
         self._periodics: tuple[Periodic, ...] = (*jobs.periodics, prune)
         self._queue = Queue(settings, self.handle)
         self._me = this_worker()
+        self._workers = Workers(jobs.inbox.engine)
         self._secrets = settings_secrets(settings)
         self._beats = Heartbeats(settings.job_lease_s / 3)
         self._claims: dict[str, Claim] = {}
+        self._alone = AloneRunner(jobs.alone, settings.job_memory_bytes) if jobs.alone else None
+        self._alone_free = threading.Semaphore()
+        self._to_run_alone: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
 
     def run(self, threads: int, stop: threading.Event) -> None:
@@ -95,7 +108,9 @@ class Worker:
         with on_stop_signals(asked_to_stop):
             consumer = self._queue.consumer(threads)
             helpers = [self._thread("heartbeats", self._beats.run, ended), self._thread("sweep", self._sweep, stop)]
+            helpers += [self._thread("presence", self._say_alive, stop)]
             helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodics]
+            helpers += [self._thread("alone", self._handle_alone, self._alone)] if self._alone else []
             log.info("worker_started", threads=threads, topics=sorted(self._handlers))
             consumer.start()
             checked = time.monotonic()
@@ -104,6 +119,7 @@ class Worker:
                     checked = time.monotonic()
                     consumer.check_worker_health()
             self._stopping.set()
+            self._to_run_alone.put(None)
             consumer.stop_flag.set()
             log.info("worker_stopping", running=len(self._claims))
             threads_left = [thread for _, thread in consumer.worker_threads] + helpers[1:]
@@ -114,9 +130,26 @@ class Worker:
             for claim in list(self._claims.values()):
                 log.warning("claim_released", topic=claim.topic, subject=claim.subject)
                 self._inbox.release(claim)
+            if self._alone:
+                self._alone.stop()
             ended.set()
+            with suppress(Exception):  # else it is known by its age
+                self._workers.leave(self._me)
         self._queue.close()
         log.info("worker_stopped")
+
+    def _say_alive(self, stop: threading.Event) -> None:
+        failing = False
+        while True:
+            try:
+                self._workers.beat(self._me)
+                failing = False
+            except Exception:
+                if not failing:  # once, not every few seconds
+                    log.exception("presence_failed")
+                failing = True
+            if stop.wait(BEAT_S):
+                return
 
     def handle(self, topic: str, subject: str) -> None:
         """Handle the subject's events until none are due.
@@ -128,6 +161,9 @@ class Worker:
             try:
                 claim = self._inbox.claim(topic, subject, self._me)
                 if claim is None:
+                    return
+                if claim.alone and self._alone and topic in self._handlers:
+                    self._hand_over(claim)
                     return
                 self._claims[claim.token] = claim
                 try:
@@ -143,6 +179,49 @@ class Worker:
             except Exception:  # the database is away: the lease runs out and a sweep brings the events back
                 log.exception("claim_failed", topic=topic, subject=subject)
                 return
+
+    def _hand_over(self, claim: Claim) -> None:
+        """Leave a claim to the thread for jobs that run alone, where that is free: no other thread waits for them."""
+        if not self._alone_free.acquire(blocking=False):
+            self._inbox.release(claim, delay_s=ALONE_AGAIN_S)
+            return
+        self._claims[claim.token] = claim
+        self._to_run_alone.put(claim)
+
+    def _handle_alone(self, runner: AloneRunner) -> None:
+        while (claim := self._to_run_alone.get()) is not None:
+            try:
+                with (
+                    structlog.contextvars.bound_contextvars(topic=claim.topic, subject=claim.subject),
+                    self._beats.during(claim.token, lambda claim=claim: self._inbox.heartbeat(claim)),  # type: ignore[misc]
+                ):
+                    self._call_alone(claim, runner)
+            except Exception:  # the database is away: the lease runs out and a sweep brings the events back
+                log.exception("claim_failed", topic=claim.topic, subject=claim.subject)
+            finally:
+                self._claims.pop(claim.token, None)
+                self._alone_free.release()
+
+    def _call_alone(self, claim: Claim, runner: AloneRunner) -> None:
+        started = time.monotonic()
+        log.warning("event_runs_alone", events=len(claim.events), kills=claim.kills)
+        outcome = runner.run(claim)
+        reason = redact(outcome.reason, self._secrets)[:REASON_LIMIT]
+        if outcome.kind == "done":
+            kept = self._inbox.done(claim)
+            log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=kept)
+        elif outcome.kind == "retry":
+            kept = self._inbox.retry(claim, reason)
+            log.warning("event_failed", reason=reason, kept=kept)
+        else:
+            if outcome.kind == "killed":
+                most = self._settings.job_memory_bytes
+                reason = (
+                    f"it {reason}: {claim.kills} workers were lost while they handled it, then it was run alone with "
+                    f"{most / 2**20:.0f} MiB of memory (LABELLOOP_JOB_MEMORY_BYTES)"
+                )
+            if self._inbox.dead(claim, reason, killed=outcome.kind == "killed"):
+                log.error("event_dead", reason=reason, events=len(claim.events))
 
     def _call(self, claim: Claim) -> None:
         from labelloop.service.jobs import Reject
@@ -168,20 +247,25 @@ class Worker:
             log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=kept)
 
     def _sweep(self, stop: threading.Event) -> None:
-        failing = False
+        failing, pause_s, looked_at = False, SWEEP_S, -SWEEP_S
         while True:
             try:
-                self._inbox.free_ended()
-                self._turns.free_ended()
-                room = SWEEP_LIMIT - self._queue.size()
-                for topic, subject in self._inbox.due(room) if room > 0 else ():
-                    self._queue.wake(topic, subject)
+                if time.monotonic() >= looked_at + SWEEP_S:
+                    looked_at = time.monotonic()
+                    self._inbox.free_ended()
+                    self._turns.free_ended()
+                waiting = self._queue.size()
+                if waiting <= SWEEP_BELOW:
+                    due = self._inbox.due(SWEEP_LIMIT - waiting)
+                    for topic, subject in due:
+                        self._queue.wake(topic, subject)
+                    pause_s = BACKLOG_SWEEP_S if waiting + len(due) >= SWEEP_LIMIT else SWEEP_S
                 failing = False
             except Exception:
                 if not failing:  # once, not every second
                     log.exception("sweep_failed")
-                failing = True
-            if stop.wait(SWEEP_S):
+                failing, pause_s = True, SWEEP_S
+            if stop.wait(min(pause_s, SWEEP_S)):
                 return
 
     def _run_periodic(self, job: Periodic, stop: threading.Event) -> None:
@@ -209,6 +293,9 @@ class Worker:
         pruned = self._inbox.prune(self._settings.job_retention_days * 86400)
         if pruned:
             log.info("inbox_pruned", events=pruned)
+        forgotten = self._inbox.prune(self._settings.job_dead_days * 86400, state="dead")
+        if forgotten:
+            log.warning("dead_letters_pruned", events=forgotten, days=self._settings.job_dead_days)
 
     def _reason(self, error: BaseException) -> str:
         text = str(error) if isinstance(error, LabelloopError) else f"{type(error).__name__}: {error}"

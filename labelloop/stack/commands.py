@@ -125,12 +125,9 @@ def worker(*, threads: int | None = None) -> None:
     Args:
         threads: Jobs at a time. Default: the setting job_threads.
     """
-    from labelloop.service.disk import keep_private
     from labelloop.stack.worker import run_worker
 
-    settings = Settings()
-    keep_private(settings.home)
-    run_worker(settings, threads=threads)
+    run_worker(Settings(), threads=threads)
 
 
 def _as_called() -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 POLL_S = 0.1
 TAIL_BYTES = 100_000
+STARTING_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Child:
         return self._output().splitlines()[-lines:]
 
     def shows_bad_sign(self) -> bool:
-        """Whether this run's log has the part's `bad_sign`."""
-        return bool(self.part.bad_sign) and self.part.bad_sign in self._output()
+        """Whether this run's log has the part's `bad_sign`, which is written while it starts or not at all."""
+        return bool(self.part.bad_sign) and self.lived_s < STARTING_S and self.part.bad_sign in self._output()
 
     def _output(self) -> str:
         with self.part.log.open("rb") as log:

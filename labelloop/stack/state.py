@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
-from labelloop.stack.errors import AlreadyRunning
+from labelloop import VERSION
+from labelloop.service.errors import SchemaTooNew
+from labelloop.stack.errors import AlreadyRunning, StackError
 
 
 class DemoProject(msgspec.Struct, frozen=True):
@@ -25,11 +27,20 @@ class DemoProject(msgspec.Struct, frozen=True):
     complete: bool = False
 
 
+FORMAT = 1
+"""Raised when an older labelloop would misread the state."""
+
+
 class State(msgspec.Struct, frozen=True):
     """What has been made so far: the annotators' accounts, and the projects by where their photos came from."""
 
     people: tuple[str, ...] = ()
     projects: dict[str, DemoProject] = {}
+    format: int = FORMAT
+
+
+class _Written(msgspec.Struct, frozen=True):
+    format: int = FORMAT
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -40,9 +51,26 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 def read_state(folder: Path) -> State:
-    """The state, empty when there is none."""
+    """The state, empty when there is none.
+
+    Raises:
+        SchemaTooNew: A newer labelloop wrote it.
+        StackError: It is no state.
+    """
     file = folder / "state.json"
-    return msgspec.json.decode(file.read_bytes(), type=State) if file.exists() else State()
+    if not file.exists():
+        return State()
+    try:
+        written = msgspec.json.decode(file.read_bytes(), type=_Written).format
+        if written > FORMAT:
+            raise SchemaTooNew(f"The state file {file}", f"format {written}", VERSION)
+        return msgspec.json.decode(file.read_bytes(), type=State)
+    except msgspec.DecodeError as error:
+        raise StackError(
+            f"The state file {file} cannot be read: {error}.",
+            fix="Restore a backup (`labelloop restore FILE --force`), or delete the file: `labelloop up` then makes a "
+            "new demo project.",
+        ) from error
 
 
 def write_state(folder: Path, state: State) -> None:

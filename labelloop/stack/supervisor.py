@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,10 @@ LIVED_S = 5.0
 """A part that gave up sooner, with an exit code of its own, would give up again."""
 
 MOST_DEATHS = 5
-"""Times that a part is started again in one run."""
+"""Times that a part is started again without a quiet time in between."""
+
+QUIET_S = 120.0
+"""A death that is longer ago is forgotten."""
 
 
 class Stopped(BaseException):
@@ -93,6 +95,15 @@ class Supervisor:
         child.stop(grace_s=GRACE_S)
         self.children.remove(child)
 
+    def needs(self, child: Child) -> bool:
+        """Whether nothing works without this child: the part that was started first, Label Studio."""
+        return child is self.children[0]
+
+    def _start_again(self, child: Child) -> None:
+        with self._signals.held():
+            child.stop(grace_s=GRACE_S)  # what is left of its group
+            self.children[self.children.index(child)] = Child(child.part, self._records)
+
     def stop(self) -> None:
         """End every child, all at the same time."""
         with self._signals.held():
@@ -104,11 +115,11 @@ class Supervisor:
             self.children.clear()
 
     def watch(self, tell: Callable[[Child, str, bool], None]) -> Child:
-        """Watch until the first started part (Label Studio) ends, which ends the rest's purpose.
+        """Start parts that end again, until the first started part (Label Studio) cannot be kept running.
 
-        Another part that ends is started again, as it was: one that is killed at any age, one that gives up if it had
-        worked before. One that gives up as soon as it is started, or ends again and again, is left, for its log says
-        why.
+        A part that ends is started again, as it was: one that is killed at any age, one that gives up if it had
+        worked before. One that gives up as soon as it is started, or dies more than `MOST_DEATHS` times within
+        `QUIET_S`, is left, for its log says why.
 
         Args:
             tell: Called with each part that ended, how, and whether it is started again.
@@ -117,22 +128,22 @@ class Supervisor:
             The part that everything else needs, ended.
         """
         left: set[int] = set()
-        deaths: Counter[str] = Counter()
+        deaths: dict[str, list[float]] = {}
         while True:
             for child in list(self.children):
                 code = child.ended()
-                if code is None or child.pid in left:
+                if child.pid in left or (code is None and not child.shows_bad_sign()):
                     continue
-                deaths[child.part.key] += 1
-                needed = child is self.children[0]
-                would_work = code < 0 or child.lived_s >= LIVED_S
-                again = not needed and would_work and deaths[child.part.key] <= MOST_DEATHS
-                tell(child, how_it_ended(code), again)
-                if needed:
-                    return child
+                now = time.monotonic()
+                recent = [at for at in deaths.get(child.part.key, ()) if at > now - QUIET_S]
+                deaths[child.part.key] = [*recent, now]
+                would_work = code is None or code < 0 or child.lived_s >= LIVED_S
+                again = would_work and len(recent) < MOST_DEATHS
+                tell(child, "it runs elsewhere than it was told to" if code is None else how_it_ended(code), again)
                 if again:
-                    self.end(child)  # what is left of its group
-                    self.start(child.part)
+                    self._start_again(child)
+                elif self.needs(child):
+                    return child
                 else:
                     left.add(child.pid)
             time.sleep(0.3)

@@ -10,11 +10,11 @@ from labelloop.connect import NotConnected, connect
 from labelloop.service.db import open_database
 from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError
+from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import PREFIX, Settings
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
 from labelloop.stack import demo
 from labelloop.stack.environment import read_env, with_secrets, write_env
-from labelloop.stack.errors import StackError
 from labelloop.stack.label_studio import require_disk
 from labelloop.stack.people import ADMIN, ANNOTATORS, PEOPLE, admin_token, sign_up_annotator
 from labelloop.stack.plan import URLS, Plan
@@ -59,12 +59,15 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         reset: Delete the accounts, projects and annotations of earlier runs first.
 
     Returns:
-        The exit status: 0 when it was asked to end, 1 when Label Studio ended by itself.
+        The exit status: 0 when it was asked to end, 1 when Label Studio ended by itself again and again.
 
     Raises:
         LabelloopError: It could not be brought up; whatever had been started has been ended.
     """
-    _make_home(plan.home)
+    require_home(Settings(home=plan.home))
+    keep_private(plan.home)
+    read_state(plan.home)  # a state of a newer labelloop is said now, not after the services have failed
+    require_known_database(Settings(home=plan.home))
     if images:
         demo.own_source(images).files()  # a wrong folder is said at once, not after the installation
     try:
@@ -89,17 +92,6 @@ def up(plan: Plan, steps: Steps, *, images: Path | None, show: Callable[[Ready],
         steps.note(f"Everything has ended ({stopped}). What you did is kept in {plan.home}.")
         return 0
     return 1
-
-
-def _make_home(home: Path) -> None:
-    try:
-        keep_private(home)
-        (home / "up.lock").touch()
-    except OSError as error:
-        raise StackError(
-            f"The home folder {home} cannot be written: {error.strerror or error}.",
-            fix="Set LABELLOOP_HOME to a folder of yours.",
-        ) from error
 
 
 class _Run:
@@ -173,10 +165,10 @@ class _Run:
         for line in child.tail(6):
             self._steps.note(f"    {line}")
         warn(f"Its log: {child.part.log}")
-        if child is self._supervisor.children[0]:
-            warn("Nothing works without it, so the others are ended too. Start again with: labelloop up")
-        elif again:
+        if again:
             warn("It is started again; what it had not finished waits for it.")
+        elif self._supervisor.needs(child):
+            warn("Nothing works without it, so the others are ended too. Start again with: labelloop up")
         else:
             warn("The other parts go on. To have it back: Ctrl-C here, then labelloop up")
 

@@ -1,21 +1,29 @@
 """The worker process: every program's jobs on one inbox, once Label Studio answers."""
 
+import sys
 import time
+from collections.abc import Callable
 
 import structlog
+from sqlalchemy import Engine
 
 from exporters import jobs as exporters
 from labelloop.service.db import open_database
+from labelloop.service.disk import keep_private
+from labelloop.service.identity import this_worker
 from labelloop.service.inbox import Inbox
 from labelloop.service.jobs import Handler, Jobs
 from labelloop.service.logs import setup_logging
+from labelloop.service.readiness import require_home
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioUnreachable
+from labelloop.service.workers import Workers
 from ml_backend import jobs as ml
 from ml_backend.spread import one_thread_each
 from qc_webhooks import jobs as qc
 
 PROGRAMS = (qc, ml, exporters)
+ALONE = (sys.executable, "-m", "labelloop.stack.alone")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 log = structlog.get_logger(__name__)
 
@@ -27,22 +35,35 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
         StudioUnauthorized: Label Studio is up and refuses the token; waiting would not help.
         DatabaseError: The database cannot be opened.
     """
+    require_home(settings)
+    keep_private(settings.home)
     setup_logging(settings)
     engine = open_database(settings)
-    studio = Studio.from_settings(settings)
-    wait_for_label_studio(studio, settings.label_studio_url)
-    handlers: dict[str, Handler] = {}
-    for program in PROGRAMS:
-        handlers |= program.handlers(settings, studio, engine)
+    studio, workers = Studio.from_settings(settings), Workers(engine)
+    wait_for_label_studio(studio, settings.label_studio_url, tell=lambda state: workers.beat(this_worker(), state))
     periodics = [job for program in PROGRAMS for job in program.periodics(settings, studio, engine)]
-    jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers=handlers, periodics=periodics)
+    inbox = Inbox.from_settings(settings, engine)
+    jobs = Jobs(settings, inbox, handlers(settings, studio, engine), periodics, alone=ALONE)
     # Several jobs run at once and each has small matrices: threads within them would wait for each other, and spin.
     with one_thread_each():
         jobs.run_worker(threads)
 
 
-def wait_for_label_studio(studio: Studio, url: str) -> None:
+def handlers(settings: Settings, studio: Studio, engine: Engine) -> dict[str, Handler]:
+    """The handlers of every program, by topic."""
+    found: dict[str, Handler] = {}
+    for program in PROGRAMS:
+        found |= program.handlers(settings, studio, engine)
+    return found
+
+
+def wait_for_label_studio(studio: Studio, url: str, *, tell: Callable[[str], object] = lambda _: None) -> None:
     """Wait, as long as it takes, until Label Studio answers; each wait is a line in the log.
+
+    Args:
+        studio: Label Studio.
+        url: Its address.
+        tell: Called at each wait with what is waited for.
 
     Raises:
         StudioUnauthorized: It answers and refuses the token.
@@ -53,6 +74,7 @@ def wait_for_label_studio(studio: Studio, url: str) -> None:
             studio.me()
         except StudioUnreachable as error:
             log.info("waiting_for_label_studio", url=url, waited_s=round(time.monotonic() - started), reason=str(error))
+            tell(f"waiting for Label Studio at {url}")
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         else:

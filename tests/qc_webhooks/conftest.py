@@ -157,7 +157,10 @@ class MemoryStudio:
         return next(each for each in self.stored[task]["predictions"] if each["model_version"] == version)
 
     def project(self, project):
-        return {"id": project, "model_version": self.model_version} | self.settings
+        held = [each for source in self.stored.values() for each in source["annotations"]]
+        skipped = sum(bool(each.get("was_cancelled")) for each in held)
+        counts = {"total_annotations_number": len(held) - skipped, "skipped_annotations_number": skipped}
+        return {"id": project, "model_version": self.model_version} | counts | self.settings
 
     def update_project(self, _project, **fields):
         self.settings |= fields

@@ -99,7 +99,9 @@ def test_a_deletion_finds_its_task_by_what_was_read_before(client, rows, memory,
 
 def test_health_ready_and_metrics(client, engine):
     assert client.get("/health").json["status"] == "UP"
-    assert client.get("/ready").json["checks"] == {"database": "ok"}
+    checks = client.get("/ready").json["checks"]
+    assert {name for name, said in checks.items() if said == "ok"} == {"database", "integrity", "home", "events"}
+    assert "labelloop worker" in checks["worker"]
     assert "labelloop_inbox_events" in client.get("/metrics").text
 
 

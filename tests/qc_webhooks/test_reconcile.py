@@ -1,12 +1,17 @@
 """The poller finds what no webhook said, tells it once, and reads no more than it must."""
 
+from urllib.parse import unquote
+
+import httpx
+import msgspec
 import pytest
 
 from labelloop.service.inbox import Inbox
-from labelloop.service.studio import NotFound
+from labelloop.service.studio import NotFound, Studio
 from qc_webhooks import reconcile
 from qc_webhooks.projects import ProjectStore
-from qc_webhooks.reconcile import SWEEP_EVERY_S, Reconciler
+from qc_webhooks.reconcile import COUNT_EVERY_S, SETTLED_S, SWEEP_EVERY_S, Reconciler
+from qc_webhooks.tables import ANNOTATIONS, TASKS
 
 PROJECT = 7
 
@@ -105,19 +110,73 @@ def test_a_change_a_skip_and_a_deletion_are_found(studio, box, poller, work):
     assert studio.stored[task]["data"]["qc_annotators"] == 0
 
 
-def test_a_deletion_that_leaves_no_trace_in_the_task_is_found_by_the_sweep(studio, box, poller, work, monkeypatch):
+@pytest.fixture
+def later(monkeypatch):
+    """later(seconds): moves the poller's clock on."""
+    moved = [0.0]
+    clock = reconcile.time.time
+    monkeypatch.setattr(reconcile.time, "time", lambda: clock() + moved[0])
+
+    def move(seconds):
+        moved[0] += seconds
+
+    return move
+
+
+def settle(poller):
+    while poller._projects.get(PROJECT).settled is False:
+        poller.poll(PROJECT)
+
+
+@pytest.mark.parametrize("due", [COUNT_EVERY_S, SWEEP_EVERY_S])
+def test_a_deletion_without_a_trace_is_found_within_the_hour(studio, box, poller, work, later, due):
     task, *_ = dispute(studio, box)
     poller.poll(PROJECT)
     work()
-    while poller._projects.get(PROJECT).settled is False:
-        poller.poll(PROJECT)
+    settle(poller)
+    later(SETTLED_S + 60)
+    assert poller.poll(PROJECT) == 0  # the count that later ones are compared with
     studio.stored[task]["annotations"] = []
     assert poller.poll(PROJECT) == 0
-    now = reconcile.time.time()
-    monkeypatch.setattr(reconcile.time, "time", lambda: now + SWEEP_EVERY_S + 60)
+    later(due + 60)
     assert poller.poll(PROJECT) == 2
     work()
     assert studio.stored[task]["data"]["qc_status"] == "waiting"
+
+
+def test_a_deletion_while_no_worker_ran_is_found_by_the_first_poll(studio, box, poller, work, later, memory, projects):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    settle(poller)
+    studio.stored[task]["annotations"].pop()
+    later(SETTLED_S + 60)
+    restarted = Reconciler(studio, memory, projects, poller._inbox)
+    assert restarted.poll(PROJECT) == 1
+
+
+def test_annotations_that_cannot_be_judged_have_no_task_compared_every_hour(studio, box, poller, work, later):
+    dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    studio.settings = {"total_annotations_number": 5}  # three that no task shows
+    sweeps = []
+    plain = studio.stamps
+    studio.stamps = lambda *args, **more: sweeps.append(1) or plain(*args, **more)
+    for _ in range(5):
+        later(COUNT_EVERY_S + 60)
+        poller.poll(PROJECT)
+        work()
+    assert len(sweeps) <= 1
+
+
+def test_a_job_that_ended_its_workers_is_not_tried_again_by_each_poll(studio, box, poller, engine):
+    task, *_ = dispute(studio, box)
+    assert poller.poll(PROJECT) == 2
+    inbox = Inbox(engine)
+    inbox.dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "ended by signal 9", killed=True)
+    assert [poller.poll(PROJECT), poller.sweep(PROJECT)] == [0, 0]
+    assert inbox.counts()["dead"] == 2
 
 
 def test_what_was_given_up_while_label_studio_was_down_is_healed_by_the_next_poll(studio, box, poller, work, engine):
@@ -232,3 +291,77 @@ def test_a_project_that_is_gone_is_forgotten_once_its_absence_is_certain(studio,
     poller.run()
     assert projects.get(PROJECT) is None
     assert memory.tasks(PROJECT) == set()
+
+
+class PagedTasks:
+    """Label Studio's list of tasks over HTTP, for projects that are too large to hold as JSON; counts what it sends."""
+
+    def __init__(self, tasks: int, changed: dict[int, str]) -> None:
+        self.tasks, self.changed = tasks, changed
+        self.requests, self.sent, self.whole = 0, 0, 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        if request.url.path.startswith("/api/projects/"):
+            counts = {"id": PROJECT, "total_annotations_number": self.tasks, "skipped_annotations_number": 0}
+            return self._answer(counts)
+        query = msgspec.json.decode(unquote(request.url.params["query"]))
+        items = {item["filter"].rpartition(":")[2]: item["value"] for item in query.get("filters", {}).get("items", ())}
+        ids = range(items.get("id", 0) + 1, self.tasks + 1)
+        if since := items.get("updated_at"):
+            ids = [id_ for id_, at in self.changed.items() if at > since and id_ in ids]
+        if query.get("selectedItems"):
+            ids = query["selectedItems"]["included"]
+        page = list(ids[: int(request.url.params["page_size"])])
+        whole = request.url.params.get("fields") == "all"
+        self.whole += whole * len(page)
+        return self._answer({"total": len(ids), "tasks": [self._task(id_, whole=whole) for id_ in page]})
+
+    def _task(self, id_, *, whole):
+        at = self.changed.get(id_, "2026-01-01T00:00:00.000000Z")
+        stamp = {"id": id_, "updated_at": at, "total_annotations": 1, "cancelled_annotations": 0}
+        annotation = {"id": id_, "completed_by": 1, "result": [], "updated_at": at}
+        return stamp | ({"project": PROJECT, "data": {}, "annotations": [annotation]} if whole else {})
+
+    def _answer(self, value):
+        body = msgspec.json.encode(value)
+        self.sent += len(body)
+        return httpx.Response(200, content=body)
+
+
+def test_an_hour_of_a_large_project_costs_few_small_requests(engine, memory, projects, later):
+    """100,000 judged tasks, three of which changed: the figures that docs/how-to/operate.md states."""
+    size, changed = 100_000, dict.fromkeys((5, 50_000, 99_999), "2026-03-01T00:00:00.000000Z")
+    pages = PagedTasks(size, changed)
+    studio = Studio("http://label-studio", "0" * 40)
+    studio._http = httpx.Client(transport=httpx.MockTransport(pages))
+    old = "2026-01-01T00:00:00.000000Z"
+    with engine.begin() as connection:
+        each = [
+            {"project": PROJECT, "task": n, "annotation": n, "updated_at": old, "stamp": old}
+            for n in range(1, size + 1)
+        ]
+        tasks = [
+            {"review": False, "outcome": "agreed", "annotators": 1, "born": "", "fingerprint": "", "decided_at": 0.0}
+            | one
+            for one in each
+        ]
+        connection.execute(TASKS.insert(), [{k: v for k, v in one.items() if k in TASKS.c} for one in tasks])
+        connection.execute(ANNOTATIONS.insert(), [{k: v for k, v in one.items() if k in ANNOTATIONS.c} for one in each])
+    projects.advance(PROJECT, cursor="2026-02-01T00:00:00.000000Z", settled=False, swept=True)
+    poller = Reconciler(studio, memory, projects, Inbox(engine))
+    assert poller.poll(PROJECT) == 3
+    later(COUNT_EVERY_S + 60)
+    pages.requests = pages.sent = pages.whole = 0
+    polls = 40
+    for _ in range(polls):
+        poller.poll(PROJECT)
+    assert pages.requests <= polls + 1  # each poll, and one count of annotations an hour
+    assert pages.whole <= 6  # those that are as young as the youngest, once more
+    assert pages.sent < 100_000
+    later(SWEEP_EVERY_S)
+    pages.requests = pages.sent = pages.whole = 0
+    poller.poll(PROJECT)
+    assert pages.requests <= 110
+    assert pages.whole <= 10
+    studio.close()

@@ -1,12 +1,19 @@
 """What keeps `labelloop up` from starting is said in one line with the fix, before anything is installed or started."""
 
+import errno
+import os
 import shutil
 import socket
 from typing import NamedTuple
 
 import pytest
+import sqlalchemy as sa
 
 from labelloop.cli import main
+from labelloop.service.db import open_database
+from labelloop.service.errors import HomeUnusable
+from labelloop.service.readiness import require_home
+from labelloop.service.settings import Settings
 from labelloop.stack.state import sole_supervisor
 
 
@@ -61,3 +68,45 @@ def test_a_second_one_in_the_same_home(up, tmp_path):
     home.mkdir()
     with sole_supervisor(home, "http://localhost:8123"):
         assert "running already" in up(home=home)
+
+
+@pytest.mark.parametrize("command", [["up"], ["worker"], ["qc", "serve"], ["ml", "serve"]], ids=" ".join)
+def test_a_database_of_a_newer_labelloop_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
+    engine = open_database(Settings())
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999_future'"))
+    engine.dispose()
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert "was written by a newer labelloop (schema 9999_future)" in said
+    assert said.count("\n") == 2, "one sentence and its fix"
+
+
+def test_a_state_file_of_a_newer_labelloop(up, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "state.json").write_text('{"format": 2}')
+    assert "state.json was written by a newer labelloop (format 2)" in up()
+
+
+@pytest.mark.parametrize("command", [["up"], ["worker"], ["qc", "serve"], ["ml", "serve"]], ids=" ".join)
+@pytest.mark.parametrize(("error", "said"), [(errno.EROFS, "Read-only"), (errno.ENOSPC, "No space left")])
+def test_a_home_that_takes_no_file_is_named_within_a_second(tmp_path, monkeypatch, capsys, command, error, said):
+    def refuse(*_args, **_more):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("labelloop.service.readiness.tempfile.NamedTemporaryFile", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    printed = capsys.readouterr()
+    assert ended.value.code == 1
+    assert f"The home folder {tmp_path / 'home'} cannot be written: {said}" in printed.err
+
+
+def test_a_home_on_a_nearly_full_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**12, 0, 10**7))
+    with pytest.raises(HomeUnusable, match=r"its disk has 10 MiB free.*LABELLOOP_MIN_FREE_BYTES"):
+        require_home(Settings(home=tmp_path))

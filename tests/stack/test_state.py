@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from labelloop.stack.errors import AlreadyRunning
+from labelloop.service.errors import SchemaTooNew
+from labelloop.stack.errors import AlreadyRunning, StackError
 from labelloop.stack.state import DemoProject, State, read_state, running, sole_supervisor, write_state
 
 HOLD = """
@@ -24,6 +25,19 @@ def test_state_comes_back_as_it_was(tmp_path):
     state = State(("anna@example.com",), {"demo": DemoProject(3, 25, complete=True)})
     write_state(tmp_path, state)
     assert read_state(tmp_path) == state
+
+
+def test_a_state_of_a_newer_labelloop_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "state.json").write_text('{"people": {"in": "another form"}, "format": 2}')
+    with pytest.raises(SchemaTooNew, match=r"state.json was written by a newer labelloop \(format 2\)"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"projects": 1}'])
+def test_a_state_that_cannot_be_read_is_no_empty_state(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(StackError, match=r"state\.json cannot be read"):
+        read_state(tmp_path)
 
 
 def test_a_second_supervisor_is_told_who_and_where_the_first_is(tmp_path):

@@ -16,9 +16,11 @@ from labelloop.stack.process import Part
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
 
 home = Path(sys.argv[1])
-supervision.LIVED_S = float(os.environ.get('LIVED_S', supervision.LIVED_S))
+for name in ('LIVED_S', 'QUIET_S'):
+    setattr(supervision, name, float(os.environ.get(name, getattr(supervision, name))))
 def part(name, code):
-    return Part(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log")
+    sign = os.environ.get('BAD_SIGN', '')
+    return Part(name, name, [sys.executable, "-c", code], dict(os.environ), home / f"{name}.log", bad_sign=sign)
 SLOW = (
     "import signal,time,sys; signal.signal(15, lambda *_: (time.sleep(1), sys.exit(0)));"
     "print('up', flush=True); time.sleep(600)"
@@ -120,8 +122,27 @@ def test_a_part_that_gives_up_after_it_has_worked_is_started_again(supervise):
     assert process.stdout.read() == "stopped by SIGTERM\n"
 
 
-def test_the_death_of_label_studio_ends_everything(supervise):
+def test_label_studio_is_started_again_too_and_ends_everything_when_it_cannot_be_kept(supervise, tmp_path, wait_until):
     process, pids = supervise()
-    os.kill(pids[0], signal.SIGKILL)
-    assert process.stdout.read() == "ended: first signal 9 False\n"
-    assert all(map(gone, pids))
+    record, seen = tmp_path / "run" / "first.json", {pids[0]}
+    for life in range(6):
+        os.kill(pid_in(record), signal.SIGKILL)
+        assert process.stdout.readline() == f"ended: first signal 9 {life < 5}\n"
+        if life < 5:
+            wait_until(lambda: pid_in(record) not in {None, *seen})
+            seen.add(pid_in(record))
+    assert process.stdout.read() == ""
+    assert all(map(gone, (*seen, pids[1])))
+
+
+def test_deaths_before_a_quiet_time_are_forgotten(supervise, tmp_path, wait_until):
+    process, _ = supervise("import time; time.sleep(0.3); raise SystemExit(3)", LIVED_S="0.2", QUIET_S="0.5")
+    for _ in range(8):
+        assert process.stdout.readline() == "ended: second exit code 3 True\n"
+    process.send_signal(signal.SIGTERM)
+
+
+def test_a_part_that_moved_to_another_port_is_started_again(supervise):
+    process, _ = supervise("import time; print('moved', flush=True); time.sleep(600)", BAD_SIGN="moved")
+    assert process.stdout.readline() == "ended: second it runs elsewhere than it was told to True\n"
+    process.send_signal(signal.SIGTERM)

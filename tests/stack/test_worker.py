@@ -3,6 +3,8 @@
 import pytest
 import structlog
 
+from labelloop.service.alone import AloneRunner
+from labelloop.service.inbox import Claim, Event
 from labelloop.service.studio import StudioUnauthorized, StudioUnreachable
 from labelloop.stack import worker
 
@@ -42,3 +44,11 @@ def test_a_refused_token_is_not_waited_for(pauses):
     with pytest.raises(StudioUnauthorized):
         worker.wait_for_label_studio(Answers(StudioUnauthorized(URL, "wrong", "Make a new one.")), URL)
     assert pauses == []
+
+
+@pytest.mark.parametrize(("topic", "kind"), [("qc.project", "done"), ("learn.nothing", "retry")])
+def test_every_program_handles_its_topics_in_a_process_of_its_own(tmp_path, monkeypatch, topic, kind):
+    """No project is connected: the one has nothing to compare, the other is not known at all."""
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    event = Event(1, topic, "*", "k", {}, 1, 0.0)
+    assert AloneRunner(worker.ALONE, 2 * 2**30).run(Claim(topic, "*", "token", (event,), 2)).kind == kind

@@ -11,9 +11,11 @@ from labelloop.connect import NotConnected, connect
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.run import diagnose
+from labelloop.service.db import open_database
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.studio import Studio
 from labelloop.service.webhook_secret import SECRET_HEADER
+from labelloop.service.workers import BEAT_S, Workers
 from labelloop.stack.accounts import Account, log_in, personal_access_token
 from labelloop.stack.demo import LABEL_CONFIG, prelabel
 from labelloop.stack.photos import packaged_photos
@@ -66,13 +68,24 @@ def make_loop(url, token, home):
     qc = Served(lambda: create_qc(settings), qc_port)
     ml.start()
     qc.start()
-    return SimpleNamespace(settings=settings, studio=Studio.from_settings(settings), ml=ml, qc=qc)
+    engine, ended = open_database(settings), threading.Event()
+
+    def beat():
+        """No worker runs: its heartbeat is all that the services and the doctor see of one."""
+        while not ended.is_set():
+            Workers(engine).beat("a worker")
+            ended.wait(BEAT_S)
+        engine.dispose()
+
+    threading.Thread(target=beat, daemon=True).start()
+    return SimpleNamespace(settings=settings, studio=Studio.from_settings(settings), ml=ml, qc=qc, ended=ended)
 
 
 @pytest.fixture(scope="module")
 def loop(label_studio, tmp_path_factory):
     made = make_loop(label_studio.url, label_studio.admin_token, tmp_path_factory.mktemp("home"))
     yield made
+    made.ended.set()
     made.ml.stop()
     made.qc.stop()
     made.studio.close()

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from labelloop.stack.accounts import log_in
@@ -60,7 +61,7 @@ def command(label_studio_installation):
 def start(command, home):
     started = []
 
-    def begin():
+    def begin(home=home):
         env = {**os.environ, "LABELLOOP_HOME": str(home), "LABELLOOP_LABEL_STUDIO_URL": "http://of-the-shell:1"}
         began = time.monotonic()
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -117,7 +118,7 @@ def test_a_newcomer_gets_prelabels_and_ctrl_c_ends_every_child(start, home, comm
     end(loop, signal.SIGINT)
 
 
-def test_the_second_start_finds_everything_as_it_was(start, home):
+def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
     loop = start()
     print(f"\nsecond start: {loop.took_s:.1f} s")
     project = re.search(r"/projects/(\d+)/data", loop.shown).group(1)
@@ -129,6 +130,39 @@ def test_the_second_start_finds_everything_as_it_was(start, home):
     assert told.startswith("Worker has ended by itself (signal 9)")
     assert f"Its log: {home / 'logs' / 'worker.log'}\n" in iter(loop.process.stdout.readline, "")
     assert "It is started again" in loop.process.stdout.readline()
+    studio, url = loop.parts["label-studio"], re.search(r"(http://localhost:\d+)/projects", loop.shown).group(1)
+    os.kill(studio, signal.SIGKILL)
+    told = next(line for line in loop.process.stdout if line.strip())
+    assert told.startswith("Label Studio has ended by itself (signal 9)")
+    assert "It is started again" in next(line for line in loop.process.stdout if "again" in line)
+    wait_until(lambda: answers(f"{url}/health"), timeout_s=180)
+    assert loop.parts["label-studio"] != studio
+    backup = home.parent / "backup.tar.gz"
+    command = [sys.executable, "-m", "labelloop.cli"]
+    subprocess.run([*command, "backup", backup], env={**os.environ, "LABELLOOP_HOME": str(home)}, check=True)
     loop.process.send_signal(signal.SIGTERM)
     loop.process.communicate(timeout=120)
     assert list((home / "run").iterdir()) == []
+
+
+def test_a_stack_that_was_backed_up_while_it_ran_goes_on_elsewhere(start, home):
+    """Same ports, another home folder: accounts, project, photographs and pre-labels are those of the first."""
+    other = home.with_name("restored")
+    command = [sys.executable, "-m", "labelloop.cli", "restore", home.parent / "backup.tar.gz"]
+    subprocess.run(command, env={**os.environ, "LABELLOOP_HOME": str(other)}, check=True)
+    loop = start(other)
+    assert "making the project" not in loop.shown
+    assert "pre-labelling" not in loop.shown
+    url = re.search(r"(http://localhost:\d+)/projects/1/data", loop.shown).group(1)
+    with log_in(url, ANNOTATORS[0].account(other)) as session:
+        tasks = session.get("/api/tasks", params={"project": 1, "page_size": 1}).json()
+    assert tasks["total_predictions"] == tasks["total"] >= 20
+    loop.process.send_signal(signal.SIGTERM)
+    loop.process.communicate(timeout=120)
+
+
+def answers(url):
+    try:
+        return httpx.get(url, timeout=5, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,400 @@
+"""Backups of a home folder: one archive with checksums, written while everything runs, restored whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import msgspec
+import sqlalchemy
+
+from labelloop import VERSION
+from labelloop.service.db import create_engine, known_revisions, open_database, revisions
+from labelloop.service.disk import keep_private
+from labelloop.service.errors import LabelloopError, SchemaTooNew
+from labelloop.service.readiness import require_home, require_whole, sqlite_file
+from labelloop.service.settings import Settings, hide_password
+from labelloop.service.workers import Workers
+from labelloop.stack.state import running
+
+FORMAT = 1
+"""Raised when an older labelloop would misread a backup."""
+
+MANIFEST, DATABASE, HOME, LABEL_STUDIO = "manifest.json", "database.sqlite3", "home", "label-studio"
+STUDIO_DATABASE = "label_studio.sqlite3"
+
+LEFT_OUT = frozenset(
+    {
+        "data",  # Label Studio's own: taken by itself
+        "label-studio", "logs", "run", "up.lock",  # made again by `labelloop up`
+        "media", "thumbnails", "mirror", "ml_backend/models", "ml_backend/sights", "ml_backend/backbones",  # caches
+        "store",  # of it the models are taken, and the data sets where asked for
+    }
+)  # fmt: skip
+"""What of a home folder is not copied as it is."""
+
+_STUDIO_LEFT_OUT = frozenset({".cache", "export", STUDIO_DATABASE})
+_SQLITE_ENDS = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal", ".migrate.lock")
+_IN_MEMORY = 32 * 2**20
+_BLOCK = 2**20
+_CHECK_S = 600.0  # longest check of a database's pages
+_STAGING = ".restoring-"
+
+
+class BackupError(LabelloopError):
+    """A backup could not be written or restored; nothing was changed."""
+
+    code = "backup"
+
+
+class _File(msgspec.Struct, frozen=True):
+    sha256: str
+    size: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup holds.
+
+    Attributes:
+        format: Of the archive.
+        version: Of the labelloop that wrote it.
+        created_at: Seconds since 1970.
+        schema: Revisions of the database's schema; empty where the database is not inside.
+        label_studio: Whether Label Studio's data is inside.
+        datasets: Whether the data sets of the store are inside.
+        files: Every member of the archive but this one.
+    """
+
+    format: int = FORMAT
+    version: str = VERSION
+    created_at: float = 0.0
+    schema: tuple[str, ...] = ()
+    label_studio: bool = False
+    datasets: bool = False
+    files: dict[str, _File] = {}
+
+
+class _Format(msgspec.Struct, frozen=True):
+    format: int
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was written or restored.
+
+    Attributes:
+        manifest: What is inside.
+        missing: What is not inside although it belongs to the loop, each with where it is.
+        moved: Where the files of a home folder went that the restored ones took the place of; None: there were none.
+    """
+
+    manifest: Manifest
+    missing: tuple[str, ...] = ()
+    moved: Path | None = None
+
+
+def write_backup(settings: Settings, target: Path, *, database: bool, label_studio: bool, datasets: bool) -> Contents:
+    """Write a backup, readable by its owner only, while services run.
+
+    Our database is read first: what Label Studio has beyond it is found by the next poll after a restore.
+
+    Args:
+        settings: Where everything is.
+        target: The archive; it must not be there.
+        database: Whether to read the database, which must be SQLite.
+        label_studio: Whether to read the data of the Label Studio that `labelloop up` runs.
+        datasets: Whether to read the data sets in the home's store.
+
+    Raises:
+        BackupError: The target is there, there is nothing to back up, or the database is on Postgres.
+        DatabaseError: A database is damaged.
+    """
+    if target.exists():
+        raise BackupError(f"{target} is there already.", fix="Give another name, or remove it first.")
+    if not settings.home.is_dir():
+        raise BackupError(f"There is no home folder {settings.home}.", fix="Set LABELLOOP_HOME to the one to back up.")
+    file = sqlite_file(settings.database_url) if database else None
+    if database and file is None:
+        raise BackupError(
+            f"The database {hide_password(settings.database_url)} is on Postgres, which has its own backup.",
+            fix="Write it with pg_dump, then the rest with `labelloop backup FILE --no-database`.",
+        )
+    studio = settings.home / "data"
+    label_studio = label_studio and (studio / STUDIO_DATABASE).is_file()
+    part = target.with_name(f"{target.name}.part")
+    files: dict[str, _File] = {}
+    schema: tuple[str, ...] = ()
+    try:
+        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(opened, "wb") as out, tarfile.open(fileobj=out, mode="w:gz", compresslevel=6) as archive:
+            if file is not None and file.is_file():
+                _add_database(archive, files, DATABASE, file)
+                schema = _schema_of(settings.database_url)
+            for path, name in _home_files(settings.home, datasets=datasets, but={part, target, file}):
+                _add_file(archive, files, f"{HOME}/{name}", path)
+            if label_studio:
+                _add_database(archive, files, f"{LABEL_STUDIO}/{STUDIO_DATABASE}", studio / STUDIO_DATABASE)
+                for path, name in _files(studio, _STUDIO_LEFT_OUT):
+                    _add_file(archive, files, f"{LABEL_STUDIO}/{name}", path)
+            manifest = Manifest(
+                created_at=time.time(), schema=schema, label_studio=label_studio, datasets=datasets, files=files
+            )
+            _add(archive, MANIFEST, io.BytesIO(msgspec.json.encode(manifest)), len(msgspec.json.encode(manifest)))
+            archive.close()
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    return Contents(manifest, tuple(_missing(settings, manifest)))
+
+
+def restore_backup(settings: Settings, archive: Path, *, force: bool) -> Contents:
+    """Make the home folder of a backup: every file is checked before the first is put in its place.
+
+    Args:
+        settings: The home folder.
+        archive: The backup.
+        force: Whether a home folder that is in use may be replaced; what is there moves aside.
+
+    Raises:
+        BackupError: The home folder is not empty or is in use, or the archive is damaged or holds what it must not.
+        SchemaTooNew: A newer labelloop wrote it.
+    """
+    home = settings.home
+    require_home(settings)
+    keep_private(home)
+    there = [path for path in home.iterdir() if path.name not in LEFT_OUT - {"data", "store"}]
+    there = [path for path in there if not path.name.startswith(_STAGING)]
+    if there and not force:
+        raise BackupError(
+            f"The home folder {home} is not empty: it has {there[0].name}.",
+            fix="Set LABELLOOP_HOME to a new folder, or let `labelloop restore FILE --force` move aside what is there.",
+        )
+    _require_idle(settings)
+    for left in home.glob(f"{_STAGING}*"):  # of a restore that was killed
+        shutil.rmtree(left)
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home))
+    try:
+        manifest = _extract(archive, staging)
+        database = sqlite_file(Settings(home=staging / HOME).database_url)
+        if manifest.schema and database is not None and not database.is_relative_to(staging) and database.exists():
+            raise BackupError(f"The database {database} is there already.", fix="Move it aside and restore again.")
+        moved = _move_aside(home, there)
+        for path in sorted((staging / HOME).iterdir()) if (staging / HOME).is_dir() else ():
+            path.rename(home / path.name)
+        if (staging / LABEL_STUDIO).is_dir():
+            (staging / LABEL_STUDIO).rename(home / "data")
+        if (staging / DATABASE).is_file():
+            _place_database(staging / DATABASE, home)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    after = Settings(home=home)
+    if manifest.schema:
+        open_database(after).dispose()
+    return Contents(manifest, tuple(_missing(after, manifest)), moved)
+
+
+def _place_database(file: Path, home: Path) -> None:
+    """To where the restored settings look for it: most often in the home folder."""
+    target = sqlite_file(Settings(home=home).database_url) or home / "labelloop.sqlite3"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(file, target)
+
+
+def _require_idle(settings: Settings) -> None:
+    holder = running(settings.home)
+    if holder is not None:
+        raise BackupError(
+            f"labelloop up (process {holder.pid}) runs in {settings.home}.", fix="End it first: `labelloop down`."
+        )
+    file = sqlite_file(settings.database_url)
+    if file is not None and file.is_file() and _has_living_worker(settings.database_url):
+        raise BackupError(f"A worker uses the database {file}.", fix="Stop the worker and the services first.")
+
+
+def _has_living_worker(url: str) -> bool:
+    engine = create_engine(url)
+    try:
+        newest = Workers(engine).newest()
+    except sqlalchemy.exc.SQLAlchemyError:  # an older schema, or damaged: which may be why another is restored
+        return False
+    finally:
+        engine.dispose()
+    return newest is not None and newest.alive
+
+
+def _move_aside(home: Path, there: list[Path]) -> Path | None:
+    if not there:
+        return None
+    aside = home.with_name(f"{home.name}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
+    aside.mkdir(mode=0o700)
+    for path in there:
+        shutil.move(path, aside / path.name)
+    return aside
+
+
+def _extract(archive: Path, to: Path) -> Manifest:
+    """Every file of the archive below `to`, checked against the manifest."""
+    found: dict[str, _File] = {}
+    manifest = None
+    try:
+        with tarfile.open(archive, mode="r:gz") as opened:
+            for member in opened:
+                name, source = _safe_name(archive, member), opened.extractfile(member)
+                if name in found or source is None:
+                    raise BackupError(f"{archive} holds {member.name!r} twice.", fix="It is no backup of labelloop.")
+                if name == MANIFEST:
+                    manifest = _read_manifest(archive, source.read())
+                else:
+                    found[name] = _unpack(source, to / name)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BackupError(
+            f"{archive} cannot be read: {error}.", fix="Use another backup: this one is damaged."
+        ) from error
+    if manifest is None:
+        raise BackupError(f"{archive} has no manifest: it is cut off, or no backup.", fix="Use another backup.")
+    wrong = sorted(name for name in found.keys() | manifest.files.keys() if found.get(name) != manifest.files.get(name))
+    if wrong:
+        raise BackupError(
+            f"{archive} is damaged: {wrong[0]} is not what was written ({len(wrong)} of {len(manifest.files)} files).",
+            fix="Use another backup.",
+        )
+    return manifest
+
+
+def _read_manifest(archive: Path, data: bytes) -> Manifest:
+    try:
+        written = msgspec.json.decode(data, type=_Format)
+        if written.format > FORMAT:
+            raise SchemaTooNew(f"The backup {archive}", f"format {written.format}, {written.version}", VERSION)
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BackupError(f"The manifest of {archive} cannot be read: {error}.", fix="Use another backup.") from error
+    if unknown := set(manifest.schema) - known_revisions():
+        raise SchemaTooNew(f"The backup {archive}", f"{manifest.version}, schema {', '.join(sorted(unknown))}", VERSION)
+    return manifest
+
+
+def _safe_name(archive: Path, member: tarfile.TarInfo) -> str:
+    """The member's name, where it is a plain file below one of our folders."""
+    path = PurePosixPath(member.name)
+    top = {MANIFEST, DATABASE} if len(path.parts) == 1 else {HOME, LABEL_STUDIO}
+    plain = member.isreg() and not path.is_absolute() and ".." not in path.parts and str(path) == member.name
+    if not plain or path.parts[0] not in top or "\0" in member.name:
+        raise BackupError(
+            f"{archive} holds {member.name!r}, which no backup of labelloop does; nothing was restored.",
+            fix="Restore only what `labelloop backup` wrote.",
+        )
+    return member.name
+
+
+def _unpack(source: IO[bytes], target: Path) -> _File:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+            out.write(block)
+    return _File(digest.hexdigest(), size)
+
+
+def _home_files(home: Path, *, datasets: bool, but: set[Path | None]) -> Iterator[tuple[Path, str]]:
+    store = home / "store"
+    yield from (
+        (path, name)
+        for path, name in _files(home, LEFT_OUT)
+        if path not in but and not name.endswith(_SQLITE_ENDS) and not name.startswith(_STAGING)
+    )
+    for path, name in _files(store, frozenset()):
+        if datasets or name.startswith("models/"):
+            yield path, f"store/{name}"
+
+
+def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[Path, str]]:
+    """Every plain file below a folder with its name there; links are not followed."""
+    for path, folders, names in os.walk(folder):
+        here = Path(path)
+        inside = here.relative_to(folder)
+        folders[:] = sorted(name for name in folders if (inside / name).as_posix() not in left_out)
+        for name in sorted(names):
+            relative = (inside / name).as_posix()
+            if relative not in left_out and (here / name).is_file() and not (here / name).is_symlink():
+                yield here / name, relative
+
+
+def _add_database(archive: tarfile.TarFile, files: dict[str, _File], name: str, file: Path) -> None:
+    """A copy as of one moment, by SQLite's own online backup: writers go on meanwhile."""
+    require_whole(file, within_s=_CHECK_S)
+    with tempfile.TemporaryDirectory(prefix="labelloop-backup-") as folder:
+        copy = Path(folder) / "copy.sqlite3"
+        with (
+            contextlib.closing(sqlite3.connect(file, timeout=30.0)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        _add_file(archive, files, name, copy)
+
+
+def _add_file(archive: tarfile.TarFile, files: dict[str, _File], name: str, path: Path) -> None:
+    """A file as it is at one moment, though it be written meanwhile; one that has gone is left out."""
+    digest, size = hashlib.sha256(), 0
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
+        try:
+            with path.open("rb") as source:
+                while block := source.read(_BLOCK):
+                    digest.update(block)
+                    size += len(block)
+                    copy.write(block)
+        except FileNotFoundError:
+            return
+        copy.seek(0)
+        _add(archive, name, copy, size)
+    files[name] = _File(digest.hexdigest(), size)
+
+
+def _add(archive: tarfile.TarFile, name: str, data: IO[bytes], size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o600, time.time()
+    archive.addfile(member, data)
+
+
+def _schema_of(url: str) -> tuple[str, ...]:
+    engine = create_engine(url)
+    try:
+        return tuple(sorted(revisions(engine)))
+    finally:
+        engine.dispose()
+
+
+def _missing(settings: Settings, manifest: Manifest) -> Iterator[str]:
+    """What belongs to the loop and is elsewhere."""
+    shown = hide_password(settings.database_url)
+    if not manifest.schema:
+        yield f"the database, {shown}"
+    elif sqlite_file(settings.database_url) is None:
+        yield f"the database: the backup's is {settings.home / 'labelloop.sqlite3'}, and the settings name {shown}"
+    if settings.store_url != f"file://{settings.home}/store":
+        yield f"the store with the models and data sets, {settings.store_url}"
+    elif not manifest.datasets:
+        yield f"the data sets in {settings.home / 'store'}: `labelloop backup FILE --datasets` takes them along"
+    if not manifest.label_studio:
+        yield f"Label Studio's data (projects, annotations, uploads) of {settings.label_studio_url}: back it up there"
+    for name, path in (("model", settings.model), ("smart encoder", settings.smart_encoder)):
+        if path is not None and not path.is_relative_to(settings.home):
+            yield f"the {name} {path}"
