@@ -16,6 +16,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
 from ml_backend.errors import ModelError
 from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
+from ml_backend.learning.eye import Lookout
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.learner import Learner
 from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, in_background, opine
@@ -26,6 +27,9 @@ from ml_backend.memory import trim_memory
 
 AGAIN_S = 1.0
 """Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""
+
+LOOK_EVERY_S = 5.0
+"""Between two rounds of looking at photos in the background."""
 
 log = structlog.get_logger(__name__)
 
@@ -95,5 +99,9 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: the poller, every ``poll_seconds``."""
-    return [Periodic("learn.poll", settings.poll_seconds, Watchman(Kit.of(settings, studio, engine)).run)]
+    """What runs now and then: the poller, every ``poll_seconds``, and looking at photos that nobody looked at yet."""
+    kit = Kit.of(settings, studio, engine)
+    return [
+        Periodic("learn.poll", settings.poll_seconds, Watchman(kit).run),
+        Periodic("learn.looks", LOOK_EVERY_S, Lookout(kit).run),
+    ]

@@ -280,15 +280,11 @@ class Tracker(Generic[Item]):
         copy.keep(cursor=max(newest), settled="yes" if max(newest) == cursor else "")
         return done
 
-    def complete(self, fields: Mapping[str, Any] | None = None) -> bool:
-        """Whether the copy has as many tasks and annotations as Label Studio says there are.
-
-        Args:
-            fields: The project as Label Studio has it now; None: it is asked.
-        """
-        now = self._studio.project(self._project) if fields is None else fields
+    def complete(self) -> bool:
+        """Whether the copy has as many tasks and annotations as Label Studio says there are."""
+        fields = self._studio.project(self._project)
         numbers = ("task_number", "total_annotations_number", "skipped_annotations_number")
-        return self._copy.counts() == tuple(now.get(name) for name in numbers)
+        return self._copy.counts() == tuple(fields.get(name) for name in numbers)
 
     def compare(self) -> int:
         """Holds every task's mark against the copy's, a page at a time; returns how many tasks were read anew."""

@@ -1,0 +1,60 @@
+"""Learning: every task of a project in our own table, with what decides its place among the open ones."""
+
+from __future__ import annotations
+
+import zlib
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0016_learn_backlog"
+down_revision: str | None = "0012_learn_config"
+branch_labels: tuple[str, ...] | None = None
+depends_on: str | None = None
+
+_COLUMNS = ("mark", "live", "skipped", "turn", "chance", "prelabel")
+_INDEXES = {
+    "learn_looks_by_doubt": ("project", "live", "skipped", "doubt", "task", "version", "prelabel"),
+    "learn_looks_by_chance": ("project", "live", "skipped", "version", "chance", "task", "prelabel"),
+    "learn_looks_by_turn": ("project", "live", "skipped", "chance", "turn", "task"),
+    "learn_looks_by_prelabel": ("project", "prelabel", "live", "skipped", "score", "task"),
+}
+
+
+def upgrade() -> None:
+    for name in ("mark", "prelabel"):
+        op.add_column("learn_looks", sa.Column(name, sa.Text(), nullable=False, server_default=""))
+    for name in ("live", "skipped"):
+        op.add_column("learn_looks", sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("learn_looks", sa.Column("turn", sa.BigInteger(), nullable=False, server_default="0"))
+    op.add_column("learn_looks", sa.Column("chance", sa.BigInteger()))
+    op.create_table(
+        "learn_mirrors",
+        sa.Column("project", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("notes", sa.Text(), nullable=False),
+    )
+    looks = sa.table("learn_looks", *(sa.column(name) for name in
+                     ("project", "task", "vector", "version", "score", "live", "chance", "prelabel")))  # fmt: skip
+    tasks = sa.table("learn_tasks", *(sa.column(name) for name in ("project", "task", "state")))
+    connection = op.get_bind()
+    for row in connection.execute(sa.select(looks.c.project, looks.c.task)).all():
+        mine = (looks.c.project == row.project) & (looks.c.task == row.task)
+        vector = connection.execute(sa.select(looks.c.vector).where(mine)).scalar_one()
+        connection.execute(sa.update(looks).where(mine).values(chance=zlib.crc32(bytes(vector))))
+    connection.execute(sa.update(looks).where(looks.c.score.is_not(None)).values(prelabel=looks.c.version))
+    annotated = sa.exists().where(
+        tasks.c.project == looks.c.project, tasks.c.task == looks.c.task, tasks.c.state != "gone"
+    )
+    connection.execute(sa.update(looks).where(annotated).values(live=1))
+    for name, columns in _INDEXES.items():
+        op.create_index(name, "learn_looks", list(columns))
+
+
+def downgrade() -> None:
+    for name in _INDEXES:
+        op.drop_index(name, "learn_looks")
+    looks = sa.table("learn_looks", sa.column("chance"))
+    op.execute(sa.delete(looks).where(looks.c.chance.is_(None)))
+    op.drop_table("learn_mirrors")
+    for name in _COLUMNS:
+        op.drop_column("learn_looks", name)
