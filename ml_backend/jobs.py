@@ -23,7 +23,7 @@ from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, in_background
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.queue import arrange
 from ml_backend.learning.watchman import Watchman
-from ml_backend.memory import trim_memory
+from ml_backend.memory import one_heap, trim_memory
 
 AGAIN_S = 1.0
 """Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""
@@ -42,6 +42,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio.
         engine: The migrated database.
     """
+    one_heap()
     kit = Kit.of(settings, studio, engine)
     learner = Learner(kit)
 

@@ -40,6 +40,7 @@ from ml_backend.acquisition import (
 from ml_backend.connect import same_address
 from ml_backend.detections import Detections, Floats
 from ml_backend.learning.backlog import Backlog
+from ml_backend.learning.bases import Served
 from ml_backend.learning.eye import Eye
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.looks import Known
@@ -112,8 +113,11 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
     policy = read_learning_policy(kit.settings.home, project)
     if not policy.learn or not policy.prelabels:
         return None
-    work = _Work(kit, project, policy, kit.studio.label_config(project))
-    done = work.learned(stop) if work.served.learned else work.cold(stop)
+    served = kit.bases.served(project)
+    if served.learned and stop():
+        return Arranged(served.version, stopped=True)
+    work = _Work(kit, project, policy, served, kit.studio.label_config(project))
+    done = work.learned(stop) if served.learned else work.cold(stop)
     log.info("tasks_arranged", project=project, version=done.version, made=done.made, stopped=done.stopped)
     return done
 
@@ -121,11 +125,11 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
 class _Work:
     """One arrangement of one project."""
 
-    def __init__(self, kit: Kit, project: int, policy: LearningPolicy, config: LabelConfig) -> None:
+    def __init__(self, kit: Kit, project: int, policy: LearningPolicy, served: Served, config: LabelConfig) -> None:
         self._kit, self._project, self._policy, self._config = kit, project, policy, config
-        self.served = kit.bases.served(project)
-        self._version = self.served.version
-        self._eye = Eye(kit, project, config, self.served)
+        self._served = served
+        self._version = served.version
+        self._eye = Eye(kit, project, config, served)
         self._backlog = Backlog(kit.studio, kit.looks, project)
         self._backlog.use(self._eye.backbone)
         taught = kit.lessons.taught(project)
@@ -159,8 +163,6 @@ class _Work:
 
     def learned(self, stop: Stop) -> Arranged:
         """A learned version: the pool in the order of acquisition, then the others by the doubt of the last version."""
-        if stop():
-            return Arranged(self._version, stopped=True)
         self._backlog.sample()
         self._backlog.read_on(lambda: True)
         self._backlog.refresh()
@@ -293,7 +295,7 @@ class _Work:
 
     def _placed(self) -> list[int]:
         """Tasks that were given a place before anything was learned."""
-        if self.served.learned:
+        if self._served.learned:
             return []
         return self._kit.looks.prelabelled(self._project, self._version, limit=MOST_TAKEN)
 
