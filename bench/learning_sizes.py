@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,10 +65,11 @@ def run() -> str:
     """The figures, in Markdown."""
     load = os.getloadavg()[0]
     rows = [
-        "From a submit until Label Studio names the version that learned from it, with the next tasks in its order;",
-        f"{SUBMITS} submits of one annotator, {THINKS_S:.0f} s after the version before. Photos of discs and squares on",
-        "this machine's disk. `Requests`: what Label Studio is asked from the submit until the version is named; the",
-        "other pre-labels follow (`prelabels`, 500) with three for each 25. The worker's memory is its peak.",
+        "From a submit until Label Studio names the version that learned from it, with the next tasks in its order:",
+        f"{SUBMITS} submits of one annotator, {THINKS_S:.0f} s after the version before. Photos of discs and squares",
+        "from this machine's disk. Requests: all that Label Studio is asked from the submit until the version is",
+        "named; the other pre-labels (`prelabels`, 500) follow, with three for each 25. The worker's memory is its",
+        "peak.",
         "",
         "| Label Studio | open tasks | first order after `connect`, s | named p50, s | p95, s | requests | worker, MB |",
         "|---|---|---|---|---|---|---|",
@@ -194,17 +196,16 @@ def _learned(named: dict[str, float], tasks: int) -> str:
 
 @contextlib.contextmanager
 def _worker(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    log = Path(environment["LABELLOOP_HOME"], "worker.log").open("wb")
     command = [sys.executable, "-m", "labelloop.cli", "worker"]
-    process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        if keep := os.environ.get("BENCH_KEEP_LOG"):
-            Path(keep).write_bytes(Path(log.name).read_bytes())
-        process.terminate()
-        process.wait(60)
-        log.close()
+    with Path(environment["LABELLOOP_HOME"], "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(60)
+            if kept := os.environ.get("BENCH_KEEP_LOG"):
+                shutil.copy(log.name, kept)
 
 
 def _pid_of_worker(settings: Settings) -> int:

@@ -2,22 +2,30 @@
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
+from labelloop.service.db import MIGRATIONS, create_engine, migrate, open_database
+from labelloop.service.settings import Settings
 from labelloop.service.studio.tasks import Mark
-from ml_backend.acquisition import rank, spread
+from ml_backend.acquisition import by_chance, rank, spread
 from ml_backend.learning import backlog as backlogs
 from ml_backend.learning.backlog import Backlog
 from ml_backend.learning.eye import Lookout
-from ml_backend.learning.looks import TRIES, LookStore
+from ml_backend.learning.looks import TRIES, LookStore, Waiting
 from ml_backend.learning.queue import arrange
 from tests.ml_backend.learning.conftest import PROJECT
 
 BACKBONE, VERSION = "base-1", "learned-1"
 
 
-@pytest.fixture
-def looks(engine):
-    return LookStore(engine)
+@pytest.fixture(params=["sqlite", "postgres"])
+def looks(request, settings):
+    url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    engine = open_database(Settings(home=settings.home, database_url=url))
+    yield LookStore(engine)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -149,11 +157,11 @@ def test_photo_that_cannot_be_had_lets_others_go_first_and_is_given_up(looks, ba
     assert first[0] in looks.blind(PROJECT, VERSION, limit=100)
 
 
-def test_looking_in_the_background_goes_on_where_it_stopped(kit, backlog, studio, monkeypatch):
+def test_looking_in_the_background_goes_on_where_it_stopped(kit, studio, monkeypatch):
     kit.lessons.connect(PROJECT)
     tasks = [studio.add_photo(seed) for seed in range(3, 8)]
     broken = studio.add_task({"image": "/data/local-files/?d=gone.png"})
-    read_all(backlog)
+    read_all(Backlog(studio, kit.looks, PROJECT))
     monkeypatch.setattr("ml_backend.learning.eye.SLICE", 2)
     lookout = Lookout(kit)
     lookout.look(PROJECT, until=0.0)  # one slice
@@ -222,3 +230,28 @@ def test_photo_that_became_another_is_looked_at_again(kit, learn, studio, policy
     after = kit.looks.known(PROJECT, backbone, [task])[task]
     assert after.photo != before.photo
     np.testing.assert_array_equal(after.vector, kit.looks.known(PROJECT, backbone, [other])[other].vector)
+
+
+def test_tables_of_an_earlier_version_open_without_loss(settings):
+    engine = create_engine(settings.database_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0012_learn_config")
+        vectors = {number: np.full(4, number, np.float32) for number in range(1, 2002)}
+        told = {"project": PROJECT, "backbone": BACKBONE, "photo": "p", "version": "", "score": None, "doubt": None}
+        rows = [{**told, "task": number, "vector": vector.tobytes()} for number, vector in vectors.items()]
+        rows[1] |= {"version": VERSION, "score": 0.2, "doubt": 0.7}
+        connection.execute(sa.insert(sa.table("learn_looks", *map(sa.column, rows[0]))), rows)
+        lesson = {"project": PROJECT, "task": 3, "seen": "s", "state": "teaches", "reason": "", "annotations": "[]"}
+        lesson |= {"photos": "[]", "boxes": 0, "read_at": 0.0}
+        connection.execute(sa.insert(sa.table("learn_tasks", *map(sa.column, lesson))), [lesson])
+    migrate(engine)
+    looks = LookStore(engine)
+    assert looks.waiting(PROJECT, VERSION, limit=5) == [Waiting(2, 0.2, 0.7)]
+    assert looks.prelabelled(PROJECT, VERSION, limit=5) == [2]
+    assert looks.annotated(PROJECT, vectors) == {3}
+    fresh = [number for number in vectors if number not in {2, 3}]
+    order = [fresh[index] for index in by_chance(np.stack([vectors[number] for number in fresh]))]
+    assert looks.by_chance(PROJECT, VERSION, limit=3000) == order

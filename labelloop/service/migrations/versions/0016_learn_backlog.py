@@ -37,10 +37,18 @@ def upgrade() -> None:
                      ("project", "task", "vector", "version", "score", "live", "chance", "prelabel")))  # fmt: skip
     tasks = sa.table("learn_tasks", *(sa.column(name) for name in ("project", "task", "state")))
     connection = op.get_bind()
-    for row in connection.execute(sa.select(looks.c.project, looks.c.task)).all():
-        mine = (looks.c.project == row.project) & (looks.c.task == row.task)
-        vector = connection.execute(sa.select(looks.c.vector).where(mine)).scalar_one()
-        connection.execute(sa.update(looks).where(mine).values(chance=zlib.crc32(bytes(vector))))
+    key = sa.tuple_(looks.c.project, looks.c.task)
+    last = (-1, -1)
+    while rows := connection.execute(
+        sa.select(looks.c.project, looks.c.task, looks.c.vector)
+        .where(key > sa.tuple_(*map(sa.literal, last)))
+        .order_by(looks.c.project, looks.c.task)
+        .limit(1000)
+    ).all():
+        mine = (looks.c.project == sa.bindparam("in_project")) & (looks.c.task == sa.bindparam("of_task"))
+        given = [{"in_project": row.project, "of_task": row.task, "crc": zlib.crc32(bytes(row.vector))} for row in rows]
+        connection.execute(sa.update(looks).where(mine).values(chance=sa.bindparam("crc")), given)
+        last = rows[-1].project, rows[-1].task
     connection.execute(sa.update(looks).where(looks.c.score.is_not(None)).values(prelabel=looks.c.version))
     annotated = sa.exists().where(
         tasks.c.project == looks.c.project, tasks.c.task == looks.c.task, tasks.c.state != "gone"
