@@ -65,13 +65,14 @@ def run() -> str:
     """The figures, in Markdown."""
     load = os.getloadavg()[0]
     rows = [
-        "From a submit until Label Studio names the version that learned from it, with the next tasks in its order:",
+        "First order: from `connect` until the first tasks have theirs. Named: from a submit until Label Studio names",
+        "the version that learned from it, with the next tasks in its order;",
         f"{SUBMITS} submits of one annotator, {THINKS_S:.0f} s after the version before. Photos of discs and squares",
         "from this machine's disk. Requests: all that Label Studio is asked from the submit until the version is",
         "named; the other pre-labels (`prelabels`, 500) follow, with three for each 25. The worker's memory is its",
         "peak.",
         "",
-        "| Label Studio | open tasks | first order after `connect`, s | named p50, s | p95, s | requests | worker, MB |",
+        "| Label Studio | open tasks | first order, s | named p50, s | p95, s | requests | worker, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
