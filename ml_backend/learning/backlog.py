@@ -84,9 +84,13 @@ class Backlog:
                 break
         return self.read
 
-    def sample(self) -> None:
-        """Before the first reading: some open tasks from all over the project."""
-        if not self.read and not self._copy.last():
+    def begin(self) -> None:
+        """Before the first reading: a page of a project that has no more, else some open tasks from all over it."""
+        if self.read or self._copy.last():
+            return
+        if self._studio.count_tasks(self._project) <= PAGE:
+            self.read_on(lambda: False)
+        else:
             found = self._studio.sample(self._project, SAMPLE, filters=dict(OPEN))
             self._looks.add(self._project, [one.id for one in found])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import structlog
@@ -102,16 +103,17 @@ class Lookout:
     def run(self) -> None:
         """One round of `LOOK_S` seconds; a project that cannot be read does not keep the others waiting."""
         until = time.monotonic() + LOOK_S
-        for learner in self._kit.lessons.projects():
-            policy = read_learning_policy(self._kit.settings.home, learner.project)
-            if not policy.learn or not policy.prelabels or not self._kit.looks.unseen(learner.project, limit=1):
-                continue
+        for project in [learner.project for learner in self._kit.lessons.projects()]:
             try:
-                in_background(lambda project=learner.project: self.look(project, until))  # type: ignore[misc]
+                policy = read_learning_policy(self._kit.settings.home, project)
+                if policy.learn and policy.prelabels and self._kit.looks.unseen(project, limit=1):
+                    in_background(partial(self.look, project, until))
             except NotFound:
-                log.info("project_gone", project=learner.project)
+                log.info("project_gone", project=project)
+            except NotLearnable:
+                continue  # whoever puts the open tasks in order says so
             except (LabelloopError, LabelingError) as error:
-                log.warning("photos_not_seen", project=learner.project, reason=str(error))
+                log.warning("photos_not_seen", project=project, reason=str(error))
 
     def look(self, project: int, until: float) -> int:
         """Looks at open photos of a project that nobody looked at.
@@ -122,11 +124,14 @@ class Lookout:
 
         Returns:
             How many were seen.
+
+        Raises:
+            NotLearnable: The base of what is served shows no features.
         """
+        served = self._kit.bases.served(project)
+        self._kit.bases.backbone(served)
         config = self._kit.studio.label_config(project)
-        eye = Eye(self._kit, project, config, self._kit.bases.served(project))
-        if not eye.backbone:
-            return 0
+        eye = Eye(self._kit, project, config, served)
         done = 0
         while numbers := self._kit.looks.unseen(project, limit=SLICE):
             there = list(self._kit.studio.tasks(project, only_ids=numbers))

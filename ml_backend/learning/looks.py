@@ -262,13 +262,14 @@ class TaskCopy:
 
     def note(self, name: str) -> str:
         """A value kept beside the tasks; empty where there is none."""
-        return self._notes().get(name, "")
+        with reading(self._engine) as connection:
+            return self._notes(connection).get(name, "")
 
     def keep(self, **notes: str) -> None:
         """Keeps values; an empty one is taken away."""
-        told = {name: value for name, value in (self._notes() | notes).items() if value}
-        row = {"project": self._project, "notes": msgspec.json.encode(told).decode()}
         with quick(self._engine) as connection:
+            told = {name: value for name, value in (self._notes(connection) | notes).items() if value}
+            row = {"project": self._project, "notes": msgspec.json.encode(told).decode()}
             upsert(connection, MIRRORS, [row], conflict=("project",), changed=("notes",))
 
     def put(self, marks: Iterable[Mark]) -> int:
@@ -313,9 +314,8 @@ class TaskCopy:
             rows = connection.execute(query if until is None else query.where(LOOKS.c.task <= until))
             return {row.task: row.mark for row in rows}
 
-    def _notes(self) -> dict[str, str]:
-        with reading(self._engine) as connection:
-            text = connection.scalar(sa.select(MIRRORS.c.notes).where(MIRRORS.c.project == self._project))
+    def _notes(self, connection: sa.Connection) -> dict[str, str]:
+        text = connection.scalar(sa.select(MIRRORS.c.notes).where(MIRRORS.c.project == self._project))
         return {} if text is None else msgspec.json.decode(text, type=dict[str, str])
 
 

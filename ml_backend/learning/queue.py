@@ -149,7 +149,7 @@ class _Work:
         A project of several pages is not read before its first tasks have an order: these are a sample from all over
         it. Each call orders a portion at least, and goes on behind those that have a place already.
         """
-        self._backlog.sample()
+        self._backlog.begin()
         self._backlog.refresh()
         self._missed()
         made, place = 0, self._kit.looks.count_prelabelled(self._project, self._version)
@@ -163,7 +163,7 @@ class _Work:
 
     def learned(self, stop: Stop) -> Arranged:
         """A learned version: the pool in the order of acquisition, then the others by the doubt of the last version."""
-        self._backlog.sample()
+        self._backlog.begin()
         self._backlog.read_on(lambda: True)
         self._backlog.refresh()
         self._missed()

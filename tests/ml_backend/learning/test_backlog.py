@@ -100,8 +100,9 @@ def test_numbers_that_never_agree_do_not_compare_every_time(backlog, studio, unr
 
 def test_large_project_is_known_by_a_sample_before_it_is_read(backlog, looks, studio, unread, monkeypatch):
     monkeypatch.setattr(backlogs, "SAMPLE", 4)
+    monkeypatch.setattr(backlogs, "PAGE", 5)
     studio.annotate(unread[0], [])
-    backlog.sample()
+    backlog.begin()
     sample = open_tasks(looks)
     assert len(sample) == 4
     assert max(sample) > unread[5]  # from all over it
