@@ -23,6 +23,8 @@ import structlog
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import Task
+from labelloop.service.cores import cores
+from labelloop.service.mirror import chunks
 from labelloop.service.studio import StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
 from ml_backend.acquisition import (
@@ -51,12 +53,13 @@ from ml_backend.learning.teaching import Lesson, addresses, is_held_out
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Predictor, Watch
 from ml_backend.protocol import Prediction, ProjectOptions, read_options, with_thresholds
+from ml_backend.spread import each
 
 UNSEEN = 4
 """One in so many of the pool is a task that no learned version looked at yet."""
 
 AT_ONCE = 4
-"""Tasks that are predicted before it is looked whether something newer comes: a fit needs the cores."""
+"""Tasks that each core predicts before it is looked whether something newer comes: a fit needs the cores."""
 
 PORTION = 25
 """Tasks that are predicted and imported at a time, after the pool."""
@@ -354,10 +357,11 @@ class _Work:
     def _predict(self, numbers: Sequence[int], stop: Stop) -> dict[int, _Seen]:
         """What is served finds on these tasks now; where something newer comes, on the first of them."""
         seen: dict[int, _Seen] = {}
-        for start in range(0, len(numbers), AT_ONCE):
+        for some in chunks(chunks(numbers, AT_ONCE), cores()):
             if stop():
                 break
-            seen |= self._predict_few(numbers[start : start + AT_ONCE])
+            for found in each(self._predict_few, some):
+                seen |= found
         return seen
 
     def _predict_few(self, numbers: Sequence[int]) -> dict[int, _Seen]:
