@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Engine
@@ -43,7 +44,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         engine: The migrated database.
     """
     one_heap()
-    kit = Kit.of(settings, studio, engine)
+    kit = _kit_of(settings, studio, engine)
     learner = Learner(kit)
 
     def learn(subject: str, events: Sequence[Event]) -> None:
@@ -101,8 +102,19 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
     """What runs now and then: the poller, every ``poll_seconds``, and looking at photos that nobody looked at yet."""
-    kit = Kit.of(settings, studio, engine)
+    kit = _kit_of(settings, studio, engine)
     return [
         Periodic("learn.poll", settings.poll_seconds, Watchman(kit).run),
         Periodic("learn.looks", LOOK_EVERY_S, Lookout(kit).run),
     ]
+
+
+def _kit_of(settings: Settings, studio: Studio, engine: Engine) -> Kit:
+    """One kit for both: what it opens takes a hundred megabytes."""
+    kit = _KITS.get(engine)
+    if kit is None:
+        kit = _KITS[engine] = Kit.of(settings, studio, engine)
+    return kit
+
+
+_KITS: WeakValueDictionary[Engine, Kit] = WeakValueDictionary()
