@@ -26,6 +26,7 @@ from ml_backend.learning.looks import photo_key
 from ml_backend.learning.opinions import in_background
 from ml_backend.learning.policy import read_learning_policy
 from ml_backend.learning.teaching import addresses
+from ml_backend.memory import trim_memory
 
 SLICE = 20
 """Photos that are looked at in the background between two writes."""
@@ -114,6 +115,8 @@ class Lookout:
                 continue  # whoever puts the open tasks in order says so
             except (LabelloopError, LabelingError) as error:
                 log.warning("photos_not_seen", project=project, reason=str(error))
+            else:
+                trim_memory()
 
     def look(self, project: int, until: float) -> int:
         """Looks at open photos of a project that nobody looked at.
