@@ -30,7 +30,8 @@ def one_heap() -> bool:
     """Has glibc keep one heap for all threads: for a process that makes threads for each piece of work.
 
     Else each thread frees into a heap of its own, where what is left pins whole pages: a worker grew by 15 MB a fit.
-    What is `LARGE` goes back to the system at once. To be called before the threads are made. Returns False where the C library has no such option.
+    What is `LARGE` goes back to the system at once. To be called before the threads are made. Returns False where the C
+    library has no such option.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
