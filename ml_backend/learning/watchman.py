@@ -6,7 +6,6 @@ import time
 
 import structlog
 
-from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import NotFound
@@ -54,15 +53,14 @@ class Watchman:
     def poll(self, learner: Learner) -> None:
         """What changed since the last poll becomes an event; everything is compared now and then.
 
-        Some deletions fire no webhook, and leave nothing that changed: then there are fewer annotations than before.
+        Some deletions fire no webhook, and leave nothing that changed: then the numbers of tasks or annotations tell.
         """
         project, kit = learner.project, self._kit
         if not read_learning_policy(kit.settings.home, project).learn:
             return
         if kit.inbox.open_events(LEARN, str(project)):
             return  # what it would find is about to be read
-        fields = kit.studio.project(project)
-        config = LabelConfig.parse(str(fields.get("label_config") or "<View/>"))
+        config = kit.studio.label_config(project)
         if learner.swept_at is None or learner.config != config_of(config):
             kit.tell(sweep_hint(project, source="poll" if learner.swept_at is None else "label config"))
             return
@@ -71,21 +69,22 @@ class Watchman:
         due = time.time() - learner.swept_at > SWEEP_S
         if learner.untold_since is not None and time.time() - learner.untold_since > LATEST_TOLD_S:
             self.mend(project)
-        if (self._look_after(project) or due) and (lost := self._lost(project)):
+        compared = self._look_after(project)
+        if compared is not None and (compared or due) and (lost := self._lost(project)):
             kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
         if due:
             kit.lessons.note(project, swept_at=time.time())
             self.mend(project)
 
-    def _look_after(self, project: int) -> bool:
-        """Keeps the table of the project's tasks; returns whether every task was compared.
+    def _look_after(self, project: int) -> bool | None:
+        """Keeps the table of the project's tasks; returns whether every task was compared, None before all are read.
 
         Open tasks that no webhook told of get a place: somebody may ask for one before the next fit.
         """
         kit, backlog = self._kit, Backlog(self._kit.studio, self._kit.looks, project)
         until = time.monotonic() + READ_S
         if not backlog.read_on(lambda: time.monotonic() > until):
-            return False
+            return None
         before = kit.looks.count_open(project)
         backlog.refresh()
         compared = backlog.check()
