@@ -28,14 +28,14 @@ from ml_backend.learning.policy import read_learning_policy
 from ml_backend.learning.teaching import addresses
 from ml_backend.memory import trim_memory
 
-SLICE = 20
+SLICE = 10
 """Photos that are looked at in the background between two writes."""
 
 LOOK_S = 10.0
 """The background looks at photos for so long at a time; a worker that is stopped waits no longer."""
 
 GIVE_WAY_S = 0.5
-"""While submits wait to be learned from, the next slice waits so long between two looks; not for ever."""
+"""A slice waits for a fit, looking so often whether it is done; not for ever."""
 
 log = structlog.get_logger(__name__)
 
@@ -137,12 +137,18 @@ class Lookout:
         eye = Eye(self._kit, project, config, served)
         done = 0
         while numbers := self._kit.looks.unseen(project, limit=SLICE):
+            while time.monotonic() < until and self._busy(project):
+                time.sleep(GIVE_WAY_S)
             there = list(self._kit.studio.tasks(project, only_ids=numbers))
             done += eye.see([task for task in there if addresses(task, config)])
             self._kit.looks.not_seen(project, [task.id for task in there if task.id and not addresses(task, config)])
             self._kit.looks.drop(project, set(numbers) - {task.id for task in there})
             if time.monotonic() > until:
                 break
-            while self._kit.inbox.open_events(LEARN, str(project)) and time.monotonic() < until:
-                time.sleep(GIVE_WAY_S)
         return done
+
+    def _busy(self, project: int) -> bool:
+        """Whether a fit is due or under way, or Label Studio does not name yet what it made."""
+        learner = self._kit.lessons.project(project)
+        told = learner is None or learner.untold_since is None
+        return not told or bool(self._kit.inbox.open_events(LEARN, str(project)))
