@@ -150,14 +150,16 @@ class _Work:
         """Nothing was learned yet: a fair sample of the photos, whatever the model sees on them.
 
         A project of several pages is not read before its first tasks have an order: these are a sample from all over
-        it. Each call orders a portion at least, and goes on behind those that have a place already.
+        it. Each call goes on behind those that have a place already, by `HEAD` tasks at least whatever comes.
         """
         self._backlog.begin()
         self._backlog.refresh()
         self._missed()
         made, place = 0, self._kit.looks.count_prelabelled(self._project, self._version)
-        while place < self._policy.prelabels and (portion := self._fair(min(FIRST, self._policy.prelabels - place))):
-            placed = self._place(portion, place)
+        while place < self._policy.prelabels and (
+            portion := self._fair(min(FIRST, self._policy.prelabels - place), stop)
+        ):
+            placed = self._place(portion, place, stop)
             made, place = made + placed, place + len(portion)
             self._backlog.read_on(stop)
             if stop():
@@ -195,7 +197,7 @@ class _Work:
         if learner is not None and learner.untold_since is not None:
             tell_version(self._kit, self._project, self._version)
 
-    def _fair(self, count: int) -> list[int]:
+    def _fair(self, count: int, stop: Stop) -> list[int]:
         """Open tasks without a place in the order of a fair sample, twins of what has one last."""
         looks, project, version = self._kit.looks, self._project, self._version
         room = max(TWINS_OF, count) + len(self._tried)
@@ -204,7 +206,10 @@ class _Work:
         else:
             if len(self._untried(looks.by_chance(project, version, limit=room))) < count:
                 unseen = looks.unseen(project, tries=1, limit=count + len(self._tried))
-                self._see(self._read(self._untried(unseen)[:count]))
+                for some in chunks(self._read(self._untried(unseen)[:count]), HEAD):
+                    self._see(some, lambda: False)
+                    if stop():
+                        break
             fresh = self._untried(looks.by_chance(project, version, limit=room))
             able, vectors = looks.vectors(project, self._eye.backbone, fresh)
             order = [able[index] for index in spread(vectors, self._taken(), count)] if able else []
@@ -212,14 +217,14 @@ class _Work:
         self._tried |= set(chosen)
         return chosen
 
-    def _place(self, portion: Sequence[int], place: int) -> int:
+    def _place(self, portion: Sequence[int], place: int, stop: Stop) -> int:
         """Gives tasks the next places; returns how many predictions were made or moved.
 
         Predictions that are there keep what they show; those at the head get the score of their place.
         """
         here = self._read(portion)
         scores = {number: place_score(place + index) for index, number in enumerate(here)}
-        seen = self._predict([number for number in here if number not in self._there], lambda: False)
+        seen = self._predict([number for number in here if number not in self._there], stop, least=1)
         moved = [number for number in here if number in self._there]
         made = self._import({number: (one, scores[number]) for number, one in seen.items()})
         for number in moved:
@@ -347,18 +352,24 @@ class _Work:
             for number, prediction in self._there.items()
         }
 
-    def _see(self, numbers: Sequence[int], stop: Stop = lambda: False) -> None:
+    def _see(self, numbers: Sequence[int], stop: Stop) -> None:
         """Vectors of photos that were not seen yet."""
         for portion in _portions(numbers):
             if stop():
                 return
             self._eye.see([self._tasks[number] for number in portion])
 
-    def _predict(self, numbers: Sequence[int], stop: Stop) -> dict[int, _Seen]:
-        """What is served finds on these tasks now; where something newer comes, on the first of them."""
+    def _predict(self, numbers: Sequence[int], stop: Stop, *, least: int = 0) -> dict[int, _Seen]:
+        """What is served finds on these tasks now; where something newer comes, on the first of them.
+
+        Args:
+            numbers: Tasks that were read.
+            stop: Whether something newer comes.
+            least: So many are looked at in any case.
+        """
         seen: dict[int, _Seen] = {}
-        for some in chunks(numbers, AT_ONCE * cores()):
-            if stop():
+        for place, some in enumerate(chunks(numbers, AT_ONCE * cores())):
+            if place * AT_ONCE * cores() >= least and stop():
                 break
             # One by one: a batch of four takes 100 MB more and is no faster.
             for found in each(self._predict_one, some):
