@@ -22,6 +22,7 @@ BENCHES: Mapping[str, str] = {
     "layouts_found": "bench.layouts_found",
     "learn": "bench.learn",
     "learning": "bench.learning",
+    "learning_sizes": "bench.learning_sizes",
     "opinion": "bench.opinion",
     "predict": "bench.predict",
     "prelabel": "bench.prelabel",
@@ -35,6 +36,9 @@ BENCHES: Mapping[str, str] = {
     "swap": "bench.swap",
     "thresholds": "bench.thresholds",
 }
+
+# Benches whose figures are the last section of another's page: (that bench, the section's heading).
+SECTIONS: Mapping[str, tuple[str, str]] = {"learning_sizes": ("learning", "## By the size of the project")}
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,10 +59,21 @@ def main(argv: list[str]) -> int:
         print(f"== {name}", flush=True)
         body = importlib.import_module(BENCHES[name]).run()
         RESULTS.mkdir(exist_ok=True)
-        text = f"# {name}\n\n{body.strip()}\n\nMeasured on {machine()}; `python -m bench {name}` measures again.\n"
-        (RESULTS / f"{name}.md").write_text(text)
+        page, heading = SECTIONS.get(name, (name, f"# {name}"))
+        text = f"{heading}\n\n{body.strip()}\n\nMeasured on {machine()}; `python -m bench {name}` measures again.\n"
+        write(RESULTS / f"{page}.md", heading, text)
         print(text, flush=True)
     return 0
+
+
+def write(page: Path, heading: str, text: str) -> None:
+    """Write a bench's figures; what another bench has on the same page stays."""
+    before = page.read_text() if page.is_file() else ""
+    marks = [mark for _, mark in SECTIONS.values() if f"\n{mark}\n" in before]
+    at = before.index(f"\n{marks[0]}\n") if marks else len(before)
+    own, section = before[:at].rstrip("\n"), before[at:].strip("\n")
+    own, section = (own, text) if heading.startswith("## ") else (text, section)
+    page.write_text("\n\n".join(part.rstrip("\n") for part in (own, section) if part) + "\n")
 
 
 if __name__ == "__main__":

@@ -174,11 +174,11 @@ def spread(vectors: Floats, taken: Floats, count: int, *, seed: int = 0) -> list
     Returns:
         Indices into `vectors`, in the order in which they were chosen.
     """
-    return _without_twins(by_chance(vectors, seed=seed), vectors, taken)[:count]
+    return _without_twins(by_chance(vectors, seed=seed), vectors, taken, count)
 
 
-def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats) -> list[int]:
-    """The same order, with twins among its first `TWINS_OF` behind those."""
+def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats, count: int) -> list[int]:
+    """The first `count` of the same order, with twins among its first `TWINS_OF` behind those."""
     if not len(order):
         return []
     head, rest = list(order[:TWINS_OF]), list(order[TWINS_OF:])
@@ -186,10 +186,12 @@ def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats) -> list
     kept: list[int] = []
     waiting: list[int] = []
     for index in head:
+        if len(kept) == count:
+            return kept
         others = np.concatenate([taken.reshape(-1, vectors.shape[1]), vectors[kept]])
         nearest = np.linalg.norm(others - vectors[index], axis=1).min(initial=np.inf)
         (waiting if nearest < TWIN * usual else kept).append(index)
-    return [*kept, *waiting, *rest]
+    return [*kept, *waiting, *rest][:count]
 
 
 def rank(doubts: Sequence[float | None], *, labelled: int = 0) -> list[int]:
@@ -236,4 +238,4 @@ def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: in
     doubts = [look.uncertainty for look in looks]
     if len(labelled) < COLD or max(doubt or 0.0 for doubt in doubts) <= CHANCE:
         return spread(vectors, labelled, count, seed=seed)
-    return _without_twins(rank(doubts, labelled=len(labelled)), vectors, labelled)[:count]
+    return _without_twins(rank(doubts, labelled=len(labelled)), vectors, labelled, count)

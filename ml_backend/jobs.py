@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 from sqlalchemy import Engine
@@ -16,16 +17,20 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
 from ml_backend.errors import ModelError
 from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
+from ml_backend.learning.eye import Lookout
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.learner import Learner
 from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, in_background, opine
 from ml_backend.learning.policy import LearningPolicyError
 from ml_backend.learning.queue import arrange
 from ml_backend.learning.watchman import Watchman
-from ml_backend.memory import trim_memory
+from ml_backend.memory import one_heap, trim_memory
 
 AGAIN_S = 1.0
 """Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""
+
+LOOK_EVERY_S = 5.0
+"""Between two rounds of looking at photos in the background."""
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +43,8 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio.
         engine: The migrated database.
     """
-    kit = Kit.of(settings, studio, engine)
+    one_heap()
+    kit = _kit_of(settings, studio, engine)
     learner = Learner(kit)
 
     def learn(subject: str, events: Sequence[Event]) -> None:
@@ -95,5 +101,20 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: the poller, every ``poll_seconds``."""
-    return [Periodic("learn.poll", settings.poll_seconds, Watchman(Kit.of(settings, studio, engine)).run)]
+    """What runs now and then: the poller, every ``poll_seconds``, and looking at photos that nobody looked at yet."""
+    kit = _kit_of(settings, studio, engine)
+    return [
+        Periodic("learn.poll", settings.poll_seconds, Watchman(kit).run),
+        Periodic("learn.looks", LOOK_EVERY_S, Lookout(kit).run),
+    ]
+
+
+def _kit_of(settings: Settings, studio: Studio, engine: Engine) -> Kit:
+    """One kit for both: what it opens takes a hundred megabytes."""
+    kit = _KITS.get(engine)
+    if kit is None:
+        kit = _KITS[engine] = Kit.of(settings, studio, engine)
+    return kit
+
+
+_KITS: WeakValueDictionary[Engine, Kit] = WeakValueDictionary()

@@ -7,7 +7,6 @@ against Label Studio's own; where they differ every task's mark is.
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -15,12 +14,12 @@ import msgspec
 import structlog
 
 from exporters.errors import SourceNotFound
-from exporters.sources.mirror import Mirror, Row, batches
 from exporters.sources.source import Progress, read
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task
+from labelloop.service.mirror import Mirror, Row, Tracker, batches, text_of
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio, StudioError, StudioUnauthorized
 from labelloop.service.studio.tasks import Mark
@@ -29,10 +28,7 @@ SNAPSHOT_FROM = 200
 """Tasks from which a first reading is a snapshot; below it a page or two is less work for Label Studio."""
 SHOWN = 10
 """Projects that are named where another was asked for."""
-# A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
-_OVERLAP = timedelta(seconds=5)
 _PAGE = 100
-_EPOCH = "1970-01-01T00:00:00.000000Z"
 _log = structlog.get_logger(__name__)
 
 
@@ -83,6 +79,15 @@ class Project:
         identity = f"{self._studio.url} {project} {self._fields.get('created_at')}"
         self._mirror = Mirror(settings.home / "mirror", identity)
         self._ready = False
+        self._tracker = Tracker[bytes](
+            self._studio,
+            project,
+            self._mirror,
+            read=lambda filters: self._studio.raw_tasks(project, filters=filters),
+            fetch=lambda marks: self._studio.raw_tasks(project, page_size=_PAGE, only_ids=[one.id for one in marks]),
+            mark=lambda raw: msgspec.json.decode(raw, type=Mark),
+            store=lambda raw_tasks: self._store(raw_tasks, 0),
+        )
 
     def raw(self) -> Iterator[bytes | MalformedTask]:
         """The JSON of each task with its annotations, by id; the first call brings them here."""
@@ -114,15 +119,13 @@ class Project:
     def _everything(self) -> int:
         """The first reading; one that was cut off is gone on with."""
         mirror = self._mirror
-        if not mirror.note("started"):  # what changes from here on is newer than this and comes as a change
-            first = next(self._studio.tasks(self._id, page_size=1, ordering=["-tasks:updated_at"]), None)
-            mirror.keep(started=_capped(first.updated_at) if first else _EPOCH)
+        self._tracker.start()
         done = self._snapshot() if mirror.note("snapshot") or self._is_large() else 0
         if not done:
             after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": mirror.last()}
             filters = {"conjunction": "and", "items": [after]}
             done = self._store(self._studio.raw_tasks(self._id, page_size=_PAGE, filters=filters), mirror.counts()[0])
-        mirror.keep(cursor=mirror.note("started"), started="")
+        self._tracker.started()
         return done + self._changes()
 
     def _is_large(self) -> bool:
@@ -145,7 +148,7 @@ class Project:
             raise
         except (StudioError, MalformedTask, msgspec.DecodeError) as error:
             _log.warning("snapshot_failed", project=self._id, reason=str(error))
-            mirror.remove(mirror.marks())  # pages go by id, and a snapshot need not
+            mirror.remove(mirror.marks_between(0, None))  # pages go by id, and a snapshot need not
             done = 0
         number = int(mirror.note("number") or 0)
         mirror.keep(snapshot="", number="")
@@ -157,44 +160,8 @@ class Project:
 
     def _changes(self) -> int:
         """What changed since the last reading, and what was deleted."""
-        cursor = self._mirror.note("cursor")
-        since = {
-            "filter": "filter:tasks:updated_at",
-            "operator": "greater",
-            "type": "Datetime",
-            "value": cursor if self._mirror.note("settled") else _earlier(cursor),
-        }
-        known = self._mirror.marks()
-        changed = self._studio.raw_tasks(self._id, filters={"conjunction": "and", "items": [since]})
-        newest = [cursor]
-        done = self._store(self._new(changed, known, newest), 0)
-        # A look that found nothing newer than the one before needs no overlap the next time.
-        self._mirror.keep(cursor=max(newest), settled="yes" if max(newest) == cursor else "")
-        if not self._complete():
-            done += self._compare()
-        return done
-
-    def _new(self, raw_tasks: Iterable[bytes], known: dict[int, str], newest: list[str]) -> Iterator[bytes]:
-        """Of what may have changed what did."""
-        for raw in raw_tasks:
-            mark = msgspec.json.decode(raw, type=Mark)
-            newest.append(_capped(mark.updated_at))
-            if known.get(mark.id) != _text(mark):
-                yield raw
-
-    def _complete(self) -> bool:
-        """Whether the copy has as many tasks and annotations as Label Studio says there are."""
-        fields = self._studio.project(self._id)
-        numbers = ("task_number", "total_annotations_number", "skipped_annotations_number")
-        return self._mirror.counts() == tuple(fields.get(name) for name in numbers)
-
-    def _compare(self) -> int:
-        """Every task's mark against the copy's: for what was deleted, and what left no trace."""
-        known = self._mirror.marks()
-        there = {mark.id: _text(mark) for mark in self._studio.task_marks(self._id)}
-        self._mirror.remove(set(known) - set(there))
-        changed = [number for number, mark in there.items() if known.get(number) != mark]
-        return self._store(self._studio.raw_tasks(self._id, page_size=_PAGE, only_ids=changed), 0) if changed else 0
+        done = self._tracker.changes()
+        return done if self._tracker.complete() else done + self._tracker.compare()
 
     def _store(self, raw_tasks: Iterable[bytes], before: int) -> int:
         done = 0
@@ -206,20 +173,4 @@ class Project:
 
 def _row(raw: bytes) -> Row:
     mark = msgspec.json.decode(raw, type=Mark)
-    return Row(mark.id, _text(mark), mark.total_annotations, mark.cancelled_annotations, raw)
-
-
-def _text(mark: Mark) -> str:
-    return f"{mark.updated_at} {mark.total_annotations} {mark.cancelled_annotations}"
-
-
-def _capped(updated_at: str) -> str:
-    """A task's moment, never later than now: a bulk action of Label Studio stamps local time as if it were UTC."""
-    return min(updated_at, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
-
-
-def _earlier(cursor: str) -> str:
-    try:
-        return (datetime.fromisoformat(cursor) - _OVERLAP).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    except (ValueError, OverflowError):
-        return _EPOCH
+    return Row(mark.id, text_of(mark), mark.total_annotations, mark.cancelled_annotations, raw)

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from exporters.errors import InputBroken, SourceNotFound
-from exporters.sources.mirror import Mirror, Part
 from exporters.sources.source import Progress, read
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.task import Task
+from labelloop.service.mirror import Mirror, Part
 from labelloop.service.settings import Settings
 from labelloop.service.store import NotThere, Store
 

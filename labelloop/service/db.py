@@ -143,6 +143,27 @@ def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any
     return connection.execute(statement.returning(table.c[conflict[0]])).first() is not None
 
 
+def upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    conflict: Sequence[str],
+    changed: Sequence[str],
+) -> None:
+    """Insert rows; of those whose `conflict` columns are there the columns `changed` are replaced, none where empty."""
+    if not rows:
+        return
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    statement: Any = insert(table)
+    if changed:
+        new = {name: statement.excluded[name] for name in changed}
+        statement = statement.on_conflict_do_update(index_elements=list(conflict), set_=new)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=list(conflict))
+    connection.execute(statement, list(rows))
+
+
 def revisions(engine: sa.Engine) -> set[str]:
     """The revisions of the schema that the database has; empty for an empty one."""
     with reading(engine) as connection:

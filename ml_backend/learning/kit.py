@@ -8,6 +8,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from labelloop.service.inbox import Inbox
+from labelloop.service.jobs import Jobs
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -30,6 +31,7 @@ class Kit:
     settings: Settings
     studio: Studio
     inbox: Inbox
+    jobs: Jobs
     media: Media
     lessons: Lessons
     looks: LookStore
@@ -46,10 +48,12 @@ class Kit:
         media, lessons, bases = Media(settings, studio), Lessons(engine), Bases(settings)
         sights = Sights(settings.home / "ml_backend" / "sights", max_bytes=settings.learn_cache_bytes)
         album = Album(media, sights)
+        inbox = Inbox.from_settings(settings, engine)
         return cls(
             settings=settings,
             studio=studio,
-            inbox=Inbox.from_settings(settings, engine),
+            inbox=inbox,
+            jobs=Jobs(settings, inbox),
             media=media,
             lessons=lessons,
             looks=LookStore(engine),
@@ -68,5 +72,5 @@ class Kit:
         self.opinions.drop(project)
 
     def tell(self, hint: Hint, *, delay_s: float = 0.0) -> bool:
-        """Puts a hint in the inbox, for a worker's sweep to find; False where it was there."""
-        return self.inbox.put(hint.topic, str(hint.project), hint.key, hint.payload, delay_s=delay_s)
+        """Puts a hint in the inbox and wakes a worker for it; False where it was there."""
+        return self.jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload, delay_s=delay_s)

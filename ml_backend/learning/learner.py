@@ -223,7 +223,7 @@ class Learner:
     def _examples(self, of: Material, backbone: Backbone) -> tuple[list[Example], list[str]]:
         """The labelled photos with what is seen on them, and which could not be had, and why."""
         lessons = sample([(task, photo) for task, _, photos in of.lessons for photo in photos])
-        known = self._kit.looks.tasks(of.project, backbone.version)
+        known = self._kit.looks.seen(of.project, backbone.version, {task for task, _ in lessons})
         vectors: dict[int, Any] = {}
         examples: list[Example] = []
         bad: list[str] = []
@@ -239,7 +239,7 @@ class Learner:
                     continue
                 if task not in known and task not in vectors:
                     vectors[task] = photo_key([lesson.url]), photo_vector(examples[-1].sight)
-            self._kit.looks.keep(of.project, backbone.version, vectors)
+            self._kit.looks.keep(of.project, backbone.version, vectors, annotated=True)
         return examples, bad
 
     def _publish(

@@ -22,7 +22,6 @@ OVERLAP = timedelta(seconds=5)
 EPOCH = "1970-01-01T00:00:00.000000Z"
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 _ANNOTATED = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
-_SKIPPED = {"filter": "filter:tasks:cancelled_annotations", "operator": "greater", "type": "Number", "value": 0}
 _BATCH = 100
 
 log = structlog.get_logger(__name__)
@@ -74,17 +73,6 @@ class Reader:
         known = self._lessons.seen(project, [task for task, _ in found])
         self._lessons.note(project, cursor=newest)
         return [task for task, seen in found if known.get(task) != seen]
-
-    def lost(self, project: int) -> list[int]:
-        """Tasks of which we have a lesson and that have no annotation, or are not there, any more."""
-        known = self._lessons.seen(project)
-        left = [
-            task.id
-            for items in ([_ANNOTATED], [_SKIPPED])
-            for task in self._studio.tasks(project, filters={"conjunction": "and", "items": items})
-            if task.id is not None
-        ]
-        return sorted(set(known) - set(left))
 
     def _teach(self, project: int, tasks: Sequence[Task], *, config: LabelConfig, held_out: float) -> list[Teaching]:
         sign = config_of(config)

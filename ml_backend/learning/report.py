@@ -153,7 +153,7 @@ def make_report(
     lately = prelabelled[len(prelabelled) - span :]
     drawn = _drawn(worked)
     counts = lessons.counts(project)
-    open_now = LookStore(engine).waiting(project, served)
+    open_now = LookStore(engine).waiting(project, served, limit=NEXT)
     doubts = OpinionStore(engine).all(project)
     return Report(
         project=project,
@@ -168,9 +168,9 @@ def make_report(
         lately=(_sum(lately), span),
         classes=_classes(runs, served, drawn, lately),
         next=[
-            Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now[:NEXT]
+            Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now
         ],
-        waiting=len(open_now),
+        waiting=LookStore(engine).count_waiting(project, served),
         course=[unlearned] if unlearned else _course(
             policy, counts | {"teaches": with_boxes(lessons.taught(project, "teaches"))}, runs, drawn, open_now
         ),

@@ -50,18 +50,33 @@ TASKS = sa.Table(
     sa.Column("read_at", sa.Double),
 )
 
-# What is known of a task whose photo is not labelled yet.
+# Every task of a project: whether it is open, what its photos show as a whole, and its place among the open tasks.
+# Labelled tasks keep their vector: the next photos are to be unlike theirs.
 LOOKS = sa.Table(
     "learn_looks",
     metadata,
     sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("backbone", sa.Text),  # version of the model whose features `vector` is from
+    sa.Column("backbone", sa.Text),  # version of the model whose features `vector` is from; empty: not looked at
     sa.Column("photo", sa.Text),  # checksum of the photos' addresses
     sa.Column("vector", sa.LargeBinary),  # float32, little-endian, of length 1
-    sa.Column("version", sa.Text),  # that looked at it last; empty: none that learned
+    sa.Column("version", sa.Text),  # learned version that looked at it last; empty: none
     sa.Column("doubt", sa.Double),  # as `acquisition.uncertainty` has it; null: nothing was seen
     sa.Column("score", sa.Double),  # of the prediction written last: Label Studio serves the lowest first
+    sa.Column("mark", sa.Text),  # as `service.mirror.text_of` has it; empty: Label Studio was not asked for it yet
+    sa.Column("live", sa.Integer),  # annotations, skipped ones apart; a task without any is open
+    sa.Column("skipped", sa.Integer),
+    sa.Column("turn", sa.BigInteger),  # photos are looked at in this order: by chance, after failures last
+    sa.Column("chance", sa.BigInteger),  # CRC-32 of `vector`, the order of a fair sample; null: there is no vector
+    sa.Column("prelabel", sa.Text),  # model version of the prediction written last; empty: none
+)
+
+# How far the tasks of a project in `learn_looks` are read.
+MIRRORS = sa.Table(
+    "learn_mirrors",
+    metadata,
+    sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("notes", sa.Text),  # JSON: see `service.mirror.Tracker`; `backbone`: of the vectors
 )
 
 # A task on which the model differs from what was drawn, as its data says it in `qc_model_note` and `qc_model_score`.

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
-from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import NotFound
 from ml_backend import activation
 from ml_backend.connect import same_address
+from ml_backend.learning.backlog import Backlog
 from ml_backend.learning.events import LEARN, queue_hint, sweep_hint, tasks_hint
 from ml_backend.learning.kit import Kit
 from ml_backend.learning.lessons import Learner
@@ -28,6 +26,9 @@ OUTDATED_S = 3600.0
 """Pre-labels of a version go so long after another took its place: Label Studio refuses a submit that names a
 prediction which is gone, and nobody has a task open for longer."""
 
+READ_S = 5.0
+"""The first reading of a project's tasks goes on for so long in one round."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -37,7 +38,6 @@ class Watchman:
     def __init__(self, kit: Kit) -> None:
         """Asks nothing yet."""
         self._kit = kit
-        self._counted: dict[int, int] = {}
 
     def run(self) -> None:
         """One round; a project that cannot be read does not keep the others waiting."""
@@ -53,15 +53,14 @@ class Watchman:
     def poll(self, learner: Learner) -> None:
         """What changed since the last poll becomes an event; everything is compared now and then.
 
-        Some deletions fire no webhook, and leave nothing that changed: then there are fewer annotations than before.
+        Some deletions fire no webhook, and leave nothing that changed: then the numbers of tasks or annotations tell.
         """
         project, kit = learner.project, self._kit
         if not read_learning_policy(kit.settings.home, project).learn:
             return
         if kit.inbox.open_events(LEARN, str(project)):
             return  # what it would find is about to be read
-        fields = kit.studio.project(project)
-        config = LabelConfig.parse(str(fields.get("label_config") or "<View/>"))
+        config = kit.studio.label_config(project)
         if learner.swept_at is None or learner.config != config_of(config):
             kit.tell(sweep_hint(project, source="poll" if learner.swept_at is None else "label config"))
             return
@@ -70,20 +69,33 @@ class Watchman:
         due = time.time() - learner.swept_at > SWEEP_S
         if learner.untold_since is not None and time.time() - learner.untold_since > LATEST_TOLD_S:
             self.mend(project)
-        fewer = self._fewer(project, fields)
-        if (due or fewer) and (lost := kit.reader.lost(project)):
+        compared = self._look_after(project)
+        if compared is not None and (compared or due) and (lost := self._lost(project)):
             kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
         if due:
             kit.lessons.note(project, swept_at=time.time())
             self.mend(project)
 
-    def _fewer(self, project: int, fields: Mapping[str, Any]) -> bool:
-        """Whether the project has fewer annotations than at the last poll."""
-        names = ("total_annotations_number", "skipped_annotations_number")
-        count = sum(int(fields.get(name) or 0) for name in names)
-        before = self._counted.get(project, 0)
-        self._counted[project] = count
-        return count < before
+    def _look_after(self, project: int) -> bool | None:
+        """Keeps the table of the project's tasks; returns whether every task was compared, None before all are read.
+
+        Open tasks that no webhook told of get a place: somebody may ask for one before the next fit.
+        """
+        kit, backlog = self._kit, Backlog(self._kit.studio, self._kit.looks, project)
+        until = time.monotonic() + READ_S
+        if not backlog.read_on(lambda: time.monotonic() > until):
+            return None
+        before = kit.looks.count_open(project)
+        backlog.refresh()
+        compared = backlog.check()
+        if kit.looks.count_open(project) > before:
+            kit.tell(queue_hint(project, source="poll"))
+        return compared
+
+    def _lost(self, project: int) -> list[int]:
+        """Tasks of which we have a lesson and that have no annotation, or are not there, any more."""
+        known = self._kit.lessons.seen(project)
+        return sorted(known.keys() - self._kit.looks.annotated(project, known))
 
     def mend(self, project: int) -> None:
         """Label Studio names what is served, and no longer keeps pre-labels that were outdated long ago."""

@@ -148,7 +148,8 @@ def test_two_exports_at_once_see_whole_states(settings, studio, build):
 
 KILLED = """
 import json, os, sys
-from exporters.sources import open_source, mirror
+from exporters.sources import open_source
+from labelloop.service import mirror
 from labelloop.service.settings import Settings
 from tests.exporters.fake_studio import FakeStudio
 

@@ -6,6 +6,8 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.studio.client import StudioClient
 
 _PAGE = 100
+_UNCOUNTED = {"include": "id"}
+"""Has Label Studio leave out the numbers of tasks and annotations, for which it looks at all of them."""
 
 
 class ProjectCalls(StudioClient):
@@ -43,8 +45,8 @@ class ProjectCalls(StudioClient):
         return dict(self.request("POST", "api/projects/", json=fields))
 
     def update_project(self, project: int, **fields: Any) -> dict[str, Any]:
-        """Changes the given fields of a project."""
-        return dict(self.request("PATCH", f"api/projects/{project}/", json=fields))
+        """Changes the given fields of a project. The answer has no counts of tasks and annotations."""
+        return dict(self.request("PATCH", f"api/projects/{project}/", params=_UNCOUNTED, json=fields))
 
     def delete_project(self, project: int) -> None:
         """Removes a project with all its tasks."""
@@ -52,7 +54,8 @@ class ProjectCalls(StudioClient):
 
     def label_config(self, project: int) -> LabelConfig:
         """The project's labeling interface, read. Raises `MalformedConfig`."""
-        return LabelConfig.parse(self.project(project)["label_config"])
+        fields = self.request("GET", f"api/projects/{project}/", params=_UNCOUNTED)
+        return LabelConfig.parse(fields["label_config"])
 
     def views(self, project: int) -> list[dict[str, Any]]:
         """The project's Data Manager tabs."""

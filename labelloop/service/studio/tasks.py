@@ -3,7 +3,7 @@
 import mimetypes
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from labelloop.service.studio.errors import NotFound, StudioError
 _LONG_S = 300.0  # an import or a page of many masks is made whole before its first byte comes
 _FILES_A_REQUEST = 20
 _STAMP = "id,updated_at,total_annotations,cancelled_annotations"
+_SAMPLED = 4  # tasks of each page of a sample
 _RESOLVED = re.compile(r"/(?:tasks|projects)/\d+/(?:resolve|presign)/\?fileuri=")
 
 
@@ -38,20 +39,8 @@ class _Page(msgspec.Struct):
     total: int
 
 
-class Stamp(msgspec.Struct, frozen=True):
-    """When a task changed last, and how many annotations it has; a hundredth of what the task itself takes to read.
-
-    Attributes:
-        id: The task's id.
-        updated_at: When anything in it changed last, as Label Studio spells it.
-        total_annotations: Its annotations, skipped ones not counted.
-        cancelled_annotations: The skipped ones.
-    """
-
-    id: int
-    updated_at: str
-    total_annotations: int = 0
-    cancelled_annotations: int = 0
+class Stamp(Mark, frozen=True):
+    """A mark that was read by itself: a hundredth of what the task itself takes to read."""
 
 
 class TaskCalls(StudioClient):
@@ -103,9 +92,8 @@ class TaskCalls(StudioClient):
         return self._page(project, {"filters": filters}, 1, 1, None).total
 
     def task_marks(self, project: int, *, page_size: int = 1000) -> Iterator[Mark]:
-        """Of every task what tells whether it changed, without its annotations: a quarter of what `tasks` costs."""
-        for raw in self._raw_tasks(project, page_size, None, None, None, fields=None):
-            yield msgspec.json.decode(raw, type=Mark)
+        """Of every task, by id, what tells whether it changed; nothing else of it is read."""
+        return self.stamps(project, page_size=page_size)
 
     def stamps(self, project: int, *, filters: dict[str, Any] | None = None, page_size: int = 1000) -> Iterator[Stamp]:
         """When each task of a project changed last, by id, without reading what is in it.
@@ -120,6 +108,32 @@ class TaskCalls(StudioClient):
         """
         for raw in self._by_id(project, page_size, list((filters or {}).get("items", ())), None, include=_STAMP):
             yield msgspec.json.decode(raw, type=Stamp)
+
+    def sample(self, project: int, count: int, *, filters: dict[str, Any] | None = None) -> list[Stamp]:
+        """Marks of about so many tasks from all over a project, in a few requests whatever its size.
+
+        Args:
+            project: Its id.
+            count: How many are wanted; of a smaller project all are given.
+            filters: As in a Data Manager tab.
+
+        Raises:
+            NotFound: No such project.
+        """
+        query = {"filters": filters, "ordering": ["tasks:id"]}
+
+        def page(number: int) -> _Page:
+            return self._page(project, query, number, _SAMPLED, None, include=_STAMP)
+
+        first = page(1)
+        pages, wanted = -(-first.total // _SAMPLED), max(-(-count // _SAMPLED), 1)
+        step = max(pages / wanted, 1.0)
+        numbers = sorted({int(place * step) + 1 for place in range(min(wanted, pages))} - {1})
+        found = list(first.tasks)
+        for number in numbers:
+            with suppress(NotFound):  # tasks left meanwhile
+                found += page(number).tasks
+        return [msgspec.json.decode(raw, type=Stamp) for raw in found]
 
     def task(self, project: int, task: int) -> Task | None:
         """One task with its annotations and predictions; None if the project has no such task."""

@@ -15,6 +15,7 @@ from labelloop.labeling.task import read_task
 from labelloop.service.db import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound
+from labelloop.service.studio.tasks import Mark
 from ml_backend.backbone import open_backbone
 from ml_backend.detector import embedded_model
 from ml_backend.learning.kit import Kit
@@ -50,6 +51,7 @@ class MemoryStudio:
 
     def __init__(self, folder):
         self.folder, self.stored, self.gone, self.backends, self.written = folder, {}, False, [], []
+        self.asked = 0  # requests for tasks
         self.fields = {"id": PROJECT, "label_config": CONFIG, "model_version": ""}
         self._ids, self._clock = itertools.count(1), datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -81,19 +83,42 @@ class MemoryStudio:
 
     def project(self, project):
         self._known(project)
-        return dict(self.fields)
+        marks = [_mark(task) for task in self.stored.values()]
+        counts = {
+            "task_number": len(marks),
+            "total_annotations_number": sum(one.total_annotations for one in marks),
+            "skipped_annotations_number": sum(one.cancelled_annotations for one in marks),
+        }
+        return counts | self.fields
 
     def label_config(self, project):
         self._known(project)
         return LabelConfig.parse(self.fields["label_config"])
 
-    def tasks(self, project, *, only_ids=None, filters=None, **_):
+    def tasks(self, project, *, only_ids=None, filters=None, ordering=None, **_):
+        return iter([read_task(row) for row in self._rows(project, only_ids, filters, ordering)])
+
+    def stamps(self, project, *, filters=None, **_):
+        return iter([_mark(row) for row in self._rows(project, None, filters)])
+
+    def count_tasks(self, project):
+        return len(list(self.stamps(project)))
+
+    def task_marks(self, project):
+        return self.stamps(project)
+
+    def sample(self, project, count, *, filters=None):
+        found = list(self.stamps(project, filters=filters))
+        return found[:: max(len(found) // count, 1)][:count]
+
+    def _rows(self, project, only_ids, filters, ordering=None):
         self._known(project)
+        self.asked += 1
         wanted = sorted(self.stored if only_ids is None else set(only_ids) & self.stored.keys())
         rows = [self.stored[number] for number in wanted]
         for item in (filters or {}).get("items", ()):
             rows = [row for row in rows if _passes(row, item)]
-        return iter([read_task(row) for row in rows])
+        return sorted(rows, key=lambda row: row["updated_at"], reverse=True) if ordering else rows
 
     def task(self, project, task):
         return next(self.tasks(project, only_ids=[task]), None)
@@ -156,12 +181,18 @@ class MemoryStudio:
         return self._clock.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _mark(row):
+    live = sum(not one.get("was_cancelled") for one in row["annotations"])
+    return Mark(row["id"], row["updated_at"], live, len(row["annotations"]) - live)
+
+
 def _passes(row, item):
     live = [one for one in row["annotations"] if not one.get("was_cancelled")]
     facts = {
         "filter:tasks:total_annotations": len(live),
         "filter:tasks:cancelled_annotations": len(row["annotations"]) - len(live),
         "filter:tasks:updated_at": row["updated_at"],
+        "filter:tasks:id": row["id"],
     }
     value = facts[item["filter"]]
     return value > item["value"] if item["operator"] == "greater" else value == item["value"]

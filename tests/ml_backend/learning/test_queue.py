@@ -50,7 +50,7 @@ def test_after_a_fit_open_tasks_have_pre_labels_of_the_new_version_in_the_order_
     drawn = [result for task in waiting for one in studio.stored[task]["predictions"] for result in one["result"]]
     assert {result["value"]["rectanglelabels"][0] for result in drawn} >= {"Disc", "Square"}
     assert arrange(kit, PROJECT, stop=never).made == 0  # all have theirs
-    known = kit.looks.known(PROJECT, kit.bases.backbone(kit.bases.served(PROJECT)).version)
+    known = kit.looks.known(PROJECT, kit.bases.backbone(kit.bases.served(PROJECT)).version, waiting)
     assert {known[task].version for task in waiting} == {run.version}
 
 
