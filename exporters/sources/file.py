@@ -1,9 +1,8 @@
 """A Label Studio JSON export or JSON lines, of any size, on the disk or in S3."""
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +13,7 @@ from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
 from labelloop.labeling.stream import check_end, iter_raw_tasks
 from labelloop.labeling.task import Task
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import NotThere, open_store
 
@@ -86,17 +86,18 @@ class S3Json(JsonFile):
 
     def __init__(self, url: str, config: LabelConfig | None, settings: Settings) -> None:
         bucket, _, key = url.partition("://")[2].partition("/")
-        self._folder = tempfile.TemporaryDirectory(prefix="labelloop-source-")
-        path = Path(self._folder.name) / "export.json"
-        try:
-            open_store(f"s3://{bucket}", settings).download(key, path)
-        except NotThere as error:
-            raise SourceNotFound(url, "there is no such object") from error
-        super().__init__(path, config, location=url)
+        with ExitStack() as opened:
+            path = opened.enter_context(scratch_folder()) / "export.json"
+            try:
+                open_store(f"s3://{bucket}", settings).download(key, path)
+            except NotThere as error:
+                raise SourceNotFound(url, "there is no such object") from error
+            super().__init__(path, config, location=url)
+            self._scratch = opened.pop_all()
 
     def close(self) -> None:
         """Remove the copy on the disk."""
-        self._folder.cleanup()
+        self._scratch.close()
 
 
 def _mark(file: BinaryIO) -> tuple[int, int]:

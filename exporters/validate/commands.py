@@ -1,6 +1,5 @@
 """The commands that look for faults: dataset validate (any data set) and dataset verify (a version of ours)."""
 
-import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -9,6 +8,7 @@ from exporters.terminal import Json, checked, counted, write_json
 from exporters.validate.flaws import FLAWS, Problems
 from exporters.validate.folder import CHECKED, validate
 from exporters.validate.version import verify
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
@@ -43,11 +43,12 @@ def dataset_validate(place: str, *, version: str = "latest", json: Json = None) 
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
         known = [name for name in manifest.formats if name in CHECKED]
-        with tempfile.TemporaryDirectory(prefix="labelloop-validate-") as folder:
+        with scratch_folder() as scratch:
             if known:
-                to = Path(folder) / known[0] if len(known) == 1 else Path(folder)
+                folder = scratch / "dataset"  # without the lock of the scratch folder
+                to = folder / known[0] if len(known) == 1 else folder
                 pull(store, manifest, to=to, formats=known, copies=False)
-                validate(Path(folder), problems)
+                validate(folder, problems)
     return _say(f"{place} {manifest.version if manifest else version}", problems, json=report_to)
 
 

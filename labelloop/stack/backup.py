@@ -24,6 +24,7 @@ from labelloop.service.db import create_engine, known_revisions, open_database, 
 from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError, SchemaTooNew
 from labelloop.service.readiness import require_home, require_whole, sqlite_file
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings, hide_password
 from labelloop.service.workers import Workers
 from labelloop.stack.state import running
@@ -341,8 +342,8 @@ def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[Path, str]]
 def _add_database(archive: tarfile.TarFile, files: dict[str, _File], name: str, file: Path) -> None:
     """A copy as of one moment, by SQLite's own online backup: writers go on meanwhile."""
     require_whole(file, within_s=_CHECK_S)
-    with tempfile.TemporaryDirectory(prefix="labelloop-backup-") as folder:
-        copy = Path(folder) / "copy.sqlite3"
+    with scratch_folder() as folder:
+        copy = folder / "copy.sqlite3"
         with (
             contextlib.closing(sqlite3.connect(file, timeout=30.0)) as source,
             contextlib.closing(sqlite3.connect(copy)) as target,

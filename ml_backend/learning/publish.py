@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import structlog
 
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store, StoreError
 from ml_backend import activation
 from ml_backend.backbone import Backbone
@@ -58,8 +57,8 @@ def store_candidate(
         StoreError: The store does not take it.
     """
     told = {"learner": LEARNER, "base_pointer": served.pointer, "tasks": tasks, **metrics}
-    with tempfile.TemporaryDirectory(prefix="labelloop-learned-") as folder:
-        file = Path(folder) / f"learned-{tasks}.onnx"
+    with scratch_folder() as folder:
+        file = folder / f"learned-{tasks}.onnx"
         write_learned(file, backbone, head)
         found = Checked("", "labelloop", "it was learned here", head.names, "metadata")
         return registry.add(

@@ -2,11 +2,11 @@
 
 import re
 import shutil
-import tempfile
 import weakref
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.media import MediaError, photo_size
+from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import NotThere, Store, open_store
 
@@ -87,9 +88,9 @@ class ZipFiles(FolderFiles):
 
     def __init__(self, archive: Path) -> None:
         self._archive = archive
-        folder = Path(tempfile.mkdtemp(prefix="labelloop-zip-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        super().__init__(folder)
+        scratch = ExitStack()
+        weakref.finalize(self, scratch.close)
+        super().__init__(scratch.enter_context(scratch_folder()))
         try:
             with zipfile.ZipFile(archive) as packed:
                 self._unpack(packed)
