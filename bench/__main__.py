@@ -18,6 +18,7 @@ BENCHES: Mapping[str, str] = {
     "edits": "bench.edits",
     "export": "bench.export",
     "layouts": "bench.layouts",
+    "layouts_found": "bench.layouts_found",
     "learn": "bench.learn",
     "learning": "bench.learning",
     "opinion": "bench.opinion",

@@ -24,6 +24,7 @@ from bench.smart import CROSS_VALIDATED, LARGE, SMALL, deepest, loosen, mask_iou
 from labelloop.labeling.geometry import Rectangle
 from labelloop.service.media import load_photo
 from ml_backend.detector import embedded_model
+from ml_backend.integrity import keep_checksum
 from ml_backend.smart.clues import CLUES, SIDE, clues, places, prior
 from ml_backend.smart.outline import SEEN, Outline, embedded_outline
 from ml_backend.smart.prompts import Prompt
@@ -371,6 +372,7 @@ def main(out: Path) -> None:
     CROSS_VALIDATED.write_text(f"{table(rows)}\n")
     print(table(rows), flush=True)
     onnx.save(fit_all(frozen, examples, seen), out)
+    keep_checksum(out)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from exporters.originals import original_name
 from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.splits import APART
-from exporters.together import JOINED, OUTVOTED, together
+from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, together
 from labelloop.labeling.consensus import Crowd
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.region import Reading
@@ -280,6 +280,8 @@ class Assembler:
             self._ledger.drop("region", JOINED, times=found.joined)
         for annotation, region, probability in found.outvoted:
             self._made.losses.region(annotation, region, OUTVOTED, f"{probability:.2f} likely", failed=False)
+        for annotation, region in found.left_out:
+            self._made.losses.region(annotation, region, NOT_WHOLE, failed=False)
         self._made.saw = found.saw
         return Annotation(), found.reading
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from exporters.errors import BadOption
-from labelloop.labeling.annotators import latest_annotations
+from labelloop.labeling.annotators import latest_annotations, numbered
 from labelloop.labeling.task import Annotation, Task
 
 TOGETHER = "consensus"
@@ -57,7 +57,7 @@ def consensus(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], 
     chosen, rule = ground_truth(annotations)
     if chosen:
         return chosen, rule
-    everybody = latest_annotations(annotations) or _newest(annotations)  # those without an id are nobody's
+    everybody = latest_annotations(annotations)
     return everybody, TOGETHER if len(everybody) > 1 else "one annotator"
 
 
@@ -103,11 +103,12 @@ def choose(task: Task, policy: Policy) -> Choice:
 
     A prediction is not an annotation: a task that only a model has seen has no annotation.
     """
-    live = [each for each in task.annotations if not each.was_cancelled]
+    annotations = numbered(task.annotations)
+    live = [each for each in annotations if not each.was_cancelled]
     chosen, rule = policy(live)
     kept = {id(each) for each in chosen}
     refused = tuple(
-        (each, SKIPPED if each.was_cancelled else NOT_CHOSEN) for each in task.annotations if id(each) not in kept
+        (each, SKIPPED if each.was_cancelled else NOT_CHOSEN) for each in annotations if id(each) not in kept
     )
     if chosen:
         return Choice(chosen=tuple(chosen), rule=rule, refused=refused)

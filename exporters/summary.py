@@ -11,14 +11,14 @@ from exporters.losses import MALFORMED
 from exporters.manifest import DROPPED
 from exporters.tables import read_table
 from exporters.terminal import shown
-from exporters.together import JOINED, OUTVOTED
+from exporters.together import JOINED, NOT_WHOLE, OUTVOTED
 from exporters.versions import read_version
 from labelloop.service.store import Store
 
 EXAMPLES = 3
 """Failures that are shown of each reason."""
 _LOOKED_AT = 20_000
-_BY_THE_RULES = frozenset({DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, NONE_CHOSEN, JOINED, OUTVOTED})
+_BY_THE_RULES = frozenset({DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, NONE_CHOSEN, JOINED, OUTVOTED, NOT_WHOLE})
 
 
 def failures(store: Store, report: Report) -> list[Loss]:

@@ -4,7 +4,6 @@ The weights come from a first look at all tasks (`survey`): each annotator's rec
 labels, estimated without any truth. It is what `labelloop qc consensus` does with a file.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,15 +12,17 @@ import msgspec
 from exporters.choose import TOGETHER, consensus
 from labelloop.labeling.annotators import annotator_of
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Agreed, Crowd, Evidence, Stance, estimate_crowd, evidence
+from labelloop.labeling.consensus import Consensus, Crowd, Evidence, Stance, estimate_crowd, evidence
 from labelloop.labeling.consensus import consensus as agree
 from labelloop.labeling.errors import MalformedTask
+from labelloop.labeling.joining import annotation_order, join
 from labelloop.labeling.reading import read_annotation
-from labelloop.labeling.region import Reading, Region
-from labelloop.labeling.task import Annotation, Result, Task
+from labelloop.labeling.region import Reading
+from labelloop.labeling.task import Annotation, Task
 
 JOINED = "joined with the same object of another annotator"
 OUTVOTED = "not in the consensus"
+NOT_WHOLE = "of an annotation that cannot be read whole"
 
 # Where nobody recorded the size of an image, percent are read on a square: the overlap of upright shapes is the same.
 _UNKNOWN_SIZE = (1000, 1000)
@@ -32,14 +33,15 @@ class Together(msgspec.Struct, frozen=True):
 
     ``reading`` holds the regions of the consensus, their ``score`` being how likely each is there; ``joined`` counts
     the regions that became part of another one; ``saw`` tells who marked each, by its id; ``outvoted`` names those that
-    are more likely not there, each with its annotation and that likelihood. Every region that went in is in one of
-    them.
+    are more likely not there, each with its annotation and that likelihood; ``left_out`` those of annotations that
+    cannot be read whole. Every region that went in is in one of them.
     """
 
     reading: Reading
     joined: int
     saw: Mapping[str, tuple[int, ...]]
     outvoted: tuple[tuple[Annotation, str, float], ...]
+    left_out: tuple[tuple[Annotation, str], ...] = ()
 
 
 def survey(tasks: Iterable[Task | MalformedTask], config: LabelConfig | None) -> Crowd:
@@ -57,7 +59,7 @@ def task_evidence(task: Task, config: LabelConfig | None) -> Evidence | None:
         (each, read_annotation(each, task=task, config=config, size=lambda index: sizes.get(index, _UNKNOWN_SIZE)))
         for each in chosen
     ]
-    return evidence([_stance(annotation, reading) for annotation, reading in readings])
+    return evidence([_stance(annotation, reading) for annotation, reading in _read_whole(readings)])
 
 
 def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> Together:
@@ -66,24 +68,20 @@ def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> To
     Shapes are the middle of the annotators' shapes, labels the most likely ones; a key point that is the child of a
     region stays the child of what that region became.
     """
-    found = agree([_stance(annotation, reading) for annotation, reading in readings], crowd)
-    sources = {annotation.id: reading.regions for annotation, reading in readings}
-    origins = [[sources[each.annotation][int(each.region)] for each in agreed.sources] for agreed in found.regions]
-    names = _names([_closest(agreed, regions).id for agreed, regions in zip(found.regions, origins, strict=True)])
-    became = {
-        (source.annotation, region.id): name
-        for agreed, regions, name in zip(found.regions, origins, names, strict=True)
-        for source, region in zip(agreed.sources, regions, strict=True)
-    }
+    read = _read_whole(readings)
+    stances = [_stance(annotation, reading) for annotation, reading in read]
+    found = agree(stances, crowd)
+    sources = {annotation.id: reading.regions for annotation, reading in read}
+    joined = join(found, stances, old_id=lambda region: region.result[0].id if region.result else region.id)
     annotations = {annotation.id: annotation for annotation, _ in readings}
+    order = annotation_order(_shares(found), [annotation for annotation, _ in read])
+    answers = min(read, key=lambda each: order[each[0].id])[1].answers
+    names = [region.id for region in joined.regions]
     return Together(
         Reading(
-            tuple(
-                _region(agreed, name, regions, became)
-                for agreed, regions, name in zip(found.regions, origins, names, strict=True)
-            ),
+            joined.regions,
             {name: answer.chosen for name, answer in found.choices.items()},
-            readings[0][1].answers,
+            answers,
         ),
         sum(len(agreed.sources) - 1 for agreed in found.regions),
         {
@@ -95,7 +93,30 @@ def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> To
             for agreed in found.rejected
             for each in agreed.sources
         ),
+        tuple(
+            (annotation, region.id)
+            for annotation, reading in readings
+            if annotation.id not in sources
+            for region in reading.regions
+        ),
     )
+
+
+def _read_whole(readings: Sequence[tuple[Annotation, Reading]]) -> Sequence[tuple[Annotation, Reading]]:
+    """The annotations that could be read whole; where none could, the latest one alone.
+
+    What an annotation does not hold because it cannot be read is no evidence that it is not there.
+    """
+    order = annotation_order({}, [annotation for annotation, _ in readings])
+    return [each for each in readings if not each[1].errors] or [min(readings, key=lambda each: order[each[0].id])]
+
+
+def _shares(found: Consensus) -> dict[int, float]:
+    """Annotation id -> how much of the consensus it holds: overlaps with its regions, summed."""
+    shares: dict[int, float] = {}
+    for source in (source for agreed in found.regions for source in agreed.sources):
+        shares[source.annotation or 0] = shares.get(source.annotation or 0, 0.0) + source.iou
+    return shares
 
 
 def reliability(crowd: Crowd) -> dict[str, dict[str, Any]]:
@@ -125,43 +146,6 @@ def _stance(annotation: Annotation, reading: Reading) -> Stance:
     """What the consensus takes; regions go by their place, as an id may be missing or be there twice."""
     regions = tuple(msgspec.structs.replace(each, id=str(place)) for place, each in enumerate(reading.regions))
     return Stance(annotator_of(annotation), regions, reading.choices, annotation.id)
-
-
-def _closest(agreed: Agreed, regions: Sequence[Region]) -> Region:
-    """Of the regions behind one of the consensus the one that is most like it."""
-    return regions[max(range(len(regions)), key=lambda place: agreed.sources[place].iou)]
-
-
-def _region(
-    agreed: Agreed, name: str, regions: Sequence[Region], became: Mapping[tuple[int | None, str], str]
-) -> Region:
-    """The region of the consensus with the results of the source that is most like it, its parent renamed."""
-    parents = Counter(
-        became[source.annotation, parent]
-        for source, region in zip(agreed.sources, regions, strict=True)
-        if region.result and (parent := region.result[0].parent_id) and (source.annotation, parent) in became
-    )
-    results = _closest(agreed, regions).result
-    if results:
-        raw = {key: value for key, value in results[0].raw.items() if key != "parentID"}
-        if parents:
-            raw["parentID"] = parents.most_common(1)[0][0]
-        results = (Result(raw), *results[1:])
-    return msgspec.structs.replace(agreed.region, id=name, score=round(agreed.probability, 4), result=results)
-
-
-def _names(wanted: Sequence[str]) -> list[str]:
-    """An id for each region, its source's where that is free: two annotators' regions may share one."""
-    taken: set[str] = set()
-    names = []
-    for first in wanted:
-        name, number = first, 1
-        while name in taken:
-            number += 1
-            name = f"{first}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
 
 
 def _sizes(task: Task) -> dict[int, tuple[int, int]]:

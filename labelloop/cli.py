@@ -97,7 +97,11 @@ COMMANDS: Sequence[Command] = (
         "Say how many labels you need, from a data set that is labelled already.",
     ),
     Command("qc serve", "qc_webhooks.commands:serve", "Serve the webhook of quality control."),
-    Command("qc status", "qc_webhooks.commands:status", "Say how a project's tasks stand: agreed, disputed, waiting."),
+    Command(
+        "qc status",
+        "qc_webhooks.commands:status",
+        "Say how a project's tasks stand: agreed, disputed, waiting, not judged.",
+    ),
     Command(
         "qc report", "qc_webhooks.offline:report", "Measure an exported file: agreement, conflicts, who is reliable."
     ),

@@ -61,8 +61,7 @@ def _quality_control(studio: Studio, project: int, settings: Settings) -> Sequen
 
 
 def _learning(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:
-    del studio
-    return connect_learning(project, settings, open_database(settings))
+    return connect_learning(studio, project, settings, open_database(settings))
 
 
 STEPS: Mapping[str, Step] = {
@@ -74,8 +73,9 @@ STEPS: Mapping[str, Step] = {
 
 
 def show(change: Change) -> None:
-    """Print one change: what was done, that it was right already, or that it is for a person to choose."""
-    state = "done" if change.done else "your choice" if change.choice else "already right"
+    """Print one change: what was done or was right already, what a person may choose, what the project does not get."""
+    kinds = {"done": change.done, "your choice": change.choice, "note": change.note}
+    state = next((name for name, holds in kinds.items() if holds), "already right")
     print(f"  {state:<13}  {change.what}")
 
 

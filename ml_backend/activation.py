@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from labelloop.service.changes import Change
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
-from labelloop.service.store import Store, open_store
+from labelloop.service.store import Store, StoreError, open_store
 from labelloop.service.studio import Studio, StudioError
 from ml_backend.cache import ModelCache
 from ml_backend.check import check_model
@@ -19,6 +19,7 @@ from ml_backend.following import SWAP_S, NotSwapped, follow_version
 from ml_backend.openings import Openings
 from ml_backend.pointer import EVERYWHERE, GIVEN, Pointer, activate_in, read_pointer, roll_back_in
 from ml_backend.registry import Manifest, Registry
+from ml_backend.support import ModelOutputs
 from ml_backend.versions import model_version
 
 
@@ -100,6 +101,14 @@ def open_served(settings: Settings, project: int | None = None) -> tuple[Detecto
     """The model that is served to a project, opened in this process, and the thresholds that come with it."""
     store = open_store(settings.store_url, settings)
     return open_version(settings, read_pointer(store)[0].active(_place(project)))
+
+
+def served_outputs(settings: Settings, project: int | None = None) -> ModelOutputs | None:
+    """What decides which controls the served model fills; None where it cannot be opened here."""
+    try:
+        return ModelOutputs.of(open_served(settings.but(inference_threads=1), project)[0])
+    except (ModelError, StoreError):
+        return None
 
 
 def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, float]]:

@@ -42,6 +42,7 @@ from ml_backend.readiness import ready_checks
 from ml_backend.registry import Registry
 from ml_backend.serving import Serving
 from ml_backend.smart import SmartTools
+from ml_backend.support import NO_CONTROL, ModelOutputs, controls_of, reasons, unlearned
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ class _Endpoints:
         self._settings = settings
         self._serving = serving
         self._registry = Registry(open_store(settings.store_url, settings))
-        self._projects = Projects(settings.home / "ml_backend" / "projects")
+        self._projects = Projects.of(settings)
         self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
         self._regions = metrics.counter("ml_regions", "Results predicted.")
         self._skipped = metrics.counter("ml_photos_skipped", "Photos that could not be used, by reason.", ("reason",))
@@ -92,7 +93,7 @@ class _Endpoints:
         self._smart = SmartTools(photos, settings=settings)
         self._secrets = WebhookSecrets(settings)
         self._door = Door(settings)
-        self._pages = Pages(settings, self._door, serving)
+        self._pages = Pages(settings, self._door, serving, self._projects)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
         # A batch of hundreds keeps nobody waiting who draws a box.
         self._turns, self._smart_turns = Turns(settings.web_threads), Turns(settings.web_threads)
@@ -123,15 +124,19 @@ class _Endpoints:
         return _json({"status": "UP", "service": "ml_backend"})
 
     def setup(self) -> Response:
-        """The version string, at once. What does not fit the label config is logged, once a config."""
+        """The version string, at once, and what each control gets. What does not fit is logged, once a config."""
         given = read_message(json_body(request), SetupRequest)
         options = read_options(given.extra_params)
         config = read_config(given.schema)
         version = self._serving.version(given.project)
         self._projects.keep(given.project, options)
+        self._projects.keep_config(given.project, given.schema)
         self._report(given, config, options)
         self._door.warm()  # an annotator will wait for the first event, nobody waits here
-        return _json({"model_version": version})
+        detector = self._serving.loaded(given.project)
+        supported = controls_of(config, ModelOutputs.of(detector) if detector else None)
+        unserved = [one for one in [self._serving.unserved(given.project)] if one]
+        return _json({"model_version": version, "controls": supported, "notes": [*unserved, *reasons(supported)]})
 
     def predict(self) -> Response:
         """One prediction a task."""
@@ -151,6 +156,7 @@ class _Endpoints:
                 options=with_thresholds(options, served.thresholds),
                 waited_s=waited_s,
                 abandoned=client_left(request),
+                unserved=lambda: self._unserved(given.label_config, detector),
             )
         self._tasks.labels("batch").inc(len(given.tasks))
         self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
@@ -197,8 +203,10 @@ class _Endpoints:
     def validate(self) -> Response:
         """Whether boxes can be shown with a label config, and what does not meet."""
         given = read_message(json_body(request), _ValidateRequest)
-        report = _report_of(read_config(given.config), self._serving.detector(project=given.project))
-        return _json({"status": "ok", "matched": dict(report.matched), "problems": report.lines()})
+        config, detector = read_config(given.config), self._serving.detector(project=given.project)
+        report, supported = _report_of(config, detector), controls_of(config, ModelOutputs.of(detector))
+        said = {"matched": dict(report.matched), "problems": [*report.lines(), *reasons(supported)]}
+        return _json({"status": "ok", **said, "controls": supported})
 
     def train(self) -> Response:
         """The old form of "Start training"."""
@@ -208,10 +216,14 @@ class _Endpoints:
         """Asks the worker for a fit now; Label Studio may ask for the job's status later."""
         project = project_of(body)
         if not self._door.learns(project):
-            reason = f"Project {project} does not learn: its learn.toml says so."
-            return _json({"status": "ignored", "action": "START_TRAINING", "reason": reason})
+            return self._no_training(f"Project {project} does not learn: its learn.toml says so.")
+        if reason := unlearned(project, self._projects.config(project)):
+            return self._no_training(reason)
         self._door.tell(body)
         return _json({"status": "ok", "action": "START_TRAINING", "job": f"{JOB}{project}"})
+
+    def _no_training(self, reason: str) -> Response:
+        return _json({"status": "ignored", "action": "START_TRAINING", "reason": reason})
 
     def delete(self) -> Response:
         """Forgets what a project asked for."""
@@ -223,6 +235,10 @@ class _Endpoints:
         given = read_message(json_body(request), _DuplicateRequest)
         self._projects.keep(given.project_dst, self._projects.options(given.project_src))
         return _json({"status": "ok"})
+
+    def _unserved(self, xml: str | None, detector: Detector) -> str:
+        """Why no control of a project gets anything."""
+        return " ".join(reasons(controls_of(read_config(xml), ModelOutputs.of(detector)))) or NO_CONTROL
 
     def _find_targets(self, xml: str | None, detector: Detector) -> tuple[Target, ...]:
         targets: tuple[Target, ...] = self._targets.get((detector.version, xml))
@@ -240,7 +256,7 @@ class _Endpoints:
         if self._reported.get(key):
             return
         self._reported.put(key, value=True)
-        lines = _report_of(config, detector).lines()
+        lines = [*_report_of(config, detector).lines(), *reasons(controls_of(config, ModelOutputs.of(detector)))]
         targets = self._find_targets(given.schema, detector)
         if unknown := unknown_thresholds(targets, detector.names.names, options.score_thresholds):
             lines.append(f"score_thresholds names what is neither a class nor a label: {', '.join(unknown)}.")

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import structlog
 
 from ml_backend.detections import Floats
 from ml_backend.detector import Detector, load_detector
 from ml_backend.features import EMBEDDINGS, LEVELS, expose
+from ml_backend.integrity import ModelDamaged, check_file, keep_checksum, sidecar_of
 from ml_backend.preprocess import Fit, InputSpec, Prepared
+
+log = structlog.get_logger(__name__)
 
 OUTPUTS = ("boxes", "objectness", "scores", EMBEDDINGS)
 
@@ -90,6 +94,18 @@ class Backbone:
         ]
 
 
+def _is_whole(exposed: Path) -> bool:
+    """Whether a kept graph is there with its checksum; else it is made again."""
+    if not (exposed.is_file() and sidecar_of(exposed).is_file()):
+        return False
+    try:
+        check_file(exposed)
+    except ModelDamaged as error:
+        log.warning("backbone_damaged", reason=error.reason)
+        return False
+    return True
+
+
 def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 0) -> Backbone:
     """Opens a model to learn on.
 
@@ -105,11 +121,13 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
     """
     detector = load_detector(path, layout=layout, threads=threads)
     exposed = folder / f"{detector.version}.features.onnx"
-    if not exposed.is_file():
+    if not _is_whole(exposed):
         folder.mkdir(parents=True, exist_ok=True)
         partial = exposed.with_suffix(".partial")
         onnx.save(expose(detector), partial)
+        sidecar_of(exposed).unlink(missing_ok=True)
         partial.replace(exposed)
+        keep_checksum(exposed)
     seeing = load_detector(exposed, threads=threads)
     levels = json.loads(seeing.engine.graph.metadata[LEVELS])
     return Backbone(seeing, detector.version, tuple(int(size) for size in levels))

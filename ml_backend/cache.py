@@ -10,9 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from ml_backend.errors import ModelBroken
+from ml_backend.integrity import checksum_now
 from ml_backend.registry import Manifest, Registry
+
+log = structlog.get_logger(__name__)
 
 KEPT = 10
 """Copies that stay when another is fetched: those fetched last."""
@@ -20,6 +24,13 @@ KEPT = 10
 
 OPENED = "opened"
 """Folder beside a copy in which what opening it took is kept: see `Openings`."""
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """A manifest as it is kept here: its JSON, and the checksum of that."""
+
+    manifest: str
+    sha256: str
 
 
 class ModelCache:
@@ -37,30 +48,33 @@ class ModelCache:
             StoreError: The store cannot be read.
         """
         with suppress(OSError, msgspec.MsgspecError):
-            kept = msgspec.json.decode(self._note(version).read_bytes(), type=Manifest)
-            if (self._folder / kept.checksum / kept.model).is_file():
+            note = msgspec.json.decode(self._note(version).read_bytes(), type=_Note)
+            kept = msgspec.json.decode(note.manifest, type=Manifest)
+            whole = hashlib.sha256(note.manifest.encode()).hexdigest() == note.sha256 and kept.version == version
+            if whole and (self._folder / kept.checksum / kept.model).is_file():
                 return kept
         return registry.manifest(version)
 
     def fetch(self, registry: Registry, manifest: Manifest) -> Path:
-        """The ONNX file of a version, with what belongs to it beside it.
+        """The ONNX file of a version, with what belongs to it beside it. A copy that was damaged is fetched again.
 
         Raises:
             StoreError: The store cannot be read.
             ModelBroken: What it holds is not what was added.
         """
         place = self.place(manifest)
-        if not place.is_dir():
+        if not _is_whole(place, manifest):
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / ".lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not place.is_dir():
+                if not _is_whole(place, manifest):
                     self._download(registry, manifest, place)
                     self._sweep(place)
         if not self._note(manifest.version).is_file():
             with suppress(OSError):
                 with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as part:
-                    part.write(msgspec.json.encode(manifest))
+                    text = msgspec.json.encode(manifest).decode()
+                    part.write(msgspec.json.encode(_Note(text, hashlib.sha256(text.encode()).hexdigest())))
                 Path(part.name).replace(self._note(manifest.version))
         return place / manifest.model
 
@@ -90,6 +104,9 @@ class ModelCache:
                         fix="Add the model again under another file name.",
                     )
                 (part / Path(name).name).write_bytes(data)
+            if place.is_dir():  # what serves it has it in memory
+                log.warning("model_copy_damaged", model_version=manifest.version, folder=str(place))
+                shutil.rmtree(place)
             part.rename(place)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -100,3 +117,11 @@ class ModelCache:
             copies.sort(key=lambda one: one.stat().st_mtime, reverse=True)
             for old in copies[KEPT - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_whole(place: Path, manifest: Manifest) -> bool:
+    """Whether every file of a version lies in a folder with the bytes that were added."""
+    try:
+        return all(checksum_now(place / Path(name).name) == one.sha256 for name, one in manifest.files.items())
+    except OSError:
+        return False

@@ -22,6 +22,7 @@ from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.webhook_secret import SECRET_HEADER
 from ml_backend.learning.policy import read_learning_policy
 from ml_backend.smart import serves_smart_tools
+from ml_backend.support import controls_of
 
 PROVISIONAL_TITLE = "labelloop"
 """Title of a new connection until Label Studio has asked the backend for its version."""
@@ -87,7 +88,7 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]
     changes = [
         connection,
         _webhook(studio, project_id, settings),
-        _sampling(studio, project_id, str(row["title"]), queue=read_learning_policy(settings.home, project_id).queue),
+        _sampling(studio, project_id, str(row["title"]), queue=_has_order(studio, project_id, settings)),
     ]
     others = [one for one in before if not same_address(one["url"], settings.ml_url)]
     first = min(others, key=lambda one: int(one["id"]), default=None)
@@ -133,11 +134,21 @@ def _connection(
 
 def _smart(studio: Studio, project_id: int) -> bool:
     """Whether the project's label config asks for smart tools that we can serve."""
+    return serves_smart_tools(_config(studio, project_id))
+
+
+def _has_order(studio: Studio, project_id: int, settings: Settings) -> bool:
+    """Whether tasks are to come by their predictions: not where no model could make one, or the policy says no."""
+    supported = controls_of(_config(studio, project_id))
+    unserved = bool(supported) and all(one.prelabels is False for one in supported)
+    return read_learning_policy(settings.home, project_id).queue and not unserved
+
+
+def _config(studio: Studio, project_id: int) -> LabelConfig:
     try:
-        config = LabelConfig.parse(str(studio.project(project_id).get("label_config") or "<View/>"))
+        return LabelConfig.parse(str(studio.project(project_id).get("label_config") or "<View/>"))
     except MalformedConfig:
-        return False
-    return serves_smart_tools(config)
+        return LabelConfig({}, {})
 
 
 def _remove_half_made(studio: Studio, project_id: int, settings: Settings) -> None:

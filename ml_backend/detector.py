@@ -15,6 +15,7 @@ from ml_backend.engine import Engine
 from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.graph import Arrays
 from ml_backend.layouts import LAYOUTS, Reader, plain_spec
+from ml_backend.layouts.fit import Misfit, check_boxes, check_scores
 from ml_backend.names import Names, find_names, point_names
 from ml_backend.openings import Opening, Openings
 from ml_backend.preprocess import Fit, InputSpec, Prepared, prepare
@@ -39,6 +40,7 @@ class Detector:
         names: Class names, in the model's order, and where they were found.
         layout: Key of `LAYOUTS`; `why` it was chosen, in words.
         reader: The layout bound to this graph.
+        proven: Whether the trial run gave boxes, so that it is known in which unit they are.
     """
 
     version: str
@@ -48,6 +50,7 @@ class Detector:
     why: str
     reader: Reader
     engine: Engine
+    proven: bool = True
 
     @property
     def spec(self) -> InputSpec:
@@ -80,10 +83,25 @@ class Detector:
             ModelBroken: The engine failed on these photos.
         """
         seen = self.engine.run([photo.tensor for photo in photos], self.reader.outputs)
+        decoded = self.reader.decode(seen, self.reach(floor))
+        if not self.proven:
+            self._prove(decoded)
         return [
             photo.fit.to_photo(self.settled(self._numbered(one), photo.fit, floor=floor))
-            for photo, one in zip(photos, self.reader.decode(seen, self.reach(floor)), strict=True)
+            for photo, one in zip(photos, decoded, strict=True)
         ]
+
+    def _prove(self, found: Sequence[Detections]) -> None:
+        """Raises ModelBroken where boxes turn out to be shares of the input, which no trial run showed."""
+        try:
+            for one in found:
+                check_boxes([one], self.spec)
+        except Misfit as error:
+            raise ModelBroken(
+                self.path,
+                f"it was opened as {self.layout}, and {error}",
+                fix="Name its layout: --layout or LABELLOOP_MODEL_LAYOUT (`ssd` where boxes are shares of the input).",
+            ) from error
 
     def reach(self, floor: float) -> float:
         """The score down to which candidates count for what is shown from a floor on."""
@@ -145,6 +163,7 @@ def load_detector(
         why=opened.why,
         reader=opened.reader,
         engine=opened.engine,
+        proven=bool(layout) or _fits(opened),
     )
 
 
@@ -155,6 +174,21 @@ class _Opened:
     layout: str
     why: str
     seen: Arrays
+
+
+def _fits(opened: _Opened) -> bool:
+    """Whether the trial run gave boxes to judge by.
+
+    Raises:
+        Misfit: What the layout reads cannot be what it says.
+    """
+    for name in opened.reader.outputs:
+        if np.issubdtype(opened.seen[name].dtype, np.floating) and np.isnan(opened.seen[name]).any():
+            raise Misfit(f"some values of its output {name} are not numbers (NaN)")
+    with np.errstate(all="ignore"):
+        found = opened.reader.decode(opened.seen, -np.inf)
+    check_scores(found)
+    return "classes" in opened.reader.gives or check_boxes(found, opened.reader.spec)
 
 
 def _open_kept(path: Path, layout: str, threads: int, openings: Openings) -> _Opened:
@@ -195,11 +229,17 @@ def _open(path: Path, layout: str, threads: int, *, keep: Path | None = None) ->
     try:
         reader = LAYOUTS[name].read(engine.graph, seen)
         reader.decode(seen, 0.5)
+        opened = _Opened(engine, reader, name, why, seen)
+        _fits(opened)
+    except Misfit as error:
+        if not layout:
+            raise _unknown(path, engine, seen, layout, reason=f"it looks like {name} ({why}), but {error}") from error
+        return replace(opened, why=f"{why}, although {error}")
     except (ValueError, IndexError, KeyError) as error:
         if layout:
             raise _unknown(path, engine, seen, layout, reason=str(error)) from error
         raise ModelBroken(path, str(error)) from error
-    return _Opened(engine, reader, name, why, seen)
+    return opened
 
 
 def _named(path: Path, engine: Engine, reader: Reader, given: Path | None, *, numbered: bool) -> Names:
@@ -216,11 +256,16 @@ def _recognised(path: Path, engine: Engine, seen: Arrays, asked: str) -> tuple[s
         if asked not in LAYOUTS:
             raise _unknown(path, engine, seen, asked)
         return asked, "asked for"
+    almost = []
     for name, layout in LAYOUTS.items():
-        why = layout.recognise(engine.graph, seen)
+        try:
+            why = layout.recognise(engine.graph, seen)
+        except Misfit as error:
+            almost.append(f"it looks like {name}, but {error}")
+            continue
         if why:
             return name, why
-    raise _unknown(path, engine, seen, asked)
+    raise _unknown(path, engine, seen, asked, reason="; ".join(almost))
 
 
 def _unknown(path: Path, engine: Engine, seen: Arrays, asked: str, reason: str = "") -> UnknownLayout:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ml_backend.errors import ModelBroken, ModelMissing
 from ml_backend.graph import Arrays, Graph, read_graph
+from ml_backend.integrity import check_file
 from ml_backend.run_limit import RunLimit
 
 PROVIDERS: Mapping[str, int] = {"CUDAExecutionProvider": 16, "CPUExecutionProvider": 1}
@@ -39,6 +40,7 @@ class Engine:
 
         Raises:
             ModelMissing: There is no such file.
+            ModelDamaged: Its bytes are not those of the checksum beside it.
             ModelBroken: ONNX Runtime cannot open it.
         """
         self._session = open_session(path, threads=threads, graph=graph, keep=keep)
@@ -102,6 +104,7 @@ def open_session(path: Path, *, threads: int = 0, graph: Path | None = None, kee
 
     if not path.is_file():
         raise ModelMissing(path)
+    check_file(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # the warnings of exporters are nothing that a user could act on
     options.intra_op_num_threads = threads

@@ -131,14 +131,10 @@ def expose(detector: Detector) -> onnx.ModelProto:
         model = onnx.load(path)
     except Exception as error:  # protobuf's errors have no base class of their own
         raise ModelBroken(path, f"it cannot be read ({type(error).__name__})") from error
-    if layout in FINISHED and detector.gives == {"boxes"}:
-        return _by_regions(detector, model)
+    if reason := unlearnable(detector):
+        raise NotLearnable(path, reason)
     if layout in FINISHED:
-        more = ", ".join(sorted(detector.gives - {"boxes"}))
-        raise NotLearnable(path, f"it gives {more}, and what is learned gives boxes alone")
-    if layout not in STANDARD:
-        known = ", ".join((*STANDARD, *FINISHED))
-        raise NotLearnable(path, f"boxes of the layout {layout!r} cannot be learned from; known: {known}")
+        return _by_regions(detector, model)
     nodes = Nodes(model, prefix="features")
     told = [output.name for output in model.graph.output]
     layers = last_layers(model.graph, told if EMBEDDINGS in told else detector.reader.outputs)
@@ -154,6 +150,18 @@ def expose(detector: Detector) -> onnx.ModelProto:
         nodes.concat([_flat(nodes, levels, each) for levels in columns], axis=2, name=EMBEDDINGS)
         nodes.output(EMBEDDINGS, ("batch", "candidates", sum(levels[0].width for levels in columns)))
     return nodes.close()
+
+
+def unlearnable(detector: Detector) -> str:
+    """Why nothing can be learned on a model, as far as its layout says; empty where the layout allows it."""
+    layout = detector.layout
+    if layout in FINISHED and detector.gives != {"boxes"}:
+        more = ", ".join(sorted(detector.gives - {"boxes"}))
+        return f"it gives {more}, and what is learned gives boxes alone"
+    if layout not in STANDARD and layout not in FINISHED:
+        known = ", ".join((*STANDARD, *FINISHED))
+        return f"boxes of the layout {layout!r} cannot be learned from; known: {known}"
+    return ""
 
 
 def _by_regions(detector: Detector, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,13 +7,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from labelloop.labeling.config import Control, LabelConfig, ObjectTag
+from ml_backend.controls import CHOICES, PARTNER, kind_of
 from ml_backend.shapes import SHAPES
 
 BOXES = frozenset({"boxes"})
 """What a plain detector gives."""
-
-CHOICES = "Choices"
-"""What a classifier fills."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def find_targets(
         gives: What the model gives: see `ml_backend.layouts.Reader.gives`.
         points: Names of its keypoints.
     """
-    images = {image.name: image for image in config.images}
+    images = {image.name: image for image in config.images if is_readable(image)}
     targets = []
     for control in config.controls.values():
         for to_name in control.to_names:
@@ -151,7 +149,7 @@ def _tags(gives: AbstractSet[str]) -> list[str]:
     """The tags that a model can fill, as a user writes them."""
     if "classes" in gives:
         return [CHOICES]
-    drawn = [name for name, shape in SHAPES.items() if gives & (shape.native | shape.derived)]
+    drawn = [name for name in SHAPES if gives & _from(name)]
     return [f"{name}Labels" for name in drawn] + [f"Labels with {name}" for name in drawn[:1]]
 
 
@@ -167,22 +165,40 @@ def _target(
     """Tags are the same in any case."""
     labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
     target = Target(control, None, image.name, image.value, image.is_list, labels)
-    if control.type == CHOICES.lower():
-        # A choice belongs to the whole task: of a task of many images only one that is asked about item by item.
-        whole = not control.per_region and (
-            not image.is_list or control.attributes.get("perItem", "").lower() == "true"
-        )
-        return replace(target, draws=CHOICES) if "classes" in gives and whole else None
-    for name, shape in SHAPES.items():
-        if control.type == f"{name}Labels".lower() and gives & (shape.native | shape.derived):
-            return _with_points(replace(target, draws=name), points)
-    if control.type != "labels":
+    draws, shape = kind_of(control.tag).draws, None
+    if draws == CHOICES:
+        return replace(target, draws=CHOICES) if "classes" in gives and whole_task(control, image) else None
+    if draws == PARTNER:
+        drawn = (one for one in partner_shapes(config, image).items() if gives & _from(one[0]))
+        draws, shape = next(drawn, ("", None))
+    if draws not in SHAPES or not gives & _from(draws):
         return None
-    for partner in config.controls.values():
-        drawn = next((name for name in SHAPES if name.lower() == partner.type), "")
-        if drawn and image.name in partner.to_names and gives & (SHAPES[drawn].native | SHAPES[drawn].derived):
-            return _with_points(replace(target, shape=partner, draws=drawn), points)
-    return None
+    return _with_points(replace(target, shape=shape, draws=draws), points)
+
+
+def is_readable(image: ObjectTag) -> bool:
+    """Whether the image's value is a key of the task's data, not a place inside a value as in a Repeater."""
+    return not any(sign in image.value for sign in "{[")
+
+
+def whole_task(control: Control, image: ObjectTag) -> bool:
+    """Whether choices are about one image: of a task of several, only where they are asked item by item."""
+    return not control.per_region and (not image.is_list or control.attributes.get("perItem", "").lower() == "true")
+
+
+def partner_shapes(config: LabelConfig, image: ObjectTag) -> dict[str, Control]:
+    """The shape controls that draw the Labels of an image, by key of `SHAPES`, in the order of the config."""
+    keys = {name.lower(): name for name in SHAPES}
+    drawn = (one for one in config.controls.values() if one.type in keys and image.name in one.to_names)
+    found: dict[str, Control] = {}
+    for one in drawn:
+        found.setdefault(keys[one.type], one)
+    return found
+
+
+def _from(draws: str) -> AbstractSet[str]:
+    """What a model may give for a shape."""
+    return SHAPES[draws].native | SHAPES[draws].derived
 
 
 def _with_points(target: Target, points: Sequence[str]) -> Target:

@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from ml_backend.graph import Arrays
+from ml_backend.integrity import checksum_now
 
-_LAYOUT, _WHY = "labelloop layout", "labelloop why"
+_LAYOUT, _WHY, _GRAPH = "labelloop layout", "labelloop why", "labelloop graph"
+"""Beside the trial's outputs: the layout, why it was chosen, and the checksum of the optimised graph; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ class Openings:
         file, graph = self._files()
         try:
             with np.load(file, allow_pickle=False) as kept:
-                seen = {name: kept[name] for name in kept.files if name not in {_LAYOUT, _WHY}}
-                layout, why = str(kept[_LAYOUT]), str(kept[_WHY])
+                seen = {name: kept[name] for name in kept.files if name not in {_LAYOUT, _WHY, _GRAPH}}
+                layout, why, checksum = str(kept[_LAYOUT]), str(kept[_WHY]), str(kept[_GRAPH])
+            if checksum and checksum_now(graph) != checksum:
+                return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return Opening(graph if graph.is_file() else None, layout, why, seen)
+        return Opening(graph if checksum else None, layout, why, seen)
 
     @contextmanager
     def turn(self) -> Iterator[Path]:
@@ -79,10 +83,12 @@ class Openings:
         """Keeps an opening; call it within `turn`. A full disk costs nothing but the time next time."""
         file, place = self._files()
         with suppress(OSError):
-            if graph.is_file():
+            checksum = checksum_now(graph) if graph.is_file() else ""
+            if checksum:
                 graph.replace(place)
             with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".seen-", delete=False) as part:
-                np.savez(part, **{_LAYOUT: np.array(layout), _WHY: np.array(why)}, **seen)  # type: ignore[arg-type]
+                said = {_LAYOUT: np.array(layout), _WHY: np.array(why), _GRAPH: np.array(checksum)}
+                np.savez(part, **said, **seen)  # type: ignore[arg-type]
             Path(part.name).replace(file)
 
     def forget(self) -> None:

@@ -9,7 +9,9 @@ from ml_backend.errors import ModelError
 from ml_backend.learning.door import Door
 from ml_backend.learning.lessons import NotConnected
 from ml_backend.learning.page import front_page, learning_page, page_headers
+from ml_backend.projects import Projects
 from ml_backend.serving import Serving
+from ml_backend.support import ModelOutputs, controls_of, reasons, unlearned
 
 LONGEST_ID = 9
 """Digits of a project's number: longer ones are no 32-bit numbers, and databases take none."""
@@ -18,14 +20,17 @@ LONGEST_ID = 9
 class Pages:
     """Answers browsers; what it shows is read when it is asked for."""
 
-    def __init__(self, settings: Settings, door: Door, serving: Serving) -> None:
+    def __init__(self, settings: Settings, door: Door, serving: Serving, projects: Projects) -> None:
         self._studio = settings.label_studio_public_url or settings.label_studio_url
         self._door = door
         self._serving = serving
+        self._projects = projects
 
     def front(self) -> Response:
         """What this service is, and the way to each project's page: for who opens the address in Label Studio."""
-        projects = [(number, labelled, self._active(number)) for number, labelled in self._door.projects()]
+        projects = [
+            (number, labelled, self._active(number), self._notes(number)) for number, labelled in self._door.projects()
+        ]
         return _page(front_page(projects, served=self._active()))
 
     def learning(self, project: int) -> Response:
@@ -36,8 +41,17 @@ class Pages:
         """
         if len(str(project)) > LONGEST_ID:
             raise NotConnected(project)
-        report = self._door.report(project, self._serving.version(str(project)))
-        return _page(learning_page(report, label_studio=self._studio))
+        version, config = self._serving.version(str(project)), self._projects.config(project)
+        report = self._door.report(project, version, unlearned=unlearned(project, config))
+        return _page(learning_page(report, label_studio=self._studio, notes=self._notes(project)))
+
+    def _notes(self, project: int) -> list[str]:
+        """What is not pre-labelled or not learned from in a project, as far as its label config is known here."""
+        config, detector = self._projects.config(project), self._serving.loaded(project)
+        unserved = [one for one in [self._serving.unserved(project)] if one]
+        if config is None:
+            return unserved
+        return [*unserved, *reasons(controls_of(config, ModelOutputs.of(detector) if detector else None))]
 
     def _active(self, project: int | None = None) -> str:
         try:

@@ -101,6 +101,8 @@ class _Entry:
     results: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[tuple[float, float]] = field(default_factory=list)
     late: bool = False
+    looked: int = 0
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,13 @@ class Predictor:
         options: ProjectOptions = DEFAULTS,
         waited_s: float = 0.0,
         abandoned: Callable[[], bool] = never,
+        unserved: Callable[[], str] = lambda: "No control of the project takes what the model gives.",
     ) -> list[Prediction | Unanswered]:
         """One entry a task, in the order of the tasks.
 
-        A photo that cannot be had costs its own task its boxes, and no other; the reason is logged. Tasks that the
-        time did not suffice for are `Unanswered`.
+        A photo that cannot be had costs its own task its boxes, and no other; the reason is logged. Tasks of which no
+        photo could be looked at are `Unanswered`, as are those that the time did not suffice for, and all where no
+        control of the project takes what the model gives: Label Studio stores nothing of them.
 
         Args:
             tasks: As Label Studio sends them.
@@ -167,12 +171,16 @@ class Predictor:
             options: What the project asks for.
             waited_s: Seconds of the budget that are spent already.
             abandoned: Asked before each photo; True ends the work.
+            unserved: Says why no control of the project gets anything; asked where none does.
 
         Raises:
             ModelBroken: The engine failed.
             Busy: Other requests decode so many pixels that there is no memory for these photos.
             Abandoned: The client has gone.
         """
+        if not any(target.labels or target.points for target in targets):
+            reason = unserved()
+            return [Unanswered(NEUTRAL, detector.version, reason) for _ in tasks]
         aims = aims_of(targets, detector.names.names, options, self._threshold)
         floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
         entries = [_Entry(task_id=_task_id(task)) for task in tasks]
@@ -186,6 +194,7 @@ class Predictor:
             looks = self._look(job, detector, floor)
         for look in looks:
             shot, entry = look.shot, entries[look.shot.task]
+            entry.looked += 1
             if self._watch is not None:
                 self._watch.show(shot.task, look.found, (look.width, look.height))
             key = f"{detector.version} {entry.task_id} {shot.item}"
@@ -295,22 +304,26 @@ class Predictor:
         make: Callable[[Photo], Made],
         then: Callable[[Made], Done],
     ) -> Done | None:
-        task_id = job.entries[shot.task].task_id
+        entry = job.entries[shot.task]
+        task_id = entry.task_id
         if job.is_over():
             raise Abandoned
         if not isinstance(shot.url, str) or not shot.url.strip():
-            self._skip(shot, task_id, "no_address", f"there is no image address but {type(shot.url).__name__}")
+            entry.failed = f"there is no image address but {type(shot.url).__name__}"
+            self._skip(shot, task_id, "no_address", entry.failed)
             return None
         try:
             made = make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side, abandoned=job.is_over))
         except (Busy, Abandoned):  # of the whole request
             raise
         except MediaError as error:
-            self._skip(shot, task_id, error.code, str(error))
+            entry.failed = str(error)
+            self._skip(shot, task_id, error.code, entry.failed)
             return None
         except Exception as error:  # whatever a file can do to a decoder, it may not cost the other tasks theirs
             log.exception("photo_failed", task=task_id)
-            self._skip(shot, task_id, "unexpected", type(error).__name__)
+            entry.failed = type(error).__name__
+            self._skip(shot, task_id, "unexpected", entry.failed)
             return None
         return then(made)
 
@@ -358,6 +371,8 @@ def find_shots(index: int, task: dict[str, Any], aims: Sequence[Aim]) -> list[Sh
 def _close(entry: _Entry, version: str) -> Prediction | Unanswered:
     if entry.late:
         return Unanswered(NEUTRAL, version, "There was no time left for this task; ask for fewer at once.")
+    if not entry.looked:
+        return Unanswered(NEUTRAL, version, f"No image of the task could be read: {entry.failed or 'it has none'}")
     return Prediction(entry.results, round(photo_score(entry.candidates), 4), version)
 
 

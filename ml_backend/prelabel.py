@@ -15,6 +15,7 @@ from ml_backend.detector import Detector
 from ml_backend.mapping import find_targets
 from ml_backend.predict import Photos, Predictor
 from ml_backend.protocol import Prediction, ProjectOptions, Unanswered
+from ml_backend.support import ModelOutputs, NotServed, controls_of
 
 CHUNK = 25
 """Tasks that are predicted, then imported with one request: what a killed process has to do again at most."""
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class BadPhoto:
-    """A photo that could not be used. Its task got no prediction from it, and is tried again by the next run."""
+    """A photo that could not be used, or a task without one: tried again by the next run."""
 
     task: int | None
     url: str
@@ -133,11 +134,14 @@ def prelabel(
         look: Looks at the tasks in place of this process: see `ml_backend.cluster`.
 
     Raises:
+        NotServed: No control of the project takes what the model gives.
         StudioError: Label Studio cannot be asked.
         ModelBroken: The engine failed.
     """
     config = studio.label_config(project)
     targets = find_targets(config, detector.names.names, gives=detector.gives, points=detector.points)
+    if not any(target.labels or target.points for target in targets):
+        raise NotServed(project, "pre-labelled", controls_of(config, ModelOutputs.of(detector)))
     noting = Noting(photos)
     predictor = Predictor(noting, score_threshold=score_threshold, budget_s=BUDGET_S)
     tasks, old = _tasks(studio, project, detector.version)
@@ -163,6 +167,11 @@ def prelabel(
     for looked in (look or look_here)(chunks()):
         bad += looked.bad
         failed = {one.task for one in looked.bad}
+        bad += [
+            BadPhoto(task["id"], "", entry.error)
+            for task, entry in zip(looked.chunk, looked.entries, strict=True)
+            if isinstance(entry, Unanswered) and task["id"] not in failed
+        ]
         rows = [
             {"task": task["id"], "result": entry.result, "score": entry.score, "model_version": detector.version}
             for task, entry in zip(looked.chunk, looked.entries, strict=True)

@@ -24,6 +24,7 @@ from ml_backend.memory import give_memory_back
 from ml_backend.prelabel import Progress, Report, prelabel, prune
 from ml_backend.protocol import ProjectOptions, read_options, with_thresholds
 from ml_backend.registry import Registry
+from ml_backend.support import ModelOutputs, controls_of
 
 LISTED = 20
 """Bad photos that are listed; of more, the number is said."""
@@ -55,6 +56,9 @@ def prelabel_project(
         studio.project(project)
         detector, thresholds = activation.open_served(settings, project)
         print(f"Project {project} is pre-labelled with {detector.version}", flush=True)
+        for one in controls_of(studio.label_config(project), ModelOutputs.of(detector)):
+            if not one.prelabels:
+                print(f"  {one.sentence}", flush=True)
         started = time.monotonic()
         options = with_thresholds(_options(studio, project, settings), thresholds)
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Owns what each project asked for in `/setup`: `/predict` needs it, and Label Studio does not send it there again.
+"""Owns what each project asked for in `/setup`, and its label config: `/predict` and the pages need them later.
 
 A request may reach another worker than the `/setup` before it, so the options lie in files that all workers read.
 """
@@ -9,10 +9,14 @@ import hashlib
 import re
 import tempfile
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import structlog
 
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import MalformedConfig
+from labelloop.service.settings import Settings
 from ml_backend.protocol import ProjectOptions
 
 log = structlog.get_logger(__name__)
@@ -24,6 +28,11 @@ class Projects:
     def __init__(self, folder: Path) -> None:
         """Touches nothing: the folder is made when the first option is kept."""
         self._folder = folder
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Where the services of these settings keep them."""
+        return cls(settings.home / "ml_backend" / "projects")
 
     def options(self, project: str | int | None) -> ProjectOptions:
         """What the project asked for; the defaults where it asked for nothing."""
@@ -43,12 +52,28 @@ class Projects:
             self.forget(project)
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(msgspec.json.encode(options))
-            Path(file.name).replace(self._file(project))
+            self._write(self._file(project), msgspec.json.encode(options))
         except OSError as error:
             log.warning("project_options_not_kept", project=project, reason=str(error), folder=str(self._folder))
+
+    def config(self, project: int) -> LabelConfig | None:
+        """The label config of the last `/setup`; None where there was none, or it cannot be read."""
+        try:
+            return LabelConfig.parse(self._config_file(project).read_text(encoding="utf-8"))
+        except (OSError, ValueError, MalformedConfig):
+            return None
+
+    def keep_config(self, project: str | int | None, xml: str | None) -> None:
+        """Remembers a label config; writes only where it changed."""
+        file = self._config_file(project)
+        if not xml or not file.stem.isdecimal():
+            return
+        try:
+            if file.is_file() and file.read_text(encoding="utf-8") == xml:
+                return
+            self._write(file, xml.encode())
+        except (OSError, ValueError) as error:
+            log.warning("label_config_not_kept", project=project, reason=str(error), folder=str(self._folder))
 
     def forget(self, project: str | int | None) -> None:
         """Back to the defaults."""
@@ -56,6 +81,15 @@ class Projects:
             self._file(project).unlink(missing_ok=True)
         except OSError as error:
             log.warning("project_options_not_kept", project=project, reason=str(error), folder=str(self._folder))
+
+    def _write(self, file: Path, data: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as part:
+            part.write(data)
+        Path(part.name).replace(file)
+
+    def _config_file(self, project: str | int | None) -> Path:
+        return self._folder / f"{self._file(project).name.partition('.')[0]}.xml"
 
     def _file(self, project: str | int | None) -> Path:
         key = str(project)

@@ -14,6 +14,7 @@ import httpx
 from labelloop.service.errors import LabelloopError
 from ml_backend.catalogue import CATALOGUE, Entry
 from ml_backend.download import TIMEOUT_S, Progress, download
+from ml_backend.integrity import keep_checksum
 
 
 class UnknownModel(LabelloopError):
@@ -65,6 +66,7 @@ def pull(entry: Entry, folder: Path, *, source: str = "", client: httpx.Client |
         url = f"{source.rstrip('/')}/{release.name}" if source else ""
         with _bar(release.name) as progress:
             download(release, file, url=url, client=client, progress=progress)
+        keep_checksum(file, release.sha256)
         files.append(file)
     if entry.names:
         names = files[0].with_name(f"{files[0].name}.names")

@@ -152,13 +152,19 @@ class Registry:
     def find(self, version: str) -> Manifest | None:
         """The manifest of a version; None where there is no such version."""
         try:
-            return msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{MANIFEST}"), type=Manifest)
+            found = msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{MANIFEST}"), type=Manifest)
         except NotThere:
             return None
         except msgspec.MsgspecError as error:
             raise ModelError(
                 f"The manifest of the model version {version} cannot be read: {error}.", fix="Add the model again."
             ) from None
+        if found.version != version or checksum_of(found.files) != found.checksum or found.model not in found.files:
+            raise ModelError(
+                f"The manifest of the model version {version} does not fit itself: it was changed.",
+                fix="Add the model again.",
+            )
+        return found
 
     def manifest(self, version: str) -> Manifest:
         """As `find`; raises UnknownVersion where there is none."""

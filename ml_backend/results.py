@@ -11,8 +11,9 @@ import numpy as np
 
 from labelloop.labeling.geometry import Geometry
 from labelloop.labeling.regions import detection_result
+from ml_backend.controls import CHOICES
 from ml_backend.detections import Detections
-from ml_backend.mapping import CHOICES, Target
+from ml_backend.mapping import Target
 from ml_backend.protocol import ProjectOptions
 from ml_backend.scoring import near_miss_floor
 from ml_backend.shapes import SHAPES, points_of

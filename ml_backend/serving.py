@@ -15,15 +15,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import structlog
 
+from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from ml_backend.cache import ModelCache
 from ml_backend.detector import Detector, embedded_model, load_detector
-from ml_backend.errors import ModelBroken, ModelError, ModelLoading
+from ml_backend.errors import ModelBroken, ModelError, ModelLoading, ModelMissing
 from ml_backend.pointer import EVERYWHERE, GIVEN, Pointer
 from ml_backend.registry import Registry
 from ml_backend.versions import model_version
@@ -39,6 +40,9 @@ FIRST_LOOK_S = 1.5
 
 RETRY_S = 5.0
 """Pause before a version is tried again that the store could not give."""
+
+RETRY_REFUSED_S = 60.0
+"""The same of one that could not be opened: its files may have been put right."""
 
 IDLE_AFTER_S = 120.0
 """A worker that nobody asked for so long looks at a bucket less often; the next who asks makes it look at once."""
@@ -62,6 +66,33 @@ class Served:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
+class NotServedVersion(ModelError):
+    """A version is active and cannot be served; another goes on under its own name."""
+
+    code: ClassVar[str] = "active_version_not_served"
+
+    def __init__(self, wanted: str, served: str, error: Exception) -> None:
+        reason = error.message if isinstance(error, LabelloopError) else str(error)
+        super().__init__(
+            f"{served or 'Nothing'} is served, for the active version {wanted or 'of LABELLOOP_MODEL'} cannot be "
+            f"opened: {reason}",
+            fix=(error.fix if isinstance(error, LabelloopError) else "") or "It is tried again by itself.",
+        )
+        self.wanted = wanted
+
+
+class ModelReplaced(ModelError):
+    """The file of LABELLOOP_MODEL is no longer the one that is in memory."""
+
+    code: ClassVar[str] = "model_file_replaced"
+
+    def __init__(self, path: Path, served: str, now: str) -> None:
+        super().__init__(
+            f"{path} was {'replaced' if now else 'removed'} since it was opened: {served} is still served.",
+            fix=f"Restart the ML backend to serve {now}." if now else "Put it back before the ML backend is restarted.",
+        )
+
+
 class _Slot:
     """What one place serves: everybody's, or one project's."""
 
@@ -69,7 +100,8 @@ class _Slot:
         self.served = served
         self.error: ModelError | None = None
         self.settled = threading.Event()
-        self.refused: set[str] = set()
+        self.refused: dict[str, ModelError] = {}
+        self.unserved: NotServedVersion | None = None
         self.retry_at: float | None = None
         if served is not None:
             self.settled.set()
@@ -162,12 +194,28 @@ class Serving:
         return self._pointer.choices(self._place(project))[0] or self._given()
 
     def active(self, project: str | int | None = None) -> str:
-        """The version that was made active for a project, in memory or not. Asking loads nothing, and drops nothing.
+        """The version that is served to a project, else that is active for it. Asking loads nothing, and drops nothing.
 
         Raises:
             ModelError: None was, and there is no model to begin with.
         """
+        slot = self._peek(project)
+        if slot is not None and slot.served is not None:
+            return slot.served.version
         return self._pointer.active(self._place(project)) or self._given()
+
+    def _peek(self, project: str | int | None) -> _Slot | None:
+        place = self._place(project)
+        return self._shared if place == EVERYWHERE else self._projects.get(place)
+
+    def _unchanged(self, version: str) -> None:
+        """Raises where the file of the settings has other bytes than those that are served as this version."""
+        try:
+            now = model_version(self.path, layout=self._layout)
+        except ModelMissing:
+            now = ""
+        if now != version:
+            raise ModelReplaced(self.path, version, now)
 
     def loaded(self, project: str | int | None = None) -> Detector | None:
         """The detector where it is in memory already."""
@@ -196,8 +244,23 @@ class Serving:
         return self.served(project, wait_s=wait_s).detector
 
     def check(self) -> None:
-        """For `/ready`: raises unless the detector is in memory."""
+        """For `/ready`: raises unless what is active is in memory, for every project that was asked for.
+
+        Raises:
+            ModelError: Nothing is served, or another version than the active one, or the model's file was replaced.
+        """
         self.detector(wait_s=0)
+        for _, slot in self._slots():
+            if slot.unserved is not None:
+                raise slot.unserved
+        served = self._shared.served
+        if served is not None and served.detector.path == self.path and served.version == self._given():
+            self._unchanged(served.version)
+
+    def unserved(self, project: str | int | None = None) -> str:
+        """Why a project is served another version than the one that is active; empty where it is not."""
+        slot = self._peek(project)
+        return str(slot.unserved) if slot is not None and slot.unserved is not None else ""
 
     def look(self) -> None:
         """Asks the store what is active, and loads what became so; called several times a second."""
@@ -208,7 +271,10 @@ class Serving:
             self._take_over(self._watch.pointer)
         self._looked.set()
         now = time.monotonic()
-        due = [place for place, slot in self._slots() if slot.retry_at is not None and slot.retry_at <= now]
+        due = [slot for _, slot in self._slots() if slot.retry_at is not None and slot.retry_at <= now]
+        for slot in due:
+            slot.retry_at = None
+            slot.refused.clear()
         if (changed and self._shared.settled.is_set()) or due:
             # Python lets no thread begin while it ends: then nothing is left to serve either.
             with suppress(RuntimeError):
@@ -292,36 +358,48 @@ class Serving:
 
     def _bring(self, place: str, slot: _Slot) -> None:
         slot.retry_at = None
-        for version in self._pointer.choices(place):
-            if version in slot.refused:
-                if slot.served is None:
-                    continue
-                return
+        failed: Exception | None = None  # why the first choice, which is the active one, is not served
+        wanted, *_ = choices = self._pointer.choices(place)
+        for version in choices:
             try:
+                if version in slot.refused:
+                    raise slot.refused[version]
                 served = self._open(version)
             except StoreError as error:
                 log.warning("model_not_fetched", model_version=version, reason=str(error))
                 slot.retry_at = time.monotonic() + RETRY_S
+                failed = failed or error
             except ModelError as error:
-                slot.error = error
-                slot.refused.add(version)
-                self._refuse(version, error)
+                slot.error, failed = error, failed or error
+                slot.retry_at = slot.retry_at or time.monotonic() + RETRY_REFUSED_S
+                if version not in slot.refused:
+                    slot.refused[version] = error
+                    self._refuse(version, error)
             else:
+                if slot.unserved is not None and slot.unserved.wanted == version:
+                    self._forgive(version)
                 slot.error = None
+                slot.unserved = NotServedVersion(wanted, served.version, failed) if failed else None
                 if slot.served is not served:
                     slot.served = served
                     self._say(place, served)
                 return
-            if slot.served is not None:
+            if slot.served is not None and failed is not None:
+                slot.unserved = NotServedVersion(wanted, slot.served.version, failed)
                 return
+        slot.unserved = None  # nothing is served: `error` says why
 
     def _open(self, version: str) -> Served:
-        known = self._alive.get(version or self._given())
+        named = version or model_version(self.path, layout=self._layout)
+        known = self._alive.get(named)
         if known is not None:
             return known
         if version == GIVEN:
-            kept = self._cache.opening(f"given-{self._given()}") if self._cache else None
-            detector = self._opened(self.path, self._layout, version=self._given(), kept=kept)
+            kept = self._cache.opening(f"given-{named}") if self._cache else None
+            detector = self._opened(self.path, self._layout, version=named, kept=kept)
+            self._unchanged(named)  # else its name would not be that of what was opened
+            with self._lock:
+                self._given_version = named
             served = Served(detector.version, detector)
         elif self._watch is None or self._cache is None:
             raise ModelBroken(self.path, "there is no store to fetch versions from")
@@ -355,6 +433,12 @@ class Serving:
         if version != GIVEN and self._watch is not None:
             with suppress(StoreError):
                 Registry(self._watch.store).refuse(version, str(error))
+
+    def _forgive(self, version: str) -> None:
+        log.info("model_mended", model_version=version or "given")
+        if version != GIVEN and self._watch is not None:
+            with suppress(StoreError):
+                Registry(self._watch.store).forgive(version)
 
     def _say(self, place: str, served: Served) -> None:
         detector = served.detector

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ml_backend.errors import ModelMissing
+from ml_backend.integrity import checksum_now
 from ml_backend.names import sidecars
 
 REVISION = 1
@@ -38,8 +39,7 @@ def model_version(path: Path, *, layout: str = "", thresholds: Mapping[str, floa
     weights = path.with_name(f"{path.name}.data")
     try:
         for file in (path, *([weights] if weights.is_file() else []), *sidecars(path)):
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(checksum_now(file)))
     except OSError:
         raise ModelMissing(path) from None
     name = re.sub(r"[^A-Za-z0-9._]+", "-", path.stem).strip("-.") or "model"

@@ -8,7 +8,7 @@ from typing import Any
 from labelloop.labeling.consensus import Consensus, Stance
 from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.regions import Region
-from qc_webhooks.agreement import METRICS, Answers, Conflict, Tolerance
+from qc_webhooks.agreement import METRICS, Answers, Conflict, Tolerance, whole_answers
 from qc_webhooks.agreement.compare import find_conflicts
 from qc_webhooks.note import describe
 
@@ -61,14 +61,14 @@ def conflicts_of(answers: Sequence[Answers], consensus: Consensus, tolerance: To
 
     With a ground truth everybody is held against it. Of two annotators the second is held against the first: nobody
     knows who is right. Of more, each is held against what they say together, so that one slip is one conflict of one
-    person and not one with each of the others.
+    person and not one with each of the others. Who cannot be read whole has no part in it.
 
     Args:
         answers: One entry an annotator.
         consensus: What they say together.
         tolerance: When two regions are the same object.
     """
-    ordered = sorted(answers, key=lambda each: each.annotation)
+    ordered = sorted(whole_answers(answers), key=lambda each: each.annotation)
     truth = next((each for each in ordered if each.ground_truth), None)
     if len(ordered) < 2:
         return ()

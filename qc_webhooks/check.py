@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from labelloop.labeling.annotators import with_unread
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import evidence
 from labelloop.labeling.task import Task, read_task
 from labelloop.service.studio import Studio
-from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.card import stance_of
 from qc_webhooks.crowd_keeper import CrowdStore
 from qc_webhooks.drawing import draw
@@ -24,15 +25,14 @@ from qc_webhooks.memory import MemoryStore
 from qc_webhooks.overlay import accepted_annotation, mark_of, overlays_of
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.proposal import propose
-from qc_webhooks.review import review_reasons
+from qc_webhooks.review import judge_task
 from qc_webhooks.review_desk import ReviewDesk, ReviewStore
 from qc_webhooks.routing import is_adjudicated, is_copied, needs_review, plan, qc_keys
-from qc_webhooks.rules import violations
 from qc_webhooks.seeding import Wish
 from qc_webhooks.sheets import Copy, Sheet, brought
 from qc_webhooks.situation import Action, Memory, Situation
 from qc_webhooks.truth_keeper import TruthStore
-from qc_webhooks.verdict import Verdict, judge
+from qc_webhooks.verdict import Verdict
 from qc_webhooks.writing import Writer
 
 # A label config changes seldom; asking for it at every task would double our requests.
@@ -160,14 +160,14 @@ class Checker:
 
     def _read(self, project: int, task: int) -> Task | None:
         source = self._studio.task_json(project, task)
-        return None if source is None else read_task(source)
+        return None if source is None else with_unread(read_task(source))
 
     def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], Situation, LabelConfig]:
         config = self._config(project)
-        policy = read_policy(self._home, project)
+        policy = read_policy(self._home, project, config=config)
         answers = read_answers(found, config=config)
-        verdict = judge(answers, policy)
-        broken = violations(answers, policy.rules)
+        judged = judge_task(found, answers, policy, config=config)
+        verdict = judged.verdict
         copy = self.desk.store.copy(project, found.id or 0)
         decision = self.desk.decision(copy)
         submitted = None if decision is None else brought(found, decision.annotator, decision.mark)
@@ -181,9 +181,11 @@ class Checker:
             memory=self._memory.recall(project, found.id or 0, born=found.created_at),
             accepted=accepted_annotation(found) or submitted,
             held=tuple(mark_of(each) for each in overlays_of(found)),
-            broken=broken,
-            reasons=review_reasons(found, answers, verdict, policy, broken=broken, config=config),
-            outlook=self._outlook(project, answers, policy) if verdict.outcome != "waiting" else None,
+            broken=judged.broken,
+            reasons=judged.reasons,
+            outlook=self._outlook(project, answers, policy)
+            if verdict.outcome not in {"waiting", "not_judged"}
+            else None,
             wish=Wish() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
             desk=policy.review_project and self.desk.store.review_of(project) is not None,
             copy=copy,
@@ -193,7 +195,7 @@ class Checker:
         return answers, situation, config
 
     def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> Outlook:
-        said = evidence([stance_of(each) for each in answers])
+        said = evidence([stance_of(each) for each in whole_answers(answers)])
         return outlook(said, self._crowds.crowd(project), most=policy.max_annotators)
 
     def _with_proposal(
@@ -263,6 +265,8 @@ def memory_after(situation: Situation, actions: Sequence[Action]) -> Memory:
     for action in actions:
         if action.keys:
             keys = action.keys
+        if action.route == "raise_overlap":
+            asked, at, found = action.overlap, None, action.overlap  # nobody takes it back when the task is settled
         if action.route == "one_more_annotator":
             asked, at = action.overlap, situation.verdict.annotators
             found = situation.overlap if found is None else found

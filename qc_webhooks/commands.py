@@ -25,6 +25,7 @@ from qc_webhooks.review_desk import ReviewStore, browser_path
 from qc_webhooks.tables import ACTIONS, TASKS
 from qc_webhooks.truth_keeper import TruthStore
 from qc_webhooks.undo import Undo, describe
+from qc_webhooks.verdict import OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def status(project: int) -> None:
     """
     settings = Settings()
     found = project_status(project, settings, open_database(settings))
-    for outcome in ("agreed", "disputed", "waiting"):
-        print(f"{outcome:<10} {found.outcomes.get(outcome, 0)}")
+    for outcome in OUTCOMES:
+        print(f"{outcome.replace('_', ' '):<10} {found.outcomes.get(outcome, 0)}")
     print(f"{'to review':<10} {found.to_review}")
     if found.without_overlays:
         print(

@@ -5,12 +5,14 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from labelloop.labeling.errors import LabelingError
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.service.changes import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.errors import NoteRefused
 from qc_webhooks.memory import MemoryStore
+from qc_webhooks.overlap_keeper import count_short, describe_short
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.review_desk import ReviewStore, ensure_review_project
@@ -30,9 +32,10 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
         HostRefused: Label Studio does not accept our webhook's address. All the rest is done by then: the poller
             carries quality control alone until the address is put right and the project is connected again.
     """
-    policy = read_policy(settings.home, project_id)
     project = studio.project(project_id)
+    policy = read_policy(settings.home, project_id, config=_label_config(project))
     changes = [_ensure_annotators(studio, project, policy, MemoryStore(engine))]
+    changes += _short_tasks(studio, studio.project(project_id), policy)
     changes += ensure_tabs(studio, project_id)
     changes.append(_offer_note(project))
     added = ProjectStore(engine).add(project_id)
@@ -44,6 +47,25 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     if review is not None:
         ensure_webhook(studio, review, settings)
     return changes
+
+
+def _short_tasks(studio: Studio, project: Mapping[str, Any], policy: Policy) -> list[Change]:
+    tasks = count_short(studio, project, policy)
+    if not tasks:
+        return []
+    if policy.raise_overlap:
+        return [Change(f"the worker raises the overlap of {tasks:,} tasks to {policy.annotators}", done=False)]
+    what = (
+        f"{describe_short(tasks, policy)}; `raise_overlap = true` in qc/{project['id']}/policy.toml of the home folder"
+    )
+    return [Change(f"{what} has the worker raise it", done=False, choice=True)]
+
+
+def _label_config(project: Mapping[str, Any]) -> LabelConfig | None:
+    try:
+        return LabelConfig.parse(str(project.get("label_config") or ""))
+    except MalformedConfig:
+        return None  # an empty or unusual interface: the worker says what is wrong with it
 
 
 def show_note(studio: Studio, project_id: int) -> Change:

@@ -120,7 +120,7 @@ class CrowdKeeper:
         """Tasks whose consensus is doubtful by what is known now are judged again, once a state of them."""
         settled = sa.select(TASKS.c.task, TASKS.c.fingerprint).where(
             TASKS.c.project == project,
-            TASKS.c.outcome != "waiting",
+            TASKS.c.outcome.in_(("agreed", "disputed")),
             TASKS.c.annotators < policy.max_annotators,
             sa.or_(TASKS.c.asked_at.is_(None), TASKS.c.asked_at != TASKS.c.annotators),
         )

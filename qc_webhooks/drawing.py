@@ -8,7 +8,7 @@ import shapely
 from labelloop.labeling.consensus import Agreed, consensus
 from labelloop.labeling.geometry import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
-from qc_webhooks.agreement import Answers, Tolerance
+from qc_webhooks.agreement import Answers, Tolerance, whole_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
 from qc_webhooks.note import describe
 from qc_webhooks.policy import Policy
@@ -107,7 +107,7 @@ def draw(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> Drawin
         verdict: What was found.
         policy: The project's policy.
     """
-    together = consensus([stance_of(each) for each in answers])
+    together = consensus([stance_of(each) for each in whole_answers(answers)])
     named = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
     regions = {answer.annotator: stance_of(answer).regions for answer in answers}
     views = [

@@ -1,6 +1,8 @@
 """The errors of quality control: each names the item and how to put it right."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from labelloop.service.errors import LabelloopError
 
@@ -11,25 +13,44 @@ class QualityControlError(LabelloopError):
     code = "quality_control"
 
 
-class PolicyError(QualityControlError):
-    """A policy file or value that cannot be followed.
+class PolicyFault(NamedTuple):
+    """One setting of a policy that cannot be followed.
 
     Attributes:
         where: The file, or ``policy`` for a value given in code.
-        field: The name of the setting at fault ("" when the whole file cannot be read).
+        field: The name of the setting ("" when the whole file cannot be read).
         reason: What is wrong with it, in words.
+    """
+
+    where: str
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        setting = self.field + ("" if not self.field else " " if self.reason.startswith("names ") else ": ")
+        return f"{self.where}: {setting}{self.reason}."
+
+
+class PolicyError(QualityControlError):
+    """Policy files or values that cannot be followed; every fault is named.
+
+    Attributes:
+        faults: All of them, in the order of the files.
     """
 
     code = "bad_policy"
 
-    def __init__(self, where: Path | str, field: str, reason: str) -> None:
+    def __init__(self, faults: Sequence[PolicyFault]) -> None:
         super().__init__(
-            f"{where}: {f'{field}: ' if field else ''}{reason}.",
+            " ".join(map(str, faults)),
             fix="Put it right in the file; docs/reference/policy.md lists every setting with its default.",
         )
-        self.where = str(where)
-        self.field = field
-        self.reason = reason
+        self.faults = tuple(faults)
+
+    @property
+    def field(self) -> str:
+        """The name of the first setting at fault."""
+        return self.faults[0].field
 
 
 class NotAnEvent(QualityControlError):

@@ -114,6 +114,11 @@ def seed_hint(project: int, task: int, revision: int) -> Hint:
     return _task_hint(project, task, f"task:{task}:seed:{revision}", "seeding")
 
 
+def raise_hint(project: int, task: int, annotators: int) -> Hint:
+    """A task that is to be served to so many annotators; one key for each number: it is said once."""
+    return _task_hint(project, task, f"task:{task}:overlap:{annotators}", "poll")
+
+
 def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
     """A project (None: every connected one) whose tasks must all be compared with what we know."""
     subject = "*" if project is None else str(project)

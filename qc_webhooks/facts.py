@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from labelloop.labeling.annotators import numbered
 from labelloop.labeling.clusters import Cluster, cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Evidence, Stance
@@ -14,7 +15,7 @@ from labelloop.labeling.geometry import Geometry
 from labelloop.labeling.hands import Drawn, Edges
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import Annotation, Task
-from qc_webhooks.agreement.answers import Answers, read_answers
+from qc_webhooks.agreement.answers import Answers, read_answers, whole_answers
 from qc_webhooks.agreement.compare import compare
 from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.card import stance_of
@@ -43,6 +44,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
         truth: Whether it is marked as the ground truth: then it is a reviewer's, and no blind opinion.
         against: Agreement with the task's ground truth, 0 to 1; None where there is none.
         known: Whether the ground truth was there before: then the task was served to measure the annotator by it.
+        whole: Whether everything could be read: else what is not there tells nothing.
     """
 
     annotator: int
@@ -52,6 +54,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     truth: bool = False
     against: float | None = None
     known: bool = False
+    whole: bool = True
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -157,19 +160,19 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def blind(self) -> tuple[Turn, ...]:
-        """The turns of annotators who did not know what others said; a reviewer's is left out."""
-        return tuple(turn for turn in self.turns if not turn.truth)
+        """The turns of annotators who did not know what others said; a reviewer's, and what is unread, is left out."""
+        return tuple(turn for turn in self.turns if turn.whole and not turn.truth)
 
     def evidence(self) -> Evidence:
         """What the task tells about its annotators."""
         return Evidence(
-            tuple(sorted(turn.annotator for turn in self.turns)),
+            tuple(sorted(turn.annotator for turn in self.turns if turn.whole)),
             tuple(
                 (thing.control, tuple((mark.annotator, mark.labels) for mark in thing.marks)) for thing in self.things
             ),
             tuple((question.control, question.votes) for question in self.questions),
             tuple(boxes for thing in self.things if (boxes := thing.boxes)),
-            next((turn.annotator for turn in self.turns if turn.truth), None),
+            next((turn.annotator for turn in self.turns if turn.truth and turn.whole), None),
         )
 
 
@@ -190,11 +193,13 @@ def facts_of(
         verdict: What was found.
         tolerance: When two regions are the same object.
         config: The project's label config; it says where the images are.
-        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
+        clusters: The clusters of the regions that could be read whole, where they are known already, as ``consensus``
+            takes them.
     """
     answers = sorted(answers, key=lambda each: each.annotator)
-    stances = [stance_of(each) for each in answers]
-    annotations = {each.id: each for each in task.annotations}
+    stances = [stance_of(each) for each in whole_answers(answers)]
+    drew = {stance.annotator: len(stance.regions) for stance in map(stance_of, answers)}
+    annotations = {each.id: each for each in numbered(task.annotations)}
     drawn = _prelabels(task)
     if clusters is None:
         clusters = cluster_regions([stance.regions for stance in stances])
@@ -208,11 +213,12 @@ def facts_of(
             each.annotator,
             moment(annotations[each.annotation].updated_at or annotations[each.annotation].created_at),
             _seconds(annotations[each.annotation]),
-            len(stance.regions),
+            drew[each.annotator],
             each.ground_truth,
             *_against(each, verdict, answers),
+            each.is_whole,
         )
-        for each, stance in zip(answers, stances, strict=True)
+        for each in answers
     ]
     return Facts(
         task.id or 0,
@@ -263,7 +269,7 @@ def _against(each: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tup
     if truth is None or truth is each:
         return None, False
     met = {each.annotator, truth.annotator}
-    score = next((pair.overall for pair in verdict.comparisons if {pair.a, pair.b} == met), None)
+    score = next((pair.overall for pair in verdict.comparisons if not pair.unjudged and {pair.a, pair.b} == met), None)
     return None if score is None else round(score, 6), each.annotation > truth.annotation
 
 
@@ -307,6 +313,7 @@ def _pairs(
             sum(found),
         )
         for pair in verdict.comparisons
+        if not pair.unjudged
     )
 
 
@@ -315,16 +322,15 @@ def _repeats(
 ) -> tuple[Repeat, ...]:
     """Annotators who annotated the task twice, their last two annotations against each other."""
     latest = {each.annotation for each in answers}
-    older = tuple(
-        each for each in task.annotations if each.id not in latest and not each.was_cancelled and each.completed_by
-    )
+    live = [each for each in numbered(task.annotations) if not each.was_cancelled and each.completed_by]
+    older = tuple(each for each in live if each.id not in latest)
     if not older:
         return ()
-    now = {each.annotator: each for each in answers if not each.ground_truth}
+    now = {each.annotator: each for each in whole_answers(answers) if not each.ground_truth}
     before = read_answers(msgspec.structs.replace(task, annotations=older), config=config)
     return tuple(
         Repeat(each.annotator, round(compare(each, now[each.annotator], tolerance=tolerance).overall, 6))
-        for each in before
+        for each in whole_answers(before)
         if each.annotator in now
     )
 

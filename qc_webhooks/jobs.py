@@ -17,6 +17,7 @@ from qc_webhooks.check import Checker
 from qc_webhooks.crowd_keeper import CrowdKeeper
 from qc_webhooks.events import PROJECT, TASK, copy_hint, overlay_hint, recheck_hint
 from qc_webhooks.memory import MemoryStore
+from qc_webhooks.overlap_keeper import OverlapKeeper
 from qc_webhooks.policy import read_policy
 from qc_webhooks.projects import ProjectStore
 from qc_webhooks.reconcile import Reconciler
@@ -74,10 +75,11 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 
 
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: the poller every ``poll_seconds``; a look at our tabs and overlays every minute."""
+    """What runs now and then: the poller every ``poll_seconds``; a look at tabs, overlays and overlaps every minute."""
     reconciler = _reconciler(settings, studio, engine)
     projects, memory, inbox = ProjectStore(engine), MemoryStore(engine), Inbox.from_settings(settings, engine)
     policy, reviews = partial(read_policy, settings.home), ReviewStore(engine)
+    overlap = OverlapKeeper(studio, inbox, policy)
 
     def review_project(project: int) -> None:
         try:
@@ -90,6 +92,7 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
     def tabs() -> None:
         for connected in projects.all():
             try:
+                overlap.look(connected.project)
                 ensure_tabs(studio, connected.project)
                 recall_withheld(studio, memory, inbox, connected.project)
                 if policy(connected.project).review_project:

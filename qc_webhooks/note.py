@@ -28,6 +28,8 @@ def write_note(verdict: Verdict, policy: Policy, *, doubt: float | None = None, 
 def _verdict_note(verdict: Verdict, policy: Policy, doubt: float | None) -> str:
     if verdict.outcome == "waiting":
         return f"{verdict.annotators} of {policy.annotators} annotators have submitted.{_uncompared(verdict)}"
+    if verdict.outcome == "not_judged":
+        return f"Not judged: {' '.join(verdict.not_judged)}"
     if verdict.ground_truth is not None:
         return "Settled: one annotation is marked as the ground truth."
     if verdict.outcome == "agreed":

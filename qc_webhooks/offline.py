@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -16,6 +16,7 @@ from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable, OutputUnwr
 from qc_webhooks.policy import Policy, parse_policy
 from qc_webhooks.report import Export, Progress, Summary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
+from qc_webhooks.verdict import OUTCOMES
 
 # An export of a few megabytes is read before a bar could be looked at.
 _LONG = 4_000_000
@@ -36,10 +37,11 @@ def report(
         json: Where the report is written ("-": to the standard output).
         policy: A policy.toml; without it the defaults hold.
     """
-    rules = Policy() if policy is None else parse_policy(policy)
     config = read_config(label_config)
+    rules = Policy() if policy is None else parse_policy(policy, config=config)
     with show_progress(source) as progress, _output(json) as out:
         summary = write_report(Export(source, config, progress), rules, out)
+        refuse_unreadable(source, summary.tasks, summary.unreadable)
     if str(json) != "-":
         print(told(summary))
         print(f"\nThe whole report: {json}")
@@ -64,15 +66,27 @@ def consensus(
             summary = write_consensus(Export(source, config, progress), file)
         except LabelingError as error:
             raise ConsensusUnwritable(str(error)) from error
+        refuse_unreadable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
         print(f"{summary.tasks} tasks, each with one annotation: {out}")
+        print("\n".join(_unmerged(summary)), end="\n" if _unmerged(summary) else "")
         print("\n".join(_trouble(summary)), end="\n" if _trouble(summary) else "")
+
+
+def refuse_unreadable(source: Path, read: int, unreadable: Sequence[object]) -> None:
+    """Ends a command where none of a file's tasks could be read.
+
+    Raises:
+        ExportUnreadable: It is so.
+    """
+    if unreadable and not read:
+        raise ExportUnreadable(source, f"none of its {len(unreadable)} tasks can be read: {unreadable[0]}")
 
 
 def told(summary: Summary) -> str:
     """The report in a few lines."""
-    counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name}" for name in ("agreed", "disputed", "waiting"))
-    lines = [f"{summary.tasks} tasks: {counts}"]
+    counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
+    lines = [f"{summary.tasks} tasks: {counts}", f"for a reviewer       {summary.reviewed}"]
     if overall := summary.statistics["scores"]["overall"]:
         lines.append(f"agreement of pairs   {_number(overall['pairwise'])}")
         lines.append(f"share that agrees    {_number(overall['consensus'])}")
@@ -94,6 +108,14 @@ def told(summary: Summary) -> str:
     return "\n".join(lines + _trouble(summary))
 
 
+def _unmerged(summary: Summary) -> list[str]:
+    """What of a consensus is one annotator's answer, and how much is left out."""
+    controls = ", ".join(f"{name or 'whole annotation'} ({tasks} tasks)" for name, tasks in summary.carried.items())
+    lines = [f"One annotator's answer, as it is: {controls}. See meta.consensus.carried."] if controls else []
+    left = f"{summary.left} regions and results are not in it. See meta.consensus.rejected."
+    return [*lines, left] if summary.left else lines
+
+
 def _reliability(person: dict[str, Any]) -> Iterator[str]:
     if person["regions"]:
         yield f"; finds {_number(Estimate(**person['regions']['recall']))}"
@@ -113,7 +135,17 @@ def _trouble(summary: Summary) -> list[str]:
     lines = (
         [f"{len(summary.unreadable)} tasks could not be read: {summary.unreadable[0]}"] if summary.unreadable else []
     )
+    if summary.without_prelabel:
+        lines.append(no_prelabels(summary.without_prelabel))
     return [*lines, f"{summary.unread} results could not be read"] if summary.unread else lines
+
+
+def no_prelabels(tasks: int) -> str:
+    """What is said where an export lacks what the policy looks at."""
+    return (
+        f"{tasks} tasks name their pre-labels by number only: least_model_score and least_model_agreement are left out."
+        " Export a snapshot with full predictions."
+    )
 
 
 def _number(found: Estimate) -> str:

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-import msgspec
-
 from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Agreed, Consensus, Crowd, consensus, consensus_results
+from labelloop.labeling.consensus import Agreed, Consensus, Crowd, consensus
 from labelloop.labeling.errors import LabelingError
-from labelloop.labeling.regions import read_annotation
+from labelloop.labeling.region import Region
 from labelloop.labeling.task import Annotation, Task
 from labelloop.labeling.writing import to_results
-from qc_webhooks.agreement import Answers
+from qc_webhooks.agreement import Answers, whole_answers
 from qc_webhooks.card import LOW_OVERLAP, conflicts_of, stance_of
+from qc_webhooks.merging import Style, merge
 from qc_webhooks.note import describe
 from qc_webhooks.overlay import CONSENSUS, STANCE, Overlay
 from qc_webhooks.policy import Policy
@@ -43,7 +42,7 @@ def propose(
         crowd: What is known of the project's annotators; None: nothing, so all are alike.
     """
     annotations = {each.id: each for each in latest_annotations(task.annotations)}
-    agreed = consensus([stance_of(each) for each in answers], crowd)
+    agreed = consensus([stance_of(each) for each in whole_answers(answers)], crowd)
     texts = _disputed(answers, agreed, policy)
     groups = stances(answers, verdict, policy)
     shown = [
@@ -60,10 +59,10 @@ def propose(
         # An empty proposal would ask to throw away what everybody drew.
         return (*reversed(shown), Overlay(CONSENSUS, _stance_results(annotation, said), None))
     try:
-        written = _consensus_results(agreed, config) + _whole_task(annotation, task, config)
+        merged = merge(task, answers, lambda: verdict.measured, crowd=crowd, config=config, style=_STYLE)
     except LabelingError:  # a control of the consensus is not in the label config (any more); the stances still stand
         return tuple(reversed(shown))
-    return (*reversed(shown), Overlay(CONSENSUS, written, _likely(agreed)))
+    return (*reversed(shown), Overlay(CONSENSUS, merged.results, _likely(agreed)))
 
 
 def stances(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> tuple[tuple[Answers, ...], ...]:
@@ -133,20 +132,24 @@ def _likely(agreed: Consensus) -> float | None:
     return round(sum(likely) / len(likely), 4) if likely else None
 
 
-def _consensus_results(agreed: Consensus, config: LabelConfig | None) -> list[dict[str, Any]]:
-    regions = [result for each in agreed.regions for result in _agreed_results(each, config)]
-    asked = consensus_results(msgspec.structs.replace(agreed, regions=()), config=config)
-    return regions + [{name: value for name, value in result.items() if name != "meta"} for result in asked]
-
-
-def _agreed_results(agreed: Agreed, config: LabelConfig | None) -> list[dict[str, Any]]:
-    # Annotators who began from the same pre-label have regions of the same id: the proposal gets ids of its own.
+def _region_id(agreed: Agreed) -> str:
+    """An id of its own: annotators who began from the same pre-label have regions of the same id."""
     sources = sorted((source.annotation or 0, source.region) for source in agreed.sources)
-    region_id = hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:10]
-    region = msgspec.structs.replace(agreed.region, id=region_id, score=round(agreed.probability, 4))
-    first, *others = to_results(region, config=config)
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:10]
+
+
+def _agreed_results(agreed: Agreed, region: Region, config: LabelConfig | None) -> list[dict[str, Any]]:
+    results = [
+        {name: value for name, value in result.items() if name != "origin"}
+        for result in to_results(region, config=config)
+    ]
     text = _provenance(agreed)
-    return [{**first, "meta": _meta(None, text)} if text else first, *others]
+    if text:
+        results[0]["meta"] = _meta(results[0].get("meta"), text)
+    return results
+
+
+_STYLE = Style(_agreed_results, _region_id, tells=False)
 
 
 def _provenance(agreed: Agreed) -> str:
@@ -161,17 +164,6 @@ def _provenance(agreed: Agreed) -> str:
     if least < LOW_OVERLAP:
         lines.append(f"One shape overlaps this one by only {100 * least:.0f} %.")
     return " ".join(lines)
-
-
-def _whole_task(annotation: Annotation, task: Task, config: LabelConfig | None) -> list[dict[str, Any]]:
-    """Answers about the whole task that no consensus is formed of (text, ratings), from one annotator."""
-    reading = read_annotation(annotation, task=task, config=config)
-    drawn = {region.id for region in reading.regions}
-    return [
-        {name: value for name, value in result.raw.items() if name not in {"score", "origin", "id"}}
-        for result in reading.carried
-        if result.from_name and result.id not in drawn and not {"x", "points", "rle"} & result.value.keys()
-    ]
 
 
 def _meta(meta: Any, text: str) -> dict[str, Any]:

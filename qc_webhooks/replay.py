@@ -31,11 +31,14 @@ class Replayed:
         tasks: All tasks.
         first: How many annotators are asked at first.
         agreed: Number of annotators that it took -> tasks on which they agreed.
-        review: Tasks that would have gone to a reviewer: no majority among the most annotators who are asked.
+        review: Tasks that would have gone to a reviewer: disputed by the most annotators who are asked, not judged, or
+            sent there by the policy although nobody disagrees.
         open: Tasks for which one more annotator would have been asked than there was.
         waiting: Tasks with fewer annotators than are asked at first.
         labels: Annotations that these took, those asked for in vain included.
         seconds: Time that the annotations of the record among them took; None where no time is known.
+        unsettled: Tasks without a majority among the most annotators who are asked.
+        not_judged: Tasks that cannot be judged.
     """
 
     tasks: int
@@ -46,6 +49,8 @@ class Replayed:
     waiting: int
     labels: int
     seconds: float | None
+    unsettled: int = 0
+    not_judged: int = 0
 
     @property
     def settled(self) -> int:
@@ -55,7 +60,7 @@ class Replayed:
     @property
     def disputes(self) -> int:
         """Tasks whose first annotators did not agree."""
-        return self.review + self.open + sum(tasks for count, tasks in self.agreed.items() if count > self.first)
+        return self.unsettled + self.open + sum(tasks for count, tasks in self.agreed.items() if count > self.first)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class Replay:
         seconds: list[list[float]] = []
         nan = float("nan")
         for task in tasks:
-            who = [turn.annotator for turn in task.blind]
+            turns = [turn for turn in task.turns if not turn.truth]
+            who = [turn.annotator for turn in turns]
             scores = {frozenset((pair.a, pair.b)): pair for pair in task.pairs}
             first = who[:MOST_ANNOTATORS]
             found = [
@@ -93,7 +99,7 @@ class Replay:
             counts.append(len(who))
             overall.append([nan if pair is None else pair.overall for pair in found])
             lowest.append([nan if pair is None else min(pair.overall, *pair.controls.values(), 1.0) for pair in found])
-            times = [turn.seconds if turn.seconds is not None else nan for turn in task.blind[:MOST_ANNOTATORS]]
+            times = [turn.seconds if turn.seconds is not None else nan for turn in turns[:MOST_ANNOTATORS]]
             seconds.append(times + [nan] * (MOST_ANNOTATORS - len(times)))
         return cls(
             np.array(counts, dtype=np.int16),
@@ -125,13 +131,30 @@ class Replay:
         return _majorities(self.lowest)
 
     @cached_property
+    def _known(self) -> dict[int, NDArray[np.bool_]]:
+        """Number of annotators -> whether each two of the first so many were compared, ``(tasks,)``."""
+        found: dict[int, NDArray[np.bool_]] = {}
+        for count in range(2, MOST_ANNOTATORS + 1):
+            places = [_PAIRS.index(pair) for pair in combinations(range(count), 2)]
+            found[count] = np.isfinite(self.overall[:, places]).sum(axis=1) == len(places)
+        return found
+
+    @cached_property
     def _time(self) -> tuple[bool, NDArray[np.float32]]:
         """Whether any time is known; and the time of the first so many annotators of each task, ``(tasks, 6)``."""
         added = np.cumsum(np.nan_to_num(self.seconds), axis=1, dtype=np.float32)
         none = np.zeros((len(self.seconds), 1), dtype=np.float32)
         return bool(np.isfinite(self.seconds).any()), np.concatenate((none, added), axis=1)
 
-    def run(self, *, agreement: float, annotators: int, max_annotators: int, every_control: bool = True) -> Replayed:
+    def run(
+        self,
+        *,
+        agreement: float,
+        annotators: int,
+        max_annotators: int,
+        every_control: bool = True,
+        review_not_judged: bool = True,
+    ) -> Replayed:
         """The past under these settings of the policy (see ``Policy``)."""
         majorities = self._lowest_majorities if every_control else self._overall_majorities
         most = min(max(max_annotators, annotators), MOST_ANNOTATORS)
@@ -140,7 +163,7 @@ class Replay:
         waiting = int((there < annotators).sum())
         taken: NDArray[np.int16] = np.minimum(there, annotators).astype(np.int16)
         agreed: dict[int, int] = {}
-        open_ = review = labels = 0
+        open_ = labels = not_judged = 0
         for count in range(annotators, most + 1):
             short = undecided & (there < count)
             open_ += int(short.sum())
@@ -150,11 +173,15 @@ class Replay:
             done = undecided & (majorities[count] >= agreement - _ROUNDING)
             agreed[count] = int(done.sum())
             undecided = undecided & ~done
-        review = int(undecided.sum())
+            gaps = undecided & ~self._known[count]  # what is not known may be an agreement: nobody else is asked
+            not_judged += int(gaps.sum())
+            undecided = undecided & ~gaps
+        unsettled = int(undecided.sum())
+        review = unsettled + not_judged * review_not_judged
         labels += int(taken.sum())
         known, until = self._time
         seconds = float(until[np.arange(len(there)), taken].sum()) if known else None
-        return Replayed(len(there), annotators, agreed, review, open_, waiting, labels, seconds)
+        return Replayed(len(there), annotators, agreed, review, open_, waiting, labels, seconds, unsettled, not_judged)
 
 
 def _majorities(scores: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:

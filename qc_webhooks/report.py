@@ -5,7 +5,7 @@ each depends on it. Nothing but who answered what is kept in between.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -13,22 +13,24 @@ from typing import IO, Any
 
 import msgspec
 
+from labelloop.labeling.annotators import latest_annotations, with_unread
 from labelloop.labeling.clusters import cluster_regions
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Consensus, Stance, consensus, consensus_results, provenance
+from labelloop.labeling.consensus import consensus
 from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.mistaken import HEAD_BYTES, mistaken
 from labelloop.labeling.stream import iter_raw_tasks
 from labelloop.labeling.task import Task, read_task
-from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.card import Named, conflicts_of, stance_of
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.facts import Facts, facts_of
+from qc_webhooks.merging import Merged, merge, whole_annotation
 from qc_webhooks.note import write_note
 from qc_webhooks.people import portraits, splits
 from qc_webhooks.policy import Policy
-from qc_webhooks.review import BLOCKED, review_reasons
-from qc_webhooks.rules import Violation, describe_violations, violations
+from qc_webhooks.review import BLOCKED, is_for_review, judge_task, lacks_predictions
+from qc_webhooks.rules import Violation, describe_violations
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
 from qc_webhooks.survey import Survey, mean_estimate
 from qc_webhooks.verdict import Verdict, judge
@@ -80,7 +82,7 @@ class Export:
             if self.progress and count % 50 == 0:
                 self.progress(file.tell(), size)
             try:
-                yield read_task(raw)
+                yield with_unread(read_task(raw))
             except MalformedTask as error:
                 yield error
 
@@ -95,6 +97,10 @@ class Summary:
         conflicts: Type of conflict -> how many.
         unreadable: Tasks that could not be read, and why.
         unread: How many results of other tasks could not be read.
+        reviewed: Tasks that a reviewer is to look at when no further annotator is asked.
+        without_prelabel: Tasks whose pre-label the policy looks at and the export holds by its number only.
+        carried: Of a consensus: control -> tasks in which it is one annotator's answer; "" for a whole annotation.
+        left: Of a consensus: regions and results that are not in it.
         statistics: As in the report.
         annotators: As in the report.
         splits: As in the report.
@@ -105,6 +111,10 @@ class Summary:
     conflicts: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     unread: int = 0
+    reviewed: int = 0
+    without_prelabel: int = 0
+    carried: Counter[str] = field(default_factory=Counter)
+    left: int = 0
     statistics: dict[str, Any] = field(default_factory=dict)
     annotators: list[dict[str, Any]] = field(default_factory=list)
     splits: list[dict[str, Any]] = field(default_factory=list)
@@ -137,8 +147,11 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
             summary.unreadable.append(str(task))
             continue
         answers = read_answers(task, config=export.config)
-        verdict = judge(answers, policy)
-        stances = sorted((stance_of(each) for each in answers), key=lambda each: each.annotator)
+        judged = judge_task(task, answers, policy, config=export.config)
+        verdict, broken, reasons = judged.verdict, judged.broken, judged.reasons
+        summary.reviewed += is_for_review(verdict, policy, reasons)
+        summary.without_prelabel += lacks_predictions(task, policy)
+        stances = sorted((stance_of(each) for each in whole_answers(answers)), key=lambda each: each.annotator)
         clusters = cluster_regions([each.regions for each in stances])
         together = consensus(stances, survey.crowd, clusters=clusters)
         facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
@@ -147,8 +160,6 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
         summary.conflicts.update(each.conflict.type for each in named)
         summary.unread += len(verdict.unread)
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        broken = violations(answers, policy.rules)
-        reasons = review_reasons(task, answers, verdict, policy, broken=broken, config=export.config)
         told = _task_json(task, verdict, named, scores.add(verdict, answers, policy))
         more = [*describe_violations(broken), *(each for each in reasons if each != BLOCKED)]
         told |= {
@@ -163,7 +174,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
     summary.annotators = [each.as_json() for each in portraits(facts, survey.crowd, unclear)]
     summary.splits = [asdict(each) for each in unclear]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
-            "unreadable": summary.unreadable, "unread_results": summary.unread, "policy": asdict(policy)}  # fmt: skip
+            "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
+            "without_prelabel": summary.without_prelabel, "policy": asdict(policy)}  # fmt: skip
     parts = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
     for key, value in {**parts, "summary": counts}.items():
         out.write(b"\n],\n" if key == "statistics" else b",\n")
@@ -175,7 +187,8 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
 def write_consensus(export: Export, out: IO[bytes]) -> Summary:
     """Writes each annotated task with the one annotation that its annotators make together, as Label Studio's JSON.
 
-    Where one annotation is marked as the ground truth it is taken as it is.
+    Where one annotation is marked as the ground truth it is taken as it is. What cannot be merged is one annotator's
+    answer (see ``merging``).
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
@@ -191,34 +204,29 @@ def write_consensus(export: Export, out: IO[bytes]) -> Summary:
         if not answers:
             continue
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        out.write(_json(_consensus_json(task, [stance_of(each) for each in answers], survey, export.config)))
+        merged = _merged(task, answers, survey, export.config)
+        out.write(_json(_consensus_json(task, merged, answers)))
+        summary.carried.update(line.get("control", "") for line in merged.carried)
+        summary.left += sum(line.get("results", 1) for line in merged.rejected)
         summary.unread += sum(len(each.unread) for each in answers)
         summary.tasks += 1
     out.write(b"\n]\n")
     return summary
 
 
-def _consensus_json(task: Task, stances: list[Stance], survey: Survey, config: LabelConfig | None) -> dict[str, Any]:
-    truth = next((each for each in task.annotations if each.ground_truth and not each.was_cancelled), None)
-    together: Consensus | None = None
-    if truth is None:
-        together = consensus(stances, survey.crowd)
-        results = consensus_results(together, config=config)
-    else:
-        results = [result.raw for result in truth.results]
+def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> dict[str, Any]:
+    live = [each for each in task.annotations if not each.was_cancelled]
     annotation: dict[str, Any] = {
         # An annotation without a number is none to some readers; a task has one consensus.
         "id": task.id,
-        "result": results,
-        "ground_truth": truth is not None,
+        "result": list(merged.results),
+        "ground_truth": any(each.ground_truth for each in live),
         "was_cancelled": False,
-        "updated_at": max(each.updated_at for each in task.annotations),
-        "created_at": max(each.created_at for each in task.annotations),
+        "updated_at": max(each.updated_at for each in live),
+        "created_at": max(each.created_at for each in live),
     }
-    told: dict[str, Any] = {"annotators": sorted(stance.annotator for stance in stances)}
-    if together is not None:
-        told["rejected"] = [provenance(each) for each in together.rejected]
-        told["choices"] = {name: round(each.probability, 4) for name, each in together.choices.items()}
+    told: dict[str, Any] = {"annotators": sorted(each.annotator for each in answers)}
+    told |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
     return {
         "id": task.id,
         "data": task.data,
@@ -226,6 +234,14 @@ def _consensus_json(task: Task, stances: list[Stance], survey: Survey, config: L
         "annotations": [annotation],
         "predictions": [],
     }
+
+
+def _merged(task: Task, answers: Sequence[Answers], survey: Survey, config: LabelConfig | None) -> Merged:
+    truth = next((each for each in answers if each.ground_truth), None)
+    if truth is not None:
+        (annotation,) = (each for each in latest_annotations(task.annotations) if each.id == truth.annotation)
+        return whole_annotation(annotation, truth.annotator, "the ground truth")
+    return merge(task, answers, lambda: judge(answers, Policy()).measured, crowd=survey.crowd, config=config)
 
 
 def _task_json(task: Task, verdict: Verdict, named: tuple[Named, ...], scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,6 +256,7 @@ def _task_json(task: Task, verdict: Verdict, named: tuple[Named, ...], scores: M
         "ground_truth": verdict.ground_truth,
         "unread": list(verdict.unread),
         "uncompared": list(verdict.uncompared),
+        "not_judged": list(verdict.not_judged),
     }
 
 
@@ -264,9 +281,11 @@ class _Scores:
         """The scores of one task, noted and as JSON."""
         if verdict.agreement is None:
             return {"controls": {}, "consensus_score": None}
-        who = [each.annotator for each in sorted(answers, key=lambda each: each.annotation)]
+        pairs = verdict.measured
+        those = {who for pair in pairs for who in (pair.a, pair.b)}
+        who = [each.annotator for each in sorted(answers, key=lambda each: each.annotation) if each.annotator in those]
         controls: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
-        for pair in verdict.comparisons:
+        for pair in pairs:
             for control, score in pair.controls.items():
                 controls[control][pair.a, pair.b] = score
         told: dict[str, Any] = {}
@@ -277,7 +296,9 @@ class _Scores:
             told[control] = {"pairwise": pairwise, "consensus": together}
             self.pairwise[control].append(pairwise or 0.0)
             self.consensus[control].append(together)
-        overall = consensus_score(who, {(p.a, p.b): p.overall for p in verdict.comparisons}, policy.agreement)
+        scores = {(pair.a, pair.b): pair.overall for pair in pairs}
+        full = {pair: scores.get(pair, 0.0) for pair in combinations(who, 2)}
+        overall = consensus_score(who, full, policy.agreement)
         self.pairwise[""].append(verdict.agreement)
         self.consensus[""].append(overall)
         return {"controls": told, "consensus_score": overall}

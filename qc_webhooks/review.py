@@ -2,18 +2,50 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import Prediction, Task
-from qc_webhooks.agreement import Answers, compare, read_prediction
+from qc_webhooks.agreement import Answers, compare, read_prediction, whole_answers
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.overlay import is_overlay
 from qc_webhooks.policy import OPERATORS, OVERALL, Policy
-from qc_webhooks.rules import Violation
-from qc_webhooks.verdict import Verdict
+from qc_webhooks.rules import Violation, violations
+from qc_webhooks.verdict import Verdict, judge
 
 # A violation says itself what blocks; this only says that it does.
 BLOCKED = "The guideline blocks it."
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is to be said of a task, from its annotations and the policy alone.
+
+    Attributes:
+        verdict: What was found.
+        broken: What breaks the guideline.
+        reasons: Why a reviewer is to look although nobody disagrees, each in a sentence.
+    """
+
+    verdict: Verdict
+    broken: tuple[Violation, ...]
+    reasons: tuple[str, ...]
+
+
+def judge_task(
+    task: Task, answers: Sequence[Answers], policy: Policy, *, config: LabelConfig | None = None
+) -> Judgement:
+    """Judges a task: the one way for the service, the report on an export and what-if.
+
+    Args:
+        task: The task with its predictions.
+        answers: One entry an annotator.
+        policy: The project's policy.
+        config: The project's label config.
+    """
+    verdict = judge(answers, policy)
+    broken = violations(answers, policy.rules)
+    return Judgement(verdict, broken, review_reasons(task, answers, verdict, policy, broken=broken, config=config))
 
 
 def review_reasons(
@@ -45,6 +77,12 @@ def review_reasons(
     return tuple(reasons)
 
 
+def is_for_review(verdict: Verdict, policy: Policy, reasons: Sequence[str]) -> bool:
+    """Whether a reviewer is to look once no further annotator is asked, ``reasons`` being those of `review_reasons`."""
+    unjudged = verdict.outcome == "not_judged" and policy.review_not_judged
+    return verdict.outcome == "disputed" or unjudged or bool(reasons)
+
+
 def pre_label(task: Task) -> Prediction | None:
     """The newest prediction that is a model's, not an overlay of ours."""
     models = [each for each in task.predictions if each.id is not None and not is_overlay(each)]
@@ -54,7 +92,7 @@ def pre_label(task: Task) -> Prediction | None:
 def mean_agreements(verdict: Verdict) -> dict[str, float]:
     """Mean agreement over the pairs by control, and over all of them as ``overall``."""
     found: dict[str, list[float]] = {}
-    for pair in verdict.comparisons:
+    for pair in verdict.measured:
         for name, score in pair.controls.items():
             found.setdefault(control_name(name), []).append(score)
     means = {name: sum(scores) / len(scores) for name, scores in found.items()}
@@ -65,6 +103,12 @@ def drawn(task: Task, share: float, purpose: str) -> bool:
     """Whether a task is in a share of all, by its number: the same whenever it is asked."""
     digest = hashlib.sha256(f"{purpose}:{task.project}:{task.id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def lacks_predictions(task: Task, policy: Policy) -> bool:
+    """Whether the policy looks at a pre-label that the export names by its number only."""
+    asked = policy.least_model_score or policy.least_model_agreement
+    return bool(asked and task.prediction_ids and pre_label(task) is None)
 
 
 def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None) -> list[str]:
@@ -78,8 +122,14 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         reasons.append(f"The model was unsure: score {model.score:.2f}, less than {policy.least_model_score:g}.")
     if policy.least_model_agreement and answers:
         said = read_prediction(model, task, config=config)
-        scores = [compare(said, each, tolerance=policy.tolerance, weights=policy.weights).overall for each in answers]
-        mean = sum(scores) / len(scores)
+        pairs = [
+            policy.weighed(compare(said, each, tolerance=policy.tolerance, weights=policy.weights))
+            for each in whole_answers(answers)
+        ]
+        scores = [pair.overall for pair in pairs if not pair.unjudged]
+        mean = sum(scores) / len(scores) if scores else 1.0
+        if not scores:
+            reasons.append("The model's pre-label cannot be compared with the annotators.")
         if mean < policy.least_model_agreement:
             reasons.append(f"The model and the annotators agree by {100 * mean:.0f} % only.")
     return reasons

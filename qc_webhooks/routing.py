@@ -5,7 +5,7 @@ from typing import Any
 
 from qc_webhooks.gain import Outlook
 from qc_webhooks.note import write_note
-from qc_webhooks.review import BLOCKED
+from qc_webhooks.review import BLOCKED, is_for_review
 from qc_webhooks.rules import describe_violations
 from qc_webhooks.sheets import Sheet
 from qc_webhooks.situation import KEYS, Action, Situation
@@ -30,6 +30,19 @@ def accept(situation: Situation) -> Action | None:
     if situation.accepted is None or situation.verdict.ground_truth is not None:
         return None
     return Action("accept", "submitted by a reviewer", ground_truth=situation.accepted)
+
+
+def raise_overlap(situation: Situation) -> Action | None:
+    """Serves a task to as many annotators as a verdict needs, where the policy asks for it.
+
+    Once: an overlap that somebody lowers afterwards stays as it is.
+    """
+    policy, verdict, memory = situation.policy, situation.verdict, situation.memory
+    if not policy.raise_overlap or verdict.outcome != "waiting" or situation.overlap >= policy.annotators:
+        return None
+    if memory is not None and memory.asked_overlap is not None:
+        return None
+    return Action("raise_overlap", f"served to {situation.overlap} only", overlap=policy.annotators, is_labeled=False)
 
 
 def one_more_annotator(situation: Situation) -> Action | None:
@@ -77,7 +90,11 @@ def withdraw(situation: Situation) -> Action | None:
         return None
     if verdict.outcome == "disputed" or (situation.already_asked and not situation.is_news):
         return None  # what is known of annotators changes by and by; what was asked for stands until something happens
-    wanted = max(memory.found_overlap, verdict.annotators) if verdict.outcome == "agreed" else memory.found_overlap
+    wanted = (
+        max(memory.found_overlap, verdict.annotators)
+        if verdict.outcome in {"agreed", "not_judged"}
+        else memory.found_overlap
+    )
     if not situation.overlap_is_ours or memory.found_overlap <= situation.overlap <= wanted:
         return None
     return Action("withdraw", f"{verdict.outcome} again", overlap=wanted, is_labeled=verdict.annotators >= wanted)
@@ -130,6 +147,7 @@ def copy(situation: Situation) -> Action | None:
 ROUTES: Mapping[str, Route] = {
     "bring_back": bring_back,
     "accept": accept,
+    "raise_overlap": raise_overlap,
     "one_more_annotator": one_more_annotator,
     "seed": seed,
     "withdraw": withdraw,
@@ -172,9 +190,10 @@ def qc_keys(situation: Situation) -> dict[str, Any]:
 def needs_review(situation: Situation) -> bool:
     """Whether a reviewer is to look, and nobody else is waited for.
 
-    So it is with a dispute that no further annotator is asked about, and with a task that the policy sends to review.
+    So it is with a dispute that no further annotator is asked about, with a task that cannot be judged, and with one
+    that the policy sends to review.
     """
-    wanted = situation.verdict.outcome == "disputed" or bool(situation.reasons)
+    wanted = is_for_review(situation.verdict, situation.policy, situation.reasons)
     return wanted and not _may_ask(situation) and not _is_served(situation)
 
 
@@ -196,8 +215,8 @@ _WEIGHED = frozenset({"missing", "extra", "label", "choice", "empty", "duplicate
 def pays(situation: Situation) -> bool:
     """Whether a further annotator is worth it: the consensus is in doubt, and one more would end it."""
     verdict, outlook = situation.verdict, situation.outlook
-    if verdict.outcome == "waiting" or verdict.ground_truth is not None:
-        return False
+    if verdict.outcome in {"waiting", "not_judged"} or verdict.ground_truth is not None:
+        return False  # another opinion makes nothing readable
     disputed = verdict.outcome == "disputed"
     if outlook is None:
         return disputed

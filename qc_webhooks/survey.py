@@ -11,7 +11,7 @@ import numpy as np
 from labelloop.labeling.annotators import latest_annotations
 from labelloop.labeling.consensus import Crowd, Evidence, estimate_crowd, evidence
 from labelloop.labeling.task import Task
-from qc_webhooks.agreement.answers import Answers
+from qc_webhooks.agreement.answers import Answers, whole_answers
 from qc_webhooks.card import stance_of
 from qc_webhooks.reliability import answer_name
 from qc_webhooks.statistics import ABSENT, ENOUGH, Estimate, Ratings, describe
@@ -39,9 +39,9 @@ class Survey:
 
     def add(self, task: Task, answers: Sequence[Answers]) -> None:
         """One task more."""
-        if answers:
-            truth = next((each.annotator for each in answers if each.ground_truth), None)
-            self.evidence.append(evidence([stance_of(each) for each in answers], truth=truth))
+        if read := whole_answers(answers):
+            truth = next((each.annotator for each in read if each.ground_truth), None)
+            self.evidence.append(evidence([stance_of(each) for each in read], truth=truth))
         units: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         for annotation in latest_annotations(task.annotations):
             who = annotation.completed_by

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
@@ -10,23 +10,27 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.task import Task
 from labelloop.service.db import open_database
 from labelloop.service.settings import Settings
 from qc_webhooks.agreement import Answers, read_answers
 from qc_webhooks.board_keeper import BoardStore
 from qc_webhooks.errors import QualityControlError
-from qc_webhooks.offline import read_config, show_progress
+from qc_webhooks.offline import no_prelabels, read_config, refuse_unreadable, show_progress
 from qc_webhooks.policy import Policy, parse_policy, read_policy
 from qc_webhooks.replay import MOST_ANNOTATORS, Replay, Replayed
 from qc_webhooks.report import Export
-from qc_webhooks.verdict import judge
+from qc_webhooks.review import is_for_review, judge_task, lacks_predictions
 
 # What a record can be replayed with. It holds how far each two agreed; what changes that needs the shapes.
-REPLAYED = frozenset({"agreement", "every_control", "annotators", "max_annotators"})
+REPLAYED = frozenset({"agreement", "every_control", "annotators", "max_annotators", "review_not_judged"})
+# What sends agreed tasks to a reviewer: it is judged from an export, and left out of a record.
+_NEED_AN_EXPORT = ("review", "review_share", "rules", "least_model_score", "least_model_agreement",
+                   "least_model_doubt")  # fmt: skip
 # What has no part in a replay: how disputes are shown, how often one looks, what an annotator is told.
-_NO_PART = frozenset({"adjudicate", "set_maximum_annotations", "least_gain", "review", "review_share", "rules",
-                      "least_model_score", "least_model_agreement", "least_model_doubt"})  # fmt: skip
+_NO_PART = frozenset({"adjudicate", "set_maximum_annotations", "least_gain", *_NEED_AN_EXPORT})
 
 
 class NoRecord(QualityControlError):
@@ -58,8 +62,8 @@ def what_if(
     as long as there is no majority. Where one more is asked than there was, the task counts as open; nothing is made
     up. That a further annotator is asked only where it pays (least_gain) is not replayed: every dispute asks.
 
-    A project's record is replayed in a second, for agreement, every_control, annotators and max_annotators. An export
-    is judged anew, for every setting.
+    A project's record is replayed in a second, for agreement, every_control, annotators and max_annotators; what sends
+    agreed tasks to a reviewer is left out of it, and named. An export is judged anew, for every setting.
 
     Args:
         project: The project's id in Label Studio; its record is replayed.
@@ -74,12 +78,16 @@ def what_if(
             "There is nothing to replay, or two things.", fix="Name a project, or an export with --from."
         )
     if source is not None:
-        before = Policy() if against is None else parse_policy(against)
-        after = parse_policy(policy)
         config = None if label_config is None else read_config(label_config)
+        before = Policy() if against is None else parse_policy(against, config=config)
+        after = parse_policy(policy, config=config)
         with show_progress(source, rounds=1) as progress:
             export = Export(source, config, progress)
-            found = judge_anew((task for task in export.tasks() if isinstance(task, Task)), (before, after), export)
+            unreadable: list[MalformedTask] = []
+            found, left_out = judge_anew(_readable(export, unreadable), (before, after), export)
+        refuse_unreadable(source, found[0].tasks, unreadable)
+        if unreadable:
+            left_out.append(f"{len(unreadable)} tasks could not be read: {unreadable[0]}")
     else:
         settings = Settings()
         before = read_policy(settings.home, project or 0) if against is None else parse_policy(against)
@@ -91,13 +99,16 @@ def what_if(
                 fix="Connect it and run `labelloop worker`; a record is made within a minute of the first verdict.",
             )
         found = [replayed(replay, each, compared_with=before) for each in (before, after)]
-    told = {"in_force": asdict(found[0]), "what_if": asdict(found[1])}
+        left_out = _left_out((before, after))
+    if before.least_gain != after.least_gain:
+        left_out.append("least_gain: not replayed, every dispute asks one more annotator.")
+    told = {"in_force": asdict(found[0]), "what_if": asdict(found[1]), "left_out": left_out}
     if json is not None and str(json) != "-":
         json.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
     if str(json) == "-":
         sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
     else:
-        print("\n".join(table(found[0], found[1])))
+        print("\n".join([*table(found[0], found[1]), *left_out]))
 
 
 def replayed(replay: Replay, policy: Policy, *, compared_with: Policy) -> Replayed:
@@ -119,27 +130,44 @@ def replayed(replay: Replay, policy: Policy, *, compared_with: Policy) -> Replay
         annotators=min(policy.annotators, MOST_ANNOTATORS),
         max_annotators=min(policy.max_annotators, MOST_ANNOTATORS),
         every_control=policy.every_control,
+        review_not_judged=policy.review_not_judged,
     )
 
 
-def judge_anew(tasks: Iterable[Task], policies: Sequence[Policy], export: Export) -> list[Replayed]:
-    """Tasks judged under each policy, annotator by annotator in the order of their annotations."""
+def _readable(export: Export, unreadable: list[MalformedTask]) -> Iterator[Task]:
+    """The tasks of an export; those that cannot be read are noted."""
+    for task in export.tasks():
+        if isinstance(task, Task):
+            yield task
+        else:
+            unreadable.append(task)
+
+
+def judge_anew(tasks: Iterable[Task], policies: Sequence[Policy], export: Export) -> tuple[list[Replayed], list[str]]:
+    """Tasks judged under each policy, annotator by annotator in the order of submission; and what is left out."""
     counts: list[Counter[str]] = [Counter() for _ in policies]
     agreed: list[Counter[int]] = [Counter() for _ in policies]
+    truths = without_prelabel = 0
     for task in tasks:
-        answers = [each for each in read_answers(task, config=export.config) if not each.ground_truth]
+        everybody = read_answers(task, config=export.config)
+        answers = [each for each in everybody if not each.ground_truth]
+        truths += len(answers) < len(everybody)
+        without_prelabel += any(lacks_predictions(task, policy) for policy in policies)
         for policy, count, settled in zip(policies, counts, agreed, strict=True):
-            outcome, labels = _walk(answers, policy)
-            count.update({"tasks": 1, outcome: 1, "labels": labels})
+            outcome, labels, reviewed = _walk(task, answers, policy, export.config)
+            count.update({"tasks": 1, outcome: 1, "labels": labels, "review": int(reviewed)})
             if outcome == "agreed":
                 settled[labels] += 1
+    left_out = [no_prelabels(without_prelabel)] if without_prelabel else []
+    if truths:
+        left_out.append(f"{truths} tasks have a ground truth: it is left out, and the others are replayed without it.")
     return [
         Replayed(
             count["tasks"], policy.annotators, dict(sorted(settled.items())), count["review"], count["open"],
-            count["waiting"], count["labels"], None,
+            count["waiting"], count["labels"], None, count["disputed"], count["not_judged"],
         )
         for policy, count, settled in zip(policies, counts, agreed, strict=True)
-    ]  # fmt: skip
+    ], left_out  # fmt: skip
 
 
 def table(before: Replayed, after: Replayed) -> list[str]:
@@ -148,6 +176,7 @@ def table(before: Replayed, after: Replayed) -> list[str]:
         ("tasks", before.tasks, after.tasks),
         ("agreed", before.settled, after.settled),
         ("disputes", before.disputes, after.disputes),
+        ("not judged", before.not_judged, after.not_judged),
         ("for a reviewer", before.review, after.review),
         ("one more asked than there was", before.open, after.open),
         ("too few annotators yet", before.waiting, after.waiting),
@@ -160,14 +189,28 @@ def table(before: Replayed, after: Replayed) -> list[str]:
     return lines
 
 
-def _walk(answers: Sequence[Answers], policy: Policy) -> tuple[str, int]:
-    """(what came of a task, labels that it took)."""
-    if len(answers) < policy.annotators:
-        return "waiting", len(answers)
+def _walk(task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None) -> tuple[str, int, bool]:
+    """(what came of a task, labels that it took, whether a reviewer is to look)."""
     for count in range(policy.annotators, policy.max_annotators + 1):
-        if count > len(answers):
-            return "open", count
-        outcome = judge(answers[:count], policy).outcome
-        if outcome != "disputed":
-            return outcome, count
-    return "review", policy.max_annotators
+        if count > len(answers) >= policy.annotators:
+            return "open", count, False
+        those = answers[:count]
+        found = judge_task(task, those, policy, config=config)
+        outcome = found.verdict.outcome
+        if outcome != "disputed" or count == policy.max_annotators:
+            return outcome, len(those), is_for_review(found.verdict, policy, found.reasons)
+    raise AssertionError("a policy asks for at least one number of annotators")
+
+
+def _left_out(policies: Sequence[Policy]) -> list[str]:
+    """What of the policies a record cannot replay."""
+    names = sorted({name for policy in policies for name in _NEED_AN_EXPORT if getattr(policy, name)})
+    lines = []
+    if names:
+        lines.append(
+            f"{', '.join(names)}: left out, a record does not hold what they need. Export the project as JSON and name"
+            " it with --from."
+        )
+    if any(policy.max_annotators > MOST_ANNOTATORS for policy in policies):
+        lines.append(f"max_annotators: a record holds the first {MOST_ANNOTATORS} annotators of a task.")
+    return lines

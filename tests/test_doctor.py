@@ -29,6 +29,7 @@ from labelloop.service.studio import StudioRefused
 from labelloop.service.web import create_web
 from labelloop.service.webhook_secret import WebhookSecrets
 from ml_backend.detector import embedded_model
+from ml_backend.integrity import keep_checksum
 from ml_backend.pointer import activate_in
 from ml_backend.registry import Registry
 
@@ -401,6 +402,46 @@ def test_labels_and_classes_that_do_not_know_each_other(context):
         found = model.labels(looked_at)
         assert found.level == level, said
         assert said in found.what
+
+
+def test_a_damaged_or_missing_file_of_the_smart_tools_is_a_problem(settings, context, tmp_path):
+    assert diagnose(context(), {"smart-model": CHECKS["smart-model"]}).findings["smart-model"].level == "ok"
+    encoder, decoder = tmp_path / "encoder.onnx", tmp_path / "decoder.onnx"
+    given = Context(settings(smart_encoder=encoder, smart_decoder=decoder))
+    assert "encoder.onnx is missing" in model.smart_model(given).what
+    for file in (encoder, decoder):
+        file.write_bytes(b"whole")
+        keep_checksum(file)
+    assert model.smart_model(given).level == "ok"
+    decoder.write_bytes(b"torn")
+    found = diagnose(given, {"smart-model": CHECKS["smart-model"]}).findings["smart-model"]
+    assert (found.level, "decoder.onnx" in found.what) == ("problem", True)
+
+
+def test_controls_that_get_or_teach_nothing_are_a_warning_with_the_reason(context):
+    known = context().detector().names.names[0]
+    text = LabelConfig.parse('<View><Text name="t" value="$t"/><Rating name="stars" toName="t"/></View>')
+    cases = [
+        (config_of(known), "ok", "c: pre-labelled and learned from"),
+        (
+            config_of(known, control="PolygonLabels"),
+            "warning",
+            "c (PolygonLabels on Image) is not pre-labelled and not",
+        ),
+        (text, "warning", "stars (Rating on Text) is not pre-labelled and not learned from"),
+        (LabelConfig({}, {}), "warning", "no control"),
+    ]
+    for config, level, said in cases:
+        looked_at = context()
+        looked_at._once("config", lambda config=config: config)
+        found = model.controls(looked_at)
+        assert (found.level, said in found.what) == (level, True), found.what
+
+
+def test_a_backend_that_serves_another_version_is_a_problem(settings, serve):
+    found = model.model(Context(settings(ml_url=serve(ml_app(settings())))))
+    assert found.level == "problem"
+    assert "answers with base-1" in found.what
 
 
 # --- addresses and our services -------------------------------------------------------------------------------------

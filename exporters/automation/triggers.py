@@ -14,7 +14,7 @@ class Now(msgspec.Struct, frozen=True):
     """How a project stands.
 
     Attributes:
-        accepted: Annotated tasks that quality control does not hold for disputed or waiting.
+        accepted: Annotated tasks that quality control does not hold for disputed, waiting or not judged.
         tasks: All tasks.
         newest: The last change of any task, as Label Studio writes it.
         at: The moment of this look, with the machine's time zone.

@@ -76,9 +76,9 @@ class Watcher:
         return report
 
     def now(self, project: int) -> Now:
-        """How a project stands: four small requests, no annotation is read."""
+        """How a project stands: five small requests, no annotation is read."""
         newest = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
-        unsure = sum(self._annotated(project, status) for status in ("disputed", "waiting"))
+        unsure = sum(self._annotated(project, status) for status in ("disputed", "waiting", "not_judged"))
         return Now(
             accepted=self._annotated(project) - unsure,
             tasks=self._studio.count_tasks(project),

@@ -21,6 +21,7 @@ CHECKS: Mapping[str, Check] = {
     "store-conditions": Check(storage.store_conditions, needs=("store",)),
     "model": Check(model.model),
     "model-files": Check(model.model_files, needs=("store",)),
+    "smart-model": Check(model.smart_model),
     "label-studio": Check(label_studio.label_studio),
     "label-studio-version": Check(label_studio.version, needs=("label-studio",)),
     "token": Check(label_studio.token, needs=("label-studio",)),
@@ -46,4 +47,5 @@ CHECKS: Mapping[str, Check] = {
     "tabs": Check(project.tabs, needs=("project",), project=True),
     "media": Check(project.media, needs=("project",), project=True),
     "labels": Check(model.labels, needs=("project", "model"), project=True),
+    "controls": Check(model.controls, needs=("project", "model"), project=True),
 }

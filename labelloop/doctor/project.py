@@ -10,9 +10,12 @@ from typing import Any
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.doctor.label_studio import BANNED, OPEN_NETWORK
+from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
 from labelloop.service.webhook_secret import SECRET_HEADER
+from ml_backend.support import controls_of
 from qc_webhooks.events import WANTED
 from qc_webhooks.tabs import TABS
 from qc_webhooks.webhook import webhook_headers, webhook_url
@@ -120,6 +123,8 @@ def sampling(context: Context) -> Finding:
     """Are the tasks that the model is least sure of served first?"""
     fields = context.project()
     chosen, version = str(fields.get("sampling") or ""), str(fields.get("model_version") or "")
+    if chosen != UNCERTAINTY and _unserved(fields):
+        return ok("no control of the project gets pre-labels, so tasks come in the project's own order")
     if chosen != UNCERTAINTY:
         return warning(
             f"Tasks are served by {chosen.lower() or 'default order'}, not by what the model is least sure of.",
@@ -132,6 +137,15 @@ def sampling(context: Context) -> Finding:
             "gets its pre-labels.",
         )
     return ok("the tasks that the model is least sure of are served first")
+
+
+def _unserved(fields: Mapping[str, Any]) -> bool:
+    """Whether no model could pre-label any control of a project."""
+    try:
+        supported = controls_of(LabelConfig.parse(str(fields.get("label_config") or "<View/>")))
+    except MalformedConfig:
+        return False
+    return bool(supported) and all(one.prelabels is False for one in supported)
 
 
 def tabs(context: Context) -> Finding:

@@ -29,8 +29,8 @@ from labelloop.labeling.presence import Sighting
 from labelloop.labeling.region import Region
 from labelloop.labeling.writing import to_results
 
-__all__ = ["Agreed", "Answered", "Consensus", "Crowd", "Evidence", "Source", "Stance", "consensus", "consensus_results",
-           "estimate_crowd", "evidence"]  # fmt: skip
+__all__ = ["Agreed", "Answered", "Consensus", "Crowd", "Evidence", "Source", "Stance", "agreed_results", "consensus",
+           "estimate_crowd", "evidence", "provenance"]  # fmt: skip
 
 # An object is in the consensus when it is more likely there than not.
 LEAST_PROBABILITY = 0.5
@@ -45,6 +45,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
         region: The region's id in that annotation.
         labels: What that annotator called it.
         iou: Overlap of that shape with the shape of the consensus, 0 to 1.
+        place: Its place among that annotator's regions; an id may be there twice.
     """
 
     annotator: int
@@ -52,6 +53,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     region: str
     labels: tuple[str, ...]
     iou: float
+    place: int = 0
 
 
 class Agreed(msgspec.Struct, frozen=True, gc=False):
@@ -136,24 +138,25 @@ def consensus(
     )
 
 
-def consensus_results(found: Consensus, *, config: LabelConfig | None = None) -> list[dict[str, Any]]:
-    """The consensus as results of one Label Studio annotation, with its provenance in each result's ``meta``.
+def agreed_results(agreed: Agreed, region: Region, *, config: LabelConfig | None = None) -> list[dict[str, Any]]:
+    """A region of the consensus as Label Studio's results, with its provenance in each result's ``meta``.
+
+    Args:
+        agreed: The region.
+        region: The same with the results that it is written from (see ``joining.join``), or as it is.
+        config: The label config.
 
     Raises:
-        LabelingError: A control is needed that neither a region nor ``config`` names (see ``to_results``).
+        LabelingError: A control is needed that neither the region nor ``config`` names (see ``to_results``).
     """
-    written: list[dict[str, Any]] = []
-    for agreed in found.regions:
-        meta = {"labelloop": provenance(agreed)}
-        written += [{**result, "meta": meta} for result in to_results(agreed.region, config=config)]
-    for control, answer in found.choices.items():
-        tag = config.control(control) if config else None
-        kind = tag.type if tag else "choices"
-        value = {kind: [path.split("/") for path in answer.chosen] if kind == "taxonomy" else list(answer.chosen)}
-        to_name = tag.to_names[0] if tag and tag.to_names else ""
-        meta = {"labelloop": {"probability": _rounded(answer.probability), "annotators": len(answer.votes)}}
-        written.append({"from_name": control, "to_name": to_name, "type": kind, "value": value, "meta": meta})
-    return written
+    told = provenance(agreed)
+    return [with_meta(result, told) for result in to_results(region, config=config)]
+
+
+def with_meta(result: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """A result that says in ``meta.labelloop`` where it came from; what else its ``meta`` holds stays."""
+    held = result.get("meta")
+    return {**result, "meta": {**(held if isinstance(held, Mapping) else {}), "labelloop": told}}
 
 
 def provenance(agreed: Agreed) -> dict[str, Any]:
@@ -193,7 +196,7 @@ def _agreed(stances: Sequence[Stance], cluster: Cluster, crowd: Crowd) -> Agreed
     )
     overlaps = iou_matrix(shapes, [shape])[:, 0].tolist()
     sources = tuple(
-        Source(annotator, stances[member.annotator].annotation, each.id, each.labels, overlap)
+        Source(annotator, stances[member.annotator].annotation, each.id, each.labels, overlap, member.region)
         for member, annotator, each, overlap in zip(cluster, who, regions, overlaps, strict=True)
     )
     missed_by = tuple(annotator for annotator in looked if annotator not in who)

@@ -200,7 +200,7 @@ class _Reader:
         )
 
     def _draw(self, result: Result) -> None:
-        known = self.config is None or result.raw.get("from_name") in self.config.controls
+        known = self.config is None or result.from_name in self.config.controls
         region = _usual(result) if known else None
         if region is None:
             try:

@@ -3,11 +3,14 @@
 import json
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from labelloop.labeling.errors import MalformedTask
 
+UNNUMBERED = -1_000_000_000
+"""Below it lie the numbers of annotations that have none, and of persons who are known by a name only."""
 LARGEST = 1_000_000
 """Pixels along the edge of an image: what is stated beyond is no size."""
 
@@ -204,7 +207,7 @@ def read_task(source: bytes | Mapping[str, Any]) -> Task:
             (ids if isinstance(item, int) else bodies).append(item)
     predictions = tuple(read_prediction_json(item) for item in _objects(bodies, "predictions", malformed))
     return Task(
-        id=_integer(wire.id),
+        id=_number_of(wire.id),
         data=wire.data,
         annotations=annotations,
         predictions=predictions,
@@ -227,13 +230,15 @@ def read_annotation_json(source: Mapping[str, Any]) -> Annotation:
     """An annotation from its decoded JSON object, as tasks, webhooks and the API carry it."""
     malformed: list[Malformed] = []
     get = source.get
+    if get("result") is None:
+        malformed.append(Malformed("result", "is missing" if "result" not in source else _not_an("array", None), None))
     unique_id = get("unique_id")
     return Annotation(
-        id=_integer(get("id")),
+        id=_number_of(get("id")),
         results=_results(get("result"), malformed),
-        completed_by=_reference(get("completed_by")),
-        was_cancelled=bool(get("was_cancelled")),
-        ground_truth=bool(get("ground_truth")),
+        completed_by=_person(get("completed_by")),
+        was_cancelled=_is_set(get("was_cancelled")),
+        ground_truth=_is_set(get("ground_truth")),
         created_at=_text(get("created_at")),
         updated_at=_text(get("updated_at")),
         lead_time=_number(get("lead_time")),
@@ -325,4 +330,26 @@ def _number(value: object) -> float | None:
 
 def _reference(value: object) -> int | None:
     """An object by its id: a number, or ``{"id": number, ...}`` in snapshots."""
-    return _integer(value.get("id")) if isinstance(value, Mapping) else _integer(value)
+    return _number_of(value.get("id")) if isinstance(value, Mapping) else _number_of(value)
+
+
+def _is_set(value: object) -> bool:
+    """A flag, also where it is written as a text."""
+    return value.strip().casefold() in {"true", "1"} if isinstance(value, str) else bool(value)
+
+
+def _number_of(value: object) -> int | None:
+    """A number, also where it is written as a text."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 16:
+        return int(value)
+    return _integer(value)
+
+
+def _person(value: object) -> int | None:
+    """Who annotated, by number; who has only a name gets the same number below ``UNNUMBERED`` wherever it stands."""
+    number = _reference(value)
+    if number is not None:
+        return number
+    names = [value.get(key) for key in ("email", "username")] if isinstance(value, Mapping) else [value]
+    name = next((each.strip() for each in names if isinstance(each, str) and each.strip()), None)
+    return None if name is None else UNNUMBERED - 1 - crc32(name.casefold().encode()) % 1_000_000_000

@@ -181,7 +181,7 @@ def _answer_field(value: dict[str, Any], kind: str) -> str:
 
 
 def _answer(found: tuple[Any, ...], kind: str) -> Any:
-    if kind in {"rating", "number"}:
+    if kind in {"rating", "number", "datetime"}:
         return found[0]
     if kind == "taxonomy":
         return [path.split("/") for path in found]

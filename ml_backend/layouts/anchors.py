@@ -6,6 +6,7 @@ is in no shape: the metadata `anchors` says it (pixels, a list a level), else YO
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from ml_backend.detections import Detections, Floats
 from ml_backend.graph import Arrays, Graph, as_float32
+from ml_backend.layouts.fit import Misfit
 from ml_backend.layouts.layout import (
     Layout,
     Reader,
@@ -26,6 +28,10 @@ from ml_backend.layouts.layout import (
     told,
 )
 from ml_backend.layouts.ultralytics import ultralytics_spec
+
+MOST_LIKELY, LIKELY_SHARE = 2.5, 0.2
+"""Classes that may be likely at one place, and the share of all of them: a file of YOLOv5-face has 6.2 to 7.4 of 11
+(`python -m bench layouts_found`)."""
 
 EACH = 3
 """Anchors a cell."""
@@ -86,7 +92,36 @@ def _recognise(graph: Graph, seen: Arrays) -> str | None:
     if names is None:
         return None
     source = _anchors(graph, len(names))[1]
+    if named(graph) != _width(seen[names[0]]) - 5:
+        _check_classes([seen[name] for name in names])
     return f"{len(names)} maps of {EACH} anchors a cell and {_width(seen[names[0]])} numbers each; {source}"
+
+
+def _check_classes(maps: Sequence[npt.NDArray[Any]]) -> None:
+    """What follows the objectness must look like scores of classes where nothing names these.
+
+    YOLOv5-face, YOLOv7-pose and models of number plates have coordinates of points there. Of classes at most one or two
+    are likely at a place; coordinates, read as logits, are all likely by half.
+
+    Raises:
+        Misfit: They are no scores of classes.
+    """
+    rows = np.concatenate(
+        [np.moveaxis(as_float32(one), 4, -1).reshape(-1, one.shape[4]) for one in maps if one.ndim == 5]
+    )
+    classes = rows.shape[1] - 5
+    if is_share(rows[:, :5]) != is_share(rows[:, 5:]):
+        raise Misfit(
+            f"of the {rows.shape[1]} numbers an anchor the first five went through a sigmoid and the others did not, "
+            f"or the reverse: those are no scores of {classes} classes"
+        )
+    likely = rows[:, 5:] if is_share(rows) else sigmoid(rows[:, 5:])
+    many = float(likely.sum(axis=1).mean())
+    if many > max(MOST_LIKELY, LIKELY_SHARE * classes):
+        raise Misfit(
+            f"its {rows.shape[1]} numbers an anchor would be a box, an objectness and {classes} classes, of which "
+            f"{many:.1f} are likely at every place of a grey photo: they are points, as YOLOv5-face has them, or others"
+        )
 
 
 def _read(graph: Graph, seen: Arrays) -> Reader:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ml_backend.detections import Detections
 from ml_backend.graph import Arrays, Graph, as_float32
+from ml_backend.layouts.fit import Misfit
 from ml_backend.layouts.layout import (
     Layout,
     Reader,
@@ -27,6 +28,8 @@ def _recognise(graph: Graph, seen: Arrays) -> str | None:
     height, width = image_size(graph)
     if array.shape[2:] != (height // 16, width // 16) or not (is_share(array[:, :1]) and is_share(array[:, 5:])):
         return None
+    if is_share(array[:, 1:5]):
+        raise Misfit(f"all {array.shape[1]} planes lie in 0..1, and four of them would be a box's raw numbers")
     return f"one map of {array.shape[2]} x {array.shape[3]} cells at stride 16: presence, box and class scores"
 
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ml_backend.detections import Detections, Floats
 from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.layout import IMAGENET, Layout, Reader, is_share, plain_spec, sides
+from ml_backend.layouts.fit import are_shares
+from ml_backend.layouts.layout import IMAGENET, Layout, Reader, is_share, is_standard_image, plain_spec, sides
 from ml_backend.names import Spare
 from ml_backend.preprocess import InputSpec
 from ml_backend.segments import Segment
@@ -103,7 +104,7 @@ def _reader(
             lambda arrays, floor: _found(roles, arrays, spec, floor, yxyx=yxyx, scale=scale),
             outputs,
             gives=frozenset({"boxes", "masks"} if roles.masks else {"boxes"}),
-            spare=spare,
+            spare="none" if is_standard_image(graph) else spare,  # Custom Vision counts from 0, without a background
             suppress_iou=None,
             alone=seen[roles.boxes].ndim == 2,
         )
@@ -127,9 +128,7 @@ def _recognise_tf(graph: Graph, seen: Arrays) -> str | None:
 
 def _recognise_ssd(graph: Graph, seen: Arrays) -> str | None:
     roles = roles_of(seen)
-    if roles is None or seen[roles.boxes].ndim != 3 or _is_sized(graph) or seen[roles.boxes].size == 0:
-        return None
-    if np.abs(as_float32(seen[roles.boxes])).max() > 2:
+    if roles is None or _is_sized(graph) or not are_shares(as_float32(seen[roles.boxes]).reshape(-1, 4)):
         return None
     return f"boxes {roles.boxes} as shares of the input, labels {roles.labels}, scores {roles.scores}"
 
@@ -138,7 +137,8 @@ def _recognise_torchvision(graph: Graph, seen: Arrays) -> str | None:
     roles = roles_of(seen)
     if roles is None or _is_sized(graph):
         return None
-    return f"boxes {roles.boxes} in pixels, labels {roles.labels}, scores {roles.scores}, told by shape and type"
+    seen_in = "pixels" if as_float32(seen[roles.boxes]).any() else "pixels as far as is known: the trial run found none"
+    return f"boxes {roles.boxes} in {seen_in}, labels {roles.labels}, scores {roles.scores}, told by shape and type"
 
 
 def _is_sized(graph: Graph) -> bool:

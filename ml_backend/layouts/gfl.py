@@ -36,6 +36,9 @@ from ml_backend.preprocess import InputSpec
 BINS = 8
 """Numbers a side where nothing tells otherwise: 0..7 strides, as NanoDet and PicoDet are configured."""
 
+LEAST_BINS = 2
+"""Of one number a side there is no distribution: such outputs are distances themselves, as FCOS has them."""
+
 _NANODET: Any = {"color": "BGR", "pad": 0, "mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)}
 STRIDES: Mapping[int, tuple[int, ...]] = {3: (8, 16, 32), 4: (8, 16, 32, 64)}
 """Levels -> the stride of each."""
@@ -71,7 +74,7 @@ def _levels(graph: Graph, seen: Arrays) -> _Levels | None:
         distance = next((width for width in sorted(widths) if width % 4 == 0 and width != told), None)
     if len(widths) == 1:  # as many classes as numbers of a box: probabilities are what lies in 0..1
         pairs = [sorted(pair, key=lambda one: not is_share(one[1])) for pair in pairs]
-    elif distance is None:
+    elif distance is None or distance < LEAST_BINS * 4:
         return None
     else:
         pairs = [sorted(pair, key=lambda one: one[1].shape[2] == distance) for pair in pairs]

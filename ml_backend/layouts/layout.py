@@ -66,6 +66,7 @@ class Layout:
 
     Attributes:
         recognise: Why the graph is of this layout, in words; None where it is not. Gets the graph and the trial run.
+            Raises Misfit where it has the shape of the layout and its numbers do not fit.
         read: The layout bound to the graph. Raises ValueError, KeyError or IndexError where it does not fit.
     """
 
@@ -105,10 +106,10 @@ def image_size(graph: Graph) -> tuple[int, int]:
 def plain_spec(graph: Graph, **options: Any) -> InputSpec:
     """An input of the graph's own size, axes and type; pixel values 0..255 unless the options say otherwise.
 
-    What the metadata `input` says wins over the options.
+    What the metadata `input` says wins over ONNX's own `Image.` metadata, and both over the options.
 
     Raises:
-        ValueError: The metadata `input` cannot be read.
+        ValueError: The metadata cannot be read, or asks for what is not done.
     """
     height, width = image_size(graph)
     spec = InputSpec(
@@ -116,9 +117,46 @@ def plain_spec(graph: Graph, **options: Any) -> InputSpec:
         width=width,
         layout="NHWC" if graph.channels_last else "NCHW",
         dtype=graph.image.dtype if graph.image else "float32",
-        **options,
+        **{**options, **standard_pixels(graph)},
     )
     return told_spec(graph, spec) if "input" in graph.metadata else spec
+
+
+_PLAIN: Any = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+STANDARD_PIXELS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "Image.BitmapPixelFormat": {"Rgb8": {"color": "RGB"}, "Bgr8": {"color": "BGR"}},
+    "Image.NominalPixelRange": {
+        "NominalRange_0_255": {"scale": 1.0, **_PLAIN},
+        "Normalized_0_1": {"scale": 1 / 255, **_PLAIN},
+        "Normalized_1_1": {"scale": 1 / 127.5, **_PLAIN, "mean": (1.0, 1.0, 1.0)},
+    },
+    "Image.ColorSpaceGamma": {"SRGB": {}},
+}
+"""ONNX's metadata of images (https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md), as Custom Vision writes it:
+key -> value -> what it means for the input. Where a file has some of it and no range, Custom Vision's programs give
+0..1."""
+
+
+def is_standard_image(graph: Graph) -> bool:
+    """Whether the file has ONNX's metadata of images."""
+    return any(key in graph.metadata for key in STANDARD_PIXELS)
+
+
+def standard_pixels(graph: Graph) -> dict[str, Any]:
+    """What ONNX's metadata of images says of the input; nothing where the file has none.
+
+    Raises:
+        ValueError: It asks for pixels that are not made here.
+    """
+    if not is_standard_image(graph):
+        return {}
+    found: dict[str, Any] = {"scale": 1 / 255, **_PLAIN}
+    for key, meanings in STANDARD_PIXELS.items():
+        value = graph.metadata.get(key)
+        if value is not None and value not in meanings:
+            raise ValueError(f"its metadata {key} is {value!r}, and photos are given as {' or '.join(meanings)}")
+        found.update(meanings.get(value or "", {}))
+    return found
 
 
 _PLACEMENTS: Mapping[str, str] = {

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ml_backend.detections import Detections, Floats, bounds_of
 from ml_backend.graph import Arrays, Graph, as_float32
+from ml_backend.layouts.fit import Misfit
 from ml_backend.layouts.layout import (
     Layout,
     Reader,
@@ -77,7 +78,11 @@ def _recognise_v8(task: str) -> Callable[[Graph, Arrays], str | None]:
         said = graph.metadata.get("task")
         if said is None and (protos is not None) == (task == "segment") and task in {"detect", "segment"}:
             if not is_share(array[:, 4:]) and protos is None:
-                return None
+                raise Misfit(
+                    f"{array.shape[1]} numbers a place would be a box and {array.shape[1] - 4} classes, and some of "
+                    f"these are {as_float32(array[:, 4:]).max():.3g}: points, angles or logits; metadata `task` and "
+                    "`kpt_shape` would say"
+                )
             said = task
         if said != task or len(seen) != (2 if task == "segment" else 1):
             return None

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import ClassVar
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from labelloop.labeling.errors import MalformedConfig
 from labelloop.service.db import open_database
+from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import Inbox
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio, StudioError
 from ml_backend import activation
 from ml_backend.learning.door import State, state_of
-from ml_backend.learning.events import now_hint
+from ml_backend.learning.events import LEARN, now_hint
 from ml_backend.learning.lessons import STATES, Lessons, NotConnected
-from ml_backend.learning.policy import LearningPolicy, read_learning_policy
+from ml_backend.learning.policy import LearningPolicy, read_learning_policy, too_few
 from ml_backend.learning.runs import PHASES, Run, Runs
+from ml_backend.learning.teaching import with_boxes
+from ml_backend.support import ControlSupport, NotServed, controls_of, reasons
 
 PATIENCE_S = 30.0
 """From so long a wait on it is asked whether there is a worker."""
@@ -34,7 +41,8 @@ COLUMNS = ("when", "tasks", "boxes", "AP50", "before", "judged by", "verdict", "
 def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     """Say how learning of a project stands: what it learned from, the last runs and their verdicts, what is served.
 
-    Learning itself is done by `labelloop worker` after every submit.
+    Learning itself is done by `labelloop worker` after every submit. Asked for a fit that cannot come, it says why and
+    ends with the exit status 1.
 
     Args:
         project: The project's number, as in its address: /projects/NUMBER/.
@@ -50,13 +58,18 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     policy = read_learning_policy(settings.home, project)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     last = next(iter(runs.last(project, 1)), None)
+    notes = _notes(project, settings)
     if now:
+        try:
+            _refuse(project, policy, lessons, notes)
+        except TooFew:
+            if not inbox.open_events(LEARN, str(project)):
+                raise  # else the worker has yet to read what was labelled
         hint = now_hint(project, source="command")
         inbox.put(hint.topic, str(project), hint.key, hint.payload)
         console.print(f"A fit of project {project} is asked for; `labelloop worker` does it.")
-        console.print(_unless(policy, lessons.counts(project)), end="")
     else:
-        _stand(console, project, settings, policy, lessons)
+        _stand(console, project, settings, policy, lessons, notes=notes or ())
         console.print(_table(runs.last(project, SHOWN)))
         page = f"{settings.ml_url.rstrip('/')}/projects/{project}/learning"
         console.print(f"More, drawn: {page}, or `labelloop learn report {project}`.", soft_wrap=True)
@@ -64,20 +77,74 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
         _watch(console, lambda: state_of(project, lessons, runs, inbox), lambda: runs.last(project, SHOWN), last)
 
 
-def _stand(console: Console, project: int, settings: Settings, policy: LearningPolicy, lessons: Lessons) -> None:
+def _notes(project: int, settings: Settings) -> tuple[ControlSupport, ...] | None:
+    """What each control of the project gets and teaches; None where Label Studio cannot be asked for the controls."""
+    if not settings.label_studio_api_key.get_secret_value():
+        return None
+    try:
+        with contextlib.closing(Studio.from_settings(settings)) as studio:
+            config = studio.label_config(project)
+    except (StudioError, MalformedConfig):
+        return None
+    return controls_of(config, activation.served_outputs(settings, project))
+
+
+def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: Sequence[ControlSupport] | None) -> None:
+    """Raises where a fit that is asked for cannot come.
+
+    Raises:
+        NoFit: The policy says no.
+        TooFew: Too little is labelled, as far as the worker has read.
+        NotServed: No control can be learned from.
+    """
+    if not policy.learn:
+        raise NoFit(project, "its learn.toml says that it does not learn", fix="Set `learn = true` there.")
+    if notes is not None and not any(one.learns for one in notes):
+        raise NotServed(project, "learned from", notes)
+    labelled = with_boxes(lessons.taught(project, "teaches"))
+    if labelled < policy.first:
+        raise TooFew(project, too_few(labelled, policy.first), fix=_LABEL)
+
+
+class NoFit(LabelloopError):
+    """A fit was asked for that would not come."""
+
+    code: ClassVar[str] = "nothing_to_learn"
+    status: ClassVar[int] = 409
+
+    def __init__(self, project: int, reason: str, *, fix: str) -> None:
+        super().__init__(f"Project {project} is not fitted: {reason[0].lower()}{reason[1:].rstrip('.')}.", fix=fix)
+
+
+class TooFew(NoFit):
+    """Too few tasks have boxes."""
+
+
+_LABEL = "Label more tasks with boxes. What was submitted seconds ago counts once `labelloop worker` has read it."
+
+
+def _stand(
+    console: Console,
+    project: int,
+    settings: Settings,
+    policy: LearningPolicy,
+    lessons: Lessons,
+    *,
+    notes: Sequence[ControlSupport],
+) -> None:
     counts = lessons.counts(project)
     console.print(f"Project {project} is served {activation.served_version(settings, project=project)}")
     for state, words in STATES.items():
         console.print(f"  {counts.get(state, 0):5} tasks {words}")
-    console.print(_unless(policy, counts), end="")
-
-
-def _unless(policy: LearningPolicy, counts: Mapping[str, int]) -> str:
-    """Why nothing is fitted, as a line; empty where something is."""
-    if not policy.learn:
-        return "  It does not learn: its learn.toml says so.\n"
-    there = counts.get("teaches", 0)
-    return f"  It learns from {policy.first} labelled tasks on; {there} are there.\n" if there < policy.first else ""
+    try:
+        _refuse(project, policy, lessons, notes or None)
+    except NotServed as error:  # its message names every control
+        console.print(f"  {error.message}", soft_wrap=True)
+        return
+    except NoFit as error:
+        console.print(f"  {error.message}", soft_wrap=True)
+    for one in reasons(notes):
+        console.print(f"  {one}", soft_wrap=True)
 
 
 def _table(runs: Sequence[Run]) -> Table | str:

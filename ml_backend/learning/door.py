@@ -83,12 +83,13 @@ class Door:
         engine = self._jobs().inbox.engine
         return state_of(project, Lessons(engine), Runs(engine), self._jobs().inbox)
 
-    def report(self, project: int, served: str) -> Report:
+    def report(self, project: int, served: str, *, unlearned: str = "") -> Report:
         """How learning of a project went and stands.
 
         Args:
             project: Its number.
             served: The version that is served to it.
+            unlearned: Why no version can be learned; empty where one can.
 
         Raises:
             NotConnected: It was never connected.
@@ -97,7 +98,9 @@ class Door:
         if Lessons(engine).project(project) is None:
             raise NotConnected(project)
         policy = read_learning_policy(self._settings.home, project)
-        return make_report(project, engine=engine, policy=policy, served=served, clock=time.time, most=MOST_EDITED)
+        return make_report(
+            project, engine=engine, policy=policy, served=served, clock=time.time, most=MOST_EDITED, unlearned=unlearned
+        )
 
     def projects(self) -> list[tuple[int, int]]:
         """Every connected project, and how many of its tasks are labelled."""

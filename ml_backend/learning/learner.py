@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from labelloop.service.errors import LabelloopError
 from labelloop.service.inbox import Event
 from labelloop.service.media import MediaError
 from labelloop.service.studio import NotFound
@@ -29,11 +30,12 @@ from ml_backend.learning.lessons import fingerprint
 from ml_backend.learning.looks import photo_key
 from ml_backend.learning.material import Material, Stopwatch, sample
 from ml_backend.learning.opinions import CALM_S
-from ml_backend.learning.policy import LearningPolicy, read_learning_policy
+from ml_backend.learning.policy import LearningPolicy, read_learning_policy, too_few
 from ml_backend.learning.publish import LATEST_TOLD_S, make_room, store_candidate, tell_version
 from ml_backend.learning.runs import Metrics, Run, VerdictName
 from ml_backend.learning.teaching import config_of
 from ml_backend.pointer import activate_in
+from ml_backend.support import NotServed, controls_of, learnable
 
 MOST_WAIT_S = 10.0
 """A burst that never ends is answered after so long."""
@@ -45,6 +47,17 @@ TOLD = 3
 """Photos that could not be had, that a run names."""
 
 log = structlog.get_logger(__name__)
+
+
+class NothingToLearn(LabelloopError):
+    """A project has nothing that a version could be fitted to; the message says why."""
+
+    code = "nothing_to_learn"
+    status = 409
+
+    def __init__(self, of: Material, reason: str) -> None:
+        super().__init__(reason)
+        self.of = of
 
 
 class Learner:
@@ -77,6 +90,8 @@ class Learner:
                 asked = self._settled(project, asked, policy.debounce_s)
             material = self._material(project, asked, policy, watch, sweep=new or asked.sweep, read=read)
             return self._run(material) if material is not None else None
+        except NothingToLearn as error:
+            return self._finish(error.of, "failed", reason=error.message) if error.of.asked.now else None
         except NotFound:
             log.info("project_gone", project=project)
             self._kit.forget(project)
@@ -129,6 +144,11 @@ class Learner:
         watch.seconds["wait"] = round(started_at - asked.asked_at, 3)
         with watch.phase("read"):
             config = self._kit.studio.label_config(project)
+            if not learnable(config):
+                self._kit.lessons.note(project, swept_at=time.time(), config=config_of(config))
+                served = self._kit.bases.served(project)
+                nothing = Material(project, asked, policy, config, served, [], [], started_at, watch)
+                raise NothingToLearn(nothing, NotServed(project, "learned from", controls_of(config)).message)
             before = self._kit.lessons.project(project)
             if sweep or (before is not None and before.config != config_of(config)):
                 self._kit.reader.sweep(project, config=config, held_out=policy.held_out)
@@ -148,7 +168,7 @@ class Learner:
             if served.learned and self._kit.lessons.withdrawn(project):
                 self._withdraw(material)
             self._kit.lessons.note(project, fingerprint=now)
-            return None
+            raise NothingToLearn(material, too_few(material.labelled, policy.first))
         return material
 
     def _run(self, of: Material) -> Run:

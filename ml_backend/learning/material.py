@@ -13,7 +13,7 @@ from labelloop.labeling.config import LabelConfig
 from ml_backend.learning.bases import Served
 from ml_backend.learning.events import Asked
 from ml_backend.learning.policy import LearningPolicy
-from ml_backend.learning.teaching import Lesson
+from ml_backend.learning.teaching import Lesson, with_boxes
 
 MOST_PHOTOS = 300
 """Labelled photos that a fit is made from; of more, a sample."""
@@ -66,7 +66,7 @@ class Material:
     @property
     def labelled(self) -> int:
         """Tasks with a box."""
-        return sum(any(photo.labels for photo in photos) for _, _, photos in self.lessons)
+        return with_boxes(self.lessons)
 
 
 def sample(lessons: Sequence[tuple[int, Lesson]]) -> list[tuple[int, Lesson]]:

@@ -23,16 +23,18 @@ VERSIONS = 100
 _HERE = Path(__file__).parent / "templates"
 
 
-def learning_page(report: Report, *, label_studio: str = "") -> str:
+def learning_page(report: Report, *, label_studio: str = "", notes: Sequence[str] = ()) -> str:
     """The page of a report.
 
     Args:
         report: What it shows.
         label_studio: Address of Label Studio as a browser reaches it, for links to tasks; empty: no links.
+        notes: What is not pre-labelled or not learned from in the project, and why.
     """
     return _render(
         "learning.html.jinja",
         report=report,
+        notes=notes,
         curve=learning_curve(report.runs),
         edits=edits_over_time(report.tasks),
         versions=list(reversed(report.runs))[:VERSIONS],
@@ -42,11 +44,11 @@ def learning_page(report: Report, *, label_studio: str = "") -> str:
     )
 
 
-def front_page(projects: Sequence[tuple[int, int, str]], *, served: str) -> str:
+def front_page(projects: Sequence[tuple[int, int, str, Sequence[str]]], *, served: str) -> str:
     """The page at the service's own address: what it is, and the way to each project's page.
 
     Args:
-        projects: Number, labelled tasks and served version of each connected project.
+        projects: Number, labelled tasks, served version and notes of each connected project.
         served: The version that other projects are served.
     """
     return _render("front.html.jinja", projects=projects, served=served)

@@ -75,6 +75,12 @@ def policy_files(home: Path, project: int) -> tuple[Path, Path]:
     return folder / "learn.toml", folder / str(project) / "learn.toml"
 
 
+def too_few(labelled: int, first: int) -> str:
+    """Why a project with this many labelled tasks is not learned yet."""
+    tasks = "1 task" if labelled == 1 else f"{labelled} tasks"
+    return f"Nothing to learn from yet: {tasks} with boxes of {first} needed (`first` in learn.toml)."
+
+
 def read_learning_policy(home: Path, project: int) -> LearningPolicy:
     """The policy of one project: the defaults, then what `policy_files` names.
 

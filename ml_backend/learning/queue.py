@@ -103,6 +103,8 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
     if stop():
         return Arranged("", stopped=True)
     work = _Work(kit, project, policy, kit.studio.label_config(project))
+    if not work.fills:
+        return None  # it would only get empty predictions; connect, /setup and doctor say why
     done = work.learned(stop) if work.served.learned else work.cold(stop)
     log.info("tasks_arranged", project=project, version=done.version, made=done.made, stopped=done.stopped)
     return done
@@ -141,6 +143,11 @@ class _Work:
         names = self._detector.names.names
         self._targets = find_targets(config, names, gives=self._detector.gives, points=self._detector.points)
         self._options = self._asked()
+
+    @property
+    def fills(self) -> bool:
+        """Whether some control takes what the model gives."""
+        return any(target.labels or target.points for target in self._targets)
 
     def cold(self, stop: Stop) -> Arranged:
         """Nothing was learned yet: a spread over the photos, whatever the model sees on them.

@@ -15,7 +15,7 @@ from ml_backend.learning.opinion_store import Opinion, OpinionStore
 from ml_backend.learning.order import HEAD, REST_FROM, STEP
 from ml_backend.learning.policy import LearningPolicy
 from ml_backend.learning.runs import Run, Runs
-from ml_backend.learning.teaching import is_held_out
+from ml_backend.learning.teaching import is_held_out, with_boxes
 
 RUNS = 2000
 """Of the last runs that a report is made from."""
@@ -130,6 +130,7 @@ def make_report(
     served: str,
     clock: Callable[[], float],
     most: int | None = None,
+    unlearned: str = "",
 ) -> Report:
     """The report of a project, from the database alone.
 
@@ -140,6 +141,7 @@ def make_report(
         served: The version that is served to it.
         clock: Seconds since 1970.
         most: Tasks whose edits are counted, evenly over time where there are more; None: all.
+        unlearned: Why no version can be learned; empty where one can.
     """
     lessons = Lessons(engine)
     runs = list(reversed(Runs(engine).last(project, RUNS)))
@@ -169,7 +171,9 @@ def make_report(
             Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now[:NEXT]
         ],
         waiting=len(open_now),
-        course=_course(policy, counts, runs, drawn, open_now),
+        course=[unlearned] if unlearned else _course(
+            policy, counts | {"teaches": with_boxes(lessons.taught(project, "teaches"))}, runs, drawn, open_now
+        ),
         doubts=doubts[:DOUBTS],
         doubted=len(doubts),
     )  # fmt: skip

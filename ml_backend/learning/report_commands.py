@@ -21,6 +21,8 @@ from ml_backend.learning.lessons import Lessons, NotConnected
 from ml_backend.learning.page import learning_page
 from ml_backend.learning.policy import read_learning_policy
 from ml_backend.learning.report import Report, make_report
+from ml_backend.projects import Projects
+from ml_backend.support import unlearned
 
 
 def learn_report(
@@ -55,6 +57,7 @@ def learn_report(
         policy=read_learning_policy(settings.home, project),
         served=activation.served_version(settings, project=project),
         clock=time.time,
+        unlearned=unlearned(project, Projects.of(settings).config(project)),
     )
     _print(Console(highlight=False, width=None if sys.stdout.isatty() else 160), report)
     if json_ is not None:

@@ -7,7 +7,7 @@ that quality control holds for disputed teaches nothing until that is settled, n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -76,6 +76,11 @@ def is_held_out(project: int, task: int, share: float) -> bool:
     """Whether a task is kept for judging: by a hash of its number, so always the same ones, whoever labels when."""
     digest = hashlib.sha256(f"labelloop held-out {project} {task}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def with_boxes(lessons: Iterable[tuple[int, str, tuple[Lesson, ...]]]) -> int:
+    """How many tasks have a box: those count for the first fit. Each is a task, its checksum and its photos."""
+    return sum(any(photo.labels for photo in photos) for _, _, photos in lessons)
 
 
 def config_of(config: LabelConfig) -> str:

@@ -17,12 +17,16 @@ class Comparison:
         b: The second annotator's id.
         controls: Control name -> agreement, 0 to 1, of every control that at least one of them used.
         overall: Weighted mean over the controls; 1 where neither used any that counts.
+        unjudged: Controls that one of them answered and that cannot be compared between the two, because no metric
+            compares them or an answer cannot be read; "" stands for an annotation of which it is not known what is
+            missing. ``controls`` and ``overall`` do not count them.
     """
 
     a: int
     b: int
     controls: Mapping[str, float]
     overall: float
+    unjudged: tuple[str, ...] = ()
 
     def agrees(self, threshold: float, *, every_control: bool, controls: Mapping[str, float] | None = None) -> bool:
         """Whether the two agree: their overall agreement (and each control's, if asked) reaches the threshold.
@@ -59,16 +63,19 @@ def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[st
         tolerance: What counts as the same region.
         weights: Control name -> how much it counts in the overall agreement; 1 where it is not named.
     """
+    unread = a.unread_controls | b.unread_controls
     scores = {
         f"{name}" if _unique(name, a, b) else f"{name} ({kind})": METRICS[kind](
             a.controls.get((name, kind), ()), b.controls.get((name, kind), ()), tolerance
         )
         for name, kind in _used(a, b)
+        if not unread & {name, ""}
     }
     weighed = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
     total = sum(weight for _, weight in weighed)
     overall = sum(score * weight for score, weight in weighed) / total if total else 1.0
-    return Comparison(a.annotator, b.annotator, scores, overall)
+    unjudged = tuple(sorted({*unread, *a.uncompared, *b.uncompared}))
+    return Comparison(a.annotator, b.annotator, scores, overall, unjudged)
 
 
 def control_name(name: str) -> str:

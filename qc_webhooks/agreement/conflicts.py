@@ -145,6 +145,14 @@ def span_conflicts(
             )
             for type_ in types
         ]  # fmt: skip
+        found += [
+            Conflict(
+                "attribute", name, _said(one, name), _said(other, name), None, pair.iou, (one.id, other.id), 0, "span",
+                where=_stretch(one),
+            )
+            for name in sorted({*one.attributes, *other.attributes})
+            if _said(one, name) != _said(other, name)
+        ]  # fmt: skip
     return tuple(found)
 
 
@@ -202,7 +210,7 @@ def _pair_conflicts(
     return named + differing
 
 
-def _said(region: Region, name: str) -> tuple[str, ...]:
+def _said(region: Region | Span, name: str) -> tuple[str, ...]:
     return tuple(sorted(str(answer) for answer in region.attributes.get(name, ())))
 
 

@@ -65,7 +65,8 @@ def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance
     if not a or not b:
         return 0.0
     matching = match_things(a, b, span_matrix(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
-    return 2 * sum(pair.iou * pair.labels for pair in matching.same) / (len(a) + len(b))
+    shared = sum(pair.iou * pair.labels * attributes_alike(a[pair.a], b[pair.b]) for pair in matching.same)
+    return 2 * shared / (len(a) + len(b))
 
 
 def choices(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance()) -> float:

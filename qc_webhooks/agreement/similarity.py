@@ -51,13 +51,19 @@ def paths_alike(a: Sequence[str], b: Sequence[str]) -> float:
     return sets_alike(_nodes(a), _nodes(b))
 
 
-def attributes_alike(a: Region, b: Region) -> float:
-    """How alike the answers about two matched regions are: the mean over what at least one was asked."""
+def attributes_alike(a: Region | Span, b: Region | Span) -> float:
+    """How alike the answers about two matched regions or spans are: the mean over what at least one was asked."""
     names = {*a.attributes, *b.attributes}
     if not names:
         return 1.0
-    types = {result.from_name: result.type for region in (a, b) for result in region.result[1:]}
+    types = {name: kind for each in (a, b) for name, kind in _types(each).items()}
     return sum(_answer_alike(types.get(name, ""), a.attributes, b.attributes, name) for name in names) / len(names)
+
+
+def _types(thing: Region | Span) -> Mapping[str, str]:
+    if isinstance(thing, Span):
+        return thing.kinds
+    return {result.from_name: result.type for result in thing.result[1:]}
 
 
 def _answer_alike(type_: str, a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> float:

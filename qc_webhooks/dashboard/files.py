@@ -151,6 +151,7 @@ def _what_if(source: Source) -> Iterator[Row]:
             "max_annotators": scenario.max_annotators, "every_control": scenario.every_control, "tasks": found.tasks,
             "agreed": found.settled, "disputes": found.disputes, "to_reviewer": found.review,
             "one_more_than_recorded": found.open, "too_few_annotators": found.waiting, "labels": found.labels,
+            "not_judged": found.not_judged,
         }  # fmt: skip
 
 

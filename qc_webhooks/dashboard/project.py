@@ -26,6 +26,7 @@ from qc_webhooks.replay import Replay
 from qc_webhooks.review_desk import ReviewStore
 from qc_webhooks.statistics import Estimate
 from qc_webhooks.tables import FACTS
+from qc_webhooks.verdict import OUTCOMES
 
 _KEPT_REPLAYS = 4
 _NOTHING = Board("", {}, (), False, Estimate.lacking(0), Savings(0, 0, {}, None), 0, (), (), (), (), {})
@@ -79,7 +80,7 @@ class View:
     @property
     def judged(self) -> int:
         """Tasks that were judged, counted now."""
-        return sum(self.counts.get(outcome, 0) for outcome in ("agreed", "disputed", "waiting"))
+        return sum(self.counts.get(outcome, 0) for outcome in OUTCOMES)
 
     @cached_property
     def policy(self) -> Policy:
@@ -203,7 +204,7 @@ class Projects:
             counts, shown = Queue(self._engine, each.project).counts(), boards.board(each.project)
             title = shown.board.title if shown and shown.board.title else f"Project {each.project}"
             agreement = shown.board.agreement if shown else Estimate.lacking(0)
-            tasks = sum(counts.get(outcome, 0) for outcome in ("agreed", "disputed", "waiting"))
+            tasks = sum(counts.get(outcome, 0) for outcome in OUTCOMES)
             found.append(Listed(each.project, title, tasks, counts.get("disputed", 0), counts["review"], agreement))
         return found
 

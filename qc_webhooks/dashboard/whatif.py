@@ -18,12 +18,19 @@ class Scenario:
     annotators: int
     max_annotators: int
     every_control: bool
+    review_not_judged: bool = True
 
     @classmethod
     def of(cls, policy: Policy) -> "Scenario":
         """What is in force."""
         most = min(policy.max_annotators, MOST_ANNOTATORS)
-        return cls(policy.agreement, min(policy.annotators, MOST_ANNOTATORS), most, policy.every_control)
+        return cls(
+            policy.agreement,
+            min(policy.annotators, MOST_ANNOTATORS),
+            most,
+            policy.every_control,
+            policy.review_not_judged,
+        )
 
     def changed(self, values: Mapping[str, str]) -> "Scenario":
         """With the values of a form; what makes no sense is brought into its range."""
@@ -35,6 +42,7 @@ class Scenario:
             annotators,
             int(_number(values.get("max_annotators"), self.max_annotators, annotators, MOST_ANNOTATORS)),
             values.get("every_control") == "yes",
+            self.review_not_judged,
         )
 
     def run(self, replay: Replay) -> Replayed:
@@ -44,6 +52,7 @@ class Scenario:
             annotators=self.annotators,
             max_annotators=self.max_annotators,
             every_control=self.every_control,
+            review_not_judged=self.review_not_judged,
         )
 
 

@@ -6,25 +6,34 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from qc_webhooks.errors import PolicyError
+from labelloop.labeling.config import LabelConfig
+from qc_webhooks.errors import PolicyError, PolicyFault
+from qc_webhooks.policy.names import name_faults
 from qc_webhooks.policy.values import ControlPolicy, Policy, ReviewRoute
 from qc_webhooks.rules import Rule
 
 
-def read_policy(home: Path, project: int) -> Policy:
+def read_policy(home: Path, project: int, *, config: LabelConfig | None = None) -> Policy:
     """The policy of one project: the defaults, then ``qc/policy.toml``, then ``qc/<project>/policy.toml``.
 
     Args:
         home: The folder of labelloop's state (the setting ``home``).
         project: The project's id in Label Studio.
+        config: The project's label config; given, the project's own file may name nothing that it does not have. The
+            file for every project may: another project has it.
 
     Raises:
-        PolicyError: A file is no TOML, or a setting is unknown, of the wrong type or out of its range.
+        PolicyError: A file is no TOML, or settings are unknown, of the wrong type, out of their range, or name what
+            the project does not have. Every fault of both files is in it.
     """
-    policy = Policy()
+    policy, faults = Policy(), list[PolicyFault]()
     for path in policy_files(home, project):
         if path.is_file():
-            policy = parse_policy(path, base=policy)
+            own = config if path == policy_files(home, project)[1] else None
+            policy, found = _parsed(path, policy, own)
+            faults += found
+    if faults:
+        raise PolicyError(faults)
     return policy
 
 
@@ -33,41 +42,83 @@ def policy_files(home: Path, project: int) -> tuple[Path, Path]:
     return home / "qc" / "policy.toml", home / "qc" / str(project) / "policy.toml"
 
 
-def parse_policy(path: Path, *, base: Policy | None = None) -> Policy:
+def parse_policy(path: Path, *, base: Policy | None = None, config: LabelConfig | None = None) -> Policy:
     """One ``policy.toml`` laid over ``base``: a setting, a list of tables or the table of one control replaces it.
 
     Raises:
         PolicyError: See ``read_policy``.
     """
+    policy, faults = _parsed(path, base or Policy(), config)
+    if faults:
+        raise PolicyError(faults)
+    return policy
+
+
+# A range that depends on another setting is looked at only where that one could be read.
+_DEPENDS = {"near_iou": "match_iou", "max_annotators": "annotators"}
+
+
+def _parsed(path: Path, base: Policy, config: LabelConfig | None) -> tuple[Policy, list[PolicyFault]]:
+    """The policy with what a file sets rightly, and everything that it does not."""
+    where = str(path)
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PolicyError(path, "", f"no TOML: {error}") from error
+        return base, [PolicyFault(where, "", f"no TOML: {error}")]
     except OSError as error:
-        raise PolicyError(path, "", f"cannot be read: {error.strerror}") from error
-    base = base or Policy()
+        return base, [PolicyFault(where, "", f"cannot be read: {error.strerror}")]
     known = {field.name: getattr(base, field.name) for field in fields(Policy)}
-    values = {name: _value(path, name, value, known) for name, value in table.items()}
+    faults = _Faults(where)
+    values = {}
+    for name, value in table.items():
+        before = len(faults.found)
+        read = _value(faults, name, value, known)
+        if len(faults.found) == before:
+            values[name] = read
+    unread = table.keys() - values.keys()
     try:
-        return replace(base, **values)
+        policy = replace(base, **values)
     except PolicyError as error:
-        raise PolicyError(path, error.field, error.reason) from None
+        policy = base
+        for fault in error.faults:
+            if _DEPENDS.get(fault.field) not in unread:
+                faults.add(fault.field, fault.reason)
+    if config is not None:
+        named = {name: value for name, value in values.items() if name in {"controls", "review", "rules"}}
+        own = table.get("controls", {})
+        named["controls"] = {name: each for name, each in named.get("controls", {}).items() if name in own}
+        for field, reason in name_faults(named, config):
+            faults.add(field, reason)
+    return policy, faults.found
 
 
-def _value(path: Path, name: str, value: Any, known: Mapping[str, Any]) -> Any:
+class _Faults:
+    """What is wrong with one file, gathered."""
+
+    def __init__(self, where: str) -> None:
+        self.found: list[PolicyFault] = []
+        self._where = where
+
+    def add(self, field: str, reason: str) -> None:
+        self.found.append(PolicyFault(self._where, field, reason))
+
+
+def _value(faults: _Faults, name: str, value: Any, known: Mapping[str, Any]) -> Any:
     if name not in known:
-        raise PolicyError(path, name, f"no such setting; there are {', '.join(known)}")
+        return faults.add(name, f"no such setting; there are {', '.join(known)}")
     if name == "controls":
         if not isinstance(value, dict):
-            raise PolicyError(path, name, "must be tables [controls.NAME]")
-        own = {control: _table(path, f"controls.{control}", each, ControlPolicy) for control, each in value.items()}
+            return faults.add(name, "must be tables [controls.NAME]")
+        own = {control: _table(faults, f"controls.{control}", each, ControlPolicy) for control, each in value.items()}
         return {**known[name], **own}
     if name in _LISTS:
         if not isinstance(value, list):
-            raise PolicyError(path, name, f"must be tables [[{name}]]")
-        return tuple(_table(path, f"{name}[{place}]", each, _LISTS[name]) for place, each in enumerate(value, start=1))
-    return _typed(path, name, value, type(known[name]))
+            return faults.add(name, f"must be tables [[{name}]]")
+        return tuple(
+            _table(faults, f"{name}[{place}]", each, _LISTS[name]) for place, each in enumerate(value, start=1)
+        )
+    return _typed(faults, name, value, type(known[name]))
 
 
 # Settings that are lists of tables -> what one table is.
@@ -77,27 +128,29 @@ _LISTS: Mapping[str, Callable[..., Any]] = {"review": ReviewRoute, "rules": Rule
 _KEYS: Mapping[str, type] = {"agreement": float, "value": float, "rule": str}
 
 
-def _table(path: Path, name: str, table: Any, kind: Callable[..., Any]) -> Any:
+def _table(faults: _Faults, name: str, table: Any, kind: Callable[..., Any]) -> Any:
     if not isinstance(table, dict):
-        raise PolicyError(path, name, f"must be a table, not {table!r}")
+        return faults.add(name, f"must be a table, not {table!r}")
     known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
+    before = len(faults.found)
     values = {}
     for key, value in table.items():
         if key not in known:
-            raise PolicyError(path, f"{name}.{key}", f"no such key; there are {', '.join(known)}")
-        values[key] = _typed(path, f"{name}.{key}", value, _KEYS.get(key, type(known[key])))
-    if kind is Rule and "rule" not in values:
-        raise PolicyError(path, f"{name}.rule", "is missing")
-    return kind(**values)
+            faults.add(f"{name}.{key}", f"no such key; there are {', '.join(known)}")
+        else:
+            values[key] = _typed(faults, f"{name}.{key}", value, _KEYS.get(key, type(known[key])))
+    if kind is Rule and "rule" not in table:
+        faults.add(f"{name}.rule", "is missing")
+    return kind(**values) if len(faults.found) == before else None
 
 
-def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
+def _typed(faults: _Faults, name: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if kind is tuple and type(value) is list and all(type(each) is str for each in value):
         return tuple(value)
     if type(value) is not kind:  # bool is an int to isinstance; `annotators = true` must not pass
-        raise PolicyError(path, name, f"must be {_KINDS[kind]}, not {value!r}")
+        return faults.add(name, f"must be {_KINDS[kind]}, not {value!r}")
     return value
 
 

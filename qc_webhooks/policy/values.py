@@ -1,11 +1,12 @@
 """The policy of a project: when annotators agree, who is asked, what is reviewed, what quality control may change."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from qc_webhooks.agreement import Comparison, Tolerance
-from qc_webhooks.errors import PolicyError
+from qc_webhooks.agreement.compare import control_name
+from qc_webhooks.errors import PolicyError, PolicyFault
 from qc_webhooks.rules import EFFECTS, RULES, Rule
 
 OVERALL = "overall"
@@ -67,6 +68,8 @@ class Policy:
         set_maximum_annotations: Whether ``connect`` raises the project's ``maximum_annotations`` to ``annotators``.
             It multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
             then gives every task with an overlap above 1 the new number.
+        raise_overlap: Whether a task that Label Studio serves to fewer than ``annotators`` is served to as many. A task
+            that was made by a single call of its API has an overlap of 1.
         adjudicate: Whether what waits for a reviewer gets overlays: one prediction a stance and a proposed consensus,
             which the reviewer accepts or corrects. Every user of the project sees them.
         review_share: Of the agreed tasks that no route of ``review`` holds for, how many are reviewed, 0 to 1.
@@ -74,6 +77,8 @@ class Policy:
             annotator by, 0 to 0.5; 0: none are served for that.
         ground_truth_first: So many tasks with a ground truth come first of all to an annotator who is new, where
             ``ground_truth_share`` is above 0.
+        review_not_judged: Whether a task that cannot be judged, because an annotation cannot be read whole or a control
+            cannot be compared, goes to a reviewer.
         review_project: Whether what waits for a reviewer is copied into a review project of its own, where a label
             stream serves it with the proposed consensus filled in.
         least_model_score: An agreed task whose pre-label has a lower score is reviewed; 0: none is.
@@ -93,10 +98,12 @@ class Policy:
     max_annotators: int = 3
     least_gain: float = 0.003
     set_maximum_annotations: bool = False
+    raise_overlap: bool = False
     adjudicate: bool = True
     review_share: float = 0.0
     ground_truth_share: float = 0.0
     ground_truth_first: int = 0
+    review_not_judged: bool = True
     review_project: bool = False
     least_model_score: float = 0.0
     least_model_agreement: float = 0.0
@@ -106,7 +113,8 @@ class Policy:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        check_policy(self, "policy")
+        if faults := [PolicyFault("policy", *fault) for fault in range_faults(self)]:
+            raise PolicyError(faults)
 
     @property
     def tolerance(self) -> Tolerance:
@@ -123,8 +131,30 @@ class Policy:
         """What two annotators must reach on single controls."""
         return {name: each.agreement for name, each in self.controls.items() if each.agreement is not None}
 
+    def weighs(self, control: str) -> bool:
+        """Whether what is answered to a control decides whether two agree."""
+        own = self.controls.get(control)
+        return own is None or own.weight > 0 or own.agreement is not None
+
+    def weighed(self, pair: Comparison) -> Comparison:
+        """The comparison without the controls that cannot be compared and need not be."""
+        return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.weighs(name)))
+
     def agrees(self, pair: Comparison) -> bool:
-        """Whether two annotators agree on a task."""
+        """Whether two annotators agree on a task; what cannot be compared is no agreement (see ``weighed``)."""
+        return not pair.unjudged and self._agree(pair)
+
+    def may_agree(self, pair: Comparison) -> bool:
+        """Whether two annotators agree on a task if they answered alike what cannot be compared."""
+        if "" in pair.unjudged:
+            return True
+        own = self.weights
+        alike = sum(own.get(name, 1.0) for name in pair.unjudged)
+        known = sum(own.get(control_name(name), 1.0) for name in pair.controls)
+        total = alike + known
+        return self._agree(replace(pair, overall=(pair.overall * known + alike) / total) if total else pair)
+
+    def _agree(self, pair: Comparison) -> bool:
         own = self.thresholds
         # What counts for nothing must not keep two from agreeing either, unless it has a threshold of its own.
         own |= {name: 0.0 for name, each in self.controls.items() if not each.weight and each.agreement is None}
@@ -146,12 +176,12 @@ def describe_policy() -> list[tuple[str, Any, str]]:
     return [(each.name, getattr(defaults, each.name), helps[each.name]) for each in fields(Policy)]
 
 
-def check_policy(policy: Policy, where: str) -> None:
-    """Whether every value is in its range.
+Fault = tuple[str, str]
+"""A setting, and what is wrong with it."""
 
-    Raises:
-        PolicyError: One is not.
-    """
+
+def range_faults(policy: Policy) -> Iterator[Fault]:
+    """Every value that is not in its range."""
     share, above = "must be from 0 to 1", "must be above 0 and at most 1"
     ranges = (
         ("agreement", 0 < policy.agreement <= 1, above),
@@ -169,37 +199,38 @@ def check_policy(policy: Policy, where: str) -> None:
     )  # fmt: skip
     for name, right, reason in ranges:
         if not right:
-            raise PolicyError(where, name, f"{reason}, not {getattr(policy, name)!r}")
+            yield name, f"{reason}, not {getattr(policy, name)!r}"
     for name, each in policy.controls.items():
         if each.agreement is not None and not 0 <= each.agreement <= 1:
-            raise PolicyError(where, f"controls.{name}.agreement", f"{share}, not {each.agreement!r}")
+            yield f"controls.{name}.agreement", f"{share}, not {each.agreement!r}"
         if not 0 <= each.weight < float("inf"):
-            raise PolicyError(where, f"controls.{name}.weight", f"must be 0 or more, not {each.weight!r}")
+            yield f"controls.{name}.weight", f"must be 0 or more, not {each.weight!r}"
     for place, route in enumerate(policy.review, start=1):
-        _check_route(route, where, f"review[{place}]")
+        yield from _route_faults(route, f"review[{place}]")
     for place, rule in enumerate(policy.rules, start=1):
-        _check_rule(rule, where, f"rules[{place}]")
+        yield from _rule_faults(rule, f"rules[{place}]")
 
 
-def _check_route(route: ReviewRoute, where: str, name: str) -> None:
+def _route_faults(route: ReviewRoute, name: str) -> Iterator[Fault]:
     if route.operator not in OPERATORS:
-        raise PolicyError(where, f"{name}.operator", f"must be one of {', '.join(OPERATORS)}, not {route.operator!r}")
+        yield f"{name}.operator", f"must be one of {', '.join(OPERATORS)}, not {route.operator!r}"
     for key in ("threshold", "share"):
         if not 0 <= getattr(route, key) <= 1:
-            raise PolicyError(where, f"{name}.{key}", f"must be from 0 to 1, not {getattr(route, key)!r}")
+            yield f"{name}.{key}", f"must be from 0 to 1, not {getattr(route, key)!r}"
 
 
-def _check_rule(rule: Rule, where: str, name: str) -> None:
+def _rule_faults(rule: Rule, name: str) -> Iterator[Fault]:
     check = RULES.get(rule.rule)
     if check is None:
-        raise PolicyError(where, f"{name}.rule", f"must be one of {', '.join(RULES)}, not {rule.rule!r}")
+        yield f"{name}.rule", f"must be one of {', '.join(RULES)}, not {rule.rule!r}"
+        return
     if rule.effect not in EFFECTS:
-        raise PolicyError(where, f"{name}.effect", f"must be warn or block, not {rule.effect!r}")
+        yield f"{name}.effect", f"must be warn or block, not {rule.effect!r}"
     given = {key for key in ("value", "labels", "others", "control") if getattr(rule, key) not in (None, (), "")}
     for key in check.needs:
         if key not in given:
-            raise PolicyError(where, f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}")
+            yield f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}"
     for key in sorted(given - {*check.needs, *check.takes}):
-        raise PolicyError(where, f"{name}.{key}", f"{rule.rule} knows no such key")
+        yield f"{name}.{key}", f"{rule.rule} knows no such key"
     if rule.value is not None and not 0 <= rule.value < float("inf"):
-        raise PolicyError(where, f"{name}.value", f"must be 0 or more, not {rule.value!r}")
+        yield f"{name}.value", f"must be 0 or more, not {rule.value!r}"

@@ -7,7 +7,7 @@ import pytest
 from shapely.geometry import box
 
 from exporters.assemble import DISPUTED_APART, DISPUTED_IN
-from exporters.together import JOINED, OUTVOTED
+from exporters.together import JOINED, NOT_WHOLE, OUTVOTED
 from labelloop.labeling.regions import read_annotation
 from labelloop.labeling.task import read_task
 
@@ -68,6 +68,28 @@ def test_ground_truth_goes_before_the_consensus_and_one_annotator_counts_alone(r
     out = run(tasks, annotation="consensus")
     assert out.report.accounts.chosen_by == {"consensus": 1, "ground truth": 1, "one annotator": 1}
     assert [each["annotation_id"] for each in out.instances()["annotations"]] == [11, 21, None]
+
+
+def test_annotations_that_cannot_be_read_outvote_nobody(run, build):
+    car, broken = (10, 10, 20, 20, "car"), {"id": "bad", "type": "rectanglelabels", "from_name": "label", "value": {}}
+    tasks = [three(build, number, [car], [car, (60, 60, 9, 9, "car")], [car]) for number in range(1, 9)]
+    for annotation in tasks[0]["annotations"][1:]:
+        annotation["result"] = [broken, *annotation["result"][1:]]
+    for annotation in tasks[1]["annotations"]:
+        annotation["result"].append(broken)
+    out = run(tasks, annotation="consensus", max_errors=1.0)
+    objects = [each["annotation_id"] for each in out.instances()["annotations"] if each["image_id"] in {1, 2}]
+    assert len(objects) == 2  # the one who can be read; where nobody can, the latest annotation
+    accounts = out.report.accounts
+    assert accounts.regions.dropped[NOT_WHOLE] == 1 + 3
+    assert accounts.regions.input == accounts.regions.kept + sum(accounts.regions.dropped.values())
+
+
+def test_annotations_without_an_id_form_a_consensus_too(run, build):
+    task = three(build, 1, *[[(10 + who, 10, 20, 20, "car")] for who in range(3)])
+    for annotation in task["annotations"]:
+        annotation["id"] = None
+    assert run([task], annotation="consensus").report.accounts.chosen_by == {"consensus": 1}
 
 
 def test_one_annotators_older_annotation_is_no_second_opinion(run, build):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.consensus import Stance, consensus, consensus_results, estimate_crowd, evidence
+from labelloop.labeling.consensus import Stance, agreed_results, consensus, estimate_crowd, evidence
 from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask, Polygon, Rectangle
 from labelloop.labeling.hands import Hand, Hands
 from labelloop.labeling.merge import merge_shapes
@@ -252,13 +252,12 @@ def test_results_say_where_they_came_from_and_read_back():
     from labelloop.labeling.regions import read_annotation
     from labelloop.labeling.task import read_task
 
-    people = [Stance(n, (box(n, id_=f"r{n}"),), {"quality": ("good",)}, 100 + n) for n in (1, 2, 3)]
-    results = consensus_results(consensus(people), config=CONFIG)
+    (agreed,) = consensus([Stance(n, (box(n, id_=f"r{n}"),), {}, 100 + n) for n in (1, 2, 3)]).regions
+    results = agreed_results(agreed, agreed.region, config=CONFIG)
     task = read_task({"id": 1, "data": {}, "annotations": [{"id": 1, "completed_by": 1, "result": results}]})
     reading = read_annotation(task.annotations[0], task=task, config=CONFIG)
     assert not reading.errors
     assert reading.regions[0].geometry == Rectangle(2, 10, 100, 100)
-    assert reading.choices == {"quality": ("good",)}
     told = results[0]["meta"]["labelloop"]
     assert told["annotators"] == [1, 2, 3]
     assert [source["region"] for source in told["sources"]] == ["r1", "r2", "r3"]

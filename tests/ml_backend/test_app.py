@@ -103,11 +103,13 @@ def test_extra_params_that_cannot_be_meant_are_a_400_that_says_what_to_write(giv
     assert '{"score_threshold": 0.4}' in answer.json["error"]["message"]
 
 
-def test_a_bad_photo_gives_an_empty_prediction_with_score_and_version_and_is_counted(client, boxes_config):
+def test_a_bad_photo_gives_no_prediction_but_its_reason_and_is_counted(client, boxes_config):
     with capture_logs() as logs:
         answer = client.post("/predict", json=predict_body(boxes_config, {**TASK, "data": {"image": "bad"}}, TASK))
     bad, good = answer.json["results"]
-    assert bad == {"result": [], "score": NEUTRAL, "model_version": good["model_version"]}
+    assert "result" not in bad  # Label Studio stores nothing of such an entry
+    assert "truncated" in bad["error"]
+    assert (bad["score"], bad["model_version"]) == (NEUTRAL, good["model_version"])
     assert good["result"]
     [said] = [line for line in logs if line["event"] == "photo_skipped"]
     assert said["task"] == 1
@@ -127,12 +129,33 @@ NO_BOXES = {
 
 
 @pytest.mark.parametrize("config", NO_BOXES.values(), ids=NO_BOXES)
-def test_a_project_that_takes_no_boxes_gets_empty_predictions(config, client):
+def test_a_project_that_takes_no_boxes_gets_no_prediction_and_a_reason(config, client):
     assert client.post("/setup", json={**SETUP, "schema": config}).status_code == 200
     answer = client.post("/predict", json=predict_body(config, TASK))
     assert answer.status_code == 200
-    assert answer.json["results"][0]["result"] == []
-    assert answer.json["results"][0]["score"] == NEUTRAL
+    [entry] = answer.json["results"]
+    assert "result" not in entry  # Label Studio stores nothing of such an entry
+    assert entry["error"]
+
+
+TEXTS = '<View><Text name="t" value="$text"/><Labels name="ner" toName="t"><Label value="a"/></Labels></View>'
+
+
+def test_setup_predict_pages_and_training_say_the_same_reason(client, tmp_path):
+    told = client.post("/setup", json={**SETUP, "schema": TEXTS}).json
+    [note] = told["notes"]
+    assert note.startswith("ner (Labels on Text) is not pre-labelled and not learned from")
+    assert told["controls"][0]["control"] == "ner"
+    assert note in client.post("/predict", json=predict_body(TEXTS, TASK)).json["results"][0]["error"]
+    assert note in client.post("/validate", json={"config": TEXTS}).json["problems"]
+    training = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 5}}).json
+    assert training["status"] == "ignored"
+    assert note in training["reason"]
+    Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
+    page = client.get("/projects/5/learning").text
+    assert note in page
+    assert "The first fit comes" not in page
+    assert note in client.get("/").text
 
 
 @pytest.mark.parametrize("params", [None, {}, {"context": None}, "absent"])

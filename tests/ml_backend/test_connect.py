@@ -150,6 +150,18 @@ def test_a_new_version_moves_the_title_and_the_project_with_it(ours):
     assert (studio.rows[0]["title"], studio.fields["model_version"]) == (VERSION, VERSION)
 
 
+@pytest.mark.parametrize(
+    ("tag", "on", "sampling"),
+    [("Labels", "Text", "Sequential sampling"), ("RectangleLabels", "Image", "Uncertainty sampling")],
+)
+def test_tasks_are_ordered_by_predictions_only_where_some_can_come(tag, on, sampling, ours):
+    studio = FakeStudio()
+    label = f'<{tag} name="c" toName="o"><Label value="a"/></{tag}>'
+    studio.fields["label_config"] = f'<View><{on} name="o" value="$x"/>{label}</View>'
+    connect(studio, 1, ours)
+    assert studio.fields["sampling"] == sampling
+
+
 def test_another_backend_before_ours_is_named_after_ours_is_connected(ours):
     studio = FakeStudio(rows=[row(id=1, url="http://other:1", title="theirs")])
     with pytest.raises(OtherBackendFirst, match="theirs"):

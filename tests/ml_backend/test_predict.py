@@ -21,6 +21,7 @@ LABELS = '<Label value="Cat"/><Label value="Person"/><Label value="Car"/>'
 IMAGE = '<Image name="image" value="$image"/>'
 RECTANGLES = f'<RectangleLabels name="label" toName="image">{LABELS}</RectangleLabels>'
 ONE = f"<View>{IMAGE}{RECTANGLES}</View>"
+ONLY_CAR = f'<View>{IMAGE}<RectangleLabels name="label" toName="image"><Label value="Car"/></RectangleLabels></View>'
 LIST = f'<View><Image name="image" valueList="$images"/>{RECTANGLES}</View>'
 PAIR = f"""<View>{IMAGE}<Labels name="l" toName="image">{LABELS}</Labels>
 <Rectangle name="box" toName="image"/></View>"""
@@ -106,14 +107,15 @@ def test_a_bad_photo_costs_its_own_task_its_boxes_and_no_other(case, predict, al
     codes = []
     tasks = [task(1, image="a"), task(2, **BAD[case]), task(3, image="a")]
     first, bad, last = predict(photos, tasks, skipped=codes.append)
-    assert (bad.result, bad.score) == ([], NEUTRAL)
+    assert isinstance(bad, Unanswered)
+    assert bad.error
     assert len(first.result) == len(last.result) == 2
     assert len(codes) == 1
 
 
 def test_a_task_without_data_is_answered_all_the_same(predict, album):
     entries = predict(album(), [{"id": 1}, {"data": None}, {}])
-    assert [entry.result for entry in entries] == [[], [], []]
+    assert all(isinstance(entry, Unanswered) and entry.score == NEUTRAL for entry in entries)
 
 
 def test_labels_and_rectangle_give_two_results_of_one_id(predict, album, photo):
@@ -161,7 +163,7 @@ def test_thresholds_stand_in_this_order(case, predict, album, photo):
 
 def test_the_task_that_nearly_missed_something_is_more_doubtful_than_one_with_nothing(predict, album, photo):
     [near] = predict(album(a=photo), [task(1, image="a")], threshold=0.82)
-    [nothing] = predict(album(a=photo), [task(1, image="gone")], threshold=0.82)
+    [nothing] = predict(album(a=photo), [task(1, image="a")], threshold=1.0, config=ONLY_CAR)
     assert near.result == nothing.result == []
     assert 0 <= near.score < nothing.score == NEUTRAL
 
@@ -177,7 +179,7 @@ def test_no_photo_is_fetched_for_a_project_that_takes_no_boxes(predict, album, p
     photos = album(a=photo)
     config = f'<View>{IMAGE}<Choices name="c" toName="image"><Choice value="Cat"/></Choices></View>'
     [entry] = predict(photos, [task(1, image="a")], config=config)
-    assert (entry.result, entry.score, photos.asked) == ([], NEUTRAL, [])
+    assert (isinstance(entry, Unanswered), photos.asked) == (True, [])
 
 
 def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
@@ -269,7 +271,7 @@ def test_the_size_of_the_engines_batch_changes_nothing_but_the_number_of_runs(ba
     entries = Predictor(photos, score_threshold=0.3).predict(
         [task(n, image=f"p{n}" if n % 5 else "gone") for n in range(20)], detector=detector, targets=targets
     )
-    assert [entry.result[0]["original_height"] if entry.result else None for entry in entries] == [
+    assert [entry.result[0]["original_height"] if isinstance(entry, Prediction) else None for entry in entries] == [
         128 - n if n % 5 else None for n in range(20)
     ]
     assert sum(runs) == 16

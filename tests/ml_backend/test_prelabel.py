@@ -9,6 +9,7 @@ from labelloop.service.studio.errors import PredictionsDropped
 from ml_backend.detector import load_detector
 from ml_backend.prelabel import CHUNK, prelabel, prune
 from ml_backend.protocol import ProjectOptions
+from ml_backend.support import NotServed
 
 
 class FakeStudio:
@@ -80,6 +81,22 @@ def test_every_task_once_and_a_second_run_finds_nothing_to_do(run, boxes_config,
     again = run(studio)
     assert (again.made, again.there) == (0, 60)
     assert studio.requests == 3
+
+
+def test_a_project_that_no_model_can_fill_is_refused_with_the_reason(run):
+    xml = '<View><Text name="t" value="$text"/><Labels name="ner" toName="t"><Label value="a"/></Labels></View>'
+    studio = FakeStudio(xml, {1: "good"})
+    with pytest.raises(NotServed, match=r"ner \(Labels on Text\) is not pre-labelled"):
+        run(studio)
+    assert studio.predictions == []
+
+
+def test_a_task_without_an_address_is_named(run, boxes_config):
+    studio = FakeStudio(boxes_config, {1: "good", 2: None})
+    report = run(studio)
+    assert report.made == 1
+    [bad] = report.bad
+    assert (bad.task, "no image address" in bad.reason) == (2, True)
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(run, boxes_config, detector):

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import operator
 import shutil
 
 import pytest
@@ -20,6 +21,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
 <Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices></View>"""
 PROJECT = 7
+OPERATORS = {"greater": operator.gt, "less": operator.lt}
 
 
 @pytest.fixture
@@ -120,15 +122,18 @@ class MemoryStudio:
         if only_ids is not None:
             found = [source for source in found if source["id"] in set(only_ids)]
         for item in (filters or {}).get("items", ()):
-            name = item["filter"].rpartition(":")[2]
+            name, passes = item["filter"].rpartition(":")[2], OPERATORS[item["operator"]]
             found = [
                 source
                 for source in found
-                if (len(source["annotations"]) if name == "total_annotations" else source[name]) > item["value"]
+                if passes(len(source["annotations"]) if name == "total_annotations" else source[name], item["value"])
             ]
         if ordering == ["-tasks:updated_at"]:
             found.sort(key=lambda source: source["updated_at"], reverse=True)
         return iter([read_task(copy.deepcopy(source)) for source in found])
+
+    def count_tasks(self, project, *, filters=None):
+        return sum(1 for _ in self.tasks(project, filters=filters))
 
     def stamps(self, project, *, filters=None, page_size=1000):
         for task in self.tasks(project, filters=filters):

@@ -6,8 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from labelloop.service.studio import StudioRefused
+from qc_webhooks.errors import PolicyError
 from qc_webhooks.situation import KEYS
 from qc_webhooks.tables import ACTIONS
+from tests.qc_webhooks.conftest import PROJECT
 
 ANNE, BEN, CLEO, DAN = 1, 2, 3, 4
 
@@ -263,3 +265,33 @@ def test_a_new_task_with_the_id_of_a_deleted_one_starts_afresh(studio, box, chec
     dispute(studio, box, task)
     check(task)
     assert studio.serves(task, CLEO)
+
+
+@pytest.mark.parametrize("review", [True, False])
+def test_a_task_that_cannot_be_judged_goes_to_a_reviewer_and_nobody_else(studio, box, check, settings, review):
+    path = settings.home / "qc" / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"review_not_judged = {str(review).lower()}")
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box(0)])
+    studio.annotate(task, BEN, [box(0) | {"value": {"x": "here"}}])
+    check(task)
+    held = studio.stored[task]
+    assert (held["data"]["qc_status"], held["data"]["qc_agreement"]) == ("not_judged", None)
+    assert held["data"]["qc_review"] == ("yes" if review else "no")
+    assert held["data"]["qc_note"].startswith("Not judged: 1 of 2 annotations cannot be read whole")
+    assert (held["overlap"], held["is_labeled"]) == (2, True)
+    assert bool(held["predictions"]) == review  # both stances and a proposal, for the reviewer
+    studio.change(2, result=[box(0)])
+    check(task)
+    assert (studio.stored[task]["data"]["qc_status"], studio.stored[task]["predictions"]) == ("agreed", [])
+
+
+def test_a_misspelled_control_stops_the_check(studio, box, check, settings):
+    path = settings.home / "qc" / str(PROJECT) / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[controls.lable]\nweight = 2")
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box(0)])
+    with pytest.raises(PolicyError, match="names 'lable'"):
+        check(task)

@@ -198,3 +198,24 @@ def test_what_cannot_be_drawn_does_not_cost_the_verdict(studio, check, engine, b
     studio.annotate(task, 2, [box(label="Person")])
     assert check(task).verdict.outcome == "disputed"
     assert studio.stored[task]["data"]["qc_status"] == "disputed"
+
+
+def test_what_cannot_be_read_whole_is_no_evidence(box):
+    broken = box() | {"value": {"x": "here"}}
+    found = facts(
+        annotation_json(1, 8, [box()]), annotation_json(2, 9, [box()]), annotation_json(3, 10, [box(60), broken])
+    )
+    assert [(turn.annotator, turn.regions, turn.whole) for turn in found.turns] == [
+        (8, 1, True), (9, 1, True), (10, 1, False)
+    ]  # fmt: skip
+    assert found.evidence().looked == (8, 9)
+    assert [{mark.annotator for mark in thing.marks} for thing in found.things] == [{8, 9}]
+    assert [(pair.a, pair.b) for pair in found.pairs] == [(8, 9)]
+    assert [turn.annotator for turn in found.blind] == [8, 9]
+
+
+def test_facts_kept_by_an_earlier_version_are_whole(box):
+    kept = msgspec.json.decode(msgspec.json.encode(facts(annotation_json(1, 8, [box()]))))
+    kept[1][0] = kept[1][0][:7]
+    read = msgspec.convert(kept, type(facts(annotation_json(1, 8, [box()]))))
+    assert read.turns[0].whole

@@ -26,6 +26,7 @@ CONFIG = LabelConfig.parse(
     '<Number name="weight" toName="image"/><TextArea name="said" toName="image"/>'
     '<DateTime name="day" toName="image"/>'
     '<Choices name="colour" toName="image" perRegion="true"><Choice value="red"/><Choice value="blue"/></Choices>'
+    '<TextArea name="about" toName="sound" perRegion="true"/>'
     "</View>"
 )
 SIZE = {"original_width": 640, "original_height": 480}
@@ -249,12 +250,51 @@ def test_what_cannot_be_read_is_said_and_costs_itself_alone():
     assert set(found.controls) == {("stars", "rating")}
 
 
-def test_answers_about_a_span_are_named_as_not_compared():
-    span = made("words", "labels", {"start": 0, "end": 4, "labels": ["Name"]}, "text", id="s")
-    asked = made("mood", "choices", {"start": 0, "end": 4, "choices": ["good"]}, "text", id="s")
-    (found,) = read([span, asked])
-    assert set(found.controls) == {("words", "spans")}
-    assert found.uncompared == ("mood",)
+SOUND = {"start": 1.0, "end": 4.0, "channel": 0}
+ABOUT_A_SPAN = [
+    ("textarea", "text", ["hello there"], ["goodbye then"]),
+    ("choices", "choices", ["good"], ["bad"]),
+    ("rating", "rating", 1, 5),
+    ("number", "number", 1, 9),
+    ("taxonomy", "taxonomy", [["a", "b"]], [["c"]]),
+]
+
+
+def segment(kind, field, said, id_):
+    """A labelled stretch of sound and one answer about it, as Label Studio writes both."""
+    return [
+        made("words", "labels", SOUND | {"labels": ["Name"]}, "sound", id=id_),
+        made("about", kind, SOUND | {field: said}, "sound", id=id_),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "field", "one", "other"), ABOUT_A_SPAN)
+def test_answers_about_spans_are_compared_by_their_spans(kind, field, one, other):
+    first = segment(kind, field, one, "a")
+    assert agreement(first, segment(kind, field, one, "b")).overall == 1
+    assert agreement(first, segment(kind, field, other, "c")).overall < 0.3
+    unasked = segment(kind, field, other, "d")[:1]
+    assert agreement(first, unasked).overall == 0
+
+
+def test_a_stretch_without_a_label_is_compared_by_its_answer():
+    def spoken(id_, text, **place):
+        return made("said", "textarea", SOUND | place | {"text": [text]}, "sound", id=id_)
+
+    assert agreement([spoken("a", "hello")], [spoken("b", "hello")]).overall == 1
+    assert agreement([spoken("a", "hello")], [spoken("b", "maybe")]).overall < 0.5
+    assert agreement([spoken("a", "hello")], [spoken("b", "hello", start=7.0, end=8.0)]).overall == 0
+
+
+def test_answers_about_single_images_are_told_apart():
+    def said(*answers):
+        return [
+            made("mood", "choices", {"choices": [answer]}, "image", item_index=place)
+            for place, answer in enumerate(answers)
+        ]
+
+    assert agreement(said("cat", "dog"), said("cat", "dog")).overall == 1
+    assert agreement(said("cat", "dog"), said("dog", "cat")).overall == 0
 
 
 def test_times_of_a_series_are_read_as_times():

@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 
+from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.task import read_task
 from qc_webhooks.agreement import read_answers
 from qc_webhooks.note import MOST_CONFLICTS, write_note
 from qc_webhooks.policy import ControlPolicy, Policy
 from qc_webhooks.verdict import judge
+from tests.qc_webhooks.conftest import CONFIG
 
 POLICY = Policy()
 
@@ -140,26 +142,64 @@ def test_a_dispute_always_has_a_reason(task, box):
             assert (found.outcome == "disputed") == bool(found.conflicts)
 
 
-def test_results_that_cannot_be_read_are_counted_not_lost(task, box):
+def test_an_unreadable_annotation_is_no_empty_answer(task, box):
     broken = box() | {"value": {"x": "here"}}
-    found = verdict_of(task([box(), broken], []))
-    assert len(found.unread) == 1
-    assert write_note(found, POLICY).endswith("has not. 1 result(s) could not be read.")
-    both = verdict_of(task([broken], [broken]))
-    assert both.outcome == "waiting"
-    assert "2 result(s) could not be read" in write_note(both, POLICY)
+    for annotators in ([[box(), broken], []], [[broken], [broken]], [[broken], [], []], [[box()], [broken], [broken]]):
+        # Two who saw nothing beside one who cannot be read are a majority, whatever that one saw.
+        agreed = annotators == [[broken], [], []]
+        found = verdict_of(task(*annotators))
+        assert (found.outcome, found.agreement) == (("agreed", 1.0) if agreed else ("not_judged", None))
+        assert bool(found.not_judged) != agreed
+    assert len(verdict_of(task([box(), broken], [])).unread) == 1
 
 
-def test_what_no_metric_compares_is_said_and_is_no_agreement(task, box):
-    def rating(stars):
-        return {"from_name": "stars", "to_name": "image", "type": "ranker", "value": {"ranker": [stars]}}
+def test_the_note_names_what_cannot_be_read(task, box):
+    found = verdict_of(task([box()], [box() | {"id": "bad", "value": {"x": "here"}}]))
+    reason = "(task 1, annotation 2, result bad: x: expected a number, found 'here')"
+    assert write_note(found, POLICY) == f"Not judged: 1 of 2 annotations cannot be read whole {reason}."
 
-    alone = verdict_of(task([rating(1)], [rating(5)]))
-    assert (alone.outcome, alone.agreement) == ("waiting", None)
-    assert write_note(alone, POLICY) == "2 of 2 annotators have submitted. Not compared: stars."
-    beside = verdict_of(task([box(), rating(1)], [box(), rating(5)]))
-    assert beside.outcome == "agreed"
-    assert write_note(beside, POLICY) == "2 of 2 annotators agree. Not compared: stars."
+
+@pytest.mark.parametrize("results", ["text", None, {"a": 1}, [["r"]], [None], [{"type": None}], [{"value": 1}]])
+def test_results_of_any_other_form_are_unread_not_empty(task, box, results):
+    assert verdict_of(task([], results)).outcome == "not_judged"
+    assert verdict_of(task([box()], results, [box()])).outcome == "agreed"
+    assert verdict_of(task([box()], results, [box(60)])).outcome == "not_judged"  # it may agree with either
+    assert verdict_of(task(results)).outcome == "waiting"
+
+
+def test_an_unread_control_that_does_not_count_keeps_nobody_from_agreeing(task, box):
+    stars = {"from_name": "stars", "to_name": "image", "type": "rating", "value": {"rating": "many"}}
+    answers = task([box()], [box(), stars])
+    assert verdict_of(answers).outcome == "not_judged"
+    assert verdict_of(answers, Policy(controls={"stars": ControlPolicy(weight=0)})).outcome == "agreed"
+
+
+def test_answers_to_a_renamed_control_are_not_taken_for_none(task, box):
+    config = LabelConfig.parse(CONFIG)
+    old = box() | {"from_name": "old"}
+
+    def judged(*annotators):
+        return judge(read_answers(task(*annotators), config=config), POLICY)
+
+    assert judged([old], [old]).outcome == "not_judged"
+    assert judged([old], [box()]).outcome == "not_judged"
+    assert judged([old, box()], [box()]).outcome == "agreed"  # who answered all that the others did is compared
+    assert judged([old, box()], [box()]).unread
+
+
+def test_what_no_metric_compares_is_not_judged(task, box):
+    def ranker(first):
+        return {"from_name": "best", "to_name": "image", "type": "ranker", "value": {"ranker": [first]}}
+
+    alone = verdict_of(task([ranker(1)], [ranker(5)]))
+    assert (alone.outcome, alone.agreement) == ("not_judged", None)
+    assert write_note(alone, POLICY) == "Not judged: Answers to best cannot be compared."
+    beside = task([box(), ranker(1)], [box(), ranker(5)])
+    assert verdict_of(beside).outcome == "not_judged"
+    unweighed = verdict_of(beside, Policy(controls={"best": ControlPolicy(weight=0)}))
+    assert write_note(unweighed, POLICY) == "2 of 2 annotators agree. Not compared: best."
+    # What differs in what can be compared is a dispute, whatever cannot.
+    assert verdict_of(task([box(), ranker(1)], [box(60), ranker(5)])).outcome == "disputed"
 
 
 def test_another_answer_about_the_same_region_is_a_dispute(task, box):

@@ -109,3 +109,82 @@ def test_a_report_tells_how_people_work(exported, tmp_path, capsys):
     assert "100 % of the tasks took less than a quarter of the others' time." in people[3]["concerns"]
     assert people[3]["regions"]["recall"]["n"] > 0  # what was told before is told where it was
     assert "  ! 100 % of the tasks" in capsys.readouterr().out
+
+
+REVIEWED = """
+[[review]]
+operator = "gte"
+threshold = 0
+share = 0.5
+
+[[rules]]
+rule = "min_regions"
+value = 3
+labels = ["Person"]
+effect = "block"
+"""
+
+
+@pytest.mark.parametrize("text", ["", "review_share = 0.3", REVIEWED, "agreement = 0.99\nmax_annotators = 2"])
+def test_what_if_sends_to_review_what_the_report_does(exported, policy, tmp_path, text, capsys):
+    path = policy(text)
+    assert not run("report", *exported, "--policy", path, "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not run("what-if", *exported, "--policy", path, "--against", path, "--json", tmp_path / "out.json")
+    told = json.loads((tmp_path / "out.json").read_text())
+    reviewed = sum(bool(task["review"]) or task["verdict"] == "disputed" for task in report["tasks"])
+    if "max_annotators" in text:
+        assert told["what_if"]["review"] > 0  # the report judges all three, the replay the first two
+    else:
+        assert told["what_if"]["review"] == reviewed == report["summary"]["to_review"]
+    assert told["left_out"] == []
+
+
+def test_a_record_says_which_settings_it_leaves_out(recorded, policy, capsys, tmp_path):
+    assert not run("what-if", PROJECT, "--policy", policy(REVIEWED), "--json", tmp_path / "out.json")
+    (line,) = json.loads((tmp_path / "out.json").read_text())["left_out"]
+    assert line.startswith("review, rules: left out")
+    assert line in capsys.readouterr().out
+
+
+def test_what_if_says_what_of_an_export_it_leaves_out(exported, policy, tmp_path, capsys):
+    path = tmp_path / "export.json"
+    tasks = json.loads(path.read_text())
+    tasks[0]["annotations"][2]["ground_truth"] = True
+    tasks[1] |= {"predictions": [7]}
+    path.write_text(json.dumps([*tasks, {"id": 99, "data": 5}]))
+    assert not run("what-if", *exported, "--policy", policy("least_model_score = 0.5"))
+    said = capsys.readouterr().out
+    assert "1 tasks have a ground truth" in said
+    assert "1 tasks could not be read" in said
+    assert "1 tasks name their pre-labels by number only" in said
+
+
+@pytest.mark.parametrize("lost", [None, 7, "text", [1]])
+def test_an_annotation_that_is_no_object_was_submitted_too(exported, tmp_path, lost):
+    path = tmp_path / "export.json"
+    (task, *_) = json.loads(path.read_text())
+    one = task | {"annotations": [task["annotations"][0], lost]}
+    path.write_text(json.dumps([one, one | {"id": 2, "annotations": lost}]))
+    assert not run("report", *exported, "--json", tmp_path / "report.json")
+    first, second = json.loads((tmp_path / "report.json").read_text())["tasks"]
+    assert (first["verdict"], first["annotators"]) == ("not_judged", 2)
+    assert bool(second["unread"]) == (lost is not None)  # without any annotations nothing was submitted
+    assert not run("consensus", *exported, "--out", tmp_path / "out.json")
+    made, *_ = json.loads((tmp_path / "out.json").read_text())
+    assert made["annotations"][0]["result"]
+    assert "not read whole" in made["meta"]["consensus"]["rejected"][0]["reason"]
+
+
+def test_tasks_that_cannot_be_judged_are_no_disputes(exported, policy, tmp_path, capsys):
+    path = tmp_path / "export.json"
+    tasks = json.loads(path.read_text())
+    for task in tasks[:5]:
+        task["annotations"][0]["result"] = "lost"
+    path.write_text(json.dumps(tasks))
+    assert not run("report", *exported, "--json", tmp_path / "report.json")
+    assert "3 not judged" in capsys.readouterr().out  # of the other two tasks the two who can be read agree
+    assert not run("what-if", *exported, "--policy", policy("review_not_judged = false"), "--json", tmp_path / "o.json")
+    told = json.loads((tmp_path / "o.json").read_text())
+    assert [told[each]["not_judged"] for each in ("in_force", "what_if")] == [5, 5]
+    assert told["in_force"]["review"] - told["what_if"]["review"] == 5

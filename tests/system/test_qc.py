@@ -13,6 +13,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from labelloop.labeling.config import LabelConfig
 from labelloop.service.db import open_database
 from labelloop.service.inbox import EVENTS, Inbox
 from labelloop.service.jobs import Jobs
@@ -20,8 +21,13 @@ from labelloop.service.settings import Settings, env_name
 from labelloop.service.studio import Studio
 from qc_webhooks.connect import connect
 from qc_webhooks.jobs import handlers, periodics
+from qc_webhooks.overlap_keeper import count_short
+from qc_webhooks.policy import Policy
+from qc_webhooks.report import Export, write_consensus
 from qc_webhooks.tables import ACTIONS
 from qc_webhooks.webhook import webhook_headers, webhook_url
+from tests.qc_webhooks.test_merging import CONTROLS, renamed
+from tests.qc_webhooks.test_merging import annotation as annotation_of
 
 pytestmark = pytest.mark.system
 
@@ -333,3 +339,43 @@ def test_the_log_of_writes_can_be_read_back(qc, wait_until):
     assert (row.task, row.route) == (task, "one_more_annotator+flag")
     assert row.reason.startswith("disputed by 2 annotators, ")
     assert row.reason.endswith(" to gain; disputed")
+
+
+def test_a_task_made_by_a_single_call_gets_its_second_annotator_by_policy(qc, wait_until):
+    anne, ben, _cleo = qc.people
+    project, _ = qc.project(tasks=1)
+    task = qc.admin.request("POST", "api/tasks", json={"project": project, "data": STORED})["id"]
+    assert qc.admin.task_json(project, task)["overlap"] == 1
+    anne.add_annotation(task, [box(0)])
+    assert count_short(qc.admin, qc.admin.project(project), Policy()) == 1
+    assert any(
+        "1 task has an overlap below 2" in each.what for each in connect(qc.admin, project, qc.settings, qc.engine)
+    )
+    path = qc.settings.home / "qc" / str(project) / "policy.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("raise_overlap = true")
+    next(job for job in periodics(qc.settings, qc.admin, qc.engine) if job.name == "qc.tabs").run()
+    wait_until(lambda: qc.admin.task_json(project, task)["overlap"] == 2)
+    assert ben.next_task(project)["id"] == task
+    ben.add_annotation(task, [box(0)])
+    wait_until(lambda: qc.status(project, task) == "agreed")
+    assert count_short(qc.admin, qc.admin.project(project), Policy()) == 0
+
+
+def test_a_consensus_of_every_control_is_imported_as_it_was_written(qc, tmp_path):
+    data = dict.fromkeys(("image", "audio", "video", "csv", "page", "text", "other"), "s3://b/a")
+    data |= {"images": ["s3://b/a"], "talk": [{"text": "hi", "author": "a"}], "list": [], "chat": []}
+    for name, (config, results) in CONTROLS.items():
+        if name == "an unknown control":
+            continue  # Label Studio takes no such label config
+        everybody = [annotation_of(who, renamed(results, who)) for who in (1, 2)]
+        source = tmp_path / "export.json"
+        source.write_text(json.dumps([{"id": 1, "data": data, "annotations": everybody}]))
+        with (tmp_path / "consensus.json").open("wb") as file:
+            write_consensus(Export(source, LabelConfig.parse(f"<View>{config}</View>")), file)
+        (made,) = json.loads((tmp_path / "consensus.json").read_text())
+        project = qc.admin.create_project(title="every control", label_config=f"<View>{config}</View>")["id"]
+        (task,) = qc.admin.import_tasks(project, [made])
+        (held,) = qc.admin.task_json(project, task)["annotations"]
+        assert held["result"] == made["annotations"][0]["result"], name
+        assert not held["was_cancelled"]

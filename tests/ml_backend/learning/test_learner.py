@@ -381,13 +381,43 @@ def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_rou
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(QUIET, "It learns from 2 labelled tasks on; 0 are there."), ("learn = false\n", "its learn.toml says so")],
+    [(QUIET, "0 tasks with boxes of 2 needed"), ("learn = false\n", "its learn.toml says")],
 )
-def test_a_fit_that_will_not_come_says_why_when_it_is_asked_for(kit, settings, policy, monkeypatch, capsys, text, said):
+def test_a_fit_that_cannot_come_is_refused_with_its_reason(kit, settings, policy, monkeypatch, text, said):
     monkeypatch.setattr(commands, "Settings", lambda: settings)
     kit.lessons.connect(PROJECT)
     policy(text)
+    with pytest.raises(commands.NoFit, match=said):
+        commands.learn(PROJECT, now=True)
+    assert not kit.inbox.open_events("learn", str(PROJECT))
+
+
+def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(kit, settings, policy, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "Settings", lambda: settings)
+    kit.lessons.connect(PROJECT)
+    policy(QUIET)
+    kit.inbox.put("learn", str(PROJECT), "task:1", {"tasks": [1]})
     commands.learn(PROJECT, now=True)
-    told = capsys.readouterr().out
-    assert "is asked for" in told
-    assert said in told
+    assert "is asked for" in capsys.readouterr().out
+    assert len(kit.inbox.open_events("learn", str(PROJECT))) == 2
+
+
+def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(kit, learn, studio, policy):
+    policy(QUIET)
+    run = learn(now=True)
+    assert (run.verdict, run.version) == ("failed", "")
+    assert "0 tasks with boxes of 2 needed" in run.reason
+    assert learn(tasks=[]) is None
+
+
+def test_a_project_without_a_learnable_control_is_not_fitted_and_says_why(kit, learn, studio, policy):
+    policy(QUIET)
+    for seed in range(3):
+        studio.label(seed)
+    studio.fields["label_config"] = (
+        '<View><Image name="image" value="$image"/><PolygonLabels name="p" toName="image"/></View>'
+    )
+    assert learn(sweep=True) is None
+    run = learn(now=True)
+    assert run.verdict == "failed"
+    assert "p (PolygonLabels on Image) is" in run.reason

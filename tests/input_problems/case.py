@@ -1,0 +1,43 @@
+"""One input problem: how to make it, and what a command must do about it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Outcome = Literal["refused", "skipped and counted", "converted", "read"]
+"""``refused``: nothing is written. ``skipped and counted``: the rest is written. ``converted``: written in another
+form. ``read``: nothing is lost."""
+
+
+def nothing(_folder: Path) -> None:
+    """No further check."""
+
+
+class Case(NamedTuple):
+    """One input problem.
+
+    Attributes:
+        problem: What is wrong with the input, in a few words: the first column of the page. Cases that share all
+            columns are one row.
+        outcome: What happens.
+        make: ``make(folder)`` writes the input into an empty folder and returns the words after `labelloop`.
+        says: Words that the output (stdout and stderr, white space joined) must contain. The first is on the page.
+        status: The exit status.
+        after: ``after(folder)`` asserts what is left: published or not, triggered or not.
+        note: More about what happens, for the page.
+    """
+
+    problem: str
+    outcome: Outcome
+    make: Callable[[Path], Sequence[str]]
+    says: tuple[str, ...]
+    status: int
+    after: Callable[[Path], object] = nothing
+    note: str = ""
+
+    @property
+    def row(self) -> str:
+        """The case as a row of the page."""
+        happens = f"{self.outcome}: {self.note}" if self.note else self.outcome
+        said = self.says[0].replace("|", "\\|").replace("<", "&lt;") if self.says else ""
+        return f"| {self.problem} | {happens} | {said} | {self.status} |"
