@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,7 +20,9 @@ from labelloop.service.readiness import (
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from ml_backend.activation import cache_of
+from ml_backend.detector import embedded_model
 from ml_backend.errors import ModelBroken
+from ml_backend.integrity import check_file, checksum_now
 from ml_backend.learning.tables import PROJECTS
 from ml_backend.pointer import read_pointer
 from ml_backend.registry import FOLDER, Registry
@@ -52,13 +53,16 @@ def ready_checks(settings: Settings, serving: Serving) -> Mapping[str, Check]:
 
 
 def require_served_files(settings: Settings) -> None:
-    """Compare the files of the active versions with their checksums: on a store in a folder, and the copies served.
+    """Compare the files of what is served with their checksums: the model of the settings, those of active versions.
+
+    Of versions these are the files on a store in a folder, and the copies on this machine.
 
     Raises:
         UnknownVersion: A version is active and not on the store.
         ModelBroken: A file holds something else.
         StoreError: The store cannot be read.
     """
+    check_file(settings.model or embedded_model())
     store = open_store(settings.store_url, settings)
     registry, cache = Registry(store), cache_of(settings)
     for version in sorted(read_pointer(store)[0].used()):
@@ -66,7 +70,7 @@ def require_served_files(settings: Settings) -> None:
         for name, wanted in manifest.files.items():
             places = [*_on_disk(settings, version, name), cache.place(manifest) / name]
             for place in places:
-                if place.is_file() and _sha256(place) != wanted.sha256:
+                if place.is_file() and checksum_now(place) != wanted.sha256:
                     raise ModelBroken(place, _DAMAGED, fix=_FIX)
 
 
@@ -95,8 +99,3 @@ class _Learning:
 def _on_disk(settings: Settings, version: str, name: str) -> Iterator[Path]:
     if settings.store_url.startswith("file://"):
         yield Path(settings.store_url.removeprefix("file://")) / FOLDER / version / name
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

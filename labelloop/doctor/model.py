@@ -35,6 +35,12 @@ def model(context: Context) -> Finding:
     return ok(f"{detector.version}: {len(detector.names.names)} classes, layout {detector.layout}")
 
 
+def model_files(context: Context) -> Finding:
+    """Are the files of the active versions those that were added?"""
+    require_served_files(context.settings)
+    return ok("the files of the active versions are those that were added")
+
+
 def smart_model(context: Context) -> Finding:
     """Are the files of the smart tools there, and whole?"""
     settings = context.settings
@@ -48,12 +54,6 @@ def smart_model(context: Context) -> Finding:
             )
         check_file(file)
     return ok(", ".join(file.name for file in wanted))
-
-
-def model_files(context: Context) -> Finding:
-    """Are the files of the active versions those that were added?"""
-    require_served_files(context.settings)
-    return ok("the files of the active versions are those that were added")
 
 
 def labels(context: Context) -> Finding:
