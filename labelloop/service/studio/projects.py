@@ -6,8 +6,6 @@ from labelloop.labeling.config import LabelConfig
 from labelloop.service.studio.client import StudioClient
 
 _PAGE = 100
-_UNCOUNTED = {"include": "id"}
-"""Has Label Studio leave out the numbers of tasks and annotations, for which it looks at all of them."""
 
 
 class ProjectCalls(StudioClient):
@@ -45,8 +43,8 @@ class ProjectCalls(StudioClient):
         return dict(self.request("POST", "api/projects/", json=fields))
 
     def update_project(self, project: int, **fields: Any) -> dict[str, Any]:
-        """Changes the given fields of a project. The answer has no counts of tasks and annotations."""
-        return dict(self.request("PATCH", f"api/projects/{project}/", params=_UNCOUNTED, json=fields))
+        """Changes the given fields of a project."""
+        return dict(self.request("PATCH", f"api/projects/{project}/", json=fields))
 
     def delete_project(self, project: int) -> None:
         """Removes a project with all its tasks."""
@@ -54,7 +52,8 @@ class ProjectCalls(StudioClient):
 
     def label_config(self, project: int) -> LabelConfig:
         """The project's labeling interface, read. Raises `MalformedConfig`."""
-        fields = self.request("GET", f"api/projects/{project}/", params=_UNCOUNTED)
+        # Nothing else: to count a project's tasks and annotations Label Studio looks at all of them.
+        fields = self.request("GET", f"api/projects/{project}/", params={"include": "label_config"})
         return LabelConfig.parse(fields["label_config"])
 
     def views(self, project: int) -> list[dict[str, Any]]:
