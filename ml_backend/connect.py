@@ -109,8 +109,9 @@ def _connection(
         if row is None:
             row = studio.add_ml_backend(project_id, settings.ml_url, PROVISIONAL_TITLE, basic_auth=auth)
             done = True
-        elif row["state"] != CONNECTED or row["auth_method"] != asked:
-            # Label Studio says why it cannot reach a backend only when the connection is saved.
+        elif row["state"] != CONNECTED or row["auth_method"] != asked or not _carries(studio, project_id, settings):
+            # Label Studio says why it cannot reach a backend only when the connection is saved. It never shows the
+            # password that it keeps: the webhook, which is written after it, tells whether that is ours.
             row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked)
             done = True
         if not row["model_version"]:
@@ -193,10 +194,9 @@ def _explained(url: str, error: StudioRefused) -> LabelloopError:
 
 def _webhook(studio: Studio, project_id: int, settings: Settings) -> Change:
     """The hook that Label Studio made for the backend (or that we make where it did not), with our headers."""
-    url = f"{settings.ml_url.rstrip('/')}/webhook"
-    headers = _headers(settings)
+    url, headers = _webhook_url(settings), _headers(settings)
     what = f"Webhook {url}" + (f" with {' and '.join(sorted(headers))}" if headers else "")
-    hook = next((one for one in studio.webhooks(project_id) if same_address(one["url"], url)), None)
+    hook = _find_webhook(studio, project_id, settings)
     try:
         if hook is None:
             studio.add_webhook(project_id, url, headers=headers)
@@ -216,6 +216,22 @@ def _webhook(studio: Studio, project_id: int, settings: Settings) -> Change:
             raise ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX) from error
         raise
     return Change(what, done=True)
+
+
+def _webhook_url(settings: Settings) -> str:
+    return f"{settings.ml_url.rstrip('/')}/webhook"
+
+
+def _find_webhook(studio: Studio, project_id: int, settings: Settings) -> dict[str, Any] | None:
+    url = _webhook_url(settings)
+    return next((one for one in studio.webhooks(project_id) if same_address(one["url"], url)), None)
+
+
+def _carries(studio: Studio, project_id: int, settings: Settings) -> bool:
+    """Whether the project's webhook has the key of now."""
+    hook = _find_webhook(studio, project_id, settings)
+    wanted = _headers(settings).get("Authorization")
+    return wanted is None or (hook is not None and (hook["headers"] or {}).get("Authorization") == wanted)
 
 
 def _sampling(studio: Studio, project_id: int, version: str, *, queue: bool) -> Change:

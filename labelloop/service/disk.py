@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,13 +24,32 @@ def full_disk_named(folder: Path) -> Iterator[None]:
 def keep_private(home: Path) -> None:
     """Make the home folder and what is in it readable by its owner alone, now and whatever this process writes.
 
-    New files get 0600 and new folders 0700, also those of programs that this one starts. Folders of programs (the
-    virtual environment of Label Studio) hold no secrets and are left as they are, below a closed folder.
+    New files get 0600 and new folders 0700, also those of programs that this one starts. What lies in folders that
+    are closed already is left as it is.
     """
     os.umask(0o077)
     home.mkdir(parents=True, exist_ok=True)
-    for path in (home, *home.iterdir()):
-        with suppress(OSError):  # another user's, or a file system without modes
-            mode = path.stat().st_mode
-            if path.stat().st_uid == os.getuid() and mode & 0o077 and not path.is_symlink():
-                path.chmod(mode & 0o700)
+    was_open = _close(home)
+    for path in home.iterdir():
+        if (_close(path) or was_open) and path.is_dir():
+            close_to_others(path)
+
+
+def close_to_others(folder: Path) -> None:
+    """Make a folder and all below it readable by its owner alone, but for virtual environments, which are programs."""
+    for path, folders, files in os.walk(folder):
+        if "pyvenv.cfg" in files:
+            folders.clear()
+            continue
+        for name in (".", *folders, *files):
+            _close(Path(path, name))
+
+
+def _close(path: Path) -> bool:
+    """Take its mode from others; returns whether it had any for them."""
+    with suppress(OSError):  # another user's, or a file system without modes
+        state = path.lstat()
+        if state.st_uid == os.getuid() and state.st_mode & 0o077 and not stat.S_ISLNK(state.st_mode):
+            path.chmod(state.st_mode & 0o700)
+            return True
+    return False

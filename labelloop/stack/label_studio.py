@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from labelloop.service.disk import close_to_others
 from labelloop.stack.errors import InstallFailed, TooLittleDisk
 from labelloop.stack.process import end_group
 from labelloop.stack.progress import Step, Steps
@@ -87,6 +88,7 @@ class LabelStudio:
     def fresh_data(self, data: Path) -> None:
         """Copy the migrated folder to `data`, where a server then makes a secret key of its own."""
         shutil.copytree(self.baked, data)
+        close_to_others(data)
 
     def _install(self, steps: Steps) -> None:
         require_disk(self.folder, INSTALL_BYTES, what=f"Label Studio {self.version}")

@@ -192,6 +192,16 @@ def test_the_hook_gets_our_headers_beside_those_it_has(ours):
     assert [change.done for change in connect(studio, 1, settings)] == [False, False, False]
 
 
+def test_a_changed_key_reaches_connection_and_hook(ours):
+    studio = FakeStudio(rows=[row(auth_method="BASIC_AUTH")])
+    for password in ("p", "q"):
+        settings = ours.but(basic_auth_user="u", basic_auth_password=_secret(password))
+        studio.written.clear()
+        connect(studio, 1, settings)
+        assert "update_ml_backend" in studio.written
+        assert [change.done for change in connect(studio, 1, settings)] == [False, False, False]
+
+
 def _secret(text):
     from labelloop.service.settings import SecretStr
 

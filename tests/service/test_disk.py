@@ -29,6 +29,20 @@ def test_the_home_and_what_is_written_there_is_closed_to_others(tmp_path):
     }  # fmt: skip
 
 
+def test_an_open_home_is_closed_throughout_but_for_programs(tmp_path):
+    home = tmp_path / "home"
+    for folder in ("logs", "store/deep", "label-studio/venv/bin"):
+        (home / folder).mkdir(parents=True)
+        (home / folder / "file").write_text("")
+    (home / "label-studio/venv/pyvenv.cfg").write_text("")
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o755)
+    (home / "logs").chmod(0o700)
+    keep_private(home)
+    left = {str(path.relative_to(home)) for path in home.rglob("*") if mode(path) & 0o077}
+    assert left == {f"label-studio/venv/{name}" for name in ("pyvenv.cfg", "bin", "bin/file")}
+
+
 def test_what_it_cannot_close_stops_nothing(tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()

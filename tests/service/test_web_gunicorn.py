@@ -216,15 +216,18 @@ HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jso
 HALVES = {
     "half a head": HEAD,
     "a large body's beginning": HEAD + b"Content-Length: 900000\r\n\r\n" + b" " * 1000,
+    "a chunked body's beginning": HEAD + b"Transfer-Encoding: chunked\r\n\r\n9000\r\n",
+    "a body after a go-ahead": HEAD + b"Content-Length: 900\r\nExpect: 100-continue\r\n\r\n",
+    "half a second request": b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n" + HEAD,
 }
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_dripping_clients_keep_nobody_waiting(half, service, wait_until):
+def test_dripping_clients_keep_nobody_waiting(service, wait_until):
     address = httpx.URL(service.url)
-    clients = [socket.create_connection((address.host, address.port)) for _ in range(40)]
+    halves = [half for half in HALVES for _ in range(10)]  # of each more than there are threads
+    clients = [socket.create_connection((address.host, address.port)) for _ in halves]
     try:
-        for client in clients:
+        for client, half in zip(clients, halves, strict=True):
             client.sendall(HALVES[half])
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline:
@@ -233,9 +236,13 @@ def test_dripping_clients_keep_nobody_waiting(half, service, wait_until):
             started = time.monotonic()
             assert service.get("/pid").status_code == 200
             assert time.monotonic() - started < 1
-        for client in clients:
+        for client, half in zip(clients, halves, strict=True):
             client.settimeout(30)
-            assert b" 408 " in client.recv(100)
+            answer = b""
+            while b" 408 " not in answer:
+                more = client.recv(1000)
+                assert more, (half, answer)
+                answer += more
     finally:
         for client in clients:
             client.close()
@@ -255,6 +262,61 @@ def test_requests_in_pieces_and_one_after_the_other_are_answered(service):
             while b'{"keys":2}' not in answer:
                 answer += client.recv(4096)
             assert answer.startswith(b"HTTP/1.1 200")
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+SECOND = b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n" + HEAD
+WAYS = {
+    "at once": [CHUNKED + b'7\r\n{"a": 1\r\n1;x=y\r\n}\r\n0\r\n\r\n'],
+    "in pieces": [CHUNKED + b"7", b'\r\n{"a": 1\r', b"\n1\r\n}\r\n0\r\nX: y\r\n", b"\r\n"],
+    "larger than what is waited for": [
+        CHUNKED + b'30d47\r\n{"a": 1' + b" " * 100_000,
+        b" " * 100_000 + b"\r\n1\r\n}\r\n0\r\n\r\n",
+    ],
+    "after a go-ahead": [HEAD + b"Content-Length: 8\r\nExpect: 100-continue\r\n\r\n", b'{"a": 1}'],
+    "split behind another request": [SECOND, b'Content-Length: 8\r\n\r\n{"a": 1}'],
+}
+
+
+def test_requests_are_answered_however_they_arrive(service):
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port), timeout=30) as client:
+        for way, pieces in WAYS.items():
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(0.05)
+            answer = b""
+            while b'{"keys":1}' not in answer:
+                more = client.recv(4096)
+                assert more, (way, answer)
+                answer += more
+
+
+GET = b"GET /pid HTTP/1.1\r\nHost: localhost\r\n"
+NEVER_READ = {
+    "answered without a look at its body": GET + b"Content-Length: 9000000\r\n\r\n" + b" " * 70_000,
+    "told that the connection ends": GET + b"Connection: close\r\n\r\n",
+}
+
+
+def test_clients_that_do_not_close_keep_nobody_waiting(service):
+    address = httpx.URL(service.url)
+    requests = [request for request in NEVER_READ.values() for _ in range(12)]
+    clients = [socket.create_connection((address.host, address.port)) for _ in requests]
+    try:
+        for client, request in zip(clients, requests, strict=True):
+            client.sendall(request)
+        for _ in range(10):
+            started = time.monotonic()
+            assert service.get("/pid").status_code == 200
+            assert time.monotonic() - started < 1
+        for client in clients:
+            client.settimeout(30)
+            while client.recv(4096):
+                pass
+    finally:
+        for client in clients:
+            client.close()
 
 
 def test_a_client_that_closes_in_the_middle_is_dropped(service):
