@@ -18,6 +18,10 @@ from qc_webhooks.verdict import Verdict
 _IDS_A_QUERY = 500
 
 
+KEPT_WRITES = 100
+"""Writes to one task that are remembered, for `labelloop qc undo`."""
+
+
 @dataclass(frozen=True)
 class Write:
     """One change of a task in Label Studio, as the log keeps it.
@@ -197,12 +201,15 @@ class MemoryStore:
     def begin(
         self, project: int, task: int, *, route: str, reason: str, before: Mapping[str, Any], after: Mapping[str, Any]
     ) -> Write:
-        """Logs a write that is about to be made."""
+        """Logs a write that is about to be made; of a task the newest `KEPT_WRITES` stay."""
         row = {
             "project": project, "task": task, "route": route, "reason": reason, "before": json.dumps(dict(before)),
             "after": json.dumps(dict(after)), "state": "planned", "created_at": time.time(),
         }  # fmt: skip
+        own = _is(ACTIONS, project, task)
+        oldest = sa.select(ACTIONS.c.id).where(own).order_by(ACTIONS.c.id.desc()).offset(KEPT_WRITES - 1).limit(1)
         with self.engine.begin() as connection:
+            connection.execute(sa.delete(ACTIONS).where(own, ACTIONS.c.id <= oldest.scalar_subquery()))
             key = connection.execute(sa.insert(ACTIONS).values(row)).inserted_primary_key
         return Write(int(key[0]) if key else 0, before, after, task, route)
 

@@ -6,6 +6,7 @@ from labelloop.service.inbox import Inbox
 from qc_webhooks.check import Checker
 from qc_webhooks.errors import TaskBusy
 from qc_webhooks.events import TASK, recheck_hint
+from qc_webhooks.memory import KEPT_WRITES
 from qc_webhooks.overlay import CONSENSUS
 from qc_webhooks.situation import KEYS
 from qc_webhooks.undo import Undo, describe
@@ -165,3 +166,14 @@ def test_a_task_in_a_workers_hands_is_waited_for(inbox, undo, disputed, monkeypa
     monkeypatch.setattr("qc_webhooks.undo.PATIENCE_S", 0.0)
     with pytest.raises(TaskBusy):
         undo()
+
+
+def test_the_log_keeps_a_bounded_number_of_writes_a_task(memory):
+    for number in range(KEPT_WRITES + 30):
+        write = memory.begin(PROJECT, 5, route="x", reason="", before={"n": number}, after={"n": number + 1})
+        memory.finish(write, done=True)
+    other = memory.begin(PROJECT, 6, route="x", reason="", before={}, after={})
+    memory.finish(other, done=True)
+    kept = [write.before["n"] for write in memory.done(PROJECT, task=5)]
+    assert kept == list(range(KEPT_WRITES + 29, 29, -1))
+    assert len(memory.done(PROJECT, task=6)) == 1
