@@ -55,6 +55,13 @@ the sides of objects differ fourfold. Peak memory and time of the whole process;
     return "\n".join(lines)
 
 
+def sent_pixels() -> str:
+    """Requests of large images; imported here, because programs of the commit before run this file too."""
+    from bench.predict_memory import pixels
+
+    return pixels()
+
+
 def measured(command: list[str], *, root: Path | None = None) -> str:
     """A program's peak memory and its time, as two cells of a table."""
     here = Path(__file__).parents[1] if root is None else root
@@ -182,7 +189,7 @@ PROGRAMS: Mapping[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 # Title -> what is measured. To add one: write a function that returns Markdown, name it here.
-SECTIONS: Mapping[str, Callable[[], str]] = {"Dense tasks": dense_tasks}
+SECTIONS: Mapping[str, Callable[[], str]] = {"Dense tasks": dense_tasks, "Pixels sent to `/predict`": sent_pixels}
 
 if __name__ == "__main__":
     PROGRAMS[sys.argv[1]](Path(sys.argv[2]))
