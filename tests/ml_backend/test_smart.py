@@ -1,6 +1,7 @@
 """Smart tools: what an annotator gets for a box or clicks, on drawn photos whose objects are known to the pixel."""
 
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -263,6 +264,23 @@ def test_a_photo_that_could_not_be_had_is_asked_for_again():
     with pytest.raises(MediaMissing):
         looks.get("a", lambda: (_ for _ in ()).throw(MediaMissing("a", "gone")))
     assert looks.get("a", lambda: "there") == "there"
+
+
+def peak_mb(work):
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_object_on_a_large_photo_takes_little_memory():
+    level = cv2.GaussianBlur(np.pad(np.ones((80, 80), np.float32), 40, constant_values=-1), (0, 0), 5)
+    large = Cutout(level, (0, 0, 8000, 8000), 0.9)
+    assert peak_mb(large.box) < 60  # the photo's pixels as floats: 256
+    assert peak_mb(lambda: large.mask(8000, 8000)) < 260
+    assert (large.mask(8000, 8000).array() != large.pixels()).mean() < 1e-4
 
 
 def test_a_cutout_has_the_box_of_its_pixels_to_the_pixel():
