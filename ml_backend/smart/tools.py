@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-KEPT = 8
+KEPT = 4
 """Photos a worker keeps at hand, those used last."""
 
 MOST_SIDE = 2560
@@ -134,7 +134,8 @@ class SmartTools:
         def look() -> _Look:
             photo = self._photos.photo(url, task_id=task_id if isinstance(task_id, int) else None, max_side=MOST_SIDE)
             rows, columns = photo.image.shape[:2]
-            return _Look(self._tool().look(photo.image), photo.width, photo.height, columns, rows)
+            # A copy: what is kept for long must not hold the memory that decoding waits for.
+            return _Look(self._tool().look(photo.image.copy()), photo.width, photo.height, columns, rows)
 
         return self._looks.get(url, look)
 
