@@ -3,7 +3,6 @@
 import errno
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -190,7 +189,7 @@ def _shown(default: Any) -> str | None:
 def main(words: Sequence[str] | None = None) -> None:
     """Run one command; errors of ours and of the disk are one line with the fix, and exit status 1."""
     from labelloop.service.errors import LabelloopError
-    from labelloop.service.interrupts import Terminated, terminating
+    from labelloop.service.interrupts import status_of, terminating
 
     words = sys.argv[1:] if words is None else words
     try:
@@ -201,7 +200,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
         _print_error("Stopped.", "")
-        raise SystemExit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)) from None
+        raise SystemExit(status_of(stop)) from None
     except (LabelloopError, OSError) as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from labelloop.service.errors import SettingsError
+from labelloop.service.interrupts import status_of
 from labelloop.service.logs import setup_logging
 from labelloop.service.settings import Settings
 from ml_backend.backbone import open_backbone
@@ -90,7 +91,7 @@ def learn_simulate(
     album = Album(backbone, Sights(folder / "sights", max_bytes=KEPT_BYTES))
     console = Console(stderr=True, highlight=False)
     runs: list[Run] = []
-    stopped = False
+    stopped = 0
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -113,8 +114,8 @@ def learn_simulate(
             for run in simulate(album, pool, test, sizes=sizes, strategies=strategies, seeds=seeds):
                 runs.append(run)
                 progress.advance(done)
-        except KeyboardInterrupt:
-            stopped = True
+        except KeyboardInterrupt as stop:
+            stopped = status_of(stop)
     if len(pool) < sizes[-1]:
         console.print(f"There are {len(pool)} photos to label: no more than so many were labelled.")
     if runs:
@@ -124,7 +125,7 @@ def learn_simulate(
         json_.write_bytes(msgspec.json.format(json.dumps({**head, "runs": [asdict(run) for run in runs]}).encode()))
     if stopped:
         console.print(f"Stopped after {len(runs)} of {len(sizes) * len(strategies) * seeds} runs.")
-        raise SystemExit(130)
+        raise SystemExit(stopped)
 
 
 def _check(test_list: Path, test: Sequence[LabelledPhoto], pool: Sequence[LabelledPhoto]) -> None:

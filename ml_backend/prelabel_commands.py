@@ -85,7 +85,7 @@ def prelabel_project(
             )
         _tell(report, project, time.monotonic() - started)
         if report.stopped:
-            raise SystemExit(130)
+            raise SystemExit(stop.status)
         if prune_old:
             for version, count in prune(studio, project, keep=report.version, ours=_ours(settings)).items():
                 print(f"  removed {count} predictions of {version}")

@@ -404,6 +404,15 @@ def test_labels_and_classes_that_do_not_know_each_other(context):
         assert said in found.what
 
 
+def test_no_pre_labels_are_promised_where_the_model_gives_none(context):
+    looked_at = context()
+    looked_at._once("config", lambda: config_of(looked_at.detector().names.names[0], control="PolygonLabels"))
+    fields = {"id": 1, "sampling": "Uncertainty sampling", "model_version": "v1", "task_number": 3}
+    looked_at._once("project", lambda: fields)
+    found = project.sampling(looked_at)
+    assert (found.level, "pre-labels no control" in found.what) == ("ok", True)
+
+
 def test_a_damaged_or_missing_file_of_the_smart_tools_is_a_problem(settings, context, tmp_path):
     assert diagnose(context(), {"smart-model": CHECKS["smart-model"]}).findings["smart-model"].level == "ok"
     encoder, decoder = tmp_path / "encoder.onnx", tmp_path / "decoder.onnx"

@@ -82,7 +82,7 @@ def import_dataset(
         json: where to write the report as JSON ("-": to the standard output).
 
     Returns:
-        0, 1 where more than `max_errors` failed, 130 where it was stopped.
+        0, 1 where more than `max_errors` failed, 130 or 143 where Ctrl-C or SIGTERM stopped it.
     """
     settings = Settings()
     setup_logging(settings.but(log_level="ERROR"))  # log lines would tear the progress bar
@@ -124,7 +124,7 @@ def import_dataset(
     if not write_json(report_to, report):
         print(summary(report, settings.label_studio_url))
     if report.stopped:
-        return 130
+        return stop.status
     return 1 if report.failed_share > max_errors else 0
 
 

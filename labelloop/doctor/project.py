@@ -12,10 +12,11 @@ from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.doctor.label_studio import BANNED, OPEN_NETWORK
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedConfig
+from labelloop.service.errors import LabelloopError
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
 from labelloop.service.webhook_secret import SECRET_HEADER
-from ml_backend.support import controls_of
+from ml_backend.support import ModelOutputs, controls_of
 from qc_webhooks.events import WANTED
 from qc_webhooks.tabs import TABS
 from qc_webhooks.webhook import webhook_headers, webhook_url
@@ -130,6 +131,8 @@ def sampling(context: Context) -> Finding:
             f"Tasks are served by {chosen.lower() or 'default order'}, not by what the model is least sure of.",
             f"{_connect(context)} (Saving General settings in Label Studio may have reset it.)",
         )
+    if _unserved_now(context):
+        return ok("the served model pre-labels no control of the project, so no score orders its tasks")
     if version and fields.get("task_number") and not context.studio.model_versions(int(fields["id"])).get(version):
         return warning(
             f"No pre-label of {version} is stored yet, so tasks are served at random.",
@@ -146,6 +149,15 @@ def _unserved(fields: Mapping[str, Any]) -> bool:
     except MalformedConfig:
         return False
     return bool(supported) and all(one.prelabels is False for one in supported)
+
+
+def _unserved_now(context: Context) -> bool:
+    """Whether the served model pre-labels no control of the project; False where either cannot be read."""
+    try:
+        supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()))
+    except (LabelloopError, MalformedConfig):
+        return False
+    return bool(supported) and not any(one.prelabels for one in supported)
 
 
 def tabs(context: Context) -> Finding:

@@ -12,6 +12,32 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: what Ctrl-C does to a command, under another exit status."""
 
 
+def status_of(stop: KeyboardInterrupt) -> int:
+    """The exit status of a command that a signal ended, as shells know it: 143 after SIGTERM, else 130."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+class StopAsked:
+    """Whether a signal asked to stop: called between one piece of work and the next."""
+
+    def __init__(self) -> None:
+        """Nothing was asked."""
+        self._number = 0
+
+    def __call__(self) -> bool:
+        """True once a signal came."""
+        return bool(self._number)
+
+    def ask(self, number: int) -> None:
+        """Note the signal that came."""
+        self._number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status that tells of the signal."""
+        return 128 + self._number
+
+
 @contextmanager
 def terminating() -> Iterator[None]:
     """Within the block SIGTERM raises `Terminated`, unless something else handles it already."""
@@ -31,20 +57,19 @@ def terminating() -> Iterator[None]:
 
 
 @contextmanager
-def finishing(what: str) -> Iterator[Callable[[], bool]]:
+def finishing(what: str) -> Iterator[StopAsked]:
     """The first Ctrl-C or SIGTERM lets the work at hand be finished, and says so; the second ends at once.
 
     Args:
         what: The work at hand, in words.
 
     Yields:
-        Whether one of them came: to be asked between one piece of work and the next.
+        Whether one of them came, and the exit status then.
     """
-    stopped = False
+    asked = StopAsked()
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
+    def stop(number: int, _frame: FrameType | None) -> None:
+        asked.ask(number)
         restore()
         print(f"Finishing {what}; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
 
@@ -54,7 +79,7 @@ def finishing(what: str) -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: stopped
+        yield asked
     finally:
         restore()
 

@@ -227,11 +227,11 @@ def _add_origin_rules(app: Flask, settings: Settings) -> None:
     def check() -> None:
         host = urlsplit(f"//{request.host}").hostname or ""
         if host not in ours and not _is_address(host):
-            raise ForeignHost(host)
+            raise ForeignHost(host or request.headers.get("Host", ""))
         if request.method in {"GET", "HEAD", "OPTIONS"}:
             return
         origin = request.headers.get("Origin")
-        elsewhere = origin is not None and urlsplit(origin).netloc != request.host
+        elsewhere = origin is not None and origin.partition("://")[2] != request.host
         if elsewhere or request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
             raise Forbidden("The request comes from a web page of another site.", fix="Send it from our own pages.")
 

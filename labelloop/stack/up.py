@@ -180,7 +180,7 @@ class _Run:
         self._moved = any(last.get(name, url) != url for name, url in self._plan.urls.items())
         # A home from before the services asked for a key: its connections have to learn it.
         self._moved |= not fresh and not last.get(KEY)
-        values.setdefault(KEY_USER, "labelloop")
+        values[KEY_USER] = values.get(KEY_USER) or "labelloop"
         if fresh or TOKEN not in values:
             values[TOKEN] = ""
         if fresh:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +13,9 @@ import shapely
 
 from labelloop.labeling.geometry import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.raster import trace
+
+BAND_PIXELS = 1_000_000
+"""Pixels of the photo that are looked at together."""
 
 MOST_OUTLINE_SIDE = 384
 """Pixels of the longer side at which an outline is traced: finer stairs are the raster's, not the object's."""
@@ -50,20 +55,35 @@ class Cutout:
         """On the whole photo."""
         left, top, right, bottom = self.bounds
         whole = np.zeros((height, width), np.bool_)
-        whole[top:bottom, left:right] = self.pixels()
+        part = whole[top:bottom, left:right]
+        for first, rows in self._bands():
+            part[first : first + len(rows)] = rows[: len(part) - first, : part.shape[1]]
         return Mask.of(whole)
+
+    def _bands(self) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
+        """`pixels()` some rows at a time, each with its first row: the whole of a large photo takes 500 MB."""
+        left, top, right, bottom = self.bounds
+        width, height, rows = right - left, bottom - top, len(self.level)
+        wide = cv2.resize(self.level, (width, rows), interpolation=cv2.INTER_LINEAR)
+        at = (np.arange(height, dtype=np.float32) + 0.5) * (rows / height) - 0.5
+        above = np.clip(np.floor(at).astype(int), 0, rows - 1)
+        share = np.clip(at - above, 0, 1)[:, None]
+        step = max(1, BAND_PIXELS // width)
+        for first in range(0, height, step):
+            band = slice(first, first + step)
+            upper, lower = wide[above[band]], wide[np.minimum(above[band] + 1, rows - 1)]
+            yield first, upper + (lower - upper) * share[band] > 0
 
     def box(self, rotation: float = 0.0) -> Rectangle:
         """The tightest box, turned clockwise by `rotation` degrees; without extent where there are no pixels."""
         left, top, right, bottom = self.bounds
-        pixels = self.pixels(None if not rotation else MOST_OUTLINE_SIDE)
-        scale = np.array([(right - left) / pixels.shape[1], (bottom - top) / pixels.shape[0]])
-        filled = np.flatnonzero(pixels.any(axis=1))
-        if not filled.size:
+        bands = [(0, self.pixels(MOST_OUTLINE_SIDE))] if rotation else self._bands()
+        rows, columns = _row_ends(bands)
+        if not rows.size:
             return Rectangle(left, top, 0.0, 0.0, rotation)
-        # The first and the last pixel of each row: what lies between them makes no box larger.
-        ends = pixels[filled].argmax(axis=1), pixels.shape[1] - 1 - pixels[filled, ::-1].argmax(axis=1)
-        rows, columns = np.tile(filled, 2), np.concatenate(ends)
+        shrink = min(1.0, MOST_OUTLINE_SIDE / max(right - left, bottom - top)) if rotation else 1.0
+        seen = max(1, round((right - left) * shrink)), max(1, round((bottom - top) * shrink))
+        scale = np.array([(right - left) / seen[0], (bottom - top) / seen[1]])
         corners = np.concatenate([np.column_stack((columns + x, rows + y)) for x in (0, 1) for y in (0, 1)])
         points = corners * scale + [left, top]
         turn = np.deg2rad(rotation)
@@ -106,3 +126,15 @@ class Cutout:
         radii = 2 * np.sqrt(np.maximum(values, 0.25))
         turn = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))) % 180
         return Ellipse(float(middle[0]), float(middle[1]), float(radii[1]), float(radii[0]), turn)
+
+
+def _row_ends(bands: Iterable[tuple[int, npt.NDArray[np.bool_]]]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Rows and columns of the first and the last pixel of each row: what lies between them makes no box larger."""
+    rows: list[npt.NDArray[Any]] = [np.empty(0, int)]
+    columns: list[npt.NDArray[Any]] = [np.empty(0, int)]
+    for first, pixels in bands:
+        filled = np.flatnonzero(pixels.any(axis=1))
+        if filled.size:
+            rows += [filled + first, filled + first]
+            columns += [pixels[filled].argmax(axis=1), pixels.shape[1] - 1 - pixels[filled, ::-1].argmax(axis=1)]
+    return np.concatenate(rows), np.concatenate(columns)

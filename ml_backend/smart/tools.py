@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-KEPT = 8
+KEPT = 4
 """Photos a worker keeps at hand, those used last."""
 
 MOST_SIDE = 2560
@@ -81,6 +81,7 @@ class SmartTools:
         self._looks: Looks[_Look] = Looks(KEPT)
         self._segmenter: Segmenter | None = None
         self._lock = threading.Lock()
+        self._drawing = threading.Lock()  # a mask of 100 megapixels takes 300 MB while it is made
 
     def answer(self, task: dict[str, Any], config: LabelConfig, context: Any) -> Prediction:
         """Suggestions for one prompt; never an error.
@@ -110,13 +111,12 @@ class SmartTools:
         asked = read_prompts(results, width=size[0], height=size[1]) if size else None
         if asked is None:
             return self._prediction([])
-        return self._prediction(
-            [
-                result
-                for prompt in asked.prompts[-MOST_PROMPTS:]
-                for result in _drawn(asked, prompt, self._cut(look, prompt) if look else None, config)
-            ]
-        )
+        results = []
+        for prompt in asked.prompts[-MOST_PROMPTS:]:
+            cutout = self._cut(look, prompt) if look else None
+            with self._drawing:
+                results += _drawn(asked, prompt, cutout, config)
+        return self._prediction(results)
 
     def _prediction(self, results: list[dict[str, Any]]) -> Prediction:
         scores = [float(one["score"]) for one in results if "score" in one]
@@ -134,7 +134,8 @@ class SmartTools:
         def look() -> _Look:
             photo = self._photos.photo(url, task_id=task_id if isinstance(task_id, int) else None, max_side=MOST_SIDE)
             rows, columns = photo.image.shape[:2]
-            return _Look(self._tool().look(photo.image), photo.width, photo.height, columns, rows)
+            # A copy: what is kept for long must not hold the memory that decoding waits for.
+            return _Look(self._tool().look(photo.image.copy()), photo.width, photo.height, columns, rows)
 
         return self._looks.get(url, look)
 

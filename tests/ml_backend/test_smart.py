@@ -1,18 +1,22 @@
 """Smart tools: what an annotator gets for a box or clicks, on drawn photos whose objects are known to the pixel."""
 
+import io
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.geometry import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.overlap import iou
 from labelloop.labeling.regions import regions
 from labelloop.labeling.task import Prediction, Result
-from labelloop.service.media import MediaMissing, Photo
+from labelloop.service.media import MediaMissing, Photo, load_photo
+from labelloop.service.memory import MemoryBudget
 from ml_backend.smart import SmartTools, serves_smart_tools
 from ml_backend.smart.cutout import Cutout
 from ml_backend.smart.looks import Looks
@@ -263,6 +267,38 @@ def test_a_photo_that_could_not_be_had_is_asked_for_again():
     with pytest.raises(MediaMissing):
         looks.get("a", lambda: (_ for _ in ()).throw(MediaMissing("a", "gone")))
     assert looks.get("a", lambda: "there") == "there"
+
+
+def peak_mb(work):
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_object_on_a_large_photo_takes_little_memory():
+    level = cv2.GaussianBlur(np.pad(np.ones((80, 80), np.float32), 40, constant_values=-1), (0, 0), 5)
+    large = Cutout(level, (0, 0, 8000, 8000), 0.9)
+    assert peak_mb(large.box) < 60  # the photo's pixels as floats: 256
+    assert peak_mb(lambda: large.mask(8000, 8000)) < 260
+    assert (large.mask(8000, 8000).array() != large.pixels()).mean() < 1e-4
+
+
+def test_photos_kept_at_hand_leave_the_memory_to_decoding():
+    budget = MemoryBudget(100_000_000, wait_s=0.1)
+    file = io.BytesIO()
+    Image.new("RGB", (2600, 2600)).save(file, "PNG")
+
+    class Photos:
+        def photo(self, url, *, task_id=None, max_side=None):
+            return load_photo(file.getvalue(), max_side=max_side, budget=budget)
+
+    tools = SmartTools(Photos())
+    ask(tools, box(115, 85, 165, 115))
+    with budget.lease(budget.limit):
+        pass
 
 
 def test_a_cutout_has_the_box_of_its_pixels_to_the_pixel():

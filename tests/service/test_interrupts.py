@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from labelloop.service.interrupts import finishing, on_stop_signals
+from labelloop.service.interrupts import Terminated, finishing, on_stop_signals, status_of
 
 
 def press_ctrl_c():
@@ -31,6 +31,18 @@ def test_the_first_ctrl_c_is_told_and_the_second_ends_at_once(capsys):
         with pytest.raises(KeyboardInterrupt):
             press_ctrl_c()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_exit_status_names_the_signal_that_stopped(number, status, capsys):
+    with finishing("the photos at work") as stop:
+        os.kill(os.getpid(), number)
+    assert (stop(), stop.status) == (True, status)
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
+def test_a_command_that_was_interrupted_ends_with_its_signal(stop, status):
+    assert status_of(stop) == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

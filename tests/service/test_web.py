@@ -350,6 +350,7 @@ def test_two_secrets_are_valid_while_one_replaces_the_other(tmp_path):
 ELSEWHERE = {
     "another host": ({"Host": "evil.example"}, 421, "foreign_host"),
     "another origin": ({"Origin": "https://evil.example"}, 403, "forbidden"),
+    "an origin that is no address": ({"Origin": "http://[::1"}, 403, "forbidden"),
     "an opaque origin": ({"Origin": "null"}, 403, "forbidden"),
     "a port of the same host": ({"Origin": "http://localhost:8080"}, 403, "forbidden"),
     "a cross-site request": ({"Sec-Fetch-Site": "cross-site"}, 403, "forbidden"),
