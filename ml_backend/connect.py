@@ -119,7 +119,9 @@ def _connection(
         version = str(row["model_version"] or "")
         if not version:
             raise ConnectionRefused(
-                settings.ml_url, "its /setup told no version.", fix=f"`curl {settings.ml_url}/ready` says why."
+                settings.ml_url,
+                "its /setup told no version.",
+                fix=f"`curl --user USER:PASSWORD {settings.ml_url}/ready` says why.",
             )
         wrong: dict[str, Any] = {"title": version} if row["title"] != version else {}
         if not row.get("is_interactive") and _smart(studio, project_id):
@@ -187,7 +189,9 @@ def _explained(url: str, error: StudioRefused) -> LabelloopError:
         )
     if "valid ML backend" in detail:
         return ConnectionRefused(
-            url, "its /setup failed.", fix=f"Its log, or `curl {url}/ready`, says why: most often the model file."
+            url,
+            "its /setup failed.",
+            fix=f"Its log, or `curl --user USER:PASSWORD {url}/ready`, says why: most often the model file.",
         )
     return error
 
