@@ -213,6 +213,15 @@ CASES = (
         _UNLABELLED,
     ),
     Case(
+        "a COCO photo with nothing but a crowd",
+        UNREAD,
+        coco(iscrowd=1),
+        (ALONE, "only crowds are on it"),
+        0,
+        annotated(a=1),
+        f"{_UNLABELLED}; with `--crowds` the crowd is imported",
+    ),
+    Case(
         "a COCO annotation of no image",
         UNREAD,
         coco(image_id=None),

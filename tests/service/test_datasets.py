@@ -358,3 +358,20 @@ def test_text_that_is_of_none_of_the_photos_makes_no_labels(read, tmp_path, text
     with pytest.raises(DatasetError) as error:
         read(tmp_path, "yolo")
     assert "a.txt" in error.value.fix
+
+
+def test_what_voc_says_of_a_photo_is_counted(read, tmp_path):
+    makers.make_voc(tmp_path)
+    for name, source in (("a", "Flickr"), ("b", "Unknown"), ("empty", "labelloop")):
+        file = tmp_path / f"Annotations/{name}.xml"
+        if file.exists():
+            said = (
+                f"<source><database>{source}</database></source><owner><name/></owner><folder>x</folder></annotation>"
+            )
+            file.write_text(file.read_text().replace("</annotation>", said))
+    assert [note for note in read(tmp_path)[2].notes if "of photos" in note] == ["<source> of photos, not imported: 1"]
+
+
+def test_ids_of_coco_annotations_are_counted_as_not_kept(read, tmp_path):
+    notes = read(makers.make_coco(tmp_path))[2].notes
+    assert any("ids of annotations" in note and note.endswith(": 7") for note in notes)

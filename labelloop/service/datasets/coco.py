@@ -109,6 +109,9 @@ def read_coco(data: bytes, place: str) -> DataSet:
 
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
+    taken = sum(map(len, of_image.values()))
+    if taken:
+        notes = (*notes, f"ids of annotations, not kept, as an export numbers them by their tasks: {taken}")
     silent = "it has no annotations: its photos are not labelled"
     return DataSet(
         "coco",
