@@ -278,7 +278,7 @@ CASES = (
             (
                 "a list of Label Studio's predictions",
                 [{"task": 1, "result": [], "model_version": "a"}],
-                "it is a list of Label Studio's predictions",
+                "it is a list of predictions of Label Studio",
                 "import/predictions",
             ),
             ("Labelbox's JSON", [{"ID": "a", "Labeled Data": "u", "Label": {}}], "it is Labelbox's export", "COCO"),
