@@ -176,6 +176,7 @@ def _told(data: DataSet, needs: Needs) -> str:
         lines.append(f"  nothing is on {counted(needs.empty, 'photo')}: empty annotations")
     if needs.unlabelled:
         lines.append(f"  {counted(needs.unlabelled, 'photo')} without labels that can be read: no annotation")
+    lines += [f"  {note}: {number}" for note, number in data.counts.items() if number]
     if needs.unnamed:
         lines.append(f"  {UNNAMED}: {needs.unnamed}")
     faults = (each for each in data.photos() if isinstance(each, Problem))

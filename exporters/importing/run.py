@@ -150,6 +150,7 @@ def run_import(
                 studio.delete_project(project)
             project = 0
     lost = Counter({CATEGORIES_LOST: unkept(needs, config), ABOUT_LOST: sender.unsaid, UNNAMED: needs.unnamed})
+    notes = Counter(data.notes) + Counter(data.counts) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost
     return Imported(
         project=project,
         format=data.format,
@@ -161,9 +162,7 @@ def run_import(
         there=sender.there,
         regions=sender.regions,
         problems=problems,
-        notes=dict(
-            sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost).items())
-        ),
+        notes=dict(sorted(notes.items())),
         stopped=bool(stopped),
         empty=sender.empty,
         unlabelled=sender.unlabelled,

@@ -9,6 +9,7 @@ from pycocotools import mask as masks
 
 from labelloop.labeling.geometry import Mask, Polygon, Rectangle
 from labelloop.service.datasets import READERS, DatasetError, Problem, open_place, read_dataset
+from labelloop.service.datasets.coco import IDS_LOST
 from labelloop.service.datasets.shapes import outline, run_lengths
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
@@ -373,5 +374,6 @@ def test_what_voc_says_of_a_photo_is_counted(read, tmp_path):
 
 
 def test_ids_of_coco_annotations_are_counted_as_not_kept(read, tmp_path):
-    notes = read(makers.make_coco(tmp_path))[2].notes
-    assert any("ids of annotations" in note and note.endswith(": 7") for note in notes)
+    for split, annotations in (("train", 7), ("val", 14)):
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(makers.coco_sheet()))
+        assert dict(read(tmp_path)[2].counts) == {IDS_LOST: annotations}

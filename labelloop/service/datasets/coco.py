@@ -16,6 +16,8 @@ from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
 from labelloop.service.datasets.text import json_of
 
+IDS_LOST = "ids of annotations: not kept, an export numbers them by their tasks"
+
 
 class _Sheet(msgspec.Struct):
     images: list[Any] = []
@@ -109,9 +111,6 @@ def read_coco(data: bytes, place: str) -> DataSet:
 
     labels = tuple(dict.fromkeys(each.name for each in categories.values()))
     joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
-    taken = sum(map(len, of_image.values()))
-    if taken:
-        notes = (*notes, f"ids of annotations, not kept, as an export numbers them by their tasks: {taken}")
     silent = "it has no annotations: its photos are not labelled"
     return DataSet(
         "coco",
@@ -119,6 +118,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
         labels,
         joints,
         notes=(*(() if labelled else (silent,)), *notes),
+        counts={IDS_LOST: sum(map(len, of_image.values()))},
         categories={each.name: Category(number_, each.supercategory) for number_, each in reversed(categories.items())},
         skeleton=tuple(dict.fromkeys(pair for each in categories.values() for pair in each.skeleton)),
     )

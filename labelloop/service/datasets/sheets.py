@@ -1,5 +1,6 @@
 """The COCO files of a folder: one, or one for each split, which are one data set."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import PurePosixPath
@@ -106,6 +107,7 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
             *(f"{name}: {error.reason}; left out" for name, error in others.items()),
             *([f"categories with another id in a second file, the first counts: {moved}"] if moved else []),
         ),
+        counts=sum((Counter(sheet.counts) for sheet in sheets.values()), Counter()),
         categories=categories,
         skeleton=tuple(dict.fromkeys(pair for sheet in sheets.values() for pair in sheet.skeleton)),
     )
