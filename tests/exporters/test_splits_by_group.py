@@ -1,5 +1,6 @@
 """Images that belong together share a split; what does not, and is in two splits, is found."""
 
+import random
 from collections import defaultdict
 
 import pytest
@@ -161,3 +162,25 @@ def test_split_that_the_task_says_counts_and_the_shares_decide_about_the_rest(ru
     assert out.report.accounts.notes == {"images whose task does not say its split, split by shares": 3}
     assert [image["task_id"] for image in out.instances("test")["images"]] == [1, 4]
     assert run(tasks, split="train=1").report.images == {"train": 7}  # only where it is asked for
+
+
+@pytest.mark.parametrize("option", ["split_key", "group_by", "copy_images"])
+def test_a_project_that_changes_never_has_an_image_in_two_splits(run, build, settings, photos, option):
+    rng = random.Random(2)
+    urls = [photos(f"{n}.jpg", 100 + n // 2 * 10, 100) for n in range(8)]  # each two have the same bytes
+    options = {"split": "train=.4,val=.3,test=.3", "disputed": "apart", "allow_shrink": True, "split_key": "key"}
+    options |= {"split_key": "", "group_by": "key"} if option == "group_by" else {}
+    options |= {"copy_images": True, "fetch": True} if option == "copy_images" else {}
+    tasks = {}
+    for step in range(4):
+        for number in rng.sample(range(1, 15), 8):
+            more = {"qc_status": "disputed"} if rng.random() < 0.2 else {}
+            key = rng.choice(("train", "val", "test", "x"))
+            tasks[number] = task(build, number, image=rng.choice(urls), key=key, step=step, **more)
+        tasks.pop(rng.choice(list(tasks)))
+        listed = [tasks[number] for number in sorted(tasks)]
+        out = run(listed, **options)
+        assert not leaks(out, settings)
+        if option != "copy_images":  # there a photo of the published version keeps its split
+            afresh = run(listed, to=f"afresh {step}", **options)
+            assert (out.catalogue, out.report.accounts) == (afresh.catalogue, afresh.report.accounts)
