@@ -303,6 +303,17 @@ def test_photos_beside_labels_of_another_tool_are_not_taken_for_plain(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("damaged", [b"", b"\0" * 99, b"\x1f\x8b\x08 packed", b'{"images": [', b"<html>"])
+def test_one_damaged_coco_file_among_others_is_no_data_set(tmp_path, damaged):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(makers.coco_sheet()))
+    (tmp_path / "val/_annotations.coco.json").write_bytes(damaged)
+    makers.make_photos(tmp_path / "train")
+    with pytest.raises(DatasetError, match=r"val/_annotations\.coco\.json"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("text", ['{"images": [', '{"images": 3}', ""])
 def test_photos_beside_a_broken_coco_file_are_not_taken_for_plain(tmp_path, text):
     makers.make_photos(tmp_path)

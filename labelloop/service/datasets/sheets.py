@@ -31,9 +31,9 @@ def coco_sheets(files: Files) -> list[str]:
 
 
 def may_be_coco(data: bytes) -> bool:
-    """Whether it is a JSON object with images, or JSON that is broken and may have been one."""
-    if not data.lstrip().startswith((b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        return not data.strip()
+    """Whether it is a JSON object with images, or is damaged (cut short, zeros, packed) and may have been one."""
+    if data.lstrip().startswith(b"["):
+        return False
     try:
         told = json_of(data, dict[str, msgspec.Raw])
     except Flawed:
