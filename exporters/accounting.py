@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["task", "annotation", "image", "region", "photo"]
+Kind = Literal["task", "annotation", "image", "region", "photo", "split"]
 
 
 class Count(msgspec.Struct, frozen=True):

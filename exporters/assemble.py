@@ -19,6 +19,7 @@ from exporters.originals import image_about, original_name
 from exporters.rules import Rules, question
 from exporters.runs import Runs
 from exporters.shapes import is_sizeless
+from exporters.split_keys import SplitKeys
 from exporters.splits import APART
 from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE, Together, together
 from labelloop.labeling.consensus import Crowd
@@ -87,7 +88,7 @@ class Assembler:
         self._ledger = ledger
         self._question = question(rules.config)
         self._labeller = Labeller(rules, classes, ledger)
-        self._names = Names()
+        self._names = Names(split=rules.split.reads_data)
         self._ids = Runs()
         self._position = before
         self._made: _Made
@@ -115,7 +116,7 @@ class Assembler:
 
     def pass_over(self, tasks: int, taken: Taken) -> bool:
         """Let so many tasks pass that were assembled elsewhere; False, and nothing taken, where they took what is."""
-        own: tuple[Runs | KeySet, ...] = (self._ids, *self._names.taken)
+        own: tuple[Runs | KeySet | SplitKeys, ...] = (self._ids, *self._names.taken)
         theirs = (taken.ids, taken.stems, taken.sources)
         if any(key in mine for mine, other in zip(own, theirs, strict=True) for key in other):
             return False
@@ -273,7 +274,10 @@ class Assembler:
             identity = image_id(number, image.slot)
             url = public_url(image.url)
             original = original_name(task.meta, image.url) if len(images) == 1 else ""
-            named = self._names.take(image.url, image_id=identity, name=original)
+            wanted = split or self._split(task, image.url)
+            named = self._names.take(image.url, image_id=identity, name=original, split=wanted)
+            if named.split != wanted:
+                self._made.losses.moved(url, named.split, wanted, "with the same image")
             self._made.names.append(named.keys)
             self._made.stays &= named.free
             self._ledger.notes[SAME_IMAGE] += named.repeated
@@ -283,7 +287,7 @@ class Assembler:
                 file_name=named.name,
                 width=size[0],
                 height=size[1],
-                split=split or self._split(task, image.url),
+                split=named.split,
                 url=url,
                 task=number,
                 item_index=image.item_index,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from exporters.accounting import Ledger, Loss
 from exporters.assemble import SAME_IMAGE, Assembler
@@ -142,9 +143,11 @@ class Converter:
                     draft.key,
                 )
                 row = Row(draft.task, digest, (named.keys,), None, None, [])
-                if self._photos and not self._copy([Item(image, source=draft.url)], row):
-                    row.digest, row.names = NO_DIGEST, ()
-                    row.counted = self._ledger.settle()
+                if self._photos:
+                    (item,) = self._copy([Item(image, source=draft.url)], row)
+                    image = item.image
+                    if row.digest == NO_DIGEST:
+                        row.counted = self._ledger.settle()
                 if not named.free:
                     row.digest, row.names = NO_DIGEST, ()
                 self._accepted.append(_Accepted(draft, len(self._images), len(self._rows), named.repeated))
@@ -238,24 +241,30 @@ class Converter:
 
     def _exact(self, entry: bytes | MalformedTask, digest: bytes) -> int:
         made = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
-        for item in made.items:
+        row = Row(made.key, digest, made.names, None, None, list(made.losses))
+        if not made.stays:
+            row.digest, row.names = NO_DIGEST, ()
+        for item in self._copy(made.items, row):
             self._items[len(self._images)] = item
             self._images.append(item.image)
             self._tasks.append(len(self._rows))
-        row = Row(made.key, digest, made.names, None, None, list(made.losses))
-        if not self._copy(made.items, row) or not made.stays:
-            row.digest, row.names = NO_DIGEST, ()
         row.counted = self._ledger.settle()
         self._rows.append(row)
         return made.key
 
-    def _copy(self, items: Sequence[Item], row: Row) -> bool:
-        """Copy the photos of a task; whether all could be had."""
+    def _copy(self, items: Sequence[Item], row: Row) -> Sequence[Item]:
+        """Copy the photos of a task; gives its items, each in the split that has its photo's bytes."""
         if self._photos is None:
-            return True
-        copies = [(item.image.split, self._photos.copy(item, self._ledger, row.losses.append)) for item in items]
-        row.photos = [(split, photo) for split, photo in copies if photo]
-        return len(row.photos) == len(copies)
+            return items
+        placed = []
+        for item in items:
+            photo, split = self._photos.copy(item, self._ledger, row.losses.append)
+            if photo is not None:
+                row.photos = [*row.photos, (split, photo)]
+            if photo is None or split != item.image.split:  # another task may decide, or the photo be there next time
+                row.digest, row.names = NO_DIGEST, ()
+            placed.append(replace(item, image=replace(item.image, split=split)))
+        return placed
 
 
 def _read(text: bytes) -> Task | MalformedTask:

@@ -7,6 +7,12 @@ from labelloop.labeling.region import Reading
 from labelloop.labeling.task import Annotation, Task
 
 MALFORMED = "malformed"
+MOVED = "images moved to the split of the same image in an earlier task (see dropped.jsonl)"
+
+
+def moved(task: int | None, url: str, split: str, wanted: str, why: str) -> Loss:
+    """The line of an image that is in another split than its task asks for."""
+    return Loss("split", "moved", task=task, detail=f"{url}: in {split}, not in {wanted}, as an earlier task {why} is")
 
 
 class Losses:
@@ -49,6 +55,11 @@ class Losses:
         """An image of the task; ``failed``: no region on it is counted as failed instead."""
         self._ledger.drop("image", reason, failed=failed)
         self._list("image", reason, detail=f"{public_url(url)}: {why}")
+
+    def moved(self, url: str, split: str, wanted: str, why: str) -> None:
+        """An image that is in another split than its task asks for."""
+        self._ledger.notes[MOVED] += 1
+        self.listed.append(moved(self._task, url, split, wanted, why))
 
     def annotation(self, annotation: Annotation, reading: Reading, reason: str, *, failed: bool = False) -> None:
         """An annotation that is left out whole: its regions go with it, counted but not listed one by one."""

@@ -10,6 +10,8 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from exporters.keyset import KeySet
+from exporters.split_keys import SplitKeys, marked
+from labelloop.labeling.splits import SPLITS
 
 STEM_BYTES = 120
 """Longest stem in bytes of UTF-8: room for a suffix and an extension within the 255 bytes file systems allow."""
@@ -108,6 +110,7 @@ class Named(msgspec.Struct, gc=False):
         keys: Those of its stem and of its address.
         free: Whether neither was taken, so that no other image decided about the name.
         repeated: Whether another image has its address.
+        split: The split of the first image with its address, where splits were given; else the one given.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Named(msgspec.Struct, gc=False):
     keys: tuple[int, int]
     free: bool
     repeated: bool
+    split: str = ""
 
 
 class Names:
@@ -123,13 +127,17 @@ class Names:
     The first image of a name keeps it, so a folder of photos fits the data set as it is. A later one of the same name
     gets a hash of its own source after it: the same one in every run. Label files take their name from the image's, so
     ``a.jpg`` and ``a.png`` count as the same.
+
+    Args:
+        split: Whether images are given with splits that their addresses do not decide: those of one address get one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, split: bool = False) -> None:
         self._stems = KeySet()
+        self._splits = SplitKeys() if split else None
         self._sources = KeySet()
 
-    def take(self, url: str, *, image_id: int, name: str = "") -> Named:
+    def take(self, url: str, *, image_id: int, name: str = "", split: str = "") -> Named:
         """A file name for the image at ``url``; ``image_id`` tells two images of one URL apart.
 
         ``name`` is the one that it had at its source, where the address does not tell.
@@ -140,33 +148,41 @@ class Names:
             public, (stem, extension) = url, usual.groups()
         else:
             public, (stem, extension) = public_url(url), safe_name(source_name(url))
-        keys = _stem_key(stem), key_of(public)
-        repeated = not self._sources.add(keys[1])
+        source = key_of(public)
+        if self._splits is not None:
+            repeated = source in self._splits
+            split = (split in SPLITS and self._splits.split(source)) or split
+            source = marked(source, split)
+            self._splits.add(source)
+        else:
+            repeated = not self._sources.add(source)
+        keys = _stem_key(stem), source
         if self._stems.add(keys[0]):
-            return Named(stem + extension, public, keys, not repeated, repeated)
+            return Named(stem + extension, public, keys, not repeated, repeated, split)
         stem = f"{stem}-{_digest(public)}"
         if not self._stems.add(_stem_key(stem)):
             stem = f"{stem}-{image_id}"
             while not self._stems.add(_stem_key(stem)):  # a name made to look like ours
                 stem = f"{stem}-x"
-        return Named(stem + extension, public, keys, free=False, repeated=repeated)
+        return Named(stem + extension, public, keys, free=False, repeated=repeated, split=split)
 
     def reserve(self, keys: Sequence[tuple[int, int]]) -> bool:
         """Take names that were ``free`` before; False, and none is taken, where one is not any more."""
         stems, sources = {stem for stem, _ in keys}, {source for _, source in keys}
+        taken = self.taken[1]
         if len(stems) < len(keys) or len(sources) < len(keys):
             return False
-        if any(stem in self._stems for stem in stems) or any(source in self._sources for source in sources):
+        if any(stem in self._stems for stem in stems) or any(source in taken for source in sources):
             return False
         for stem, source in keys:
             self._stems.add(stem)
-            self._sources.add(source)
+            taken.add(source)
         return True
 
     @property
-    def taken(self) -> tuple[KeySet, KeySet]:
+    def taken(self) -> tuple[KeySet, KeySet | SplitKeys]:
         """The keys of the stems and of the sources that are taken."""
-        return self._stems, self._sources
+        return self._stems, self._sources if self._splits is None else self._splits
 
 
 def key_of(text: str) -> int:

@@ -10,8 +10,12 @@ import msgspec
 
 from exporters.accounting import Ledger, Loss
 from exporters.dataset import Item
+from exporters.losses import MOVED, moved
 from exporters.manifest import Photo
+from exporters.names import key_of
+from exporters.split_keys import SplitKeys, marked
 from exporters.tables import Objects
+from labelloop.labeling.splits import SPLITS
 from labelloop.service.media import Media, MediaError
 from labelloop.service.store import Entry, Store
 
@@ -39,9 +43,20 @@ class Photos:
         store: where the data set lives.
         objects: puts files into the store.
         scratch: a folder for files on their way.
+        before: the copies of the version that is built on, each with its split.
     """
 
-    def __init__(self, media: Media, store: Store, objects: Objects, scratch: Path) -> None:
+    def __init__(
+        self,
+        media: Media,
+        store: Store,
+        objects: Objects,
+        scratch: Path,
+        before: Iterable[tuple[str, Photo]] = (),
+    ) -> None:
+        self._splits = SplitKeys()
+        for split, photo in before:
+            self._splits.add(marked(key_of(photo.content), split))
         self._media, self._store, self._objects, self._scratch = media, store, objects, scratch
         self._numbers = count()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photos")
@@ -51,8 +66,25 @@ class Photos:
         """Begin to bring the photos of the next tasks: (address, task)."""
         self._coming = {each: self._threads.submit(self._bring, *each) for each in dict.fromkeys(photos)}
 
-    def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> Photo | None:
-        """Copy the photo of an image; None, with a note and a loss, where it cannot be had."""
+    def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> tuple[Photo | None, str]:
+        """Copy the photo of an image; gives the copy and its split, which is that of the first of the same bytes.
+
+        None, with a note and a loss, where it cannot be had.
+        """
+        image = item.image
+        photo = self._copy(item, ledger, lose)
+        if photo is None or image.split not in SPLITS:
+            return photo, image.split
+        key = key_of(photo.content)
+        split = self._splits.split(key)
+        if not split:
+            self._splits.add(marked(key, image.split))
+        elif split != image.split:
+            ledger.notes[MOVED] += 1
+            lose(moved(image.task, image.url, split, image.split, "whose photo has the same bytes"))
+        return photo, split or image.split
+
+    def _copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> Photo | None:
         image = item.image
         coming = self._coming.pop((item.source, image.task), None)
         try:

@@ -28,11 +28,11 @@ from exporters.generation import NewGeneration, StretchWriter
 from exporters.images import Headers, Sizes
 from exporters.keypoints import Skeleton
 from exporters.known import Known, OutOfOrder
-from exporters.manifest import Manifest
+from exporters.manifest import PHOTOS, Manifest, Photo
 from exporters.refusal import EMPTY, refusal
 from exporters.rules import Rules
 from exporters.sources import Source
-from exporters.tables import Objects
+from exporters.tables import Objects, read_table
 from exporters.turn import Turn
 from exporters.versions import commit, publish, published, version_number
 from exporters.whole import put_whole
@@ -122,7 +122,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         ):
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
-            photos = _copier(self.photos, self.store, objects, scratch) if self.photos else None
+            photos = self._copier(parent if known else None, objects, scratch) if self.photos else None
             making = NewGeneration(scratch, objects)
             with closing(photos) if photos else nullcontext():
                 converter = Converter(assembler, self.rules, classes, ledger, photos)
@@ -218,6 +218,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         with closing(self._pool(order)) as pool:
             conversion.together(chain([following], blocks), pool, classes.names, objects)
 
+    def _copier(self, parent: Manifest | None, objects: Objects, scratch: Path) -> "Photos":
+        from exporters.photos import Photos
+
+        before = read_table(self.store, parent, PHOTOS) if parent else ()
+        copies = ((each.split, msgspec.json.decode(each.body, type=Photo)) for each in before)
+        assert self.photos is not None
+        return Photos(self.photos, self.store, objects, scratch, copies)
+
     def _pool(self, order: Order) -> Pool:
         if self.pool:
             return self.pool(order)
@@ -239,6 +247,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             "stems": "xxh3",  # what names are known by in the index
             "records": 2,  # the way in which formats write them
             "unsized": self.rules.sizeless,
+            **({"one split": True} if self.photos or self.rules.split.reads_data else {}),
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
@@ -286,12 +295,6 @@ class _Inside(msgspec.Struct, frozen=True):
     numbering: Numbering
     objects: Objects
     scratch: Path
-
-
-def _copier(media: "Media", store: Store, objects: Objects, scratch: Path) -> "Photos":
-    from exporters.photos import Photos
-
-    return Photos(media, store, objects, scratch)
 
 
 def _code() -> str:

@@ -7,9 +7,8 @@ import msgspec
 
 from exporters.errors import BadOption
 from exporters.names import key_of, public_url
-from labelloop.labeling.splits import split_of
+from labelloop.labeling.splits import SPLITS, split_of
 
-SPLITS = ("train", "val", "test")
 FOLDER = "folder"
 """``group_by`` the folder of an image's address, where the data has no such key."""
 APART = "disputed"

@@ -15,7 +15,7 @@ from exporters.formats.format import Place, Record
 from exporters.formats.yolo import YoloDetect
 from exporters.formats.yolo_pose import YoloPose
 from exporters.formats.yolo_shapes import YoloObb, YoloSegment
-from exporters.splits import SPLITS
+from labelloop.labeling.splits import SPLITS
 
 _encode = msgspec.json.Encoder().encode
 FILE = "dataset.ndjson"

@@ -10,7 +10,7 @@ from exporters.errors import BadOption
 from exporters.importing.location import Images
 from exporters.importing.needs import Needs
 from exporters.importing.report import As, Imported
-from exporters.importing.run import Order, look, run_import
+from exporters.importing.run import UNNAMED, Order, look, run_import
 from exporters.terminal import Json, checked, counted, progress_bar, shown, write_json
 from labelloop.service.datasets import READERS, DataSet, Problem
 from labelloop.service.interrupts import finishing
@@ -176,6 +176,9 @@ def _told(data: DataSet, needs: Needs) -> str:
         lines.append(f"  nothing is on {counted(needs.empty, 'photo')}: empty annotations")
     if needs.unlabelled:
         lines.append(f"  {counted(needs.unlabelled, 'photo')} without labels that can be read: no annotation")
+    lines += [f"  {note}: {number}" for note, number in data.counts.items() if number]
+    if needs.unnamed:
+        lines.append(f"  {UNNAMED}: {needs.unnamed}")
     faults = (each for each in data.photos() if isinstance(each, Problem))
     lines += [f"  {each.item}: {each.reason}" for each, _ in zip(faults, range(LISTED), strict=False)]
     return "\n".join([*lines, "Nothing was written (--dry-run)."])

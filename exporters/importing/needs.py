@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from labelloop.service.datasets import Category, DataSet, LabelledPhoto, Problem, shape_of
+from labelloop.service.datasets import Category, DataSet, LabelledPhoto, Photos, Problem, shape_of
 
 Progress = Callable[[int, int | None], None]
 """Called with (photos done, photos in all or None where it is not known)."""
@@ -13,6 +13,9 @@ Progress = Callable[[int, int | None], None]
 
 _ORDER = ("rectangle", "polygon", "mask")
 """Of the controls in a new interface: the first one's tool is at hand when a task is opened."""
+
+
+_MASKS = ("segmentation", "mask", "panoptic")
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -31,6 +34,7 @@ class Needs(msgspec.Struct, frozen=True):
         skeleton: The pairs of key points with a line between them.
         unlabelled: Photos that come in without an annotation: nothing is said of them that could be read.
         empty: Photos that have nothing on them.
+        unnamed: Photos in the folder that the labels do not name, and that are not imported.
     """
 
     shapes: dict[str, tuple[str, ...]]
@@ -45,12 +49,16 @@ class Needs(msgspec.Struct, frozen=True):
     skeleton: tuple[tuple[str, str], ...] = ()
     unlabelled: int = 0
     empty: int = 0
+    unnamed: int = 0
 
 
-def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = None) -> Needs:
-    """Reads a data set through; without ``crowds`` their shapes need no place."""
+def survey(
+    data: DataSet, *, crowds: bool = True, beside: Photos | None = None, progress: Progress | None = None
+) -> Needs:
+    """Reads a data set through; without ``crowds`` their shapes need no place; ``beside``: the photos of its folder."""
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
+    named: set[str] = set()
     hidden = False
     photos = objects = problems = unlabelled = empty = 0
     for each in data.photos():
@@ -59,8 +67,11 @@ def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = No
             continue
         photos += 1
         objects += len(each.drawn)
-        unlabelled += not each.annotated
+        only_crowds = not crowds and not each.choices and bool(each.drawn) and all(one.crowd for one in each.drawn)
+        unlabelled += only_crowds or not each.annotated
         empty += each.annotated and not each.drawn and not each.choices
+        if beside is not None and (name := beside.find(each.name)):
+            named.add(name)
         hidden |= _look(each, shapes, crowds=crowds)
         choices.update(dict.fromkeys(each.choices))
         if progress is not None:
@@ -80,7 +91,13 @@ def survey(data: DataSet, *, crowds: bool = True, progress: Progress | None = No
         skeleton=data.skeleton,
         unlabelled=unlabelled,
         empty=empty,
+        unnamed=sum(name not in named and not _is_mask(name) for name in beside.names) if beside and named else 0,
     )
+
+
+def _is_mask(name: str) -> bool:
+    """Whether one of an image's folders says that it is labels: ``SegmentationObject/``, ``masks/``."""
+    return any(word in part.casefold() for part in name.split("/")[:-1] for word in _MASKS)
 
 
 def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]], *, crowds: bool) -> bool:

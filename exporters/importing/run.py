@@ -20,7 +20,7 @@ from exporters.importing.sending import Parcel, Sender
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.geometry import Geometry, Rectangle
 from labelloop.labeling.splits import split_of
-from labelloop.service.datasets import DataSet, LabelledPhoto, Place, Problem, open_place, read_dataset
+from labelloop.service.datasets import DataSet, LabelledPhoto, Photos, Place, Problem, open_place, read_dataset
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioError, StudioRefused
@@ -28,6 +28,7 @@ from labelloop.service.studio import Studio, StudioError, StudioRefused
 BATCH = 100
 CATEGORIES_LOST = "categories whose number or supercategory the project's labels do not have: not kept"
 ABOUT_LOST = "images that were tasks already: their further fields, license and info are not added"
+UNNAMED = "photos that the labels do not name: not imported (a second import with --format images adds them)"
 SPLITS_KEPT = "photos whose split is in their task's data: labelloop export --split-key split keeps it"
 
 
@@ -103,7 +104,7 @@ def run_import(
     data = _numbered(data, order, studio)
     if order.boxes:
         data = _boxes_only(data)
-    needs = survey(data, crowds=order.crowds, progress=progress)
+    needs = survey(data, crowds=order.crowds, beside=_beside(place, images), progress=progress)
     if images == "upload":
         _not_elsewhere(data, place, needs.photos)
     project = _project(order, needs, studio)
@@ -148,7 +149,8 @@ def run_import(
             with suppress(StudioError):  # what went wrong before is what counts
                 studio.delete_project(project)
             project = 0
-    lost = Counter({CATEGORIES_LOST: unkept(needs, config), ABOUT_LOST: sender.unsaid})
+    lost = Counter({CATEGORIES_LOST: unkept(needs, config), ABOUT_LOST: sender.unsaid, UNNAMED: needs.unnamed})
+    notes = Counter(data.notes) + Counter(data.counts) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost
     return Imported(
         project=project,
         format=data.format,
@@ -160,9 +162,7 @@ def run_import(
         there=sender.there,
         regions=sender.regions,
         problems=problems,
-        notes=dict(
-            sorted((Counter(data.notes) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost).items())
-        ),
+        notes=dict(sorted(notes.items())),
         stopped=bool(stopped),
         empty=sender.empty,
         unlabelled=sender.unlabelled,
@@ -182,11 +182,16 @@ def look(
     order: Order, *, settings: Settings, studio: Studio, progress: Progress | None = None
 ) -> tuple[DataSet, Needs]:
     """Reads a data set through and writes nothing: what `--dry-run` tells."""
-    data = _numbered(
-        read_dataset(open_place(order.source, settings, images=order.images_from), order.format), order, studio
-    )
+    place = open_place(order.source, settings, images=order.images_from)
+    data = _numbered(read_dataset(place, order.format), order, studio)
     data = _boxes_only(data) if order.boxes else data
-    return data, survey(data, crowds=order.crowds, progress=progress)
+    beside = _beside(place, order.images or usual_images(data, place))
+    return data, survey(data, crowds=order.crowds, beside=beside, progress=progress)
+
+
+def _beside(place: Place, images: Images) -> Photos | None:
+    """The photos that would be tasks if the labels named them."""
+    return None if images == "existing" else place.photos
 
 
 def _located(data: DataSet, locator: Locator, problems: list[Problem]) -> Iterator[Located]:

@@ -167,7 +167,7 @@ FLAWS: Mapping[str, Flaw] = {
     "version-leak": Flaw(
         "one photo in two splits, by its address or by its copied bytes",
         "what is tested was trained on: scores are too good",
-        "export with --group-by, so that what belongs together shares a split",
+        "export again: each image is then in the split of the first task that has it",
     ),
     "version-manifest": Flaw(
         "a manifest that is missing, unreadable or not the one that HEAD.json names",

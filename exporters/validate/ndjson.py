@@ -3,10 +3,10 @@
 import posixpath
 from typing import Any
 
-from exporters.splits import SPLITS
 from exporters.validate.flaws import Problems
 from exporters.validate.names import check_classes
 from exporters.validate.yolo import check_rows
+from labelloop.labeling.splits import SPLITS
 from labelloop.service.datasets import Place
 from labelloop.service.datasets.errors import Flawed
 from labelloop.service.datasets.text import json_of, text_of

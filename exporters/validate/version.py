@@ -70,7 +70,7 @@ def _splits(store: Store, manifest: Manifest, problems: Problems) -> Counter[str
     """How many images each split has; a photo that two of them have is a leak."""
     found: Counter[str] = Counter()
     addresses: dict[int, str] = {}  # a short digest a photo: a million take some 100 MB
-    contents = {photo.file_name: f"{photo.size} {photo.sha256 or photo.etag}" for photo in _photos(store, manifest)}
+    contents = {photo.file_name: photo.content for photo in _photos(store, manifest)}
     key = manifest_key(manifest.version)
     for each in read_table(store, manifest, IMAGES):
         image = msgspec.json.decode(each.body, type=Image)

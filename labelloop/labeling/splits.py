@@ -2,6 +2,7 @@
 
 import re
 
+SPLITS = ("train", "val", "test")
 _SPLIT = re.compile(r"(train|val|test)(?:id|idation|ing)?[-_ ]?(?:\d{4})?", re.IGNORECASE)
 
 

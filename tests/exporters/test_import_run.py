@@ -8,7 +8,7 @@ import pytest
 from exporters.errors import BadOption
 from exporters.importing.commands import import_dataset, summary
 from exporters.importing.errors import ImportFailed, Refused
-from exporters.importing.run import Order, run_import
+from exporters.importing.run import UNNAMED, Order, run_import
 from labelloop.service.datasets import DatasetError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -196,3 +196,29 @@ def test_a_file_of_another_kind_is_named_and_nothing_is_left(bring, studio, tmp_
     assert what in told.value.message
     assert fix in told.value.fix
     assert not studio.made
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_photos_that_no_label_names_are_counted(bring, studio, tmp_path, form):
+    source = makers.make_coco(tmp_path / "set") if form == "coco" else makers.make_voc(tmp_path / "set")
+    folder = source if source.is_dir() else source.parent
+    named = bring(source)
+    for name in ("more/x.jpg", "SegmentationObject/a.png", "masks/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(next(folder.rglob("a.jpg")).read_bytes())
+    report = bring(source, project=1)
+    assert (named.notes.get(UNNAMED), report.notes.get(UNNAMED)) == (None, 1)
+    assert report.tasks_made == 0
+    plain = bring(folder / "more", project=1, format="images")
+    assert (plain.tasks_made, UNNAMED in plain.notes) == (1, False)
+
+
+def test_dry_run_counts_crowds_alone_and_photos_without_a_name(studio, tmp_path, capsys):
+    sheet = makers.coco_sheet()
+    sheet["annotations"][-1]["iscrowd"] = 1
+    del sheet["images"][2]
+    source = makers.make_coco(tmp_path / "set", sheet)
+    assert import_dataset(str(source), project="new", title="cars", dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert f"{UNNAMED}: 1" in said
+    assert "1 photo without labels" in said

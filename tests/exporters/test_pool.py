@@ -22,13 +22,13 @@ FORMATS = ("coco", "voc", "yolo-detect")
 def many(build, number=300, seed=0):
     """Tasks of which some hang on those before: names, numbers and addresses that are there twice, late labels."""
     rng = random.Random(seed)
-    tasks = []
+    tasks, folds = [], ("train", "val", "test")
     for place in range(1, number + 1):
         label = rng.choice(["car"] * 40 + [f"new {place}", "late"])
         results = [build.box(rng.uniform(0, 50), 5, 20, 20, label, id=f"r{n}") for n in range(rng.randrange(5))]
         image = rng.choice([f"s3://b/{place}.jpg"] * 20 + ["s3://b/same.jpg", f"s3://b/{place % 7}/photo.jpg"])
         task = rng.choice([place] * 40 + [None, 7, max(1, place - 30)])
-        tasks.append(build.task(task, build.annotation(*results, number=place), image=image))
+        tasks.append(build.task(task, build.annotation(*results, number=place), image=image, fold=folds[place % 3]))
     return tasks
 
 
@@ -67,7 +67,9 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("options", [{}, {"split": "train=.5,val=.5"}, {"annotation": "consensus"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"split": "train=.5,val=.5"}, {"split_key": "fold"}, {"annotation": "consensus"}], ids=str
+)
 def test_a_pool_gives_the_same_data_set_to_the_byte(run, build, config, monkeypatch, seed, options):
     tasks = many(build, seed=seed)
     monkeypatch.setattr("exporters.pool.Processes", lambda order, workers: InTurn(order))

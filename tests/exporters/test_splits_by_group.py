@@ -1,11 +1,13 @@
 """Images that belong together share a split; what does not, and is in two splits, is found."""
 
+import random
 from collections import defaultdict
 
 import pytest
 
 from exporters.accounting import Report
 from exporters.assemble import NO_GROUP
+from exporters.losses import MOVED
 from exporters.splits import Split
 from exporters.validate.version import verify
 from labelloop.service.store import open_store
@@ -81,18 +83,61 @@ def leaks(out, settings):
     return [each.where for each in problems.kept if each.flaw == "version-leak"]
 
 
-def test_one_photo_in_two_groups_is_a_leak_that_is_named(run, build, settings):
-    tasks = [task(build, n, image="s3://b/same.jpg", patient=f"p{n}") for n in range(1, 9)]
-    out = run(tasks, split=HALVES, group_by="patient")
-    assert len({image["split"] for image in out.catalogue}) == 2
-    assert leaks(out, settings)
-    assert not leaks(run(tasks, to="by image", split=HALVES), settings)
+def moves(out):
+    """The tasks whose images are in the split of another task's."""
+    found = [each["task"] for each in out.losses if each["kind"] == "split"]
+    assert out.report.accounts.notes.get(MOVED, 0) == len(found)
+    return found
 
 
-def test_one_photo_under_two_addresses_is_found_by_its_bytes(run, build, settings, photos):
+@pytest.mark.parametrize("option", ["group_by", "split_key"])
+def test_image_of_two_tasks_is_in_the_split_of_the_first(run, build, settings, option):
+    tasks = [task(build, n, image="s3://b/same.jpg", key=("val", "train", "val", "test")[n % 4]) for n in range(1, 9)]
+    tasks.append(task(build, 9, image="s3://b/other.jpg", key="val"))
+    options = {"split": HALVES, option: "key"}
+    out = run(tasks[:2], **options)
+    out = run(tasks, **options)
+    first = out.catalogue[0]["split"]
+    wanted = {n: (Split.parse(HALVES, group_by="key").of("", tasks[n - 1]["data"]["key"])) for n in range(1, 9)}
+    if option == "split_key":
+        wanted = {n: tasks[n - 1]["data"]["key"] for n in range(1, 9)}
+    assert {image["split"] for image in out.catalogue[:8]} == {first} == {wanted[1]}
+    assert moves(out) == [n for n in range(1, 9) if wanted[n] != first]
+    assert not leaks(out, settings)
+    assert [run(tasks, to="afresh", **options).catalogue] == [out.catalogue]
+
+
+def test_without_the_first_task_the_second_decides(run, build, settings):
+    tasks = [task(build, n, image="s3://b/same.jpg", key=split) for n, split in enumerate(("val", "train", "test"), 1)]
+    run(tasks, split_key="key")
+    assert {image["split"] for image in run(tasks[1:], split_key="key", allow_shrink=True).catalogue} == {"train"}
+    tasks[0]["data"]["key"] = "test"
+    out = run(tasks, split_key="key")
+    assert {image["split"] for image in out.catalogue} == {"test"}
+    assert not leaks(out, settings)
+
+
+def test_disputed_image_apart_decides_nothing_about_others(run, build, settings):
+    tasks = [task(build, n, image="s3://b/same.jpg", key="val") for n in (1, 2)]
+    tasks[0]["data"]["qc_status"] = "disputed"
+    out = run(tasks, split_key="key", disputed="apart")
+    assert [image["split"] for image in out.catalogue] == ["disputed", "val"]
+
+
+@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("sized", [True, False])
+def test_equal_bytes_under_two_addresses_share_a_split(run, build, settings, photos, grown, sized):
     tasks = [task(build, n, image=photos(f"copy{n}.jpg")) for n in range(1, 9)]  # the same pixels each
-    out = run(tasks, split=HALVES, copy_images=True)
-    assert leaks(out, settings)
+    options = {"split": HALVES, "copy_images": True, "fetch": True}
+    if not sized:
+        for each in tasks:
+            each["annotations"][0]["result"] *= 2  # two regions of one id are not usual
+    if grown:
+        run([tasks[2], tasks[4]], **options)
+    out = run(tasks, **options)
+    assert len({image["split"] for image in out.catalogue}) == 1
+    assert moves(out)
+    assert not leaks(out, settings)
     assert not leaks(run(tasks, to="unread", split=HALVES), settings)
 
 
@@ -117,3 +162,25 @@ def test_split_that_the_task_says_counts_and_the_shares_decide_about_the_rest(ru
     assert out.report.accounts.notes == {"images whose task does not say its split, split by shares": 3}
     assert [image["task_id"] for image in out.instances("test")["images"]] == [1, 4]
     assert run(tasks, split="train=1").report.images == {"train": 7}  # only where it is asked for
+
+
+@pytest.mark.parametrize("option", ["split_key", "group_by", "copy_images"])
+def test_a_project_that_changes_never_has_an_image_in_two_splits(run, build, settings, photos, option):
+    rng = random.Random(2)
+    urls = [photos(f"{n}.jpg", 100 + n // 2 * 10, 100) for n in range(8)]  # each two have the same bytes
+    options = {"split": "train=.4,val=.3,test=.3", "disputed": "apart", "allow_shrink": True, "split_key": "key"}
+    options |= {"split_key": "", "group_by": "key"} if option == "group_by" else {}
+    options |= {"copy_images": True, "fetch": True} if option == "copy_images" else {}
+    tasks = {}
+    for step in range(4):
+        for number in rng.sample(range(1, 15), 8):
+            more = {"qc_status": "disputed"} if rng.random() < 0.2 else {}
+            key = rng.choice(("train", "val", "test", "x"))
+            tasks[number] = task(build, number, image=rng.choice(urls), key=key, step=step, **more)
+        tasks.pop(rng.choice(list(tasks)))
+        listed = [tasks[number] for number in sorted(tasks)]
+        out = run(listed, **options)
+        assert not leaks(out, settings)
+        if option != "copy_images":  # there a photo of the published version keeps its split
+            afresh = run(listed, to=f"afresh {step}", **options)
+            assert (out.catalogue, out.report.accounts) == (afresh.catalogue, afresh.report.accounts)

@@ -213,6 +213,15 @@ CASES = (
         _UNLABELLED,
     ),
     Case(
+        "a COCO photo with nothing but a crowd",
+        UNREAD,
+        coco(iscrowd=1),
+        (ALONE, "only crowds are on it"),
+        0,
+        annotated(a=1),
+        f"{_UNLABELLED}; with `--crowds` the crowd is imported",
+    ),
+    Case(
         "a COCO annotation of no image",
         UNREAD,
         coco(image_id=None),
@@ -269,7 +278,7 @@ CASES = (
             (
                 "a list of Label Studio's predictions",
                 [{"task": 1, "result": [], "model_version": "a"}],
-                "it is a list of Label Studio's predictions",
+                "it is a list of predictions of Label Studio",
                 "import/predictions",
             ),
             ("Labelbox's JSON", [{"ID": "a", "Labeled Data": "u", "Label": {}}], "it is Labelbox's export", "COCO"),

@@ -9,6 +9,7 @@ from pycocotools import mask as masks
 
 from labelloop.labeling.geometry import Mask, Polygon, Rectangle
 from labelloop.service.datasets import READERS, DatasetError, Problem, open_place, read_dataset
+from labelloop.service.datasets.coco import IDS_LOST
 from labelloop.service.datasets.shapes import outline, run_lengths
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
@@ -358,3 +359,21 @@ def test_text_that_is_of_none_of_the_photos_makes_no_labels(read, tmp_path, text
     with pytest.raises(DatasetError) as error:
         read(tmp_path, "yolo")
     assert "a.txt" in error.value.fix
+
+
+def test_what_voc_says_of_a_photo_is_counted(read, tmp_path):
+    makers.make_voc(tmp_path)
+    for name, source in (("a", "Flickr"), ("b", "Unknown"), ("empty", "labelloop")):
+        file = tmp_path / f"Annotations/{name}.xml"
+        if file.exists():
+            said = (
+                f"<source><database>{source}</database></source><owner><name/></owner><folder>x</folder></annotation>"
+            )
+            file.write_text(file.read_text().replace("</annotation>", said))
+    assert [note for note in read(tmp_path)[2].notes if "of photos" in note] == ["<source> of photos, not imported: 1"]
+
+
+def test_ids_of_coco_annotations_are_counted_as_not_kept(read, tmp_path):
+    for split, annotations in (("train", 7), ("val", 14)):
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(makers.coco_sheet()))
+        assert dict(read(tmp_path)[2].counts) == {IDS_LOST: annotations}

@@ -8,8 +8,8 @@ import pytest
 
 from exporters.validate import validate
 from labelloop.labeling.geometry import Polygon, Rectangle
+from labelloop.labeling.mistaken import KINDS
 from labelloop.service.datasets import DatasetError, Problem, open_place, read_dataset
-from labelloop.service.datasets.foreign import FOREIGN
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
 
@@ -259,13 +259,18 @@ def test_names_in_a_zip_stay_in_its_folder(tmp_path):
 SAMPLES = {
     "label studio": [{"tasks": []}, [{"data": {}, "annotations": []}], [{"data": {"image": "x"}, "predictions": []}]],
     "label studio predictions": [[{"task": 1, "result": [], "model_version": "a"}]],
-    "label studio annotation": [{"id": 3, "result": [], "task": {}}, [{"result": [], "completed_by": 1}]],
+    "label studio annotation": [{"id": 3, "result": [], "task": {}}],
+    "annotations alone": [[{"result": [], "completed_by": 1}]],
+    "predictions alone": [[{"result": [], "score": 0.5}]],
+    "ml backend": [{"results": [], "model_version": "a"}],
+    "label studio list": [{"task_ids": [1], "tasks": []}],
+    "cvat": [{"shapes": [], "tracks": []}],
     "label studio plain predictions": [[{"task": 1, "result": []}]],
     "label studio min": [[{"image": "x", "annotation_id": 1, "annotator": 1}]],
     "label studio data": [[{"id": 1, "data": {"image": "x"}}]],
     "labelbox": [[{"Labeled Data": "x"}], {"data_row": {}}],
     "labelme": [{"shapes": [], "imagePath": "a.jpg"}],
-    "via": [{"_via_img_metadata": {}}],
+    "via": [{"_via_img_metadata": {}}, {"a.jpg9": {"filename": "a.jpg", "regions": []}}],
     "createml": [[{"image": "a.jpg", "annotations": []}]],
     "datumaro": [{"items": [], "categories": {}}],
     "supervisely": [{"objects": [], "size": {}}],
@@ -277,7 +282,7 @@ SAMPLES = {
 
 
 def test_every_foreign_kind_has_a_sample():
-    assert set(SAMPLES) == set(FOREIGN)
+    assert set(SAMPLES) == {name for name, kind in KINDS.items() if kind.instead_of_labels}
 
 
 @pytest.mark.parametrize("name", ["file.json", "file.jsonl", "file.ndjson", "forced"])
@@ -287,14 +292,25 @@ def test_files_of_other_tools_are_named_with_what_to_do(tmp_path, kind, value, n
     file.write_text(json.dumps(value))
     with pytest.raises(DatasetError) as told:
         read(file, "coco" if name == "forced" else "auto")
-    assert FOREIGN[kind].what in told.value.message
-    assert told.value.fix == FOREIGN[kind].fix
+    assert KINDS[kind].what in told.value.message
+    assert told.value.fix == KINDS[kind].instead_of_labels
 
 
 def test_photos_beside_labels_of_another_tool_are_not_taken_for_plain(tmp_path):
     makers.make_photos(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps({"shapes": [], "imagePath": "a.jpg"}))
     with pytest.raises(DatasetError, match="LabelMe"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0" * 99, b"\x1f\x8b\x08 packed", b'{"images": [', b"<html>"])
+def test_one_damaged_coco_file_among_others_is_no_data_set(tmp_path, damaged):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(makers.coco_sheet()))
+    (tmp_path / "val/_annotations.coco.json").write_bytes(damaged)
+    makers.make_photos(tmp_path / "train")
+    with pytest.raises(DatasetError, match=r"val/_annotations\.coco\.json"):
         read(tmp_path)
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.geometry import Geometry, Polygon
+from labelloop.labeling.mistaken import HEAD_BYTES, no_labels
 from labelloop.labeling.remarks import NONE, Remarks
 from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
-from labelloop.service.datasets.errors import DatasetError, Flawed
-from labelloop.service.datasets.foreign import foreign, no_data_set
+from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
 from labelloop.service.datasets.text import json_of
+
+IDS_LOST = "ids of annotations: not kept, an export numbers them by their tasks"
 
 
 class _Sheet(msgspec.Struct):
@@ -116,6 +118,7 @@ def read_coco(data: bytes, place: str) -> DataSet:
         labels,
         joints,
         notes=(*(() if labelled else (silent,)), *notes),
+        counts={IDS_LOST: sum(map(len, of_image.values()))},
         categories={each.name: Category(number_, each.supercategory) for number_, each in reversed(categories.items())},
         skeleton=tuple(dict.fromkeys(pair for each in categories.values() for pair in each.skeleton)),
     )
@@ -134,7 +137,7 @@ def read_results(data: bytes, place: str) -> DataSet:
         rows = json_of(data, list[msgspec.Raw])
     except Flawed as flaw:
         raise no_data_set(data, place, otherwise=f"it is no list of COCO results ({flaw})") from None
-    if (other := foreign(data)) is not None:
+    if (other := no_labels(data[:HEAD_BYTES])) is not None:
         raise DatasetError(place, f"it is {other.what}", fix=other.fix)
     if rows and not any(bytes(raw).lstrip().startswith(b"{") for raw in rows):
         raise DatasetError(place, "it is a list without objects", fix="COCO results are a list of objects.")

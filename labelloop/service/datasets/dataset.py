@@ -107,6 +107,7 @@ class DataSet(msgspec.Struct, frozen=True):
         choices: The classes of photos as a whole.
         photos: Reads it, a photo at a time, from the beginning at each call; what is malformed comes as a `Problem`.
         notes: What was assumed about it, for a person.
+        counts: Notes about many things of one kind, with how many there are.
         categories: COCO's categories by the names of the classes.
         skeleton: The pairs of key points with a line between them.
     """
@@ -117,6 +118,7 @@ class DataSet(msgspec.Struct, frozen=True):
     joints: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = {}
     categories: Mapping[str, Category] = {}
     skeleton: tuple[tuple[str, str], ...] = ()
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
+from labelloop.labeling.mistaken import HEAD_BYTES, no_labels
 from labelloop.service.datasets.coco import read_results
 from labelloop.service.datasets.dataset import DataSet, LabelledPhoto, Problem
-from labelloop.service.datasets.errors import DatasetError
+from labelloop.service.datasets.errors import DatasetError, no_data_set
 from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.folders import SPLITS, read_classes, read_images
-from labelloop.service.datasets.foreign import foreign, no_data_set
 from labelloop.service.datasets.layouts import layouts, only_part, photos_of
 from labelloop.service.datasets.ndjson import read_ndjson
 from labelloop.service.datasets.sheets import json_sheets, read_sheets
@@ -165,7 +165,7 @@ def _not_foreign(files: Files) -> None:
     """Looks at one JSON file of each folder. Raises `DatasetError`: it has labels of a form that is not read."""
     firsts = {name.rpartition("/")[0]: name for name in reversed(files.names) if name.endswith((".json", ".jsonl"))}
     for name in list(firsts.values())[:_LOOKED_AT]:
-        if (found := foreign(files.read(name))) is not None:
+        if (found := no_labels(files.read(name)[:HEAD_BYTES])) is not None:
             raise DatasetError(f"{files.place}/{name}", f"it is {found.what}", fix=found.fix)
 
 
@@ -177,7 +177,7 @@ def _recognise_file(place: Place) -> str:
     if name.endswith((".ndjson", ".jsonl")):
         return "ndjson"
     start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
-    if start not in {b"[", b"{"} or foreign(data) is not None:
+    if start not in {b"[", b"{"} or no_labels(data[:HEAD_BYTES]) is not None:
         raise no_data_set(
             data, f"{place.files.place}/{name}", otherwise="it is no JSON, YAML, NDJSON or zip", fix=_READ
         )

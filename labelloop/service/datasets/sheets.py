@@ -1,5 +1,6 @@
 """The COCO files of a folder: one, or one for each split, which are one data set."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import PurePosixPath
@@ -30,9 +31,9 @@ def coco_sheets(files: Files) -> list[str]:
 
 
 def may_be_coco(data: bytes) -> bool:
-    """Whether it is a JSON object with images, or JSON that is broken and may have been one."""
-    if not data.lstrip().startswith((b"{", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        return not data.strip()
+    """Whether it is a JSON object with images, or is damaged (cut short, zeros, packed) and may have been one."""
+    if data.lstrip().startswith(b"["):
+        return False
     try:
         told = json_of(data, dict[str, msgspec.Raw])
     except Flawed:
@@ -106,6 +107,7 @@ def read_sheets(files: Files, photos: Photos, names: Sequence[str]) -> DataSet:
             *(f"{name}: {error.reason}; left out" for name, error in others.items()),
             *([f"categories with another id in a second file, the first counts: {moved}"] if moved else []),
         ),
+        counts=sum((Counter(sheet.counts) for sheet in sheets.values()), Counter()),
         categories=categories,
         skeleton=tuple(dict.fromkeys(pair for sheet in sheets.values() for pair in sheet.skeleton)),
     )

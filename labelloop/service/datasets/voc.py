@@ -33,6 +33,9 @@ _LABEL_MAP = "labelmap.txt"
 _FLAGS = ("difficult", "truncated", "occluded")
 _READ = frozenset({*_FLAGS, "name", "pose", "bndbox", "robndbox", "attributes", "type", "id", "deleted", "verified"})
 _NO_POSE = frozenset({"", "unspecified", "unknown"})
+_OF_PHOTO = frozenset({"folder", "filename", "path", "size", "segmented", "object"})
+_SAYS_NOTHING = frozenset({"", "unknown", "unspecified"})
+_OURS = "labelloop"
 _VOID = 255
 
 
@@ -57,16 +60,19 @@ def read_voc(files: Files, photos: Photos) -> DataSet:
     labels: set[str] = set()
     from_zero = False
     unread: Counter[str] = Counter()
+    of_photos: Counter[str] = Counter()
     others: set[str] = set()
     for name in names:
         try:
-            objects = parse_voc(files, name).findall("object")
+            page = parse_voc(files, name)
         except NoAnnotation as other:
             others.add(other.tag)
             continue
         except Flawed:
             others.add("")
             continue  # told when its photo is read
+        objects = page.findall("object")
+        of_photos.update({child.tag for child in page if child.tag not in _OF_PHOTO and _says(child)})
         labels.update(_text(each, "name") for each in objects)
         unread.update(child.tag for each in objects for child in each if child.tag not in _READ)
         from_zero |= any(_text(each, f"bndbox/{edge}") in {"0", "0.0"} for each in objects for edge in _EDGES[:2])
@@ -97,7 +103,15 @@ def read_voc(files: Files, photos: Photos) -> DataSet:
     told = "its pixels count from 0 (a box begins at 0)" if from_zero else "its pixels count from 1, as VOC's do"
     ordered = dict.fromkeys((*_listed(files), *sorted(labels - {""})))
     lost = (f"<{tag}> of objects, not imported: {number}" for tag, number in sorted(unread.items()))
-    return DataSet("voc", read, tuple(ordered), notes=(told, *lost))
+    of_photo = (f"<{tag}> of photos, not imported: {number}" for tag, number in sorted(of_photos.items()))
+    return DataSet("voc", read, tuple(ordered), notes=(told, *lost, *of_photo))
+
+
+def _says(element: Any) -> bool:
+    """Whether an element of a photo tells something that our own export did not write."""
+    if not isinstance(element.tag, str) or _text(element, "database") == _OURS:
+        return False
+    return any((each.text or "").strip().casefold() not in _SAYS_NOTHING for each in element.iter())
 
 
 def _splits(files: Files) -> dict[str, str]:
