@@ -58,17 +58,13 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
         match_iou: Overlap from which a part has a match of its own.
 
     Returns:
-        Groups, each part in one at most; none where too many regions lie in each other for groups to be told.
+        Groups, each part in one at most.
+
+    Raises:
+        TooLargeToJudge: Too many regions lie in each other for groups to be told.
     """
     if len(parts) < 2 or not wholes:
         return ()
-    try:
-        return _groups(parts, wholes, match_iou)
-    except TooLargeToJudge:
-        return ()
-
-
-def _groups(parts: Sequence[Region], wholes: Sequence[Region], match_iou: float) -> tuple[Group, ...]:
     inside = _inside(parts, wholes)
     within = inside.where(inside.values >= INSIDE)
     held = np.bincount(within.columns, minlength=len(wholes))

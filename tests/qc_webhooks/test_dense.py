@@ -10,9 +10,11 @@ from labelloop.labeling import clusters, overlap
 from labelloop.labeling.geometry import Mask, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import read_task
-from qc_webhooks.agreement import Answers, read_answers
+from qc_webhooks import rules
+from qc_webhooks.agreement import Answers, Tolerance, groups, read_answers
 from qc_webhooks.agreement.answers import Span
-from qc_webhooks.agreement.conflicts import Conflict
+from qc_webhooks.agreement.compare import find_conflicts
+from qc_webhooks.agreement.conflicts import Conflict, region_conflicts
 from qc_webhooks.agreement.groups import _inside as inside
 from qc_webhooks.agreement.groups import find_groups
 from qc_webhooks.drawing import MOST_OUTLINES, draw
@@ -20,8 +22,9 @@ from qc_webhooks.fact_store import FactStore
 from qc_webhooks.note import describe
 from qc_webhooks.policy import Policy
 from qc_webhooks.report import Export, write_consensus, write_report
+from qc_webhooks.review import BLOCKED, judge_task
 from qc_webhooks.rules import RULES as CHECKS
-from qc_webhooks.rules import Rule, work_of
+from qc_webhooks.rules import Rule, violations, work_of
 from qc_webhooks.verdict import judge
 from tests.qc_webhooks.conftest import PROJECT, annotation_json
 
@@ -133,6 +136,52 @@ def test_rules_look_at_thousands_of_boxes_in_seconds(rule, found):
     start = time.process_time()
     assert len(list(CHECKS[rule.rule].find(work_of(drawn(1, 3000)), rule))) == found
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize("rule", ["max_overlap_same_label", "must_not_meet", "must_meet"])
+def test_a_rule_too_large_to_check_is_said_and_blocks(monkeypatch, task, box, rule):
+    for module in (overlap, rules):
+        monkeypatch.setattr(module, "MOST_PAIRS", 3)
+    labels = () if rule == "max_overlap_same_label" else ("Car",)
+    held = Rule(rule, "block", None if rule == "must_meet" else 0.5, labels, ("Person",) if labels else ())
+    crowded = task([box(0), box(1), box(2), box(0, "Person"), box(1, "Person")])
+    judged = judge_task(crowded, read_answers(crowded), Policy(rules=(held,)))
+    (found,) = judged.broken
+    assert not found.checked
+    assert f"the rule {rule} is not checked: too large to judge: more than 3 pairs" in found.text
+    assert judged.reasons == (BLOCKED,)
+
+
+@pytest.mark.parametrize("rule", [Rule("required_answer", control="quality"), Rule("min_regions", value=1)])
+def test_nothing_is_missed_in_a_task_too_large(large, task, rule):
+    for found in violations(read_answers(task(*large)), (rule,)):
+        assert not found.checked
+        assert "6 regions, at most 5" in found.text
+
+
+def test_nothing_is_missed_in_what_cannot_be_read(task, box):
+    broken = box(0) | {"value": {"x": "left"}}
+    (found,) = violations(read_answers(task([broken])), (Rule("min_regions", value=1),))
+    assert found.text == "the rule min_regions is not checked: an annotation cannot be read whole"
+
+
+def test_groups_that_cannot_be_told_are_said(monkeypatch):
+    monkeypatch.setattr(groups, "_MOST_CORNERS", 10)
+    parts = [turned(0, "1"), turned(1, "2")]
+    found = region_conflicts("label", parts, parts[:1], tolerance=Tolerance(), agreement=0.5)
+    assert "label: merged and split regions are not named: its outlines" in describe(found[-1])
+
+
+def test_conflicts_that_cannot_be_told_are_said(monkeypatch):
+    a, b = drawn(1, 4), drawn(2, 4, moved=8)  # they meet a neighbour by a little
+    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
+    (found,) = find_conflicts(a, b, tolerance=Tolerance(near_iou=0.001), agreement=0.5)
+    assert describe(found).startswith("label: its conflicts are not named: more than 3 pairs")
+
+
+def turned(x, id_):
+    shape = Rectangle(float(x), 0.0, 9.0, 9.0, 5.0)
+    return Region(shape, ("Car",), id_, "label", "image", "rectanglelabels", None, 0, 1000, 1000)
 
 
 def test_a_sentence_about_many_labels_stays_short():
