@@ -30,8 +30,8 @@ _FILL = {  # why most tasks are not in -> what would bring them in
     SKIPPED: "Annotate the skipped tasks in Label Studio, then export again.",
     NONE_CHOSEN: "--annotation says whose annotation counts: latest takes any.",
     UNSETTLED["disputed"]: "Resolve the disputes, or take these tasks with --disputed in (or apart).",
-    UNSETTLED["not_judged"]: "Review these tasks (qc_note says why they are not judged), or take them with --disputed in"
-    " (or apart).",
+    UNSETTLED["not_judged"]: "Review these tasks (qc_note says why they are not judged), or take them with"
+    " --disputed in (or apart).",
 }
 
 

@@ -269,7 +269,7 @@ _UNSETTLED = {
 
 
 def _unsettled(task: Task) -> str:
-    """Why its annotators are not known to agree: quality control says so in the task's data, and takes it back there."""
+    """Why its annotators are not known to agree, as quality control says in the task's data; it takes it back there."""
     status = task.data.get("qc_status")
     return _UNSETTLED.get(status, "") if isinstance(status, str) else ""
 
