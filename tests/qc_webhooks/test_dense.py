@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from labelloop.labeling import clusters, overlap
+from labelloop.labeling.consensus import consensus
 from labelloop.labeling.geometry import Mask, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import read_task
@@ -17,12 +18,13 @@ from qc_webhooks.agreement.compare import find_conflicts
 from qc_webhooks.agreement.conflicts import Conflict, region_conflicts
 from qc_webhooks.agreement.groups import _inside as inside
 from qc_webhooks.agreement.groups import find_groups
+from qc_webhooks.card import conflicts_of, stance_of
 from qc_webhooks.drawing import MOST_OUTLINES, draw
 from qc_webhooks.fact_store import FactStore
 from qc_webhooks.note import describe
 from qc_webhooks.policy import Policy
 from qc_webhooks.report import Export, write_consensus, write_report
-from qc_webhooks.review import BLOCKED, judge_task
+from qc_webhooks.review import BLOCKED, judge_task, review_reasons
 from qc_webhooks.rules import RULES as CHECKS
 from qc_webhooks.rules import Rule, violations, work_of
 from qc_webhooks.verdict import judge
@@ -177,6 +179,31 @@ def test_conflicts_that_cannot_be_told_are_said(monkeypatch):
     monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
     (found,) = find_conflicts(a, b, tolerance=Tolerance(near_iou=0.001), agreement=0.5)
     assert describe(found).startswith("label: its conflicts are not named: more than 3 pairs")
+
+
+def test_a_crowd_of_spans_is_not_named(monkeypatch):
+    def said(who):
+        held = [Span(float(at), 50.0, ("Name",), f"{at}", "text") for at in range(4)]
+        return Answers(who, who, "", controls={("names", "spans"): held})
+
+    people = [said(who) for who in (1, 2, 3)]
+    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
+    assert judge(people, Policy()).outcome == "not_judged"
+    (found,) = conflicts_of(people, consensus([stance_of(each) for each in people]), Tolerance())
+    assert "its conflicts are not named: more than 3 pairs" in describe(found.conflict)
+
+
+def test_a_crowded_pre_label_cannot_be_compared(monkeypatch, box):
+    annotations = [annotation_json(who, who, [box(0), box(40)]) for who in (1, 2)]
+    model = {"id": 1, "result": [box(0) for _ in range(4)]}
+    crowded = read_task({"id": 1, "data": {}, "annotations": annotations, "predictions": [model]})
+    answers = read_answers(crowded)
+    verdict = judge(answers, Policy())
+    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
+    policy = Policy(least_model_agreement=0.5)
+    assert review_reasons(crowded, answers, verdict, policy) == (
+        "The model's pre-label cannot be compared with the annotators.",
+    )
 
 
 def turned(x, id_):
