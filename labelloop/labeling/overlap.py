@@ -118,6 +118,11 @@ def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0
     return gather(measured())
 
 
+def areas_of(shapes: Sequence[Geometry]) -> Floats:
+    """The areas of shapes, as ``overlaps`` takes them."""
+    return _outlines(tuple(shapes)).areas
+
+
 def box_iou(a: NDArray[Any], b: NDArray[Any]) -> Matrix:
     """Intersection over union of upright boxes given by their corners: of few, see ``box_pairs``.
 

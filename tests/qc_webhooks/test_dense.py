@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labelloop.labeling import clusters, overlap
 from labelloop.labeling.consensus import consensus
-from labelloop.labeling.geometry import Mask, Rectangle
+from labelloop.labeling.geometry import Ellipse, Mask, Polygon, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.task import read_task
 from qc_webhooks import rules
@@ -16,8 +18,10 @@ from qc_webhooks.agreement import Answers, Tolerance, groups, read_answers
 from qc_webhooks.agreement.answers import Span
 from qc_webhooks.agreement.compare import find_conflicts
 from qc_webhooks.agreement.conflicts import Conflict, region_conflicts
+from qc_webhooks.agreement.groups import INSIDE, find_groups
 from qc_webhooks.agreement.groups import _inside as inside
-from qc_webhooks.agreement.groups import find_groups
+from qc_webhooks.agreement.groups import _may_hold_two as may_hold_two
+from qc_webhooks.agreement.groups import _near as near
 from qc_webhooks.card import conflicts_of, stance_of
 from qc_webhooks.drawing import MOST_OUTLINES, draw
 from qc_webhooks.fact_store import FactStore
@@ -230,11 +234,41 @@ def test_a_drawing_of_thousands_of_regions_is_cut_and_says_so():
 def test_shares_of_masks_are_those_of_their_outlines():
     rng = np.random.default_rng(2)
     parts, wholes = ([region_of(Mask.of(rng.random((12, 16)) < share)) for _ in range(4)] for share in (0.2, 0.9))
-    found = inside(parts, wholes)
+    found = inside(parts, wholes, near(parts, wholes))
     for row, column, value in zip(*found, strict=True):
         part, whole = (each.geometry.polygon() for each in (parts[row], wholes[column]))
         assert value == pytest.approx(part.intersection(whole).area / part.area)
     assert len(found.rows) == 16
+
+
+shapes = st.one_of(
+    st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 12)] * 2, st.sampled_from([0.0, 30.0])).map(
+        lambda s: Rectangle(*map(float, s))
+    ),
+    st.lists(st.tuples(*[st.integers(0, 20).map(float)] * 2), min_size=3, max_size=5).map(
+        lambda points: Polygon(tuple(points))
+    ),
+    st.tuples(*[st.integers(2, 20).map(float)] * 2, *[st.integers(1, 8).map(float)] * 2).map(lambda s: Ellipse(*s)),
+)
+
+
+@given(st.lists(shapes, min_size=2, max_size=6), st.lists(shapes, min_size=1, max_size=3))
+def test_no_group_is_passed_over_for_its_bounds(several, few):
+    parts, wholes = [region_of(each) for each in several], [region_of(each) for each in few]
+    pairs = near(parts, wholes)
+    found = inside(parts, wholes, pairs)
+    held = np.bincount(found.columns[found.values >= INSIDE], minlength=len(wholes))
+    assert may_hold_two(parts, wholes, near(parts, wholes)) or not (held >= 2).any()
+
+
+def test_outlines_that_hold_no_two_others_are_not_cut(monkeypatch):
+    monkeypatch.setattr(groups, "_shares", None)  # it would be called
+    parts, wholes = ([region_of(triangle(10.0 * at + shift)) for at in range(9)] for shift in (0, 1))
+    assert find_groups(parts, wholes, match_iou=0.5) == ()
+
+
+def triangle(x):
+    return Polygon(((x, 0.0), (x + 12.0, 0.0), (x, 12.0)))
 
 
 def region_of(shape):
