@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from exporters.accounting import Ledger, Loss
-from exporters.choose import DISPUTED_OUT, NOT_CHOSEN, TOGETHER, ByUser, Choice, choose, is_disputed
+from exporters.choose import NOT_CHOSEN, TOGETHER, ByUser, Choice, choose, unsettled
 from exporters.classes import ClassMap
 from exporters.dataset import IMAGE_SLOT, NOMINAL, Image, Item, Object, image_id
 from exporters.images import Sizes, TaskImage, find_image, task_images
@@ -34,8 +34,8 @@ UNSIZED = "images of unknown size, in the formats that need none"
 NOT_KNOWN = "its image's size is not known"
 NO_SPLIT = "images whose task does not say its split, split by shares"
 NO_GROUP = "images without a value of the group key, split by their own address"
-DISPUTED_IN = "disputed tasks that are in all the same"
-DISPUTED_APART = "disputed tasks in the split of their own"
+UNSETTLED_IN = "{} tasks that are in all the same"
+UNSETTLED_APART = "{} tasks in the split of disputed ones"
 
 
 _UNKNOWN = (NOMINAL, NOMINAL)
@@ -148,9 +148,9 @@ class Assembler:
         self._ids.add(number)
         self._made.key = number
         self._made.stays = task.id == number
-        disputed = is_disputed(task)
-        if disputed and self._rules.disputed == "out":
-            self._drop_task(DISPUTED_OUT, self._unsized(task))
+        held_for = unsettled(task)
+        if held_for and self._rules.disputed == "out":
+            self._drop_task(held_for, self._unsized(task))
             return
         choice = choose(task, self._rules.policy)
         for annotation, reason in choice.refused:
@@ -161,7 +161,7 @@ class Assembler:
             self._made.losses.task(choice.reason)
             return
         yield from self._chosen(
-            task, number, choice, split=APART if disputed and self._rules.disputed == "apart" else ""
+            task, number, choice, split=APART if held_for and self._rules.disputed == "apart" else ""
         )
 
     def _chosen(self, task: Task, number: int, choice: Choice, *, split: str) -> Iterator[Item]:
@@ -182,8 +182,8 @@ class Assembler:
         self._ledger.kept["task"] += 1
         self._ledger.kept["annotation"] += len(chosen)
         self._ledger.chosen_by[choice.rule] += 1
-        if is_disputed(task):
-            self._ledger.notes[DISPUTED_APART if split else DISPUTED_IN] += 1
+        if held_for := unsettled(task):
+            self._ledger.notes[(UNSETTLED_APART if split else UNSETTLED_IN).format(held_for)] += 1
         objects: dict[int, list[Object]] = {slot: [] for slot in placed}
         sources = {image.slot: image.url for image in images}
         numbers = iter(range(1, 2**62))

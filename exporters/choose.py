@@ -11,8 +11,9 @@ from labelloop.labeling.task import Annotation, Task
 TOGETHER = "consensus"
 """The rule under which the chosen annotations become one: see ``exporters.together``."""
 DISPUTED = ("in", "out", "apart")
-"""What becomes of the tasks that quality control holds for disputed: ``apart`` is a split of their own."""
-DISPUTED_OUT = "disputed"
+"""What becomes of the tasks that quality control did not settle: ``apart`` is a split of their own."""
+UNSETTLED = {"disputed": "disputed", "not_judged": "not judged"}
+"""What quality control says in a task's data -> what such a task is called in the bill."""
 SKIPPED = "skipped by the annotator"
 NOT_CHOSEN = "not chosen by the policy"
 NOT_ANNOTATED = "not annotated"
@@ -94,9 +95,13 @@ def policy(name: str) -> Policy:
     raise BadOption("--annotation", name, ", ".join([*POLICIES, "user:ID"]))
 
 
-def is_disputed(task: Task) -> bool:
-    """Whether quality control holds the task for disputed: it says so in the task's data, and takes it back there."""
-    return task.data.get("qc_status") == "disputed"
+def unsettled(task: Task) -> str:
+    """What quality control holds the task for, where its annotators are not known to agree; empty where they are.
+
+    It says so in the task's data, and takes it back there.
+    """
+    status = task.data.get("qc_status")
+    return UNSETTLED.get(status, "") if isinstance(status, str) else ""
 
 
 def choose(task: Task, policy: Policy) -> Choice:

@@ -77,8 +77,8 @@ def export(
             `labelloop import` sets; where it does not, the shares decide.
         group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
             `folder` takes the folder of the image's address.
-        disputed: tasks that quality control holds for disputed: out of the data set, in it, or apart, in a split
-            named `disputed`.
+        disputed: tasks that quality control holds for disputed or could not judge: out of the data set, in it, or
+            apart, in a split named `disputed`.
         rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
         category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of
             the COCO file that `labelloop import` read.

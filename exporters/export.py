@@ -78,8 +78,8 @@ def export(
         split: shares of train, val and test.
         split_key: a key of the tasks' data that says train, val or test; where it does not, the shares decide.
         group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
-        disputed: what becomes of the tasks that quality control holds for disputed: ``in``, ``out``, or ``apart``, in
-            a split of their own.
+        disputed: what becomes of the tasks that quality control holds for disputed or could not judge: ``in``,
+            ``out``, or ``apart``, in a split of their own.
         rename: labels that count as another class, each as ``OLD=NEW``.
         category_ids: what numbers COCO's categories have: a name in ``CATEGORY_IDS``.
         max_errors: the largest share of failed regions at which the version is still published.

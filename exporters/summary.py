@@ -6,7 +6,7 @@ from itertools import islice
 import msgspec
 
 from exporters.accounting import Loss, Report
-from exporters.choose import DISPUTED_OUT, NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED
+from exporters.choose import NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED, UNSETTLED
 from exporters.formats.format import UNSIZED
 from exporters.losses import MALFORMED
 from exporters.manifest import DROPPED
@@ -21,7 +21,7 @@ EXAMPLES = 3
 """Failures that are shown of each reason."""
 _LOOKED_AT = 20_000
 _BY_THE_RULES = frozenset(
-    {DISPUTED_OUT, SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, PREDICTED, NONE_CHOSEN, JOINED, OUTVOTED, NOT_WHOLE}
+    {*UNSETTLED.values(), SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, PREDICTED, NONE_CHOSEN, JOINED, OUTVOTED, NOT_WHOLE}
 )
 _FILL = {  # why most tasks are not in -> what would bring them in
     PREDICTED: "No option exports predictions. In Label Studio's Data Manager select the tasks and choose Create"
@@ -29,7 +29,9 @@ _FILL = {  # why most tasks are not in -> what would bring them in
     NOT_ANNOTATED: "Annotate and submit tasks in Label Studio, then export again.",
     SKIPPED: "Annotate the skipped tasks in Label Studio, then export again.",
     NONE_CHOSEN: "--annotation says whose annotation counts: latest takes any.",
-    DISPUTED_OUT: "Resolve the disputes, or take these tasks with --disputed in (or apart).",
+    UNSETTLED["disputed"]: "Resolve the disputes, or take these tasks with --disputed in (or apart).",
+    UNSETTLED["not_judged"]: "Review these tasks (qc_note says why they are not judged), or take them with"
+    " --disputed in (or apart).",
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from exporters.choose import TOGETHER, is_disputed
+from exporters.choose import TOGETHER, unsettled
 from exporters.classes import ClassMap
 from exporters.columns import OTHER, Fits, Said, Shapes, draw, fit, fit_others
 from exporters.dataset import IMAGE_SLOT, OBJECTS_A_TASK
@@ -108,7 +108,7 @@ class Usual:
             task = self._decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if len(task.annotations) != 1 or is_disputed(task):
+        if len(task.annotations) != 1 or unsettled(task):
             return None
         (annotation,) = task.annotations
         if annotation.was_cancelled or not 0 < len(annotation.result) < OBJECTS_A_TASK:

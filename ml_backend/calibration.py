@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from labelloop.labeling.overlap import box_iou
+from labelloop.labeling.overlap import box_blocks
 from ml_backend.consent import Line, as_chances, log_odds, marks
 from ml_backend.detections import Detections, Floats, Ints
 from ml_backend.head import Head
@@ -111,14 +111,15 @@ def are_right(found: Detections, truth: Truth, *, names: Sequence[str]) -> npt.N
     right = np.zeros(len(found), bool)
     if not len(truth.boxes):
         return right
-    overlap = box_iou(found.boxes, truth.boxes)
-    same = np.array([[names[index] == label for label in truth.labels] for index in found.classes.tolist()], bool)
-    overlap = np.where(same.reshape(overlap.shape), overlap, 0)
-    for index in np.argsort(-found.scores, kind="stable").tolist():
-        place = int(overlap[index].argmax())
-        if overlap[index, place] >= TRUE_IOU:
-            right[index] = True
-            overlap[:, place] = 0
+    order = np.argsort(-found.scores, kind="stable")
+    labels, free = np.array(truth.labels, object), np.ones(len(truth.boxes), bool)
+    for some, part in box_blocks(truth.boxes, found.boxes[order]):
+        for index, overlap in zip(order[some].tolist(), part.T, strict=True):
+            mine = np.where(free & (labels == names[found.classes[index]]), overlap, 0)
+            place = int(mine.argmax())
+            if mine[place] >= TRUE_IOU:
+                right[index] = True
+                free[place] = False
     return right
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from labelloop.labeling.overlap import box_iou
+from labelloop.labeling.overlap import box_blocks
 from ml_backend.detections import Detections, Floats
 from ml_backend.examples import Example
 from ml_backend.head import Head
@@ -85,7 +85,9 @@ def second_opinion(example: Example, head: Head) -> list[Remark]:
     found = head.shown(example.sight, boxes, scores, floor=FLOOR)
     overlap: Floats = np.zeros((len(found), 0), np.float32)
     if len(example.drawn):
-        overlap = box_iou(found.boxes, example.drawn).astype(np.float32)
+        overlap = np.concatenate(
+            [part.astype(np.float32) for _, part in box_blocks(found.boxes, example.drawn)], axis=1
+        )
     loose = dict(_loose(found, overlap, example, head))
     remarks = [*_missing(found, overlap, example, head, spoken=loose), *loose.values()]
     support = _support(example, boxes, scores)
@@ -125,9 +127,10 @@ def _support(example: Example, boxes: Floats, scores: Floats) -> Floats:
     likely = np.flatnonzero(scores.max(axis=1) >= FAINT)
     if not len(likely) or not len(example.drawn):
         return support
-    covers = box_iou(boxes[likely], example.boxes) >= SAME_IOU
-    for index in range(len(support)):
-        support[index] = scores[likely][covers[:, index]].max(axis=0, initial=0)
+    told = scores[likely]
+    for columns, part in box_blocks(boxes[likely], example.boxes):
+        for place, covers in enumerate((part >= SAME_IOU).T, start=columns.start):
+            support[place] = told[covers].max(axis=0, initial=0)
     return support
 
 

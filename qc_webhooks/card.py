@@ -6,10 +6,12 @@ from types import MappingProxyType
 from typing import Any
 
 from labelloop.labeling.consensus import Consensus, Stance
+from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement import METRICS, Answers, Conflict, Tolerance, whole_answers
 from qc_webhooks.agreement.compare import find_conflicts
+from qc_webhooks.agreement.conflicts import not_named
 from qc_webhooks.note import describe
 
 # A matched pair of regions that overlap less than this is named, whether or not the policy lets the pair agree.
@@ -75,7 +77,10 @@ def conflicts_of(answers: Sequence[Answers], consensus: Consensus, tolerance: To
     if truth is None and len(ordered) == 2:
         pair = (ordered[0].annotator, ordered[1].annotator)
         return tuple(Named(each, pair) for each in _find(ordered[0], ordered[1], tolerance))
-    held_against = truth or _as_answers(consensus, ordered, tolerance)
+    try:
+        held_against = truth or _as_answers(consensus, ordered, tolerance)
+    except TooLargeToJudge as error:
+        return (Named(not_named("Task", error), tuple(each.annotator for each in ordered)),)
     return tuple(
         Named(each, (other.annotator,))
         for other in ordered

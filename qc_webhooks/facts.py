@@ -1,6 +1,7 @@
 """Facts of a task: what its verdict, statistics, the dashboard and a what-if need of it, without Label Studio."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from labelloop.labeling.clusters import Cluster, cluster_regions
 from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.consensus import Evidence, Stance
 from labelloop.labeling.crowd import Votes, choice_votes, control_of, drawn_boxes, questions
+from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry import Geometry
 from labelloop.labeling.hands import Drawn, Edges
 from labelloop.labeling.region import Region
@@ -328,11 +330,13 @@ def _repeats(
         return ()
     now = {each.annotator: each for each in whole_answers(answers) if not each.ground_truth}
     before = read_answers(msgspec.structs.replace(task, annotations=older), config=config)
-    return tuple(
-        Repeat(each.annotator, round(compare(each, now[each.annotator], tolerance=tolerance).overall, 6))
-        for each in whole_answers(before)
-        if each.annotator in now
-    )
+    found = []
+    for each in whole_answers(before):
+        if each.annotator in now:
+            with suppress(TooLargeToJudge):  # nothing is known of it
+                alike = compare(each, now[each.annotator], tolerance=tolerance).overall
+                found.append(Repeat(each.annotator, round(alike, 6)))
+    return tuple(found)
 
 
 def _prelabels(task: Task) -> frozenset[tuple[Any, ...]]:

@@ -116,6 +116,10 @@ def _answer(conflict: Conflict) -> str:
     return f"{conflict.control}: one {one}, another {other}."
 
 
+def _not_named(conflict: Conflict) -> str:
+    return f"{conflict.control}: {conflict.where}."
+
+
 def _cut(said: tuple[str, ...]) -> str:
     text = " ".join(" ".join(said).split())
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}\u2026"
@@ -142,4 +146,5 @@ _LINES: Mapping[str, Callable[[Conflict], str]] = {
     "empty": _empty,
     "choice": _choice,
     "answer": _answer,
+    "not_named": _not_named,
 }

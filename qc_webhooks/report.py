@@ -269,6 +269,7 @@ def _violation_json(found: Violation) -> dict[str, Any]:
         "annotator": found.annotator,
         "regions": list(found.regions),
         "text": found.text,
+        "checked": found.checked,
     }
 
 

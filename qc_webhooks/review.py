@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.task import Prediction, Task
 from qc_webhooks.agreement import Answers, compare, read_prediction, whole_answers
 from qc_webhooks.agreement.compare import control_name
@@ -122,10 +123,13 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         reasons.append(f"The model was unsure: score {model.score:.2f}, less than {policy.least_model_score:g}.")
     if policy.least_model_agreement and answers:
         said = read_prediction(model, task, config=config)
-        pairs = [
-            policy.weighed(compare(said, each, tolerance=policy.tolerance, weights=policy.weights))
-            for each in whole_answers(answers)
-        ]
+        try:
+            pairs = [
+                policy.weighed(compare(said, each, tolerance=policy.tolerance, weights=policy.weights))
+                for each in whole_answers(answers)
+            ]
+        except TooLargeToJudge:
+            pairs = []
         scores = [pair.overall for pair in pairs if not pair.unjudged]
         mean = sum(scores) / len(scores) if scores else 1.0
         if not scores:

@@ -9,7 +9,7 @@ import shapely
 
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry import Polygon
-from labelloop.labeling.overlap import meeting, overlaps
+from labelloop.labeling.overlap import MOST_PAIRS, meeting, overlaps
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement import Answers
 from qc_webhooks.agreement.conflicts import shape_word
@@ -49,15 +49,17 @@ class Violation:
         text: In a sentence, without the annotator's name.
         annotator: Whose annotation it is.
         regions: Ids of the regions concerned.
+        checked: False: nothing is known to be broken, for the annotation could not be checked; the text says why.
     """
 
     rule: Rule
     text: str
     annotator: int
     regions: tuple[str, ...] = ()
+    checked: bool = True
 
 
-# Of an annotation: its regions, its answers, and its lead time in seconds (None: not known).
+# What is broken, in a sentence, and the ids of the regions concerned.
 Found = Iterator[tuple[str, tuple[str, ...]]]
 
 
@@ -69,11 +71,15 @@ class Work:
         regions: Everything that was drawn.
         answered: Controls that were answered about the whole task.
         seconds: How long it took; None: not known.
+        unread: Controls of which an answer cannot be read; "" where it is not known which.
+        too_large: Why neither regions nor answers are here, in a sentence; empty: they are.
     """
 
     regions: tuple[Region, ...] = ()
     answered: frozenset[str] = frozenset()
     seconds: float | None = None
+    unread: frozenset[str] = frozenset()
+    too_large: str = ""
 
 
 def min_box_px(work: Work, rule: Rule) -> Found:
@@ -113,7 +119,7 @@ def must_meet(work: Work, rule: Rule) -> Found:
     """Every region of ``labels`` touches one of ``others``."""
     wanted = [region for region in work.regions if set(region.labels) & set(rule.others)]
     those = chosen(work, rule.labels)
-    touch = {place for place, other in _near(those, wanted) if _touch(those[place], wanted[other])}
+    touch = _touching(those, wanted)
     for place, region in enumerate(those):
         if place not in touch:
             yield f"{_what(region)} meets no {_either(rule.others)}", (region.id,)
@@ -161,23 +167,25 @@ class Check:
         find: What breaks it.
         needs: The keys of ``Rule`` that it cannot do without.
         takes: The keys that it knows besides.
+        misses: Whether it finds what is not there: of an annotation that cannot be read whole, nobody knows.
     """
 
     find: Callable[[Work, Rule], Found]
     needs: tuple[str, ...]
     takes: tuple[str, ...] = ("labels",)
+    misses: bool = False
 
 
 RULES: Mapping[str, Check] = {
     "min_box_px": Check(min_box_px, ("value",)),
     "max_overlap_same_label": Check(max_overlap_same_label, ("value",)),
-    "required_attribute": Check(required_attribute, ("control",)),
-    "required_answer": Check(required_answer, ("control",), ()),
-    "must_meet": Check(must_meet, ("labels", "others"), ()),
+    "required_attribute": Check(required_attribute, ("control",), misses=True),
+    "required_answer": Check(required_answer, ("control",), (), misses=True),
+    "must_meet": Check(must_meet, ("labels", "others"), (), misses=True),
     "must_not_meet": Check(must_not_meet, ("labels", "others"), ("value",)),
     "too_fast": Check(too_fast, ("value",), ()),
     "max_regions": Check(max_regions, ("value",)),
-    "min_regions": Check(min_regions, ("value",)),
+    "min_regions": Check(min_regions, ("value",), misses=True),
 }
 
 
@@ -185,12 +193,27 @@ def violations(answers: Sequence[Answers], rules: Sequence[Rule]) -> tuple[Viola
     """What breaks the rules, in the order of the rules and of the annotations; of a ground truth only its own."""
     truth = [each for each in answers if each.ground_truth]
     works = [(each.annotator, work_of(each)) for each in truth or sorted(answers, key=lambda each: each.annotation)]
-    return tuple(
-        Violation(rule, text, annotator, regions)
-        for rule in rules
-        for annotator, work in works
-        for text, regions in RULES[rule.rule].find(work, rule)
-    )
+    return tuple(found for rule in rules for annotator, work in works for found in _broken(annotator, work, rule))
+
+
+def _broken(annotator: int, work: Work, rule: Rule) -> list[Violation]:
+    """What breaks a rule in one annotation; one entry that says so where that cannot be known."""
+    check = RULES[rule.rule]
+    if work.too_large and rule.rule != "too_fast":
+        return [_unchecked(rule, annotator, work.too_large)]
+    try:
+        found = [Violation(rule, text, annotator, regions) for text, regions in check.find(work, rule)]
+    except TooLargeToJudge as error:
+        return [_unchecked(rule, annotator, str(error))]
+    asked = {rule.control, ""} if rule.rule == "required_answer" else work.unread
+    if found and check.misses and work.unread & asked:
+        return [_unchecked(rule, annotator, "an annotation cannot be read whole")]
+    return found
+
+
+def _unchecked(rule: Rule, annotator: int, reason: str) -> Violation:
+    reason = f"{reason[0].lower()}{reason[1:]}".rstrip(".")
+    return Violation(rule, f"the rule {rule.rule} is not checked: {reason}", annotator, checked=False)
 
 
 def describe_violations(found: Iterable[Violation], *, most: int = 2) -> list[str]:
@@ -206,7 +229,8 @@ def work_of(answers: Answers) -> Work:
     answered = frozenset(
         name for (name, _), held in answers.controls.items() if held and not isinstance(held[0], Region)
     )
-    return Work(tuple(regions), answered | frozenset(answers.uncompared), answers.seconds)
+    answered |= frozenset(answers.uncompared)
+    return Work(tuple(regions), answered, answers.seconds, answers.unread_controls, answers.too_large)
 
 
 def chosen(work: Work, labels: Sequence[str]) -> list[Region]:
@@ -224,28 +248,38 @@ def _pairs(regions: Sequence[Region]) -> Iterator[tuple[Region, Region, float]]:
 
 
 def _overlaps(a: Sequence[Region], b: Sequence[Region]) -> Iterator[tuple[int, int, float]]:
-    """Which of ``a`` overlap which of ``b``, in order; none where too many do to be looked at."""
-    try:
-        found = overlaps([each.geometry for each in a], [each.geometry for each in b])
-    except TooLargeToJudge:
-        return
+    """Which of ``a`` overlap which of ``b``, in order.
+
+    Raises:
+        TooLargeToJudge: Too many do to be looked at.
+    """
+    found = overlaps([each.geometry for each in a], [each.geometry for each in b])
     yield from zip(found.rows.tolist(), found.columns.tolist(), found.values.tolist(), strict=True)
 
 
-def _near(a: Sequence[Region], b: Sequence[Region]) -> Iterator[tuple[int, int]]:
-    """Which of ``a`` may touch which of ``b``: their bounds meet."""
+def _touching(a: Sequence[Region], b: Sequence[Region]) -> set[int]:
+    """Places of those of ``a`` that touch one of ``b`` on the same image.
+
+    Raises:
+        TooLargeToJudge: Too many may do so.
+    """
     if not a or not b:
-        return
-    bounds = (np.array([_outline(each).bounds for each in regions]) for regions in (a, b))
-    for rows, columns in meeting(*map(np.nan_to_num, bounds)):
-        yield from zip(rows.tolist(), columns.tolist(), strict=True)
-
-
-def _touch(one: Region, other: Region) -> bool:
-    if one is other or not _same_image(one, other):
-        return False
-    shapes: list[Any] = [_outline(one), _outline(other)]
-    return bool(shapes[0].intersects(shapes[1]))
+        return set()
+    shapes = [np.array([_outline(each) for each in regions], dtype=object) for regions in (a, b)]
+    numbers: dict[tuple[str, int], int] = {}
+    places = [np.array([numbers.setdefault(_place(each), len(numbers)) for each in regions]) for regions in (a, b)]
+    own = {id(each): place for place, each in enumerate(b)}
+    selves = np.array([own.get(id(each), -1) for each in a])
+    touch = np.zeros(len(a), dtype=bool)
+    looked_at = 0
+    for rows, columns in meeting(*(np.nan_to_num(shapely.bounds(each)) for each in shapes)):
+        may = (places[0][rows] == places[1][columns]) & (selves[rows] != columns)
+        rows, columns = rows[may], columns[may]  # noqa: PLW2901 - those that count
+        looked_at += len(rows)
+        if looked_at > MOST_PAIRS:
+            raise TooLargeToJudge(f"more than {MOST_PAIRS:,} pairs of its regions may touch")
+        touch[rows[shapely.intersects(shapes[0][rows], shapes[1][columns])]] = True
+    return set(np.flatnonzero(touch).tolist())
 
 
 def _outline(region: Region) -> Any:
@@ -257,7 +291,11 @@ def _outline(region: Region) -> Any:
 
 
 def _same_image(one: Region, other: Region) -> bool:
-    return (one.to_name, one.item_index) == (other.to_name, other.item_index)
+    return _place(one) == _place(other)
+
+
+def _place(region: Region) -> tuple[str, int]:
+    return region.to_name, region.item_index
 
 
 def _what(region: Region) -> str:

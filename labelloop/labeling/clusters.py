@@ -1,6 +1,7 @@
 """Which regions of several annotators are one object: clusters with at most one region of each annotator."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry import KeyPoint
 from labelloop.labeling.keypoints import alike_points, object_size
-from labelloop.labeling.overlap import Pairs, Places, gather, overlaps
+from labelloop.labeling.overlap import Pairs, Places, gather, joined, overlaps
 from labelloop.labeling.region import Region
 
 MOST_REGIONS = 60_000
@@ -99,13 +100,15 @@ def check_size(stances: Sequence[Sequence[Region]]) -> None:
     check_count(count)
     if count <= _FEW:
         return
-    for group in _groups([region for regions in stances for region in regions]):
-        regions = [region for _, region in group]
-        if all(isinstance(region.geometry, KeyPoint) for region in regions):
-            alike_points(regions, regions, least=LEAST_LIKENESS)
-        else:
-            shapes = [region.geometry for region in regions]
-            overlaps(shapes, shapes, least=_LEAST_NEAR, once=True)
+    groups = _groups([region for regions in stances for region in regions])
+    gather(_near([region for _, region in group]) for group in groups)
+
+
+def _near(regions: Sequence[Region]) -> Pairs:
+    if all(isinstance(region.geometry, KeyPoint) for region in regions):
+        return alike_points(regions, regions, least=LEAST_LIKENESS)
+    shapes = [region.geometry for region in regions]
+    return overlaps(shapes, shapes, least=_LEAST_NEAR, once=True)
 
 
 def check_count(count: int) -> None:
@@ -165,16 +168,17 @@ class _Overlaps:
             self._points[group] = all(isinstance(self._shapes[place], KeyPoint) for place in group.tolist())
         # What the same labels add must not keep a pair from being found.
         floor = 0.0 if self.is_exact else min(least, TWICE / 2) * (1 - 2 * _LABEL_WEIGHT)
-        found = self._weighted(gather(self._within(group, regions, floor) for group in self.groups))
+        found = self._weighted(joined([self._within(group, regions, floor) for group in self.groups]))
         order = np.lexsort((found.columns, found.rows))
         self.pairs = Pairs(*(each[order] for each in found))
         self._keys = self.pairs.rows * len(regions) + self.pairs.columns
 
     def of(self, rows: Places, columns: Places) -> Pairs:
-        """All overlaps of some regions with others, all of one control, object and image."""
-        if self._are_held(columns):
-            return self.pairs.where(np.isin(self.pairs.rows, rows) & np.isin(self.pairs.columns, columns))
-        return self._measured(rows, columns)
+        """Overlaps of some regions with others, all of one control, object and image; of too many the large ones."""
+        if not self._are_held(columns):
+            with suppress(TooLargeToJudge):
+                return self._measured(rows, columns)
+        return self.pairs.where(np.isin(self.pairs.rows, rows) & np.isin(self.pairs.columns, columns))
 
     def between(self, ours: Sequence[int], theirs: Sequence[int]) -> dict[tuple[int, int], float]:
         """The same of a few regions, both ways."""
@@ -211,7 +215,7 @@ class _Overlaps:
             shapes = [region.geometry for region in inner]
             found = overlaps(shapes, shapes, least=floor, once=not self.is_exact)
             if not self.is_exact:
-                found = gather((found, Pairs(found.columns, found.rows, found.values)))
+                found = joined((found, Pairs(found.columns, found.rows, found.values)))
         return Pairs(group[found.rows], group[found.columns], found.values)
 
     def _weighted(self, found: Pairs) -> Pairs:
@@ -233,7 +237,7 @@ def _twins(found: _Overlaps) -> NDArray[np.bool_]:
     shared[rows[~own & first[columns] & (values >= TWICE / 2)]] = True
     twice = twice.where(~shared[twice.rows])
     concerned = np.unique(np.concatenate((twice.rows, twice.columns)))
-    near = gather(found.of(group[np.isin(group, concerned)], group) for group in found.groups)
+    near = joined([found.of(group[np.isin(group, concerned)], group) for group in found.groups])
     fits = dict.fromkeys(concerned.tolist(), 0.0)
     order = np.argsort(near.rows, kind="stable")
     bounds = np.searchsorted(near.rows[order], [concerned, concerned + 1])

@@ -7,6 +7,7 @@ the others, since the mean of two outlines is nobody's outline.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from labelloop.labeling.overlap import iou_matrix
 
 def medoid(shapes: Sequence[Geometry]) -> int:
     """Place of the shape that overlaps all the others most; the first of equals."""
-    if len(shapes) < 3:
-        return 0
+    return 0 if len(shapes) < 3 else _medoid(tuple(shapes))
+
+
+@lru_cache(maxsize=1)
+def _medoid(shapes: tuple[Geometry, ...]) -> int:
+    """Asked for twice of the same shapes: for the region in the middle, and for its shape."""
     return int(iou_matrix(shapes, shapes).mean(axis=1).argmax())
 
 

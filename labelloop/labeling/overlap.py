@@ -118,6 +118,11 @@ def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0
     return gather(measured())
 
 
+def areas_of(shapes: Sequence[Geometry]) -> Floats:
+    """The areas of shapes, as ``overlaps`` takes them."""
+    return _outlines(tuple(shapes)).areas
+
+
 def box_iou(a: NDArray[Any], b: NDArray[Any]) -> Matrix:
     """Intersection over union of upright boxes given by their corners: of few, see ``box_pairs``.
 
@@ -129,6 +134,18 @@ def box_iou(a: NDArray[Any], b: NDArray[Any]) -> Matrix:
         An array of shape ``(n, m)``; 0 where both boxes are without area.
     """
     return box_pairs(a, b).matrix(len(a), len(b))
+
+
+def box_blocks(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[slice, Matrix]]:
+    """The matrix of ``box_iou`` some columns at a time, so that it is never held whole: (columns, their part of it).
+
+    Args:
+        a: Boxes of shape ``(n, 4)``; a few thousand.
+        b: Boxes of shape ``(m, 4)``; any number.
+    """
+    step = max(1, _BLOCK // max(len(a), 1))
+    for start in range(0, len(b), step):
+        yield slice(start, start + step), box_iou(a, b[start : start + step])
 
 
 def box_pairs(a: NDArray[Any], b: NDArray[Any], *, least: float = 0.0) -> Pairs:
@@ -182,12 +199,17 @@ def gather(parts: Iterable[Pairs]) -> Pairs:
         count += len(part.rows)
         if count > MOST_PAIRS:
             raise TooLargeToJudge(f"more than {MOST_PAIRS:,} pairs of its regions overlap")
-    if len(held) == 1:
-        return held[0]
+    return joined(held)
+
+
+def joined(parts: Sequence[Pairs]) -> Pairs:
+    """Pairs that are held already, as one."""
+    if len(parts) == 1:
+        return parts[0]
     none = np.empty(0, np.intp)
-    if not held:
+    if not parts:
         return Pairs(none, none, np.empty(0))
-    return Pairs(*(np.concatenate(column) for column in zip(*held, strict=True)))
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def match(matrix: NDArray[Any], *, threshold: float) -> tuple[tuple[int, int], ...]:

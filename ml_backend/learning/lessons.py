@@ -21,7 +21,7 @@ _CHUNK = 500
 STATES = {
     "teaches": "learned from",
     "held_out": "kept for judging",
-    "left_out": "left out: skipped, disputed or without a photo",
+    "left_out": "left out: skipped, disputed, not judged or without a photo",
 }
 """The states of a task in words."""
 

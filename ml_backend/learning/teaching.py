@@ -1,7 +1,8 @@
 """Owns what an annotated task teaches: whose annotation counts, which boxes are on which photo, or why it teaches none.
 
 Whose counts: the ground truth where there is one; else, of several annotators, their consensus; else the latest. A task
-that quality control holds for disputed teaches nothing until that is settled, nor does one that was only skipped.
+that quality control holds for disputed, or could not judge, teaches nothing until that is settled, nor does one that
+was only skipped.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ def seen_of(task: Task, sign: str) -> str:
     """
     truths = [one for one in task.annotations if one.ground_truth and not one.was_cancelled]
     parts = [f"{one.id} {one.updated_at} {one.was_cancelled} {one.ground_truth}" for one in truths or task.annotations]
-    told = [*sorted(parts), str(_is_disputed(task)), repr(_plain(task)), sign]
+    status = task.data.get("qc_status")
+    open_ = status if status == "not_judged" else str(status == "disputed")
+    told = [*sorted(parts), open_, repr(_plain(task)), sign]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
 
 
@@ -138,8 +141,8 @@ def teach(
     if not live:
         return msgspec.structs.replace(base, reason="it was only skipped")
     truths = [one for one in live if one.ground_truth]
-    if not truths and _is_disputed(task):
-        return msgspec.structs.replace(base, reason="its annotators disagree, and nobody has settled that yet")
+    if not truths and (reason := _unsettled(task)):
+        return msgspec.structs.replace(base, reason=reason)
     latest = _newest_of_each(truths or live)
     chosen = _newest(truths) if truths else _newest(live)
     reader = _Reader(task, config, size)
@@ -259,9 +262,16 @@ def _rounded(bounds: tuple[float, float, float, float]) -> tuple[float, float, f
     return x_min, y_min, x_max, y_max
 
 
-def _is_disputed(task: Task) -> bool:
-    """Quality control says so in the task's data, and takes it back there."""
-    return task.data.get("qc_status") == "disputed"
+_UNSETTLED = {
+    "disputed": "its annotators disagree, and nobody has settled that yet",
+    "not_judged": "its annotators' answers could not be compared, and nobody has reviewed it yet",
+}
+
+
+def _unsettled(task: Task) -> str:
+    """Why its annotators are not known to agree, as quality control says in the task's data; it takes it back there."""
+    status = task.data.get("qc_status")
+    return _UNSETTLED.get(status, "") if isinstance(status, str) else ""
 
 
 def _plain(task: Task) -> list[tuple[str, Any]]:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from labelloop.labeling.errors import TooLargeToJudge
 from qc_webhooks.agreement.answers import Answers
-from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict
+from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict, not_named
 from qc_webhooks.agreement.metrics import METRICS, Tolerance
 
 
@@ -86,7 +87,7 @@ def control_name(name: str) -> str:
 def find_conflicts(
     a: Answers, b: Answers, *, tolerance: Tolerance, agreement: float, controls: Mapping[str, float] | None = None
 ) -> tuple[Conflict, ...]:
-    """What the two disagree on, control by control.
+    """What the two disagree on, control by control; of a control with too much for that, that it is not named.
 
     Args:
         a: The first annotator's answers.
@@ -95,17 +96,15 @@ def find_conflicts(
         agreement: What overlaps less, or is less alike, is a conflict.
         controls: The same for single controls, where it is more.
     """
-    return tuple(
-        conflict
-        for name, kind in _used(a, b)
-        for conflict in CONFLICTS[kind](
-            name,
-            a.controls.get((name, kind), ()),
-            b.controls.get((name, kind), ()),
-            tolerance=tolerance,
-            agreement=max(agreement, (controls or {}).get(name, 0.0)),
-        )
-    )
+    found: list[Conflict] = []
+    for name, kind in _used(a, b):
+        said = (each.controls.get((name, kind), ()) for each in (a, b))
+        least = max(agreement, (controls or {}).get(name, 0.0))
+        try:
+            found += CONFLICTS[kind](name, *said, tolerance=tolerance, agreement=least)
+        except TooLargeToJudge as error:
+            found.append(not_named(name, error))
+    return tuple(found)
 
 
 def _used(a: Answers, b: Answers) -> list[tuple[str, str]]:

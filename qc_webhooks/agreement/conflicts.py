@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.keypoints import alike_points
 from labelloop.labeling.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
@@ -13,7 +14,18 @@ from qc_webhooks.agreement.metrics import Tolerance, amount, text
 from qc_webhooks.agreement.similarity import alike_spans
 
 ConflictType = Literal[
-    "missing", "extra", "label", "low_overlap", "duplicate", "merged", "split", "attribute", "empty", "choice", "answer"
+    "missing",
+    "extra",
+    "label",
+    "low_overlap",
+    "duplicate",
+    "merged",
+    "split",
+    "attribute",
+    "empty",
+    "choice",
+    "answer",
+    "not_named",
 ]
 
 # Similarity of two points of one annotator, with the same labels, that are one point set twice: within three hundredths
@@ -30,7 +42,8 @@ class Conflict:
             labels; ``low_overlap``: the same object, drawn differently; ``duplicate``: one of the two has it twice;
             ``merged``: the second has one region where the first has several; ``split``: the other way round;
             ``attribute``: the same region, another answer about it; ``empty``: one has nothing where the other has
-            several regions; ``choice``: another choice about the whole task; ``answer``: another text or number.
+            several regions; ``choice``: another choice about the whole task; ``answer``: another text or number;
+            ``not_named``: what the two disagree on cannot be told, or not all of it.
         control: Name of the control.
         a: Labels or answers of the first annotator.
         b: Labels or answers of the second.
@@ -41,7 +54,8 @@ class Conflict:
         item_index: Which image of the task.
         shape: What the region is drawn as: ``box``, ``outline``, ``area``, ``ellipse``, ``point``, ``line``; ``span``.
         count: How many regions the fuller of the two has there.
-        where: The stretch of a text or recording, in words; empty for a region of an image.
+        where: The stretch of a text or recording, in words; empty for a region of an image. Of ``not_named``: what is
+            not named, and why.
     """
 
     type: ConflictType
@@ -68,10 +82,18 @@ def region_conflicts(
         b: Regions of the second.
         tolerance: When two regions are the same object.
         agreement: Matched regions that overlap less than this are a conflict too: they keep the pair from agreeing.
+
+    Raises:
+        TooLargeToJudge: Too many overlap.
     """
     if min(len(a), len(b)) == 0 and max(len(a), len(b)) > 1:
         return (_empty(control, a, b),)
-    merged, split = find_groups(a, b, match_iou=tolerance.match_iou), find_groups(b, a, match_iou=tolerance.match_iou)
+    unnamed: list[Conflict] = []
+    merged, split = tuple[Group, ...](), tuple[Group, ...]()
+    try:
+        merged, split = (find_groups(*each, match_iou=tolerance.match_iou) for each in ((a, b), (b, a)))
+    except TooLargeToJudge as error:
+        unnamed = [not_named(control, error, "merged and split regions are not named")]
     split = tuple(group for group in split if not any(group.one in other.several for other in merged))
     grouped_a = {place for group in merged for place in group.several} | {group.one for group in split}
     grouped_b = {group.one for group in merged} | {place for group in split for place in group.several}
@@ -96,7 +118,13 @@ def region_conflicts(
         *(_grouped("merged", control, a, b, group) for group in merged),
         *(_grouped("split", control, b, a, group) for group in split),
         *pairs,
+        *unnamed,
     )
+
+
+def not_named(control: str, error: TooLargeToJudge, what: str = "its conflicts are not named") -> Conflict:
+    """In the place of conflicts that cannot be told."""
+    return Conflict("not_named", control, where=f"{what}: {error.reason}")
 
 
 def keypoint_conflicts(

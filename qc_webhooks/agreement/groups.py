@@ -12,8 +12,8 @@ from pycocotools import mask as coco
 
 from labelloop.labeling.clusters import TWICE
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask
-from labelloop.labeling.overlap import Pairs, box_iou, gather, meeting, overlaps
+from labelloop.labeling.geometry import Ellipse, KeyPoint, Mask, Polygon, Rectangle
+from labelloop.labeling.overlap import Pairs, areas_of, box_iou, gather, meeting, overlaps
 from labelloop.labeling.regions import Region
 
 # How much of a part must lie inside the whole.
@@ -22,6 +22,9 @@ INSIDE = 0.8
 FITS = 0.6
 # Parts of one thing lie beside each other: what overlaps more is one thing drawn twice.
 APART = 0.5
+
+_ROUNDING = 1e-6
+_NOTHING = Rectangle(0.0, 0.0, 0.0, 0.0)
 
 # Corners of outlines that are cut with others at most, one pair after the other.
 _MOST_CORNERS = 10_000_000
@@ -58,18 +61,17 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
         match_iou: Overlap from which a part has a match of its own.
 
     Returns:
-        Groups, each part in one at most; none where too many regions lie in each other for groups to be told.
+        Groups, each part in one at most.
+
+    Raises:
+        TooLargeToJudge: Too many regions lie in each other for groups to be told.
     """
     if len(parts) < 2 or not wholes:
         return ()
-    try:
-        return _groups(parts, wholes, match_iou)
-    except TooLargeToJudge:
+    near = _near(parts, wholes)
+    if not _may_hold_two(parts, wholes, near):
         return ()
-
-
-def _groups(parts: Sequence[Region], wholes: Sequence[Region], match_iou: float) -> tuple[Group, ...]:
-    inside = _inside(parts, wholes)
+    inside = _inside(parts, wholes, near)
     within = inside.where(inside.values >= INSIDE)
     held = np.bincount(within.columns, minlength=len(wholes))
     if not (held >= 2).any():
@@ -132,11 +134,11 @@ def find_duplicates(
     return found
 
 
-def _inside(parts: Sequence[Region], wholes: Sequence[Region]) -> Pairs:
-    """Share of each part's area that lies in each whole; upright bounds first, true shapes where they meet.
+def _near(parts: Sequence[Region], wholes: Sequence[Region]) -> Pairs:
+    """Share of each part's bounds that lies in each whole's bounds, of those on one object and image that count.
 
     Raises:
-        TooLargeToJudge: Too many meet, or too many corners of them.
+        TooLargeToJudge: Too many meet.
     """
     a = np.array([part.geometry.bounds for part in parts])
     b = np.array([whole.geometry.bounds for whole in wholes])
@@ -153,7 +155,29 @@ def _inside(parts: Sequence[Region], wholes: Sequence[Region]) -> Pairs:
     numbers: dict[tuple[str, int], int] = {}
     ours, theirs = ([numbers.setdefault(_place(each), len(numbers)) for each in regions] for regions in (parts, wholes))
     no_points = np.array([not isinstance(part.geometry, KeyPoint) for part in parts])
-    found = found.where((np.array(ours)[found.rows] == np.array(theirs)[found.columns]) & no_points[found.rows])
+    return found.where((np.array(ours)[found.rows] == np.array(theirs)[found.columns]) & no_points[found.rows])
+
+
+def _may_hold_two(parts: Sequence[Region], wholes: Sequence[Region], near: Pairs) -> bool:
+    """Whether any whole can hold two of the parts, by their bounds and areas: mostly none, and nothing is to be cut."""
+    bounds = np.array([part.geometry.bounds for part in parts])
+    shapes = [part.geometry for part in parts]
+    plain = np.array([isinstance(shape, Rectangle | Polygon | Ellipse) for shape in shapes])
+    areas = areas_of([shape if is_plain else _NOTHING for shape, is_plain in zip(shapes, plain.tolist(), strict=True)])
+    around = (bounds[:, 2:] - bounds[:, :2]).prod(axis=1)
+    # No part shares more with a whole than their bounds do; of what has no area, nothing is known.
+    most = np.divide(around, areas, out=np.full(len(parts), np.inf), where=plain & (areas > 0))
+    held = near.columns[near.values * most[near.rows] >= INSIDE - _ROUNDING]
+    return bool((np.bincount(held, minlength=len(wholes)) >= 2).any())
+
+
+def _inside(parts: Sequence[Region], wholes: Sequence[Region], near: Pairs) -> Pairs:
+    """Share of each part's area that lies in each whole; upright bounds first, true shapes where they meet.
+
+    Raises:
+        TooLargeToJudge: Too many corners of them.
+    """
+    found = near
     upright = [np.array([_upright(each) for each in regions]) for regions in (parts, wholes)]
     cut = ~(upright[0][found.rows] & upright[1][found.columns])
     if not cut.any():

@@ -1,4 +1,4 @@
-"""The queue of disputes: which ones, in which order, one page at a time."""
+"""The queue of disputes and of what is not judged: which ones, in which order, one page at a time."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,11 +27,15 @@ SORTS: Mapping[str, tuple[str, sa.Column[Any], bool]] = {
     "closest": ("most agreement first", TASKS.c.agreement, True),
 }
 
-# What is typed in the address -> (what it is called, which disputes these are).
+_DISPUTED = TASKS.c.outcome == "disputed"
+_FOR_REVIEW = (TASKS.c.outcome.in_(("disputed", "not_judged")), TASKS.c.review)
+
+# What is typed in the address -> (what it is called, which tasks these are).
 STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
-    "all": ("all disputes", ()),
-    "review": ("waiting for a reviewer", (TASKS.c.review,)),
-    "asked": ("waiting for one more annotator", (sa.not_(TASKS.c.review),)),
+    "all": ("all disputes", (_DISPUTED,)),
+    "review": ("waiting for a reviewer", _FOR_REVIEW),
+    "asked": ("waiting for one more annotator", (_DISPUTED, sa.not_(TASKS.c.review))),
+    "not_judged": ("not judged", (TASKS.c.outcome == "not_judged",)),
 }
 
 
@@ -75,7 +79,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Dispute:
-    """One dispute.
+    """One task of the queue.
 
     Attributes:
         task: The task's id.
@@ -153,8 +157,9 @@ class Queue:
 
     def around(self, search: Search, dispute: Dispute) -> tuple[int | None, int | None]:
         """The disputes before and after one in the order of the search."""
-        _, column, down = SORTS[search.sort]
-        value = getattr(dispute, column.name)
+        column, down = _sorted_by(search)
+        value = getattr(dispute, SORTS[search.sort][1].name)
+        value = -1.0 if value is None else value
 
         def nearest(*, up: bool) -> int | None:
             beyond = (
@@ -170,13 +175,13 @@ class Queue:
 
     def all(self, search: Search) -> Iterator[dict[str, Any]]:
         """Every dispute that is found, for a file."""
-        columns = (TASKS.c.task, TASKS.c.agreement, TASKS.c.annotators, TASKS.c.review, TASKS.c.decided_at,
-                   _WRITTEN, FACTS.c.kinds, FACTS.c.people)  # fmt: skip
+        columns = (TASKS.c.task, TASKS.c.outcome, TASKS.c.agreement, TASKS.c.annotators, TASKS.c.review,
+                   TASKS.c.decided_at, _WRITTEN, FACTS.c.kinds, FACTS.c.people)  # fmt: skip
         query = sa.select(*columns).select_from(_joined()).where(*self._where(search)).order_by(*_order(search))
         with reading(self._engine) as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield {
-                    "task": row.task, "agreement": row.agreement, "annotators": row.annotators,
+                    "task": row.task, "verdict": row.outcome, "agreement": row.agreement, "annotators": row.annotators,
                     "waits_for_reviewer": bool(row.review), "judged_at": row.decided_at,
                     "conflicts": (row.kinds or "").split(), "people": [int(who) for who in (row.people or "").split()],
                     "note": _note(row.written),
@@ -203,15 +208,13 @@ class Queue:
         return [Write(row.created_at, row.route, row.reason, row.state) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Tasks by verdict, and under ``review`` the disputes that wait for a reviewer."""
+        """Tasks by verdict, and under ``review`` those disputed or not judged that wait for a reviewer."""
         of_project = TASKS.c.project == self._project
         with reading(self._engine) as connection:
             rows = connection.execute(
                 sa.select(TASKS.c.outcome, sa.func.count()).where(of_project).group_by(TASKS.c.outcome)
             ).all()
-            review = connection.scalar(
-                sa.select(sa.func.count()).where(of_project, TASKS.c.outcome == "disputed", TASKS.c.review)
-            )
+            review = connection.scalar(sa.select(sa.func.count()).where(of_project, *_FOR_REVIEW))
         return {str(outcome): int(count) for outcome, count in rows} | {"review": int(review or 0)}
 
     def _read(self, tasks: list[int]) -> list[Dispute]:
@@ -230,21 +233,30 @@ class Queue:
         return [found[task] for task in tasks if task in found]
 
     def _where(self, search: Search) -> list[sa.ColumnElement[bool]]:
-        wanted = [TASKS.c.project == self._project, TASKS.c.outcome == "disputed", *STATES[search.state][1]]
-        # Tasks without a dispute hold two blanks; what sorts behind them is found in the index.
-        held = [FACTS.c.project == self._project, FACTS.c.kinds > "  "]
+        wanted = [TASKS.c.project == self._project, *STATES[search.state][1]]
+        held = [FACTS.c.project == self._project]
+        if STATES[search.state][1][0] is _DISPUTED:
+            # Tasks without a dispute hold two blanks; what sorts behind them is found in the index.
+            held.append(FACTS.c.kinds > "  ")
+        least = len(held)
         if search.kind:
             held.append(FACTS.c.kinds.contains(f" {search.kind} ", autoescape=True))
         if search.person is not None:
             held.append(FACTS.c.people.contains(f" {search.person} ", autoescape=True))
-        if len(held) > 2:
+        if len(held) > least:
             wanted.append(TASKS.c.task.in_(sa.select(FACTS.c.task).where(*held)))
         return wanted
 
 
 def _order(search: Search) -> tuple[sa.ColumnElement[Any], ...]:
-    _, column, down = SORTS[search.sort]
+    column, down = _sorted_by(search)
     return (column.desc(), TASKS.c.task.desc()) if down else (column.asc(), TASKS.c.task.asc())
+
+
+def _sorted_by(search: Search) -> tuple[sa.ColumnElement[Any], bool]:
+    """What to order by, and whether downwards; what is not judged has no agreement, and counts as the least."""
+    _, column, down = SORTS[search.sort]
+    return (column if STATES[search.state][1][0] is _DISPUTED else sa.func.coalesce(column, -1.0)), down
 
 
 def _joined() -> sa.FromClause:

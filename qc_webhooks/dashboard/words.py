@@ -20,6 +20,7 @@ KINDS: Mapping[ConflictType, str] = {
     "empty": "nothing against something",
     "choice": "other answer",
     "answer": "other text or number",
+    "not_named": "too many to name",
 }
 
 # Kind of a split -> what it is called.

@@ -82,6 +82,22 @@ def test_skipped_and_unlabelled_tasks_are_listed_not_negatives(run, build, confi
     }
 
 
+@pytest.mark.parametrize(("disputed", "count"), [("out", 1), ("in", 3), ("apart", 3)])
+def test_tasks_not_judged_are_counted_apart_from_disputed(run, build, disputed, count):
+    tasks = [
+        build.task(number, build.annotation(build.box(1, 1, 5, 5)), qc_status=status)
+        for number, status in enumerate(("not_judged", "disputed", "agreed"), start=1)
+    ]
+    told = run(tasks, disputed=disputed).report
+    assert sum(told.images.values()) == count
+    if disputed == "out":
+        assert told.accounts.tasks.dropped == {"disputed": 1, "not judged": 1}
+    else:
+        assert sum(told.accounts.notes.values()) == 2
+        assert sum("not judged tasks" in note for note in told.accounts.notes) == 1
+        assert told.images.get("disputed", 0) == (2 if disputed == "apart" else 0)
+
+
 @pytest.mark.parametrize(("disputed", "images"), [("out", [2]), ("in", [1, 2])])
 def test_disputed_tasks_are_out_unless_wanted(run, build, disputed, images):
     tasks = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
-from exporters.assemble import DISPUTED_APART, DISPUTED_IN
+from exporters.assemble import UNSETTLED_APART, UNSETTLED_IN
 from exporters.together import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE
 from labelloop.labeling import clusters
 from labelloop.labeling.regions import read_annotation
@@ -227,7 +227,7 @@ def test_disputed_tasks_apart_have_a_split_of_their_own(run, build, name):
     out = run(tasks, disputed="apart", formats=[name])
     assert out.report.images == {"train": 1, "disputed": 1}
     assert [each["split"] for each in out.catalogue] == ["disputed", "train"]
-    assert out.report.accounts.notes == {DISPUTED_APART: 1}
+    assert out.report.accounts.notes == {UNSETTLED_APART.format("disputed"): 1}
     wanted = {
         "coco": lambda: [each["task_id"] for each in out.instances("disputed")["images"]] == [1],
         "voc": lambda: (
@@ -247,7 +247,7 @@ def test_disputed_tasks_apart_have_a_split_of_their_own(run, build, name):
 
 def test_disputed_tasks_that_are_in_are_counted(run, build):
     out = run([build.task(1, build.annotation(build.box(1, 1, 5, 5)), qc_status="disputed")], disputed="in")
-    assert out.report.accounts.notes == {DISPUTED_IN: 1}
+    assert out.report.accounts.notes == {UNSETTLED_IN.format("disputed"): 1}
 
 
 def test_a_task_too_large_for_a_consensus_is_left_out_by_name(run, build, monkeypatch):

@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -157,6 +158,17 @@ def test_what_cannot_be_compared_in_bounds_is_too_large(people):
     for refused in (check_size, cluster_regions):
         with pytest.raises(TooLargeToJudge, match="too large to judge"):
             refused(people)
+
+
+def test_what_is_small_enough_to_compare_can_be_grouped(monkeypatch):
+    monkeypatch.setattr(clusters, "_FEW", 0)
+    people = [[region(Rectangle(shift, 10.0 * at, 9, 9)) for at in range(4)] for shift in (0, 1)]
+    monkeypatch.setattr(overlap, "MOST_PAIRS", 4)
+    check_size(people)
+    assert {len(cluster) for cluster in cluster_regions(people)} == {2}
+    two = [[*held, *(msgspec.structs.replace(each, control="other") for each in held)] for held in people]
+    with pytest.raises(TooLargeToJudge):
+        check_size(two)
 
 
 def test_outlines_of_too_many_corners_are_too_large(monkeypatch):

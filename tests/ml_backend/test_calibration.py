@@ -1,5 +1,7 @@
 """Scores come to mean what they say; the best box of an object is the right one; few detections change little."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,15 @@ def test_what_is_cut_on_photos_where_nobody_draws_such_gets_a_line_that_says_so(
 
 def test_log_odds_of_certainty_are_finite():
     assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+
+
+def test_thousands_of_drawn_boxes_do_not_fill_memory():
+    corners = np.array([(10 * (at % 200), 10 * (at // 200)) for at in range(20_000)], np.float32)
+    boxes = np.concatenate([corners, corners + 9], axis=1)
+    found = Detections(boxes[:600:2], np.linspace(0.9, 0.1, 300, dtype=np.float32), np.zeros(300, np.int64))
+    tracemalloc.start()
+    right = are_right(found, Truth(boxes, ("disc",) * len(boxes)), names=("disc",))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert right.all()
+    assert peak < 40e6  # all pairs are 48 MB, more than once

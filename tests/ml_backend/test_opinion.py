@@ -1,11 +1,14 @@
 """The second opinion names a forgotten object, a wrong class, a loose box and one around nothing, and little else."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from ml_backend.backbone import Sight
 from ml_backend.examples import Example
 from ml_backend.head import Head
+from ml_backend.opinion import _support as support_of
 from ml_backend.opinion import second_opinion, second_opinions
 from ml_backend.preprocess import Fit
 
@@ -90,3 +93,17 @@ def test_a_photo_is_judged_by_heads_that_did_not_learn_from_it():
     assert (first.kind, first.label) == ("missing", "disc")
     sure = [index for index, some in found.items() for one in some if one.confidence >= first.confidence]
     assert sure == [3]
+
+
+def test_thousands_of_drawn_boxes_do_not_fill_memory():
+    corners = np.array([(x, y) for y in range(0, 200, 4) for x in range(0, 200, 4)], np.float32)
+    boxes = np.concatenate([corners, corners + 3], axis=1)
+    many = np.concatenate([boxes] * 8)
+    example = Example(sight((0, 1, 0, None)), many, ("disc",) * len(many))
+    scores = np.full((len(boxes), 2), 0.9, np.float32)
+    tracemalloc.start()
+    support = support_of(example, boxes, scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (support == np.float32(0.9)).all()
+    assert peak < 100e6  # all pairs are 400 MB

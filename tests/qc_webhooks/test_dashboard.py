@@ -379,6 +379,32 @@ def test_the_queue_is_paged_sorted_and_filtered(inside, filled):
     assert tasks_of(inside.get(f"{BASE}/disputes?kind=merged")) == []
 
 
+def test_tasks_not_judged_are_listed_and_wait_for_a_reviewer(inside, closed, engine):
+    studio = MemoryStudio()
+    ProjectStore(engine).add(PROJECT)
+    checker = Checker(studio, MemoryStore(engine), closed.home)
+    for _ in range(3):
+        task = studio.add_task()
+        for who in (1, 2):
+            studio.annotate(task, who, [box(10) | {"value": {"x": "left"}}])
+        checker.check(PROJECT, task)
+    BoardKeeper(engine, Names()).run()
+    assert tasks_of(inside.get(f"{BASE}/disputes")) == []
+    assert "3 more could not be judged" in inside.get(f"{BASE}/disputes").text
+    page = inside.get(f"{BASE}/disputes?state=not_judged")
+    assert tasks_of(page) == [1, 2, 3]
+    assert "cannot be read whole" in unescape(page.text)
+    assert "not judged, for a reviewer" in page.text
+    for query in ("state=review", "state=review&person=2", "state=not_judged&sort=newest"):
+        assert sorted(tasks_of(inside.get(f"{BASE}/disputes?{query}"))) == [1, 2, 3], query
+    one = inside.get(f"{BASE}/disputes/2?state=not_judged")
+    assert re.findall(r'rel="(?:prev|next)" href="[^"]*/disputes/(\d)', one.text) == ["1", "3"]
+    assert inside.get(f"{BASE}/disputes/2").status_code == 200
+    assert {row["verdict"] for row in json.loads(inside.get(f"{BASE}/files/disputes.json?state=review").data)} == {
+        "not_judged"
+    }
+
+
 @pytest.mark.parametrize(
     "query", ["state=x", "kind=%25", "person=x", "person=1%25", "sort=x", "page=x", "page=-3", "page=" + "9" * 30]
 )

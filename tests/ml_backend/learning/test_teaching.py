@@ -56,6 +56,16 @@ def test_a_task_without_annotation_teaches_nothing():
     assert taught() is None
 
 
+def test_a_task_not_judged_teaches_nothing_until_it_is_reviewed():
+    two = annotation(1, 1, A), annotation(2, 2, B)
+    held = taught(*two, data={"qc_status": "not_judged"})
+    assert held.state == "left_out"
+    assert "could not be compared" in held.reason
+    assert held.seen != taught(*two, data={"qc_status": "agreed"}).seen
+    truth = annotation(3, 3, A, ground_truth=True)
+    assert taught(*two, truth, data={"qc_status": "not_judged"}).state == "teaches"
+
+
 def test_a_disputed_task_teaches_nothing_until_it_is_settled():
     two = annotation(1, 1, A), annotation(2, 2, B)
     disputed = taught(*two, data={"qc_status": "disputed"})
