@@ -20,8 +20,9 @@ from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
 from labelloop.labeling.region import Region
 from labelloop.labeling.regions import to_results
 from labelloop.labeling.task import Result
-from labelloop.service.errors import LabelloopError
+from labelloop.service.errors import Busy, LabelloopError
 from labelloop.service.media import MediaError, Photo
+from labelloop.service.memory import MemoryBudget
 from labelloop.service.settings import Settings
 from ml_backend.protocol import Prediction
 from ml_backend.smart.controls import outlets
@@ -65,6 +66,13 @@ class _Look:
     rows: int
 
 
+MASK_BYTES = 3
+"""Bytes a pixel of the photo while a mask is made: 300 MB for 100 megapixels."""
+
+DRAWING_BYTES = 512 << 20
+"""Memory for masks where photos come from something else than `Media`."""
+
+
 class SmartTools:
     """Answers prompts. One a worker; any number of threads may ask at once."""
 
@@ -81,7 +89,8 @@ class SmartTools:
         self._looks: Looks[_Look] = Looks(KEPT)
         self._segmenter: Segmenter | None = None
         self._lock = threading.Lock()
-        self._drawing = threading.Lock()  # a mask of 100 megapixels takes 300 MB while it is made
+        # Masks are made in the memory that photos are decoded in.
+        self._memory: MemoryBudget = getattr(photos, "budget", None) or MemoryBudget(DRAWING_BYTES)
 
     def answer(self, task: dict[str, Any], config: LabelConfig, context: Any) -> Prediction:
         """Suggestions for one prompt; never an error.
@@ -114,9 +123,18 @@ class SmartTools:
         results = []
         for prompt in asked.prompts[-MOST_PROMPTS:]:
             cutout = self._cut(look, prompt) if look else None
-            with self._drawing:
-                results += _drawn(asked, prompt, cutout, config)
+            results += self._draw(asked, prompt, cutout, config)
         return self._prediction(results)
+
+    def _draw(self, asked: Asked, prompt: Prompt, cutout: Cutout | None, config: LabelConfig) -> list[dict[str, Any]]:
+        """The results of one object; a box alone where there is no memory for its mask now."""
+        pixels = asked.last.width * asked.last.height if cutout is not None else 0
+        try:
+            with self._memory.lease(min(MASK_BYTES * pixels, self._memory.limit)):
+                return _drawn(asked, prompt, cutout, config)
+        except Busy as error:
+            log.warning("smart_mask_left_out", reason=error.message)
+            return _drawn(asked, prompt, None, config)
 
     def _prediction(self, results: list[dict[str, Any]]) -> Prediction:
         scores = [float(one["score"]) for one in results if "score" in one]

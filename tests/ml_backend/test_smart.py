@@ -4,6 +4,7 @@ import io
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -369,3 +370,19 @@ def test_what_a_view_shows_lies_where_it_was_on_the_photo(case):
     turned_away = view.place(np.ones((160, 160), np.float32)) < 0  # corners of the bounds that a turned box leaves out
     seen[top:bottom, left:right] &= cv2.resize(turned_away.astype(np.uint8), (right - left, bottom - top)) == 0
     assert iou(found, Mask.of(seen)) > 0.95
+
+
+def test_masks_are_made_in_the_memory_that_photos_are_decoded_in(monkeypatch):
+    budget = MemoryBudget(1000, wait_s=0.01)
+    leased = []
+    lease = budget.lease
+    monkeypatch.setattr(budget, "lease", lambda weight, **options: leased.append(weight) or lease(weight, **options))
+    tools = SmartTools(SimpleNamespace(budget=budget))
+    drawn = []
+    monkeypatch.setattr("ml_backend.smart.tools._drawn", lambda _, __, cutout, ___: drawn.append(cutout) or [])
+    asked, cutout = SimpleNamespace(last=SimpleNamespace(width=30, height=10)), object()
+    tools._draw(asked, None, cutout, None)
+    with budget.lease(500):
+        tools._draw(asked, None, cutout, None)  # 900 bytes are not free: the box alone
+    assert drawn == [cutout, None]
+    assert leased[:1] == [900]

@@ -41,6 +41,11 @@ class Media:
         self._hosts = Hosts()
         self._cache = DiskCache(settings.home / "media", settings.media_cache_bytes)
 
+    @property
+    def budget(self) -> MemoryBudget:
+        """The memory that this object's decodes share, for other work on whole images."""
+        return self._budget
+
     def close(self) -> None:
         """Closes pooled connections."""
         self._downloader.close()
