@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+import time
 
 import pytest
 
@@ -11,11 +12,13 @@ from labelloop.service.store import (
     AlreadyThere,
     BadKey,
     Changed,
+    Leftovers,
     NotThere,
     StoreError,
     StoreUnreachable,
     open_store,
 )
+from labelloop.service.store.client import s3_client
 
 pytestmark = pytest.mark.system
 
@@ -239,3 +242,17 @@ def _all_at_once(count, call, expected):
         thread.join()
     assert not broken
     return won, lost
+
+
+def test_unfinished_uploads_are_found_and_aborted(s3_server, tmp_path):
+    settings, bucket = s3_server.settings(tmp_path), s3_server.make_bucket()
+    store, client = open_store(f"s3://{bucket}/set", settings), s3_client(settings)
+    for key in ("set/a", "set/b", "elsewhere/c"):
+        upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+    assert store.leftovers(before=time.time() - 3600) == Leftovers(0, 0)
+    soon = time.time() + 3600
+    assert store.leftovers(before=soon) == Leftovers(2, 2000)
+    assert store.leftovers(before=soon, remove=True) == Leftovers(2, 2000)
+    assert store.leftovers(before=soon) == Leftovers(0, 0)
+    assert len(client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 1

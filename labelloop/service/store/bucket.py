@@ -182,22 +182,33 @@ class BucketStore:
         return put_all(self.put, items, progress, threads=_THREADS)
 
     def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
-        """See `Store.leftovers`. Multipart uploads: the bucket bills their parts until they are aborted."""
+        """See `Store.leftovers`. Multipart uploads: the bucket bills their parts until they are aborted.
+
+        A server that does not list them, or does not let us, is named in the log; nothing is known of them then.
+        """
+        from botocore.exceptions import ClientError
+
         count = size = 0
+        client = self._client()
         with plainly(self._url, ""):
-            client = self._client()
-            pages = client.get_paginator("list_multipart_uploads")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
-                for each in page.get("Uploads", ()):
-                    if each["Initiated"].timestamp() >= before:
-                        continue
-                    upload = {"Bucket": self._bucket, "Key": each["Key"], "UploadId": each["UploadId"]}
+            try:
+                for upload in self._uploads(before):
                     parts = client.get_paginator("list_parts").paginate(**upload)
-                    size += sum(part["Size"] for one in parts for part in one.get("Parts", ()))
+                    size += sum(part["Size"] for page in parts for part in page.get("Parts", ()))
                     count += 1
                     if remove:
                         client.abort_multipart_upload(**upload)
+            except ClientError as error:
+                _log.warning("store_uploads_not_listed", extra={"store": self._url, "detail": str(error)})
         return Leftovers(count, size)
+
+    def _uploads(self, before: float) -> Iterator[dict[str, str]]:
+        """The multipart uploads below our prefix that were begun before a time and never completed."""
+        pages = self._client().get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
+            for each in page.get("Uploads", ()):
+                if each["Initiated"].timestamp() < before:
+                    yield {"Bucket": self._bucket, "Key": each["Key"], "UploadId": each["UploadId"]}
 
     def scratch(self) -> AbstractContextManager[Path]:
         """See `Store.scratch`."""
