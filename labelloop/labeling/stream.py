@@ -112,6 +112,8 @@ def _is_lines(head: bytes) -> bool:
 def _is_whole(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
+    except RecursionError:  # nested more deeply than is read: what is wrong with it is its own affair
+        return True
     except msgspec.DecodeError:
         try:
             json.loads(text)  # takes NaN too, as `read_task` does
@@ -167,7 +169,7 @@ def _wrapped(head: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:
             yield item
     try:
         total = msgspec.json.decode(head[: found.end()] + rest).get("total")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise MalformedTask(None, "", f'the object around "tasks" is no JSON: {error}') from error
     if type(total) is int and total > count:
         raise MalformedTask(None, "", f"it holds {count} of {total} tasks: it is one page of several")
@@ -235,7 +237,7 @@ def _loose(between: bytes) -> list[bytes] | None:
     for inner in (text, text.removeprefix(b"["), text.removesuffix(b"]"), text.removeprefix(b"[").removesuffix(b"]")):
         try:
             return [bytes(each) for each in msgspec.json.decode(b"[%b]" % inner, type=list[msgspec.Raw])]
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
     return None
 

@@ -268,6 +268,8 @@ def _decode(source: bytes | Mapping[str, Any]) -> _Wire:
         return msgspec.json.decode(source, type=_Wire)
     except msgspec.ValidationError:
         raise MalformedTask(None, "", "a task is a JSON object") from None
+    except RecursionError:
+        raise MalformedTask(None, "", "it is nested too deeply to be read") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _decode_lenient(source, error)
 

@@ -27,8 +27,10 @@ def scratch_folder(inside: Path | None = None, *, prefix: str = PREFIX) -> Itera
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with full_disk_named(parent), (folder / LOCK_NAME).open("w") as lock:
+        with full_disk_named(parent), (folder / f"{LOCK_NAME}-new").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # Under the name that others look at it is never seen unlocked: they would take the folder for a dead one's.
+            (folder / f"{LOCK_NAME}-new").rename(folder / LOCK_NAME)
             yield folder
 
 

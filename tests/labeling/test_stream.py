@@ -213,3 +213,15 @@ def test_page_of_several_is_refused():
     data = json.dumps({"tasks": [{"id": 1, "data": {}}], "total": 2}).encode()
     with pytest.raises(MalformedTask, match="1 of 2 tasks"):
         list(iter_raw_tasks(io.BytesIO(data)))
+
+
+DEEP = b"[" * 3000 + b"]" * 3000
+
+
+@pytest.mark.parametrize("form", [b"%b\n%b\n", b"[%b,%b]", b'{"tasks": [%b, %b], "total": 2}'])
+def test_a_task_nested_too_deeply_costs_itself_alone(form):
+    text = form % (b'{"id": 1, "data": {"a": %b}}' % DEEP, b'{"id": 2, "data": {"a": 1}}')
+    deep, sound = iter_raw_tasks(io.BytesIO(text))
+    with pytest.raises(MalformedTask, match="nested too deeply"):
+        read_task(deep)
+    assert read_task(sound).id == 2
