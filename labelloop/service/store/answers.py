@@ -47,6 +47,7 @@ def look_at(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) ->
     if http_response.status_code >= 300:
         return
     if model.name in _WITH_ETAG and "ETag" not in parsed:
+        http_response.raw.close()  # its body is not read by anybody
         raise NotS3(operation=model.name, reason="it has no ETag")
     if model.name == "ListObjectsV2" and b"<ListBucketResult" not in http_response.content[:1000]:
         raise NotS3(operation=model.name, reason="it is no list of objects")
