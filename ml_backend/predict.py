@@ -162,7 +162,8 @@ class Predictor:
 
         A photo that cannot be had costs its own task its boxes, and no other; the reason is logged. Tasks of which no
         photo could be looked at are `Unanswered`, as are those that the time did not suffice for, and all where no
-        control of the project takes what the model gives: Label Studio stores nothing of them.
+        control of the project takes what the model gives: Label Studio stores nothing of them. With a `Watch` the
+        photos are looked at all the same.
 
         Args:
             tasks: As Label Studio sends them.
@@ -178,7 +179,7 @@ class Predictor:
             Busy: Other requests decode so many pixels that there is no memory for these photos.
             Abandoned: The client has gone.
         """
-        if not any(target.labels or target.points for target in targets):
+        if self._watch is None and not any(target.labels or target.points for target in targets):
             reason = unserved()
             return [Unanswered(NEUTRAL, detector.version, reason) for _ in tasks]
         aims = aims_of(targets, detector.names.names, options, self._threshold)

@@ -152,12 +152,12 @@ def _unserved(fields: Mapping[str, Any]) -> bool:
 
 
 def _unserved_now(context: Context) -> bool:
-    """Whether the served model pre-labels no control of the project; False where either cannot be read."""
+    """Whether no control gets pre-labels from the served model or what is learned; False where one is unreadable."""
     try:
         supported = controls_of(context.label_config(), ModelOutputs.of(context.detector()))
     except (LabelloopError, MalformedConfig):
         return False
-    return bool(supported) and not any(one.prelabels for one in supported)
+    return bool(supported) and not any(one.prelabels or one.learns for one in supported)
 
 
 def tabs(context: Context) -> Finding:

@@ -54,6 +54,7 @@ from ml_backend.mapping import find_targets
 from ml_backend.predict import Predictor, Watch
 from ml_backend.protocol import Prediction, ProjectOptions, read_options, with_thresholds
 from ml_backend.spread import each
+from ml_backend.support import ModelOutputs, controls_of
 
 UNSEEN = 4
 """One in so many of the pool is a task that no learned version looked at yet."""
@@ -120,7 +121,7 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
     if served.learned and stop():
         return Arranged(served.version, stopped=True)
     work = _Work(kit, project, policy, served, kit.studio.label_config(project))
-    if not work.fills:
+    if not work.is_served:
         return None  # it would only get empty predictions; connect, /setup and doctor say why
     done = work.learned(stop) if served.learned else work.cold(stop)
     log.info("tasks_arranged", project=project, version=done.version, made=done.made, stopped=done.stopped)
@@ -149,9 +150,10 @@ class _Work:
         self._options = self._asked()
 
     @property
-    def fills(self) -> bool:
-        """Whether some control takes what the model gives."""
-        return any(target.labels or target.points for target in self._targets)
+    def is_served(self) -> bool:
+        """Whether some control is pre-labelled now, or will be once a version was learned from it."""
+        outputs = ModelOutputs.of(self._detector)
+        return any(one.prelabels or one.learns for one in controls_of(self._config, outputs))
 
     def cold(self, stop: Stop) -> Arranged:
         """Nothing was learned yet: a fair sample of the photos, whatever the model sees on them.

@@ -131,3 +131,17 @@ def test_pre_labels_of_old_versions_go_after_an_hour_and_the_version_is_followed
     watchman.mend(PROJECT)
     assert set(studio.model_versions(PROJECT)) == {second.version, "somebody-else"}
     assert studio.fields["model_version"] == second.version
+
+
+IMAGE = '<Image name="image" value="$image"/>'
+LABELS = '<RectangleLabels name="label" toName="image"><Label value="Qwx"/><Label value="Zvb"/></RectangleLabels>'
+TEXT = '<Text name="t" value="$image"/><Labels name="l" toName="t"><Label value="Person"/></Labels>'
+
+
+@pytest.mark.parametrize(("config", "ordered"), [(LABELS, True), (TEXT, False)])
+def test_labels_that_no_class_means_have_an_order_where_they_are_learned(config, ordered, kit, studio, policy):
+    studio.fields["label_config"] = f"<View>{IMAGE}{config}</View>"
+    tasks = [studio.add_photo(seed) for seed in (3, 4, 5)]
+    done = arrange(kit, PROJECT, stop=never)
+    assert (done is not None) is ordered
+    assert [len(studio.stored[task]["predictions"]) for task in tasks] == [int(ordered)] * 3
