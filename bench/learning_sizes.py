@@ -134,7 +134,7 @@ def _in_memory(photos: Path, drawn: list[list[dict[str, Any]]], count: int) -> F
         with _worker({f"LABELLOOP_{name}".upper(): value for name, value in given.items()}) as worker:
             time.sleep(5)  # it is up
             started = time.monotonic()
-            connect_learning(PROJECT, settings, engine)
+            connect_learning(Studio.from_settings(settings), PROJECT, settings, engine)
             until(lambda: bool(studio.imported), "a first order")
             figures.first_s = next(iter(studio.imported.values())) - started
             for number in range(1, SUBMITS + 1):

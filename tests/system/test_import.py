@@ -261,6 +261,7 @@ def test_photos_in_a_bucket_are_referenced(settings, studio, s3_server, tmp_path
     assert (again.tasks_made, again.added) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["YOLO_WITH_IMAGES", "YOLO_OBB_WITH_IMAGES", "COCO_WITH_IMAGES", "VOC"])
 def test_exports_of_label_studio_itself_are_imported_as_they_come(bring, studio, tmp_path, kind):
     source = makers.make_coco(tmp_path / "set", boxes_alone(makers.coco_sheet()))

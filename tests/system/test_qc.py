@@ -362,6 +362,7 @@ def test_a_task_made_by_a_single_call_gets_its_second_annotator_by_policy(qc, wa
     assert count_short(qc.admin, qc.admin.project(project), Policy()) == 0
 
 
+@pytest.mark.slow
 def test_a_consensus_of_every_control_is_imported_as_it_was_written(qc, tmp_path):
     data = dict.fromkeys(("image", "audio", "video", "csv", "page", "text", "other"), "s3://b/a")
     data |= {"images": ["s3://b/a"], "talk": [{"text": "hi", "author": "a"}], "list": [], "chat": []}

@@ -145,6 +145,7 @@ def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
     assert list((home / "run").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_stack_that_was_backed_up_while_it_ran_goes_on_elsewhere(start, home):
     """Same ports, another home folder: accounts, project, photographs and pre-labels are those of the first."""
     other = home.with_name("restored")
