@@ -17,7 +17,7 @@ _NEW_S = 60.0
 
 
 @contextmanager
-def scratch_folder(inside: Path | None = None, *, prefix: str = PREFIX) -> Iterator[Path]:
+def scratch_folder(inside: Path | None = None) -> Iterator[Path]:
     """A new folder, removed at the end; by default where temporary files are.
 
     Its lock is held as long as this process lives: what a killed one left is removed first.
@@ -25,7 +25,7 @@ def scratch_folder(inside: Path | None = None, *, prefix: str = PREFIX) -> Itera
     parent = inside or Path(tempfile.gettempdir())
     for left in leftover_folders(parent):
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with full_disk_named(parent), (folder / f"{LOCK_NAME}-new").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
