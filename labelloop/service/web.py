@@ -158,7 +158,7 @@ def json_body(given: Request) -> dict[str, Any]:
         raise BadRequest("The request has no body; a JSON object is expected.")
     decoded = CONTAINER_BYTES * (body.count(b"[") + body.count(b"{")) + VALUE_BYTES * body.count(b",")
     if decoded > BODY_COPIES * max(given.max_content_length or 0, SMALL_BODY):
-        raise BodyTooLarge(f"The request's body decodes to more than {decoded:,} bytes.")
+        raise BodyTooLarge(f"The request's body takes some {decoded:,} bytes once it is decoded.")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
