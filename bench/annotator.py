@@ -9,19 +9,19 @@ from typing import Literal
 import numpy as np
 
 from bench.labelled import drawn
-from ml_backend.acquisition import COLD, Drawn, Look, next_photos, photo_vector, uncertainty, weights
-from ml_backend.acquisition import FLOOR as LOOK_FLOOR
-from ml_backend.backbone import Backbone
-from ml_backend.detections import Detections
-from ml_backend.examples import Example
-from ml_backend.head import Head
-from ml_backend.judge import Truth
-from ml_backend.learn import learn
-from ml_backend.learning.edits import Edits, edits_of
-from ml_backend.learning.judging import MOST_TASKS
-from ml_backend.learning.order import HEAD
-from ml_backend.learning.teaching import Lesson
-from ml_backend.thresholds import edits_of_all, learned_thresholds
+from ml_backend.detection.detections import Detections
+from ml_backend.learning.annotations import Lesson
+from ml_backend.learning.evaluation.candidate import MOST_TASKS
+from ml_backend.learning.report.prelabel_edits import Edits, edits_of
+from ml_backend.learning.task_order import HEAD
+from ml_backend.training.acquisition import COLD, Drawn, Look, next_photos, photo_vector, uncertainty, weights
+from ml_backend.training.acquisition import FLOOR as LOOK_FLOOR
+from ml_backend.training.backbone import Backbone
+from ml_backend.training.examples import Example
+from ml_backend.training.linear_head import Head
+from ml_backend.training.metrics import Truth
+from ml_backend.training.model_selection import learn
+from ml_backend.training.thresholds import edits_of_all, learned_thresholds
 
 Order = Literal["chance", "queue"]
 FITS = (1, 2, 3, 5, 8, 12, 17, 24, 34, 48, 68)

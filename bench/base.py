@@ -15,8 +15,8 @@ import numpy as np
 
 from bench.learn import SHARED, _by, _mean, _simulate
 from bench.predict import SAMPLE, _ap50, _coco, _prepared
-from ml_backend.detector import Detector, embedded_model, load_detector
-from ml_backend.names import read_sidecar
+from ml_backend.detection.class_names import read_sidecar
+from ml_backend.inference.detector import Detector, embedded_model, load_detector
 
 NAMES = SHARED / "models" / "coco80.txt"
 ROUNDS = 40
@@ -72,7 +72,7 @@ def _clocks(detectors: list[Detector]) -> list[np.ndarray]:
     """(rounds, wall and processor) ms of each."""
     photos = sorted((SAMPLE / "images").glob("*.jpg")) if SAMPLE.is_dir() else []
     blank = np.full((480, 640, 3), 114, np.uint8)
-    from ml_backend.preprocess import prepare
+    from ml_backend.detection.preprocess import prepare
 
     kept: list[list[tuple[float, float]]] = [[] for _ in detectors]
     for turn in range(ROUNDS + 5):

@@ -138,11 +138,11 @@ def _result(id_: str, edges: Any, rng: np.random.Generator, *, outlines: bool) -
 
 def check(source: Path) -> None:
     """What the worker does with a task: judge, route, overlays, facts and drawing."""
-    from labelloop.labeling.config import LabelConfig
-    from labelloop.service.db import open_database
+    from labelloop.labeling.studio.config import LabelConfig
+    from labelloop.service.db.engine import open_database
     from labelloop.service.settings import Settings
-    from qc_webhooks.check import Checker
-    from qc_webhooks.memory import MemoryStore
+    from qc_webhooks.pipeline.checker import Checker
+    from qc_webhooks.store.decisions import MemoryStore
     from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +160,7 @@ def check(source: Path) -> None:
 
 def command(*arguments: str) -> None:
     """Runs labelloop."""
-    from labelloop.cli import main
+    from labelloop.cli.main import main
 
     sys.argv = ["labelloop", *arguments]
     main()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from label_studio_sdk.converter import brush as sdk
 
-from labelloop.labeling.brush import decode_rle, encode_rle
+from labelloop.labeling.geometry.brush_codec import decode_rle, encode_rle
 
 WIDTH, HEIGHT = 1920, 1080
 

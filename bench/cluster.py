@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 from bench.predict import _photos
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.task import read_task
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
-from labelloop.stack.demo import LABEL_CONFIG
-from ml_backend.activation import open_served
-from ml_backend.cluster import LOCAL, Cluster
-from ml_backend.prelabel import prelabel
-from ml_backend.protocol import ProjectOptions
+from labelloop.stack.demo_project import LABEL_CONFIG
+from ml_backend.bulk.prelabel import prelabel
+from ml_backend.bulk.ray_cluster import LOCAL, Cluster
+from ml_backend.predict.protocol import ProjectOptions
+from ml_backend.serving.activation import open_served
 
 TASKS = 100
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from qc_webhooks.app import create_app
-from qc_webhooks.board_keeper import BoardKeeper
-from qc_webhooks.drawing import CONSENSUS, Drawing, Outline, Said, View
-from qc_webhooks.fact_store import row_of
-from qc_webhooks.facts import Facts, Mark, Pair, Thing, Turn
-from qc_webhooks.tables import FACTS, PROJECTS, TASKS
+from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Said, View
+from qc_webhooks.schedulers.project_summary import BoardKeeper
+from qc_webhooks.server.app import create_app
+from qc_webhooks.store.tables import FACTS, PROJECTS, TASKS
+from qc_webhooks.store.task_facts import row_of
+from qc_webhooks.verdict.task_facts import Facts, Mark, Pair, Thing, Turn
 
 TASKS_BEHIND, PEOPLE, PROJECT = 100_000, 12, 7
 LABELS = ("Car", "Person", "Van", "Bus", "Bicycle")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import structlog
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import EVENTS, Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import EVENTS, Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 
 SIZES = (1_000, 100_000)

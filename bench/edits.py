@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from bench.annotator import GOOD_IOU, Order, Photo, annotate
 from bench.labelled import training_photos, with_nano
-from ml_backend.backbone import Backbone
-from ml_backend.examples import Example
-from ml_backend.learning.edits import Edits
-from ml_backend.simulate import Album
+from ml_backend.learning.report.prelabel_edits import Edits
+from ml_backend.training.backbone import Backbone
+from ml_backend.training.examples import Example
+from ml_backend.training.simulate import Album
 
 SEEDS = 3
 PHOTOS = 100

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.export_s3 import to_s3
-from labelloop.cli import one_blas_thread
+from labelloop.cli.main import one_blas_thread
 from labelloop.service.settings import Settings
 
 if TYPE_CHECKING:
-    from exporters.accounting import Report
+    from exporters.model.accounting import Report
 
 TASKS = (2_000, 20_000)
 MOST_TASKS = 100_000
@@ -144,7 +144,7 @@ print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
 
 
 def export_to(file: Path, kinds: str, to: str, settings: Settings) -> "Report":
-    from exporters.export import export
+    from exporters.pipeline.export import export
 
     return export(
         file,
@@ -182,7 +182,7 @@ def _child(who: str, file: str, kind: str) -> None:
     # what is imported is paid before the clock starts, by both
     if who == "ours":
         with one_blas_thread():  # as the command begins
-            import exporters.export  # noqa: F401
+            import exporters.pipeline.export  # noqa: F401
     else:
         import label_studio_sdk.converter  # noqa: F401
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
@@ -263,7 +263,7 @@ def _spent(file: Path, who: str) -> tuple[float, float]:
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
         config = Path(folder) / "config.xml"
         config.write_text(CONFIG)
-        command = ["-m", "labelloop.cli", "export", "--from", str(file), "--to", f"file://{folder}/set"]
+        command = ["-m", "labelloop.cli.main", "export", "--from", str(file), "--to", f"file://{folder}/set"]
         command += ["--label-config", str(config), "--format", "coco", "--no-fetch", "--max-errors", "1"]
         if who == "theirs":
             code = _THEIRS.format(config=CONFIG, folder=folder, file=str(file))

@@ -60,7 +60,7 @@ def _to_s3(
     import botocore.endpoint
 
     from bench.export import export_to
-    from labelloop.service.store.client import s3_client
+    from labelloop.service.store.s3_client import s3_client
 
     settings = Settings(
         home=folder / "home", s3_endpoint_url=endpoint, s3_access_key_id=key[0], s3_secret_access_key=key[1]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.annotator import Answers, Cuts
-from ml_backend.calibration import are_right
+from ml_backend.training.calibration import are_right
 
 FIXED = tuple(round(step * 0.025, 3) for step in range(1, 40))
 CLOSE = 1e-9

@@ -21,14 +21,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.smart import CROSS_VALIDATED, LARGE, SMALL, deepest, loosen, mask_iou, read_objects
-from labelloop.labeling.geometry import Rectangle
+from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.service.media import load_photo
-from ml_backend.detector import embedded_model
-from ml_backend.integrity import keep_checksum
-from ml_backend.smart.clues import CLUES, SIDE, clues, places, prior
-from ml_backend.smart.outline import SEEN, Outline, embedded_outline
+from ml_backend.checksums import keep_checksum
+from ml_backend.inference.detector import embedded_model
+from ml_backend.smart.crop import MIRRORED, View
+from ml_backend.smart.evidence_maps import CLUES, SIDE, clues, places, prior
+from ml_backend.smart.outline_network import SEEN, Outline, embedded_outline
 from ml_backend.smart.prompts import Prompt
-from ml_backend.smart.view import MIRRORED, View
 
 TAPS = {
     "/n/bb/_blocks.0/_project_conv/Conv_output_0": 16,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.backbone import open_backbone
-from ml_backend.datasets import LabelledPhoto, read_labelled
-from ml_backend.examples import Example
-from ml_backend.sights import Sights
-from ml_backend.simulate import Album, readable
+from ml_backend.training.backbone import open_backbone
+from ml_backend.training.datasets import LabelledPhoto, read_labelled
+from ml_backend.training.examples import Example
+from ml_backend.training.feature_cache import Sights
+from ml_backend.training.simulate import Album, readable
 
 SHARED = Path(__file__).parents[2] / "shared"
 NANO = SHARED / "models" / "yolox_nano.onnx"

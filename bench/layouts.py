@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 
 from bench.predict import SAMPLE, SHARED, _ap50, _coco, _iou, _plain_yolox, _prepared, _stats
 from labelloop.service.media import load_photo
-from ml_backend.detections import suppress
-from ml_backend.detector import Detector, load_detector
-from ml_backend.slicing import Slices, detect_sliced
+from ml_backend.detection.detections import suppress
+from ml_backend.inference.detector import Detector, load_detector
+from ml_backend.inference.slicing import Slices, detect_sliced
 
 FLOOR = 0.01
 NAMES = SHARED / "models" / "coco80.txt"

@@ -13,8 +13,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from ml_backend.detector import load_detector
 from ml_backend.errors import ModelError, UnknownLayout
+from ml_backend.inference.detector import load_detector
 
 SOURCES = Path(__file__).parent / "sources.toml"
 LONGEST = 260

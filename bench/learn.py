@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.backbone import open_backbone
-from ml_backend.datasets import read_labelled
-from ml_backend.detector import embedded_model
-from ml_backend.learn import learn
-from ml_backend.sights import Sights
-from ml_backend.simulate import Album
+from ml_backend.inference.detector import embedded_model
+from ml_backend.training.backbone import open_backbone
+from ml_backend.training.datasets import read_labelled
+from ml_backend.training.feature_cache import Sights
+from ml_backend.training.model_selection import learn
+from ml_backend.training.simulate import Album
 
 SHARED = Path(__file__).parents[2] / "shared"
 SEEDS = 5
@@ -82,7 +82,7 @@ def _simulate(home: Path, data: str, model: str, sizes, strategies: str, seeds: 
         stems = sorted(photo.stem for photo in (root / "images").iterdir())
         listed.write_text("\n".join(stems[::4]))
     out = home / "out.json"
-    words = [sys.executable, "-m", "labelloop.cli", "learn", "simulate", "--images", str(root / "images")]
+    words = [sys.executable, "-m", "labelloop.cli.main", "learn", "simulate", "--images", str(root / "images")]
     words += ["--annotations", str(root / "annotations_voc"), "--test-list", str(listed), "--model", model]
     words += ["--labelled", ",".join(map(str, sizes)), "--strategy", strategies, "--seeds", str(seeds)]
     subprocess.run([*words, "--json", str(out)], check=True, env=os.environ | {"LABELLOOP_HOME": str(home)})

@@ -16,18 +16,18 @@ import numpy as np
 from bench.annotator import GOOD_IOU, SAME_IOU
 from bench.stack import ROOT, running_stack
 from labelloop.connect import connect
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
 from labelloop.service.media import load_photo, photo_size
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.service.webhook_secret import SECRET_HEADER
-from ml_backend.activation import open_served
-from ml_backend.datasets import LabelledPhoto, read_labelled
-from ml_backend.judge import Truth, mean_ap50
-from ml_backend.learning.edits import Edits, edits_of
-from ml_backend.learning.runs import PHASES, Runs
-from ml_backend.learning.teaching import Lesson, is_held_out
-from ml_backend.preprocess import prepare
+from labelloop.service.web.webhook_secret import SECRET_HEADER
+from ml_backend.detection.preprocess import prepare
+from ml_backend.learning.annotations import Lesson, is_held_out
+from ml_backend.learning.report.prelabel_edits import Edits, edits_of
+from ml_backend.learning.store.runs import PHASES, Runs
+from ml_backend.serving.activation import open_served
+from ml_backend.training.datasets import LabelledPhoto, read_labelled
+from ml_backend.training.metrics import Truth, mean_ap50
 
 CELLS = ROOT.parent / "shared" / "data" / "bccd"
 LABELS = ("RBC", "WBC", "Platelets")

@@ -20,14 +20,14 @@ from PIL import Image
 from bench.many_tasks import PROJECT, ManyTasks, serve
 from bench.stack import running_stack
 from labelloop.connect import connect
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.ports import free_port
-from ml_backend.activation import served_version
 from ml_backend.learning.connect import connect as connect_learning
-from ml_backend.learning.door import Door
-from ml_backend.learning.order import HEAD
+from ml_backend.learning.service import Door
+from ml_backend.learning.task_order import HEAD
+from ml_backend.serving.activation import served_version
 from tests.drawn import SIDE, draw_shapes
 
 STOCK, IN_MEMORY = (200, 5_000, 20_000), (200, 100_000)
@@ -199,7 +199,7 @@ def _learned(named: dict[str, float], tasks: int) -> str:
 
 @contextlib.contextmanager
 def _worker(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "labelloop.cli", "worker"]
+    command = [sys.executable, "-m", "labelloop.cli.main", "worker"]
     with Path(environment["LABELLOOP_HOME"], "worker.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=log, stderr=log)
         try:

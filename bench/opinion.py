@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 
 from bench.labelled import training_photos, with_nano
-from labelloop.labeling.overlap import box_iou
-from ml_backend.examples import Example
-from ml_backend.learning.policy import LearningPolicy
-from ml_backend.opinion import Remark, second_opinions
-from ml_backend.simulate import Album
+from labelloop.labeling.geometry.overlap import box_iou
+from ml_backend.policy import LearningPolicy
+from ml_backend.training.examples import Example
+from ml_backend.training.label_errors import Remark, second_opinions
+from ml_backend.training.simulate import Album
 
 SEEDS = {"bccd": 4, "raccoon": 10}
 PHOTOS = 100

@@ -17,10 +17,10 @@ import numpy as np
 
 from labelloop.service.media import load_photo
 from labelloop.service.settings import Settings
-from ml_backend.app import create_app
-from ml_backend.detector import embedded_model, load_detector
-from ml_backend.names import read_sidecar
-from ml_backend.preprocess import prepare
+from ml_backend.detection.class_names import read_sidecar
+from ml_backend.detection.preprocess import prepare
+from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.server.app import create_app
 
 SHARED = Path(__file__).parents[2] / "shared"
 SAMPLE = SHARED / "data" / "coco_sample"
@@ -183,7 +183,7 @@ def _overhead(model: Path, photos: list[Path], folder: Path) -> str:
     with (
         mock.patch.object(onnxruntime.InferenceSession, "run", runtime.method()),
         mock.patch.object(Files, "photo", decode.method()),
-        mock.patch("ml_backend.predict.prepare", resize),
+        mock.patch("ml_backend.predict.predictor.prepare", resize),
     ):
         for turn in range(ROUNDS + 5):
             tensor = _prepared(photos[turn % len(photos)], detector.spec).tensor[None]

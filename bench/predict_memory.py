@@ -79,7 +79,7 @@ def _server(photos: Path) -> Iterator[tuple[str, int]]:
         environment = os.environ | {
             "LABELLOOP_HOME": home, "LABELLOOP_LOCAL_FILES_ROOT": str(photos), "LABELLOOP_WEB_WORKERS": "1",
         }  # fmt: skip
-        command = [sys.executable, "-m", "labelloop.cli", "ml", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "labelloop.cli.main", "ml", "serve", "--port", str(port)]
         server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             url = f"http://127.0.0.1:{port}"

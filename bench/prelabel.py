@@ -11,7 +11,7 @@ from bench.stack import environment, running_stack
 from labelloop.connect import connect
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.stack.demo import LABEL_CONFIG
+from labelloop.stack.demo_project import LABEL_CONFIG
 
 TASKS = 250
 
@@ -49,7 +49,7 @@ def _measure(studio: Studio, settings: Settings, env: dict[str, str]) -> str:
 
 
 def _bulk(_studio: Studio, project: int, env: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "labelloop.cli", "prelabel", str(project)]
+    command = [sys.executable, "-m", "labelloop.cli.main", "prelabel", str(project)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)

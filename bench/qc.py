@@ -16,16 +16,16 @@ import numpy as np
 import structlog
 
 from bench.simulated import coverage
-from labelloop.labeling.consensus import Evidence, Stance, consensus, estimate_crowd, evidence
-from labelloop.labeling.geometry import Polygon, Rectangle
-from labelloop.labeling.overlap import box_iou, match
+from labelloop.labeling.consensus.consensus import Evidence, Stance, consensus, estimate_crowd, evidence
+from labelloop.labeling.geometry.overlap import box_iou, match
+from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 from labelloop.labeling.region import Region
-from labelloop.labeling.task import read_task
+from labelloop.labeling.studio.task import read_task
 from qc_webhooks.agreement import Answers, Tolerance, read_answers
-from qc_webhooks.card import conflicts_of, stance_of
+from qc_webhooks.annotators.reliability import rate_annotators
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.reliability import rate_annotators
-from qc_webhooks.verdict import judge
+from qc_webhooks.verdict.dispute_card import conflicts_of, stance_of
+from qc_webhooks.verdict.verdict import judge
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 DRAWS = 20
@@ -141,14 +141,14 @@ def adaptive(draws=4, most=10):
 
 
 def _asked(rng, most):
-    from labelloop.service.db import open_database
-    from labelloop.service.identity import this_worker
-    from labelloop.service.inbox import Inbox
+    from labelloop.service.db.engine import open_database
+    from labelloop.service.jobs.inbox import Inbox
+    from labelloop.service.jobs.worker_id import this_worker
     from labelloop.service.settings import Settings
-    from qc_webhooks.check import Checker
-    from qc_webhooks.crowd_keeper import CrowdKeeper, CrowdStore
-    from qc_webhooks.fact_store import FactStore
-    from qc_webhooks.memory import MemoryStore
+    from qc_webhooks.pipeline.checker import Checker
+    from qc_webhooks.schedulers.annotator_model import CrowdKeeper, CrowdStore
+    from qc_webhooks.store.decisions import MemoryStore
+    from qc_webhooks.store.task_facts import FactStore
     from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
     votes, gold = read_rte()
@@ -212,7 +212,7 @@ def _renamed(crowd):
 
 def injected(count=400):
     """Errors put into copies: whether the conflict's type is named and its region pointed at."""
-    from tests.qc_webhooks.test_report import ERRORS, copied, layout, task_of
+    from tests.qc_webhooks.report.test_report import ERRORS, copied, layout, task_of
 
     tolerance = Tolerance()
     for people in (2, 3):

@@ -16,13 +16,13 @@ import time
 import httpx
 import structlog
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings, env_name
 from labelloop.stack.ports import free_port
 from qc_webhooks.jobs import handlers
-from qc_webhooks.projects import ProjectStore
+from qc_webhooks.store.projects import ProjectStore
 from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
 RATE, SECONDS = 20, 30
@@ -55,7 +55,7 @@ def run() -> str:
         engine = open_database(settings)
         ProjectStore(engine).add(PROJECT)
         env = os.environ | {env_name(name): value for name, value in values.items()}
-        code = f"from qc_webhooks.commands import serve; serve(port={port}, workers=2)"
+        code = f"from qc_webhooks.cli.qc import serve; serve(port={port}, workers=2)"
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         service = subprocess.Popen([sys.executable, "-c", code], env=env, **quiet)
         jobs = Jobs(settings, Inbox.from_settings(settings, engine), handlers(settings, studio, engine))

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 
 EVENTS = 100
@@ -24,9 +24,9 @@ BACKLOG = 500
 # machine's monotonic one, which processes share.
 WORKER = """
 import os, sys, time
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 import logging; logging.disable(logging.CRITICAL)
 import structlog; structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))

@@ -15,8 +15,8 @@ TASKS = (1_000, 12_000)  # 4.3 and 52 MB
 STEP = """
 import re, sys, time
 from pathlib import Path
-from labelloop.labeling.regions import read_annotation
-from labelloop.labeling.stream import iter_raw_tasks, iter_tasks
+from labelloop.labeling.studio.regions import read_annotation
+from labelloop.labeling.studio.stream import iter_raw_tasks, iter_tasks
 
 start, found = time.process_time(), 0
 with open(sys.argv[2], "rb") as file:

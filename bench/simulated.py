@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from labelloop.labeling.consensus import Evidence, estimate_crowd
-from qc_webhooks.reliability import rate_annotators
+from labelloop.labeling.consensus.consensus import Evidence, estimate_crowd
+from qc_webhooks.annotators.reliability import rate_annotators
 
 SEEDS = 12
 

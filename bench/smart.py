@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.geometry import Polygon
-from labelloop.labeling.regions import regions
-from labelloop.labeling.task import Prediction, Result
+from labelloop.labeling.geometry.shapes import Polygon
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.regions import regions
+from labelloop.labeling.studio.task import Prediction, Result
 from labelloop.service.media import load_photo, photo_size
 from ml_backend.smart import SmartTools
 

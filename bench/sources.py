@@ -17,10 +17,10 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.accounts import Account
 from labelloop.stack.label_studio import LabelStudio
+from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
 from labelloop.stack.progress import Steps
-from labelloop.stack.server import label_studio_part, wait_until_up
 
 ROOT = Path(__file__).parents[1]
 TASKS = 2000

@@ -21,7 +21,7 @@ def running_stack() -> Iterator[Settings]:
     """`labelloop up` in a home of its own for the length of the block; its settings. Label Studio is installed once."""
     shared = os.environ.get("LABELLOOP_HOME", str(ROOT / ".labelloop"))
     ports = [f"--{name}={free_port()}" for name in ("port", "ml-port", "qc-port")]
-    command = [sys.executable, "-m", "labelloop.cli", "up", f"--label-studio={shared}/label-studio", *ports]
+    command = [sys.executable, "-m", "labelloop.cli.main", "up", f"--label-studio={shared}/label-studio", *ports]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "up.log")
         with log.open("wb") as out:

@@ -21,13 +21,13 @@ import onnx
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 from labelloop.stack.ports import free_port
-from ml_backend.detector import embedded_model
-from ml_backend.pointer import activate_in
-from ml_backend.registry import Registry
+from ml_backend.inference.detector import embedded_model
+from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.registry import Registry
 
 SWAPS, CLIENTS, WORKERS = 20, 8, 2
 LIMIT_S = 20.0
-SERVE = "import sys; from ml_backend.commands import serve; serve(port=int(sys.argv[1]), workers=int(sys.argv[2]))"
+SERVE = "import sys; from ml_backend.cli.serve import serve; serve(port=int(sys.argv[1]), workers=int(sys.argv[2]))"
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
 <Label value="ONE" predicted_values="one"/><Label value="TWO" predicted_values="two"/></RectangleLabels></View>"""
 

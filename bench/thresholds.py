@@ -13,18 +13,18 @@ from bench.annotator import FLOOR, Answers, Cuts, Order, Photo, annotate, thresh
 from bench.f1 import FIXED, Marked, Score
 from bench.labelled import NANO, SHARED, album, drawn, training_photos, with_nano
 from labelloop.service.media import load_photo
-from ml_backend.consent import FAINTEST, line_of, settled
-from ml_backend.detections import Detections
-from ml_backend.detector import embedded_model, load_detector
-from ml_backend.examples import Example
-from ml_backend.head import Head
-from ml_backend.judge import Truth
+from ml_backend.detection.box_voting import FAINTEST, line_of, settled
+from ml_backend.detection.detections import Detections
+from ml_backend.detection.preprocess import prepare
+from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.layouts import best_class
-from ml_backend.learn import learn
-from ml_backend.learning.judging import MOST_TASKS
-from ml_backend.preprocess import prepare
-from ml_backend.simulate import Album
-from ml_backend.training import tabulate
+from ml_backend.learning.evaluation.candidate import MOST_TASKS
+from ml_backend.training.examples import Example
+from ml_backend.training.linear_head import Head
+from ml_backend.training.metrics import Truth
+from ml_backend.training.model_selection import learn
+from ml_backend.training.simulate import Album
+from ml_backend.training.table import tabulate
 
 SEEDS = 3
 DRAWS = 12

@@ -9,11 +9,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labelloop.connect import connect, show
-from labelloop.service.changes import Change
+from labelloop.service.connect_report import Change
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
-from labelloop.stack import demo
+from labelloop.stack import demo_project as demo
 from labelloop.stack.progress import Steps
 
 MARKER = "setup-project"  # in the home folder: the id of the project that we made
@@ -25,7 +25,7 @@ def ensure_bucket(settings: Settings) -> Change | None:
         return None
     from botocore.exceptions import ClientError
 
-    from labelloop.service.store.client import s3_client
+    from labelloop.service.store.s3_client import s3_client
 
     client = s3_client(settings)
     bucket = urlsplit(settings.store_url).netloc

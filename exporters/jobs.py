@@ -11,8 +11,8 @@ from exporters.automation.policy import ExportPolicyError, read_export_policy, w
 from exporters.automation.watcher import Watcher
 from exporters.errors import BadOption, SourceNotFound
 from labelloop.service.errors import LabelloopError
-from labelloop.service.inbox import Event
-from labelloop.service.jobs import Handler, Periodic, Reject
+from labelloop.service.jobs.inbox import Event
+from labelloop.service.jobs.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
 

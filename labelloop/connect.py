@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from labelloop.moved import follow_addresses
-from labelloop.service.changes import Change
-from labelloop.service.db import open_database
+from labelloop.service.connect_report import Change
+from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.connect import connect as connect_ml_backend
 from ml_backend.learning.connect import connect as connect_learning
-from qc_webhooks.connect import connect as connect_qc
+from ml_backend.studio.connect import connect as connect_ml_backend
+from qc_webhooks.studio.connect import connect as connect_qc
 
 Step = Callable[[Studio, int, Settings], Sequence[Change]]
 Tell = Callable[[Change], None]

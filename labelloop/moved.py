@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from labelloop.service.changes import Change
+from labelloop.service.connect_report import Change
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.service.webhook_secret import SECRET_HEADER
-from ml_backend.connect import basic_auth, same_address
+from labelloop.service.web.webhook_secret import SECRET_HEADER
+from ml_backend.studio.connect import basic_auth, same_address
 
 
 def follow_addresses(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:

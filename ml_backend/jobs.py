@@ -11,20 +11,20 @@ import structlog
 from sqlalchemy import Engine
 
 from labelloop.labeling.errors import LabelingError
-from labelloop.service.inbox import Event
-from labelloop.service.jobs import Handler, Periodic, Reject
+from labelloop.service.jobs.inbox import Event
+from labelloop.service.jobs.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
 from ml_backend.errors import ModelError
+from ml_backend.learning.context import Kit
 from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
-from ml_backend.learning.eye import Lookout
-from ml_backend.learning.kit import Kit
-from ml_backend.learning.learner import Learner
-from ml_backend.learning.opinions import CALM_S, LATEST_S, Opined, in_background, opine
-from ml_backend.learning.policy import LearningPolicyError
-from ml_backend.learning.queue import arrange
-from ml_backend.learning.watchman import Watchman
-from ml_backend.memory import one_heap, trim_memory
+from ml_backend.learning.image_vectors import Lookout
+from ml_backend.learning.label_errors import CALM_S, LATEST_S, Opined, in_background, opine
+from ml_backend.learning.poller import Watchman
+from ml_backend.learning.task_queue import arrange
+from ml_backend.learning.training_run import Learner
+from ml_backend.policy import LearningPolicyError
+from ml_backend.server.malloc import one_heap, trim_memory
 
 AGAIN_S = 1.0
 """Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""

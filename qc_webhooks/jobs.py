@@ -8,23 +8,23 @@ from sqlalchemy import Engine
 
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
-from labelloop.service.inbox import Event, Inbox
-from labelloop.service.jobs import Handler, Periodic, Reject
+from labelloop.service.jobs.inbox import Event, Inbox
+from labelloop.service.jobs.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from qc_webhooks.board_keeper import BoardKeeper
-from qc_webhooks.check import Checker
-from qc_webhooks.crowd_keeper import CrowdKeeper
 from qc_webhooks.events import PROJECT, TASK, copy_hint, overlay_hint, recheck_hint
-from qc_webhooks.memory import MemoryStore
-from qc_webhooks.overlap_keeper import OverlapKeeper
+from qc_webhooks.pipeline.checker import Checker
+from qc_webhooks.pipeline.reconcile import Reconciler
+from qc_webhooks.pipeline.review_project import ReviewStore, browser_path, ensure_review_project
 from qc_webhooks.policy import read_policy
-from qc_webhooks.projects import ProjectStore
-from qc_webhooks.reconcile import Reconciler
-from qc_webhooks.review_desk import ReviewStore, browser_path, ensure_review_project
-from qc_webhooks.tabs import ensure_tabs
-from qc_webhooks.truth_keeper import TruthKeeper
-from qc_webhooks.webhook import ensure_webhook
+from qc_webhooks.schedulers.annotator_model import CrowdKeeper
+from qc_webhooks.schedulers.ground_truth import TruthKeeper
+from qc_webhooks.schedulers.overlap import OverlapKeeper
+from qc_webhooks.schedulers.project_summary import BoardKeeper
+from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.studio.data_manager_tabs import ensure_tabs
+from qc_webhooks.studio.webhook import ensure_webhook
 
 # "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
 TABS_EVERY_S = 60.0

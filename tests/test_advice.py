@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 
-from labelloop.cli import GROUPS, create_cli
+from labelloop.cli.main import GROUPS, create_cli
 from tests.test_docs import PAGES, shown_commands
 
 ROOT = Path(__file__).parents[1]

@@ -22,8 +22,8 @@ from labelloop.stack.accounts import Account
 from labelloop.stack.label_studio import _PIP as PIP_OPTIONS
 from labelloop.stack.label_studio import VERSION as LABEL_STUDIO_VERSION
 from labelloop.stack.label_studio import LabelStudio, server_env
+from labelloop.stack.label_studio_server import label_studio_part
 from labelloop.stack.ports import free_port
-from labelloop.stack.server import label_studio_part
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -298,7 +298,7 @@ def test_every_service_that_stays_has_a_health_check_and_what_must_wait_waits(se
 
 
 def test_health_checks_ask_addresses_that_the_apps_have(services):
-    from labelloop.service.web import create_web
+    from labelloop.service.web.app import create_web
 
     app = create_web("any", Settings())
     paths = {rule.rule for rule in app.url_map.iter_rules()}

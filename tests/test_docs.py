@@ -7,27 +7,27 @@ import pytest
 
 from exporters.automation.policy import ExportPolicy
 from exporters.automation.triggers import TRIGGERS
-from exporters.choose import POLICIES
+from exporters.convert.annotation_policy import POLICIES
 from exporters.formats import FORMATS
 from exporters.validate import FLAWS
-from labelloop.cli import create_cli
+from labelloop.cli.main import create_cli
 from labelloop.doctor import CHECKS
-from labelloop.labeling.values import GEOMETRIES
+from labelloop.labeling.studio.values import GEOMETRIES
 from labelloop.service.datasets import READERS
 from labelloop.service.settings import Settings, describe_settings
-from ml_backend.app import create_app as create_ml
-from ml_backend.catalogue import CATALOGUE
+from ml_backend.catalogue.entries import CATALOGUE
 from ml_backend.layouts import LAYOUTS
-from ml_backend.regions import FINISHED
-from ml_backend.shapes import SHAPES
+from ml_backend.predict.shapes import SHAPES
+from ml_backend.server.app import create_app as create_ml
 from ml_backend.smart.segmenters import SEGMENTERS
-from ml_backend.standard import STANDARD
-from ml_backend.trainers import TRAINERS
+from ml_backend.training.onnx_decoders import STANDARD
+from ml_backend.training.roi_features import FINISHED
+from ml_backend.training.solvers import TRAINERS
 from qc_webhooks.agreement import METRICS
-from qc_webhooks.app import create_app as create_qc
+from qc_webhooks.decision.routes import ROUTES
 from qc_webhooks.policy import ControlPolicy, Policy, ReviewRoute
-from qc_webhooks.routing import ROUTES
-from qc_webhooks.rules import RULES, Rule
+from qc_webhooks.policy.guideline_rules import RULES, Rule
+from qc_webhooks.server.app import create_app as create_qc
 from qc_webhooks.statistics import STATISTICS
 
 ROOT = Path(__file__).parents[1]

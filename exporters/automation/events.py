@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from exporters.accounting import Report
 from exporters.automation.triggers import Last, Now
-from exporters.manifest import FORMAT
-from exporters.versions import manifest_key
+from exporters.dataset.versions import manifest_key
+from exporters.model.accounting import Report
+from exporters.model.manifest import FORMAT
 
 PROJECT = "export.project"
 """Export a project by its policy; the subject is the project's number."""

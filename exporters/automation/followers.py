@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from exporters.automation.events import THEN, WEBHOOK
 from exporters.automation.then import CommandFailed, run_then
 from exporters.automation.webhook import WebhookForbidden, send
-from labelloop.service.inbox import Event
-from labelloop.service.jobs import Handler, Reject
+from labelloop.service.jobs.inbox import Event
+from labelloop.service.jobs.jobs import Handler, Reject
 from labelloop.service.settings import Settings
 
 

@@ -4,19 +4,19 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from exporters.accounting import Report
 from exporters.automation.events import WEBHOOK, environment
 from exporters.automation.policy import ExportPolicy
 from exporters.automation.then import CommandFailed, run_then
 from exporters.automation.watcher import Watcher
-from exporters.run import Progress
-from labelloop.service.db import open_database
+from exporters.model.accounting import Report
+from exporters.pipeline.export_run import Progress
+from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
-from labelloop.service.identity import this_worker
-from labelloop.service.inbox import Inbox
-from labelloop.service.interrupts import on_stop_signals
-from labelloop.service.jobs import Handler, Reject
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Handler, Reject
+from labelloop.service.jobs.worker_id import this_worker
 from labelloop.service.settings import Settings
+from labelloop.service.signals import on_stop_signals
 from labelloop.service.studio import Studio, StudioUnauthorized
 
 Tell = Callable[[str], None]

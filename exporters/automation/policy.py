@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from exporters.choose import DISPUTED
-from exporters.choose import policy as chosen
-from exporters.classes import CATEGORY_IDS, renames
+from exporters.convert.annotation_policy import DISPUTED
+from exporters.convert.annotation_policy import policy as chosen
 from exporters.errors import BadOption, ExportError
 from exporters.formats import DEFAULT_FORMATS, format_names
-from exporters.splits import DEFAULT_SPLIT, Split
+from exporters.model.class_map import CATEGORY_IDS, renames
+from exporters.model.splits import DEFAULT_SPLIT, Split
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 

@@ -6,14 +6,14 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from exporters.accounting import Report
 from exporters.automation.events import PROJECT, THEN, WEBHOOK, environment, project_key, told
-from exporters.automation.memory import Memory
 from exporters.automation.policy import ExportPolicy
+from exporters.automation.state import Memory
 from exporters.automation.triggers import Last, Now, due
-from exporters.export import export
-from exporters.run import Progress
-from labelloop.service.inbox import Inbox
+from exporters.model.accounting import Report
+from exporters.pipeline.export import export
+from exporters.pipeline.export_run import Progress
+from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 

@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from exporters.errors import ExportError
-from labelloop.service.media.guard import AddressForbidden, GuardedTransport
+from labelloop.service.media.ssrf_guard import AddressForbidden, GuardedTransport
 from labelloop.service.settings import Settings
 
 TIMEOUT_S = 15.0

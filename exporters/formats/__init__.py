@@ -1,16 +1,16 @@
 """FORMATS: the data set formats that can be written, one line each."""
 
 from exporters.errors import BadOption
-from exporters.formats.classify import YoloClassify
+from exporters.formats.base import Format
 from exporters.formats.coco import Coco
-from exporters.formats.format import Format
 from exporters.formats.ndjson import NdjsonDetect, NdjsonObb, NdjsonPose, NdjsonSegment
 from exporters.formats.voc import Voc
 from exporters.formats.voc_masks import VocMasks
 from exporters.formats.webdataset import WebDataset
 from exporters.formats.yolo import YoloDetect
+from exporters.formats.yolo_classify import YoloClassify
+from exporters.formats.yolo_polygons import YoloObb, YoloSegment
 from exporters.formats.yolo_pose import YoloPose
-from exporters.formats.yolo_shapes import YoloObb, YoloSegment
 
 FORMATS: dict[str, type[Format]] = {
     "coco": Coco,

@@ -12,10 +12,8 @@ from typing import Any, BinaryIO, ClassVar
 import msgspec
 import numpy as np
 
-from exporters.block import Block
-from exporters.dataset import Image, Item, Object
-from exporters.formats.coco_rows import annotations
-from exporters.formats.format import (
+from exporters.columnar.block import Block
+from exporters.formats.base import (
     ABOUT,
     ATTRIBUTES,
     FLAGS,
@@ -29,13 +27,15 @@ from exporters.formats.format import (
     repeated,
     shape_name,
 )
-from exporters.keypoints import ALONE, ONLY_ONE, Joined, Placed
-from exporters.outlines import one_ring
-from exporters.shapes import is_upright, rings, visible
+from exporters.formats.coco_columnar import annotations
+from exporters.model.clipping import is_upright, rings, visible
+from exporters.model.keypoints import ALONE, ONLY_ONE, Joined, Placed
+from exporters.model.outlines import one_ring
+from exporters.model.records import Image, Item, Object
 from labelloop.labeling.errors import TooLarge
-from labelloop.labeling.geometry import KeyPoint, Mask
-from labelloop.labeling.remarks import CROWD, POSE
-from labelloop.labeling.remarks import FLAGS as REMARKED
+from labelloop.labeling.geometry.shapes import KeyPoint, Mask
+from labelloop.labeling.studio.region_attributes import CROWD, POSE
+from labelloop.labeling.studio.region_attributes import FLAGS as REMARKED
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, ClassVar
 
 import msgspec
 
-from exporters.dataset import Image
-from exporters.formats.format import Place, Record
+from exporters.formats.base import Place, Record
 from exporters.formats.yolo import YoloDetect
+from exporters.formats.yolo_polygons import YoloObb, YoloSegment
 from exporters.formats.yolo_pose import YoloPose
-from exporters.formats.yolo_shapes import YoloObb, YoloSegment
+from exporters.model.records import Image
 from labelloop.labeling.splits import SPLITS
 
 _encode = msgspec.json.Encoder().encode

@@ -14,9 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.block import Block
-from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.format import (
+from exporters.columnar.block import Block
+from exporters.formats.base import (
     ATTRIBUTES,
     BOX_CHANGES,
     FLAGS,
@@ -29,8 +28,9 @@ from exporters.formats.format import (
     repeated,
     shape_name,
 )
-from exporters.shapes import is_upright
-from labelloop.labeling.remarks import POSE, flag_of
+from exporters.model.clipping import is_upright
+from exporters.model.records import Box, Image, Item, Object
+from labelloop.labeling.studio.region_attributes import POSE, flag_of
 
 _encode = msgspec.json.Encoder().encode
 

@@ -15,14 +15,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.block import Block
-from exporters.dataset import Image, Item, Object
-from exporters.formats.format import Encoded, ItemFormat, Place, Record
+from exporters.columnar.block import Block
+from exporters.formats.base import Encoded, ItemFormat, Place, Record
 from exporters.formats.voc import Voc, VocPage, colours
 from exporters.formats.yolo import crowds
-from exporters.shapes import visible
-from labelloop.labeling.geometry import Mask
-from labelloop.labeling.raster import MOST_PIXELS
+from exporters.model.clipping import visible
+from exporters.model.records import Image, Item, Object
+from labelloop.labeling.geometry.raster import MOST_PIXELS
+from labelloop.labeling.geometry.shapes import Mask
 
 MOST = 254
 """Objects in an image, and classes: a pixel is a byte, and 255 is void."""

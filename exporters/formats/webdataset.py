@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from exporters.formats.base import Place, Record
 from exporters.formats.coco import Coco
-from exporters.formats.format import Place, Record
 
 SAMPLES = 1000
 SHARD_BYTES = 1 << 30

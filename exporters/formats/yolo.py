@@ -14,10 +14,10 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from exporters.block import Block
-from exporters.columns import Columns
-from exporters.dataset import Box, Image, Item, Object
-from exporters.formats.format import (
+from exporters.columnar.block import Block
+from exporters.columnar.columns import Columns
+from exporters.columnar.text_table import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
+from exporters.formats.base import (
     BOX_CHANGES,
     NO_AREA,
     NO_CROWDS,
@@ -30,8 +30,8 @@ from exporters.formats.format import (
     repeated,
     shape_name,
 )
-from exporters.formats.sheet import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
-from exporters.shapes import SIZELESS, is_upright
+from exporters.model.clipping import SIZELESS, is_upright
+from exporters.model.records import Box, Image, Item, Object
 
 DIGITS = 8
 """Digits after the point of a share: a hundred-millionth of the image."""

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from exporters.dataset import Box, Image, Item, Object
 from exporters.errors import BadOption
-from exporters.formats.format import NO_AREA, Job, repeated, shape_name
+from exporters.formats.base import NO_AREA, Job, repeated, shape_name
 from exporters.formats.yolo import YoloRows, crowds, quoted, row_of, shares
-from exporters.keypoints import ONLY_ONE, Placed
-from exporters.shapes import is_upright
-from labelloop.labeling.geometry import KeyPoint
+from exporters.model.clipping import is_upright
+from exporters.model.keypoints import ONLY_ONE, Placed
+from exporters.model.records import Box, Image, Item, Object
+from labelloop.labeling.geometry.shapes import KeyPoint
 
 WITHOUT = "object without key points -> all of them not drawn"
 

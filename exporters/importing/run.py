@@ -8,18 +8,18 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from exporters.importing.board import Board
+from exporters.importing.class_ids import class_numbers, named
 from exporters.importing.errors import ImportFailed, LabelsMissing, Refused, TitleTaken
-from exporters.importing.interface import extended, lacks, new_interface, the_image, unkept
-from exporters.importing.location import Images, Located, Locator, usual_images
-from exporters.importing.needs import Needs, Progress, survey
-from exporters.importing.numbers import class_numbers, named
-from exporters.importing.placing import Placer
+from exporters.importing.existing_tasks import Board
+from exporters.importing.image_locations import Images, Located, Locator, usual_images
+from exporters.importing.label_config import extended, lacks, new_interface, the_image, unkept
+from exporters.importing.region_writer import Placer
 from exporters.importing.report import As, Imported
-from exporters.importing.sending import Parcel, Sender
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.geometry import Geometry, Rectangle
+from exporters.importing.requirements import Needs, Progress, survey
+from exporters.importing.upload import Parcel, Sender
+from labelloop.labeling.geometry.shapes import Geometry, Rectangle
 from labelloop.labeling.splits import split_of
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.datasets import DataSet, LabelledPhoto, Photos, Place, Problem, open_place, read_dataset
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporters.errors import BadOption, SourceNotFound
-from exporters.sources.file import JsonFile, S3Json
-from exporters.sources.source import Progress, Source
-from labelloop.labeling.config import LabelConfig
+from exporters.sources.base import Progress, Source
+from exporters.sources.json_file import JsonFile, S3Json
 from labelloop.labeling.errors import MalformedConfig
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 
@@ -63,6 +63,6 @@ def open_source(
         text = path.absolute().as_uri()
     else:
         return JsonFile(path, config)
-    from exporters.sources.target import TargetStorage
+    from exporters.sources.target_storage import TargetStorage
 
     return TargetStorage(text, open_store(text, settings), config, settings, fresh=fresh, progress=progress)

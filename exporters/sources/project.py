@@ -14,14 +14,14 @@ import msgspec
 import structlog
 
 from exporters.errors import SourceNotFound
-from exporters.sources.source import Progress, read
-from labelloop.labeling.config import LabelConfig
+from exporters.sources.base import Progress, read
 from labelloop.labeling.errors import MalformedTask
-from labelloop.labeling.stream import iter_raw_tasks
-from labelloop.labeling.task import Task
-from labelloop.service.mirror import Mirror, Row, Tracker, batches, text_of
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.stream import iter_raw_tasks
+from labelloop.labeling.studio.task import Task
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio, StudioError, StudioUnauthorized
+from labelloop.service.studio.mirror import Mirror, Row, Tracker, batches, text_of
 from labelloop.service.studio.tasks import Mark
 
 SNAPSHOT_FROM = 200

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
 from exporters.formats.coco import twin_key
-from exporters.validate.flaws import Problems
+from exporters.validate.issues import Problems
 from exporters.validate.names import check_classes
 from exporters.validate.photos import check_photo
 from labelloop.labeling.splits import split_of

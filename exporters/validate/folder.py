@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporters.errors import NoDataSet
 from exporters.validate.coco import check_sheets
-from exporters.validate.flaws import Problems
+from exporters.validate.issues import Problems
 from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from exporters.classes import alike
-from exporters.validate.flaws import Problems
+from exporters.model.class_map import alike
+from exporters.validate.issues import Problems
 
 
 def check_classes(names: Iterable[str], file: str, where: str, problems: Problems) -> None:

@@ -3,7 +3,7 @@
 import posixpath
 from typing import Any
 
-from exporters.validate.flaws import Problems
+from exporters.validate.issues import Problems
 from exporters.validate.names import check_classes
 from exporters.validate.yolo import check_rows
 from labelloop.labeling.splits import SPLITS

@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from exporters.validate.flaws import Problems
+from exporters.validate.issues import Problems
 from labelloop.service.datasets import Photos
 
 

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import msgspec
 
-from exporters.dataset import Image
+from exporters.dataset.shards import compare, read_index, read_photo, read_table
+from exporters.dataset.versions import manifest_key, read_version
 from exporters.errors import DatasetDamaged
-from exporters.manifest import IMAGES, PHOTOS, Manifest, Photo, object_key
-from exporters.splits import APART
-from exporters.tables import compare, read_index, read_photo, read_table
-from exporters.validate.flaws import Problems
-from exporters.versions import manifest_key, read_version
+from exporters.model.manifest import IMAGES, PHOTOS, Manifest, Photo, object_key
+from exporters.model.records import Image
+from exporters.model.splits import APART
+from exporters.validate.issues import Problems
 from labelloop.service.store import Store
 
 _THREADS = 8

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from exporters.validate.flaws import Problems
+from exporters.validate.issues import Problems
 from exporters.validate.names import check_classes, check_shared
 from exporters.validate.photos import check_photo
 from labelloop.service.datasets import Photos, Place

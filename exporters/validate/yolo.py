@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from exporters.validate.flaws import Problems
+from exporters.validate.issues import Problems
 from exporters.validate.names import check_classes, check_shared
 from exporters.validate.photos import check_photo
 from labelloop.service.datasets import DatasetError, Photos, Place

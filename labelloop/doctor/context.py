@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import httpx
 
-from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import Capabilities, open_store
 from labelloop.service.studio import Studio
-from ml_backend.activation import open_served
-from ml_backend.detector import Detector
+from ml_backend.inference.detector import Detector
+from ml_backend.serving.activation import open_served
 
 Fact = TypeVar("Fact")
 

@@ -8,11 +8,11 @@ import httpx
 
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, warning
-from ml_backend.detector import embedded_model
-from ml_backend.integrity import check_file
-from ml_backend.mapping import mapping_report
-from ml_backend.readiness import require_served_files
-from ml_backend.support import NO_CONTROL, ModelOutputs, controls_of, reasons
+from ml_backend.checksums import check_file
+from ml_backend.inference.detector import embedded_model
+from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons
+from ml_backend.predict.label_mapping import mapping_report
+from ml_backend.server.readiness import require_served_files
 
 MOST_NAMED = 8
 _RENAME = (

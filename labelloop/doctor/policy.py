@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from labelloop.doctor.finding import Finding, ok, problem, warning
 from qc_webhooks.errors import PolicyError
-from qc_webhooks.overlap_keeper import count_short, describe_short
 from qc_webhooks.policy import policy_files, read_policy
+from qc_webhooks.schedulers.overlap import count_short, describe_short
 
 if TYPE_CHECKING:
     from labelloop.doctor.context import Context

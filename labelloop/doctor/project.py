@@ -10,16 +10,16 @@ from typing import Any
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.doctor.label_studio import BANNED, OPEN_NETWORK
-from labelloop.labeling.config import LabelConfig
 from labelloop.labeling.errors import MalformedConfig
+from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
-from labelloop.service.webhook_secret import SECRET_HEADER
-from ml_backend.support import ModelOutputs, controls_of
+from labelloop.service.web.webhook_secret import SECRET_HEADER
+from ml_backend.predict.control_support import ModelOutputs, controls_of
 from qc_webhooks.events import WANTED
-from qc_webhooks.tabs import TABS
-from qc_webhooks.webhook import webhook_headers, webhook_url
+from qc_webhooks.studio.data_manager_tabs import TABS
+from qc_webhooks.studio.webhook import webhook_headers, webhook_url
 
 UNCERTAINTY = "Uncertainty sampling"
 CONNECTED = "CO"

@@ -11,7 +11,7 @@ import httpx
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
 from labelloop.service.settings import env_name
-from labelloop.service.webhook_secret import SECRET_HEADER
+from labelloop.service.web.webhook_secret import SECRET_HEADER
 
 # An action that no Label Studio sends: quality control answers it and does nothing.
 NO_OP = {"action": "LABELLOOP_DOCTOR"}

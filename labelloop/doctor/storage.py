@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from labelloop.doctor.context import Context
 from labelloop.doctor.finding import Finding, ok, problem, skipped, warning
-from labelloop.service.db import create_engine, require_newest_schema
+from labelloop.service.db.engine import create_engine, require_newest_schema
 from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError, SchemaTooNew
-from labelloop.service.inbox import EVENTS, Inbox
+from labelloop.service.jobs.heartbeats import WORKERS
+from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.readiness import DatabaseChecks, NotReady, require_home, require_whole, sqlite_file
 from labelloop.service.settings import hide_password, unknown_settings
-from labelloop.service.workers import WORKERS
 
 MIB, GIB = 2**20, 2**30
 DISK_PROBLEM_BYTES = 500 * MIB

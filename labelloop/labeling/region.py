@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.errors import RegionError
-from labelloop.labeling.geometry import Geometry
-from labelloop.labeling.task import Result
+from labelloop.labeling.geometry.shapes import Geometry
+from labelloop.labeling.studio.task import Result
 
 NO_ATTRIBUTES: Mapping[str, tuple[Any, ...]] = {}
 

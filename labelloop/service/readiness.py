@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from labelloop.service.db import create_engine, require_known_schema, require_newest_schema
+from labelloop.service.db.engine import create_engine, require_known_schema, require_newest_schema
 from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError
-from labelloop.service.inbox import Inbox
+from labelloop.service.jobs.heartbeats import Workers
+from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings, hide_password
-from labelloop.service.workers import Workers
 
 CACHED_S = 5.0
 """An answer of a check is given again for so long: whoever asks `/ready` often costs little."""

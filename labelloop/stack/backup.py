@@ -20,13 +20,13 @@ import msgspec
 import sqlalchemy
 
 from labelloop import VERSION
-from labelloop.service.db import create_engine, known_revisions, open_database, revisions
+from labelloop.service.db.engine import create_engine, known_revisions, open_database, revisions
 from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError, SchemaTooNew
+from labelloop.service.jobs.heartbeats import Workers
 from labelloop.service.readiness import require_home, require_whole, sqlite_file
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings, hide_password
-from labelloop.service.workers import Workers
 from labelloop.stack.state import running
 
 FORMAT = 1

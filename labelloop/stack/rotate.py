@@ -7,12 +7,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from labelloop.connect import connect
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError, SettingsError
 from labelloop.service.settings import Settings, env_name, settings_file
 from labelloop.service.studio import Studio
 from labelloop.stack.environment import with_secrets, write_env
-from qc_webhooks.projects import ProjectStore
+from qc_webhooks.store.projects import ProjectStore
 
 SECRET, PREVIOUS = env_name("webhook_secret"), env_name("webhook_secret_previous")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from labelloop.stack.label_studio_server import how_it_ended
 from labelloop.stack.process import Child, Part
-from labelloop.stack.server import how_it_ended
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 8.0

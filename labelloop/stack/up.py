@@ -7,23 +7,23 @@ from pathlib import Path
 import msgspec
 
 from labelloop.connect import NotConnected, connect
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
 from labelloop.service.disk import keep_private
 from labelloop.service.errors import LabelloopError
 from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import PREFIX, Settings
 from labelloop.service.studio import NotFound, Studio, StudioUnauthorized
-from labelloop.stack import demo
+from labelloop.stack import demo_project as demo
 from labelloop.stack.environment import read_env, with_secrets, write_env
 from labelloop.stack.label_studio import require_disk
+from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
+from labelloop.stack.layout import URLS, Plan
 from labelloop.stack.people import ADMIN, ANNOTATORS, PEOPLE, admin_token, sign_up_annotator
-from labelloop.stack.plan import URLS, Plan
 from labelloop.stack.process import Child, end_leftovers
 from labelloop.stack.progress import Steps
-from labelloop.stack.server import label_studio_part, wait_until_up
 from labelloop.stack.state import DemoProject, State, read_state, sole_supervisor, write_state
 from labelloop.stack.supervisor import Stopped, StopSignals, Supervisor
-from qc_webhooks.projects import ProjectStore
+from qc_webhooks.store.projects import ProjectStore
 
 TOKEN, HOOK = "LABELLOOP_LABEL_STUDIO_API_KEY", "LABELLOOP_WEBHOOK_SECRET"
 KEY_USER, KEY = "LABELLOOP_BASIC_AUTH_USER", "LABELLOOP_BASIC_AUTH_PASSWORD"

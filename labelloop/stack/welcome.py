@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from labelloop.stack.environment import read_env
+from labelloop.stack.layout import URLS
 from labelloop.stack.people import ADMIN, ANNOTATORS, Person
-from labelloop.stack.plan import URLS
 from labelloop.stack.up import DASHBOARD, KEY, KEY_USER, Ready
 
 _TEXT = """

@@ -7,15 +7,15 @@ graph and what a trial run on a grey photo gave, so that open dimensions are kno
 from collections.abc import Mapping
 
 from ml_backend.layouts.anchors import YOLOV5_HEADS
+from ml_backend.layouts.base import Layout, Reader, best_class, image_size, plain_spec
 from ml_backend.layouts.classify import CLASSIFY
 from ml_backend.layouts.detr import DETR_SIGMOID, DETR_SOFTMAX, RF_DETR
 from ml_backend.layouts.end2end import END2END, RTDETR_ULTRALYTICS
 from ml_backend.layouts.fastestdet import FASTESTDET
-from ml_backend.layouts.finished import PADDLE, RT_DETR, SSD, TF_OD, TORCHVISION
 from ml_backend.layouts.gfl import NANODET, NANODET_SINGLE, PICODET
 from ml_backend.layouts.labelloop import LABELLOOP
-from ml_backend.layouts.layout import Layout, Reader, best_class, image_size, plain_spec
 from ml_backend.layouts.nms import TENSORRT_NMS, YOLOV7_END2END
+from ml_backend.layouts.postprocessed import PADDLE, RT_DETR, SSD, TF_OD, TORCHVISION
 from ml_backend.layouts.ultralytics import YOLOV5, YOLOV8
 from ml_backend.layouts.yolox import YOLOX, YOLOX_DECODED, yolox_grid
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detections import Detections, Floats
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.fit import Misfit
-from ml_backend.layouts.layout import (
+from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.layouts.base import (
     Layout,
     Reader,
     best_class,
@@ -27,6 +26,7 @@ from ml_backend.layouts.layout import (
     sigmoid,
     told,
 )
+from ml_backend.layouts.plausibility import Misfit
 from ml_backend.layouts.ultralytics import ultralytics_spec
 
 MOST_LIKELY, LIKELY_SHARE = 2.5, 0.2

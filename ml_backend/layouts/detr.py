@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detections import Detections
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.layout import (
+from ml_backend.detection.class_names import Spare
+from ml_backend.detection.detections import Detections
+from ml_backend.detection.masks import Segment
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.detection.preprocess import InputSpec
+from ml_backend.layouts.base import (
     IMAGENET,
     Layout,
     Reader,
@@ -24,9 +27,6 @@ from ml_backend.layouts.layout import (
     sigmoid,
     softmax,
 )  # fmt: skip
-from ml_backend.names import Spare
-from ml_backend.preprocess import InputSpec
-from ml_backend.segments import Segment
 
 
 def _pair(seen: Arrays, boxes: str, logits: str) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ml_backend.detections import Detections
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.fit import Misfit
-from ml_backend.layouts.layout import (
+from ml_backend.detection.detections import Detections
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.layouts.base import (
     Layout,
     Reader,
     best_class,
@@ -19,6 +18,7 @@ from ml_backend.layouts.layout import (
     plain_spec,
     sides,
 )
+from ml_backend.layouts.plausibility import Misfit
 
 
 def _recognise(graph: Graph, seen: Arrays) -> str | None:

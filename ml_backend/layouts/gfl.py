@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detections import Detections, Floats
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.layout import (
+from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.detection.preprocess import InputSpec
+from ml_backend.layouts.base import (
     IMAGENET,
     Layout,
     Reader,
@@ -31,7 +32,6 @@ from ml_backend.layouts.layout import (
     sigmoid,
     softmax,
 )  # fmt: skip
-from ml_backend.preprocess import InputSpec
 
 BINS = 8
 """Numbers a side where nothing tells otherwise: 0..7 strides, as NanoDet and PicoDet are configured."""

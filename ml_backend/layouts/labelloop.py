@@ -9,10 +9,10 @@ import json
 
 import numpy as np
 
-from ml_backend.consent import Line
-from ml_backend.detections import Detections
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.layout import Layout, Reader, best_class, plain_spec
+from ml_backend.detection.box_voting import Line
+from ml_backend.detection.detections import Detections
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.layouts.base import Layout, Reader, best_class, plain_spec
 
 LINES = "labelloop.lines"
 """Metadata of a learned model, see `consent.settled`: of each class [stretch, shift, cut, oblong], or null;

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ml_backend.detections import Detections
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.finished import Roles, roles_of
-from ml_backend.layouts.layout import Layout, Reader, only, sides
+from ml_backend.detection.detections import Detections
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.layouts.base import Layout, Reader, only, sides
+from ml_backend.layouts.postprocessed import Roles, roles_of
 from ml_backend.layouts.ultralytics import ultralytics_spec
 
 # --- YOLOv7 `--end2end` for ONNX Runtime: [n, 7]: photo, x_min, y_min, x_max, y_max, class, score ---------------------

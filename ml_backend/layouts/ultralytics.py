@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detections import Detections, Floats, bounds_of
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.fit import Misfit
-from ml_backend.layouts.layout import (
+from ml_backend.detection.detections import Detections, Floats, bounds_of
+from ml_backend.detection.masks import Segment
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.detection.preprocess import InputSpec
+from ml_backend.layouts.base import (
     Layout,
     Reader,
     from_centre,
@@ -28,9 +29,8 @@ from ml_backend.layouts.layout import (
     plain_spec,
     told,
 )  # fmt: skip
+from ml_backend.layouts.plausibility import Misfit
 from ml_backend.layouts.yolox import decode_pixels
-from ml_backend.preprocess import InputSpec
-from ml_backend.segments import Segment
 
 
 def ultralytics_spec(graph: Graph) -> InputSpec:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detections import Detections, Floats
-from ml_backend.graph import Arrays, Graph, as_float32
-from ml_backend.layouts.layout import (
+from ml_backend.detection.detections import Detections, Floats
+from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
+from ml_backend.detection.preprocess import InputSpec
+from ml_backend.layouts.base import (
     Layout,
     Reader,
     best_class,
@@ -23,7 +24,6 @@ from ml_backend.layouts.layout import (
     only,
     plain_spec,
 )
-from ml_backend.preprocess import InputSpec
 
 STRIDES = (8, 16, 32)
 _NEAR = 4.0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from labelloop.labeling.errors import MalformedConfig
-from labelloop.service.changes import Change
-from labelloop.service.inbox import Inbox
+from labelloop.service.connect_report import Change
+from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend import activation
 from ml_backend.learning.events import queue_hint, sweep_hint
-from ml_backend.learning.lessons import Lessons
-from ml_backend.learning.policy import read_learning_policy
-from ml_backend.support import controls_of, reasons
+from ml_backend.learning.store.annotations import Lessons
+from ml_backend.policy import read_learning_policy
+from ml_backend.predict.control_support import controls_of, reasons
+from ml_backend.serving import activation
 
 
 def connect(studio: Studio, project: int, settings: Settings, engine: sa.Engine) -> list[Change]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelloop.service.errors import BadRequest
-from labelloop.service.inbox import Event
+from labelloop.service.jobs.inbox import Event
 
 LEARN = "learn"
 """Topic of what may change what a project learns from; its subject is the project's id."""

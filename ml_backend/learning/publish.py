@@ -10,15 +10,15 @@ import structlog
 
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store, StoreError
-from ml_backend import activation
-from ml_backend.backbone import Backbone
-from ml_backend.check import Checked
-from ml_backend.head import Head
-from ml_backend.learned import write_learned
-from ml_backend.learning.bases import LEARNER, Served, is_learned
-from ml_backend.learning.kit import Kit
-from ml_backend.pointer import forget_in, read_pointer
-from ml_backend.registry import Manifest, Registry
+from ml_backend.learning.base_models import LEARNER, Served, is_learned
+from ml_backend.learning.context import Kit
+from ml_backend.serving import activation
+from ml_backend.serving.active_versions import forget_in, read_pointer
+from ml_backend.serving.registry import Manifest, Registry
+from ml_backend.serving.smoke_test import Checked
+from ml_backend.training.backbone import Backbone
+from ml_backend.training.linear_head import Head
+from ml_backend.training.onnx_export import write_learned
 
 REFUSED_KEPT = 3
 """Refused candidates of a project that stay, so that somebody may look at them."""

@@ -1,6 +1,6 @@
 """Owns opening a user's segmenter once in a process of its own, to say before anything is served that it cannot be.
 
-A process of its own for the reason that `ml_backend.check` gives.
+A process of its own for the reason that `ml_backend.serving.smoke_test` gives.
 """
 
 from __future__ import annotations

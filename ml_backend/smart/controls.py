@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from labelloop.labeling.config import Control, LabelConfig
 from labelloop.labeling.region import Region
+from labelloop.labeling.studio.config import Control, LabelConfig
 
 PROMPTS = ("RectangleLabels", "KeyPointLabels", "Rectangle", "KeyPoint")
 """What reaches a backend from Label Studio 1.23.2; polygons, ellipses and brush strokes send nothing."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labelloop.labeling.geometry import KeyPoint, Point, Rectangle
-from labelloop.labeling.reading import read_annotation
+from labelloop.labeling.geometry.shapes import KeyPoint, Point, Rectangle
 from labelloop.labeling.region import Region
-from labelloop.labeling.task import Prediction, Result
+from labelloop.labeling.studio.reading import read_annotation
+from labelloop.labeling.studio.task import Prediction, Result
 
 SAME_BOX = 0.5
 """Overlap (IoU) from which a later box is the same object, drawn again."""

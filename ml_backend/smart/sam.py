@@ -24,11 +24,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.engine import open_session
+from ml_backend.detection.onnx_graph import Arrays, Graph, Tensor, as_float32, read_graph
 from ml_backend.errors import ModelBroken
-from ml_backend.graph import Arrays, Graph, Tensor, as_float32, read_graph
-from ml_backend.run_limit import RunLimit
-from ml_backend.smart.cutout import Cutout
+from ml_backend.inference.run_limit import RunLimit
+from ml_backend.inference.session import open_session
+from ml_backend.smart.crop_mask import Cutout
 from ml_backend.smart.prompts import Prompt
 
 SIDE = 1024

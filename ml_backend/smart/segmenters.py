@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
-from ml_backend.smart.cutout import Cutout
-from ml_backend.smart.outline import Outline
+from ml_backend.smart.crop_mask import Cutout
+from ml_backend.smart.outline_network import Outline
 from ml_backend.smart.prompts import Prompt
 from ml_backend.smart.sam import Sam
 

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from labelloop.labeling.config import Control, LabelConfig
 from labelloop.labeling.errors import LabelingError
-from labelloop.labeling.geometry import Geometry, Polygon, Rectangle
+from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
 from labelloop.labeling.region import Region
-from labelloop.labeling.regions import to_results
-from labelloop.labeling.task import Result
+from labelloop.labeling.studio.config import Control, LabelConfig
+from labelloop.labeling.studio.regions import to_results
+from labelloop.labeling.studio.task import Result
 from labelloop.service.errors import Busy, LabelloopError
 from labelloop.service.media import MediaError, Photo
-from labelloop.service.memory import MemoryBudget
+from labelloop.service.memory_budget import MemoryBudget
 from labelloop.service.settings import Settings
-from ml_backend.protocol import Prediction
+from ml_backend.predict.protocol import Prediction
 from ml_backend.smart.controls import outlets
-from ml_backend.smart.looks import Looks
+from ml_backend.smart.embedding_cache import Looks
 from ml_backend.smart.prompts import Asked, Prompt, read_prompts, results_of
 
 if TYPE_CHECKING:
-    from ml_backend.smart.cutout import Cutout
+    from ml_backend.smart.crop_mask import Cutout
     from ml_backend.smart.segmenters import Segmenter
 
 log = structlog.get_logger(__name__)

@@ -7,15 +7,15 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from labelloop.labeling.annotators import annotator_of, latest_annotations
-from labelloop.labeling.clusters import check_count, check_size
-from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.consensus.clustering import check_count, check_size
 from labelloop.labeling.errors import MalformedValue, RegionError, TooLargeToJudge
-from labelloop.labeling.geometry import KeyPoint
+from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Reading, Region
-from labelloop.labeling.regions import read_annotation
-from labelloop.labeling.task import Annotation, Prediction, Result, Task
-from labelloop.labeling.values import ANSWERS, answer, labels, shape_of
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.latest import annotator_of, latest_annotations
+from labelloop.labeling.studio.regions import read_annotation
+from labelloop.labeling.studio.task import Annotation, Prediction, Result, Task
+from labelloop.labeling.studio.values import ANSWERS, answer, labels, shape_of
 
 # Where nobody recorded the size of an image, percent are read on a square: the overlap of upright shapes is the same.
 _UNKNOWN_SIZE = (1000, 1000)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.keypoints import alike_points
-from labelloop.labeling.regions import Region
+from labelloop.labeling.geometry.oks import alike_points
+from labelloop.labeling.studio.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
-from qc_webhooks.agreement.groups import Group, find_duplicates, find_groups
 from qc_webhooks.agreement.matching import Pair, match_regions, match_things
 from qc_webhooks.agreement.metrics import Tolerance, amount, text
+from qc_webhooks.agreement.region_groups import Group, find_duplicates, find_groups
 from qc_webhooks.agreement.similarity import alike_spans
 
 ConflictType = Literal[

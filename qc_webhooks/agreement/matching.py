@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.overlap import ROUNDING, Pairs, match_pairs, overlaps
-from labelloop.labeling.regions import Region
+from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, match_pairs, overlaps
+from labelloop.labeling.studio.regions import Region
 
 
 class Thing(Protocol):

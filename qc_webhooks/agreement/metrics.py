@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labelloop.labeling.keypoints import alike_points
-from labelloop.labeling.regions import Region
+from labelloop.labeling.geometry.oks import alike_points
+from labelloop.labeling.studio.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 from qc_webhooks.agreement.matching import match_regions, match_things
 from qc_webhooks.agreement.similarity import (

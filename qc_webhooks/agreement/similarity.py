@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
-from labelloop.labeling.overlap import Pairs, gather, meeting
-from labelloop.labeling.regions import Region
+from labelloop.labeling.geometry.overlap import Pairs, gather, meeting
+from labelloop.labeling.studio.regions import Region
 from qc_webhooks.agreement.answers import Amount, Span
 
 Matrix = NDArray[np.float64]

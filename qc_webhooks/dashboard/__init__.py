@@ -1,5 +1,5 @@
 """The dashboard of quality control: server-rendered pages behind a log-in."""
 
-from qc_webhooks.dashboard.app import DashboardPaths, add_dashboard
+from qc_webhooks.dashboard.views import DashboardPaths, add_dashboard
 
 __all__ = ["DashboardPaths", "add_dashboard"]

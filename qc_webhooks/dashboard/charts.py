@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from labelloop.service.marks import Bar, Spot, Tick
-from qc_webhooks.board import Confusion, Day
-from qc_webhooks.dashboard.words import count, day, percent
-from qc_webhooks.reliability import LabelReliability
+from labelloop.service.charts import Bar, Spot, Tick
+from qc_webhooks.annotators.reliability import LabelReliability
+from qc_webhooks.dashboard.formatting import count, day, percent
+from qc_webhooks.report.project_summary import Confusion, Day
 from qc_webhooks.statistics import ABSENT, Estimate
 
 # Space at both ends of an axis of time, so that the first and the last bar are whole.

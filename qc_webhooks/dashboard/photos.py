@@ -6,10 +6,10 @@ import sqlalchemy as sa
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.media import Media
-from labelloop.service.media.cache import DiskCache
+from labelloop.service.media.disk_cache import DiskCache
 from labelloop.service.settings import MIB, Settings
 from labelloop.service.studio import Studio
-from qc_webhooks.fact_store import FactStore
+from qc_webhooks.store.task_facts import FactStore
 
 # Few widths, so that the cache serves most requests, and nobody makes us scale a photo a thousand times.
 WIDTHS = (480, 960, 1920, 3840)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from qc_webhooks.policy import Policy
-from qc_webhooks.replay import MOST_ANNOTATORS, Replay, Replayed
+from qc_webhooks.report.replay import MOST_ANNOTATORS, Replay, Replayed
 
 # The thresholds that the curve is drawn over.
 THRESHOLDS = tuple(round(0.3 + 0.05 * step, 2) for step in range(15))

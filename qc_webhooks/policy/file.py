@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from labelloop.labeling.config import LabelConfig
+from labelloop.labeling.studio.config import LabelConfig
 from qc_webhooks.errors import PolicyError, PolicyFault
-from qc_webhooks.policy.names import name_faults
+from qc_webhooks.policy.guideline_rules import Rule
+from qc_webhooks.policy.unknown_names import name_faults
 from qc_webhooks.policy.values import ControlPolicy, Policy, ReviewRoute
-from qc_webhooks.rules import Rule
 
 
 def read_policy(home: Path, project: int, *, config: LabelConfig | None = None) -> Policy:

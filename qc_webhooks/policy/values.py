@@ -7,7 +7,7 @@ from typing import Any
 from qc_webhooks.agreement import Comparison, Tolerance
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.errors import PolicyError, PolicyFault
-from qc_webhooks.rules import EFFECTS, RULES, Rule
+from qc_webhooks.policy.guideline_rules import EFFECTS, RULES, Rule
 
 OVERALL = "overall"
 

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
-from exporters.accounting import Report
-from exporters.export import export
-from exporters.manifest import object_key
-from exporters.pull import pull
-from exporters.versions import read_version
+from exporters.dataset.pull import pull
+from exporters.dataset.versions import read_version
+from exporters.model.accounting import Report
+from exporters.model.manifest import object_key
+from exporters.pipeline.export import export
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests.exporters.fake_studio import fake_studio
@@ -91,7 +91,7 @@ class Build:
         return self.result("keypointlabels", value, **fields)
 
     def brush(self, pixels: np.ndarray, **fields: Any) -> dict:
-        from labelloop.labeling.brush import encode_rle
+        from labelloop.labeling.geometry.brush_codec import encode_rle
 
         height, width = pixels.shape
         value = {"format": "rle", "rle": encode_rle(pixels), "brushlabels": ["car"]}

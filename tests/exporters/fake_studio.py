@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.task import read_task
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
 from labelloop.service.studio import StudioRefused, StudioUnreachable
 from labelloop.service.studio.tasks import Mark
 

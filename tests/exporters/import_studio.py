@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from exporters.originals import META
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.task import read_task
+from exporters.model.originals import META
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
 from labelloop.service.studio import StudioRefused
 
 

@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from exporters.export import export
+from exporters.dataset.pull import pull
+from exporters.dataset.versions import read_version
 from exporters.formats import FORMATS
-from exporters.pull import pull
-from exporters.versions import read_version
+from exporters.pipeline.export import export
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from exporters.versions import read_head
-from labelloop.cli import main
+from exporters.dataset.versions import read_head
+from labelloop.cli.main import main
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests.exporters.conftest import Build

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.integrity import keep_checksum
+from ml_backend.checksums import keep_checksum
 from tests.input_problems.case import Case
 from tests.ml_backend.conftest import build_onnx
 from tests.ml_backend.layout_cases import HEIGHT, NAMES, WIDTH, yolov5, yolov8
-from tests.ml_backend.test_misfits import CORNERS, MISFITS, custom_vision
+from tests.ml_backend.layouts.test_misfits import CORNERS, MISFITS, custom_vision
 
 SECTION = "Models: `labelloop models inspect`"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labelloop.cli import main
+from labelloop.cli.main import main
 from tests.input_problems.page import PAGE, areas, written
 
 CASES = [

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from labelloop.service.media import MediaError, MediaMissing, Photo
 from labelloop.service.settings import Settings
-from ml_backend.app import create_app
+from ml_backend.server.app import create_app
 
 SHARED = Path(__file__).parents[3] / "shared"
 BOXES = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">

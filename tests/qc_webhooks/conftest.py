@@ -8,14 +8,14 @@ import shutil
 
 import pytest
 
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.task import read_task
-from labelloop.service.db import open_database
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
+from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from labelloop.service.studio.tasks import Stamp
-from qc_webhooks.check import Checker
-from qc_webhooks.memory import MemoryStore
+from qc_webhooks.pipeline.checker import Checker
+from qc_webhooks.store.decisions import MemoryStore
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>

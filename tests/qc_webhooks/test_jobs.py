@@ -4,15 +4,15 @@ import threading
 
 import pytest
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs, Reject
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs, Reject
 from labelloop.service.settings import Settings
-from qc_webhooks.commands import project_status
+from qc_webhooks.cli.qc import project_status
 from qc_webhooks.events import PROJECT, TASK, annotation_hint, sweep_hint
-from qc_webhooks.figures import Figures
 from qc_webhooks.jobs import handlers, periodics
-from qc_webhooks.projects import ProjectStore
+from qc_webhooks.server.metrics import Figures
+from qc_webhooks.store.projects import ProjectStore
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from labelloop.stack.label_studio_server import wait_until_up
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child, Part
-from labelloop.stack.server import wait_until_up
 
 LABEL_CONFIG = """
 <View>
@@ -73,7 +73,7 @@ class Loop:
 
     def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "labelloop.cli", *words],
+            [sys.executable, "-m", "labelloop.cli.main", *words],
             env=dict(self.env),
             capture_output=True,
             text=True,
@@ -86,7 +86,7 @@ class Loop:
         part = Part(
             name=name,
             key=name,
-            command=[sys.executable, "-m", "labelloop.cli", *words],
+            command=[sys.executable, "-m", "labelloop.cli.main", *words],
             env=self.env,
             log=self.home / "logs" / f"{name}.log",
             url=url,

@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.jobs import handlers, periodics

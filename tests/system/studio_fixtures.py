@@ -9,10 +9,10 @@ import pytest
 
 from labelloop.stack.accounts import Account, log_in, personal_access_token, sign_up
 from labelloop.stack.label_studio import LabelStudio
+from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
 from labelloop.stack.progress import Steps
-from labelloop.stack.server import label_studio_part, wait_until_up
 
 ROOT = Path(__file__).parents[2]
 

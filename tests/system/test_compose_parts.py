@@ -18,9 +18,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from labelloop.stack.accounts import Account
+from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
-from labelloop.stack.server import label_studio_part, wait_until_up
 
 pytestmark = pytest.mark.system
 

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.system
 TRAINER = """
 import json, os, pathlib, subprocess, sys
 import onnx
-from ml_backend.detector import embedded_model
+from ml_backend.inference.detector import embedded_model
 work = pathlib.Path(sys.argv[1])
 def labelloop(*words):
-    return subprocess.run([sys.executable, "-m", "labelloop.cli", *words], check=True)
+    return subprocess.run([sys.executable, "-m", "labelloop.cli.main", *words], check=True)
 version = os.environ["DATASET_VERSION"]
 data = work / version
 url = os.environ["DATASET_URL"]
@@ -128,7 +128,10 @@ def test_watch_in_the_foreground_ends_well_on_ctrl_c(loop, project, people, tmp_
     words += ["--every-tasks", "1", "--annotation", "consensus", "--then", shlex.join(command)]
     with (tmp_path / "out").open("wb") as out:
         watch = subprocess.Popen(
-            [sys.executable, "-m", "labelloop.cli", *words], env=dict(loop.env), stdout=out, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "labelloop.cli.main", *words],
+            env=dict(loop.env),
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
     try:
         text = eventually(lambda: _has(tmp_path / "out", "ended well"), what="the command")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.export import export
-from exporters.garbage import look
-from exporters.pull import pull
+from exporters.dataset.gc import look
+from exporters.dataset.pull import pull
+from exporters.dataset.versions import read_version
+from exporters.pipeline.export import export
 from exporters.validate.version import verify
-from exporters.versions import read_version
 from labelloop.service.media import Media
 from labelloop.service.store import Entry, open_store
 

@@ -6,15 +6,15 @@ import pytest
 from PIL import Image
 from werkzeug.serving import make_server
 
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from qc_webhooks.app import create_app
-from qc_webhooks.board_keeper import BoardKeeper
-from qc_webhooks.drawing import CONSENSUS, Drawing, Outline, Said, View
-from qc_webhooks.fact_store import FactStore
-from qc_webhooks.facts import Facts, Mark, Pair, Thing, Turn
-from qc_webhooks.projects import ProjectStore
-from qc_webhooks.tables import TASKS
+from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Said, View
+from qc_webhooks.schedulers.project_summary import BoardKeeper
+from qc_webhooks.server.app import create_app
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.tables import TASKS
+from qc_webhooks.store.task_facts import FactStore
+from qc_webhooks.verdict.task_facts import Facts, Mark, Pair, Thing, Turn
 from tests.system.browser_fixtures import chromium_page, screenshot
 
 pytestmark = pytest.mark.system

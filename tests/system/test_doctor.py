@@ -11,19 +11,19 @@ from labelloop.connect import NotConnected, connect
 from labelloop.doctor.checks import CHECKS
 from labelloop.doctor.context import Context
 from labelloop.doctor.run import diagnose
-from labelloop.service.db import open_database
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.heartbeats import BEAT_S, Workers
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.studio import Studio
-from labelloop.service.webhook_secret import SECRET_HEADER
-from labelloop.service.workers import BEAT_S, Workers
+from labelloop.service.web.webhook_secret import SECRET_HEADER
 from labelloop.stack.accounts import Account, log_in, personal_access_token
-from labelloop.stack.demo import LABEL_CONFIG, prelabel
-from labelloop.stack.photos import packaged_photos
+from labelloop.stack.demo_images import packaged_photos
+from labelloop.stack.demo_project import LABEL_CONFIG, prelabel
+from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
-from labelloop.stack.server import label_studio_part, wait_until_up
-from ml_backend.app import create_app as create_ml
-from qc_webhooks.app import create_app as create_qc
+from ml_backend.server.app import create_app as create_ml
+from qc_webhooks.server.app import create_app as create_qc
 
 pytestmark = pytest.mark.system
 

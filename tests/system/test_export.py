@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from shapely import affinity
 
-from exporters.export import export
-from exporters.manifest import object_key
-from exporters.pull import pull
-from exporters.versions import read_head, read_version
+from exporters.dataset.pull import pull
+from exporters.dataset.versions import read_head, read_version
+from exporters.model.manifest import object_key
+from exporters.pipeline.export import export
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
 from tests.supervision_referee import boxes_of

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from exporters.export import export
+from exporters.dataset.versions import read_head, read_version, versions
+from exporters.pipeline.export import export
 from exporters.validate.version import verify
-from exporters.versions import read_head, read_version, versions
 from labelloop.service.store import StoreError, open_store
 
 pytestmark = pytest.mark.system
@@ -163,7 +163,7 @@ def test_an_exporter_that_is_killed_at_any_time_leaves_whole_versions(s3_server,
         "LABELLOOP_S3_ACCESS_KEY_ID": s3_server.key,
         "LABELLOOP_S3_SECRET_ACCESS_KEY": s3_server.secret,
     }
-    command = [sys.executable, "-m", "labelloop.cli", "export", "--from", str(file), "--to", address, "--afresh"]
+    command = [sys.executable, "-m", "labelloop.cli.main", "export", "--from", str(file), "--to", address, "--afresh"]
     began = time.monotonic()
     subprocess.run(command, env=environment, check=True, capture_output=True)
     lasts = time.monotonic() - began

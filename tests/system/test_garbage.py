@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from exporters.differences import Change, differences
-from exporters.export import export
-from exporters.garbage import collect, look
+from exporters.dataset.diff import Change, differences
+from exporters.dataset.gc import collect, look
+from exporters.dataset.versions import read_version, versions
+from exporters.pipeline.export import export
 from exporters.validate.version import verify
-from exporters.versions import read_version, versions
 from labelloop.service.store import open_store
 
 pytestmark = pytest.mark.system

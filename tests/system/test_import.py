@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from exporters.export import export
+from exporters.dataset.pull import pull
+from exporters.dataset.versions import read_version
 from exporters.importing import run as importing
 from exporters.importing.errors import LabelsMissing, TitleTaken
 from exporters.importing.run import Order, run_import
-from exporters.pull import pull
+from exporters.pipeline.export import export
 from exporters.validate import validate
-from exporters.versions import read_version
 from labelloop.service.media import Media
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import open_store

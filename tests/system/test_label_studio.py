@@ -5,8 +5,8 @@ import pytest
 
 from labelloop.stack.accounts import Account, log_in, personal_access_token, sign_up
 from labelloop.stack.errors import AccountRefused, PortTaken
+from labelloop.stack.label_studio_server import label_studio_part
 from labelloop.stack.ports import require_free
-from labelloop.stack.server import label_studio_part
 
 pytestmark = pytest.mark.system
 

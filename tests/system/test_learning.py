@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labelloop.labeling.overlap import box_iou
-from ml_backend.detector import embedded_model
+from labelloop.labeling.geometry.overlap import box_iou
+from ml_backend.inference.detector import embedded_model
 from tests.drawn import SIDE, draw_shapes
 from tests.system.loop_fixtures import eventually
 

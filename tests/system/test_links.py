@@ -8,11 +8,11 @@ import pytest
 from cyclopts import App
 from PIL import Image
 
+from exporters.cli.link_commands import dataset_link
+from exporters.dataset.signed_links import NotLinked, linked, signer
+from exporters.dataset.versions import read_version
 from exporters.errors import BadOption
-from exporters.export import export
-from exporters.link_commands import dataset_link
-from exporters.links import NotLinked, linked, signer
-from exporters.versions import read_version
+from exporters.pipeline.export import export
 from labelloop.service.store import open_store
 from tests.system.test_export import bucket, s3, settings, task
 

@@ -14,13 +14,13 @@ import pytest
 
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.connect import SSRF_FIX, ConnectionRefused, connect
+from ml_backend.studio.connect import SSRF_FIX, ConnectionRefused, connect
 
 pytestmark = pytest.mark.system
 
 CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image"><Label value="Cat"/>
 <Label value="Person"/><Label value="Thing" predicted_values="bottle,chair,diningtable"/></RectangleLabels></View>"""
-SERVE = "import sys; from ml_backend.commands import serve; serve(port=int(sys.argv[1]), workers=2)"
+SERVE = "import sys; from ml_backend.cli.serve import serve; serve(port=int(sys.argv[1]), workers=2)"
 
 
 class Backend:

@@ -13,21 +13,21 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from labelloop.labeling.config import LabelConfig
-from labelloop.service.db import open_database
-from labelloop.service.inbox import EVENTS, Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import EVENTS, Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings, env_name
 from labelloop.service.studio import Studio
-from qc_webhooks.connect import connect
 from qc_webhooks.jobs import handlers, periodics
-from qc_webhooks.overlap_keeper import count_short
 from qc_webhooks.policy import Policy
-from qc_webhooks.report import Export, write_consensus
-from qc_webhooks.tables import ACTIONS
-from qc_webhooks.webhook import webhook_headers, webhook_url
-from tests.qc_webhooks.test_merging import CONTROLS, renamed
-from tests.qc_webhooks.test_merging import annotation as annotation_of
+from qc_webhooks.report.report import Export, write_consensus
+from qc_webhooks.schedulers.overlap import count_short
+from qc_webhooks.store.tables import ACTIONS
+from qc_webhooks.studio.connect import connect
+from qc_webhooks.studio.webhook import webhook_headers, webhook_url
+from tests.qc_webhooks.verdict.test_merged_annotation import CONTROLS, renamed
+from tests.qc_webhooks.verdict.test_merged_annotation import annotation as annotation_of
 
 pytestmark = pytest.mark.system
 
@@ -99,7 +99,7 @@ def qc(label_studio, tmp_path_factory):
     stop = threading.Event()
     worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
     service = subprocess.Popen(
-        [sys.executable, "-c", f"from qc_webhooks.commands import serve; serve(port={port})"],
+        [sys.executable, "-c", f"from qc_webhooks.cli.qc import serve; serve(port={port})"],
         env=os.environ | {env_name(name): value for name, value in values.items()},
     )
     worker.start()

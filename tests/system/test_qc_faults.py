@@ -23,13 +23,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings, env_name
 from labelloop.service.studio import Studio
 from labelloop.stack.ports import free_port
-from qc_webhooks.connect import connect
-from qc_webhooks.situation import KEYS
+from qc_webhooks.decision.context import KEYS
+from qc_webhooks.studio.connect import connect
 from tests.system.test_qc import CONFIG, STORED, box
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -229,7 +229,7 @@ def world(label_studio, tmp_path, database):
     lines = [Line(label_studio.url, tmp_path / name) for name in ("one", "other")]
     post = Post(f"http://127.0.0.1:{ports['service']}")
     servers = [line.serve(ports[line.worker.name]) for line in lines] + [post.serve(ports["post"])]
-    programs = [program(f"from qc_webhooks.commands import serve; serve(port={ports['service']})", label_studio.url)]
+    programs = [program(f"from qc_webhooks.cli.qc import serve; serve(port={ports['service']})", label_studio.url)]
     programs += [
         program(
             f"from pathlib import Path; from tests.system.reborn import main; main(Path({str(line.worker)!r}))",

@@ -10,9 +10,9 @@ from collections import Counter
 
 import pytest
 
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 
 pytestmark = pytest.mark.system
@@ -20,10 +20,10 @@ pytestmark = pytest.mark.system
 # A worker whose handler writes a line when it starts and a line when it has finished.
 WORKER = """
 import os, sys, time
-from labelloop.service.db import open_database
-from labelloop.service.inbox import Inbox
-from labelloop.service.jobs import Jobs, Periodic
-from labelloop.service.logs import setup_logging
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs, Periodic
+from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
 
 settings = Settings()

@@ -5,13 +5,13 @@ import contextlib
 import numpy as np
 import pytest
 
-from labelloop.labeling.geometry import Ellipse, Rectangle
-from labelloop.labeling.overlap import iou
-from labelloop.labeling.regions import regions
-from labelloop.labeling.task import Prediction, Result
+from labelloop.labeling.geometry.overlap import iou
+from labelloop.labeling.geometry.shapes import Ellipse, Rectangle
+from labelloop.labeling.studio.regions import regions
+from labelloop.labeling.studio.task import Prediction, Result
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.connect import connect
+from ml_backend.studio.connect import connect
 
 pytestmark = pytest.mark.system
 
@@ -37,7 +37,7 @@ def backend(label_studio, tmp_path_factory):
 
     from werkzeug.serving import make_server
 
-    from ml_backend.app import create_app
+    from ml_backend.server.app import create_app
 
     settings = Settings(
         home=tmp_path_factory.mktemp("smart"),

@@ -2,11 +2,11 @@
 
 import pytest
 
+from exporters.dataset.pull import pull
+from exporters.dataset.versions import read_version
 from exporters.errors import SourceNotFound
-from exporters.export import export
-from exporters.pull import pull
+from exporters.pipeline.export import export
 from exporters.sources import open_source, project
-from exporters.versions import read_version
 from labelloop.service.settings import SecretStr
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio

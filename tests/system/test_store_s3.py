@@ -18,7 +18,7 @@ from labelloop.service.store import (
     StoreUnreachable,
     open_store,
 )
-from labelloop.service.store.client import s3_client
+from labelloop.service.store.s3_client import s3_client
 
 pytestmark = pytest.mark.system
 
@@ -205,7 +205,7 @@ def test_boto3_reads_what_the_store_wrote_with_its_type(s3_server, tmp_path):
 
 
 def test_a_lock_left_by_a_killed_writer_is_taken_over(s3_server, tmp_path, monkeypatch):
-    from labelloop.service.store import s3_lock
+    from labelloop.service.store import s3_lease as s3_lock
 
     store = open_store(f"s3://{s3_server.make_bucket()}", s3_server.settings(tmp_path))
     etag = store.put("state", b"one")

@@ -54,7 +54,14 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(label_studio_installation):
     ports = [f"--{name}={free_port()}" for name in ("port", "ml-port", "qc-port")]
-    return [sys.executable, "-m", "labelloop.cli", "up", *ports, f"--label-studio={label_studio_installation.folder}"]
+    return [
+        sys.executable,
+        "-m",
+        "labelloop.cli.main",
+        "up",
+        *ports,
+        f"--label-studio={label_studio_installation.folder}",
+    ]
 
 
 @pytest.fixture
@@ -138,7 +145,7 @@ def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
     wait_until(lambda: answers(f"{url}/health"), timeout_s=180)
     assert loop.parts["label-studio"] != studio
     backup = home.parent / "backup.tar.gz"
-    command = [sys.executable, "-m", "labelloop.cli"]
+    command = [sys.executable, "-m", "labelloop.cli.main"]
     subprocess.run([*command, "backup", backup], env={**os.environ, "LABELLOOP_HOME": str(home)}, check=True)
     loop.process.send_signal(signal.SIGTERM)
     loop.process.communicate(timeout=120)
@@ -149,7 +156,7 @@ def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
 def test_a_stack_that_was_backed_up_while_it_ran_goes_on_elsewhere(start, home):
     """Same ports, another home folder: accounts, project, photographs and pre-labels are those of the first."""
     other = home.with_name("restored")
-    command = [sys.executable, "-m", "labelloop.cli", "restore", home.parent / "backup.tar.gz"]
+    command = [sys.executable, "-m", "labelloop.cli.main", "restore", home.parent / "backup.tar.gz"]
     subprocess.run(command, env={**os.environ, "LABELLOOP_HOME": str(other)}, check=True)
     loop = start(other)
     assert "making the project" not in loop.shown

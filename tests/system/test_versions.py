@@ -13,10 +13,10 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
-from ml_backend.activation import activate, roll_back
-from ml_backend.connect import connect
-from ml_backend.pointer import activate_in
-from ml_backend.registry import Registry
+from ml_backend.serving.activation import activate, roll_back
+from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.registry import Registry
+from ml_backend.studio.connect import connect
 
 pytestmark = pytest.mark.system
 swaps = pytest.importorskip("bench.swap", reason="the bench is not importable from here")
@@ -91,7 +91,7 @@ def test_label_studio_follows_an_activation_and_a_project_is_pre_labelled_again(
 
     def command(*words):
         done = subprocess.run(
-            [sys.executable, "-m", "labelloop.cli", *words], env=env, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "labelloop.cli.main", *words], env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -9,9 +9,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from labelloop.service.store import open_store
-from ml_backend.activation import activate, roll_back
-from ml_backend.registry import Registry
-from ml_backend.serving import Serving
+from ml_backend.serving.activation import activate, roll_back
+from ml_backend.serving.model_server import Serving
+from ml_backend.serving.registry import Registry
 
 pytestmark = pytest.mark.system
 

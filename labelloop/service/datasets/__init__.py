@@ -1,10 +1,10 @@
 """Data sets that somebody else made - COCO, Pascal VOC, YOLO, folders of photos - read into one inner form."""
 
-from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem, shape_of
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.layouts import layouts, parts, photos_of
-from labelloop.service.datasets.readers import READERS, Place, open_place, read_dataset, recognise
+from labelloop.service.datasets.model import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem, shape_of
+from labelloop.service.datasets.registry import READERS, Place, open_place, read_dataset, recognise
 
 __all__ = [
     "READERS",

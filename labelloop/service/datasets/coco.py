@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from labelloop.labeling.geometry import Geometry, Polygon
-from labelloop.labeling.mistaken import HEAD_BYTES, no_labels
-from labelloop.labeling.remarks import NONE, Remarks
-from labelloop.service.datasets.dataset import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
+from labelloop.labeling.geometry.shapes import Geometry, Polygon
+from labelloop.labeling.studio.region_attributes import NONE, Remarks
+from labelloop.labeling.studio.sniff import HEAD_BYTES, no_labels
 from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
+from labelloop.service.datasets.model import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
 from labelloop.service.datasets.text import json_of
 

@@ -1,6 +1,6 @@
 """What is wrong with a data set as a whole; what is wrong with one photo or object of it is a `Problem`."""
 
-from labelloop.labeling.mistaken import HEAD_BYTES, no_labels
+from labelloop.labeling.studio.sniff import HEAD_BYTES, no_labels
 from labelloop.service.errors import LabelloopError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, PartFiles, Photos
-from labelloop.service.datasets.folders import SPLITS
+from labelloop.service.datasets.image_folders import SPLITS
 from labelloop.service.datasets.sheets import coco_sheets
 from labelloop.service.datasets.yolo import NOTES, SHEETS, has_label_files, is_yolo
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
+from labelloop.service.datasets.model import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import number, size_of
 from labelloop.service.datasets.text import json_of, text_of
 from labelloop.service.datasets.yolo import ROWS, Sheet, is_joint_shape, joint_names, label_of

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from labelloop.labeling.geometry import Mask, Point, Polygon, Rectangle
+from labelloop.labeling.geometry.shapes import Mask, Point, Polygon, Rectangle
 from labelloop.service.datasets.errors import Flawed
 
 EXACT = 0.01

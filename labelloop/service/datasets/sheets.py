@@ -9,9 +9,9 @@ import msgspec
 
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.coco import read_coco
-from labelloop.service.datasets.dataset import Category, DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files, Photos
+from labelloop.service.datasets.model import Category, DataSet, LabelledPhoto, Problem
 from labelloop.service.datasets.text import json_of
 from labelloop.service.datasets.yolo import NOTES
 

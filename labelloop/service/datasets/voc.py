@@ -17,12 +17,12 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import ParseError, fromstring
 from numpy.typing import NDArray
 
-from labelloop.labeling.geometry import Geometry, Mask, Rectangle
-from labelloop.labeling.remarks import Remarks
+from labelloop.labeling.geometry.shapes import Geometry, Mask, Rectangle
 from labelloop.labeling.splits import split_of
-from labelloop.service.datasets.dataset import DataSet, Drawn, LabelledPhoto, Problem
+from labelloop.labeling.studio.region_attributes import Remarks
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files, Photos
+from labelloop.service.datasets.model import DataSet, Drawn, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import box, pixels_mask
 from labelloop.service.datasets.text import lines_of
 

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from labelloop.labeling.geometry import Geometry
+from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.splits import split_of
-from labelloop.service.datasets.dataset import DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files, Photos, uploaded
+from labelloop.service.datasets.model import DataSet, Drawn, Joint, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import box, outline
 from labelloop.service.datasets.text import json_of, lines_of, text_of
 

@@ -8,8 +8,8 @@ from labelloop.service.media.errors import (
     MediaUnreachable,
     NotAnImage,
 )
+from labelloop.service.media.image import Photo, load_photo, photo_size
 from labelloop.service.media.media import Media
-from labelloop.service.media.photo import Photo, load_photo, photo_size
 
 __all__ = [
     "HostRefused",

@@ -18,7 +18,7 @@ from labelloop.service.media.errors import (
     MediaUnreachable,
     NoAnswer,
 )
-from labelloop.service.media.guard import AddressForbidden, GuardedTransport
+from labelloop.service.media.ssrf_guard import AddressForbidden, GuardedTransport
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioError, StudioUnreachable
 

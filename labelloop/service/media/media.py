@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from labelloop.service.media.address import Address, locate, resolved
-from labelloop.service.media.bucket import Bucket
-from labelloop.service.media.cache import DiskCache
+from labelloop.service.media.circuit_breaker import Hosts
+from labelloop.service.media.disk_cache import DiskCache
 from labelloop.service.media.download import Downloader, too_many_bytes
 from labelloop.service.media.errors import MediaMissing, NotAnImage
-from labelloop.service.media.hosts import Hosts
-from labelloop.service.media.photo import Photo, load_photo, photo_size
-from labelloop.service.memory import MemoryBudget, never
+from labelloop.service.media.image import Photo, load_photo, photo_size
+from labelloop.service.media.s3 import Bucket
+from labelloop.service.media.url import Address, locate, resolved
+from labelloop.service.memory_budget import MemoryBudget, never
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 

@@ -4,9 +4,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from labelloop.service.settings import Settings
+from labelloop.service.store.base import Store
 from labelloop.service.store.errors import StoreError
-from labelloop.service.store.folder import FolderStore
-from labelloop.service.store.protocol import Store
+from labelloop.service.store.local import FolderStore
 
 _FORMS = "Write file:///folder, a path, or s3://bucket/prefix."
 
@@ -36,7 +36,7 @@ def open_store(url: str, settings: Settings) -> Store:
         prefix = prefix.strip("/")
         if not bucket or "@" in bucket or "?" in url:
             raise StoreError("s3://...", "", "not an S3 address", fix=_FORMS)
-        from labelloop.service.store.bucket import BucketStore
+        from labelloop.service.store.s3 import BucketStore
 
         clean = f"s3://{bucket}/{prefix}".rstrip("/")
         return BucketStore(clean, bucket, f"{prefix}/" if prefix else "", settings)

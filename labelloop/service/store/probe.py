@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
+from labelloop.service.store.base import Capabilities, Store
 from labelloop.service.store.errors import AlreadyThere, Changed, StoreError
-from labelloop.service.store.protocol import Capabilities, Store
 
 _PREFIX = "labelloop-self-test"
 NO_CREATE = (

@@ -48,7 +48,7 @@ def plain(url: str, key: str, error: Exception) -> StoreError:
         ConnectionError as NoConnection,
     )
 
-    from labelloop.service.store.answers import NotS3, SentElsewhere, Stalled
+    from labelloop.service.store.s3_responses import NotS3, SentElsewhere, Stalled
 
     if isinstance(error, ClientError):
         said = code(error)

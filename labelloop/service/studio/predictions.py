@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from labelloop.service.studio.client import StudioClient
 from labelloop.service.studio.errors import PredictionsDropped
+from labelloop.service.studio.http import StudioClient
 
 _LONG_S = 300.0
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from labelloop.labeling.config import LabelConfig
-from labelloop.service.studio.client import StudioClient
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.studio.http import StudioClient
 
 _PAGE = 100
 

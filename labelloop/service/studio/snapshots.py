@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labelloop.service.studio.client import StudioClient
 from labelloop.service.studio.errors import NotFound, StudioError, StudioUnreachable
+from labelloop.service.studio.http import StudioClient
 
 _LONG_S = 600.0  # without its job queue Label Studio writes the snapshot before it answers
 _POLL_S = 0.5

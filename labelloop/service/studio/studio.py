@@ -3,12 +3,12 @@
 from typing import Self
 
 from labelloop.service.settings import Settings
-from labelloop.service.studio.hooks import HookCalls
 from labelloop.service.studio.predictions import PredictionCalls
 from labelloop.service.studio.projects import ProjectCalls
 from labelloop.service.studio.snapshots import SnapshotCalls
 from labelloop.service.studio.tasks import TaskCalls
 from labelloop.service.studio.uploads import UploadCalls
+from labelloop.service.studio.webhooks import HookCalls
 
 
 class Studio(ProjectCalls, TaskCalls, UploadCalls, PredictionCalls, HookCalls, SnapshotCalls):

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from labelloop.labeling.task import Task, read_task
-from labelloop.service.studio.client import StudioClient
+from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio.errors import NotFound, StudioError
+from labelloop.service.studio.http import StudioClient
 
 _LONG_S = 300.0  # an import or a page of many masks is made whole before its first byte comes
 _FILES_A_REQUEST = 20

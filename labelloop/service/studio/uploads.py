@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from labelloop.service.studio.client import StudioClient
+from labelloop.service.studio.http import StudioClient
 
 _LONG_S = 300.0
 

@@ -10,16 +10,16 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from labelloop.labeling.config import LabelConfig
-from labelloop.labeling.task import read_task
-from labelloop.service.db import open_database
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
+from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound
 from labelloop.service.studio.tasks import Mark
-from ml_backend.backbone import open_backbone
-from ml_backend.detector import embedded_model
-from ml_backend.learning.kit import Kit
-from ml_backend.learning.learner import Learner
+from ml_backend.inference.detector import embedded_model
+from ml_backend.learning.context import Kit
+from ml_backend.learning.training_run import Learner
+from ml_backend.training.backbone import open_backbone
 from tests.drawn import SIDE, draw_shapes
 
 PROJECT = 7

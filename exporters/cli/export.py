@@ -1,0 +1,230 @@
+"""``labelloop export``. What only some calls need is imported there: most exports start with little."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from exporters.automation.events import environment, told
+from exporters.automation.policy import ExportPolicy
+from exporters.automation.then import CommandFailed, run_then, startable, words
+from exporters.cli.export_summary import failures, summary
+from exporters.console import Json, checked, progress_bar, write_json
+from exporters.errors import BadOption
+from exporters.formats import DEFAULT_FORMATS, format_names
+from exporters.model.accounting import Report
+from exporters.model.splits import DEFAULT_SPLIT
+from exporters.pipeline.export import MAX_ERRORS
+from exporters.pipeline.export import export as run_export
+from labelloop.service.logging import setup_late_logging, setup_logging
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+
+
+def export(
+    source: Annotated[str, Parameter(name=["--from"])],
+    *,
+    formats: Annotated[str, Parameter(name=["--format"])] = ",".join(DEFAULT_FORMATS),
+    to: str | None = None,
+    label_config: Path | None = None,
+    annotation: str = "latest",
+    split: str = DEFAULT_SPLIT,
+    split_key: str = "",
+    group_by: str = "",
+    disputed: Literal["in", "out", "apart"] = "out",
+    rename: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    category_ids: Literal["classes", "original"] = "classes",
+    max_errors: float = MAX_ERRORS,
+    allow_shrink: Annotated[bool, Parameter(negative=())] = False,
+    fetch: bool = True,
+    copy_images: bool = False,
+    afresh: Annotated[bool, Parameter(negative=())] = False,
+    workers: int = 0,
+    ray: str = "",
+    json: Json = None,
+    watch: Annotated[bool, Parameter(negative=())] = False,
+    every_tasks: int = 0,
+    every_hours: float = 0.0,
+    at: str = "",
+    when_done: Annotated[bool, Parameter(negative=())] = False,
+    webhook: str = "",
+    then: str = "",
+) -> int:
+    """Write annotated tasks as COCO, Pascal VOC and YOLO into a new version of a data set, in a folder or in S3.
+
+    ```
+    labelloop export 7 --to s3://bucket/cars --format coco,yolo-detect
+    labelloop export export.json --label-config config.xml --to file:///data/cars
+    labelloop export 7 --to s3://bucket/cars --watch --at 02:30 --then ./train.sh
+    labelloop dataset pull s3://bucket/cars --format yolo-detect --to ./cars
+    ```
+
+    A version is whole or not there, and never changes. What was left out is listed with the reason.
+
+    Args:
+        source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
+            or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
+        formats: the formats to write, by commas: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
+            yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
+        to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
+        label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
+        annotation: whose annotation counts: latest, consensus, ground-truth, user:ID or all. `latest` and `consensus`
+            take the ground truth where a task has one, else what was updated last, or what all annotators say
+            together, weighed by how reliable each is.
+        split: shares of the splits. An image stays in its split as the project grows.
+        split_key: a key of the tasks' data that says the image's split (train, val or test), such as the `split` that
+            `labelloop import` sets; where it does not, the shares decide.
+        group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
+            `folder` takes the folder of the image's address.
+        disputed: tasks that quality control holds for disputed or could not judge: out of the data set, in it, or
+            apart, in a split named `disputed`.
+        rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
+        category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of
+            the COCO file that `labelloop import` read.
+        max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
+            published and the exit status is 1.
+        allow_shrink: publish a version that has less than two thirds of the tasks, images or objects of the published
+            one. Without it such a version is kept unpublished, as a source that lost its end would make it.
+        fetch: read the header of an image whose size neither the regions nor the task tell.
+        copy_images: copy the photos into the version too, so that a trainer can load it as it is.
+        afresh: convert every task and write every object again; else what is in the published version just as it is
+            now is not. It mends a data set that lost objects.
+        workers: processes that convert. By default this one alone, and as many as there are cores where there is a lot
+            to convert; 1 keeps to this one.
+        ray: convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one of this machine. The
+            store must be one that every machine reaches.
+        json: where to write the report as JSON ("-": to the standard output).
+        watch: stay, and export the project again whenever it is due; Ctrl-C ends it. Needs one of the four that follow.
+        every_tasks: with --watch: after so many newly accepted tasks.
+        every_hours: with --watch: so many hours after the last, if anything changed.
+        at: with --watch: every day at this time, such as 02:30, if anything changed.
+        when_done: with --watch: when the last task is accepted.
+        webhook: an address that is told of each published version, signed with the setting export_webhook_secret.
+        then: a command that is run for each published version, with DATASET_URL, DATASET_VERSION and DATASET_MANIFEST
+            in its environment; no shell reads it.
+
+    Returns:
+        0, or 1 where nothing was published (more than ``max_errors`` failed, no image, far fewer than before) or the
+            webhook was not taken, or the status of the command.
+    """
+    settings = Settings()
+    (setup_logging if source.isdecimal() else setup_late_logging)(settings)
+    policy = ExportPolicy(
+        to=to or "",
+        format=",".join(format_names(formats)),
+        annotation=annotation,
+        split=split,
+        split_key=split_key,
+        group_by=group_by,
+        disputed=disputed,
+        rename=rename,
+        category_ids=category_ids,
+        max_errors=max_errors,
+        allow_shrink=allow_shrink,
+        copy_images=copy_images,
+        every_tasks=every_tasks,
+        every_hours=every_hours,
+        at=at,
+        when_done=when_done,
+        webhook=webhook,
+        then=startable(words(then)) if then else (),
+    ).checked()
+    if watch or policy.triggered:
+        given = {
+            "--label-config": label_config,
+            "--no-fetch": not fetch,
+            "--afresh": afresh,
+            "--workers": workers,
+            "--ray": ray,
+            "--json": json,
+        }
+        if wrong := [name for name, value in given.items() if value]:
+            raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(given))
+        return _watch(source, policy, settings)
+    config, report_to = _config(label_config), checked(json)
+    with progress_bar("tasks") as progress:
+        report = run_export(
+            source,
+            settings=settings,
+            formats=format_names(formats),
+            to=to,
+            label_config=config,
+            annotation=annotation,
+            split=split,
+            split_key=split_key,
+            group_by=group_by,
+            disputed=disputed,
+            rename=rename,
+            category_ids=category_ids,
+            max_errors=max_errors,
+            allow_shrink=allow_shrink,
+            fetch=fetch,
+            copy_images=copy_images,
+            afresh=afresh,
+            workers=workers,
+            ray=ray,
+            progress=progress,
+        )
+    if not write_json(report_to, report):
+        print(_summary(report, policy, settings))
+    if not report.published:
+        return 1
+    return _follow(report, int(source) if source.isdecimal() else None, policy, settings)
+
+
+def _config(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        wanted = f"a file on this machine with the label config's XML ({reason})"
+        raise BadOption("--label-config", str(path), wanted) from error
+
+
+def _summary(report: Report, policy: ExportPolicy, settings: Settings) -> str:
+    failed = failures(open_store(report.url, settings), report) if report.version else ()
+    return summary(report, failed, max_errors=policy.max_errors)
+
+
+def _follow(report: Report, project: int | None, policy: ExportPolicy, settings: Settings) -> int:
+    """Tell the webhook, then run the command: the version is there, so neither keeps the other from being done."""
+    status = 0
+    if policy.webhook:
+        from exporters.automation.webhook import WebhookFailed, WebhookForbidden, send
+
+        try:
+            send(settings, policy.webhook, told(report, project, "asked for"))
+        except (WebhookFailed, WebhookForbidden) as error:
+            print(error, file=sys.stderr)
+            status = 1
+    if policy.then:
+        try:
+            run_then(policy.then, environment(report, project))
+        except CommandFailed as error:
+            print(error, file=sys.stderr)
+            return error.exit_status
+    return status
+
+
+def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
+    if not source.isdecimal():
+        raise BadOption("--from", source, "a project's number: only a live project can be watched")
+    if not policy.triggered:
+        raise BadOption("--watch", "", "it with --every-tasks N, --every-hours H, --at HH:MM or --when-done")
+    from exporters.automation.followers import followers
+    from exporters.automation.foreground import watch as watch_project
+
+    with progress_bar("tasks") as progress:
+        watch_project(
+            int(source),
+            policy,
+            settings=settings,
+            followers=followers(settings),
+            tell=lambda line: print(line, flush=True),
+            show=lambda report: print(_summary(report, policy, settings), flush=True),
+            progress=progress,
+        )
+    return 0

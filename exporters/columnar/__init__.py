@@ -1,0 +1,1 @@
+"""Objects of many tasks at once, as columns of numbers and text."""

@@ -1,0 +1,1 @@
+"""Data set versions in a store: publish, pull, compare, and collect garbage."""

@@ -1,0 +1,252 @@
+"""The tables of a version: records in content-addressed shards, written a generation at a time, read as one.
+
+A shard is lines of JSON: ``{"seq":12,"split":"train","record":{...}}``. ``seq`` is the row of the record's task in the
+index of its generation; a task may have several records in a table, or none. Lines are in the order of ``seq``.
+"""
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from exporters.dataset.task_index import Index, Rows, read_page
+from exporters.errors import DatasetDamaged
+from exporters.formats.base import Record
+from exporters.model.manifest import Generation, Manifest, Photo, Shard, object_key
+from labelloop.service.store import NotThere, Store
+
+SHARD_BYTES = 8 << 20
+_AHEAD = 2
+_MD5 = re.compile("[0-9a-f]{32}")
+_WAITING_BYTES = 16 << 20
+
+
+class Objects:
+    """Puts objects into the store under the name of their content; what is there already is not sent again.
+
+    Files are sent while the export goes on. For a folder they wait until some are together, and the disk is synced
+    once for all of them; for a bucket until one of a few lanes is free. Use it as a context: it ends what is under way.
+    """
+
+    def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
+        self._store = store
+        self._known = set(known)
+        self._waiting: list[tuple[str, Path]] = []
+        self._bytes = 0
+        self._lanes = store.lanes
+        self._threads = ThreadPoolExecutor(self._lanes, thread_name_prefix="objects")
+        self._sending: deque[Future[None]] = deque()
+        self.written = self.written_bytes = 0
+
+    def put_file(self, path: Path, sha256: str) -> None:
+        """Put a file; it is gone when it was sent."""
+        size = path.stat().st_size
+        if sha256 in self._known:
+            path.unlink()
+            return
+        self._known.add(sha256)
+        self._waiting.append((object_key(sha256), path))
+        self._bytes += size
+        self.written, self.written_bytes = self.written + 1, self.written_bytes + size
+        if self._bytes >= _WAITING_BYTES // self._lanes or (self._lanes > 1 and self._free()):
+            self._depart()
+
+    def put_elsewhere(self, objects: int, size: int) -> None:
+        """Count objects that another process put."""
+        self.written, self.written_bytes = self.written + objects, self.written_bytes + size
+
+    def flush(self) -> None:
+        """Send what waits; all of it is in the store when this returns."""
+        if self._waiting:
+            self._depart()
+        while self._sending:
+            self._sending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def _depart(self) -> None:
+        """Send what waits beside, as soon as a lane is free. Raises what went wrong with what was sent before."""
+        while self._sending and (self._sending[0].done() or not self._free()):
+            self._sending.popleft().result()
+        waiting, self._waiting, self._bytes = self._waiting, [], 0
+        self._sending.append(self._threads.submit(self._send, waiting))
+
+    def _free(self) -> bool:
+        return len(self._sending) < self._lanes or self._sending[0].done()
+
+    def _send(self, files: Sequence[tuple[str, Path]]) -> None:
+        self._store.put_many(files)
+        for _, path in files:
+            path.unlink(missing_ok=True)
+
+
+class TableWriter:
+    """One table of a generation being written: lines go to a file, full files become shards."""
+
+    def __init__(self, name: str, scratch: Path, objects: Objects) -> None:
+        self._name, self._scratch, self._objects = name, scratch, objects
+        self._shards: list[Shard] = []
+        self._digest = hashlib.sha256()
+        self._size = self._records = 0
+        self._path = scratch / f"{name}-0"
+        self._file = self._path.open("wb")
+
+    def add(self, heads: Sequence[bytes], records: Sequence[bytes]) -> None:
+        """Write records, each with the head of its line: see `line_heads`."""
+        if not records:
+            return
+        parts = [b"}\n"] * (3 * len(records))
+        parts[::3], parts[1::3] = heads, records
+        data = b"".join(parts)
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+        self._records += len(records)
+        if self._size >= SHARD_BYTES:
+            self._roll()
+
+    def finish(self) -> tuple[Shard, ...]:
+        """The shards of the table."""
+        if self._size:
+            self._roll()
+        self.close()
+        return tuple(self._shards)
+
+    def close(self) -> None:
+        """Let go of the file; what was not sent is lost."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def _roll(self) -> None:
+        self._file.close()
+        digest = self._digest.hexdigest()
+        self._shards.append(Shard(digest, self._size, self._records))
+        self._objects.put_file(self._path, digest)
+        self._digest = hashlib.sha256()
+        self._size = self._records = 0
+        self._path = self._scratch / f"{self._name}-{len(self._shards)}"
+        self._file = self._path.open("wb")
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A line of a shard."""
+
+    seq: int
+    split: str
+    record: msgspec.Raw
+
+
+def line_heads(rows: Sequence[int], splits: Sequence[str]) -> list[bytes]:
+    """What stands before each record in the lines of a shard; a split is one of ``SPLITS`` or empty."""
+    rest = {split: f'"split":"{split}","record":'.encode() for split in set(splits)}
+    return [b'{"seq":%d,%b' % (row, rest[split]) for row, split in zip(rows, splits, strict=True)]
+
+
+def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | None = None) -> Iterator[Record]:
+    """The records of a table that count, in the order of the version's tasks.
+
+    Args:
+        store: where the data set lives.
+        manifest: the version.
+        name: a format, or ``images``, ``dropped`` or ``photos``.
+        index: the version's index, where the caller has it.
+
+    Raises:
+        DatasetDamaged: a shard is missing or is not what its name says.
+    """
+    generations = manifest.generations
+    if len(generations) == 1:
+        for each in _lines(store, generations[0], name):
+            yield Record(each.split, each.record)
+        return
+    readers = [_lines(store, generation, name) for generation in generations]
+    heads = [next(reader, None) for reader in readers]
+    for generation, row in (read_index(store, manifest) if index is None else index).places():
+        head, reader = heads[generation], readers[generation]
+        while head is not None and head.seq < row:
+            head = next(reader, None)
+        while head is not None and head.seq == row:
+            yield Record(head.split, head.record)
+            head = next(reader, None)
+        heads[generation] = head
+
+
+def read_rows(store: Store, generation: Generation, name: str, rows: AbstractSet[int]) -> Iterator[bytes]:
+    """The records that a generation has of some of its tasks, by their rows in its index. Raises `DatasetDamaged`."""
+    for line in _lines(store, generation, name):
+        if line.seq in rows:
+            yield bytes(line.record)
+
+
+def read_index(store: Store, manifest: Manifest) -> Index:
+    """The index of a version. Raises `DatasetDamaged`."""
+    return Index([_page(store, generation.index) for generation in manifest.generations])
+
+
+def read_object(store: Store, sha256: str, size: int) -> bytes:
+    """An object, compared with what it should be. Raises `DatasetDamaged`."""
+    return compare(store, object_key(sha256), sha256, size)
+
+
+def read_photo(store: Store, photo: Photo) -> bytes:
+    """A copy of a photo, compared with what it should be. Raises `DatasetDamaged`."""
+    if not photo.key:
+        return read_object(store, photo.sha256, photo.size)
+    try:
+        data = store.get(photo.key)
+    except NotThere as error:
+        raise DatasetDamaged(store.url, photo.key, "the manifest lists it and it is not there") from error
+    if len(data) != photo.size:
+        raise DatasetDamaged(store.url, photo.key, f"{len(data)} bytes, the manifest says {photo.size}")
+    # a server's etag is the MD5 of the content, except of what was uploaded in parts or encrypted
+    if _MD5.fullmatch(photo.etag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != photo.etag:
+        raise DatasetDamaged(store.url, photo.key, "its MD5 is not the one that the server told when it was copied")
+    return data
+
+
+def compare(store: Store, key: str, sha256: str, size: int) -> bytes:
+    """What lies under a key, where it is what the manifest says. Raises `DatasetDamaged`."""
+    try:
+        data = store.get(key)
+    except NotThere as error:
+        raise DatasetDamaged(store.url, key, "the manifest lists it and it is not there") from error
+    if len(data) != size:
+        raise DatasetDamaged(store.url, key, f"{len(data)} bytes, the manifest says {size}")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DatasetDamaged(store.url, key, "its SHA-256 is not the manifest's")
+    return data
+
+
+def _page(store: Store, shard: Shard) -> Rows:
+    try:
+        return read_page(read_object(store, shard.sha256, shard.size))
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DatasetDamaged(store.url, object_key(shard.sha256), f"no index: {error}") from error
+
+
+def _lines(store: Store, generation: Generation, name: str) -> Iterator[Line]:
+    shards = generation.tables.get(name, ())
+    decode = msgspec.json.Decoder(Line).decode
+    with ThreadPoolExecutor(1 if len(shards) < 2 else _AHEAD) as threads:
+        coming = [threads.submit(read_object, store, each.sha256, each.size) for each in shards[:_AHEAD]]
+        for number, shard in enumerate(shards):
+            data = coming.pop(0).result()
+            if number + _AHEAD < len(shards):
+                after = shards[number + _AHEAD]
+                coming.append(threads.submit(read_object, store, after.sha256, after.size))
+            try:
+                for text in BytesIO(data):
+                    yield decode(text)
+            except msgspec.DecodeError as error:
+                raise DatasetDamaged(store.url, object_key(shard.sha256), str(error)) from error

@@ -1,0 +1,1 @@
+"""Records, class map, file names, splits, and accounting of a data set."""

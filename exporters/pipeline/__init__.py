@@ -1,0 +1,1 @@
+"""One export run, from source to published version."""

@@ -1,0 +1,223 @@
+"""An export from beginning to end, with its options: what to read, by which rules, in which formats, to where."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from exporters.convert.annotation_policy import DISPUTED, consensus, policy
+from exporters.convert.consensus import reliability, survey
+from exporters.convert.options import Rules, question
+from exporters.convert.task_images import LateHeaders
+from exporters.dataset.versions import published
+from exporters.errors import BadOption, LabelsAlike, NoImages
+from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
+from exporters.formats.yolo_classify import YoloClassify
+from exporters.model.accounting import Report
+from exporters.model.class_map import CATEGORY_IDS, ORIGINAL, Categories, alike, config_labels, renames
+from exporters.model.keypoints import WORD, Skeleton
+from exporters.model.names import safe_name
+from exporters.model.splits import APART, DEFAULT_SPLIT, Split
+from exporters.pipeline.export_run import Progress, Run
+from exporters.sources import Source, open_source
+from exporters.sources.json_file import JsonFile
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.settings import Settings
+from labelloop.service.store import Store, open_store
+
+if TYPE_CHECKING:
+    from exporters.pipeline.scheduler import Order, Pool
+    from labelloop.service.media import Media
+    from labelloop.service.studio import Studio
+
+MAX_ERRORS = 0.01
+POSE = "-pose"
+WITH_POINTS = frozenset({"coco", "webdataset"})
+"""Formats that hold key points, beside those of poses."""
+NO_KEY_POINTS = "it needs key points (KeyPointLabels), and there are none"
+NO_QUESTION = "it needs Choices about the whole image, and the label config has none"
+_log = logging.getLogger(__name__)
+
+
+def export(
+    source: str | int | Path,
+    *,
+    settings: Settings,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    to: str | None = None,
+    label_config: str | None = None,
+    annotation: str = "latest",
+    split: str = DEFAULT_SPLIT,
+    split_key: str = "",
+    group_by: str = "",
+    disputed: str = "out",
+    rename: Sequence[str] = (),
+    category_ids: str = CATEGORY_IDS[0],
+    max_errors: float = MAX_ERRORS,
+    allow_shrink: bool = False,
+    fetch: bool = True,
+    copy_images: bool = False,
+    afresh: bool = False,
+    workers: int = 0,
+    ray: str = "",
+    studio: "Studio | None" = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Make one new version of a data set in the store from annotated tasks.
+
+    Args:
+        source: a project's number, a Label Studio JSON export (or JSON lines), or ``s3://BUCKET/KEY.json``.
+        settings: how to reach Label Studio, S3 and the default store.
+        formats: names in ``FORMATS``.
+        to: the data set's address; by default a folder of the store named after the source.
+        label_config: the label config's XML, for a source that has none.
+        annotation: whose annotation counts: a name in ``POLICIES`` or ``user:ID``.
+        split: shares of train, val and test.
+        split_key: a key of the tasks' data that says train, val or test; where it does not, the shares decide.
+        group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
+        disputed: what becomes of the tasks that quality control holds for disputed or could not judge: ``in``,
+            ``out``, or ``apart``, in a split of their own.
+        rename: labels that count as another class, each as ``OLD=NEW``.
+        category_ids: what numbers COCO's categories have: a name in ``CATEGORY_IDS``.
+        max_errors: the largest share of failed regions at which the version is still published.
+        allow_shrink: publish a version also where it is far smaller than the published one (`publish_checks`).
+        fetch: whether the header of an image is read where nothing else tells its size.
+        copy_images: whether the photos are copied into the version.
+        afresh: convert every task, also those that the published version holds as they are.
+        workers: processes that convert; 1: this one alone; 0: as many as pay, with a large source.
+        ray: the address of a Ray cluster that converts instead, or ``local``.
+        studio: a client to use instead of the settings' own.
+        progress: told after each task.
+
+    Returns:
+        The bill; ``published`` says whether the head points at the new version.
+
+    Raises:
+        ExportError: an option is wrong, there is no source, or other exporters kept the store busy.
+        StoreError: the store cannot be read or written. Nothing of the unfinished version can be seen.
+    """
+    names = format_names(",".join(formats))
+    if disputed not in DISPUTED:
+        raise BadOption("--disputed", disputed, ", ".join(DISPUTED))
+    if category_ids not in CATEGORY_IDS:
+        raise BadOption("--category-ids", category_ids, ", ".join(CATEGORY_IDS))
+    if workers < 0:
+        raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
+    if not 0 <= max_errors <= 1:
+        raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
+    renamed = renames(rename)
+    shares, chosen = Split.parse(split, group_by=group_by, key=split_key), policy(annotation)
+    with ExitStack() as opened:
+        if studio is None and settings.label_studio_api_key.get_secret_value():
+            from labelloop.service.studio import Studio
+
+            studio = opened.enter_context(closing(Studio.from_settings(settings)))
+        tasks = open_source(
+            source, settings=settings, label_config=label_config, studio=studio, fresh=afresh, progress=progress
+        )
+        opened.callback(tasks.close)
+        if tasks.config and not tasks.config.images:
+            raise NoImages(tasks.title)
+        store = open_store(to or _default_place(settings, tasks), settings)
+        skeleton = _skeleton(tasks, store, names)
+        left_out = _left_out(names, tasks.config, skeleton)
+        if not set(names) - set(left_out):
+            raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
+        names = tuple(name for name in names if name not in left_out)
+        if YoloClassify.name in names and (pairs := list(alike(_answers(tasks.config, renamed)))):
+            raise LabelsAlike(pairs)
+        crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
+
+        @cache
+        def media() -> "Media":
+            _log.info("photos_are_read", extra={"why": "to copy them" if copy_images else "to know their size"})
+            from labelloop.service.media import Media
+
+            return opened.enter_context(closing(Media(settings, studio)))
+
+        run = Run(
+            source=tasks,
+            store=store,
+            formats=names,
+            rules=Rules(
+                policy=chosen,
+                split=shares,
+                disputed=disputed,
+                config=tasks.config,
+                config_labels=frozenset(
+                    (
+                        *(renamed.get(label, label) for label in config_labels(tasks.config)),
+                        *(skeleton.names if skeleton else ()),
+                    )
+                    if tasks.config
+                    else ()
+                ),
+                crowd=crowd,
+                renamed=renamed,
+                sizeless=any(not FORMATS[name].needs_size for name in names),
+            ),
+            skeleton=skeleton,
+            categories=Categories.of(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
+            left_out=left_out,
+            splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
+            max_errors=max_errors,
+            allow_shrink=allow_shrink,
+            policy={
+                "annotation": annotation,
+                "disputed": disputed,
+                "split": shares.shares,
+                **({"split_key": shares.key} if shares.key else {}),
+                **({"group_by": shares.group_by} if shares.group_by else {}),
+                **({"rename": renamed} if renamed else {}),
+                **({"category_ids": category_ids} if category_ids != CATEGORY_IDS[0] else {}),
+                "several_labels": "an object for each label",
+                "images": "copied" if copy_images else "in place",
+                **({"annotators": reliability(crowd)} if crowd else {}),
+            },
+            headers=LateHeaders(media) if fetch else None,
+            photos=media() if copy_images else None,
+            progress=progress,
+            afresh=afresh,
+            settings=settings,
+            workers=workers,
+            pool=partial(_cluster, ray, workers) if ray else None,
+        )
+        return run.settled()
+
+
+def _cluster(address: str, workers: int, order: "Order") -> "Pool":
+    from exporters.pipeline.ray_pool import RayCluster
+
+    return RayCluster(address, order, workers)
+
+
+def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skeleton | None) -> dict[str, str]:
+    """The formats that cannot be made of the project, with the reason."""
+    found = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
+    if config and not question(config):
+        found |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
+    return found
+
+
+def _answers(config: LabelConfig | None, renamed: Mapping[str, str]) -> list[str]:
+    """The classes of whole images: the choices of the question about them."""
+    control = config.controls.get(question(config)) if config else None
+    return [renamed.get(label.stored, label.stored) for label in control.labels] if control else []
+
+
+def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton | None:
+    """The key points of the label config; without one those that the tasks use, each in its place for good."""
+    if tasks.config:
+        return Skeleton.of(tasks.config)
+    asked = any(name in WITH_POINTS or name.endswith(POSE) for name in formats)
+    if not asked or (isinstance(tasks, JsonFile) and not tasks.mentions(WORD)):
+        return None
+    return Skeleton.used(tasks.raw(), before.keypoints if (before := published(store)) else ())
+
+
+def _default_place(settings: Settings, source: Source) -> str:
+    stem, _ = safe_name(f"{source.title}.jpg")
+    return f"{settings.store_url.rstrip('/')}/{quote(stem) if settings.store_url.startswith('file:') else stem}"

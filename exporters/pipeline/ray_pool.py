@@ -1,0 +1,42 @@
+"""`RayCluster`: pieces of an export converted on a Ray cluster; shards go to the store, the manifest joins them."""
+
+from typing import Any
+
+from exporters.pipeline.scheduler import Converted, Order, Piece, convert_piece
+from labelloop.service.ray import ClusterFailed, first_line, join, leave
+
+_ATTEMPTS = 3
+"""Times that a piece is given out whose worker died."""
+_FIX = (
+    "`ray status` says what the cluster has. Every machine needs the same labelloop, and must reach the store: an"
+    " s3:// address, or a folder that all of them share. No version was made: run the export again."
+)
+
+
+class RayCluster:
+    """Joins a cluster, or starts one: see `labelloop.service.ray.join`."""
+
+    def __init__(self, address: str, order: Order, workers: int = 0) -> None:
+        self._ray, self.workers = join(address, workers, "An export over a cluster")
+        self._order = self._ray.put(order)
+        self._convert: Any = self._ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(convert_piece)
+
+    def submit(self, piece: Piece) -> Any:
+        """See `exporters.pipeline.scheduler.Pool`."""
+        return self._convert.remote(self._order, piece.carried())
+
+    def result(self, submitted: Any) -> Converted:
+        """See `exporters.pipeline.scheduler.Pool`.
+
+        Raises:
+            ClusterFailed: The piece's workers died, or it failed there: the store cannot be written from there, say.
+        """
+        try:
+            found: Converted = self._ray.get(submitted)
+        except Exception as error:
+            raise ClusterFailed("A worker of the cluster failed", first_line(error), fix=_FIX) from error
+        return found
+
+    def close(self) -> None:
+        """See `exporters.pipeline.scheduler.Pool`."""
+        leave(self._ray)

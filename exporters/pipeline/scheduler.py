@@ -1,0 +1,312 @@
+"""Converting the tasks of a source: block after block into stretches, here or in other processes.
+
+Which tasks make a stretch hangs on the source alone, and a stretch that another process converted is taken only where
+it is what would have come out here: so the data set is the same to the byte, however many processes there are.
+"""
+
+import gc
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from xxhash import xxh3_128_digest
+
+from exporters.convert.options import Rules
+from exporters.convert.task_assembler import Assembler, Taken
+from exporters.convert.task_images import Headers, LateHeaders, Sizes
+from exporters.dataset.shards import Objects
+from exporters.dataset.task_index import NO_DIGEST
+from exporters.formats import FORMATS
+from exporters.formats.base import Job
+from exporters.model.accounting import Bills, Ledger
+from exporters.model.class_map import ClassMap
+from exporters.pipeline.converter import Converter
+from exporters.pipeline.generation_writer import NewGeneration, Stretch, StretchWriter
+from exporters.pipeline.incremental import Known
+from labelloop.labeling.errors import MalformedTask
+from labelloop.service.scratch import scratch_folder
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+
+Entry = bytes | MalformedTask
+Block = list[Entry]
+BLOCK_TASKS = 128
+BLOCK_BYTES = 1 << 20
+STRETCH_BYTES = 16 << 20
+"""Of JSON: shards end with a stretch, so a smaller one means more objects, a larger one more memory a process."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """How tasks are converted, and to where: what another process has to know."""
+
+    store: str
+    settings: Settings
+    rules: Rules
+    formats: tuple[str, ...]
+    job: Job
+    fetch: bool
+    classes: tuple[str, ...] = ()
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """Blocks in a file of this machine, whose other processes read them one at a time: none holds a whole piece."""
+
+    path: Path
+
+    def fill(self, blocks: Iterable[Block]) -> int:
+        """Write the blocks; gives how many tasks they have."""
+        tasks = 0
+        with self.path.open("wb") as file:
+            for block in blocks:
+                pickle.dump(block, file, pickle.HIGHEST_PROTOCOL)
+                tasks += len(block)
+        return tasks
+
+    def __iter__(self) -> Iterator[Block]:
+        with self.path.open("rb") as file:
+            while file.peek(1):
+                yield pickle.load(file)  # noqa: S301 - our own, in a folder that only this user can write to
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A stretch of tasks to be converted; ``first``: how many stand before it."""
+
+    first: int
+    tasks: int
+    blocks: Iterable[Block]
+
+    def carried(self) -> "Piece":
+        """The piece with its tasks in it, for another machine."""
+        return Piece(self.first, self.tasks, list(self.blocks))
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """A piece that was converted as if nothing stood before it: what it took, the classes after it, what it wrote."""
+
+    stretch: Stretch
+    taken: Taken
+    classes: tuple[str, ...]
+    written: int
+    written_bytes: int
+
+
+class Pool(Protocol):
+    """Other processes that convert pieces."""
+
+    workers: int
+
+    def submit(self, piece: Piece) -> Any:
+        """Have a piece converted; gives what `result` takes."""
+
+    def result(self, submitted: Any) -> Converted:
+        """A piece that was submitted, once it is there."""
+
+    def close(self) -> None:
+        """End the processes."""
+
+
+Given = tuple[Piece, Stored, Any]
+"""A piece that was submitted: with its blocks, and what `Pool.result` takes."""
+
+
+class Conversion:
+    """Takes the blocks of a source in their order.
+
+    Args:
+        converter: what converts tasks here.
+        assembler: the converter's own.
+        writer: begins a stretch.
+        making: takes the stretches.
+        known: what need not be converted.
+        tell: told how many tasks are done.
+    """
+
+    def __init__(
+        self,
+        *,
+        converter: Converter,
+        assembler: Assembler,
+        writer: Callable[[], StretchWriter],
+        making: NewGeneration,
+        known: Known | None,
+        tell: Callable[[int], None],
+    ) -> None:
+        self._converter = converter
+        self._assembler = assembler
+        self._writer = writer
+        self._making = making
+        self._keeping = Keeping(known, assembler, making.bills) if known else None
+        self._tell = tell
+
+    def alone(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
+        """Convert here, whole stretches, until there are no more blocks or so many bytes of JSON are done.
+
+        Where most tasks are kept the others are one stretch: many would be as many shards of next to nothing.
+        """
+        done = 0
+        for piece in [blocks] if self._keeping else _pieces(iter(blocks)):
+            with self._writer() as writer:
+                for block in piece:
+                    convert_block(block, self._converter, writer, self._keeping)
+                    self._tell(len(block))
+                    done += _size(block)
+                self._making.take(writer.finish())
+            if until is not None and done >= until:
+                return
+
+    def together(self, blocks: Iterable[Block], pool: Pool, classes: Sequence[str], objects: Objects) -> None:
+        """Convert by a pool whose processes know these classes, a few pieces ahead of what is taken."""
+        waiting: deque[Given] = deque()
+        first = self._making.converted
+        with scratch_folder() as folder:
+            for stretch in _pieces(iter(blocks)):
+                stored = Stored(folder / str(first))
+                piece = Piece(first, stored.fill(stretch), stored)
+                first += piece.tasks
+                waiting.append((piece, stored, pool.submit(piece)))
+                if len(waiting) > pool.workers:
+                    self._take(waiting.popleft(), pool, tuple(classes), objects)
+            while waiting:
+                self._take(waiting.popleft(), pool, tuple(classes), objects)
+
+    def _take(self, given: Given, pool: Pool, classes: tuple[str, ...], objects: Objects) -> None:
+        piece, stored, submitted = given
+        found = pool.result(submitted)
+        if found.classes == classes and self._assembler.pass_over(piece.tasks, found.taken):
+            self._making.take(found.stretch)
+            objects.put_elsewhere(found.written, found.written_bytes)
+            self._tell(piece.tasks)
+        else:  # it has a class, a number or a name that hangs on what came before
+            self.alone(stored)
+        stored.path.unlink()
+
+
+class Keeping:
+    """Tasks that the published version holds as they are."""
+
+    def __init__(self, known: Known, assembler: Assembler, bills: Bills) -> None:
+        self._known, self._assembler, self._bills = known, assembler, bills
+        self.find, self.replace = known.find, known.replace
+
+    def keep(self, place: int) -> bool:
+        """Keep the task at a place of that version; False where another has its number or names by now."""
+        bill = self._known.keep(place, self._assembler)
+        if bill is not None:
+            self._bills.add([self._bills.number(bill)])
+        return bill is not None
+
+
+def convert_block(block: Block, converter: Converter, writer: StretchWriter, keeping: Keeping | None = None) -> None:
+    """Convert the tasks of a block but for those that are kept, and write them."""
+    # It need not withstand anybody: who made a change with the digest of what was there would hide his own change.
+    digests = [xxh3_128_digest(each) if type(each) is bytes else NO_DIGEST for each in block]
+    texts = [each if type(each) is bytes else None for each in block]
+    if keeping is None:
+        converter.look(texts)
+        for number, (entry, digest) in enumerate(zip(block, digests, strict=True)):
+            converter.add(number, entry, digest)
+    else:
+        places = keeping.find(digests)
+        converter.look([text if place < 0 else None for text, place in zip(texts, places, strict=True)])
+        for number, (entry, digest, place) in enumerate(zip(block, digests, places, strict=True)):
+            if place < 0 or not keeping.keep(place):
+                keeping.replace(converter.add(number, entry, digest))
+    writer.add(*converter.flush())
+
+
+def convert_piece(order: Order, piece: Piece) -> Converted:
+    """Convert a piece in a process of its own, into the store."""
+    store = open_store(order.store, order.settings)
+    classes, ledger = ClassMap(order.classes, order.rules.renamed), Ledger()
+    with (
+        rare_collections(),
+        store.scratch() as folder,
+        Objects(store) as objects,
+        _headers(order) as headers,
+    ):
+        assembler = Assembler(order.rules, classes=classes, sizes=Sizes(headers), ledger=ledger, before=piece.first)
+        converter = Converter(assembler, order.rules, classes, ledger)
+        formats = [FORMATS[name](order.job) for name in order.formats]
+        with StretchWriter(formats, folder, objects, first=piece.first) as writer:
+            for block in piece.blocks:
+                convert_block(block, converter, writer)
+            stretch = writer.finish()
+        objects.flush()
+        return Converted(stretch, assembler.taken, classes.names, objects.written, objects.written_bytes)
+
+
+def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:
+    """Tasks a block at a time."""
+    block: Block = []
+    size = 0
+    for entry in entries:
+        block.append(entry)
+        size += len(entry) if isinstance(entry, bytes) else 0
+        if len(block) >= BLOCK_TASKS or size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for circular garbage seldom: tasks come and go without any, and looking costs a tenth."""
+    before = gc.get_threshold()
+    gc.set_threshold(200_000, 20, 20)
+    gc.freeze()  # what was loaded stays: it need not be looked at
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def _pieces(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
+    """The blocks of each stretch. One has to be used up before the next is asked for."""
+
+    def stretch(block: Block) -> Iterator[Block]:
+        yield block
+        size = _size(block)
+        while size < STRETCH_BYTES and (following := next(blocks, None)) is not None:
+            yield following
+            size += _size(following)
+
+    for block in blocks:
+        yield stretch(block)
+
+
+def _size(block: Block) -> int:
+    return sum([len(entry) for entry in block if type(entry) is bytes])
+
+
+@contextmanager
+def _headers(order: Order) -> Iterator[Headers | None]:
+    """What reads image headers in this process, opened when the first is needed."""
+    if not order.fetch:
+        yield None
+        return
+
+    opened: list[Any] = []
+
+    @cache
+    def reader() -> Headers:
+        from labelloop.service.media import Media
+        from labelloop.service.studio import Studio
+
+        key = order.settings.label_studio_api_key
+        studio = Studio.from_settings(order.settings) if key else None
+        media = Media(order.settings, studio)
+        opened.extend((studio, media) if studio else (media,))
+        return media
+
+    try:
+        yield LateHeaders(reader)
+    finally:
+        for each in reversed(opened):
+            each.close()

@@ -1,0 +1,1 @@
+"""One annotation from several: clustering, annotator models, box fusion, and label voting."""

@@ -1,0 +1,1 @@
+"""Shapes in pixels: conversion, rasterisation, overlap, and the codecs of masks."""

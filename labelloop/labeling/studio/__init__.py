@@ -1,0 +1,1 @@
+"""Label Studio's JSON: label configs, tasks, results, and their values, read and written."""

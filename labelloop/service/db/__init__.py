@@ -1,0 +1,1 @@
+"""The database: engine, migrations, and dialect differences between SQLite and Postgres."""

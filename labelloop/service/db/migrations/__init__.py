@@ -1,0 +1,1 @@
+"""Alembic's migrations: run by `labelloop.service.db.engine.migrate`, packaged with the code."""

@@ -1,0 +1,1 @@
+"""Events and jobs: the inbox, the wake-up queue, workers, leases, and heartbeats."""

@@ -1,0 +1,1 @@
+"""Web apps: the application factory, gunicorn, metrics, and webhook secrets."""

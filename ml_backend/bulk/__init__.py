@@ -1,0 +1,1 @@
+"""Pre-labelling a whole project."""

@@ -1,0 +1,1 @@
+"""Models that can be downloaded, with their licences and checksums."""

@@ -1,0 +1,1 @@
+"""ONNX Runtime sessions, the session cache, the detector, and slicing."""

@@ -1,0 +1,1 @@
+"""Whether a candidate version is better than the one that serves."""

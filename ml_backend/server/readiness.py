@@ -1,0 +1,101 @@
+"""What the ML backend must have to do its work: the checks of its `/ready`, and of `doctor` for what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from labelloop.service.db.engine import open_database, reading
+from labelloop.service.readiness import (
+    CACHED_S,
+    INTEGRITY_EVERY_S,
+    Check,
+    DatabaseChecks,
+    cached,
+    require_home,
+    sqlite_file,
+)
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+from ml_backend.checksums import check_file, checksum_now
+from ml_backend.errors import ModelBroken
+from ml_backend.inference.detector import embedded_model
+from ml_backend.learning.store.tables import PROJECTS
+from ml_backend.serving.activation import cache_of
+from ml_backend.serving.active_versions import read_pointer
+from ml_backend.serving.model_server import Serving
+from ml_backend.serving.registry import FOLDER, Registry
+
+FILES_EVERY_S = 300.0
+"""Between two readings of the files of what is served."""
+
+_DAMAGED = "its bytes are not those that were added as this version."
+_FIX = "Activate another version (`labelloop models list` names them), or add the model again under another file name."
+
+
+def ready_checks(settings: Settings, serving: Serving) -> Mapping[str, Check]:
+    """Every check of `/ready`, each answered from memory for some seconds.
+
+    Database, worker and events count once a project is connected: before that, nothing is to be learned.
+    """
+    learning = _Learning(settings)
+    return {
+        "model": serving.check,
+        "model-files": cached(lambda: require_served_files(settings), FILES_EVERY_S, failed_s=FILES_EVERY_S / 10),
+        "home": cached(lambda: require_home(settings)),
+        "database": cached(lambda: learning.check(DatabaseChecks.reachable)),
+        "integrity": cached(lambda: learning.check(DatabaseChecks.whole), INTEGRITY_EVERY_S, failed_s=CACHED_S),
+        "worker": cached(lambda: learning.check(DatabaseChecks.worker)),
+        "events": cached(lambda: learning.check(DatabaseChecks.events)),
+    }
+
+
+def require_served_files(settings: Settings) -> None:
+    """Compare the files of what is served with their checksums: the model of the settings, those of active versions.
+
+    Of versions these are the files on a store in a folder, and the copies on this machine.
+
+    Raises:
+        UnknownVersion: A version is active and not on the store.
+        ModelBroken: A file holds something else.
+        StoreError: The store cannot be read.
+    """
+    check_file(settings.model or embedded_model())
+    store = open_store(settings.store_url, settings)
+    registry, cache = Registry(store), cache_of(settings)
+    for version in sorted(read_pointer(store)[0].used()):
+        manifest = registry.manifest(version)
+        for name, wanted in manifest.files.items():
+            places = [*_on_disk(settings, version, name), cache.place(manifest) / name]
+            for place in places:
+                if place.is_file() and checksum_now(place) != wanted.sha256:
+                    raise ModelBroken(place, _DAMAGED, fix=_FIX)
+
+
+class _Learning:
+    """The checks of the database, which is opened when it is first there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened: tuple[sa.Engine, DatabaseChecks] | None = None
+
+    def check(self, run: Callable[[DatabaseChecks], None]) -> None:
+        file = sqlite_file(self._settings.database_url)
+        if self._opened is None:
+            if file is not None and not file.exists():
+                return  # nothing was ever connected
+            engine = open_database(self._settings)
+            self._opened = engine, DatabaseChecks(self._settings, engine)
+        engine, checks = self._opened
+        if run in (DatabaseChecks.worker, DatabaseChecks.events):
+            with reading(engine) as connection:
+                if connection.scalar(sa.select(PROJECTS.c.project).limit(1)) is None:
+                    return
+        run(checks)
+
+
+def _on_disk(settings: Settings, version: str, name: str) -> Iterator[Path]:
+    if settings.store_url.startswith("file://"):
+        yield Path(settings.store_url.removeprefix("file://")) / FOLDER / version / name

@@ -1,0 +1,1 @@
+"""The model registry, the active version, and hot swaps."""

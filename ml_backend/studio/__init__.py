@@ -1,0 +1,1 @@
+"""The connection of a project in Label Studio to the ML backend."""

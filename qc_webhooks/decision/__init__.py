@@ -1,0 +1,1 @@
+"""Routes of a task after its verdict, and what they need to know."""

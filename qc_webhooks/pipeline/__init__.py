@@ -1,0 +1,1 @@
+"""One task from reading to writing: read, judge, plan, write; reconciliation; undo."""

@@ -1,0 +1,1 @@
+"""Periodic recomputation of project summaries, annotator models, and ground truth."""

@@ -1,0 +1,182 @@
+"""Usual tasks are read in columns, all others one region at a time: the data set is the same to the byte."""
+
+import json
+import random
+
+import msgspec
+import numpy as np
+import pytest
+import shapely
+
+from exporters.columnar.columns import draw, fit
+from exporters.convert.fast_decoder import Drafts, Usual
+from exporters.formats import FORMATS
+from exporters.model.clipping import Unfit, ring_areas
+from exporters.model.clipping import fit as fit_one
+from exporters.pipeline import converter as convert
+from labelloop.labeling.geometry.shapes import Polygon, Rectangle
+
+CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
+<Label value="car"/><Label value="bus"/></RectangleLabels>
+<PolygonLabels name="shape" toName="image"><Label value="car"/>
+</PolygonLabels>{more}</View>"""
+
+
+def mixture(build, seed):
+    """Tasks most of which are usual; the others differ from them in one way each."""
+    rng = random.Random(seed)
+
+    def percent():
+        return rng.choice([0, 100, rng.uniform(-15, 110), rng.uniform(5, 70), rng.uniform(5, 70)])
+
+    def shape(name):
+        box = build.box(
+            percent(), percent(), rng.uniform(0.1, 40), rng.uniform(0.1, 40), rng.choice(["car", "bus"]), id=name
+        )
+        ring = [[percent(), percent()] for _ in range(rng.randrange(3, 8))]
+        return rng.choice(
+            [
+                box,
+                box,
+                box | {"value": box["value"] | {"rotation": rng.choice([0, 30.5, 360, -720, 90, -45])}},
+                box | {"value": box["value"] | {"x": rng.randrange(50), "width": rng.choice([1e-5, 5e-4])}},
+                box | {"score": rng.choice([0.5, 1, None])},
+                box | {"meta": rng.choice([{}, None])},
+                build.box(20, 20, 20, 20 + rng.choice([0, 1e-9]), id=name),  # many of an image are the same
+                build.polygon(ring, id=name, from_name="shape"),
+                build.polygon([[20, 20], [60, 25], [40, 70 + rng.random()]], id=name, from_name="shape"),
+            ]
+        )
+
+    def odd(name):
+        box = build.box(10, 10, 20, 20, id=name)
+        return rng.choice(
+            [
+                box | {"value": box["value"] | {"height": -5}},
+                box | {"value": box["value"] | {"rectanglelabels": ["car", "bus"]}},
+                box | {"value": box["value"] | {"rectanglelabels": ["new"]}},
+                box | {"value": {"rectanglelabels": ["car"], "x": 5}},
+                box | {"type": "polygonlabels"},
+                box | {"original_width": 100},
+                box | {"item_index": 1},
+                box | {"from_name": "gone"},
+                box | {"id": "r0"},
+                box | {"id": "long" * 60},
+                box | {"meta": {"text": rng.choice([["truncated"], ["crowd"], ["a note"]])}},
+                box | {"value": box["value"] | {"rectanglelabels": [" "]}},
+                build.polygon([[1, 1], [9, 9], [1, 1]], id=name, from_name="shape"),
+                build.ellipse(30, 30, 10, 5, id=name),
+                build.result("choices", {"choices": ["day"]}, id=name, from_name="weather"),
+                build.keypoint(5, 5, id=name),
+            ]
+        )
+
+    tasks = []
+    for number in range(1, 60):
+        results = [shape(f"r{n}") for n in range(rng.randrange(3))] + [odd("x") for _ in range(rng.random() < 0.2)]
+        if rng.random() < 0.2:  # in a wide one a thin shape has an area, and a share that is next to nothing
+            width = rng.choice([90_000, 99_999, 100_000])
+            results = [each | {"original_width": width, "original_height": 20} for each in results]
+        annotation = build.annotation(*results, number=number, was_cancelled=rng.random() < 0.05)
+        more = [build.annotation(shape("r0"), number=900 + number, day=2)] if rng.random() < 0.1 else []
+        image = rng.choice(
+            [None, None, None, f"https://h/{number}.jpg?X-Amz-Signature=a", "s3://b/same.jpg", "", "s3://b/é.jpg"]
+        )
+        about = rng.choice([{}, {}, {"license": {"id": 4, "name": "x"}, "info": {"year": 1}, "date_captured": "now"}])
+        task = build.task(
+            rng.choice([number, number, number, 3, None]), annotation, *more, image=image, qc_status="agreed"
+        )
+        tasks.append(task | {"meta": {"labelloop_import": {"id": "i", "name": "n.jpg", "coco": about}}})
+    return tasks
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("config", [CONFIG.format(more=""), None], ids=["config", "no config"])
+def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config):
+    tasks = mixture(build, seed)
+    formats = tuple(name for name in FORMATS if "pose" not in name and not FORMATS[name].whole)
+    options = {"label_config": config, "formats": formats, "split": "train=.5,val=.3,test=.2"}
+    drafts = []
+    read = Usual.read
+    with monkeypatch.context() as patch:
+        patch.setattr(Usual, "read", lambda self, texts: drafts.append(read(self, texts)) or drafts[-1])
+        usual = run(tasks, to="usual", **options)
+    assert sum(each is not None for each in drafts[0].of) > 10
+    with monkeypatch.context() as patch:
+        patch.setattr(convert.Usual, "read", lambda self, texts: Drafts([None] * len(texts)))
+        exact = run(tasks, to="exact", **options)
+    assert usual.report.accounts == exact.report.accounts
+    assert usual.report.classes == exact.report.classes
+    tables = [out.manifest["generations"][0]["tables"] for out in (usual, exact)]
+    for name in tables[0]:
+        lines = [
+            b"".join((out.root / "objects" / each["sha256"][:2] / each["sha256"]).read_bytes() for each in found[name])
+            for out, found in zip((usual, exact), tables, strict=True)
+        ]
+        assert lines[0].splitlines() == lines[1].splitlines(), name
+    assert usual.manifest["generations"] == exact.manifest["generations"]
+
+
+def test_columns_fit_as_one_shape_does():
+    rng = np.random.default_rng(3)
+    rows = 3000
+    boxes = np.column_stack(
+        (rng.uniform(-20, 110, (rows, 2)), rng.uniform(0.001, 60, (rows, 2)), rng.choice([0, 17.3, -90], rows))
+    )
+    ring = rng.random(rows) < 0.4
+    counts = rng.integers(3, 9, ring.sum())
+    points = rng.uniform(-10, 110, (counts.sum(), 2))
+    sizes = rng.integers(50, 4000, (rows, 2)).astype(float)
+    shapes = draw(boxes, points, counts.tolist(), ring, sizes)
+    fits = fit(shapes)
+    ends = np.cumsum(counts)
+    known = 0
+    for row in range(rows):
+        width, height = sizes[row]
+        if ring[row]:
+            place = int(ring[: row + 1].sum()) - 1
+            mine = points[ends[place] - counts[place] : ends[place]].tolist()
+            shape = Polygon(tuple((x * width / 100, y * height / 100) for x, y in mine))
+        else:
+            x, y, w, h, turn = boxes[row].tolist()
+            shape = Rectangle(x * width / 100, y * height / 100, w * width / 100, h * height / 100, turn)
+        assert shapes.geometry(row) == shape
+        if fits.kinds[row] == 3:
+            continue
+        known += 1
+        one = fit_one(shape, int(width), int(height))
+        assert tuple(fits.boxes[row].tolist()) == one.box
+        assert fits.areas[row] == one.area
+        assert bool(fits.clipped[row]) == bool(one.repairs)
+        assert one.outline is None
+    assert known > rows / 5
+
+
+def test_areas_of_rings_are_shapelys():
+    rng = np.random.default_rng(5)
+    rings = []
+    for _ in range(50):
+        turns = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 30)))
+        rings.append(np.column_stack((np.cos(turns), np.sin(turns))) * rng.uniform(5, 90, (len(turns), 1)))
+    first = np.cumsum([0, *map(len, rings[:-1])])
+    truth = [shapely.Polygon(ring).area for ring in rings]
+    np.testing.assert_allclose(ring_areas(np.concatenate(rings), first), truth, rtol=1e-9)
+
+
+def test_shape_that_does_not_fit_is_told_by_the_same_words(run, build):
+    out = run([build.task(1, build.annotation(build.box(120, 10, 5, 5), build.box(1, 1, 5, 5, id="good")))])
+    assert [loss["reason"] for loss in out.losses] == ["outside the image"]
+    with pytest.raises(Unfit, match="outside the image"):
+        fit_one(Rectangle(700, 10, 5, 5), 640, 360)
+
+
+def test_text_of_a_task_that_is_no_json_is_not_usual():
+    from exporters.convert.annotation_policy import latest
+    from exporters.convert.options import Rules
+    from exporters.model.class_map import ClassMap
+    from exporters.model.splits import Split
+
+    usual = Usual(Rules(latest, Split.parse("train=1"), "out", None, frozenset()), ClassMap())
+    good = {"id": 1, "data": {"image": "s3://b/1.jpg"}, "annotations": []}
+    texts = [b"{", b"\xff", b"[]", msgspec.json.encode(good), json.dumps(good | {"id": "x"}).encode(), None]
+    assert usual.read(texts).of == [None] * 6

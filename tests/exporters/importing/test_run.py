@@ -1,0 +1,224 @@
+"""An import makes no annotation of what it cannot read, says so, and leaves nothing of what came to nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from exporters.cli.import_dataset import import_dataset, summary
+from exporters.errors import BadOption
+from exporters.importing.errors import ImportFailed, Refused
+from exporters.importing.run import UNNAMED, Order, run_import
+from labelloop.service.datasets import DatasetError
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from tests import dataset_makers as makers
+from tests.exporters.import_studio import ImportStudio
+
+
+@pytest.fixture
+def studio(monkeypatch, tmp_path):
+    studio = ImportStudio()
+    monkeypatch.setattr(Studio, "from_settings", lambda _: studio)
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
+    return studio
+
+
+@pytest.fixture
+def bring(studio, tmp_path):
+    """Imports into a new project, or into another one, and gives the report."""
+
+    def bring(source, **order):
+        order = Order(source=str(source), title="cars", **order)
+        return run_import(order, settings=Settings(home=tmp_path / "home"), studio=studio)
+
+    return bring
+
+
+def yolo(folder: Path, **rows: str) -> Path:
+    makers.make_yolo(folder, "detect")
+    for name, text in rows.items():
+        (folder / f"labels/{name}.txt").write_text(text)
+    return folder
+
+
+def test_a_photo_whose_labels_cannot_be_read_gets_no_annotation(bring, studio, tmp_path):
+    report = bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"))
+    assert studio.annotations() == {"a.jpg": [], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
+    assert (report.tasks_made, report.added, report.empty, report.unlabelled) == (4, 3, 2, 1)
+    assert [problem.item for problem in report.problems] == ["labels/a.txt, line 1"]
+    assert "1 image comes in without an annotation" in summary(report, studio.url)
+
+
+@pytest.mark.parametrize(("whole", "results"), [(False, [2]), (True, [])])
+def test_a_photo_of_which_some_rows_are_broken_is_kept_or_skipped(bring, studio, tmp_path, whole, results):
+    good = (yolo(tmp_path / "set") / "labels/a.txt").read_text()
+    report = bring(yolo(tmp_path / "other", a=f"{good}0 .5 .5 .1\n"), whole=whole)
+    assert studio.annotations()["a.jpg"] == results
+    assert [problem.item for problem in report.problems] == ["labels/a.txt, line 3"]
+    assert any("cannot be read" in note for note in report.notes)
+
+
+def test_labels_that_were_mended_reach_the_same_task(bring, studio, tmp_path):
+    bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"))
+    report = bring(yolo(tmp_path / "mended"), project=1)
+    assert studio.annotations() == {"a.jpg": [2], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
+    assert (report.tasks_made, report.added, report.there) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("crowds", [False, True])
+def test_a_photo_with_only_a_crowd_is_no_negative(bring, studio, tmp_path, crowds):
+    sheet = makers.coco_sheet()
+    sheet["annotations"][-1]["iscrowd"] = 1
+    bring(makers.make_coco(tmp_path / "set", sheet), crowds=crowds)
+    assert studio.annotations()["ünï côde.jpg"] == ([1] if crowds else [])
+    assert studio.annotations()["empty.jpg"] == [0]
+
+
+def test_predictions_that_cannot_be_read_are_not_sent_empty(bring, studio, tmp_path):
+    bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"), labels_as="predictions", version="net-1")
+    photos = [task["data"]["image"] for task in studio.tasks_of[1] if task["predictions"]]
+    assert len(photos) == 3
+    assert not any("a.jpg" in photo for photo in photos)
+
+
+def test_results_of_a_class_that_is_unknown_are_not_sent_empty(bring, studio, tmp_path):
+    bring(yolo(tmp_path / "set"))
+    results = [{"image_id": n, "category_id": kind, "bbox": [1, 2, 3, 4], "score": 0.5} for n, kind in ((1, 1), (2, 9))]
+    (tmp_path / "r.json").write_text(json.dumps(results))
+    report = bring(tmp_path / "r.json", project=1, labels_as="predictions", version="net-1")
+    assert [len(task["predictions"]) for task in studio.tasks_of[1]] == [1, 0, 0, 0]
+    assert (report.added, report.unlabelled, len(report.problems)) == (1, 1, 1)
+
+
+def test_an_xml_of_the_same_photo_twice_annotates_it_once(bring, studio, tmp_path):
+    makers.make_voc(tmp_path / "set")
+    (tmp_path / "set/Annotations/z.xml").write_text((tmp_path / "set/Annotations/a.xml").read_text())
+    report = bring(tmp_path / "set")
+    assert studio.annotations()["a.jpg"] == [2]
+    assert [problem.reason for problem in report.problems] == ["its labels are there twice; the first count"]
+
+
+def test_nothing_is_made_where_no_photo_is_there(bring, studio, tmp_path):
+    source = makers.make_coco(tmp_path / "set")
+    for path in (tmp_path / "set/images").rglob("*.*"):
+        path.unlink()
+    makers.make_photos(tmp_path / "set", ("a.jpg",))
+    (tmp_path / "set/a.jpg").rename(tmp_path / "set/another.jpg")
+    with pytest.raises(ImportFailed, match="None of the 4 photos"):
+        bring(source)
+    assert not studio.made
+
+
+def test_a_new_project_goes_where_no_photo_could_be_imported(bring, studio, tmp_path):
+    makers.make_photos(tmp_path / "set", ("a.jpg",))
+    (tmp_path / "set/a.jpg").write_bytes(b"no photo")
+    report = bring(tmp_path / "set")
+    assert (report.project, report.tasks_made, len(report.problems)) == (0, 0, 1)
+    assert not studio.made
+    assert "no project is left" in summary(report, studio.url)
+
+
+REFUSALS = {
+    ("create_project", 400, "the title is odd"): "--project NUMBER",
+    ("upload_files", 403, "no permission"): "LABELLOOP_LABEL_STUDIO_API_KEY",
+    ("import_tasks", 500, "(a web page: Server Error)"): "log",
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_what_label_studio_refuses_is_said_with_its_fix(bring, studio, tmp_path, refusal):
+    call, status, words = refusal
+    studio.refuse[call] = (status, words)
+    with pytest.raises(Refused) as told:
+        bring(yolo(tmp_path / "set"))
+    assert words in told.value.message
+    assert REFUSALS[refusal] in told.value.fix
+    assert not studio.made
+
+
+def test_photos_of_which_nothing_tells_the_address_leave_no_project(bring, studio, tmp_path):
+    with pytest.raises(ImportFailed, match="Nothing tells where"):
+        bring(yolo(tmp_path / "set"), images="reference")
+    assert not studio.made
+
+
+@pytest.mark.parametrize(("folder", "title"), [("ab", "Imported ab"), ("abc", "abc"), ("ü" * 80, "ü" * 50)])
+def test_a_folder_of_any_name_makes_a_title_that_label_studio_takes(studio, tmp_path, folder, title):
+    makers.make_photos(tmp_path / folder)
+    assert import_dataset(str(tmp_path / folder), project="new") == 0
+    assert studio.made[1]["title"] == title
+
+
+@pytest.mark.parametrize("place", [".", "../ab", "./"])
+def test_a_relative_folder_gives_its_own_name(studio, tmp_path, monkeypatch, place):
+    makers.make_photos(tmp_path / "ab")
+    monkeypatch.chdir(tmp_path / "ab")
+    assert import_dataset(place, project="new") == 0
+    assert studio.made[1]["title"] == "Imported ab"
+
+
+@pytest.mark.parametrize("title", ["ab", " ab ", "x" * 51])
+def test_a_title_that_label_studio_does_not_take_is_refused_first(studio, tmp_path, title):
+    makers.make_photos(tmp_path / "photos")
+    with pytest.raises(BadOption, match="3 to 50 characters"):
+        import_dataset(str(tmp_path / "photos"), project="new", title=title)
+    assert not studio.made
+
+
+def test_a_dry_run_counts_what_comes_in_unlabelled(studio, tmp_path, capsys):
+    assert import_dataset(str(yolo(tmp_path / "set", a="0 .5 .5 .1\n")), project="new", dry_run=True) == 0
+    out = capsys.readouterr().out
+    assert "1 photo without labels" in out
+    assert "nothing is on 2 photos" in out
+    assert not studio.made
+
+
+WRONG = {
+    "tasks": ([{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}], "Label Studio's own JSON", "export --from"),
+    "an object of tasks": ({"tasks": [{"data": {}}]}, "Label Studio's own JSON", "export --from"),
+    "predictions": ([{"task": 1, "result": [], "model_version": "x"}], "predictions", "import/predictions"),
+    "labelbox": ([{"ID": "x", "Labeled Data": "u", "Label": {}}], "Labelbox", "COCO"),
+    "labelbox lines": ({"data_row": {"id": "x"}, "projects": {}}, "Labelbox", "COCO"),
+    "json-min": ([{"image": "x", "annotation_id": 1, "annotator": 1}], "JSON-MIN", "export --from"),
+    "labelme": ({"shapes": [], "imagePath": "a.jpg"}, "LabelMe", "COCO"),
+    "no objects": ([None, 1], "a list without objects", ""),
+    "text": ("x", "JSON", ""),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_of_another_kind_is_named_and_nothing_is_left(bring, studio, tmp_path, name):
+    value, what, fix = WRONG[name]
+    (tmp_path / "file.json").write_text(json.dumps(value))
+    with pytest.raises(DatasetError) as told:
+        bring(tmp_path / "file.json")
+    assert what in told.value.message
+    assert fix in told.value.fix
+    assert not studio.made
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_photos_that_no_label_names_are_counted(bring, studio, tmp_path, form):
+    source = makers.make_coco(tmp_path / "set") if form == "coco" else makers.make_voc(tmp_path / "set")
+    folder = source if source.is_dir() else source.parent
+    named = bring(source)
+    for name in ("more/x.jpg", "SegmentationObject/a.png", "masks/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(next(folder.rglob("a.jpg")).read_bytes())
+    report = bring(source, project=1)
+    assert (named.notes.get(UNNAMED), report.notes.get(UNNAMED)) == (None, 1)
+    assert report.tasks_made == 0
+    plain = bring(folder / "more", project=1, format="images")
+    assert (plain.tasks_made, UNNAMED in plain.notes) == (1, False)
+
+
+def test_dry_run_counts_crowds_alone_and_photos_without_a_name(studio, tmp_path, capsys):
+    sheet = makers.coco_sheet()
+    sheet["annotations"][-1]["iscrowd"] = 1
+    del sheet["images"][2]
+    source = makers.make_coco(tmp_path / "set", sheet)
+    assert import_dataset(str(source), project="new", title="cars", dry_run=True) == 0
+    said = capsys.readouterr().out
+    assert f"{UNNAMED}: 1" in said
+    assert "1 photo without labels" in said

@@ -1,0 +1,199 @@
+"""A live project is read once; after that what changed is, also after a kill or a fault."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporters.sources import open_source
+from labelloop.service.studio import StudioUnreachable
+
+
+@pytest.fixture
+def tasks(build):
+    return [build.task(number, build.annotation(build.box(10, 10, 20, 20), number=number)) for number in range(1, 251)]
+
+
+@pytest.fixture
+def studio(fake_studio, tasks, config):
+    return fake_studio(tasks, config("car"))
+
+
+@pytest.fixture
+def take(settings, studio):
+    """Read project 7 as an export does; gives the tasks by id."""
+
+    def take(**options):
+        source = open_source(7, settings=settings, studio=studio, **options)
+        try:
+            first = {task.id: task for task in source.tasks()}
+            assert list(first) == sorted(first)
+            assert source.total == len(first)
+            assert {task.id: task for task in source.tasks()} == first  # reading again is the same
+            return first
+        finally:
+            source.close()
+
+    return take
+
+
+def test_large_project_comes_as_a_snapshot_that_is_removed_again(take, studio):
+    assert len(take()) == 250
+    assert studio.asked == [246, 247, 248, 249, 250]  # those of the last seconds once more
+    assert studio.snapshots == {}
+
+
+def test_small_project_comes_in_pages(take, studio):
+    for number in range(100, 251):
+        del studio.tasks_by_id[number]
+    assert len(take()) == 99
+    assert studio.asked[:99] == list(range(1, 100))
+
+
+def test_where_snapshots_fail_pages_do(take, studio):
+    studio.may_snapshot = False
+    assert len(take()) == 250
+    assert set(studio.asked) == set(range(1, 251))
+
+
+@pytest.mark.parametrize("changed", [[], [3], [3, 4, 249]])
+def test_second_reading_brings_what_changed(take, studio, build, changed):
+    take()
+    take()  # what is younger than the newest by seconds is looked at once more
+    studio.asked.clear()
+    for number in changed:
+        studio.save(build.task(number, build.annotation(number=number)))
+    found = take()
+    assert studio.asked == changed
+    assert [number for number, task in found.items() if not task.annotations[0].results] == changed
+
+
+def test_deleted_tasks_go(take, studio):
+    take()
+    del studio.tasks_by_id[9]
+    assert 9 not in take()
+    assert len(take()) == 249
+
+
+def test_what_changed_without_a_trace_in_its_time_is_found_by_the_numbers(take, studio):
+    take()
+    take()
+    studio.asked.clear()
+    bare = copy.deepcopy(studio.tasks_by_id[9])
+    bare["annotations"] = []
+    studio.save(bare, silently=True)
+    assert take()[9].annotations == ()
+    assert studio.asked == [9]
+
+
+def test_first_reading_that_was_cut_off_is_gone_on_with(take, studio):
+    studio.may_snapshot = False
+    studio.fail_after = 210
+    with pytest.raises(StudioUnreachable):
+        take()
+    studio.fail_after = None
+    assert len(take()) == 250
+    assert sorted(studio.asked) == sorted([*range(1, 251), *range(246, 251)])
+
+
+def test_snapshot_whose_download_broke_is_taken_again_not_made_again(take, studio):
+    studio.fail_after = 0
+    studio.may_snapshot = True
+    with pytest.raises(StudioUnreachable):
+        take()
+    studio.fail_after = None
+    assert len(take()) == 250
+
+
+def test_tasks_change_during_the_first_reading_and_are_read_again(take, studio, build):
+    download = studio.download_snapshot
+
+    def changing(number, snapshot, to):
+        download(number, snapshot, to)
+        studio.save(build.task(5, build.annotation(number=5)))
+
+    studio.download_snapshot = changing
+    assert take()[5].annotations[0].results == ()
+
+
+def test_fresh_reads_everything_again(take, studio):
+    take()
+    studio.tasks_by_id[5] |= {"data": {"image": "s3://photos/other.jpg"}}  # as after a restore from a backup
+    assert take()[5].data["image"] != "s3://photos/other.jpg"
+    assert take(fresh=True)[5].data["image"] == "s3://photos/other.jpg"
+
+
+def test_another_project_of_the_same_number_is_another(take, studio, build):
+    take()
+    studio.project = lambda number, project=studio.project: project(number) | {"created_at": "2026-05-05"}
+    studio.tasks_by_id.clear()
+    studio.save(build.task(1, build.annotation(number=1)))
+    assert list(take()) == [1]
+
+
+def test_two_exports_at_once_see_whole_states(settings, studio, build):
+    one = open_source(7, settings=settings, studio=studio)
+    before = [task.annotations[0].results for task in one.tasks()]
+    studio.save(build.task(5, build.annotation(number=5)))
+    two = open_source(7, settings=settings, studio=studio)
+    assert [task.annotations[0].results for task in two.tasks()] != before
+    assert [task.annotations[0].results for task in one.tasks()] == before
+    one.close()
+    two.close()
+
+
+KILLED = """
+import json, os, sys
+from exporters.sources import open_source
+from labelloop.service import mirror
+from labelloop.service.settings import Settings
+from tests.exporters.fake_studio import FakeStudio
+
+home, file, writes, snapshot = sys.argv[1:]
+studio = FakeStudio(json.loads(open(file).read()), "<View><Image name='i' value='$image'/></View>")
+studio.may_snapshot = snapshot == "yes"
+put, done = mirror.Mirror.put, 0
+
+def counted(self, rows):
+    global done
+    put(self, rows)
+    done += 1
+    if done == int(writes):
+        os.kill(os.getpid(), 9)
+
+mirror.Mirror.put = counted
+source = open_source(7, settings=Settings(home=home, label_studio_api_key=""), studio=studio)
+print(len(list(source.raw())), len(studio.asked))
+"""
+
+
+@pytest.mark.parametrize("snapshot", ["yes", "no"])
+@pytest.mark.parametrize("writes", [1, 2])
+def test_reading_that_was_killed_is_gone_on_with(tmp_path, tasks, writes, snapshot):
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    (tmp_path / "read.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "read.py"), str(tmp_path / "home"), str(tmp_path / "tasks.json")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    killed = subprocess.run([*command, str(writes), snapshot], env=environment, capture_output=True, check=False)
+    assert killed.returncode == -9
+    again = subprocess.run([*command, "0", snapshot], env=environment, capture_output=True, text=True, check=True)
+    count, asked = map(int, again.stdout.split())
+    assert count == 250
+    # from pages, what was written is not asked for again, but for the last seconds; a snapshot is read from the disk
+    assert asked == (5 if snapshot == "yes" else max(0, 250 - 100 * writes) + 5)
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: b"[null" + data[1:]])
+def test_snapshot_that_is_cut_or_broken_is_replaced_by_pages(take, studio, monkeypatch, harm):
+    download = studio.download_snapshot
+
+    def harmed(number, snapshot, to):
+        download(number, snapshot, to)
+        to.write_bytes(harm(to.read_bytes()))
+
+    monkeypatch.setattr(studio, "download_snapshot", harmed)
+    assert len(take()) == len(studio.tasks_by_id)

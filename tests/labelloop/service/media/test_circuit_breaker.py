@@ -1,0 +1,99 @@
+"""A host that is down costs a few waits, not one for each of its images; it is asked again after a while."""
+
+from contextlib import suppress
+
+import pytest
+import stamina
+
+from labelloop.service.media import Media, MediaMissing, MediaUnreachable
+from labelloop.service.media.circuit_breaker import PAUSE_S, SILENT, Hosts
+from labelloop.service.media.errors import NoAnswer
+from labelloop.service.settings import Settings
+from labelloop.service.studio import Studio
+from tests.web_server import WebServer
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def ask(clock):
+    """Ask a host: what it does, and whether it was asked."""
+    hosts = Hosts(clock)
+
+    def ask(error=None, host="a"):
+        asked = False
+        with suppress(MediaUnreachable, MediaMissing), hosts.asked(host, "http://a/1.jpg"):
+            asked = True
+            if error:
+                raise error
+        return asked
+
+    return ask
+
+
+SILENCE = NoAnswer("http://a/1.jpg", "not there in time")
+
+
+def test_silent_host_is_left_alone_for_a_while(ask, clock):
+    assert all(ask(SILENCE) for _ in range(SILENT))
+    assert not ask()
+    assert ask(host="b")
+    clock.now += PAUSE_S
+    assert ask(SILENCE)
+    assert not ask()
+    clock.now += PAUSE_S
+    assert ask()
+    assert all(ask(SILENCE) for _ in range(SILENT))
+
+
+@pytest.mark.parametrize("answer", [None, MediaMissing("u", "404"), MediaUnreachable("u", "the host answered 500")])
+def test_host_that_answers_anything_is_asked_on(ask, answer):
+    for _ in range(3):
+        assert all(ask(SILENCE) for _ in range(SILENT - 1))
+        assert ask(answer)
+
+
+@pytest.fixture
+def _quick_retries():
+    with stamina.set_testing(True, attempts=1):
+        yield
+
+
+@pytest.mark.usefixtures("_quick_retries")
+def test_label_studio_that_is_down_is_not_waited_for_by_every_image(tmp_path, monkeypatch):
+    asked = []
+    studio = Studio("http://127.0.0.1:1", "a-legacy-token")
+    media = Media(Settings(home=tmp_path), studio)
+    once = media._downloader._once
+    monkeypatch.setattr(media._downloader, "_once", lambda *each: asked.append(each) or once(*each))
+    reasons = []
+    for number in range(SILENT + 20):
+        with pytest.raises(MediaUnreachable) as error:
+            media.size(f"/data/upload/1/{number}.jpg")
+        reasons.append(error.value.reason)
+    assert len({address for address, *_ in asked}) == SILENT
+    assert "127.0.0.1:1 was silent" in reasons[-1]
+    media.close()
+    studio.close()
+
+
+def test_token_that_label_studio_does_not_take_is_told(tmp_path):
+    with WebServer(lambda asked: (401, {"detail": "Invalid token."})) as server:
+        studio = Studio(server.url, "0123456789abcdef")
+        media = Media(Settings(home=tmp_path), studio)
+        with pytest.raises(MediaMissing) as error:
+            media.size("/data/upload/1/a.jpg")
+        media.close()
+        studio.close()
+    assert "does not accept our token" in error.value.reason
+    assert "LABELLOOP_LABEL_STUDIO_API_KEY" in error.value.fix

@@ -1,0 +1,317 @@
+"""What holds of a folder under many processes and of servers that do less than S3; both kinds: tests/system."""
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from labelloop.service.settings import Settings
+from labelloop.service.store import AlreadyThere, BadKey, Changed, NotThere, StoreError, open_store
+from labelloop.service.store import s3 as bucket
+from labelloop.service.store.keys import checked
+from tests.bare_s3 import BareS3
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"), Settings(home=tmp_path))
+
+
+def run(target, *args, count=4):
+    workers = [FORK.Process(target=target, args=(*args, n)) for n in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * count
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "a\nb", "a\0b", "x" * 901, ".labelloop/a"],
+)
+def test_keys_that_no_store_takes(key, store):
+    with pytest.raises(BadKey):
+        checked("s3://bucket", key)
+    for call in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
+        with pytest.raises(BadKey):
+            call()
+
+
+@pytest.mark.parametrize("key", ["a", "a/b.txt", "..a", "a..b", "ü/日本", "a b%20c", ".hidden", "x" * 250])
+def test_keys_that_every_store_takes(key, store):
+    store.put(key, b"1")
+    assert list(store.list()) == [key]
+    assert store.get(key) == b"1"
+
+
+@pytest.mark.parametrize(
+    ("url", "opened"),
+    [
+        ("file:///tmp/a%20b", "file:///tmp/a%20b"),
+        ("file://localhost/tmp/a", "file:///tmp/a"),
+        ("/tmp/a b", "file:///tmp/a%20b"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/a/b/", "s3://bucket/a/b"),
+    ],
+)
+def test_addresses_that_name_a_store(url, opened, settings):
+    assert open_store(url, settings).url == opened
+
+
+@pytest.mark.parametrize(
+    "url", ["", "file://relative/path", "s3://", "s3://key:secret@bucket", "gs://bucket", "http://host/a"]
+)
+def test_addresses_that_name_none(url, settings):
+    with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix")) as caught:
+        open_store(url, settings)
+    assert "secret" not in str(caught.value)
+
+
+def _create(folder, won, n):
+    try:
+        open_store(folder, Settings()).create("model", b"%d" % n * 1000)
+        won.put(n)
+    except AlreadyThere:
+        pass
+
+
+def test_of_many_processes_one_creates(tmp_path):
+    won = FORK.SimpleQueue()
+    run(_create, str(tmp_path), won, count=6)
+    winner = won.get()
+    assert won.empty()
+    assert open_store(str(tmp_path), Settings()).get("model") == b"%d" % winner * 1000
+
+
+def _count(folder, _):
+    store = open_store(folder, Settings())
+    for _turn in range(25):
+        while True:
+            data, etag = store.read("counter")
+            try:
+                store.swap("counter", b"%d" % (int(data) + 1), etag=etag)
+                break
+            except Changed:
+                continue
+
+
+def test_swaps_of_many_processes_lose_no_increment(tmp_path):
+    store = open_store(str(tmp_path), Settings())
+    store.put("counter", b"0")
+    run(_count, str(tmp_path))
+    assert store.get("counter") == b"100"
+
+
+def _rewrite(folder):
+    store = open_store(folder, Settings())
+    for turn in range(10**6):
+        store.put("big", b"%d" % (turn % 10) * 3_000_000)
+
+
+def test_a_writer_that_is_killed_leaves_the_old_bytes_or_the_new(tmp_path):
+    store = open_store(str(tmp_path), Settings())
+    for turn in range(4):
+        worker = FORK.Process(target=_rewrite, args=(str(tmp_path),))
+        worker.start()
+        while not store.exists("big"):
+            time.sleep(0.01)
+        time.sleep(0.05 + turn * 0.03)
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        data = store.get("big")
+        assert (len(data), len(set(data))) == (3_000_000, 1)
+        assert list(store.list()) == ["big"]
+
+
+def test_a_key_below_another_object_is_refused_plainly(store):
+    store.put("a", b"1")
+    with pytest.raises(StoreError, match="below another object"):
+        store.put("a/b", b"2")
+    store.put("c/d", b"3")
+    with pytest.raises(StoreError, match="folder of other"):
+        store.put("c", b"4")
+    assert {key: store.get(key) for key in store.list()} == {"a": b"1", "c/d": b"3"}
+    for key in ("a/b", "c"):
+        assert not store.exists(key)
+        with pytest.raises(NotThere):
+            store.get(key)
+
+
+def test_a_folder_that_was_emptied_is_no_obstacle(store):
+    store.put("a/b/c", b"1")
+    store.delete("a/b/c")
+    store.put("a", b"2")
+    assert list(store.list()) == ["a"]
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError) as caught:
+        open_store(str(tmp_path / "file"), Settings()).put("k", b"")
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_the_first_put_error_of_many_reaches_the_caller(store):
+    def items():
+        yield "a", b"1"
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        store.put_many(items())
+
+
+def test_many_files_in_a_folder_are_whole_and_nothing_is_left_beside_them(tmp_path):
+    store = open_store(str(tmp_path / "s"), Settings())
+    (tmp_path / "large").write_bytes(b"x" * 100_000)
+    store.put("old", b"old")
+    items = [(f"deep/{n % 7}/{n}.txt", b"%d" % n) for n in range(1200)] + [
+        ("large", tmp_path / "large"),
+        ("old", b"new"),
+    ]
+    told = []
+    assert store.put_many(items, lambda done, size: told.append((done, size))) == 1202
+    assert store.get("deep/3/1109.txt") == b"1109"
+    assert (store.get("large"), store.get("old")) == (b"x" * 100_000, b"new")
+    assert told[-1] == (1202, sum(len(data) for _, data in items if isinstance(data, bytes)) + 100_000)
+    assert list((tmp_path / "s/.labelloop/parts").iterdir()) == []
+
+
+def test_file_of_many_that_cannot_be_written_is_named(tmp_path):
+    store = open_store(str(tmp_path / "s"), Settings())
+    store.put("a", b"")
+    with pytest.raises(StoreError, match=r"a/b\.txt|/a"):
+        store.put_many([("good", b"1"), ("a/b.txt", b"2")])
+    with pytest.raises(StoreError):
+        store.put_many([("../out", b"")])
+    assert list((tmp_path / "s/.labelloop/parts").iterdir()) == []
+
+
+def test_batches_and_swaps_at_once_do_not_wait_for_each_other_for_ever(tmp_path):
+    store = open_store(str(tmp_path / "s"), Settings())
+    keys = [f"{n}" for n in range(300)]
+
+    def batch(turn):
+        return store.put_many([(key, b"%d" % turn) for key in (keys if turn % 2 else reversed(keys))])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(batch, range(8))) == [300] * 8
+    assert {len(store.get(key)) for key in keys} == {1}
+
+
+def test_files_of_the_scratch_folder_are_moved_and_others_copied(tmp_path, settings):
+    store = open_store(f"file://{tmp_path}/a folder", settings)
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"my file")
+    told = []
+    with store.scratch() as scratch:
+        (scratch / "made").write_bytes(b"made")
+        number = (scratch / "made").stat().st_ino
+        store.put_many([("a/made", scratch / "made"), ("a/mine", mine)], lambda done, size: told.append((done, size)))
+        assert not (scratch / "made").exists()
+    assert (tmp_path / "a folder/a/made").stat().st_ino == number
+    assert (store.get("a/made"), store.get("a/mine"), mine.read_bytes()) == (b"made", b"my file", b"my file")
+    assert told == [(1, 4), (2, 11)]
+    assert not scratch.exists()
+
+
+def test_what_a_killed_process_left_in_the_scratch_folder_goes_after_a_week(tmp_path, settings):
+    store = open_store(f"file://{tmp_path}", settings)
+    week = time.time() - 8 * 24 * 3600
+    with store.scratch() as scratch:
+        for name in ("old", "new"):
+            (scratch.parent / name).mkdir()
+            (scratch.parent / name / "shard").write_bytes(b"1")
+        os.utime(scratch.parent / "old", (week, week))
+        with store.scratch() as other:
+            assert {path.name for path in scratch.parent.iterdir()} == {"new", scratch.name, other.name}
+
+
+@pytest.fixture(params=["ignore", "refuse"])
+def bare(request, tmp_path):
+    with BareS3(request.param) as server:
+        yield open_store("s3://bucket/p", server.settings(tmp_path))
+
+
+def test_a_server_without_conditional_writes_is_found_out(bare):
+    found = bare.self_test()
+    assert (found.writable, found.create_only, found.compare_and_swap) == (True, False, False)
+    assert "neither create-only nor compare-and-swap" in found.detail
+    assert list(bare.list()) == []
+
+
+def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(bare, monkeypatch):
+    told = []
+    monkeypatch.setattr(bucket, "_log", SimpleNamespace(warning=lambda message, **_: told.append(message)))
+    etag = bare.create("once", b"first")
+    assert told == ["store_without_conditional_writes"]
+    with pytest.raises(AlreadyThere):
+        bare.create("once", b"second")
+    with pytest.raises(Changed):
+        bare.swap("once", b"second", etag='"other"')
+    bare.swap("once", b"third", etag=etag)
+    assert bare.get("once") == b"third"
+    bare.delete("once")
+    with pytest.raises(NotThere):
+        bare.get("once")
+
+
+@pytest.mark.parametrize("conditions", ["ignore", "refuse", "begin"])
+def test_of_creators_and_swappers_at_once_one_wins_on_a_server_that_lets_several_through(conditions, tmp_path):
+    with BareS3(conditions, slow_s=0.05) as server, ThreadPoolExecutor(6) as threads:
+        stores = [open_store("s3://bucket/p", server.settings(tmp_path)) for _ in range(6)]
+
+        def won(write, n):
+            try:
+                write(stores[n], b"%d" % n)
+            except (AlreadyThere, Changed):
+                return False
+            return True
+
+        etag = stores[0].put("swapped", b"old")
+        for key, write in (
+            ("created", lambda store, data: store.create("created", data)),
+            ("swapped", lambda store, data: store.swap("swapped", data, etag=etag)),
+        ):
+            winners = [n for n, did in enumerate(threads.map(lambda n, w=write: won(w, n), range(6))) if did]
+            assert len(winners) == 1
+            assert stores[0].get(key) == b"%d" % winners[0]
+
+
+def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answer_is_late(tmp_path):
+    with BareS3() as server:
+        store = open_store("s3://bucket/p", server.settings(tmp_path))
+        assert store.settle_s > 0
+        store.create("first", b"")  # finds out what the server can do
+
+        def asked(write):
+            server.asked.clear()
+            began = time.monotonic()
+            write()
+            return [method for method, *_ in server.asked], time.monotonic() - began
+
+        soon = time.monotonic() + 300
+        assert asked(lambda: store.create("a", b"1", alone_until=soon))[0] == ["PUT"]
+        etag = store.read("a")[1]
+        assert asked(lambda: store.swap("a", b"2", etag=etag, alone_until=soon))[0] == ["PUT"]
+        methods, lasted = asked(lambda: store.create("b", b"1", alone_until=time.monotonic()))
+        assert methods == ["PUT", "HEAD"], "it looks whose object stayed"
+        assert lasted >= store.settle_s
+        with pytest.raises(AlreadyThere):
+            store.create("a", b"3", alone_until=soon)
+        assert store.get("a") == b"2"
+
+
+def test_aws_is_known_by_the_address_that_is_asked_whoever_gave_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    assert open_store("s3://bucket", Settings(home=tmp_path)).settle_s == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    assert open_store("s3://bucket", Settings(home=tmp_path)).settle_s > 0

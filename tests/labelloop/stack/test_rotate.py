@@ -1,0 +1,73 @@
+"""A new webhook secret: both are accepted until every project carries the new one."""
+
+import pytest
+
+from labelloop.service.db.engine import open_database
+from labelloop.service.errors import LabelloopError, SettingsError
+from labelloop.service.settings import Settings
+from labelloop.service.web.webhook_secret import WebhookSecrets
+from labelloop.stack import rotate as rotation
+from labelloop.stack.environment import read_env, write_env
+from labelloop.stack.rotate import PREVIOUS, SECRET, rotate
+from qc_webhooks.store.projects import ProjectStore
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home with a secret and two connected projects."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("LABELLOOP_HOME", str(home))
+    write_env(home, {SECRET: "first-secret", "LABELLOOP_LABEL_STUDIO_API_KEY": "token"})
+    for project in (1, 2):
+        ProjectStore(open_database(Settings())).add(project)
+    return home
+
+
+@pytest.fixture
+def connected(monkeypatch):
+    """Project -> the secret that its webhooks carry; projects in `down` cannot be connected."""
+    carried, down = {}, set()
+
+    def connect(project, settings, **_):
+        if project in down:
+            raise LabelloopError("Label Studio does not answer.")
+        carried[project] = settings.webhook_secret.get_secret_value()
+
+    monkeypatch.setattr(rotation, "connect", connect)
+    return carried, down
+
+
+def test_a_rotation_loses_no_event_and_ends_the_old_secret(home, connected, capsys):
+    carried, _ = connected
+    secrets = WebhookSecrets(Settings())  # a service that runs meanwhile
+    assert rotate() == 0
+    new = read_env(home)[SECRET]
+    assert new != "first-secret"
+    assert carried == {1: new, 2: new}
+    assert secrets.accepted() == (new.encode(), b"first-secret")
+    assert rotate(finish=True) == 0
+    assert secrets.accepted() == (new.encode(),)
+    assert new not in capsys.readouterr().out
+    assert rotate(finish=True) == 0
+    assert read_env(home)[SECRET] == new
+
+
+def test_a_project_that_cannot_be_reached_keeps_the_old_secret_valid(home, connected, capsys):
+    carried, down = connected
+    down.add(2)
+    assert rotate() == 1
+    assert "Projects 2 still carry" in capsys.readouterr().out
+    new = read_env(home)[SECRET]
+    assert rotate(finish=True) == 1
+    assert read_env(home)[PREVIOUS] == "first-secret"
+    down.clear()
+    assert rotate() == 0
+    assert (read_env(home)[SECRET], carried[2]) == (new, new), "no third secret is made on the way"
+
+
+def test_a_secret_of_the_environment_is_not_rotated(home, connected, monkeypatch):
+    monkeypatch.setenv(SECRET, "from-the-environment")
+    with pytest.raises(SettingsError, match=PREVIOUS):
+        rotate()
+    assert read_env(home)[SECRET] == "first-secret"

@@ -1,0 +1,170 @@
+"""The command line: it teaches, starts fast, and says errors in one line with the fix."""
+
+import importlib
+import inspect
+import io
+import os
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from rich.console import Console
+
+from labelloop import VERSION
+from labelloop.cli import main as cli
+from labelloop.cli.main import COMMANDS, create_cli, main
+from labelloop.service.errors import LabelloopError
+
+
+def labelloop(*words, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "labelloop.cli.main", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **env},
+    )
+
+
+def help_of(*words):
+    console = Console(file=io.StringIO(), width=200)
+    create_cli(words).help_print(list(words), console=console)
+    return console.file.getvalue()
+
+
+def test_help_is_fast():
+    """Processor time: the machine that runs the tests may be busy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert labelloop("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1
+
+
+def test_help_loads_no_command():
+    code = (
+        "import sys; from labelloop.cli.main import create_cli; create_cli().help_print();"
+        " print({'numpy', 'sqlalchemy', 'flask', 'label_studio_sdk', 'onnxruntime', 'pydantic'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_is_listed_with_its_purpose(command):
+    group, _, name = command.name.rpartition(" ")
+    lines = help_of(*group.split()).splitlines()
+    assert any(name in line and command.purpose.replace("`", "") in line for line in lines)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_is_there_and_explains_each_parameter(command):
+    module, _, name = command.target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    shown = " ".join(help_of(*command.name.split()).split())
+    assert inspect.getdoc(function).splitlines()[0].replace("`", "")[:60] in shown
+    assert "--settings" not in shown
+    for parameter in inspect.signature(function).parameters:
+        assert parameter == "settings" or f"{parameter}: " in inspect.getdoc(function)
+
+
+def test_an_error_is_one_line_and_the_fix_with_status_1(tmp_path):
+    done = labelloop("down", LABELLOOP_HOME=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"No labelloop up is running in {tmp_path}.\n→ Nothing to do.\n"
+
+
+def test_a_bad_setting_is_an_error_too(monkeypatch, capsys):
+    monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_URL", "nonsense")
+    with pytest.raises(SystemExit) as ended:
+        main(["down"])
+    assert ended.value.code == 1
+    assert "LABELLOOP_LABEL_STUDIO_URL" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
+    monkeypatch.setenv("LABELLOOP_DEBUG", "1")
+    with pytest.raises(LabelloopError, match="No labelloop up is running"):
+        main(["down"])
+
+
+def test_a_fault_of_the_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+    (tmp_path / "set").mkdir()
+    missing = tmp_path / "no such folder" / "list.json"
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "list", str(tmp_path / "set"), "--json", str(missing)])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"{missing}: No such file or directory.\n"
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word():
+    code = "import sys; from labelloop.cli.main import main; main(sys.argv[1:])"
+    words = [sys.executable, "-c", code, "export", "--help"]
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
+        ran.stdout.close()
+        said = ran.stderr.read()
+    assert (ran.returncode, said) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["connect"], ["connect", "one"], ["nonsense"], ["up", "--port", "many"], ["inbox", "replay", "x"]],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_the_fix_is_left_out_where_there_is_none(monkeypatch, capsys):
+    def fail(_words):
+        raise LabelloopError("It broke.")
+
+    monkeypatch.setattr(cli, "create_cli", lambda _words: fail)
+    with pytest.raises(SystemExit) as ended:
+        main(["down"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "It broke.\n"
+
+
+def test_defaults_that_say_nothing_are_not_shown():
+    text = help_of("export")
+    assert '[default: ""]' not in text
+    assert "[default: False]" not in text
+    assert "[default: latest]" in text
+
+
+@pytest.mark.parametrize("command", ["export", "import", "dataset pull", "dataset validate", "dataset gc"])
+def test_help_shows_calls_to_copy(command):
+    lines = [line.strip() for line in help_of(*command.split()).splitlines()]
+    assert any(line.startswith(f"labelloop {command} ") for line in lines)
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert labelloop("--version").stdout.strip() == VERSION == version("labelloop")
+
+
+def test_ctrl_c_while_a_command_is_loaded_or_runs_ends_with_a_word_and_status_130(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "create_cli", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["learn"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+@pytest.mark.parametrize("before", [None, "3"])
+def test_exports_begin_without_blas_threads_and_what_they_start_is_not_held_to_that(before, monkeypatch):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    if before:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
+    with cli.one_blas_thread():
+        assert os.environ["OPENBLAS_NUM_THREADS"] == (before or "1")
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == before

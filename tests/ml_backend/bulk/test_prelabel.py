@@ -1,0 +1,143 @@
+"""A whole project is pre-labelled once, goes on where it was stopped, and says which photos it could not use."""
+
+import pytest
+
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.task import read_task
+from labelloop.service.media import NotAnImage
+from labelloop.service.studio.errors import PredictionsDropped
+from ml_backend.bulk.prelabel import CHUNK, prelabel, prune
+from ml_backend.inference.detector import load_detector
+from ml_backend.predict.control_support import NotServed
+from ml_backend.predict.protocol import ProjectOptions
+
+
+class FakeStudio:
+    """A project's tasks and predictions; `gone` are tasks that are deleted right before an import."""
+
+    def __init__(self, config, tasks, gone=()):
+        self.config, self.data, self.gone = config, dict(tasks), set(gone)
+        self.predictions, self.requests = [], 0
+
+    def label_config(self, project):
+        return LabelConfig.parse(self.config)
+
+    def tasks(self, project, *, only_ids=None):
+        for task, url in list(self.data.items()):
+            if only_ids is None or task in only_ids:
+                found = [one for one in self.predictions if one["task"] == task]
+                yield read_task({"id": task, "data": {"image": url}, "annotations": [], "predictions": found})
+
+    def import_predictions(self, project, rows):
+        self.requests += 1
+        for task in self.gone:
+            self.data.pop(task, None)
+        if any(row["task"] not in self.data for row in rows):
+            raise PredictionsDropped(project, len(rows), 0)
+        for row in rows:
+            self.add_prediction(row["task"], row["result"], row["score"], row["model_version"])
+        return len(rows)
+
+    def add_prediction(self, task, result, score, model_version):
+        row = {"task": task, "result": result, "score": score, "model_version": model_version}
+        self.predictions.append({"id": len(self.predictions) + 1000, **row})
+
+    def delete_prediction(self, prediction):
+        self.predictions = [one for one in self.predictions if one["id"] != prediction]
+
+    def model_versions(self, project):
+        versions = [one["model_version"] for one in self.predictions]
+        return {version: versions.count(version) for version in versions}
+
+    def delete_model_version(self, project, version):
+        self.predictions = [one for one in self.predictions if one["model_version"] != version]
+
+
+@pytest.fixture
+def detector(labelloop_model):
+    return load_detector(labelloop_model())
+
+
+@pytest.fixture
+def run(detector, album, astronaut):
+    photos = album({"good": astronaut, "bad": NotAnImage("bad", "it is truncated")})
+
+    def start(studio, **options):
+        return prelabel(
+            studio, 1, detector=detector, photos=photos, score_threshold=0.3, options=ProjectOptions(), **options
+        )
+
+    return start
+
+
+def test_every_task_once_and_a_second_run_finds_nothing_to_do(run, boxes_config, detector):
+    studio, told = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good")), []
+    report = run(studio, progress=lambda *counts: told.append(counts))
+    assert (report.tasks, report.made, report.there, report.bad) == (60, 60, 0, ())
+    assert report.boxes == 120
+    assert studio.requests == 3
+    assert told == [(0, 60), (25, 60), (50, 60), (60, 60)]
+    assert studio.model_versions(1) == {detector.version: 60}
+    again = run(studio)
+    assert (again.made, again.there) == (0, 60)
+    assert studio.requests == 3
+
+
+def test_a_project_that_no_model_can_fill_is_refused_with_the_reason(run):
+    xml = '<View><Text name="t" value="$text"/><Labels name="ner" toName="t"><Label value="a"/></Labels></View>'
+    studio = FakeStudio(xml, {1: "good"})
+    with pytest.raises(NotServed, match=r"ner \(Labels on Text\) is not pre-labelled"):
+        run(studio)
+    assert studio.predictions == []
+
+
+def test_a_task_without_an_address_is_named(run, boxes_config):
+    studio = FakeStudio(boxes_config, {1: "good", 2: None})
+    report = run(studio)
+    assert report.made == 1
+    [bad] = report.bad
+    assert (bad.task, "no image address" in bad.reason) == (2, True)
+
+
+def test_a_run_that_was_stopped_is_gone_on_with(run, boxes_config, detector):
+    studio = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good"))
+    first = run(studio, stop=lambda: studio.requests == 1)
+    assert first.stopped
+    assert first.made == CHUNK
+    second = run(studio)
+    assert (second.there, second.made, second.stopped) == (CHUNK, 60 - CHUNK, False)
+    assert studio.model_versions(1) == {detector.version: 60}
+
+
+def test_a_bad_photo_is_listed_and_its_task_tried_again_by_the_next_run(run, boxes_config):
+    studio = FakeStudio(boxes_config, {1: "good", 2: "bad", 3: "good"})
+    report = run(studio)
+    assert report.made == 2
+    assert [(one.task, one.url) for one in report.bad] == [(2, "bad")]
+    assert "truncated" in report.bad[0].reason
+    studio.data[2] = "good"
+    assert run(studio).made == 1
+
+
+def test_all_replaces_what_is_there(run, boxes_config, detector):
+    studio = FakeStudio(boxes_config, {1: "good", 2: "good"})
+    run(studio)
+    before = {one["id"] for one in studio.predictions}
+    assert run(studio, every=True).made == 2
+    assert studio.model_versions(1) == {detector.version: 2}
+    assert not before & {one["id"] for one in studio.predictions}
+
+
+def test_a_task_that_is_deleted_meanwhile_costs_the_others_nothing(run, boxes_config):
+    studio = FakeStudio(boxes_config, {1: "good", 2: "good", 3: "good"}, gone={2})
+    report = run(studio)
+    assert (report.made, report.gone) == (2, 1)
+    assert sorted(one["task"] for one in studio.predictions) == [1, 3]
+
+
+def test_only_our_older_versions_are_pruned(boxes_config):
+    studio = FakeStudio(boxes_config, {1: "good"})
+    for version in ("now-1", "old-1", "somebody-else"):
+        studio.add_prediction(1, [], 0.5, version)
+    assert prune(studio, 1, keep="now-1", ours=frozenset({"now-1", "old-1"})) == {"old-1": 1}
+    assert set(studio.model_versions(1)) == {"now-1", "somebody-else"}

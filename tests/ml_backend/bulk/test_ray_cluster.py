@@ -1,0 +1,104 @@
+"""Pre-labelling over a Ray cluster gives what one process gives, through a worker that dies, never far ahead."""
+
+import base64
+import io
+import sys
+
+import pytest
+
+from labelloop.service.errors import MissingExtra
+from labelloop.service.settings import Settings
+from ml_backend.bulk.prelabel import CHUNK, prelabel
+from ml_backend.bulk.ray_cluster import AHEAD, LOCAL, Cluster, ClusterFailed
+from ml_backend.predict.protocol import ProjectOptions
+from ml_backend.serving.activation import open_served
+from tests.ml_backend.bulk.test_prelabel import FakeStudio
+
+
+@pytest.fixture
+def settings(tmp_path, labelloop_model):
+    return Settings(home=tmp_path / "home", model=labelloop_model())
+
+
+def options_of(settings, xml, version):
+    return {"settings": settings, "version": version, "xml": xml, "options": ProjectOptions()}
+
+
+def test_without_ray_the_extra_is_named(settings, boxes_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match="scale"):
+        Cluster(LOCAL, workers=1, **options_of(settings, boxes_config, "v"))
+
+
+@pytest.mark.slow
+def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
+    settings, boxes_config, astronaut, monkeypatch, tmp_path
+):
+    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'labelloop[scale]'")
+    from PIL import Image
+
+    from labelloop.service.media import Media
+
+    buffer = io.BytesIO()
+    Image.fromarray(astronaut).save(buffer, "JPEG")
+    url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    urls = {number: url if number % 30 else "data:image/jpeg;base64,AAAA" for number in range(1, 8 * CHUNK + 1)}
+    detector, _ = open_served(settings)
+    common = {
+        "detector": detector, "photos": Media(settings, None), "score_threshold": settings.score_threshold,
+        "options": ProjectOptions(),
+    }  # fmt: skip
+    alone, spread = FakeStudio(boxes_config, urls), FakeStudio(boxes_config, urls)
+    plain = prelabel(alone, 1, **common)
+    taken, given = 0, 0
+    with Cluster(LOCAL, workers=2, **options_of(settings, boxes_config, detector.version)) as cluster:
+        assert cluster.workers == 2
+
+        def look(chunks):
+            nonlocal taken, given
+
+            def counted():
+                nonlocal taken
+                for chunk in chunks:
+                    taken += 1
+                    yield chunk
+
+            for looked in cluster.look(counted()):
+                assert taken - given <= AHEAD * cluster.workers
+                given += 1
+                if given == 1:
+                    ray.kill(cluster._lookers[0], no_restart=False)
+                yield looked
+
+        report = prelabel(spread, 1, **common, look=look)
+        broken = _on(cluster, options_of(settings, boxes_config, "gone-123"))
+        with pytest.raises(ClusterFailed, match="no model version") as error:
+            list(broken.look(iter([[{"id": 1, "data": {"image": url}}]])))
+        assert error.value.fix
+    assert (report.made, report.boxes, len(report.bad)) == (plain.made, plain.boxes, len(plain.bad))
+
+    def shown(studio):
+        return sorted((one["task"], one["score"], str(one["result"])) for one in studio.predictions)
+
+    assert shown(spread) == shown(alone)
+
+
+def _on(cluster, options):
+    """Workers for other options on the cluster that runs."""
+    import copy
+
+    import ray
+
+    from ml_backend.bulk.ray_cluster import Looker
+
+    other = copy.copy(cluster)
+    looker = ray.remote(num_cpus=0)(Looker)
+    other._lookers = [looker.remote(options["settings"], options["version"], options["xml"], options["options"])]
+    return other
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_said_plainly(settings, boxes_config):
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'labelloop[scale]'")
+    with pytest.raises(ClusterFailed, match="cannot be joined"):
+        Cluster("auto", workers=1, **options_of(settings, boxes_config, "v"))

@@ -1,0 +1,186 @@
+"""What only looks like a layout is refused with what does not fit; pixels are those that the file states."""
+
+import numpy as np
+import pytest
+
+from ml_backend.detection.detections import Detections
+from ml_backend.errors import ModelBroken, UnknownLayout
+from ml_backend.inference.detector import load_detector
+from tests.ml_backend.layout_cases import HEIGHT, NAMES, STRIDES, WIDTH, count, pixel_rows, yolov5, yolov8, yolov8_pose
+
+RNG = np.random.default_rng(7)
+SIDES = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
+
+
+def heads(columns, *, likely=0.0):
+    """Raw maps of three anchors a cell; the numbers from the sixth on are this likely, as logits."""
+    found = {}
+    for stride in STRIDES:
+        maps = RNG.normal(0, 1, (1, 3, HEIGHT // stride, WIDTH // stride, columns))
+        maps[..., 4] -= 6
+        maps[..., 5:] += likely
+        found[f"stride_{stride}"] = maps
+    return found
+
+
+def squashed_heads(columns):
+    found = heads(columns)
+    return {name: np.concatenate([1 / (1 + np.exp(-maps[..., :5])), maps[..., 5:]], -1) for name, maps in found.items()}
+
+
+def rows_of(each, *more):
+    return np.concatenate([pixel_rows(RNG, count(each=each), each=each), *more], axis=1)
+
+
+def shares(rows):
+    return np.concatenate([rows[:, :4] / SIDES, rows[:, 4:]], axis=1)
+
+
+def uniform(*shape, most=1.0):
+    return RNG.uniform(0, most, shape)
+
+
+def finished(boxes):
+    n = len(boxes)
+    return {"boxes": boxes, "labels": np.arange(n) % 3 + 1, "scores": np.linspace(0.9, 0.4, n)}
+
+
+CORNERS = np.array([[0.1, 0.2, 0.4, 0.6], [0.3, 0.1, 0.9, 0.8], [0.0, 0.0, 0.2, 0.2]])
+
+MISFITS = {
+    "YOLOv5-face heads": (heads(16), "16 numbers an anchor would be .* 11 classes, of which"),
+    "YOLOv7-pose heads": (heads(57), "57 numbers an anchor"),
+    "plates' heads": (heads(14), "14 numbers an anchor"),
+    "half squashed heads": (squashed_heads(16), "went through a sigmoid and the others did not"),
+    "YOLOv5-face rows": (
+        {"output": [rows_of(3, uniform(count(each=3), 1), uniform(count(each=3), 11, most=60))]},
+        "looks like yolov5 .*scores reach from",
+    ),
+    "YOLOv5 rows in shares": (
+        {"output": [shares(rows_of(3, uniform(count(each=3), 4)))]}, "looks like yolov5 .*no pixels",
+    ),
+    "YOLOv5-Lite rows, cells not applied": ({"output": [uniform(count(each=3), 8)]}, "looks like yolov5 .*no pixels"),
+    "YOLOv8 in shares": ({"output0": [shares(rows_of(1, uniform(count(), 3))).T]}, "looks like yolov8 .*no pixels"),
+    "YOLOv8-face without metadata": (
+        {"output0": [rows_of(1, uniform(count(), 1), uniform(count(), 15, most=60)).T]}, "points, angles or logits",
+    ),
+    "RT-DETR's rows in logits": (
+        {"labels": np.array([[1, 2, 0]]), "boxes": CORNERS[None] * 60, "scores": np.array([[3.0, 2.0, -4.0]])},
+        "scores reach from -4 to 3",
+    ),
+    "a map of segments": ({"map": uniform(1, 8, HEIGHT // 16, WIDTH // 16)}, "planes lie in 0..1"),
+    "distances that are no distributions": (
+        {
+            f"{kind}_{stride}": uniform(1, (HEIGHT // stride) * (WIDTH // stride), wide)
+            for stride in STRIDES for kind, wide in (("cls", 3), ("reg", 4))
+        }, "no known layout matches",
+    ),
+    "boxes off the photo": (finished(CORNERS * 100_000), "outside the input"),
+    "scores of no number": (
+        {**finished(CORNERS * 60), "scores": np.array([np.nan, 0.5, 0.4])}, "not numbers",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("outputs", "said"), MISFITS.values(), ids=MISFITS)
+def test_a_look_alike_is_refused_with_what_does_not_fit(outputs, said, make_onnx):
+    with pytest.raises(UnknownLayout, match=said):
+        load_detector(make_onnx(outputs, shape=("batch", 3, HEIGHT, WIDTH)), numbered=True)
+
+
+def test_heads_of_many_unlikely_classes_are_still_recognised(make_onnx):
+    file = make_onnx(heads(85, likely=-4), shape=("batch", 3, HEIGHT, WIDTH))
+    assert load_detector(file, numbered=True).layout == "yolov5-heads"
+
+
+def test_heads_whose_names_fit_are_recognised_whatever_is_likely(make_onnx):
+    names = [f"class {number}" for number in range(11)]
+    file = make_onnx(heads(16), shape=("batch", 3, HEIGHT, WIDTH), metadata={"names": names})
+    assert load_detector(file).layout == "yolov5-heads"
+
+
+def test_metadata_does_not_excuse_scores_that_are_logits(make_onnx):
+    case = yolov8(task="detect")
+    rows = np.array(case.outputs["output0"][0])
+    rows[4:] = rows[4:] * 10 - 8
+    with pytest.raises(UnknownLayout, match="scores reach from"):
+        load_detector(make_onnx({"output0": [rows]}, **case.options))
+
+
+def test_a_layout_that_is_named_is_taken_and_its_misfit_is_said(make_onnx):
+    case = yolov5()
+    file = make_onnx({"output": [shares(np.array(case.outputs["output0"][0]))]}, **case.options)
+    assert "although boxes reach to" in load_detector(file, layout="yolov5").why
+
+
+def test_poses_with_their_metadata_still_fit(make_onnx):
+    case = yolov8_pose()
+    assert load_detector(make_onnx(case.outputs, **case.options)).layout == "yolov8-pose"
+
+
+# --- shares or pixels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
+def test_boxes_in_shares_become_pixels_with_and_without_a_batch(batched, make_onnx):
+    outputs = finished(CORNERS)
+    if batched:
+        outputs = {name: array[None] for name, array in outputs.items()}
+    detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
+    assert detector.layout == "ssd"
+    seen = detector.engine.run([np.zeros((3, HEIGHT, WIDTH), np.float32)], detector.reader.outputs)
+    np.testing.assert_allclose(detector.reader.decode(seen, 0.3)[0].boxes, CORNERS * SIDES, rtol=1e-5)
+
+
+def test_shares_that_no_trial_showed_are_refused_when_they_come(make_onnx):
+    outputs = {name: array[:0] for name, array in finished(CORNERS).items()}
+    detector = load_detector(make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata={"names": NAMES}))
+    assert not detector.proven
+    assert "the trial run found none" in detector.why
+    detector._prove([Detections(np.float32(CORNERS * SIDES), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
+    with pytest.raises(ModelBroken, match="shares") as told:
+        detector._prove([Detections(np.float32(CORNERS), np.float32([0.9, 0.8, 0.7]), np.zeros(3, np.int64))])
+    assert "ssd" in told.value.fix
+
+
+# --- ONNX's metadata of images, as Custom Vision writes it -----------------------------------------------------------
+
+PIXELS = {
+    "BGR bytes": ("Bgr8", "NominalRange_0_255", "BGR", 255.0),
+    "RGB shares": ("Rgb8", "Normalized_0_1", "RGB", 1.0),
+    "RGB around nought": ("Rgb8", "Normalized_1_1", "RGB", 1.0),
+    "no range": ("Bgr8", None, "BGR", 1.0),
+}
+
+
+def custom_vision(make_onnx, **metadata):
+    names = {"detected_boxes": CORNERS[None], "detected_classes": np.array([[0, 1, 2]])}
+    outputs = {**names, "detected_scores": np.array([[0.9, 0.8, 0.7]])}
+    told = {"names": NAMES, **{f"Image.{key}": value for key, value in metadata.items() if value}}
+    return make_onnx(outputs, shape=(1, 3, HEIGHT, WIDTH), metadata=told)
+
+
+@pytest.mark.parametrize("case", PIXELS)
+def test_the_pixels_are_those_that_the_metadata_states(case, make_onnx):
+    pixels, values, color, white = PIXELS[case]
+    file = custom_vision(make_onnx, BitmapPixelFormat=pixels, NominalPixelRange=values, ColorSpaceGamma="SRGB")
+    spec = load_detector(file).spec
+    assert (spec.color, spec.placement) == (color, "stretch")
+    assert (255 * spec.scale - spec.mean[0]) / spec.std[0] == pytest.approx(white)
+    black = (0 - spec.mean[0]) / spec.std[0]
+    assert black == pytest.approx(-1.0 if values == "Normalized_1_1" else 0.0)
+
+
+def test_custom_vision_counts_its_classes_from_nought(make_onnx):
+    detector = load_detector(custom_vision(make_onnx, BitmapPixelFormat="Bgr8"))
+    seen = detector.engine.run([np.zeros((3, HEIGHT, WIDTH), np.float32)], detector.reader.outputs)
+    assert detector._numbered(detector.reader.decode(seen, 0.3)[0]).classes.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("BitmapPixelFormat", "Gray8"), ("NominalPixelRange", "NominalRange_16_235"), ("ColorSpaceGamma", "Linear")],
+)
+def test_pixels_that_are_not_made_here_are_refused_by_name(key, value, make_onnx):
+    with pytest.raises(ModelBroken, match=f"Image.{key} is '{value}'"):
+        load_detector(custom_vision(make_onnx, **{key: value}))

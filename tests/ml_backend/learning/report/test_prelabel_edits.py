@@ -1,0 +1,47 @@
+"""What annotators did to pre-labels: every kind of edit, by class, one to one."""
+
+import pytest
+
+from ml_backend.learning.annotations import Lesson
+from ml_backend.learning.report.prelabel_edits import Edits, edits_by_class, edits_of, together
+
+A, B, C = (0, 0, 100, 100), (200, 0, 300, 100), (400, 400, 420, 420)
+NEAR_A, FAR_A = (8, 0, 108, 100), (80, 0, 180, 100)
+
+
+def on(url, *drawn):
+    """A photo with (label, box) on it."""
+    return Lesson(url, 640, 480, tuple(box for _, box in drawn), tuple(label for label, _ in drawn))
+
+
+CASES = {
+    "as it was": ([("cat", A)], [("cat", A)], Edits(accepted=1)),
+    "through percent and back": ([("cat", A)], [("cat", (0.01, 0, 100.02, 100))], Edits(accepted=1)),
+    "moved": ([("cat", A)], [("cat", NEAR_A)], Edits(moved=1)),
+    "so far that it is another object": ([("cat", A)], [("cat", FAR_A)], Edits(added=1, deleted=1)),
+    "another class": ([("cat", A)], [("dog", A)], Edits(relabelled=1)),
+    "another class, moved": ([("cat", A)], [("dog", NEAR_A)], Edits(relabelled=1)),
+    "deleted": ([("cat", A), ("cat", B)], [("cat", A)], Edits(accepted=1, deleted=1)),
+    "added": ([("cat", A)], [("cat", A), ("dog", C)], Edits(accepted=1, added=1)),
+    "two boxes on one object": ([("cat", A), ("cat", NEAR_A)], [("cat", A)], Edits(accepted=1, deleted=1)),
+    "all removed": ([("cat", A)], [], Edits(deleted=1)),
+    "nothing on either side": ([], [], Edits()),
+    "a box of no size": ([("cat", (5, 5, 5, 5))], [("cat", A)], Edits(added=1, deleted=1)),
+}
+
+
+@pytest.mark.parametrize(("shown", "drawn", "wanted"), CASES.values(), ids=CASES.keys())
+def test_each_edit_is_told_apart(shown, drawn, wanted):
+    found = edits_of([on("a.jpg", *shown)], [on("a.jpg", *drawn)])
+    assert found == wanted
+    assert found.shown == len(shown)
+    assert found.drawn == len(drawn)
+    assert found.made == wanted.moved + wanted.relabelled + wanted.added + wanted.deleted
+
+
+def test_photos_of_a_task_meet_by_their_address_and_classes_are_told_apart():
+    shown = [on("a.jpg", ("cat", A)), on("b.jpg", ("dog", B))]
+    drawn = [on("b.jpg", ("cat", B)), on("a.jpg", ("cat", A), ("dog", C))]
+    found = edits_by_class(shown, drawn)
+    assert found == {"cat": Edits(accepted=1, relabelled=1), "dog": Edits(added=1)}
+    assert together([found, found])["cat"] == Edits(accepted=2, relabelled=2)

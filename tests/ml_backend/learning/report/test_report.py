@@ -1,0 +1,225 @@
+"""The report of a project that learned: what it says is what happened; the page and the file are safe to open."""
+
+import re
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from ml_backend.cli.learn_report import learn_report
+from ml_backend.learning.report.charts import edits_over_time, learning_curve, nice
+from ml_backend.learning.report.page import learning_page
+from ml_backend.learning.report.prelabel_edits import Edits
+from ml_backend.learning.report.report import RECENT, ClassQuality, Next, Report, TaskEdits, _chosen, make_report
+from ml_backend.learning.store.annotations import Lessons, NotConnected
+from ml_backend.learning.store.label_errors import Opinion, OpinionStore
+from ml_backend.learning.store.runs import Metrics, Run
+from ml_backend.learning.task_order import place_score
+from ml_backend.learning.task_queue import arrange
+from ml_backend.policy import LearningPolicy
+from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
+
+CORRECTED = Edits(moved=1, added=2, deleted=1)
+
+
+def correct(studio, task, seed, version):
+    """An annotator corrects a pre-label that found the disc, a little off, and a square where there is none."""
+    drawn = draw_discs(seed)[1]
+    (label, (x0, y0, x1, y1)), *_ = drawn
+    shown = [box_json(label, (x0 - 9, y0, x1, y1), score=0.8), box_json("Square", (5, 5, 60, 40), score=0.4)]
+    row = {"task": task, "result": shown, "score": 0.1, "model_version": version}
+    studio.import_predictions(PROJECT, [row])
+    [prediction] = [one for one in studio.stored[task]["predictions"] if one["result"] == shown]
+    results = [box_json(name, box) for name, box in drawn]
+    studio.annotate(task, results, parent_prediction=prediction["id"], lead_time=12.5)
+
+
+@pytest.fixture
+def learned(kit, learn, studio, policy):
+    """What a project was through that was labelled, learned, corrected, learned again and put in order."""
+    policy("debounce_s = 0\nheld_out = 0\n")
+    first = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    seeds = (5, 7)
+    tasks = [studio.add_photo(seed) for seed in seeds]
+    for task, seed in zip(tasks, seeds, strict=True):
+        correct(studio, task, seed, first.version)
+    second = learn(tasks=tasks)
+    waiting = [studio.add_photo(seed) for seed in (8, 10, 11)]
+    arrange(kit, PROJECT, stop=lambda: False)
+    return (first, second), tasks, waiting
+
+
+def run_of(tasks, **more):
+    """A run that published a version."""
+    told = {
+        "ap50": 0.4,
+        "parent_ap50": 0.2,
+        "judged_by": "cross-validation",
+        "reason": "better",
+        "verdict": "published",
+    }
+    return Run(
+        **{"project": PROJECT, "asked_at": 1.0, "started_at": 2.0, "finished_at": 3.0, "source": "test", "boxes": 9}
+        | {"tasks": tasks, "held_out": 0, "version": f"learned-{tasks}-abc", "metrics": Metrics(), **told, **more}
+    )
+
+
+def edited(task, edits=CORRECTED):
+    """A task with a pre-label that was corrected."""
+    return TaskEdits(task=task, place=task + 1, drawn_at=5.0, version="learned-2-abc", prelabelled=True, lead_time=9.0,
+                     edits=edits, by_class={"Disc": edits})  # fmt: skip
+
+
+def report_of(runs, tasks, *, name="Disc"):
+    """A report, made by hand."""
+    return Report(
+        project=PROJECT, made_at=9.5, served=runs[-1].version, counts={"teaches": len(tasks)}, runs=runs, tasks=tasks,
+        drawn=len(tasks), several=0, first=(CORRECTED, 1), lately=(CORRECTED, 1), waiting=1, course=["Go on."],
+        classes=[ClassQuality(name=name, boxes=4, ap50=0.4, before=None, edits=CORRECTED)],
+        next=[Next(task=31, score=0.0, why="it promises most")],
+        doubts=[Opinion(32, f"Perhaps a {name} is missing.", 0.83)], doubted=1,
+    )  # fmt: skip
+
+
+def test_a_report_says_what_was_edited_learned_and_what_comes_next(learned, studio, engine, settings, tmp_path, capsys):
+    runs, tasks, waiting = learned
+    served = runs[1].version
+    OpinionStore(engine).keep(PROJECT, Opinion(tasks[0], "Perhaps a Disc is missing.", 0.7))
+    report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served=served, clock=lambda: 9.5)
+    assert report.counts == {"teaches": 5}
+    assert [run.version for run in report.runs] == [run.version for run in runs]
+    corrected = [one for one in report.tasks if one.prelabelled]
+    assert [one.task for one in corrected] == tasks
+    assert corrected[0].edits == Edits(moved=1, added=1, deleted=1)
+    assert corrected[0].by_class == {"Disc": Edits(moved=1), "Square": Edits(added=1, deleted=1)}
+    assert (corrected[0].version, corrected[0].lead_time) == (runs[0].version, 12.5)
+    assert report.lately == (Edits(moved=1, added=1, deleted=1), 1)
+    assert [(one.name, one.boxes) for one in report.classes] == [("Disc", 5), ("Square", 5)]
+    # The order that is listed is the one that Label Studio serves.
+    assert [one.task for one in report.next] == studio.queue(served)
+    assert {one.task for one in report.next} == set(waiting)
+    assert all(one.why for one in report.next)
+    assert report.waiting == 3
+
+    page, figures = tmp_path / "deep" / "learning.html", tmp_path / "deep" / "learning.json"
+    learn_report(PROJECT, out=page, json_=figures, settings=settings)
+    told = capsys.readouterr().out
+    assert "2 fits: 2 published, 0 refused" in told
+    assert "Lately: 3.0 edits a task" in told
+    assert f"task {tasks[0]}: Perhaps a Disc is missing." in told
+    assert all(text in page.read_text() for text in (*(run.version for run in runs), "Disc", "cross-validation"))
+    assert msgspec.json.decode(figures.read_bytes())["counts"] == {"teaches": 5}
+
+
+def test_the_page_loads_nothing_and_links_to_tasks_alone():
+    page = learning_page(report_of([run_of(2), run_of(3)], [edited(1)]), label_studio="http://studio:8080/")
+    assert re.findall(r'(?:src|href)="([^"]*)"', page) == [
+        f"http://studio:8080/projects/{PROJECT}/data?task={task}" for task in (31, 32)
+    ]
+    assert "<script" not in page
+    assert page.count("<svg") == 3
+
+
+def test_names_from_a_project_are_text_on_the_page():
+    evil = '<img src=x onerror="alert(1)">'
+    report = report_of([run_of(2, reason=evil, version=evil, verdict="refused")], [edited(1)], name=evil)
+    page = learning_page(report)
+    assert "<img" not in page
+    assert page.count("&lt;img") >= 5
+
+
+def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
+    Lessons(engine).connect(PROJECT)
+    report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served="base-1", clock=lambda: 0.0)
+    page = learning_page(report)
+    assert "No version was judged yet." in page
+    assert "Nothing was learned yet." in page
+    assert "The first fit comes with 2 labelled tasks; 0 are there." in page
+
+
+def test_a_project_that_is_not_connected_is_told_what_to_run(settings):
+    with pytest.raises(NotConnected, match="labelloop connect 4"):
+        learn_report(4, settings=settings)
+
+
+def test_the_curve_has_a_spot_a_run_and_a_line_a_judge():
+    held = [run_of(tasks, judged_by="held-out", ap50=0.5) for tasks in (20, 40)]
+    unjudged = [run_of(1, judged_by="nothing", ap50=None), run_of(4, verdict="failed", ap50=None)]
+    curve = learning_curve([unjudged[0], run_of(2), run_of(3), run_of(3, verdict="refused"), unjudged[1], *held])
+    assert [spot.kind for spot in curve.spots] == [*["cross-validation"] * 2, "refused", *["held-out"] * 2]
+    assert [kind for kind, _ in curve.lines] == ["cross-validation", "held-out"]
+    assert all(0 <= spot.x <= curve.width and 0 <= spot.y <= curve.height for spot in curve.spots)
+    assert curve.spots[3].x < curve.spots[4].x
+    assert curve.spots[3].y < curve.spots[0].y  # a better one stands higher
+    assert learning_curve(unjudged) is None
+
+
+def test_a_model_that_was_made_elsewhere_has_a_spot_where_the_project_stood_and_breaks_no_line():
+    elsewhere = run_of(0, held_out=7, judged_by="held-out", verdict="admitted", version="mine-abc")
+    curve = learning_curve([*(run_of(tasks, held_out=7, judged_by="held-out") for tasks in (20, 40)), elsewhere])
+    assert curve.spots[2].x == curve.spots[1].x
+    [(_, points)] = curve.lines
+    assert len(points.split()) == 2
+
+
+def test_the_quality_by_class_is_that_of_what_is_served(learned, engine, settings):
+    (first, second), *_ = learned
+    for served, thresholds in ((first, first.metrics.thresholds), (second, second.metrics.thresholds)):
+        facts = {"engine": engine, "policy": LearningPolicy(), "clock": lambda: 9.5}
+        report = make_report(PROJECT, served=served.version, **facts)
+        assert {one.name: one.threshold for one in report.classes}.items() <= thresholds.items()
+        assert all(one.ap50 is not None for one in report.classes)
+    assert all(one.threshold is None for one in make_report(PROJECT, served="elsewhere", **facts).classes)
+
+
+@pytest.mark.parametrize(("tasks", "columns"), [(1, 1), (40, 40), (90, 30)])
+def test_columns_of_edits_are_as_high_as_their_boxes(tasks, columns):
+    plot = edits_over_time([edited(number) for number in range(tasks)])
+    added, moved, deleted = (
+        next(bar for bar in plot.bars if bar.kind == kind) for kind in ("added", "moved", "deleted")
+    )
+    assert added.height == pytest.approx(2 * moved.height, abs=0.2)
+    assert deleted.height == pytest.approx(moved.height, abs=0.2)
+    assert deleted.y == pytest.approx(plot.zero)
+    assert added.y + added.height == pytest.approx(moved.y, abs=0.2)
+    marks = {tick.text: tick.at for tick in plot.y}
+    assert marks["0"] == pytest.approx(plot.zero)
+    assert plot.zero - moved.height == pytest.approx(marks["1"], abs=0.2)
+    assert len({bar.x for bar in plot.bars}) == columns
+
+
+def test_of_very_many_tasks_a_page_counts_some_and_says_so(learned, engine):
+    facts = {"engine": engine, "policy": LearningPolicy(), "served": "", "clock": lambda: 9.5}
+    everything = make_report(PROJECT, **facts)
+    assert [one.place for one in everything.tasks] == [1, 2, 3, 4, 5]
+    assert "Counted on" not in learning_page(everything)
+    assert "Counted on 3 of 5 tasks" in learning_page(msgspec.structs.replace(everything, tasks=everything.tasks[:3]))
+    for count, most in ((5000, 600), (601, 600), (41, 40), (40, 40), (3, 600)):
+        chosen = _chosen(count, most)
+        assert len(chosen) == min(count, most)
+        assert chosen == sorted(set(chosen))
+        ends = min(RECENT, count)
+        assert chosen[:ends] == list(range(ends))
+        assert chosen[-ends:] == list(range(count - ends, count))
+        gaps = [after - before for before, after in pairwise(chosen)]
+        assert max(gaps) <= 2 + count // most
+
+
+def test_without_a_task_there_is_no_plot_of_edits():
+    assert edits_over_time([]) is None
+
+
+@pytest.mark.parametrize(("least", "wanted"), [(0, 1), (1, 1), (1.2, 2), (3, 5), (7, 10), (11, 20), (501, 1000)])
+def test_steps_of_axes_are_round(least, wanted):
+    assert nice(least) == wanted
+
+
+def test_a_held_out_task_says_so_at_whatever_place_of_the_pool_it_stands(engine, learned, kit):
+    runs, _, waiting = learned
+    served = runs[1].version
+    kit.looks.looked(PROJECT, served, {task: (0.2, place_score(12)) for task in waiting})
+    facts = {"engine": engine, "served": served, "clock": lambda: 9.5}
+    all_held = make_report(PROJECT, policy=LearningPolicy(held_out=1.0), **facts)
+    assert all("kept for judging" in one.why for one in all_held.next)
+    none_held = make_report(PROJECT, policy=LearningPolicy(held_out=0.0), **facts)
+    assert not any("kept for judging" in one.why for one in none_held.next)

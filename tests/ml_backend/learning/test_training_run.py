@@ -1,0 +1,423 @@
+"""From submits to a version that is served: what is learned, when, what the gate lets through, how it is un-learned."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from labelloop.labeling.studio.config import LabelConfig
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.jobs.jobs import Jobs, Reject
+from labelloop.service.store import open_store
+from ml_backend.cli import learning_commands as commands
+from ml_backend.jobs import handlers, periodics
+from ml_backend.learning.annotations import Lesson, config_of, is_held_out
+from ml_backend.learning.events import LEARN, QUEUE, read_event
+from ml_backend.learning.poller import Watchman
+from ml_backend.learning.task_queue import arrange
+from ml_backend.learning.training_run import Learner
+from ml_backend.learning.training_set import MOST_PHOTOS, sample
+from ml_backend.policy import LearningPolicyError
+from ml_backend.serving import activation
+from ml_backend.serving.activation import roll_back, served_version
+from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
+
+QUIET = "debounce_s = 0\nheld_out = 0\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(policy):
+    policy(QUIET)
+
+
+def finds(kit, version, seed, studio):
+    """Labels of what a version is sure of on a photo that it never saw."""
+    task = studio.stored[studio.add_photo(seed)]
+    backbone = kit.bases.backbone(kit.bases.served(PROJECT))
+    facts = {"backbone": backbone, "base": kit.bases.served(PROJECT).base, "config": LabelConfig.parse(CONFIG)}
+    exam = kit.examiner.examine(version, [(task["id"], Lesson(task["data"]["image"]))], **facts)
+    [found] = exam.found
+    return {exam.names[index] for index, score in zip(found.classes, found.scores, strict=True) if score > 0.5}
+
+
+def test_submits_become_a_version_that_finds_what_was_drawn_and_a_deletion_un_learns_it(
+    kit, learn, studio, settings, policy
+):
+    base = served_version(settings, project=PROJECT)
+    assert learn(tasks=[studio.label(1)]) is None  # one labelled task is fewer than two
+    tasks = [studio.label(seed) for seed in (2, 4, 5)]
+    run = learn(tasks=tasks)
+    assert (run.verdict, run.judged_by, run.tasks, run.boxes) == ("published", "cross-validation", 4, 8)
+    assert run.classes == {"Disc": 4, "Square": 4}
+    assert run.base == run.parent == base
+    assert run.version == served_version(settings, project=PROJECT) != base
+    assert set(run.seconds) == {"wait", "read", "photos", "fit", "judge", "publish", "follow"}
+    assert {"Disc", "Square"} <= finds(kit, run.version, 11, studio)
+    assert kit.runs.last(PROJECT) == [run_with_id := kit.runs.of_version(PROJECT, run.version)]
+    assert run_with_id.metrics.cross_validation
+    # Nothing new: nothing is fitted, whoever asks; but for "Start training".
+    assert learn(tasks=tasks) is None
+    assert learn(sweep=True) is None
+    # All squares go: what is served next has no such class.
+    for task in studio.stored.values():
+        for one in task["annotations"]:
+            one["result"] = [box for box in one["result"] if box["value"]["rectanglelabels"] == ["Disc"]]
+            one["updated_at"] = "2026-02-02T00:00:00.000000Z"
+    second = learn(sweep=True)
+    assert second.verdict == "published"
+    assert second.parent == run.version
+    assert second.classes == {"Disc": 4}
+    assert "Square" not in finds(kit, second.version, 13, studio)
+    # All annotations go: the base is served again.
+    gone = [one["id"] for task in studio.stored.values() for one in task["annotations"]]
+    for task in studio.stored.values():
+        task["annotations"] = []
+    last = learn(annotations=gone)
+    assert last is None
+    assert kit.runs.last(PROJECT)[0].verdict == "withdrawn"
+    assert served_version(settings, project=PROJECT) == base
+
+
+def test_what_is_read_while_it_is_waited_for_more_is_read_once_and_what_comes_meanwhile_too(
+    kit, studio, policy, monkeypatch
+):
+    policy("debounce_s = 0.2\nheld_out = 0\n")
+    kit.lessons.connect(PROJECT)
+    kit.lessons.note(PROJECT, config=config_of(LabelConfig.parse(CONFIG)))
+    first, second = (studio.label(seed) for seed in (1, 2))
+    kit.inbox.put(LEARN, str(PROJECT), "first", {"tasks": [first, second], "source": "test"})
+    asked = []
+    read = kit.reader.read
+    monkeypatch.setattr(
+        kit.reader, "read", lambda project, tasks, **more: (asked.append(set(tasks)), read(project, tasks, **more))
+    )
+    learner = Learner(kit)
+    run = learner.learn(PROJECT, kit.inbox.open_events(LEARN, str(PROJECT)))
+    assert (run.verdict, run.tasks, asked) == ("published", 2, [{first, second}])
+    assert run.seconds["wait"] >= 0.2
+    # Somebody corrects the photo just when it was read.
+    kit.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
+    late = studio.add_photo(5)
+    settled = learner._settled
+
+    def settle(*given):
+        studio.label(5, task=late)
+        kit.inbox.put(LEARN, str(PROJECT), "third", {"tasks": [late], "source": "test"})
+        return settled(*given)
+
+    monkeypatch.setattr(learner, "_settled", settle)
+    assert learner.learn(PROJECT, kit.inbox.open_events(LEARN, str(PROJECT))).tasks == 4
+
+
+def test_a_version_brings_the_thresholds_that_annotators_left_it(kit, learn, studio, policy):
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)])
+    found = kit.bases.thresholds(run.version)
+    assert found == run.metrics.thresholds
+    assert found.keys() == {"Cat", "Disc", "Square"}  # the base knows cats, and nobody drew one yet
+    assert all(0 < threshold < 1 for threshold in found.values())
+    policy(QUIET + "thresholds = false\n")
+    second = learn(now=True)
+    assert kit.bases.thresholds(second.version) == {} == second.metrics.thresholds
+    assert kit.bases.thresholds(second.base) == {}
+
+
+def test_thresholds_come_from_what_a_version_found_before_it_learned_from_a_photo(kit, learn, studio):
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    assert kit.lessons.answered(PROJECT) == []  # the base knows none of the classes
+    task = studio.label(5)
+    second = learn(tasks=[task])
+    [(drawn, [found])] = kit.lessons.answered(PROJECT)
+    assert found.url == drawn[0].url
+    assert {label for label, score in zip(found.labels, found.scores, strict=True) if score > 0.5} == {"Disc", "Square"}
+    assert len(found.scores) == len(found.boxes) > 2  # also what was too weak to be shown
+    assert min(found.scores) < 0.3
+    # It was learned from since: what is asked later would know the answer.
+    studio.stored[task]["annotations"][0] |= {"updated_at": "2026-02-02T00:00:00.000000Z", "result": []}
+    assert learn(tasks=[task]).parent == second.version != run.version
+    [(drawn, [again])] = kit.lessons.answered(PROJECT)
+    assert (again, drawn[0].boxes) == (found, ())
+
+
+def test_a_candidate_that_is_worse_is_kept_and_marked_and_what_is_served_stays(
+    kit, learn, studio, settings, monkeypatch
+):
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    before = served_version(settings, project=PROJECT)
+    for seed in (5, 7):
+        task = studio.add_photo(seed)
+        studio.annotate(task, [box_json("Disc", (5, 5, 60, 40)), box_json("Square", (250, 10, 310, 50))])
+        studio.stored[task]["annotations"][0]["id"] += 1000
+    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.NOISE", 0.0)
+    run = learn(sweep=True)
+    assert run.verdict == "refused"
+    assert "AP50" in run.reason
+    assert run.ap50 < run.parent_ap50
+    assert served_version(settings, project=PROJECT) == before
+    manifest = kit.bases.registry.manifest(run.version)
+    assert manifest.metrics["verdict"] == "refused"
+    assert manifest.metrics["reason"] == run.reason
+
+
+def test_held_out_tasks_are_never_learned_from_and_judge_as_soon_as_they_suffice(learn, studio, policy, monkeypatch):
+    policy("debounce_s = 0\nheld_out = 0.5\n")
+    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.ENOUGH_PHOTOS", 2)
+    monkeypatch.setattr("ml_backend.learning.evaluation.acceptance.ENOUGH_BOXES", 2)
+    tasks = [studio.label(seed) for seed in (1, 2, 4, 5, 7, 8)]
+    held = [task for task in tasks if is_held_out(PROJECT, task, 0.5)]
+    assert 2 <= len(held) <= 4
+    run = learn(tasks=tasks)
+    assert (run.tasks, run.held_out, run.judged_by) == (6 - len(held), len(held), "held-out")
+    assert run.parent_ap50 < run.ap50
+    assert run.metrics.photos == len(held)
+
+
+def test_a_rollback_and_an_activation_by_hand_are_respected(kit, learn, studio, settings):
+    first = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    second = learn(tasks=[studio.label(5)])
+    assert second.parent == first.version
+    roll_back(settings=settings, project=PROJECT, studio=studio)
+    assert served_version(settings, project=PROJECT) == first.version
+    assert learn(sweep=True) is None  # nothing new was drawn: it stays rolled back
+    third = learn(tasks=[studio.label(7)])
+    assert third.parent == first.version
+    assert third.base == first.base
+
+
+def test_a_photo_that_cannot_be_had_costs_its_own_task(learn, studio):
+    tasks = [studio.label(seed) for seed in (1, 2, 4)]
+    missing = studio.add_task({"image": "/data/local-files/?d=gone.png"})
+    studio.annotate(missing, [box_json("Disc", (10, 10, 60, 60))])
+    run = learn(tasks=[*tasks, missing])
+    assert run.verdict == "published"
+    assert "1 photo could not be had (task " in run.reason
+
+
+def test_a_worker_with_another_model_than_the_backend_learns_nothing_and_says_why(learn, studio, settings):
+    row = {"id": 1, "url": settings.ml_url, "title": "mine-1", "model_version": "mine-123456789abc"}
+    studio.backends = [row]
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2)])
+    assert run.verdict == "failed"
+    assert "mine-123456789abc" in run.reason
+    assert "LABELLOOP_MODEL" in run.reason
+
+
+@pytest.fixture
+def connection(studio, settings, monkeypatch):
+    """The project's connection in Label Studio, which still has the title `before` and tells no version."""
+    monkeypatch.setattr(activation, "SWAP_S", 0.0)
+    row = {"id": 1, "url": settings.ml_url, "title": "before", "model_version": ""}
+    studio.backends = [row]
+    return row
+
+
+def test_label_studio_names_a_version_when_the_next_tasks_have_its_pre_labels(
+    kit, learn, studio, connection, monkeypatch
+):
+    """Else it would serve a task by chance, and tell whoever asks meanwhile that nothing is left."""
+    waiting = [studio.add_photo(seed) for seed in range(20, 24)]
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    connection["model_version"] = run.version
+    assert (run.verdict, connection["title"]) == ("published", "before")
+    there = []
+    named = studio.update_ml_backend
+    monkeypatch.setattr(
+        studio, "update_ml_backend", lambda *row, **more: (there.extend(studio.queue(run.version)), named(*row, **more))
+    )
+    arrange(kit, PROJECT, stop=lambda: False)
+    assert connection["title"] == studio.fields["model_version"] == run.version
+    assert sorted(there) == waiting
+
+
+@pytest.mark.parametrize("prelabels", [0, 500])
+def test_label_studio_names_a_version_at_once_where_an_order_is_not_made_or_takes_too_long(
+    kit, learn, studio, connection, policy, prelabels
+):
+    policy(f"{QUIET}prelabels = {prelabels}\n")
+    studio.add_photo(20)
+    first = learn(tasks=[studio.label(seed) for seed in (1, 2)])
+    kit.lessons.note(PROJECT, untold_since=time.time() - 600)  # submits came faster than an order could be made
+    task = studio.label(4)
+    connection["model_version"] = SimpleNamespace()  # equal to no version: told, and refused
+    run = learn(tasks=[task])
+    assert run.version != first.version
+    assert kit.lessons.project(PROJECT).untold_since is None
+    assert kit.lessons.project(PROJECT).swept_at == 0.0  # the poller tries again
+
+
+def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells_it(kit, learn, studio, connection):
+    run = learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    arrange(kit, PROJECT, stop=lambda: False)  # it does not reach the backend
+    assert (run.verdict, connection["title"]) == ("published", "before")
+    connection["model_version"] = run.version
+    Watchman(kit).run()
+    assert connection["title"] == studio.fields["model_version"] == run.version
+
+
+def test_a_project_can_be_told_not_to_learn(learn, studio, policy, kit):
+    policy("learn = false\n")
+    assert learn(tasks=[studio.label(seed) for seed in (1, 2, 4)]) is None
+    assert kit.runs.last(PROJECT) == []
+    policy("first = 0\n")
+    with pytest.raises(LearningPolicyError, match="first is 0"):
+        learn(sweep=True)
+
+
+def test_a_project_that_is_gone_is_forgotten(kit, learn, studio):
+    kit.lessons.connect(PROJECT)
+    studio.gone = True
+    assert learn(sweep=True) is None
+    assert kit.lessons.projects() == []
+
+
+def test_old_versions_make_room_and_a_rollback_never_leads_to_one(kit, learn, studio, settings, policy):
+    policy(QUIET + "keep = 2\n")
+    versions = [learn(tasks=[studio.label(seed) for seed in (1, 2)]).version]
+    versions += [learn(tasks=[studio.label(seed)]).version for seed in (4, 5)]
+    stored = {manifest.version for manifest in kit.bases.registry.versions()}
+    assert stored == set(versions[1:])
+    assert not list(open_store(settings.store_url, settings).list(f"models/versions/{versions[0]}/"))
+    roll_back(settings=settings, project=PROJECT, studio=studio)
+    assert served_version(settings, project=PROJECT) == versions[1]
+
+
+@pytest.fixture
+def working(settings, studio, engine):
+    """Two workers with all handlers, in threads, each on a queue of its own."""
+    inbox, stop = Inbox.from_settings(settings, engine), threading.Event()
+    jobs = [
+        Jobs(settings, inbox, handlers(settings, studio, engine), periodics(settings, studio, engine)) for _ in range(2)
+    ]
+    threads = [threading.Thread(target=one.run_worker, kwargs={"stop": stop}) for one in jobs]
+    for thread in threads:
+        thread.start()
+    yield jobs[0]
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def submitted(jobs, studio, seed):
+    task = studio.label(seed)
+    annotation = {**studio.stored[task]["annotations"][0], "task": task}
+    for hint in read_event({"action": "ANNOTATION_CREATED", "annotation": annotation, "project": {"id": PROJECT}}):
+        jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload)
+
+
+def test_a_burst_is_at_most_two_fits_on_two_workers_and_what_no_event_told_is_found(
+    working, studio, kit, policy, wait_until, monkeypatch
+):
+    policy("debounce_s = 0.3\nheld_out = 0\nprelabels = 0\n")
+    running, most = set(), []
+    fitted = Learner._fitted
+
+    def counted(self, of):
+        running.add(threading.get_ident())
+        most.append(len(running))
+        try:
+            return fitted(self, of)
+        finally:
+            running.discard(threading.get_ident())
+
+    monkeypatch.setattr(Learner, "_fitted", counted)
+    for seed in range(1, 7):
+        submitted(working, studio, seed)
+        time.sleep(0.05)
+    wait_until(lambda: any(run.tasks == 6 for run in kit.runs.last(PROJECT)), timeout_s=180)
+    wait_until(lambda: not kit.inbox.open_events(LEARN, str(PROJECT)), timeout_s=180)
+    assert len(kit.runs.last(PROJECT)) <= 2
+    assert set(most) == {1}
+    studio.label(8)  # no webhook: the poller finds it
+    wait_until(lambda: kit.runs.last(PROJECT)[0].tasks == 7, timeout_s=180)
+    assert kit.runs.last(PROJECT)[0].source == "poll"
+
+
+def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, studio, engine, policy):
+    policy("frist = 3\n")
+    event = SimpleNamespace(payload={"sweep": True}, created_at=time.time(), id=1)
+    for topic in (LEARN, QUEUE):
+        with pytest.raises(Reject, match="frist"):
+            handlers(settings, studio, engine)[topic](str(PROJECT), [event])
+
+
+def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class():
+    def lesson(number):
+        labels = ("Disc",) if number % 100 else ("Disc", "Square")
+        return number, Lesson(f"{number}.jpg", labels=labels)
+
+    few, many = [lesson(number) for number in range(MOST_PHOTOS)], [lesson(number) for number in range(3000)]
+    assert sample(few) == few
+    found = sample(many)
+    assert found == sample(many[::-1])
+    assert MOST_PHOTOS <= len(found) <= MOST_PHOTOS + 30
+    assert sum("Square" in photo.labels for _, photo in found) == 30
+
+
+def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_submit(kit, learn, studio):
+    learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
+    Watchman(kit).run()
+    assert not kit.inbox.open_events(LEARN, str(PROJECT))
+    renamed = '<Label value="Block" predicted_values="Square"/>'
+    studio.fields["label_config"] = studio.fields["label_config"].replace('<Label value="Square"/>', renamed)
+    Watchman(kit).run()
+    events = kit.inbox.open_events(LEARN, str(PROJECT))
+    assert [event.payload["source"] for event in events] == ["label config"]
+    run = Learner(kit).learn(PROJECT, events)
+    assert (run.verdict, set(run.classes)) == ("published", {"Disc", "Block"})
+
+
+def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_round(kit, learn, studio):
+    tasks = [studio.label(seed) for seed in (1, 2, 4)]
+    learn(tasks=tasks)
+    watchman = Watchman(kit)
+    studio.fields["total_annotations_number"] = 3
+    watchman.run()
+    studio.stored[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays
+    studio.fields["total_annotations_number"] = 2
+    watchman.run()
+    [event] = kit.inbox.open_events(LEARN, str(PROJECT))
+    assert event.payload["tasks"] == [tasks[0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(QUIET, "0 tasks with boxes of 2 needed"), ("learn = false\n", "its learn.toml says")],
+)
+def test_a_fit_that_cannot_come_is_refused_with_its_reason(kit, settings, policy, monkeypatch, text, said):
+    monkeypatch.setattr(commands, "Settings", lambda: settings)
+    kit.lessons.connect(PROJECT)
+    policy(text)
+    with pytest.raises(commands.NoFit, match=said):
+        commands.learn(PROJECT, now=True)
+    assert not kit.inbox.open_events("learn", str(PROJECT))
+
+
+def test_a_fit_is_asked_for_while_the_worker_has_yet_to_read(kit, settings, policy, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "Settings", lambda: settings)
+    kit.lessons.connect(PROJECT)
+    policy(QUIET)
+    kit.inbox.put("learn", str(PROJECT), "task:1", {"tasks": [1]})
+    commands.learn(PROJECT, now=True)
+    assert "is asked for" in capsys.readouterr().out
+    assert len(kit.inbox.open_events("learn", str(PROJECT))) == 2
+
+
+def test_a_fit_asked_for_of_nothing_ends_as_a_failed_run(kit, learn, studio, policy):
+    policy(QUIET)
+    run = learn(now=True)
+    assert (run.verdict, run.version) == ("failed", "")
+    assert "0 tasks with boxes of 2 needed" in run.reason
+    assert learn(tasks=[]) is None
+
+
+def test_a_project_without_a_learnable_control_is_not_fitted_and_says_why(kit, learn, studio, policy):
+    policy(QUIET)
+    for seed in range(3):
+        studio.label(seed)
+    studio.fields["label_config"] = (
+        '<View><Image name="image" value="$image"/><PolygonLabels name="p" toName="image"/></View>'
+    )
+    assert learn(sweep=True) is None
+    run = learn(now=True)
+    assert run.verdict == "failed"
+    assert "p (PolygonLabels on Image) is" in run.reason

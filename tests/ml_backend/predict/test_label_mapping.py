@@ -1,0 +1,90 @@
+"""Classes meet labels: exact, case-folded, by predicted_values; what finds no partner is told."""
+
+import pytest
+
+from labelloop.labeling.studio.config import LabelConfig
+from ml_backend.predict.label_mapping import find_targets, mapping_report
+
+NAMES = ("cat", "person", "car", "dining table")
+
+
+def config(body):
+    return LabelConfig.parse(f'<View><Image name="image" value="$image"/>{body}</View>')
+
+
+def rectangles(*labels):
+    inner = "".join(labels)
+    return config(f'<RectangleLabels name="label" toName="image">{inner}</RectangleLabels>')
+
+
+MATCHES = {
+    "exact": ('<Label value="cat"/>', {"cat": "cat"}),
+    "another case": ('<Label value="CAT"/>', {"cat": "CAT"}),
+    "predicted_values": ('<Label value="Vehicle" predicted_values="car,truck"/>', {"car": "Vehicle"}),
+    "several classes, one label": ('<Label value="Any" predicted_values="car, cat"/>', {"cat": "Any", "car": "Any"}),
+    "a name with a space": ('<Label value="Dining Table"/>', {"dining table": "Dining Table"}),
+    "none": ('<Label value="Spaceship"/>', {}),
+}
+
+
+@pytest.mark.parametrize("case", MATCHES)
+def test_a_class_finds_its_label(case):
+    labels, expected = MATCHES[case]
+    assert dict(mapping_report(rectangles(labels), NAMES).matched) == expected
+
+
+def test_what_does_not_meet_is_told_in_both_directions():
+    report = mapping_report(rectangles('<Label value="Cat"/>', '<Label value="Spaceship"/>'), NAMES)
+    assert report.classes_without_label == ("person", "car", "dining table")
+    assert report.labels_without_class == ("Spaceship",)
+    said = " ".join(report.lines())
+    assert "Spaceship" in said
+    assert "dining table" in said
+    assert "predicted_values" in said
+
+
+def test_a_perfect_fit_says_nothing():
+    labels = [f'<Label value="{name}"/>' for name in NAMES]
+    assert mapping_report(rectangles(*labels), NAMES).lines() == []
+
+
+NO_TARGETS = {
+    "no control": config(""),
+    "choices only": config('<Choices name="c" toName="image"><Choice value="cat"/></Choices>'),
+    "polygons only": config('<PolygonLabels name="p" toName="image"><Label value="cat"/></PolygonLabels>'),
+    "labels without a shape": config('<Labels name="l" toName="image"><Label value="cat"/></Labels>'),
+    "text": LabelConfig.parse(
+        '<View><Text name="t" value="$text"/><Labels name="l" toName="t"><Label value="cat"/></Labels></View>'
+    ),
+    "nothing at all": LabelConfig({}, {}),
+}
+
+
+@pytest.mark.parametrize("given", NO_TARGETS.values(), ids=NO_TARGETS)
+def test_a_project_that_takes_no_boxes_has_no_targets_and_says_why(given):
+    assert find_targets(given, NAMES) == ()
+    assert "nothing is pre-labelled" in mapping_report(given, NAMES).lines()[0]
+
+
+def test_labels_with_a_rectangle_of_their_own_are_a_target():
+    given = config(
+        '<Labels name="l" toName="image"><Label value="cat"/></Labels><Rectangle name="box" toName="image"/>'
+    )
+    [target] = find_targets(given, NAMES)
+    assert (target.control.name, target.shape.name, target.to_name, target.data_key) == ("l", "box", "image", "image")
+
+
+def test_tags_may_be_written_in_any_case():
+    given = config('<rectanglelabels name="l" toName="image"><Label value="cat"/></rectanglelabels>')
+    assert [dict(target.labels) for target in find_targets(given, NAMES)] == [{0: "cat"}]
+
+
+def test_two_controls_of_one_image_each_get_what_they_have_a_label_for():
+    given = config(
+        '<RectangleLabels name="a" toName="image" model_score_threshold="0.8"><Label value="cat"/></RectangleLabels>'
+        '<RectangleLabels name="b" toName="image"><Label value="person"/></RectangleLabels>'
+    )
+    first, second = find_targets(given, NAMES)
+    assert (dict(first.labels), dict(second.labels)) == ({0: "cat"}, {1: "person"})
+    assert (first.threshold(0.3), second.threshold(0.3)) == (0.8, 0.3)
+    assert mapping_report(given, NAMES).labels_without_class == ()

@@ -1,0 +1,224 @@
+"""What is named is what is served: damaged files are fetched again, or refused and said."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from labelloop.service.settings import Settings
+from labelloop.service.store import open_store
+from ml_backend.catalogue.entries import Entry, Release
+from ml_backend.checksums import ModelDamaged, check_file, keep_checksum, sidecar_of
+from ml_backend.detection.preprocess import prepare
+from ml_backend.errors import ModelError
+from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.inference.session_cache import Openings
+from ml_backend.serving import model_server as serving_module
+from ml_backend.serving.activation import open_version
+from ml_backend.serving.active_versions import activate_in
+from ml_backend.serving.model_server import Serving
+from ml_backend.serving.registry import Registry
+from ml_backend.smart.outline_network import Outline, embedded_outline
+from ml_backend.training.backbone import open_backbone
+
+SCORES = ((0.1, 0.9, 0.0), (1.0, 0.2, 0.1), (0.0, 0.1, 0.5))
+"""Other than those of the given model, so that it shows which of the two is served."""
+
+
+@pytest.fixture
+def given(labelloop_model):
+    return labelloop_model()
+
+
+@pytest.fixture
+def settings(tmp_path, given):
+    return Settings(home=tmp_path / "home", model=given)
+
+
+@pytest.fixture
+def store(settings):
+    return open_store(settings.store_url, settings)
+
+
+@pytest.fixture
+def version(store, labelloop_model):
+    made = Registry(store).add(labelloop_model(name="learned.onnx", scores=SCORES)).version
+    activate_in(store, made)
+    return made
+
+
+@pytest.fixture
+def started(settings):
+    def start():
+        serving = Serving.from_settings(settings)
+        serving.start()
+        serving.detector(wait_s=30)
+        return serving
+
+    return start
+
+
+def flip(file, given):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "a flipped byte": flip,
+    "cut short": lambda file, given: file.write_bytes(file.read_bytes()[:-20]),
+    "emptied": lambda file, given: file.write_bytes(b""),
+    "replaced by another model": lambda file, given: shutil.copy(given, file),
+    "removed": lambda file, given: file.unlink(),
+}
+
+
+def copy_of(settings, store, version):
+    manifest = Registry(store).manifest(version)
+    return settings.home / "ml_backend" / "models" / manifest.checksum / manifest.model
+
+
+def seen_by(detector):
+    photo = np.full((64, 96, 3), 114, np.uint8)
+    [found] = detector.detect([prepare(photo, detector.spec)], floor=0.3)
+    return [detector.names.names[index] for index in found.classes.tolist()]
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_copy_is_fetched_again(damage, settings, store, version, given, started):
+    whole = seen_by(open_version(settings, version)[0])
+    damage(copy_of(settings, store, version), given)
+    serving = started()
+    assert serving.version() == version
+    assert seen_by(serving.detector()) == whole != seen_by(load_detector(given))
+    serving.check()
+
+
+def test_a_note_that_was_changed_is_read_from_the_store(settings, store, version):
+    open_version(settings, version)
+    note = settings.home / "ml_backend" / "models" / f"{version}.json"
+    note.write_text(note.read_text().replace("learned.onnx", "another.onnx"))
+    assert open_version(settings, version)[0].version == version
+
+
+def test_what_cannot_be_opened_is_said_and_retried_when_mended(
+    settings, store, version, given, started, monkeypatch, wait_until, client_of
+):
+    monkeypatch.setattr(serving_module, "RETRY_REFUSED_S", 0.1)
+    key = f"models/versions/{version}/learned.onnx"
+    whole = store.get(key)
+    store.put(key, b"torn")
+    serving = started()
+    base = load_detector(given).version
+    assert serving.version() == base == serving.served().version == serving.active()
+    with pytest.raises(ModelError, match=f"{base} is served, for the active version {version} cannot"):
+        serving.check()
+    assert "not those of version" in serving.unserved()
+    store.put(key, whole)
+    wait_until(lambda: serving.version() == version)
+    serving.check()
+    assert serving.unserved() == ""
+    assert Registry(store).refused(version) == ""
+
+
+def test_ready_setup_and_page_name_what_is_served_instead(store, version, given, client_of):
+    store.put(f"models/versions/{version}/learned.onnx", b"torn")
+    client = client_of(given)
+    base = load_detector(given).version
+    ready, setup = client.get("/ready"), client.post("/setup", json={"project": "5.1", "schema": "<View/>"}).json
+    assert ready.status_code == 503
+    assert f"{base} is served, for the active version {version}" in ready.json["checks"]["model"]
+    assert setup["model_version"] == base
+    assert version in setup["notes"][0]
+    assert base in client.get("/").text
+
+
+def test_a_manifest_that_was_changed_is_not_believed(store, version):
+    key = f"models/versions/{version}/manifest.json"
+    store.put(key, store.get(key).replace(b'"sha256":"', b'"sha256":"0'))
+    with pytest.raises(ModelError, match="does not fit itself"):
+        Registry(store).manifest(version)
+
+
+def test_a_model_file_replaced_under_the_service_is_said(settings, started, labelloop_model):
+    serving = started()
+    before = serving.version()
+    serving.check()
+    labelloop_model(scores=SCORES)
+    with pytest.raises(ModelError, match=f"was replaced since it was opened: {before} is still served") as told:
+        serving.check()
+    assert load_detector(settings.model).version in told.value.fix
+    assert serving.version() == before == serving.served().version
+    settings.model.unlink()
+    with pytest.raises(ModelError, match="was removed"):
+        serving.check()
+
+
+def test_a_file_that_changes_while_it_is_opened_is_not_served_by_its_old_name(given, labelloop_model):
+    def load(path, **options):
+        detector = load_detector(path, **options)
+        labelloop_model(scores=SCORES)
+        return detector
+
+    serving = Serving(given, load=load)
+    serving.start()
+    with pytest.raises(ModelError, match="was replaced"):
+        serving.served(wait_s=30)
+
+
+@pytest.mark.parametrize("file", [embedded_model(), embedded_outline()], ids=["base", "outline"])
+def test_the_embedded_models_are_checked_when_they_are_opened(file, tmp_path, given):
+    check_file(file)
+    copy = tmp_path / file.name
+    shutil.copy(file, copy)
+    shutil.copy(sidecar_of(file), sidecar_of(copy))
+    flip(copy, given)
+    with pytest.raises(ModelDamaged, match="sha256"):
+        load_detector(copy) if file == embedded_model() else Outline(copy)
+
+
+def test_a_checksum_that_cannot_be_read_is_no_consent(given):
+    sidecar_of(given).write_text("")
+    with pytest.raises(ModelDamaged, match="cannot be read"):
+        load_detector(given)
+
+
+def test_a_pulled_file_is_checked_whenever_it_is_opened(given, tmp_path, monkeypatch):
+    import hashlib
+
+    from ml_backend.catalogue import pull as pulling
+
+    checksum = hashlib.sha256(given.read_bytes()).hexdigest()
+    entry = Entry("a model", "detector", "MIT", "", (Release("https://example.org/pulled.onnx", checksum),))
+    monkeypatch.setattr(pulling, "download", lambda release, file, **_: shutil.copy(given, file))
+    [file] = pulling.pull(entry, tmp_path, client=object())
+    assert load_detector(file).names.names == ("cat", "person", "car")
+    flip(file, given)
+    with pytest.raises(ModelDamaged):
+        load_detector(file)
+
+
+def test_an_optimised_graph_that_was_changed_is_not_run(given, tmp_path, labelloop_model):
+    folder, other = tmp_path / "opened", tmp_path / "other"
+    whole = seen_by(load_detector(given, kept=folder))
+    load_detector(labelloop_model(name="other.onnx", scores=SCORES), kept=other)
+    [graph], [replacement] = folder.glob("*.onnx"), other.glob("*.onnx")
+    shutil.copy(replacement, graph)
+    assert Openings(folder).find() is None
+    assert seen_by(load_detector(given, kept=folder)) == whole
+
+
+def test_a_backbone_that_was_changed_is_made_again(tmp_path, given):
+    open_backbone(embedded_model(), folder=tmp_path)
+    [kept] = tmp_path.glob("*.features.onnx")
+    whole = kept.read_bytes()
+    flip(kept, given)
+    open_backbone(embedded_model(), folder=tmp_path)
+    assert len(kept.read_bytes()) == len(whole)
+    check_file(kept)
+
+
+def test_checksums_are_written_as_sha256sum_reads_them(given):
+    keep_checksum(given)
+    checksum, name = sidecar_of(given).read_text().split()
+    assert (len(checksum), name) == (64, given.name)

@@ -1,0 +1,82 @@
+"""Label Studio follows a version: asked once where the backend says that all its workers swapped, else until so."""
+
+from itertools import chain, repeat
+
+import pytest
+
+from ml_backend.studio.model_version import ASKED_AGAIN, NotSwapped, follow_version
+from tests.ml_backend.studio.test_connect import FakeStudio
+from tests.web_server import WebServer
+
+NEW, OLD = "learned-9-0123456789ab", "learned-8-0123456789ab"
+
+
+class CountingStudio(FakeStudio):
+    """Counts how often it had to ask the backend."""
+
+    asked = 0
+
+    def ml_backends(self, project):
+        self.asked += 1
+        return super().ml_backends(project)
+
+    def update_ml_backend(self, backend, *, now=None, **fields):
+        assert now is not None  # else Label Studio would be asked for what it just told
+        return super().update_ml_backend(backend, **fields)
+
+
+@pytest.fixture
+def backend(settings):
+    """Answers as a backend whose workers swap one after the other; (settings with its address, what it says)."""
+    said, asked = iter(()), []
+
+    def answer(request):
+        asked.append(request.path)
+        return 200, {"versions": [next(said)]}
+
+    def says(versions):
+        nonlocal said
+        said = iter(versions)
+        return settings.but(ml_url=server.url), asked
+
+    with WebServer(answer) as server:
+        yield says
+
+
+def studio_of(settings, *, knows=NEW, title=OLD):
+    row = {"id": 3, "url": settings.ml_url, "title": title, "auth_method": "NONE", "model_version": knows}
+    studio = CountingStudio(rows=[row])
+    studio.fields["model_version"] = title
+    return studio
+
+
+def test_label_studio_is_asked_once_when_every_worker_has_swapped(backend):
+    settings, asked = backend(chain([OLD, NEW, NEW, OLD], repeat(NEW)))
+    studio = studio_of(settings)
+    changes = follow_version(studio, 7, NEW, settings)
+    assert studio.asked == 1
+    assert len(asked) == 4 + ASKED_AGAIN
+    assert all(path == "/versions?project=7&stored=no" for path in asked)
+    assert studio.rows[0]["title"] == studio.fields["model_version"] == NEW
+    assert all(change.done for change in changes[:1])
+
+
+def test_where_the_backend_cannot_be_reached_from_here_label_studio_is_asked_until_it_agrees(settings, free_port):
+    elsewhere = settings.but(ml_url=f"http://127.0.0.1:{free_port()}")
+    studio = studio_of(elsewhere)
+    follow_version(studio, 7, NEW, elsewhere)
+    assert studio.asked == ASKED_AGAIN
+    assert studio.rows[0]["title"] == NEW
+
+
+def test_a_backend_that_does_not_swap_is_named_and_nothing_is_changed(backend):
+    settings, _ = backend(repeat(OLD))
+    studio = studio_of(settings, knows=OLD)
+    with pytest.raises(NotSwapped, match=OLD):
+        follow_version(studio, 7, NEW, settings, wait_s=0.2)
+    assert studio.rows[0]["title"] == OLD
+
+
+def test_a_project_that_is_not_connected_is_left_alone(backend):
+    settings, _ = backend(repeat(NEW))
+    assert follow_version(CountingStudio(), 7, NEW, settings) == []

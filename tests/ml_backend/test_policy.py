@@ -1,0 +1,50 @@
+"""The learning policy: read from two files, every key documented, what is wrong named."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ml_backend.policy import LearningPolicy, LearningPolicyError, policy_files, read_learning_policy
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "policy.md"
+
+
+def write(home, text, project=None):
+    file = policy_files(home, project or 7)[0 if project is None else 1]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_a_projects_own_file_goes_before_everybodys(tmp_path):
+    assert read_learning_policy(tmp_path, 7) == LearningPolicy()
+    write(tmp_path, "first = 5\nheld_out = 0.2\n")
+    write(tmp_path, "first = 9\n", project=7)
+    assert read_learning_policy(tmp_path, 7) == LearningPolicy(first=9, held_out=0.2)
+    assert read_learning_policy(tmp_path, 8) == LearningPolicy(first=5, held_out=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("first = true", "first must be a whole number"),
+        ("learn = 1", "learn must be true or false"),
+        ("tolerance = 2", "tolerance is 2"),
+        ("frist = 3", "frist is no such key"),
+        ("first = ", "is no TOML"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_file(tmp_path, text, said):
+    file = write(tmp_path, text)
+    with pytest.raises(LearningPolicyError, match=said) as caught:
+        read_learning_policy(tmp_path, 7)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("field", fields(LearningPolicy), ids=lambda field: field.name)
+def test_every_key_is_described_with_its_default(field):
+    rows = [line for line in PAGE.read_text().splitlines() if re.match(rf"\| `{field.name}` \|", line)]
+    default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+    assert any(f"| {default} |" in row for row in rows)

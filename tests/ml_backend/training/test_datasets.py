@@ -1,0 +1,181 @@
+"""The same photos and boxes come out of every format; what is left out is told, and what cannot be read says why."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from labelloop.service.datasets import DatasetError
+from ml_backend.errors import DatasetUnreadable
+from ml_backend.training.datasets import read_labelled
+
+DRAWN = {"a": [((10, 20, 30, 60), "cat"), ((0, 0, 50, 40), "dog")], "b": []}
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in DRAWN:
+        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(folder / f"{name}.jpg")
+    return folder
+
+
+def write_voc(folder):
+    for name, drawn in DRAWN.items():
+        objects = "".join(
+            f"<object><name>{label}</name><bndbox><xmin>{b[0]}</xmin><ymin>{b[1]}</ymin><xmax>{b[2]}</xmax>"
+            f"<ymax>{b[3]}</ymax></bndbox></object>"
+            for b, label in drawn
+        )
+        (folder / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+    return folder
+
+
+def write_yolo(folder):
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    for name, drawn in DRAWN.items():
+        lines = [
+            f"{['cat', 'dog'].index(label)} {(b[0] + b[2]) / 200} {(b[1] + b[3]) / 160} "
+            f"{(b[2] - b[0]) / 100} {(b[3] - b[1]) / 80}"
+            for b, label in drawn
+        ]
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def write_coco(folder):
+    images = [{"id": index, "file_name": f"images/{name}.jpg"} for index, name in enumerate(DRAWN)]
+    annotations = [
+        {"image_id": index, "category_id": ("cat", "dog").index(label), "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]}
+        for index, drawn in enumerate(DRAWN.values())
+        for b, label in drawn
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(("cat", "dog"))]
+    file = folder / "all.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
+
+
+WRITERS = {"voc": write_voc, "yolo": write_yolo, "coco": write_coco}
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_every_format_gives_the_same_boxes(form, images, tmp_path):
+    folder = tmp_path / form
+    folder.mkdir()
+    found = read_labelled(images, WRITERS[form](folder))
+    assert [photo.name for photo in found.photos] == ["a.jpg", "b.jpg"]
+    assert [photo.labels for photo in found.photos] == [("cat", "dog"), ()]
+    np.testing.assert_allclose(
+        found.photos[0].boxes, [box for box, _ in DRAWN["a"]], atol=1.01 if form == "voc" else 1e-6
+    )
+    assert not found.problems
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "0 0.1 0.25 0.3 0.25 0.2 0.75",  # an outline
+        "0 0.1 0.25 0.3 0.25 0.3 0.75 0.1 0.75",  # an outline or a turned box: who knows
+    ],
+)
+def test_an_outline_of_yolo_becomes_the_box_around_it(row, images, tmp_path):
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "a.txt").write_text(row)
+    a, b = read_labelled(images, folder).photos
+    np.testing.assert_allclose(a.boxes, [(10, 20, 30, 60)])
+    assert (a.labels, b.labels) == (("class 0",), ())
+
+
+def test_names_of_classes_come_from_data_yaml_too(images, tmp_path):
+    folder = tmp_path / "labels" / "train"
+    folder.mkdir(parents=True)
+    (folder.parent / "data.yaml").write_text("names: {0: cat, 1: dog}")
+    (folder / "a.txt").write_text("1 0.5 0.5 0.2 0.2")
+    assert read_labelled(images, folder.parent).photos[0].labels == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("b.xml", "<annotation><object>"), ("b.txt", "0 1 2"), ("c.txt", "0 1 1 1 1")]
+)
+def test_what_is_malformed_or_has_no_photo_costs_itself_alone_and_is_told(name, text, images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (write_voc if name.endswith("xml") else write_yolo)(folder)
+    (folder / name).write_text(text)
+    found = read_labelled(images, folder)
+    assert found.photos[0].labels == ("cat", "dog")
+    [problem] = found.problems
+    assert problem.item.startswith(name)
+
+
+def test_photos_of_one_name_in_two_folders_are_told_apart(images, tmp_path):
+    (images / "a.jpg").unlink()
+    labels = tmp_path / "labels"
+    for split, kind in (("train", 0), ("val", 1)):
+        (images / split).mkdir()
+        Image.fromarray(np.zeros((80, 100, 3), np.uint8)).save(images / split / "a.jpg")
+        (labels / split).mkdir(parents=True)
+        (labels / split / "a.txt").write_text(f"{kind} 0.5 0.5 0.2 0.2")
+    found = read_labelled(images, labels)
+    assert [(one.name, one.labels) for one in found.photos if one.labels] == [
+        ("train/a.jpg", ("class 0",)),
+        ("val/a.jpg", ("class 1",)),
+    ]
+    (tmp_path / "test.txt").write_text("val/a.jpg\na\n")
+    assert found.listed(tmp_path / "test.txt") == ({"val/a.jpg"}, ["a"])
+
+
+def test_what_is_no_data_set_says_so(images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_labelled(images, tmp_path / "nothing")
+    with pytest.raises(DatasetError, match="no such folder"):
+        read_labelled(tmp_path / "nothing", write_voc(folder))
+    with pytest.raises(DatasetUnreadable, match="no photo"):
+        read_labelled(folder, folder)
+    (folder / "a.xml").unlink()
+    with pytest.raises(DatasetUnreadable, match="nothing is drawn"):
+        read_labelled(images, folder)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(DatasetError, match="broken"):
+        read_labelled(images, tmp_path / "broken.json")
+
+
+def test_a_list_names_photos_with_or_without_folder_and_ending(images, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images / "photo.v2.jpg")
+    (tmp_path / "voc").mkdir()
+    found = read_labelled(images, write_voc(tmp_path / "voc"))
+    file = tmp_path / "test.txt"
+    file.write_text("images/a.jpg\n\nphoto.v2\n  b \nwho\n")
+    assert found.listed(file) == ({"a.jpg", "photo.v2.jpg", "b.jpg"}, ["who"])
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "text"), [("yolo", "b.txt", "0 1 2"), ("voc", "b.xml", "<annotation><object>")]
+)
+def test_a_photo_whose_labels_cannot_be_read_is_no_negative(form, name, text, images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    WRITERS[form](folder)
+    (folder / name).write_text(text)
+    found = read_labelled(images, folder)
+    assert [photo.name for photo in found.photos] == ["a.jpg"]
+    assert len(found.problems) == 1
+
+
+def test_a_photo_with_only_a_crowd_is_no_negative(images, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    file = write_coco(folder)
+    sheet = json.loads(file.read_text())
+    image = next(each["id"] for each in sheet["images"] if each["file_name"] == "images/b.jpg")
+    crowd = {"id": 99, "image_id": image, "category_id": sheet["categories"][0]["id"], "bbox": [1, 1, 9, 9]}
+    file.write_text(json.dumps(sheet | {"annotations": [*sheet["annotations"], crowd | {"iscrowd": 1}]}))
+    found = read_labelled(images, file)
+    assert [photo.name for photo in found.photos] == ["a.jpg"]
+    assert "crowd" in found.problems[0].reason

@@ -1,0 +1,124 @@
+"""Models that finish or hide their work learn too: their boxes as operations, and what their feature maps show."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from ml_backend.detection.detections import cross_iou
+from ml_backend.detection.preprocess import prepare
+from ml_backend.errors import NotLearnable
+from ml_backend.inference.detector import embedded_model, load_detector
+from ml_backend.training.backbone import open_backbone
+from ml_backend.training.examples import Example
+from ml_backend.training.feature_export import expose
+from ml_backend.training.model_selection import learn
+from ml_backend.training.onnx_builder import Nodes
+from ml_backend.training.onnx_decoders import STANDARD
+from ml_backend.training.onnx_export import write_learned
+from ml_backend.training.roi_features import FINISHED, ROWS, add_regions, chosen_maps, grid_boxes, map_names
+from tests.ml_backend.layout_cases import CASES, FLOOR, VARIANTS
+from tests.ml_backend.learning.conftest import draw_discs
+
+PHOTO = np.full((64, 96, 3), 90, np.uint8)
+
+
+@pytest.mark.parametrize("layout", [*STANDARD, *FINISHED])
+def test_boxes_written_as_operations_are_those_of_the_layout(layout, make_onnx, tmp_path):
+    case = CASES[layout]()
+    plain = load_detector(make_onnx(case.outputs, **case.options))
+    nodes = Nodes(onnx.load(plain.path), prefix="test")
+    (STANDARD.get(layout) or add_regions)(nodes, plain)
+    onnx.save(nodes.close(), tmp_path / "written.onnx")
+    written = load_detector(tmp_path / "written.onnx")
+    assert written.layout == "labelloop"
+    assert (written.names.names, written.spec) == (plain.names.names, plain.spec)
+    [ours], [theirs] = (decoded(one) for one in (written, plain))
+    assert len(theirs) > 1
+    np.testing.assert_allclose(ours.boxes, theirs.boxes, rtol=1e-4, atol=2e-3)
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-4)
+    assert ours.classes.tolist() == theirs.classes.tolist()
+
+
+def decoded(detector):
+    seen = detector.engine.run([prepare(PHOTO, detector.spec).tensor], detector.reader.outputs)
+    return [detector._numbered(one) for one in detector.reader.decode(seen, FLOOR)]
+
+
+def end_to_end(path, *, rows):
+    """The embedded model as if its exporter had made it end to end: its best boxes, and what they show."""
+    nodes = Nodes(onnx.load(embedded_model()), prefix="end")
+    scores = nodes.add("Mul", "scores", nodes.reshape("objectness", (0, -1, 1)))
+    best = nodes.reshape(nodes.greatest(scores), (1, -1))
+    number = nodes.reshape(nodes.cast(nodes.add("ArgMax", scores, axis=2, keepdims=0), np.float32), (1, -1, 1))
+    value, index = nodes.fresh(), nodes.fresh()
+    count = nodes.constant(np.array([rows], np.int64))
+    nodes.model.graph.node.append(helper.make_node("TopK", [best, count], [value, index], axis=1))
+    place = nodes.reshape(index, (-1,))
+    chosen = [nodes.add("Gather", one, place, axis=1) for one in ("boxes", number)]
+    nodes.drop_outputs(*nodes.outputs)
+    nodes.concat([chosen[0], nodes.reshape(value, (1, -1, 1)), chosen[1]], axis=2, name="output0")
+    nodes.output("output0", (1, rows, 6))
+    nodes.tell(task="detect")
+    onnx.save(nodes.close(), path)
+    return path
+
+
+def test_a_model_that_suppresses_by_itself_learns_what_it_never_saw(tmp_path):
+    file = end_to_end(tmp_path / "end.onnx", rows=50)
+    assert load_detector(file).layout == "end2end"
+    backbone = open_backbone(file, folder=tmp_path)
+    assert backbone.levels[0] == ROWS
+    photos = [draw_discs(seed) for seed in range(1, 10)]
+    examples = [
+        Example(
+            backbone.see([prepare(photo, backbone.spec)])[0],
+            np.array([box for _, box in drawn], np.float32).reshape(-1, 4),
+            tuple(label for label, _ in drawn),
+        )
+        for photo, drawn in photos
+    ]
+    learned = learn(examples[:6], levels=backbone.levels)
+    assert learned.judged[learned.choice] > 0.5
+    write_learned(tmp_path / "learned.onnx", backbone, learned.head)
+    plain = load_detector(tmp_path / "learned.onnx")
+    for (photo, drawn), example in zip(photos[6:], examples[6:], strict=True):
+        [found] = plain.detect([prepare(photo, plain.spec)], floor=0.2)
+        expected = learned.head.detect(example.sight, floor=0.2)
+        np.testing.assert_array_equal(found.scores, expected.scores)  # bit-equal to the fitted head
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        for label, box in drawn:
+            mine = found.boxes[[plain.names.names[one] == label for one in found.classes]]
+            assert cross_iou(mine, np.array([box], np.float32)).max(initial=0) > 0.5, label
+
+
+def test_feature_maps_are_found_behind_a_suppression_and_one_of_each_size_is_kept(tmp_path):
+    model = onnx.load(end_to_end(tmp_path / "end.onnx", rows=50))
+    assert len(map_names(model.graph, ["output0"])) >= 3
+    shapes = {"b": (1, 100, 20, 20), "a": (1, 200, 40, 40), "b2": (1, 50, 20, 20), "far": (1, 300, 80, 80),
+              "one": (1, 9, 1, 1), "flat": (1, 5, 7)}  # fmt: skip
+    assert [name for name, _ in chosen_maps(shapes)] == ["far"]
+    del shapes["far"]
+    assert [name for name, _ in chosen_maps(shapes)] == ["a", "b"]
+
+
+def test_a_model_that_gives_more_than_boxes_keeps_giving_it(make_onnx):
+    _, make = VARIANTS["end to end with keypoints of two numbers"]
+    case = make()
+    with pytest.raises(NotLearnable, match="it gives keypoints"):
+        expose(load_detector(make_onnx(case.outputs, **case.options)))
+
+
+def test_the_grid_lies_on_the_input(tmp_path):
+    spec = load_detector(embedded_model()).spec
+    boxes = grid_boxes(spec)
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= spec.width
+    assert (boxes[:, 2:] - boxes[:, :2]).min() > 8
+    # Any object of a tenth of the input or more is covered by some box well enough to be moved to it.
+    rng = np.random.default_rng(0)
+    size = rng.uniform(0.12, 0.6, (200, 2)) * spec.width
+    size[:, 1] = np.clip(size[:, 1], size[:, 0] / 2, size[:, 0] * 2)
+    low = rng.uniform(0, 1, (200, 2)) * (spec.width - np.minimum(size, spec.width))
+    drawn = np.concatenate([low, np.minimum(low + size, spec.width)], axis=1).astype(np.float32)
+    assert np.percentile(cross_iou(boxes, drawn).max(axis=0), 5) > 0.5

@@ -1,0 +1,271 @@
+"""Tasks with a ground truth, served to measure annotators: whom, which, when, and that a human's change stands."""
+
+import random
+import time
+
+import pytest
+
+from labelloop.labeling.studio.task import read_task
+from labelloop.service.jobs.inbox import EVENTS, Inbox
+from qc_webhooks.agreement import read_answers
+from qc_webhooks.decision.ground_truth_sampling import Known, Stream, seeds, streams
+from qc_webhooks.pipeline.checker import Checker
+from qc_webhooks.pipeline.undo import Undo
+from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.schedulers.ground_truth import TruthKeeper, TruthStore
+from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.verdict.task_facts import facts_of
+from qc_webhooks.verdict.verdict import judge
+
+PROJECT = 7
+LEAD, ANNE, BEN, CLEO = 9, 1, 2, 3
+MORNING = 1767247200.0  # 2026-01-01 06:00 UTC; the days of the Label Studio in memory begin at midnight
+
+
+class Loop:
+    """The worker: what is in the inbox is checked, then who is due is looked up."""
+
+    def __init__(self, studio, engine, settings):
+        self.studio, self.engine, self.settings = studio, engine, settings
+        self.memory = MemoryStore(engine)
+        self.inbox = Inbox.from_settings(settings, engine)
+        self.checker = Checker(studio, self.memory, settings.home)
+        self.keeper = TruthKeeper(engine, studio, self.inbox, self.policy, clock=lambda: MORNING)
+        ProjectStore(engine).add(PROJECT)
+
+    def policy(self, project):
+        return read_policy(self.settings.home, project)
+
+    def settle(self, *tasks):
+        """Checks these tasks, and whatever follows."""
+        for task in tasks:
+            self.checker.check(PROJECT, task)
+        for _ in range(5):
+            self.keeper._rests.clear()  # a test does not wait for its share of a worker's time
+            self.keeper.run()
+            with self.engine.begin() as connection:
+                rows = connection.execute(EVENTS.select().where(EVENTS.c.state == "pending")).all()
+                connection.execute(EVENTS.update().values(state="done"))
+            if not rows:
+                return
+            for row in rows:
+                self.checker.check(PROJECT, int(row.subject.partition(":")[2]))
+
+
+@pytest.fixture
+def write_policy(settings):
+    def write(**values):
+        file = settings.home / "qc" / "policy.toml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items()}
+        file.write_text("".join(f"{name} = {value}\n" for name, value in lines.items()))
+
+    return write
+
+
+@pytest.fixture
+def loop(studio, engine, settings):
+    return Loop(studio, engine, settings)
+
+
+def gold(studio, box, *, overlap=1):
+    """A task as an import with annotations makes it."""
+    task = studio.add_task(overlap=overlap)
+    studio.annotate(task, LEAD, [box(10)], ground_truth=True)
+    return task
+
+
+def work(studio, loop, annotator, box, count, *, start=0):
+    """So many ordinary tasks of one annotator."""
+    for n in range(count):
+        task = studio.add_task(overlap=1)
+        studio.annotate(task, annotator, [box(start + n % 50)])
+        loop.settle(task)
+
+
+def test_what_must_be_owed_varies_so_that_nobody_can_count():
+    prices = [Known(n, 1, frozenset()).price for n in range(400)]
+    assert 0.5 <= min(prices) < 0.55
+    assert 1.45 < max(prices) <= 1.5
+    assert sum(prices) / len(prices) == pytest.approx(1, abs=0.05)
+
+
+def test_a_task_counts_only_for_who_came_after_its_truth():
+    work = [(BEN, 5, 8, "1"), (ANNE, 3, 9, "1"), (BEN, 4, 11, "2"), (ANNE, 5, 30, "2")]
+    anne, ben = streams(work, {5: 20}, present="2", share=0.5)
+    assert (anne.measured, anne.owed, anne.recent) == (1, 0, 1)
+    assert (ben.measured, ben.owed, ben.recent) == (0, 2.0, 1)
+
+
+def test_who_worked_long_before_the_setting_is_not_owed_for_all_of_it():
+    (anne,) = streams([(ANNE, 1000 + n, n, "1") for n in range(5000)], {}, present="0", share=0.1)
+    assert anne.owed == 2.5
+
+
+def test_each_gets_what_is_new_to_fewest_others():
+    known = [Known(1, 1, frozenset({LEAD})), Known(2, 2, frozenset({LEAD, BEN}))]
+    assert seeds(known, [Stream(ANNE, 1.5), Stream(BEN, -1)]) == {2: 3}, "Ben is never served task 2 again"
+    assert seeds(known, [Stream(ANNE, 0.4), Stream(BEN, 0.4)]) == {}
+    assert seeds(known, [Stream(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
+    assert seeds(known, [Stream(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
+    opened = [Known(1, 1, frozenset({LEAD}), wanted=2), known[1]]
+    assert seeds(opened, [Stream(ANNE, 1.5)]) == {1: 2}, "one at a time"
+
+
+@pytest.mark.parametrize("speeds", [(1.0,), (1.0, 1.0), (1.0,) * 8, (1.0, 0.5, 0.1), (1.0, 0.3, 0.3, 0.3, 0.3)])
+def test_everybody_gets_the_share_however_many_and_however_fast(speeds):
+    """Label Studio serves an open one first, to everybody who asks until the first one hands it in."""
+    rng, share, golds = random.Random(5), 0.1, {task: ({LEAD}, [1]) for task in range(1, 160)}
+    wanted: dict[int, int] = {}
+    measured, done = (dict.fromkeys(range(len(speeds)), 0) for _ in range(2))
+    handed_in: list[tuple[int, int, int, str]] = []
+    clock = [(rng.random() / speed, who, None) for who, speed in enumerate(speeds)]
+    for _ in range(2 * 400 * len(speeds)):
+        at, who, working_on = min(clock)
+        clock.remove((at, who, working_on))
+        if working_on is None:  # asks for a task
+            open_ = [
+                task for task, overlap in wanted.items() if overlap > golds[task][1][0] and who not in golds[task][0]
+            ]
+            took = rng.uniform(0.6, 1.4) / speeds[who]
+            clock.append((at + took, who, open_[0] if open_ else 0))
+            continue
+        done[who] += 1
+        handed_in.append((who, working_on, len(handed_in) + 1, "1"))
+        if working_on:
+            golds[working_on][0].add(who)
+            golds[working_on][1][0] += 1
+            measured[who] += 1
+        clock.append((at + 0.001, who, None))
+        known = [Known(task, n[0], frozenset(seen), wanted.get(task)) for task, (seen, n) in golds.items()]
+        people = streams(handed_in[-400:], dict.fromkeys(golds, 0), present="1", share=share)
+        wanted = seeds(known, people)
+    for who, speed in enumerate(speeds):
+        assert 0.05 <= measured[who] / done[who] <= 0.16, (who, speed, measured, done)
+
+
+def test_a_due_annotator_is_served_a_truth_blind_and_nobody_else_is(studio, loop, box, write_policy):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    loop.settle(task)
+    assert not studio.serves(task, ANNE), "not yet"
+    work(studio, loop, ANNE, box, 8)
+    assert studio.serves(task, ANNE)
+    assert studio.settings == {"annotator_evaluation_enabled": True}
+    assert not studio.stored[task]["data"].get("qc_note"), "the note must not give it away"
+    studio.annotate(task, ANNE, [box(11)])
+    loop.settle(task)
+    assert not studio.serves(task, BEN)
+    assert [each["ground_truth"] for each in studio.stored[task]["annotations"] if each.get("ground_truth")] == [True]
+    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+
+
+def test_nothing_happens_without_the_setting(studio, loop, box):
+    task = gold(studio, box)
+    work(studio, loop, ANNE, box, 8)
+    loop.settle(task)
+    assert not studio.serves(task, ANNE)
+    assert studio.settings == {}
+    assert "overlap" not in {name for write in studio.writes for name in write}
+
+
+def test_truths_are_held_back_until_somebody_is_due_and_go_back_when_the_setting_goes(studio, loop, box, write_policy):
+    """With two annotators a task, Label Studio would serve an imported truth before everything else."""
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box, overlap=2)
+    assert studio.serves(task, ANNE)
+    loop.settle(task)
+    assert not studio.serves(task, ANNE)
+    write_policy(ground_truth_share=0.0)
+    loop.settle()
+    assert studio.serves(task, ANNE), "as it was"
+    assert studio.stored[task]["overlap"] == 2
+    assert studio.settings == {"annotator_evaluation_enabled": False}
+
+
+def test_what_nobody_took_is_closed_when_the_setting_goes(studio, loop, box, write_policy):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    work(studio, loop, ANNE, box, 8)
+    loop.settle(task)
+    assert studio.serves(task, ANNE)
+    write_policy(ground_truth_share=0.0)
+    loop.settle()
+    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
+
+
+def test_a_human_who_closes_a_served_truth_has_the_last_word(studio, loop, box, write_policy):
+    write_policy(ground_truth_share=0.2)
+    task, other = gold(studio, box), gold(studio, box)
+    loop.settle(task, other)
+    work(studio, loop, ANNE, box, 8)
+    served = task if studio.serves(task, ANNE) else other
+    studio.stored[served] |= {"overlap": 1, "is_labeled": True, "updated_at": studio._now()}
+    loop.settle(served)
+    work(studio, loop, ANNE, box, 2)
+    assert not studio.serves(served, ANNE)
+    assert studio.serves(other if served == task else task, ANNE), "another one takes its place"
+
+
+def test_seeding_can_be_undone(studio, loop, box, write_policy):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    loop.settle(task)
+    work(studio, loop, ANNE, box, 8)
+    assert studio.serves(task, ANNE)
+    list(Undo(studio, loop.memory, loop.checker, loop.inbox).run(PROJECT, task=task))
+    assert not studio.serves(task, ANNE)
+    loop.settle(task)
+    assert not studio.serves(task, ANNE)
+
+
+def test_a_truth_that_is_taken_back_measures_nobody(studio, loop, box, write_policy):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    work(studio, loop, ANNE, box, 8)
+    loop.settle(task)
+    (truth,) = studio.stored[task]["annotations"]
+    studio.change(truth["id"], ground_truth=False)
+    loop.settle(task)
+    assert TruthStore(loop.engine).rows(PROJECT) == {}
+    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
+
+
+def test_a_truth_that_comes_back_is_served_again(studio, loop, box, write_policy, monkeypatch):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    work(studio, loop, ANNE, box, 8)
+    loop.settle(task)
+    assert studio.serves(task, ANNE)
+    (truth,) = studio.stored[task]["annotations"]
+    studio.change(truth["id"], ground_truth=False)
+    loop.settle(task)
+    later = time.time() + 60
+    monkeypatch.setattr("qc_webhooks.schedulers.ground_truth.time.time", lambda: later)
+    studio.change(truth["id"], ground_truth=True)
+    loop.settle(task)
+    assert studio.serves(task, ANNE)
+
+
+def test_checking_again_writes_nothing(studio, loop, box, write_policy):
+    write_policy(ground_truth_share=0.2)
+    task = gold(studio, box)
+    work(studio, loop, ANNE, box, 8)
+    loop.settle(task)
+    before = len(studio.writes)
+    loop.settle(task)
+    loop.settle(task)
+    assert len(studio.writes) == before
+
+
+def test_facts_tell_how_far_each_agrees_with_the_truth(studio, box):
+    number = gold(studio, box)
+    studio.annotate(number, ANNE, [box(10)])
+    studio.annotate(number, BEN, [box(60)])
+    read = read_task(studio.task_json(PROJECT, number))
+    answers, policy = read_answers(read), Policy()
+    facts = facts_of(read, answers, judge(answers, policy), policy.tolerance)
+    assert {turn.annotator: (turn.against, turn.known) for turn in facts.turns} == {
+        ANNE: (1.0, True), BEN: (0.0, True), LEAD: (None, False),
+    }  # fmt: skip

@@ -1,0 +1,297 @@
+"""The job on one task: what it writes, that it writes it once, and that a human's change stands."""
+
+import json
+
+import pytest
+import sqlalchemy as sa
+
+from labelloop.service.studio import StudioRefused
+from qc_webhooks.decision.context import KEYS
+from qc_webhooks.errors import PolicyError
+from qc_webhooks.store.tables import ACTIONS
+from tests.qc_webhooks.conftest import PROJECT
+
+ANNE, BEN, CLEO, DAN = 1, 2, 3, 4
+
+
+def keys(studio, task):
+    return {key: value for key, value in studio.stored[task]["data"].items() if key in KEYS}
+
+
+def dispute(studio, box, task=None):
+    task = task or studio.add_task()
+    return task, studio.annotate(task, ANNE, [box(0)]), studio.annotate(task, BEN, [box(60)])
+
+
+def logged(engine):
+    with engine.connect() as connection:
+        return connection.execute(sa.select(ACTIONS).order_by(ACTIONS.c.id)).all()
+
+
+def test_a_dispute_is_written_down_and_one_more_annotator_is_asked_in_one_write(studio, box, check):
+    task, *_ = dispute(studio, box)
+    assert not studio.serves(task, CLEO)
+    check(task)
+    assert len(studio.writes) == 1
+    assert studio.serves(task, CLEO)
+    assert not studio.serves(task, ANNE)
+    assert keys(studio, task) == {
+        "qc_status": "disputed",
+        "qc_agreement": 0.0,
+        "qc_annotators": 2,
+        "qc_note": "One has a Car at the upper left, another has not. "
+        "One has a Car at the upper right, another has not.",
+        "qc_review": "no",
+    }
+
+
+def test_the_rest_of_the_data_stays_as_stored(studio, box, check):
+    task = studio.add_task(more={"nested": ["s3://bucket/b.jpg", 1, None]})
+    dispute(studio, box, task)
+    before = dict(studio.stored[task]["data"])
+    check(task)
+    assert {name: value for name, value in studio.stored[task]["data"].items() if name not in KEYS} == before
+
+
+def test_a_third_annotator_who_agrees_with_one_settles_it(studio, box, check):
+    task, *_ = dispute(studio, box)
+    check(task)
+    studio.annotate(task, CLEO, [box(1)])
+    checked = check(task)
+    assert checked.verdict.outcome == "agreed"
+    assert keys(studio, task)["qc_status"] == "agreed"
+    assert keys(studio, task)["qc_note"] == "2 of 3 annotators agree."
+    assert studio.stored[task]["overlap"] == 3
+    assert not studio.serves(task, DAN)
+
+
+def test_a_dispute_at_the_maximum_goes_to_review_and_to_nobody_else(studio, box, check):
+    task, *_ = dispute(studio, box)
+    check(task)
+    studio.annotate(task, CLEO, [box(30)])
+    check(task)
+    assert keys(studio, task)["qc_status"] == "disputed"
+    assert keys(studio, task)["qc_review"] == "yes"
+    assert not studio.serves(task, DAN)
+
+
+def test_the_maximum_is_the_policys(studio, box, check, settings):
+    (settings.home / "qc").mkdir(parents=True, exist_ok=True)
+    (settings.home / "qc" / "policy.toml").write_text("max_annotators = 4\n")
+    task, *_ = dispute(studio, box)
+    check(task)
+    studio.annotate(task, CLEO, [box(30)])
+    check(task)
+    assert keys(studio, task)["qc_review"] == "no"
+    assert studio.serves(task, DAN)
+
+
+@pytest.mark.parametrize("people", [0, 1])
+def test_nothing_is_written_before_two_annotators_submitted(studio, box, check, people):
+    task = studio.add_task()
+    for annotator in range(people):
+        studio.annotate(task, annotator, [box()])
+    assert check(task).verdict.outcome == "waiting"
+    assert studio.writes == []
+
+
+def test_a_skip_is_no_second_opinion(studio, box, check):
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box()])
+    studio.annotate(task, BEN, [], was_cancelled=True)
+    assert check(task).verdict.outcome == "waiting"
+    assert studio.writes == []
+
+
+def test_an_imported_ground_truth_alone_writes_nothing(studio, box, check):
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box()], ground_truth=True)
+    assert check(task).verdict.outcome == "agreed"
+    assert studio.writes == []
+
+
+def test_a_ground_truth_settles_a_dispute_and_takes_the_further_annotator_back(studio, box, check):
+    task, first, _ = dispute(studio, box)
+    check(task)
+    studio.change(first, ground_truth=True)
+    check(task)
+    assert keys(studio, task)["qc_status"] == "agreed"
+    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, True)
+    assert not studio.serves(task, CLEO)
+
+
+def test_checking_again_writes_nothing(studio, box, check, engine):
+    task, *_ = dispute(studio, box)
+    for _ in range(3):
+        check(task)
+    assert len(studio.writes) == len(logged(engine)) == 1
+
+
+def test_a_correction_takes_the_further_annotator_back(studio, box, check):
+    task, _, second = dispute(studio, box)
+    check(task)
+    studio.change(second, result=[box(1)])
+    check(task)
+    assert keys(studio, task)["qc_status"] == "agreed"
+    assert not studio.serves(task, CLEO)
+    assert studio.stored[task]["overlap"] == 2
+
+
+def test_a_deletion_takes_everything_back_and_a_new_dispute_starts_over(studio, box, check):
+    task, _, second = dispute(studio, box)
+    check(task)
+    studio.remove(second)
+    assert check(task).verdict.outcome == "waiting"
+    assert keys(studio, task)["qc_status"] == "waiting"
+    assert studio.stored[task]["overlap"] == 2
+    assert studio.serves(task, BEN)
+    studio.annotate(task, BEN, [box(60)])
+    check(task)
+    assert keys(studio, task)["qc_status"] == "disputed"
+    assert studio.serves(task, CLEO)
+
+
+def test_an_overlap_that_a_human_set_back_is_left_alone_and_the_task_goes_to_review(studio, box, check):
+    task, first, _ = dispute(studio, box)
+    check(task)
+    studio.stored[task] |= {"overlap": 2, "is_labeled": True}
+    check(task)
+    assert studio.stored[task]["overlap"] == 2
+    assert keys(studio, task)["qc_review"] == "yes"
+    studio.change(first, result=[box(2)])  # and stays left alone when something new comes
+    check(task)
+    assert studio.stored[task]["overlap"] == 2
+    assert not studio.serves(task, CLEO)
+
+
+def test_a_task_that_a_human_closed_is_not_opened_again(studio, box, check):
+    task, *_ = dispute(studio, box)
+    check(task)
+    studio.stored[task]["is_labeled"] = True
+    check(task)
+    assert studio.stored[task]["is_labeled"]
+    assert keys(studio, task)["qc_review"] == "yes"
+
+
+def test_an_overlap_that_a_human_raised_further_stays(studio, box, check):
+    task, _, second = dispute(studio, box)
+    check(task)
+    studio.stored[task]["overlap"] = 5
+    writes = len(studio.writes)
+    check(task)
+    studio.change(second, result=[box(1)])
+    check(task)
+    assert studio.stored[task]["overlap"] == 5
+    assert all("overlap" not in write for write in studio.writes[writes:])
+
+
+def test_a_high_overlap_that_serves_the_task_already_needs_no_write(studio, box, check):
+    task = studio.add_task(overlap=4)
+    dispute(studio, box, task)
+    check(task)
+    assert all("overlap" not in write for write in studio.writes)
+    assert keys(studio, task)["qc_review"] == "no"
+    assert studio.serves(task, CLEO)
+
+
+def test_a_key_that_a_human_changed_stands_until_something_happens(studio, box, check):
+    task, *_ = dispute(studio, box)
+    check(task)
+    studio.stored[task]["data"] |= {"qc_status": "fine by me"}
+    check(task)
+    assert keys(studio, task)["qc_status"] == "fine by me"
+    studio.annotate(task, CLEO, [box(1)])
+    check(task)
+    assert keys(studio, task)["qc_status"] == "agreed"
+
+
+def test_data_that_a_human_edited_meanwhile_is_kept(studio, box, check):
+    task, *_ = dispute(studio, box)
+    check(task)
+    studio.stored[task]["data"]["comment"] = "look at the mirror"
+    studio.annotate(task, CLEO, [box(1)])
+    check(task)
+    assert studio.stored[task]["data"]["comment"] == "look at the mirror"
+
+
+def test_every_write_is_logged_with_before_and_after(studio, box, check, engine):
+    task, *_ = dispute(studio, box)
+    check(task)
+    (row,) = logged(engine)
+    assert (row.project, row.task, row.route, row.state) == (7, task, "one_more_annotator+flag", "done")
+    assert json.loads(row.before) == {"keys": {}, "overlap": 2, "is_labeled": True}
+    after = json.loads(row.after)
+    assert (after["overlap"], after["is_labeled"], after["keys"]["qc_status"]) == (3, False, "disputed")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_worker_killed_around_its_write_ends_in_the_same_state(studio, box, check, engine, when):
+    task, _, second = dispute(studio, box)
+    studio.fail_next = when
+    with pytest.raises(StudioRefused):
+        check(task)
+    check(task)
+    assert keys(studio, task)["qc_status"] == "disputed"
+    assert studio.serves(task, CLEO)
+    assert {"before": ["overtaken", "done"], "after": ["done"]}[when] == [row.state for row in logged(engine)]
+    # and it is still known that the overlap is ours to take back
+    studio.change(second, result=[box(1)])
+    check(task)
+    assert studio.stored[task]["overlap"] == 2
+
+
+def test_a_write_that_does_not_stick_is_an_error(studio, box, check, monkeypatch):
+    task, *_ = dispute(studio, box)
+    monkeypatch.setattr(studio, "update_task", lambda task, **_: studio.task_json(7, task))
+    with pytest.raises(Exception, match="did not keep what was written"):
+        check(task)
+
+
+def test_a_task_that_is_gone_is_forgotten(studio, box, check, memory):
+    task, *_ = dispute(studio, box)
+    check(task)
+    del studio.stored[task]
+    assert check(task).verdict is None
+    assert memory.known_in(7) == {}
+    assert memory.tasks(7) == set()
+
+
+def test_a_new_task_with_the_id_of_a_deleted_one_starts_afresh(studio, box, check):
+    task, *_ = dispute(studio, box)
+    check(task)
+    del studio.stored[task]
+    assert studio.add_task() == task
+    studio.stored[task]["created_at"] = "later"
+    dispute(studio, box, task)
+    check(task)
+    assert studio.serves(task, CLEO)
+
+
+@pytest.mark.parametrize("review", [True, False])
+def test_a_task_that_cannot_be_judged_goes_to_a_reviewer_and_nobody_else(studio, box, check, settings, review):
+    path = settings.home / "qc" / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"review_not_judged = {str(review).lower()}")
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box(0)])
+    studio.annotate(task, BEN, [box(0) | {"value": {"x": "here"}}])
+    check(task)
+    held = studio.stored[task]
+    assert (held["data"]["qc_status"], held["data"]["qc_agreement"]) == ("not_judged", None)
+    assert held["data"]["qc_review"] == ("yes" if review else "no")
+    assert held["data"]["qc_note"].startswith("Not judged: 1 of 2 annotations cannot be read whole")
+    assert (held["overlap"], held["is_labeled"]) == (2, True)
+    assert bool(held["predictions"]) == review  # both stances and a proposal, for the reviewer
+    studio.change(2, result=[box(0)])
+    check(task)
+    assert (studio.stored[task]["data"]["qc_status"], studio.stored[task]["predictions"]) == ("agreed", [])
+
+
+def test_a_misspelled_control_stops_the_check(studio, box, check, settings):
+    path = settings.home / "qc" / str(PROJECT) / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[controls.lable]\nweight = 2")
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box(0)])
+    with pytest.raises(PolicyError, match="names 'lable'"):
+        check(task)

@@ -1,0 +1,367 @@
+"""The poller finds what no webhook said, tells it once, and reads no more than it must."""
+
+from urllib.parse import unquote
+
+import httpx
+import msgspec
+import pytest
+
+from labelloop.service.jobs.inbox import Inbox
+from labelloop.service.studio import NotFound, Studio
+from qc_webhooks.pipeline import reconcile
+from qc_webhooks.pipeline.reconcile import COUNT_EVERY_S, SETTLED_S, SWEEP_EVERY_S, Reconciler
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.tables import ANNOTATIONS, TASKS
+
+PROJECT = 7
+
+
+@pytest.fixture
+def projects(engine):
+    store = ProjectStore(engine)
+    store.add(PROJECT)
+    return store
+
+
+@pytest.fixture
+def poller(studio, memory, projects, engine):
+    return Reconciler(studio, memory, projects, Inbox(engine))
+
+
+@pytest.fixture
+def work(engine, check):
+    """Do everything that is in the inbox, as a worker would."""
+
+    def run():
+        inbox = Inbox(engine)
+        for topic, subject in inbox.due(100):
+            claim = inbox.claim(topic, subject, "test")
+            check(int(subject.partition(":")[2]))
+            inbox.done(claim)
+
+    return run
+
+
+def dispute(studio, box, task=None):
+    task = task or studio.add_task()
+    return task, studio.annotate(task, 1, [box(0)]), studio.annotate(task, 2, [box(60)])
+
+
+def test_it_carries_the_service_alone(studio, box, poller, work):
+    task, *_ = dispute(studio, box)
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    studio.annotate(task, 3, [box(1)])
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+
+
+def test_a_task_that_the_model_doubts_is_judged_again_once_a_change(studio, box, poller, work, settings):
+    (settings.home / "qc").mkdir(parents=True)
+    (settings.home / "qc" / "policy.toml").write_text("least_model_doubt = 0.5\n")
+    task = studio.add_task(overlap=1)
+    studio.annotate(task, 1, [box(0)])
+    poller.run()
+    work()
+    data = studio.stored[task]["data"]
+    assert "qc_review" not in data
+    studio.update_task(task, data={**data, "qc_model_note": "Perhaps a Car is missing.", "qc_model_score": 0.8})
+    assert poller.poll(PROJECT) == 1
+    work()
+    assert studio.stored[task]["data"]["qc_review"] == "yes"
+    assert poller.poll(PROJECT) == 1  # what was written just now
+    work()
+    assert poller.poll(PROJECT) == 0
+    data = {key: value for key, value in studio.stored[task]["data"].items() if not key.startswith("qc_model")}
+    studio.update_task(task, data=data)
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_review"] == "no"
+
+
+def test_what_was_judged_is_not_told_again(studio, box, poller, work):
+    dispute(studio, box)
+    assert poller.poll(PROJECT) == 2
+    work()
+    assert [poller.poll(PROJECT), poller.poll(PROJECT), poller.sweep(PROJECT)] == [0, 0, 0]
+
+
+def test_what_is_in_the_inbox_is_not_told_again(studio, box, poller):
+    dispute(studio, box)
+    assert [poller.poll(PROJECT), poller.sweep(PROJECT)] == [2, 0]
+
+
+def test_a_change_a_skip_and_a_deletion_are_found(studio, box, poller, work):
+    task, first, second = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    studio.change(second, result=[box(1)])
+    assert poller.poll(PROJECT) == 1
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+    studio.change(first, was_cancelled=True)
+    assert poller.poll(PROJECT) == 1
+    work()
+    studio.remove(second)
+    assert poller.poll(PROJECT) == 1
+    work()
+    assert studio.stored[task]["data"]["qc_annotators"] == 0
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """later(seconds): moves the poller's clock on."""
+    moved = [0.0]
+    clock = reconcile.time.time
+    monkeypatch.setattr(reconcile.time, "time", lambda: clock() + moved[0])
+
+    def move(seconds):
+        moved[0] += seconds
+
+    return move
+
+
+def settle(poller):
+    while poller._projects.get(PROJECT).settled is False:
+        poller.poll(PROJECT)
+
+
+@pytest.mark.parametrize("due", [COUNT_EVERY_S, SWEEP_EVERY_S])
+def test_a_deletion_without_a_trace_is_found_within_the_hour(studio, box, poller, work, later, due):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    settle(poller)
+    later(SETTLED_S + 60)
+    assert poller.poll(PROJECT) == 0  # the count that later ones are compared with
+    studio.stored[task]["annotations"] = []
+    assert poller.poll(PROJECT) == 0
+    later(due + 60)
+    assert poller.poll(PROJECT) == 2
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "waiting"
+
+
+def test_a_deletion_while_no_worker_ran_is_found_by_the_first_poll(studio, box, poller, work, later, memory, projects):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    settle(poller)
+    studio.stored[task]["annotations"].pop()
+    later(SETTLED_S + 60)
+    restarted = Reconciler(studio, memory, projects, poller._inbox)
+    assert restarted.poll(PROJECT) == 1
+
+
+def test_annotations_that_cannot_be_judged_have_no_task_compared_every_hour(studio, box, poller, work, later):
+    dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    studio.settings = {"total_annotations_number": 5}  # three that no task shows
+    sweeps = []
+    plain = studio.stamps
+    studio.stamps = lambda *args, **more: sweeps.append(1) or plain(*args, **more)
+    for _ in range(5):
+        later(COUNT_EVERY_S + 60)
+        poller.poll(PROJECT)
+        work()
+    assert len(sweeps) <= 1
+
+
+def test_a_job_that_ended_its_workers_is_not_tried_again_by_each_poll(studio, box, poller, engine):
+    task, *_ = dispute(studio, box)
+    assert poller.poll(PROJECT) == 2
+    inbox = Inbox(engine)
+    inbox.dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "ended by signal 9", killed=True)
+    assert [poller.poll(PROJECT), poller.sweep(PROJECT)] == [0, 0]
+    assert inbox.counts()["dead"] == 2
+
+
+def test_what_was_given_up_while_label_studio_was_down_is_healed_by_the_next_poll(studio, box, poller, work, engine):
+    task, *_ = dispute(studio, box)
+    assert poller.poll(PROJECT) == 2
+    inbox = Inbox(engine)
+    inbox.dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "Label Studio does not answer")
+    assert poller.poll(PROJECT) == 2
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+    assert inbox.dead_letters() == []
+
+
+def test_what_was_done_and_is_yet_unknown_is_told_once_more(studio, box, poller, work, memory, engine):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    memory.forget(PROJECT, task)
+    assert poller.sweep(PROJECT) == 2
+    assert poller.sweep(PROJECT) == 0
+    work()
+    assert poller.sweep(PROJECT) == 0
+
+
+def test_deleted_tasks_are_forgotten(studio, box, poller, work, memory):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    del studio.stored[task]
+    assert poller.sweep(PROJECT) == 1
+    work()
+    assert memory.known_in(PROJECT) == {}
+
+
+def test_a_quiet_project_is_read_from_its_newest_task_on(studio, box, poller, work):
+    for _ in range(5):
+        dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    read = []
+    plain = studio.tasks
+
+    def counted(*args, **kwargs):
+        found = list(plain(*args, **kwargs))
+        read.append(len(found))
+        return iter(found)
+
+    studio.tasks = counted
+    for _ in range(4):
+        poller.poll(PROJECT)
+    assert read[-1] == 0
+
+
+def test_one_project_that_cannot_be_read_keeps_no_other_waiting(studio, box, poller, projects, work):
+    projects.add(1)
+    plain = studio.tasks
+
+    def refused(project, **kwargs):
+        if project == 1:
+            from labelloop.service.studio import StudioUnreachable
+
+            raise StudioUnreachable("http://x", "down")
+        return plain(project, **kwargs)
+
+    studio.tasks = refused
+    task, *_ = dispute(studio, box)
+    poller.run()
+    work()
+    assert studio.stored[task]["data"]["qc_status"] == "disputed"
+
+
+def test_a_time_in_the_future_does_not_blind_the_poller(studio, box, poller, work):
+    task, *_ = dispute(studio, box)
+    poller.poll(PROJECT)
+    work()
+    studio.stored[task]["updated_at"] = "2999-01-01T00:00:00.000000Z"
+    poller.poll(PROJECT)
+    assert ProjectStore(poller._projects.engine).get(PROJECT).cursor < "2999"
+
+
+def test_a_sweep_reads_only_the_tasks_that_changed_since_it_compared_them(studio, box, poller, work):
+    for _ in range(5):
+        dispute(studio, box)
+    poller.sweep(PROJECT)
+    work()
+    poller.sweep(PROJECT)  # what we wrote ourselves changed the tasks: they are read once more
+    read = []
+    tasks = studio.tasks
+    studio.tasks = lambda *args, only_ids=None, **more: (
+        read.extend(only_ids or ()),
+        tasks(*args, only_ids=only_ids, **more),
+    )[1]
+    assert poller.sweep(PROJECT) == 0
+    assert read == []
+    studio.remove(studio.stored[3]["annotations"][0]["id"])
+    assert poller.sweep(PROJECT) == 1
+    assert read == [3]
+
+
+def test_a_project_that_is_gone_is_forgotten_once_its_absence_is_certain(studio, box, poller, work, projects, memory):
+    dispute(studio, box)
+    poller.run()
+    work()
+
+    def gone(*_args, **_more):
+        raise NotFound("GET", 404, "No Project matches the given query.")
+
+    studio.tasks = studio.stamps = gone
+    poller.run()
+    assert projects.get(PROJECT), "it is still in the list: an answer of 404 alone may mean many things"
+    studio.projects = list
+    poller.run()
+    assert projects.get(PROJECT) is None
+    assert memory.tasks(PROJECT) == set()
+
+
+class PagedTasks:
+    """Label Studio's list of tasks over HTTP, for projects that are too large to hold as JSON; counts what it sends."""
+
+    def __init__(self, tasks: int, changed: dict[int, str]) -> None:
+        self.tasks, self.changed = tasks, changed
+        self.requests, self.sent, self.whole = 0, 0, 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        if request.url.path.startswith("/api/projects/"):
+            counts = {"id": PROJECT, "total_annotations_number": self.tasks, "skipped_annotations_number": 0}
+            return self._answer(counts)
+        query = msgspec.json.decode(unquote(request.url.params["query"]))
+        items = {item["filter"].rpartition(":")[2]: item["value"] for item in query.get("filters", {}).get("items", ())}
+        ids = range(items.get("id", 0) + 1, self.tasks + 1)
+        if since := items.get("updated_at"):
+            ids = [id_ for id_, at in self.changed.items() if at > since and id_ in ids]
+        if query.get("selectedItems"):
+            ids = query["selectedItems"]["included"]
+        page = list(ids[: int(request.url.params["page_size"])])
+        whole = request.url.params.get("fields") == "all"
+        self.whole += whole * len(page)
+        return self._answer({"total": len(ids), "tasks": [self._task(id_, whole=whole) for id_ in page]})
+
+    def _task(self, id_, *, whole):
+        at = self.changed.get(id_, "2026-01-01T00:00:00.000000Z")
+        stamp = {"id": id_, "updated_at": at, "total_annotations": 1, "cancelled_annotations": 0}
+        annotation = {"id": id_, "completed_by": 1, "result": [], "updated_at": at}
+        return stamp | ({"project": PROJECT, "data": {}, "annotations": [annotation]} if whole else {})
+
+    def _answer(self, value):
+        body = msgspec.json.encode(value)
+        self.sent += len(body)
+        return httpx.Response(200, content=body)
+
+
+def test_an_hour_of_a_large_project_costs_few_small_requests(engine, memory, projects, later):
+    """100,000 judged tasks, three of which changed: the figures that docs/how-to/operate.md states."""
+    size, changed = 100_000, dict.fromkeys((5, 50_000, 99_999), "2026-03-01T00:00:00.000000Z")
+    pages = PagedTasks(size, changed)
+    studio = Studio("http://label-studio", "0" * 40)
+    studio._http = httpx.Client(transport=httpx.MockTransport(pages))
+    old = "2026-01-01T00:00:00.000000Z"
+    with engine.begin() as connection:
+        each = [
+            {"project": PROJECT, "task": n, "annotation": n, "updated_at": old, "stamp": old}
+            for n in range(1, size + 1)
+        ]
+        tasks = [
+            {"review": False, "outcome": "agreed", "annotators": 1, "born": "", "fingerprint": "", "decided_at": 0.0}
+            | one
+            for one in each
+        ]
+        connection.execute(TASKS.insert(), [{k: v for k, v in one.items() if k in TASKS.c} for one in tasks])
+        connection.execute(ANNOTATIONS.insert(), [{k: v for k, v in one.items() if k in ANNOTATIONS.c} for one in each])
+    projects.advance(PROJECT, cursor="2026-02-01T00:00:00.000000Z", settled=False, swept=True)
+    poller = Reconciler(studio, memory, projects, Inbox(engine))
+    assert poller.poll(PROJECT) == 3
+    later(COUNT_EVERY_S + 60)
+    pages.requests = pages.sent = pages.whole = 0
+    polls = 40
+    for _ in range(polls):
+        poller.poll(PROJECT)
+    assert pages.requests <= polls + 1  # each poll, and one count of annotations an hour
+    assert pages.whole <= 6  # those that are as young as the youngest, once more
+    assert pages.sent < 100_000
+    later(SWEEP_EVERY_S)
+    pages.requests = pages.sent = pages.whole = 0
+    poller.poll(PROJECT)
+    assert pages.requests <= 110
+    assert pages.whole <= 10
+    studio.close()

@@ -1,0 +1,440 @@
+"""The review project: what is copied into it, what comes back, and that nothing is copied twice or lost."""
+
+import copy
+import itertools
+import threading
+import time
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+
+from labelloop.labeling.errors import LabelingError
+from labelloop.labeling.studio.task import read_task
+from labelloop.service.db.engine import open_database
+from labelloop.service.jobs.inbox import EVENTS, Inbox
+from labelloop.service.jobs.jobs import Jobs
+from labelloop.service.settings import Settings
+from labelloop.service.studio import NotFound, StudioRefused
+from qc_webhooks.artifacts.review_copy import Sheet, copy_data, with_note
+from qc_webhooks.decision.context import KEYS
+from qc_webhooks.jobs import handlers, periodics, recall_submitted, recall_uncopied
+from qc_webhooks.pipeline.checker import Checker
+from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_project
+from qc_webhooks.pipeline.undo import Undo
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.store.tables import ACTIONS
+from tests.qc_webhooks.conftest import CONFIG, PROJECT, MemoryStudio
+
+ANNE, BEN, CLEO, RITA = 1, 2, 3, 9
+REVIEW = 70
+
+
+class Desk(MemoryStudio):
+    """Two projects: a task of the review project is told by its `project`."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = {}
+        self.interface = CONFIG
+        self._numbers = itertools.count(REVIEW)
+
+    def project(self, project):
+        if project == PROJECT:
+            return super().project(project) | {"label_config": self.interface, "title": "Streets"}
+        if project not in self.made:
+            raise NotFound("GET", 404, "gone")
+        return copy.deepcopy(self.made[project])
+
+    def projects(self):
+        return [{"id": PROJECT}, *self.made.values()]
+
+    def create_project(self, **fields):
+        number = next(self._numbers)
+        self.made[number] = {"id": number, **fields}
+        return self.made[number]
+
+    def update_project(self, project, **fields):
+        if project == PROJECT:
+            self.settings |= fields
+        else:
+            self.made[project] |= fields
+
+    def views(self, _project):
+        return []
+
+    def add_view(self, _project, _data):
+        return {}
+
+    def users(self):
+        return []
+
+    def webhooks(self, _project):
+        return []
+
+    def add_webhook(self, *_args, **_fields):
+        return {}
+
+    def count_tasks(self, project, **kwargs):
+        return len(list(self.tasks(project, **kwargs)))
+
+    def stamps(self, project, **kwargs):
+        return (each for each in super().stamps(project, **kwargs) if self.stored[each.id]["project"] == project)
+
+    def import_tasks(self, project, tasks):
+        self._stumble("before")
+        ids = []
+        for each in tasks:
+            number = self.add_task(overlap=1)
+            self.stored[number] |= {"project": project, "data": copy.deepcopy(each["data"])}
+            ids.append(number)
+        self._stumble("after")
+        return ids
+
+    def tasks(self, project, **kwargs):
+        items = (kwargs.get("filters") or {}).get("items", ())
+        named = [item for item in items if "data." in item["filter"]]
+        if not named:
+            return (task for task in super().tasks(project, **kwargs) if task.project == project)
+        key, value = named[0]["filter"].rpartition("data.")[2], named[0]["value"]
+        held = [source for source in self.stored.values() if source["project"] == project]
+        return iter([read_task(source) for source in held if source["data"].get(key) == value])
+
+    def task_json(self, project, task):
+        source = self.stored.get(task)
+        return copy.deepcopy(source) if source and source["project"] == project else None
+
+    def update_task(self, task, *, resolved=False, **fields):
+        return super().update_task(task, **fields)
+
+    def delete_task(self, task):
+        self._stumble("before")
+        if task not in self.stored:
+            raise NotFound("DELETE", 404, "gone")
+        del self.stored[task]
+        self._stumble("after")
+
+    def add_annotation(self, task, results, *, lead_time, completed_by, unique_id):
+        self._stumble("before")
+        held = [each.get("unique_id") for each in self.stored[task]["annotations"]]
+        if unique_id in held:
+            raise StudioRefused("POST", 409, "Annotation with this unique id already exists")
+        self.annotate(task, completed_by, results, lead_time=lead_time, unique_id=unique_id)
+        self._stumble("after")
+
+    def add_task(self, **kwargs):
+        number = max(self.stored, default=0) + 1
+        super().add_task(**kwargs)
+        made = self.stored.pop(max(self.stored)) if number not in self.stored else self.stored.pop(number)
+        self.stored[number] = made | {"id": number}
+        return number
+
+    @property
+    def copies(self):
+        return [source for source in self.stored.values() if source["project"] != PROJECT]
+
+
+@pytest.fixture
+def studio():
+    return Desk()
+
+
+@pytest.fixture
+def store(engine):
+    return ReviewStore(engine)
+
+
+@pytest.fixture
+def policy(settings):
+    file = settings.home / "qc" / "policy.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("review_project = true\nadjudicate = false\n")
+    return file
+
+
+@pytest.fixture
+def review_project(studio, policy, settings, store):
+    """The project has a review project."""
+    ensure_review_project(studio, PROJECT, settings, store)
+
+
+@pytest.fixture
+def review(studio, box, check, review_project):
+    """A task that three annotators dispute, in a project with a review project."""
+    task = studio.add_task()
+    studio.annotate(task, ANNE, [box(0), box(60)])
+    studio.annotate(task, BEN, [box(1), box(40, "Person")])
+    check(task)
+    studio.annotate(task, CLEO, [box(0, "Person"), box(20)])
+    check(task)
+    return task
+
+
+def submit(studio, who=RITA, **fields):
+    """Submit in the review stream, as it stands."""
+    (made,) = studio.copies
+    proposal = next(each for each in made["predictions"] if each["model_version"] == "QC consensus")
+    return studio.annotate(made["id"], who, copy.deepcopy(proposal["result"]), lead_time=3.0, **fields)
+
+
+def truth(studio, task):
+    return [each for each in studio.stored[task]["annotations"] if each.get("ground_truth")]
+
+
+def test_a_dispute_is_copied_with_its_stances_and_its_note(studio, review):
+    (made,) = studio.copies
+    assert made["project"] == REVIEW
+    assert studio.tabs(made["id"]) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
+    assert "No majority among 3 annotators" in made["data"]["qc_note"]
+    assert made["data"]["qc_task"] == f"{PROJECT}:{review}"
+    assert studio.made[REVIEW]["model_version"] == "QC consensus", "the stream fills the consensus in"
+    assert '<Header value="$qc_note"/>' in studio.made[REVIEW]["label_config"]
+    assert studio.tabs(review) == [], "adjudicate = false"
+
+
+def test_one_submit_decides_the_original_under_the_reviewers_name(studio, check, review):
+    submit(studio)
+    check(review)
+    (decided,) = truth(studio, review)
+    assert (decided["completed_by"], decided["lead_time"]) == (RITA, 3.0)
+    assert studio.stored[review]["data"]["qc_status"] == "agreed"
+    assert studio.copies == []
+    assert check(review).actions == ()
+
+
+def test_a_skip_decides_nothing(studio, check, review):
+    submit(studio, was_cancelled=True)
+    check(review)
+    assert truth(studio, review) == []
+    assert len(studio.copies) == 1
+
+
+def test_a_dispute_that_ends_otherwise_takes_its_copy_along(studio, box, check, review):
+    for annotation in studio.stored[review]["annotations"]:
+        studio.change(annotation["id"], result=[box(0)])
+    check(review)
+    assert studio.copies == []
+
+
+def test_a_dispute_that_changes_changes_its_copy_in_place(studio, box, check, review):
+    (before,) = copy.deepcopy(studio.copies)
+    studio.change(studio.stored[review]["annotations"][0]["id"], result=[box(5, "Person"), box(75)])
+    check(review)
+    (after,) = studio.copies
+    assert after["id"] == before["id"]
+    assert after["predictions"] != before["predictions"]
+
+
+def test_a_copy_that_somebody_removed_stays_removed(studio, check, review, box):
+    studio.delete_task(studio.copies[0]["id"])
+    assert check(review).actions == ()
+    assert studio.copies == []
+    studio.change(studio.stored[review]["annotations"][0]["id"], result=[box(5, "Person"), box(75)])
+    check(review)
+    assert len(studio.copies) == 1, "the dispute is another one now"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("write", range(9))
+def test_a_worker_that_fails_at_any_write_loses_and_doubles_nothing(
+    studio, check, box, policy, settings, store, when, write
+):
+    ensure_review_project(studio, PROJECT, settings, store)
+    task = studio.add_task()
+    for who, results in ((ANNE, [box(0), box(60)]), (BEN, [box(1), box(40)]), (CLEO, [box(0, "Person"), box(20)])):
+        studio.annotate(task, who, results)
+    studio.fail_next = (when, write)
+    for _ in range(2):
+        try:
+            check(task)
+        except StudioRefused:
+            continue
+    check(task)
+    assert len(studio.copies) == 1
+    assert studio.tabs(studio.copies[0]["id"]) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
+    submit(studio)
+    studio.fail_next = (when, write)
+    for _ in range(2):
+        try:
+            check(task)
+        except StudioRefused:
+            continue
+    check(task)
+    studio.fail_next = None
+    check(task)
+    assert len(truth(studio, task)) == 1
+    assert len([each for each in studio.stored[task]["annotations"] if each["completed_by"] == RITA]) == 1
+    assert studio.copies == []
+
+
+def test_events_and_the_poller_lead_from_the_copy_to_the_original(studio, review, settings, engine, store):
+    inbox = Inbox.from_settings(settings, engine)
+    (made,) = studio.copies
+    submit(studio)
+    assert recall_submitted(studio, store, inbox, REVIEW) == 1
+    handlers(settings, studio, engine)["qc.task"](f"{REVIEW}:{made['id']}", [])
+    with engine.connect() as connection:
+        subjects = set(connection.scalars(sa.select(EVENTS.c.subject)))
+    assert subjects == {f"{PROJECT}:{review}"}
+    handlers(settings, studio, engine)["qc.task"](f"{PROJECT}:{review}", [])
+    assert len(truth(studio, review)) == 1
+
+
+def test_what_was_disputed_before_is_copied_when_the_project_is_made(
+    studio, box, check, policy, settings, store, memory
+):
+    task = studio.add_task()
+    for who, results in ((ANNE, [box(0)]), (BEN, [box(40)]), (CLEO, [box(70)])):
+        studio.annotate(task, who, results)
+    check(task)
+    assert studio.copies == []
+    ensure_review_project(studio, PROJECT, settings, store)
+    assert recall_uncopied(memory, store, Inbox.from_settings(settings, memory.engine), PROJECT) == 1
+    check(task)
+    assert len(studio.copies) == 1
+
+
+def test_a_review_project_that_was_deleted_is_filled_again(studio, review, check, settings, store, memory):
+    inbox = Inbox.from_settings(settings, memory.engine)
+    for _ in range(2):
+        for made in list(studio.copies):
+            studio.delete_task(made["id"])
+        del studio.made[store.review_of(PROJECT)]
+        ensure_review_project(studio, PROJECT, settings, store)
+        assert recall_uncopied(memory, store, inbox, PROJECT) == 1
+        check(review)
+        (made,) = studio.copies
+        assert made["project"] == store.review_of(PROJECT)
+
+
+def test_the_review_project_is_made_once_follows_the_interface_and_comes_back(studio, policy, settings, store):
+    ensure = partial(ensure_review_project, studio, PROJECT, settings, store)
+    assert ensure().done
+    assert not ensure().done
+    assert list(studio.made) == [REVIEW]
+    studio.made[REVIEW]["label_config"] = "<View>somebody's own</View>"
+    assert not ensure().done, "what people made of it is theirs"
+    studio.interface = CONFIG.replace("Car", "Lorry")
+    assert ensure().done
+    assert "Lorry" in studio.made[REVIEW]["label_config"]
+    del studio.made[REVIEW]
+    assert ensure().done
+    assert store.review_of(PROJECT) in studio.made
+
+
+def test_a_project_that_was_made_and_not_noted_is_found_again(studio, policy, settings, store):
+    ensure_review_project(studio, PROJECT, settings, store)
+    store.made(PROJECT, None)
+    ensure_review_project(studio, PROJECT, settings, store)
+    assert store.review_of(PROJECT) == REVIEW
+    assert len(studio.made) == 1
+
+
+def test_undo_opens_the_dispute_again_and_keeps_the_reviewers_work(studio, check, review, memory, settings):
+    submit(studio)
+    check(review)
+    checker = Checker(studio, memory, settings.home)
+    undo = Undo(studio, memory, checker, Inbox.from_settings(settings, memory.engine))
+    outcomes = {each.part: each for each in undo.run(PROJECT, task=review)}
+    assert truth(studio, review) == []
+    assert outcomes["brought"].left
+    assert "stays" in outcomes["brought"].text
+    assert len(studio.stored[review]["annotations"]) == 4
+    assert "qc_status" not in studio.stored[review]["data"]
+    assert checker.check(PROJECT, review).actions == ()
+
+
+def test_undo_takes_a_copy_back_for_good(studio, check, review, memory, settings):
+    checker = Checker(studio, memory, settings.home)
+    undo = Undo(studio, memory, checker, Inbox.from_settings(settings, memory.engine))
+    assert "copy" in {each.part for each in undo.run(PROJECT, task=review) if not each.left}
+    assert studio.copies == []
+    check(review)
+    assert studio.copies == []
+
+
+def test_every_write_is_logged(studio, check, review, engine):
+    submit(studio)
+    check(review)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(ACTIONS.c.route, ACTIONS.c.state).order_by(ACTIONS.c.id)).all()
+    assert [row.route for row in rows if row.route in {"copy", "bring_back", "accept"}] == [
+        "copy", "bring_back", "accept", "copy",
+    ]  # fmt: skip
+    assert {row.state for row in rows} == {"done"}
+
+
+def test_addresses_in_a_storage_are_shown_with_the_storage_of_the_original():
+    data = {
+        "image": "s3://bucket/a b.jpg",
+        "pages": ["gs://x/1.png", "/data/upload/1/a.jpg"],
+        "qc_note": "old",
+        "qc_batch": 4,
+    }
+    task = read_task({"id": 5, "data": data})
+    made = copy_data(task, PROJECT, Sheet(note="new"), ours=KEYS, base="/ls")
+    assert made["image"] == "/ls/tasks/5/resolve/?fileuri=czM6Ly9idWNrZXQvYSBiLmpwZw=="
+    assert made["pages"][1] == "/data/upload/1/a.jpg"
+    assert (made["qc_note"], made["qc_batch"]) == ("new", 4), "what people call their own keys is theirs"
+
+
+@pytest.mark.parametrize(
+    ("config", "begins"),
+    [
+        ("<View><Image/></View>", '<View>\n  <Header value="$qc_note"/><Image/>'),
+        ('<View style="a > b"><Image/></View>', '<View style="a > b">'),
+        ('<View><Header value="$qc_note"/></View>', '<View><Header value="$qc_note"/></View>'),
+    ],
+)
+def test_the_note_stands_above_everything_else(config, begins):
+    assert with_note(config).startswith(begins)
+    assert with_note(config).count("$qc_note") == 1
+
+
+def test_an_interface_without_a_view_is_refused():
+    with pytest.raises(LabelingError, match="<View>"):
+        with_note("<Image/>")
+
+
+def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, settings, policy, postgres_url, wait_until):
+    """And measure an annotator once: each instance has its own worker, periodic jobs included."""
+    policy.write_text("review_project = true\nadjudicate = false\nground_truth_share = 0.5\nmax_annotators = 2\n")
+    both = Settings(home=settings.home, database_url=postgres_url, poll_seconds=0.2)
+    engine = open_database(both)
+    ProjectStore(engine).add(PROJECT)
+    ensure_review_project(studio, PROJECT, both, ReviewStore(engine))
+    gold = studio.add_task(overlap=2)
+    studio.annotate(gold, RITA, [box(10)], ground_truth=True)
+    disputed = [studio.add_task() for _ in range(6)]
+    for task in disputed:
+        studio.annotate(task, ANNE, [box(0)])
+        studio.annotate(task, BEN, [box(50)])
+    stop, workers = threading.Event(), []
+    for _ in range(2):
+        inbox = Inbox.from_settings(both, engine)
+        jobs = Jobs(both, inbox, handlers(both, studio, engine), periodics(both, studio, engine))
+        workers.append(threading.Thread(target=jobs.run_worker, kwargs={"stop": stop}))
+        workers[-1].start()
+    try:
+        wait_until(lambda: len(studio.copies) == 6)
+        wait_until(lambda: studio.settings.get("annotator_evaluation_enabled"))
+        wait_until(lambda: studio.stored[gold]["is_labeled"])
+        for made in list(studio.copies):
+            proposal = next(each for each in made["predictions"] if each["model_version"] == "QC consensus")
+            studio.annotate(made["id"], RITA, copy.deepcopy(proposal["result"]))
+        wait_until(lambda: studio.copies == [])
+        time.sleep(1)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(60)
+    try:
+        assert all(len(truth(studio, task)) == 1 for task in disputed)
+        assert all(len(studio.stored[task]["annotations"]) == 3 for task in disputed)
+        with engine.connect() as connection:
+            routes = connection.execute(sa.select(ACTIONS.c.task, ACTIONS.c.route)).all()
+        for task in disputed:
+            assert [route for number, route in routes if number == task].count("bring_back") == 1
+            assert [route for number, route in routes if number == task].count("copy") == 2, "made, and removed"
+    finally:
+        engine.dispose()

@@ -1,0 +1,151 @@
+"""Tasks that get fewer annotators than a verdict needs are named and, where the policy says so, raised."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from labelloop.doctor.context import Context
+from labelloop.doctor.policy import qc_policy
+from labelloop.service.jobs.inbox import Inbox
+from qc_webhooks.events import TASK
+from qc_webhooks.pipeline.checker import Checker
+from qc_webhooks.pipeline.undo import Undo
+from qc_webhooks.policy import Policy, read_policy
+from qc_webhooks.schedulers.overlap import MOST_AT_ONCE, OverlapKeeper
+from qc_webhooks.studio.connect import connect
+from tests.qc_webhooks.conftest import CONFIG, PROJECT
+from tests.qc_webhooks.studio.test_connect import Admin
+
+RAISED = Policy(raise_overlap=True)
+
+
+@pytest.fixture
+def studio(studio):
+    studio.settings |= {"maximum_annotations": 2, "task_number": 10}
+    return studio
+
+
+@pytest.fixture
+def inbox(settings, engine):
+    return Inbox.from_settings(settings, engine)
+
+
+def keeper(studio, inbox, policy):
+    return OverlapKeeper(studio, inbox, lambda _project: policy)
+
+
+@pytest.fixture
+def raising(settings):
+    path = settings.home / "qc" / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("raise_overlap = true")
+
+
+def warned(look):
+    with capture_logs() as logs:
+        look(PROJECT)
+    return [each for each in logs if each["event"] == "tasks_without_further_annotators"]
+
+
+def test_short_tasks_are_named_once_and_again_when_there_are_more(studio, inbox):
+    look = keeper(studio, inbox, Policy()).look
+    studio.add_task()
+    assert not warned(look)
+    studio.add_task(overlap=1)
+    (line,) = warned(look)
+    assert line["tasks"] == 1
+    assert "raise_overlap = true" in line["fix"]
+    assert not warned(look)
+    studio.add_task(overlap=1)
+    assert warned(look)[0]["tasks"] == 2
+    assert not inbox.due(10)
+
+
+@pytest.mark.parametrize("chosen", [{"maximum_annotations": 1}, {"overlap_cohort_percentage": 50}])
+def test_what_the_project_asks_for_itself_is_not_named(studio, inbox, chosen):
+    studio.settings |= chosen
+    studio.add_task(overlap=1)
+    assert not warned(keeper(studio, inbox, Policy()).look)
+
+
+def test_a_look_reads_no_task_while_nothing_changes(studio, inbox, monkeypatch):
+    studio.add_task(overlap=1)
+    held = keeper(studio, inbox, RAISED)
+    assert held.look(PROJECT) == 1
+    monkeypatch.setattr(studio, "stamps", None)
+    assert held.look(PROJECT) == 0
+
+
+def test_many_short_tasks_are_raised_some_at_a_time(studio, inbox):
+    for _ in range(MOST_AT_ONCE + 3):
+        studio.add_task(overlap=1)
+    held = keeper(studio, inbox, RAISED)
+    assert [held.look(PROJECT) for _ in range(3)] == [MOST_AT_ONCE, 3, 0]
+
+
+@pytest.mark.parametrize("annotated", [0, 1])
+def test_a_short_task_is_raised_and_gets_its_verdict(studio, inbox, box, check, raising, settings, annotated):
+    task = studio.add_task(overlap=1)
+    if annotated:
+        studio.annotate(task, 1, [box()])
+        assert studio.stored[task]["is_labeled"]
+    keeper(studio, inbox, read_policy(settings.home, PROJECT)).look(PROJECT)
+    assert inbox.due(10) == [(TASK, f"{PROJECT}:{task}")]
+    check(task)
+    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, False)
+    for annotator in range(annotated + 1, 3):
+        studio.annotate(task, annotator, [box()])
+        check(task)
+    assert studio.stored[task]["data"]["qc_status"] == "agreed"
+    assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, True)
+
+
+def test_an_overlap_that_somebody_lowers_again_stays(studio, box, check, raising):
+    task = studio.add_task(overlap=1)
+    check(task)
+    studio.stored[task]["overlap"] = 1
+    studio.annotate(task, 1, [box()])
+    check(task)
+    assert studio.stored[task]["overlap"] == 1
+
+
+def test_a_raised_overlap_is_undone_and_stays_so(studio, memory, settings, inbox, check, raising):
+    task = studio.add_task(overlap=1)
+    check(task)
+    undone = list(Undo(studio, memory, Checker(studio, memory, settings.home), inbox).run(PROJECT))
+    assert [(each.part, each.left) for each in undone] == [("overlap", False)]
+    check(task)
+    assert studio.stored[task]["overlap"] == 1
+
+
+def test_without_the_policy_no_overlap_is_touched(studio, box, check):
+    task = studio.add_task(overlap=1)
+    studio.annotate(task, 1, [box()])
+    check(task)
+    assert studio.stored[task]["overlap"] == 1
+
+
+@pytest.mark.parametrize("policy", ["", "raise_overlap = true"])
+def test_connect_and_doctor_name_short_tasks(settings, engine, policy):
+    class Short(Admin):
+        def project(self, id_):
+            return super().project(id_) | {"task_number": 5, "title": "x", "label_config": CONFIG}
+
+        def count_tasks(self, _project, *, filters):
+            assert filters["items"][0]["operator"] == "less"
+            return 3
+
+    admin = Short()
+    admin.maximum = 2
+    path = settings.home / "qc" / "policy.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(policy)
+    told = [change.what for change in connect(admin, PROJECT, settings, engine)]
+    found = qc_policy(Context(settings, PROJECT, studio=admin))
+    if policy:
+        assert "the worker raises the overlap of 3 tasks to 2" in told
+        assert found.level == "ok"
+    else:
+        (line,) = (each for each in told if each.startswith("3 tasks have an overlap below 2"))
+        assert "raise_overlap = true" in line
+        assert found.level == "warning"
+        assert "3 tasks have an overlap below 2" in found.what

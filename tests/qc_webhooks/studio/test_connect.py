@@ -1,0 +1,283 @@
+"""Connecting a project: what is made, repaired and left alone; twice changes nothing; refusals in plain words."""
+
+import copy
+
+import pytest
+
+from labelloop.service.settings import Settings
+from labelloop.service.studio import StudioRefused
+from qc_webhooks.cli.qc import project_status, recheck_project
+from qc_webhooks.errors import HostRefused, NotConnected, NoteRefused
+from qc_webhooks.events import WANTED
+from qc_webhooks.store.projects import ProjectStore
+from qc_webhooks.studio.connect import connect, show_note
+from qc_webhooks.studio.data_manager_tabs import TABS, ensure_tabs, tab_data
+from qc_webhooks.studio.webhook import is_single_label
+
+PROJECT = 7
+URL = "http://qc.internal:9091/webhook"
+
+
+class Admin:
+    """The project, its hooks and tabs, with Label Studio's habits."""
+
+    def __init__(self):
+        self.maximum = 1
+        self.interface = "<View><Image/></View>"
+        self.hooks, self.tabs, self.writes = {}, {}, []
+        self.refuses = None
+
+    def project(self, id_):
+        return {"id": id_, "maximum_annotations": self.maximum, "label_config": self.interface}
+
+    def update_project(self, _id, **fields):
+        self.writes.append("project")
+        self.maximum = fields.get("maximum_annotations", self.maximum)
+        self.interface = fields.get("label_config", self.interface)
+
+    def webhooks(self, _project):
+        return copy.deepcopy(list(self.hooks.values()))
+
+    def add_webhook(self, _project, url, *, actions, headers):
+        if self.refuses:
+            raise self.refuses
+        self.writes.append("hook")
+        id_ = len(self.hooks) + 1
+        self.hooks[id_] = {
+            "id": id_, "url": url, "actions": list(actions), "headers": headers, "is_active": True,
+            "send_payload": True, "send_for_all_actions": False,
+        }  # fmt: skip
+
+    def update_webhook(self, id_, **fields):
+        self.writes.append("hook")
+        self.hooks[id_] |= fields
+
+    def delete_webhook(self, id_):
+        self.writes.append("hook")
+        del self.hooks[id_]
+
+    def views(self, _project):
+        return copy.deepcopy(list(self.tabs.values()))
+
+    def add_view(self, _project, data):
+        self.writes.append("tab")
+        id_ = max(self.tabs, default=0) + 1
+        self.tabs[id_] = {"id": id_, "data": copy.deepcopy(data)}
+
+    def update_view(self, id_, _project, data):
+        self.writes.append("tab")
+        self.tabs[id_]["data"] |= copy.deepcopy(data)
+
+
+@pytest.fixture
+def admin():
+    return Admin()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path, webhook_secret="s3cret", qc_url="http://qc.internal:9091")
+
+
+def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, engine):
+    changes = connect(admin, PROJECT, settings, engine)
+    assert all(change.done != change.choice for change in changes)
+    assert [change.choice for change in changes].count(True) == 2, "how many annotate, and the note above the photo"
+    (hook,) = admin.hooks.values()
+    assert hook["url"] == URL
+    assert hook["headers"] == {"X-Labelloop-Secret": "s3cret"}
+    assert set(hook["actions"]) == set(WANTED)
+    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
+    assert admin.maximum == 1
+    assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
+    admin.writes.clear()
+    assert not any(change.done for change in connect(admin, PROJECT, settings, engine))
+    assert admin.writes == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"headers": {}},
+        {"headers": {"X-Labelloop-Secret": "old"}},
+        {"actions": []},
+        {"send_for_all_actions": True, "actions": []},
+        {"send_payload": False},
+        {"is_active": False},
+    ],
+)
+def test_a_damaged_webhook_is_repaired(admin, settings, engine, damage):
+    connect(admin, PROJECT, settings, engine)
+    healthy = copy.deepcopy(admin.hooks[1])
+    admin.hooks[1] |= damage
+    assert [change.done for change in connect(admin, PROJECT, settings, engine)][-1]
+    assert admin.hooks[1] | {"actions": sorted(admin.hooks[1]["actions"])} == healthy | {"actions": sorted(WANTED)}
+
+
+def test_a_webhook_keeps_the_headers_that_somebody_added(admin, settings, engine):
+    connect(admin, PROJECT, settings, engine)
+    admin.hooks[1]["headers"] = {"X-Team": "blue"}
+    connect(admin, PROJECT, settings, engine)
+    assert admin.hooks[1]["headers"] == {"X-Team": "blue", "X-Labelloop-Secret": "s3cret"}
+
+
+def test_copies_of_our_webhook_are_removed_and_others_stay(admin, settings, engine):
+    for url in (URL, URL, "http://other.example/hook"):
+        admin.add_webhook(PROJECT, url, actions=WANTED, headers={"X-Labelloop-Secret": "s3cret"})
+    connect(admin, PROJECT, settings, engine)
+    assert sorted(hook["url"] for hook in admin.hooks.values()) == ["http://other.example/hook", URL]
+
+
+def test_basic_auth_goes_along_where_there_is_no_secret(admin, tmp_path, engine):
+    settings = Settings(home=tmp_path, qc_url="http://qc.internal", basic_auth_user="u", basic_auth_password="p")
+    connect(admin, PROJECT, settings, engine)
+    assert admin.hooks[1]["headers"] == {"Authorization": "Basic dTpw"}
+
+
+def test_the_note_is_offered_and_put_in_when_asked_for_only(admin, settings, engine):
+    (offer,) = [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
+    assert offer.choice
+    assert not offer.done
+    assert admin.interface == "<View><Image/></View>"
+    assert show_note(admin, 7).done
+    assert admin.interface.startswith('<View>\n  <Header value="$qc_note"/>')
+    assert not show_note(admin, 7).done
+    assert not [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
+
+
+def test_an_interface_without_room_for_the_note_is_refused(admin):
+    admin.interface = "<Image/>"
+    with pytest.raises(NoteRefused, match="no <View>"):
+        show_note(admin, 7)
+
+
+def test_more_annotators_than_the_policy_wants_stay(admin, settings, engine):
+    admin.maximum = 5
+    connect(admin, PROJECT, settings, engine)
+    assert admin.maximum == 5
+
+
+def test_nobody_is_asked_to_label_twice_unless_the_policy_says_so(admin, settings, engine):
+    told = [change.what for change in connect(admin, PROJECT, settings, engine)]
+    assert admin.maximum == 1
+    assert "set_maximum_annotations" in told[0]
+    (settings.home / "qc").mkdir(parents=True)
+    (settings.home / "qc" / "policy.toml").write_text("set_maximum_annotations = true\n")
+    assert connect(admin, PROJECT, settings, engine)[0].done
+    assert admin.maximum == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "refusal", "said"),
+    [
+        ("http://qc:9091", None, "its host has no dot.*qc.internal"),
+        ("http://127.0.0.1:9091", StudioRefused("POST", 403, "reserved network"), "bans by default.*169.254.0.0/16"),
+        ("http://qc.internal", StudioRefused("POST", 400, "Enter a valid URL."), "Enter a valid URL"),
+    ],
+)
+def test_a_refused_address_is_said_with_the_fix_and_the_poller_goes_on(admin, tmp_path, engine, url, refusal, said):
+    admin.refuses = refusal
+    with pytest.raises(HostRefused, match=f"{said}.*poller finds every change"):
+        connect(admin, PROJECT, Settings(home=tmp_path, qc_url=url), engine)
+    assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
+    assert len(admin.tabs) == 1 + len(TABS)
+
+
+@pytest.mark.parametrize(
+    ("url", "single"),
+    [
+        ("http://qc:9091/webhook", True),
+        ("http://localhost:9091", False),
+        ("http://127.0.0.1", False),
+        ("http://[::1]:9091", False),
+        ("http://qc.internal", False),
+    ],
+)
+def test_single_labels(url, single):
+    assert is_single_label(url) == single
+
+
+@pytest.mark.parametrize(
+    ("title", "item", "order"),
+    [
+        ("QC: disputed", ("qc_status", "equal", "String", "disputed"), "tasks:data.qc_agreement"),
+        ("QC: to review", ("qc_review", "equal", "String", "yes"), "tasks:data.qc_agreement"),
+        ("QC: model doubts", ("qc_model_score", "greater", "Number", 0), "-tasks:data.qc_model_score"),
+    ],
+)
+def test_tabs_filter_by_flat_keys_and_sort_as_numbers(title, item, order):
+    data, (key, *rest) = tab_data(title), item
+    [found] = data["filters"]["items"]
+    assert list(found.values()) == [f"filter:tasks:data.{key}", *rest]
+    assert data["ordering"] == [order]
+    assert data["columnsDisplayType"] == {order.removeprefix("-"): "Number"}
+
+
+def test_the_project_still_opens_on_all_its_tasks(admin):
+    first = next(change.what for change in ensure_tabs(admin, PROJECT))
+    assert first == 'tab "Default" with all tasks'
+    opened = admin.tabs[1]["data"]
+    assert (opened["title"], opened["filters"]["items"], opened["ordering"]) == ("Default", [], [])
+    assert "tasks:predictions_results" in opened["hiddenColumns"]["explore"]
+
+
+def test_a_tab_that_is_there_already_stays_the_first(admin):
+    admin.add_view(PROJECT, {"title": "Mine", "filters": {"conjunction": "and", "items": []}})
+    ensure_tabs(admin, PROJECT)
+    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Mine", *TABS]
+
+
+def test_the_note_has_room_in_our_tabs():
+    for title in TABS:
+        data = tab_data(title)
+        hidden = data["hiddenColumns"]["explore"]
+        assert {"tasks:completed_at", "tasks:cancelled_annotations", "tasks:total_predictions"} <= set(hidden)
+        assert not {"tasks:data.qc_note", "tasks:data.qc_agreement", "tasks:id"} & set(hidden)
+        assert not {f"tasks:data.{key}" for key in ("qc_model_note", "qc_model_score")} & set(hidden)
+        assert data["columnsWidth"][f"tasks:data.{TABS[title].note}"] > 500
+
+
+def test_a_dropped_tab_comes_back_once(admin):
+    ensure_tabs(admin, PROJECT)
+    del admin.tabs[2]
+    assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, *[False] * (len(TABS) - 1)]
+    assert len(admin.tabs) == 1 + len(TABS)
+
+
+def test_dropping_all_tabs_brings_the_default_back_too(admin):
+    ensure_tabs(admin, PROJECT)
+    admin.tabs.clear()
+    ensure_tabs(admin, PROJECT)
+    assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
+
+
+def test_what_people_did_to_a_tab_stays_but_its_filter_is_put_right(admin):
+    ensure_tabs(admin, PROJECT)
+    admin.tabs[2]["data"] |= {"ordering": ["tasks:id"], "columnsWidth": {"tasks:id": 50}}
+    # the browser writes the filter back with another type: that is the same filter
+    admin.tabs[2]["data"]["filters"]["items"][0]["type"] = "Unknown"
+    assert not any(change.done for change in ensure_tabs(admin, PROJECT))
+    admin.tabs[2]["data"]["filters"]["items"] = []
+    assert [change.done for change in ensure_tabs(admin, PROJECT)] == [True, *[False] * (len(TABS) - 1)]
+    assert admin.tabs[2]["data"]["ordering"] == ["tasks:id"]
+
+
+def test_status_counts_verdicts_and_asks_to_connect_first(studio, box, check, settings, engine):
+    with pytest.raises(NotConnected, match="labelloop connect 7"):
+        project_status(PROJECT, settings, engine)
+    ProjectStore(engine).add(PROJECT)
+    task = studio.add_task()
+    studio.annotate(task, 1, [box(0)])
+    studio.annotate(task, 2, [box(60)])
+    check(task)
+    found = project_status(PROJECT, settings, engine)
+    assert (found.outcomes, found.to_review) == ({"disputed": 1}, 0)
+    assert found.writes == {"one_more_annotator+flag": 1}
+
+
+def test_recheck_asks_for_every_task_each_time(studio, box, settings, engine):
+    for _ in range(3):
+        studio.annotate(studio.add_task(), 1, [box()])
+    studio.add_task()
+    assert recheck_project(PROJECT, settings, studio, engine) == 3
+    assert recheck_project(PROJECT, settings, studio, engine) == 3
