@@ -10,17 +10,25 @@ import numpy as np
 
 from bench.labelled import drawn
 from ml_backend.detection.detections import Detections
-from ml_backend.learning.annotations import Lesson
+from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.evaluation.candidate import MOST_TASKS
 from ml_backend.learning.report.prelabel_edits import Edits, edits_of
 from ml_backend.learning.task_order import HEAD
-from ml_backend.training.acquisition import COLD, Drawn, Look, next_photos, photo_vector, uncertainty, weights
+from ml_backend.training.acquisition import (
+    COLD,
+    LabelCounts,
+    UnlabelledImage,
+    next_photos,
+    photo_vector,
+    uncertainty,
+    weights,
+)
 from ml_backend.training.acquisition import FLOOR as LOOK_FLOOR
-from ml_backend.training.backbone import Backbone
+from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.linear_head import Head
-from ml_backend.training.metrics import Truth
-from ml_backend.training.model_selection import learn
+from ml_backend.training.metrics import GroundTruth
+from ml_backend.training.model_selection import select_and_fit
 from ml_backend.training.thresholds import edits_of_all, learned_thresholds
 
 Order = Literal["chance", "queue"]
@@ -32,7 +40,7 @@ GOOD_IOU, SAME_IOU = 0.75, 0.5
 
 FLOOR = 0.03
 Cuts = Mapping[str, float] | float
-Answers = Sequence[tuple[Sequence[str], Detections, Truth]]
+Answers = Sequence[tuple[Sequence[str], Detections, GroundTruth]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Photo:
     head: Head | None
     names: Sequence[str]
     found: Detections
-    truth: Truth
+    truth: GroundTruth
     cuts: Mapping[float, Mapping[str, float]]
 
     def edits(self, cuts: Cuts) -> Edits:
@@ -64,17 +72,23 @@ class Photo:
 
 
 def annotate(
-    examples: Sequence[Example], backbone: Backbone, *, photos: int, seed: int, order: Order, costs: Sequence[float]
+    examples: Sequence[Example],
+    backbone: FrozenBackbone,
+    *,
+    photos: int,
+    seed: int,
+    order: Order,
+    costs: Sequence[float],
 ) -> Iterator[Photo]:
     """Photos one after the other, by chance or in the order in which the queue would serve them."""
     head: Head | None = None
     labelled: list[Example] = []
-    answered: list[tuple[Sequence[str], Detections, Truth]] = []
+    answered: list[tuple[Sequence[str], Detections, GroundTruth]] = []
     cuts: dict[float, Mapping[str, float]] = {cost: {} for cost in costs}
     left, coming = drawn(examples, seed), list[Example]()
     while len(labelled) < photos and (coming or left):
         if len(labelled) in FITS:
-            learned = learn(labelled, levels=backbone.levels)
+            learned = select_and_fit(labelled, levels=backbone.levels)
             head, crossed = learned.head, learned.answers
             known = [*answered[-MOST_TASKS:]]
             known += [(crossed.names, *one) for one in zip(crossed.found, crossed.truths, strict=True)]
@@ -83,7 +97,7 @@ def annotate(
             coming, left = _next(left, labelled, head if order == "queue" else None)
         one = coming.pop(0)
         found = head.detect(one.sight, floor=FLOOR) if head else Detections.none()
-        names, truth = head.names if head else (), Truth(one.drawn, one.labels)
+        names, truth = head.names if head else (), GroundTruth(one.drawn, one.labels)
         yield Photo(one, head, names, found, truth, cuts)
         if head:
             answered.append((names, found, truth))
@@ -106,12 +120,12 @@ def _next(left: list[Example], labelled: Sequence[Example], head: Head | None) -
     """What is labelled next, and what is left then."""
     if head is None or len(labelled) < COLD:
         return left[:1], left[1:]
-    counts = Drawn.on((one.labels, _weights(one.drawn, one)) for one in labelled)
+    counts = LabelCounts.on((one.labels, _weights(one.drawn, one)) for one in labelled)
     looks = []
     for one in left:
         found = head.detect(one.sight, floor=LOOK_FLOOR, exact=False)
         looks.append(
-            Look(
+            UnlabelledImage(
                 photo_vector(one.sight), uncertainty(found, _weights(found.boxes, one), names=head.names, drawn=counts)
             )
         )
@@ -124,5 +138,5 @@ def _weights(boxes: np.ndarray, one: Example) -> np.ndarray:
     return weights(boxes, width=one.sight.fit.width, height=one.sight.fit.height)
 
 
-def _lesson(boxes: np.ndarray, labels: Sequence[str]) -> Lesson:
-    return Lesson("photo", boxes=tuple(map(tuple, np.asarray(boxes).tolist())), labels=tuple(labels))
+def _lesson(boxes: np.ndarray, labels: Sequence[str]) -> LabelledImage:
+    return LabelledImage("photo", boxes=tuple(map(tuple, np.asarray(boxes).tolist())), labels=tuple(labels))

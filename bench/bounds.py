@@ -142,7 +142,7 @@ def check(source: Path) -> None:
     from labelloop.service.db.engine import open_database
     from labelloop.service.settings import Settings
     from qc_webhooks.pipeline.checker import Checker
-    from qc_webhooks.store.decisions import MemoryStore
+    from qc_webhooks.store.decisions import DecisionStore
     from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +154,7 @@ def check(source: Path) -> None:
         id_ = studio.add_task(overlap=len(task["annotations"]))
         for each in task["annotations"]:
             studio.annotate(id_, each["completed_by"], each["result"])
-        print(Checker(studio, MemoryStore(engine), settings.home).check(PROJECT, id_).verdict.outcome)
+        print(Checker(studio, DecisionStore(engine), settings.home).check(PROJECT, id_).verdict.outcome)
         engine.dispose()
 
 

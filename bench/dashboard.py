@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Said, View
-from qc_webhooks.schedulers.project_summary import BoardKeeper
+from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.tables import FACTS, PROJECTS, TASKS
 from qc_webhooks.store.task_facts import row_of
-from qc_webhooks.verdict.task_facts import Facts, Mark, Pair, Thing, Turn
+from qc_webhooks.verdict.task_facts import AnnotationFacts, Facts, ObjectFacts, Pair, RegionFacts
 
 TASKS_BEHIND, PEOPLE, PROJECT = 100_000, 12, 7
 LABELS = ("Car", "Person", "Van", "Bus", "Bicycle")
@@ -58,7 +58,7 @@ def run() -> str:
         engine = open_database(settings)
         fill(engine, TASKS_BEHIND)
         started = time.process_time()
-        BoardKeeper(engine, Names()).run()
+        SummaryScheduler(engine, Names()).run()
         counted = time.process_time() - started
         size = sum(file.stat().st_size for file in Path(folder).glob("labelloop.sqlite3*")) / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -121,7 +121,7 @@ def task_rows(rng, number, at):
     for _ in range(rng.randint(2, 9)):
         truth = rng.choice(LABELS)
         marks = [
-            Mark(
+            RegionFacts(
                 person,
                 (truth if rng.random() < 0.95 else rng.choice(LABELS),),
                 rng.uniform(500, 5000),
@@ -130,7 +130,7 @@ def task_rows(rng, number, at):
             for person in sorted(who)
             if rng.random() < 0.95
         ]
-        things += [Thing("label", tuple(marks))] if marks else []
+        things += [ObjectFacts("label", tuple(marks))] if marks else []
     pairs = []
     for place, one in enumerate(who):
         for other in who[place + 1 :]:
@@ -138,7 +138,9 @@ def task_rows(rng, number, at):
             pairs.append(Pair(one, other, score, {"label": score}, len(things), 0))
     agreement = statistics.fmean(pair.overall for pair in pairs)
     outcome = "agreed" if max(pair.overall for pair in pairs) >= 0.7 else "disputed"
-    turns = tuple(Turn(person, at + place, rng.lognormvariate(3, 0.5), len(things)) for place, person in enumerate(who))
+    turns = tuple(
+        AnnotationFacts(person, at + place, rng.lognormvariate(3, 0.5), len(things)) for place, person in enumerate(who)
+    )
     review = outcome == "disputed" and len(who) == 3
     facts = Facts(
         number, turns, tuple(things), (), tuple(pairs), (), (f"s3://bucket/{number}.jpg",), agreement, outcome, review

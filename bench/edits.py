@@ -8,7 +8,7 @@ from itertools import pairwise
 from bench.annotator import GOOD_IOU, Order, Photo, annotate
 from bench.labelled import training_photos, with_nano
 from ml_backend.learning.report.prelabel_edits import Edits
-from ml_backend.training.backbone import Backbone
+from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.examples import Example
 from ml_backend.training.simulate import Album
 
@@ -40,7 +40,7 @@ def _measured(album: Album) -> str:
     return "\n".join(lines)
 
 
-def _told(examples: Sequence[Example], backbone: Backbone, order: Order) -> Iterator[str]:
+def _told(examples: Sequence[Example], backbone: FrozenBackbone, order: Order) -> Iterator[str]:
     sessions = [
         list(annotate(examples, backbone, photos=PHOTOS, seed=seed, order=order, costs=COSTS)) for seed in range(SEEDS)
     ]

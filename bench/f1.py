@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.annotator import Answers, Cuts
-from ml_backend.training.calibration import are_right
+from ml_backend.training.calibration import match_detections
 
 FIXED = tuple(round(step * 0.025, 3) for step in range(1, 40))
 CLOSE = 1e-9
@@ -42,7 +42,7 @@ class Marked:
         return cls(
             np.array([names[index] for names, found, _ in answers for index in found.classes.tolist()], object),
             np.concatenate([found.scores for _, found, _ in answers]),
-            np.concatenate([are_right(found, truth, names=names) for names, found, truth in answers]),
+            np.concatenate([match_detections(found, truth, names=names) for names, found, truth in answers]),
             np.repeat(np.arange(len(answers)), [len(found) for _, found, _ in answers]),
             Counter(label for _, _, truth in answers for label in truth.labels),
         )

@@ -11,7 +11,7 @@ import numpy as np
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import LabelledPhoto, read_labelled
 from ml_backend.training.examples import Example
-from ml_backend.training.feature_cache import Sights
+from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.simulate import Album, readable
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -30,7 +30,7 @@ def with_nano(measure: Callable[[Album], str]) -> str:
 def album(model: Path, folder: Path) -> Album:
     """An album of a model, kept in a folder."""
     backbone = open_backbone(model, folder=folder, threads=1)
-    return Album(backbone, Sights(folder / "sights", max_bytes=2**32))
+    return Album(backbone, FeatureCache(folder / "sights", max_bytes=2**32))
 
 
 def training_photos(album: Album, data: str) -> tuple[list[LabelledPhoto], list[Example]]:

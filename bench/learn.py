@@ -16,8 +16,8 @@ import numpy as np
 from ml_backend.inference.detector import embedded_model
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import read_labelled
-from ml_backend.training.feature_cache import Sights
-from ml_backend.training.model_selection import learn
+from ml_backend.training.feature_cache import FeatureCache
+from ml_backend.training.model_selection import select_and_fit
 from ml_backend.training.simulate import Album
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -96,14 +96,14 @@ def _times() -> list[str]:
         root = SHARED / "data" / "bccd"
         for name, path in (("YOLOX-nano", NANO), ("embedded", embedded_model())):
             backbone = open_backbone(path, folder=Path(folder), threads=1)
-            album = Album(backbone, Sights(Path(folder) / "sights", max_bytes=2**32))
+            album = Album(backbone, FeatureCache(Path(folder) / "sights", max_bytes=2**32))
             photos = read_labelled(root / "images", root / "annotations_voc").photos[:100]
             examples = [album.example(photo) for photo in photos]
             for size in (20, 100):
                 spent = []
                 for _ in range(3):
                     started = time.process_time()
-                    learn(examples[:size], levels=backbone.levels)
+                    select_and_fit(examples[:size], levels=backbone.levels)
                     spent.append(time.process_time() - started)
                 rows.append(f"| {name} | {size} | {sorted(spent)[1]:.1f} |")
     return rows

@@ -22,12 +22,12 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web.webhook_secret import SECRET_HEADER
 from ml_backend.detection.preprocess import prepare
-from ml_backend.learning.annotations import Lesson, is_held_out
+from ml_backend.learning.annotations import LabelledImage, is_held_out
 from ml_backend.learning.report.prelabel_edits import Edits, edits_of
 from ml_backend.learning.store.runs import PHASES, Runs
 from ml_backend.serving.activation import open_served
 from ml_backend.training.datasets import LabelledPhoto, read_labelled
-from ml_backend.training.metrics import Truth, mean_ap50
+from ml_backend.training.metrics import GroundTruth, mean_ap50
 
 CELLS = ROOT.parent / "shared" / "data" / "bccd"
 LABELS = ("RBC", "WBC", "Platelets")
@@ -138,7 +138,7 @@ class Annotator:
             photo = load_photo(one.path.read_bytes(), max_side=max(detector.spec.width, detector.spec.height))
             prepared = prepare(photo.image, detector.spec, size=(photo.width, photo.height))
             found += detector.detect([prepared], floor=0.005)
-            truths.append(Truth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels))
+            truths.append(GroundTruth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels))
         return mean_ap50(truths, found, names=detector.names.names)
 
     def told(self, answers: list[float]) -> str:
@@ -262,8 +262,10 @@ def _edits(task: dict[str, Any], photo: LabelledPhoto) -> Edits:
         )
         for one in values
     )  # fmt: skip
-    shown = Lesson("photo", boxes=boxes, labels=tuple(one["rectanglelabels"][0] for one in values))
-    return edits_of([shown], [Lesson("photo", boxes=photo.boxes, labels=photo.labels)], same=GOOD_IOU, moved=SAME_IOU)
+    shown = LabelledImage("photo", boxes=boxes, labels=tuple(one["rectanglelabels"][0] for one in values))
+    return edits_of(
+        [shown], [LabelledImage("photo", boxes=photo.boxes, labels=photo.labels)], same=GOOD_IOU, moved=SAME_IOU
+    )
 
 
 def _until(condition: Callable[[], bool]) -> None:

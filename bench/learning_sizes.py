@@ -25,7 +25,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.stack.ports import free_port
 from ml_backend.learning.connect import connect as connect_learning
-from ml_backend.learning.service import Door
+from ml_backend.learning.service import LearningService
 from ml_backend.learning.task_order import HEAD
 from ml_backend.serving.activation import served_version
 from tests.drawn import SIDE, draw_shapes
@@ -129,7 +129,7 @@ def _in_memory(photos: Path, drawn: list[list[dict[str, Any]]], count: int) -> F
         studio = ManyTasks([_data(n) for n in range(count)], CONFIG, lambda: served_version(settings, None, PROJECT))
         server = serve(studio, port)
         studio.title = studio.fields["model_version"] = studio.served()
-        engine, door, figures = open_database(settings), Door(settings), Figures(count)
+        engine, door, figures = open_database(settings), LearningService(settings), Figures(count)
         _policy(settings, PROJECT)
         with _worker({f"LABELLOOP_{name}".upper(): value for name, value in given.items()}) as worker:
             time.sleep(5)  # it is up

@@ -20,7 +20,7 @@ from bench.labelled import training_photos, with_nano
 from labelloop.labeling.geometry.overlap import box_iou
 from ml_backend.policy import LearningPolicy
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import Remark, second_opinions
+from ml_backend.training.label_errors import LabelIssue, second_opinions
 from ml_backend.training.simulate import Album
 
 SEEDS = {"bccd": 4, "raccoon": 10}
@@ -204,7 +204,7 @@ def spoil(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[l
 
 
 def _judged(
-    remarks: Sequence[Remark], errors: Sequence[Error], looked: Mapping[str, Sequence[Sequence[float]]] | None
+    remarks: Sequence[LabelIssue], errors: Sequence[Error], looked: Mapping[str, Sequence[Sequence[float]]] | None
 ) -> Iterator[Said]:
     """What each remark turns out to be, the surest first: an error is found once, an undrawn object too."""
     left, undrawn = list(errors), list((looked or {}).get("undrawn", ()))
@@ -222,13 +222,13 @@ def _judged(
         yield Said(one.kind, one.confidence, what, looked is not None)
 
 
-def _names(remark: Remark, error: Error) -> bool:
+def _names(remark: LabelIssue, error: Error) -> bool:
     """Whether a remark is about a planted error, and right about what is there."""
     kind, box, label = error
     return remark.kind == kind and remark.label == label and _same(remark, box)
 
 
-def _same(remark: Remark, box: np.ndarray) -> bool:
+def _same(remark: LabelIssue, box: np.ndarray) -> bool:
     return bool(box_iou(np.array([remark.box], np.float32), box.astype(np.float32)[None])[0, 0] >= SAME_IOU)
 
 

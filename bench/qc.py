@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from bench.simulated import coverage
-from labelloop.labeling.consensus.consensus import Evidence, Stance, consensus, estimate_crowd, evidence
+from labelloop.labeling.consensus.consensus import AnnotatorView, Evidence, consensus, estimate_crowd, evidence
 from labelloop.labeling.geometry.overlap import box_iou, match
 from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 from labelloop.labeling.region import Region
@@ -68,7 +68,7 @@ def hits_of(items, gold, most, seed, least):
     tasks = {}
     for item, workers in items.items():
         chosen = sorted(workers) if len(workers) <= most else rng.choice(sorted(workers), most, replace=False)
-        tasks[item] = [Stance(int(worker), workers[worker]) for worker in chosen]
+        tasks[item] = [AnnotatorView(int(worker), workers[worker]) for worker in chosen]
     crowd = estimate_crowd(evidence(task, least=least) for task in tasks.values())
     found = {}
     for item, task in tasks.items():
@@ -116,7 +116,9 @@ def rte():
     tasks = [Evidence(tuple(who for who, _ in each), (), (("entails", tuple(each)),)) for each in votes.values()]
     crowd = estimate_crowd(tasks)
     chosen = {
-        item: consensus([Stance(who, (), {"q": answer}) for who, answer in each], _renamed(crowd)).choices["q"].chosen
+        item: consensus([AnnotatorView(who, (), {"q": answer}) for who, answer in each], _renamed(crowd))
+        .choices["q"]
+        .chosen
         for item, each in votes.items()
     }
     accuracy = np.mean([chosen[item] == gold[item] for item in gold])
@@ -146,8 +148,8 @@ def _asked(rng, most):
     from labelloop.service.jobs.worker_id import this_worker
     from labelloop.service.settings import Settings
     from qc_webhooks.pipeline.checker import Checker
-    from qc_webhooks.schedulers.annotator_model import CrowdKeeper, CrowdStore
-    from qc_webhooks.store.decisions import MemoryStore
+    from qc_webhooks.schedulers.annotator_model import AnnotatorModelScheduler, CrowdStore
+    from qc_webhooks.store.decisions import DecisionStore
     from qc_webhooks.store.task_facts import FactStore
     from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
@@ -159,8 +161,8 @@ def _asked(rng, most):
         settings.home.joinpath("qc", "policy.toml").write_text(f"max_annotators = {most}\nadjudicate = false\n")
         engine = open_database(settings)
         studio, inbox = MemoryStudio(), Inbox(engine)
-        checker = Checker(studio, MemoryStore(engine), settings.home)
-        keeper = CrowdKeeper(engine, inbox, partial(read_policy, settings.home))
+        checker = Checker(studio, DecisionStore(engine), settings.home)
+        keeper = AnnotatorModelScheduler(engine, inbox, partial(read_policy, settings.home))
         items = {studio.add_task(): item for item in sorted(votes)}
         queue = {
             task: [votes[item][place] for place in rng.permutation(len(votes[item]))] for task, item in items.items()

@@ -13,7 +13,7 @@ from bench.annotator import FLOOR, Answers, Cuts, Order, Photo, annotate, thresh
 from bench.f1 import FIXED, Marked, Score
 from bench.labelled import NANO, SHARED, album, drawn, training_photos, with_nano
 from labelloop.service.media import load_photo
-from ml_backend.detection.box_voting import FAINTEST, line_of, settled
+from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates, prior_calibration
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import embedded_model, load_detector
@@ -21,10 +21,10 @@ from ml_backend.layouts import best_class
 from ml_backend.learning.evaluation.candidate import MOST_TASKS
 from ml_backend.training.examples import Example
 from ml_backend.training.linear_head import Head
-from ml_backend.training.metrics import Truth
-from ml_backend.training.model_selection import learn
+from ml_backend.training.metrics import GroundTruth
+from ml_backend.training.model_selection import select_and_fit
 from ml_backend.training.simulate import Album
-from ml_backend.training.table import tabulate
+from ml_backend.training.table import build_table
 
 SEEDS = 3
 DRAWS = 12
@@ -129,8 +129,8 @@ def _row(marked: Marked, cuts: Sequence[Cuts], photos: Sequence[Photo]) -> list[
 
 def _scored(photos: Sequence[Photo], seen: Album) -> Mapping[str, tuple[Answers, Sequence[Cuts]]]:
     """What was found on a session's photos by each kind of scores, and the thresholds learned meanwhile."""
-    own: list[tuple[Sequence[str], Detections, Truth]] = []
-    together: list[tuple[Sequence[str], Detections, Truth]] = []
+    own: list[tuple[Sequence[str], Detections, GroundTruth]] = []
+    together: list[tuple[Sequence[str], Detections, GroundTruth]] = []
     plain: Head | None = None
     for place, one in enumerate(photos):
         if one.head is None:
@@ -150,14 +150,17 @@ def _scored(photos: Sequence[Photo], seen: Album) -> Mapping[str, tuple[Answers,
 
 def _own(head: Head, one: Example) -> Detections:
     """What a head shows, each box as sure as the head's own score says."""
-    found = best_class(*head.answer(one.sight), FAINTEST)
-    return one.sight.fit.to_photo(settled(found, one.sight.fit, floor=FLOOR, lines=[None] * len(head.names)))
+    found = best_class(*head.score_candidates(one.sight), MIN_CANDIDATE_SCORE)
+    return one.sight.fit.to_photo(fuse_candidates(found, one.sight.fit, floor=FLOOR, lines=[None] * len(head.names)))
 
 
 def _uncalibrated(head: Head, labelled: Sequence[Example], levels: Sequence[int]) -> Head:
     """The head as it was before cross-validation told what its scores mean."""
-    training = tabulate(labelled, levels)
-    return replace(head, calibration=tuple(line_of(training.looks(name, training.photos)) for name in head.names))
+    training = build_table(labelled, levels)
+    return replace(
+        head,
+        calibration=tuple(prior_calibration(training.mean_overlap_mass(name, training.photos)) for name in head.names),
+    )
 
 
 def _followed(answers: Answers, photos: Sequence[Photo]) -> list[Cuts]:
@@ -177,9 +180,9 @@ def _of_heads(examples: Sequence[Example], nano: Album) -> Iterator[str]:
         rows = []
         for seed in range(SEEDS):
             order = drawn(examples, seed)
-            head = learn(order[:fitted], levels=nano.backbone.levels).head
+            head = select_and_fit(order[:fitted], levels=nano.backbone.levels).head
             judged = [
-                (head.names, head.detect(one.sight, floor=FLOOR), Truth(one.drawn, one.labels))
+                (head.names, head.detect(one.sight, floor=FLOOR), GroundTruth(one.drawn, one.labels))
                 for one in order[fitted:]
             ]
             rows.append(_compared(judged[:edited], judged[edited:]))
@@ -214,7 +217,7 @@ def _found_by(model: str) -> Answers:
         sides = np.array([photo.width, photo.height])
         middle, half = rows[:, 1:3] * sides, rows[:, 3:5] * sides / 2
         boxes = np.concatenate([middle - half, middle + half], axis=1).astype(np.float32)
-        answers.append((classes, found, Truth(boxes, tuple(classes[int(row[0])] for row in rows))))
+        answers.append((classes, found, GroundTruth(boxes, tuple(classes[int(row[0])] for row in rows))))
     return answers
 
 

@@ -1,7 +1,5 @@
 """Connects a Label Studio project to labelloop: ML backend, QC's webhook and tabs, sampling. Twice changes nothing."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

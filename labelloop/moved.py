@@ -1,7 +1,5 @@
 """Takes a project's connections along when our services have moved to other addresses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from labelloop.service.connect_report import Change

@@ -1,7 +1,5 @@
 """Checksums of model files: `<file>.sha256` beside a file says what its bytes must be, as `sha256sum` writes it."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from functools import lru_cache

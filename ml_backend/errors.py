@@ -1,7 +1,5 @@
 """Owns the errors of the ML backend: what is wrong with a model or a request, and how to put it right."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import ClassVar
 

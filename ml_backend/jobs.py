@@ -1,7 +1,5 @@
 """The work behind the inbox: learning, the order of open tasks, the poller. Nobody below imports this module."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,15 +14,15 @@ from labelloop.service.jobs.jobs import Handler, Periodic, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, Studio
 from ml_backend.errors import ModelError
-from ml_backend.learning.context import Kit
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
 from ml_backend.learning.image_vectors import Lookout
 from ml_backend.learning.label_errors import CALM_S, LATEST_S, Opined, in_background, opine
-from ml_backend.learning.poller import Watchman
+from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_queue import arrange
 from ml_backend.learning.training_run import Learner
+from ml_backend.malloc import one_heap, trim_memory
 from ml_backend.policy import LearningPolicyError
-from ml_backend.server.malloc import one_heap, trim_memory
 
 AGAIN_S = 1.0
 """Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""
@@ -72,7 +70,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
             raise Reject(str(error)) from error
         else:
             if done is not None and done.stopped and len(kit.inbox.open_events(QUEUE, subject)) == len(events):
-                kit.tell(queue_hint(project, source="interrupted"), delay_s=AGAIN_S)
+                kit.enqueue(queue_hint(project, source="interrupted"), delay_s=AGAIN_S)
         finally:
             trim_memory()
 
@@ -93,7 +91,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
             raise Reject(str(error)) from error
         else:
             if done is not None and done.stopped:
-                kit.tell(opinion_hint(project, since=since), delay_s=CALM_S)
+                kit.enqueue(opinion_hint(project, since=since), delay_s=CALM_S)
         finally:
             trim_memory()
 
@@ -104,17 +102,17 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
     """What runs now and then: the poller, every ``poll_seconds``, and looking at photos that nobody looked at yet."""
     kit = _kit_of(settings, studio, engine)
     return [
-        Periodic("learn.poll", settings.poll_seconds, Watchman(kit).run),
+        Periodic("learn.poll", settings.poll_seconds, LearningPoller(kit).run),
         Periodic("learn.looks", LOOK_EVERY_S, Lookout(kit).run),
     ]
 
 
-def _kit_of(settings: Settings, studio: Studio, engine: Engine) -> Kit:
+def _kit_of(settings: Settings, studio: Studio, engine: Engine) -> LearningContext:
     """One kit for both: what it opens takes a hundred megabytes."""
     kit = _KITS.get(engine)
     if kit is None:
-        kit = _KITS[engine] = Kit.of(settings, studio, engine)
+        kit = _KITS[engine] = LearningContext.of(settings, studio, engine)
     return kit
 
 
-_KITS: WeakValueDictionary[Engine, Kit] = WeakValueDictionary()
+_KITS: WeakValueDictionary[Engine, LearningContext] = WeakValueDictionary()

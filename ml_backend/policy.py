@@ -1,7 +1,5 @@
 """The learning policy of a project: whether and when it learns, what replaces what is served, how tasks are ordered."""
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

@@ -30,7 +30,7 @@ Tasks = Callable[[Iterable[int]], Mapping[int, Sequence[Known]]]
 
 
 @dataclass(frozen=True)
-class Hint:
+class QcEvent:
     """One row for the inbox.
 
     Attributes:
@@ -46,7 +46,7 @@ class Hint:
     payload: Mapping[str, Any]
 
 
-def read_event(body: Mapping[str, Any], *, task_of: Tasks) -> tuple[Hint, ...]:
+def read_event(body: Mapping[str, Any], *, task_of: Tasks) -> tuple[QcEvent, ...]:
     """What a webhook body asks us to look at; empty for an event that changes no verdict, known or not.
 
     Args:
@@ -68,61 +68,61 @@ def read_event(body: Mapping[str, Any], *, task_of: Tasks) -> tuple[Hint, ...]:
         raise NotAnEvent(f"{action} with a malformed body ({type(error).__name__}: {error})") from None
 
 
-def annotation_hint(project: int, task: int, annotation: int, updated_at: str, *, source: str) -> Hint:
+def annotation_hint(project: int, task: int, annotation: int, updated_at: str, *, source: str) -> QcEvent:
     """An annotation that is new or changed; one key for each of its versions."""
     return _task_hint(project, task, f"annotation:{annotation}:{timestamp(updated_at)}", source)
 
 
-def deletion_hint(annotation: int, known: Known, *, source: str) -> Hint:
+def deletion_hint(annotation: int, known: Known, *, source: str) -> QcEvent:
     """An annotation that is gone, in the version that we knew."""
     key = f"annotation:{annotation}:{timestamp(known.updated_at)}:deleted"
     return _task_hint(known.project, known.task, key, source)
 
 
-def task_deletion_hint(project: int, task: int, *, source: str) -> Hint:
+def task_deletion_hint(project: int, task: int, *, source: str) -> QcEvent:
     """A task that is gone; every call makes a new key, as Label Studio may give the id to another task."""
     return _task_hint(project, task, f"task:{task}:deleted:{time.time_ns()}", source)
 
 
-def recheck_hint(project: int, task: int, *, source: str) -> Hint:
+def recheck_hint(project: int, task: int, *, source: str) -> QcEvent:
     """A task that somebody wants judged again although nothing changed; every call makes a new key."""
     return _task_hint(project, task, f"task:{task}:recheck:{time.time_ns()}", source)
 
 
-def doubt_hint(project: int, task: int, updated_at: str) -> Hint:
+def model_disagreement_event(project: int, task: int, updated_at: str) -> QcEvent:
     """A task of which the model says, or said, that something is wrong; one key for each change of the task."""
     return _task_hint(project, task, f"task:{task}:doubt:{timestamp(updated_at)}", "poll")
 
 
-def overlay_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
+def overlay_hint(project: int, task: int, fingerprint: str, *, source: str) -> QcEvent:
     """A dispute whose overlays can be written now; one key for each of its states."""
     return _task_hint(project, task, f"task:{task}:overlays:{fingerprint}", source)
 
 
-def gain_hint(project: int, task: int, fingerprint: str, *, source: str) -> Hint:
+def gain_hint(project: int, task: int, fingerprint: str, *, source: str) -> QcEvent:
     """A task that agrees and yet looks doubtful by what is known of its annotators; one key for each of its states."""
     return _task_hint(project, task, f"task:{task}:gain:{fingerprint}", source)
 
 
-def copy_hint(project: int, task: int, fingerprint: str, review: int, *, source: str) -> Hint:
+def copy_hint(project: int, task: int, fingerprint: str, review: int, *, source: str) -> QcEvent:
     """A dispute that can be copied into a review project now; one key for each of its states and review projects."""
     return _task_hint(project, task, f"task:{task}:copy:{review}:{fingerprint}", source)
 
 
-def seed_hint(project: int, task: int, revision: int) -> Hint:
+def seed_hint(project: int, task: int, revision: int) -> QcEvent:
     """A task with a ground truth that is to be served to more or fewer annotators; one key for each such wish."""
     return _task_hint(project, task, f"task:{task}:seed:{revision}", "seeding")
 
 
-def raise_hint(project: int, task: int, annotators: int) -> Hint:
+def raise_hint(project: int, task: int, annotators: int) -> QcEvent:
     """A task that is to be served to so many annotators; one key for each number: it is said once."""
     return _task_hint(project, task, f"task:{task}:overlap:{annotators}", "poll")
 
 
-def sweep_hint(project: int | None, *, source: str, key: str = "") -> Hint:
+def sweep_hint(project: int | None, *, source: str, key: str = "") -> QcEvent:
     """A project (None: every connected one) whose tasks must all be compared with what we know."""
     subject = "*" if project is None else str(project)
-    return Hint(PROJECT, subject, key or f"sweep:{subject}:{time.time_ns()}", {"source": source})
+    return QcEvent(PROJECT, subject, key or f"sweep:{subject}:{time.time_ns()}", {"source": source})
 
 
 def timestamp(text: str) -> str:
@@ -138,8 +138,8 @@ def timestamp(text: str) -> str:
     return moment.strftime(TIME_FORMAT)
 
 
-def _task_hint(project: int, task: int, key: str, source: str) -> Hint:
-    return Hint(TASK, f"{project}:{task}", key, {"source": source})
+def _task_hint(project: int, task: int, key: str, source: str) -> QcEvent:
+    return QcEvent(TASK, f"{project}:{task}", key, {"source": source})
 
 
 def _listed(value: Any) -> list[Mapping[str, Any]]:
@@ -149,7 +149,7 @@ def _listed(value: Any) -> list[Mapping[str, Any]]:
     return items
 
 
-def _annotations(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+def _annotations(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[QcEvent]:
     if "annotation" not in body:  # a hook with send_payload off
         return (sweep_hint(_project(body), source=action),)
     hints = [
@@ -161,7 +161,7 @@ def _annotations(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Itera
     return _at_most(hints, body, action)
 
 
-def _annotations_deleted(action: str, body: Mapping[str, Any], task_of: Tasks) -> Iterable[Hint]:
+def _annotations_deleted(action: str, body: Mapping[str, Any], task_of: Tasks) -> Iterable[QcEvent]:
     if "annotations" not in body:
         return (sweep_hint(_project(body), source=action),)
     ids = [int(item["id"]) for item in _listed(body["annotations"])]
@@ -174,7 +174,7 @@ def _annotations_deleted(action: str, body: Mapping[str, Any], task_of: Tasks) -
     return (*hints, sweep_hint(_project(body), source=action, key=f"annotation:{first}:deleted:{time.time_ns()}"))
 
 
-def _tasks_created(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+def _tasks_created(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[QcEvent]:
     if "tasks" not in body:
         return (sweep_hint(_project(body), source=action),)
     hints = [
@@ -185,7 +185,7 @@ def _tasks_created(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Ite
     return _at_most(hints, body, action)
 
 
-def _tasks_deleted(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+def _tasks_deleted(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Iterable[QcEvent]:
     project = _project(body)
     if "tasks" not in body or project is None:
         return (sweep_hint(project, source=action),)
@@ -193,7 +193,7 @@ def _tasks_deleted(action: str, body: Mapping[str, Any], _task_of: Tasks) -> Ite
     return _at_most(hints, body, action)
 
 
-def _at_most(hints: list[Hint], body: Mapping[str, Any], action: str) -> Iterable[Hint]:
+def _at_most(hints: list[QcEvent], body: Mapping[str, Any], action: str) -> Iterable[QcEvent]:
     return (
         hints if len(hints) <= MOST_ROWS else (sweep_hint(_project(body), source=action, key=f"many:{hints[0].key}"),)
     )
@@ -204,13 +204,13 @@ def _project(body: Mapping[str, Any]) -> int | None:
     return int(project["id"]) if isinstance(project, Mapping) else None
 
 
-def _nothing(_action: str, _body: Mapping[str, Any], _task_of: Tasks) -> Iterable[Hint]:
+def _nothing(_action: str, _body: Mapping[str, Any], _task_of: Tasks) -> Iterable[QcEvent]:
     return ()
 
 
 # Every action that Label Studio 1.23 can send. PROJECT_* and LABEL_LINK_* change no verdict; START_TRAINING is sent to
 # ML backends only, and a hook at the wrong address must not be an error there.
-ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], Tasks], Iterable[Hint]]] = {
+ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], Tasks], Iterable[QcEvent]]] = {
     "ANNOTATION_CREATED": _annotations,
     "ANNOTATIONS_CREATED": _annotations,
     "ANNOTATION_UPDATED": _annotations,
@@ -227,7 +227,7 @@ ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], Tasks], Iterable[Hint]]]
 }
 
 # The actions that `connect` asks Label Studio to send.
-WANTED = (
+SUBSCRIBED_ACTIONS = (
     "ANNOTATION_CREATED",
     "ANNOTATIONS_CREATED",
     "ANNOTATION_UPDATED",

@@ -17,11 +17,11 @@ from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.reconcile import Reconciler
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path, ensure_review_project
 from qc_webhooks.policy import read_policy
-from qc_webhooks.schedulers.annotator_model import CrowdKeeper
-from qc_webhooks.schedulers.ground_truth import TruthKeeper
+from qc_webhooks.schedulers.annotator_model import AnnotatorModelScheduler
+from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler
 from qc_webhooks.schedulers.overlap import OverlapKeeper
-from qc_webhooks.schedulers.project_summary import BoardKeeper
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.schedulers.project_summary import SummaryScheduler
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
 from qc_webhooks.studio.webhook import ensure_webhook
@@ -46,7 +46,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         studio: Label Studio.
         engine: The migrated database.
     """
-    checker = Checker(studio, MemoryStore(engine), settings.home, base=browser_path(settings))
+    checker = Checker(studio, DecisionStore(engine), settings.home, base=browser_path(settings))
     reviews, inbox = checker.desk.store, Inbox.from_settings(settings, engine)
     reconciler = _reconciler(settings, studio, engine)
     projects = ProjectStore(engine)
@@ -77,7 +77,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
 def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
     """What runs now and then: the poller every ``poll_seconds``; a look at tabs, overlays and overlaps every minute."""
     reconciler = _reconciler(settings, studio, engine)
-    projects, memory, inbox = ProjectStore(engine), MemoryStore(engine), Inbox.from_settings(settings, engine)
+    projects, memory, inbox = ProjectStore(engine), DecisionStore(engine), Inbox.from_settings(settings, engine)
     policy, reviews = partial(read_policy, settings.home), ReviewStore(engine)
     overlap = OverlapKeeper(studio, inbox, policy)
 
@@ -107,18 +107,18 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
             except LabelloopError as error:
                 log.warning("reviews_failed", project=project, review=review, reason=str(error))
 
-    crowd = CrowdKeeper(engine, inbox, policy)
+    crowd = AnnotatorModelScheduler(engine, inbox, policy)
     return [
         Periodic("qc.poll", settings.poll_seconds, reconciler.run),
         Periodic("qc.reviews", settings.poll_seconds, submitted),
         Periodic("qc.tabs", TABS_EVERY_S, tabs),
         Periodic("qc.crowd", CROWD_EVERY_S, crowd.run),
-        Periodic("qc.truths", TRUTHS_EVERY_S, TruthKeeper(engine, studio, inbox, policy).run),
-        Periodic("qc.board", BOARD_EVERY_S, BoardKeeper(engine, studio).run),
+        Periodic("qc.truths", TRUTHS_EVERY_S, GroundTruthScheduler(engine, studio, inbox, policy).run),
+        Periodic("qc.board", BOARD_EVERY_S, SummaryScheduler(engine, studio).run),
     ]
 
 
-def recall_withheld(studio: Studio, memory: MemoryStore, inbox: Inbox, project: int) -> int:
+def recall_withheld(studio: Studio, memory: DecisionStore, inbox: Inbox, project: int) -> int:
     """Judges disputes again whose overlays had to wait for a model version, once the project has one."""
     waiting = memory.without_overlays(project)
     if not waiting or not studio.project(project).get("model_version"):
@@ -127,7 +127,7 @@ def recall_withheld(studio: Studio, memory: MemoryStore, inbox: Inbox, project: 
     return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
 
 
-def recall_uncopied(memory: MemoryStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
+def recall_uncopied(memory: DecisionStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
     """Judges again what waits for a reviewer and was judged before there was a review project."""
     review = reviews.review_of(project)
     if review is None:
@@ -151,4 +151,4 @@ def recall_submitted(studio: Studio, reviews: ReviewStore, inbox: Inbox, review:
 def _reconciler(settings: Settings, studio: Studio, engine: Engine) -> Reconciler:
     # Straight into the inbox: these run inside the worker, whose own sweep picks them up within a second.
     inbox = Inbox.from_settings(settings, engine)
-    return Reconciler(studio, MemoryStore(engine), ProjectStore(engine), inbox)
+    return Reconciler(studio, DecisionStore(engine), ProjectStore(engine), inbox)

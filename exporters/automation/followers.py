@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from exporters.automation.events import THEN, WEBHOOK
-from exporters.automation.then import CommandFailed, run_then
+from exporters.automation.then import CommandFailed, run_post_export_command
 from exporters.automation.webhook import WebhookForbidden, send
 from labelloop.service.jobs.inbox import Event
 from labelloop.service.jobs.jobs import Handler, Reject
@@ -23,7 +23,7 @@ def followers(settings: Settings) -> Mapping[str, Handler]:
     def then(_subject: str, events: Sequence[Event]) -> None:
         for event in events:
             try:
-                run_then(event.payload["command"], event.payload["told"])
+                run_post_export_command(event.payload["command"], event.payload["told"])
             except CommandFailed as error:  # a training that failed is not begun again by itself
                 raise Reject(f"{error} `labelloop inbox replay` repeats it.") from error
 

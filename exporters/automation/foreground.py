@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from exporters.automation.events import WEBHOOK, environment
 from exporters.automation.policy import ExportPolicy
-from exporters.automation.then import CommandFailed, run_then
+from exporters.automation.then import CommandFailed, run_post_export_command
 from exporters.automation.watcher import Watcher
 from exporters.model.accounting import Report
 from exporters.pipeline.export_run import Progress
@@ -113,7 +113,7 @@ def deliver(inbox: Inbox, topic: str, handler: Handler, tell: Tell) -> None:
 def _follow(report: Report, project: int, policy: ExportPolicy, tell: Tell) -> None:
     tell(f"Running {policy.then[0]} for {report.version}.")
     try:
-        run_then(policy.then, environment(report, project))
+        run_post_export_command(policy.then, environment(report, project))
     except CommandFailed as error:
         tell(str(error))
     else:

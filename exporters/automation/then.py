@@ -51,7 +51,7 @@ GRACE_S = 10.0
 """How long a command may take to end after SIGTERM, before it is killed."""
 
 
-def run_then(command: Sequence[str], told: Mapping[str, str]) -> None:
+def run_post_export_command(command: Sequence[str], told: Mapping[str, str]) -> None:
     """Run the command and wait for it; what it prints goes where ours goes.
 
     Raises:

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from exporters.automation.events import environment, told
 from exporters.automation.policy import ExportPolicy
-from exporters.automation.then import CommandFailed, run_then, startable, words
+from exporters.automation.then import CommandFailed, run_post_export_command, startable, words
 from exporters.cli.export_summary import failures, summary
 from exporters.console import Json, checked, progress_bar, write_json
 from exporters.errors import BadOption
@@ -202,7 +202,7 @@ def _follow(report: Report, project: int | None, policy: ExportPolicy, settings:
             status = 1
     if policy.then:
         try:
-            run_then(policy.then, environment(report, project))
+            run_post_export_command(policy.then, environment(report, project))
         except CommandFailed as error:
             print(error, file=sys.stderr)
             return error.exit_status

@@ -10,7 +10,7 @@ from exporters.console import Json, checked, counted, progress_bar, shown, write
 from exporters.errors import BadOption
 from exporters.importing.image_locations import Images
 from exporters.importing.report import As, Imported
-from exporters.importing.requirements import Needs
+from exporters.importing.requirements import LabelConfigRequirements
 from exporters.importing.run import UNNAMED, Order, look, run_import
 from labelloop.service.datasets import READERS, DataSet, Problem
 from labelloop.service.logging import setup_logging
@@ -164,7 +164,7 @@ def _left_out(report: Imported) -> list[str]:
     return lines
 
 
-def _told(data: DataSet, needs: Needs) -> str:
+def _told(data: DataSet, needs: LabelConfigRequirements) -> str:
     shapes = ", ".join(needs.shapes) or "nothing drawn"
     problems = counted(needs.problems, "problem")
     lines = [f"{data.format}: {needs.photos} photos, {needs.objects} objects ({shapes}), {problems}"]

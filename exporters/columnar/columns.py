@@ -17,10 +17,10 @@ from exporters.columnar.polygons import Floats, Rings, simple_areas
 from exporters.model.clipping import CLIPPED, NARROWEST, TOLERANCE, Fitted, Unfit
 from exporters.model.clipping import fit as fit_one
 from exporters.model.records import Object
-from exporters.structures.offsets import starts
+from exporters.structures.offsets import offsets
 from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
 
-UPRIGHT, TURNED, RING, OTHER = range(4)
+UPRIGHT, TURNED, RING, NOT_VECTORISED = range(4)
 """Kinds of rows: a rectangle that is its box, one that is turned, a polygon; and what has an `Object` of its own."""
 
 
@@ -50,7 +50,7 @@ class Shapes(msgspec.Struct, frozen=True):
         return Rectangle(*self.boxes[row].tolist())
 
 
-class Fits(msgspec.Struct, frozen=True):
+class ClippedShapes(msgspec.Struct, frozen=True):
     """Where shapes are in their images, a row each, as `shapes.Fitted` says it; ``OTHER`` is what is not known."""
 
     kinds: NDArray[np.uint8]
@@ -59,15 +59,15 @@ class Fits(msgspec.Struct, frozen=True):
     clipped: NDArray[np.bool_]
 
 
-class Said(msgspec.Struct, frozen=True):
+class RegionMetadata(msgspec.Struct, frozen=True):
     """What is known of shapes beside their form and their class, a row each: as in `Object`."""
 
     regions: list[str] = []
     scores: list[float | None] = []
 
-    def some(self, rows: Sequence[int]) -> "Said":
+    def some(self, rows: Sequence[int]) -> "RegionMetadata":
         """Some of the rows."""
-        return Said([self.regions[row] for row in rows], [self.scores[row] for row in rows])
+        return RegionMetadata([self.regions[row] for row in rows], [self.scores[row] for row in rows])
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -81,8 +81,8 @@ class Columns(msgspec.Struct, frozen=True):
     annotations: list[int | None]
     annotators: list[int | None]
     shapes: Shapes
-    fits: Fits
-    said: Said
+    fits: ClippedShapes
+    said: RegionMetadata
     ids: NDArray[np.int64]
     class_ids: NDArray[np.int64]
     classes: Sequence[str]
@@ -131,7 +131,7 @@ class Columns(msgspec.Struct, frozen=True):
         return Fitted((x_min, y_min, x_max, y_max), float(self.fits.areas[row]), repairs)
 
 
-def draw(
+def percent_to_pixels(
     boxes: Floats, points: Floats, counts: Sequence[int] | NDArray[np.int64], ring: NDArray[np.bool_], sizes: Floats
 ) -> Shapes:
     """Shapes in pixels from percent.
@@ -152,13 +152,13 @@ def draw(
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
     rows = np.concatenate((np.flatnonzero(turned), np.flatnonzero(ring)))
     lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64)))
-    rings = Rings(rows, starts(lengths), np.concatenate((corners, points)))
+    rings = Rings(rows, offsets(lengths), np.concatenate((corners, points)))
     if len(corners):
         rings = rings.some(np.argsort(rows, kind="stable"))  # in the order of their rows
     return Shapes(pixels, rings, sizes, turned, ring)
 
 
-def fit(shapes: Shapes) -> Fits:
+def clip_batch(shapes: Shapes) -> ClippedShapes:
     """Bring shapes inside their images, as far as that is a matter of columns: see `exporters.model.clipping.fit`."""
     drawn = shapes.boxes[:, :4].copy("F")
     drawn[:, 2:] += drawn[:, :2]
@@ -186,11 +186,11 @@ def fit(shapes: Shapes) -> Fits:
         known[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= least[drawn_rings.rows])
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
     kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
-    kinds[~known] = OTHER
-    return Fits(kinds, boxes, areas, clipped)
+    kinds[~known] = NOT_VECTORISED
+    return ClippedShapes(kinds, boxes, areas, clipped)
 
 
-def fit_others(shapes: Shapes, rows: Sequence[int]) -> dict[int, Fitted | str]:
+def clip_remaining(shapes: Shapes, rows: Sequence[int]) -> dict[int, Fitted | str]:
     """What `exporters.model.clipping.fit` says of rows of kind ``OTHER``: how each fits, or why it does not."""
     found: dict[int, Fitted | str] = {}
     for row in rows:
@@ -202,7 +202,7 @@ def fit_others(shapes: Shapes, rows: Sequence[int]) -> dict[int, Fitted | str]:
     return found
 
 
-def take(shapes: Shapes, fits: Fits, rows: NDArray[np.int64]) -> tuple[Shapes, Fits]:
+def take(shapes: Shapes, fits: ClippedShapes, rows: NDArray[np.int64]) -> tuple[Shapes, ClippedShapes]:
     """Some of the rows, in ascending order."""
     places = np.full(len(shapes.boxes), -1)
     places[rows] = np.arange(len(rows))
@@ -210,7 +210,7 @@ def take(shapes: Shapes, fits: Fits, rows: NDArray[np.int64]) -> tuple[Shapes, F
     rings = msgspec.structs.replace(rings, rows=places[rings.rows])
     return (
         Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.turned[rows], shapes.ring[rows]),
-        Fits(fits.kinds[rows], fits.boxes[rows], fits.areas[rows], fits.clipped[rows]),
+        ClippedShapes(fits.kinds[rows], fits.boxes[rows], fits.areas[rows], fits.clipped[rows]),
     )
 
 

@@ -8,7 +8,7 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.model.clipping import ring_areas
-from exporters.structures.offsets import starts
+from exporters.structures.offsets import offsets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,7 +34,7 @@ class Rings(msgspec.Struct, frozen=True):
     def some(self, mine: Ints) -> "Rings":
         """Some of the rings, in the order asked for."""
         lengths = np.diff(self.first)[mine]
-        first = starts(lengths)
+        first = offsets(lengths)
         places = np.repeat(self.first[:-1][mine] - first[:-1], lengths) + np.arange(first[-1])
         return Rings(self.rows[mine], first, self.points[places])
 
@@ -42,7 +42,7 @@ class Rings(msgspec.Struct, frozen=True):
 def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
     """Which rings are simple for certain, and the areas of all of them: (rings,) each."""
     points, first = rings.points, rings.first
-    simple = _around_their_middle(points, first)
+    simple = _star_shaped_about_centroid(points, first)
     # a ring whose last point is its first already may have too few points to be one: not known here
     asked = np.flatnonzero(~simple & (points[first[:-1]] != points[first[1:] - 1]).any(axis=1))
     if len(asked):
@@ -50,7 +50,7 @@ def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
         few = asked[lengths[asked] <= _FEW]
         for begin in range(0, len(few), _AT_ONCE):
             some = few[begin : begin + _AT_ONCE]
-            simple[some] = _sides_apart(points, first[some], lengths[some])
+            simple[some] = _no_crossing_edges(points, first[some], lengths[some])
         asked = asked[~simple[asked]]
     if len(asked):
         others = rings.some(asked)
@@ -59,7 +59,7 @@ def simple_areas(rings: Rings) -> tuple[NDArray[np.bool_], Floats]:
     return simple, ring_areas(points, first[:-1])
 
 
-def _around_their_middle(points: Floats, first: Ints) -> NDArray[np.bool_]:
+def _star_shaped_about_centroid(points: Floats, first: Ints) -> NDArray[np.bool_]:
     """Which rings go once around the mean of their points, always the same way: those never cross themselves.
 
     Seen from there each side turns the same way, by a margin far above what rounding could feign, and from below the
@@ -77,7 +77,7 @@ def _around_their_middle(points: Floats, first: Ints) -> NDArray[np.bool_]:
     return simple
 
 
-def _sides_apart(points: Floats, first: Ints, lengths: Ints) -> NDArray[np.bool_]:
+def _no_crossing_edges(points: Floats, first: Ints, lengths: Ints) -> NDArray[np.bool_]:
     """Which rings have no two sides that could meet, but for neighbours in the point that they share.
 
     Two sides are apart where both ends of one lie on the same side of the line through the other.

@@ -6,18 +6,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.columnar.columns import OTHER, Columns, take
-from exporters.convert.fast_decoder import Draft, Drafts
+from exporters.columnar.columns import NOT_VECTORISED, Columns, take
+from exporters.convert.fast_decoder import FastBatch, FastTask
 from exporters.model.clipping import Fitted
 from exporters.model.records import OBJECTS_A_TASK, Object
-from exporters.structures.offsets import starts
-from exporters.structures.packed import packed
+from exporters.structures.offsets import offsets
+from exporters.structures.packed import pack
 
 Dropped = tuple[str, int | None, str]
 """(region, annotation, reason)."""
 
 
-class Fates(msgspec.Struct, frozen=True):
+class RegionOutcomes(msgspec.Struct, frozen=True):
     """What became of the regions of some usual tasks, by the places of the tasks.
 
     Attributes:
@@ -32,7 +32,9 @@ class Fates(msgspec.Struct, frozen=True):
     dropped: dict[int, list[Dropped]]
 
 
-def gather(drafts: Drafts, taken: Sequence[Draft], classes: Sequence[str]) -> tuple[Columns, Fates]:
+def build_columns(
+    drafts: FastBatch, taken: Sequence[FastTask], classes: Sequence[str]
+) -> tuple[Columns, RegionOutcomes]:
     """The objects of the drafts that were taken, in their order, and what became of their regions.
 
     Args:
@@ -42,18 +44,18 @@ def gather(drafts: Drafts, taken: Sequence[Draft], classes: Sequence[str]) -> tu
     """
     assert drafts.shapes is not None
     assert drafts.fits is not None
-    first = np.frombuffer(packed([draft.first for draft in taken], "q"), np.int64)
-    lengths = np.frombuffer(packed([draft.last for draft in taken], "q"), np.int64) - first
-    tasks = np.frombuffer(packed([draft.task for draft in taken], "q"), np.int64)
+    first = np.frombuffer(pack([draft.first for draft in taken], "q"), np.int64)
+    lengths = np.frombuffer(pack([draft.last for draft in taken], "q"), np.int64) - first
+    tasks = np.frombuffer(pack([draft.task for draft in taken], "q"), np.int64)
     begins = np.cumsum(lengths) - lengths
     rows = np.repeat(first - begins, lengths) + np.arange(lengths.sum())
     owners = np.repeat(np.arange(len(taken)), lengths)
-    asked = {row: drafts.asked[row] for row in rows[drafts.fits.kinds[rows] == OTHER].tolist()}
+    asked = {row: drafts.asked[row] for row in rows[drafts.fits.kinds[rows] == NOT_VECTORISED].tolist()}
     unfit = [row for row, answer in asked.items() if isinstance(answer, str)]
     if unfit:
         stay = ~np.isin(rows, unfit)
         rows, owners = rows[stay], owners[stay]
-    first_row = starts(np.bincount(owners, minlength=len(taken)))
+    first_row = offsets(np.bincount(owners, minlength=len(taken)))
     ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
     shapes, fits, said, class_ids = drafts.shapes, drafts.fits, drafts.said, drafts.class_ids
     if len(rows) < len(class_ids):
@@ -70,7 +72,7 @@ def gather(drafts: Drafts, taken: Sequence[Draft], classes: Sequence[str]) -> tu
         class_ids,
         classes,
     )
-    fates = Fates(_counts(columns, owners, len(taken)), {}, {})
+    fates = RegionOutcomes(_counts(columns, owners, len(taken)), {}, {})
     others: dict[int, Object] = {}
     if asked:
         fits = msgspec.structs.replace(fits, boxes=fits.boxes.copy(), clipped=fits.clipped.copy())
@@ -89,8 +91,10 @@ def gather(drafts: Drafts, taken: Sequence[Draft], classes: Sequence[str]) -> tu
 
 
 def _counts(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[list[int]]:
-    kinds, clipped = columns.fits.kinds, columns.fits.clipped & (columns.fits.kinds != OTHER)
-    counts = np.bincount(owners * (OTHER + 1) + kinds, minlength=tasks * (OTHER + 1)).reshape(tasks, -1)
-    counts[:, OTHER] = np.bincount(owners[clipped], minlength=tasks)
+    kinds, clipped = columns.fits.kinds, columns.fits.clipped & (columns.fits.kinds != NOT_VECTORISED)
+    counts = np.bincount(owners * (NOT_VECTORISED + 1) + kinds, minlength=tasks * (NOT_VECTORISED + 1)).reshape(
+        tasks, -1
+    )
+    counts[:, NOT_VECTORISED] = np.bincount(owners[clipped], minlength=tasks)
     found: list[list[int]] = counts.tolist()
     return found

@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from exporters.convert.annotation_policy import TOGETHER, consensus
-from labelloop.labeling.consensus.consensus import Consensus, Crowd, Evidence, Stance, estimate_crowd, evidence
+from labelloop.labeling.consensus.consensus import (
+    AnnotatorModel,
+    AnnotatorView,
+    Consensus,
+    Evidence,
+    estimate_crowd,
+    evidence,
+)
 from labelloop.labeling.consensus.consensus import consensus as agree
 from labelloop.labeling.consensus.results import annotation_order, join
 from labelloop.labeling.errors import MalformedTask, TooLargeToJudge
@@ -45,7 +52,7 @@ class Together(msgspec.Struct, frozen=True):
     left_out: tuple[tuple[Annotation, str], ...] = ()
 
 
-def survey(tasks: Iterable[Task | MalformedTask], config: LabelConfig | None) -> Crowd:
+def survey(tasks: Iterable[Task | MalformedTask], config: LabelConfig | None) -> AnnotatorModel:
     """The annotators, from everything that they annotated; each task is let go once it was looked at."""
     return estimate_crowd(_all_evidence(tasks, config))
 
@@ -66,7 +73,7 @@ def task_evidence(task: Task, config: LabelConfig | None) -> Evidence | None:
         return None
 
 
-def together(readings: Sequence[tuple[Annotation, Reading]], crowd: Crowd) -> Together:
+def consensus_reading(readings: Sequence[tuple[Annotation, Reading]], crowd: AnnotatorModel) -> Together:
     """One reading from those of several annotators, the order of which decides nothing.
 
     Shapes are the middle of the annotators' shapes, labels the most likely ones; a key point that is the child of a
@@ -126,7 +133,7 @@ def _shares(found: Consensus) -> dict[int, float]:
     return shares
 
 
-def reliability(crowd: Crowd) -> dict[str, dict[str, Any]]:
+def reliability(crowd: AnnotatorModel) -> dict[str, dict[str, Any]]:
     """What the consensus held each annotator for, for the manifest: recall, false regions an image, right labels."""
     told: dict[str, dict[str, Any]] = {
         str(who): {
@@ -149,10 +156,10 @@ def _all_evidence(tasks: Iterable[Task | MalformedTask], config: LabelConfig | N
             yield found
 
 
-def _stance(annotation: Annotation, reading: Reading) -> Stance:
+def _stance(annotation: Annotation, reading: Reading) -> AnnotatorView:
     """What the consensus takes; regions go by their place, as an id may be missing or be there twice."""
     regions = tuple(msgspec.structs.replace(each, id=str(place)) for place, each in enumerate(reading.regions))
-    return Stance(annotator_of(annotation), regions, reading.choices, annotation.id)
+    return AnnotatorView(annotator_of(annotation), regions, reading.choices, annotation.id)
 
 
 def _sizes(task: Task) -> dict[int, tuple[int, int]]:

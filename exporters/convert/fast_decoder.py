@@ -14,7 +14,15 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from exporters.columnar.columns import OTHER, Fits, Said, Shapes, draw, fit, fit_others
+from exporters.columnar.columns import (
+    NOT_VECTORISED,
+    ClippedShapes,
+    RegionMetadata,
+    Shapes,
+    clip_batch,
+    clip_remaining,
+    percent_to_pixels,
+)
 from exporters.convert.annotation_policy import TOGETHER, unsettled
 from exporters.convert.options import Rules
 from exporters.convert.task_images import guess
@@ -22,7 +30,7 @@ from exporters.model.class_map import ClassMap
 from exporters.model.clipping import Fitted
 from exporters.model.originals import image_about, original_name
 from exporters.model.records import IMAGE_SLOT, OBJECTS_A_TASK
-from exporters.structures.packed import packed
+from exporters.structures.packed import pack
 from labelloop.labeling.studio.config import LabelConfig
 
 _AT_ONCE = 16
@@ -55,7 +63,7 @@ class _Task(msgspec.Struct, gc=False):
     meta: dict[str, Any] | None = None
 
 
-class Draft(msgspec.Struct, gc=False):
+class FastTask(msgspec.Struct, gc=False):
     """A usual task: its image, the rows of its objects, and by which rule its annotation counts."""
 
     task: int
@@ -71,7 +79,7 @@ class Draft(msgspec.Struct, gc=False):
     about: Mapping[str, Any] = {}
 
 
-class Drafts(msgspec.Struct, frozen=True):
+class FastBatch(msgspec.Struct, frozen=True):
     """The usual tasks of a block and the rows of their objects.
 
     ``of[i]`` is the draft of entry ``i``; ``None`` where that is not a usual task. ``asked`` says of the rows of kind
@@ -79,15 +87,15 @@ class Drafts(msgspec.Struct, frozen=True):
     class yet.
     """
 
-    of: list[Draft | None]
+    of: list[FastTask | None]
     shapes: Shapes | None = None
-    fits: Fits | None = None
+    fits: ClippedShapes | None = None
     asked: Mapping[int, Fitted | str] = {}
-    said: Said = Said()
+    said: RegionMetadata = RegionMetadata()
     class_ids: NDArray[np.int64] = np.empty(0, np.int64)
 
 
-class Usual:
+class FastTaskDecoder:
     """Reads blocks of tasks by the rules of an export, whose classes are numbered so far as ``classes`` says."""
 
     def __init__(self, rules: Rules, classes: ClassMap) -> None:
@@ -96,14 +104,14 @@ class Usual:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(_task_type(rules.config)).decode
         self._chosen_by: dict[tuple[bool, int | None], str] = {}
 
-    def read(self, texts: Sequence[bytes | None]) -> Drafts:
+    def read(self, texts: Sequence[bytes | None]) -> FastBatch:
         """The usual tasks of a block: ``None`` stands for what need not be looked at."""
         block = _Block(self._classes)
         for first in range(0, len(texts), _AT_ONCE):
             block.add([self._one(text) if text is not None else None for text in texts[first : first + _AT_ONCE]])
         return block.drafts()
 
-    def _one(self, text: bytes) -> "_Found | None":
+    def _one(self, text: bytes) -> "_DecodedTask | None":
         """A task and its one annotation that counts; None where there is anything to ask."""
         try:
             task = self._decode(text)
@@ -119,7 +127,7 @@ class Usual:
         if type(url) is not str or not url or (task.meta and original_name(task.meta, url)):
             return None
         rule = self._rule(annotation)
-        return _Found(task.id, keys[0], url, annotation, rule, image_about(task.meta)) if rule else None
+        return _DecodedTask(task.id, keys[0], url, annotation, rule, image_about(task.meta)) if rule else None
 
     def _rule(self, annotation: Any) -> str:
         """The rule by which a task's only annotation counts by itself; empty where it does not.
@@ -134,7 +142,7 @@ class Usual:
         return rule
 
 
-class _Found(msgspec.Struct, gc=False):
+class _DecodedTask(msgspec.Struct, gc=False):
     """A task that is usual as far as types say it."""
 
     task: int
@@ -153,17 +161,17 @@ class _Block:
 
     def __init__(self, classes: ClassMap) -> None:
         self._classes = classes
-        self._of: list[Draft | None] = []
+        self._of: list[FastTask | None] = []
         self._fields = [bytearray() for _ in range(5)]  # x, y, width, height, rotation
         self._sizes = [bytearray(), bytearray()]
         self._points, self._counts = bytearray(), bytearray()
         self._ring, self._polygon, self._labelled = bytearray(), bytearray(), bytearray()
         self._told_apart = bytearray()
-        self._said = Said([], [])
+        self._said = RegionMetadata([], [])
         self._class_ids = bytearray()
         self._rows = 0
 
-    def add(self, found: Sequence[_Found | None]) -> None:
+    def add(self, found: Sequence[_DecodedTask | None]) -> None:
         """Take some tasks: ``None`` for one that is not usual."""
         annotations = [each.annotation for each in found if each]
         results = list(chain.from_iterable([each.result for each in annotations]))
@@ -172,26 +180,26 @@ class _Block:
         drawn = [each for each in points if each]
         labels = [each.polygonlabels if each.points else each.rectanglelabels for each in values]
         names = [each[0] if each else "" for each in labels]
-        self._points += packed(list(chain.from_iterable(chain.from_iterable(drawn))))
-        self._counts += packed(list(map(len, drawn)), "q")
+        self._points += pack(list(chain.from_iterable(chain.from_iterable(drawn))))
+        self._counts += pack(list(map(len, drawn)), "q")
         x, y, width, height, rotation = self._fields
-        x += packed([each.x for each in values])
-        y += packed([each.y for each in values])
-        width += packed([each.width for each in values])
-        height += packed([each.height for each in values])
-        rotation += packed([each.rotation for each in values])
+        x += pack([each.x for each in values])
+        y += pack([each.y for each in values])
+        width += pack([each.width for each in values])
+        height += pack([each.height for each in values])
+        rotation += pack([each.rotation for each in values])
         image_width, image_height = self._sizes
-        image_width += packed([each.original_width for each in results], "I")
-        image_height += packed([each.original_height for each in results], "I")
+        image_width += pack([each.original_width for each in results], "I")
+        image_height += pack([each.original_height for each in results], "I")
         self._ring += bytes(map(bool, points))
         self._polygon += bytes([each.type == "polygonlabels" for each in results])
         self._labelled += bytes(map(bool, map(str.strip, names)))
-        self._class_ids += packed(list(self._classes.ids(names)), "q")
+        self._class_ids += pack(list(self._classes.ids(names)), "q")
         self._said.scores.extend([each.score for each in results])
         self._said.regions.extend([each.id for each in results])
         self._place(found)
 
-    def _place(self, found: Sequence[_Found | None]) -> None:
+    def _place(self, found: Sequence[_DecodedTask | None]) -> None:
         """Say where the rows of each task are, which are those of the tasks before it and then its own."""
         regions, last = self._said.regions, self._rows
         for each in found:
@@ -203,13 +211,13 @@ class _Block:
             self._told_apart.append(len(set(regions[first:last])) == len(result))  # results of one id are one region
             width, height = result[0].original_width, result[0].original_height
             rows, who = (first, last), (annotation.id, annotation.completed_by)
-            self._of.append(Draft(each.task, each.key, each.url, each.rule, *rows, width, height, *who, each.about))
+            self._of.append(FastTask(each.task, each.key, each.url, each.rule, *rows, width, height, *who, each.about))
         self._rows = last
 
-    def drafts(self) -> Drafts:
+    def drafts(self) -> FastBatch:
         """Which of the tasks are usual in what types cannot say as well, and the columns."""
         if not self._told_apart:
-            return Drafts(self._of)
+            return FastBatch(self._of)
         drafts = [each for each in self._of if each]
         first = np.array([each.first for each in drafts])
         lengths = np.array([each.last for each in drafts]) - first
@@ -225,17 +233,17 @@ class _Block:
             usual = iter(good.tolist())
             self._of = [each if each and next(usual) else None for each in self._of]
         points = np.frombuffer(self._points).reshape(-1, 2)
-        shapes = draw(
+        shapes = percent_to_pixels(
             np.stack((x, y, width, height, rotation)).T,
             points,
             np.frombuffer(self._counts, np.int64),
             ring,
             np.stack(sizes).astype(np.float64).T,
         )
-        fits = fit(shapes)
-        others = np.flatnonzero((fits.kinds == OTHER) & np.repeat(good, lengths))
-        asked = fit_others(shapes, others.tolist())
-        return Drafts(self._of, shapes, fits, asked, self._said, np.frombuffer(self._class_ids, np.int64))
+        fits = clip_batch(shapes)
+        others = np.flatnonzero((fits.kinds == NOT_VECTORISED) & np.repeat(good, lengths))
+        asked = clip_remaining(shapes, others.tolist())
+        return FastBatch(self._of, shapes, fits, asked, self._said, np.frombuffer(self._class_ids, np.int64))
 
 
 def _task_type(config: LabelConfig | None) -> Any:

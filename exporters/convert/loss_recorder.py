@@ -15,7 +15,7 @@ def moved(task: int | None, url: str, split: str, wanted: str, why: str) -> Loss
     return Loss("split", "moved", task=task, detail=f"{url}: in {split}, not in {wanted}, as an earlier task {why} is")
 
 
-class Losses:
+class LossRecorder:
     """The losses of one task.
 
     Args:

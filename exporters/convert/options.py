@@ -6,7 +6,7 @@ import msgspec
 
 from exporters.convert.annotation_policy import Policy
 from exporters.model.splits import Split
-from labelloop.labeling.consensus.consensus import Crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel
 from labelloop.labeling.studio.config import LabelConfig
 
 
@@ -24,7 +24,7 @@ class Rules(msgspec.Struct, frozen=True):
     disputed: str
     config: LabelConfig | None
     config_labels: frozenset[str]
-    crowd: Crowd | None = None
+    crowd: AnnotatorModel | None = None
     renamed: Mapping[str, str] = {}
     sizeless: bool = False
 

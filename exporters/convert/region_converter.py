@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from exporters.convert.loss_recorder import Losses
+from exporters.convert.loss_recorder import LossRecorder
 from exporters.convert.options import Rules
 from exporters.model.accounting import Ledger
 from exporters.model.class_map import ClassMap
@@ -35,7 +35,7 @@ class Labeller:
         *,
         numbers: Iterator[int],
         saw: tuple[int, ...],
-        losses: Losses,
+        losses: LossRecorder,
     ) -> list[Object]:
         """The objects of a region; none, and a loss, where it cannot be in the data set.
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from exporters.convert.annotation_policy import NOT_CHOSEN, TOGETHER, ByUser, Choice, choose, unsettled
-from exporters.convert.consensus import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE, Together, together
-from exporters.convert.loss_recorder import MALFORMED, Losses
+from exporters.convert.consensus import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE, Together, consensus_reading
+from exporters.convert.loss_recorder import MALFORMED, LossRecorder
 from exporters.convert.options import Rules, question
 from exporters.convert.region_converter import Labeller
 from exporters.convert.task_images import Sizes, TaskImage, find_image, task_images
@@ -22,7 +22,7 @@ from exporters.model.splits import APART
 from exporters.structures.interval_set import Runs
 from exporters.structures.spilling_set import KeySet
 from exporters.structures.split_keys import SplitKeys
-from labelloop.labeling.consensus.consensus import Crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel
 from labelloop.labeling.errors import MalformedTask, TooLargeToJudge
 from labelloop.labeling.region import Reading
 from labelloop.labeling.studio.regions import read_annotation
@@ -70,7 +70,7 @@ class Taken(msgspec.Struct, frozen=True):
 class _Made:
     """What becomes of the task under way."""
 
-    def __init__(self, key: int, losses: Losses) -> None:
+    def __init__(self, key: int, losses: LossRecorder) -> None:
         self.key = key
         self.stays = False
         self.names: list[NameKeys] = []
@@ -97,7 +97,7 @@ class Assembler:
         """The images of a task with their objects; none where the task is not in the data set."""
         self._position += 1
         number = task.task if isinstance(task, MalformedTask) else task.id
-        made = self._made = _Made(-self._position, Losses(self._ledger, number, self._position))
+        made = self._made = _Made(-self._position, LossRecorder(self._ledger, number, self._position))
         items = tuple(self._items(task))
         return Assembled(made.key, items, made.stays, tuple(made.names), tuple(made.losses.listed))
 
@@ -169,7 +169,9 @@ class Assembler:
         images = task_images(task, self._rules.config)
         readings = [(annotation, self._read(task, annotation, images)) for annotation in chosen]
         try:
-            agreed = together(readings, self._rules.crowd or Crowd()) if choice.rule == TOGETHER else None
+            agreed = (
+                consensus_reading(readings, self._rules.crowd or AnnotatorModel()) if choice.rule == TOGETHER else None
+            )
         except TooLargeToJudge as problem:
             self._drop_task(TOO_LARGE, readings, failed=True, detail=problem.reason)
             return
@@ -237,7 +239,7 @@ class Assembler:
 
     def _split(self, task: Task, url: str) -> str:
         rule = self._rules.split
-        if told := rule.told(task.data):
+        if told := rule.explicit_split(task.data):
             return told
         if rule.key:
             self._ledger.notes[NO_SPLIT] += 1

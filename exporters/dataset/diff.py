@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from exporters.dataset.shards import read_index, read_rows
 from exporters.dataset.task_index import Index
 from exporters.errors import BadOption
-from exporters.formats.decode import OBJECTS, Seen, objects_of
+from exporters.formats.decode import OBJECTS, DecodedObject, objects_of
 from exporters.model.manifest import IMAGES, Manifest
 from exporters.model.records import Image
 from labelloop.service.scratch import scratch_folder
@@ -135,20 +135,24 @@ class _Count:
         self._classes: dict[str, Counter[str]] = {}
         self._samples: list[Sample] = []
 
-    def added(self, image: Image, objects: Sequence[tuple[str, Seen]]) -> None:
+    def added(self, image: Image, objects: Sequence[tuple[str, DecodedObject]]) -> None:
         self._images["added"] += 1
         self._say(image, "new", Counter(added=len(objects)))
         for name, _ in objects:
             self._class(name)["added"] += 1
 
-    def removed(self, image: Image, objects: Sequence[tuple[str, Seen]]) -> None:
+    def removed(self, image: Image, objects: Sequence[tuple[str, DecodedObject]]) -> None:
         self._images["removed"] += 1
         self._say(image, "gone", Counter(removed=len(objects)))
         for name, _ in objects:
             self._class(name)["removed"] += 1
 
     def both(
-        self, was: Image, now: Image, before: Sequence[tuple[str, Seen]], after: Sequence[tuple[str, Seen]]
+        self,
+        was: Image,
+        now: Image,
+        before: Sequence[tuple[str, DecodedObject]],
+        after: Sequence[tuple[str, DecodedObject]],
     ) -> None:
         found = list(_compare(before, after))
         for name, what in found:
@@ -212,12 +216,14 @@ def _images(
             yield from zip(images, read_rows(store, generation, name, here), strict=True)
 
 
-def _objects(name: str, record: bytes, image: Image, manifest: Manifest) -> list[tuple[str, Seen]]:
+def _objects(name: str, record: bytes, image: Image, manifest: Manifest) -> list[tuple[str, DecodedObject]]:
     labels = {number: label for label, number in manifest.classes.items()}
     return [(labels.get(each.class_id, "?"), each) for each in objects_of(name, record, image, manifest)]
 
 
-def _compare(before: Sequence[tuple[str, Seen]], after: Sequence[tuple[str, Seen]]) -> Iterator[tuple[str, str]]:
+def _compare(
+    before: Sequence[tuple[str, DecodedObject]], after: Sequence[tuple[str, DecodedObject]]
+) -> Iterator[tuple[str, str]]:
     """(class, what) of each object that differs: those that stayed where they were are paired first."""
     places = Counter(_place(*each) for each in before)
     left = []
@@ -250,7 +256,7 @@ def _compare(before: Sequence[tuple[str, Seen]], after: Sequence[tuple[str, Seen
         yield name, "added"
 
 
-def _place(name: str, seen: Seen) -> tuple[Any, ...]:
+def _place(name: str, seen: DecodedObject) -> tuple[Any, ...]:
     outline = bytes(seen.outline) if isinstance(seen.outline, msgspec.Raw) else repr(seen.outline)
     return (name, outline, *(round(edge / _NEAR) for edge in seen.box))
 

@@ -23,15 +23,15 @@ def job_of(manifest: Manifest) -> Job:
     return Job(tuple(manifest.splits), tuple(manifest.classes), skeleton, manifest.categories)
 
 
-def put_whole(store: Store, manifest: Manifest, scratch: Path) -> Manifest:
+def publish_plain_files(store: Store, manifest: Manifest, scratch: Path) -> Manifest:
     """Lay out the formats that want it and put their files into the store; gives the manifest that lists them."""
     files: list[File] = []
     waiting: list[tuple[str, Path]] = []
     for name in manifest.formats:
-        if not FORMATS[name].whole:
+        if not FORMATS[name].publish_plain:
             continue
         root = scratch / f"whole-{name}"
-        FORMATS[name](job_of(manifest)).lay(held(read_table(store, manifest, name)), Folder(root))
+        FORMATS[name](job_of(manifest)).write_files(held(read_table(store, manifest, name)), Folder(root))
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from exporters.formats import FORMATS
 from exporters.formats.base import Record, held
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Manifest, Photo
 from exporters.model.records import Image
-from labelloop.service.disk import full_disk_named
+from labelloop.service.disk import annotate_enospc
 from labelloop.service.media import Media
 from labelloop.service.store import Store
 
@@ -80,7 +80,7 @@ def pull(
     wanted = tuple(formats) or manifest.formats
     if not set(wanted) <= set(manifest.formats):
         raise BadOption("--format", ",".join(wanted), "one or more of " + ", ".join(manifest.formats))
-    with full_disk_named(to), Staging(to) as staging:
+    with annotate_enospc(to), Staging(to) as staging:
         work = _Pull(store, manifest, wanted, staging, progress)
         files = work.labels()
         missing: list[tuple[str, str]] = []
@@ -133,7 +133,7 @@ class _Pull:
         files = 0
         for name, folder in self.folders.items():
             place = Folder(self._root / folder)
-            FORMATS[name](job_of(self._manifest)).lay(held(self._told(self._table(name))), place)
+            FORMATS[name](job_of(self._manifest)).write_files(held(self._told(self._table(name))), place)
             files += place.files
         for name in (IMAGES, DROPPED):
             with (self._root / f"{name}.jsonl").open("wb") as file:

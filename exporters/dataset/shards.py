@@ -28,7 +28,7 @@ _MD5 = re.compile("[0-9a-f]{32}")
 _WAITING_BYTES = 16 << 20
 
 
-class Objects:
+class ObjectUploader:
     """Puts objects into the store under the name of their content; what is there already is not sent again.
 
     Files are sent while the export goes on. For a folder they wait until some are together, and the disk is synced
@@ -40,7 +40,7 @@ class Objects:
         self._known = set(known)
         self._waiting: list[tuple[str, Path]] = []
         self._bytes = 0
-        self._lanes = store.lanes
+        self._lanes = store.upload_concurrency
         self._threads = ThreadPoolExecutor(self._lanes, thread_name_prefix="objects")
         self._sending: deque[Future[None]] = deque()
         self.written = self.written_bytes = 0
@@ -56,7 +56,7 @@ class Objects:
         self._bytes += size
         self.written, self.written_bytes = self.written + 1, self.written_bytes + size
         if self._bytes >= _WAITING_BYTES // self._lanes or (self._lanes > 1 and self._free()):
-            self._depart()
+            self._start_upload()
 
     def put_elsewhere(self, objects: int, size: int) -> None:
         """Count objects that another process put."""
@@ -65,7 +65,7 @@ class Objects:
     def flush(self) -> None:
         """Send what waits; all of it is in the store when this returns."""
         if self._waiting:
-            self._depart()
+            self._start_upload()
         while self._sending:
             self._sending.popleft().result()
 
@@ -75,7 +75,7 @@ class Objects:
     def __exit__(self, *error: object) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def _depart(self) -> None:
+    def _start_upload(self) -> None:
         """Send what waits beside, as soon as a lane is free. Raises what went wrong with what was sent before."""
         while self._sending and (self._sending[0].done() or not self._free()):
             self._sending.popleft().result()
@@ -94,7 +94,7 @@ class Objects:
 class TableWriter:
     """One table of a generation being written: lines go to a file, full files become shards."""
 
-    def __init__(self, name: str, scratch: Path, objects: Objects) -> None:
+    def __init__(self, name: str, scratch: Path, objects: ObjectUploader) -> None:
         self._name, self._scratch, self._objects = name, scratch, objects
         self._shards: list[Shard] = []
         self._digest = hashlib.sha256()

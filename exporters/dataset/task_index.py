@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.model.accounting import Bill
-from exporters.structures.offsets import starts
-from exporters.structures.packed import packed
+from exporters.model.accounting import TaskAccount
+from exporters.structures.offsets import offsets
+from exporters.structures.packed import pack
 
 DIGEST_BYTES = 16
 NO_DIGEST = bytes(DIGEST_BYTES)
@@ -46,7 +46,7 @@ class Page(msgspec.Struct, frozen=True):
     images: bytes
     names: bytes
     removed: bytes
-    known_bills: tuple[Bill, ...]
+    known_bills: tuple[TaskAccount, ...]
 
 
 class PageWriter:
@@ -68,11 +68,11 @@ class PageWriter:
         names: Sequence[Sequence[NameKeys]],
     ) -> None:
         """Add the rows of some tasks: the number of a bill is the one of before it was joined with others."""
-        self._keys += packed(keys, "q")
+        self._keys += pack(keys, "q")
         self._digests += b"".join(digests)
-        self._bills += packed(bills, "I")
-        self._images += packed(list(map(len, names)), "I")
-        self._names += packed(list(chain.from_iterable(chain.from_iterable(names))), "Q")
+        self._bills += pack(bills, "I")
+        self._images += pack(list(map(len, names)), "I")
+        self._names += pack(list(chain.from_iterable(chain.from_iterable(names))), "Q")
 
     def columns(self, bills: Sequence[int]) -> tuple[bytes | bytearray, ...]:
         """The first five columns of `Page`; ``bills`` has for each number of a bill the one that it is to have."""
@@ -95,7 +95,7 @@ class PageFile:
             with path.open("ab") as file:
                 file.write(data)
 
-    def whole(self, known_bills: tuple[Bill, ...], removed: Iterable[int]) -> Path:
+    def whole(self, known_bills: tuple[TaskAccount, ...], removed: Iterable[int]) -> Path:
         """The page as it is stored: MessagePack, a map by the names of `Page`."""
         with self._path.open("wb") as file:
             file.write(struct.pack("B", _MAP | len(Page.__struct_fields__)))
@@ -118,7 +118,7 @@ class Rows(msgspec.Struct, frozen=True):
     first_name: NDArray[np.int64]
     names: NDArray[np.uint64]  # (names, 2)
     removed: NDArray[np.int64]
-    known_bills: tuple[Bill, ...]
+    known_bills: tuple[TaskAccount, ...]
 
 
 def read_page(data: bytes) -> Rows:
@@ -134,7 +134,7 @@ def read_page(data: bytes) -> Rows:
         keys=np.frombuffer(page.keys, np.int64),
         digests=np.frombuffer(page.digests, np.uint64).reshape(-1, 2),
         bills=np.frombuffer(page.bills, np.uint32),
-        first_name=starts(images),
+        first_name=offsets(images),
         names=np.frombuffer(page.names, np.uint64).reshape(-1, 2),
         removed=np.frombuffer(page.removed, np.int64),
         known_bills=page.known_bills,
@@ -192,10 +192,10 @@ class Index:
             found[here] = page.digests[row[here]]
         return found
 
-    def bill(self, place: int) -> Bill:
+    def bill(self, place: int) -> TaskAccount:
         """What became of the task at a place of the order."""
         page = self.pages[self.generation[place]]
-        bill: Bill = page.known_bills[page.bills[self.row[place]]]
+        bill: TaskAccount = page.known_bills[page.bills[self.row[place]]]
         return bill
 
     def names(self, place: int) -> list[NameKeys]:

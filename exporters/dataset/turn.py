@@ -1,6 +1,6 @@
 """The turn of one exporter to write the next version, so that it need not wait where nobody else is at work.
 
-Where a store cannot say at once who of several creators has won (`Store.settle_s`), whoever creates something waits
+Where a store cannot say at once who of several creators has won (`Store.write_settle_s`), whoever creates something waits
 until others must have ended, and looks whose bytes stayed. An export creates or moves several things; it would wait for
 each. Instead it claims the next version's number at its beginning, and the claim settles while tasks are converted:
 
@@ -24,7 +24,7 @@ import msgspec
 from exporters.dataset.versions import HeadRead, manifest_key, read_head, version_name
 from labelloop.service.store import AlreadyThere, Store, StoreError
 
-MARK_S = 1.0
+CONTEST_WINDOW_S = 1.0
 """Seconds that manifest and head may take after the look, and that others wait after their mark."""
 _CLAIM, _MARK = "claim.json", "contested.json"
 
@@ -33,7 +33,7 @@ Look = tuple[float, HeadRead | None]
 """Until when nobody else writes, and what the head is till then; (0, None): others may write."""
 
 
-class Turn:
+class VersionClaim:
     """The turn to write the first free version after a number. Use it as a context: it takes away what it put.
 
     Args:
@@ -49,19 +49,19 @@ class Turn:
         self._claiming: Future[tuple[int, bool]] | None = None
         self._looking: Future[Look] | None = None
         self._clearing: Future[None] | None = None
-        if store.settle_s:
+        if store.write_settle_s:
             self._claiming = self._threads.submit(self._claim)
 
     def first(self) -> int:
         """The number that is to be tried first."""
         return self._claiming.result()[0] if self._claiming else self._after + 1
 
-    def look(self) -> None:
+    def begin_check(self) -> None:
         """Begin the look of `alone_until`, beside the last steps before the first write. It reads the head as well."""
         if self._claiming is not None:
             self._looking = self._threads.submit(self._look, self._claiming)
 
-    def alone_until(self, number: int) -> float:
+    def exclusive_until(self, number: int) -> float:
         """Until when nobody else writes this version or moves the head: see `Store.create`; 0: others may.
 
         It is to be asked right before the first write. Where others are at work it waits until they know of us.
@@ -71,7 +71,7 @@ class Turn:
         if self._claiming.result() == (number, True):
             return self._looked()[0]
         self._mark(number)
-        time.sleep(max(0.0, self._marked[number] + MARK_S - time.monotonic()))
+        time.sleep(max(0.0, self._marked[number] + CONTEST_WINDOW_S - time.monotonic()))
         return 0.0
 
     @property
@@ -112,7 +112,7 @@ class Turn:
 
     def _looked(self) -> Look:
         if self._looking is None:
-            self.look()
+            self.begin_check()
         assert self._looking is not None
         return self._looking.result()
 
@@ -121,7 +121,7 @@ class Turn:
         now = time.monotonic()
         if not won or self._store.exists(_key(number, _MARK)):
             return 0.0, None
-        return now + MARK_S, read_head(self._store)
+        return now + CONTEST_WINDOW_S, read_head(self._store)
 
     def _clear(self, claiming: Future[tuple[int, bool]], written: int) -> None:
         """Take away what we put. A mark stays until its version is there: it warns whoever has the claim."""

@@ -28,7 +28,7 @@ from exporters.model.manifest import Head, Manifest, decode_manifest, encode_man
 from labelloop.service.store import AlreadyThere, Changed, NotThere, Store
 
 if TYPE_CHECKING:
-    from exporters.dataset.turn import Turn
+    from exporters.dataset.turn import VersionClaim
 
 HEAD = "HEAD.json"
 _LATE_S = 5.0
@@ -49,7 +49,7 @@ def version_number(name: str) -> int:
     return int(name[1:]) if name[:1] == "v" and name[1:].isdecimal() else 0
 
 
-def commit(store: Store, manifest: Manifest, turn: "Turn") -> tuple[Manifest, str, float]:
+def commit(store: Store, manifest: Manifest, turn: "VersionClaim") -> tuple[Manifest, str, float]:
     """Write the manifest under the next free number, which makes the version.
 
     Two exporters never get one number: the manifest is written only where there is none, and the one that comes second
@@ -70,7 +70,7 @@ def commit(store: Store, manifest: Manifest, turn: "Turn") -> tuple[Manifest, st
     for number in range(first, first + 1000):
         named = msgspec.structs.replace(manifest, version=version_name(number))
         data = encode_manifest(named)
-        alone_until = turn.alone_until(number)
+        alone_until = turn.exclusive_until(number)
         try:
             store.create(manifest_key(named.version), data, alone_until=alone_until)
         except AlreadyThere:

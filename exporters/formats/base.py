@@ -21,7 +21,7 @@ from exporters.model.keypoints import Skeleton
 from exporters.model.records import Item, Object
 
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
-"""`Format.usual_changes` of a format of boxes."""
+"""`Format.implicit_conversions` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
 NO_CROWDS = "a crowd: the format has no regions to ignore"
 FLAGS, ATTRIBUTES, NOTES, ABOUT = "flags", "attributes", "notes and further fields", "further fields"
@@ -86,8 +86,8 @@ class Format(Protocol):
         name: Its name in ``FORMATS``.
         image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
         needs_size: Whether it leaves images of unknown size out.
-        whole: Whether the files that ``lay`` makes are put into the store too, for readers that take them from there.
-        usual_changes: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
+        publish_plain: Whether the files that ``write_files`` makes are put into the store too, for readers that take them from there.
+        implicit_conversions: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
             ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
         places: What the format has a place for beside labels and shapes: `FLAGS` and so on. The bill counts the rest.
     """
@@ -95,16 +95,16 @@ class Format(Protocol):
     name: ClassVar[str]
     image_folder: ClassVar[str]
     needs_size: ClassVar[bool]
-    whole: ClassVar[bool]
+    publish_plain: ClassVar[bool]
     places: ClassVar[frozenset[str]]
-    usual_changes: tuple[str, str, str]
+    implicit_conversions: tuple[str, str, str]
 
     def __init__(self, job: Job) -> None: ...
 
     def encode(self, block: Block) -> Encoded:
         """A record of each image of a block, in the order of the block's images."""
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Lay the data set out as plain files: the records of all images, in the order of their tasks."""
 
     def finish(self, root: Path) -> None:
@@ -117,9 +117,9 @@ class ItemFormat:
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
     needs_size: ClassVar[bool] = True
-    whole: ClassVar[bool] = False
+    publish_plain: ClassVar[bool] = False
     places: ClassVar[frozenset[str]] = frozenset()
-    usual_changes: tuple[str, str, str] = ("", "", "")
+    implicit_conversions: tuple[str, str, str] = ("", "", "")
 
     def __init__(self, job: Job) -> None:
         self.job = job

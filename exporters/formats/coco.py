@@ -80,12 +80,12 @@ class Coco(ItemFormat):
     places: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES, NOTES, ABOUT})
     own_ids: ClassVar[bool] = True
     """Whether categories have their numbers of `Job.categories`, not those of the class map."""
-    usual_changes: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+    implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         if job.skeleton:  # images go one by one, and what is done to their objects is counted there
-            self.usual_changes = ("", "", "")
+            self.implicit_conversions = ("", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back, but for key points of an object."""
@@ -142,7 +142,7 @@ class Coco(ItemFormat):
             encoded.refused.extend((place, each, reason) for each, reason in lost)
         return encoded
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Join images, annotations and categories of each split to one file."""
         skeleton, told = self.job.skeleton, self.job.categories
         points = {"keypoints": skeleton.names, "skeleton": skeleton.edges} if skeleton else {}

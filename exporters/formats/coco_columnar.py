@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from exporters.columnar.columns import OTHER, Columns
+from exporters.columnar.columns import NOT_VECTORISED, Columns
 from exporters.columnar.text_table import Cell, Ints, decimals, ends, parts, sheet, split, texts, units, whole
 
 _encode = msgspec.json.Encoder().encode
@@ -25,7 +25,7 @@ def annotations(columns: Columns, images: Sequence[int], categories: Ints, other
     said, rings = columns.said, columns.shapes.rings
     corners = units(columns.fits.boxes.T, 4)
     x0, y0, x1, y1, *sides = decimals(np.concatenate((corners, corners[2:] - corners[:2])), 4)
-    [area] = decimals(units(np.where(columns.fits.kinds == OTHER, 0.0, columns.fits.areas), 4)[None], 4)
+    [area] = decimals(units(np.where(columns.fits.kinds == NOT_VECTORISED, 0.0, columns.fits.areas), 4)[None], 4)
     outline, row = _marks(columns, rings.rows, _OUTLINE), _marks(columns, sorted(others), _ROW)
     lengths = np.diff(columns.first)
     cells: list[Cell] = [*row, b'{"id":', *whole(columns.ids)]

@@ -14,7 +14,7 @@ from labelloop.service.datasets.shapes import run_lengths
 Ring = Sequence[Point]
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False):
+class DecodedObject(msgspec.Struct, frozen=True, gc=False):
     """An object: the number of its class from 1, its box, its area (square pixels), and what its outline is read from.
 
     ``outline`` is empty where the box is all that the format says.
@@ -37,7 +37,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         return [[(left, top), (right, top), (right, bottom), (left, bottom)]]
 
 
-Read = Callable[[bytes, Image, Mapping[str, int]], list[Seen]]
+Read = Callable[[bytes, Image, Mapping[str, int]], list[DecodedObject]]
 """A record, its image and the numbers of the classes -> its objects."""
 
 
@@ -64,38 +64,38 @@ _sheet = msgspec.json.Decoder(_Sheet).decode
 _rows = msgspec.json.Decoder(_Rows).decode
 
 
-def _coco(record: bytes, image: Image, classes: Mapping[str, int]) -> list[Seen]:
+def _coco(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del image, classes
     found = []
     for each in _sheet(record).annotations:
         x, y, width, height = each.bbox
-        found.append(Seen(each.category_id, (x, y, x + width, y + height), each.area, each.segmentation))
+        found.append(DecodedObject(each.category_id, (x, y, x + width, y + height), each.area, each.segmentation))
     return found
 
 
-def _boxes(record: bytes, image: Image, classes: Mapping[str, int]) -> list[Seen]:
+def _boxes(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del classes
     found = []
     for row in _rows(record).rows.splitlines():
         kind, cx, cy, width, height, *_ = (float(cell) for cell in row.split())
         across, down = width * image.width, height * image.height
         left, top = cx * image.width - across / 2, cy * image.height - down / 2
-        found.append(Seen(int(kind) + 1, (left, top, left + across, top + down), across * down))
+        found.append(DecodedObject(int(kind) + 1, (left, top, left + across, top + down), across * down))
     return found
 
 
-def _outlines(record: bytes, image: Image, classes: Mapping[str, int]) -> list[Seen]:
+def _outlines(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del classes
     found = []
     for row in _rows(record).rows.splitlines():
         kind, *numbers = (float(cell) for cell in row.split())
         ring = [(x * image.width, y * image.height) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
         shape = shapely.Polygon(ring)
-        found.append(Seen(int(kind) + 1, shape.bounds, float(shape.area), ring))
+        found.append(DecodedObject(int(kind) + 1, shape.bounds, float(shape.area), ring))
     return found
 
 
-def _voc(record: bytes, image: Image, classes: Mapping[str, int]) -> list[Seen]:
+def _voc(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     from defusedxml.ElementTree import fromstring
 
     del image
@@ -105,7 +105,9 @@ def _voc(record: bytes, image: Image, classes: Mapping[str, int]) -> list[Seen]:
             float(each.findtext(f"bndbox/{edge}") or 0) for edge in ("xmin", "ymin", "xmax", "ymax")
         )
         box = (left - 1, top - 1, right, bottom)
-        found.append(Seen(classes.get(each.findtext("name") or "", 0), box, (box[2] - box[0]) * (box[3] - box[1])))
+        found.append(
+            DecodedObject(classes.get(each.findtext("name") or "", 0), box, (box[2] - box[0]) * (box[3] - box[1]))
+        )
     return found
 
 
@@ -126,7 +128,7 @@ OBJECTS: Mapping[str, Read] = {
 """Format -> how its records are read, the format that says most first."""
 
 
-def objects_of(name: str, record: bytes, image: Image, manifest: Manifest) -> list[Seen]:
+def objects_of(name: str, record: bytes, image: Image, manifest: Manifest) -> list[DecodedObject]:
     """The objects of an image by a format's record of it; their classes have the class map's numbers."""
     found = OBJECTS[name](record, image, manifest.classes)
     if name != "coco" or not manifest.categories.ids:

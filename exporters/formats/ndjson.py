@@ -40,7 +40,7 @@ class _Ndjson:
     """
 
     needs_size: ClassVar[bool] = True  # each image says its own
-    whole: ClassVar[bool] = True
+    publish_plain: ClassVar[bool] = True
     task: ClassVar[str]
     rows: ClassVar[str]
 
@@ -48,7 +48,7 @@ class _Ndjson:
         """The record of an image with these rows."""
         return _encode(_Line(image.file_name, image.url, image.width, image.height, "".join(rows)))
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Write ``dataset.ndjson``; images wait on the disk until it is known whether each one has an address."""
         decode = msgspec.json.Decoder(_Line).decode
         with ExitStack() as opened:

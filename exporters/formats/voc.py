@@ -52,7 +52,7 @@ class Voc(ItemFormat):
     name: ClassVar[str] = "voc"
     places: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES})
     image_folder: ClassVar[str] = "JPEGImages"
-    usual_changes: tuple[str, str, str] = BOX_CHANGES
+    implicit_conversions: tuple[str, str, str] = BOX_CHANGES
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image and its objects; shapes without an area are given back."""
@@ -107,7 +107,7 @@ class Voc(ItemFormat):
             encoded.records[place] = _encode(page)
         return encoded
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Write the pages, the classes and the lists of images, empty ones too: readers expect all four."""
         place.write("labelmap.txt", label_map(self.job.classes))
         decode = msgspec.json.Decoder(VocPage).decode

@@ -44,7 +44,7 @@ class VocMasks(Voc):
     """Where objects overlap, the smaller one is on top: whatever was drawn can be seen."""
 
     name: ClassVar[str] = "voc-masks"
-    usual_changes: tuple[str, str, str] = ("", "", "")
+    implicit_conversions: tuple[str, str, str] = ("", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
         """An image, its objects and their pixels; shapes without an area are given back."""
@@ -79,7 +79,7 @@ class VocMasks(Voc):
         """See `Format.encode`."""
         return ItemFormat.encode(self, block)
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Write what VOC writes, the two PNG of each image that has objects, and the lists of those."""
         palette = colours(256).tobytes()
         decode = msgspec.json.Decoder(_Page).decode
@@ -101,7 +101,7 @@ class VocMasks(Voc):
                             lists[name].write(f"{page.stem}\n".encode())
                     yield record
 
-            super().lay(told(), place)
+            super().write_files(told(), place)
 
 
 def _mask(each: Object, width: int, height: int) -> Mask:

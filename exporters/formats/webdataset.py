@@ -41,7 +41,7 @@ class WebDataset(Coco):
     own_ids: ClassVar[bool] = False
     image_folder: ClassVar[str] = ".photos/{split}"
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Write the classes, and the samples as they wait for their photos."""
         with ExitStack() as opened:
             waiting = {

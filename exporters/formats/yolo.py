@@ -75,7 +75,7 @@ class YoloRows(ItemFormat):
                 lines.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
         return self._page(image, list(dict.fromkeys(lines))), [*dropped, *repeated(held, lines)]
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Write the rows, the lists of images and ``data.yaml``, whose class numbers are the class map's less one."""
         decode = msgspec.json.Decoder(YoloPage).decode
         with ExitStack() as opened:
@@ -121,7 +121,7 @@ class YoloDetect(YoloRows):
     """YOLO detect: every shape is its box, ``class x_centre y_centre width height``."""
 
     name: ClassVar[str] = "yolo-detect"
-    usual_changes: tuple[str, str, str] = BOX_CHANGES
+    implicit_conversions: tuple[str, str, str] = BOX_CHANGES
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""

@@ -47,7 +47,7 @@ class YoloClassify(ItemFormat):
         label = item.choices[0] if len(item.choices) == 1 else ""
         return msgspec.json.encode(_Row(item.image.file_name, label)), [(each, NO_SHAPES) for each in item.objects]
 
-    def lay(self, records: Iterable[Record], place: Place) -> None:
+    def write_files(self, records: Iterable[Record], place: Place) -> None:
         """Write the sheet: file, split, class and the folder of the class."""
         decode = msgspec.json.Decoder(_Row).decode
         folders = _Folders()

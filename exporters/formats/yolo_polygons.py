@@ -26,7 +26,7 @@ class YoloSegment(YoloRows):
     """YOLO segment: every shape is one ring. Parts and holes are joined to it by bridges of no width."""
 
     name: ClassVar[str] = "yolo-segment"
-    usual_changes: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
+    implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
 
     def encode(self, block: Block) -> Encoded:
         """See `Format.encode`."""

@@ -9,7 +9,7 @@ import msgspec
 from exporters.importing.errors import ImportFailed
 from exporters.model.class_map import config_labels
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.datasets import DataSet, Drawn, LabelledPhoto, Problem
+from labelloop.service.datasets import DataSet, LabelledObject, LabelledPhoto, Problem
 
 _FIX = "Give the COCO file that the model was trained on, or the data set's classes.json, or a text file of names."
 
@@ -50,7 +50,7 @@ def named(data: DataSet, numbers: Mapping[int, str]) -> DataSet:
             if isinstance(each, Problem):
                 yield each
                 continue
-            drawn: list[Drawn] = []
+            drawn: list[LabelledObject] = []
             for one in each.drawn:
                 label = numbers.get(int(one.label.removeprefix("#")))
                 if label is None:

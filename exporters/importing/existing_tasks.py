@@ -31,7 +31,7 @@ class Known(msgspec.Struct):
     size: tuple[int, int] = (0, 0)
 
 
-class Board:
+class ExistingTasks:
     """The project's tasks by identity, address and file name."""
 
     def __init__(self, tasks: Iterable[Task], key: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from exporters.importing.errors import ImportFailed
-from exporters.importing.existing_tasks import Board, Known
+from exporters.importing.existing_tasks import ExistingTasks, Known
 from exporters.model.names import public_url
 from labelloop.service.datasets import DataSet, LabelledPhoto, Place, Problem
 from labelloop.service.media import Media, MediaError
@@ -50,7 +50,14 @@ class Locator:
     """Finds each photo once. Raises `ImportFailed` where no photo can be referenced at all."""
 
     def __init__(
-        self, place: Place, board: Board, images: Images, *, base: str, local_root: Path | None, media: Media | None
+        self,
+        place: Place,
+        board: ExistingTasks,
+        images: Images,
+        *,
+        base: str,
+        local_root: Path | None,
+        media: Media | None,
     ) -> None:
         self._place = place
         self._board = board

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element, SubElement, TreeBuilder, indent, tost
 import msgspec
 from defusedxml.ElementTree import DefusedXMLParser
 
-from exporters.importing.requirements import Needs
+from exporters.importing.requirements import LabelConfigRequirements
 from exporters.model.class_map import COCO_ID, SUPERCATEGORY
 from exporters.model.keypoints import EDGES, HIDDEN
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
@@ -36,7 +36,7 @@ _NAMES = {
 _OCCLUDED = "occluded"
 
 
-def new_interface(needs: Needs) -> str:
+def new_interface(needs: LabelConfigRequirements) -> str:
     """The XML of a project that can hold a data set: a control for each kind of shape, each with every label.
 
     Labels are in the data set's order, so that an export numbers them as the data set does.
@@ -75,7 +75,7 @@ class Lack(msgspec.Struct, frozen=True):
         return f"{named} in <{tag} name={self.control!r}>" if self.control else f"a <{tag}> with {named}"
 
 
-def lacks(needs: Needs, config: LabelConfig, image: str) -> list[Lack]:
+def lacks(needs: LabelConfigRequirements, config: LabelConfig, image: str) -> list[Lack]:
     """What an interface lacks to hold a data set on one of its images."""
     return _lacks(needs, config, image)
 
@@ -140,7 +140,7 @@ def flag_choices(config: LabelConfig, image: str) -> dict[str, tuple[Control, st
     return found
 
 
-def unkept(needs: Needs, config: LabelConfig) -> int:
+def unkept(needs: LabelConfigRequirements, config: LabelConfig) -> int:
     """How many categories have a number or a supercategory that the interface does not say."""
     labels = {label.stored: label.attributes for control in config.controls.values() for label in control.labels}
     return sum(
@@ -154,7 +154,7 @@ def the_image(config: LabelConfig) -> ObjectTag | None:
     return next((tag for tag in config.images if not tag.is_list), None)
 
 
-def _lacks(needs: Needs, config: LabelConfig | None, image: str) -> list[Lack]:
+def _lacks(needs: LabelConfigRequirements, config: LabelConfig | None, image: str) -> list[Lack]:
     wanted = [(shape, needs.labels if config is None else labels) for shape, labels in needs.shapes.items()]
     if not wanted and needs.labels:
         wanted.append(("rectangle", needs.labels))
@@ -172,7 +172,7 @@ def _lacks(needs: Needs, config: LabelConfig | None, image: str) -> list[Lack]:
     return found
 
 
-def _category_attributes(needs: Needs) -> dict[str, dict[str, str]]:
+def _category_attributes(needs: LabelConfigRequirements) -> dict[str, dict[str, str]]:
     return {
         name: {COCO_ID: str(each.id)} | ({SUPERCATEGORY: each.supercategory} if each.supercategory else {})
         for name, each in needs.categories.items()

@@ -13,7 +13,7 @@ from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
 from labelloop.labeling.studio.region_attributes import CROWD, Remarks, flag_of, meta_of
 from labelloop.labeling.studio.regions import to_results
-from labelloop.service.datasets import Drawn, Joint, LabelledPhoto, Problem, shape_of
+from labelloop.service.datasets import Keypoint, LabelledObject, LabelledPhoto, Problem, shape_of
 
 POINT_WIDTH = 0.5
 """How wide a key point is drawn, in percent of the photo's width: Label Studio's own default is near it."""
@@ -46,7 +46,7 @@ class Placed(msgspec.Struct, frozen=True):
         return frozenset(result["id"] for result in self.results if "id" in result)
 
 
-class Placer:
+class RegionWriter:
     """Places photos' objects into one project's interface.
 
     Args:
@@ -113,7 +113,7 @@ class Placer:
             self.notes[WHOLE if self._whole else INCOMPLETE] += 1
         return Placed(results, regions, min(scores) if scores else photo.score, annotated)
 
-    def _object(self, photo: LabelledPhoto, each: Drawn, name: str) -> list[dict[str, Any]]:
+    def _object(self, photo: LabelledPhoto, each: LabelledObject, name: str) -> list[dict[str, Any]]:
         kind = shape_of(each.geometry)
         found = self._label(kind, each.label)
         if found is None:
@@ -163,7 +163,7 @@ class Placer:
                 attributes[name] = value
         return msgspec.structs.replace(said, flags=frozenset(left), attributes=attributes), answers
 
-    def _joint(self, photo: LabelledPhoto, joint: Joint, name: str, parent: str) -> list[dict[str, Any]]:
+    def _joint(self, photo: LabelledPhoto, joint: Keypoint, name: str, parent: str) -> list[dict[str, Any]]:
         found = self._label("joint", joint.name)
         if found is None:
             self._tell(Problem(photo.name, f"a key point {joint.name!r}: {NO_PLACE}"))
@@ -237,7 +237,7 @@ def _told(photo: LabelledPhoto) -> Any:
     return [drawn, photo.choices]
 
 
-def _noted(each: Drawn) -> Remarks:
+def _noted(each: LabelledObject) -> Remarks:
     """What is said of an object, with its attributes that are flags among the flags."""
     said = each.remarks
     flags = {name for name, value in said.attributes.items() if value is True and flag_of(name) == name}

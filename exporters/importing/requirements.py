@@ -18,7 +18,7 @@ _ORDER = ("rectangle", "polygon", "mask")
 _MASKS = ("segmentation", "mask", "panoptic")
 
 
-class Needs(msgspec.Struct, frozen=True):
+class LabelConfigRequirements(msgspec.Struct, frozen=True):
     """What must be there to hold a data set.
 
     Attributes:
@@ -52,9 +52,9 @@ class Needs(msgspec.Struct, frozen=True):
     unnamed: int = 0
 
 
-def survey(
+def scan(
     data: DataSet, *, crowds: bool = True, beside: Photos | None = None, progress: Progress | None = None
-) -> Needs:
+) -> LabelConfigRequirements:
     """Reads a data set through; without ``crowds`` their shapes need no place; ``beside``: the photos of its folder."""
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
@@ -78,7 +78,7 @@ def survey(
             progress(photos, None)
     drawn = set().union(*shapes.values()) if shapes else set()
     labels.update(dict.fromkeys(sorted(drawn)))
-    return Needs(
+    return LabelConfigRequirements(
         shapes={shape: tuple(name for name in labels if name in shapes[shape]) for shape in _ORDER if shape in shapes},
         labels=tuple(labels),
         joints=data.joints,

@@ -10,12 +10,12 @@ import msgspec
 
 from exporters.importing.class_ids import class_numbers, named
 from exporters.importing.errors import ImportFailed, LabelsMissing, Refused, TitleTaken
-from exporters.importing.existing_tasks import Board
+from exporters.importing.existing_tasks import ExistingTasks
 from exporters.importing.image_locations import Images, Located, Locator, usual_images
 from exporters.importing.label_config import extended, lacks, new_interface, the_image, unkept
-from exporters.importing.region_writer import Placer
+from exporters.importing.region_writer import RegionWriter
 from exporters.importing.report import As, Imported
-from exporters.importing.requirements import Needs, Progress, survey
+from exporters.importing.requirements import LabelConfigRequirements, Progress, scan
 from exporters.importing.upload import Parcel, Sender
 from labelloop.labeling.geometry.shapes import Geometry, Rectangle
 from labelloop.labeling.splits import split_of
@@ -104,7 +104,7 @@ def run_import(
     data = _numbered(data, order, studio)
     if order.boxes:
         data = _boxes_only(data)
-    needs = survey(data, crowds=order.crowds, beside=_beside(place, images), progress=progress)
+    needs = scan(data, crowds=order.crowds, beside=_beside(place, images), progress=progress)
     if images == "upload":
         _not_elsewhere(data, place, needs.photos)
     project = _project(order, needs, studio)
@@ -115,8 +115,8 @@ def run_import(
         config = studio.label_config(project)
         image = the_image(config)
         assert image is not None  # _project looked
-        board = Board(studio.tasks(project), image.value)
-        placer = Placer(config, image, crowds=order.crowds, tell=problems.append, whole=order.whole)
+        board = ExistingTasks(studio.tasks(project), image.value)
+        placer = RegionWriter(config, image, crowds=order.crowds, tell=problems.append, whole=order.whole)
         sender = Sender(
             studio,
             project,
@@ -180,13 +180,13 @@ def _not_elsewhere(data: DataSet, place: Place, photos: int) -> None:
 
 def look(
     order: Order, *, settings: Settings, studio: Studio, progress: Progress | None = None
-) -> tuple[DataSet, Needs]:
+) -> tuple[DataSet, LabelConfigRequirements]:
     """Reads a data set through and writes nothing: what `--dry-run` tells."""
     place = open_place(order.source, settings, images=order.images_from)
     data = _numbered(read_dataset(place, order.format), order, studio)
     data = _boxes_only(data) if order.boxes else data
     beside = _beside(place, order.images or usual_images(data, place))
-    return data, survey(data, crowds=order.crowds, beside=beside, progress=progress)
+    return data, scan(data, crowds=order.crowds, beside=beside, progress=progress)
 
 
 def _beside(place: Place, images: Images) -> Photos | None:
@@ -209,7 +209,7 @@ def _split(name: str) -> str:
     return next(filter(None, map(split_of, PurePosixPath(name).parts[:-1])), "")
 
 
-def _project(order: Order, needs: Needs, studio: Studio) -> int:
+def _project(order: Order, needs: LabelConfigRequirements, studio: Studio) -> int:
     """The project, with an interface that can hold the data set."""
     if order.project is None:
         taken = next((each for each in studio.projects() if each.get("title") == order.title), None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from exporters.importing.existing_tasks import Board, Known
+from exporters.importing.existing_tasks import ExistingTasks, Known
 from exporters.importing.image_locations import Located
 from exporters.importing.region_writer import Placed
 from exporters.importing.report import As
@@ -51,7 +51,7 @@ class Sender:
         labels_as: As,
         version: str,
         ground_truth: bool,
-        board: Board,
+        board: ExistingTasks,
         tell: Callable[[Problem], None],
     ) -> None:
         self._studio = studio

@@ -107,7 +107,7 @@ class Report(msgspec.Struct, frozen=True):
 
 Line = tuple[tuple[str, ...], int]
 """What was counted and how often: ``(("dropped", "region", "no label"), 2)``."""
-Bill = tuple[Line, ...]
+TaskAccount = tuple[Line, ...]
 """What became of one task, each line once, sorted: equal bills are equal values, and the whole bill is their sum."""
 
 _KINDS: tuple[Kind, ...] = ("task", "annotation", "image", "region")
@@ -149,24 +149,24 @@ class Ledger:
             yield ("dropped", kind), self.dropped[kind]
 
 
-def bill_of(counted: Mapping[tuple[str, ...], int]) -> Bill:
+def bill_of(counted: Mapping[tuple[str, ...], int]) -> TaskAccount:
     """What was counted for a task as its bill."""
     return tuple(sorted(line for line in counted.items() if line[1]))
 
 
-class Bills:
+class TaskAccountTable:
     """The bills of tasks, equal ones kept once, each by a number; their sum is the bill of the export."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Bill, int] = {}
+        self._numbers: dict[TaskAccount, int] = {}
         self._times: Counter[int] = Counter()
 
     @property
-    def known(self) -> tuple[Bill, ...]:
+    def known(self) -> tuple[TaskAccount, ...]:
         """Every bill, in the order of the numbers."""
         return tuple(self._numbers)
 
-    def number(self, bill: Bill) -> int:
+    def number(self, bill: TaskAccount) -> int:
         """The number of a bill, known or new."""
         return self._numbers.setdefault(bill, len(self._numbers))
 
@@ -178,7 +178,7 @@ class Bills:
         """How many tasks have the bill of this number."""
         return self._times[number]
 
-    def take(self, other: "Bills") -> list[int]:
+    def take(self, other: "TaskAccountTable") -> list[int]:
         """Add the tasks of other bills; gives, for each number of a bill there, its number here."""
         numbers = [self.number(bill) for bill in other.known]
         for number, here in enumerate(numbers):

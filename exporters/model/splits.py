@@ -59,7 +59,7 @@ class Split(msgspec.Struct, frozen=True):
         """Whether more than an image's address decides."""
         return bool(self.group_by or self.key)
 
-    def told(self, data: Mapping[str, Any]) -> str:
+    def explicit_split(self, data: Mapping[str, Any]) -> str:
         """The split that a task's data says; empty where it says none."""
         return split_of(str(_value(data, self.key))) if self.key else ""
 

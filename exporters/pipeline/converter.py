@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from exporters.columnar.block import Block
 from exporters.columnar.columns import Columns
-from exporters.convert.columnar_builder import Dropped, Fates, gather
-from exporters.convert.fast_decoder import Draft, Drafts, Usual
+from exporters.convert.columnar_builder import Dropped, RegionOutcomes, build_columns
+from exporters.convert.fast_decoder import FastBatch, FastTask, FastTaskDecoder
 from exporters.convert.options import Rules
 from exporters.convert.region_converter import UNKNOWN_LABEL
 from exporters.convert.task_assembler import SAME_IMAGE, Assembler
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Counted = Counter[tuple[str, ...]]
 
 
-class Pattern(msgspec.Struct, frozen=True, gc=False):
+class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
     """What became of a usual task, all of whose regions are in the data set: tasks with one pattern have one bill.
 
     ``kinds`` counts its upright rectangles, turned rectangles and polygons; ``unknown`` its regions with a label that
@@ -83,7 +83,7 @@ class Row(msgspec.Struct):
     key: int
     digest: bytes
     names: Sequence[NameKeys]
-    pattern: Pattern | None
+    pattern: TaskOutcomeKey | None
     counted: Counted | None
     losses: list[Loss]
     photos: Sequence[tuple[str, Photo]] = ()
@@ -92,7 +92,7 @@ class Row(msgspec.Struct):
 class _Accepted(msgspec.Struct, gc=False):
     """A usual task that is in the data set, by the places of its image and of its row."""
 
-    draft: Draft
+    draft: FastTask
     image: int
     row: int
     repeated: bool
@@ -109,14 +109,14 @@ class Converter:
         self._classes = classes
         self._ledger = ledger
         self._photos = photos
-        self._usual = Usual(rules, classes)
-        self._drafts = Drafts([])
+        self._usual = FastTaskDecoder(rules, classes)
+        self._drafts = FastBatch([])
         self._new_labels = False
         self.images = 0
         """Images of the blocks that were flushed."""
         self._begin()
 
-    def look(self, texts: Sequence[bytes | None]) -> None:
+    def prefetch_block(self, texts: Sequence[bytes | None]) -> None:
         """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
         if self._rules.split.reads_data:  # the task's, which the usual way does not read
             texts = [None] * len(texts)
@@ -155,9 +155,9 @@ class Converter:
                 self._tasks.append(len(self._rows))
                 self._rows.append(row)
                 return draft.task
-        return self._exact(entry, digest)
+        return self._convert_general(entry, digest)
 
-    def _known(self, draft: Draft) -> bool:
+    def _known(self, draft: FastTask) -> bool:
         """Whether all its labels are classes."""
         return bool(self._drafts.class_ids[draft.first : draft.last].all())
 
@@ -165,7 +165,7 @@ class Converter:
         """The images of the tasks taken, and the tasks' rows."""
         columns = None
         if self._accepted:
-            columns, fates = gather(self._drafts, [each.draft for each in self._accepted], self._classes.names)
+            columns, fates = build_columns(self._drafts, [each.draft for each in self._accepted], self._classes.names)
             self._settle(columns, fates)
         block = Block(
             self._images,
@@ -182,14 +182,14 @@ class Converter:
         self._begin()
         return block, rows
 
-    def _settle(self, columns: Columns, fates: Fates) -> None:
+    def _settle(self, columns: Columns, fates: RegionOutcomes) -> None:
         """Write the bills of the usual tasks."""
         unknown = self._unknown(columns)
         for place, (each, (upright, turned, rings, clipped)) in enumerate(
             zip(self._accepted, fates.counts, strict=True)
         ):
             row = self._rows[each.row]
-            row.pattern = Pattern(
+            row.pattern = TaskOutcomeKey(
                 each.draft.rule,
                 self._images[each.image].split,
                 each.repeated,
@@ -215,7 +215,7 @@ class Converter:
         counts: list[int] = (found[first[1:]] - found[first[:-1]]).tolist()
         return counts
 
-    def _settle_apart(self, draft: Draft, row: Row, others: Sequence[Fitted], dropped: Sequence[Dropped]) -> None:
+    def _settle_apart(self, draft: FastTask, row: Row, others: Sequence[Fitted], dropped: Sequence[Dropped]) -> None:
         """The bill of a usual task of which there is more to say than its pattern does."""
         assert row.pattern is not None
         counted = row.pattern.counted()
@@ -239,7 +239,7 @@ class Converter:
         self._rows: list[Row] = []
         self._accepted: list[_Accepted] = []
 
-    def _exact(self, entry: bytes | MalformedTask, digest: bytes) -> int:
+    def _convert_general(self, entry: bytes | MalformedTask, digest: bytes) -> int:
         made = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
         row = Row(made.key, digest, made.names, None, None, list(made.losses))
         if not made.stays:

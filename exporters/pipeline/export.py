@@ -29,7 +29,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
 if TYPE_CHECKING:
-    from exporters.pipeline.scheduler import Order, Pool
+    from exporters.pipeline.scheduler import Pool, WorkerConfig
     from labelloop.service.media import Media
     from labelloop.service.studio import Studio
 
@@ -185,10 +185,10 @@ def export(
             workers=workers,
             pool=partial(_cluster, ray, workers) if ray else None,
         )
-        return run.settled()
+        return run.run_with_retries()
 
 
-def _cluster(address: str, workers: int, order: "Order") -> "Pool":
+def _cluster(address: str, workers: int, order: "WorkerConfig") -> "Pool":
     from exporters.pipeline.ray_pool import RayCluster
 
     return RayCluster(address, order, workers)

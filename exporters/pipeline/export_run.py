@@ -19,22 +19,22 @@ from exporters.convert.options import Rules
 from exporters.convert.task_assembler import Assembler
 from exporters.convert.task_images import Headers, Sizes
 from exporters.dataset.gc import epoch, is_whole
-from exporters.dataset.published_files import put_whole
-from exporters.dataset.shards import Objects, read_table
-from exporters.dataset.turn import Turn
+from exporters.dataset.published_files import publish_plain_files
+from exporters.dataset.shards import ObjectUploader, read_table
+from exporters.dataset.turn import VersionClaim
 from exporters.dataset.versions import commit, publish, published, version_number
 from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.base import Format, Job
-from exporters.model.accounting import Accounts, Bill, Ledger, Report, Written, accounts_of
+from exporters.model.accounting import Accounts, Ledger, Report, TaskAccount, Written, accounts_of
 from exporters.model.class_map import Categories, ClassMap, Numbering, Stored, config_labels, load_classes
 from exporters.model.keypoints import Skeleton
 from exporters.model.manifest import PHOTOS, Manifest, Photo
-from exporters.pipeline.converter import Converter, Pattern
-from exporters.pipeline.generation_writer import NewGeneration, StretchWriter
-from exporters.pipeline.incremental import Known, OutOfOrder
+from exporters.pipeline.converter import Converter, TaskOutcomeKey
+from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
+from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
 from exporters.pipeline.publish_checks import EMPTY, refusal
-from exporters.pipeline.scheduler import Conversion, Order, Pool, blocks_of, rare_collections
+from exporters.pipeline.scheduler import Conversion, Pool, WorkerConfig, blocks_of, gc_relaxed
 from exporters.sources import Source
 from labelloop import VERSION
 from labelloop.service.settings import Settings
@@ -72,41 +72,50 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     allow_shrink: bool = False
     settings: Settings
     workers: int = 0
-    pool: Callable[[Order], Pool] | None = None
+    pool: Callable[[WorkerConfig], Pool] | None = None
 
-    def settled(self) -> Report:
+    def run_with_retries(self) -> Report:
         """A version, also where another exporter numbered a new label first: then again, with its numbers.
 
         So it is where `dataset gc` took an object away that we were about to name.
         """
-        with rare_collections():
+        with gc_relaxed():
             for _ in range(4):
                 try:
-                    return self.once()
+                    return self.run_attempt()
                 except (ClassMapMoved, ObjectsCollected):
                     continue
-            return self.once()
+            return self.run_attempt()
 
-    def once(self) -> Report:
+    def run_attempt(self) -> Report:
         """Read every task and write a version; nothing of it is seen before it is whole."""
         with ThreadPoolExecutor(2, thread_name_prefix="begin") as beside:  # a store far away answers all at once
             asked, loading = beside.submit(epoch, self.store), beside.submit(load_classes, self.store)
             parent = published(self.store)
             began, stored = asked.result(), loading.result()
         try:
-            known = None if self.afresh or parent is None else Known.of(self.store, parent, self._digest())
+            known = (
+                None if self.afresh or parent is None else PreviousVersionIndex.of(self.store, parent, self._digest())
+            )
         except DatasetDamaged as damaged:
             _log.warning("everything_is_written_again", extra={"reason": damaged.message})
-            return msgspec.structs.replace(self, afresh=True).once()
-        with Turn(self.store, version_number(parent.version) if parent else 0) as turn:
+            return msgspec.structs.replace(self, afresh=True).run_attempt()
+        with VersionClaim(self.store, version_number(parent.version) if parent else 0) as turn:
             if known is not None:
                 try:
                     return self._version(parent, known, turn, began, stored)
-                except OutOfOrder:
+                except SourceOrderChanged:
                     stored = load_classes(self.store)  # some of ours may be there by now
             return self._version(parent, None, turn, began, stored)
 
-    def _version(self, parent: Manifest | None, known: Known | None, turn: Turn, began: str, stored: Stored) -> Report:
+    def _version(
+        self,
+        parent: Manifest | None,
+        known: PreviousVersionIndex | None,
+        turn: VersionClaim,
+        began: str,
+        stored: Stored,
+    ) -> Report:
         (numbered, etag), renamed = stored, self.rules.renamed
         classes = ClassMap(numbered.names, renamed)
         numbering = Numbering(self.store, classes, etag)
@@ -118,15 +127,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         with (
             numbering,
             self.store.scratch() as scratch,
-            Objects(self.store, parent.shards() if parent and not self.afresh else ()) as objects,
+            ObjectUploader(self.store, parent.shards() if parent and not self.afresh else ()) as objects,
         ):
             ledger = Ledger()
             assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
             photos = self._copier(parent if known else None, objects, scratch) if self.photos else None
-            making = NewGeneration(scratch, objects)
+            making = GenerationBuilder(scratch, objects)
             with closing(photos) if photos else nullcontext():
                 converter = Converter(assembler, self.rules, classes, ledger, photos)
-                inside = _Inside(job, formats, classes, numbering, objects, scratch)
+                inside = _RunState(job, formats, classes, numbering, objects, scratch)
                 self._convert(converter, assembler, making, known, inside)
             made = making.finish(known.removed() if known else ())
             total = making.bills.total()
@@ -162,8 +171,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 generations=(*(known.generations if known else ()), *([made] if made else ())),
             )
             objects.flush()
-            manifest = put_whole(self.store, manifest, scratch)
-            turn.look()
+            manifest = publish_plain_files(self.store, manifest, scratch)
+            turn.begin_check()
             if epoch(self.store) != began and not is_whole(self.store, manifest):
                 raise ObjectsCollected(self.store.url)
             manifest, checksum, alone_until = commit(self.store, manifest, turn)
@@ -174,7 +183,12 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self._report(manifest, checksum, Written(objects.written, objects.written_bytes, making.converted))
 
     def _convert(
-        self, converter: Converter, assembler: Assembler, making: NewGeneration, known: Known | None, inside: "_Inside"
+        self,
+        converter: Converter,
+        assembler: Assembler,
+        making: GenerationBuilder,
+        known: PreviousVersionIndex | None,
+        inside: "_RunState",
     ) -> None:
         job, classes, objects = inside.job, inside.classes, inside.objects
         done = 0
@@ -187,11 +201,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
 
-        patterns: dict[Pattern, Bill] = {}
+        patterns: dict[TaskOutcomeKey, TaskAccount] = {}
         conversion = Conversion(
             converter=converter,
             assembler=assembler,
-            writer=lambda: StretchWriter(
+            writer=lambda: SegmentWriter(
                 inside.formats, inside.scratch, objects, first=making.converted, known=patterns
             ),
             making=making,
@@ -200,13 +214,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         )
         blocks = blocks_of(self.source.raw())
         if known or self.photos or self.workers == 1:
-            conversion.alone(blocks)
+            conversion.convert_serial(blocks)
             return
         # what a small export needs is less than what it takes to start other processes; it also meets most labels
-        conversion.alone(blocks, until=0 if self.pool or self.workers else POOL_AFTER // len(self.formats))
+        conversion.convert_serial(blocks, until=0 if self.pool or self.workers else POOL_AFTER // len(self.formats))
         if (following := next(blocks, None)) is None:
             return
-        order = Order(
+        order = WorkerConfig(
             store=self.store.url,
             settings=self.settings,
             rules=self.rules,
@@ -216,9 +230,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             classes=classes.names,
         )
         with closing(self._pool(order)) as pool:
-            conversion.together(chain([following], blocks), pool, classes.names, objects)
+            conversion.convert_parallel(chain([following], blocks), pool, classes.names, objects)
 
-    def _copier(self, parent: Manifest | None, objects: Objects, scratch: Path) -> "Photos":
+    def _copier(self, parent: Manifest | None, objects: ObjectUploader, scratch: Path) -> "Photos":
         from exporters.pipeline.image_copier import Photos
 
         before = read_table(self.store, parent, PHOTOS) if parent else ()
@@ -226,7 +240,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         assert self.photos is not None
         return Photos(self.photos, self.store, objects, scratch, copies)
 
-    def _pool(self, order: Order) -> Pool:
+    def _pool(self, order: WorkerConfig) -> Pool:
         if self.pool:
             return self.pool(order)
         from exporters.pipeline.process_pool import Processes, usual_workers
@@ -286,14 +300,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Inside(msgspec.Struct, frozen=True):
+class _RunState(msgspec.Struct, frozen=True):
     """What a version under way is made with."""
 
     job: Job
     formats: tuple[Format, ...]
     classes: ClassMap
     numbering: Numbering
-    objects: Objects
+    objects: ObjectUploader
     scratch: Path
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 
 from exporters.columnar.block import Block
 from exporters.formats.base import ABOUT, ATTRIBUTES, FLAGS, NOTES, Encoded, Format
-from exporters.model.accounting import Bill, Bills, Loss, bill_of
+from exporters.model.accounting import Loss, TaskAccount, TaskAccountTable, bill_of
 from exporters.model.records import Object
-from exporters.pipeline.converter import Counted, Pattern, Row
+from exporters.pipeline.converter import Counted, Row, TaskOutcomeKey
 from labelloop.labeling.studio.region_attributes import CROWD
 
 
-class Tally:
+class FormatAccountant:
     """Takes what each format made of a block.
 
     Most tasks are usual and nothing is said of them, so what a format made of one follows from its pattern.
@@ -57,7 +57,9 @@ class Tally:
         for place, change, times in encoded.converted:
             self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
 
-    def bills(self, bills: Bills, numbers: dict[Pattern, int], known: dict[Pattern, Bill]) -> list[int]:
+    def bills(
+        self, bills: TaskAccountTable, numbers: dict[TaskOutcomeKey, int], known: dict[TaskOutcomeKey, TaskAccount]
+    ) -> list[int]:
         """The number of each task's bill.
 
         Args:
@@ -116,7 +118,7 @@ class Tally:
                 refused = self._refused.get((place, each.name), {})
                 if place in self._usual:
                     objects = regions = self._objects(self._usual[place]) - len(refused)
-                    for kind, change in enumerate(each.usual_changes):
+                    for kind, change in enumerate(each.implicit_conversions):
                         if change:
                             counted["format", each.name, "converted", change] += self._of_kind(self._usual[place], kind)
                 else:

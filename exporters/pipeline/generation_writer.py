@@ -12,27 +12,27 @@ from typing import Self
 import msgspec
 
 from exporters.columnar.block import Block
-from exporters.dataset.shards import Objects, TableWriter, line_heads
+from exporters.dataset.shards import ObjectUploader, TableWriter, line_heads
 from exporters.dataset.task_index import PageFile, PageWriter
 from exporters.formats.base import Format
-from exporters.model.accounting import Bill, Bills
+from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
-from exporters.pipeline.converter import Pattern, Row
-from exporters.pipeline.format_accounting import Tally
+from exporters.pipeline.converter import Row, TaskOutcomeKey
+from exporters.pipeline.format_accounting import FormatAccountant
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class SegmentResult(msgspec.Struct, frozen=True):
     """Tasks that were converted: the shards they gave in each table, their rows of the index, and their bills."""
 
     tables: Mapping[str, tuple[Shard, ...]]
     rows: PageWriter
-    bills: Bills
+    bills: TaskAccountTable
 
 
-class StretchWriter:
+class SegmentWriter:
     """Takes blocks of converted tasks.
 
     Args:
@@ -47,16 +47,16 @@ class StretchWriter:
         self,
         formats: Sequence[Format],
         scratch: Path,
-        objects: Objects,
+        objects: ObjectUploader,
         *,
         first: int,
-        known: dict[Pattern, Bill] | None = None,
+        known: dict[TaskOutcomeKey, TaskAccount] | None = None,
     ) -> None:
         self._formats = formats
         self._first = first
         self._rows = PageWriter()
-        self._bills = Bills()
-        self._numbers: dict[Pattern, int] = {}
+        self._bills = TaskAccountTable()
+        self._numbers: dict[TaskOutcomeKey, int] = {}
         self._known = {} if known is None else known
         self._tables = {
             name: TableWriter(f"{first}-{name}", scratch, objects)
@@ -68,7 +68,7 @@ class StretchWriter:
         first = self._first + len(self._rows)
         heads = line_heads([first + task for task in block.tasks], [image.split for image in block.images])
         self._tables[IMAGES].add(heads, _encode_lines(block.images).split(b"\n")[:-1])
-        tally = Tally(block, rows)
+        tally = FormatAccountant(block, rows)
         for each in self._formats:
             encoded = each.encode(block)
             self._tables[each.name].add(heads, encoded.records)
@@ -85,10 +85,10 @@ class StretchWriter:
         self._bills.add(numbers)
         self._rows.add([row.key for row in rows], [row.digest for row in rows], numbers, [row.names for row in rows])
 
-    def finish(self) -> Stretch:
+    def finish(self) -> SegmentResult:
         """What was written."""
         tables = {name: shards for name, table in self._tables.items() if (shards := table.finish())}
-        return Stretch(tables, self._rows, self._bills)
+        return SegmentResult(tables, self._rows, self._bills)
 
     def __enter__(self) -> Self:
         return self
@@ -98,18 +98,18 @@ class StretchWriter:
             table.close()
 
 
-class NewGeneration:
+class GenerationBuilder:
     """Takes stretches in the order of the source; ``bills`` adds up what became of all tasks of the version."""
 
-    def __init__(self, scratch: Path, objects: Objects) -> None:
-        self.bills = Bills()
+    def __init__(self, scratch: Path, objects: ObjectUploader) -> None:
+        self.bills = TaskAccountTable()
         self.converted = 0
         """How many tasks it holds."""
         self._objects = objects
         self._page = PageFile(scratch)
         self._tables: dict[str, tuple[Shard, ...]] = {}
 
-    def take(self, stretch: Stretch) -> None:
+    def take(self, stretch: SegmentResult) -> None:
         """Add a stretch."""
         for name, shards in stretch.tables.items():
             self._tables[name] = (*self._tables.get(name, ()), *shards)

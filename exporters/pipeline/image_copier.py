@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from exporters.convert.loss_recorder import MOVED, moved
-from exporters.dataset.shards import Objects
+from exporters.dataset.shards import ObjectUploader
 from exporters.model.accounting import Ledger, Loss
 from exporters.model.manifest import Photo
 from exporters.model.names import key_of
@@ -50,7 +50,7 @@ class Photos:
         self,
         media: Media,
         store: Store,
-        objects: Objects,
+        objects: ObjectUploader,
         scratch: Path,
         before: Iterable[tuple[str, Photo]] = (),
     ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from exporters.convert.task_assembler import Assembler
 from exporters.dataset.shards import read_index
 from exporters.dataset.task_index import ByDigest, Index
-from exporters.model.accounting import Bill
+from exporters.model.accounting import TaskAccount
 from exporters.model.manifest import Generation, Manifest
 from labelloop.service.store import Store
 
@@ -16,11 +16,11 @@ MOST_STORED = 1.5
 """Tasks stored for each that counts; beyond it the data set is written anew, as readers have to read them all."""
 
 
-class OutOfOrder(Exception):
+class SourceOrderChanged(Exception):
     """The tasks come in another order than the published version has them in."""
 
 
-class Known:
+class PreviousVersionIndex:
     """The tasks of the published version by their text, and which of them the source still has.
 
     A version's tasks stand in the order of its source. One that is converted again keeps its place, a new one comes
@@ -38,7 +38,7 @@ class Known:
         self._new = False
 
     @classmethod
-    def of(cls, store: Store, parent: Manifest, rules: str) -> "Known | None":
+    def of(cls, store: Store, parent: Manifest, rules: str) -> "PreviousVersionIndex | None":
         """What a version knows; None where it was made by other rules, or is better written anew."""
         if parent.rules != rules or not parent.generations or len(parent.generations) >= MOST_GENERATIONS:
             return None
@@ -54,7 +54,7 @@ class Known:
         found = int(np.searchsorted(self._keys, key))
         return int(self._order[found]) if found < len(self._keys) and self._keys[found] == key else -1
 
-    def keep(self, place: int, assembler: Assembler) -> Bill | None:
+    def keep(self, place: int, assembler: Assembler) -> TaskAccount | None:
         """Take a task as it is, with its number and names; None where another task has one of them by now."""
         if self._seen[place] or not assembler.reserve(int(self._index.keys[place]), self._index.names(place)):
             return None
@@ -76,6 +76,6 @@ class Known:
 
     def _come(self, place: int) -> None:
         if self._new or place <= self._last:
-            raise OutOfOrder
+            raise SourceOrderChanged
         self._last = place
         self._seen[place] = True

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing import get_all_start_methods, get_context, parent_process
 
 from exporters.errors import WorkerLost
-from exporters.pipeline.scheduler import Converted, Order, Piece, convert_piece
+from exporters.pipeline.scheduler import Converted, WorkerConfig, WorkUnit, convert_piece
 from labelloop.service.cores import cores
 
 _MOST = 8
@@ -26,7 +26,7 @@ def usual_workers() -> int:
 class Processes:
     """A pool of processes. They are started anew, not forked: whoever exports may have threads and connections."""
 
-    def __init__(self, order: Order, workers: int) -> None:
+    def __init__(self, order: WorkerConfig, workers: int) -> None:
         method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
         context = get_context(method)
         if method == "forkserver":
@@ -35,7 +35,7 @@ class Processes:
         self._convert = partial(convert_piece, order)
         self._executor = ProcessPoolExecutor(workers, context, initializer=_begin)
 
-    def submit(self, piece: Piece) -> "Future[Converted]":
+    def submit(self, piece: WorkUnit) -> "Future[Converted]":
         """See `exporters.pipeline.scheduler.Pool`."""
         with _told():
             return self._executor.submit(self._convert, piece)

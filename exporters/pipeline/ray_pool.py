@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from exporters.pipeline.scheduler import Converted, Order, Piece, convert_piece
+from exporters.pipeline.scheduler import Converted, WorkerConfig, WorkUnit, convert_piece
 from labelloop.service.ray import ClusterFailed, first_line, join, leave
 
 _ATTEMPTS = 3
@@ -16,12 +16,12 @@ _FIX = (
 class RayCluster:
     """Joins a cluster, or starts one: see `labelloop.service.ray.join`."""
 
-    def __init__(self, address: str, order: Order, workers: int = 0) -> None:
+    def __init__(self, address: str, order: WorkerConfig, workers: int = 0) -> None:
         self._ray, self.workers = join(address, workers, "An export over a cluster")
         self._order = self._ray.put(order)
         self._convert: Any = self._ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(convert_piece)
 
-    def submit(self, piece: Piece) -> Any:
+    def submit(self, piece: WorkUnit) -> Any:
         """See `exporters.pipeline.scheduler.Pool`."""
         return self._convert.remote(self._order, piece.carried())
 

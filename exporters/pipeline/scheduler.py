@@ -19,15 +19,15 @@ from xxhash import xxh3_128_digest
 from exporters.convert.options import Rules
 from exporters.convert.task_assembler import Assembler, Taken
 from exporters.convert.task_images import Headers, LateHeaders, Sizes
-from exporters.dataset.shards import Objects
+from exporters.dataset.shards import ObjectUploader
 from exporters.dataset.task_index import NO_DIGEST
 from exporters.formats import FORMATS
 from exporters.formats.base import Job
-from exporters.model.accounting import Bills, Ledger
+from exporters.model.accounting import Ledger, TaskAccountTable
 from exporters.model.class_map import ClassMap
 from exporters.pipeline.converter import Converter
-from exporters.pipeline.generation_writer import NewGeneration, Stretch, StretchWriter
-from exporters.pipeline.incremental import Known
+from exporters.pipeline.generation_writer import GenerationBuilder, SegmentResult, SegmentWriter
+from exporters.pipeline.incremental import PreviousVersionIndex
 from labelloop.labeling.errors import MalformedTask
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
@@ -41,7 +41,7 @@ STRETCH_BYTES = 16 << 20
 """Of JSON: shards end with a stretch, so a smaller one means more objects, a larger one more memory a process."""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How tasks are converted, and to where: what another process has to know."""
 
     store: str
@@ -53,7 +53,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     classes: tuple[str, ...] = ()
 
 
-class Stored(msgspec.Struct, frozen=True):
+class SpooledBlocks(msgspec.Struct, frozen=True):
     """Blocks in a file of this machine, whose other processes read them one at a time: none holds a whole piece."""
 
     path: Path
@@ -73,22 +73,22 @@ class Stored(msgspec.Struct, frozen=True):
                 yield pickle.load(file)  # noqa: S301 - our own, in a folder that only this user can write to
 
 
-class Piece(msgspec.Struct, frozen=True):
+class WorkUnit(msgspec.Struct, frozen=True):
     """A stretch of tasks to be converted; ``first``: how many stand before it."""
 
     first: int
     tasks: int
     blocks: Iterable[Block]
 
-    def carried(self) -> "Piece":
+    def carried(self) -> "WorkUnit":
         """The piece with its tasks in it, for another machine."""
-        return Piece(self.first, self.tasks, list(self.blocks))
+        return WorkUnit(self.first, self.tasks, list(self.blocks))
 
 
 class Converted(msgspec.Struct, frozen=True):
     """A piece that was converted as if nothing stood before it: what it took, the classes after it, what it wrote."""
 
-    stretch: Stretch
+    stretch: SegmentResult
     taken: Taken
     classes: tuple[str, ...]
     written: int
@@ -100,7 +100,7 @@ class Pool(Protocol):
 
     workers: int
 
-    def submit(self, piece: Piece) -> Any:
+    def submit(self, piece: WorkUnit) -> Any:
         """Have a piece converted; gives what `result` takes."""
 
     def result(self, submitted: Any) -> Converted:
@@ -110,7 +110,7 @@ class Pool(Protocol):
         """End the processes."""
 
 
-Given = tuple[Piece, Stored, Any]
+PendingUnit = tuple[WorkUnit, SpooledBlocks, Any]
 """A piece that was submitted: with its blocks, and what `Pool.result` takes."""
 
 
@@ -131,9 +131,9 @@ class Conversion:
         *,
         converter: Converter,
         assembler: Assembler,
-        writer: Callable[[], StretchWriter],
-        making: NewGeneration,
-        known: Known | None,
+        writer: Callable[[], SegmentWriter],
+        making: GenerationBuilder,
+        known: PreviousVersionIndex | None,
         tell: Callable[[int], None],
     ) -> None:
         self._converter = converter
@@ -143,7 +143,7 @@ class Conversion:
         self._keeping = Keeping(known, assembler, making.bills) if known else None
         self._tell = tell
 
-    def alone(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
+    def convert_serial(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
         """Convert here, whole stretches, until there are no more blocks or so many bytes of JSON are done.
 
         Where most tasks are kept the others are one stretch: many would be as many shards of next to nothing.
@@ -159,14 +159,16 @@ class Conversion:
             if until is not None and done >= until:
                 return
 
-    def together(self, blocks: Iterable[Block], pool: Pool, classes: Sequence[str], objects: Objects) -> None:
+    def convert_parallel(
+        self, blocks: Iterable[Block], pool: Pool, classes: Sequence[str], objects: ObjectUploader
+    ) -> None:
         """Convert by a pool whose processes know these classes, a few pieces ahead of what is taken."""
-        waiting: deque[Given] = deque()
+        waiting: deque[PendingUnit] = deque()
         first = self._making.converted
         with scratch_folder() as folder:
             for stretch in _pieces(iter(blocks)):
-                stored = Stored(folder / str(first))
-                piece = Piece(first, stored.fill(stretch), stored)
+                stored = SpooledBlocks(folder / str(first))
+                piece = WorkUnit(first, stored.fill(stretch), stored)
                 first += piece.tasks
                 waiting.append((piece, stored, pool.submit(piece)))
                 if len(waiting) > pool.workers:
@@ -174,7 +176,7 @@ class Conversion:
             while waiting:
                 self._take(waiting.popleft(), pool, tuple(classes), objects)
 
-    def _take(self, given: Given, pool: Pool, classes: tuple[str, ...], objects: Objects) -> None:
+    def _take(self, given: PendingUnit, pool: Pool, classes: tuple[str, ...], objects: ObjectUploader) -> None:
         piece, stored, submitted = given
         found = pool.result(submitted)
         if found.classes == classes and self._assembler.pass_over(piece.tasks, found.taken):
@@ -182,14 +184,14 @@ class Conversion:
             objects.put_elsewhere(found.written, found.written_bytes)
             self._tell(piece.tasks)
         else:  # it has a class, a number or a name that hangs on what came before
-            self.alone(stored)
+            self.convert_serial(stored)
         stored.path.unlink()
 
 
 class Keeping:
     """Tasks that the published version holds as they are."""
 
-    def __init__(self, known: Known, assembler: Assembler, bills: Bills) -> None:
+    def __init__(self, known: PreviousVersionIndex, assembler: Assembler, bills: TaskAccountTable) -> None:
         self._known, self._assembler, self._bills = known, assembler, bills
         self.find, self.replace = known.find, known.replace
 
@@ -201,38 +203,38 @@ class Keeping:
         return bill is not None
 
 
-def convert_block(block: Block, converter: Converter, writer: StretchWriter, keeping: Keeping | None = None) -> None:
+def convert_block(block: Block, converter: Converter, writer: SegmentWriter, keeping: Keeping | None = None) -> None:
     """Convert the tasks of a block but for those that are kept, and write them."""
     # It need not withstand anybody: who made a change with the digest of what was there would hide his own change.
     digests = [xxh3_128_digest(each) if type(each) is bytes else NO_DIGEST for each in block]
     texts = [each if type(each) is bytes else None for each in block]
     if keeping is None:
-        converter.look(texts)
+        converter.prefetch_block(texts)
         for number, (entry, digest) in enumerate(zip(block, digests, strict=True)):
             converter.add(number, entry, digest)
     else:
         places = keeping.find(digests)
-        converter.look([text if place < 0 else None for text, place in zip(texts, places, strict=True)])
+        converter.prefetch_block([text if place < 0 else None for text, place in zip(texts, places, strict=True)])
         for number, (entry, digest, place) in enumerate(zip(block, digests, places, strict=True)):
             if place < 0 or not keeping.keep(place):
                 keeping.replace(converter.add(number, entry, digest))
     writer.add(*converter.flush())
 
 
-def convert_piece(order: Order, piece: Piece) -> Converted:
+def convert_piece(order: WorkerConfig, piece: WorkUnit) -> Converted:
     """Convert a piece in a process of its own, into the store."""
     store = open_store(order.store, order.settings)
     classes, ledger = ClassMap(order.classes, order.rules.renamed), Ledger()
     with (
-        rare_collections(),
+        gc_relaxed(),
         store.scratch() as folder,
-        Objects(store) as objects,
+        ObjectUploader(store) as objects,
         _headers(order) as headers,
     ):
         assembler = Assembler(order.rules, classes=classes, sizes=Sizes(headers), ledger=ledger, before=piece.first)
         converter = Converter(assembler, order.rules, classes, ledger)
         formats = [FORMATS[name](order.job) for name in order.formats]
-        with StretchWriter(formats, folder, objects, first=piece.first) as writer:
+        with SegmentWriter(formats, folder, objects, first=piece.first) as writer:
             for block in piece.blocks:
                 convert_block(block, converter, writer)
             stretch = writer.finish()
@@ -255,7 +257,7 @@ def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:
 
 
 @contextmanager
-def rare_collections() -> Iterator[None]:
+def gc_relaxed() -> Iterator[None]:
     """Let Python look for circular garbage seldom: tasks come and go without any, and looking costs a tenth."""
     before = gc.get_threshold()
     gc.set_threshold(200_000, 20, 20)
@@ -286,7 +288,7 @@ def _size(block: Block) -> int:
 
 
 @contextmanager
-def _headers(order: Order) -> Iterator[Headers | None]:
+def _headers(order: WorkerConfig) -> Iterator[Headers | None]:
     """What reads image headers in this process, opened when the first is needed."""
     if not order.fetch:
         yield None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exporters.formats.decode import Seen
+from exporters.formats.decode import DecodedObject
 from exporters.model.records import Image
 
 SMALL, LARGE = 32**2, 96**2
@@ -34,9 +34,9 @@ class Figures:
         self.photo_sizes: Counter[tuple[int, int]] = Counter()
         self.places = np.zeros((GRID, GRID), dtype=np.int64)
         self._wanted = samples
-        self._kept: dict[int, list[tuple[int, int, tuple[Image, Sequence[Seen]]]]] = {}
+        self._kept: dict[int, list[tuple[int, int, tuple[Image, Sequence[DecodedObject]]]]] = {}
 
-    def add(self, image: Image, objects: Sequence[Seen]) -> None:
+    def add(self, image: Image, objects: Sequence[DecodedObject]) -> None:
         """Count an image with its objects."""
         split = image.split
         self.images += 1
@@ -54,12 +54,12 @@ class Figures:
         if image.width:
             self._keep(image, objects)
 
-    def samples(self) -> list[tuple[Image, Sequence[Seen]]]:
+    def samples(self) -> list[tuple[Image, Sequence[DecodedObject]]]:
         """Images to be shown: of each class some, in turns, the rare classes as often as the usual ones.
 
         Which ones follows from the images' names, so that a report of the same version shows the same.
         """
-        found: dict[int, tuple[Image, Sequence[Seen]]] = {}
+        found: dict[int, tuple[Image, Sequence[DecodedObject]]] = {}
         turns = [sorted((-key, number, sample) for key, number, sample in kept) for kept in self._kept.values()]
         for place in range(self._wanted):
             for kept in turns:
@@ -68,7 +68,7 @@ class Figures:
                     found.setdefault(number, sample)
         return sorted(found.values(), key=lambda sample: sample[0].id)
 
-    def _measure(self, image: Image, each: Seen) -> None:
+    def _measure(self, image: Image, each: DecodedObject) -> None:
         left, top, right, bottom = each.box
         width, height = right - left, bottom - top
         share = math.sqrt(max(0.0, width * height) / (image.width * image.height))
@@ -80,7 +80,7 @@ class Figures:
         row = int((top + bottom) / 2 / image.height * GRID)
         self.places[min(max(row, 0), GRID - 1), min(max(column, 0), GRID - 1)] += 1
 
-    def _keep(self, image: Image, objects: Sequence[Seen]) -> None:
+    def _keep(self, image: Image, objects: Sequence[DecodedObject]) -> None:
         key = int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
         for class_id in {each.class_id for each in objects} or {0}:
             kept = self._kept.setdefault(class_id, [])

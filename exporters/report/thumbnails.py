@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from exporters.dataset.shards import read_photo, read_table
 from exporters.errors import DatasetDamaged
-from exporters.formats.decode import Seen
+from exporters.formats.decode import DecodedObject
 from exporters.model.manifest import PHOTOS, Manifest, Photo
 from exporters.model.records import Image
 from exporters.report.charts import colour, outline
@@ -51,7 +51,7 @@ class Picture(msgspec.Struct, frozen=True):
 def pictures(
     store: Store,
     manifest: Manifest,
-    samples: Sequence[tuple[Image, Sequence[Seen]]],
+    samples: Sequence[tuple[Image, Sequence[DecodedObject]]],
     media: Media | None,
 ) -> list[Picture]:
     """Draw the samples. A photo comes from the version's copies, else from its source."""
@@ -59,7 +59,7 @@ def pictures(
     copies = {photo.file_name: photo for photo in _copies(store, manifest) if photo.file_name in wanted}
     names = {number: name for name, number in manifest.classes.items()}
 
-    def draw(sample: tuple[Image, Sequence[Seen]]) -> Picture:
+    def draw(sample: tuple[Image, Sequence[DecodedObject]]) -> Picture:
         image, objects = sample
         photo, reason = _photo(store, copies, image, media)
         return Picture(image, photo, reason, tuple(_drawing(each, names) for each in objects))
@@ -89,7 +89,7 @@ def _data_address(pixels: Any) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _drawing(each: Seen, names: Mapping[int, str]) -> Drawing:
+def _drawing(each: DecodedObject, names: Mapping[int, str]) -> Drawing:
     label = names.get(each.class_id, f"class {each.class_id}")
     return Drawing(outline(each.rings()), label, colour(each.class_id), each.box[0], each.box[1])
 

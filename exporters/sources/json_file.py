@@ -10,7 +10,7 @@ from exporters.errors import InputBroken, NotTasks, SourceNotFound
 from exporters.sources.base import read
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.sniff import HEAD_BYTES, mistaken
+from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_file_type
 from labelloop.labeling.studio.stream import check_end, iter_raw_tasks
 from labelloop.labeling.studio.task import Task
 from labelloop.service.scratch import scratch_folder
@@ -37,7 +37,7 @@ class JsonFile:
         self._path = path
         self._shown = location or str(path)
         with self._open() as file:
-            if other := mistaken(file.read(HEAD_BYTES)):
+            if other := sniff_file_type(file.read(HEAD_BYTES)):
                 raise NotTasks(self._shown, other.what, other.fix)
             file.seek(0)
             check_end(file)

@@ -4,6 +4,6 @@ import struct
 from collections.abc import Sequence
 
 
-def packed(values: Sequence[float], kind: str = "d") -> bytes:
+def pack(values: Sequence[float], kind: str = "d") -> bytes:
     """Numbers one after the other: ``d`` is float64, ``q`` and ``Q`` are int64 and uint64, ``I`` is uint32."""
     return struct.pack(f"{len(values)}{kind}", *values)

@@ -1,7 +1,5 @@
 """The `labelloop doctor` command: runs the checks, prints them as a list or as JSON, and ends with 1 on a problem."""
 
-from __future__ import annotations
-
 import contextlib
 
 import msgspec

@@ -19,11 +19,11 @@ from labelloop.service.readiness import require_home
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioUnreachable
 from ml_backend import jobs as ml
-from ml_backend.training.parallel import one_thread_each
+from ml_backend.training.parallel import single_threaded_blas
 from qc_webhooks import jobs as qc
 
 PROGRAMS = (qc, ml, exporters)
-ALONE = (sys.executable, "-m", "labelloop.stack.isolated_job")
+ALONE = (sys.executable, "-m", "labelloop.cli.isolated_job")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ def run_worker(settings: Settings, *, threads: int | None = None) -> None:
     inbox = Inbox.from_settings(settings, engine)
     jobs = Jobs(settings, inbox, handlers(settings, studio, engine), periodics, alone=ALONE)
     # Several jobs run at once and each has small matrices: threads within them would wait for each other, and spin.
-    with one_thread_each():
+    with single_threaded_blas():
         jobs.run_worker(threads)
 
 

@@ -1,7 +1,5 @@
 """CHECKS, the table of everything that the doctor looks at: name -> check, in the order in which they are shown."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from labelloop.doctor import exports, label_studio, model, policy, project, services, storage

@@ -1,7 +1,5 @@
 """What the checks look at: the settings, the project, and what several of them ask for, asked once."""
 
-from __future__ import annotations
-
 import re
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Checks of Label Studio itself: is it there, does it know us, may it call us."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from urllib.parse import urlsplit

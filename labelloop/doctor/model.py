@@ -1,7 +1,5 @@
 """Checks of the detector: does its file load, and do its classes and the project's labels know each other?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import httpx

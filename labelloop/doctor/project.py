@@ -1,7 +1,5 @@
 """Checks of one project in Label Studio: its ML backend, webhooks, sampling, tabs and photos."""
 
-from __future__ import annotations
-
 import contextlib
 from base64 import b64encode
 from collections.abc import Collection, Mapping
@@ -17,7 +15,7 @@ from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import NotFound
 from labelloop.service.web.webhook_secret import SECRET_HEADER
 from ml_backend.predict.control_support import ModelOutputs, controls_of
-from qc_webhooks.events import WANTED
+from qc_webhooks.events import SUBSCRIBED_ACTIONS
 from qc_webhooks.studio.data_manager_tabs import TABS
 from qc_webhooks.studio.webhook import webhook_headers, webhook_url
 
@@ -90,7 +88,7 @@ def backend_hook(context: Context) -> Finding:
 def qc_hook(context: Context) -> Finding:
     """Does Label Studio tell quality control of annotations, with our secret?"""
     settings = context.settings
-    return _judge_hook(context, webhook_url(settings), "quality control", webhook_headers(settings), WANTED)
+    return _judge_hook(context, webhook_url(settings), "quality control", webhook_headers(settings), SUBSCRIBED_ACTIONS)
 
 
 def model_version(context: Context) -> Finding:

@@ -1,7 +1,5 @@
 """Runs the checks side by side: each with its own deadline, each failing alone, each after the checks that it needs."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

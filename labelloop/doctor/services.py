@@ -1,7 +1,5 @@
 """Checks of our two services, asked over HTTP as Label Studio asks them, with our log-in and our secret."""
 
-from __future__ import annotations
-
 import json
 from http import HTTPStatus
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks of what keeps labelloop's own state: settings, disk, database, inbox, queue, store."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 from collections.abc import Callable

@@ -12,7 +12,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Spot:
+class DataPoint:
     """A point of a chart: where, what it says when pointed at, and of which kind it is."""
 
     x: float

@@ -1,7 +1,5 @@
 """Owns `Change`: one line of what connecting a project did, or found right already."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -11,7 +11,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
+def annotate_enospc(folder: Path) -> Iterator[None]:
     """Name `folder` in the error of a write below it that found no room."""
     try:
         yield

@@ -1,7 +1,5 @@
 """The family that every package's errors derive from: each names the item and the fix."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import ClassVar
 

@@ -93,7 +93,7 @@ def settings_secrets(settings: Settings) -> list[str]:
     return [secret for secret in found if secret]
 
 
-def _tell_retry(details: RetryDetails) -> None:
+def _log_retry(details: RetryDetails) -> None:
     """What is tried again, as a person would ask: why, and when. Our own retries carry the error they stand for."""
     import structlog
 
@@ -126,7 +126,7 @@ def setup_logging(settings: Settings) -> None:
     import stamina.instrumentation
     import structlog  # with what it brings, a third of the memory of a small command
 
-    stamina.instrumentation.set_on_retry_hooks([_tell_retry])
+    stamina.instrumentation.set_on_retry_hooks([_log_retry])
     redactor = Redactor(settings_secrets(settings))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,

@@ -1,7 +1,5 @@
 """What a service must have to do its work, as the checks of `/ready`, of `doctor` and of a start."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

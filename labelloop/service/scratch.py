@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labelloop.service.disk import full_disk_named
+from labelloop.service.disk import annotate_enospc
 
 PREFIX = "labelloop-"
 LOCK_NAME = ".lock"
@@ -27,7 +27,7 @@ def scratch_folder(inside: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with full_disk_named(parent), (folder / f"{LOCK_NAME}-new").open("w") as lock:
+        with annotate_enospc(parent), (folder / f"{LOCK_NAME}-new").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Under the name that others look at it is never seen unlocked: they would take the folder for a dead one's.
             (folder / f"{LOCK_NAME}-new").rename(folder / LOCK_NAME)

@@ -1,7 +1,5 @@
 """Backups of a home folder: one archive with checksums, written while everything runs, restored whole or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

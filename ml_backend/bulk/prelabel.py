@@ -1,7 +1,5 @@
 """Owns pre-labelling a whole project: every task looked at here, predictions imported in bulk, nothing done twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -4,8 +4,6 @@ Every worker opens the served version by itself (from the store, by its checksum
 out and predictions come back. Needs the extra `[scale]`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self

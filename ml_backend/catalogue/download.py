@@ -1,7 +1,5 @@
 """Owns getting a file of a known checksum: resumed where a connection broke off, in place only when it is whole."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import time

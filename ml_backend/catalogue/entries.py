@@ -4,8 +4,6 @@ Only releases whose bytes are known are here: an address without a checksum coul
 segmenters are those that `osam-efficientsam` 0.1.0 and `osam-sam` 0.1.0, by the publisher of the files, pin.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Owns what `labelloop models pull` does with an entry of the catalogue: all its files, a bar, and how to use them."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Owns the commands of learning: plain functions that the command line mounts under `learn`."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ from ml_backend.errors import TestListUnusable
 from ml_backend.inference.detector import embedded_model
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.datasets import LabelledPhoto, read_labelled
-from ml_backend.training.feature_cache import Sights
+from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.simulate import STRATEGIES, Album, Run, readable, simulate
 
 KEPT_BYTES = 8 * 2**30
@@ -88,7 +86,7 @@ def learn_simulate(
     path = embedded_model() if model == "default" else Path(model).expanduser().absolute()
     folder = settings.home / "learn"
     backbone = open_backbone(path, folder=folder, threads=settings.inference_threads)
-    album = Album(backbone, Sights(folder / "sights", max_bytes=KEPT_BYTES))
+    album = Album(backbone, FeatureCache(folder / "sights", max_bytes=KEPT_BYTES))
     console = Console(stderr=True, highlight=False)
     runs: list[Run] = []
     stopped = 0

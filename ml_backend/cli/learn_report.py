@@ -1,7 +1,5 @@
 """Owns `labelloop learn report`: how learning of a project went, on the terminal, as a page and as JSON."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path
@@ -18,7 +16,7 @@ from labelloop.service.settings import Settings
 from ml_backend.learning.report.page import learning_page
 from ml_backend.learning.report.prelabel_edits import Edits
 from ml_backend.learning.report.report import Report, make_report
-from ml_backend.learning.store.annotations import Lessons, NotConnected
+from ml_backend.learning.store.annotations import NotConnected, TrainingDataStore
 from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_support import unlearned
 from ml_backend.server.project_options import Projects
@@ -49,7 +47,7 @@ def learn_report(
     settings = settings or Settings()
     setup_logging(settings)
     engine = open_database(settings)
-    if Lessons(engine).project(project) is None:
+    if TrainingDataStore(engine).project(project) is None:
         raise NotConnected(project)
     report = make_report(
         project,

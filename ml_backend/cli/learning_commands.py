@@ -1,7 +1,5 @@
 """Owns `labelloop learn PROJECT`: how learning stands, a fit on demand, and watching it."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time
@@ -22,7 +20,7 @@ from labelloop.service.studio import Studio, StudioError
 from ml_backend.learning.annotations import with_boxes
 from ml_backend.learning.events import LEARN, now_hint
 from ml_backend.learning.service import State, state_of
-from ml_backend.learning.store.annotations import STATES, Lessons, NotConnected
+from ml_backend.learning.store.annotations import STATES, NotConnected, TrainingDataStore
 from ml_backend.learning.store.runs import PHASES, Run, Runs
 from ml_backend.policy import LearningPolicy, read_learning_policy, too_few
 from ml_backend.predict.control_support import ControlSupport, NotServed, controls_of, reasons
@@ -52,7 +50,7 @@ def learn(project: int, *, now: bool = False, watch: bool = False) -> None:
     settings = Settings()
     setup_logging(settings)
     engine = open_database(settings)
-    lessons, runs, inbox = Lessons(engine), Runs(engine), Inbox.from_settings(settings, engine)
+    lessons, runs, inbox = TrainingDataStore(engine), Runs(engine), Inbox.from_settings(settings, engine)
     if lessons.project(project) is None:
         raise NotConnected(project)
     policy = read_learning_policy(settings.home, project)
@@ -89,7 +87,9 @@ def _notes(project: int, settings: Settings) -> tuple[ControlSupport, ...] | Non
     return controls_of(config, activation.served_outputs(settings, project))
 
 
-def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: Sequence[ControlSupport] | None) -> None:
+def _refuse(
+    project: int, policy: LearningPolicy, lessons: TrainingDataStore, notes: Sequence[ControlSupport] | None
+) -> None:
     """Raises where a fit that is asked for cannot come.
 
     Raises:
@@ -101,7 +101,7 @@ def _refuse(project: int, policy: LearningPolicy, lessons: Lessons, notes: Seque
         raise NoFit(project, "its learn.toml says that it does not learn", fix="Set `learn = true` there.")
     if notes is not None and not any(one.learns for one in notes):
         raise NotServed(project, "learned from", notes)
-    labelled = with_boxes(lessons.taught(project, "teaches"))
+    labelled = with_boxes(lessons.training_tasks(project, "teaches"))
     if labelled < policy.first:
         raise TooFew(project, too_few(labelled, policy.first), fix=_LABEL)
 
@@ -128,7 +128,7 @@ def _stand(
     project: int,
     settings: Settings,
     policy: LearningPolicy,
-    lessons: Lessons,
+    lessons: TrainingDataStore,
     *,
     notes: Sequence[ControlSupport],
 ) -> None:

@@ -1,7 +1,5 @@
 """Owns `labelloop models list | add | activate | rollback | pull`: plain functions that the command line mounts."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Sequence
@@ -117,11 +115,11 @@ def _judge(version: str, project: int, settings: Settings, *, activate: bool) ->
         return True
     from labelloop.service.db.engine import open_database
     from labelloop.service.studio import Studio
-    from ml_backend.learning.context import Kit
+    from ml_backend.learning.context import LearningContext
     from ml_backend.learning.evaluation.external_models import NotAdmitted, admit
 
     with contextlib.closing(Studio.from_settings(settings)) as studio:
-        done = admit(Kit.of(settings, studio, open_database(settings)), project, version)
+        done = admit(LearningContext.of(settings, studio, open_database(settings)), project, version)
     verdict = done.verdict
     print(f"  {'passes' if verdict.passed else 'refused':13}  {verdict.reason}")
     if done.thresholds and verdict.passed:
@@ -200,12 +198,12 @@ def _have_arranged(projects: Sequence[int], settings: Settings, *, base: bool) -
     from labelloop.service.db.engine import open_database
     from labelloop.service.jobs.inbox import Inbox
     from ml_backend.learning.events import activated_hints
-    from ml_backend.learning.store.annotations import Lessons
+    from ml_backend.learning.store.annotations import TrainingDataStore
     from ml_backend.policy import read_learning_policy
 
     engine = open_database(settings)
     inbox = Inbox.from_settings(settings, engine)
-    known = {one.project for one in Lessons(engine).projects()}
+    known = {one.project for one in TrainingDataStore(engine).projects()}
     learning = [one for one in projects if one in known and read_learning_policy(settings.home, one).learn]
     for hint in (hint for one in learning for hint in activated_hints(one, base=base)):
         inbox.put(hint.topic, str(hint.project), hint.key, hint.payload)

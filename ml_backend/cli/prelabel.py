@@ -1,7 +1,5 @@
 """Owns `labelloop prelabel`: the progress bar, Ctrl-C, and what it says when it is done."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time
@@ -19,9 +17,9 @@ from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 from ml_backend.bulk.prelabel import Progress, Report, prelabel, prune
 from ml_backend.bulk.ray_cluster import Cluster
+from ml_backend.malloc import give_memory_back
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.protocol import ProjectOptions, read_options, with_thresholds
-from ml_backend.server.malloc import give_memory_back
 from ml_backend.serving import activation
 from ml_backend.serving.registry import Registry
 from ml_backend.studio.connect import same_address

@@ -1,7 +1,5 @@
 """Owns the ML backend's commands: plain functions that the command line mounts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Owns the names of a model's classes and keypoints: from metadata (parsed, never evaluated) or a file beside it."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Mapping

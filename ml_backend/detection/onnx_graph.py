@@ -1,7 +1,5 @@
 """Owns what an ONNX file says of itself: its inputs, outputs and metadata, without running it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

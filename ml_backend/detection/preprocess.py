@@ -1,7 +1,5 @@
 """Owns the one way from a photo to a network's input, used wherever a model sees a photo: serving and learning."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

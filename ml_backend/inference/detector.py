@@ -1,7 +1,5 @@
 """Owns `Detector`: a model file made ready to look at photos, whatever its layout."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -9,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_backend.detection.box_voting import FAINTEST, settled
+from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, fuse_candidates
 from ml_backend.detection.class_names import Names, find_names, point_names
 from ml_backend.detection.detections import Detections, suppress
 from ml_backend.detection.onnx_graph import Arrays
 from ml_backend.detection.preprocess import Fit, InputSpec, Prepared, prepare
 from ml_backend.errors import ModelBroken, NamesMissing, UnknownLayout
 from ml_backend.inference.session import Engine
-from ml_backend.inference.session_cache import Opening, Openings
+from ml_backend.inference.session_cache import CachedSession, OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.layouts import LAYOUTS, Reader, plain_spec
 from ml_backend.layouts.plausibility import Misfit, check_boxes, check_scores
@@ -105,12 +103,12 @@ class Detector:
 
     def reach(self, floor: float) -> float:
         """The score down to which candidates count for what is shown from a floor on."""
-        return floor if self.reader.lines is None else FAINTEST
+        return floor if self.reader.lines is None else MIN_CANDIDATE_SCORE
 
     def settled(self, found: Detections, fit: Fit, *, floor: float) -> Detections:
         """What is shown of candidates down to `reach(floor)`, best first; all in pixels of the input."""
         if self.reader.lines is not None:
-            return settled(found, fit, floor=floor, lines=self.reader.lines)
+            return fuse_candidates(found, fit, floor=floor, lines=self.reader.lines)
         if self.reader.suppress_iou is None:
             return found[np.argsort(-found.scores, kind="stable")]
         return suppress(found, iou=self.reader.suppress_iou)
@@ -154,7 +152,7 @@ def load_detector(
         NamesMissing: Nothing names its classes.
     """
     version = version or model_version(path, layout=layout)
-    opened = _open_kept(path, layout, threads, Openings(kept)) if kept else _open(path, layout, threads)
+    opened = _open_kept(path, layout, threads, OnnxSessionCache(kept)) if kept else _open(path, layout, threads)
     return Detector(
         version=version,
         path=path,
@@ -191,23 +189,23 @@ def _fits(opened: _Opened) -> bool:
     return "classes" in opened.reader.gives or check_boxes(found, opened.reader.spec)
 
 
-def _open_kept(path: Path, layout: str, threads: int, openings: Openings) -> _Opened:
+def _open_kept(path: Path, layout: str, threads: int, openings: OnnxSessionCache) -> _Opened:
     """As `_open`, but what was opened here before is neither optimised nor tried again."""
     try:
         opened = _open_again(path, threads, openings.find())
         if opened is not None:
             return opened
-        with openings.turn() as graph:
+        with openings.locked() as graph:
             opened = _open_again(path, threads, openings.find())
             if opened is None:
                 opened = _open(path, layout, threads, keep=graph)
-                openings.keep(graph, layout=opened.layout, why=opened.why, seen=opened.seen)
+                openings.store(graph, layout=opened.layout, why=opened.why, seen=opened.seen)
             return opened
     except OSError:  # nothing can be kept there
         return _open(path, layout, threads)
 
 
-def _open_again(path: Path, threads: int, found: Opening | None) -> _Opened | None:
+def _open_again(path: Path, threads: int, found: CachedSession | None) -> _Opened | None:
     if found is None or found.layout not in LAYOUTS:
         return None
     try:

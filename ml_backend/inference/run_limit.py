@@ -1,7 +1,5 @@
 """`RunLimit`: ends runs of ONNX Runtime that take too long, such as those of an endless Loop."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref

@@ -1,7 +1,5 @@
 """Owns the ONNX Runtime session of a worker: opened once, run in batches, as few runs at a time as are of use."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path

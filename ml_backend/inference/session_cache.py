@@ -4,8 +4,6 @@ Most of that time goes into optimising the graph and into the trial run that say
 alike every time, on one machine and with one ONNX Runtime: so the optimised graph and the trial's outputs are kept.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import platform
@@ -28,7 +26,7 @@ _LAYOUT, _WHY, _GRAPH = "labelloop layout", "labelloop why", "labelloop graph"
 
 
 @dataclass(frozen=True)
-class Opening:
+class CachedSession:
     """What a model was found to be.
 
     Attributes:
@@ -43,7 +41,7 @@ class Opening:
     seen: Arrays
 
 
-class Openings:
+class OnnxSessionCache:
     """The opening of one model file by this machine, in a folder of its own. Safe to use from many processes."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +52,7 @@ class Openings:
         """
         self._folder = folder
 
-    def find(self) -> Opening | None:
+    def find(self) -> CachedSession | None:
         """The opening, where one was kept by this machine, ONNX Runtime and labelloop, and is whole."""
         file, graph = self._files()
         try:
@@ -65,10 +63,10 @@ class Openings:
                 return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        return Opening(graph if checksum else None, layout, why, seen)
+        return CachedSession(graph if checksum else None, layout, why, seen)
 
     @contextmanager
-    def turn(self) -> Iterator[Path]:
+    def locked(self) -> Iterator[Path]:
         """One process at a time; gives the path for the optimised graph, which nobody reads before `keep`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / ".lock").open("ab") as lock:
@@ -79,7 +77,7 @@ class Openings:
             finally:
                 graph.unlink(missing_ok=True)
 
-    def keep(self, graph: Path, *, layout: str, why: str, seen: Arrays) -> None:
+    def store(self, graph: Path, *, layout: str, why: str, seen: Arrays) -> None:
         """Keeps an opening; call it within `turn`. A full disk costs nothing but the time next time."""
         file, place = self._files()
         with suppress(OSError):
@@ -91,18 +89,18 @@ class Openings:
                 np.savez(part, **said, **seen)  # type: ignore[arg-type]
             Path(part.name).replace(file)
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Removes an opening that turned out to be of no use."""
         for file in self._files():
             with suppress(OSError):
                 file.unlink(missing_ok=True)
 
     def _files(self) -> tuple[Path, Path]:
-        return self._folder / f"{_machine()}.npz", self._folder / f"{_machine()}.onnx"
+        return self._folder / f"{host_fingerprint()}.npz", self._folder / f"{host_fingerprint()}.onnx"
 
 
 @cache
-def _machine() -> str:
+def host_fingerprint() -> str:
     """Names what an opening holds for: an optimised graph uses what the processor has."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

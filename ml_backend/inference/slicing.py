@@ -4,8 +4,6 @@ After Akyon et al. 2022, https://arxiv.org/abs/2202.06934: overlapping parts at 
 once for what is larger than a part.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import ceil
 

@@ -6,8 +6,6 @@ known before the model is in memory, and it changes with the model file, with th
 and with thresholds that come with the model.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -4,8 +4,6 @@ Each is [batch, 3, rows, columns, 5 + classes] or [batch, 3 x (5 + classes), row
 is in no shape: the metadata `anchors` says it (pixels, a list a level), else YOLOv5's own for COCO are taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

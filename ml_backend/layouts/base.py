@@ -1,7 +1,5 @@
 """Owns what a layout is, and what all of them share: the input's size, grids of anchors, the best class of a box."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.box_voting import Line
+from ml_backend.detection.box_voting import PlattCalibration
 from ml_backend.detection.class_names import Spare, parse_names
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
@@ -55,7 +53,7 @@ class Reader:
     gives: frozenset[str] = field(default_factory=lambda: frozenset({"boxes"}))
     spare: Spare = "none"
     suppress_iou: float | None = SUPPRESS_IOU
-    lines: tuple[Line | None, ...] | None = None
+    lines: tuple[PlattCalibration | None, ...] | None = None
     alone: bool = False
     points: int = 0
 

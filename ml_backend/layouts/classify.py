@@ -1,7 +1,5 @@
 """Owns the layout of classifiers: one score a class for the whole photo."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ml_backend.detection.detections import Detections

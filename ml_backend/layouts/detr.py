@@ -4,8 +4,6 @@ DETR itself (https://arxiv.org/abs/2005.12872) takes a softmax whose last class 
 Deformable DETR, D-FINE, RF-DETR) a sigmoid a class.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Owns the layouts of YOLO heads that need no suppression: end to end (v10, v26, `nms=True`), Ultralytics' RT-DETR."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ml_backend.detection.detections import Detections

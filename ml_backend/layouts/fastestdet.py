@@ -1,7 +1,5 @@
 """Owns the layout of FastestDet: one map [batch, 5 + classes, rows, columns], one box a cell."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ml_backend.detection.detections import Detections

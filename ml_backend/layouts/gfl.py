@@ -4,8 +4,6 @@ Each side of a box is the mean of a distribution over 0..m strides (Li et al. 20
 measured from the middle of the anchor's cell. (NanoDet-Plus measures from the cell's corner.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

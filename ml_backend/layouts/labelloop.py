@@ -3,13 +3,11 @@
 The embedded default and every learned model have it.
 """
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
 
-from ml_backend.detection.box_voting import Line
+from ml_backend.detection.box_voting import PlattCalibration
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.onnx_graph import Arrays, Graph, as_float32
 from ml_backend.layouts.base import Layout, Reader, best_class, plain_spec
@@ -40,7 +38,7 @@ def _read(graph: Graph, seen: Arrays) -> Reader:
     return Reader(plain_spec(graph), classes, decode, _OUTPUTS, lines=_lines(graph, classes))
 
 
-def _lines(graph: Graph, classes: int) -> tuple[Line | None, ...] | None:
+def _lines(graph: Graph, classes: int) -> tuple[PlattCalibration | None, ...] | None:
     if LINES not in graph.metadata:
         return None
     try:
@@ -53,10 +51,10 @@ def _lines(graph: Graph, classes: int) -> tuple[Line | None, ...] | None:
     return lines
 
 
-def _line(one: list[float]) -> Line:
+def _line(one: list[float]) -> PlattCalibration:
     if len(one) not in {2, 4}:
         raise ValueError(one)
-    return Line(*map(float, one))
+    return PlattCalibration(*map(float, one))
 
 
 def decode(seen: Arrays, floor: float) -> list[Detections]:

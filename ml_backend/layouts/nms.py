@@ -1,7 +1,5 @@
 """Owns the layouts of YOLO exports whose graph suppresses by a plugin: YOLOv7's rows, TensorRT's four outputs."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ml_backend.detection.detections import Detections

@@ -1,7 +1,5 @@
 """Whether what a layout reads from a trial run can be what it says: scores in 0..1, boxes in pixels over the input."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

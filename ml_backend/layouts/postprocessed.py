@@ -4,8 +4,6 @@ torchvision, RT-DETR / D-FINE / DEIM with `orig_target_sizes`, SSD and the Tenso
 PaddleDetection's rows. What each output is follows from its shape and type, not from its place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

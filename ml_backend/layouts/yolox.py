@@ -4,8 +4,6 @@ Both are [batch, anchors, 5 + classes] with one anchor a cell, and so is YOLOv6;
 offset in cells; a decoded one lies near its own cell. That tells them apart.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -5,8 +5,6 @@ that quality control holds for disputed, or could not judge, teaches nothing unt
 was only skipped.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -14,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.labeling.consensus.consensus import consensus
-from labelloop.labeling.consensus.crowd import Stance
+from labelloop.labeling.consensus.crowd import AnnotatorView
 from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Reading, Region
@@ -31,7 +29,7 @@ SizeOf = Callable[[str, int | None], Size | None]
 """(photo's address, task) -> its (width, height) in pixels, for results that do not say; None: it cannot be had."""
 
 
-class Lesson(msgspec.Struct, frozen=True):
+class LabelledImage(msgspec.Struct, frozen=True):
     """What was drawn on one photo.
 
     Attributes:
@@ -52,7 +50,7 @@ class Lesson(msgspec.Struct, frozen=True):
     scores: tuple[float, ...] = ()
 
 
-class Teaching(msgspec.Struct, frozen=True, kw_only=True):
+class TaskTrainingData(msgspec.Struct, frozen=True, kw_only=True):
     """What a task teaches; the fields are those of the table `learn_tasks`."""
 
     task: int
@@ -60,8 +58,8 @@ class Teaching(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     reason: str
     annotations: tuple[int, ...] = ()
-    photos: tuple[Lesson, ...] = ()
-    shown: tuple[Lesson, ...] | None = None
+    photos: tuple[LabelledImage, ...] = ()
+    shown: tuple[LabelledImage, ...] | None = None
     shown_version: str = ""
     annotator: int | None = None
     lead_time: float | None = None
@@ -79,7 +77,7 @@ def is_held_out(project: int, task: int, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def with_boxes(lessons: Iterable[tuple[int, str, tuple[Lesson, ...]]]) -> int:
+def with_boxes(lessons: Iterable[tuple[int, str, tuple[LabelledImage, ...]]]) -> int:
     """How many tasks have a box: those count for the first fit. Each is a task, its checksum and its photos."""
     return sum(any(photo.labels for photo in photos) for _, _, photos in lessons)
 
@@ -94,7 +92,7 @@ def config_of(config: LabelConfig) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:24]
 
 
-def seen_of(task: Task, sign: str) -> str:
+def task_checksum(task: Task, sign: str) -> str:
     """A checksum of all that decides what a task teaches: beside a ground truth nothing else of the task does.
 
     Args:
@@ -109,7 +107,7 @@ def seen_of(task: Task, sign: str) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
 
 
-def teach(
+def training_data_of(
     task: Task,
     config: LabelConfig,
     *,
@@ -117,7 +115,7 @@ def teach(
     held_out: float,
     size: SizeOf = lambda _url, _task: None,
     sign: str = "",
-) -> Teaching | None:
+) -> TaskTrainingData | None:
     """What a task teaches.
 
     Args:
@@ -134,8 +132,8 @@ def teach(
     if task.id is None or not task.annotations:
         return None
     ids = tuple(sorted(one.id for one in task.annotations if one.id is not None))
-    base = Teaching(
-        task=task.id, seen=seen_of(task, sign or config_of(config)), state="left_out", reason="", annotations=ids
+    base = TaskTrainingData(
+        task=task.id, seen=task_checksum(task, sign or config_of(config)), state="left_out", reason="", annotations=ids
     )
     live = [one for one in task.annotations if not one.was_cancelled]
     if not live:
@@ -187,21 +185,21 @@ class _Reader:
         """The consensus of several annotators; what they do not agree on makes it incomplete."""
         readings = [self._reading(one) for one in annotations]
         stances = [
-            Stance(annotator=one.completed_by or -(place + 1), regions=reading.regions, annotation=one.id)
+            AnnotatorView(annotator=one.completed_by or -(place + 1), regions=reading.regions, annotation=one.id)
             for place, (one, reading) in enumerate(zip(annotations, readings, strict=True))
         ]
         found = consensus(stances)
         whole = not found.rejected and not any(reading.errors for reading in readings)
         return tuple(each.region for each in found.regions), whole
 
-    def lessons(self, regions: Sequence[Region], *, complete: bool) -> tuple[Lesson, ...]:
+    def lessons(self, regions: Sequence[Region], *, complete: bool) -> tuple[LabelledImage, ...]:
         """One for each photo of the task, with what was drawn on it."""
         found = []
         for (name, item), url in self._places.items():
             mine = [one for one in regions if one.to_name == name and one.item_index == item and _has_area(one)]
             labelled = [(one, label) for one in mine for label in self._meant(one.labels)]
             found.append(
-                Lesson(
+                LabelledImage(
                     url=url,
                     width=mine[0].width if mine else 0,
                     height=mine[0].height if mine else 0,

@@ -1,7 +1,5 @@
 """Owns the base of a project: the model whose features it learns on, and the versions that were learned from it."""
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from ml_backend.inference.detector import Detector, embedded_model, load_detecto
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import GIVEN, read_pointer
 from ml_backend.serving.registry import Manifest, Registry
-from ml_backend.training.backbone import Backbone, open_backbone
+from ml_backend.training.backbone import FrozenBackbone, open_backbone
 
 LEARNER = "labelloop"
 """`metrics["learner"]` of a version that was learned in service."""
@@ -43,7 +41,7 @@ class Served:
     learned: bool
 
 
-class Bases:
+class BaseModels:
     """Finds and opens bases. Safe to use from many threads."""
 
     def __init__(self, settings: Settings) -> None:
@@ -54,7 +52,7 @@ class Bases:
         self._cache = activation.cache_of(settings)
         # One core stays free for a fit, which runs on one: pre-labels are renewed meanwhile.
         self._threads = settings.inference_threads or max(cores() - 1, 1)
-        self._open: dict[str, Backbone] = {}
+        self._open: dict[str, FrozenBackbone] = {}
         self._lock = threading.Lock()
 
     def served(self, project: int) -> Served:
@@ -100,7 +98,7 @@ class Bases:
             return {}
         return dict(self.registry.manifest(version).thresholds)
 
-    def backbone(self, served: Served) -> Backbone:
+    def backbone(self, served: Served) -> FrozenBackbone:
         """The base, opened to be learned on.
 
         Raises:

@@ -1,7 +1,5 @@
 """Owns connecting a project to learning: its submits are learned from then on, and its open tasks have an order."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 
 from labelloop.labeling.errors import MalformedConfig
@@ -10,7 +8,7 @@ from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from ml_backend.learning.events import queue_hint, sweep_hint
-from ml_backend.learning.store.annotations import Lessons
+from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_support import controls_of, reasons
 from ml_backend.serving import activation
@@ -32,7 +30,7 @@ def connect(studio: Studio, project: int, settings: Settings, engine: sa.Engine)
     except MalformedConfig as error:
         said = f"Project {project} does not learn: its label config cannot be read ({error.reason})"
         return [Change(said, done=False, note=True)]
-    new = Lessons(engine).connect(project)
+    new = TrainingDataStore(engine).connect(project)
     notes = [Change(one, done=False, note=True) for one in reasons(supported)]
     if not policy.learn:
         return [Change(f"Project {project} does not learn: its learn.toml says so", done=False, note=True), *notes]

@@ -1,7 +1,5 @@
 """Owns `Kit`: what learning works with, made once a process and passed on."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,20 +10,20 @@ from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.learning.base_models import Bases
-from ml_backend.learning.evaluation.evaluator import Examiner
-from ml_backend.learning.events import Hint
-from ml_backend.learning.features import Album
-from ml_backend.learning.store.annotations import Lessons
+from ml_backend.learning.base_models import BaseModels
+from ml_backend.learning.evaluation.evaluator import Evaluator
+from ml_backend.learning.events import LearningEvent
+from ml_backend.learning.features import FeatureProvider
+from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.learning.store.label_errors import OpinionStore
 from ml_backend.learning.store.runs import Runs
-from ml_backend.learning.store.tasks import LookStore
+from ml_backend.learning.store.tasks import PhotoVectorStore
 from ml_backend.learning.sync import Reader
-from ml_backend.training.feature_cache import Sights
+from ml_backend.training.feature_cache import FeatureCache
 
 
 @dataclass(frozen=True)
-class Kit:
+class LearningContext:
     """Everything that learning needs; safe to use from many threads."""
 
     settings: Settings
@@ -33,21 +31,21 @@ class Kit:
     inbox: Inbox
     jobs: Jobs
     media: Media
-    lessons: Lessons
-    looks: LookStore
+    lessons: TrainingDataStore
+    looks: PhotoVectorStore
     opinions: OpinionStore
     runs: Runs
     reader: Reader
-    bases: Bases
-    album: Album
-    examiner: Examiner
+    bases: BaseModels
+    album: FeatureProvider
+    examiner: Evaluator
 
     @classmethod
     def of(cls, settings: Settings, studio: Studio, engine: sa.Engine) -> Self:
         """On Label Studio and a migrated database; nothing is read and no model is opened."""
-        media, lessons, bases = Media(settings, studio), Lessons(engine), Bases(settings)
-        sights = Sights(settings.home / "ml_backend" / "sights", max_bytes=settings.learn_cache_bytes)
-        album = Album(media, sights)
+        media, lessons, bases = Media(settings, studio), TrainingDataStore(engine), BaseModels(settings)
+        sights = FeatureCache(settings.home / "ml_backend" / "sights", max_bytes=settings.learn_cache_bytes)
+        album = FeatureProvider(media, sights)
         inbox = Inbox.from_settings(settings, engine)
         return cls(
             settings=settings,
@@ -56,13 +54,13 @@ class Kit:
             jobs=Jobs(settings, inbox),
             media=media,
             lessons=lessons,
-            looks=LookStore(engine),
+            looks=PhotoVectorStore(engine),
             opinions=OpinionStore(engine),
             runs=Runs(engine),
             reader=Reader(studio, media, lessons),
             bases=bases,
             album=album,
-            examiner=Examiner(bases, album, media),
+            examiner=Evaluator(bases, album, media),
         )
 
     def forget(self, project: int) -> None:
@@ -71,6 +69,6 @@ class Kit:
         self.looks.drop(project)
         self.opinions.drop(project)
 
-    def tell(self, hint: Hint, *, delay_s: float = 0.0) -> bool:
+    def enqueue(self, hint: LearningEvent, *, delay_s: float = 0.0) -> bool:
         """Puts a hint in the inbox and wakes a worker for it; False where it was there."""
         return self.jobs.submit(hint.topic, str(hint.project), hint.key, hint.payload, delay_s=delay_s)

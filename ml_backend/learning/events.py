@@ -24,7 +24,7 @@ MOST_TASKS = 200
 
 
 @dataclass(frozen=True)
-class Hint:
+class LearningEvent:
     """One row for the inbox.
 
     Attributes:
@@ -41,7 +41,7 @@ class Hint:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainingRequest:
     """What a number of events ask for together.
 
     Attributes:
@@ -63,7 +63,7 @@ class Asked:
     newest_at: float
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> Asked:
+    def of(cls, events: Sequence[Event]) -> TrainingRequest:
         """At least one event."""
         told = [event.payload for event in events]
         return cls(
@@ -77,7 +77,7 @@ class Asked:
         )
 
 
-def read_event(body: Mapping[str, Any]) -> tuple[Hint, ...]:
+def read_event(body: Mapping[str, Any]) -> tuple[LearningEvent, ...]:
     """What a webhook body asks for; nothing where it changes no lesson, or is of no kind that we know.
 
     Raises:
@@ -93,46 +93,48 @@ def read_event(body: Mapping[str, Any]) -> tuple[Hint, ...]:
         raise BadRequest(f"The event {action} is malformed ({type(error).__name__}: {error}).") from None
 
 
-def tasks_hint(project: int, tasks: Iterable[int], *, key: str, source: str) -> Hint:
+def tasks_hint(project: int, tasks: Iterable[int], *, key: str, source: str) -> LearningEvent:
     """These tasks changed."""
     numbers = sorted(set(tasks))
     if len(numbers) > MOST_TASKS:
-        return Hint(LEARN, project, key, {"sweep": True, "source": source})
-    return Hint(LEARN, project, key, {"tasks": numbers, "source": source})
+        return LearningEvent(LEARN, project, key, {"sweep": True, "source": source})
+    return LearningEvent(LEARN, project, key, {"tasks": numbers, "source": source})
 
 
-def now_hint(project: int, *, source: str) -> Hint:
+def now_hint(project: int, *, source: str) -> LearningEvent:
     """Somebody wants a fit now; every call makes a new key."""
-    return Hint(LEARN, project, f"now:{project}:{time.time_ns()}", {"now": True, "source": source})
+    return LearningEvent(LEARN, project, f"now:{project}:{time.time_ns()}", {"now": True, "source": source})
 
 
-def sweep_hint(project: int, *, source: str) -> Hint:
+def sweep_hint(project: int, *, source: str) -> LearningEvent:
     """The whole project is to be compared; every call makes a new key."""
-    return Hint(LEARN, project, f"sweep:{project}:{time.time_ns()}", {"sweep": True, "source": source})
+    return LearningEvent(LEARN, project, f"sweep:{project}:{time.time_ns()}", {"sweep": True, "source": source})
 
 
-def queue_hint(project: int, *, source: str) -> Hint:
+def queue_hint(project: int, *, source: str) -> LearningEvent:
     """The open tasks are to be looked at; every call makes a new key."""
-    return Hint(QUEUE, project, f"queue:{project}:{time.time_ns()}", {"source": source})
+    return LearningEvent(QUEUE, project, f"queue:{project}:{time.time_ns()}", {"source": source})
 
 
-def activated_hints(project: int, *, base: bool) -> tuple[Hint, ...]:
+def activated_hints(project: int, *, base: bool) -> tuple[LearningEvent, ...]:
     """Somebody made another version active: the open tasks get pre-labels of it; what is a new base is learned on."""
-    learning = Hint(LEARN, project, f"activated:{project}:{time.time_ns()}", {"tasks": [], "source": "activation"})
+    learning = LearningEvent(
+        LEARN, project, f"activated:{project}:{time.time_ns()}", {"tasks": [], "source": "activation"}
+    )
     return (*([learning] if base else []), queue_hint(project, source="activation"))
 
 
-def opinion_hint(project: int, *, since: float) -> Hint:
+def opinion_hint(project: int, *, since: float) -> LearningEvent:
     """What was drawn is to be judged; every call makes a new key.
 
     Args:
         project: Its number.
         since: When the first change came that was not judged since, seconds since 1970.
     """
-    return Hint(OPINION, project, f"opinion:{project}:{time.time_ns()}", {"since": since})
+    return LearningEvent(OPINION, project, f"opinion:{project}:{time.time_ns()}", {"since": since})
 
 
-def _annotated(action: str, body: Mapping[str, Any], project: int) -> Iterable[Hint]:
+def _annotated(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     if "annotation" not in body:  # a hook with send_payload off
         return (sweep_hint(project, source=action),)
     items = _listed(body["annotation"])
@@ -141,15 +143,15 @@ def _annotated(action: str, body: Mapping[str, Any], project: int) -> Iterable[H
     return (tasks_hint(project, [int(one["task"]) for one in items], key=key, source=action),)
 
 
-def _deleted(action: str, body: Mapping[str, Any], project: int) -> Iterable[Hint]:
+def _deleted(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     if "annotations" not in body:
         return (sweep_hint(project, source=action),)
     numbers = [int(one["id"]) for one in _listed(body["annotations"])]
     key = f"annotations:{numbers[0] if numbers else 0}:deleted:{time.time_ns()}"
-    return (Hint(LEARN, project, key, {"annotations": numbers[: 10 * MOST_TASKS], "source": action}),)
+    return (LearningEvent(LEARN, project, key, {"annotations": numbers[: 10 * MOST_TASKS], "source": action}),)
 
 
-def _tasks_created(action: str, body: Mapping[str, Any], project: int) -> Iterable[Hint]:
+def _tasks_created(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     items = _listed(body.get("tasks", []))
     annotated = [int(one["id"]) for one in items if one.get("total_annotations")]
     if annotated:
@@ -157,14 +159,14 @@ def _tasks_created(action: str, body: Mapping[str, Any], project: int) -> Iterab
     yield queue_hint(project, source=action)
 
 
-def _tasks_deleted(action: str, body: Mapping[str, Any], project: int) -> Iterable[Hint]:
+def _tasks_deleted(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     if "tasks" not in body:
         return (sweep_hint(project, source=action),)
     numbers = [int(one["id"]) for one in _listed(body["tasks"])]
     return (tasks_hint(project, numbers, key=f"tasks:{project}:deleted:{time.time_ns()}", source=action),)
 
 
-def _training(action: str, body: Mapping[str, Any], project: int) -> Iterable[Hint]:
+def _training(action: str, body: Mapping[str, Any], project: int) -> Iterable[LearningEvent]:
     del body
     return (now_hint(project, source=action),)
 
@@ -190,7 +192,7 @@ def project_of(body: Mapping[str, Any]) -> int:
     return int(text)
 
 
-ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], int], Iterable[Hint]]] = {
+ACTIONS: Mapping[str, Callable[[str, Mapping[str, Any], int], Iterable[LearningEvent]]] = {
     "ANNOTATION_CREATED": _annotated,
     "ANNOTATIONS_CREATED": _annotated,
     "ANNOTATION_UPDATED": _annotated,

@@ -1,7 +1,5 @@
 """Owns looking at open photos as a whole: a vector each, kept in our table, also in the background."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -19,14 +17,14 @@ from ml_backend.detection.detections import Floats
 from ml_backend.errors import NotLearnable
 from ml_backend.learning.annotations import addresses
 from ml_backend.learning.base_models import Served
-from ml_backend.learning.context import Kit
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LEARN
 from ml_backend.learning.label_errors import in_background
 from ml_backend.learning.store.tasks import photo_key
+from ml_backend.malloc import trim_memory
 from ml_backend.policy import read_learning_policy
-from ml_backend.server.malloc import trim_memory
 from ml_backend.training.acquisition import photo_vector
-from ml_backend.training.backbone import Backbone
+from ml_backend.training.backbone import FrozenBackbone
 
 SLICE = 10
 """Photos that are looked at in the background between two writes."""
@@ -43,10 +41,10 @@ log = structlog.get_logger(__name__)
 class Eye:
     """Looks at photos of one project."""
 
-    def __init__(self, kit: Kit, project: int, config: LabelConfig, served: Served) -> None:
+    def __init__(self, kit: LearningContext, project: int, config: LabelConfig, served: Served) -> None:
         """Opens the base of what is served; where it cannot be learned on, nothing is ever seen."""
         self._kit, self._project, self._config = kit, project, config
-        self._backbone: Backbone | None = None
+        self._backbone: FrozenBackbone | None = None
         try:
             self._backbone = kit.bases.backbone(served)
         except NotLearnable as error:
@@ -75,13 +73,13 @@ class Eye:
         self._kit.looks.not_seen(self._project, found.keys() - keyed.keys())
         return len(keyed)
 
-    def _vector(self, backbone: Backbone, task: Task) -> Floats | None:
+    def _vector(self, backbone: FrozenBackbone, task: Task) -> Floats | None:
         """What is on the photo of a task; of several photos, their middle. None where none can be had."""
         vectors = []
         for url in addresses(task, self._config):
             try:
                 # Not kept: what is looked at once would push out of the cache what each fit needs.
-                [sight] = backbone.see([self._kit.album.prepared(backbone, url, task=task.id)])
+                [sight] = backbone.extract_features([self._kit.album.prepared(backbone, url, task=task.id)])
                 vectors.append(photo_vector(sight))
             except MediaError as error:
                 log.warning("photo_not_seen", project=self._project, task=task.id, reason=str(error))
@@ -97,7 +95,7 @@ class Lookout:
     What was seen is kept, so that nothing begins again: not with a submit, nor with another worker.
     """
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: LearningContext) -> None:
         """Opens nothing yet."""
         self._kit = kit
 

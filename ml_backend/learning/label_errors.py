@@ -5,8 +5,6 @@ confidence, the task says so, for people and for quality control; where that no 
 No other key of the data is touched, and a change of these keys teaches nothing, so nothing learns from its own remark.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading
@@ -21,15 +19,15 @@ import structlog
 from labelloop.service.media import MediaError
 from labelloop.service.studio import NotFound
 from ml_backend.errors import ModelError
-from ml_backend.learning.annotations import TRUTH, seen_of
-from ml_backend.learning.context import Kit
+from ml_backend.learning.annotations import TRUTH, task_checksum
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.evaluation.evaluator import known_classes
-from ml_backend.learning.store.annotations import Worked
+from ml_backend.learning.store.annotations import AnnotatedTask
 from ml_backend.learning.store.label_errors import Opinion
 from ml_backend.learning.training_set import MOST_PHOTOS
 from ml_backend.policy import read_learning_policy
 from ml_backend.training.examples import Example
-from ml_backend.training.label_errors import Remark, second_opinions
+from ml_backend.training.label_errors import LabelIssue, second_opinions
 
 KEYS = ("qc_model_note", "qc_model_score")
 
@@ -52,7 +50,7 @@ log = structlog.get_logger(__name__)
 
 Stop = Callable[[], bool]
 Done = TypeVar("Done")
-Remarked = tuple[int, Remark]
+Remarked = tuple[int, LabelIssue]
 """(which photo of its task, from 0; a remark)."""
 
 SAYINGS: Mapping[str, str] = {
@@ -90,7 +88,7 @@ def in_background(work: Callable[[], Done]) -> Done:
         return pool.submit(modestly).result()
 
 
-def opine(kit: Kit, project: int, *, stop: Stop) -> Opined | None:
+def opine(kit: LearningContext, project: int, *, stop: Stop) -> Opined | None:
     """Judges what was drawn in a project, and tells it on the tasks.
 
     Args:
@@ -149,7 +147,7 @@ def opinion_of(
     return Opinion(task, f"{note[0].upper()}{note[1:]}{more}.", round(sure[0][1].confidence, 2))
 
 
-def _said(photo: int, one: Remark, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
+def _said(photo: int, one: LabelIssue, drawn: Sequence[Sequence[str]], *, several: bool) -> str:
     left, top, right, bottom = one.box
     place = f"at {left:.0f}, {top:.0f} ({right - left:.0f} x {bottom - top:.0f} px)"
     mine = drawn[photo][one.drawn] if one.drawn is not None else one.label
@@ -158,7 +156,9 @@ def _said(photo: int, one: Remark, drawn: Sequence[Sequence[str]], *, several: b
     return f"{said} [{100 * one.confidence:.0f} %]"
 
 
-def _remarks(kit: Kit, project: int, lessons: Sequence[Worked], stop: Stop) -> dict[int, list[Remarked]] | None:
+def _remarks(
+    kit: LearningContext, project: int, lessons: Sequence[AnnotatedTask], stop: Stop
+) -> dict[int, list[Remarked]] | None:
     """The remarks on each task that was judged, the newest of all; None where it was told to stop."""
     config = kit.studio.label_config(project)
     backbone = kit.bases.backbone(kit.bases.served(project))
@@ -188,7 +188,7 @@ def _remarks(kit: Kit, project: int, lessons: Sequence[Worked], stop: Stop) -> d
 class _Teller:
     """Makes the keys on tasks what they are to be."""
 
-    def __init__(self, kit: Kit, project: int, seen: Mapping[int, str]) -> None:
+    def __init__(self, kit: LearningContext, project: int, seen: Mapping[int, str]) -> None:
         self._kit, self._project, self._seen = kit, project, seen
         learner = kit.lessons.project(project)
         self._sign = learner.config if learner is not None else ""
@@ -209,7 +209,7 @@ class _Teller:
 
     def _write(self, one: Opinion) -> bool:
         task = self._kit.studio.task(self._project, one.task)
-        if task is None or seen_of(task, self._sign) != self._seen[one.task]:
+        if task is None or task_checksum(task, self._sign) != self._seen[one.task]:
             return False  # it changed meanwhile: an event tells so, and it will be judged again
         keys = {"qc_model_note": one.note, "qc_model_score": one.score}
         # First a row that equals nothing: a worker that is ended now leaves no key that nobody would take back.

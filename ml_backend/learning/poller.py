@@ -1,7 +1,5 @@
 """Owns looking after projects now and then: what no webhook told, tasks without a place, pre-labels of old versions."""
 
-from __future__ import annotations
-
 import time
 
 import structlog
@@ -10,10 +8,10 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import NotFound
 from ml_backend.learning.annotations import config_of
-from ml_backend.learning.context import Kit
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LEARN, queue_hint, sweep_hint, tasks_hint
 from ml_backend.learning.publish import LATEST_TOLD_S
-from ml_backend.learning.store.annotations import Learner
+from ml_backend.learning.store.annotations import ProjectState
 from ml_backend.learning.task_sync import Backlog
 from ml_backend.policy import read_learning_policy
 from ml_backend.serving import activation
@@ -32,10 +30,10 @@ READ_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class Watchman:
+class LearningPoller:
     """Looks after every connected project."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: LearningContext) -> None:
         """Asks nothing yet."""
         self._kit = kit
 
@@ -50,7 +48,7 @@ class Watchman:
             except (LabelloopError, LabelingError) as error:
                 log.warning("learning_poll_failed", project=learner.project, reason=str(error))
 
-    def poll(self, learner: Learner) -> None:
+    def poll(self, learner: ProjectState) -> None:
         """What changed since the last poll becomes an event; everything is compared now and then.
 
         Some deletions fire no webhook, and leave nothing that changed: then the numbers of tasks or annotations tell.
@@ -62,18 +60,18 @@ class Watchman:
             return  # what it would find is about to be read
         config = kit.studio.label_config(project)
         if learner.swept_at is None or learner.config != config_of(config):
-            kit.tell(sweep_hint(project, source="poll" if learner.swept_at is None else "label config"))
+            kit.enqueue(sweep_hint(project, source="poll" if learner.swept_at is None else "label config"))
             return
         if changed := kit.reader.changed(project, config=config):
-            kit.tell(tasks_hint(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
+            kit.enqueue(tasks_hint(project, changed, key=f"poll:{project}:{time.time_ns()}", source="poll"))
         due = time.time() - learner.swept_at > SWEEP_S
         if learner.untold_since is not None and time.time() - learner.untold_since > LATEST_TOLD_S:
             self.mend(project)
         compared = self._look_after(project)
         if compared is not None and (compared or due) and (lost := self._lost(project)):
-            kit.tell(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
+            kit.enqueue(tasks_hint(project, lost, key=f"lost:{project}:{time.time_ns()}", source="poll"))
         if due:
-            kit.lessons.note(project, swept_at=time.time())
+            kit.lessons.update_project(project, swept_at=time.time())
             self.mend(project)
 
     def _look_after(self, project: int) -> bool | None:
@@ -89,7 +87,7 @@ class Watchman:
         backlog.refresh()
         compared = backlog.check()
         if kit.looks.count_open(project) > before:
-            kit.tell(queue_hint(project, source="poll"))
+            kit.enqueue(queue_hint(project, source="poll"))
         return compared
 
     def _lost(self, project: int) -> list[int]:
@@ -102,10 +100,10 @@ class Watchman:
         kit = self._kit
         version = activation.served_version(kit.settings, kit.bases.registry.store, project)
         rows = [row for row in kit.studio.ml_backends(project) if same_address(row["url"], kit.settings.ml_url)]
-        kit.lessons.note(project, untold_since=None)
+        kit.lessons.update_project(project, untold_since=None)
         if rows and rows[0]["title"] != version:
             activation.follow([(project, version)], kit.settings, kit.studio)
-            kit.tell(queue_hint(project, source="poll"))
+            kit.enqueue(queue_hint(project, source="poll"))
         self.prune(project, version)
 
     def prune(self, project: int, version: str) -> int:

@@ -1,7 +1,5 @@
 """Owns publishing: a fitted head becomes a version on the store, Label Studio names it, and old ones make room."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -11,12 +9,12 @@ import structlog
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store, StoreError
 from ml_backend.learning.base_models import LEARNER, Served, is_learned
-from ml_backend.learning.context import Kit
+from ml_backend.learning.context import LearningContext
 from ml_backend.serving import activation
 from ml_backend.serving.active_versions import forget_in, read_pointer
 from ml_backend.serving.registry import Manifest, Registry
 from ml_backend.serving.smoke_test import Checked
-from ml_backend.training.backbone import Backbone
+from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.linear_head import Head
 from ml_backend.training.onnx_export import write_learned
 
@@ -32,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 def store_candidate(
     registry: Registry,
-    backbone: Backbone,
+    backbone: FrozenBackbone,
     head: Head,
     *,
     served: Served,
@@ -67,13 +65,13 @@ def store_candidate(
         )  # fmt: skip
 
 
-def tell_version(kit: Kit, project: int, version: str) -> None:
+def tell_version(kit: LearningContext, project: int, version: str) -> None:
     """Label Studio names a version; where that fails the poller does it, at its next round."""
     _, notes = activation.follow([(project, version)], kit.settings, kit.studio)
     for note in notes:
         log.warning("label_studio_not_told", project=project, reason=note)
     again = {"swept_at": 0.0} if notes else {}
-    kit.lessons.note(project, untold_since=None, **again)
+    kit.lessons.update_project(project, untold_since=None, **again)
 
 
 def make_room(store: Store, registry: Registry, project: int, *, keep: int) -> list[str]:

@@ -1,7 +1,5 @@
 """Owns the door of the web service to learning: events go into the inbox, and what came of them is told."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Mapping
@@ -16,7 +14,7 @@ from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 from ml_backend.learning.events import LEARN, read_event
 from ml_backend.learning.report.report import MOST_EDITED, Report, make_report
-from ml_backend.learning.store.annotations import Lessons, NotConnected
+from ml_backend.learning.store.annotations import NotConnected, TrainingDataStore
 from ml_backend.learning.store.runs import Run, Runs
 from ml_backend.policy import read_learning_policy
 
@@ -46,7 +44,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     last: Run | None = None
 
 
-class Door:
+class LearningService:
     """Stores events; the database is opened when first needed. Safe to use from many threads."""
 
     def __init__(self, settings: Settings) -> None:
@@ -62,7 +60,7 @@ class Door:
         except Exception as error:  # noqa: BLE001 - whatever it is, the first event will say it to somebody
             log.warning("database_not_opened", reason=str(error))
 
-    def warm(self) -> None:
+    def open_in_background(self) -> None:
         """Opens the database in the background."""
         if self._opened is None:
             threading.Thread(target=self.open, name="open-database", daemon=True).start()
@@ -81,7 +79,7 @@ class Door:
     def state(self, project: int) -> State:
         """How learning of a project stands."""
         engine = self._jobs().inbox.engine
-        return state_of(project, Lessons(engine), Runs(engine), self._jobs().inbox)
+        return state_of(project, TrainingDataStore(engine), Runs(engine), self._jobs().inbox)
 
     def report(self, project: int, served: str, *, unlearned: str = "") -> Report:
         """How learning of a project went and stands.
@@ -95,7 +93,7 @@ class Door:
             NotConnected: It was never connected.
         """
         engine = self._jobs().inbox.engine
-        if Lessons(engine).project(project) is None:
+        if TrainingDataStore(engine).project(project) is None:
             raise NotConnected(project)
         policy = read_learning_policy(self._settings.home, project)
         return make_report(
@@ -104,7 +102,7 @@ class Door:
 
     def projects(self) -> list[tuple[int, int]]:
         """Every connected project, and how many of its tasks are labelled."""
-        lessons = Lessons(self._jobs().inbox.engine)
+        lessons = TrainingDataStore(self._jobs().inbox.engine)
         labelled = ("teaches", "held_out")
         return [
             (one.project, sum(count for state, count in lessons.counts(one.project).items() if state in labelled))
@@ -122,7 +120,7 @@ class Door:
             return self._opened
 
 
-def state_of(project: int, lessons: Lessons, runs: Runs, inbox: Inbox) -> State:
+def state_of(project: int, lessons: TrainingDataStore, runs: Runs, inbox: Inbox) -> State:
     """How learning of a project stands, from what the worker notes."""
     learner = lessons.project(project)
     now, events = time.time(), inbox.open_events(LEARN, str(project))

@@ -1,7 +1,5 @@
 """Owns reading Label Studio: the tasks that events name, what no event named, and what that means for the lessons."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,8 +11,8 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
 from labelloop.service.media import Media, MediaError
 from labelloop.service.studio import Studio
-from ml_backend.learning.annotations import Size, Teaching, config_of, seen_of, teach
-from ml_backend.learning.store.annotations import Lessons
+from ml_backend.learning.annotations import Size, TaskTrainingData, config_of, task_checksum, training_data_of
+from ml_backend.learning.store.annotations import TrainingDataStore
 
 OVERLAP = timedelta(seconds=5)
 """A poll begins so long before the newest change that was seen: requests at the same moment end in any order."""
@@ -30,7 +28,7 @@ log = structlog.get_logger(__name__)
 class Reader:
     """Keeps the lessons of projects as Label Studio has them."""
 
-    def __init__(self, studio: Studio, media: Media, lessons: Lessons) -> None:
+    def __init__(self, studio: Studio, media: Media, lessons: TrainingDataStore) -> None:
         """Asks nothing yet."""
         self._studio = studio
         self._media = media
@@ -52,10 +50,12 @@ class Reader:
         tasks = iter(self._studio.tasks(project, filters={"conjunction": "and", "items": [_ANNOTATED]}))
         while batch := list(islice(tasks, _BATCH)):
             unseen -= {task.id for task in batch if task.id is not None}
-            changed = [task for task in batch if task.id is not None and known.get(task.id) != seen_of(task, sign)]
+            changed = [
+                task for task in batch if task.id is not None and known.get(task.id) != task_checksum(task, sign)
+            ]
             self._lessons.keep(project, self._teach(project, changed, config=config, held_out=held_out))
         self.read(project, unseen, config=config, held_out=held_out)
-        self._lessons.note(project, swept_at=time.time(), config=sign)
+        self._lessons.update_project(project, swept_at=time.time(), config=sign)
 
     def changed(self, project: int, *, config: LabelConfig) -> list[int]:
         """Annotated tasks that changed since the last call and are no longer as they were read."""
@@ -69,14 +69,19 @@ class Reader:
             if task.id is None:
                 continue
             newest = max(newest, min(_moment(task.updated_at), datetime.now(UTC).strftime(_FORMAT)))
-            found.append((task.id, seen_of(task, sign)))
+            found.append((task.id, task_checksum(task, sign)))
         known = self._lessons.seen(project, [task for task, _ in found])
-        self._lessons.note(project, cursor=newest)
+        self._lessons.update_project(project, cursor=newest)
         return [task for task, seen in found if known.get(task) != seen]
 
-    def _teach(self, project: int, tasks: Sequence[Task], *, config: LabelConfig, held_out: float) -> list[Teaching]:
+    def _teach(
+        self, project: int, tasks: Sequence[Task], *, config: LabelConfig, held_out: float
+    ) -> list[TaskTrainingData]:
         sign = config_of(config)
-        found = (teach(task, config, project=project, held_out=held_out, size=self._size, sign=sign) for task in tasks)
+        found = (
+            training_data_of(task, config, project=project, held_out=held_out, size=self._size, sign=sign)
+            for task in tasks
+        )
         return [one for one in found if one is not None]
 
     def _size(self, url: str, task: int | None) -> Size | None:

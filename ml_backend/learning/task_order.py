@@ -1,7 +1,5 @@
 """Owns what a place in the queue is as a score: Label Studio serves the lowest first. Pure functions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from ml_backend.predict.task_score import NEUTRAL

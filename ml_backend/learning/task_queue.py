@@ -10,8 +10,6 @@ Which tasks are open, and what is known of them, stands in our own table (`backl
 costs, here and in Label Studio, hangs on the pool and on what changed, not on the size of the project.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -28,9 +26,9 @@ from labelloop.service.studio import StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
 from labelloop.service.studio.mirror import chunks
 from ml_backend.detection.detections import Detections, Floats
-from ml_backend.learning.annotations import Lesson, addresses, is_held_out
+from ml_backend.learning.annotations import LabelledImage, addresses, is_held_out
 from ml_backend.learning.base_models import Served
-from ml_backend.learning.context import Kit
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.image_vectors import Eye
 from ml_backend.learning.publish import tell_version
 from ml_backend.learning.store.tasks import Known
@@ -39,22 +37,22 @@ from ml_backend.learning.task_sync import Backlog
 from ml_backend.policy import LearningPolicy, read_learning_policy
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.label_mapping import find_targets
-from ml_backend.predict.predictor import Predictor, Watch
+from ml_backend.predict.predictor import DetectionObserver, Predictor
 from ml_backend.predict.protocol import Prediction, ProjectOptions, read_options, with_thresholds
 from ml_backend.studio.connect import same_address
 from ml_backend.training.acquisition import (
     FLOOR,
     POOL,
     TWINS_OF,
-    Drawn,
-    Look,
+    LabelCounts,
+    UnlabelledImage,
     next_photos,
     rank,
-    spread,
+    sample_without_near_duplicates,
     uncertainty,
     weights,
 )
-from ml_backend.training.parallel import each
+from ml_backend.training.parallel import parallel_map
 
 UNSEEN = 4
 """One in so many of the pool is a task that no learned version looked at yet."""
@@ -99,7 +97,7 @@ class _Seen:
     doubt: float | None
 
 
-def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
+def arrange(kit: LearningContext, project: int, *, stop: Stop) -> Arranged | None:
     """Gives open tasks pre-labels of what is served, those that teach most first.
 
     Args:
@@ -131,16 +129,18 @@ def arrange(kit: Kit, project: int, *, stop: Stop) -> Arranged | None:
 class _Work:
     """One arrangement of one project."""
 
-    def __init__(self, kit: Kit, project: int, policy: LearningPolicy, served: Served, config: LabelConfig) -> None:
+    def __init__(
+        self, kit: LearningContext, project: int, policy: LearningPolicy, served: Served, config: LabelConfig
+    ) -> None:
         self._kit, self._project, self._policy, self._config = kit, project, policy, config
         self._served = served
         self._version = served.version
         self._eye = Eye(kit, project, config, served)
         self._backlog = Backlog(kit.studio, kit.looks, project)
         self._backlog.use(self._eye.backbone)
-        taught = kit.lessons.taught(project)
+        taught = kit.lessons.training_tasks(project)
         self._labelled = [task for task, _, _ in taught]
-        self._drawn = Drawn.on((photo.labels, _weights(photo)) for _, _, photos in taught for photo in photos)
+        self._drawn = LabelCounts.on((photo.labels, _weights(photo)) for _, _, photos in taught for photo in photos)
         self._tasks: dict[int, Task] = {}
         self._there: dict[int, int] = {}
         self._tried: set[int] = set()
@@ -221,7 +221,9 @@ class _Work:
                         break
             fresh = self._untried(looks.by_chance(project, version, limit=room))
             able, vectors = looks.vectors(project, self._eye.backbone, fresh)
-            order = [able[index] for index in spread(vectors, self._taken(), count)] if able else []
+            order = (
+                [able[index] for index in sample_without_near_duplicates(vectors, self._taken(), count)] if able else []
+            )
         chosen = self._mixed(self._untried(order)[:count])
         self._tried |= set(chosen)
         return chosen
@@ -265,7 +267,7 @@ class _Work:
         looked = _interleaved(doubted, empty)[:size]
         fresh = looks.by_chance(project, version, limit=max(TWINS_OF, size))
         able, vectors = looks.vectors(project, self._eye.backbone, fresh)
-        unseen = [able[index] for index in spread(vectors, self._taken(), size)] if able else []
+        unseen = [able[index] for index in sample_without_near_duplicates(vectors, self._taken(), size)] if able else []
         if len(unseen) < size:
             unseen += looks.blind(project, version, limit=size - len(unseen))
         chosen = unseen[: max(size // UNSEEN, size - len(looked))]
@@ -295,7 +297,7 @@ class _Work:
         able, vectors = self._kit.looks.vectors(self._project, self._eye.backbone, seen)
         head: list[int] = []
         if able:
-            looks = [Look(vector, seen[number].doubt) for number, vector in zip(able, vectors, strict=True)]
+            looks = [UnlabelledImage(vector, seen[number].doubt) for number, vector in zip(able, vectors, strict=True)]
             head = [able[index] for index in next_photos(looks, self._taken(), HEAD)]
         others = [number for number in seen if number not in set(head)]
         others = [others[index] for index in rank([seen[number].doubt for number in others])]
@@ -381,7 +383,7 @@ class _Work:
             if place * AT_ONCE * cores() >= least and stop():
                 break
             # One by one: a batch of four takes 100 MB more and is no faster.
-            for found in each(self._predict_one, some):
+            for found in parallel_map(self._predict_one, some):
                 seen |= found
         return seen
 
@@ -393,7 +395,7 @@ class _Work:
 
         predictor = Predictor(
             self._kit.media, score_threshold=self._kit.settings.score_threshold, budget_s=BUDGET_S,
-            watch=Watch(FLOOR, show),
+            watch=DetectionObserver(FLOOR, show),
         )  # fmt: skip
         task = {"id": number, "data": self._tasks[number].data}
         [entry] = predictor.predict([task], detector=self._detector, targets=self._targets, options=self._options)
@@ -446,5 +448,5 @@ def _interleaved(doubted: Sequence[int], empty: Sequence[int]) -> list[int]:
     return [numbers[index] for index in rank(doubts)]
 
 
-def _weights(photo: Lesson) -> Floats:
+def _weights(photo: LabelledImage) -> Floats:
     return weights(np.array(photo.boxes, np.float32).reshape(-1, 4), width=photo.width, height=photo.height)

@@ -5,8 +5,6 @@ interrupted; after it a refresh takes one for each thousand changed tasks, at le
 again where the number of tasks or annotations says that something changed without a trace, and now and then.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -17,7 +15,7 @@ import structlog
 from labelloop.service.studio import Studio
 from labelloop.service.studio.mirror import Tracker
 from labelloop.service.studio.tasks import Mark
-from ml_backend.learning.store.tasks import LookStore
+from ml_backend.learning.store.tasks import PhotoVectorStore
 
 PAGE = 1000
 """Tasks of one request of the first reading."""
@@ -48,7 +46,7 @@ Stop = Callable[[], bool]
 class Backlog:
     """Keeps the tasks of one project in `learn_looks`."""
 
-    def __init__(self, studio: Studio, looks: LookStore, project: int) -> None:
+    def __init__(self, studio: Studio, looks: PhotoVectorStore, project: int) -> None:
         """Asks nothing yet."""
         self._studio, self._looks, self._project = studio, looks, project
         self._copy = looks.copy(project)

@@ -1,7 +1,5 @@
 """Owns what a run of learning works on: lessons, policy, what is served; and the watch that times its phases."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 import zlib
@@ -10,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from labelloop.labeling.studio.config import LabelConfig
-from ml_backend.learning.annotations import Lesson, with_boxes
+from ml_backend.learning.annotations import LabelledImage, with_boxes
 from ml_backend.learning.base_models import Served
-from ml_backend.learning.events import Asked
+from ml_backend.learning.events import TrainingRequest
 from ml_backend.policy import LearningPolicy
 
 MOST_PHOTOS = 300
@@ -21,7 +19,7 @@ MOST_PHOTOS = 300
 FEW_BOXES = 100
 """Boxes of a class in the sample below which further photos that show it come along."""
 
-Taught = Sequence[tuple[int, str, tuple[Lesson, ...]]]
+Taught = Sequence[tuple[int, str, tuple[LabelledImage, ...]]]
 """(task, checksum of what decides what it teaches, its photos)."""
 
 
@@ -44,11 +42,11 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
-class Material:
+class RunInput:
     """What a run works on."""
 
     project: int
-    asked: Asked
+    asked: TrainingRequest
     policy: LearningPolicy
     config: LabelConfig
     served: Served
@@ -69,7 +67,7 @@ class Material:
         return with_boxes(self.lessons)
 
 
-def sample(lessons: Sequence[tuple[int, Lesson]]) -> list[tuple[int, Lesson]]:
+def sample(lessons: Sequence[tuple[int, LabelledImage]]) -> list[tuple[int, LabelledImage]]:
     """At most about `MOST_PHOTOS` of the lessons, always the same ones, and all that show a class that few of these do.
 
     A last layer learns little from more, and a submit would be answered in minutes.

@@ -4,8 +4,6 @@
 learns to fill is a change of its line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Owns looking into a model file: what was recognised and why, and what it sees on a photo, in words and drawn."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Owns how a model's classes meet a project's labels: what each control gets, and what finds no partner."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """Owns the way from tasks to predictions: photos prepared in threads, run through the detector, written as results."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
@@ -24,7 +22,7 @@ from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target
 from ml_backend.predict.protocol import Prediction, ProjectOptions, Unanswered
-from ml_backend.predict.results import Aim, Seen, aims_of, floor_of, written
+from ml_backend.predict.results import ImageResult, TargetThresholds, aims_of, floor_of, to_label_studio_results
 from ml_backend.predict.task_score import NEUTRAL, photo_score
 
 log = structlog.get_logger(__name__)
@@ -61,7 +59,7 @@ class Photos(Protocol):
 
 
 @dataclass(frozen=True)
-class Watch:
+class DetectionObserver:
     """Somebody who wants to see the detections themselves, not only what becomes a result.
 
     Attributes:
@@ -74,20 +72,20 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Shot:
+class ImageRequest:
     """One photo of one task: the `item`-th of its list, or the only one (None), for these aims."""
 
     task: int
     url: Any
     item: int | None
-    aims: tuple[Aim, ...]
+    aims: tuple[TargetThresholds, ...]
 
 
 @dataclass(frozen=True)
-class _Look:
+class _ImageDetections:
     """A photo on which everything was looked for, and its size in pixels."""
 
-    shot: Shot
+    shot: ImageRequest
     found: Detections
     width: int
     height: int
@@ -109,7 +107,7 @@ class _Entry:
 class _Job:
     """What one request asks for, and whether somebody still waits for it."""
 
-    shots: Sequence[Shot]
+    shots: Sequence[ImageRequest]
     entries: Sequence[_Entry]
     deadline: float
     abandoned: Callable[[], bool]
@@ -129,7 +127,7 @@ class Predictor:
         score_threshold: float,
         skipped: Skipped = lambda _: None,
         budget_s: float = BUDGET_S,
-        watch: Watch | None = None,
+        watch: DetectionObserver | None = None,
     ) -> None:
         """Keeps what all requests share.
 
@@ -186,7 +184,7 @@ class Predictor:
         floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
         entries = [_Entry(task_id=_task_id(task)) for task in tasks]
         deadline = time.monotonic() + self._budget_s - waited_s
-        shots = [shot for index, task in enumerate(tasks) for shot in find_shots(index, task, aims)]
+        shots = [shot for index, task in enumerate(tasks) for shot in image_requests(index, task, aims)]
         job = _Job(shots, entries, deadline, abandoned)
         if options.slice:
             slices = Slices(options.slice, options.slice_overlap)
@@ -199,12 +197,14 @@ class Predictor:
             if self._watch is not None:
                 self._watch.show(shot.task, look.found, (look.width, look.height))
             key = f"{detector.version} {entry.task_id} {shot.item}"
-            results, candidates = written(Seen(look.found, look.width, look.height, key, shot.item), shot.aims)
+            results, candidates = to_label_studio_results(
+                ImageResult(look.found, look.width, look.height, key, shot.item), shot.aims
+            )
             entry.results += results
             entry.candidates += candidates
         return [_close(entry, detector.version) for entry in entries]
 
-    def _look(self, job: _Job, detector: Detector, floor: float) -> Iterator[_Look]:
+    def _look(self, job: _Job, detector: Detector, floor: float) -> Iterator[_ImageDetections]:
         """Whole photos in the order of the shots, at most `detector.batch` at a time."""
         spec = detector.spec
         # What is cropped to its middle needs more than the input's size of the longer side.
@@ -220,17 +220,17 @@ class Predictor:
                 self._spare.append(ready.tensor)
                 return ready.fit, seen
 
-            for shot, (fit, seen) in self._each(job, batch=1, max_side=side, make=make, then=look):
-                yield _Look(shot, seen, fit.width, fit.height)
+            for shot, (fit, seen) in self._prefetch(job, batch=1, max_side=side, make=make, then=look):
+                yield _ImageDetections(shot, seen, fit.width, fit.height)
             return
-        batch: list[tuple[Shot, Prepared]] = []
-        coming = self._each(job, batch=detector.batch, max_side=side, make=make, then=_as_it_is)
+        batch: list[tuple[ImageRequest, Prepared]] = []
+        coming = self._prefetch(job, batch=detector.batch, max_side=side, make=make, then=_identity)
         for one in chain(coming, [None]):
             batch += [one] if one else []
             if batch and (one is None or len(batch) == detector.batch):
                 found = detector.detect([prepared for _, prepared in batch], floor=floor)
                 for (shot, prepared), seen in zip(batch, found, strict=True):
-                    yield _Look(shot, seen, prepared.fit.width, prepared.fit.height)
+                    yield _ImageDetections(shot, seen, prepared.fit.width, prepared.fit.height)
                 batch = []
 
     def _take_spare(self) -> npt.NDArray[Any] | None:
@@ -239,7 +239,7 @@ class Predictor:
         except IndexError:
             return None
 
-    def _slice(self, job: _Job, detector: Detector, *, floor: float, slices: Slices) -> Iterator[_Look]:
+    def _slice(self, job: _Job, detector: Detector, *, floor: float, slices: Slices) -> Iterator[_ImageDetections]:
         """Photos in the order of the shots, each whole and part by part.
 
         Each is decoded in full, looked at and let go by one thread: none holds a photo while it waits for another.
@@ -249,10 +249,10 @@ class Predictor:
             size = photo.width, photo.height
             return size, detect_sliced(detector, photo.image, slices, floor=floor, size=size)
 
-        for shot, (size, seen) in self._each(job, batch=0, max_side=None, make=_as_it_is, then=look):
-            yield _Look(shot, seen, *size)
+        for shot, (size, seen) in self._prefetch(job, batch=0, max_side=None, make=_identity, then=look):
+            yield _ImageDetections(shot, seen, *size)
 
-    def _each(
+    def _prefetch(
         self,
         job: _Job,
         *,
@@ -260,7 +260,7 @@ class Predictor:
         max_side: int | None,
         make: Callable[[Photo], Made],
         then: Callable[[Made], Done],
-    ) -> Iterator[tuple[Shot, Done]]:
+    ) -> Iterator[tuple[ImageRequest, Done]]:
         """Photos made ready, in the order of the shots: what `make` fails at costs that photo, what `then` does, all.
 
         A window of a few photos beyond those at work is made ready ahead, no more: a request of any length stays within
@@ -272,7 +272,7 @@ class Predictor:
             if done is not None:
                 yield shots[0], done
             return
-        waiting: deque[tuple[Shot, Future[Done | None]]] = deque()
+        waiting: deque[tuple[ImageRequest, Future[Done | None]]] = deque()
         window = PREPARERS + 2 * batch
         coming = iter(shots)
         pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
@@ -284,7 +284,7 @@ class Predictor:
                     return
                 shot, future = waiting.popleft()
                 try:
-                    done = future.result(timeout=_left(job.deadline))
+                    done = future.result(timeout=_remaining_s(job.deadline))
                 except FutureTimeout:
                     left = [shot, *(one for one, _ in waiting), *coming]
                     for one in left:
@@ -299,7 +299,7 @@ class Predictor:
 
     def _make(
         self,
-        shot: Shot,
+        shot: ImageRequest,
         job: _Job,
         max_side: int | None,
         make: Callable[[Photo], Made],
@@ -328,17 +328,17 @@ class Predictor:
             return None
         return then(made)
 
-    def _skip(self, shot: Shot, task_id: int | None, code: str, reason: str) -> None:
+    def _skip(self, shot: ImageRequest, task_id: int | None, code: str, reason: str) -> None:
         self._skipped(code)
         keys = [aim.target.data_key for aim in shot.aims]
         log.warning("photo_skipped", task=task_id, data_key=keys[0], item=shot.item, code=code, reason=reason)
 
 
-def _as_it_is(one: Made) -> Made:
+def _identity(one: Made) -> Made:
     return one
 
 
-def _left(deadline: float) -> float:
+def _remaining_s(deadline: float) -> float:
     """Seconds left. Raises TimeoutError where none is: a photo that is ready is no use when the answer is late."""
     left = deadline - time.monotonic()
     if left <= 0:
@@ -346,7 +346,7 @@ def _left(deadline: float) -> float:
     return left
 
 
-def find_shots(index: int, task: dict[str, Any], aims: Sequence[Aim]) -> list[Shot]:
+def image_requests(index: int, task: dict[str, Any], aims: Sequence[TargetThresholds]) -> list[ImageRequest]:
     """The photos of a task that some target wants, each once.
 
     Args:
@@ -356,16 +356,16 @@ def find_shots(index: int, task: dict[str, Any], aims: Sequence[Aim]) -> list[Sh
     """
     data = task.get("data")
     data = data if isinstance(data, dict) else {}
-    keys: dict[str, list[Aim]] = {}
+    keys: dict[str, list[TargetThresholds]] = {}
     for aim in aims:
         keys.setdefault(aim.target.data_key, []).append(aim)
     shots = []
     for key, wanted in keys.items():
         value = data.get(key)
         if isinstance(value, list):
-            shots += [Shot(index, url, item, tuple(wanted)) for item, url in enumerate(value)]
+            shots += [ImageRequest(index, url, item, tuple(wanted)) for item, url in enumerate(value)]
         else:
-            shots.append(Shot(index, value, None, tuple(wanted)))
+            shots.append(ImageRequest(index, value, None, tuple(wanted)))
     return shots
 
 

@@ -3,8 +3,6 @@
 The forms are those that Label Studio 1.23.2 was seen to send; docs/reference/endpoints.md lists the endpoints.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """Owns the way from detections to Label Studio's results: which control shows what, and the JSON of it."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from ml_backend.predict.task_score import near_miss_floor
 
 
 @dataclass(frozen=True)
-class Aim:
+class TargetThresholds:
     """A target with the threshold of each class that it shows."""
 
     target: Target
@@ -28,7 +26,7 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageResult:
     """What was seen on one photo, in its pixels, and where the results of it belong.
 
     Attributes:
@@ -45,7 +43,9 @@ class Seen:
     item: int | None
 
 
-def aims_of(targets: Sequence[Target], names: Sequence[str], options: ProjectOptions, default: float) -> list[Aim]:
+def aims_of(
+    targets: Sequence[Target], names: Sequence[str], options: ProjectOptions, default: float
+) -> list[TargetThresholds]:
     """The targets with their thresholds.
 
     Args:
@@ -57,15 +57,19 @@ def aims_of(targets: Sequence[Target], names: Sequence[str], options: ProjectOpt
     threshold = default if options.score_threshold is None else options.score_threshold
     usual = options.usual if options.score_threshold is None else {}
     by_name = options.score_thresholds
-    return [Aim(one, one.thresholds(threshold, names=names, by_name=by_name, usual=usual)) for one in targets]
+    return [
+        TargetThresholds(one, one.thresholds(threshold, names=names, by_name=by_name, usual=usual)) for one in targets
+    ]
 
 
-def floor_of(aims: Sequence[Aim]) -> float:
+def floor_of(aims: Sequence[TargetThresholds]) -> float:
     """The lowest score that any of them looks at: near misses count for the photo's score."""
     return min((near_miss_floor(one) for aim in aims for one in aim.thresholds.values()), default=1.0)
 
 
-def written(seen: Seen, aims: Sequence[Aim]) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+def to_label_studio_results(
+    seen: ImageResult, aims: Sequence[TargetThresholds]
+) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     """The results of one photo for these targets, and (score, threshold) of each candidate for the photo's score."""
     results: list[dict[str, Any]] = []
     candidates: list[tuple[float, float]] = []
@@ -77,7 +81,7 @@ def written(seen: Seen, aims: Sequence[Aim]) -> tuple[list[dict[str, Any]], list
     return results, candidates
 
 
-def _regions(seen: Seen, aim: Aim) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+def _regions(seen: ImageResult, aim: TargetThresholds) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     target, results, candidates = aim.target, [], []
     for place, (score, class_) in enumerate(zip(seen.found.scores.tolist(), seen.found.classes.tolist(), strict=True)):
         threshold = aim.thresholds.get(class_)
@@ -91,7 +95,7 @@ def _regions(seen: Seen, aim: Aim) -> tuple[list[dict[str, Any]], list[tuple[flo
     return results, candidates
 
 
-def _drawn(seen: Seen, target: Target, place: int, class_: int) -> list[tuple[str, str, Geometry]]:
+def _drawn(seen: ImageResult, target: Target, place: int, class_: int) -> list[tuple[str, str, Geometry]]:
     """(name within the photo, label, shape) of each region that one detection becomes."""
     if target.points:
         points = points_of(seen.found, place, seen.width)
@@ -101,7 +105,7 @@ def _drawn(seen: Seen, target: Target, place: int, class_: int) -> list[tuple[st
 
 
 def _results(
-    seen: Seen, target: Target, label: str, geometry: Geometry, *, score: float, region: str
+    seen: ImageResult, target: Target, label: str, geometry: Geometry, *, score: float, region: str
 ) -> list[dict[str, Any]]:
     """One region: one result, or two of one id where labels and shape are separate controls."""
     drawn = detection_result(
@@ -121,7 +125,7 @@ def _results(
     return [drawn, {**drawn, "from_name": target.control.name, "type": target.control.type, "value": value}]
 
 
-def _choices(seen: Seen, aim: Aim) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
+def _choices(seen: ImageResult, aim: TargetThresholds) -> tuple[list[dict[str, Any]], list[tuple[float, float]]]:
     """The best class, or all that reach their threshold where several may be picked."""
     target, found = aim.target, seen.found
     shown = found[np.array([class_ in aim.thresholds for class_ in found.classes.tolist()], bool)]
@@ -146,6 +150,6 @@ def _choices(seen: Seen, aim: Aim) -> tuple[list[dict[str, Any]], list[tuple[flo
     return [result], candidates
 
 
-def _region_id(seen: Seen, target: Target, name: str) -> str:
+def _region_id(seen: ImageResult, target: Target, name: str) -> str:
     key = f"{seen.key} {target.control.name} {target.to_name} {name}"
     return hashlib.blake2s(key.encode(), digest_size=5).hexdigest()

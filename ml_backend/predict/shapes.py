@@ -1,7 +1,5 @@
 """Owns SHAPES: which shapes of Label Studio a model's detections can become, and how each is drawn. The one table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ middle of the queue. It is neither the first to be served (as with a plain mean,
 the model were sure), and a photo with a single sure box does not count as sure as one with many.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 NEUTRAL = 0.5

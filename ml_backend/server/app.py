@@ -1,7 +1,5 @@
 """Owns the ML backend's web app: every endpoint that Label Studio calls or reserves, and nothing behind them."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -21,7 +19,8 @@ from labelloop.service.web.app import client_left, create_web, json_body, metric
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from ml_backend.inference.detector import Detector
 from ml_backend.learning.events import ACTIONS, project_of
-from ml_backend.learning.service import Door
+from ml_backend.learning.service import LearningService
+from ml_backend.malloc import give_memory_back
 from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons, unlearned
 from ml_backend.predict.label_mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
 from ml_backend.predict.predictor import Photos, Predictor
@@ -35,12 +34,11 @@ from ml_backend.predict.protocol import (
     read_options,
     with_thresholds,
 )
-from ml_backend.server.concurrency_limit import Turns
-from ml_backend.server.malloc import give_memory_back
+from ml_backend.server.concurrency_limit import ConcurrencyLimiter
 from ml_backend.server.pages import LONGEST_ID, Pages
 from ml_backend.server.project_options import Projects
 from ml_backend.server.readiness import ready_checks
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 from ml_backend.smart import SmartTools
 
@@ -64,7 +62,7 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     settings = settings or Settings()
     setup_logging(settings)
     give_memory_back()
-    serving = Serving.from_settings(settings)
+    serving = ModelServer.from_settings(settings)
     serving.start()
     if photos is None:
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
@@ -77,7 +75,7 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
 class _Endpoints:
     """The views, on what one worker shares between requests."""
 
-    def __init__(self, app: Flask, settings: Settings, serving: Serving, photos: Photos) -> None:
+    def __init__(self, app: Flask, settings: Settings, serving: ModelServer, photos: Photos) -> None:
         metrics = metrics_of(app)
         self._app = app
         self._settings = settings
@@ -92,11 +90,14 @@ class _Endpoints:
         )
         self._smart = SmartTools(photos, settings=settings)
         self._secrets = WebhookSecrets(settings)
-        self._door = Door(settings)
+        self._door = LearningService(settings)
         self._pages = Pages(settings, self._door, serving, self._projects)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
         # A batch of hundreds keeps nobody waiting who draws a box.
-        self._turns, self._smart_turns = Turns(settings.web_threads), Turns(settings.web_threads)
+        self._turns, self._smart_turns = (
+            ConcurrencyLimiter(settings.web_threads),
+            ConcurrencyLimiter(settings.web_threads),
+        )
         self._targets = _Cache()
         self._reported = _Cache()
 
@@ -132,7 +133,7 @@ class _Endpoints:
         self._projects.keep(given.project, options)
         self._projects.keep_config(given.project, given.schema)
         self._report(given, config, options)
-        self._door.warm()  # an annotator will wait for the first event, nobody waits here
+        self._door.open_in_background()  # an annotator will wait for the first event, nobody waits here
         detector = self._serving.loaded(given.project)
         supported = controls_of(config, ModelOutputs.of(detector) if detector else None)
         unserved = [one for one in [self._serving.unserved(given.project)] if one]
@@ -144,9 +145,9 @@ class _Endpoints:
         if given.interactive:
             self._tasks.labels("interactive").inc(len(given.tasks))
             config, context = read_config(given.label_config), (given.params or {})["context"]
-            with self._smart_turns.turn():
+            with self._smart_turns.acquire():
                 return _json({"results": [self._smart.answer(task, config, context) for task in given.tasks]})
-        with self._turns.turn() as waited_s:
+        with self._turns.acquire() as waited_s:
             served = self._serving.served(given.project)
             detector, options = served.detector, self._projects.options(given.project)
             entries = self._predictor.predict(

@@ -4,8 +4,6 @@ Requests that wait for a slow photo would otherwise take every thread of a worke
 second for `/health`, would show the backend as disconnected.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ SPARE = 8
 """Threads that predictions never take: for `/health`, `/setup` and everything else that answers at once."""
 
 
-class Turns:
+class ConcurrencyLimiter:
     """Lets so many through at once, and so many wait."""
 
     def __init__(self, at_once: int, *, wait_s: float = WAIT_S) -> None:
@@ -40,7 +38,7 @@ class Turns:
         self._wait_s = wait_s
 
     @contextmanager
-    def turn(self) -> Iterator[float]:
+    def acquire(self) -> Iterator[float]:
         """A turn, as soon as there is one; gives the seconds waited.
 
         Raises:

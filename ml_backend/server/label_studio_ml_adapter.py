@@ -21,12 +21,12 @@ from label_studio_ml.model import LabelStudioMLBase
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.learning.service import Door
+from ml_backend.learning.service import LearningService
+from ml_backend.malloc import give_memory_back
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
 from ml_backend.predict.protocol import read_config, read_options, with_thresholds
-from ml_backend.server.malloc import give_memory_back
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.smart import SmartTools
 
 
@@ -34,10 +34,10 @@ from ml_backend.smart import SmartTools
 class Kit:
     """What the objects of one process share."""
 
-    serving: Serving
+    serving: ModelServer
     predictor: Predictor
     smart: SmartTools
-    door: Door
+    door: LearningService
 
 
 @cache
@@ -46,10 +46,10 @@ def kit() -> Kit:
     settings = Settings()
     give_memory_back()
     photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
-    serving = Serving.from_settings(settings)
+    serving = ModelServer.from_settings(settings)
     serving.start()
     predictor = Predictor(photos, score_threshold=settings.score_threshold)
-    return Kit(serving, predictor, SmartTools(photos, settings=settings), Door(settings))
+    return Kit(serving, predictor, SmartTools(photos, settings=settings), LearningService(settings))
 
 
 class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has no types

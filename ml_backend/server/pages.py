@@ -1,17 +1,15 @@
 """Owns the views for people: the front page of the service, and each project's page of learning."""
 
-from __future__ import annotations
-
 from flask import Response
 
 from labelloop.service.settings import Settings
 from ml_backend.errors import ModelError
 from ml_backend.learning.report.page import front_page, learning_page, page_headers
-from ml_backend.learning.service import Door
+from ml_backend.learning.service import LearningService
 from ml_backend.learning.store.annotations import NotConnected
 from ml_backend.predict.control_support import ModelOutputs, controls_of, reasons, unlearned
 from ml_backend.server.project_options import Projects
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 
 LONGEST_ID = 9
 """Digits of a project's number: longer ones are no 32-bit numbers, and databases take none."""
@@ -20,7 +18,7 @@ LONGEST_ID = 9
 class Pages:
     """Answers browsers; what it shows is read when it is asked for."""
 
-    def __init__(self, settings: Settings, door: Door, serving: Serving, projects: Projects) -> None:
+    def __init__(self, settings: Settings, door: LearningService, serving: ModelServer, projects: Projects) -> None:
         self._studio = settings.label_studio_public_url or settings.label_studio_url
         self._door = door
         self._serving = serving

@@ -3,8 +3,6 @@
 A request may reach another worker than the `/setup` before it, so the options lie in files that all workers read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What the ML backend must have to do its work: the checks of its `/ready`, and of `doctor` for what is served."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from ml_backend.inference.detector import embedded_model
 from ml_backend.learning.store.tables import PROJECTS
 from ml_backend.serving.activation import cache_of
 from ml_backend.serving.active_versions import read_pointer
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import FOLDER, Registry
 
 FILES_EVERY_S = 300.0
@@ -35,7 +33,7 @@ _DAMAGED = "its bytes are not those that were added as this version."
 _FIX = "Activate another version (`labelloop models list` names them), or add the model again under another file name."
 
 
-def ready_checks(settings: Settings, serving: Serving) -> Mapping[str, Check]:
+def ready_checks(settings: Settings, serving: ModelServer) -> Mapping[str, Check]:
     """Every check of `/ready`, each answered from memory for some seconds.
 
     Database, worker and events count once a project is connected: before that, nothing is to be learned.

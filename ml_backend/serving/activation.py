@@ -1,7 +1,5 @@
 """Owns activating a version and taking it back: tried first, one pointer moved, then Label Studio follows."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from labelloop.service.store import Store, StoreError, open_store
 from labelloop.service.studio import Studio, StudioError
 from ml_backend.errors import ModelError
 from ml_backend.inference.detector import Detector, embedded_model, load_detector
-from ml_backend.inference.session_cache import Openings
+from ml_backend.inference.session_cache import OnnxSessionCache
 from ml_backend.inference.version_id import model_version
 from ml_backend.predict.control_support import ModelOutputs
 from ml_backend.serving.active_versions import EVERYWHERE, GIVEN, Pointer, activate_in, read_pointer, roll_back_in
@@ -164,7 +162,7 @@ def _open_once(registry: Registry, manifest: Manifest, settings: Settings, *, he
     path, kept = cache.fetch(registry, manifest), cache.opening(manifest.checksum)
     if not here:
         check_model(path, layout=manifest.layout, kept=kept)
-    elif Openings(kept).find() is None:
+    elif OnnxSessionCache(kept).find() is None:
         load_detector(path, layout=manifest.layout, threads=1, version=manifest.version, kept=kept)
 
 

@@ -1,7 +1,5 @@
 """Owns the copies of model versions on this machine: each whole and checked, under its checksum."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import shutil

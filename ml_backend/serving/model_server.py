@@ -5,8 +5,6 @@ several times a second; another loads what became active while the old one goes 
 A request keeps the model that it began with. What cannot be loaded is marked on the store, and the old one stays.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref
@@ -27,7 +25,7 @@ from ml_backend.inference.detector import Detector, embedded_model, load_detecto
 from ml_backend.inference.version_id import model_version
 from ml_backend.serving.active_versions import EVERYWHERE, GIVEN, Pointer
 from ml_backend.serving.model_cache import ModelCache
-from ml_backend.serving.pointer_watcher import Watch
+from ml_backend.serving.pointer_watcher import PointerWatcher
 from ml_backend.serving.registry import Registry
 
 log = structlog.get_logger(__name__)
@@ -52,7 +50,7 @@ MOST_PROJECTS = 8
 
 
 @dataclass(frozen=True)
-class Served:
+class LoadedModel:
     """What answers a request, from its beginning to its end.
 
     Attributes:
@@ -96,7 +94,7 @@ class ModelReplaced(ModelError):
 class _Slot:
     """What one place serves: everybody's, or one project's."""
 
-    def __init__(self, served: Served | None = None) -> None:
+    def __init__(self, served: LoadedModel | None = None) -> None:
         self.served = served
         self.error: ModelError | None = None
         self.settled = threading.Event()
@@ -107,7 +105,7 @@ class _Slot:
             self.settled.set()
 
 
-class Serving:
+class ModelServer:
     """The detectors of one worker. Loading takes from a fraction of a second to many; nothing but `/predict` waits."""
 
     def __init__(
@@ -117,7 +115,7 @@ class Serving:
         layout: str = "",
         threads: int = 0,
         load: Callable[..., Detector] = load_detector,
-        watch: Watch | None = None,
+        watch: PointerWatcher | None = None,
         cache: ModelCache | None = None,
     ) -> None:
         """Loads nothing yet; see `start`.
@@ -147,7 +145,7 @@ class Serving:
         self._shared = _Slot()
         self._projects: OrderedDict[str, _Slot] = OrderedDict()
         self._asked: OrderedDict[str, None] = OrderedDict()
-        self._alive: weakref.WeakValueDictionary[str, Served] = weakref.WeakValueDictionary()
+        self._alive: weakref.WeakValueDictionary[str, LoadedModel] = weakref.WeakValueDictionary()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -157,7 +155,7 @@ class Serving:
             settings.model or embedded_model(),
             layout=settings.model_layout,
             threads=settings.inference_threads,
-            watch=Watch(open_store(settings.store_url, settings), memory=folder / "active.json"),
+            watch=PointerWatcher(open_store(settings.store_url, settings), memory=folder / "active.json"),
             cache=ModelCache(folder),
         )
 
@@ -222,7 +220,7 @@ class Serving:
         served = self._slot(project).served
         return served.detector if served else None
 
-    def served(self, project: str | int | None = None, *, wait_s: float = LOAD_WAIT_S) -> Served:
+    def served(self, project: str | int | None = None, *, wait_s: float = LOAD_WAIT_S) -> LoadedModel:
         """What answers a request of this project, after waiting for it where it was not asked for before.
 
         Raises:
@@ -232,7 +230,7 @@ class Serving:
         self._wake()
         slot = self._slot(project)
         if slot.served is None and not slot.settled.is_set() and slot is not self._shared:
-            threading.Thread(target=self._settle, args=(self._place(project), slot), name="load-model").start()
+            threading.Thread(target=self._load_slot, args=(self._place(project), slot), name="load-model").start()
         if slot.served is None and not slot.settled.wait(wait_s):
             raise ModelLoading(self.path, wait_s)
         if slot.served is None:
@@ -262,13 +260,13 @@ class Serving:
         slot = self._peek(project)
         return str(slot.unserved) if slot is not None and slot.unserved is not None else ""
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Asks the store what is active, and loads what became so; called several times a second."""
         if self._watch is None:
             return
         changed = self._watch.look()
         if changed:
-            self._take_over(self._watch.pointer)
+            self._apply_pointer(self._watch.pointer)
         self._looked.set()
         now = time.monotonic()
         due = [slot for _, slot in self._slots() if slot.retry_at is not None and slot.retry_at <= now]
@@ -285,7 +283,7 @@ class Serving:
         return self._hurry
 
     @property
-    def every_s(self) -> float:
+    def poll_interval_s(self) -> float:
         """Seconds between two looks."""
         return self._watch.every_s(idle=self._idle()) if self._watch else 60.0
 
@@ -297,7 +295,7 @@ class Serving:
             self._hurry.set()
         self._asked_at = time.monotonic()
 
-    def _take_over(self, pointer: Pointer) -> None:
+    def _apply_pointer(self, pointer: Pointer) -> None:
         with self._lock:
             before, self._pointer = self._pointer, pointer
             for place in self._asked:  # goes on with what it was served, until its own is in memory
@@ -343,20 +341,20 @@ class Serving:
 
     def _settle_all(self) -> None:
         for place, slot in self._slots():
-            self._settle(place, slot)
+            self._load_slot(place, slot)
 
-    def _settle(self, place: str, slot: _Slot) -> None:
+    def _load_slot(self, place: str, slot: _Slot) -> None:
         """Brings a slot to the first of its choices that can be served; one that serves keeps on where that fails."""
         with self._loading:
             try:
-                self._bring(place, slot)
+                self._load_first_available(place, slot)
             except Exception as error:
                 log.exception("model_not_loaded")
                 slot.error = ModelBroken(self.path, f"{type(error).__name__}: {error}")
             finally:
                 slot.settled.set()
 
-    def _bring(self, place: str, slot: _Slot) -> None:
+    def _load_first_available(self, place: str, slot: _Slot) -> None:
         slot.retry_at = None
         failed: Exception | None = None  # why the first choice, which is the active one, is not served
         wanted, *_ = choices = self._pointer.choices(place)
@@ -382,14 +380,14 @@ class Serving:
                 slot.unserved = NotServedVersion(wanted, served.version, failed) if failed else None
                 if slot.served is not served:
                     slot.served = served
-                    self._say(place, served)
+                    self._log_loaded(place, served)
                 return
             if slot.served is not None and failed is not None:
                 slot.unserved = NotServedVersion(wanted, slot.served.version, failed)
                 return
         slot.unserved = None  # nothing is served: `error` says why
 
-    def _open(self, version: str) -> Served:
+    def _open(self, version: str) -> LoadedModel:
         named = version or model_version(self.path, layout=self._layout)
         known = self._alive.get(named)
         if known is not None:
@@ -400,7 +398,7 @@ class Serving:
             self._unchanged(named)  # else its name would not be that of what was opened
             with self._lock:
                 self._given_version = named
-            served = Served(detector.version, detector)
+            served = LoadedModel(detector.version, detector)
         elif self._watch is None or self._cache is None:
             raise ModelBroken(self.path, "there is no store to fetch versions from")
         else:
@@ -409,7 +407,7 @@ class Serving:
             path = self._cache.fetch(registry, manifest)
             kept = self._cache.opening(manifest.checksum)
             detector = self._opened(path, manifest.layout, version=version, kept=kept)
-            served = Served(version, detector, dict(manifest.thresholds))
+            served = LoadedModel(version, detector, dict(manifest.thresholds))
         self._alive[served.version] = served
         return served
 
@@ -440,7 +438,7 @@ class Serving:
             with suppress(StoreError):
                 Registry(self._watch.store).forgive(version)
 
-    def _say(self, place: str, served: Served) -> None:
+    def _log_loaded(self, place: str, served: LoadedModel) -> None:
         detector = served.detector
         log.info(
             "model_loaded",
@@ -453,14 +451,14 @@ class Serving:
         )
 
 
-def _follow(serving: weakref.ref[Serving]) -> None:
+def _follow(serving: weakref.ref[ModelServer]) -> None:
     """Looks for what is active as long as there is somebody to serve it."""
     while (one := serving()) is not None:
         try:
-            one.look()
+            one.poll()
         except Exception:
             log.exception("models_not_watched")
-        every_s, hurry = one.every_s, one.pause()
+        every_s, hurry = one.poll_interval_s, one.pause()
         del one
         hurry.wait(every_s)
         hurry.clear()

@@ -1,7 +1,5 @@
 """Owns looking at the pointer: often where that is a file, seldom where it is a request, and through an outage."""
 
-from __future__ import annotations
-
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +21,7 @@ IDLE_S = 2.0
 """The same by one that nobody asks: 1,800 small reads an hour."""
 
 
-class Watch:
+class PointerWatcher:
     """The pointer as it was seen last. For one thread."""
 
     def __init__(self, store: Store, *, memory: Path | None = None) -> None:

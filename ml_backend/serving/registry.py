@@ -7,8 +7,6 @@
 A version's name holds a checksum of all that decides what it predicts, so adding the same twice adds one.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress

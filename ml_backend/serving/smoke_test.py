@@ -4,8 +4,6 @@ A process of its own, because ONNX Runtime does not survive a fork: a server tha
 workers would see them crash when they end.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +12,7 @@ import msgspec
 
 from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import load_detector
-from ml_backend.inference.session_cache import Openings
+from ml_backend.inference.session_cache import OnnxSessionCache
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -83,7 +81,7 @@ def check_model(
 def _main(path: str, layout: str, names: str, kept: str) -> None:
     folder = Path(kept) if kept else None
     if folder is not None:
-        Openings(folder).forget()  # a check opens and tries in earnest
+        OnnxSessionCache(folder).invalidate()  # a check opens and tries in earnest
     try:
         found = load_detector(Path(path), layout=layout, threads=1, names=Path(names) if names else None, kept=folder)
     except ModelError as error:

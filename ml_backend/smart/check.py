@@ -3,8 +3,6 @@
 A process of its own for the reason that `ml_backend.serving.smoke_test` gives.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

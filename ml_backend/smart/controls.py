@@ -1,7 +1,5 @@
 """Owns which controls of a label config smart tools serve, and which of them a found object is drawn with."""
 
-from __future__ import annotations
-
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Control, LabelConfig
 

@@ -1,7 +1,5 @@
 """Owns `View`: the square in which an object's box is looked at, and the way back onto the photo."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Owns `Cutout`: the pixels that a smart tool found, and the shapes that they become."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +20,7 @@ MOST_OUTLINE_SIDE = 384
 
 
 @dataclass(frozen=True, eq=False)
-class Cutout:
+class InstanceMask:
     """Where an object is.
 
     Attributes:
@@ -35,12 +33,12 @@ class Cutout:
     bounds: tuple[int, int, int, int]
     score: float
 
-    def scaled(self, across: float, down: float) -> Cutout:
+    def scaled(self, across: float, down: float) -> "InstanceMask":
         """The same on a photo of so many times the width and height."""
         left, top, right, bottom = self.bounds
         x_min, y_min = round(left * across), round(top * down)
         x_max, y_max = max(x_min + 1, round(right * across)), max(y_min + 1, round(bottom * down))
-        return Cutout(self.level, (x_min, y_min, x_max, y_max), self.score)
+        return InstanceMask(self.level, (x_min, y_min, x_max, y_max), self.score)
 
     def pixels(self, most_side: int | None = None) -> npt.NDArray[np.bool_]:
         """The object at the photo's resolution, or at most so many pixels on the longer side, within `bounds`."""

@@ -1,7 +1,5 @@
 """Owns `Looks`: what a segmenter computed of the photos that annotators are at work on, a bounded number a worker."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,7 +15,7 @@ class _Slot(Generic[Value]):
     value: Value | None = None
 
 
-class Looks(Generic[Value]):
+class SingleFlightLRU(Generic[Value]):
     """The last values by key. Each is made once, however many threads ask for it at the same time."""
 
     def __init__(self, most: int) -> None:

@@ -6,8 +6,6 @@ of where in its box an object lies, then once more under what came of it, as Gra
 least (Bai, Sapiro 2007, https://doi.org/10.1109/ICCV.2007.4408931).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

@@ -5,8 +5,6 @@ what its colours say (`clues`) and the box's sides, and gives log odds by pixel.
 overlap that they promise is largest. Clicks are told to the colours before, and hold afterwards whatever was found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy.typing as npt
 from labelloop.labeling.geometry.shapes import Point, Rectangle
 from ml_backend.inference.session import open_session
 from ml_backend.smart.crop import MIRRORED, View
-from ml_backend.smart.crop_mask import Cutout
+from ml_backend.smart.crop_mask import InstanceMask
 from ml_backend.smart.evidence_maps import SIDE, clues, inside, lab_of, prior
 from ml_backend.smart.prompts import Prompt
 
@@ -81,7 +79,7 @@ class Outline:
         """The photo itself: a box is looked at with what lies around it, anew for each."""
         return image
 
-    def segment(self, look: Any, prompt: Prompt) -> Cutout | None:
+    def segment(self, look: Any, prompt: Prompt) -> InstanceMask | None:
         """The object; None where the prompt lies outside the photo, or nothing is found."""
         image: npt.NDArray[np.uint8] = look
         height, width = image.shape[:2]
@@ -100,7 +98,7 @@ class Outline:
             best = int(np.argmax(likely))
         view = views[best]
         level, score = _cut(view, _sharpened(odds[best], view.show(image, EDGES)), prompt)
-        return Cutout(view.place(level), view.bounds, score) if (level > 0).any() else None
+        return InstanceMask(view.place(level), view.bounds, score) if (level > 0).any() else None
 
     def _odds(self, views: Sequence[View], shown: Sequence[npt.NDArray[np.uint8]], prompt: Prompt) -> Floats:
         """(n, SIDE, SIDE) log odds that a pixel is the object's."""

@@ -4,8 +4,6 @@ Label Studio 1.23.2 sends every smart region of one label that was drawn since t
 first, as `params.context.result`; a click carries `is_positive`, false with Alt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

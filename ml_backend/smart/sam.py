@@ -12,8 +12,6 @@ Kirillov et al. 2023, https://arxiv.org/abs/2304.02643: a box is two points, of 
 where it says "not this"; (0, 0) with the label -1 stands for "no box".
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,7 @@ from ml_backend.detection.onnx_graph import Arrays, Graph, Tensor, as_float32, r
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.run_limit import RunLimit
 from ml_backend.inference.session import open_session
-from ml_backend.smart.crop_mask import Cutout
+from ml_backend.smart.crop_mask import InstanceMask
 from ml_backend.smart.prompts import Prompt
 
 SIDE = 1024
@@ -96,7 +94,7 @@ class Sam:
         rows, columns = image.shape[:2]
         return _Seen(dict(zip(names, outputs, strict=True)), columns, rows, shown.scale, shown.inner, shown.frame)
 
-    def segment(self, look: Any, prompt: Prompt) -> Cutout | None:
+    def segment(self, look: Any, prompt: Prompt) -> InstanceMask | None:
         """The object; None where the decoder sees none."""
         seen: _Seen = look
         points, labels = _points(prompt)
@@ -247,7 +245,7 @@ def _laid_out(mask: npt.NDArray[np.float32], seen: _Seen) -> npt.NDArray[np.floa
     return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def _cutout(logits: npt.NDArray[np.float32], score: float) -> Cutout | None:
+def _cutout(logits: npt.NDArray[np.float32], score: float) -> InstanceMask | None:
     found = logits > 0
     rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
     if not len(rows):
@@ -255,7 +253,7 @@ def _cutout(logits: npt.NDArray[np.float32], score: float) -> Cutout | None:
     top, bottom = max(0, int(rows[0]) - 1), min(len(logits), int(rows[-1]) + 2)
     left, right = max(0, int(columns[0]) - 1), min(logits.shape[1], int(columns[-1]) + 2)
     level = np.clip(logits[top:bottom, left:right] / STEEP, -1, 1)
-    return Cutout(np.ascontiguousarray(level), (left, top, right, bottom), score)
+    return InstanceMask(np.ascontiguousarray(level), (left, top, right, bottom), score)
 
 
 def _plain(name: str) -> str:

@@ -1,7 +1,5 @@
 """Owns SEGMENTERS: what finds an object from a box or clicks. The one table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -10,7 +8,7 @@ import numpy.typing as npt
 
 from labelloop.service.errors import SettingsError
 from labelloop.service.settings import Settings
-from ml_backend.smart.crop_mask import Cutout
+from ml_backend.smart.crop_mask import InstanceMask
 from ml_backend.smart.outline_network import Outline
 from ml_backend.smart.prompts import Prompt
 from ml_backend.smart.sam import Sam
@@ -28,7 +26,7 @@ class Segmenter(Protocol):
             image: (h, w, 3) RGB.
         """
 
-    def segment(self, look: Any, prompt: Prompt) -> Cutout | None:
+    def segment(self, look: Any, prompt: Prompt) -> InstanceMask | None:
         """The object; None where the prompt says nothing that lies on the photo.
 
         Args:

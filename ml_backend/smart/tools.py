@@ -26,11 +26,11 @@ from labelloop.service.memory_budget import MemoryBudget
 from labelloop.service.settings import Settings
 from ml_backend.predict.protocol import Prediction
 from ml_backend.smart.controls import outlets
-from ml_backend.smart.embedding_cache import Looks
+from ml_backend.smart.embedding_cache import SingleFlightLRU
 from ml_backend.smart.prompts import Asked, Prompt, read_prompts, results_of
 
 if TYPE_CHECKING:
-    from ml_backend.smart.crop_mask import Cutout
+    from ml_backend.smart.crop_mask import InstanceMask
     from ml_backend.smart.segmenters import Segmenter
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class SmartTools:
         self._photos = photos
         self._settings = settings
         self._name = "sam" if settings is not None and settings.smart_encoder is not None else "outline"
-        self._looks: Looks[_Look] = Looks(KEPT)
+        self._looks: SingleFlightLRU[_Look] = SingleFlightLRU(KEPT)
         self._segmenter: Segmenter | None = None
         self._lock = threading.Lock()
         # Masks are made in the memory that photos are decoded in.
@@ -126,7 +126,9 @@ class SmartTools:
             results += self._draw(asked, prompt, cutout, config)
         return self._prediction(results)
 
-    def _draw(self, asked: Asked, prompt: Prompt, cutout: Cutout | None, config: LabelConfig) -> list[dict[str, Any]]:
+    def _draw(
+        self, asked: Asked, prompt: Prompt, cutout: InstanceMask | None, config: LabelConfig
+    ) -> list[dict[str, Any]]:
         """The results of one object; a box alone where there is no memory for its mask now."""
         pixels = asked.last.width * asked.last.height if cutout is not None else 0
         try:
@@ -165,7 +167,7 @@ class SmartTools:
                 self._segmenter = SEGMENTERS[self._name](self._settings or Settings())
             return self._segmenter
 
-    def _cut(self, look: _Look, prompt: Prompt) -> Cutout | None:
+    def _cut(self, look: _Look, prompt: Prompt) -> InstanceMask | None:
         across, down = look.columns / look.width, look.rows / look.height
         try:
             cutout = self._tool().segment(look.seen, _scaled(prompt, across, down))
@@ -193,7 +195,7 @@ def _stated(results: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
     return (width, height) if width is not None and height is not None else None
 
 
-def _drawn(asked: Asked, prompt: Prompt, cutout: Cutout | None, config: LabelConfig) -> list[dict[str, Any]]:
+def _drawn(asked: Asked, prompt: Prompt, cutout: InstanceMask | None, config: LabelConfig) -> list[dict[str, Any]]:
     """The results of one object, on each control that shows it."""
     written: list[dict[str, Any]] = []
     for control in outlets(config, asked.last):
@@ -225,7 +227,7 @@ def _region(last: Region, geometry: Geometry, kind: str, control: Control | None
     )
 
 
-def _shape(kind: str, prompt: Prompt, cutout: Cutout | None, last: Region) -> Geometry | None:
+def _shape(kind: str, prompt: Prompt, cutout: InstanceMask | None, last: Region) -> Geometry | None:
     """The object in the form that a control draws; where nothing was found, a box is itself."""
     if kind in {"rectanglelabels", "rectangle"}:
         turn = prompt.box.rotation if prompt.box is not None else 0.0

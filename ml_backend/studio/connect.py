@@ -8,8 +8,6 @@ Why each step is needed (seen on Label Studio 1.23.2):
 - An address that Label Studio's SSRF protection refuses leaves a half-made connection behind.
 """
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

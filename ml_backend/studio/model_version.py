@@ -5,8 +5,6 @@ that. So it is asked once, when every worker of the backend serves the version; 
 in a few milliseconds. Where this machine does not reach it at the address that Label Studio has, Label Studio is asked.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

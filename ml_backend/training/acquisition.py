@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_backend.detection.detections import Detections, Floats
-from ml_backend.training.backbone import Sight
+from ml_backend.training.backbone import CandidateFeatures
 
 COLD = 2
 """Photos labelled before what the head sees counts. One photo tells nothing of how classes vary from photo to photo."""
@@ -51,7 +51,7 @@ FLOOR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class UnlabelledImage:
     """What is known of a photo that nobody labelled yet.
 
     Attributes:
@@ -64,7 +64,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class LabelCounts:
     """What was drawn so far.
 
     Attributes:
@@ -76,7 +76,7 @@ class Drawn:
     varies: Mapping[str, float]
 
     @classmethod
-    def on(cls, photos: Iterable[tuple[Sequence[str], Floats]]) -> Drawn:
+    def on(cls, photos: Iterable[tuple[Sequence[str], Floats]]) -> LabelCounts:
         """Of the labels on each labelled photo, and their `weights`.
 
         `varies` is the index of dispersion, variance / mean, which is 1 where objects lie on photos by chance (Poisson;
@@ -115,14 +115,14 @@ def weights(boxes: Floats, *, width: int, height: int) -> Floats:
     return np.where(cut, np.float32(CUT), np.float32(1))
 
 
-def photo_vector(sight: Sight) -> Floats:
+def photo_vector(sight: CandidateFeatures) -> Floats:
     """Mean of the embeddings of the candidates, each as heavy as its objectness: (d,), of length 1."""
     weights = sight.objectness + 1e-6
     mean = weights @ sight.embeddings / weights.sum()
     return np.asarray(mean / (np.linalg.norm(mean) + 1e-12), np.float32)
 
 
-def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], drawn: Drawn) -> float | None:
+def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], drawn: LabelCounts) -> float | None:
     """How much a photo would teach: the objects that the head expects on it, those of rarely drawn classes above all.
 
     The sum over classes of varies x ln(1 + expected / (1 + drawn)): `drawn` objects of the class so far, `expected` the
@@ -155,12 +155,12 @@ def uncertainty(found: Detections, shares: Floats, *, names: Sequence[str], draw
     return total
 
 
-def by_chance(vectors: Floats, *, seed: int = 0) -> list[int]:
+def random_order(vectors: Floats, *, seed: int = 0) -> list[int]:
     """Indices of photos by chance, the same for the same photos and seed, in whatever order they come."""
     return sorted(range(len(vectors)), key=lambda index: zlib.crc32(vectors[index].astype("<f4").tobytes(), seed))
 
 
-def spread(vectors: Floats, taken: Floats, count: int, *, seed: int = 0) -> list[int]:
+def sample_without_near_duplicates(vectors: Floats, taken: Floats, count: int, *, seed: int = 0) -> list[int]:
     """Photos by chance; twins of others, and of what is taken, come last.
 
     Chance draws what is usual often and what is odd seldom, as the photos will come that the model is for.
@@ -174,7 +174,7 @@ def spread(vectors: Floats, taken: Floats, count: int, *, seed: int = 0) -> list
     Returns:
         Indices into `vectors`, in the order in which they were chosen.
     """
-    return _without_twins(by_chance(vectors, seed=seed), vectors, taken, count)
+    return _without_twins(random_order(vectors, seed=seed), vectors, taken, count)
 
 
 def _without_twins(order: Sequence[int], vectors: Floats, taken: Floats, count: int) -> list[int]:
@@ -218,7 +218,7 @@ def rank(doubts: Sequence[float | None], *, labelled: int = 0) -> list[int]:
     return order + seen + empty
 
 
-def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
+def next_photos(looks: Sequence[UnlabelledImage], labelled: Floats, count: int, *, seed: int = 0) -> list[int]:
     """The photos to label next, best first.
 
     A cold start takes photos by chance, and so it goes on where none promises anything: then those on which nothing was
@@ -237,5 +237,5 @@ def next_photos(looks: Sequence[Look], labelled: Floats, count: int, *, seed: in
     vectors = np.stack([look.vector for look in looks])
     doubts = [look.uncertainty for look in looks]
     if len(labelled) < COLD or max(doubt or 0.0 for doubt in doubts) <= CHANCE:
-        return spread(vectors, labelled, count, seed=seed)
+        return sample_without_near_duplicates(vectors, labelled, count, seed=seed)
     return _without_twins(rank(doubts, labelled=len(labelled)), vectors, labelled, count)

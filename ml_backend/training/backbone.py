@@ -25,7 +25,7 @@ OUTPUTS = ("boxes", "objectness", "scores", EMBEDDINGS)
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class CandidateFeatures:
     """What a backbone sees on one photo: n candidate boxes, each with its frozen features.
 
     Attributes:
@@ -46,13 +46,15 @@ class Sight:
         """How many candidates."""
         return len(self.boxes)
 
-    def __getitem__(self, keep: npt.NDArray[Any]) -> Sight:
+    def __getitem__(self, keep: npt.NDArray[Any]) -> CandidateFeatures:
         """The candidates at these indices."""
-        return Sight(self.boxes[keep], self.objectness[keep], self.scores[keep], self.embeddings[keep], self.fit)
+        return CandidateFeatures(
+            self.boxes[keep], self.objectness[keep], self.scores[keep], self.embeddings[keep], self.fit
+        )
 
 
 @dataclass(frozen=True)
-class Backbone:
+class FrozenBackbone:
     """A detector that gives out its features.
 
     Attributes:
@@ -80,7 +82,7 @@ class Backbone:
         """Photos that one run takes."""
         return self.detector.batch
 
-    def see(self, photos: Sequence[Prepared]) -> list[Sight]:
+    def extract_features(self, photos: Sequence[Prepared]) -> list[CandidateFeatures]:
         """What it sees on at most `batch` photos made by `prepare` with its `spec`.
 
         Raises:
@@ -89,7 +91,7 @@ class Backbone:
         seen = self.detector.engine.run([photo.tensor for photo in photos], OUTPUTS)
         arrays = [np.asarray(seen[name], np.float32) for name in OUTPUTS]
         return [
-            Sight(*(array[index] for array in arrays), photo.fit)  # type: ignore[call-arg]
+            CandidateFeatures(*(array[index] for array in arrays), photo.fit)  # type: ignore[call-arg]
             for index, photo in enumerate(photos)
         ]
 
@@ -106,7 +108,7 @@ def _is_whole(exposed: Path) -> bool:
     return True
 
 
-def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 0) -> Backbone:
+def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 0) -> FrozenBackbone:
     """Opens a model to learn on.
 
     Args:
@@ -130,4 +132,4 @@ def open_backbone(path: Path, *, folder: Path, layout: str = "", threads: int = 
         keep_checksum(exposed)
     seeing = load_detector(exposed, threads=threads)
     levels = json.loads(seeing.engine.graph.metadata[LEVELS])
-    return Backbone(seeing, detector.version, tuple(int(size) for size in levels))
+    return FrozenBackbone(seeing, detector.version, tuple(int(size) for size in levels))

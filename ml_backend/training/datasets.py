@@ -1,7 +1,5 @@
 """Owns `LabelledPhotos`: a data set that somebody labelled, as boxes in pixels, and lists that name photos of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

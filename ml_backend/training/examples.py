@@ -8,7 +8,7 @@ import numpy as np
 
 from ml_backend.detection.detections import Floats, Ints, cross_iou
 from ml_backend.detection.preprocess import Fit
-from ml_backend.training.backbone import Sight
+from ml_backend.training.backbone import CandidateFeatures
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,7 @@ class Example:
             left out instead of being taken for background.
     """
 
-    sight: Sight
+    sight: CandidateFeatures
     drawn: Floats
     labels: tuple[str, ...]
     complete: bool = True
@@ -41,7 +41,7 @@ def to_input(fit: Fit, boxes: Floats) -> Floats:
     return np.stack([left, top, right, bottom], axis=1).astype(np.float32)
 
 
-def visible(sight: Sight) -> Floats:
+def visible(sight: CandidateFeatures) -> Floats:
     """The candidates' boxes cut to the photo, as they will be shown: (n, 4), pixels of the network's input."""
     fit = sight.fit
     edge = to_input(fit, np.array([[0, 0, fit.width, fit.height]], np.float32))[0]

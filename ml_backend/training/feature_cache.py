@@ -1,7 +1,5 @@
 """Owns the sights kept on disk: a photo goes through a backbone once, however often it is learned from."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,14 +10,14 @@ import numpy as np
 import structlog
 
 from ml_backend.detection.preprocess import Fit
-from ml_backend.training.backbone import Sight
+from ml_backend.training.backbone import CandidateFeatures
 
 log = structlog.get_logger(__name__)
 
 _ARRAYS = ("boxes", "objectness", "scores", "embeddings")
 
 
-class Sights:
+class FeatureCache:
     """A folder of sights, the least recently used of which go when it grows beyond its bound.
 
     Features and class scores are kept in half precision, a quarter of the size of what the engine gives with what it
@@ -38,7 +36,7 @@ class Sights:
         self._max_bytes = max_bytes
         self._bytes = sum(file.stat().st_size for file in folder.glob("*.npz"))
 
-    def get(self, key: str, see: Callable[[], Sight]) -> Sight:
+    def get(self, key: str, see: Callable[[], CandidateFeatures]) -> CandidateFeatures:
         """The sight of this key, from disk or else seen now and kept.
 
         Args:
@@ -54,9 +52,9 @@ class Sights:
         except (OSError, ValueError, KeyError, EOFError):
             return self._keep(file, see())
         fit = Fit(scale_x, scale_y, int(left), int(top), int(width), int(height))
-        return Sight(arrays[0], arrays[1], arrays[2], arrays[3], fit)
+        return CandidateFeatures(arrays[0], arrays[1], arrays[2], arrays[3], fit)
 
-    def _keep(self, file: Path, sight: Sight) -> Sight:
+    def _keep(self, file: Path, sight: CandidateFeatures) -> CandidateFeatures:
         """Keeps a sight; where the disk does not take it, it is seen again the next time."""
         halves = sight.scores.astype(np.float16), sight.embeddings.astype(np.float16)
         fit = sight.fit
@@ -77,7 +75,7 @@ class Sights:
         if self._bytes > self._max_bytes:
             self._shrink(spare=file)
         scores, embeddings = (half.astype(np.float32) for half in halves)
-        return Sight(sight.boxes, sight.objectness, scores, embeddings, sight.fit)
+        return CandidateFeatures(sight.boxes, sight.objectness, scores, embeddings, sight.fit)
 
     def _shrink(self, *, spare: Path) -> None:
         """Down to nine tenths, so that not every new sight looks through the folder."""

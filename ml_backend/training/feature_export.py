@@ -7,8 +7,6 @@ layer is met: its input is what it looks at (Wang et al. 2020, https://arxiv.org
 Where classes and boxes have towers of their own, the features of both are taken, and of the stem from which they part.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

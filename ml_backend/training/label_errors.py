@@ -5,8 +5,6 @@ are calibrated where `learn` made the head: the confidence of a missing object i
 have drawn it. Where a class is seldom drawn though it is there, many remarks are of that kind: see them by kind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +15,7 @@ from labelloop.labeling.geometry.overlap import box_blocks
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.training.examples import Example
 from ml_backend.training.linear_head import Head
-from ml_backend.training.model_selection import learn
+from ml_backend.training.model_selection import select_and_fit
 
 Kind = Literal["missing", "spurious", "class", "loose"]
 
@@ -56,7 +54,7 @@ FLOOR, FAINT = 0.02, 0.01
 
 
 @dataclass(frozen=True)
-class Remark:
+class LabelIssue:
     """One difference.
 
     Attributes:
@@ -76,13 +74,13 @@ class Remark:
     drawn: int | None = None
 
 
-def second_opinion(example: Example, head: Head) -> list[Remark]:
+def find_label_issues(example: Example, head: Head) -> list[LabelIssue]:
     """What a head that did not learn from a photo says of what was drawn on it, surest first.
 
     Classes that the head does not know are not spoken of: boxes of such a class are neither doubted nor missed.
     """
-    boxes, scores = head.answer(example.sight, exact=False)
-    found = head.shown(example.sight, boxes, scores, floor=FLOOR)
+    boxes, scores = head.score_candidates(example.sight, exact=False)
+    found = head.postprocess(example.sight, boxes, scores, floor=FLOOR)
     overlap: Floats = np.zeros((len(found), 0), np.float32)
     if len(example.drawn):
         overlap = np.concatenate(
@@ -101,7 +99,7 @@ def second_opinion(example: Example, head: Head) -> list[Remark]:
 
 def second_opinions(
     examples: Sequence[Example], *, levels: Sequence[int], known: Sequence[tuple[str, int]] = (), folds: int = FOLDS
-) -> Iterator[tuple[int, list[Remark]]]:
+) -> Iterator[tuple[int, list[LabelIssue]]]:
     """The opinion on every photo, of heads that did not learn from it: (index of the photo, remarks), fold by fold.
 
     Args:
@@ -116,9 +114,9 @@ def second_opinions(
         rest = [one for index, one in enumerate(examples) if index not in held]
         if not any(one.labels for one in rest):
             continue
-        head = learn(rest, levels=levels, known=known).head
+        head = select_and_fit(rest, levels=levels, known=known).head
         for index in sorted(held):
-            yield index, second_opinion(examples[index], head)
+            yield index, find_label_issues(examples[index], head)
 
 
 def _support(example: Example, boxes: Floats, scores: Floats) -> Floats:
@@ -136,7 +134,7 @@ def _support(example: Example, boxes: Floats, scores: Floats) -> Floats:
 
 def _missing(
     found: Detections, overlap: Floats, example: Example, head: Head, *, spoken: Collection[int]
-) -> Iterator[Remark]:
+) -> Iterator[LabelIssue]:
     """The detections that speak of no drawn box, the surer the less of them is explained by others.
 
     Args:
@@ -152,7 +150,7 @@ def _missing(
             continue
         box = found.boxes[index]
         share = 1 - _covered(box, np.concatenate(explained))
-        yield Remark(
+        yield LabelIssue(
             "missing", float(found.scores[index]) * share**EXPLAINED, _box(box), head.names[found.classes[index]]
         )
         explained.append(box[None])
@@ -167,7 +165,7 @@ def _covered(box: Floats, others: Floats) -> float:
     return float((within_x[:, None] & within_y[None]).any(axis=2).mean())
 
 
-def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> Iterator[tuple[int, Remark]]:
+def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> Iterator[tuple[int, LabelIssue]]:
     """(index, remark) of each detection that covers the drawn box of its class next to it neither well nor hardly."""
     for index in range(len(found)):
         label = head.names[found.classes[index]]
@@ -178,10 +176,10 @@ def _loose(found: Detections, overlap: Floats, example: Example, head: Head) -> 
         away = (LOOSE_IOU - overlap[index, place]) / (LOOSE_IOU - APART_IOU)
         if 0 < away <= 1 and found.scores[overlap[:, place] > overlap[index, place]].max(initial=0) < BETTER:
             confidence = float(found.scores[index] * away)
-            yield index, Remark("loose", confidence, _box(found.boxes[index]), label, place)
+            yield index, LabelIssue("loose", confidence, _box(found.boxes[index]), label, place)
 
 
-def _doubts(index: int, example: Example, support: Mapping[str, float], near: float) -> Iterator[Remark]:
+def _doubts(index: int, example: Example, support: Mapping[str, float], near: float) -> Iterator[LabelIssue]:
     """Of one drawn box: that it shows another class, or nothing.
 
     Args:
@@ -193,9 +191,9 @@ def _doubts(index: int, example: Example, support: Mapping[str, float], near: fl
     label, box = example.labels[index], _box(example.drawn[index])
     mine = support[label]
     rival, other = max(((score, name) for name, score in support.items() if name != label), default=(0.0, label))
-    yield Remark("class", rival / (rival + mine + UNKNOWN), box, other, index)
+    yield LabelIssue("class", rival / (rival + mine + UNKNOWN), box, other, index)
     # A small object may be overlooked by the model: only what it is blind to in every class counts.
-    yield Remark("spurious", BLIND * (1 - max(mine, rival, near)) ** 2, box, label, index)
+    yield LabelIssue("spurious", BLIND * (1 - max(mine, rival, near)) ** 2, box, label, index)
 
 
 def _box(corners: Floats) -> tuple[float, float, float, float]:

@@ -4,8 +4,6 @@ Every number is computed in double precision and answered in single, so that num
 model (`learned.py`) give the same bits though they sum in another order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.box_voting import CERTAIN, FAINTEST, Line, settled
+from ml_backend.detection.box_voting import MIN_CANDIDATE_SCORE, PROB_EPS, PlattCalibration, fuse_candidates
 from ml_backend.detection.detections import Detections, Floats
 from ml_backend.layouts import best_class
-from ml_backend.training.backbone import Sight
+from ml_backend.training.backbone import CandidateFeatures
 
 Doubles = npt.NDArray[np.float64]
 
@@ -33,7 +31,9 @@ MOST_SHIFT = 1.0
 """A refitted box moves by at most its own size, and grows or shrinks by at most e."""
 
 
-def describe(sight: Sight, levels: Sequence[int], *, prior: Sequence[int] = (), exact: bool = True) -> npt.NDArray[Any]:
+def feature_matrix(
+    sight: CandidateFeatures, levels: Sequence[int], *, prior: Sequence[int] = (), exact: bool = True
+) -> npt.NDArray[Any]:
     """What a head sees of each candidate: (n, d + 5 + prior) numbers.
 
     The embeddings, as they differ from the others of their level on the same photo, so that neither the light nor the
@@ -54,7 +54,7 @@ def describe(sight: Sight, levels: Sequence[int], *, prior: Sequence[int] = (), 
     sides: npt.NDArray[Any] = np.log(np.maximum(boxes[:, 2:] - boxes[:, :2], SMALLEST_SIDE))
     presence: npt.NDArray[Any] = sight.objectness.astype(kind, copy=False)[:, None]
     chances = np.concatenate([presence, sight.scores[:, list(prior)].astype(kind) * presence], axis=1)
-    chances = np.clip(chances, CERTAIN, 1 - CERTAIN)
+    chances = np.clip(chances, PROB_EPS, 1 - PROB_EPS)
     return np.concatenate([embeddings, sides, sides * sides, np.log(chances / (1 - chances))], axis=1)
 
 
@@ -88,22 +88,22 @@ class Head:
     known: tuple[int, ...] = ()
     prior: tuple[int, ...] = ()
     shift: Doubles | None = None
-    calibration: tuple[Line, ...] = ()
+    calibration: tuple[PlattCalibration, ...] = ()
 
     @property
-    def lines(self) -> tuple[Line | None, ...]:
+    def lines(self) -> tuple[PlattCalibration | None, ...]:
         """What `consent.settled` needs, in the order of the names."""
         learned = self.weights.shape[-1]
-        return (*(self.calibration or (Line(),) * learned), *(None for _ in self.known))
+        return (*(self.calibration or (PlattCalibration(),) * learned), *(None for _ in self.known))
 
-    def answer(self, sight: Sight, *, exact: bool = True) -> tuple[Floats, Floats]:
+    def score_candidates(self, sight: CandidateFeatures, *, exact: bool = True) -> tuple[Floats, Floats]:
         """Boxes (n, 4) in pixels of the network's input, and scores (n, classes) in [0, 1], both float32.
 
         Args:
             sight: Of a whole photo.
             exact: To the bit what the learned model answers; else nearly that, in half the time.
         """
-        seen = describe(sight, self.levels, prior=self.prior, exact=exact)
+        seen = feature_matrix(sight, self.levels, prior=self.prior, exact=exact)
         kind = seen.dtype
         parts = np.split(seen, np.cumsum(self.levels)[:-1])
         odds = np.concatenate(
@@ -114,19 +114,19 @@ class Head:
         scores = np.concatenate([learned, base], axis=1).astype(np.float32)
         if self.shift is None:
             return sight.boxes, scores
-        return move(sight.boxes, seen @ self.shift[:-1].astype(kind) + self.shift[-1]), scores
+        return apply_box_deltas(sight.boxes, seen @ self.shift[:-1].astype(kind) + self.shift[-1]), scores
 
-    def detect(self, sight: Sight, *, floor: float, exact: bool = True) -> Detections:
+    def detect(self, sight: CandidateFeatures, *, floor: float, exact: bool = True) -> Detections:
         """The boxes on the photo, in its own pixels, best first: what the learned model answers; see `answer`."""
-        return self.shown(sight, *self.answer(sight, exact=exact), floor=floor)
+        return self.postprocess(sight, *self.score_candidates(sight, exact=exact), floor=floor)
 
-    def shown(self, sight: Sight, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
+    def postprocess(self, sight: CandidateFeatures, boxes: Floats, scores: Floats, *, floor: float) -> Detections:
         """What is shown of an answer, in pixels of the photo, best first: see `consent.settled`."""
-        found = best_class(boxes, scores, FAINTEST)
-        return sight.fit.to_photo(settled(found, sight.fit, floor=floor, lines=self.lines))
+        found = best_class(boxes, scores, MIN_CANDIDATE_SCORE)
+        return sight.fit.to_photo(fuse_candidates(found, sight.fit, floor=floor, lines=self.lines))
 
 
-def move(boxes: Floats, shift: Doubles) -> Floats:
+def apply_box_deltas(boxes: Floats, shift: Doubles) -> Floats:
     """Boxes (n, 4) moved by (n, 4): the centre by shares of the sides, the sides by the exponent."""
     corners = boxes.astype(np.float64)
     bounded = np.clip(shift, -MOST_SHIFT, MOST_SHIFT)
@@ -136,7 +136,7 @@ def move(boxes: Floats, shift: Doubles) -> Floats:
     return np.asarray(np.concatenate([centre - half, centre + half], axis=1), np.float32)
 
 
-def shift_to(boxes: Floats, targets: Floats) -> Doubles:
+def encode_box_deltas(boxes: Floats, targets: Floats) -> Doubles:
     """The (n, 4) by which `move` takes boxes to their targets."""
     start, goal = boxes.astype(np.float64), targets.astype(np.float64)
     sides = np.maximum(start[:, 2:] - start[:, :2], SMALLEST_SIDE)

@@ -1,7 +1,5 @@
 """Owns AP50: how good detections are, judged by pycocotools."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Sequence
@@ -17,14 +15,14 @@ MOST_BOXES = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class GroundTruth:
     """What is on a photo: boxes (m, 4), pixels of the photo, and the class of each."""
 
     boxes: Floats
     labels: tuple[str, ...]
 
 
-def ap50(truths: Sequence[Truth], found: Sequence[Detections], *, names: Sequence[str]) -> dict[str, float]:
+def ap50(truths: Sequence[GroundTruth], found: Sequence[Detections], *, names: Sequence[str]) -> dict[str, float]:
     """Average precision at an overlap of one half, for each class that is drawn on any of the photos.
 
     Args:
@@ -67,7 +65,7 @@ def ap50(truths: Sequence[Truth], found: Sequence[Detections], *, names: Sequenc
     return {name: float(max(precision[:, index].mean(), 0.0)) for index, name in enumerate(drawn)}
 
 
-def mean_ap50(truths: Sequence[Truth], found: Sequence[Detections], *, names: Sequence[str]) -> float:
+def mean_ap50(truths: Sequence[GroundTruth], found: Sequence[Detections], *, names: Sequence[str]) -> float:
     """The mean of `ap50` over classes; 0 where nothing is drawn."""
     return float(np.mean(list(ap50(truths, found, names=names).values()) or [0.0]))
 

@@ -1,27 +1,25 @@
 """Owns learning: from labelled photos to a head, every choice made by cross-validation on what is labelled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml_backend.detection.box_voting import Line, as_chances, log_odds, marks, told
+from ml_backend.detection.box_voting import PlattCalibration, apply_calibration, edge_aspect_features, logit, sigmoid
 from ml_backend.detection.detections import Detections, Ints
-from ml_backend.training.calibration import calibrated, lines
+from ml_backend.training.calibration import calibrated, fit_calibrations
 from ml_backend.training.examples import Example
-from ml_backend.training.fit import fit_table, leaning
+from ml_backend.training.fit import blend_heads, fit_heads
 from ml_backend.training.linear_head import Head
-from ml_backend.training.metrics import Truth, mean_ap50
-from ml_backend.training.parallel import each, one_thread_each
-from ml_backend.training.table import Training, tabulate
+from ml_backend.training.metrics import GroundTruth, mean_ap50
+from ml_backend.training.parallel import parallel_map, single_threaded_blas
+from ml_backend.training.table import CandidateTable, build_table
 
 FOLDS = 2
 FEWEST = 2
 """Photos below which nothing can be held out: the first choice is taken."""
 
-FEW = 5
+PROTOTYPE_MAX_PHOTOS = 5
 """Photos from which a prototype never won over logistic regression: it is tried no more."""
 
 SCARCE = 50
@@ -43,7 +41,7 @@ them takes the place of a fit a fold: it is nearer to the one on all."""
 MARGIN = 0.01
 """AP50 by which a choice must beat the one before it: what did well with as many boxes elsewhere comes first."""
 
-SURE = 20
+MARGIN_FULL_BOXES = 20
 """Boxes from which that is enough. Of fewer, chance makes more: of half as many a choice must win by four times it."""
 
 FLOOR = 0.01
@@ -51,7 +49,7 @@ FLOOR = 0.01
 
 
 @dataclass(frozen=True)
-class Choice:
+class FitConfig:
     """How a head is fitted.
 
     Attributes:
@@ -72,14 +70,14 @@ class Choice:
 
     def head(self, heads: Mapping[str, Head]) -> Head:
         """The head of this choice, from those of its trainers."""
-        return leaning(heads[self.trainer], heads[PROTOTYPE], self.lean) if self.lean else heads[self.trainer]
+        return blend_heads(heads[self.trainer], heads[PROTOTYPE], self.lean) if self.lean else heads[self.trainer]
 
 
 PROTOTYPE = "prototype"
 
 
-def _with_boxes(trainer: str, lean: float = 0.0) -> tuple[Choice, Choice]:
-    return Choice(trainer, refit_boxes=False, lean=lean), Choice(trainer, refit_boxes=True, lean=lean)
+def _with_boxes(trainer: str, lean: float = 0.0) -> tuple[FitConfig, FitConfig]:
+    return FitConfig(trainer, refit_boxes=False, lean=lean), FitConfig(trainer, refit_boxes=True, lean=lean)
 
 
 LOGISTIC = _with_boxes("logistic")
@@ -87,7 +85,7 @@ LEANING = _with_boxes("logistic", 0.3)
 SHARED = _with_boxes("shared", 0.4)
 
 
-def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[Choice, ...]:
+def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[FitConfig, ...]:
     """What is tried on labelled photos; the first is taken where nothing can be held out.
 
     Args:
@@ -99,13 +97,13 @@ def choices_of(examples: Sequence[Example], *, known: bool) -> tuple[Choice, ...
     classes = len({label for one in examples for label in one.labels})
     if known or boxes >= MANY * classes:
         return LOGISTIC
-    few = (Choice(PROTOTYPE, refit_boxes=False),) if len(examples) < FEW else ()
+    few = (FitConfig(PROTOTYPE, refit_boxes=False),) if len(examples) < PROTOTYPE_MAX_PHOTOS else ()
     scarce = boxes < min(SCARCE, SPARSE * len(examples))
     return (*(SHARED if scarce else ()), *LEANING, *LOGISTIC, *few)
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class OutOfFoldPredictions:
     """What was found on photos by heads that did not learn from them.
 
     Attributes:
@@ -116,13 +114,13 @@ class Answers:
     """
 
     names: tuple[str, ...] = ()
-    truths: Sequence[Truth] = ()
+    truths: Sequence[GroundTruth] = ()
     sizes: Sequence[tuple[int, int]] = ()
     found: Sequence[Detections] = ()
 
 
 @dataclass(frozen=True)
-class Learned:
+class FitResult:
     """A fitted head, how it was chosen, and what cross-validation gave.
 
     Attributes:
@@ -133,12 +131,14 @@ class Learned:
     """
 
     head: Head
-    choice: Choice
-    judged: Mapping[Choice, float]
-    answers: Answers = Answers()
+    choice: FitConfig
+    judged: Mapping[FitConfig, float]
+    answers: OutOfFoldPredictions = OutOfFoldPredictions()
 
 
-def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence[tuple[str, int]] = ()) -> Learned:
+def select_and_fit(
+    examples: Sequence[Example], *, levels: Sequence[int], known: Sequence[tuple[str, int]] = ()
+) -> FitResult:
     """The head that did best on photos held out from its own fit, fitted again on all.
 
     Its scores are calibrated on those photos: a box of .7 is right about seven times in ten.
@@ -148,18 +148,18 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
         levels: Of the backbone.
         known: Classes of the project that the backbone knows, with its index: learning starts from there.
     """
-    judged: dict[Choice, float] = {}
-    answers: Mapping[Choice, Answers] = {}
+    judged: dict[FitConfig, float] = {}
+    answers: Mapping[FitConfig, OutOfFoldPredictions] = {}
     best = choices_of(examples, known=bool(known))[0]
-    with one_thread_each():
-        training = tabulate(examples, levels, prior=[index for _, index in known])
+    with single_threaded_blas():
+        training = build_table(examples, levels, prior=[index for _, index in known])
         if sum(bool(one.labels) for one in examples) >= FEWEST:
             judged, answers = cross_validate(examples, training, levels=levels, known=known)
-            margin = MARGIN * max(1.0, SURE / sum(len(one.labels) for one in examples)) ** 2
+            margin = MARGIN * max(1.0, MARGIN_FULL_BOXES / sum(len(one.labels) for one in examples)) ** 2
             for choice, score in judged.items():
                 if score > judged[best] + margin:
                     best = choice
-        heads = fit_table(
+        heads = fit_heads(
             training,
             training.photos,
             levels=levels,
@@ -167,18 +167,18 @@ def learn(examples: Sequence[Example], *, levels: Sequence[int], known: Sequence
             refit_boxes=best.refit_boxes,
             known=known,
         )
-    crossed = answers.get(best, Answers())
-    found = lines(crossed.found, crossed.truths, crossed.sizes, names=crossed.names)
-    return Learned(calibrated(best.head(heads), found), best, judged, _calibrated(crossed, found))
+    crossed = answers.get(best, OutOfFoldPredictions())
+    found = fit_calibrations(crossed.found, crossed.truths, crossed.sizes, names=crossed.names)
+    return FitResult(calibrated(best.head(heads), found), best, judged, _calibrated(crossed, found))
 
 
 def cross_validate(
     examples: Sequence[Example],
-    training: Training,
+    training: CandidateTable,
     *,
     levels: Sequence[int],
     known: Sequence[tuple[str, int]] = (),
-) -> tuple[dict[Choice, float], dict[Choice, Answers]]:
+) -> tuple[dict[FitConfig, float], dict[FitConfig, OutOfFoldPredictions]]:
     """Mean AP50 of each choice on photos that took no part in the fit that judges them, and what it found there.
 
     Args:
@@ -191,40 +191,42 @@ def cross_validate(
     names = sorted({label for one in examples for label in one.labels})
     folds = [fold for fold in _folds(len(examples)) if any(examples[index].labels for index in fold[1])]
     held = [examples[index] for places, _ in folds for index in places]
-    truths = [Truth(one.drawn, one.labels) for one in held]
+    truths = [GroundTruth(one.drawn, one.labels) for one in held]
     sizes = [(one.sight.fit.width, one.sight.fit.height) for one in held]
 
-    def judged(fold: tuple[list[int], list[int]]) -> dict[Choice, list[Detections]]:
+    def judged(fold: tuple[list[int], list[int]]) -> dict[FitConfig, list[Detections]]:
         places, rest = fold
-        answers: dict[Choice, list[Detections]] = {choice: [] for choice in choices}
+        answers: dict[FitConfig, list[Detections]] = {choice: [] for choice in choices}
         trainers = tuple(dict.fromkeys(trainer for choice in choices for trainer in choice.trainers))
-        heads = fit_table(training, rest, levels=levels, trainers=trainers, refit_boxes=True, known=known)
+        heads = fit_heads(training, rest, levels=levels, trainers=trainers, refit_boxes=True, known=known)
         for trainer, lean in dict.fromkeys((choice.trainer, choice.lean) for choice in choices):
             mine = [choice for choice in choices if (choice.trainer, choice.lean) == (trainer, lean)]
             head = mine[0].head(heads)
             numbers = np.array([names.index(name) if name in names else -1 for name in head.names], np.int64)
             for one in (examples[index] for index in places):
-                boxes, scores = head.answer(one.sight, exact=False)
+                boxes, scores = head.score_candidates(one.sight, exact=False)
                 for choice in mine:
                     placed = boxes if choice.refit_boxes else one.sight.boxes
-                    answers[choice].append(_renumbered(head.shown(one.sight, placed, scores, floor=FLOOR), numbers))
+                    answers[choice].append(
+                        _renumbered(head.postprocess(one.sight, placed, scores, floor=FLOOR), numbers)
+                    )
         return answers
 
-    parts = each(judged, folds)
+    parts = parallel_map(judged, folds)
     found = {choice: [one for part in parts for one in part[choice]] for choice in choices}
     return (
         {choice: mean_ap50(truths, found[choice], names=names) for choice in choices},
-        {choice: Answers(tuple(names), truths, sizes, found[choice]) for choice in choices},
+        {choice: OutOfFoldPredictions(tuple(names), truths, sizes, found[choice]) for choice in choices},
     )
 
 
-def _calibrated(answers: Answers, found: Mapping[str, Line]) -> Answers:
+def _calibrated(answers: OutOfFoldPredictions, found: Mapping[str, PlattCalibration]) -> OutOfFoldPredictions:
     """With scores as a head gives them that is calibrated with these lines."""
     each_line = [found[name] for name in answers.names]
 
     def again(one: Detections, size: tuple[int, int]) -> Detections:
-        odds = told(log_odds(one.scores), marks(one.boxes, *size), each_line, one.classes)
-        scores = as_chances(odds).astype(np.float32)
+        odds = apply_calibration(logit(one.scores), edge_aspect_features(one.boxes, *size), each_line, one.classes)
+        scores = sigmoid(odds).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         return Detections(one.boxes[order], scores[order], one.classes[order])
 

@@ -1,7 +1,5 @@
 """Owns `Nodes`: appends operations to an ONNX graph, so that the places that do read as arithmetic."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

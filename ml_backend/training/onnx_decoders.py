@@ -4,8 +4,6 @@ A learned model has the outputs of the layout `labelloop` whatever it was made f
 our decoding. To make another layout learnable, write its decoding as nodes here, the same arithmetic as in `layouts`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

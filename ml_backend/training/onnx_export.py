@@ -4,23 +4,21 @@ The outputs are those of the layout `labelloop`; `objectness` is 1, since the he
 is written as the arithmetic of `head.Head`, in double precision, so that its answers are the same to the bit.
 """
 
-from __future__ import annotations
-
 from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from ml_backend.detection.box_voting import CERTAIN
+from ml_backend.detection.box_voting import PROB_EPS
 from ml_backend.layouts.labelloop import LINES
-from ml_backend.training.backbone import Backbone
+from ml_backend.training.backbone import FrozenBackbone
 from ml_backend.training.feature_export import EMBEDDINGS
 from ml_backend.training.linear_head import LEAST_SPREAD, MOST_ODDS, MOST_SHIFT, SMALLEST_SIDE, Doubles, Head
 from ml_backend.training.onnx_builder import Nodes
 
 
-def write_learned(path: Path, backbone: Backbone, head: Head) -> None:
+def write_learned(path: Path, backbone: FrozenBackbone, head: Head) -> None:
     """Writes the model; the file appears whole or not at all.
 
     Args:
@@ -34,7 +32,7 @@ def write_learned(path: Path, backbone: Backbone, head: Head) -> None:
     partial.replace(path)
 
 
-def learned_model(backbone: Backbone, head: Head) -> onnx.ModelProto:
+def learned_model(backbone: FrozenBackbone, head: Head) -> onnx.ModelProto:
     """The graph of the backbone with the head in place of its last layer; `embeddings` stays an output."""
     nodes = Nodes(onnx.load(backbone.detector.path), prefix="head")
     for name in ("boxes", "objectness", "scores"):
@@ -82,7 +80,7 @@ def _describe(nodes: Nodes, double: dict[str, str], head: Head) -> str:
         for size, stop in zip(head.levels, ends, strict=True)
     ]
     sides = nodes.add("Log", _sides(nodes, double["backbone.boxes"]))
-    certain = (nodes.constant(np.array([bound])) for bound in (CERTAIN, 1 - CERTAIN))
+    certain = (nodes.constant(np.array([bound])) for bound in (PROB_EPS, 1 - PROB_EPS))
     low, high = certain
     chances = presence = nodes.reshape(double["backbone.objectness"], (0, -1, 1))
     if head.prior:

@@ -1,7 +1,5 @@
 """Owns work in threads: a fit takes as many cores as there are, though each of its matrices is computed by one."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +48,7 @@ class _Limit:
 
 _LIMIT = _Limit()
 
-one_thread_each = _LIMIT.hold
+single_threaded_blas = _LIMIT.hold
 """A block in which each matrix is computed by one thread; several may run at once.
 
 Matrices as small as those of a fit gain nothing from threads, and threads that wait for each other on a busy machine
@@ -58,7 +56,7 @@ cost much: a fit was seen to take a hundred times as long.
 """
 
 
-def each(work: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
+def parallel_map(work: Callable[[Given], Made], items: Iterable[Given]) -> list[Made]:
     """`work` of every item, in their order, a few at once. numpy leaves the interpreter free while it computes.
 
     Raises:

@@ -6,8 +6,6 @@ candidates; the features of each are the mean of the graph's last feature maps o
 2017, https://arxiv.org/abs/1703.06870). A head on these is learned as on any others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Photos are labelled in the order of a strategy; at each number asked for, a head
 photos. Every seed draws its own pool, so that a strategy without chance in it gives a spread of results too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +16,23 @@ import numpy as np
 from labelloop.service.media import MediaError, load_photo
 from ml_backend.detection.detections import Floats
 from ml_backend.detection.preprocess import prepare
-from ml_backend.training.acquisition import COLD, FLOOR, Drawn, Look, next_photos, photo_vector, uncertainty, weights
-from ml_backend.training.backbone import Backbone, Sight
+from ml_backend.training.acquisition import (
+    COLD,
+    FLOOR,
+    LabelCounts,
+    UnlabelledImage,
+    next_photos,
+    photo_vector,
+    uncertainty,
+    weights,
+)
+from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.datasets import LabelledPhoto
 from ml_backend.training.examples import Example
-from ml_backend.training.feature_cache import Sights
+from ml_backend.training.feature_cache import FeatureCache
 from ml_backend.training.linear_head import Head
-from ml_backend.training.metrics import Truth, mean_ap50
-from ml_backend.training.model_selection import learn
+from ml_backend.training.metrics import GroundTruth, mean_ap50
+from ml_backend.training.model_selection import select_and_fit
 
 Strategy = Literal["random", "active"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -68,10 +75,10 @@ class Run:
 class Album:
     """Photos of a data set as a backbone sees them."""
 
-    backbone: Backbone
-    sights: Sights
+    backbone: FrozenBackbone
+    sights: FeatureCache
 
-    def sight(self, photo: LabelledPhoto) -> Sight:
+    def sight(self, photo: LabelledPhoto) -> CandidateFeatures:
         """What the backbone sees on a photo.
 
         Raises:
@@ -81,10 +88,10 @@ class Album:
         key = f"{self.backbone.version}-{hashlib.sha256(content).hexdigest()[:24]}"
         return self.sights.get(key, lambda: self._see(content, photo.path.name))
 
-    def _see(self, content: bytes, name: str) -> Sight:
+    def _see(self, content: bytes, name: str) -> CandidateFeatures:
         spec = self.backbone.spec
         loaded = load_photo(content, max_side=max(spec.width, spec.height), name=name)
-        return self.backbone.see([prepare(loaded.image, spec, size=(loaded.width, loaded.height))])[0]
+        return self.backbone.extract_features([prepare(loaded.image, spec, size=(loaded.width, loaded.height))])[0]
 
     def example(self, photo: LabelledPhoto) -> Example:
         """A labelled photo."""
@@ -132,7 +139,7 @@ def simulate(
         strategies: How they are chosen.
         seeds: Draws of each strategy.
     """
-    truths = [Truth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels) for one in test]
+    truths = [GroundTruth(np.asarray(one.boxes, np.float32).reshape(-1, 4), one.labels) for one in test]
     kept = [album.sight(photo) for photo in test[:IN_MEMORY]]
     classes = sorted({label for one in (*pool, *test) for label in one.labels})
     known = [(name, index) for index, name in enumerate(album.backbone.names) if name in classes]
@@ -197,7 +204,7 @@ class _Labeller:
         """The head learned from what is labelled."""
         if self._head is None:
             started = time.perf_counter()
-            self._head = learn(self._examples, levels=self._album.backbone.levels, known=self._known).head
+            self._head = select_and_fit(self._examples, levels=self._album.backbone.levels, known=self._known).head
             self.seconds = time.perf_counter() - started
         return self._head
 
@@ -205,13 +212,13 @@ class _Labeller:
         # Both strategies begin with the same photos: what sets them apart is not the luck of the start.
         if self._strategy == "random" or len(self.labelled) < COLD:
             return list(range(min(count, len(self._left))))
-        drawn = Drawn.on((one.labels, self._weights(one)) for one in self._examples)
+        drawn = LabelCounts.on((one.labels, self._weights(one)) for one in self._examples)
         taken = [self._vectors[photo.name] for photo in self.labelled]
-        looks = [Look(self._vectors[photo.name], self._doubt(photo, drawn)) for photo in self._left]
+        looks = [UnlabelledImage(self._vectors[photo.name], self._doubt(photo, drawn)) for photo in self._left]
         width = len(looks[0].vector)
         return next_photos(looks, np.array(taken, np.float32).reshape(-1, width), count, seed=self._seed)
 
-    def _doubt(self, photo: LabelledPhoto, drawn: Drawn) -> float | None:
+    def _doubt(self, photo: LabelledPhoto, drawn: LabelCounts) -> float | None:
         head = self.head()
         sight = self._album.sight(photo)
         found = head.detect(sight, floor=FLOOR, exact=False)

@@ -1,7 +1,5 @@
 """Owns `Training`: the candidates of all labelled photos in one table, and which of them show what."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.detection.box_voting import CONSENT_IOU
+from ml_backend.detection.box_voting import SCORE_FUSION_IOU
 from ml_backend.detection.detections import Floats, Ints, cross_iou
 from ml_backend.training.examples import Example, Match, match, visible
-from ml_backend.training.linear_head import Doubles, describe, move, shift_to
-from ml_backend.training.parallel import each
-from ml_backend.training.solvers import Problem, Row
+from ml_backend.training.linear_head import Doubles, apply_box_deltas, encode_box_deltas, feature_matrix
+from ml_backend.training.parallel import parallel_map
+from ml_backend.training.solvers import BinaryProblem, Row
 
 POSITIVE_IOU = 0.6
 """A candidate that covers a drawn box this far shows the class: a detection there counts as right, not only just."""
@@ -77,7 +75,7 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class CandidateTable:
     """The table.
 
     Attributes:
@@ -100,14 +98,19 @@ class Training:
         return range(len(self.parts))
 
     def problem(
-        self, name: str, photos: Sequence[int], *, moved: Mapping[int, Floats] | None = None, known: int | None = None
-    ) -> Problem | None:
+        self,
+        name: str,
+        photos: Sequence[int],
+        *,
+        refined_overlaps: Mapping[int, Floats] | None = None,
+        known: int | None = None,
+    ) -> BinaryProblem | None:
         """The problem of a class on some of the photos; None where no candidate shows it.
 
         Args:
             name: The class.
             photos: Indices of those that are learned from.
-            moved: As `moved` has it, where boxes will be moved: a candidate counts by the mean of its overlaps before
+            refined_overlaps: As `moved` has it, where boxes will be moved: a candidate counts by the mean of its overlaps before
                 and after, since the shift is not yet sure.
             known: Index of the class in the backbone, to start from; it is one of `prior`.
         """
@@ -116,8 +119,8 @@ class Training:
             part = self.parts[index]
             mine = np.flatnonzero(np.array([label == name for label in part.example.labels], bool))
             overlap = part.match.iou[:, mine]
-            if moved is not None:
-                overlap = (overlap + moved[index][:, mine]) * np.float32(0.5)
+            if refined_overlaps is not None:
+                overlap = (overlap + refined_overlaps[index][:, mine]) * np.float32(0.5)
             shows, owner = _shown(overlap)
             positives.append(part.rows[shows])
             weights.append(1 / np.bincount(owner, minlength=1)[owner])
@@ -134,7 +137,7 @@ class Training:
             share = share * len(order) / MOST_POSITIVES
             order = np.sort(np.random.default_rng(0).permutation(len(order))[:MOST_POSITIVES])
             order = order[np.argsort(chosen[order])]
-        return Problem(
+        return BinaryProblem(
             features=self.features,
             spans=self.spans,
             positives=chosen[order],
@@ -144,15 +147,15 @@ class Training:
             start=None if known is None else self.scale.start(len(self.scale.mean) - len(self.prior) + known),
         )
 
-    def looks(self, name: str, photos: Sequence[int]) -> float:
+    def mean_overlap_mass(self, name: str, photos: Sequence[int]) -> float:
         """How many candidates see an object of a class, by their overlaps with it: the mean over the photos."""
         seen = []
         for part in (self.parts[index] for index in photos):
             overlap = part.match.iou[:, [label == name for label in part.example.labels]]
-            seen.append(np.where(overlap >= CONSENT_IOU, overlap, 0).sum(axis=0))
+            seen.append(np.where(overlap >= SCORE_FUSION_IOU, overlap, 0).sum(axis=0))
         return float(np.concatenate(seen).mean())
 
-    def shifts(self, photos: Sequence[int]) -> tuple[Doubles, Doubles]:
+    def box_regression_normal_equations(self, photos: Sequence[int]) -> tuple[Doubles, Doubles]:
         """Weighted normal equations of the shifts that take candidates to the boxes that they cover.
 
         Returns:
@@ -165,7 +168,7 @@ class Training:
             owner = part.match.owner[near]
             weight = 1 / np.bincount(owner, minlength=1)[owner]
             features = self.features[part.rows[near]]
-            there = shift_to(part.example.sight.boxes[part.kept[near]], part.example.boxes[owner])
+            there = encode_box_deltas(part.example.sight.boxes[part.kept[near]], part.example.boxes[owner])
             weighed = features * weight[:, None].astype(np.float32)
             gram += weighed.T @ features
             target += weighed.T.astype(np.float64) @ there
@@ -185,7 +188,7 @@ class Training:
             near = np.flatnonzero(part.match.best >= MOVED_IOU)
             if len(near):
                 sight = part.example.sight[part.kept[near]]
-                boxes = move(
+                boxes = apply_box_deltas(
                     sight.boxes, (self.features[part.rows[near]] @ shift.astype(np.float32)).astype(np.float64)
                 )
                 overlap = cross_iou(visible(replace(sight, boxes=boxes)), part.example.boxes)
@@ -194,7 +197,7 @@ class Training:
         return overlaps
 
 
-def tabulate(examples: Sequence[Example], levels: Sequence[int], *, prior: Sequence[int] = ()) -> Training:
+def build_table(examples: Sequence[Example], levels: Sequence[int], *, prior: Sequence[int] = ()) -> CandidateTable:
     """The table of labelled photos.
 
     Args:
@@ -210,10 +213,10 @@ def tabulate(examples: Sequence[Example], levels: Sequence[int], *, prior: Seque
     def described(index: int) -> tuple[Match, Ints, Floats]:
         overlaps = match(examples[index])
         chosen = _thin(overlaps, share, seed=index)
-        features = describe(examples[index].sight, levels, prior=prior, exact=False)[chosen]
+        features = feature_matrix(examples[index].sight, levels, prior=prior, exact=False)[chosen]
         return overlaps, chosen, np.asarray(features, np.float32)
 
-    for overlaps, chosen, features in each(described, range(len(examples))):
+    for overlaps, chosen, features in parallel_map(described, range(len(examples))):
         bounds = np.searchsorted(chosen, ends)
         for level, part in enumerate(cut):
             part.append(features[bounds[level] : bounds[level + 1]])
@@ -233,7 +236,7 @@ def tabulate(examples: Sequence[Example], levels: Sequence[int], *, prior: Seque
     table = np.ones((int(sizes.sum()), cut[0][0].shape[1] + 1), np.float32)
     np.concatenate([part for level in cut for part in level], out=table[:, :-1])
     bounds = np.cumsum([0, *sizes.sum(axis=1).tolist()])
-    return Training(
+    return CandidateTable(
         features=table,
         spans=tuple((int(low), int(high)) for low, high in pairwise(bounds)),
         scale=_standardise(table),

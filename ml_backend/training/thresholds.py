@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_backend.detection.box_voting import as_chances, log_odds
+from ml_backend.detection.box_voting import logit, sigmoid
 from ml_backend.detection.detections import Detections
-from ml_backend.training.calibration import Doubles, are_right, fit_together
-from ml_backend.training.metrics import Truth
+from ml_backend.training.calibration import Doubles, fit_together, match_detections
+from ml_backend.training.metrics import GroundTruth
 
 USUAL = 0.3
 """Where nothing is known: half of the F1 of a useful detector, which lies about .6; see `least_chance`."""
@@ -52,7 +52,7 @@ class Edits:
         return Edits((*self.kept, *other.kept), (*self.deleted, *other.deleted), self.added + other.added)
 
 
-def edits_of(found: Detections, truth: Truth, *, names: Sequence[str]) -> dict[str, Edits]:
+def edits_of(found: Detections, truth: GroundTruth, *, names: Sequence[str]) -> dict[str, Edits]:
     """What an annotator who leaves a photo as `truth` did to all that was found on it, by class.
 
     Args:
@@ -60,7 +60,7 @@ def edits_of(found: Detections, truth: Truth, *, names: Sequence[str]) -> dict[s
         truth: What was submitted.
         names: Classes of the detections.
     """
-    right = are_right(found, truth, names=names)
+    right = match_detections(found, truth, names=names)
     edits = {}
     for label in sorted({*truth.labels, *(names[index] for index in found.classes.tolist())}):
         mine = np.array([names[index] == label for index in found.classes.tolist()], bool)
@@ -71,7 +71,7 @@ def edits_of(found: Detections, truth: Truth, *, names: Sequence[str]) -> dict[s
 
 
 def edits_of_all(
-    answers: Iterable[tuple[Sequence[str], Detections, Truth]], *, names: Collection[str]
+    answers: Iterable[tuple[Sequence[str], Detections, GroundTruth]], *, names: Collection[str]
 ) -> dict[str, Edits]:
     """The edits of many photos by class.
 
@@ -100,15 +100,15 @@ def learned_thresholds(edits: Mapping[str, Edits], *, usual: float = USUAL, draw
     """
     before = 1 / (1 + drawing) if drawing else usual
     classes = np.repeat(np.arange(len(edits)), [len(one.kept) + len(one.deleted) for one in edits.values()])
-    odds = log_odds(np.array([score for one in edits.values() for score in (*one.kept, *one.deleted)], np.float64))
+    odds = logit(np.array([score for one in edits.values() for score in (*one.kept, *one.deleted)], np.float64))
     right = np.array(
         [hit for one in edits.values() for hit in [True] * len(one.kept) + [False] * len(one.deleted)], bool
     )
-    line, shifts = fit_together(odds, right, classes, len(edits), around=float(log_odds(np.array(before))))
-    chances = as_chances(line.stretch * odds + line.shift + shifts[classes])
+    line, shifts = fit_together(odds, right, classes, len(edits), around=float(logit(np.array(before))))
+    chances = sigmoid(line.stretch * odds + line.shift + shifts[classes])
     objects = sum(one.objects for one in edits.values())
     least = before if drawing else least_chance(chances, objects=objects, usual=usual)
-    scores = as_chances((log_odds(np.array(least)) - line.shift - shifts) / line.stretch)
+    scores = sigmoid((logit(np.array(least)) - line.shift - shifts) / line.stretch)
     return {name: round(score, 4) for name, score in zip(edits, np.clip(scores, LOWEST, HIGHEST).tolist(), strict=True)}
 
 

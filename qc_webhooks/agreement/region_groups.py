@@ -10,7 +10,7 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from labelloop.labeling.consensus.clustering import TWICE
+from labelloop.labeling.consensus.clustering import DUPLICATE_IOU
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.overlap import Pairs, areas_of, box_iou, gather, meeting, overlaps
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle
@@ -105,7 +105,7 @@ def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou:
 
 
 def find_duplicates(
-    regions: Sequence[Region], unmatched: Sequence[int], *, alike: Alike | None = None, least: float = TWICE
+    regions: Sequence[Region], unmatched: Sequence[int], *, alike: Alike | None = None, least: float = DUPLICATE_IOU
 ) -> dict[int, int]:
     """Unmatched regions that the same annotator drew a second time: index -> index of the other.
 

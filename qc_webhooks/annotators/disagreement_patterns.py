@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from qc_webhooks.statistics import ABSENT
-from qc_webhooks.statistics.proportions import share
+from qc_webhooks.statistics.proportions import proportion_ci
 from qc_webhooks.verdict.task_facts import Facts
 
 Kind = Literal["guideline", "two views", "one person", "careless", "hard"]
@@ -35,7 +35,7 @@ _BOTH_WAYS = 1 / 3
 
 
 @dataclass(frozen=True)
-class Split:
+class DisagreementPattern:
     """Two answers that are confused.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Tally:
     differed: dict[int, list[list[int]]] = field(default_factory=lambda: defaultdict(lambda: [[0, 0], [0, 0]]))
 
 
-def splits(tasks: Iterable[Facts]) -> tuple[Split, ...]:
+def splits(tasks: Iterable[Facts]) -> tuple[DisagreementPattern, ...]:
     """Every pair of answers that is confused often enough to say why; the most frequent first."""
     votes: dict[str, list[dict[int, str]]] = defaultdict(list)
     for task in tasks:
@@ -94,7 +94,7 @@ def splits(tasks: Iterable[Facts]) -> tuple[Split, ...]:
     return tuple(sorted(found, key=lambda split: (-split.items, split.control, split.answers)))
 
 
-def _of_control(control: str, items: Sequence[Mapping[int, str]]) -> Iterable[Split]:
+def _of_control(control: str, items: Sequence[Mapping[int, str]]) -> Iterable[DisagreementPattern]:
     tallies: dict[tuple[str, str], _Tally] = defaultdict(_Tally)
     by_answer: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     for item in items:
@@ -130,7 +130,7 @@ def _most_of_others(counts: Counter[str], own: str) -> str | None:
     return others[0][1]
 
 
-def _explain(control: str, answers: tuple[str, str], tally: _Tally) -> Split:
+def _explain(control: str, answers: tuple[str, str], tally: _Tally) -> DisagreementPattern:
     sides = {who: (one, other) for who, (one, other) in sorted(tally.said.items())}
     known = {who: given for who, given in sides.items() if sum(given) >= LEAST_ANSWERS}
     first = tuple(who for who, (one, other) in known.items() if one >= LEANING * (one + other))
@@ -146,7 +146,9 @@ def _explain(control: str, answers: tuple[str, str], tally: _Tally) -> Split:
         kind, few = "two views", ()
     if kind == "one person" and len(few) > 1:
         kind = "careless"
-    return Split(control, answers, tally.items, kind, sides, first, second, few, _text(kind, answers, tally.items, few))
+    return DisagreementPattern(
+        control, answers, tally.items, kind, sides, first, second, few, _text(kind, answers, tally.items, few)
+    )
 
 
 def _few(tally: _Tally) -> tuple[int, ...]:
@@ -156,7 +158,7 @@ def _few(tally: _Tally) -> tuple[int, ...]:
     suspects = []
     for who, (hits, n) in rates.items():
         others_hits, others_n = total - hits, sum(n for _, n in rates.values()) - n
-        rate = share(hits, n, enough=LEAST_ANSWERS)
+        rate = proportion_ci(hits, n, enough=LEAST_ANSWERS)
         if rate.low is not None and others_n and rate.low > _TIMES_OTHERS * others_hits / others_n / 2:
             usual = float(np.median([h / m for other, (h, m) in rates.items() if other != who and m]))
             if hits / n > _TIMES_OTHERS * usual:

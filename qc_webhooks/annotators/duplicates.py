@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qc_webhooks.statistics.bootstrap import Estimate
-from qc_webhooks.statistics.proportions import share
+from qc_webhooks.statistics.proportions import proportion_ci
 from qc_webhooks.verdict.task_facts import Facts
 
 # Two are suspected when even the lower end of the interval is above both: a share that never comes about by itself,
@@ -52,7 +52,7 @@ def copies(tasks: Iterable[Facts]) -> dict[int, tuple[Copies, ...]]:
     found: dict[int, list[Copies]] = defaultdict(list)
     all_met, all_same = sum(met.values()), sum(same.values())
     for (a, b), n in met.items():
-        rate = share(same[a, b], n)
+        rate = proportion_ci(same[a, b], n)
         others = all_met - n
         usual = (all_same - same[a, b]) / others if others else 0.0
         if rate.low is None or rate.low < max(LEAST_SHARE, TIMES_USUAL * usual):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qc_webhooks.statistics.bootstrap import Estimate
-from qc_webhooks.statistics.proportions import share
+from qc_webhooks.statistics.proportions import proportion_ci
 from qc_webhooks.verdict.task_facts import BY_HAND, CHANGED, UNTOUCHED, Facts
 
 # Of two careful people, one misses a correction that the other makes now and then; who leaves more than this share
@@ -55,7 +55,7 @@ def anchorings(tasks: Iterable[Facts]) -> dict[int, Anchoring]:
                     wrong[who] += 1
                     left[who] += origins.get(who) == UNTOUCHED
     return {
-        who: Anchoring(share(untouched[who], began[who]), share(left[who], wrong[who]))
+        who: Anchoring(proportion_ci(untouched[who], began[who]), proportion_ci(left[who], wrong[who]))
         for who in sorted(who for who, count in began.items() if count)
     }
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import Crowd
-from qc_webhooks.annotators.disagreement_patterns import Split
+from labelloop.labeling.consensus.consensus import AnnotatorModel
+from qc_webhooks.annotators.disagreement_patterns import DisagreementPattern
 from qc_webhooks.annotators.drift import Drift, drifts
 from qc_webhooks.annotators.duplicates import Copies, copies
 from qc_webhooks.annotators.prelabel_bias import Anchoring, anchorings
 from qc_webhooks.annotators.reliability import LabelReliability, Reliability, rate_annotators
 from qc_webhooks.annotators.speed import Speed, speeds
 from qc_webhooks.statistics.bootstrap import ENOUGH, RESAMPLES, Estimate
-from qc_webhooks.statistics.proportions import share
+from qc_webhooks.statistics.proportions import proportion_ci
 from qc_webhooks.verdict.task_facts import Facts
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ _NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
-class Portrait:
+class AnnotatorProfile:
     """One annotator.
 
     Attributes:
@@ -77,7 +77,9 @@ class Portrait:
         return {**told.pop("reliability"), **told}
 
 
-def portraits(tasks: Sequence[Facts], crowd: Crowd, found: Sequence[Split] = ()) -> tuple[Portrait, ...]:
+def portraits(
+    tasks: Sequence[Facts], crowd: AnnotatorModel, found: Sequence[DisagreementPattern] = ()
+) -> tuple[AnnotatorProfile, ...]:
     """Everybody who annotated one of the tasks, by id.
 
     Args:
@@ -91,7 +93,7 @@ def portraits(tasks: Sequence[Facts], crowd: Crowd, found: Sequence[Split] = ())
     known, decided = _against_truths(tasks, known=True), _against_truths(tasks, known=False)
     nothing, worst = Estimate.lacking(0), _furthest(tasks)
     bare = [
-        Portrait(
+        AnnotatorProfile(
             each,
             fast.get(each.annotator),
             drifted.get(each.annotator),
@@ -145,7 +147,7 @@ def _mean(scores: Floats, enough: int = 5) -> Estimate:
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     if scores.min() == scores.max():
         # Drawing anew what is all the same says that nothing is left to chance; a rare miss may not have come yet.
-        value, unseen = float(scores[0]), 1 - (share(n, n, enough=enough).low or 0.0)
+        value, unseen = float(scores[0]), 1 - (proportion_ci(n, n, enough=enough).low or 0.0)
         low, high = value * (1 - unseen), value + (1 - value) * unseen
     return Estimate(float(scores.mean()), low, high, n)
 
@@ -169,7 +171,7 @@ def _sizes(tasks: Sequence[Facts]) -> dict[int, Estimate]:
     return found
 
 
-def _usual(rated: Sequence[Portrait]) -> Mapping[str, float]:
+def _usual(rated: Sequence[AnnotatorProfile]) -> Mapping[str, float]:
     """The median of everybody's rates, by what is rated."""
     values: dict[str, list[float]] = defaultdict(list)
     for each in rated:
@@ -179,7 +181,7 @@ def _usual(rated: Sequence[Portrait]) -> Mapping[str, float]:
     return {name: float(np.median(known)) for name, known in values.items()}
 
 
-def _rates(portrait: Portrait) -> dict[str, Estimate]:
+def _rates(portrait: AnnotatorProfile) -> dict[str, Estimate]:
     each = portrait.reliability
     found = {f"accuracy of {name}": rated.accuracy for name, rated in {**each.labels, **each.choices}.items()}
     if each.regions:
@@ -187,7 +189,7 @@ def _rates(portrait: Portrait) -> dict[str, Estimate]:
     return found | {_TRUTH: portrait.against_truth}
 
 
-def _concerns(each: Portrait, usual: Mapping[str, float], found: Sequence[Split]) -> list[str]:
+def _concerns(each: AnnotatorProfile, usual: Mapping[str, float], found: Sequence[DisagreementPattern]) -> list[str]:
     lines = []
     for name, rate in _rates(each).items():
         if rate.high is not None and rate.value is not None and rate.high < usual[name] - _WORSE:
@@ -221,7 +223,7 @@ def _concerns(each: Portrait, usual: Mapping[str, float], found: Sequence[Split]
     return lines
 
 
-def _excuse(name: str, each: Portrait, found: Sequence[Split]) -> str:
+def _excuse(name: str, each: AnnotatorProfile, found: Sequence[DisagreementPattern]) -> str:
     """Whether most of what this annotator is held to have wrong is what the guideline leaves open."""
     control = name.removeprefix("accuracy of ")
     rated: LabelReliability | None = {**each.reliability.labels, **each.reliability.choices}.get(control)

@@ -18,9 +18,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import Crowd, Evidence
-from labelloop.labeling.consensus.crowd import Answer, Labels, Told
-from labelloop.labeling.consensus.detection_model import Presence, Sighting
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
+from labelloop.labeling.consensus.crowd import Answer, ConfusionModel, LabelledItem
+from labelloop.labeling.consensus.detection_model import DetectionModel, ObjectEvidence
 from qc_webhooks.statistics.bootstrap import ENOUGH, LEVEL, Estimate
 
 Floats = NDArray[np.float64]
@@ -86,7 +86,7 @@ class Reliability:
     choices: Mapping[str, LabelReliability] = field(default_factory=dict)
 
 
-def rate_annotators(tasks: Sequence[Evidence], crowd: Crowd) -> tuple[Reliability, ...]:
+def rate_annotators(tasks: Sequence[Evidence], crowd: AnnotatorModel) -> tuple[Reliability, ...]:
     """Every annotator's reliability.
 
     Args:
@@ -135,8 +135,10 @@ def _posterior(rates: Floats, logs: Floats, n: int) -> Estimate:
     return Estimate(value, float(rates[inside.min()] - half), float(rates[inside.max()] + half), n)
 
 
-def _rate_controls(items: Iterable[Told], known: Mapping[str, Labels]) -> dict[int, dict[str, LabelReliability]]:
-    by_control: dict[str, list[Told]] = defaultdict(list)
+def _rate_controls(
+    items: Iterable[LabelledItem], known: Mapping[str, ConfusionModel]
+) -> dict[int, dict[str, LabelReliability]]:
+    by_control: dict[str, list[LabelledItem]] = defaultdict(list)
     for told in items:
         if told.votes:
             by_control[told.control].append(told)
@@ -147,7 +149,7 @@ def _rate_controls(items: Iterable[Told], known: Mapping[str, Labels]) -> dict[i
     return found
 
 
-def _rate_labels(items: Sequence[Told], labels: Labels) -> dict[int, LabelReliability]:
+def _rate_labels(items: Sequence[LabelledItem], labels: ConfusionModel) -> dict[int, LabelReliability]:
     """Every annotator's accuracy on one control, each item judged by its truth, or by the others' votes alone."""
     count = len(labels.classes)
     places = {answer: place for place, answer in enumerate(labels.classes)}
@@ -206,7 +208,7 @@ def _label_reliability(
     )
 
 
-def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, RegionReliability]:
+def _rate_regions(tasks: Sequence[Evidence], presence: DetectionModel) -> dict[int, RegionReliability]:
     """Every annotator's recall, on objects that others marked, and precision."""
     seen: dict[int, list[tuple[float, bool]]] = defaultdict(list)
     real: dict[int, list[tuple[float, float]]] = defaultdict(list)
@@ -215,11 +217,11 @@ def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, Re
 
     @cache  # few people work on a project: the same of them have marked the same over and over
     def probability(looked: tuple[int, ...], marked: tuple[int, ...]) -> float:
-        return presence.probability(Sighting(looked, marked))
+        return presence.probability(ObjectEvidence(looked, marked))
 
     @cache
     def confirmed(looked: tuple[int, ...], marked: tuple[int, ...], who: int) -> tuple[float, float]:
-        return presence.others(Sighting(looked, marked), who)
+        return presence.others(ObjectEvidence(looked, marked), who)
 
     for task in tasks:
         blind = task.blind
@@ -251,7 +253,7 @@ def _rate_regions(tasks: Sequence[Evidence], presence: Presence) -> dict[int, Re
     }
 
 
-def _recall(seen: Sequence[tuple[float, bool]], presence: Presence) -> Estimate:
+def _recall(seen: Sequence[tuple[float, bool]], presence: DetectionModel) -> Estimate:
     """Recall of what somebody else marked: ``seen`` holds how likely each is there, and whether it was marked."""
     there, marked = np.array([each for each, _ in seen]), np.array([mark for _, mark in seen], dtype=bool)
     chance = np.where(marked, presence.coincidence, 1 - presence.coincidence)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc_webhooks.statistics.bootstrap import ENOUGH, Estimate
-from qc_webhooks.statistics.proportions import share
+from qc_webhooks.statistics.proportions import proportion_ci
 from qc_webhooks.verdict.task_facts import Facts
 
 Floats = NDArray[np.float64]
@@ -64,7 +64,7 @@ def speeds(tasks: Iterable[Facts]) -> dict[int, Speed]:
             round(float(np.median(by_region[who])), 2) if by_region[who] else None,
             round(sum(times) / 3600, 3),
             _pace(np.array(ratios[who])),
-            share(sum(ratio < math.log(HASTY) for ratio in ratios[who]), len(ratios[who])),
+            proportion_ci(sum(ratio < math.log(HASTY) for ratio in ratios[who]), len(ratios[who])),
         )
         for who, times in sorted(taken.items())
     }

@@ -36,7 +36,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ReviewCopyContent:
     """What a copy is to hold.
 
     Attributes:
@@ -87,7 +87,7 @@ def decision_of(copy: Task) -> Decision | None:
     return Decision(newest.completed_by, results, newest.id or 0, newest.lead_time)
 
 
-def brought(task: Task, annotator: int, mark: str) -> int | None:
+def imported_decision(task: Task, annotator: int, mark: str) -> int | None:
     """The annotation of the original task that is what this reviewer submitted; None: it is not there."""
     same = [
         each.id
@@ -102,7 +102,9 @@ def origin_name(project: int, task: int) -> str:
     return f"{project}:{task}"
 
 
-def copy_data(task: Task, project: int, sheet: Sheet, *, ours: Collection[str], base: str = "") -> dict[str, Any]:
+def copy_data(
+    task: Task, project: int, sheet: ReviewCopyContent, *, ours: Collection[str], base: str = ""
+) -> dict[str, Any]:
     """The data of a copy: the task's, what is disputed, and where it came from.
 
     Args:

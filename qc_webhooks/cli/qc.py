@@ -22,7 +22,7 @@ from qc_webhooks.pipeline.review_project import ReviewStore, browser_path
 from qc_webhooks.pipeline.undo import Undo, describe
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.schedulers.ground_truth import TruthStore
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import Connected, ProjectStore
 from qc_webhooks.store.tables import ACTIONS, TASKS
 from qc_webhooks.verdict.verdict import OUTCOMES
@@ -139,7 +139,7 @@ def undo(
     settings = Settings()
     setup_logging(settings)
     engine, studio = open_database(settings), Studio.from_settings(settings)
-    memory = MemoryStore(engine)
+    memory = DecisionStore(engine)
     undoing = Undo(
         studio,
         memory,
@@ -178,7 +178,7 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
         read_policy(settings.home, project),
         {str(outcome): int(count) for outcome, count in outcomes},
         int(review or 0),
-        len(MemoryStore(engine).without_overlays(project)),
+        len(DecisionStore(engine).without_overlays(project)),
         {str(route): int(count) for route, count in writes},
         len(truths := TruthStore(engine).rows(project)),
         sum(row.ours and row.wanted is not None and row.wanted > row.annotators for row in truths.values()),
@@ -196,7 +196,7 @@ def recheck_project(project: int, settings: Settings, studio: Studio, engine: sa
     inbox = Inbox.from_settings(settings, engine)
     annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
     found = studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})
-    tasks = {task.id for task in found if task.id is not None} | MemoryStore(engine).tasks(project)
+    tasks = {task.id for task in found if task.id is not None} | DecisionStore(engine).tasks(project)
     for task in sorted(tasks):
         hint = recheck_hint(project, task, source="recheck")
         inbox.put(hint.topic, hint.subject, hint.key, hint.payload)

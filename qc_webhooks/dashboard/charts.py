@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from labelloop.service.charts import Bar, Spot, Tick
+from labelloop.service.charts import Bar, DataPoint, Tick
 from qc_webhooks.annotators.reliability import LabelReliability
 from qc_webhooks.dashboard.formatting import count, day, percent
 from qc_webhooks.report.project_summary import Confusion, Day
@@ -21,7 +21,7 @@ class Line:
     name: str
     points: str
     band: str = ""
-    spots: tuple[Spot, ...] = ()
+    spots: tuple[DataPoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def over_time(days: Sequence[Day], *, width: float = 760.0, height: float = 240.
     upper = [f"{x(each.at)},{y(each.agreement.high)}" for each in known]
     lower = [f"{x(each.at)},{y(each.agreement.low)}" for each in reversed(known)]
     spots = tuple(
-        Spot(
+        DataPoint(
             x(each.at),
             y(each.agreement.value),
             f"{day(each.at, year=True)}: {percent(each.agreement.value, 1)}, {count(each.tasks)} tasks",
@@ -153,7 +153,7 @@ def curves(
             name,
             " ".join(f"{x(at)},{y(value)}" for at, value in zip(thresholds, values, strict=True)),
             spots=tuple(
-                Spot(x(at), y(value), f"at {at:.2f}: {count(value)} {name}")
+                DataPoint(x(at), y(value), f"at {at:.2f}: {count(value)} {name}")
                 for at, value in zip(thresholds, values, strict=True)
             ),
         )

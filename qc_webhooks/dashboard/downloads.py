@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from qc_webhooks.annotators import Portrait
+from qc_webhooks.annotators import AnnotatorProfile
 from qc_webhooks.annotators.reliability import LabelReliability
 from qc_webhooks.dashboard.dispute_queue import Queue, Search
 from qc_webhooks.dashboard.formatting import iso
 from qc_webhooks.dashboard.whatif import Scenario, scenarios
-from qc_webhooks.report.project_summary import Board
+from qc_webhooks.report.project_summary import ProjectSummary
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.statistics import Estimate
 
@@ -29,7 +29,7 @@ class Source:
 
     queue: Queue
     search: Search
-    board: Board
+    board: ProjectSummary
     replay: Replay | None
     scenario: Scenario
 
@@ -65,7 +65,7 @@ def _annotators(source: Source) -> Iterator[Row]:
         yield _annotator(each, source.board)
 
 
-def _annotator(each: Portrait, board: Board) -> Row:
+def _annotator(each: AnnotatorProfile, board: ProjectSummary) -> Row:
     rated, speed, drift = each.reliability, each.speed, each.drift
     row: Row = {"annotator": each.annotator, "name": board.name(each.annotator), "tasks": rated.tasks}
     lacking = Estimate.lacking(0)

@@ -14,13 +14,13 @@ from werkzeug.exceptions import NotFound
 
 from labelloop.service.db.engine import reading
 from labelloop.service.settings import Settings
-from qc_webhooks.annotators import Portrait, Split
+from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern
 from qc_webhooks.dashboard.dispute_queue import Dispute, Queue
 from qc_webhooks.dashboard.formatting import KINDS
 from qc_webhooks.errors import PolicyError
 from qc_webhooks.pipeline.review_project import ReviewStore
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.report.project_summary import Board, Savings
+from qc_webhooks.report.project_summary import ProjectSummary, Savings
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.schedulers.project_summary import BoardStore
 from qc_webhooks.statistics import Estimate
@@ -29,7 +29,7 @@ from qc_webhooks.store.tables import FACTS
 from qc_webhooks.verdict.verdict import OUTCOMES
 
 _KEPT_REPLAYS = 4
-_NOTHING = Board("", {}, (), False, Estimate.lacking(0), Savings(0, 0, {}, None), 0, (), (), (), (), {})
+_NOTHING = ProjectSummary("", {}, (), False, Estimate.lacking(0), Savings(0, 0, {}, None), 0, (), (), (), (), {})
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +103,7 @@ class View:
         """A sentence with names in the place of numbers."""
         return re.sub(r"\bannotator (\d+)\b", lambda found: self.name(int(found[1])), line)
 
-    def unclear(self, dispute: Dispute) -> list[Split]:
+    def unclear(self, dispute: Dispute) -> list[DisagreementPattern]:
         """What a dispute is about and the guideline leaves open."""
         said = [(each.control, {" + ".join(each.a), " + ".join(each.b)}) for each in dispute.conflicts]
         return [
@@ -135,7 +135,7 @@ class View:
         found = [(kind, name, totals[kind]) for kind, name in KINDS.items()]
         return sorted((each for each in found if each[2]), key=lambda each: -each[2])
 
-    def people(self, order: str) -> list[Portrait]:
+    def people(self, order: str) -> list[AnnotatorProfile]:
         """Everybody, ordered by a column of the table; without one by name."""
         value = ORDERS.get(order.removeprefix("-"))
         if value is None:
@@ -161,14 +161,14 @@ class View:
         return max(0.0, int(min(lows, default=0.5) * 10 - 0.5) / 10)
 
 
-def _accuracy(each: Portrait) -> float | None:
+def _accuracy(each: AnnotatorProfile) -> float | None:
     rated = {**each.reliability.labels, **each.reliability.choices}
     known = [found.accuracy.value for found in rated.values() if found.accuracy.value is not None]
     return min(known, default=None)
 
 
-def _of_regions(name: str) -> Callable[[Portrait], Any]:
-    def value(each: Portrait) -> float | None:
+def _of_regions(name: str) -> Callable[[AnnotatorProfile], Any]:
+    def value(each: AnnotatorProfile) -> float | None:
         found = getattr(each.reliability.regions, name, None) if each.reliability.regions else None
         return found.value if isinstance(found, Estimate) else found
 
@@ -176,7 +176,7 @@ def _of_regions(name: str) -> Callable[[Portrait], Any]:
 
 
 # A column of the annotator table -> what it is ordered by.
-ORDERS: Mapping[str, Callable[[Portrait], Any]] = {
+ORDERS: Mapping[str, Callable[[AnnotatorProfile], Any]] = {
     "tasks": lambda each: each.reliability.tasks,
     "accuracy": _accuracy,
     "recall": _of_regions("recall"),

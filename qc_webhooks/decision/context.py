@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qc_webhooks.artifacts.overlays import Mark, Overlay
-from qc_webhooks.artifacts.review_copy import Copy, Decision, Sheet
-from qc_webhooks.decision.expected_gain import Outlook
-from qc_webhooks.decision.ground_truth_sampling import Wish
+from qc_webhooks.artifacts.review_copy import Copy, Decision, ReviewCopyContent
+from qc_webhooks.decision.expected_gain import ExpectedGain
+from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation
 from qc_webhooks.verdict.verdict import Verdict
@@ -17,7 +17,7 @@ KEYS = ("qc_status", "qc_agreement", "qc_annotators", "qc_note", "qc_review")
 
 
 @dataclass(frozen=True)
-class Memory:
+class LastDecision:
     """What we decided last about a task and left behind in it.
 
     Attributes:
@@ -39,7 +39,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Situation:
+class RoutingContext:
     """All that a route decides by.
 
     Attributes:
@@ -70,19 +70,19 @@ class Situation:
     verdict: Verdict
     policy: Policy
     fingerprint: str
-    memory: Memory | None = None
+    memory: LastDecision | None = None
     accepted: int | None = None
     held: tuple[Mark, ...] = ()
     wanted: tuple[Overlay, ...] | None = None
     broken: tuple[Violation, ...] = ()
     reasons: tuple[str, ...] = ()
-    outlook: Outlook | None = None
-    wish: Wish = field(default_factory=Wish)
+    outlook: ExpectedGain | None = None
+    wish: RequestedOverlap = field(default_factory=RequestedOverlap)
     desk: bool = False
     copy: Copy | None = None
     decision: Decision | None = None
     is_brought: bool = False
-    sheet: Sheet | None = None
+    sheet: ReviewCopyContent | None = None
 
     @property
     def overlap_is_ours(self) -> bool:
@@ -135,7 +135,7 @@ class Action:
     ground_truth: int | None = None
     overlays: tuple[Overlay, ...] | None = None
     bring: Decision | None = None
-    sheet: Sheet | None = None
+    sheet: ReviewCopyContent | None = None
 
     @property
     def decides(self) -> bool:

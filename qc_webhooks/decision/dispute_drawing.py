@@ -6,13 +6,13 @@ import msgspec
 import shapely
 
 from labelloop.labeling.consensus.clustering import Cluster
-from labelloop.labeling.consensus.consensus import Agreed, consensus
+from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement import Answers, Tolerance, whole_answers
 from qc_webhooks.decision.proposal import stances
 from qc_webhooks.policy import Policy
-from qc_webhooks.verdict.dispute_card import Named, conflicts_of, stance_of
+from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, stance_of
 from qc_webhooks.verdict.note import describe
 from qc_webhooks.verdict.verdict import Verdict
 
@@ -158,7 +158,7 @@ def draw(
     return Drawing(conflicts, (*views, agreed), sizes, len(everything) - len(named))
 
 
-def _shown(named: Sequence[Named]) -> list[Named]:
+def _shown(named: Sequence[AttributedConflict]) -> list[AttributedConflict]:
     """The first conflicts, and the first of each type."""
     first = {each.conflict.type: place for place, each in reversed(list(enumerate(named)))}
     return [named[place] for place in sorted({*range(min(len(named), MOST_CONFLICTS)), *first.values()})]
@@ -180,7 +180,7 @@ def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
     return tuple((name, " + ".join(told)) for name, told in plain.items() if told)
 
 
-def _places(named: Sequence[Named]) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
+def _places(named: Sequence[AttributedConflict]) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
     """Places in the conflicts: by the id of a region, and by an annotator and the id."""
     of_region: dict[str, list[int]] = {}
     of_annotator: dict[tuple[int, str], list[int]] = {}
@@ -193,7 +193,7 @@ def _places(named: Sequence[Named]) -> tuple[Mapping[str, list[int]], Mapping[tu
     return of_region, of_annotator
 
 
-def _disputed_together(disputed: Mapping[str, list[int]], agreed: Agreed) -> tuple[int, ...]:
+def _disputed_together(disputed: Mapping[str, list[int]], agreed: ConsensusRegion) -> tuple[int, ...]:
     ids = {agreed.region.id, *(source.region for source in agreed.sources)}
     return tuple(sorted({place for region in ids for place in disputed.get(region, ())}))
 

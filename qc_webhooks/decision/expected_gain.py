@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import Crowd, Evidence
-from labelloop.labeling.consensus.crowd import Labels, Votes, plain_labels
-from labelloop.labeling.consensus.detection_model import DIFFICULTY, Presence, Sighting
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
+from labelloop.labeling.consensus.crowd import ConfusionModel, Votes, uniform_confusion
+from labelloop.labeling.consensus.detection_model import DIFFICULTY, DetectionModel, ObjectEvidence
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ LOOK_AHEAD = 8
 _CLASSES = 3
 
 
-class Outlook(msgspec.Struct, frozen=True, gc=False):
+class ExpectedGain(msgspec.Struct, frozen=True, gc=False):
     """What is to be expected of a task's consensus.
 
     Attributes:
@@ -47,7 +47,7 @@ class Outlook(msgspec.Struct, frozen=True, gc=False):
     controls: frozenset[str] = frozenset()
 
 
-def outlook(task: Evidence, crowd: Crowd | None, *, most: int) -> Outlook:
+def expected_gain(task: Evidence, crowd: AnnotatorModel | None, *, most: int) -> ExpectedGain:
     """What one more annotator would bring.
 
     Args:
@@ -55,11 +55,11 @@ def outlook(task: Evidence, crowd: Crowd | None, *, most: int) -> Outlook:
         crowd: What is known of the project's annotators; None: nothing yet.
         most: Up to how many annotators may be asked in all.
     """
-    known = crowd or Crowd()
+    known = crowd or AnnotatorModel()
     ahead = min(most - len(task.looked), LOOK_AHEAD)
     errors, gains = 0.0, np.zeros(max(ahead, 1))
     for control, votes in task.clusters:
-        states = known.presence.states(Sighting(task.looked, tuple(who for who, _ in votes)))
+        states = known.presence.states(ObjectEvidence(task.looked, tuple(who for who, _ in votes)))
         there = 1 - float(states[-1])
         labels, wrong = _label_gains(votes, known.labels.get(control), ahead)
         gains += _presence_gains(states, known.presence, ahead) + there * labels
@@ -69,10 +69,10 @@ def outlook(task: Evidence, crowd: Crowd | None, *, most: int) -> Outlook:
         gains += labels
         errors += wrong
     controls = frozenset(control for control, _ in (*task.clusters, *task.choices))
-    return Outlook(errors, max(float(gains.max()), 0.0) if ahead > 0 else 0.0, crowd is not None, controls)
+    return ExpectedGain(errors, max(float(gains.max()), 0.0) if ahead > 0 else 0.0, crowd is not None, controls)
 
 
-def _presence_gains(states: Floats, presence: Presence, ahead: int) -> Floats:
+def _presence_gains(states: Floats, presence: DetectionModel, ahead: int) -> Floats:
     """Of 1, 2, ... further annotators on whether one object is there."""
     rates = [*(1 / (1 + np.exp(-(presence.typical[0] + shift))) for shift in DIFFICULTY), presence.coincidence]
     answers = tuple((round(float(1 - rate), 6), round(float(rate), 6)) for rate in rates)
@@ -84,10 +84,10 @@ def _presence_gains(states: Floats, presence: Presence, ahead: int) -> Floats:
     return np.array(gains or [0.0])
 
 
-def _label_gains(votes: Votes, labels: Labels | None, ahead: int) -> tuple[Floats, float]:
+def _label_gains(votes: Votes, labels: ConfusionModel | None, ahead: int) -> tuple[Floats, float]:
     """Of 1, 2, ... further annotators on what is right; and how likely the likeliest answer is wrong now."""
     if labels is None or any(answer not in labels.classes for _, answer in votes):
-        labels = plain_labels({answer for _, answer in votes})
+        labels = uniform_confusion({answer for _, answer in votes})
     posterior = np.array([labels.posterior(votes)[answer] for answer in labels.classes])
     wrong = 1 - float(posterior.max())
     top = np.argsort(-posterior, kind="stable")[:_CLASSES]

@@ -20,7 +20,7 @@ _MOST_OWED = 2.5
 
 
 @dataclass(frozen=True)
-class Wish:
+class RequestedOverlap:
     """How a task with a ground truth is to be served.
 
     Attributes:
@@ -61,7 +61,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Stream:
+class AnnotatorQuota:
     """What an annotator did.
 
     Attributes:
@@ -79,7 +79,7 @@ class Stream:
 
 def streams(
     work: Iterable[tuple[int, int, int, str]], known: Mapping[int, int], *, present: str, share: float
-) -> tuple[Stream, ...]:
+) -> tuple[AnnotatorQuota, ...]:
     """What everybody did.
 
     Args:
@@ -98,10 +98,10 @@ def streams(
         owed[annotator] = min(max(now, -_MOST_OWED), _MOST_OWED)
         measured[annotator] = measured.get(annotator, 0) + is_measured
         recent[annotator] = recent.get(annotator, 0) + (when >= present)
-    return tuple(Stream(who, account, measured[who], recent[who]) for who, account in sorted(owed.items()))
+    return tuple(AnnotatorQuota(who, account, measured[who], recent[who]) for who, account in sorted(owed.items()))
 
 
-def seeds(known: Sequence[Known], people: Sequence[Stream], *, first: int = 0) -> dict[int, int]:
+def tasks_to_serve(known: Sequence[Known], people: Sequence[AnnotatorQuota], *, first: int = 0) -> dict[int, int]:
     """The tasks that are to be served, and the overlap that each is to have for it.
 
     Args:
@@ -129,7 +129,7 @@ def seeds(known: Sequence[Known], people: Sequence[Stream], *, first: int = 0) -
     return asked
 
 
-def _is_due(group: Sequence[Stream], price: float) -> bool:
+def _is_due(group: Sequence[AnnotatorQuota], price: float) -> bool:
     """Whether these are owed enough together: so much each, of as many as will ask while the task is open."""
     fastest = max(1, *(each.recent for each in group))
     served = sum(each.recent for each in group) / fastest

@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from labelloop.labeling.consensus.clustering import Cluster
-from labelloop.labeling.consensus.consensus import Agreed, Consensus, Crowd, consensus
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Consensus, ConsensusRegion, consensus
 from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
@@ -30,7 +30,7 @@ def propose(
     policy: Policy,
     *,
     config: LabelConfig | None = None,
-    crowd: Crowd | None = None,
+    crowd: AnnotatorModel | None = None,
     clusters: Sequence[Cluster] | None = None,
 ) -> tuple[Overlay, ...]:
     """The overlays of a dispute in the order in which they are to be written: the last one's tab comes first.
@@ -136,13 +136,13 @@ def _likely(agreed: Consensus) -> float | None:
     return round(sum(likely) / len(likely), 4) if likely else None
 
 
-def _region_id(agreed: Agreed) -> str:
+def _region_id(agreed: ConsensusRegion) -> str:
     """An id of its own: annotators who began from the same pre-label have regions of the same id."""
     sources = sorted((source.annotation or 0, source.region) for source in agreed.sources)
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:10]
 
 
-def _agreed_results(agreed: Agreed, region: Region, config: LabelConfig | None) -> list[dict[str, Any]]:
+def _agreed_results(agreed: ConsensusRegion, region: Region, config: LabelConfig | None) -> list[dict[str, Any]]:
     results = [
         {name: value for name, value in result.items() if name != "origin"}
         for result in to_results(region, config=config)
@@ -156,7 +156,7 @@ def _agreed_results(agreed: Agreed, region: Region, config: LabelConfig | None) 
 _STYLE = Style(_agreed_results, _region_id, tells=False)
 
 
-def _provenance(agreed: Agreed) -> str:
+def _provenance(agreed: ConsensusRegion) -> str:
     """What the annotators do not share about a region, in words; empty where they share all."""
     marked, looked = len(agreed.sources), len(agreed.sources) + len(agreed.missed_by)
     lines = [] if marked == looked else [f"{marked} of {looked} annotators marked it."]

@@ -3,24 +3,24 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qc_webhooks.artifacts.review_copy import Sheet
-from qc_webhooks.decision.context import KEYS, Action, Situation
-from qc_webhooks.decision.expected_gain import Outlook
+from qc_webhooks.artifacts.review_copy import ReviewCopyContent
+from qc_webhooks.decision.context import KEYS, Action, RoutingContext
+from qc_webhooks.decision.expected_gain import ExpectedGain
 from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review
 from qc_webhooks.policy.guideline_rules import describe_violations
 from qc_webhooks.verdict.note import write_note
 
-Route = Callable[[Situation], Action | None]
+Route = Callable[[RoutingContext], Action | None]
 
 
-def bring_back(situation: Situation) -> Action | None:
+def import_review_decision(situation: RoutingContext) -> Action | None:
     """Adds what a reviewer submitted in the review project to the task, under the reviewer's name."""
     if situation.decision is None or situation.is_brought:
         return None
     return Action("bring_back", "submitted in the review project", bring=situation.decision)
 
 
-def accept(situation: Situation) -> Action | None:
+def accept(situation: RoutingContext) -> Action | None:
     """Marks the annotation that a reviewer made from an overlay, or in the review project, as the ground truth.
 
     Label Studio has no button for it.
@@ -32,7 +32,7 @@ def accept(situation: Situation) -> Action | None:
     return Action("accept", "submitted by a reviewer", ground_truth=situation.accepted)
 
 
-def raise_overlap(situation: Situation) -> Action | None:
+def raise_overlap(situation: RoutingContext) -> Action | None:
     """Serves a task to as many annotators as a verdict needs, where the policy asks for it.
 
     Once: an overlap that somebody lowers afterwards stays as it is.
@@ -45,7 +45,7 @@ def raise_overlap(situation: Situation) -> Action | None:
     return Action("raise_overlap", f"served to {situation.overlap} only", overlap=policy.annotators, is_labeled=False)
 
 
-def one_more_annotator(situation: Situation) -> Action | None:
+def one_more_annotator(situation: RoutingContext) -> Action | None:
     """Sends a task to one more annotator, blind, where that pays, up to the policy's maximum.
 
     Label Studio serves a task to a further user when ``overlap`` is above the number of annotators and ``is_labeled``
@@ -62,7 +62,7 @@ def one_more_annotator(situation: Situation) -> Action | None:
     )
 
 
-def seed(situation: Situation) -> Action | None:
+def seed(situation: RoutingContext) -> Action | None:
     """Serves a task whose ground truth is known to annotators who are to be measured by it, and to nobody else.
 
     They see nothing but the photo and the pre-label, as with every other task. While nobody is to be measured it is
@@ -81,12 +81,12 @@ def seed(situation: Situation) -> Action | None:
     return Action("seed", f"ground truth: {why}", overlap=wanted, is_labeled=not served)
 
 
-def withdraw(situation: Situation) -> Action | None:
+def withdraw(situation: RoutingContext) -> Action | None:
     """Takes back an annotator whom a settled task no longer needs (somebody corrected or deleted an annotation)."""
     memory, verdict = situation.memory, situation.verdict
     if _measures(situation):
         return None
-    if pays(situation) or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
+    if is_worth_asking(situation) or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
         return None
     if verdict.outcome == "disputed" or (situation.already_asked and not situation.is_news):
         return None  # what is known of annotators changes by and by; what was asked for stands until something happens
@@ -100,7 +100,7 @@ def withdraw(situation: Situation) -> Action | None:
     return Action("withdraw", f"{verdict.outcome} again", overlap=wanted, is_labeled=verdict.annotators >= wanted)
 
 
-def flag(situation: Situation) -> Action | None:
+def flag(situation: RoutingContext) -> Action | None:
     """Says the verdict in the task's data, where the Data Manager shows, filters and sorts it.
 
     Before enough annotators submitted nothing is written, unless something was: then it must not stay wrong.
@@ -118,7 +118,7 @@ def flag(situation: Situation) -> Action | None:
     return Action("flag", situation.verdict.outcome, keys=keys)
 
 
-def overlay(situation: Situation) -> Action | None:
+def overlay(situation: RoutingContext) -> Action | None:
     """Shows a dispute that waits for a reviewer as predictions, and removes them when it waits no longer.
 
     Every user sees predictions, so they are written after the last blind annotation only.
@@ -133,10 +133,10 @@ def overlay(situation: Situation) -> Action | None:
     return Action("overlay", "waits for a reviewer" if wanted else "out of date", overlays=wanted)
 
 
-def copy(situation: Situation) -> Action | None:
+def copy(situation: RoutingContext) -> Action | None:
     """Copies what waits for a reviewer into the review project, and removes the copy when it waits no longer."""
     if not is_copied(situation):
-        return None if situation.copy is None else Action("copy", "waits for no reviewer", sheet=Sheet())
+        return None if situation.copy is None else Action("copy", "waits for no reviewer", sheet=ReviewCopyContent())
     if situation.copy_stands or situation.sheet is None:
         return None
     return Action("copy", "waits for a reviewer", sheet=situation.sheet)
@@ -145,7 +145,7 @@ def copy(situation: Situation) -> Action | None:
 # The order is the order of thought: what a reviewer accepted ends the dispute; else who is asked decides whether a
 # reviewer must look.
 ROUTES: Mapping[str, Route] = {
-    "bring_back": bring_back,
+    "bring_back": import_review_decision,
     "accept": accept,
     "raise_overlap": raise_overlap,
     "one_more_annotator": one_more_annotator,
@@ -157,7 +157,7 @@ ROUTES: Mapping[str, Route] = {
 }
 
 
-def plan(situation: Situation) -> tuple[Action, ...]:
+def plan(situation: RoutingContext) -> tuple[Action, ...]:
     """Everything that is to be changed now; empty when the task is as it should be.
 
     What decides the task is changed alone: it is to be judged again with it.
@@ -172,7 +172,7 @@ def plan(situation: Situation) -> tuple[Action, ...]:
     return tuple(actions)
 
 
-def qc_keys(situation: Situation) -> dict[str, Any]:
+def qc_keys(situation: RoutingContext) -> dict[str, Any]:
     """The qc_* keys that say this verdict."""
     verdict = situation.verdict
     return {
@@ -187,7 +187,7 @@ def qc_keys(situation: Situation) -> dict[str, Any]:
     }
 
 
-def needs_review(situation: Situation) -> bool:
+def needs_review(situation: RoutingContext) -> bool:
     """Whether a reviewer is to look, and nobody else is waited for.
 
     So it is with a dispute that no further annotator is asked about, with a task that cannot be judged, and with one
@@ -197,12 +197,12 @@ def needs_review(situation: Situation) -> bool:
     return wanted and not _may_ask(situation) and not _is_served(situation)
 
 
-def is_adjudicated(situation: Situation) -> bool:
+def is_adjudicated(situation: RoutingContext) -> bool:
     """Whether what a reviewer is to look at is to be shown as overlays."""
     return situation.policy.adjudicate and needs_review(situation)
 
 
-def is_copied(situation: Situation) -> bool:
+def is_copied(situation: RoutingContext) -> bool:
     """Whether what a reviewer is to look at is to be copied into the review project."""
     return situation.policy.review_project and situation.desk and needs_review(situation)
 
@@ -212,7 +212,7 @@ def is_copied(situation: Situation) -> bool:
 _WEIGHED = frozenset({"missing", "extra", "label", "choice", "empty", "duplicate"})
 
 
-def pays(situation: Situation) -> bool:
+def is_worth_asking(situation: RoutingContext) -> bool:
     """Whether a further annotator is worth it: the consensus is in doubt, and one more would end it."""
     verdict, outlook = situation.verdict, situation.outlook
     if verdict.outcome in {"waiting", "not_judged"} or verdict.ground_truth is not None:
@@ -227,12 +227,12 @@ def pays(situation: Situation) -> bool:
     )
 
 
-def _measures(situation: Situation) -> bool:
+def _measures(situation: RoutingContext) -> bool:
     """Whether annotators are measured by the task as the policy says."""
     return situation.policy.ground_truth_share > 0 and situation.verdict.ground_truth is not None
 
 
-def _is_measuring(situation: Situation) -> bool:
+def _is_measuring(situation: RoutingContext) -> bool:
     """Whether the task is served now, or is about to be, to an annotator who is measured by it."""
     if not _measures(situation):
         return False
@@ -241,32 +241,32 @@ def _is_measuring(situation: Situation) -> bool:
     )
 
 
-def _may_ask(situation: Situation) -> bool:
+def _may_ask(situation: RoutingContext) -> bool:
     return (
-        pays(situation)
+        is_worth_asking(situation)
         and situation.verdict.annotators < situation.policy.max_annotators
         and situation.overlap_is_ours
         and not situation.already_asked
     )
 
 
-def _doubt(situation: Situation) -> float | None:
+def _doubt(situation: RoutingContext) -> float | None:
     """Of an agreed task that waits for one more annotator: how many errors its consensus is likely to hold."""
-    asked = situation.already_asked and _is_served(situation) and pays(situation)
+    asked = situation.already_asked and _is_served(situation) and is_worth_asking(situation)
     if situation.verdict.outcome != "agreed" or situation.outlook is None or not (_may_ask(situation) or asked):
         return None
     return situation.outlook.errors
 
 
-def _more(situation: Situation) -> list[str]:
+def _more(situation: RoutingContext) -> list[str]:
     """What the note says besides the verdict: what breaks the guideline and, while it is reviewed, why."""
     reasons = [each for each in situation.reasons if each != BLOCKED] if needs_review(situation) else []
     return [*describe_violations(situation.broken), *reasons] if situation.verdict.ground_truth is None else []
 
 
-def _told(outlook: Outlook | None) -> str:
+def _told(outlook: ExpectedGain | None) -> str:
     return "" if outlook is None else f", {outlook.errors:.3f} errors likely, {outlook.gain:.3f} to gain"
 
 
-def _is_served(situation: Situation) -> bool:
+def _is_served(situation: RoutingContext) -> bool:
     return situation.overlap > situation.verdict.annotators and not situation.is_labeled

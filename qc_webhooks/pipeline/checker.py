@@ -18,11 +18,11 @@ from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio import Studio
 from qc_webhooks.agreement import Answers, read_answers, whole_answers
 from qc_webhooks.artifacts.overlays import accepted_annotation, mark_of, overlays_of
-from qc_webhooks.artifacts.review_copy import Copy, Sheet, brought
-from qc_webhooks.decision.context import Action, Memory, Situation
+from qc_webhooks.artifacts.review_copy import Copy, ReviewCopyContent, imported_decision
+from qc_webhooks.decision.context import Action, LastDecision, RoutingContext
 from qc_webhooks.decision.dispute_drawing import draw
-from qc_webhooks.decision.expected_gain import Outlook, outlook
-from qc_webhooks.decision.ground_truth_sampling import Wish
+from qc_webhooks.decision.expected_gain import ExpectedGain, expected_gain
+from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.decision.proposal import propose
 from qc_webhooks.decision.review_reasons import judge_task
 from qc_webhooks.decision.routes import is_adjudicated, is_copied, needs_review, plan, qc_keys
@@ -31,7 +31,7 @@ from qc_webhooks.pipeline.task_writer import Writer
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.schedulers.annotator_model import CrowdStore
 from qc_webhooks.schedulers.ground_truth import TruthStore
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.task_facts import FactStore
 from qc_webhooks.verdict.dispute_card import stance_of
 from qc_webhooks.verdict.task_facts import facts_of
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What came of a check.
 
     Attributes:
@@ -68,7 +68,7 @@ class Checker:
         base: The path under which a browser finds Label Studio, empty or ``/path``.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore, home: Path, *, base: str = "") -> None:
+    def __init__(self, studio: Studio, memory: DecisionStore, home: Path, *, base: str = "") -> None:
         self._studio = studio
         self._memory = memory
         self._facts = FactStore(memory.engine)
@@ -79,7 +79,7 @@ class Checker:
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
 
-    def check(self, project: int, task: int) -> Checked:
+    def check(self, project: int, task: int) -> CheckResult:
         """Judges a task as it is in Label Studio now and makes it say so. Doing it twice writes once.
 
         Raises:
@@ -88,15 +88,15 @@ class Checker:
             PolicyError: The policy cannot be followed.
             WriteLost: Label Studio answered a write with other values than we wrote.
         """
-        checked = self._round(project, task)
+        checked = self._check_once(project, task)
         actions = checked.actions
         # What a reviewer submitted is brought back, then marked as the ground truth: each time the task is another one.
         for _ in range(_MOST_DECISIONS):
             if not any(action.decides for action in checked.actions):
                 break
-            checked = self._round(project, task)
+            checked = self._check_once(project, task)
             actions = (*actions, *checked.actions)
-        return Checked(checked.verdict, actions)
+        return CheckResult(checked.verdict, actions)
 
     def acknowledge(self, project: int, task: int, *, overlays: bool) -> None:
         """Takes a task as it is now for settled, so that what was undone is not done again before something happens.
@@ -110,7 +110,7 @@ class Checker:
         if found is None:
             return
         _, situation, _ = self._judged(project, found)
-        held = situation.memory or Memory("")
+        held = situation.memory or LastDecision("")
         settled = situation.fingerprint if overlays else None
         if overlays and situation.desk and situation.copy is None and needs_review(situation):
             review = self.desk.store.review_of(project) or 0
@@ -122,7 +122,7 @@ class Checker:
         found = self._read(project, task)
         return found is not None and not self._judged(project, found)[1].is_news
 
-    def _round(self, project: int, task: int) -> Checked:
+    def _check_once(self, project: int, task: int) -> CheckResult:
         # First, so that little time passes between reading the task and writing to it.
         self._config(project)
         found = self._read(project, task)
@@ -132,7 +132,7 @@ class Checker:
             self._facts.forget(project, task)
             self._truths.forget(project, task)
             self.desk.clear(project, task)
-            return Checked(None)
+            return CheckResult(None)
         answers, situation, config = self._judged(project, found)
         situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
         clusters = cache(partial(_clusters, answers))
@@ -159,13 +159,13 @@ class Checker:
             annotators=situation.verdict.annotators,
             routes=[action.route for action in actions],
         )
-        return Checked(situation.verdict, actions)
+        return CheckResult(situation.verdict, actions)
 
     def _read(self, project: int, task: int) -> Task | None:
         source = self._studio.task_json(project, task)
         return None if source is None else with_unread(read_task(source))
 
-    def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], Situation, LabelConfig]:
+    def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], RoutingContext, LabelConfig]:
         config = self._config(project)
         policy = read_policy(self._home, project, config=config)
         answers = read_answers(found, config=config)
@@ -173,15 +173,15 @@ class Checker:
         verdict = judged.verdict
         copy = self.desk.store.copy(project, found.id or 0)
         decision = self.desk.decision(copy)
-        submitted = None if decision is None else brought(found, decision.annotator, decision.mark)
-        situation = Situation(
+        submitted = None if decision is None else imported_decision(found, decision.annotator, decision.mark)
+        situation = RoutingContext(
             data=found.data,
             overlap=1 if found.overlap is None else found.overlap,
             is_labeled=bool(found.is_labeled),
             verdict=verdict,
             policy=policy,
             fingerprint=fingerprint(answers, policy),
-            memory=self._memory.recall(project, found.id or 0, born=found.created_at),
+            memory=self._memory.recall(project, found.id or 0, task_created_at=found.created_at),
             accepted=accepted_annotation(found) or submitted,
             held=tuple(mark_of(each) for each in overlays_of(found)),
             broken=judged.broken,
@@ -189,7 +189,7 @@ class Checker:
             outlook=self._outlook(project, answers, policy)
             if verdict.outcome not in {"waiting", "not_judged"}
             else None,
-            wish=Wish() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
+            wish=RequestedOverlap() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
             desk=policy.review_project and self.desk.store.review_of(project) is not None,
             copy=copy,
             decision=decision,
@@ -197,20 +197,20 @@ class Checker:
         )
         return answers, situation, config
 
-    def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> Outlook:
+    def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> ExpectedGain:
         said = evidence([stance_of(each) for each in whole_answers(answers)])
-        return outlook(said, self._crowds.crowd(project), most=policy.max_annotators)
+        return expected_gain(said, self._crowds.crowd(project), most=policy.max_annotators)
 
     def _with_proposal(
         self,
         project: int,
         found: Task,
         answers: Sequence[Answers],
-        situation: Situation,
+        situation: RoutingContext,
         config: LabelConfig,
         *,
         clusters: Callable[[], Sequence[Cluster]],
-    ) -> Situation:
+    ) -> RoutingContext:
         """With the overlays of a dispute, for the task and for its copy in the review project, where they are needed.
 
         Without a model version of the project, Label Studio prefills an annotator's editor with the newest prediction
@@ -228,10 +228,10 @@ class Checker:
             found, answers, situation.verdict, situation.policy, config=config, crowd=crowd, clusters=clusters()
         )
         keys = qc_keys(situation)
-        sheet = Sheet(overlays, keys["qc_note"], keys["qc_agreement"])
+        sheet = ReviewCopyContent(overlays, keys["qc_note"], keys["qc_agreement"])
         return replace(situation, wanted=overlays if here else None, sheet=sheet if there else None)
 
-    def _remember(self, project: int, found: Task, situation: Situation, memory: Memory) -> None:
+    def _remember(self, project: int, found: Task, situation: RoutingContext, memory: LastDecision) -> None:
         self._memory.remember(
             project,
             found.id or 0,
@@ -248,7 +248,7 @@ class Checker:
         project: int,
         found: Task,
         answers: Sequence[Answers],
-        situation: Situation,
+        situation: RoutingContext,
         config: LabelConfig,
         *,
         clusters: Callable[[], Sequence[Cluster]],
@@ -283,9 +283,9 @@ def fingerprint(answers: Sequence[Answers], policy: Policy) -> str:
     return hashlib.sha256(msgspec.json.encode([versions, asdict(policy)])).hexdigest()
 
 
-def memory_after(situation: Situation, actions: Sequence[Action]) -> Memory:
+def memory_after(situation: RoutingContext, actions: Sequence[Action]) -> LastDecision:
     """What is to be remembered once the actions are carried out."""
-    before = situation.memory or Memory("")
+    before = situation.memory or LastDecision("")
     keys, asked, at, found = before.keys, before.asked_overlap, before.asked_at, before.found_overlap
     for action in actions:
         if action.keys:
@@ -304,4 +304,4 @@ def memory_after(situation: Situation, actions: Sequence[Action]) -> Memory:
     settled = needs_review(situation) and (
         not situation.policy.adjudicate or situation.overlays_stand or situation.wanted is not None
     )
-    return Memory(situation.fingerprint, keys, asked, at, found, situation.fingerprint if settled else None)
+    return LastDecision(situation.fingerprint, keys, asked, at, found, situation.fingerprint if settled else None)

@@ -20,15 +20,15 @@ from labelloop.service.jobs.inbox import EVENTS, MOST_KILLS, Inbox
 from labelloop.service.studio import NotFound, Studio
 from qc_webhooks.events import (
     TIME_FORMAT,
-    Hint,
     Known,
+    QcEvent,
     annotation_hint,
     deletion_hint,
-    doubt_hint,
+    model_disagreement_event,
     task_deletion_hint,
     timestamp,
 )
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import Connected, ProjectStore
 
 # All tasks are compared this often, for changes that leave no trace in a task's updated_at.
@@ -67,7 +67,7 @@ class Reconciler:
         inbox: Where hints go.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore, projects: ProjectStore, inbox: Inbox) -> None:
+    def __init__(self, studio: Studio, memory: DecisionStore, projects: ProjectStore, inbox: Inbox) -> None:
         self._studio = studio
         self._memory = memory
         self._projects = projects
@@ -178,16 +178,20 @@ class Reconciler:
         self._memory.stamp(
             project, {id_: stamp for id_, (stamp, hints) in found.items() if not hints and known.get(id_)}
         )
-        doubted = [doubt_hint(project, task.id, task.updated_at) for task in tasks if task.id and _is_doubted(task)]
+        doubted = [
+            model_disagreement_event(project, task.id, task.updated_at)
+            for task in tasks
+            if task.id and _is_doubted(task)
+        ]
         told = sum(self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in doubted)
         return told + sum(self._submit(hint) for _, hints in found.values() for hint in hints)
 
-    def _submit(self, hint: Hint) -> bool:
+    def _submit(self, hint: QcEvent) -> bool:
         if self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload):
             return True
         return self._tell_again(hint)
 
-    def _tell_again(self, hint: Hint) -> bool:
+    def _tell_again(self, hint: QcEvent) -> bool:
         """What was told before, is settled in the inbox, and still shows as a difference.
 
         An event that was given up (Label Studio was down for longer than its attempts lasted) gets new attempts, now
@@ -208,7 +212,7 @@ def _is_doubted(task: Task) -> bool:
     return "qc_model_note" in task.data or "The model has doubts" in str(task.data.get("qc_note"))
 
 
-def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) -> Iterator[Hint]:
+def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) -> Iterator[QcEvent]:
     """What is new, changed or gone in a task against the versions that were judged."""
     current = {item.id: item.updated_at for item in task.annotations if item.id is not None}
     for annotation, updated_at in current.items():

@@ -20,7 +20,7 @@ from qc_webhooks.artifacts.review_copy import (
     ORIGIN,
     Copy,
     Decision,
-    Sheet,
+    ReviewCopyContent,
     copy_data,
     decision_of,
     origin_name,
@@ -140,7 +140,7 @@ class ReviewDesk:
         source = None if copy is None or not copy.copy else self._copy_json(copy)
         return None if source is None else decision_of(read_task(source))
 
-    def lay(self, project: int, task: Task, sheet: Sheet, fingerprint: str) -> None:
+    def lay(self, project: int, task: Task, sheet: ReviewCopyContent, fingerprint: str) -> None:
         """Makes the copy of a task as the sheet wants it. Doing it twice makes one copy.
 
         Raises:

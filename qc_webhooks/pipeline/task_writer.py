@@ -8,11 +8,11 @@ import structlog
 from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.overlays import Overlay, mark_of, overlays_of
-from qc_webhooks.artifacts.review_copy import Copy, Decision, Sheet, brought
-from qc_webhooks.decision.context import KEYS, Action, Memory
+from qc_webhooks.artifacts.review_copy import Copy, Decision, ReviewCopyContent, imported_decision
+from qc_webhooks.decision.context import KEYS, Action, LastDecision
 from qc_webhooks.errors import WriteLost
 from qc_webhooks.pipeline.review_project import ReviewDesk, lay_overlays
-from qc_webhooks.store.decisions import MemoryStore, Write
+from qc_webhooks.store.decisions import DecisionStore, WriteLogEntry
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ class Writer:
         desk: Writes to review projects.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore, desk: ReviewDesk) -> None:
+    def __init__(self, studio: Studio, memory: DecisionStore, desk: ReviewDesk) -> None:
         self._studio = studio
         self._memory = memory
         self.desk = desk
@@ -63,7 +63,7 @@ class Writer:
             if action.sheet is not None:
                 self._copy(project, task, action, action.sheet, fingerprint)
 
-    def settle(self, project: int, task: Task, memory: Memory | None) -> Memory | None:
+    def settle(self, project: int, task: Task, memory: LastDecision | None) -> LastDecision | None:
         """What we did before, completed by writes that a killed worker began: the server says whether they arrived."""
         for write in self._memory.planned(project, task.id or 0):
             arrived = self.current(project, task, write.after) == write.after
@@ -77,7 +77,7 @@ class Writer:
         for write in self._memory.planned(project, task):
             self._memory.finish(write, done=False)
 
-    def _begin(self, project: int, task: Task, actions: Sequence[Action], after: Mapping[str, Any]) -> Write:
+    def _begin(self, project: int, task: Task, actions: Sequence[Action], after: Mapping[str, Any]) -> WriteLogEntry:
         return self._memory.begin(
             project,
             task.id or 0,
@@ -118,7 +118,7 @@ class Writer:
         self.desk.bring(task.id or 0, decision)
         self._memory.finish(write, done=True)
 
-    def _copy(self, project: int, task: Task, action: Action, sheet: Sheet, fingerprint: str) -> None:
+    def _copy(self, project: int, task: Task, action: Action, sheet: ReviewCopyContent, fingerprint: str) -> None:
         write = self._begin(project, task, [action], {"copy": sheet.mark if sheet.overlays else None})
         if sheet.overlays:
             self.desk.lay(project, task, sheet, fingerprint)
@@ -139,7 +139,7 @@ def current(task: Task, like: Mapping[str, Any], copy: Copy | None = None) -> di
         "copy": copy.mark if copy and copy.copy else None,
         "brought": None,
     }
-    if like.get("brought") and brought(task, *like["brought"]) is not None:
+    if like.get("brought") and imported_decision(task, *like["brought"]) is not None:
         values["brought"] = like["brought"]
     return {name: values[name] for name in like}
 
@@ -155,9 +155,9 @@ def _fields(actions: Sequence[Action]) -> dict[str, Any]:
     return after
 
 
-def _recovered(memory: Memory | None, write: Write) -> Memory:
+def _recovered(memory: LastDecision | None, write: WriteLogEntry) -> LastDecision:
     """Memory with a write that arrived although nobody was left to remember it; it counts as news."""
-    before = memory or Memory("")
+    before = memory or LastDecision("")
     keys = write.after.get("keys", before.keys)
     asked, found = before.asked_overlap, before.found_overlap
     if "overlap" in write.after:
@@ -166,4 +166,4 @@ def _recovered(memory: Memory | None, write: Write) -> Memory:
         found = (write.before["overlap"] if found is None else found) if raised else None
         if "raise_overlap" in write.route.split("+"):
             found = asked
-    return Memory("", keys, asked, None, found, before.overlay)
+    return LastDecision("", keys, asked, None, found, before.overlay)

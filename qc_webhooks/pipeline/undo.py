@@ -11,14 +11,14 @@ from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.worker_id import this_worker
 from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.overlays import accepted_annotation, mark_of, overlays_of
-from qc_webhooks.artifacts.review_copy import brought
+from qc_webhooks.artifacts.review_copy import imported_decision
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.errors import TaskBusy
 from qc_webhooks.events import recheck_hint
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import remove_prediction
 from qc_webhooks.pipeline.task_writer import Writer, current
-from qc_webhooks.store.decisions import MemoryStore, Write
+from qc_webhooks.store.decisions import DecisionStore, WriteLogEntry
 
 # How long a worker may have the task in hand.
 PATIENCE_S = 60.0
@@ -53,7 +53,7 @@ class Undo:
         inbox: Keeps the workers away from a task meanwhile.
     """
 
-    def __init__(self, studio: Studio, memory: MemoryStore, checker: Checker, inbox: Inbox) -> None:
+    def __init__(self, studio: Studio, memory: DecisionStore, checker: Checker, inbox: Inbox) -> None:
         self._studio = studio
         self._memory = memory
         self._checker = checker
@@ -72,14 +72,14 @@ class Undo:
             StudioError: Label Studio cannot be asked, or refuses; what was not undone yet stays.
             TaskBusy: A worker did not let go of a task.
         """
-        writes: dict[int, list[Write]] = {}
+        writes: dict[int, list[WriteLogEntry]] = {}
         for write in self._memory.done(project, task=task, last=last):
             writes.setdefault(write.task, []).append(write)
         for number, those in writes.items():
             with held(self._inbox, project, number):
                 yield from self._undo_task(project, number, those)
 
-    def _undo_task(self, project: int, number: int, writes: list[Write]) -> Iterator[Undone]:
+    def _undo_task(self, project: int, number: int, writes: list[WriteLogEntry]) -> Iterator[Undone]:
         was_judged = self._checker.is_judged(project, number)
         parts: set[str] = set()
         for write in writes:
@@ -92,7 +92,7 @@ class Undo:
             shown = bool(parts & {"overlays", "copy"}) or "ground_truth" not in parts
             self._checker.acknowledge(project, number, overlays=shown)
 
-    def _undo_write(self, project: int, write: Write) -> Iterator[Undone]:
+    def _undo_write(self, project: int, write: WriteLogEntry) -> Iterator[Undone]:
         source = self._studio.task_json(project, write.task)
         if source is None:
             yield Undone(write.task, write.route, "task", "the task is gone", left=True)
@@ -132,7 +132,7 @@ def held(inbox: Inbox, project: int, task: int) -> Iterator[None]:
 Outcome = tuple[str, bool]
 
 
-def _keys(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
+def _keys(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
     if current(task, {"keys": None})["keys"] != write.after["keys"]:
         return "somebody changed the qc_* keys since", True
     others = {name: value for name, value in task.data.items() if name not in KEYS}
@@ -141,7 +141,7 @@ def _keys(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
     return f"back to {status}" if status else "removed", False
 
 
-def _overlap(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
+def _overlap(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
     before, after = write.before["overlap"], write.after["overlap"]
     if task.overlap != after:
         return f"it is {task.overlap} by now, not the {after} that was written", True
@@ -150,7 +150,7 @@ def _overlap(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outco
     return f"from {after} back to {before}", False
 
 
-def _overlays(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
+def _overlays(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
     if not write.after["overlays"]:
         return "removed overlays are not put back; an open dispute gets them anew", True
     if accepted_annotation(task) is not None:
@@ -164,7 +164,7 @@ def _overlays(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outc
     return f"{len(ours)} removed", False
 
 
-def _ground_truth(studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
+def _ground_truth(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
     annotation = write.after["ground_truth"]
     if annotation not in {each.id for each in task.annotations}:
         return f"annotation {annotation} is gone", True
@@ -175,7 +175,7 @@ def _ground_truth(studio: Studio, _writer: Writer, task: Task, write: Write) -> 
     return f"annotation {annotation} is none any more", False
 
 
-def _copy(_studio: Studio, writer: Writer, task: Task, write: Write) -> Outcome:
+def _copy(_studio: Studio, writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
     if write.after["copy"] is None:
         return "removed copies are not put back; an open dispute gets one anew", True
     project, number = task.project or 0, task.id or 0
@@ -188,14 +188,14 @@ def _copy(_studio: Studio, writer: Writer, task: Task, write: Write) -> Outcome:
     return f"task {held.copy} of project {held.review} removed", False
 
 
-def _brought(_studio: Studio, _writer: Writer, task: Task, write: Write) -> Outcome:
-    if brought(task, *write.after["brought"]) is None:
+def _brought(_studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
+    if imported_decision(task, *write.after["brought"]) is None:
         return "the reviewer's annotation is gone", True
     return "the reviewer's annotation stays, as one more stance; delete it in Label Studio to have it as it was", True
 
 
 # Part of a write -> how it is taken back: what was done or why not, and whether it was left alone.
-PARTS: Mapping[str, Callable[[Studio, Writer, Task, Write], Outcome]] = {
+PARTS: Mapping[str, Callable[[Studio, Writer, Task, WriteLogEntry], Outcome]] = {
     "copy": _copy,
     "overlays": _overlays,
     "keys": _keys,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from labelloop.labeling.consensus.consensus import Crowd, Evidence, estimate_crowd, evidence
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, estimate_crowd, evidence
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Task
 from qc_webhooks.agreement.answers import Answers, whole_answers
@@ -26,7 +26,7 @@ Units = list[Mapping[Any, Hashable]]
 
 
 @dataclass
-class Survey:
+class ProjectStatistics:
     """Tasks seen so far; holds who answered what, and no shapes.
 
     Attributes:
@@ -55,7 +55,7 @@ class Survey:
             self.numbers[key].append(unit)
 
     @cached_property
-    def crowd(self) -> Crowd:
+    def crowd(self) -> AnnotatorModel:
         """The annotators, estimated from every task; ask when all are added."""
         return estimate_crowd(self.evidence)
 

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import Crowd, Evidence, estimate_crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, estimate_crowd
 from labelloop.labeling.consensus.crowd import Answer
-from qc_webhooks.annotators import Portrait, Split, portraits, splits
-from qc_webhooks.report.project_statistics import Survey
+from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern, portraits, splits
+from qc_webhooks.report.project_statistics import ProjectStatistics
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.statistics import ABSENT, ENOUGH, Estimate
-from qc_webhooks.statistics.proportions import share
+from qc_webhooks.statistics.proportions import proportion_ci
 from qc_webhooks.verdict.task_facts import Facts
 
 Integers = NDArray[np.int64]
@@ -103,7 +103,7 @@ class Savings(msgspec.Struct, frozen=True, gc=False):
         return None if self.seconds is None else self.saved(annotators) * self.seconds / 3600
 
 
-class Board(msgspec.Struct, frozen=True, gc=False):
+class ProjectSummary(msgspec.Struct, frozen=True, gc=False):
     """All of it.
 
     Attributes:
@@ -128,8 +128,8 @@ class Board(msgspec.Struct, frozen=True, gc=False):
     agreement: Estimate
     savings: Savings
     used: int
-    people: tuple[Portrait, ...]
-    splits: tuple[Split, ...]
+    people: tuple[AnnotatorProfile, ...]
+    splits: tuple[DisagreementPattern, ...]
     labels: tuple[LabelRow, ...]
     confusions: tuple[Confusion, ...]
     statistics: dict[str, dict[str, dict[str, Estimate]]]
@@ -145,8 +145,8 @@ def build_board(
     title: str = "",
     names: Mapping[int, str] | None = None,
     latest: int = LATEST,
-    crowd: Crowd | None = None,
-) -> tuple[Board, Replay]:
+    crowd: AnnotatorModel | None = None,
+) -> tuple[ProjectSummary, Replay]:
     """The board of a project, and its record for what-if.
 
     Args:
@@ -168,12 +168,12 @@ def build_board(
             yield task
 
     replay = Replay.of(pass_on())
-    survey = Survey(evidence=[task.evidence() for task in kept])
+    survey = ProjectStatistics(evidence=[task.evidence() for task in kept])
     if crowd is None or not _knows(crowd, survey.evidence):
         crowd = estimate_crowd(survey.evidence)
     found = splits(kept)
     told = survey.statistics()
-    board = Board(
+    board = ProjectSummary(
         title,
         dict(names or {}),
         *course.days(),
@@ -195,7 +195,7 @@ def build_board(
     return board, replay
 
 
-def _knows(crowd: Crowd, tasks: Iterable[Evidence]) -> bool:
+def _knows(crowd: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
     """Whether every answer is one that the estimate was made from."""
     regions: dict[str, set[Answer]] = defaultdict(set)
     questions: dict[str, set[Answer]] = defaultdict(set)
@@ -249,7 +249,7 @@ class _Course:
                 int(tasks),
                 int(labels),
                 _moments(int(n), total, squares, enough=5),
-                share(int(disputed), int(n), enough=5),
+                proportion_ci(int(disputed), int(n), enough=5),
             )
             for number, (tasks, labels, n, total, squares, disputed) in sorted(together.items())
         )
@@ -322,7 +322,7 @@ def _agreement(both: Counter[int], either: Counter[int], weights: Integers) -> E
     places = np.array(list(either), dtype=np.intp)
     held, value = weights[:, places], sum(both.values()) / sum(either.values())
     if value == 1:
-        return share(len(either), len(either))  # drawing anew what all agree on says that they always will
+        return proportion_ci(len(either), len(either))  # drawing anew what all agree on says that they always will
     hits, n = held @ np.array([both[place] for place in places]), held @ np.array([either[place] for place in places])
     low, high = np.quantile(hits[n > 0] / n[n > 0], [0.025, 0.975]).tolist()
     return Estimate(value, min(low, value), max(high, value), len(either))

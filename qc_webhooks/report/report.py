@@ -18,7 +18,7 @@ from labelloop.labeling.consensus.consensus import consensus
 from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import latest_annotations, with_unread
-from labelloop.labeling.studio.sniff import HEAD_BYTES, mistaken
+from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_file_type
 from labelloop.labeling.studio.stream import check_end, iter_raw_tasks
 from labelloop.labeling.studio.task import Task, read_task
 from qc_webhooks.agreement import Answers, read_answers, whole_answers
@@ -27,9 +27,9 @@ from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review, judge_ta
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation, describe_violations
-from qc_webhooks.report.project_statistics import Survey, mean_estimate
+from qc_webhooks.report.project_statistics import ProjectStatistics, mean_estimate
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
-from qc_webhooks.verdict.dispute_card import Named, conflicts_of, stance_of
+from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, stance_of
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
 from qc_webhooks.verdict.note import write_note
 from qc_webhooks.verdict.task_facts import Facts, facts_of
@@ -67,7 +67,7 @@ class Export:
             raise ExportUnreadable(self.path, error.strerror or str(error)) from error
 
     def _read(self, file: BinaryIO, size: int) -> Iterator[Task | MalformedTask]:
-        if other := mistaken(file.read(HEAD_BYTES)):
+        if other := sniff_file_type(file.read(HEAD_BYTES)):
             raise ExportUnreadable(self.path, f"it is {other.what}, not Label Studio's tasks", other.fix)
         file.seek(0)
         count = 0
@@ -122,13 +122,13 @@ class Summary:
     splits: list[dict[str, Any]] = field(default_factory=list)
 
 
-def survey_export(export: Export) -> Survey:
+def survey_export(export: Export) -> ProjectStatistics:
     """First reading: what all tasks tell of the annotators.
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
     """
-    survey = Survey()
+    survey = ProjectStatistics()
     for task in export.tasks():
         if isinstance(task, Task):
             survey.add(task, read_answers(task, config=export.config))
@@ -238,7 +238,7 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
     }
 
 
-def _merged(task: Task, answers: Sequence[Answers], survey: Survey, config: LabelConfig | None) -> Merged:
+def _merged(task: Task, answers: Sequence[Answers], survey: ProjectStatistics, config: LabelConfig | None) -> Merged:
     truth = next((each for each in answers if each.ground_truth), None)
     if truth is not None:
         (annotation,) = (each for each in latest_annotations(task.annotations) if each.id == truth.annotation)
@@ -246,7 +246,9 @@ def _merged(task: Task, answers: Sequence[Answers], survey: Survey, config: Labe
     return merge(task, answers, lambda: judge(answers, Policy()).measured, crowd=survey.crowd, config=config)
 
 
-def _task_json(task: Task, verdict: Verdict, named: tuple[Named, ...], scores: Mapping[str, Any]) -> dict[str, Any]:
+def _task_json(
+    task: Task, verdict: Verdict, named: tuple[AttributedConflict, ...], scores: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "id": task.id,
         "annotators": verdict.annotators,

@@ -9,10 +9,10 @@ import numpy as np
 import sqlalchemy as sa
 import structlog
 
-from labelloop.labeling.consensus.consensus import Crowd, estimate_crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel, estimate_crowd
 from labelloop.service.db.engine import reading
 from labelloop.service.jobs.inbox import Inbox
-from qc_webhooks.decision.expected_gain import outlook
+from qc_webhooks.decision.expected_gain import expected_gain
 from qc_webhooks.events import gain_hint
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.projects import ProjectStore
@@ -37,9 +37,9 @@ class CrowdStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
-        self._kept: dict[int, tuple[float, Crowd]] = {}
+        self._kept: dict[int, tuple[float, AnnotatorModel]] = {}
 
-    def crowd(self, project: int) -> Crowd | None:
+    def crowd(self, project: int) -> AnnotatorModel | None:
         """What is known of the project's annotators; None: too little."""
         of_project = CROWDS.c.project == project
         with reading(self.engine) as connection:
@@ -52,7 +52,7 @@ class CrowdStore:
                 kept = self._kept[project] = row.made_at, _decode(row.crowd)
         return kept[1]
 
-    def keep(self, project: int, crowd: Crowd, *, tasks: int, newest: float, took_s: float) -> None:
+    def keep(self, project: int, crowd: AnnotatorModel, *, tasks: int, newest: float, took_s: float) -> None:
         """Puts an estimate in the place of the last one."""
         row = {
             "project": project, "made_at": time.time(), "took_s": took_s, "tasks": tasks, "newest": newest,
@@ -75,7 +75,7 @@ class CrowdStore:
         return bool(enough and now >= row.made_at + row.took_s / _OF_TIME)
 
 
-class CrowdKeeper:
+class AnnotatorModelScheduler:
     """Estimates the annotators of all connected projects when there is news of them.
 
     Args:
@@ -116,7 +116,7 @@ class CrowdKeeper:
         log.info("crowd_estimated", project=project, tasks=len(facts), again=asked, seconds=round(took_s, 2))
         return asked
 
-    def _look_again(self, project: int, facts: list[Facts], crowd: Crowd, policy: Policy) -> int:
+    def _look_again(self, project: int, facts: list[Facts], crowd: AnnotatorModel, policy: Policy) -> int:
         """Tasks whose consensus is doubtful by what is known now are judged again, once a state of them."""
         settled = sa.select(TASKS.c.task, TASKS.c.fingerprint).where(
             TASKS.c.project == project,
@@ -130,7 +130,7 @@ class CrowdKeeper:
         for each in facts:
             if each.task not in states or any(turn.truth for turn in each.turns):
                 continue
-            if outlook(each.evidence(), crowd, most=policy.max_annotators).gain >= policy.least_gain:
+            if expected_gain(each.evidence(), crowd, most=policy.max_annotators).gain >= policy.least_gain:
                 hint = gain_hint(project, each.task, states[each.task], source="crowd")
                 again += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
         return again
@@ -140,5 +140,5 @@ def _listed(value: Any) -> Any:
     return value.tolist()
 
 
-def _decode(text: str) -> Crowd:
-    return msgspec.json.decode(text, type=Crowd, dec_hook=lambda _, value: np.array(value, dtype=np.float64))
+def _decode(text: str) -> AnnotatorModel:
+    return msgspec.json.decode(text, type=AnnotatorModel, dec_hook=lambda _, value: np.array(value, dtype=np.float64))

@@ -14,7 +14,7 @@ from labelloop.service.db.engine import reading
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.studio import Studio
-from qc_webhooks.decision.ground_truth_sampling import Known, Wish, long_ago, seeds, streams
+from qc_webhooks.decision.ground_truth_sampling import Known, RequestedOverlap, long_ago, streams, tasks_to_serve
 from qc_webhooks.events import seed_hint
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.projects import ProjectStore
@@ -40,14 +40,16 @@ class TruthStore:
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
-    def wish(self, project: int, task: int) -> Wish:
+    def wish(self, project: int, task: int) -> RequestedOverlap:
         """How a task is to be served."""
         query = sa.select(TRUTHS.c.wanted, TRUTHS.c.revision).where(_is(project, task))
         with reading(self.engine) as connection:
             row = connection.execute(query).one_or_none()
-        return Wish() if row is None else Wish(row.wanted, row.revision)
+        return RequestedOverlap() if row is None else RequestedOverlap(row.wanted, row.revision)
 
-    def keep(self, project: int, task: int, *, truth: int | None, annotators: int, ours: bool, carried: Wish) -> None:
+    def keep(
+        self, project: int, task: int, *, truth: int | None, annotators: int, ours: bool, carried: RequestedOverlap
+    ) -> None:
         """Notes that a task has a ground truth, the annotation of that id, or has none.
 
         Args:
@@ -96,7 +98,7 @@ class TruthStore:
             return {row.task: row for row in connection.execute(sa.select(TRUTHS).where(TRUTHS.c.project == project))}
 
 
-class TruthKeeper:
+class GroundTruthScheduler:
     """Decides who is measured by which task, of all connected projects.
 
     Args:
@@ -196,7 +198,7 @@ class TruthKeeper:
             present=long_ago(self._clock()),
             share=policy.ground_truth_share,
         )
-        return seeds(known, [each for each in done if each.recent], first=policy.ground_truth_first)
+        return tasks_to_serve(known, [each for each in done if each.recent], first=policy.ground_truth_first)
 
     def _state(self, project: int) -> tuple[Any, ...]:
         here = ANNOTATIONS.c

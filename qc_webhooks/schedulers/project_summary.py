@@ -10,7 +10,7 @@ import structlog
 from labelloop.service.db.engine import reading
 from labelloop.service.errors import LabelloopError
 from labelloop.service.studio import Studio
-from qc_webhooks.report.project_summary import Board, build_board
+from qc_webhooks.report.project_summary import ProjectSummary, build_board
 from qc_webhooks.report.replay import Replay
 from qc_webhooks.schedulers.annotator_model import CrowdStore
 from qc_webhooks.store.projects import ProjectStore
@@ -32,7 +32,7 @@ class Shown(msgspec.Struct, frozen=True):
         tasks: How many tasks were counted.
     """
 
-    board: Board
+    board: ProjectSummary
     made_at: float
     tasks: int
 
@@ -53,7 +53,9 @@ class BoardStore:
         query = sa.select(BOARDS.c.board, BOARDS.c.made_at, BOARDS.c.tasks).where(BOARDS.c.project == project)
         with reading(self.engine) as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else Shown(msgspec.json.decode(row.board, type=Board), row.made_at, row.tasks)
+        return (
+            None if row is None else Shown(msgspec.json.decode(row.board, type=ProjectSummary), row.made_at, row.tasks)
+        )
 
     def replay(self, project: int) -> Replay | None:
         """The record of a project for what-if."""
@@ -61,7 +63,7 @@ class BoardStore:
             packed = connection.scalar(sa.select(BOARDS.c.replay).where(BOARDS.c.project == project))
         return None if packed is None else Replay.read(packed)
 
-    def keep(self, project: int, board: Board, replay: Replay, extent: Extent, *, took_s: float) -> None:
+    def keep(self, project: int, board: ProjectSummary, replay: Replay, extent: Extent, *, took_s: float) -> None:
         """Puts a board in the place of the last one."""
         row = {
             "project": project, "made_at": time.time(), "took_s": took_s, "tasks": extent.tasks,
@@ -82,7 +84,7 @@ class BoardStore:
         return bool(changed and now >= row.made_at + row.took_s / _SHARE)
 
 
-class BoardKeeper:
+class SummaryScheduler:
     """Keeps the boards of all connected projects up to date.
 
     Args:

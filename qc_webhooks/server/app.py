@@ -17,8 +17,8 @@ from labelloop.service.web.webhook_secret import WebhookSecrets
 from qc_webhooks.dashboard import DashboardPaths, add_dashboard
 from qc_webhooks.errors import WrongSecret
 from qc_webhooks.events import ACTIONS, read_event
-from qc_webhooks.server.metrics import Figures
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.server.metrics import QcMetricsCollector
+from qc_webhooks.store.decisions import DecisionStore
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +36,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     setup_logging(settings)
     engine = open_database(settings)
     jobs = Jobs(settings, Inbox.from_settings(settings, engine))
-    memory = MemoryStore(engine)
+    memory = DecisionStore(engine)
     secrets = WebhookSecrets(settings)
     # Label Studio sends no Basic auth with a webhook: the secret stands in for it, where there is one.
     open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secrets.accepted() else ()))
     app = create_web("qc_webhooks", settings, ready=service_checks(settings, engine), open_paths=open_paths)
     metrics = metrics_of(app)
     metrics.watch(InboxCollector(jobs.inbox))
-    metrics.watch(Figures(engine))
+    metrics.watch(QcMetricsCollector(engine))
     received = metrics.counter("qc_events", "Webhook events received, by action.", ("action",))
     stored = metrics.counter("qc_hints", "Inbox rows made of webhook events, by novelty.", ("novelty",))
 

@@ -10,7 +10,7 @@ from labelloop.service.db.engine import reading
 from qc_webhooks.store.tables import ACTIONS, PROJECTS, TASKS
 
 
-class Figures(Collector):
+class QcMetricsCollector(Collector):
     """Tasks by verdict, writes by route, and how long ago each project was polled."""
 
     def __init__(self, engine: sa.Engine) -> None:

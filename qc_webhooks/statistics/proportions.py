@@ -3,7 +3,7 @@
 from qc_webhooks.statistics.bootstrap import ENOUGH, LEVEL, Estimate
 
 
-def share(hits: int, n: int, *, enough: int = ENOUGH) -> Estimate:
+def proportion_ci(hits: int, n: int, *, enough: int = ENOUGH) -> Estimate:
     """The share of occasions, with the interval of the Beta posterior under Jeffreys' prior.
 
     Where nothing or everything hit, the interval reaches 0 or 1 (Brown, Cai and DasGupta, "Interval Estimation for a

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from labelloop.labeling.studio.task import Annotation
 from labelloop.service.db.engine import quick, reading
-from qc_webhooks.decision.context import Memory
+from qc_webhooks.decision.context import LastDecision
 from qc_webhooks.events import Known
 from qc_webhooks.store.tables import (
     ACTIONS,
@@ -34,7 +34,7 @@ KEPT_WRITES = 100
 
 
 @dataclass(frozen=True)
-class Write:
+class WriteLogEntry:
     """One change of a task in Label Studio, as the log keeps it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Write:
     route: str = ""
 
 
-class MemoryStore:
+class DecisionStore:
     """Remembers in the database. Safe from any thread; one worker at a time handles a task (the inbox sees to it)."""
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -121,20 +121,20 @@ class MemoryStore:
             for table in (TASKS, ANNOTATIONS, CROWDS, FACTS, BOARDS, TRUTHS, COPIES, REVIEWS, PROJECTS):
                 connection.execute(sa.delete(table).where(table.c.project == project))
 
-    def recall(self, project: int, task: int, *, born: str) -> Memory | None:
+    def recall(self, project: int, task: int, *, task_created_at: str) -> LastDecision | None:
         """What we decided last about the task that was created at ``born``; None: nothing."""
         with reading(self.engine) as connection:
             row = connection.execute(sa.select(TASKS).where(_is(TASKS, project, task))).one_or_none()
-        if row is None or row.born != born:
+        if row is None or row.born != task_created_at:
             return None
         keys = None if row.keys is None else json.loads(row.keys)
-        return Memory(row.fingerprint, keys, row.asked_overlap, row.asked_at, row.found_overlap, row.overlay)
+        return LastDecision(row.fingerprint, keys, row.asked_overlap, row.asked_at, row.found_overlap, row.overlay)
 
     def remember(
         self,
         project: int,
         task: int,
-        memory: Memory,
+        memory: LastDecision,
         verdict: Verdict,
         annotations: Iterable[Annotation],
         *,
@@ -178,14 +178,14 @@ class MemoryStore:
         with self.engine.begin() as connection:
             connection.execute(sa.update(TASKS).where(TASKS.c.project == project).values(gone))
 
-    def planned(self, project: int, task: int) -> list[Write]:
+    def planned(self, project: int, task: int) -> list[WriteLogEntry]:
         """Writes that were begun and never finished: a worker was killed in between."""
         open_ = sa.select(ACTIONS).where(_is(ACTIONS, project, task), ACTIONS.c.state == "planned")
         with reading(self.engine) as connection:
             rows = connection.execute(open_.order_by(ACTIONS.c.id)).all()
         return [_write(row) for row in rows]
 
-    def done(self, project: int, *, task: int | None = None, last: int | None = None) -> list[Write]:
+    def done(self, project: int, *, task: int | None = None, last: int | None = None) -> list[WriteLogEntry]:
         """The writes to a project (or one task) that were carried out and not undone, the newest first."""
         query = sa.select(ACTIONS).where(ACTIONS.c.project == project, ACTIONS.c.state == "done")
         if task is not None:
@@ -211,7 +211,7 @@ class MemoryStore:
 
     def begin(
         self, project: int, task: int, *, route: str, reason: str, before: Mapping[str, Any], after: Mapping[str, Any]
-    ) -> Write:
+    ) -> WriteLogEntry:
         """Logs a write that is about to be made; of a task the newest `KEPT_WRITES` stay."""
         row = {
             "project": project, "task": task, "route": route, "reason": reason, "before": json.dumps(dict(before)),
@@ -222,20 +222,20 @@ class MemoryStore:
         with self.engine.begin() as connection:
             connection.execute(sa.delete(ACTIONS).where(own, ACTIONS.c.id <= oldest.scalar_subquery()))
             key = connection.execute(sa.insert(ACTIONS).values(row)).inserted_primary_key
-        return Write(int(key[0]) if key else 0, before, after, task, route)
+        return WriteLogEntry(int(key[0]) if key else 0, before, after, task, route)
 
-    def finish(self, write: Write, *, done: bool) -> None:
+    def finish(self, write: WriteLogEntry, *, done: bool) -> None:
         """Closes a logged write: done, or overtaken because the task is in another state by now."""
         self.mark(write, "done" if done else "overtaken")
 
-    def mark(self, write: Write, state: str) -> None:
+    def mark(self, write: WriteLogEntry, state: str) -> None:
         """Sets the state of a logged write; see the table ``qc_actions``."""
         with quick(self.engine) as connection:  # one that stays planned is compared with the task, and closed then
             connection.execute(sa.update(ACTIONS).where(ACTIONS.c.id == write.id).values(state=state))
 
 
-def _write(row: Any) -> Write:
-    return Write(row.id, json.loads(row.before), json.loads(row.after), row.task, row.route)
+def _write(row: Any) -> WriteLogEntry:
+    return WriteLogEntry(row.id, json.loads(row.before), json.loads(row.after), row.task, row.route)
 
 
 def _is(table: sa.Table, project: int, task: int) -> sa.ColumnElement[bool]:

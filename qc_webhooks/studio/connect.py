@@ -15,7 +15,7 @@ from qc_webhooks.errors import NoteRefused
 from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_project
 from qc_webhooks.policy import Policy, read_policy
 from qc_webhooks.schedulers.overlap import count_short, describe_short
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
 from qc_webhooks.studio.webhook import ensure_webhook
@@ -34,7 +34,7 @@ def connect(studio: Studio, project_id: int, settings: Settings, engine: Engine)
     """
     project = studio.project(project_id)
     policy = read_policy(settings.home, project_id, config=_label_config(project))
-    changes = [_ensure_annotators(studio, project, policy, MemoryStore(engine))]
+    changes = [_ensure_annotators(studio, project, policy, DecisionStore(engine))]
     changes += _short_tasks(studio, studio.project(project_id), policy)
     changes += ensure_tabs(studio, project_id)
     changes.append(_offer_note(project))
@@ -97,7 +97,7 @@ def _offer_note(project: Mapping[str, Any]) -> Change:
     )
 
 
-def _ensure_annotators(studio: Studio, project: Mapping[str, Any], policy: Policy, memory: MemoryStore) -> Change:
+def _ensure_annotators(studio: Studio, project: Mapping[str, Any], policy: Policy, memory: DecisionStore) -> Change:
     held, number = int(project.get("maximum_annotations") or 1), int(project["id"])
     what = f"at least {policy.annotators} annotators a task"
     if held >= policy.annotators:

@@ -10,7 +10,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.web.webhook_secret import SECRET_HEADER
 from qc_webhooks.errors import HostRefused
-from qc_webhooks.events import WANTED
+from qc_webhooks.events import SUBSCRIBED_ACTIONS
 
 # Opens the local networks and keeps the metadata address of cloud machines closed.
 _OPEN_SUBNETS = "USE_DEFAULT_BANNED_SUBNETS=false and USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16"
@@ -48,7 +48,7 @@ def ensure_webhook(studio: Studio, project: int, settings: Settings) -> Change:
         )
     ours = [hook for hook in studio.webhooks(project) if hook["url"] == url]
     if not ours:
-        _guarded(url, settings, lambda: studio.add_webhook(project, url, actions=WANTED, headers=headers))
+        _guarded(url, settings, lambda: studio.add_webhook(project, url, actions=SUBSCRIBED_ACTIONS, headers=headers))
         return Change(what, done=True)
     hook, *copies = sorted(ours, key=lambda item: item["id"])
     for copy in copies:
@@ -59,7 +59,7 @@ def ensure_webhook(studio: Studio, project: int, settings: Settings) -> Change:
         "is_active": True,
         "send_payload": True,
         "send_for_all_actions": False,
-        "actions": sorted(WANTED),
+        "actions": sorted(SUBSCRIBED_ACTIONS),
         "headers": {**(hook.get("headers") or {}), **headers},
     }
     held = {name: hook.get(name) for name in wanted} | {"actions": sorted(hook.get("actions") or ())}

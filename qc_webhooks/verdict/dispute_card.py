@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from labelloop.labeling.consensus.consensus import Consensus, Stance
+from labelloop.labeling.consensus.consensus import AnnotatorView, Consensus
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.studio.regions import Region
@@ -23,7 +23,7 @@ REGIONS, CHOICES = ("regions", "keypoints"), ("choices", "taxonomy")
 
 
 @dataclass(frozen=True)
-class Named:
+class AttributedConflict:
     """A conflict and whose it is.
 
     Attributes:
@@ -51,14 +51,16 @@ class Named:
         }
 
 
-def stance_of(answers: Answers) -> Stance:
+def stance_of(answers: Answers) -> AnnotatorView:
     """Answers as the consensus takes them."""
     regions = [region for (_, kind), held in answers.controls.items() if kind in REGIONS for region in held]
     choices = {name: tuple(held) for (name, kind), held in answers.controls.items() if kind in CHOICES}
-    return Stance(answers.annotator, tuple(regions), choices, answers.annotation)
+    return AnnotatorView(answers.annotator, tuple(regions), choices, answers.annotation)
 
 
-def conflicts_of(answers: Sequence[Answers], consensus: Consensus, tolerance: Tolerance) -> tuple[Named, ...]:
+def conflicts_of(
+    answers: Sequence[Answers], consensus: Consensus, tolerance: Tolerance
+) -> tuple[AttributedConflict, ...]:
     """Every conflict of a task.
 
     With a ground truth everybody is held against it. Of two annotators the second is held against the first: nobody
@@ -76,13 +78,13 @@ def conflicts_of(answers: Sequence[Answers], consensus: Consensus, tolerance: To
         return ()
     if truth is None and len(ordered) == 2:
         pair = (ordered[0].annotator, ordered[1].annotator)
-        return tuple(Named(each, pair) for each in _find(ordered[0], ordered[1], tolerance))
+        return tuple(AttributedConflict(each, pair) for each in _find(ordered[0], ordered[1], tolerance))
     try:
         held_against = truth or _as_answers(consensus, ordered, tolerance)
     except TooLargeToJudge as error:
-        return (Named(not_named("Task", error), tuple(each.annotator for each in ordered)),)
+        return (AttributedConflict(not_named("Task", error), tuple(each.annotator for each in ordered)),)
     return tuple(
-        Named(each, (other.annotator,))
+        AttributedConflict(each, (other.annotator,))
         for other in ordered
         if other is not truth
         for each in _find(held_against, other, tolerance)

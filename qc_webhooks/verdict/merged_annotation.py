@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labelloop.labeling.consensus.consensus import (
-    Agreed,
-    Answered,
+    AnnotatorModel,
     Consensus,
-    Crowd,
+    ConsensusChoice,
+    ConsensusRegion,
     agreed_results,
     consensus,
     provenance,
@@ -67,8 +67,8 @@ class Style:
         tells: Whether answers say in ``meta`` how likely they are.
     """
 
-    region: Callable[[Agreed, Region, LabelConfig | None], list[dict[str, Any]]]
-    id_of: Callable[[Agreed], str] | None = None
+    region: Callable[[ConsensusRegion, Region, LabelConfig | None], list[dict[str, Any]]]
+    id_of: Callable[[ConsensusRegion], str] | None = None
     tells: bool = True
 
 
@@ -80,7 +80,7 @@ def merge(
     answers: Sequence[Answers],
     pairs: Callable[[], Iterable[Comparison]],
     *,
-    crowd: Crowd | None = None,
+    crowd: AnnotatorModel | None = None,
     config: LabelConfig | None = None,
     style: Style = PLAIN,
     found: Consensus | None = None,
@@ -206,7 +206,7 @@ class _Work:
                 else:
                     left.append(result)
 
-    def answer(self, control: str, answer: Answered, *, tells: bool) -> list[dict[str, Any]]:
+    def answer(self, control: str, answer: ConsensusChoice, *, tells: bool) -> list[dict[str, Any]]:
         """The most likely answer as one of those who gave it submitted it."""
         by_annotator = {who: annotation for annotation, who in self._who.items()}
         same = [by_annotator[who] for who, said in answer.votes if said == answer.chosen]

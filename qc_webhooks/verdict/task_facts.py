@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from labelloop.labeling.consensus.box_bias import Drawn, Edges
+from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, Edges
 from labelloop.labeling.consensus.clustering import Cluster, cluster_regions
-from labelloop.labeling.consensus.consensus import Evidence, Stance
+from labelloop.labeling.consensus.consensus import AnnotatorView, Evidence
 from labelloop.labeling.consensus.crowd import Votes, choice_votes, control_of, drawn_boxes, questions
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
@@ -35,7 +35,7 @@ SAME_EDGE, SAME_AREA = 0.0005, 0.004
 _LONGEST_ADDRESS = 2000
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class AnnotationFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One annotator's work on the task.
 
     Attributes:
@@ -59,7 +59,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True, gc=False):
     whole: bool = True
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class RegionFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One annotator's region for an object.
 
     Attributes:
@@ -77,7 +77,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     edges: Edges | None = None
 
 
-class Thing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ObjectFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An object that at least one annotator marked.
 
     Attributes:
@@ -86,10 +86,10 @@ class Thing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     control: str
-    marks: tuple[Mark, ...]
+    marks: tuple[RegionFacts, ...]
 
     @property
-    def boxes(self) -> Drawn:
+    def boxes(self) -> AnnotatedBoxes:
         """Who drew which box, where all who marked it drew upright ones."""
         return tuple((mark.annotator, mark.edges) for mark in self.marks if mark.edges is not None)
 
@@ -145,8 +145,8 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     task: int
-    turns: tuple[Turn, ...] = ()
-    things: tuple[Thing, ...] = ()
+    turns: tuple[AnnotationFacts, ...] = ()
+    things: tuple[ObjectFacts, ...] = ()
     questions: tuple[Question, ...] = ()
     pairs: tuple[Pair, ...] = ()
     repeats: tuple[Repeat, ...] = ()
@@ -161,7 +161,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return max((turn.at for turn in self.turns), default=0.0)
 
     @property
-    def blind(self) -> tuple[Turn, ...]:
+    def blind(self) -> tuple[AnnotationFacts, ...]:
         """The turns of annotators who did not know what others said; a reviewer's, and what is unread, is left out."""
         return tuple(turn for turn in self.turns if turn.whole and not turn.truth)
 
@@ -211,7 +211,7 @@ def facts_of(
         for place, region in enumerate(stance.regions)
     }
     turns = [
-        Turn(
+        AnnotationFacts(
             each.annotator,
             moment(annotations[each.annotation].updated_at or annotations[each.annotation].created_at),
             _seconds(annotations[each.annotation]),
@@ -275,7 +275,7 @@ def _against(each: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tup
     return None if score is None else round(score, 6), each.annotation > truth.annotation
 
 
-def _thing(stances: Sequence[Stance], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> Thing:
+def _thing(stances: Sequence[AnnotatorView], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> ObjectFacts:
     boxes = {who: _rounded(edges) for who, edges in drawn_boxes(stances, cluster)}
     marks = []
     for member in cluster:
@@ -283,8 +283,8 @@ def _thing(stances: Sequence[Stance], cluster: Cluster, origins: Mapping[tuple[i
         region = stance.regions[member.region]
         labels, origin = tuple(sorted(region.labels)), origins[member.annotator, member.region]
         area = round(_area(region.geometry), 1)
-        marks.append(Mark(stance.annotator, labels, area, origin, boxes.get(stance.annotator)))
-    return Thing(control_of(stances, cluster), tuple(marks))
+        marks.append(RegionFacts(stance.annotator, labels, area, origin, boxes.get(stance.annotator)))
+    return ObjectFacts(control_of(stances, cluster), tuple(marks))
 
 
 def _rounded(edges: Edges) -> Edges:
@@ -293,7 +293,10 @@ def _rounded(edges: Edges) -> Edges:
 
 
 def _pairs(
-    verdict: Verdict, stances: Sequence[Stance], clusters: Sequence[Cluster], origins: Mapping[tuple[int, int], int]
+    verdict: Verdict,
+    stances: Sequence[AnnotatorView],
+    clusters: Sequence[Cluster],
+    origins: Mapping[tuple[int, int], int],
 ) -> tuple[Pair, ...]:
     met: dict[tuple[int, int], list[bool]] = {}
     for cluster in clusters:

@@ -15,7 +15,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from labelloop.service.studio.tasks import Stamp
 from qc_webhooks.pipeline.checker import Checker
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="Car"/><Label value="Person"/></RectangleLabels>
@@ -253,7 +253,7 @@ def engine(settings, migrated):
 @pytest.fixture
 def memory(engine):
     """What quality control remembers, empty at first."""
-    return MemoryStore(engine)
+    return DecisionStore(engine)
 
 
 @pytest.fixture

@@ -3,7 +3,17 @@
 import pytest
 
 from qc_webhooks.errors import NotAnEvent
-from qc_webhooks.events import ACTIONS, MOST_ROWS, PROJECT, TASK, WANTED, Known, annotation_hint, read_event, timestamp
+from qc_webhooks.events import (
+    ACTIONS,
+    MOST_ROWS,
+    PROJECT,
+    SUBSCRIBED_ACTIONS,
+    TASK,
+    Known,
+    annotation_hint,
+    read_event,
+    timestamp,
+)
 
 FIVE = {"id": 5, "title": "contract", "maximum_annotations": 2}
 
@@ -105,7 +115,7 @@ def test_what_no_label_studio_sends_is_refused(body):
 
 
 def test_label_studio_is_asked_for_actions_that_we_read():
-    assert set(WANTED) < set(ACTIONS)
+    assert set(SUBSCRIBED_ACTIONS) < set(ACTIONS)
 
 
 def test_moments_have_one_spelling():

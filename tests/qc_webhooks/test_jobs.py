@@ -11,7 +11,7 @@ from labelloop.service.settings import Settings
 from qc_webhooks.cli.qc import project_status
 from qc_webhooks.events import PROJECT, TASK, annotation_hint, sweep_hint
 from qc_webhooks.jobs import handlers, periodics
-from qc_webhooks.server.metrics import Figures
+from qc_webhooks.server.metrics import QcMetricsCollector
 from qc_webhooks.store.projects import ProjectStore
 
 
@@ -72,7 +72,7 @@ def test_the_whole_way_on_postgres(studio, disputed, postgres_url, tmp_path, wai
         jobs.submit(hint.topic, hint.subject, hint.key, hint.payload)
         wait_until(lambda: studio.stored[disputed]["data"].get("qc_status") == "disputed")
         wait_until(lambda: project_status(7, settings, engine).outcomes == {"disputed": 1})
-        assert any(metric.samples for metric in Figures(engine).collect())
+        assert any(metric.samples for metric in QcMetricsCollector(engine).collect())
     finally:
         stop.set()
         worker.join(30)

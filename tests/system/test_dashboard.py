@@ -9,12 +9,12 @@ from werkzeug.serving import make_server
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Said, View
-from qc_webhooks.schedulers.project_summary import BoardKeeper
+from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import TASKS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import Facts, Mark, Pair, Thing, Turn
+from qc_webhooks.verdict.task_facts import AnnotationFacts, Facts, ObjectFacts, Pair, RegionFacts
 from tests.system.browser_fixtures import chromium_page, screenshot
 
 pytestmark = pytest.mark.system
@@ -57,10 +57,14 @@ def dashboard(tmp_path_factory):
     )
     for task in range(1, 31):
         disputed = task <= 12
-        things = (Thing("label", (Mark(1, ("Car",), 9.0, 0), Mark(2, ("Van" if disputed else "Car",), 9.0, 0))),)
+        things = (
+            ObjectFacts(
+                "label", (RegionFacts(1, ("Car",), 9.0, 0), RegionFacts(2, ("Van" if disputed else "Car",), 9.0, 0))
+            ),
+        )
         score, day = 0.2 + task / 100 if disputed else 1.0, 86_400.0 * (task % 5 + 1)
         facts = Facts(
-            task, (Turn(1, day, 20.0, 2), Turn(2, day + 5, 22.0, 2)), things, (),
+            task, (AnnotationFacts(1, day, 20.0, 2), AnnotationFacts(2, day + 5, 22.0, 2)), things, (),
             (Pair(1, 2, score, {"label": score}, 1, 0),), (), ("/data/local-files/?d=a.jpg",), score,
             "disputed" if disputed else "agreed", disputed,
         )  # fmt: skip
@@ -70,7 +74,7 @@ def dashboard(tmp_path_factory):
                 project=7, task=task, born="", fingerprint="", outcome=facts.outcome, agreement=score, annotators=2,
                 review=disputed, keys=None, decided_at=float(task),
             ))  # fmt: skip
-    BoardKeeper(engine, Names()).run()
+    SummaryScheduler(engine, Names()).run()
     server = make_server("127.0.0.1", 0, create_app(settings), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -209,7 +209,7 @@ def test_a_lock_left_by_a_killed_writer_is_taken_over(s3_server, tmp_path, monke
 
     store = open_store(f"s3://{s3_server.make_bucket()}", s3_server.settings(tmp_path))
     etag = store.put("state", b"one")
-    dead = s3_lock.ObjectLock(store._at(), "state", store._lock_object)
+    dead = s3_lock.ObjectLease(store._at(), "state", store._lock_object)
     assert dead._taken()
     monkeypatch.setattr(s3_lock, "WAIT_S", 1.0)
     with pytest.raises(StoreError, match="others have been writing"):

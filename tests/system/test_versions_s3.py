@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from labelloop.service.store import open_store
 from ml_backend.serving.activation import activate, roll_back
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 
 pytestmark = pytest.mark.system
@@ -51,7 +51,7 @@ def until(true, limit_s=90.0):
 
 
 def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machines, tmp_path):
-    backends = [Serving.from_settings(one) for one in machines]
+    backends = [ModelServer.from_settings(one) for one in machines]
     for backend in backends:
         backend.start()
         backend.served(wait_s=90)
@@ -77,7 +77,7 @@ def test_two_machines_serve_one_bucket_swap_together_and_go_on_without_it(machin
     assert {one.version("8.1") for one in backends} == {first}
     # The bucket is out of reach when the machine starts again: it goes on with what it saw last.
     gone = machines[1].but(s3_endpoint_url="http://127.0.0.1:9")
-    again = Serving.from_settings(gone)
+    again = ModelServer.from_settings(gone)
     again.start()
     assert again.version() == first
     assert again.served("7.1", wait_s=90).version == second

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 # Left, top, right, bottom, in pixels.
 Edges = tuple[float, float, float, float]
 # Who drew which box of one object.
-Drawn = tuple[tuple[int, Edges], ...]
+AnnotatedBoxes = tuple[tuple[int, Edges], ...]
 
 # Boxes by which a margin is drawn to none, and a noise to everybody's.
 POOLED_BOXES = 8.0
@@ -33,7 +33,7 @@ _REACH = 2.5
 _ROUNDS = 6
 
 
-class Hand(msgspec.Struct, frozen=True, gc=False):
+class BoxBias(msgspec.Struct, frozen=True, gc=False):
     """How one annotator draws.
 
     Attributes:
@@ -45,13 +45,13 @@ class Hand(msgspec.Struct, frozen=True, gc=False):
     variance: float = VARIANCE
 
 
-class Hands(msgspec.Struct, frozen=True):
+class BoxBiasModel(msgspec.Struct, frozen=True):
     """How a project's annotators draw; who is not ``known`` draws as ``typical``."""
 
-    known: Mapping[int, Hand] = {}
-    typical: Hand = Hand()
+    known: Mapping[int, BoxBias] = {}
+    typical: BoxBias = BoxBias()
 
-    def middle(self, boxes: Drawn) -> Rectangle:
+    def fuse_boxes(self, boxes: AnnotatedBoxes) -> Rectangle:
         """The box that several boxes of one object mean: none of its edges lies outside what was drawn.
 
         Args:
@@ -79,11 +79,11 @@ def box_edges(shape: Geometry) -> Edges | None:
     return None
 
 
-def estimate_hands(objects: Sequence[Drawn]) -> Hands:
+def fit_box_bias(objects: Sequence[AnnotatedBoxes]) -> BoxBiasModel:
     """How everybody draws, from the boxes of each object; objects with one box tell nothing."""
     told = [boxes for boxes in objects if len(boxes) > 1]
     if not told:
-        return Hands()
+        return BoxBiasModel()
     who = sorted({annotator for boxes in told for annotator, _ in boxes})
     index = {annotator: place for place, annotator in enumerate(who)}
     rows = np.repeat(np.arange(len(told)), [len(boxes) for boxes in told])
@@ -110,9 +110,10 @@ def estimate_hands(objects: Sequence[Drawn]) -> Hands:
         variances = _sums(columns, square, len(who)) + POOLED_BOXES * pooled
         variances = np.maximum(variances / (_sums(columns, free, len(who)) + POOLED_BOXES), pooled / 100)
     known = {
-        annotator: Hand(tuple(margins[place].tolist()), float(variances[place])) for place, annotator in enumerate(who)
+        annotator: BoxBias(tuple(margins[place].tolist()), float(variances[place]))
+        for place, annotator in enumerate(who)
     }
-    return Hands(known, Hand(variance=pooled))
+    return BoxBiasModel(known, BoxBias(variance=pooled))
 
 
 def _sides(edges: Floats) -> Floats:

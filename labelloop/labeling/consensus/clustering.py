@@ -23,7 +23,7 @@ MOST_REGIONS = 60_000
 LEAST_OVERLAP = 0.2
 
 # Overlap of two regions of one annotator, with the same labels, that are one object drawn twice.
-TWICE = 0.75
+DUPLICATE_IOU = 0.75
 
 # From which likeness (see ``alike_points``) on two key points may be one: within a quarter of what they lie on.
 LEAST_LIKENESS = 0.5
@@ -69,7 +69,7 @@ def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST
         return ()
     check_count(len(members))
     found = _Overlaps([stances[member.annotator][member.region] for member in members], members, least)
-    pairs, annotators, twins = found.pairs, found.annotators, _twins(found)
+    pairs, annotators, twins = found.pairs, found.annotators, _duplicates(found)
     linked = pairs.where(
         (pairs.values >= least)
         & (annotators[pairs.rows] != annotators[pairs.columns])
@@ -167,7 +167,7 @@ class _Overlaps:
         for group in self.groups:
             self._points[group] = all(isinstance(self._shapes[place], KeyPoint) for place in group.tolist())
         # What the same labels add must not keep a pair from being found.
-        floor = 0.0 if self.is_exact else min(least, TWICE / 2) * (1 - 2 * _LABEL_WEIGHT)
+        floor = 0.0 if self.is_exact else min(least, DUPLICATE_IOU / 2) * (1 - 2 * _LABEL_WEIGHT)
         found = self._weighted(joined([self._within(group, regions, floor) for group in self.groups]))
         order = np.lexsort((found.columns, found.rows))
         self.pairs = Pairs(*(each[order] for each in found))
@@ -223,18 +223,18 @@ class _Overlaps:
         return found._replace(values=found.values * (1 + _LABEL_WEIGHT * same))
 
 
-def _twins(found: _Overlaps) -> NDArray[np.bool_]:
+def _duplicates(found: _Overlaps) -> NDArray[np.bool_]:
     """What somebody drew a second time where nobody else drew two; of both the one that fits others less."""
     annotators, names = found.annotators, found.names
     twins = np.zeros(len(annotators), dtype=bool)
     rows, columns, values = found.pairs
     own = annotators[rows] == annotators[columns]
-    twice = found.pairs.where(own & (rows < columns) & (values >= TWICE) & (names[rows] == names[columns]))
+    twice = found.pairs.where(own & (rows < columns) & (values >= DUPLICATE_IOU) & (names[rows] == names[columns]))
     if not twice.rows.size:
         return twins
     first, shared = np.zeros_like(twins), np.zeros_like(twins)
     first[twice.rows] = True
-    shared[rows[~own & first[columns] & (values >= TWICE / 2)]] = True
+    shared[rows[~own & first[columns] & (values >= DUPLICATE_IOU / 2)]] = True
     twice = twice.where(~shared[twice.rows])
     concerned = np.unique(np.concatenate((twice.rows, twice.columns)))
     near = joined([found.of(group[np.isin(group, concerned)], group) for group in found.groups])

@@ -8,35 +8,47 @@ import msgspec
 
 from labelloop.labeling.consensus.clustering import LEAST_OVERLAP, Cluster, cluster_regions
 from labelloop.labeling.consensus.crowd import (
+    AnnotatorModel,
+    AnnotatorView,
     Answer,
-    Crowd,
     Evidence,
-    Stance,
     Votes,
     choice_votes,
     control_of,
     drawn_boxes,
     estimate_crowd,
     evidence,
-    plain_labels,
     questions,
     region_votes,
+    uniform_confusion,
 )
-from labelloop.labeling.consensus.detection_model import Sighting
+from labelloop.labeling.consensus.detection_model import ObjectEvidence
 from labelloop.labeling.consensus.merge import medoid, merge_shapes
 from labelloop.labeling.geometry.overlap import iou_matrix
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.writing import to_results
 
-__all__ = ["Agreed", "Answered", "Consensus", "Crowd", "Evidence", "Source", "Stance", "agreed_results", "consensus",
-           "estimate_crowd", "evidence", "provenance"]  # fmt: skip
+__all__ = [
+    "AnnotatorModel",
+    "AnnotatorView",
+    "Consensus",
+    "ConsensusChoice",
+    "ConsensusRegion",
+    "Evidence",
+    "RegionProvenance",
+    "agreed_results",
+    "consensus",
+    "estimate_crowd",
+    "evidence",
+    "provenance",
+]  # fmt: skip
 
 # An object is in the consensus when it is more likely there than not.
 LEAST_PROBABILITY = 0.5
 
 
-class Source(msgspec.Struct, frozen=True, gc=False):
+class RegionProvenance(msgspec.Struct, frozen=True, gc=False):
     """One annotator's region behind a region of the consensus.
 
     Attributes:
@@ -56,7 +68,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     place: int = 0
 
 
-class Agreed(msgspec.Struct, frozen=True, gc=False):
+class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
     """A region that some annotators marked, as one.
 
     Attributes:
@@ -70,11 +82,11 @@ class Agreed(msgspec.Struct, frozen=True, gc=False):
     region: Region
     probability: float
     label_probability: float
-    sources: tuple[Source, ...]
+    sources: tuple[RegionProvenance, ...]
     missed_by: tuple[int, ...]
 
 
-class Answered(msgspec.Struct, frozen=True, gc=False):
+class ConsensusChoice(msgspec.Struct, frozen=True, gc=False):
     """The answer to a question about the whole task.
 
     Attributes:
@@ -99,14 +111,14 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
     """
 
     annotators: tuple[int, ...]
-    regions: tuple[Agreed, ...] = ()
-    rejected: tuple[Agreed, ...] = ()
-    choices: Mapping[str, Answered] = {}
+    regions: tuple[ConsensusRegion, ...] = ()
+    rejected: tuple[ConsensusRegion, ...] = ()
+    choices: Mapping[str, ConsensusChoice] = {}
 
 
 def consensus(
-    stances: Sequence[Stance],
-    crowd: Crowd | None = None,
+    stances: Sequence[AnnotatorView],
+    crowd: AnnotatorModel | None = None,
     *,
     least: float = LEAST_OVERLAP,
     least_probability: float = LEAST_PROBABILITY,
@@ -125,7 +137,7 @@ def consensus(
         least_probability: From which probability on an object is in the consensus.
         clusters: The regions' clusters, where they are known already: of the stances in the order of annotators.
     """
-    crowd = crowd or Crowd()
+    crowd = crowd or AnnotatorModel()
     ordered = sorted(stances, key=lambda stance: stance.annotator)
     if clusters is None:
         clusters = cluster_regions([stance.regions for stance in ordered], least=least)
@@ -138,7 +150,9 @@ def consensus(
     )
 
 
-def agreed_results(agreed: Agreed, region: Region, *, config: LabelConfig | None = None) -> list[dict[str, Any]]:
+def agreed_results(
+    agreed: ConsensusRegion, region: Region, *, config: LabelConfig | None = None
+) -> list[dict[str, Any]]:
     """A region of the consensus as Label Studio's results, with its provenance in each result's ``meta``.
 
     Args:
@@ -159,7 +173,7 @@ def with_meta(result: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, A
     return {**result, "meta": {**(held if isinstance(held, Mapping) else {}), "labelloop": told}}
 
 
-def provenance(agreed: Agreed) -> dict[str, Any]:
+def provenance(agreed: ConsensusRegion) -> dict[str, Any]:
     """Where a region of the consensus came from, as JSON."""
     return {
         "probability": _rounded(agreed.probability),
@@ -178,39 +192,39 @@ def provenance(agreed: Agreed) -> dict[str, Any]:
     }
 
 
-def _agreed(stances: Sequence[Stance], cluster: Cluster, crowd: Crowd) -> Agreed:
+def _agreed(stances: Sequence[AnnotatorView], cluster: Cluster, crowd: AnnotatorModel) -> ConsensusRegion:
     regions = [stances[member.annotator].regions[member.region] for member in cluster]
     who = tuple(stances[member.annotator].annotator for member in cluster)
     looked = tuple(stance.annotator for stance in stances)
-    probability = crowd.presence.probability(Sighting(looked, who))
+    probability = crowd.presence.probability(ObjectEvidence(looked, who))
     votes = region_votes(stances, cluster)
     control = control_of(stances, cluster)
     labels, label_probability = _most_likely(votes, crowd, control)
     shapes = [region.geometry for region in regions]
     middle = regions[medoid(shapes)]
     boxes = drawn_boxes(stances, cluster)
-    shape = crowd.hands.middle(boxes) if boxes and crowd.hands.known else merge_shapes(shapes)
+    shape = crowd.hands.fuse_boxes(boxes) if boxes and crowd.hands.known else merge_shapes(shapes)
     chosen = next((region.labels for region in regions if tuple(sorted(region.labels)) == labels), labels)
     region = msgspec.structs.replace(
         middle, geometry=shape, labels=chosen, score=probability, attributes=_attributes(regions), result=()
     )
     overlaps = iou_matrix(shapes, [shape])[:, 0].tolist()
     sources = tuple(
-        Source(annotator, stances[member.annotator].annotation, each.id, each.labels, overlap, member.region)
+        RegionProvenance(annotator, stances[member.annotator].annotation, each.id, each.labels, overlap, member.region)
         for member, annotator, each, overlap in zip(cluster, who, regions, overlaps, strict=True)
     )
     missed_by = tuple(annotator for annotator in looked if annotator not in who)
-    return Agreed(region, probability, label_probability, sources, missed_by)
+    return ConsensusRegion(region, probability, label_probability, sources, missed_by)
 
 
-def _answered(votes: Votes, crowd: Crowd, control: str) -> Answered:
-    known = crowd.choices.get(control) or plain_labels({answer for _, answer in votes})
+def _answered(votes: Votes, crowd: AnnotatorModel, control: str) -> ConsensusChoice:
+    known = crowd.choices.get(control) or uniform_confusion({answer for _, answer in votes})
     chosen, probability = _best(known.posterior(votes), votes)
-    return Answered(chosen, probability, votes)
+    return ConsensusChoice(chosen, probability, votes)
 
 
-def _most_likely(votes: Votes, crowd: Crowd, control: str) -> tuple[Answer, float]:
-    known = crowd.labels.get(control) or plain_labels({answer for _, answer in votes})
+def _most_likely(votes: Votes, crowd: AnnotatorModel, control: str) -> tuple[Answer, float]:
+    known = crowd.labels.get(control) or uniform_confusion({answer for _, answer in votes})
     return _best(known.posterior(votes), votes)
 
 

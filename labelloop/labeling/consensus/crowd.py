@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.box_bias import Drawn, Hands, box_edges, estimate_hands
+from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, BoxBiasModel, box_edges, fit_box_bias
 from labelloop.labeling.consensus.clustering import LEAST_OVERLAP, Cluster, cluster_regions
 from labelloop.labeling.consensus.dawid_skene import POOLING, class_posterior, dawid_skene
-from labelloop.labeling.consensus.detection_model import UNKNOWN, Presence, Sighting, estimate_presence
+from labelloop.labeling.consensus.detection_model import UNKNOWN, DetectionModel, ObjectEvidence, fit_detection_model
 from labelloop.labeling.region import Region
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,7 @@ Votes = tuple[tuple[int, Answer], ...]
 _TYPICAL_ACCURACY = 0.8
 
 
-class Stance(msgspec.Struct, frozen=True, gc=False):
+class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
     """What one annotator says about a task.
 
     Attributes:
@@ -55,7 +55,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     looked: tuple[int, ...]
     clusters: tuple[tuple[str, Votes], ...]
     choices: tuple[tuple[str, Votes], ...]
-    boxes: tuple[Drawn, ...] = ()
+    boxes: tuple[AnnotatedBoxes, ...] = ()
     truth: int | None = None
 
     @property
@@ -63,16 +63,16 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
         """Who annotated the task without telling the truth."""
         return tuple(who for who in self.looked if who != self.truth)
 
-    def objects(self) -> Iterator["Told"]:
+    def objects(self) -> Iterator["LabelledItem"]:
         """What those say of each object, and what is known of it."""
         for control, votes in self.clusters:
             answer = self._answer(votes)
-            yield Told(control, self._others(votes), answer, None if self.truth is None else answer is not None)
+            yield LabelledItem(control, self._others(votes), answer, None if self.truth is None else answer is not None)
 
-    def answers(self) -> Iterator["Told"]:
+    def answers(self) -> Iterator["LabelledItem"]:
         """What those say to each question about the whole task, and what is known of it."""
         for control, votes in self.choices:
-            yield Told(control, self._others(votes), self._answer(votes))
+            yield LabelledItem(control, self._others(votes), self._answer(votes))
 
     def _others(self, votes: Votes) -> Votes:
         return votes if self.truth is None else tuple(vote for vote in votes if vote[0] != self.truth)
@@ -81,7 +81,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
         return next((answer for who, answer in votes if who == self.truth), None) if self.truth is not None else None
 
 
-class Told(NamedTuple):
+class LabelledItem(NamedTuple):
     """What is said of an object, or in answer to a question.
 
     Attributes:
@@ -97,7 +97,7 @@ class Told(NamedTuple):
     real: bool | None = None
 
 
-class Labels(msgspec.Struct, frozen=True):
+class ConfusionModel(msgspec.Struct, frozen=True):
     """Raters of one control, by Dawid and Skene.
 
     Attributes:
@@ -115,14 +115,14 @@ class Labels(msgspec.Struct, frozen=True):
     def posterior(self, votes: Votes) -> dict[Answer, float]:
         """How likely each answer is the right one. An answer that never occurred before counts as one vote."""
         if any(answer not in self.classes for _, answer in votes):
-            return plain_labels({answer for _, answer in votes}).posterior(votes)
+            return uniform_confusion({answer for _, answer in votes}).posterior(votes)
         places = {answer: place for place, answer in enumerate(self.classes)}
         raters = [self.raters.get(who, len(self.confusion) - 1) for who, _ in votes]
         found = class_posterior(self.marginals, self.confusion, raters, [places[answer] for _, answer in votes])
         return dict(zip(self.classes, found.tolist(), strict=True))
 
 
-class Crowd(msgspec.Struct, frozen=True):
+class AnnotatorModel(msgspec.Struct, frozen=True):
     """The annotators of a project.
 
     Attributes:
@@ -132,13 +132,13 @@ class Crowd(msgspec.Struct, frozen=True):
         hands: How they draw boxes.
     """
 
-    presence: Presence = UNKNOWN
-    labels: Mapping[str, Labels] = {}
-    choices: Mapping[str, Labels] = {}
-    hands: Hands = Hands()
+    presence: DetectionModel = UNKNOWN
+    labels: Mapping[str, ConfusionModel] = {}
+    choices: Mapping[str, ConfusionModel] = {}
+    hands: BoxBiasModel = BoxBiasModel()
 
 
-def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP, truth: int | None = None) -> Evidence:
+def evidence(stances: Sequence[AnnotatorView], *, least: float = LEAST_OVERLAP, truth: int | None = None) -> Evidence:
     """What a task tells about its annotators.
 
     Args:
@@ -156,17 +156,17 @@ def evidence(stances: Sequence[Stance], *, least: float = LEAST_OVERLAP, truth: 
     )
 
 
-def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
+def estimate_crowd(tasks: Iterable[Evidence]) -> AnnotatorModel:
     """Every annotator's recall, false regions, confusion and hand, from all tasks together.
 
     No truth is needed; where one is known it is not estimated, and whoever told it is not measured by it.
     """
-    sightings: list[Sighting] = []
+    sightings: list[ObjectEvidence] = []
     images: Counter[tuple[int, ...]] = Counter()
     known: Counter[tuple[int, ...]] = Counter()
-    labels: dict[str, list[Told]] = {}
-    choices: dict[str, list[Told]] = {}
-    boxes: list[Drawn] = []
+    labels: dict[str, list[LabelledItem]] = {}
+    choices: dict[str, list[LabelledItem]] = {}
+    boxes: list[AnnotatedBoxes] = []
     for task in tasks:
         boxes += task.boxes
         looked = task.blind
@@ -175,25 +175,25 @@ def estimate_crowd(tasks: Iterable[Evidence]) -> Crowd:
         images[tuple(sorted(looked))] += 1
         known[tuple(sorted(looked))] += task.truth is not None
         for told in task.objects():
-            sightings.append(Sighting(looked, tuple(who for who, _ in told.votes), told.real))
+            sightings.append(ObjectEvidence(looked, tuple(who for who, _ in told.votes), told.real))
             if told.real is not False:
                 labels.setdefault(told.control, []).append(told)
         for told in task.answers():
             choices.setdefault(told.control, []).append(told)
-    return Crowd(
-        estimate_presence(sightings, images, known),
+    return AnnotatorModel(
+        fit_detection_model(sightings, images, known),
         {control: _estimate_told(items) for control, items in labels.items()},
         {control: _estimate_told(items) for control, items in choices.items()},
-        estimate_hands(boxes),
+        fit_box_bias(boxes),
     )
 
 
-def _estimate_told(items: Sequence[Told]) -> Labels:
+def _estimate_told(items: Sequence[LabelledItem]) -> ConfusionModel:
     said = [told for told in items if told.votes]
     return estimate_labels([told.votes for told in said], [told.answer for told in said])
 
 
-def estimate_labels(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> Labels:
+def estimate_labels(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> ConfusionModel:
     """Dawid and Skene's estimate from the votes on every item of one control.
 
     Args:
@@ -204,7 +204,7 @@ def estimate_labels(items: Sequence[Votes], truths: Sequence[Answer | None] = ()
     classes = tuple(sorted({answer for votes in items for _, answer in votes} | set(known.values())))
     who = sorted({annotator for votes in items for annotator, _ in votes})
     if len(classes) < 2 or not who:
-        return plain_labels(classes)
+        return uniform_confusion(classes)
     raters = {annotator: place for place, annotator in enumerate(who)}
     places = {answer: place for place, answer in enumerate(classes)}
     flat = [(item, raters[who], places[answer]) for item, votes in enumerate(items) for who, answer in votes]
@@ -213,38 +213,38 @@ def estimate_labels(items: Sequence[Votes], truths: Sequence[Answer | None] = ()
     model = dawid_skene(item, rater, answer, classes=len(classes), pooling=POOLING, known=settled)
     counts = np.bincount(rater, minlength=len(who)).astype(float)
     typical = np.tensordot(counts / counts.sum(), model.confusion, axes=1)
-    return Labels(classes, model.marginals, np.concatenate((model.confusion, typical[None])), raters)
+    return ConfusionModel(classes, model.marginals, np.concatenate((model.confusion, typical[None])), raters)
 
 
-def plain_labels(classes: Iterable[Answer]) -> Labels:
+def uniform_confusion(classes: Iterable[Answer]) -> ConfusionModel:
     """Raters of whom nothing is known: all alike, so that the majority wins."""
     found = tuple(sorted(classes))
     count = max(len(found), 1)
     wrong = (1 - _TYPICAL_ACCURACY) / max(count - 1, 1)
     confusion = np.full((1, count, count), wrong)
     confusion[0, range(count), range(count)] = _TYPICAL_ACCURACY if count > 1 else 1.0
-    return Labels(found, np.full(count, 1 / count), confusion, {})
+    return ConfusionModel(found, np.full(count, 1 / count), confusion, {})
 
 
-def questions(stances: Sequence[Stance]) -> tuple[str, ...]:
+def questions(stances: Sequence[AnnotatorView]) -> tuple[str, ...]:
     """The controls of questions about the whole task that somebody answered."""
     return tuple(sorted({control for stance in stances for control in stance.choices}))
 
 
-def choice_votes(stances: Sequence[Stance], control: str) -> Votes:
+def choice_votes(stances: Sequence[AnnotatorView], control: str) -> Votes:
     """Who answered a question about the whole task, and what; who left it open has no vote."""
     return tuple(
         (stance.annotator, tuple(sorted(stance.choices[control]))) for stance in stances if stance.choices.get(control)
     )
 
 
-def control_of(stances: Sequence[Stance], cluster: Cluster) -> str:
+def control_of(stances: Sequence[AnnotatorView], cluster: Cluster) -> str:
     """The control that the regions of a cluster were drawn with."""
     first = cluster[0]
     return stances[first.annotator].regions[first.region].control
 
 
-def region_votes(stances: Sequence[Stance], cluster: Cluster) -> Votes:
+def region_votes(stances: Sequence[AnnotatorView], cluster: Cluster) -> Votes:
     """Who gave a cluster which labels."""
     return tuple(
         (stances[member.annotator].annotator, tuple(sorted(stances[member.annotator].regions[member.region].labels)))
@@ -252,7 +252,7 @@ def region_votes(stances: Sequence[Stance], cluster: Cluster) -> Votes:
     )
 
 
-def drawn_boxes(stances: Sequence[Stance], cluster: Cluster) -> Drawn:
+def drawn_boxes(stances: Sequence[AnnotatorView], cluster: Cluster) -> AnnotatedBoxes:
     """Who drew which upright box of a cluster; empty where only one region is in it, or another shape."""
     found = [
         (stances[each.annotator].annotator, box_edges(stances[each.annotator].regions[each.region].geometry))

@@ -27,7 +27,7 @@ RECALL = (2.0, 1.0)
 # Images by which an annotator's rate of false regions is drawn to everybody's.
 POOLED_IMAGES = 5.0
 # How often a second annotator marks what is no object, and from how many occasions that would be known.
-COINCIDENCE, OCCASIONS = 0.05, 200.0
+FALSE_MATCH_RATE, OCCASIONS = 0.05, 200.0
 # At most so often, or everything that careful annotators agree on could pass for a coincidence.
 MOST_COINCIDENCE = 0.1
 # Regions an image that are no object, before anything is known, and from how many images that would be known.
@@ -40,7 +40,7 @@ _TINY = 1e-12
 _MOST = 4.0  # a logit of recall: between 1.8 and 98.2 percent
 
 
-class Sighting(msgspec.Struct, frozen=True, gc=False):
+class ObjectEvidence(msgspec.Struct, frozen=True, gc=False):
     """A cluster of regions as evidence.
 
     Attributes:
@@ -54,7 +54,7 @@ class Sighting(msgspec.Struct, frozen=True, gc=False):
     real: bool | None = None
 
 
-class Presence(msgspec.Struct, frozen=True):
+class DetectionModel(msgspec.Struct, frozen=True):
     """What is known of annotators as finders of objects.
 
     Attributes:
@@ -76,11 +76,11 @@ class Presence(msgspec.Struct, frozen=True):
         logit = self.logits.get(annotator, self.typical[0])
         return float(_expit(logit + np.array(DIFFICULTY)).mean())
 
-    def probability(self, sighting: Sighting) -> float:
+    def probability(self, sighting: ObjectEvidence) -> float:
         """How likely the object is there, 0 to 1."""
         return float(1 - self.states(sighting)[-1])
 
-    def others(self, sighting: Sighting, annotator: int) -> tuple[float, float]:
+    def others(self, sighting: ObjectEvidence, annotator: int) -> tuple[float, float]:
         """How likely the others of a sighting do what they did about a region of this annotator.
 
         Returns:
@@ -99,7 +99,7 @@ class Presence(msgspec.Struct, frozen=True):
         chance: float = self.coincidence ** len(marked) * (1 - self.coincidence) ** (len(others) - len(marked))
         return real / seen, chance
 
-    def states(self, sighting: Sighting) -> Floats:
+    def states(self, sighting: ObjectEvidence) -> Floats:
         """How likely it is a real object of each ``DIFFICULTY`` or, last, no object; they sum to 1."""
         # In plain floats: for three annotators numpy's calls take twenty times as long, and every cluster is asked.
         marked, looked = frozenset(sighting.marked), sighting.looked
@@ -125,14 +125,14 @@ class Presence(msgspec.Struct, frozen=True):
 
 
 # Before anything is known.
-UNKNOWN = Presence({}, {}, 1.0, COINCIDENCE, (float(np.log(RECALL[0] / RECALL[1])), FALSE_REGIONS))
+UNKNOWN = DetectionModel({}, {}, 1.0, FALSE_MATCH_RATE, (float(np.log(RECALL[0] / RECALL[1])), FALSE_REGIONS))
 
 
-def estimate_presence(
-    sightings: Sequence[Sighting],
+def fit_detection_model(
+    sightings: Sequence[ObjectEvidence],
     images: Mapping[tuple[int, ...], int],
     known: Mapping[tuple[int, ...], int] | None = None,
-) -> Presence:
+) -> DetectionModel:
     """Recall and false regions of every annotator, from who marked what; no truth is needed.
 
     Objects that everybody overlooked left no trace, and are reckoned in: recall is of all objects, not of those that
@@ -178,7 +178,7 @@ class _Data(msgspec.Struct, frozen=True):
     truth: Floats
 
 
-def _estimate(data: _Data, who: Sequence[int]) -> Presence:
+def _estimate(data: _Data, who: Sequence[int]) -> DetectionModel:
     rows, columns, marked, n, m = data.rows, data.columns, data.marked, data.clusters, len(who)
     total, everything = float(data.counts.sum()), n + len(data.counts)
     seen = rows < n
@@ -191,7 +191,7 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
     hard: Floats = np.full((everything, len(DIFFICULTY)), 1 / len(DIFFICULTY))
     logits: Floats = np.full(m, 0.5)
     false: Floats = np.zeros(m)
-    pooled, coincidence, density = 0.0, COINCIDENCE, 1.0
+    pooled, coincidence, density = 0.0, FALSE_MATCH_RATE, 1.0
     for _ in range(_ROUNDS):
         logits = _recalls(logits, np.concatenate((real, unseen)), hard, data)
         pooled = float((1 - real).sum() + FALSE_REGIONS * FALSE_IMAGES) / float(data.images.sum() + FALSE_IMAGES)
@@ -200,7 +200,7 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
         false = (own + POOLED_IMAGES * pooled) / (data.images + POOLED_IMAGES)
         false = np.maximum(false, LEAST_FALSE_REGIONS)
         together, occasions = (1 - real) @ (size - 1), (1 - real) @ (looked - 1)
-        coincidence = float((together + COINCIDENCE * OCCASIONS) / (occasions + OCCASIONS))
+        coincidence = float((together + FALSE_MATCH_RATE * OCCASIONS) / (occasions + OCCASIONS))
         coincidence = min(coincidence, MOST_COINCIDENCE)
         density = float((real.sum() + unseen.sum() + 1) / total)
         logs = _log_real(logits[columns], marked, rows, everything)
@@ -209,7 +209,7 @@ def _estimate(data: _Data, who: Sequence[int]) -> Presence:
         log_false = _log_false(_sums(rows, marked * false[columns], everything)[:n], size, looked, coincidence)
         real = np.where(told, data.truth, _expit(np.log(density) + log_real[:n] - log_false))
         unseen = data.open * density * np.exp(log_real[n:])
-    return Presence(
+    return DetectionModel(
         {annotator: float(logits[place]) for place, annotator in enumerate(who)},
         {annotator: float(false[place]) for place, annotator in enumerate(who)},
         density,

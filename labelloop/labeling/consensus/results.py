@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from labelloop.labeling.consensus.consensus import Agreed, Consensus, Stance
+from labelloop.labeling.consensus.consensus import AnnotatorView, Consensus, ConsensusRegion
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.task import Annotation, Result
 
@@ -46,9 +46,9 @@ class Joined(msgspec.Struct, frozen=True):
 
 def join(
     found: Consensus,
-    stances: Sequence[Stance],
+    stances: Sequence[AnnotatorView],
     *,
-    id_of: Callable[[Agreed], str] | None = None,
+    id_of: Callable[[ConsensusRegion], str] | None = None,
     old_id: Callable[[Region], str] = lambda region: region.id,
 ) -> Joined:
     """The regions of a consensus with the JSON of the regions that they are most like.
@@ -78,7 +78,7 @@ def join(
     )
 
 
-def _closest(agreed: Agreed, regions: Sequence[Region]) -> Region:
+def _closest(agreed: ConsensusRegion, regions: Sequence[Region]) -> Region:
     """Of the regions behind one of the consensus the one most like it: in its labels, then in its shape."""
     labels = sorted(agreed.region.labels)
     kind = type(agreed.region.geometry)
@@ -95,7 +95,9 @@ def _closest(agreed: Agreed, regions: Sequence[Region]) -> Region:
     ]
 
 
-def _region(agreed: Agreed, name: str, regions: Sequence[Region], like: Region, became: Mapping[Key, str]) -> Region:
+def _region(
+    agreed: ConsensusRegion, name: str, regions: Sequence[Region], like: Region, became: Mapping[Key, str]
+) -> Region:
     """The region of the consensus with the results of the one it is like, its id and its parent's renamed."""
     parents = Counter(
         became[source.annotation, parent]

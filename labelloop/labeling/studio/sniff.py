@@ -154,14 +154,14 @@ _SHOWN = 6
 _BROKEN: Any = object()
 
 
-class Mistaken(NamedTuple):
+class WrongFileType(NamedTuple):
     """What a file is, in a few words, and what to do."""
 
     what: str
     fix: str
 
 
-def mistaken(head: bytes) -> Mistaken | None:
+def sniff_file_type(head: bytes) -> WrongFileType | None:
     """What a file is that is no export of tasks; None: tasks, or nothing that is known by its beginning.
 
     Args:
@@ -169,19 +169,19 @@ def mistaken(head: bytes) -> Mistaken | None:
     """
     text = head.removeprefix(_BOM).lstrip()
     if not text:
-        return Mistaken("empty", "Export it again. That of a project without tasks holds [].")
+        return WrongFileType("empty", "Export it again. That of a project without tasks holds [].")
     if not text.strip(b"\0"):
-        return Mistaken("nothing but zero bytes", "Its download or copy did not finish: get it again.")
+        return WrongFileType("nothing but zero bytes", "Its download or copy did not finish: get it again.")
     if found := _by_signs(text):
-        return Mistaken(found[0], found[1])
+        return WrongFileType(found[0], found[1])
     if text.startswith(_WIDE) or b"\0" in text[:2]:
-        return Mistaken("text in UTF-16", "Save it as UTF-8.")
+        return WrongFileType("text in UTF-16", "Save it as UTF-8.")
     if text[:1] not in {b"[", b"{"}:
-        return Mistaken("no JSON", _EXPORT)
+        return WrongFileType("no JSON", _EXPORT)
     return _other_json(head)
 
 
-def no_labels(head: bytes) -> Mistaken | None:
+def no_labels(head: bytes) -> WrongFileType | None:
     """What a file is that is no data set; None: it may be one, or nothing is known of its kind.
 
     Args:
@@ -191,13 +191,13 @@ def no_labels(head: bytes) -> Mistaken | None:
         head = head.decode("utf-16", "replace").encode()
     text = head.removeprefix(_BOM).lstrip()
     if not text:
-        return Mistaken("empty", "Export it again.")
+        return WrongFileType("empty", "Export it again.")
     if found := _by_signs(text):
-        return Mistaken(found[0], found[2])
+        return WrongFileType(found[0], found[2])
     if text[:1] not in {b"[", b"{"}:
         return None
     kind = _kind(head, _objects_of(head))
-    return Mistaken(kind.what, kind.instead_of_labels) if kind and kind.instead_of_labels else None
+    return WrongFileType(kind.what, kind.instead_of_labels) if kind and kind.instead_of_labels else None
 
 
 def _by_signs(text: bytes) -> tuple[str, str, str] | None:
@@ -228,29 +228,29 @@ def _objects_of(head: bytes) -> list[dict[str, Any]]:
     return [each for each in decoded if isinstance(each, dict)]
 
 
-def _other_json(head: bytes) -> Mistaken | None:
+def _other_json(head: bytes) -> WrongFileType | None:
     raw = list(islice(_items(head), _LOOKED_AT))
     found = [each for each in map(_decoded, raw) if each is not _BROKEN]
     objects = [each for each in found if isinstance(each, dict)]
     if any(isinstance(each.get("data"), dict) for each in objects):
         return None
     if raw and not found:
-        return Mistaken("no JSON between its braces", _EXPORT)
+        return WrongFileType("no JSON between its braces", _EXPORT)
     for key in ("detail", "error"):
         if len(objects) == 1 and key in objects[0]:
             said = f"an error answer of an API: {objects[0][key]!r:.200}"
-            return Mistaken(said, "Read it: most often the request had no valid token.")
+            return WrongFileType(said, "Read it: most often the request had no valid token.")
     kind = _kind(head, objects)
     if kind is not None and kind.instead_of_tasks:
-        return Mistaken(kind.what, kind.instead_of_tasks)
+        return WrongFileType(kind.what, kind.instead_of_tasks)
     if _COCO.match(head.removeprefix(_BOM).lstrip()):
-        return Mistaken("a COCO file", _IMPORT)
+        return WrongFileType("a COCO file", _IMPORT)
     if objects:
         keys = sorted({str(key) for each in objects for key in each})
         shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
-        return Mistaken(f"JSON whose objects have no data (they have {shown or 'no keys'})", _EXPORT)
+        return WrongFileType(f"JSON whose objects have no data (they have {shown or 'no keys'})", _EXPORT)
     if found:
-        return Mistaken("a JSON list without objects", _EXPORT)
+        return WrongFileType("a JSON list without objects", _EXPORT)
     return None
 
 

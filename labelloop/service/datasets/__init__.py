@@ -3,7 +3,15 @@
 from labelloop.service.datasets.errors import DatasetError
 from labelloop.service.datasets.files import Files, Photos, open_files
 from labelloop.service.datasets.layouts import layouts, parts, photos_of
-from labelloop.service.datasets.model import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem, shape_of
+from labelloop.service.datasets.model import (
+    Category,
+    DataSet,
+    Keypoint,
+    LabelledObject,
+    LabelledPhoto,
+    Problem,
+    shape_of,
+)
 from labelloop.service.datasets.registry import READERS, Place, open_place, read_dataset, recognise
 
 __all__ = [
@@ -11,9 +19,9 @@ __all__ = [
     "Category",
     "DataSet",
     "DatasetError",
-    "Drawn",
     "Files",
-    "Joint",
+    "Keypoint",
+    "LabelledObject",
     "LabelledPhoto",
     "Photos",
     "Place",

@@ -12,7 +12,7 @@ from labelloop.labeling.geometry.shapes import Geometry, Polygon
 from labelloop.labeling.studio.region_attributes import NONE, Remarks
 from labelloop.labeling.studio.sniff import HEAD_BYTES, no_labels
 from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
-from labelloop.service.datasets.model import Category, DataSet, Drawn, Joint, LabelledPhoto, Problem
+from labelloop.service.datasets.model import Category, DataSet, Keypoint, LabelledObject, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
 from labelloop.service.datasets.text import json_of
 
@@ -169,7 +169,7 @@ def read_results(data: bytes, place: str) -> DataSet:
     return DataSet("coco-results", photos)
 
 
-def _result(one: _Annotation) -> Drawn:
+def _result(one: _Annotation) -> LabelledObject:
     if type(one.category_id) is not int:
         raise Flawed(f"category_id is {one.category_id!r:.40}")
     score = number(one.score, "score")
@@ -180,7 +180,7 @@ def _result(one: _Annotation) -> Drawn:
         shape: Geometry = run_lengths(one.segmentation, size[1], size[0])
     else:
         shape = _box(one.bbox)
-    return Drawn(shape, f"#{one.category_id}", score)
+    return LabelledObject(shape, f"#{one.category_id}", score)
 
 
 def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Problem]]:
@@ -315,7 +315,7 @@ def _photo(
     yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task, unread=unread)
 
 
-def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> Drawn:
+def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> LabelledObject:
     try:
         category = categories[one.category_id]
     except (KeyError, TypeError):
@@ -323,7 +323,7 @@ def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, he
     shape = _shape(one, width, height)
     score = None if one.score is None else number(one.score, "score")
     joints = _joints(one.keypoints, category.joints) if category.joints else ()
-    return Drawn(shape, category.name, score, joints, crowd=one.iscrowd == 1, remarks=one.remarks)
+    return LabelledObject(shape, category.name, score, joints, crowd=one.iscrowd == 1, remarks=one.remarks)
 
 
 def _shape(one: _Annotation, width: int, height: int) -> Geometry:
@@ -354,7 +354,7 @@ def _box(given: Any) -> Geometry:
     return box(*(number(value, "bbox") for value in given))
 
 
-def _joints(given: Any, names: Sequence[str]) -> tuple[Joint, ...]:
+def _joints(given: Any, names: Sequence[str]) -> tuple[Keypoint, ...]:
     if given is None:
         return ()
     if not isinstance(given, list) or len(given) != 3 * len(names):
@@ -364,5 +364,5 @@ def _joints(given: Any, names: Sequence[str]) -> tuple[Joint, ...]:
         if type(seen) not in {int, float} or seen not in {0, 1, 2}:
             raise Flawed(f"key point {name!r} has the visibility {seen!r:.20}")
         if seen:
-            found.append(Joint(name, number(x, name), number(y, name), hidden=seen == 1))
+            found.append(Keypoint(name, number(x, name), number(y, name), hidden=seen == 1))
     return tuple(found)

@@ -9,7 +9,7 @@ from labelloop.labeling.geometry.shapes import Geometry, Mask, Rectangle
 from labelloop.labeling.studio.region_attributes import NONE, Remarks
 
 
-class Joint(msgspec.Struct, frozen=True, gc=False):
+class Keypoint(msgspec.Struct, frozen=True, gc=False):
     """A key point of an object: which one it is, where (pixels), and whether it is out of sight."""
 
     name: str
@@ -18,7 +18,7 @@ class Joint(msgspec.Struct, frozen=True, gc=False):
     hidden: bool = False
 
 
-class Drawn(msgspec.Struct, frozen=True, gc=False):
+class LabelledObject(msgspec.Struct, frozen=True, gc=False):
     """One object on a photo.
 
     Attributes:
@@ -33,7 +33,7 @@ class Drawn(msgspec.Struct, frozen=True, gc=False):
     geometry: Geometry
     label: str
     score: float | None = None
-    joints: tuple[Joint, ...] = ()
+    joints: tuple[Keypoint, ...] = ()
     crowd: bool = False
     remarks: Remarks = NONE
 
@@ -60,7 +60,7 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
     name: str
     width: int = 0
     height: int = 0
-    drawn: tuple[Drawn, ...] = ()
+    drawn: tuple[LabelledObject, ...] = ()
     choices: tuple[str, ...] = ()
     score: float | None = None
     address: str = ""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
-from labelloop.service.datasets.model import DataSet, Drawn, LabelledPhoto, Problem
+from labelloop.service.datasets.model import DataSet, LabelledObject, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import number, size_of
 from labelloop.service.datasets.text import json_of, text_of
 from labelloop.service.datasets.yolo import ROWS, Sheet, is_joint_shape, joint_names, label_of
@@ -68,7 +68,7 @@ def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Probl
         yield Problem(f"line {line}", "no object with a file")
         return
     width, height = size_of(told.get("width"), told.get("height"))
-    drawn: list[Drawn] = []
+    drawn: list[LabelledObject] = []
     choices: list[str] = []
     unread = 0
     given = told.get("annotations")
@@ -99,7 +99,7 @@ def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Probl
     )
 
 
-def _drawn(row: Any, key: str, size: tuple[int, int], sheet: Sheet) -> Drawn:
+def _drawn(row: Any, key: str, size: tuple[int, int], sheet: Sheet) -> LabelledObject:
     if key not in _KEYS or not isinstance(row, list) or not row:
         raise Flawed(f"{row!r:.40} is no row")
     if not all(size):

@@ -22,7 +22,7 @@ from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.region_attributes import Remarks
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files, Photos
-from labelloop.service.datasets.model import DataSet, Drawn, LabelledPhoto, Problem
+from labelloop.service.datasets.model import DataSet, LabelledObject, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import box, pixels_mask
 from labelloop.service.datasets.text import lines_of
 
@@ -177,7 +177,7 @@ def _photo(
         except Flawed as flaw:
             yield Problem(masks[stem], f"{flaw}; boxes are taken instead of masks")
     objects = page.findall("object")
-    drawn: list[Drawn] = []
+    drawn: list[LabelledObject] = []
     strays = [each for each in page.iter() if _is_shape(each)]
     known = {id(shape) for each in objects for shape in each.iter()}
     unread = sum(id(each) not in known for each in strays)
@@ -188,7 +188,7 @@ def _photo(
             shape = _shape(each, first)
             if pixels is not None and (pixels == place).any():
                 shape = _mask(pixels == place, width, height)
-            drawn.append(Drawn(shape, _label(each), remarks=_remarks(each)))
+            drawn.append(LabelledObject(shape, _label(each), remarks=_remarks(each)))
         except Flawed as flaw:
             yield Problem(f"{name}, object {place}", str(flaw))
     unread += len(objects) - len(drawn)

@@ -20,7 +20,7 @@ from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.splits import split_of
 from labelloop.service.datasets.errors import DatasetError, Flawed
 from labelloop.service.datasets.files import Files, Photos, uploaded
-from labelloop.service.datasets.model import DataSet, Drawn, Joint, LabelledPhoto, Problem
+from labelloop.service.datasets.model import DataSet, Keypoint, LabelledObject, LabelledPhoto, Problem
 from labelloop.service.datasets.shapes import box, outline
 from labelloop.service.datasets.text import json_of, lines_of, text_of
 
@@ -51,7 +51,7 @@ class Sheet(msgspec.Struct, frozen=True):
     studio: bool = False
 
 
-Row = Callable[[Sequence[float], int, int, Sheet], Drawn]
+Row = Callable[[Sequence[float], int, int, Sheet], LabelledObject]
 """The numbers after the class, width, height and the sheet -> the object, without its class."""
 
 
@@ -123,32 +123,32 @@ def label_files_alone(files: Files, photos: Photos, used: set[str]) -> Iterator[
             yield name, "several photos or label files have this name" if among else "there is no photo of this name"
 
 
-def detect(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Drawn:
+def detect(values: Sequence[float], width: int, height: int, sheet: Sheet) -> LabelledObject:
     """``x_centre y_centre width height`` and, of a model, how sure it is."""
     del sheet
     if len(values) not in {4, 5}:
         raise Flawed(f"{len(values)} numbers after the class; a box has 4")
-    return Drawn(_box(values, width, height), "", values[4] if len(values) == 5 else None)
+    return LabelledObject(_box(values, width, height), "", values[4] if len(values) == 5 else None)
 
 
-def segment(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Drawn:
+def segment(values: Sequence[float], width: int, height: int, sheet: Sheet) -> LabelledObject:
     """``x1 y1 x2 y2 ...`` and, of a model, how sure it is. Four numbers are a box, as for Ultralytics."""
     if len(values) in {4, 5}:
         return detect(values, width, height, sheet)
     points, score = _points(values, width, height)
-    return Drawn(outline(points), "", score)
+    return LabelledObject(outline(points), "", score)
 
 
-def obb(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Drawn:
+def obb(values: Sequence[float], width: int, height: int, sheet: Sheet) -> LabelledObject:
     """Four corners and, of a model, how sure it is."""
     del sheet
     if len(values) not in {8, 9}:
         raise Flawed(f"{len(values)} numbers after the class; four corners have 8")
     points, score = _points(values, width, height)
-    return Drawn(outline(points, upright=False), "", score)
+    return LabelledObject(outline(points, upright=False), "", score)
 
 
-def pose(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Drawn:
+def pose(values: Sequence[float], width: int, height: int, sheet: Sheet) -> LabelledObject:
     """A box, ``x y visibility`` (or ``x y``) of each key point and, of a model, how sure it is."""
     wide = sheet.dimensions
     wanted = 4 + wide * len(sheet.joints)
@@ -159,11 +159,11 @@ def pose(values: Sequence[float], width: int, height: int, sheet: Sheet) -> Draw
         x, y, *seen = values[4 + place * wide : 4 + (place + 1) * wide]
         visible = seen[0] if seen else (2 if x >= 0 and y >= 0 else 0)
         if visible > 0:  # a model writes a confidence here
-            joints.append(Joint(name, x * width, y * height, hidden=visible == 1))
+            joints.append(Keypoint(name, x * width, y * height, hidden=visible == 1))
     score = values[wanted] if len(values) > wanted else None
     if score is not None:  # of a model: where it saw a point or not, not whether it is hidden
-        joints = [Joint(joint.name, joint.x, joint.y) for joint in joints]
-    return Drawn(_box(values, width, height), "", score, tuple(joints))
+        joints = [Keypoint(joint.name, joint.x, joint.y) for joint in joints]
+    return LabelledObject(_box(values, width, height), "", score, tuple(joints))
 
 
 ROWS: Mapping[str, Row] = {"detect": detect, "segment": segment, "obb": obb, "pose": pose}
@@ -176,7 +176,7 @@ def _photo(photo: LabelledPhoto, file: str, files: Files, sheet: Sheet, row: Row
         yield Problem(file, error.reason if isinstance(error, DatasetError) else str(error))
         yield msgspec.structs.replace(photo, unread=1)
         return
-    drawn: list[Drawn] = []
+    drawn: list[LabelledObject] = []
     faults: list[Problem] = []
     for line, text in enumerate(lines, start=1):
         cells = text.split()
@@ -257,7 +257,7 @@ def read_sheet(files: Files, name: str = "") -> Sheet:
     """
     name = name or next((each for each in SHEETS if each in files.names), "")
     if name.endswith((".yaml", ".yml")):
-        return _told(files, name)
+        return _read_data_yaml(files, name)
     listed = _class_list(files)
     try:
         text = text_of(files.read(listed)) if listed else ""
@@ -306,7 +306,7 @@ def named_joints(told: Sheet, files: Files, labels: Mapping[str, str]) -> Sheet:
     return told
 
 
-def _told(files: Files, name: str) -> Sheet:
+def _read_data_yaml(files: Files, name: str) -> Sheet:
     place = f"{files.place}/{name}"
     try:
         told = yaml.safe_load(files.read(name))

@@ -1,7 +1,5 @@
 """The database: SQLite by default, Postgres by URL, always migrated to the newest schema before it is handed out."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import sqlite3

@@ -1,7 +1,5 @@
 """Heartbeats of workers: by them the services know that one is alive and what it does."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import sqlalchemy as sa

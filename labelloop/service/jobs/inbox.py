@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from labelloop.service.db.engine import Clock, database_clock, insert_new, quick, reading
-from labelloop.service.jobs.worker_id import has_ended
+from labelloop.service.jobs.worker_id import is_dead
 from labelloop.service.settings import Settings
 
 metadata = sa.MetaData()
@@ -291,7 +291,7 @@ class Inbox:
         """End the leases of workers of this host whose process is gone, so that nobody waits for them to run out."""
         with reading(self.engine) as connection:
             held = connection.execute(sa.select(CLAIMS.c.token, CLAIMS.c.worker)).all()
-        ended = [row.token for row in held if has_ended(row.worker)]
+        ended = [row.token for row in held if is_dead(row.worker)]
         if ended:
             with self._turn, quick(self.engine) as connection:
                 connection.execute(sa.update(CLAIMS).where(CLAIMS.c.token.in_(ended)).values(leased_until=0.0))

@@ -1,7 +1,5 @@
 """Jobs: what a program hands in (handlers, periodic jobs) and the one object that submits events and runs workers."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The queue that wakes workers: huey on SQLite, Redis or Postgres. It carries names of subjects and nothing else."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

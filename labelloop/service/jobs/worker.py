@@ -15,7 +15,7 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.heartbeats import BEAT_S, Workers
 from labelloop.service.jobs.inbox import Claim
 from labelloop.service.jobs.isolated_job import AloneRunner
-from labelloop.service.jobs.periodic_leases import Turns
+from labelloop.service.jobs.periodic_leases import PeriodicLeases
 from labelloop.service.jobs.wakeup_queue import Queue
 from labelloop.service.jobs.worker_id import this_worker
 from labelloop.service.logging import redact, settings_secrets
@@ -83,7 +83,7 @@ class Worker:
         self._settings = settings
         self._inbox = jobs.inbox
         self._handlers = jobs.handlers
-        self._turns = Turns(jobs.inbox.engine, lease_s=settings.job_lease_s)
+        self._turns = PeriodicLeases(jobs.inbox.engine, lease_s=settings.job_lease_s)
         prune = Periodic("inbox-prune", PRUNE_EVERY_S, self._prune)
         self._periodics: tuple[Periodic, ...] = (*jobs.periodics, prune)
         self._queue = Queue(settings, self.handle)

@@ -1,7 +1,5 @@
 """Who a worker is: host, process and its start time, so that a survivor can tell whether another has ended."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path
@@ -23,7 +21,7 @@ def this_worker() -> str:
     return msgspec.json.encode(Identity(_host(), pid, _started(pid) or "")).decode()
 
 
-def has_ended(worker: str) -> bool:
+def is_dead(worker: str) -> bool:
     """Whether that worker's process is surely gone; False for workers of other hosts, of which we cannot know."""
     try:
         other = msgspec.json.decode(worker, type=Identity)

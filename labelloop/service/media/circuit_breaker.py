@@ -16,7 +16,7 @@ PAUSE_S = 10.0
 """For so long after it was last silent; then one image tries it again."""
 
 
-class Hosts:
+class HostCircuitBreaker:
     """Which hosts were silent of late; thread-safe. ``clock`` counts seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class Hosts:
         self._silent: dict[str, tuple[int, float]] = {}
 
     @contextmanager
-    def asked(self, host: str, url: str) -> Iterator[None]:
+    def guard(self, host: str, url: str) -> Iterator[None]:
         """Ask a host for an image inside; `NoAnswer` there counts, any other answer begins the count anew.
 
         Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from labelloop.service.media.circuit_breaker import Hosts
+from labelloop.service.media.circuit_breaker import HostCircuitBreaker
 from labelloop.service.media.disk_cache import DiskCache
 from labelloop.service.media.download import Downloader, too_many_bytes
 from labelloop.service.media.errors import MediaMissing, NotAnImage
@@ -38,7 +38,7 @@ class Media:
         self._studio = studio
         self._downloader = Downloader(settings, studio)
         self._bucket = Bucket(settings)
-        self._hosts = Hosts()
+        self._hosts = HostCircuitBreaker()
         self._cache = DiskCache(settings.home / "media", settings.media_cache_bytes)
 
     @property
@@ -123,7 +123,7 @@ class Media:
 
     def _fetch(self, address: Address, task_id: int | None) -> Callable[[BinaryIO], None]:
         def fetch(into: BinaryIO) -> None:
-            with self._hosts.asked(self._host(address), address.url):
+            with self._hosts.guard(self._host(address), address.url):
                 self._fill(address, task_id, into)
             into.seek(0)  # only what is an image is kept
             photo_size(into, name=address.url, max_pixels=self._settings.media_max_pixels)

@@ -61,7 +61,7 @@ class Store(Protocol):
         ...
 
     @property
-    def lanes(self) -> int:
+    def upload_concurrency(self) -> int:
         """How many calls of `put_many` at the same time are better than one after the other."""
         ...
 
@@ -79,7 +79,7 @@ class Store(Protocol):
         ...
 
     @property
-    def settle_s(self) -> float:
+    def write_settle_s(self) -> float:
         """Seconds that a creation waits at least to see who of several at the same moment has won; 0: it is known."""
         ...
 

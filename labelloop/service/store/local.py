@@ -52,13 +52,13 @@ class FolderStore:
         return self._url
 
     @property
-    def settle_s(self) -> float:
-        """See `Store.settle_s`. The disk decides at once."""
+    def write_settle_s(self) -> float:
+        """See `Store.write_settle_s`. The disk decides at once."""
         return 0.0
 
     @property
-    def lanes(self) -> int:
-        """See `Store.lanes`: a disk that is synced is synced for all."""
+    def upload_concurrency(self) -> int:
+        """See `Store.upload_concurrency`: a disk that is synced is synced for all."""
         return 1
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:

@@ -19,7 +19,7 @@ from labelloop.service.store.probe import NO_CREATE, probe
 from labelloop.service.store.s3_client import Place, s3_client
 from labelloop.service.store.s3_conditional_writes import SETTLE_S, ConditionalWrites, Conditions
 from labelloop.service.store.s3_errors import plain, plainly
-from labelloop.service.store.s3_lease import ObjectLock
+from labelloop.service.store.s3_lease import ObjectLease
 from labelloop.service.store.s3_transfer import put_all
 
 _THREADS = 16
@@ -60,13 +60,13 @@ class BucketStore:
         return self._url
 
     @property
-    def settle_s(self) -> float:
-        """See `Store.settle_s`."""
+    def write_settle_s(self) -> float:
+        """See `Store.write_settle_s`."""
         return 0.0 if self._at().decides else SETTLE_S
 
     @property
-    def lanes(self) -> int:
-        """See `Store.lanes`."""
+    def upload_concurrency(self) -> int:
+        """See `Store.upload_concurrency`."""
         return _LANES
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
@@ -100,7 +100,7 @@ class BucketStore:
             return self._writes().swap_by_server(key, data, etag)
         if time.monotonic() < alone_until:
             return self._writes().replace(key, data, alone_until=alone_until)
-        lock = ObjectLock(self._at(), key, self._lock_object)
+        lock = ObjectLease(self._at(), key, self._lock_object)
         with lock.held():
             if self._etag(key) != etag or not lock.mine():
                 raise Changed(self._url, key)
@@ -274,7 +274,7 @@ class BucketStore:
     def _conditions(self) -> Conditions:
         with self._asking:
             if self._found is None:
-                self._found = self._writes().find_out()
+                self._found = self._writes().probe_capabilities()
                 if not self._found.create:
                     _log.warning("store_without_conditional_writes", extra={"store": self._url, "detail": NO_CREATE})
             return self._found

@@ -112,7 +112,7 @@ class ConditionalWrites:
             raise Changed(self._url, key)
         return new
 
-    def find_out(self) -> Conditions:
+    def probe_capabilities(self) -> Conditions:
         """Tries both on a fresh key of the store's own: four small requests."""
         key = f"{OWN}probe/{uuid.uuid4().hex}"
         with plainly(self._url, key):

@@ -27,7 +27,7 @@ _SIGNS = 4
 """Signs of life in a lease."""
 
 
-class ObjectLock:
+class ObjectLease:
     """The lock of one key.
 
     Args:
@@ -61,7 +61,7 @@ class ObjectLock:
                 )
             time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - spreads waiting writers, protects nothing
         ended = Event()
-        Thread(target=self._give_signs, args=(ended,), name="lock", daemon=True).start()
+        Thread(target=self._heartbeat, args=(ended,), name="lock", daemon=True).start()
         try:
             yield
         finally:
@@ -98,7 +98,7 @@ class ObjectLock:
             return False
         return True
 
-    def _give_signs(self, ended: Event) -> None:
+    def _heartbeat(self, ended: Event) -> None:
         """Nearly always the swap is over before the first."""
         given = 0
         while not ended.wait(LEASE_S / _SIGNS):

@@ -1,7 +1,5 @@
 """Web apps: the factory every service starts from, with health, metrics, request ids, errors and access rules."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 import re

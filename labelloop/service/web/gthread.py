@@ -5,8 +5,6 @@ cut off after `RECEIVE_S`. So does one that does not close its side after the an
 `BUFFER_BYTES` go on arriving in the thread, within a time that `labelloop.service.web.app` sets.
 """
 
-from __future__ import annotations
-
 import re
 import selectors
 import socket

@@ -1,7 +1,5 @@
 """Serving: gunicorn run from Python, with threads, metrics that are right over its workers, and a clean end."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import shutil

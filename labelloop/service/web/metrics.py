@@ -1,7 +1,5 @@
 """Prometheus metrics: one registry an app, added up over all gunicorn workers when there are several."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`WebhookSecrets`: which secrets a webhook may carry now. Two are valid while a rotation is under way."""
 
-from __future__ import annotations
-
 import hmac
 import threading
 

@@ -11,8 +11,6 @@ A figure from few boxes is uncertain. A candidate is refused where it is worse b
 chance explains: else a version that was lucky on the first held-out photos would be served for ever.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ml_backend.detection.detections import Detections
-from ml_backend.training.metrics import Truth, ap50
+from ml_backend.training.metrics import GroundTruth, ap50
 
 JudgedBy = Literal["held-out", "cross-validation", "labelled photos", "nothing"]
 
@@ -41,7 +39,7 @@ FLOOR = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
+class EvaluationResult:
     """Photos with what is on them, and what somebody found there.
 
     Attributes:
@@ -50,7 +48,7 @@ class Exam:
         names: Label of each class of `found`; empty where the class has none in the project.
     """
 
-    truths: Sequence[Truth]
+    truths: Sequence[GroundTruth]
     found: Sequence[Detections]
     names: Sequence[str]
 
@@ -102,7 +100,9 @@ class Verdict:
     boxes: int = 0
 
 
-def judge_held_out(candidate: Exam, parent: Exam, *, tolerance: float, earlier: Sequence[Exam] = ()) -> Verdict:
+def judge_held_out(
+    candidate: EvaluationResult, parent: EvaluationResult, *, tolerance: float, earlier: Sequence[EvaluationResult] = ()
+) -> Verdict:
     """By the held-out photos: the candidate must find as much of what is on them, but for the tolerance and chance.
 
     Args:
@@ -134,7 +134,7 @@ def judge_held_out(candidate: Exam, parent: Exam, *, tolerance: float, earlier: 
 
 def judge_by_folds(
     score: float,
-    base: Exam,
+    base: EvaluationResult,
     *,
     before: float | None,
     photos: int,
@@ -168,7 +168,7 @@ def judge_by_folds(
     return Verdict(True, "cross-validation", said, parent_ap50=theirs, parent_by_class=known, **facts)
 
 
-def judge_by_labels(candidate: Exam, *, served: float, crossed: bool, tolerance: float) -> Verdict:
+def judge_by_labels(candidate: EvaluationResult, *, served: float, crossed: bool, tolerance: float) -> Verdict:
     """A model that was made elsewhere, by the labelled photos: the held-out ones are too few.
 
     Args:
@@ -187,7 +187,7 @@ def judge_by_labels(candidate: Exam, *, served: float, crossed: bool, tolerance:
     return Verdict(passed, "labelled photos", said, score, served, mine, photos=candidate.photos, boxes=candidate.boxes)
 
 
-def unjudged(*, knows: Sequence[str]) -> Verdict:
+def accept_without_evaluation(*, knows: Sequence[str]) -> Verdict:
     """Too few photos to judge by: it is served where what is served finds none of the classes anyway.
 
     Args:

@@ -1,7 +1,5 @@
 """Owns examining versions on labelled photos: what each finds there, looked at once and remembered."""
 
-from __future__ import annotations
-
 import hashlib
 import threading
 from collections import OrderedDict
@@ -17,16 +15,16 @@ from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import prepare
 from ml_backend.inference.detector import Detector
 from ml_backend.layouts import best_class
-from ml_backend.learning.annotations import Lesson
-from ml_backend.learning.base_models import Bases
-from ml_backend.learning.evaluation.acceptance import FLOOR, Exam
-from ml_backend.learning.features import Album, drawn_on
+from ml_backend.learning.annotations import LabelledImage
+from ml_backend.learning.base_models import BaseModels
+from ml_backend.learning.evaluation.acceptance import FLOOR, EvaluationResult
+from ml_backend.learning.features import FeatureProvider, drawn_on
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Photos
-from ml_backend.training.backbone import Backbone, Sight
+from ml_backend.training.backbone import CandidateFeatures, FrozenBackbone
 from ml_backend.training.linear_head import Head
-from ml_backend.training.metrics import Truth
-from ml_backend.training.parallel import each, one_thread_each
+from ml_backend.training.metrics import GroundTruth
+from ml_backend.training.parallel import parallel_map, single_threaded_blas
 
 KEPT = 2000
 """Answers that stay in memory: of a version on a photo."""
@@ -53,16 +51,16 @@ _Looker = Callable[[int, str], _Answer]
 """(task, address of its photo) -> what was found there."""
 
 
-class Examiner:
+class Evaluator:
     """Examines versions. Safe to use from many threads."""
 
-    def __init__(self, bases: Bases, album: Album, photos: Photos) -> None:
+    def __init__(self, bases: BaseModels, album: FeatureProvider, photos: Photos) -> None:
         """Opens nothing yet."""
         self._bases = bases
         self._album = album
         self._photos = photos
         self._answers: OrderedDict[tuple[str, str], _Answer] = OrderedDict()
-        self._exams: OrderedDict[tuple[str, str], Exam] = OrderedDict()
+        self._exams: OrderedDict[tuple[str, str], EvaluationResult] = OrderedDict()
         self._heads: OrderedDict[str, Head] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -86,15 +84,15 @@ class Examiner:
             self._answers.update({(to, key): answer for key, answer in _take(self._answers, version).items()})
             self._exams.update({(to, key): exam for key, exam in _take(self._exams, version).items()})
 
-    def examine(
+    def evaluate(
         self,
         version: str,
-        lessons: Sequence[tuple[int, Lesson]],
+        lessons: Sequence[tuple[int, LabelledImage]],
         *,
         config: LabelConfig,
-        backbone: Backbone | None = None,
+        backbone: FrozenBackbone | None = None,
         base: str = "",
-    ) -> Exam:
+    ) -> EvaluationResult:
         """What a version finds on labelled photos. A photo that cannot be had is left out.
 
         Args:
@@ -116,7 +114,7 @@ class Examiner:
             detector = self._bases.detector(version)
             names, look = detector.names.names, self._opened(detector)
 
-        def answer(one: tuple[int, Lesson]) -> _Answer | None:
+        def answer(one: tuple[int, LabelledImage]) -> _Answer | None:
             task, lesson = one
             key = version, hashlib.sha256(lesson.url.encode()).hexdigest()[:24]
             try:
@@ -128,13 +126,13 @@ class Examiner:
             return given
 
         truths, found = [], []
-        with one_thread_each():
-            answers = each(answer, lessons)
+        with single_threaded_blas():
+            answers = parallel_map(answer, lessons)
         for (_, lesson), given in zip(lessons, answers, strict=True):
             if given is not None:
-                truths.append(Truth(drawn_on(lesson, given.width, given.height), lesson.labels))
+                truths.append(GroundTruth(drawn_on(lesson, given.width, given.height), lesson.labels))
                 found.append(given.found)
-        exam = Exam(truths, found, labels_of(config, names))
+        exam = EvaluationResult(truths, found, labels_of(config, names))
         if len(truths) == len(lessons):  # a photo that could not be had may be there the next time
             with self._lock:
                 self._exams[asked] = exam
@@ -154,7 +152,7 @@ class Examiner:
 
         return look
 
-    def _seen(self, head: Head | None, backbone: Backbone) -> _Looker:
+    def _seen(self, head: Head | None, backbone: FrozenBackbone) -> _Looker:
         """How a head, or the base itself, looks at a photo that its backbone sees."""
 
         def look(task: int, url: str) -> _Answer:
@@ -177,12 +175,12 @@ def _take(kept: OrderedDict[tuple[str, str], Kept], version: str) -> dict[str, K
     return {key[1]: kept.pop(key) for key in [key for key in kept if key[0] == version]}
 
 
-def _nearly(head: Head, sight: Sight) -> Detections:
+def _nearly(head: Head, sight: CandidateFeatures) -> Detections:
     """What a head finds, to so many digits as a figure needs, in half the time."""
     return head.detect(sight, floor=FLOOR, exact=False)
 
 
-def base_finds(backbone: Backbone, sight: Sight, *, floor: float) -> Detections:
+def base_finds(backbone: FrozenBackbone, sight: CandidateFeatures, *, floor: float) -> Detections:
     """What the base itself finds on a photo that its backbone saw."""
     scores = sight.scores * sight.objectness[:, None]
     found = best_class(sight.boxes, scores, backbone.detector.reach(floor))

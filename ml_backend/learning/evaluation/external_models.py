@@ -1,7 +1,5 @@
 """Owns the gate before a model that was trained elsewhere: judged on a project's labelled photos like any candidate."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +9,10 @@ import structlog
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.errors import LabelloopError
-from ml_backend.learning.annotations import Lesson
+from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.base_models import Served
-from ml_backend.learning.context import Kit
-from ml_backend.learning.evaluation.acceptance import Exam, Verdict, judge_by_labels, judge_held_out, mean
+from ml_backend.learning.context import LearningContext
+from ml_backend.learning.evaluation.acceptance import EvaluationResult, Verdict, judge_by_labels, judge_held_out, mean
 from ml_backend.learning.evaluation.candidate import JUDGED_PHOTOS
 from ml_backend.learning.store.runs import Metrics, Run
 from ml_backend.policy import LearningPolicy, read_learning_policy
@@ -53,7 +51,7 @@ class Admission:
     thresholds: Mapping[str, float]
 
 
-def admit(kit: Kit, project: int, version: str) -> Admission:
+def admit(kit: LearningContext, project: int, version: str) -> Admission:
     """Compares a version of the store with what is served to a project, on its held-out photos, else on the labelled.
 
     Args:
@@ -74,12 +72,12 @@ def admit(kit: Kit, project: int, version: str) -> Admission:
     kit.reader.sweep(project, config=config, held_out=policy.held_out)
     served = kit.bases.served(project)
     held, labelled = (
-        [(task, photo) for task, _, photos in kit.lessons.taught(project, state) for photo in photos]
+        [(task, photo) for task, _, photos in kit.lessons.training_tasks(project, state) for photo in photos]
         for state in ("held_out", "teaches")
     )
-    exam = kit.examiner.examine(version, held, config=config) if held else Exam([], [], [])
+    exam = kit.examiner.evaluate(version, held, config=config) if held else EvaluationResult([], [], [])
     if exam.enough:
-        parent = kit.examiner.examine(served.version, held, config=config)
+        parent = kit.examiner.evaluate(served.version, held, config=config)
         verdict = judge_held_out(exam, parent, tolerance=policy.tolerance)
     else:
         verdict = _by_labels(kit, project, version, exam, served=served, labelled=labelled, config=config)
@@ -98,24 +96,24 @@ def admit(kit: Kit, project: int, version: str) -> Admission:
 
 
 def _by_labels(
-    kit: Kit,
+    kit: LearningContext,
     project: int,
     version: str,
-    held_out: Exam,
+    held_out: EvaluationResult,
     *,
     served: Served,
-    labelled: Sequence[tuple[int, Lesson]],
+    labelled: Sequence[tuple[int, LabelledImage]],
     config: LabelConfig,
 ) -> Verdict:
     """The verdict where too few held-out tasks are labelled: by the others, or none."""
     drawn = [one for one in labelled if one[1].labels][-JUDGED_PHOTOS:]
-    exam = kit.examiner.examine(version, drawn, config=config) if drawn else Exam([], [], [])
+    exam = kit.examiner.evaluate(version, drawn, config=config) if drawn else EvaluationResult([], [], [])
     known: float | None = None
     if exam.enough and served.learned:  # it learned from these photos: what it finds on them says nothing
         run = kit.runs.of_version(project, served.version)
         known = run.ap50 if run is not None and run.judged_by == "cross-validation" else None
     elif exam.enough:
-        known = mean(kit.examiner.examine(served.version, drawn, config=config).by_class())
+        known = mean(kit.examiner.evaluate(served.version, drawn, config=config).by_class())
     if known is None:
         reason = (
             f"unjudged: only {held_out.photos} held-out photos with {held_out.boxes} boxes and {exam.photos} others "
@@ -126,7 +124,7 @@ def _by_labels(
     return judge_by_labels(exam, served=known, crossed=served.learned, tolerance=tolerance)
 
 
-def _thresholds(exam: Exam, policy: LearningPolicy, usual: float) -> dict[str, float]:
+def _thresholds(exam: EvaluationResult, policy: LearningPolicy, usual: float) -> dict[str, float]:
     answers = [(tuple(exam.names), *one) for one in zip(exam.found, exam.truths, strict=True)]
     edits = edits_of_all(answers, names={label for label in exam.names if label})
     return learned_thresholds(edits, usual=usual, drawing=policy.drawing_costs)

@@ -1,11 +1,9 @@
 """Owns the plots of a learning report as numbers: where each mark of an SVG goes; the template draws them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labelloop.service.charts import Bar, Spot, Tick
+from labelloop.service.charts import Bar, DataPoint, Tick
 from ml_backend.learning.report.prelabel_edits import Edits
 from ml_backend.learning.report.report import TaskEdits
 from ml_backend.learning.store.runs import Run
@@ -35,7 +33,7 @@ class Plot:
     y: tuple[Tick, ...]
     text: str
     lines: tuple[tuple[str, str], ...] = ()
-    spots: tuple[Spot, ...] = ()
+    spots: tuple[DataPoint, ...] = ()
     bars: tuple[Bar, ...] = ()
 
 
@@ -61,7 +59,9 @@ def learning_curve(runs: Sequence[Run], *, width: float = 680.0, height: float =
     def y(value: float) -> float:
         return round(bottom - (bottom - TOP) * value, 1)
 
-    spots = tuple(Spot(x(labels), y(value), _told(run, value, labels), _kind(run)) for run, value, labels in judged)
+    spots = tuple(
+        DataPoint(x(labels), y(value), _told(run, value, labels), _kind(run)) for run, value, labels in judged
+    )
     lines = []
     for judge in JUDGES:
         course = [

@@ -1,7 +1,5 @@
 """Owns the pages for people, of learning and of all projects: HTML that loads, runs and trusts nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from labelloop.labeling.geometry.overlap import box_pairs, match_pairs
-from ml_backend.learning.annotations import Lesson
+from ml_backend.learning.annotations import LabelledImage
 
 SAME_IOU = 0.98
 """A drawn box that overlaps its pre-label by so much was not touched; less than 1, for both went through percent."""
@@ -55,7 +55,7 @@ class Edits(msgspec.Struct, frozen=True):
 
 
 def edits_of(
-    shown: Sequence[Lesson], drawn: Sequence[Lesson], *, same: float = SAME_IOU, moved: float = MOVED_IOU
+    shown: Sequence[LabelledImage], drawn: Sequence[LabelledImage], *, same: float = SAME_IOU, moved: float = MOVED_IOU
 ) -> Edits:
     """What was done to the pre-labels of one task.
 
@@ -71,13 +71,15 @@ def edits_of(
 
 
 def edits_by_class(
-    shown: Sequence[Lesson], drawn: Sequence[Lesson], *, same: float = SAME_IOU, moved: float = MOVED_IOU
+    shown: Sequence[LabelledImage], drawn: Sequence[LabelledImage], *, same: float = SAME_IOU, moved: float = MOVED_IOU
 ) -> dict[str, Edits]:
     """The same by class; what was relabelled counts for the class that was submitted."""
     before, after = {one.url: one for one in shown}, {one.url: one for one in drawn}
     found: dict[str, Edits] = {}
     for url in sorted(before.keys() | after.keys()):
-        for label, one in _of_photo(before.get(url, Lesson(url)), after.get(url, Lesson(url)), same, moved):
+        for label, one in _of_photo(
+            before.get(url, LabelledImage(url)), after.get(url, LabelledImage(url)), same, moved
+        ):
             found[label] = found.get(label, Edits()) + one
     return found
 
@@ -91,7 +93,7 @@ def together(parts: Iterable[Mapping[str, Edits]]) -> dict[str, Edits]:
     return found
 
 
-def _of_photo(shown: Lesson, drawn: Lesson, same: float, moved: float) -> Iterable[tuple[str, Edits]]:
+def _of_photo(shown: LabelledImage, drawn: LabelledImage, same: float, moved: float) -> Iterable[tuple[str, Edits]]:
     if not shown.boxes:
         yield from ((label, Edits(added=1)) for label in drawn.labels)
         return

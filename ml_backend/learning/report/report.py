@@ -1,7 +1,5 @@
 """Owns the report of a project's learning: what the memory of runs and lessons says, as one value."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -10,10 +8,10 @@ import sqlalchemy as sa
 
 from ml_backend.learning.annotations import is_held_out, with_boxes
 from ml_backend.learning.report.prelabel_edits import Edits, edits_by_class, together
-from ml_backend.learning.store.annotations import Lessons, Worked
+from ml_backend.learning.store.annotations import AnnotatedTask, TrainingDataStore
 from ml_backend.learning.store.label_errors import Opinion, OpinionStore
 from ml_backend.learning.store.runs import Run, Runs
-from ml_backend.learning.store.tasks import LookStore, Waiting
+from ml_backend.learning.store.tasks import PhotoVectorStore, Waiting
 from ml_backend.learning.task_order import HEAD, REST_FROM, STEP
 from ml_backend.policy import LearningPolicy
 
@@ -143,7 +141,7 @@ def make_report(
         most: Tasks whose edits are counted, evenly over time where there are more; None: all.
         unlearned: Why no version can be learned; empty where one can.
     """
-    lessons = Lessons(engine)
+    lessons = TrainingDataStore(engine)
     runs = list(reversed(Runs(engine).last(project, RUNS)))
     worked = lessons.worked(project)
     alone = [one for one in worked if one.annotator is not None]
@@ -153,7 +151,7 @@ def make_report(
     lately = prelabelled[len(prelabelled) - span :]
     drawn = _drawn(worked)
     counts = lessons.counts(project)
-    open_now = LookStore(engine).waiting(project, served, limit=NEXT)
+    open_now = PhotoVectorStore(engine).waiting(project, served, limit=NEXT)
     doubts = OpinionStore(engine).all(project)
     return Report(
         project=project,
@@ -170,9 +168,9 @@ def make_report(
         next=[
             Next(task=one.task, score=one.score, why=_why(one, project, policy)) for one in open_now
         ],
-        waiting=LookStore(engine).count_waiting(project, served),
+        waiting=PhotoVectorStore(engine).count_waiting(project, served),
         course=[unlearned] if unlearned else _course(
-            policy, counts | {"teaches": with_boxes(lessons.taught(project, "teaches"))}, runs, drawn, open_now
+            policy, counts | {"teaches": with_boxes(lessons.training_tasks(project, "teaches"))}, runs, drawn, open_now
         ),
         doubts=doubts[:DOUBTS],
         doubted=len(doubts),
@@ -198,7 +196,7 @@ def _chosen(count: int, most: int | None) -> list[int]:
     return [*range(RECENT), *inner, *range(count - RECENT, count)]
 
 
-def _edited(one: Worked, place: int) -> TaskEdits:
+def _edited(one: AnnotatedTask, place: int) -> TaskEdits:
     by_class = edits_by_class(one.shown or (), one.photos)
     return TaskEdits(
         task=one.task, place=place, drawn_at=moment(one.drawn_at), version=one.shown_version,
@@ -211,7 +209,7 @@ def _sum(tasks: Sequence[TaskEdits]) -> Edits:
     return sum((one.edits for one in tasks), Edits())
 
 
-def _drawn(worked: Sequence[Worked]) -> dict[str, int]:
+def _drawn(worked: Sequence[AnnotatedTask]) -> dict[str, int]:
     found: dict[str, int] = {}
     for label in (label for one in worked for photo in one.photos for label in photo.labels):
         found[label] = found.get(label, 0) + 1

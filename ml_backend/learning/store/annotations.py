@@ -1,7 +1,5 @@
 """Owns the memory of lessons: what each annotated task teaches, as it was read last, and how far the poller is."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +11,7 @@ import sqlalchemy as sa
 
 from labelloop.service.db.engine import insert_new, quick, reading
 from labelloop.service.errors import LabelloopError
-from ml_backend.learning.annotations import Lesson, Teaching
+from ml_backend.learning.annotations import LabelledImage, TaskTrainingData
 from ml_backend.learning.store.tables import PROJECTS, TASKS
 
 _CHUNK = 500
@@ -42,7 +40,7 @@ class NotConnected(LabelloopError):
 
 
 @dataclass(frozen=True)
-class Learner:
+class ProjectState:
     """A project that learns; the fields are those of the table `learn_projects`."""
 
     project: int
@@ -58,33 +56,33 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Worked:
+class AnnotatedTask:
     """An annotated task with what its annotator began with; the fields are those of the table `learn_tasks`."""
 
     task: int
     seen: str
     reason: str
-    photos: tuple[Lesson, ...]
-    shown: tuple[Lesson, ...] | None
+    photos: tuple[LabelledImage, ...]
+    shown: tuple[LabelledImage, ...] | None
     shown_version: str
     annotator: int | None
     lead_time: float | None
     drawn_at: str
 
 
-class Lessons:
+class TrainingDataStore:
     """Projects and lessons in the database. Safe from any thread, process or machine."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
-    def projects(self) -> list[Learner]:
+    def projects(self) -> list[ProjectState]:
         """Every project that is connected, by id."""
         with reading(self.engine) as connection:
             rows = connection.execute(sa.select(PROJECTS).order_by(PROJECTS.c.project)).all()
         return [_learner(row) for row in rows]
 
-    def project(self, project: int) -> Learner | None:
+    def project(self, project: int) -> ProjectState | None:
         """One project; None where it is not connected."""
         with reading(self.engine) as connection:
             row = connection.execute(sa.select(PROJECTS).where(PROJECTS.c.project == project)).first()
@@ -105,14 +103,14 @@ class Lessons:
             for table in (PROJECTS, TASKS):
                 connection.execute(sa.delete(table).where(table.c.project == project))
 
-    def note(self, project: int, **values: Any) -> None:
+    def update_project(self, project: int, **values: Any) -> None:
         """Changes fields of a project."""
         with quick(self.engine) as connection:
             connection.execute(sa.update(PROJECTS).where(PROJECTS.c.project == project).values(values))
 
     def phase(self, project: int, phase: str, done: int = 0, total: int = 0) -> None:
         """What is being done for the project now, for those who watch; empty: nothing."""
-        self.note(project, phase=phase, phase_done=done, phase_total=total, phase_at=time.time())
+        self.update_project(project, phase=phase, phase_done=done, phase_total=total, phase_at=time.time())
 
     def seen(self, project: int, tasks: Iterable[int] | None = None) -> dict[int, str]:
         """The checksum of each task as it was read last, of all or of these; tasks that are gone are not named."""
@@ -126,7 +124,7 @@ class Lessons:
                 found |= {row.task: row.seen for row in connection.execute(query)}
         return found
 
-    def owners(self, project: int, annotations: Iterable[int]) -> set[int]:
+    def tasks_of_annotations(self, project: int, annotations: Iterable[int]) -> set[int]:
         """The tasks that these annotations were read in; deletions do not name their task."""
         wanted = set(annotations)
         with reading(self.engine) as connection:
@@ -135,7 +133,7 @@ class Lessons:
             )
             return {row.task for row in rows if wanted & set(msgspec.json.decode(row.annotations))}
 
-    def keep(self, project: int, found: Sequence[Teaching]) -> None:
+    def keep(self, project: int, found: Sequence[TaskTrainingData]) -> None:
         """Notes what these tasks teach now."""
         now = time.time()
         with quick(self.engine) as connection:
@@ -163,9 +161,9 @@ class Lessons:
                 gone = {"state": "gone", "seen": "", "annotations": "[]", "photos": "[]", "boxes": 0}
                 connection.execute(sa.update(TASKS).where(mine).values(**gone, reason="", read_at=time.time()))
 
-    def taught(
+    def training_tasks(
         self, project: int, *states: str, only: Iterable[int] | None = None
-    ) -> list[tuple[int, str, tuple[Lesson, ...]]]:
+    ) -> list[tuple[int, str, tuple[LabelledImage, ...]]]:
         """(task, its checksum, its photos) of every task in these states (all that count), by task.
 
         Args:
@@ -180,35 +178,35 @@ class Lessons:
             query = query.where(TASKS.c.task.in_(sorted(only)))
         with reading(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.task)).all()
-        return [(row.task, row.seen, msgspec.json.decode(row.photos, type=tuple[Lesson, ...])) for row in rows]
+        return [(row.task, row.seen, msgspec.json.decode(row.photos, type=tuple[LabelledImage, ...])) for row in rows]
 
-    def unanswered(self, project: int) -> list[tuple[int, tuple[Lesson, ...]]]:
+    def tasks_without_prediction(self, project: int) -> list[tuple[int, tuple[LabelledImage, ...]]]:
         """(task, its photos) of those that what is served did not learn from and that nobody was asked about so far."""
         query = sa.select(TASKS.c.task, TASKS.c.photos).where(
             TASKS.c.project == project, TASKS.c.state == "teaches", TASKS.c.learned.is_(None), TASKS.c.found.is_(None)
         )
         with reading(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.drawn_at.desc(), TASKS.c.task.desc())).all()
-        return [(row.task, msgspec.json.decode(row.photos, type=tuple[Lesson, ...])) for row in rows]
+        return [(row.task, msgspec.json.decode(row.photos, type=tuple[LabelledImage, ...])) for row in rows]
 
-    def answer(self, project: int, found: Mapping[int, Sequence[Lesson]]) -> None:
+    def answer(self, project: int, found: Mapping[int, Sequence[LabelledImage]]) -> None:
         """Notes what was found on the photos of tasks by what had not learned from them."""
         with quick(self.engine) as connection:
             for task, photos in found.items():
                 mine = (TASKS.c.project == project) & (TASKS.c.task == task)
                 connection.execute(sa.update(TASKS).where(mine).values(found=_json(tuple(photos))))
 
-    def answered(self, project: int) -> list[tuple[tuple[Lesson, ...], tuple[Lesson, ...]]]:
+    def answered(self, project: int) -> list[tuple[tuple[LabelledImage, ...], tuple[LabelledImage, ...]]]:
         """(what was drawn, what had been found) of the tasks that are learned from, the last drawn first."""
         query = sa.select(TASKS.c.photos, TASKS.c.found).where(
             TASKS.c.project == project, TASKS.c.state == "teaches", TASKS.c.found.is_not(None)
         )
         with reading(self.engine) as connection:
             rows = connection.execute(query.order_by(TASKS.c.drawn_at.desc(), TASKS.c.task.desc())).all()
-        many = tuple[Lesson, ...]
+        many = tuple[LabelledImage, ...]
         return [(msgspec.json.decode(row.photos, type=many), msgspec.json.decode(row.found, type=many)) for row in rows]
 
-    def worked(self, project: int) -> list[Worked]:
+    def worked(self, project: int) -> list[AnnotatedTask]:
         """Every task that was annotated and counts, in the order of drawing."""
         query = sa.select(TASKS).where(TASKS.c.project == project, TASKS.c.state.in_(("teaches", "held_out")))
         with reading(self.engine) as connection:
@@ -249,17 +247,17 @@ def fingerprint(lessons: Iterable[tuple[int, str]], *more: str) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:24]
 
 
-def _learner(row: Any) -> Learner:
-    names = Learner.__dataclass_fields__
-    return Learner(**{name: getattr(row, name) for name in names})
+def _learner(row: Any) -> ProjectState:
+    names = ProjectState.__dataclass_fields__
+    return ProjectState(**{name: getattr(row, name) for name in names})
 
 
-def _worked(row: Any) -> Worked:
-    many = tuple[Lesson, ...]
+def _worked(row: Any) -> AnnotatedTask:
+    many = tuple[LabelledImage, ...]
     shown = None if row.shown is None else msgspec.json.decode(row.shown, type=many)
     photos = msgspec.json.decode(row.photos, type=many)
     told = (row.shown_version or "", row.annotator, row.lead_time, row.drawn_at or "")
-    return Worked(row.task, row.seen, row.reason, photos, shown, *told)
+    return AnnotatedTask(row.task, row.seen, row.reason, photos, shown, *told)
 
 
 def _chunks(tasks: Sequence[int]) -> list[Sequence[int]]:

@@ -1,7 +1,5 @@
 """Owns the memory of opinions: on which tasks the model was told to differ, and in which words."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 

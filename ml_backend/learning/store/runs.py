@@ -1,7 +1,5 @@
 """Owns the memory of runs: every fit that came to a verdict, with what it learned from, its figures and its times."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The tables of learning: projects, what each task teaches, what is known of photos, opinions, the memory of runs."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 
 metadata = sa.MetaData()

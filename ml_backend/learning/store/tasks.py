@@ -55,7 +55,7 @@ class Waiting:
     doubt: float | None
 
 
-class LookStore:
+class PhotoVectorStore:
     """The table `learn_looks`."""
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -287,7 +287,7 @@ class TaskCopy:
 
     def remove(self, ids: Iterable[int]) -> None:
         """Takes tasks out."""
-        LookStore(self._engine).drop(self._project, ids)
+        PhotoVectorStore(self._engine).drop(self._project, ids)
 
     def last(self) -> int:
         """The largest number of a task that was read; 0 without any."""

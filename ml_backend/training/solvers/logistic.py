@@ -1,13 +1,11 @@
 """Owns the logistic trainer: regularised logistic regression by Newton's method, with mined hard negatives."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
 
 from ml_backend.detection.detections import Floats, Ints
-from ml_backend.training.solvers.problem import NEVER, Problem, Row, Rows
+from ml_backend.training.solvers.problem import LOGIT_NEVER, BinaryProblem, Row, Rows
 
 ROUNDS = 3
 """Of mining: fit, look for the negatives that fool the fit, fit again (Felzenszwalb et al. 2010, section 4.4)."""
@@ -32,7 +30,7 @@ ENOUGH = 1e-2
 """A step that betters the loss by less than this share is the last."""
 
 
-def fit_logistic(problem: Problem) -> Rows:
+def fit_logistic(problem: BinaryProblem) -> Rows:
     """The rows that tell the class from the rest, a row a level; see the constants of this module.
 
     Levels are fitted apart, because a detector's head has weights of its own for each: what a number means on one level
@@ -50,14 +48,14 @@ def fit_logistic(problem: Problem) -> Rows:
     return rows
 
 
-def _fit_levels(problem: Problem, negatives: Ints, rows: Rows) -> Rows:
+def _fit_levels(problem: BinaryProblem, negatives: Ints, rows: Rows) -> Rows:
     """Each level's row fitted on, from a given one on; on levels that show nothing of the class: where it began."""
     fitted = problem.first
     for level, (low, high) in enumerate(problem.spans):
         mine = slice(*np.searchsorted(problem.positives, [low, high]))
         if mine.start == mine.stop:
             if problem.start is None:
-                fitted[level, -1] = NEVER
+                fitted[level, -1] = LOGIT_NEVER
             continue
         others = negatives[slice(*np.searchsorted(negatives, [low, high]))]
         features = problem.features[np.concatenate([problem.positives[mine], others])]

@@ -1,7 +1,5 @@
 """Owns `Problem`: one class to be told from everything else, as a trainer sees it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +13,12 @@ Row = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float64]
 """(levels, d + 1): a row a level, since the levels of a detector's head count in units of their own."""
 
-NEVER = -20.0
+LOGIT_NEVER = -20.0
 """Log-odds of a class on a level where no candidate shows it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class BinaryProblem:
     """One class against the rest.
 
     Attributes:

@@ -4,15 +4,13 @@ Nothing but two means and a scale is fitted, so it cannot over-fit on one or two
 https://arxiv.org/abs/1703.05175, with the background as the second prototype).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from ml_backend.training.solvers.logistic import EASY, newton
-from ml_backend.training.solvers.problem import Problem, Row, Rows
+from ml_backend.training.solvers.problem import BinaryProblem, Row, Rows
 
 
-def fit_prototype(problem: Problem) -> Rows:
+def fit_prototype(problem: BinaryProblem) -> Rows:
     """The difference of the two means, scaled and shifted so that its sigmoid is a probability; one for all levels."""
     background = problem.sample(EASY)
     shows, shows_not = problem.features[problem.positives], problem.features[background]

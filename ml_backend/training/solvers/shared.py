@@ -5,17 +5,15 @@ and never answer the class: an object that is larger or smaller on the next phot
 them passes on what the one level shows; features are standardised level by level, so that it is understood there.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
 
 from ml_backend.training.solvers.logistic import fit_logistic
-from ml_backend.training.solvers.problem import Problem, Rows
+from ml_backend.training.solvers.problem import BinaryProblem, Rows
 
 
-def fit_shared(problem: Problem) -> Rows:
+def fit_shared(problem: BinaryProblem) -> Rows:
     """The row that `fit_logistic` finds where all candidates lie on one level, for each level."""
     row = fit_logistic(replace(problem, spans=((0, len(problem.features)),)))
     return np.repeat(row, len(problem.spans), axis=0)

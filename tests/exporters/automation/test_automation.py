@@ -23,7 +23,7 @@ from exporters.automation.policy import (
     read_export_policy,
     watched_projects,
 )
-from exporters.automation.then import CommandFailed, run_then, words
+from exporters.automation.then import CommandFailed, run_post_export_command, words
 from exporters.automation.triggers import TRIGGERS, Last, Now, due
 from exporters.automation.watcher import Watcher
 from exporters.automation.webhook import WebhookFailed, WebhookForbidden, send
@@ -306,7 +306,7 @@ def test_command_is_told_by_its_environment_and_no_shell_reads_it(watcher, setti
 )
 def test_command_that_fails_is_reported_with_its_status(command, status, said):
     with pytest.raises(CommandFailed, match=said) as caught:
-        run_then(command, {})
+        run_post_export_command(command, {})
     assert caught.value.exit_status == status
 
 

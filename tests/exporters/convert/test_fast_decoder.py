@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import shapely
 
-from exporters.columnar.columns import draw, fit
-from exporters.convert.fast_decoder import Drafts, Usual
+from exporters.columnar.columns import clip_batch, percent_to_pixels
+from exporters.convert.fast_decoder import FastBatch, FastTaskDecoder
 from exporters.formats import FORMATS
 from exporters.model.clipping import Unfit, ring_areas
 from exporters.model.clipping import fit as fit_one
@@ -94,16 +94,16 @@ def mixture(build, seed):
 @pytest.mark.parametrize("config", [CONFIG.format(more=""), None], ids=["config", "no config"])
 def test_both_ways_give_the_same_bytes(run, build, monkeypatch, seed, config):
     tasks = mixture(build, seed)
-    formats = tuple(name for name in FORMATS if "pose" not in name and not FORMATS[name].whole)
+    formats = tuple(name for name in FORMATS if "pose" not in name and not FORMATS[name].publish_plain)
     options = {"label_config": config, "formats": formats, "split": "train=.5,val=.3,test=.2"}
     drafts = []
-    read = Usual.read
+    read = FastTaskDecoder.read
     with monkeypatch.context() as patch:
-        patch.setattr(Usual, "read", lambda self, texts: drafts.append(read(self, texts)) or drafts[-1])
+        patch.setattr(FastTaskDecoder, "read", lambda self, texts: drafts.append(read(self, texts)) or drafts[-1])
         usual = run(tasks, to="usual", **options)
     assert sum(each is not None for each in drafts[0].of) > 10
     with monkeypatch.context() as patch:
-        patch.setattr(convert.Usual, "read", lambda self, texts: Drafts([None] * len(texts)))
+        patch.setattr(convert.FastTaskDecoder, "read", lambda self, texts: FastBatch([None] * len(texts)))
         exact = run(tasks, to="exact", **options)
     assert usual.report.accounts == exact.report.accounts
     assert usual.report.classes == exact.report.classes
@@ -127,8 +127,8 @@ def test_columns_fit_as_one_shape_does():
     counts = rng.integers(3, 9, ring.sum())
     points = rng.uniform(-10, 110, (counts.sum(), 2))
     sizes = rng.integers(50, 4000, (rows, 2)).astype(float)
-    shapes = draw(boxes, points, counts.tolist(), ring, sizes)
-    fits = fit(shapes)
+    shapes = percent_to_pixels(boxes, points, counts.tolist(), ring, sizes)
+    fits = clip_batch(shapes)
     ends = np.cumsum(counts)
     known = 0
     for row in range(rows):
@@ -176,7 +176,7 @@ def test_text_of_a_task_that_is_no_json_is_not_usual():
     from exporters.model.class_map import ClassMap
     from exporters.model.splits import Split
 
-    usual = Usual(Rules(latest, Split.parse("train=1"), "out", None, frozenset()), ClassMap())
+    usual = FastTaskDecoder(Rules(latest, Split.parse("train=1"), "out", None, frozenset()), ClassMap())
     good = {"id": 1, "data": {"image": "s3://b/1.jpg"}, "annotations": []}
     texts = [b"{", b"\xff", b"[]", msgspec.json.encode(good), json.dumps(good | {"id": "x"}).encode(), None]
     assert usual.read(texts).of == [None] * 6

@@ -109,7 +109,7 @@ def test_copies_of_photos_stay_as_long_as_their_version_does(run, build, store, 
 def test_export_that_is_about_to_name_what_was_removed_is_made_again(run, build, store, monkeypatch, age):
     run([task(build, 1)])
     commit, times = running.commit, []
-    put_whole = running.put_whole
+    put_whole = running.publish_plain_files
 
     def removing(where, manifest, scratch):
         times.append(1)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from exporters.dataset.gc import collect
-from exporters.dataset.turn import Turn
+from exporters.dataset.turn import VersionClaim
 from exporters.dataset.versions import manifest_key, publish, read_head, read_version, version_name, versions
 from exporters.model.class_map import load_classes
 from exporters.pipeline.export import export
@@ -85,7 +85,7 @@ def test_exporters_at_once_do_not_mind_clocks_that_are_set(file, tmp_path, monke
 
 def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3, file, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "exporters.dataset.turn.MARK_S", 300.0
+        "exporters.dataset.turn.CONTEST_WINDOW_S", 300.0
     )  # on a busy machine a second may pass between look and head
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)
@@ -120,15 +120,15 @@ def test_claim_of_an_exporter_that_was_killed_costs_the_next_one_a_moment_and_is
 def test_one_of_all_who_begin_together_has_the_turn_and_loses_it_to_a_mark(bare_s3, tmp_path):
     settings = bare_s3.settings(tmp_path / "home")
     stores = [open_store(SET, settings) for _ in range(3)]
-    turns = [Turn(store, 4) for store in stores]
+    turns = [VersionClaim(store, 4) for store in stores]
     assert [turn.first() for turn in turns] == [5, 5, 5]
     # the others have put their mark by now, whoever has the claim
-    assert [turn.alone_until(5) for turn in turns] == [0.0, 0.0, 0.0]
+    assert [turn.exclusive_until(5) for turn in turns] == [0.0, 0.0, 0.0]
     for turn in turns:
         turn.__exit__()
-    with Turn(stores[0], 5) as alone:
-        assert alone.alone_until(6) > 0.0
-        assert alone.alone_until(7) == 0.0  # not the one that it has claimed
+    with VersionClaim(stores[0], 5) as alone:
+        assert alone.exclusive_until(6) > 0.0
+        assert alone.exclusive_until(7) == 0.0  # not the one that it has claimed
 
 
 def test_version_that_was_not_published_is_no_turn(bare_s3, file, tmp_path):

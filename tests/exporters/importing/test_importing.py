@@ -7,11 +7,11 @@ import pytest
 
 from exporters.importing.class_ids import class_numbers, named
 from exporters.importing.errors import ImportFailed
-from exporters.importing.existing_tasks import Board
+from exporters.importing.existing_tasks import ExistingTasks
 from exporters.importing.image_locations import Locator
 from exporters.importing.label_config import extended, lacks, new_interface
-from exporters.importing.region_writer import Placer
-from exporters.importing.requirements import Needs, survey
+from exporters.importing.region_writer import RegionWriter
+from exporters.importing.requirements import LabelConfigRequirements, scan
 from exporters.model.originals import META
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.regions import read_annotation
@@ -29,7 +29,7 @@ def zoo(tmp_path):
 
 
 def test_a_new_interface_has_a_place_for_everything(zoo):
-    needs = survey(zoo[1])
+    needs = scan(zoo[1])
     config = LabelConfig.parse(new_interface(needs))
     assert lacks(needs, config, "image") == []
     for control in config.controls_of("RectangleLabels", "PolygonLabels", "BrushLabels"):
@@ -41,7 +41,7 @@ def test_a_new_interface_has_a_place_for_everything(zoo):
     "label", ['<b>&"quotes"', "5", "ünï", "a,b", "  spaced  inside", "x" * 300], ids=lambda text: text[:9]
 )
 def test_labels_of_any_letters_survive_the_interface(label):
-    needs = Needs(shapes={"rectangle": (label,)}, labels=(label,), choices=(label,), joints=(label,))
+    needs = LabelConfigRequirements(shapes={"rectangle": (label,)}, labels=(label,), choices=(label,), joints=(label,))
     config = LabelConfig.parse(new_interface(needs))
     assert [control.labels[0].stored for control in config.controls.values()] == [label] * 3
     assert lacks(needs, config, "image") == []
@@ -53,7 +53,7 @@ OURS = """<View><!-- keep me --><Header value="$title"/><Image name="photo" valu
 
 
 def test_only_what_is_missing_is_added_and_nothing_moves(zoo):
-    needs = survey(zoo[1])
+    needs = scan(zoo[1])
     before = LabelConfig.parse(OURS)
     missing = lacks(needs, before, "photo")
     xml = extended(OURS, missing, "photo")
@@ -68,8 +68,8 @@ def test_only_what_is_missing_is_added_and_nothing_moves(zoo):
 
 def test_results_say_the_same_when_they_are_read_again(zoo):
     _, data = zoo
-    config = LabelConfig.parse(new_interface(survey(data)))
-    placer = Placer(config, config.images[0], crowds=False, tell=pytest.fail)
+    config = LabelConfig.parse(new_interface(scan(data)))
+    placer = RegionWriter(config, config.images[0], crowds=False, tell=pytest.fail)
     for photo in data.photos():
         placed = placer.place(photo, "identity")
         annotation = read_task({"data": {}, "annotations": [{"result": placed.results}]}).annotations[0]
@@ -86,7 +86,7 @@ def test_results_say_the_same_when_they_are_read_again(zoo):
 
 def test_a_separate_labels_control_is_drawn_by_its_shape(zoo):
     config = LabelConfig.parse(OURS)
-    placer = Placer(config, config.images[0], crowds=False, tell=lambda _: None)
+    placer = RegionWriter(config, config.images[0], crowds=False, tell=lambda _: None)
     photo = next(each for each in zoo[1].photos() if each.name == "a.jpg")
     turned = msgspec.structs.replace(photo.drawn[1], label="person")
     results = placer.place(msgspec.structs.replace(photo, drawn=(turned,)), "x").results
@@ -95,18 +95,18 @@ def test_a_separate_labels_control_is_drawn_by_its_shape(zoo):
 
 def test_crowds_are_left_out_and_told(zoo):
     told = []
-    config = LabelConfig.parse(new_interface(survey(zoo[1])))
+    config = LabelConfig.parse(new_interface(scan(zoo[1])))
     photo = LabelledPhoto("a", 10, 10, (next(zoo[1].photos()).drawn[0],))
     crowd = msgspec.structs.replace(photo, drawn=(msgspec.structs.replace(photo.drawn[0], crowd=True),))
-    assert Placer(config, config.images[0], crowds=False, tell=told.append).place(crowd, "x").regions == 0
+    assert RegionWriter(config, config.images[0], crowds=False, tell=told.append).place(crowd, "x").regions == 0
     assert "crowd" in told[0].reason
-    kept = Placer(config, config.images[0], crowds=True, tell=pytest.fail).place(crowd, "x")
+    kept = RegionWriter(config, config.images[0], crowds=True, tell=pytest.fail).place(crowd, "x")
     assert kept.results[0]["meta"] == {"text": ["crowd"]}
 
 
 def locate(place, images, name="a.jpg", board=None, **options):
     options = {"base": "", "local_root": None, "media": None} | options
-    return Locator(place, board or Board([], "image"), images, **options).find(LabelledPhoto(name, 640, 360))
+    return Locator(place, board or ExistingTasks([], "image"), images, **options).find(LabelledPhoto(name, 640, 360))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def locate(place, images, name="a.jpg", board=None, **options):
     ],
 )
 def test_addresses_are_written_as_label_studio_reads_them(zoo, base, url):
-    locator = Locator(zoo[0], Board([], "image"), "reference", base=base, local_root=None, media=None)
+    locator = Locator(zoo[0], ExistingTasks([], "image"), "reference", base=base, local_root=None, media=None)
     assert locator.find(LabelledPhoto("ünï côde.jpg")).url == url
 
 
@@ -141,7 +141,7 @@ def test_existing_tasks_are_found_by_number_address_and_name(zoo):
         Task(id=9, data={"image": "s3://bucket/y/empty.jpg"}),
         Task(id=10, data={"image": "/data/upload/3/11111111-x_y.jpg"}, meta={META: {"id": "q", "name": "val/x y.jpg"}}),
     ]
-    board = Board(tasks, "image")
+    board = ExistingTasks(tasks, "image")
     assert locate(zoo[0], "existing", "photos/A.png", board).known.task == 7
     assert locate(zoo[0], "existing", "x y.jpg", board).known.task == 10
     assert isinstance(locate(zoo[0], "existing", "empty.jpg", board), Problem)

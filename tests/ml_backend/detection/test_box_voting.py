@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
-from ml_backend.detection.box_voting import FAINTEST, MOST_OBLONG, Line, log_odds, marks, settled
+from ml_backend.detection.box_voting import (
+    MIN_CANDIDATE_SCORE,
+    MOST_OBLONG,
+    PlattCalibration,
+    edge_aspect_features,
+    fuse_candidates,
+    logit,
+)
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import Fit
 
-PLAIN = (Line(), Line())
+PLAIN = (PlattCalibration(), PlattCalibration())
 FAR = Fit(1, 1, -500, -500, 5000, 5000)
 """A photo whose edges are far from every box."""
 
@@ -29,7 +36,7 @@ def objects(*groups):
 
 
 def shown(found, *, floor=0.0, lines=PLAIN):
-    return settled(found, FAR, floor=floor, lines=lines)
+    return fuse_candidates(found, FAR, floor=floor, lines=lines)
 
 
 def test_the_mean_of_the_boxes_of_an_object_is_nearer_to_it_than_the_surest():
@@ -61,8 +68,10 @@ def test_boxes_that_lie_next_to_an_object_do_not_speak_for_it():
 
 def test_a_line_says_how_sure_boxes_are_and_without_one_their_own_score_stays():
     found = objects([0.8, 0.7], [0.4])
-    plain, calibrated, own = (shown(found, lines=(line,)).scores for line in (Line(), Line(2.0, -1.0), None))
-    np.testing.assert_allclose(log_odds(calibrated), 2 * log_odds(plain) - 1, rtol=1e-4)
+    plain, calibrated, own = (
+        shown(found, lines=(line,)).scores for line in (PlattCalibration(), PlattCalibration(2.0, -1.0), None)
+    )
+    np.testing.assert_allclose(logit(calibrated), 2 * logit(plain) - 1, rtol=1e-4)
     assert own.tolist() == pytest.approx([0.8, 0.4])
 
 
@@ -80,31 +89,36 @@ def test_a_line_says_how_sure_boxes_are_and_without_one_their_own_score_stays():
     ids=["whole", "left", "right", "corner", "from edge to edge", "all of the photo", "without area"],
 )
 def test_a_box_is_marked_by_the_edges_that_cut_it_and_by_its_form(box, cut, ratio):
-    [[edges, oblong]] = marks(np.array([box], np.float32), 200, 100)
+    [[edges, oblong]] = edge_aspect_features(np.array([box], np.float32), 200, 100)
     assert edges == cut
     assert oblong == pytest.approx(min(np.log(ratio) ** 2, MOST_OBLONG), abs=1e-5)
 
 
 def test_what_the_edge_of_the_photo_cuts_is_less_sure_where_the_line_says_so():
     """The same two objects in the same input, of which the photo takes the left half."""
-    found, line = objects([0.8], [0.8]), (Line(cut=-1.0),)
-    whole, narrow = (settled(found, fit, floor=0, lines=line) for fit in (FAR, Fit(1, 1, -500, -500, 640, 5000)))
+    found, line = objects([0.8], [0.8]), (PlattCalibration(cut=-1.0),)
+    whole, narrow = (
+        fuse_candidates(found, fit, floor=0, lines=line) for fit in (FAR, Fit(1, 1, -500, -500, 640, 5000))
+    )
     np.testing.assert_allclose(whole.scores[0], whole.scores[1])
     assert narrow.boxes[0, 0] == 0, "the uncut one comes first"
-    assert log_odds(narrow.scores)[0] - log_odds(narrow.scores)[1] == pytest.approx(1, abs=1e-3)
+    assert logit(narrow.scores)[0] - logit(narrow.scores)[1] == pytest.approx(1, abs=1e-3)
 
 
 def test_the_edge_of_a_part_is_not_that_of_the_photo():
     found = objects([0.8])
-    lines = (Line(cut=-1.0),)
+    lines = (PlattCalibration(cut=-1.0),)
     part = Fit(0.5, 0.5, 0, 0, 4000, 4000, origin=(1000, 1000))
-    assert settled(found, part, floor=0, lines=lines).scores == settled(found, FAR, floor=0, lines=(Line(),)).scores
+    assert (
+        fuse_candidates(found, part, floor=0, lines=lines).scores
+        == fuse_candidates(found, FAR, floor=0, lines=(PlattCalibration(),)).scores
+    )
 
 
 def test_lines_one_after_the_other_are_one():
-    first, second = Line(2.0, -1.0, -0.5, 0.25), Line(0.5, 3.0, 1.0, 1.0)
-    assert second(first) == Line(1.0, 2.5, 0.75, 1.125)
-    assert second(Line()) == second == Line()(second)
+    first, second = PlattCalibration(2.0, -1.0, -0.5, 0.25), PlattCalibration(0.5, 3.0, 1.0, 1.0)
+    assert second(first) == PlattCalibration(1.0, 2.5, 0.75, 1.125)
+    assert second(PlattCalibration()) == second == PlattCalibration()(second)
 
 
 @pytest.mark.parametrize("floor", [0.05, 0.2, 0.6])
@@ -122,7 +136,7 @@ def test_what_is_shown_does_not_hang_on_the_floor_nor_on_other_classes(floor):
 def test_the_best_comes_first_and_the_faintest_not_at_all():
     found = shown(candidates())
     assert (np.diff(found.scores) <= 0).all()
-    assert not len(shown(objects([0.9 * FAINTEST])))
+    assert not len(shown(objects([0.9 * MIN_CANDIDATE_SCORE])))
     assert not len(shown(Detections.none()))
 
 

@@ -7,7 +7,7 @@ from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelBroken, ModelMissing
 from ml_backend.inference.detector import load_detector
 from ml_backend.inference.session import Engine
-from ml_backend.inference.session_cache import Openings
+from ml_backend.inference.session_cache import OnnxSessionCache
 from ml_backend.serving.smoke_test import check_model
 
 
@@ -45,7 +45,7 @@ def test_a_damaged_opening_costs_time_and_nothing_else(model, tmp_path, harm):
     [file] = folder.glob("*.onnx" if harm == "graph" else "*.npz")
     file.write_bytes(b"torn")
     assert load_detector(model, kept=folder).layout == "labelloop"
-    assert Openings(folder).find() is not None
+    assert OnnxSessionCache(folder).find() is not None
     assert file.read_bytes() != b"torn"
 
 
@@ -63,10 +63,10 @@ def test_a_model_that_is_gone_or_broken_keeps_no_opening(model, tmp_path):
     broken.write_bytes(b"no model")
     with pytest.raises(ModelBroken):
         load_detector(broken, kept=tmp_path / "other")
-    assert Openings(tmp_path / "other").find() is None
+    assert OnnxSessionCache(tmp_path / "other").find() is None
     assert not list((tmp_path / "other").glob("*.onnx"))
 
 
 def test_a_check_in_another_process_keeps_the_opening_for_this_one(model, tmp_path):
     check_model(model, kept=tmp_path / "opened")
-    assert Openings(tmp_path / "opened").find().layout == "labelloop"
+    assert OnnxSessionCache(tmp_path / "opened").find().layout == "labelloop"

@@ -17,7 +17,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound
 from labelloop.service.studio.tasks import Mark
 from ml_backend.inference.detector import embedded_model
-from ml_backend.learning.context import Kit
+from ml_backend.learning.context import LearningContext
 from ml_backend.learning.training_run import Learner
 from ml_backend.training.backbone import open_backbone
 from tests.drawn import SIDE, draw_shapes
@@ -225,7 +225,7 @@ def engine(settings):
 
 @pytest.fixture
 def kit(settings, studio, engine):
-    return Kit.of(settings, studio, engine)
+    return LearningContext.of(settings, studio, engine)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
-from ml_backend.learning.annotations import config_of, is_held_out, seen_of, teach
+from ml_backend.learning.annotations import config_of, is_held_out, task_checksum, training_data_of
 from tests.ml_backend.learning.conftest import CONFIG, PROJECT, box_json
 
 BOXES = {name: box_json("Disc", box) for name, box in (("a", (10, 10, 60, 60)), ("b", (200, 200, 300, 300)))}
@@ -21,7 +21,7 @@ def annotation(number, annotator, results, **fields):
 def taught(*annotations, data=None, config=CONFIG, held_out=0.0, size=lambda _url, _task: None, predictions=()):
     told = {"annotations": list(annotations), "predictions": list(predictions)}
     task = read_task({"id": 1, "data": {"image": "a.jpg", **(data or {})}, **told})
-    return teach(task, LabelConfig.parse(config), project=PROJECT, held_out=held_out, size=size)
+    return training_data_of(task, LabelConfig.parse(config), project=PROJECT, held_out=held_out, size=size)
 
 
 A, B = [BOXES["a"]], [BOXES["b"]]
@@ -137,7 +137,9 @@ def test_a_tenth_of_the_tasks_is_held_out_always_the_same():
 
 def test_only_what_decides_what_is_taught_is_seen_as_a_change():
     def seen(*annotations, sign="", **data):
-        return seen_of(read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}), sign)
+        return task_checksum(
+            read_task({"id": 1, "data": {"image": "a.jpg", **data}, "annotations": list(annotations)}), sign
+        )
 
     one = annotation(1, 1, A)
     before = seen(one)

@@ -9,15 +9,15 @@ from ml_backend.jobs import handlers
 from ml_backend.learning.events import LEARN, OPINION, opinion_hint
 from ml_backend.learning.label_errors import CALM_S, KEYS, LATEST_S, opine, opinion_of
 from ml_backend.learning.store.label_errors import Opinion
-from ml_backend.training.label_errors import Remark
+from ml_backend.training.label_errors import LabelIssue
 from tests.ml_backend.learning.conftest import PROJECT, box_json, draw_discs
 
 BOX = (10.0, 20.0, 110.4, 80.0)
 AT = "at 10, 20 (100 x 60 px)"
-MISSING = Remark("missing", 0.9, BOX, "Disc")
-WRONG = Remark("class", 0.7, BOX, "Square", 0)
-NOTHING = Remark("spurious", 0.4, BOX, "Disc", 1)
-LOOSE = Remark("loose", 0.3, BOX, "Disc", 1)
+MISSING = LabelIssue("missing", 0.9, BOX, "Disc")
+WRONG = LabelIssue("class", 0.7, BOX, "Square", 0)
+NOTHING = LabelIssue("spurious", 0.4, BOX, "Disc", 1)
+LOOSE = LabelIssue("loose", 0.3, BOX, "Disc", 1)
 
 
 def never():

@@ -3,7 +3,7 @@
 import pytest
 
 from ml_backend.learning.annotations import is_held_out
-from ml_backend.learning.poller import Watchman
+from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_order import HEAD, place_score, rest_score, with_held_out
 from ml_backend.learning.task_queue import arrange
 from tests.ml_backend.learning.conftest import PROJECT
@@ -126,7 +126,7 @@ def test_pre_labels_of_old_versions_go_after_an_hour_and_the_version_is_followed
     arrange(kit, PROJECT, stop=never)
     theirs = {"task": 1, "result": [], "score": 0.5, "model_version": "somebody-else"}
     studio.import_predictions(PROJECT, [theirs])
-    watchman = Watchman(kit)
+    watchman = LearningPoller(kit)
     watchman.mend(PROJECT)
     assert set(studio.model_versions(PROJECT)) == {first.version, second.version, "somebody-else"}
     monkeypatch.setattr("ml_backend.learning.poller.OUTDATED_S", 0.0)

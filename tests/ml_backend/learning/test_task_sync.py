@@ -11,10 +11,10 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio.tasks import Mark
 from ml_backend.learning import task_sync as backlogs
 from ml_backend.learning.image_vectors import Lookout
-from ml_backend.learning.store.tasks import TRIES, LookStore, Waiting
+from ml_backend.learning.store.tasks import TRIES, PhotoVectorStore, Waiting
 from ml_backend.learning.task_queue import arrange
 from ml_backend.learning.task_sync import Backlog
-from ml_backend.training.acquisition import by_chance, rank, spread
+from ml_backend.training.acquisition import random_order, rank, sample_without_near_duplicates
 from tests.ml_backend.learning.conftest import PROJECT
 
 BACKBONE, VERSION = "base-1", "learned-1"
@@ -24,7 +24,7 @@ BACKBONE, VERSION = "base-1", "learned-1"
 def looks(request, settings):
     url = "" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
     engine = open_database(Settings(home=settings.home, database_url=url))
-    yield LookStore(engine)
+    yield PhotoVectorStore(engine)
     engine.dispose()
 
 
@@ -126,9 +126,12 @@ def vectors(looks):
 def test_fair_sample_of_a_few_is_that_of_all(looks, vectors):
     made, doubts = vectors
     fresh = [number for number in made if number not in doubts]
-    wanted = [fresh[index] for index in spread(np.stack([made[one] for one in fresh]), np.zeros((0, 8)), 40)]
+    wanted = [
+        fresh[index]
+        for index in sample_without_near_duplicates(np.stack([made[one] for one in fresh]), np.zeros((0, 8)), 40)
+    ]
     few, block = looks.vectors(PROJECT, BACKBONE, looks.by_chance(PROJECT, VERSION, limit=200))
-    assert [few[index] for index in spread(block, np.zeros((0, 8), np.float32), 40)] == wanted
+    assert [few[index] for index in sample_without_near_duplicates(block, np.zeros((0, 8), np.float32), 40)] == wanted
 
 
 def test_order_by_doubt_of_a_few_is_that_of_all(looks, vectors):
@@ -249,10 +252,10 @@ def test_tables_of_an_earlier_version_open_without_loss(settings):
         lesson |= {"photos": "[]", "boxes": 0, "read_at": 0.0}
         connection.execute(sa.insert(sa.table("learn_tasks", *map(sa.column, lesson))), [lesson])
     migrate(engine)
-    looks = LookStore(engine)
+    looks = PhotoVectorStore(engine)
     assert looks.waiting(PROJECT, VERSION, limit=5) == [Waiting(2, 0.2, 0.7)]
     assert looks.prelabelled(PROJECT, VERSION, limit=5) == [2]
     assert looks.annotated(PROJECT, vectors) == {3}
     fresh = [number for number in vectors if number not in {2, 3}]
-    order = [fresh[index] for index in by_chance(np.stack([vectors[number] for number in fresh]))]
+    order = [fresh[index] for index in random_order(np.stack([vectors[number] for number in fresh]))]
     assert looks.by_chance(PROJECT, VERSION, limit=3000) == order

@@ -12,9 +12,9 @@ from labelloop.service.jobs.jobs import Jobs, Reject
 from labelloop.service.store import open_store
 from ml_backend.cli import learning_commands as commands
 from ml_backend.jobs import handlers, periodics
-from ml_backend.learning.annotations import Lesson, config_of, is_held_out
+from ml_backend.learning.annotations import LabelledImage, config_of, is_held_out
 from ml_backend.learning.events import LEARN, QUEUE, read_event
-from ml_backend.learning.poller import Watchman
+from ml_backend.learning.poller import LearningPoller
 from ml_backend.learning.task_queue import arrange
 from ml_backend.learning.training_run import Learner
 from ml_backend.learning.training_set import MOST_PHOTOS, sample
@@ -36,7 +36,7 @@ def finds(kit, version, seed, studio):
     task = studio.stored[studio.add_photo(seed)]
     backbone = kit.bases.backbone(kit.bases.served(PROJECT))
     facts = {"backbone": backbone, "base": kit.bases.served(PROJECT).base, "config": LabelConfig.parse(CONFIG)}
-    exam = kit.examiner.examine(version, [(task["id"], Lesson(task["data"]["image"]))], **facts)
+    exam = kit.examiner.evaluate(version, [(task["id"], LabelledImage(task["data"]["image"]))], **facts)
     [found] = exam.found
     return {exam.names[index] for index, score in zip(found.classes, found.scores, strict=True) if score > 0.5}
 
@@ -99,7 +99,7 @@ def test_what_is_read_while_it_is_waited_for_more_is_read_once_and_what_comes_me
     # Somebody corrects the photo just when it was read.
     kit.inbox.put(LEARN, str(PROJECT), "second", {"tasks": [studio.label(4)], "source": "test"})
     late = studio.add_photo(5)
-    settled = learner._settled
+    settled = learner._debounce
 
     def settle(*given):
         studio.label(5, task=late)
@@ -250,7 +250,7 @@ def test_where_label_studio_could_not_be_told_the_next_round_of_the_poller_tells
     arrange(kit, PROJECT, stop=lambda: False)  # it does not reach the backend
     assert (run.verdict, connection["title"]) == ("published", "before")
     connection["model_version"] = run.version
-    Watchman(kit).run()
+    LearningPoller(kit).run()
     assert connection["title"] == studio.fields["model_version"] == run.version
 
 
@@ -343,7 +343,7 @@ def test_a_policy_that_cannot_be_read_is_a_dead_letter_that_says_so(settings, st
 def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class():
     def lesson(number):
         labels = ("Disc",) if number % 100 else ("Disc", "Square")
-        return number, Lesson(f"{number}.jpg", labels=labels)
+        return number, LabelledImage(f"{number}.jpg", labels=labels)
 
     few, many = [lesson(number) for number in range(MOST_PHOTOS)], [lesson(number) for number in range(3000)]
     assert sample(few) == few
@@ -355,11 +355,11 @@ def test_of_many_photos_a_sample_is_learned_from_with_all_that_show_a_rare_class
 
 def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_submit(kit, learn, studio):
     learn(tasks=[studio.label(seed) for seed in (1, 2, 4)])
-    Watchman(kit).run()
+    LearningPoller(kit).run()
     assert not kit.inbox.open_events(LEARN, str(PROJECT))
     renamed = '<Label value="Block" predicted_values="Square"/>'
     studio.fields["label_config"] = studio.fields["label_config"].replace('<Label value="Square"/>', renamed)
-    Watchman(kit).run()
+    LearningPoller(kit).run()
     events = kit.inbox.open_events(LEARN, str(PROJECT))
     assert [event.payload["source"] for event in events] == ["label config"]
     run = Learner(kit).learn(PROJECT, events)
@@ -369,7 +369,7 @@ def test_a_label_that_is_renamed_is_learned_again_under_its_new_name_without_a_s
 def test_an_annotation_that_went_without_a_webhook_is_un_learned_at_the_next_round(kit, learn, studio):
     tasks = [studio.label(seed) for seed in (1, 2, 4)]
     learn(tasks=tasks)
-    watchman = Watchman(kit)
+    watchman = LearningPoller(kit)
     studio.fields["total_annotations_number"] = 3
     watchman.run()
     studio.stored[tasks[0]]["annotations"].clear()  # made a draft again: the task's own time stays

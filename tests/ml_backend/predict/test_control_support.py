@@ -9,7 +9,7 @@ from labelloop.service.connect_report import Change
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from ml_backend.learning.connect import connect
-from ml_backend.learning.store.annotations import Lessons
+from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.predict.control_support import ModelOutputs, controls_of, learnable, reasons
 from ml_backend.predict.controls import CONTROLS
 from ml_backend.predict.label_mapping import BOXES, find_targets
@@ -162,5 +162,5 @@ def test_connect_promises_learning_only_where_it_comes(xml, said, learns, tmp_pa
     assert learnable(OneProject(xml).label_config(7)) == learns
     assert all(one.note for one in notes)
     assert bool(notes) == (not learns)
-    assert Lessons(engine).project(7) is not None
+    assert TrainingDataStore(engine).project(7) is not None
     assert isinstance(first, Change)

@@ -13,7 +13,7 @@ from labelloop.service.media import NotAnImage
 from labelloop.service.settings import Settings
 from ml_backend.cli.learning_commands import _phase
 from ml_backend.learning.service import State
-from ml_backend.learning.store.annotations import Lessons
+from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.predict.task_score import NEUTRAL
 from ml_backend.server.app import create_app
 
@@ -151,7 +151,7 @@ def test_setup_predict_pages_and_training_say_the_same_reason(client, tmp_path):
     training = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 5}}).json
     assert training["status"] == "ignored"
     assert note in training["reason"]
-    Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
+    TrainingDataStore(open_database(Settings(home=tmp_path / "home"))).connect(5)
     page = client.get("/projects/5/learning").text
     assert note in page
     assert "The first fit comes" not in page
@@ -240,11 +240,11 @@ def test_start_training_gives_a_job_whose_status_can_be_asked(project, client):
 
 def test_a_worker_that_was_ended_in_a_phase_is_not_said_to_be_in_it_for_ever(client, tmp_path):
     client.post("/train", json={"project": 5})
-    lessons = Lessons(open_database(Settings(home=tmp_path / "home")))
+    lessons = TrainingDataStore(open_database(Settings(home=tmp_path / "home")))
     lessons.connect(5)
     lessons.phase(5, "fit")
     assert client.post("/job_status", json={"job": "learn-5"}).json["job_status"] == "running"
-    lessons.note(5, phase_at=time.time() - 600)
+    lessons.update_project(5, phase_at=time.time() - 600)
     assert client.post("/job_status", json={"job": "learn-5"}).json["job_status"] == "queued"
 
 
@@ -277,7 +277,7 @@ def test_the_page_of_a_project_that_learns_is_shown_with_a_strict_policy(client,
     assert (missing.status_code, missing.json["error"]["code"]) == (404, "not_connected_to_learning")
     assert client.get(f"/projects/{10**30}/learning").status_code == 404
     assert client.post("/job_status", json={"job": f"learn-{10**30}"}).status_code == 410
-    Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
+    TrainingDataStore(open_database(Settings(home=tmp_path / "home"))).connect(5)
     page = client.get("/projects/5/learning")
     assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
@@ -289,7 +289,7 @@ def test_the_front_page_leads_to_each_project(client, tmp_path):
     assert (empty.status_code, empty.content_type) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in empty.headers["Content-Security-Policy"]
     assert "labelloop connect PROJECT" in empty.text
-    Lessons(open_database(Settings(home=tmp_path / "home"))).connect(5)
+    TrainingDataStore(open_database(Settings(home=tmp_path / "home"))).connect(5)
     page = client.get("/")
     assert 'href="projects/5/learning"' in page.text
     assert client.post("/setup", json={"project": "5.1", "schema": ""}).json["model_version"] in page.text
@@ -387,13 +387,13 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
 ):
     loading = threading.Event()
     from ml_backend.inference.detector import load_detector
-    from ml_backend.serving.model_server import Serving
+    from ml_backend.serving.model_server import ModelServer
 
     def slowly(*args, **options):
         loading.wait(60)
         return load_detector(*args, **options)
 
-    monkeypatch.setattr(Serving.__init__, "__kwdefaults__", {**Serving.__init__.__kwdefaults__, "load": slowly})
+    monkeypatch.setattr(ModelServer.__init__, "__kwdefaults__", {**ModelServer.__init__.__kwdefaults__, "load": slowly})
     model = labelloop_model()
     client = create_app(settings.but(model=model), photos=photos).test_client()
     try:

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from ml_backend.server.concurrency_limit import WAITING, Busy, Turns
+from ml_backend.server.concurrency_limit import WAITING, Busy, ConcurrencyLimiter
 
 
 def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who_waits():
-    turns, go, inside = Turns(1), threading.Event(), []
+    turns, go, inside = ConcurrencyLimiter(1), threading.Event(), []
 
     def work():
-        with turns.turn():
+        with turns.acquire():
             inside.append(1)
             go.wait(60)
 
@@ -23,27 +23,27 @@ def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who
     while turns._inside < 1 + WAITING and time.monotonic() < deadline:
         time.sleep(0.005)
     assert len(inside) == 1
-    with pytest.raises(Busy) as error, turns.turn():
+    with pytest.raises(Busy) as error, turns.acquire():
         pass
     assert error.value.status == 503
     go.set()
     for thread in threads:
         thread.join()
     assert len(inside) == 1 + WAITING
-    with turns.turn() as waited_s:
+    with turns.acquire() as waited_s:
         assert waited_s < 30  # nobody is before us; otherwise it would be 60
 
 
 def test_nobody_waits_for_ever():
-    turns = Turns(1, wait_s=0.05)
-    with turns.turn(), pytest.raises(Busy, match="no free turn within"), turns.turn():
+    turns = ConcurrencyLimiter(1, wait_s=0.05)
+    with turns.acquire(), pytest.raises(Busy, match="no free turn within"), turns.acquire():
         pass
-    with turns.turn():
+    with turns.acquire():
         pass
 
 
 def test_an_error_gives_its_turn_back():
-    turns = Turns(1)
+    turns = ConcurrencyLimiter(1)
     for _ in range(5):
-        with pytest.raises(ValueError, match="bad"), turns.turn():
+        with pytest.raises(ValueError, match="bad"), turns.acquire():
             raise ValueError("bad")

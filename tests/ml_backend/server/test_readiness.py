@@ -15,7 +15,7 @@ from ml_backend.learning.store.tables import PROJECTS
 from ml_backend.server.readiness import ready_checks, require_served_files
 from ml_backend.serving.activation import cache_of
 from ml_backend.serving.active_versions import activate_in
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry, UnknownVersion
 
 
@@ -54,24 +54,24 @@ def test_an_active_version_that_is_gone_from_the_store_is_named(settings, active
 
 
 def test_worker_and_events_count_once_a_project_learns(settings):
-    checks = ready_checks(settings, Serving.from_settings(settings))
+    checks = ready_checks(settings, ModelServer.from_settings(settings))
     for name in ("home", "database", "worker", "events", "model-files"):
         checks[name]()  # nothing was connected: a backend that only predicts needs no worker
     engine = open_database(settings)
     with engine.begin() as connection:
         row = {"project": 7, "connected_at": 0.0, "cursor": "", "phase": "", "config": "", "fingerprint": ""}
         connection.execute(sa.insert(PROJECTS).values(row | {"phase_done": 0, "phase_total": 0, "phase_at": 0.0}))
-    checks = ready_checks(settings, Serving.from_settings(settings))
+    checks = ready_checks(settings, ModelServer.from_settings(settings))
     with pytest.raises(NotReady, match="No worker"):
         checks["worker"]()
     Workers(engine).beat("me")
-    ready_checks(settings, Serving.from_settings(settings))["worker"]()
+    ready_checks(settings, ModelServer.from_settings(settings))["worker"]()
     engine.dispose()
 
 
 def test_a_database_that_was_lost_makes_the_backend_not_ready(settings):
     open_database(settings).dispose()
-    checks = ready_checks(settings, Serving.from_settings(settings))
+    checks = ready_checks(settings, ModelServer.from_settings(settings))
     from labelloop.service import readiness
 
     checks["database"]()

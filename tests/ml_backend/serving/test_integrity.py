@@ -12,11 +12,11 @@ from ml_backend.checksums import ModelDamaged, check_file, keep_checksum, sideca
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelError
 from ml_backend.inference.detector import embedded_model, load_detector
-from ml_backend.inference.session_cache import Openings
+from ml_backend.inference.session_cache import OnnxSessionCache
 from ml_backend.serving import model_server as serving_module
 from ml_backend.serving.activation import open_version
 from ml_backend.serving.active_versions import activate_in
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 from ml_backend.smart.outline_network import Outline, embedded_outline
 from ml_backend.training.backbone import open_backbone
@@ -50,7 +50,7 @@ def version(store, labelloop_model):
 @pytest.fixture
 def started(settings):
     def start():
-        serving = Serving.from_settings(settings)
+        serving = ModelServer.from_settings(settings)
         serving.start()
         serving.detector(wait_s=30)
         return serving
@@ -160,7 +160,7 @@ def test_a_file_that_changes_while_it_is_opened_is_not_served_by_its_old_name(gi
         labelloop_model(scores=SCORES)
         return detector
 
-    serving = Serving(given, load=load)
+    serving = ModelServer(given, load=load)
     serving.start()
     with pytest.raises(ModelError, match="was replaced"):
         serving.served(wait_s=30)
@@ -204,7 +204,7 @@ def test_an_optimised_graph_that_was_changed_is_not_run(given, tmp_path, labello
     load_detector(labelloop_model(name="other.onnx", scores=SCORES), kept=other)
     [graph], [replacement] = folder.glob("*.onnx"), other.glob("*.onnx")
     shutil.copy(replacement, graph)
-    assert Openings(folder).find() is None
+    assert OnnxSessionCache(folder).find() is None
     assert seen_by(load_detector(given, kept=folder)) == whole
 
 

@@ -9,12 +9,12 @@ from ml_backend.cli.serve import serve
 from ml_backend.errors import ModelBroken, ModelError, ModelLoading, ModelMissing
 from ml_backend.inference.detector import load_detector
 from ml_backend.serving.active_versions import Place, Pointer
-from ml_backend.serving.model_server import MOST_PROJECTS, Serving
+from ml_backend.serving.model_server import MOST_PROJECTS, ModelServer
 from ml_backend.serving.smoke_test import check_model
 
 
 def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labelloop_model):
-    serving = Serving(labelloop_model())
+    serving = ModelServer(labelloop_model())
     before = serving.version()
     assert serving.loaded() is None
     with pytest.raises(ModelLoading):
@@ -25,7 +25,7 @@ def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labe
 
 def test_asking_what_is_active_for_many_projects_drops_none_that_is_in_memory(labelloop_model):
     places = {str(number): Place(f"learned-{number}") for number in range(1, 2 * MOST_PROJECTS)}
-    serving = Serving(labelloop_model(), watch=SimpleNamespace(pointer=Pointer(places)))
+    serving = ModelServer(labelloop_model(), watch=SimpleNamespace(pointer=Pointer(places)))
     serving.version("1")  # takes a place in memory
     kept = serving._slots()
     assert [serving.active(number) for number in places] == [place.version for place in places.values()]
@@ -40,7 +40,7 @@ def test_those_who_need_the_model_wait_for_it(labelloop_model):
         go.wait(10)
         return load_detector(*args, **options)
 
-    serving = Serving(labelloop_model(), load=load)
+    serving = ModelServer(labelloop_model(), load=load)
     serving.start()
     with pytest.raises(ModelLoading, match=r"after 0 s|still being loaded"):
         serving.detector(wait_s=0.05)
@@ -49,7 +49,7 @@ def test_those_who_need_the_model_wait_for_it(labelloop_model):
 
 
 def test_a_model_that_cannot_be_loaded_is_said_to_everybody(tmp_path):
-    serving = Serving(tmp_path / "gone.onnx")
+    serving = ModelServer(tmp_path / "gone.onnx")
     serving.start()
     for ask in (serving.version, lambda: serving.detector(wait_s=10), serving.check):
         with pytest.raises(ModelMissing):
@@ -60,7 +60,7 @@ def test_a_failure_that_nobody_foresaw_is_a_broken_model_not_a_hanging_worker(la
     def load(*args, **options):
         raise MemoryError("no room")
 
-    serving = Serving(labelloop_model(), load=load)
+    serving = ModelServer(labelloop_model(), load=load)
     serving.start()
     with pytest.raises(ModelBroken, match="no room"):
         serving.detector(wait_s=10)

@@ -10,7 +10,7 @@ from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import load_detector
 from ml_backend.serving.active_versions import NothingBefore, Place, Pointer, activate_in, read_pointer, roll_back_in
 from ml_backend.serving.model_cache import ModelCache
-from ml_backend.serving.pointer_watcher import Watch
+from ml_backend.serving.pointer_watcher import PointerWatcher
 from ml_backend.serving.registry import Registry, UnknownVersion
 
 
@@ -136,11 +136,11 @@ class Bucket:
 
 def test_a_restart_while_the_bucket_is_away_goes_on_with_the_version_seen_last(tmp_path):
     bucket, memory = Bucket(), tmp_path / "home" / "active.json"
-    watch = Watch(bucket, memory=memory)
+    watch = PointerWatcher(bucket, memory=memory)
     assert watch.pointer.active() == ""
     assert watch.look()
     assert not watch.look()
     bucket.up = False
     assert not watch.look()
     assert watch.pointer.active() == "v1"
-    assert Watch(bucket, memory=memory).pointer.active() == "v1"
+    assert PointerWatcher(bucket, memory=memory).pointer.active() == "v1"

@@ -10,7 +10,7 @@ from ml_backend.errors import ModelError
 from ml_backend.inference.detector import load_detector
 from ml_backend.serving.activation import activate, roll_back, served_version
 from ml_backend.serving.active_versions import activate_in
-from ml_backend.serving.model_server import Serving
+from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
 
 
@@ -36,7 +36,7 @@ def add(store, labelloop_model):
 
 @pytest.fixture
 def serving(settings):
-    running = Serving.from_settings(settings)
+    running = ModelServer.from_settings(settings)
     running.start()
     running.detector(wait_s=20)
     return running
@@ -73,7 +73,7 @@ def test_a_fresh_worker_serves_what_is_active_and_opens_a_project_s_when_it_is_a
     activate_in(store, add("shared"))
     own = add("own")
     activate_in(store, own, "3")
-    serving = Serving.from_settings(settings)
+    serving = ModelServer.from_settings(settings)
     serving.start()
     assert serving.version("3.17") == own
     assert serving.served("3.17", wait_s=20).version == own
@@ -103,7 +103,7 @@ def test_a_fresh_worker_falls_back_to_what_was_active_before(settings, store, ad
     activate_in(store, good)
     break_copy(settings, store, bad)
     activate_in(store, bad)
-    serving = Serving.from_settings(settings)
+    serving = ModelServer.from_settings(settings)
     serving.start()
     assert serving.served(wait_s=20).version == good == serving.version()
 
@@ -125,7 +125,7 @@ def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, give
             go.wait(20)
         return load_detector(path, **options)
 
-    serving = Serving.from_settings(settings)
+    serving = ModelServer.from_settings(settings)
     serving._load = load
     serving.start()
     before = serving.served(wait_s=20).version

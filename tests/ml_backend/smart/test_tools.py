@@ -20,8 +20,8 @@ from labelloop.service.media import MediaMissing, Photo, load_photo
 from labelloop.service.memory_budget import MemoryBudget
 from ml_backend.smart import SmartTools, serves_smart_tools
 from ml_backend.smart.crop import View
-from ml_backend.smart.crop_mask import Cutout
-from ml_backend.smart.embedding_cache import Looks
+from ml_backend.smart.crop_mask import InstanceMask
+from ml_backend.smart.embedding_cache import SingleFlightLRU
 from ml_backend.smart.outline_network import Outline
 
 W, H = 400, 300
@@ -248,7 +248,7 @@ def test_photos_worked_on_at_once_are_never_mixed_up(album):
 
 
 def test_looks_are_made_once_for_many_threads_and_the_oldest_go_first():
-    looks, made, started = Looks(2), [], threading.Barrier(8)
+    looks, made, started = SingleFlightLRU(2), [], threading.Barrier(8)
 
     def get(key):
         started.wait()
@@ -264,7 +264,7 @@ def test_looks_are_made_once_for_many_threads_and_the_oldest_go_first():
 
 
 def test_a_photo_that_could_not_be_had_is_asked_for_again():
-    looks = Looks(2)
+    looks = SingleFlightLRU(2)
     with pytest.raises(MediaMissing):
         looks.get("a", lambda: (_ for _ in ()).throw(MediaMissing("a", "gone")))
     assert looks.get("a", lambda: "there") == "there"
@@ -281,7 +281,7 @@ def peak_mb(work):
 
 def test_an_object_on_a_large_photo_takes_little_memory():
     level = cv2.GaussianBlur(np.pad(np.ones((80, 80), np.float32), 40, constant_values=-1), (0, 0), 5)
-    large = Cutout(level, (0, 0, 8000, 8000), 0.9)
+    large = InstanceMask(level, (0, 0, 8000, 8000), 0.9)
     assert peak_mb(large.box) < 60  # the photo's pixels as floats: 256
     assert peak_mb(lambda: large.mask(8000, 8000)) < 260
     assert (large.mask(8000, 8000).array() != large.pixels()).mean() < 1e-4
@@ -305,7 +305,7 @@ def test_photos_kept_at_hand_leave_the_memory_to_decoding():
 def test_a_cutout_has_the_box_of_its_pixels_to_the_pixel():
     level = np.full((10, 20), -1, np.float32)
     level[2:5, 3:9] = 1
-    cutout = Cutout(level, (100, 50, 120, 60), 1.0)
+    cutout = InstanceMask(level, (100, 50, 120, 60), 1.0)
     assert cutout.box() == Rectangle(103, 52, 6, 3)
     assert cutout.polygon().bounds == (103, 52, 109, 55)
     assert cutout.mask(200, 100).bounds == (103, 52, 109, 55)
@@ -363,7 +363,7 @@ def test_what_a_view_shows_lies_where_it_was_on_the_photo(case):
     mask = scene()[1].mask(W, H)
     view = View(VIEWED[case], W, H)
     shown = view.show(np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2), 160)
-    found = Cutout(view.place((shown[..., 0] / 255 - 0.5).astype(np.float32)), view.bounds, 1.0).mask(W, H)
+    found = InstanceMask(view.place((shown[..., 0] / 255 - 0.5).astype(np.float32)), view.bounds, 1.0).mask(W, H)
     left, top, right, bottom = view.bounds
     seen = np.zeros_like(mask)
     seen[top:bottom, left:right] = mask[top:bottom, left:right]

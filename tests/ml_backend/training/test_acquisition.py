@@ -7,11 +7,11 @@ from ml_backend.detection.detections import Detections
 from ml_backend.training.acquisition import (
     CHANCE,
     EMPTY_EVERY,
-    Drawn,
-    Look,
+    LabelCounts,
+    UnlabelledImage,
     next_photos,
     rank,
-    spread,
+    sample_without_near_duplicates,
     uncertainty,
     weights,
 )
@@ -32,11 +32,13 @@ def whole(count):
 
 
 def on(*photos):
-    return Drawn.on([(labels, whole(len(labels))) for labels in photos])
+    return LabelCounts.on([(labels, whole(len(labels))) for labels in photos])
 
 
 def worth(*boxes, drawn, varies=None):
-    return uncertainty(found(*boxes), whole(len(boxes)), names=["common", "rare"], drawn=Drawn(drawn, varies or {}))
+    return uncertainty(
+        found(*boxes), whole(len(boxes)), names=["common", "rare"], drawn=LabelCounts(drawn, varies or {})
+    )
 
 
 def test_one_object_of_a_seldom_drawn_class_counts_more_than_ten_of_a_common_one():
@@ -72,7 +74,7 @@ def test_what_was_drawn_is_counted_photo_by_photo():
     assert drawn.objects == {"a": 3, "b": 1}
     # Variance of (2, 0, 1) over its mean, (1, 0, 0) over its own; and one third of a photo that varies by 1.
     assert drawn.varies == pytest.approx({"a": 2 / 3 + 1 / 3, "b": 2 / 3 + 1 / 3})
-    assert on() == Drawn({}, {})
+    assert on() == LabelCounts({}, {})
 
 
 def told(drawn, *photos):
@@ -121,15 +123,17 @@ def test_what_the_edge_of_its_photo_cuts_counts_less():
 
 def test_a_cold_start_draws_by_chance_and_names_no_photo_twice():
     vectors = np.stack([unit(angle) for angle in np.linspace(0, 3, 60)])
-    order = spread(vectors, np.zeros((0, 2), np.float32), 60)
+    order = sample_without_near_duplicates(vectors, np.zeros((0, 2), np.float32), 60)
     assert sorted(order) == list(range(60))
-    assert order == spread(vectors, np.zeros((0, 2), np.float32), 60), "the same for the same photos"
+    assert order == sample_without_near_duplicates(vectors, np.zeros((0, 2), np.float32), 60), (
+        "the same for the same photos"
+    )
     assert abs(np.corrcoef(order, np.arange(60))[0, 1]) < 0.4, "whatever their order was"
 
 
 def test_photos_that_show_the_same_as_others_come_last():
     vectors = np.stack([unit(angle) for angle in (0.0, 0.001, 1.0, 1.001, 2.0, 3.0)])
-    order = spread(vectors, np.stack([unit(3.001)]), 6)
+    order = sample_without_near_duplicates(vectors, np.stack([unit(3.001)]), 6)
     assert len({*order[:3]} & {0, 1}) == len({*order[:3]} & {2, 3}) == 1
     assert 4 in order[:3]
     assert 5 in order[3:]
@@ -150,22 +154,22 @@ def test_empty_photos_come_in_turn_where_the_order_is_made_anew_after_each_label
 
 
 def test_after_the_start_what_teaches_most_comes_first_and_its_twin_last():
-    looks = [Look(unit(angle), worth) for angle, worth in ((0.0, 0.1), (1.0, 0.9), (1.001, 0.8), (2.0, 0.5))]
+    looks = [UnlabelledImage(unit(angle), worth) for angle, worth in ((0.0, 0.1), (1.0, 0.9), (1.001, 0.8), (2.0, 0.5))]
     labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4, 4.6, 4.8)])
     assert next_photos(looks, labelled, 4) == [1, 3, 0, 2]
 
 
 def test_a_cold_start_looks_at_the_photos_alone():
     vectors = [unit(angle) for angle in (0.0, 3.0, 1.0, 2.0)]
-    looks = [Look(vector, worth) for vector, worth in zip(vectors, (9.0, None, 0.0, 1.0), strict=True)]
+    looks = [UnlabelledImage(vector, worth) for vector, worth in zip(vectors, (9.0, None, 0.0, 1.0), strict=True)]
     labelled = np.stack([unit(0.5)])
-    assert next_photos(looks, labelled, 4) == spread(np.stack(vectors), labelled, 4)
+    assert next_photos(looks, labelled, 4) == sample_without_near_duplicates(np.stack(vectors), labelled, 4)
 
 
 def test_where_no_photo_promises_anything_those_on_which_nothing_was_seen_are_as_good_as_others():
     vectors = [unit(angle) for angle in np.linspace(0, 3, 60)]
-    looks = [Look(vector, None if place % 2 else CHANCE / 2) for place, vector in enumerate(vectors)]
+    looks = [UnlabelledImage(vector, None if place % 2 else CHANCE / 2) for place, vector in enumerate(vectors)]
     labelled = np.stack([unit(angle) for angle in (4.0, 4.2, 4.4)])
     order = next_photos(looks, labelled, 60)
-    assert order == spread(np.stack(vectors), labelled, 60)
+    assert order == sample_without_near_duplicates(np.stack(vectors), labelled, 60)
     assert 5 < sum(place % 2 for place in order[:30]) < 25

@@ -5,11 +5,11 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from ml_backend.detection.box_voting import Line, log_odds
+from ml_backend.detection.box_voting import PlattCalibration, logit
 from ml_backend.detection.detections import Detections
-from ml_backend.training.calibration import are_right, calibrated, expected_error, fit_line, lines
+from ml_backend.training.calibration import calibrated, expected_error, fit_calibrations, fit_line, match_detections
 from ml_backend.training.linear_head import Head
-from ml_backend.training.metrics import Truth
+from ml_backend.training.metrics import GroundTruth
 
 
 def drawn(count, *, stretch, shift, seed=0):
@@ -52,30 +52,33 @@ def test_one_detection_changes_little():
 def test_of_two_boxes_on_an_object_only_the_better_is_right():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
     found = Detections(boxes, np.array([0.4, 0.9, 0.8, 0.7], np.float32), np.array([0, 0, 1, 0]))
-    truth = Truth(np.array([[0, 0, 10, 10]], np.float32), ("a",))
-    assert are_right(found, truth, names=["a", "b"]).tolist() == [False, True, False, False]
+    truth = GroundTruth(np.array([[0, 0, 10, 10]], np.float32), ("a",))
+    assert match_detections(found, truth, names=["a", "b"]).tolist() == [False, True, False, False]
 
 
 def test_a_calibrated_head_answers_the_line_of_each_class():
     head = Head(("a", "b"), (3,), np.ones((1, 5, 2)), np.array([[1.0, 2.0]]))
-    moved = calibrated(head, {"b": Line(2.0, -1.0)})
-    assert head.lines == (Line(), Line())
-    assert moved.lines == (Line(), Line(2.0, -1.0))
-    assert calibrated(moved, {"b": Line(0.5, 3.0)}).lines == (Line(), Line(1.0, 2.5)), "one line after the other"
+    moved = calibrated(head, {"b": PlattCalibration(2.0, -1.0)})
+    assert head.lines == (PlattCalibration(), PlattCalibration())
+    assert moved.lines == (PlattCalibration(), PlattCalibration(2.0, -1.0))
+    assert calibrated(moved, {"b": PlattCalibration(0.5, 3.0)}).lines == (
+        PlattCalibration(),
+        PlattCalibration(1.0, 2.5),
+    ), "one line after the other"
 
 
 def test_what_is_cut_on_photos_where_nobody_draws_such_gets_a_line_that_says_so():
     """Forty photos, each with a whole object that is drawn, and a cut one that is not, both found."""
     boxes = np.array([[40, 40, 60, 60], [0, 40, 20, 60]], np.float32)
     found = [Detections(boxes, np.array([0.7, 0.7], np.float32), np.zeros(2, np.int64))] * 40
-    line = lines(found, [Truth(boxes[:1], ("a",))] * 40, [(200, 100)] * 40, names=["a"])["a"]
+    line = fit_calibrations(found, [GroundTruth(boxes[:1], ("a",))] * 40, [(200, 100)] * 40, names=["a"])["a"]
     assert line.cut < -1
-    beyond = lines(found, [Truth(boxes[:1], ("a",))] * 40, [(200, 100)] * 40, names=["a", "b"])
-    assert beyond == {"a": line, "b": Line()}, "of what was not found nothing is known"
+    beyond = fit_calibrations(found, [GroundTruth(boxes[:1], ("a",))] * 40, [(200, 100)] * 40, names=["a", "b"])
+    assert beyond == {"a": line, "b": PlattCalibration()}, "of what was not found nothing is known"
 
 
 def test_log_odds_of_certainty_are_finite():
-    assert np.isfinite(log_odds(np.array([0.0, 1.0]))).all()
+    assert np.isfinite(logit(np.array([0.0, 1.0]))).all()
 
 
 def test_thousands_of_drawn_boxes_do_not_fill_memory():
@@ -83,7 +86,7 @@ def test_thousands_of_drawn_boxes_do_not_fill_memory():
     boxes = np.concatenate([corners, corners + 9], axis=1)
     found = Detections(boxes[:600:2], np.linspace(0.9, 0.1, 300, dtype=np.float32), np.zeros(300, np.int64))
     tracemalloc.start()
-    right = are_right(found, Truth(boxes, ("disc",) * len(boxes)), names=("disc",))
+    right = match_detections(found, GroundTruth(boxes, ("disc",) * len(boxes)), names=("disc",))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert right.all()

@@ -63,7 +63,7 @@ def test_features_of_every_level_come_out_in_the_order_of_the_boxes(tmp_path, ph
     backbone = open_backbone(yolox(tmp_path / "small.onnx"), folder=tmp_path, layout="yolox")
     assert backbone.levels == (64, 16, 4)
     prepared = prepare(photo, backbone.spec)
-    [sight] = backbone.see([prepared])
+    [sight] = backbone.extract_features([prepared])
     assert sight.embeddings.shape == (84, 12)
     model = onnx.load(tmp_path / "small.onnx")
     named = [f"{name}{index}" for name in ("reg", "cls", "stem") for index in range(3)]

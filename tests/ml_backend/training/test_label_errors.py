@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from ml_backend.detection.preprocess import Fit
-from ml_backend.training.backbone import Sight
+from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.examples import Example
 from ml_backend.training.label_errors import _support as support_of
-from ml_backend.training.label_errors import second_opinion, second_opinions
+from ml_backend.training.label_errors import find_label_issues, second_opinions
 from ml_backend.training.linear_head import Head
 
 SIDE = 20
@@ -27,7 +27,9 @@ def sight(kinds, *, seed=0):
             [index] = np.flatnonzero((corners == place).all(axis=1))
             embeddings[index, kind] += 3
     some = np.full(len(boxes), 0.5, np.float32)
-    return Sight(boxes, some, np.zeros((len(boxes), 1), np.float32), embeddings, Fit(1.0, 1.0, 0, 0, 200, 200))
+    return CandidateFeatures(
+        boxes, some, np.zeros((len(boxes), 1), np.float32), embeddings, Fit(1.0, 1.0, 0, 0, 200, 200)
+    )
 
 
 HEAD = Head(
@@ -44,7 +46,7 @@ def box(place, grow=0):
 
 
 def remarks(drawn, labels, kinds=(0, 1, 0, None)):
-    found = second_opinion(Example(sight(kinds), np.array(drawn, np.float32).reshape(-1, 4), tuple(labels)), HEAD)
+    found = find_label_issues(Example(sight(kinds), np.array(drawn, np.float32).reshape(-1, 4), tuple(labels)), HEAD)
     return [(one.kind, one.label, one.drawn) for one in found if one.confidence > 0.3]
 
 
@@ -67,10 +69,12 @@ def test_each_kind_of_error_is_named(drawn, labels, expected):
 
 def test_what_drawn_boxes_explain_is_no_missing_object():
     """The model is as sure of an object between two drawn neighbours as of one that stands alone."""
-    alone = second_opinion(Example(sight((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD)
+    alone = find_label_issues(Example(sight((0, None, None, None)), np.zeros((0, 4), np.float32), ()), HEAD)
     x, y = PLACES[0]
     halves = [[x - 14, y, x + 10, y + SIDE], [x + 10, y, x + 34, y + SIDE]]
-    between = second_opinion(Example(sight((0, None, None, None)), np.array(halves, np.float32), ("disc",) * 2), HEAD)
+    between = find_label_issues(
+        Example(sight((0, None, None, None)), np.array(halves, np.float32), ("disc",) * 2), HEAD
+    )
     assert max(one.confidence for one in alone if one.kind == "missing") > 0.3
     assert not [one for one in between if one.kind == "missing"]
 

@@ -216,6 +216,6 @@ def test_the_learned_file_answers_as_the_head_to_the_bit(family, photos, tmp_pat
     detector = load_detector(tmp_path / "learned.onnx")
     assert detector.layout == "labelloop"
     raw = detector.engine.run([photos[2].tensor], ["boxes", "scores"])
-    boxes, scores = head.answer(backbone.see(photos[2:])[0])
+    boxes, scores = head.score_candidates(backbone.see(photos[2:])[0])
     np.testing.assert_array_equal(raw["scores"][0], scores)
     np.testing.assert_array_equal(raw["boxes"][0], boxes)

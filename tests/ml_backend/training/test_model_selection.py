@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from ml_backend.detection.box_voting import Line
+from ml_backend.detection.box_voting import PlattCalibration
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import embedded_model, load_detector
@@ -12,11 +12,11 @@ from ml_backend.layouts.labelloop import LINES
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.calibration import calibrated
 from ml_backend.training.examples import Example
-from ml_backend.training.fit import fit_head, fit_table
-from ml_backend.training.linear_head import move, shift_to
-from ml_backend.training.model_selection import Choice, choices_of, learn
+from ml_backend.training.fit import fit_head, fit_heads
+from ml_backend.training.linear_head import apply_box_deltas, encode_box_deltas
+from ml_backend.training.model_selection import FitConfig, choices_of, select_and_fit
 from ml_backend.training.onnx_export import write_learned
-from ml_backend.training.table import tabulate
+from ml_backend.training.table import build_table
 
 
 def photo_of_discs(seed, *, size=320):
@@ -46,14 +46,14 @@ def examples(backbone):
     made = []
     for seed in range(6):
         photo, boxes = photo_of_discs(seed)
-        [sight] = backbone.see([prepare(photo, backbone.spec)])
+        [sight] = backbone.extract_features([prepare(photo, backbone.spec)])
         made.append(Example(sight, boxes, ("disc",) * len(boxes)))
     return made
 
 
 def test_the_backbone_gives_the_features_and_finds_what_the_model_finds(backbone, chelsea):
     photo = prepare(chelsea, backbone.spec)
-    [sight] = backbone.see([photo])
+    [sight] = backbone.extract_features([photo])
     assert sight.embeddings.shape == (len(sight.boxes), 384)
     [ours], [plain] = (one.detect([photo], floor=0.1) for one in (backbone.detector, load_detector(embedded_model())))
     np.testing.assert_array_equal(ours.boxes, plain.boxes)
@@ -61,7 +61,7 @@ def test_the_backbone_gives_the_features_and_finds_what_the_model_finds(backbone
 
 
 def test_a_class_that_the_backbone_never_saw_is_found_on_a_new_photo(backbone, examples):
-    learned = learn(examples[:5], levels=backbone.levels)
+    learned = select_and_fit(examples[:5], levels=backbone.levels)
     best = learned.head.detect(examples[5].sight, floor=0.3).boxes[:2]
     assert len(examples[5].drawn) == 2
     assert min(max(_iou(box, drawn) for box in best) for drawn in examples[5].drawn) > 0.5
@@ -69,7 +69,7 @@ def test_a_class_that_the_backbone_never_saw_is_found_on_a_new_photo(backbone, e
 
 def test_a_single_photo_is_learned_with_one_row_for_all_levels(backbone, examples):
     """Its boxes lie on a level or two; the class is answered on the others too."""
-    learned = learn(examples[:1], levels=backbone.levels)
+    learned = select_and_fit(examples[:1], levels=backbone.levels)
     assert (learned.choice.trainer, learned.judged) == ("shared", {})
     for row in learned.head.weights[1:]:
         np.testing.assert_array_equal(row, learned.head.weights[0])
@@ -96,25 +96,25 @@ def test_what_is_tried_depends_on_what_was_drawn(backbone, examples, photos, box
 
 @pytest.mark.parametrize(("photos", "known"), [(4, ()), (2, ("disc",))])
 def test_what_is_learned_was_judged_with_all_that_was_tried(backbone, examples, photos, known):
-    learned = learn(examples[:photos], levels=backbone.levels, known=[(name, 0) for name in known])
+    learned = select_and_fit(examples[:photos], levels=backbone.levels, known=[(name, 0) for name in known])
     assert set(learned.judged) == set(choices_of(examples[:photos], known=bool(known)))
     assert learned.choice in learned.judged
 
 
 def test_a_head_that_leans_lies_between_those_of_its_trainers(backbone, examples):
-    training = tabulate(examples[:2], backbone.levels)
-    heads = fit_table(training, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=False)
-    mixed = Choice("logistic", refit_boxes=False, lean=0.25).head(heads)
+    training = build_table(examples[:2], backbone.levels)
+    heads = fit_heads(training, [0, 1], levels=backbone.levels, trainers=["logistic", "prototype"], refit_boxes=False)
+    mixed = FitConfig("logistic", refit_boxes=False, lean=0.25).head(heads)
     np.testing.assert_allclose(mixed.weights, 0.75 * heads["logistic"].weights + 0.25 * heads["prototype"].weights)
     np.testing.assert_allclose(mixed.bias, 0.75 * heads["logistic"].bias + 0.25 * heads["prototype"].bias)
-    assert Choice("logistic", refit_boxes=False).head(heads) is heads["logistic"]
+    assert FitConfig("logistic", refit_boxes=False).head(heads) is heads["logistic"]
 
 
 @pytest.mark.parametrize("refit_boxes", [False, True])
 def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes, tmp_path):
     known = [("cat", backbone.names.index("cat"))]
     head = fit_head(examples[:3], levels=backbone.levels, trainer="logistic", refit_boxes=refit_boxes, known=known)
-    head = calibrated(head, {"disc": Line(1.1, -0.3, -0.7, -0.4)})
+    head = calibrated(head, {"disc": PlattCalibration(1.1, -0.3, -0.7, -0.4)})
     write_learned(tmp_path / "learned.onnx", backbone, head)
     onnx.checker.check_model(onnx.load(tmp_path / "learned.onnx"))
     detector = load_detector(tmp_path / "learned.onnx")
@@ -122,9 +122,9 @@ def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes
     assert detector.names.names == ("disc", "cat")
     for seed in range(3, 6):
         photo = prepare(photo_of_discs(seed)[0], backbone.spec)
-        [sight] = backbone.see([photo])
+        [sight] = backbone.extract_features([photo])
         raw = detector.engine.run([photo.tensor], ["boxes", "scores"])
-        boxes, scores = head.answer(sight)
+        boxes, scores = head.score_candidates(sight)
         np.testing.assert_array_equal(raw["scores"][0], scores)
         np.testing.assert_array_equal(raw["boxes"][0], boxes)
         [served] = detector.detect([photo], floor=0.05)
@@ -136,8 +136,8 @@ def test_the_file_answers_as_the_head_to_the_bit(backbone, examples, refit_boxes
 @pytest.mark.parametrize(
     ("told", "lines"),
     [
-        ("[[2.0, -1.0]]", (Line(2.0, -1.0),)),
-        ("[[2.0, -1.0, -0.5, 0.25]]", (Line(2.0, -1.0, -0.5, 0.25),)),
+        ("[[2.0, -1.0]]", (PlattCalibration(2.0, -1.0),)),
+        ("[[2.0, -1.0, -0.5, 0.25]]", (PlattCalibration(2.0, -1.0, -0.5, 0.25),)),
         ("[null]", (None,)),
         ("[[2.0]]", None),
         ("[[2.0, -1.0, 0.5]]", None),
@@ -166,25 +166,31 @@ def test_a_learned_model_can_be_learned_on_again(backbone, examples, tmp_path):
     again = open_backbone(tmp_path / "learned.onnx", folder=tmp_path)
     assert again.names == ("disc",)
     photo = prepare(photo_of_discs(0)[0], again.spec)
-    np.testing.assert_array_equal(again.see([photo])[0].embeddings, backbone.see([photo])[0].embeddings)
+    np.testing.assert_array_equal(
+        again.extract_features([photo])[0].embeddings, backbone.extract_features([photo])[0].embeddings
+    )
     assert again.detector.reader.lines == head.lines, "and shows what it finds as the model it was made from"
 
 
 def test_a_class_that_nobody_drew_is_answered_as_the_backbone_does(backbone, examples, chelsea):
     cat = backbone.names.index("cat")
     head = fit_head(examples[:2], levels=backbone.levels, trainer="logistic", refit_boxes=False, known=[("cat", cat)])
-    [sight] = backbone.see([prepare(chelsea, backbone.spec)])
-    np.testing.assert_allclose(head.answer(sight)[1][:, 1], sight.scores[:, cat] * sight.objectness, rtol=1e-6)
+    [sight] = backbone.extract_features([prepare(chelsea, backbone.spec)])
+    np.testing.assert_allclose(
+        head.score_candidates(sight)[1][:, 1], sight.scores[:, cat] * sight.objectness, rtol=1e-6
+    )
 
 
 def test_a_class_that_the_backbone_knows_is_learned_from_there_on(backbone, examples, chelsea):
     """One drawn cat is not enough to learn cats from, nor may it spoil what the backbone knows of them."""
     cat = backbone.names.index("cat")
-    [sight] = backbone.see([prepare(chelsea, backbone.spec)])
+    [sight] = backbone.extract_features([prepare(chelsea, backbone.spec)])
     drawn = np.array([[0, 0, 450, 300]], np.float32)
-    head = learn([Example(sight, drawn, ("cat",)), *examples[:2]], levels=backbone.levels, known=[("cat", cat)]).head
+    head = select_and_fit(
+        [Example(sight, drawn, ("cat",)), *examples[:2]], levels=backbone.levels, known=[("cat", cat)]
+    ).head
     assert head.prior == (cat,)
-    [mirrored] = backbone.see([prepare(np.ascontiguousarray(chelsea[:, ::-1]), backbone.spec)])
+    [mirrored] = backbone.extract_features([prepare(np.ascontiguousarray(chelsea[:, ::-1]), backbone.spec)])
     found = head.detect(mirrored, floor=0.3)
     assert head.names[found.classes[0]] == "cat"
     assert _iou(found.boxes[0], (0, 0, 451, 300)) > 0.7
@@ -197,7 +203,7 @@ def test_the_file_answers_as_a_head_that_starts_from_the_backbone(backbone, exam
     write_learned(tmp_path / "learned.onnx", backbone, head)
     photo = prepare(photo_of_discs(5)[0], backbone.spec)
     raw = load_detector(tmp_path / "learned.onnx").engine.run([photo.tensor], ["boxes", "scores"])
-    boxes, scores = head.answer(backbone.see([photo])[0])
+    boxes, scores = head.score_candidates(backbone.extract_features([photo])[0])
     np.testing.assert_array_equal(raw["scores"][0], scores)
     np.testing.assert_array_equal(raw["boxes"][0], boxes)
 
@@ -205,7 +211,7 @@ def test_the_file_answers_as_a_head_that_starts_from_the_backbone(backbone, exam
 def test_shifts_take_boxes_to_their_targets():
     boxes = np.array([[10, 10, 30, 50], [0, 0, 8, 8]], np.float32)
     targets = np.array([[12, 8, 36, 40], [1, 1, 12, 7]], np.float32)
-    np.testing.assert_allclose(move(boxes, shift_to(boxes, targets)), targets, atol=1e-4)
+    np.testing.assert_allclose(apply_box_deltas(boxes, encode_box_deltas(boxes, targets)), targets, atol=1e-4)
 
 
 def _iou(a, b):

@@ -6,7 +6,7 @@ import numpy as np  # noqa: F401 - loads the library whose threads are counted
 import pytest
 from threadpoolctl import threadpool_info
 
-from ml_backend.training.parallel import each, one_thread_each
+from ml_backend.training.parallel import parallel_map, single_threaded_blas
 
 
 def threads():
@@ -14,10 +14,10 @@ def threads():
 
 
 def test_every_item_is_done_in_its_order():
-    assert each(lambda one: one * one, range(5)) == [0, 1, 4, 9, 16]
-    assert each(str, []) == []
+    assert parallel_map(lambda one: one * one, range(5)) == [0, 1, 4, 9, 16]
+    assert parallel_map(str, []) == []
     with pytest.raises(ZeroDivisionError):
-        each(lambda one: 1 // one, [1, 0])
+        parallel_map(lambda one: 1 // one, [1, 0])
 
 
 def test_a_fit_that_ends_leaves_the_limit_to_the_one_that_goes_on():
@@ -25,7 +25,7 @@ def test_a_fit_that_ends_leaves_the_limit_to_the_one_that_goes_on():
     first_in, second_in, first_out = (threading.Event() for _ in range(3))
 
     def first():
-        with one_thread_each():
+        with single_threaded_blas():
             first_in.set()
             second_in.wait(10)
         first_out.set()
@@ -33,7 +33,7 @@ def test_a_fit_that_ends_leaves_the_limit_to_the_one_that_goes_on():
     thread = threading.Thread(target=first)
     thread.start()
     first_in.wait(10)
-    with one_thread_each():
+    with single_threaded_blas():
         second_in.set()
         first_out.wait(10)
         assert threads() == {1}

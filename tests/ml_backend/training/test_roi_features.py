@@ -12,7 +12,7 @@ from ml_backend.inference.detector import embedded_model, load_detector
 from ml_backend.training.backbone import open_backbone
 from ml_backend.training.examples import Example
 from ml_backend.training.feature_export import expose
-from ml_backend.training.model_selection import learn
+from ml_backend.training.model_selection import select_and_fit
 from ml_backend.training.onnx_builder import Nodes
 from ml_backend.training.onnx_decoders import STANDARD
 from ml_backend.training.onnx_export import write_learned
@@ -72,13 +72,13 @@ def test_a_model_that_suppresses_by_itself_learns_what_it_never_saw(tmp_path):
     photos = [draw_discs(seed) for seed in range(1, 10)]
     examples = [
         Example(
-            backbone.see([prepare(photo, backbone.spec)])[0],
+            backbone.extract_features([prepare(photo, backbone.spec)])[0],
             np.array([box for _, box in drawn], np.float32).reshape(-1, 4),
             tuple(label for label, _ in drawn),
         )
         for photo, drawn in photos
     ]
-    learned = learn(examples[:6], levels=backbone.levels)
+    learned = select_and_fit(examples[:6], levels=backbone.levels)
     assert learned.judged[learned.choice] > 0.5
     write_learned(tmp_path / "learned.onnx", backbone, learned.head)
     plain = load_detector(tmp_path / "learned.onnx")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from ml_backend.training.solvers import TRAINERS, Problem
+from ml_backend.training.solvers import TRAINERS, BinaryProblem
 from ml_backend.training.solvers.logistic import BIAS_PENALTY, PENALTY, fit_logistic, newton
 from ml_backend.training.solvers.shared import fit_shared
 
@@ -22,7 +22,7 @@ def posed(features, positives, *, start=None):
     """The first rows show the class, the others do not; all lie on one level."""
     places, ones = np.arange(len(features)), np.ones(positives)
     span = ((0, len(features)),)
-    return Problem(features.astype(np.float32), span, places[:positives], ones, ones, places[positives:], start)
+    return BinaryProblem(features.astype(np.float32), span, places[:positives], ones, ones, places[positives:], start)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -74,7 +74,7 @@ def test_what_a_number_means_on_one_level_says_nothing_about_it_on_another():
     features = np.concatenate([one, other * [-1, 1, 1, 1]]).astype(np.float32)
     shows = np.concatenate([np.arange(40), 240 + np.arange(40)])
     rest = np.setdiff1d(np.arange(480), shows)
-    task = Problem(features, ((0, 240), (240, 480)), shows, np.ones(80), np.ones(80), rest)
+    task = BinaryProblem(features, ((0, 240), (240, 480)), shows, np.ones(80), np.ones(80), rest)
     rows = fit_logistic(task)
     assert rows[0, 0] > 0 > rows[1, 0]
     assert (task.scores(rows)[shows][:, None] > task.scores(rows)[rest][None]).mean() > 0.97
@@ -82,7 +82,9 @@ def test_what_a_number_means_on_one_level_says_nothing_about_it_on_another():
 
 def test_a_level_that_shows_nothing_of_a_class_never_answers_it():
     task = problem()
-    empty = Problem(task.features, ((0, 300), (300, 460)), task.positives, task.weights, task.truth, task.negatives)
+    empty = BinaryProblem(
+        task.features, ((0, 300), (300, 460)), task.positives, task.weights, task.truth, task.negatives
+    )
     assert task.features.shape == (460, 7)
     assert (empty.scores(fit_logistic(empty))[300:] < -15).all()
 
@@ -91,7 +93,7 @@ def test_one_row_for_all_levels_finds_the_class_on_a_level_that_never_showed_it(
     """All that was drawn lies on the first level; on the second the same class stands out in the same way."""
     drawn, unseen = (problem(positives=40, negatives=200, size=3, seed=seed).features for seed in (0, 1))
     places = np.arange(480)
-    task = Problem(
+    task = BinaryProblem(
         np.concatenate([drawn, unseen]),
         ((0, 240), (240, 480)),
         places[:40],

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from ml_backend.detection.preprocess import Fit
-from ml_backend.training.backbone import Sight
+from ml_backend.training.backbone import CandidateFeatures
 from ml_backend.training.examples import Example
 from ml_backend.training.fit import fit_head
-from ml_backend.training.table import tabulate
+from ml_backend.training.table import build_table
 
 DRAWN = (20, 20, 60, 60)
 CANDIDATES = [
@@ -24,12 +24,12 @@ def example(*, complete=True, drawn=(DRAWN,), labels=("cell",), seed=0):
     boxes = np.array(CANDIDATES, np.float32)
     scores = np.array([[0.1], [0.1], [0.1], [0.1], [0.9], [0.1]], np.float32)
     features = np.random.default_rng(seed).normal(0, 1, (6, 3)).astype(np.float32)
-    sight = Sight(boxes, np.full(6, 0.8, np.float32), scores, features, Fit(1.0, 1.0, 0, 0, 160, 160))
+    sight = CandidateFeatures(boxes, np.full(6, 0.8, np.float32), scores, features, Fit(1.0, 1.0, 0, 0, 160, 160))
     return Example(sight, np.array(drawn, np.float32).reshape(-1, 4), labels, complete)
 
 
 def problem(*examples, name="cell"):
-    table = tabulate(examples, (6,))
+    table = build_table(examples, (6,))
     return table.problem(name, table.photos)
 
 
@@ -58,11 +58,11 @@ def test_a_class_that_nobody_drew_is_unknown_not_denied():
     assert head.names == ("cell",)
     known = fit_head([example()], levels=(6,), trainer="logistic", refit_boxes=False, known=[("dust", 0)])
     assert known.names == ("cell", "dust")
-    assert known.answer(example().sight)[1][4, 1] == pytest.approx(0.72)
+    assert known.score_candidates(example().sight)[1][4, 1] == pytest.approx(0.72)
 
 
 def test_candidates_lie_level_after_level_whatever_photo_they_are_of():
-    table = tabulate([example(), example(seed=1)], (4, 2))
+    table = build_table([example(), example(seed=1)], (4, 2))
     assert table.spans == ((0, 8), (8, 12))
     assert table.parts[1].rows.tolist() == [4, 5, 6, 7, 10, 11]
     posed = table.problem("cell", table.photos)
@@ -72,19 +72,19 @@ def test_candidates_lie_level_after_level_whatever_photo_they_are_of():
 
 def test_a_class_that_the_backbone_knows_starts_from_what_it_answers():
     """Before anything is fitted, the row answers the log-odds of the backbone itself."""
-    table = tabulate([example()], (6,), prior=(0,))
+    table = build_table([example()], (6,), prior=(0,))
     posed = table.problem("cell", table.photos, known=0)
     answered = 1 / (1 + np.exp(-posed.scores(posed.first)))
     np.testing.assert_allclose(answered, 0.8 * example().sight.scores[:, 0], rtol=1e-4)
 
 
 def test_moved_boxes_count_by_the_mean_of_both_overlaps():
-    table = tabulate([example()], (6,))
+    table = build_table([example()], (6,))
     nowhere = np.zeros((9, 4))
-    same = table.problem("cell", table.photos, moved=table.moved(table.photos, nowhere))
+    same = table.problem("cell", table.photos, refined_overlaps=table.moved(table.photos, nowhere))
     assert same.positives.tolist() == [0, 1, 2]
     away = nowhere.copy()
     away[-1, 0] = 0.5  # half a width to the right
     moved = table.moved(table.photos, away)
     assert moved[0][0, 0] == pytest.approx(1 / 3, abs=1e-5)
-    assert table.problem("cell", table.photos, moved=moved).positives.tolist() == [0, 1]
+    assert table.problem("cell", table.photos, refined_overlaps=moved).positives.tolist() == [0, 1]

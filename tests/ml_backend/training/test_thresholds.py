@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml_backend.detection.detections import Detections
-from ml_backend.training.metrics import Truth
+from ml_backend.training.metrics import GroundTruth
 from ml_backend.training.thresholds import USUAL, Edits, edits_of, edits_of_all, learned_thresholds, least_chance
 
 
@@ -131,7 +131,7 @@ def test_where_every_pre_label_costs_more_than_it_spares_hardly_any_is_shown():
 def test_a_submitted_photo_says_what_was_kept_deleted_and_added():
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], np.float32)
     found = Detections(boxes, np.array([0.9, 0.6, 0.3], np.float32), np.array([0, 0, 1]))
-    truth = Truth(np.array([[0, 0, 10, 11], [20, 20, 30, 30], [80, 80, 90, 90]], np.float32), ("a", "b", "a"))
+    truth = GroundTruth(np.array([[0, 0, 10, 11], [20, 20, 30, 30], [80, 80, 90, 90]], np.float32), ("a", "b", "a"))
     edits = edits_of(found, truth, names=["a", "b"])
     assert edits["a"].kept == (pytest.approx(0.9),)
     assert edits["a"].deleted == (pytest.approx(0.6),)

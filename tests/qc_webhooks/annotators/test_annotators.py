@@ -9,7 +9,18 @@ from msgspec.structs import replace
 from labelloop.labeling.consensus.consensus import estimate_crowd
 from qc_webhooks.annotators import portraits, splits
 from qc_webhooks.annotators.drift import drifts
-from qc_webhooks.verdict.task_facts import BY_HAND, CHANGED, UNTOUCHED, Facts, Mark, Pair, Question, Repeat, Thing, Turn
+from qc_webhooks.verdict.task_facts import (
+    BY_HAND,
+    CHANGED,
+    UNTOUCHED,
+    AnnotationFacts,
+    Facts,
+    ObjectFacts,
+    Pair,
+    Question,
+    RegionFacts,
+    Repeat,
+)
 
 DAY = 86_400.0
 TEAM = (1, 2, 3, 4, 5, 6)
@@ -41,15 +52,15 @@ class Project:
             wrong = [rng.random() < 0.3 for _ in truths]
             made = {person: [origins[person](bad) if person in origins else BY_HAND for bad in wrong] for person in who}
             things = tuple(
-                Thing("label", tuple(
-                    Mark(person, (said[person][place],), rng.uniform(90, 110), made[person][place])
+                ObjectFacts("label", tuple(
+                    RegionFacts(person, (said[person][place],), rng.uniform(90, 110), made[person][place])
                     for person in sorted(who) if seen[person][place]
                 ))
                 for place in range(len(truths)) if any(seen[person][place] for person in who)
             )  # fmt: skip
             pairs = tuple(self.pair(a, b, said, copier) for a, b in combinations(sorted(who), 2))
             turns = tuple(
-                Turn(person, number * DAY / 5 + place + (10 if copier and person == copier[0] else 0),
+                AnnotationFacts(person, number * DAY / 5 + place + (10 if copier and person == copier[0] else 0),
                      seconds.get(person, lambda: rng.lognormvariate(3, 0.4))(), 5)
                 for place, person in enumerate(who)
             )  # fmt: skip
@@ -240,7 +251,7 @@ def test_whether_to_mark_at_all_can_be_what_camps_differ_about():
 def test_answers_about_whole_tasks_split_too():
     rng = random.Random(3)
     tasks = [
-        Facts(n, tuple(Turn(who, n, None, 0) for who in TEAM[:4]),
+        Facts(n, tuple(AnnotationFacts(who, n, None, 0) for who in TEAM[:4]),
               questions=(Question("blurred", tuple((who, ("yes",) if (who < 3) or rng.random() < 0.05 else ("no",))
                                                    for who in TEAM[:4])),))
         for n in range(1, 60)
@@ -262,7 +273,10 @@ def test_a_reviewers_ground_truth_is_no_opinion_about_anybody():
 
 def test_agreement_with_known_ground_truths_is_told_with_its_interval_and_where_it_is_least():
     def task(number, score, *, known=True):
-        turns = (Turn(1, number, 9.0, 1, False, score, known), Turn(9, number - 1.0, 9.0, 1, True))
+        turns = (
+            AnnotationFacts(1, number, 9.0, 1, False, score, known),
+            AnnotationFacts(9, number - 1.0, 9.0, 1, True),
+        )
         return Facts(
             number, turns, (), (Question("kind", ((1, ("Car",)), (9, ("Car",)))),), (Pair(1, 9, score, {}, 0, 0),)
         )

@@ -19,9 +19,9 @@ from qc_webhooks.dashboard.auth import FREE_REFUSALS, password_hash, safe_next
 from qc_webhooks.dashboard.dispute_queue import PAGE
 from qc_webhooks.dashboard.downloads import FILES
 from qc_webhooks.pipeline.checker import Checker
-from qc_webhooks.schedulers.project_summary import BoardKeeper
+from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
@@ -89,7 +89,7 @@ def judged(tmp_path_factory, migrated):
     shutil.copyfile(migrated, home / "labelloop.sqlite3")
     engine, studio = open_database(Settings(home=home)), MemoryStudio()
     ProjectStore(engine).add(PROJECT)
-    checker = Checker(studio, MemoryStore(engine), home)
+    checker = Checker(studio, DecisionStore(engine), home)
     for number in range(40):
         task = studio.add_task(image="/data/local-files/?d=" + ("broken.jpg" if number == 1 else "a.jpg"))
         other = ("Car", "Person", "Car", EVIL)[number % 4]
@@ -98,7 +98,7 @@ def judged(tmp_path_factory, migrated):
         if number % 8 == 1:
             studio.annotate(task, 3, [box(30), choice("bad")], lead_time=22.0)
         checker.check(PROJECT, task)
-    BoardKeeper(engine, Names()).run()
+    SummaryScheduler(engine, Names()).run()
     engine.dispose()
     return home / "labelloop.sqlite3"
 
@@ -382,13 +382,13 @@ def test_the_queue_is_paged_sorted_and_filtered(inside, filled):
 def test_tasks_not_judged_are_listed_and_wait_for_a_reviewer(inside, closed, engine):
     studio = MemoryStudio()
     ProjectStore(engine).add(PROJECT)
-    checker = Checker(studio, MemoryStore(engine), closed.home)
+    checker = Checker(studio, DecisionStore(engine), closed.home)
     for _ in range(3):
         task = studio.add_task()
         for who in (1, 2):
             studio.annotate(task, who, [box(10) | {"value": {"x": "left"}}])
         checker.check(PROJECT, task)
-    BoardKeeper(engine, Names()).run()
+    SummaryScheduler(engine, Names()).run()
     assert tasks_of(inside.get(f"{BASE}/disputes")) == []
     assert "3 more could not be judged" in inside.get(f"{BASE}/disputes").text
     page = inside.get(f"{BASE}/disputes?state=not_judged")

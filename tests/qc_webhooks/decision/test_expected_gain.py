@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from labelloop.labeling.consensus.consensus import Crowd, Evidence, estimate_crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, estimate_crowd
 from labelloop.service.jobs.inbox import Inbox
-from qc_webhooks.decision.expected_gain import outlook
+from qc_webhooks.decision.expected_gain import expected_gain
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.policy import read_policy
-from qc_webhooks.schedulers.annotator_model import LEAST_TASKS, CrowdKeeper, CrowdStore
+from qc_webhooks.schedulers.annotator_model import LEAST_TASKS, AnnotatorModelScheduler, CrowdStore
 from qc_webhooks.store.projects import ProjectStore
 from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
@@ -61,45 +61,45 @@ def simulated(task, crowd, most, *, draws=20_000, seed=1):
 @pytest.mark.parametrize("most", [3, 6])
 def test_the_gain_is_what_a_simulation_finds(crowd, votes, most):
     task = answered(*votes)
-    assert outlook(task, crowd, most=most).gain == pytest.approx(simulated(task, crowd, most), abs=0.01)
+    assert expected_gain(task, crowd, most=most).gain == pytest.approx(simulated(task, crowd, most), abs=0.01)
 
 
 def test_whom_one_can_rely_on_needs_no_third_and_who_guesses_does(crowd):
-    sure = outlook(answered((CAREFUL, "good"), (GOOD, "good")), crowd, most=6)
-    unsure = outlook(answered((SLOPPY, "good"), (WILD, "good")), crowd, most=6)
+    sure = expected_gain(answered((CAREFUL, "good"), (GOOD, "good")), crowd, most=6)
+    unsure = expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, most=6)
     assert sure.errors < 0.01 < 0.1 < unsure.errors
     assert sure.gain < 0.002 < 0.1 < unsure.gain
-    assert outlook(answered((SLOPPY, "good"), (WILD, "good")), crowd, most=2).gain == 0, "nobody may be asked"
+    assert expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, most=2).gain == 0, "nobody may be asked"
 
 
 def test_a_dispute_with_one_who_guesses_is_none(crowd):
-    against_a_guesser = outlook(answered((CAREFUL, "good"), (WILD, "bad")), crowd, most=3)
-    against_a_peer = outlook(answered((CAREFUL, "good"), (GOOD, "bad")), crowd, most=3)
+    against_a_guesser = expected_gain(answered((CAREFUL, "good"), (WILD, "bad")), crowd, most=3)
+    against_a_peer = expected_gain(answered((CAREFUL, "good"), (GOOD, "bad")), crowd, most=3)
     assert against_a_guesser.gain < against_a_peer.gain / 3
 
 
 def test_looking_ahead_finds_what_one_more_alone_would_not(crowd):
     task = answered((SLOPPY, "good"), (GOOD, "good"))
-    assert outlook(task, crowd, most=3).gain < outlook(task, crowd, most=6).gain
+    assert expected_gain(task, crowd, most=3).gain < expected_gain(task, crowd, most=6).gain
 
 
 def test_before_anybody_is_known_a_lone_mark_is_worth_asking_about_and_a_shared_one_is_not():
-    assert outlook(marked((1, 2), (1,)), None, most=3).gain > 0.1
-    assert outlook(marked((1, 2), (1, 2)), None, most=3).gain == pytest.approx(0, abs=1e-9)
-    assert outlook(Evidence((1, 2), (), ()), None, most=3).gain == 0
+    assert expected_gain(marked((1, 2), (1,)), None, most=3).gain > 0.1
+    assert expected_gain(marked((1, 2), (1, 2)), None, most=3).gain == pytest.approx(0, abs=1e-9)
+    assert expected_gain(Evidence((1, 2), (), ()), None, most=3).gain == 0
 
 
 def test_errors_of_a_task_add_up():
-    one = outlook(marked((1, 2), (1,)), None, most=3)
+    one = expected_gain(marked((1, 2), (1,)), None, most=3)
     both = Evidence((1, 2), marked((1, 2), (1,)).clusters * 2, ())
-    assert outlook(both, None, most=3).gain == pytest.approx(2 * one.gain)
-    assert outlook(both, None, most=3).errors == pytest.approx(2 * one.errors)
+    assert expected_gain(both, None, most=3).gain == pytest.approx(2 * one.gain)
+    assert expected_gain(both, None, most=3).errors == pytest.approx(2 * one.errors)
 
 
 def test_of_many_classes_no_more_is_gained_than_there_are_errors():
     names = [f"class {n}" for n in range(60)]
     tasks = [answered(*((who, names[(n + who * (n % 7 == 0)) % 60]) for who in (1, 2, 3))) for n in range(300)]
-    found = outlook(answered((1, names[0]), (2, names[1])), estimate_crowd(tasks), most=10)
+    found = expected_gain(answered((1, names[0]), (2, names[1])), estimate_crowd(tasks), most=10)
     assert 0 < found.gain <= found.errors < 1
 
 
@@ -113,7 +113,7 @@ def service(studio, memory, settings, engine):
     (settings.home / "qc" / "policy.toml").write_text("max_annotators = 6\nadjudicate = false\n")
     ProjectStore(engine).add(PROJECT)
     inbox = Inbox(engine)
-    keeper = CrowdKeeper(engine, inbox, partial(read_policy, settings.home))
+    keeper = AnnotatorModelScheduler(engine, inbox, partial(read_policy, settings.home))
     return Checker(studio, memory, settings.home), keeper, inbox
 
 
@@ -191,7 +191,7 @@ def test_a_human_who_takes_the_further_annotator_back_has_the_last_word(studio, 
 
 def test_the_estimate_is_read_back_as_it_was(taught, engine):
     crowd = CrowdStore(engine).crowd(PROJECT)
-    assert isinstance(crowd, Crowd)
+    assert isinstance(crowd, AnnotatorModel)
     accuracy = {who: np.trace(crowd.choices["quality"].confusion[place]) / 2
                 for who, place in crowd.choices["quality"].raters.items()}  # fmt: skip
     assert min(accuracy[CAREFUL], accuracy[GOOD]) > 0.9 > 0.7 > max(accuracy[SLOPPY], accuracy[WILD])

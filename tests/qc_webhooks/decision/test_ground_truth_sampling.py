@@ -8,12 +8,12 @@ import pytest
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from qc_webhooks.agreement import read_answers
-from qc_webhooks.decision.ground_truth_sampling import Known, Stream, seeds, streams
+from qc_webhooks.decision.ground_truth_sampling import AnnotatorQuota, Known, streams, tasks_to_serve
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.undo import Undo
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.schedulers.ground_truth import TruthKeeper, TruthStore
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler, TruthStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.verdict.task_facts import facts_of
 from qc_webhooks.verdict.verdict import judge
@@ -28,10 +28,10 @@ class Loop:
 
     def __init__(self, studio, engine, settings):
         self.studio, self.engine, self.settings = studio, engine, settings
-        self.memory = MemoryStore(engine)
+        self.memory = DecisionStore(engine)
         self.inbox = Inbox.from_settings(settings, engine)
         self.checker = Checker(studio, self.memory, settings.home)
-        self.keeper = TruthKeeper(engine, studio, self.inbox, self.policy, clock=lambda: MORNING)
+        self.keeper = GroundTruthScheduler(engine, studio, self.inbox, self.policy, clock=lambda: MORNING)
         ProjectStore(engine).add(PROJECT)
 
     def policy(self, project):
@@ -105,12 +105,14 @@ def test_who_worked_long_before_the_setting_is_not_owed_for_all_of_it():
 
 def test_each_gets_what_is_new_to_fewest_others():
     known = [Known(1, 1, frozenset({LEAD})), Known(2, 2, frozenset({LEAD, BEN}))]
-    assert seeds(known, [Stream(ANNE, 1.5), Stream(BEN, -1)]) == {2: 3}, "Ben is never served task 2 again"
-    assert seeds(known, [Stream(ANNE, 0.4), Stream(BEN, 0.4)]) == {}
-    assert seeds(known, [Stream(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
-    assert seeds(known, [Stream(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
+    assert tasks_to_serve(known, [AnnotatorQuota(ANNE, 1.5), AnnotatorQuota(BEN, -1)]) == {2: 3}, (
+        "Ben is never served task 2 again"
+    )
+    assert tasks_to_serve(known, [AnnotatorQuota(ANNE, 0.4), AnnotatorQuota(BEN, 0.4)]) == {}
+    assert tasks_to_serve(known, [AnnotatorQuota(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
+    assert tasks_to_serve(known, [AnnotatorQuota(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
     opened = [Known(1, 1, frozenset({LEAD}), wanted=2), known[1]]
-    assert seeds(opened, [Stream(ANNE, 1.5)]) == {1: 2}, "one at a time"
+    assert tasks_to_serve(opened, [AnnotatorQuota(ANNE, 1.5)]) == {1: 2}, "one at a time"
 
 
 @pytest.mark.parametrize("speeds", [(1.0,), (1.0, 1.0), (1.0,) * 8, (1.0, 0.5, 0.1), (1.0, 0.3, 0.3, 0.3, 0.3)])
@@ -140,7 +142,7 @@ def test_everybody_gets_the_share_however_many_and_however_fast(speeds):
         clock.append((at + 0.001, who, None))
         known = [Known(task, n[0], frozenset(seen), wanted.get(task)) for task, (seen, n) in golds.items()]
         people = streams(handed_in[-400:], dict.fromkeys(golds, 0), present="1", share=share)
-        wanted = seeds(known, people)
+        wanted = tasks_to_serve(known, people)
     for who, speed in enumerate(speeds):
         assert 0.05 <= measured[who] / done[who] <= 0.16, (who, speed, measured, done)
 

@@ -20,7 +20,7 @@ from qc_webhooks.decision.context import KEYS
 from qc_webhooks.jobs import handlers
 from qc_webhooks.pipeline.reconcile import Reconciler
 from qc_webhooks.server.app import create_app
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
@@ -138,7 +138,7 @@ class World:
         self.work()
         faults, self.studio.faults = self.studio.faults, False  # the poll that comes through
         engine, inbox, *_ = self.instances[0]
-        Reconciler(self.studio, MemoryStore(engine), ProjectStore(engine), inbox).run()
+        Reconciler(self.studio, DecisionStore(engine), ProjectStore(engine), inbox).run()
         self.studio.faults = faults
         self.work()
 

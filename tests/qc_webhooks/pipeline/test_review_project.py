@@ -16,7 +16,7 @@ from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 from labelloop.service.studio import NotFound, StudioRefused
-from qc_webhooks.artifacts.review_copy import Sheet, copy_data, with_note
+from qc_webhooks.artifacts.review_copy import ReviewCopyContent, copy_data, with_note
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.jobs import handlers, periodics, recall_submitted, recall_uncopied
 from qc_webhooks.pipeline.checker import Checker
@@ -372,7 +372,7 @@ def test_addresses_in_a_storage_are_shown_with_the_storage_of_the_original():
         "qc_batch": 4,
     }
     task = read_task({"id": 5, "data": data})
-    made = copy_data(task, PROJECT, Sheet(note="new"), ours=KEYS, base="/ls")
+    made = copy_data(task, PROJECT, ReviewCopyContent(note="new"), ours=KEYS, base="/ls")
     assert made["image"] == "/ls/tasks/5/resolve/?fileuri=czM6Ly9idWNrZXQvYSBiLmpwZw=="
     assert made["pages"][1] == "/data/upload/1/a.jpg"
     assert (made["qc_note"], made["qc_batch"]) == ("new", 4), "what people call their own keys is theirs"

@@ -7,10 +7,10 @@ import pytest
 
 from qc_webhooks.report.project_summary import build_board
 from qc_webhooks.report.replay import Replay
-from qc_webhooks.schedulers.project_summary import BoardKeeper, BoardStore
+from qc_webhooks.schedulers.project_summary import BoardStore, SummaryScheduler
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import Extent, FactStore
-from qc_webhooks.verdict.task_facts import Facts, Mark, Pair, Thing, Turn
+from qc_webhooks.verdict.task_facts import AnnotationFacts, Facts, ObjectFacts, Pair, RegionFacts
 from tests.qc_webhooks.conftest import PROJECT
 
 DAY = 86_400.0
@@ -20,14 +20,17 @@ MONDAY = 1_767_571_200.0  # 2026-01-05
 def task(number, scores, *, at=0.0, seconds=30.0, outcome="agreed", labels=None):
     """A task of so many annotators as the scores of their pairs need; scores in the order (1,2), (1,3), (2,3)."""
     people = {1: 2, 3: 3, 6: 4}[len(scores)] if scores else 1
-    turns = tuple(Turn(who, at + who, seconds, 1) for who in range(1, people + 1))
+    turns = tuple(AnnotationFacts(who, at + who, seconds, 1) for who in range(1, people + 1))
     names = [(a, b) for b in range(1, people + 1) for a in range(1, b)]
     pairs = tuple(
         Pair(a, b, score, {"label": score}, 1, 0) for (a, b), score in zip(sorted(names), scores, strict=True)
     )
     said = labels or ["Car"] * people
     things = (
-        Thing("label", tuple(Mark(who, (said[who - 1],), 100.0, 0) for who in range(1, people + 1) if said[who - 1])),
+        ObjectFacts(
+            "label",
+            tuple(RegionFacts(who, (said[who - 1],), 100.0, 0) for who in range(1, people + 1) if said[who - 1]),
+        ),
     )
     return Facts(number, turns, things, (), pairs, (), (), sum(scores) / len(scores) if scores else None, outcome)
 
@@ -59,7 +62,11 @@ def test_other_thresholds_have_other_outcomes(settings, agreed, review, open_):
 
 
 def test_one_weak_control_spoils_agreement_only_where_every_control_counts():
-    both = Facts(1, (Turn(1, 1, None, 0), Turn(2, 2, None, 0)), pairs=(Pair(1, 2, 0.8, {"a": 1.0, "b": 0.6}, 0, 0),))
+    both = Facts(
+        1,
+        (AnnotationFacts(1, 1, None, 0), AnnotationFacts(2, 2, None, 0)),
+        pairs=(Pair(1, 2, 0.8, {"a": 1.0, "b": 0.6}, 0, 0),),
+    )
     replay = Replay.of([both])
     assert replay.run(agreement=0.7, annotators=2, max_annotators=2).settled == 0
     assert replay.run(agreement=0.7, annotators=2, max_annotators=2, every_control=False).settled == 1
@@ -67,7 +74,7 @@ def test_one_weak_control_spoils_agreement_only_where_every_control_counts():
 
 def test_four_annotators_need_three_who_agree():
     scores = {(1, 2): 0.9, (1, 3): 0.1, (1, 4): 0.1, (2, 3): 0.1, (2, 4): 0.1, (3, 4): 0.9}
-    turns = tuple(Turn(who, who, None, 0) for who in (1, 2, 3, 4))
+    turns = tuple(AnnotationFacts(who, who, None, 0) for who in (1, 2, 3, 4))
     pairs = tuple(Pair(a, b, score, {}, 0, 0) for (a, b), score in scores.items())
     replay = Replay.of([Facts(1, turns, pairs=pairs)])
     assert replay.run(agreement=0.7, annotators=4, max_annotators=4).review == 1
@@ -76,7 +83,9 @@ def test_four_annotators_need_three_who_agree():
 
 def test_a_reviewers_annotation_is_not_replayed():
     reviewed = task(1, [0.2])
-    truth = Facts(1, (*reviewed.turns, Turn(9, 99.0, 5.0, 1, True)), pairs=(*reviewed.pairs, Pair(1, 9, 1.0, {}, 0, 0)))
+    truth = Facts(
+        1, (*reviewed.turns, AnnotationFacts(9, 99.0, 5.0, 1, True)), pairs=(*reviewed.pairs, Pair(1, 9, 1.0, {}, 0, 0))
+    )
     found = Replay.of([truth]).run(agreement=0.7, annotators=2, max_annotators=3)
     assert found.open == 1
 
@@ -157,7 +166,7 @@ def test_the_board_follows_the_facts_and_is_not_counted_for_nothing(engine):
     store, boards = FactStore(engine), BoardStore(engine)
     ProjectStore(engine).add(PROJECT)
     now = [time.time()]
-    keeper = BoardKeeper(engine, Names(), clock=lambda: now[0])
+    keeper = SummaryScheduler(engine, Names(), clock=lambda: now[0])
     keeper.run()
     assert boards.board(PROJECT) is None
     store.keep(PROJECT, task(1, [0.9], at=MONDAY), None)

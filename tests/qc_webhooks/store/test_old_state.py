@@ -15,7 +15,7 @@ from labelloop.stack.backup import restore_backup, write_backup
 from labelloop.stack.state import DemoProject, read_state
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.reconcile import Reconciler
-from qc_webhooks.store.decisions import MemoryStore
+from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 
 OLD = Path(__file__).parents[2] / "state"
@@ -52,7 +52,7 @@ def go_on(studio):
     def run(home):
         settings = Settings(home=home)
         engine = open_database(settings)
-        memory, inbox = MemoryStore(engine), Inbox(engine, lease_s=0.0)
+        memory, inbox = DecisionStore(engine), Inbox(engine, lease_s=0.0)
         checker = Checker(studio, memory, settings.home)
         Reconciler(studio, memory, ProjectStore(engine), inbox).poll(PROJECT)
         handled = set()

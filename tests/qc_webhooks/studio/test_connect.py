@@ -8,7 +8,7 @@ from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.cli.qc import project_status, recheck_project
 from qc_webhooks.errors import HostRefused, NotConnected, NoteRefused
-from qc_webhooks.events import WANTED
+from qc_webhooks.events import SUBSCRIBED_ACTIONS
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
 from qc_webhooks.studio.data_manager_tabs import TABS, ensure_tabs, tab_data
@@ -86,7 +86,7 @@ def test_connecting_makes_everything_and_twice_changes_nothing(admin, settings, 
     (hook,) = admin.hooks.values()
     assert hook["url"] == URL
     assert hook["headers"] == {"X-Labelloop-Secret": "s3cret"}
-    assert set(hook["actions"]) == set(WANTED)
+    assert set(hook["actions"]) == set(SUBSCRIBED_ACTIONS)
     assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
     assert admin.maximum == 1
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
@@ -111,7 +111,9 @@ def test_a_damaged_webhook_is_repaired(admin, settings, engine, damage):
     healthy = copy.deepcopy(admin.hooks[1])
     admin.hooks[1] |= damage
     assert [change.done for change in connect(admin, PROJECT, settings, engine)][-1]
-    assert admin.hooks[1] | {"actions": sorted(admin.hooks[1]["actions"])} == healthy | {"actions": sorted(WANTED)}
+    assert admin.hooks[1] | {"actions": sorted(admin.hooks[1]["actions"])} == healthy | {
+        "actions": sorted(SUBSCRIBED_ACTIONS)
+    }
 
 
 def test_a_webhook_keeps_the_headers_that_somebody_added(admin, settings, engine):
@@ -123,7 +125,7 @@ def test_a_webhook_keeps_the_headers_that_somebody_added(admin, settings, engine
 
 def test_copies_of_our_webhook_are_removed_and_others_stay(admin, settings, engine):
     for url in (URL, URL, "http://other.example/hook"):
-        admin.add_webhook(PROJECT, url, actions=WANTED, headers={"X-Labelloop-Secret": "s3cret"})
+        admin.add_webhook(PROJECT, url, actions=SUBSCRIBED_ACTIONS, headers={"X-Labelloop-Secret": "s3cret"})
     connect(admin, PROJECT, settings, engine)
     assert sorted(hook["url"] for hook in admin.hooks.values()) == ["http://other.example/hook", URL]
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelloop.labeling.consensus.box_bias import Hand, Hands
-from labelloop.labeling.consensus.consensus import Stance, agreed_results, consensus, estimate_crowd, evidence
-from labelloop.labeling.consensus.detection_model import UNKNOWN, Presence, Sighting
+from labelloop.labeling.consensus.box_bias import BoxBias, BoxBiasModel
+from labelloop.labeling.consensus.consensus import AnnotatorView, agreed_results, consensus, estimate_crowd, evidence
+from labelloop.labeling.consensus.detection_model import UNKNOWN, DetectionModel, ObjectEvidence
 from labelloop.labeling.consensus.merge import merge_shapes
 from labelloop.labeling.geometry.overlap import box_iou, iou, match
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle
@@ -35,7 +35,7 @@ def box(x, label="Car", *, y=10.0, width=100.0, height=100.0, id_="r"):
 
 
 def stances(*answers):
-    return [Stance(n, tuple(regions), annotation=100 + n) for n, regions in enumerate(answers, start=1)]
+    return [AnnotatorView(n, tuple(regions), annotation=100 + n) for n, regions in enumerate(answers, start=1)]
 
 
 def labels_of(found):
@@ -116,7 +116,7 @@ def test_neither_annotators_nor_regions_order_matters():
     expected = consensus(stances(*answers))
     for order in itertools.permutations(range(3)):
         shuffled = [stances(*answers)[place] for place in order]
-        turned = [Stance(s.annotator, s.regions[::-1], annotation=s.annotation) for s in shuffled]
+        turned = [AnnotatorView(s.annotator, s.regions[::-1], annotation=s.annotation) for s in shuffled]
         found = consensus(turned)
         key = lambda each: (each.region.geometry.x, each.probability)  # noqa: E731
         assert sorted(map(key, found.regions)) == sorted(map(key, expected.regions))
@@ -162,12 +162,12 @@ def test_a_careful_annotator_outweighs_two_careless_ones():
 
 
 def test_probabilities_of_presence_are_what_the_formula_says():
-    known = Presence({1: 0.0, 2: 0.0}, {1: 0.1, 2: 0.2}, density=2.0, coincidence=0.05, typical=(0.0, 0.1))
+    known = DetectionModel({1: 0.0, 2: 0.0}, {1: 0.1, 2: 0.2}, density=2.0, coincidence=0.05, typical=(0.0, 0.1))
     easy, hard = 1 / (1 + np.exp(-1.5)), 1 / (1 + np.exp(1.5))
     both = 2.0 * (easy**2 + hard**2) / 2
-    assert known.probability(Sighting((1, 2), (1, 2))) == pytest.approx(both / (both + (0.1 + 0.2) * 0.05))
+    assert known.probability(ObjectEvidence((1, 2), (1, 2))) == pytest.approx(both / (both + (0.1 + 0.2) * 0.05))
     one = 2.0 * (easy * (1 - easy) + hard * (1 - hard)) / 2
-    assert known.probability(Sighting((1, 2), (2,))) == pytest.approx(one / (one + 0.2 * 0.95))
+    assert known.probability(ObjectEvidence((1, 2), (2,))) == pytest.approx(one / (one + 0.2 * 0.95))
 
 
 @pytest.mark.parametrize(
@@ -221,15 +221,15 @@ def test_who_always_draws_too_wide_or_carelessly_moves_the_consensus_little():
     st.dictionaries(st.integers(1, 4), st.tuples(st.tuples(*[st.floats(-0.5, 0.5)] * 4), st.floats(1e-4, 1))),
 )  # fmt: skip
 def test_a_merged_box_lies_where_boxes_were_drawn_whatever_is_known_of_their_hands(boxes, known):
-    hands = Hands({who: Hand(margin, variance) for who, (margin, variance) in known.items()})
+    hands = BoxBiasModel({who: BoxBias(margin, variance) for who, (margin, variance) in known.items()})
     drawn = tuple((who, (x, y, x + width, y + height)) for who, (x, y, width, height) in boxes)
-    middle = hands.middle(drawn).bounds
+    middle = hands.fuse_boxes(drawn).bounds
     edges = np.array([each for _, each in drawn])
     assert (edges.min(axis=0) - 1e-6 <= middle).all()
     assert (middle <= edges.max(axis=0) + 1e-6).all()
-    assert hands.middle(drawn[::-1]).bounds == pytest.approx(middle)
+    assert hands.fuse_boxes(drawn[::-1]).bounds == pytest.approx(middle)
     alike = tuple((who, drawn[0][1]) for who, _ in drawn)
-    assert hands.middle(alike).bounds == pytest.approx(drawn[0][1])
+    assert hands.fuse_boxes(alike).bounds == pytest.approx(drawn[0][1])
 
 
 def test_rotated_boxes_are_merged_whichever_way_they_were_drawn():
@@ -252,7 +252,7 @@ def test_results_say_where_they_came_from_and_read_back():
     from labelloop.labeling.studio.regions import read_annotation
     from labelloop.labeling.studio.task import read_task
 
-    (agreed,) = consensus([Stance(n, (box(n, id_=f"r{n}"),), {}, 100 + n) for n in (1, 2, 3)]).regions
+    (agreed,) = consensus([AnnotatorView(n, (box(n, id_=f"r{n}"),), {}, 100 + n) for n in (1, 2, 3)]).regions
     results = agreed_results(agreed, agreed.region, config=CONFIG)
     task = read_task({"id": 1, "data": {}, "annotations": [{"id": 1, "completed_by": 1, "result": results}]})
     reading = read_annotation(task.annotations[0], task=task, config=CONFIG)
@@ -271,10 +271,10 @@ def test_choices_follow_whom_the_crowd_has_shown_to_be_right():
         truth = rng.choice(["good", "bad"])
         wrong = "bad" if truth == "good" else "good"
         said = [truth if rng.random() < right else wrong for right in (0.97, 0.95, 0.55, 0.55, 0.55)]
-        tasks.append([Stance(n, (), {"quality": (word,)}) for n, word in enumerate(said)])
+        tasks.append([AnnotatorView(n, (), {"quality": (word,)}) for n, word in enumerate(said)])
     crowd = estimate_crowd(evidence(task) for task in tasks)
     words = ("good", "good", "bad", "bad", "bad")
-    found = consensus([Stance(n, (), {"quality": (word,)}) for n, word in enumerate(words)], crowd)
+    found = consensus([AnnotatorView(n, (), {"quality": (word,)}) for n, word in enumerate(words)], crowd)
     assert found.choices["quality"].chosen == ("good",)
 
 
@@ -300,7 +300,7 @@ def micro_f1(boxes, most, seed=0):
     tasks = {}
     for item, workers in items.items():
         chosen = sorted(workers) if len(workers) <= most else rng.choice(sorted(workers), most, replace=False)
-        tasks[item] = [Stance(int(worker), workers[worker]) for worker in chosen]
+        tasks[item] = [AnnotatorView(int(worker), workers[worker]) for worker in chosen]
     crowd = estimate_crowd(evidence(task) for task in tasks.values())
     hits = found = 0
     for item, task in tasks.items():
@@ -326,7 +326,7 @@ def test_rte_consensus_is_as_good_as_dawid_and_skene():
     tasks, gold = collections.defaultdict(list), {}
     for row in rows:
         said = {"entails": (row["response"],)}
-        tasks[row["orig_id"]].append(Stance(workers[row["!amt_worker_ids"]], (), said))
+        tasks[row["orig_id"]].append(AnnotatorView(workers[row["!amt_worker_ids"]], (), said))
         gold[row["orig_id"]] = row["gold"]
     crowd = estimate_crowd(evidence(task) for task in tasks.values())
     right = [consensus(task, crowd).choices["entails"].chosen == (gold[item],) for item, task in tasks.items()]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from labelloop.labeling.consensus import clustering as clusters
-from labelloop.labeling.consensus.clustering import TWICE, Member, check_size, cluster_regions
+from labelloop.labeling.consensus.clustering import DUPLICATE_IOU, Member, check_size, cluster_regions
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry import outlines, overlap
 from labelloop.labeling.geometry.overlap import iou, match, overlaps
@@ -59,11 +59,11 @@ def plain_clusters(stances, least):
     links = overlap.iou_matrix([each.geometry for each in drawn], [each.geometry for each in drawn])
     links = links * (1 + 1e-6 * same)
     own = who[:, None] == who[None]
-    twice = [tuple(pair) for pair in np.argwhere(np.triu(own & same & (links >= TWICE), 1)).tolist()]
+    twice = [tuple(pair) for pair in np.argwhere(np.triu(own & same & (links >= DUPLICATE_IOU), 1)).tolist()]
     twins = []
     for one, other in twice:
         firsts = [pair[0] for pair in twice if who[pair[0]] != who[one]]
-        if one in twins or other in twins or any(links[one, first] >= TWICE / 2 for first in firsts):
+        if one in twins or other in twins or any(links[one, first] >= DUPLICATE_IOU / 2 for first in firsts):
             continue
         fits = np.where(own[one], 0.0, links)
         twins.append(one if fits[one].sum() < fits[other].sum() else other)

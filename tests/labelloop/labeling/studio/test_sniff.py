@@ -2,14 +2,14 @@
 
 import pytest
 
-from labelloop.labeling.studio.sniff import mistaken
+from labelloop.labeling.studio.sniff import sniff_file_type
 from tests.wrong_files import WRONG_FILES
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
 def test_file_that_is_no_export_is_named_with_what_to_do(name):
     head, said = WRONG_FILES[name]
-    found = mistaken(head)
+    found = sniff_file_type(head)
     assert found
     assert said in f"{found.what} {found.fix}"
     assert found.fix.endswith(".")
@@ -27,4 +27,4 @@ def test_file_that_is_no_export_is_named_with_what_to_do(name):
     ],
 )
 def test_tasks_are_let_through(head):
-    assert mistaken(head) is None
+    assert sniff_file_type(head) is None

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporters.importing.label_config import new_interface
-from exporters.importing.region_writer import Placer
-from exporters.importing.requirements import survey
+from exporters.importing.region_writer import RegionWriter
+from exporters.importing.requirements import scan
 from exporters.validate import validate
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.datasets import Problem, open_place, read_dataset
@@ -73,8 +73,8 @@ def look(place, objects, kind="auto"):
         found = list(data.photos())
         problems = [each for each in found if isinstance(each, Problem)]
         photos = [each for each in found if not isinstance(each, Problem)]
-        config = LabelConfig.parse(new_interface(survey(data)))
-        placer = Placer(config, config.images[0], crowds=True, tell=problems.append)
+        config = LabelConfig.parse(new_interface(scan(data)))
+        placer = RegionWriter(config, config.images[0], crowds=True, tell=problems.append)
         for photo in photos:
             assert not (photo.annotated and not photo.drawn and Path(photo.name).name in objects), problems
             if photo.drawn and photo.width:

@@ -21,9 +21,9 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Periodic, Reject
-from labelloop.service.jobs.periodic_leases import Turns
+from labelloop.service.jobs.periodic_leases import PeriodicLeases
 from labelloop.service.jobs.wakeup_queue import JsonSerializer, Queue
-from labelloop.service.jobs.worker_id import Identity, has_ended, this_worker
+from labelloop.service.jobs.worker_id import Identity, is_dead, this_worker
 from labelloop.service.settings import Settings
 
 
@@ -278,7 +278,7 @@ def test_finished_events_are_pruned_by_the_worker(make, wait_until):
 
 
 def test_turns_of_an_ended_worker_are_freed(database):
-    turns = Turns(database, lease_s=3600)
+    turns = PeriodicLeases(database, lease_s=3600)
     gone = msgspec.json.encode(
         msgspec.structs.replace(msgspec.json.decode(this_worker(), type=Identity), pid=2**22 + 1)
     )
@@ -386,8 +386,8 @@ def test_the_serializer_keeps_a_message_and_takes_only_names():
 )
 def test_an_ended_worker_is_told_from_a_living_one(change, ended):
     mine = msgspec.json.decode(this_worker(), type=Identity)
-    assert has_ended(msgspec.json.encode(msgspec.structs.replace(mine, **change)).decode()) is ended
+    assert is_dead(msgspec.json.encode(msgspec.structs.replace(mine, **change)).decode()) is ended
 
 
 def test_an_unreadable_identity_has_not_ended():
-    assert not has_ended("me")
+    assert not is_dead("me")

@@ -6,7 +6,7 @@ import pytest
 import stamina
 
 from labelloop.service.media import Media, MediaMissing, MediaUnreachable
-from labelloop.service.media.circuit_breaker import PAUSE_S, SILENT, Hosts
+from labelloop.service.media.circuit_breaker import PAUSE_S, SILENT, HostCircuitBreaker
 from labelloop.service.media.errors import NoAnswer
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -28,11 +28,11 @@ def clock():
 @pytest.fixture
 def ask(clock):
     """Ask a host: what it does, and whether it was asked."""
-    hosts = Hosts(clock)
+    hosts = HostCircuitBreaker(clock)
 
     def ask(error=None, host="a"):
         asked = False
-        with suppress(MediaUnreachable, MediaMissing), hosts.asked(host, "http://a/1.jpg"):
+        with suppress(MediaUnreachable, MediaMissing), hosts.guard(host, "http://a/1.jpg"):
             asked = True
             if error:
                 raise error

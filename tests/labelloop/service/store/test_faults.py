@@ -146,7 +146,7 @@ def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(bare_s3
 
 
 def lock_of(store, key="state"):
-    return s3_lock.ObjectLock(store._at(), key, store._lock_object)
+    return s3_lock.ObjectLease(store._at(), key, store._lock_object)
 
 
 @pytest.mark.parametrize("jump_s", [0, -86400, 86400])

@@ -288,7 +288,7 @@ def test_of_creators_and_swappers_at_once_one_wins_on_a_server_that_lets_several
 def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answer_is_late(tmp_path):
     with BareS3() as server:
         store = open_store("s3://bucket/p", server.settings(tmp_path))
-        assert store.settle_s > 0
+        assert store.write_settle_s > 0
         store.create("first", b"")  # finds out what the server can do
 
         def asked(write):
@@ -303,7 +303,7 @@ def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answ
         assert asked(lambda: store.swap("a", b"2", etag=etag, alone_until=soon))[0] == ["PUT"]
         methods, lasted = asked(lambda: store.create("b", b"1", alone_until=time.monotonic()))
         assert methods == ["PUT", "HEAD"], "it looks whose object stayed"
-        assert lasted >= store.settle_s
+        assert lasted >= store.write_settle_s
         with pytest.raises(AlreadyThere):
             store.create("a", b"3", alone_until=soon)
         assert store.get("a") == b"2"
@@ -312,6 +312,6 @@ def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answ
 def test_aws_is_known_by_the_address_that_is_asked_whoever_gave_it(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    assert open_store("s3://bucket", Settings(home=tmp_path)).settle_s == 0
+    assert open_store("s3://bucket", Settings(home=tmp_path)).write_settle_s == 0
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    assert open_store("s3://bucket", Settings(home=tmp_path)).settle_s > 0
+    assert open_store("s3://bucket", Settings(home=tmp_path)).write_settle_s > 0

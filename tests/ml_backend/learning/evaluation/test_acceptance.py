@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from ml_backend.detection.detections import Detections
-from ml_backend.learning.evaluation.acceptance import Exam, judge_by_folds, judge_held_out, standard_error, unjudged
-from ml_backend.training.metrics import Truth
+from ml_backend.learning.evaluation.acceptance import (
+    EvaluationResult,
+    accept_without_evaluation,
+    judge_by_folds,
+    judge_held_out,
+    standard_error,
+)
+from ml_backend.training.metrics import GroundTruth
 
 BOX = np.array([[10, 10, 60, 60]], np.float32)
 
@@ -13,7 +19,9 @@ BOX = np.array([[10, 10, 60, 60]], np.float32)
 def exam(right, *, of=10, label="Disc"):
     """Ten photos with a disc; on so many of them it was found."""
     hit = Detections(BOX, np.array([0.9], np.float32), np.array([0]))
-    return Exam([Truth(BOX, (label,))] * of, [hit] * right + [Detections.none()] * (of - right), ("Disc",))
+    return EvaluationResult(
+        [GroundTruth(BOX, (label,))] * of, [hit] * right + [Detections.none()] * (of - right), ("Disc",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,8 +84,8 @@ def test_cross_validation_compares_with_the_base_and_with_what_is_served(score, 
 
 
 def test_what_cannot_be_judged_replaces_only_what_finds_nothing_of_it():
-    assert unjudged(knows=[]).passed
-    refused = unjudged(knows=["Cat"])
+    assert accept_without_evaluation(knows=[]).passed
+    refused = accept_without_evaluation(knows=["Cat"])
     assert not refused.passed
     assert "Cat" in refused.reason
 
@@ -85,9 +93,9 @@ def test_what_cannot_be_judged_replaces_only_what_finds_nothing_of_it():
 def test_too_few_held_out_photos_judge_nothing():
     assert exam(5).enough
     assert not exam(4, of=4).enough
-    assert not Exam([], [], []).enough
+    assert not EvaluationResult([], [], []).enough
 
 
 def test_a_class_that_has_no_label_in_the_project_counts_for_nothing():
-    nameless = Exam(exam(10).truths, exam(10).found, ("",))
+    nameless = EvaluationResult(exam(10).truths, exam(10).found, ("",))
     assert nameless.by_class() == {"Disc": 0.0}

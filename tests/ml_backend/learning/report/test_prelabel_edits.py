@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml_backend.learning.annotations import Lesson
+from ml_backend.learning.annotations import LabelledImage
 from ml_backend.learning.report.prelabel_edits import Edits, edits_by_class, edits_of, together
 
 A, B, C = (0, 0, 100, 100), (200, 0, 300, 100), (400, 400, 420, 420)
@@ -11,7 +11,7 @@ NEAR_A, FAR_A = (8, 0, 108, 100), (80, 0, 180, 100)
 
 def on(url, *drawn):
     """A photo with (label, box) on it."""
-    return Lesson(url, 640, 480, tuple(box for _, box in drawn), tuple(label for label, _ in drawn))
+    return LabelledImage(url, 640, 480, tuple(box for _, box in drawn), tuple(label for label, _ in drawn))
 
 
 CASES = {

@@ -11,7 +11,7 @@ from ml_backend.learning.report.charts import edits_over_time, learning_curve, n
 from ml_backend.learning.report.page import learning_page
 from ml_backend.learning.report.prelabel_edits import Edits
 from ml_backend.learning.report.report import RECENT, ClassQuality, Next, Report, TaskEdits, _chosen, make_report
-from ml_backend.learning.store.annotations import Lessons, NotConnected
+from ml_backend.learning.store.annotations import NotConnected, TrainingDataStore
 from ml_backend.learning.store.label_errors import Opinion, OpinionStore
 from ml_backend.learning.store.runs import Metrics, Run
 from ml_backend.learning.task_order import place_score
@@ -129,7 +129,7 @@ def test_names_from_a_project_are_text_on_the_page():
 
 
 def test_a_project_that_learned_nothing_yet_has_a_page_too(engine):
-    Lessons(engine).connect(PROJECT)
+    TrainingDataStore(engine).connect(PROJECT)
     report = make_report(PROJECT, engine=engine, policy=LearningPolicy(), served="base-1", clock=lambda: 0.0)
     page = learning_page(report)
     assert "No version was judged yet." in page

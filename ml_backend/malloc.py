@@ -1,7 +1,5 @@
 """Owns how a worker's memory goes back to the system: what photos took is not kept for ever."""
 
-from __future__ import annotations
-
 import ctypes
 
 MMAP_FROM = 256 * 1024
