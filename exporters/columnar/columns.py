@@ -17,7 +17,7 @@ from exporters.columnar.polygons import Floats, Rings, simple_areas
 from exporters.model.clipping import CLIPPED, NARROWEST, TOLERANCE, Fitted, Unfit
 from exporters.model.clipping import fit as fit_one
 from exporters.model.records import Object
-from exporters.structures.offsets import offsets
+from exporters.structures.arrays import offsets
 from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
 
 UPRIGHT, TURNED, RING, NOT_VECTORISED = range(4)

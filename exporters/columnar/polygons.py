@@ -8,7 +8,7 @@ import shapely
 from numpy.typing import NDArray
 
 from exporters.model.clipping import ring_areas
-from exporters.structures.offsets import offsets
+from exporters.structures.arrays import offsets
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

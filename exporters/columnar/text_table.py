@@ -6,10 +6,13 @@ unit, taken four digits at a time from tables; they come out as JSON has them (`
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from exporters.columnar.polygons import Rings
 
 Ints = NDArray[np.int64]
 Cell = bytes | NDArray[np.uint32] | NDArray[np.bytes_]
@@ -20,6 +23,7 @@ END = b"\x01"
 SMALLEST = 1_000
 """Hundred-millionths below which JSON writes a number with an exponent, and `decimal` does not."""
 _GROUP = 10_000
+_encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
@@ -111,6 +115,28 @@ def split(text: bytes, mark: bytes) -> Iterator[bytes]:
         yield text[start:stop]
         start = stop + 1
     yield text[start:]
+
+
+def rounded(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Numbers rounded to so many digits: halves go up, as in ``int(number * 10**digits + 0.5) / 10**digits``."""
+    scale = 10.0**digits
+    found: NDArray[np.float64] = np.floor(values * scale + 0.5) / scale
+    return found
+
+
+def numbers(values: NDArray[np.float64]) -> list[str]:
+    """Each number of an array, row after row, as JSON."""
+    return _encode(values.ravel().tolist())[1:-1].decode().split(",") if values.size else []
+
+
+def ring_texts(rings: Rings, points: NDArray[np.float64]) -> list[str]:
+    """Each ring as JSON: ``[x,y,x,y,...]``; ``points`` are those of the rings, made what the format wants."""
+    if not len(rings.rows):
+        return []
+    flat = points.ravel().tolist()
+    first = (2 * rings.first).tolist()
+    lists = [flat[start:stop] for start, stop in pairwise(first)]
+    return _encode_lines(lists).decode().split("\n")[:-1]
 
 
 def _whole(values: Ints, largest: int) -> list[NDArray[np.uint32]]:

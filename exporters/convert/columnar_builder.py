@@ -10,8 +10,7 @@ from exporters.columnar.columns import NOT_VECTORISED, Columns, take
 from exporters.convert.fast_decoder import FastBatch, FastTask
 from exporters.model.clipping import Fitted
 from exporters.model.records import OBJECTS_A_TASK, Object
-from exporters.structures.offsets import offsets
-from exporters.structures.packed import pack
+from exporters.structures.arrays import offsets, pack
 
 Dropped = tuple[str, int | None, str]
 """(region, annotation, reason)."""

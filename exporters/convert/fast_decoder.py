@@ -28,9 +28,9 @@ from exporters.convert.options import Rules
 from exporters.convert.task_images import guess
 from exporters.model.class_map import ClassMap
 from exporters.model.clipping import Fitted
-from exporters.model.originals import image_about, original_name
+from exporters.model.file_names import image_about, original_name
 from exporters.model.records import IMAGE_SLOT, OBJECTS_A_TASK
-from exporters.structures.packed import pack
+from exporters.structures.arrays import pack
 from labelloop.labeling.studio.config import LabelConfig
 
 _AT_ONCE = 16

@@ -1,7 +1,7 @@
 """What of a task is not in the data set: counted in the ledger's sums, and listed with the task, one by one."""
 
 from exporters.model.accounting import Kind, Ledger, Loss
-from exporters.model.names import public_url
+from exporters.model.file_names import public_url
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.region import Reading
 from labelloop.labeling.studio.task import Annotation, Task

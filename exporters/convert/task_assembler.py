@@ -15,12 +15,10 @@ from exporters.dataset.task_index import NameKeys
 from exporters.model.accounting import Ledger, Loss
 from exporters.model.class_map import ClassMap
 from exporters.model.clipping import is_sizeless
-from exporters.model.names import Named, Names, public_url
-from exporters.model.originals import image_about, original_name
+from exporters.model.file_names import Named, Names, image_about, original_name, public_url
 from exporters.model.records import IMAGE_SLOT, NOMINAL, Image, Item, Object, image_id
 from exporters.model.splits import APART
-from exporters.structures.interval_set import Runs
-from exporters.structures.spilling_set import KeySet
+from exporters.structures.integer_sets import KeySet, Runs
 from exporters.structures.split_keys import SplitKeys
 from labelloop.labeling.consensus.consensus import AnnotatorModel
 from labelloop.labeling.errors import MalformedTask, TooLargeToJudge

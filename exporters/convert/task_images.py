@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from exporters.model.names import EXTENSIONS, source_name
+from exporters.model.file_names import EXTENSIONS, source_name
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import LARGEST, Annotation, Prediction, Task

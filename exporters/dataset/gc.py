@@ -158,7 +158,7 @@ def _entries(store: Store) -> Iterator[Entry]:
     for entry in store.entries("versions/"):
         _, version, name = entry.key.split("/", 2)
         if head and name != "manifest.json" and version_number(version) <= version_number(head.version):
-            yield entry  # a claim that an exporter left which was killed: see `exporters.dataset.turn`
+            yield entry  # a claim that an exporter left which was killed: see `exporters.dataset.versions`
 
 
 def _expired(

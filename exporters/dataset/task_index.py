@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.model.accounting import TaskAccount
-from exporters.structures.offsets import offsets
-from exporters.structures.packed import pack
+from exporters.structures.arrays import offsets, pack
 
 DIGEST_BYTES = 16
 NO_DIGEST = bytes(DIGEST_BYTES)
@@ -24,7 +23,7 @@ _MAP, _BYTES = 0x80, 0xC6  # of MessagePack: a map of fewer than 16 entries, byt
 """Of a task that is converted again each time: its part in the data set hangs on more than its own text."""
 
 NameKeys = tuple[int, int]
-"""(the stem's key, the source's key) of an image's name: see `exporters.model.names.Names`."""
+"""(the stem's key, the source's key) of an image's name: see `exporters.model.file_names.Names`."""
 
 
 class Page(msgspec.Struct, frozen=True):

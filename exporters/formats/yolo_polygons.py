@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from exporters.columnar.block import Block
-from exporters.columnar.json_batch import numbers, ring_texts, rounded
+from exporters.columnar.text_table import numbers, ring_texts, rounded
 from exporters.formats.base import Encoded, shape_name
 from exporters.formats.yolo import DIGITS, YoloRows, row_of
 from exporters.model.outlines import one_ring, turned_box

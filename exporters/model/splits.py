@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from exporters.errors import BadOption
-from exporters.model.names import key_of, public_url
+from exporters.model.file_names import key_of, public_url
 from labelloop.labeling.splits import SPLITS, split_of
 
 FOLDER = "folder"
@@ -87,7 +87,7 @@ class Split(msgspec.Struct, frozen=True):
         return self.at(key_of(identity))
 
     def at(self, key: int) -> str:
-        """The split of an image in no group, by the key of its public address: see `exporters.model.names.Named`."""
+        """The split of an image in no group, by the key of its public address: see `exporters.model.file_names.Named`."""
         place = key / 2**64
         for name, share in self.shares.items():
             if place < share:

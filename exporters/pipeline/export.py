@@ -18,8 +18,8 @@ from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.yolo_classify import YoloClassify
 from exporters.model.accounting import Report
 from exporters.model.class_map import CATEGORY_IDS, ORIGINAL, Categories, alike, config_labels, renames
+from exporters.model.file_names import safe_name
 from exporters.model.keypoints import WORD, Skeleton
-from exporters.model.names import safe_name
 from exporters.model.splits import APART, DEFAULT_SPLIT, Split
 from exporters.pipeline.export_run import Progress, Run
 from exporters.sources import Source, open_source

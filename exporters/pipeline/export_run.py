@@ -21,8 +21,7 @@ from exporters.convert.task_images import Headers, Sizes
 from exporters.dataset.gc import epoch, is_whole
 from exporters.dataset.published_files import publish_plain_files
 from exporters.dataset.shards import ObjectUploader, read_table
-from exporters.dataset.turn import VersionClaim
-from exporters.dataset.versions import commit, publish, published, version_number
+from exporters.dataset.versions import VersionClaim, commit, publish, published, version_number
 from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
 from exporters.formats import FORMATS
 from exporters.formats.base import Format, Job

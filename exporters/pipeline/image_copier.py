@@ -11,8 +11,8 @@ import msgspec
 from exporters.convert.loss_recorder import MOVED, moved
 from exporters.dataset.shards import ObjectUploader
 from exporters.model.accounting import Ledger, Loss
+from exporters.model.file_names import key_of
 from exporters.model.manifest import Photo
-from exporters.model.names import key_of
 from exporters.model.records import Item
 from exporters.structures.split_keys import SplitKeys, marked
 from labelloop.labeling.splits import SPLITS

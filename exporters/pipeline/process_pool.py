@@ -12,7 +12,7 @@ from multiprocessing import get_all_start_methods, get_context, parent_process
 
 from exporters.errors import WorkerLost
 from exporters.pipeline.scheduler import Converted, WorkerConfig, WorkUnit, convert_piece
-from labelloop.service.cores import cores
+from labelloop.service.cores import available_cores
 
 _MOST = 8
 """Processes that are started where nobody says how many; with more, cutting the source is what they wait for."""
@@ -20,7 +20,7 @@ _MOST = 8
 
 def usual_workers() -> int:
     """How many processes are worth their while here."""
-    return min(cores(), _MOST)
+    return min(available_cores(), _MOST)
 
 
 class Processes:

@@ -2,7 +2,7 @@
 
 from array import array
 
-from exporters.structures.spilling_set import KeySet
+from exporters.structures.integer_sets import KeySet
 from labelloop.labeling.splits import SPLITS
 
 _NUMBERS = {name: number for number, name in enumerate(SPLITS)}

@@ -48,16 +48,10 @@ COMMANDS: Sequence[Command] = (
         "export", "exporters.cli.export:export", "Write annotated tasks as COCO, Pascal VOC and YOLO, to disk or S3."
     ),
     Command("import", "exporters.cli.import_dataset:import_dataset", "Bring COCO, VOC, YOLO or photos into a project."),
-    Command("dataset list", "exporters.cli.version_commands:dataset_list", "List the versions of a data set."),
-    Command(
-        "dataset diff", "exporters.cli.version_commands:dataset_diff", "Say what changed from one version to another."
-    ),
-    Command(
-        "dataset gc", "exporters.cli.version_commands:dataset_gc", "Remove what no version of a data set refers to."
-    ),
-    Command(
-        "dataset pull", "exporters.cli.pull_commands:dataset_pull", "Lay a version out as folders that a trainer reads."
-    ),
+    Command("dataset list", "exporters.cli.dataset:dataset_list", "List the versions of a data set."),
+    Command("dataset diff", "exporters.cli.dataset:dataset_diff", "Say what changed from one version to another."),
+    Command("dataset gc", "exporters.cli.dataset:dataset_gc", "Remove what no version of a data set refers to."),
+    Command("dataset pull", "exporters.cli.dataset:dataset_pull", "Lay a version out as folders that a trainer reads."),
     Command(
         "dataset validate",
         "exporters.cli.validate:dataset_validate",
@@ -65,12 +59,12 @@ COMMANDS: Sequence[Command] = (
     ),
     Command(
         "dataset link",
-        "exporters.cli.link_commands:dataset_link",
+        "exporters.cli.dataset:dataset_link",
         "Sign one address that a trainer elsewhere fetches labels and photos by.",
     ),
     Command(
         "dataset report",
-        "exporters.cli.report_commands:dataset_report",
+        "exporters.cli.dataset:dataset_report",
         "Write a version as one page that a person reads, with pictures.",
     ),
     Command("dataset verify", "exporters.cli.validate:dataset_verify", "Compare a version with its manifest."),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from exporters.model.originals import META
+from exporters.model.file_names import META
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.studio import StudioRefused

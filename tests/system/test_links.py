@@ -8,7 +8,7 @@ import pytest
 from cyclopts import App
 from PIL import Image
 
-from exporters.cli.link_commands import dataset_link
+from exporters.cli.dataset import dataset_link
 from exporters.dataset.signed_links import NotLinked, linked, signer
 from exporters.dataset.versions import read_version
 from exporters.errors import BadOption

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
+from exporters.cli import dataset as dataset_commands
 from exporters.cli import export as commands
-from exporters.cli import pull_commands, version_commands
 from exporters.dataset.versions import read_head
 from exporters.errors import ExportError, VersionNotFound
 from labelloop.service.settings import Settings
@@ -24,10 +24,10 @@ def app(tmp_path, monkeypatch):
     monkeypatch.setenv("LABELLOOP_LOCAL_FILES_ROOT", str(tmp_path / "photos"))
     app = App(result_action="return_value")
     app.command(commands.export)
-    app.command(version_commands.dataset_list, name="list")
-    app.command(version_commands.dataset_diff, name="diff")
-    app.command(version_commands.dataset_gc, name="gc")
-    app.command(pull_commands.dataset_pull, name="pull")
+    app.command(dataset_commands.dataset_list, name="list")
+    app.command(dataset_commands.dataset_diff, name="diff")
+    app.command(dataset_commands.dataset_gc, name="gc")
+    app.command(dataset_commands.dataset_pull, name="pull")
     return app
 
 

@@ -7,7 +7,7 @@ import pytest
 import shapely
 
 from exporters.columnar.polygons import Rings, _no_crossing_edges, _star_shaped_about_centroid, simple_areas
-from exporters.structures.offsets import offsets
+from exporters.structures.arrays import offsets
 
 RNG = np.random.default_rng(0)
 _BEGIN = RNG.bit_generator.state

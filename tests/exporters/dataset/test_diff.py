@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.cli.version_commands import dataset_diff
+from exporters.cli.dataset import dataset_diff
 from exporters.dataset.diff import Change, ClassChange, differences
 from exporters.dataset.versions import read_version
 from exporters.errors import BadOption

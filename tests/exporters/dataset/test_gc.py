@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from exporters.cli.version_commands import dataset_gc
+from exporters.cli.dataset import dataset_gc
 from exporters.dataset.gc import collect, look
 from exporters.dataset.versions import versions
 from exporters.errors import BadOption, DatasetDamaged

@@ -8,8 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from exporters.dataset.gc import collect
-from exporters.dataset.turn import VersionClaim
-from exporters.dataset.versions import manifest_key, publish, read_head, read_version, version_name, versions
+from exporters.dataset.versions import (
+    VersionClaim,
+    manifest_key,
+    publish,
+    read_head,
+    read_version,
+    version_name,
+    versions,
+)
 from exporters.model.class_map import load_classes
 from exporters.pipeline.export import export
 from exporters.validate.version import verify
@@ -85,7 +92,7 @@ def test_exporters_at_once_do_not_mind_clocks_that_are_set(file, tmp_path, monke
 
 def test_exporter_that_is_alone_writes_manifest_and_head_without_waiting(bare_s3, file, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "exporters.dataset.turn.CONTEST_WINDOW_S", 300.0
+        "exporters.dataset.versions.CONTEST_WINDOW_S", 300.0
     )  # on a busy machine a second may pass between look and head
     settings = bare_s3.settings(tmp_path / "home")
     store = open_store(SET, settings)

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.errors import BadOption
-from exporters.model.names import Names, public_url, safe_name, source_name
-from exporters.model.originals import META
+from exporters.model.file_names import META, Names, public_url, safe_name, source_name
 from exporters.model.splits import Split
 
 

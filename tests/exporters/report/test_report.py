@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporters.cli.report_commands import dataset_report
+from exporters.cli.dataset import dataset_report
 from exporters.dataset.versions import read_version
 from exporters.formats import FORMATS
 from exporters.formats.decode import OBJECTS

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from exporters.structures import spilling_set as keyset
-from exporters.structures.interval_set import Runs
-from exporters.structures.spilling_set import KeySet
+from exporters.structures import integer_sets as keyset
+from exporters.structures.integer_sets import KeySet, Runs
 
 RANDOM = random.Random(5)
 ORDERS: dict[str, Callable[[], Sequence[int]]] = {

@@ -3,13 +3,14 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from exporters.structures.spilling_set import KeySet
+from exporters.structures.integer_sets import KeySet
 from exporters.structures.split_keys import SplitKeys, marked
 from labelloop.labeling.splits import SPLITS
 
@@ -34,6 +35,14 @@ _EIGHT_BYTES = hashlib.blake2b(digest_size=8)
 _UNSAFE = re.compile(r"[^\w.\-]+")
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
 _SIGNED = ("signature", "sig", "token", "credential", "expires", "accesskeyid", "awsaccesskeyid", "googleaccessid")
+
+META = "labelloop_import"
+"""The key of a task's ``meta`` under which an import keeps what it knows of the photo: ``id`` and ``name``."""
+_UPLOADS = "/data/upload/"
+
+
+ABOUT = "coco"
+"""The key, under `META`, of what a COCO file says of an image beside its name and size."""
 
 
 def public_url(url: str) -> str:
@@ -99,6 +108,28 @@ def safe_name(name: str) -> tuple[str, str]:
         short = stem.encode()[: STEM_BYTES - 11].decode(errors="ignore")
         stem = f"{short}-{_digest(name)}"
     return stem, extension
+
+
+def image_about(meta: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Fields of a COCO image that an import kept, with its ``license`` and the ``info`` of its data set."""
+    kept = meta.get(META) if meta else None
+    about = kept.get(ABOUT) if isinstance(kept, dict) else None
+    return about if isinstance(about, dict) else {}
+
+
+def original_name(meta: Mapping[str, Any] | None, url: str) -> str:
+    """The file name of an uploaded photo at its source; empty where none is told, or the address tells it as well.
+
+    Label Studio drops what is no letter, digit, ``_``, ``-`` or ``.`` from the name of an upload, and cuts a long one.
+    """
+    told = meta.get(META) if meta else None
+    if not isinstance(told, dict) or _UPLOADS not in url:
+        return ""
+    name = told.get("name")
+    if not isinstance(name, str):
+        return ""
+    name = name.rpartition("/")[2]
+    return name if name and safe_name(name) != safe_name(source_name(url)) else ""
 
 
 class Named(msgspec.Struct, gc=False):
