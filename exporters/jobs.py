@@ -1,20 +1,18 @@
-"""The work behind the inbox: automatic exports and what follows from them. Nobody below imports this module."""
+"""Handlers and periodic jobs of automatic exports, for the worker."""
 
 from collections.abc import Mapping, Sequence
 
 import structlog
 from sqlalchemy import Engine
 
-from exporters.automation.events import PROJECT
-from exporters.automation.followers import followers
 from exporters.automation.policy import ExportPolicyError, read_export_policy, watched_projects
-from exporters.automation.watcher import Watcher
+from exporters.automation.watch import PROJECT, Watcher, post_export_handlers
 from exporters.errors import BadOption, SourceNotFound
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event
-from labelloop.service.jobs.jobs import Handler, Periodic, Reject
+from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound, Studio
+from labelloop.service.studio import StudioNotFound, Studio
 
 log = structlog.get_logger(__name__)
 
@@ -32,24 +30,24 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
     def project(subject: str, events: Sequence[Event]) -> None:
         try:
             policy = read_export_policy(settings.home, int(subject))
-            watcher.run(int(subject), policy, str(events[-1].payload.get("reason", "")))
-        except (ExportPolicyError, BadOption, NotFound, SourceNotFound) as error:
-            raise Reject(str(error)) from error  # trying the same again would fail again
+            watcher.export(int(subject), policy, str(events[-1].payload.get("reason", "")))
+        except (ExportPolicyError, BadOption, StudioNotFound, SourceNotFound) as error:
+            raise Reject(str(error)) from error  # a retry would fail again
 
-    return {PROJECT: project, **followers(settings)}
+    return {PROJECT: project, **post_export_handlers(settings)}
 
 
-def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: a look at the projects that have an export policy, every ``poll_seconds``."""
+def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[PeriodicJob]:
+    """The periodic job that enqueues the due exports, every ``poll_seconds``."""
     watcher = Watcher(settings, studio, engine)
 
-    def look() -> None:
+    def enqueue_due_exports() -> None:
         for project in watched_projects(settings.home):
             try:
                 policy = read_export_policy(settings.home, project)
-                if policy.triggered:
-                    watcher.ask(project, policy)
+                if policy.is_automatic:
+                    watcher.enqueue_if_due(project, policy)
             except LabelloopError as error:
                 log.warning("export_watch_failed", project=project, reason=str(error))
 
-    return [Periodic("export.watch", settings.poll_seconds, look)]
+    return [PeriodicJob("export.watch", settings.poll_seconds, enqueue_due_exports)]

@@ -1,1 +1,1 @@
-"""Data sets by themselves: when a project is exported again, who is told, and what is started then."""
+"""Automatic exports: policy, triggers, state of each watched project, and notification of published versions."""

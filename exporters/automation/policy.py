@@ -1,4 +1,4 @@
-"""The export policy of a project: what is exported to where, when again, who is told and what is started."""
+"""The export policy of a project (``export.toml``): what to export, where to, when, and which notifications follow."""
 
 import difflib
 import re
@@ -9,17 +9,23 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from exporters.convert.annotation_policy import DISPUTED
-from exporters.convert.annotation_policy import policy as chosen
+from exporters.convert.annotation_policy import policy as parse_annotation_policy
 from exporters.errors import BadOption, ExportError
 from exporters.formats import DEFAULT_FORMATS, format_names
-from exporters.model.class_map import CATEGORY_IDS, renames
+from exporters.model.class_map import CATEGORY_IDS, parse_renames
 from exporters.model.splits import DEFAULT_SPLIT, Split
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
-class Fault(NamedTuple):
-    """A key of the policy that cannot be used: why, and what would be right."""
+class PolicyFault(NamedTuple):
+    """An invalid key of the policy.
+
+    Attributes:
+        key: The key, or "it" for the file as a whole.
+        reason: What is wrong; continues the sentence that starts with the key.
+        fix: What to do about it.
+    """
 
     key: str
     reason: str
@@ -27,42 +33,47 @@ class Fault(NamedTuple):
 
 
 class ExportPolicyError(ExportError):
-    """An ``export.toml``, or options of the command line (``where`` is empty), cannot be used; every fault is named."""
+    """An ``export.toml``, or the options of the command line, are invalid; the message names every fault.
+
+    Args:
+        where: The file; empty for the command line.
+        faults: What is wrong.
+    """
 
     code = "export_policy"
     status = 400
 
-    def __init__(self, where: str, faults: Sequence[Fault]) -> None:
+    def __init__(self, where: str, faults: Sequence[PolicyFault]) -> None:
         self.faults = tuple(faults)
-        told = [f"{_said(where, each.key)} {each.reason}" for each in faults]
-        fixes = dict.fromkeys(each.fix for each in faults if each.fix)
-        told_of = "docs/reference/policy.md lists the keys of export.toml." if where else ""
-        super().__init__(f"{'. '.join(told)}.", fix=" ".join(filter(None, (*fixes, told_of))))
+        reasons = [f"{_location(where, fault.key)} {fault.reason}" for fault in faults]
+        fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
+        reference = "docs/reference/policy.md lists the keys of export.toml." if where else ""
+        super().__init__(f"{'. '.join(reasons)}.", fix=" ".join(filter(None, (*fixes, reference))))
 
 
 @dataclass(frozen=True)
 class ExportPolicy:
-    """What automatic exports go by. Every field is a key of ``export.toml``; docs/reference/policy.md lists them.
+    """The settings of a project's exports. Every field is a key of ``export.toml``, see docs/reference/policy.md.
 
     Attributes:
-        to: Where the data set lives; empty: the store, under the project's name.
-        format: The formats, by commas.
-        annotation: Whose annotation counts.
+        to: The address of the data set; empty: the store, under the project's name.
+        format: The formats, separated by commas.
+        annotation: Which annotation of a task is exported.
         split: Shares of the splits.
-        split_key: The key of the tasks' data that says the split of an image; where it does not, the shares decide.
-        group_by: The key of the tasks' data whose value keeps images together in one split.
-        disputed: Disputed tasks: in, out or apart.
-        rename: Labels that count as another class, each as OLD=NEW.
-        category_ids: What numbers COCO's categories have: classes (those of the class map) or original.
-        max_errors: The share of regions that may fail before a version is not published.
-        allow_shrink: Whether a version is published that is far smaller than the published one.
-        copy_images: Whether photos are copied into the data set.
-        every_tasks: A new version after so many newly accepted tasks; 0: never for that.
-        every_hours: A new version so many hours after the last, if anything changed; 0: never for that.
-        at: A new version every day at this time of the machine, such as 02:30, if anything changed; empty: never.
-        when_done: A new version when the last task is accepted.
-        webhook: An address that is told of each published version.
-        then: A command that is run for each published version: the program and its arguments, no shell.
+        split_key: The key of the task data that holds an image's split; without a value the shares decide.
+        group_by: The key of the task data whose value groups images into one split.
+        disputed: Whether disputed tasks are in the data set, out of it, or apart in a split of their own.
+        rename: Labels exported as another class, each as OLD=NEW.
+        category_ids: The ids of COCO's categories: classes (those of the class map) or original.
+        max_errors: The largest share of failed regions, 0 to 1, with which a version is published.
+        allow_shrink: Whether to publish a version that is far smaller than the published one.
+        copy_images: Whether to copy the images into the data set.
+        every_tasks: Export after this number of newly accepted tasks; 0: off.
+        every_hours: Export this number of hours after the last export, if anything changed; 0: off.
+        at: Export every day at this local time, such as 02:30, if anything changed; empty: off.
+        when_done: Export when the last task is accepted.
+        webhook: The URL that receives a POST for each published version; empty: none.
+        then: The command to run for each published version: the program and its arguments, without a shell.
     """
 
     to: str = ""
@@ -85,38 +96,38 @@ class ExportPolicy:
     then: tuple[str, ...] = ()
 
     @property
-    def triggered(self) -> bool:
-        """Whether anything starts an export by itself."""
+    def is_automatic(self) -> bool:
+        """Whether any trigger is on."""
         return bool(self.every_tasks or self.every_hours or self.at or self.when_done)
 
-    def checked(self, where: str = "") -> "ExportPolicy":
-        """This policy, if it can be used.
+    def validated(self, where: str = "") -> "ExportPolicy":
+        """This policy, if it is valid.
 
         Raises:
-            ExportPolicyError: Values cannot be used; ``where`` names the file, empty for the command line.
+            ExportPolicyError: A value is invalid; ``where`` is the file, empty for the command line.
         """
         if faults := list(self._faults()):
             raise ExportPolicyError(where, faults)
         return self
 
-    def _faults(self) -> Iterator[Fault]:
+    def _faults(self) -> Iterator[PolicyFault]:
         parsers: Mapping[str, Callable[[], object]] = {
             "format": lambda: format_names(self.format),
-            "annotation": lambda: chosen(self.annotation),
+            "annotation": lambda: parse_annotation_policy(self.annotation),
             "split": lambda: Split.parse(self.split),
-            "rename": lambda: renames(self.rename),
+            "rename": lambda: parse_renames(self.rename),
         }
         for key, parse in parsers.items():
             try:
                 parse()
             except BadOption as error:
-                yield Fault(key, f"is {error.value!r}, which is not understood", error.fix)
+                yield PolicyFault(key, f"is {error.value!r}, which is not understood", error.fix)
         hook = urlsplit(self.webhook)
-        scheme, _, place = self.to.partition("://")
-        wrong = (
+        scheme, _, location = self.to.partition("://")
+        checks = (
             (
                 "to",
-                "://" in self.to and (scheme not in {"file", "s3"} or not place),
+                "://" in self.to and (scheme not in {"file", "s3"} or not location),
                 "file:///DIR or s3://BUCKET/PREFIX",
             ),
             ("disputed", self.disputed not in DISPUTED, ", ".join(DISPUTED)),
@@ -132,73 +143,79 @@ class ExportPolicy:
             ),
             ("then", self.then != () and not self.then[0].strip(), "the program, then its arguments"),
         )
-        for key, failed, right in wrong:
+        for key, failed, expected in checks:
             if failed:
-                shown = "" if key == "webhook" else f", not {getattr(self, key)!r}"  # an address may hold a secret
-                yield Fault(key, f"must be {right}{shown}")
+                value = "" if key == "webhook" else f", not {getattr(self, key)!r}"  # an address may hold a secret
+                yield PolicyFault(key, f"must be {expected}{value}")
 
 
 def policy_files(home: Path, project: int) -> tuple[Path, Path]:
-    """Where the policy is read from: what holds for every project, then this one's, which wins and switches it on."""
+    """The two files of a policy: that of all projects, then the project's own, which wins and turns exports on."""
     folder = home / "exporters"
     return folder / "export.toml", folder / str(project) / "export.toml"
 
 
 def read_export_policy(home: Path, project: int) -> ExportPolicy:
-    """The policy of one project: the defaults, then what `policy_files` names.
+    """The policy of one project: the defaults, overridden by the two `policy_files`.
 
     Raises:
-        ExportPolicyError: A file is no TOML, or a key is unknown, of the wrong type or out of its range.
+        ExportPolicyError: A file is not valid TOML, or a key is unknown, of the wrong type or out of range.
     """
     policy = ExportPolicy()
     for path in policy_files(home, project):
         if path.is_file():
-            policy = _laid_over(policy, path)
+            policy = _overridden(policy, path)
     return policy
 
 
 def watched_projects(home: Path) -> list[int]:
     """The projects that have an ``export.toml`` of their own."""
-    found = (home / "exporters").glob("*/export.toml")
-    return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
+    paths = (home / "exporters").glob("*/export.toml")
+    return sorted(int(path.parent.name) for path in paths if path.parent.name.isdecimal())
 
 
-def _said(where: str, key: str) -> str:
+def _location(where: str, key: str) -> str:
     return f"{where}: {key}" if where else f"--{key.replace('_', '-')}"
 
 
-def _laid_over(policy: ExportPolicy, path: Path) -> ExportPolicy:
+def _overridden(policy: ExportPolicy, path: Path) -> ExportPolicy:
     import tomllib
 
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExportPolicyError(str(path), [Fault("it", f"is no TOML: {error}")]) from error
+        raise ExportPolicyError(str(path), [PolicyFault("it", f"is not valid TOML: {error}")]) from error
     except OSError as error:
-        raise ExportPolicyError(str(path), [Fault("it", f"cannot be read: {error.strerror}")]) from error
-    faults = [Fault(key, "is no part of it", "Put all keys below [export].") for key in table if key != "export"]
-    given = table.get("export", {})
-    if not isinstance(given, dict):
-        faults, given = [Fault("export", "must be a table", "Write [export] in a line of its own.")], {}
+        raise ExportPolicyError(str(path), [PolicyFault("it", f"cannot be read: {error.strerror}")]) from error
+    faults = [
+        PolicyFault(key, "must be inside the table [export]", "Put all keys below [export].")
+        for key in table
+        if key != "export"
+    ]
+    options = table.get("export", {})
+    if not isinstance(options, dict):
+        faults, options = [PolicyFault("export", "must be a table", "Write [export] on a line of its own.")], {}
     values: dict[str, Any] = {}
-    for key, value in given.items():
-        found = _value(key, value)
-        if isinstance(found, Fault):
-            faults.append(found)
+    for key, value in options.items():
+        parsed = _parse_value(key, value)
+        if isinstance(parsed, PolicyFault):
+            faults.append(parsed)
         else:
-            values[key] = found
-    faults += replace(policy, **values)._faults()  # noqa: SLF001 - all of them at once
+            values[key] = parsed
+    faults += replace(policy, **values)._faults()  # noqa: SLF001 - reports all faults at once
     if faults:
         raise ExportPolicyError(str(path), faults)
     return replace(policy, **values)
 
 
-def _value(key: str, value: Any) -> Any:
-    """The value as the field takes it, or what is wrong with it."""
+def _parse_value(key: str, value: Any) -> Any:
+    """The value with the type of its field, or a fault."""
     defaults: Mapping[str, Any] = {field.name: field.default for field in fields(ExportPolicy)}
     if key not in defaults:
         near = difflib.get_close_matches(key, defaults, n=1)
-        return Fault(key, "is no such key", f"Did you mean {near[0]}?" if near else f"There are {', '.join(defaults)}.")
+        return PolicyFault(
+            key, "is not a known key", f"Did you mean {near[0]}?" if near else f"The keys are {', '.join(defaults)}."
+        )
     kind = type(defaults[key])
     if kind is tuple and isinstance(value, list) and all(isinstance(word, str) for word in value):
         return tuple(value)
@@ -206,5 +223,5 @@ def _value(key: str, value: Any) -> Any:
         value = float(value)
     if type(value) is not kind:  # bool is an int to isinstance; `every_tasks = true` must not pass
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list of words"}
-        return Fault(key, f"must be {names[kind]}, not {value!r}")
+        return PolicyFault(key, f"must be {names[kind]}, not {value!r}")
     return value

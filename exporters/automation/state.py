@@ -1,46 +1,57 @@
-"""How each watched project stood at its last automatic export: a row in the database, a project and data set."""
+"""The table of automatic exports: one row per project and data set, with the state at the last export."""
 
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from exporters.automation.triggers import Last, Now
-from labelloop.service.db.engine import insert_new, reading
+from exporters.automation.triggers import LastExport, ProjectState
+from labelloop.service.db.engine import insert_if_absent, begin_read
 
 WATCHES = sa.Table(
     "export_watches",
     sa.MetaData(),
     sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("place", sa.Text, primary_key=True),  # the address in the policy; empty: the project's place in the store
+    sa.Column("place", sa.Text, primary_key=True),  # the policy's `to`; empty: the project's data set in the store
     sa.Column("accepted", sa.Integer),
     sa.Column("newest", sa.Text),
     sa.Column("exported_at", sa.Double),  # seconds since 1970
     sa.Column("version", sa.Text),  # empty: none yet
-    sa.Column("outcome", sa.Text),  # what became of the last export, in words
+    sa.Column("outcome", sa.Text),  # of the last export, in words
 )
 
 
-class Memory:
-    """The rows, over one engine."""
+class ExportStateTable:
+    """Read and write access to the table.
+
+    Args:
+        engine: The migrated database.
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def last(self, project: int, place: str, now: Now) -> Last:
-        """How the project stood at its last automatic export; watched for the first time: nothing is accepted yet."""
-        with reading(self._engine) as connection:
-            row = connection.execute(sa.select(WATCHES).where(_of(project, place))).first()
+    def last_export(self, project: int, data_set: str, now: ProjectState) -> LastExport:
+        """The last automatic export of a project; on the first call a row without accepted tasks is added."""
+        with begin_read(self._engine) as connection:
+            row = connection.execute(sa.select(WATCHES).where(_matches(project, data_set))).first()
         if row is None:
-            fresh = {"accepted": 0, "newest": "", "exported_at": now.at.timestamp(), "version": "", "outcome": ""}
+            values = {
+                "project": project,
+                "place": data_set,
+                "accepted": 0,
+                "newest": "",
+                "exported_at": now.at.timestamp(),
+                "version": "",
+                "outcome": "",
+            }
             with self._engine.begin() as connection:
-                row_of = {"project": project, "place": place, **fresh}
-                insert_new(connection, WATCHES, row_of, conflict=("project", "place"))
-            return Last(0, "", now.at)
+                insert_if_absent(connection, WATCHES, values, conflict=("project", "place"))
+            return LastExport(0, "", now.at)
         at = datetime.fromtimestamp(row.exported_at, UTC).astimezone(now.at.tzinfo)
-        return Last(row.accepted, row.newest, at, row.version)
+        return LastExport(row.accepted, row.newest, at, row.version)
 
-    def exported(self, project: int, place: str, now: Now, *, version: str, outcome: str) -> None:
-        """Keep how the project stood at an export, which may have failed: then it is due again by the same rule."""
+    def record_export(self, project: int, data_set: str, now: ProjectState, *, version: str, outcome: str) -> None:
+        """Store the state at an export, also of one that published nothing: the next is due by the same rules."""
         values = {
             "accepted": now.accepted,
             "newest": now.newest,
@@ -49,8 +60,8 @@ class Memory:
             "outcome": outcome,
         }
         with self._engine.begin() as connection:
-            connection.execute(sa.update(WATCHES).where(_of(project, place)).values(values))
+            connection.execute(sa.update(WATCHES).where(_matches(project, data_set)).values(values))
 
 
-def _of(project: int, place: str) -> sa.ColumnElement[bool]:
-    return (WATCHES.c.project == project) & (WATCHES.c.place == place)
+def _matches(project: int, data_set: str) -> sa.ColumnElement[bool]:
+    return (WATCHES.c.project == project) & (WATCHES.c.place == data_set)

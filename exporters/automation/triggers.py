@@ -1,23 +1,23 @@
-"""TRIGGERS: what starts an export by itself, each a function of the policy, what is there now and the last export."""
+"""TRIGGERS: what starts an automatic export, each a function of the policy, the project's state and its last export."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-import msgspec
 
 from exporters.automation.policy import ExportPolicy
 
 _DAY = timedelta(days=1)
 
 
-class Now(msgspec.Struct, frozen=True):
-    """How a project stands.
+@dataclass(frozen=True)
+class ProjectState:
+    """The state of a project.
 
     Attributes:
-        accepted: Annotated tasks that quality control does not hold for disputed, waiting or not judged.
+        accepted: Annotated tasks, without those that quality control marks as disputed, waiting or not judged.
         tasks: All tasks.
         newest: The last change of any task, as Label Studio writes it.
-        at: The moment of this look, with the machine's time zone.
+        at: When the state was read, with the machine's time zone.
     """
 
     accepted: int
@@ -26,10 +26,15 @@ class Now(msgspec.Struct, frozen=True):
     at: datetime
 
 
-class Last(msgspec.Struct, frozen=True):
-    """How a project stood at its last automatic export; ``at`` is the moment when it was first watched, without one.
+@dataclass(frozen=True)
+class LastExport:
+    """The state of a project at its last automatic export.
 
-    ``version`` is empty as long as there was none.
+    Attributes:
+        accepted: `ProjectState.accepted` then.
+        newest: `ProjectState.newest` then.
+        at: When it was exported; before the first export, when the project was first watched.
+        version: The last version; empty before the first one.
     """
 
     accepted: int
@@ -38,24 +43,24 @@ class Last(msgspec.Struct, frozen=True):
     version: str = ""
 
 
-Trigger = Callable[[ExportPolicy, Now, Last], str]
-"""Gives the reason for an export in a few words; empty: none."""
+# Returns why an export is due, in a few words; empty: it is not.
+Trigger = Callable[[ExportPolicy, ProjectState, LastExport], str]
 
 
-def every_tasks(policy: ExportPolicy, now: Now, last: Last) -> str:
-    """So many newly accepted tasks."""
+def every_tasks(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+    """Due after ``every_tasks`` newly accepted tasks."""
     new = now.accepted - last.accepted
     return f"{new} newly accepted tasks" if policy.every_tasks and new >= policy.every_tasks else ""
 
 
-def every_hours(policy: ExportPolicy, now: Now, last: Last) -> str:
-    """So many hours since the last one, and something changed."""
+def every_hours(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+    """Due ``every_hours`` hours after the last export, if anything changed."""
     waited = now.at - last.at >= timedelta(hours=policy.every_hours)
     return f"{policy.every_hours:g} hours" if policy.every_hours and waited and _changed(now, last) else ""
 
 
-def at(policy: ExportPolicy, now: Now, last: Last) -> str:
-    """The time of day came since the last one, and something changed. A machine that slept makes up for it."""
+def at(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+    """Due once the time of day passed since the last export, if anything changed; also after the machine was off."""
     if not policy.at:
         return ""
     hour, minute = map(int, policy.at.split(":"))
@@ -65,10 +70,10 @@ def at(policy: ExportPolicy, now: Now, last: Last) -> str:
     return policy.at if last.at < moment and _changed(now, last) else ""
 
 
-def when_done(policy: ExportPolicy, now: Now, last: Last) -> str:
-    """Every task is accepted, and something changed since the last one."""
+def when_done(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+    """Due when every task is accepted, if anything changed since the last export."""
     done = policy.when_done and 0 < now.tasks <= now.accepted
-    # Strictly: an export that made no version would be due again at every look.
+    # Not `_changed`: an export that made no version would be due again at every check.
     changed = (now.newest, now.accepted) != (last.newest, last.accepted)
     return "every task is accepted" if done and changed else ""
 
@@ -81,12 +86,12 @@ TRIGGERS: dict[str, Trigger] = {
 }
 
 
-def due(policy: ExportPolicy, now: Now, last: Last) -> str:
-    """Why an export is due; empty: it is not. Without any accepted task it never is."""
+def due(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+    """Why an export is due; empty: it is not. A project without accepted tasks is never due."""
     if not now.accepted:
         return ""
     return next((reason for trigger in TRIGGERS.values() if (reason := trigger(policy, now, last))), "")
 
 
-def _changed(now: Now, last: Last) -> bool:
+def _changed(now: ProjectState, last: LastExport) -> bool:
     return not last.version or (now.newest, now.accepted) != (last.newest, last.accepted)

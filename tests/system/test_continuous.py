@@ -134,7 +134,7 @@ def test_watch_in_the_foreground_ends_well_on_ctrl_c(loop, project, people, tmp_
             stderr=subprocess.STDOUT,
         )
     try:
-        text = eventually(lambda: _has(tmp_path / "out", "ended well"), what="the command")
+        text = eventually(lambda: _has(tmp_path / "out", "ended with status 0"), what="the command")
         assert "training on v000001" in text
         watch.send_signal(signal.SIGINT)
         assert watch.wait(60) == 0
