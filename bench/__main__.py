@@ -20,6 +20,7 @@ BENCHES: Mapping[str, str] = {
     "export": "bench.export",
     "layouts": "bench.layouts",
     "layouts_found": "bench.layouts_found",
+    "house": "bench.house",
     "learn": "bench.learn",
     "learning": "bench.learning",
     "learning_sizes": "bench.learning_sizes",
