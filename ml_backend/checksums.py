@@ -1,4 +1,4 @@
-"""Checksums of model files: `<file>.sha256` beside a file says what its bytes must be, as `sha256sum` writes it."""
+"""Write and verify checksums of model files: `<file>.sha256` next to each file, in the format of `sha256sum`."""
 
 import hashlib
 import time
@@ -8,28 +8,28 @@ from typing import ClassVar
 
 from ml_backend.errors import ModelBroken
 
+# Files changed within this many seconds are always hashed again: a clock tick may hide a second change.
 FRESH_S = 2.0
-"""A file that changed so lately is read again in any case: a clock tick may hide a second change."""
 
 
 class ModelDamaged(ModelBroken):
-    """The bytes of a model file are not those that it is known by."""
+    """The bytes of a model file do not match its checksum."""
 
     code: ClassVar[str] = "model_damaged"
 
 
 def sidecar_of(file: Path) -> Path:
-    """Where the checksum of a file is kept."""
+    """Return the path of a file's checksum file."""
     return file.with_name(f"{file.name}.sha256")
 
 
 def keep_checksum(file: Path, checksum: str = "") -> None:
-    """Writes the checksum of a file beside it; empty: that of the bytes that are there now."""
+    """Write the checksum file of a model file; an empty checksum is computed from its current bytes."""
     sidecar_of(file).write_text(f"{checksum or checksum_now(file)}  {file.name}\n", encoding="utf-8")
 
 
 def checksum_now(file: Path) -> str:
-    """SHA-256 of a file in hex; read again only where its size, times or inode changed. Raises OSError."""
+    """Return the SHA-256 of a file in hex, cached by size, times and inode. Raises OSError."""
     stat = file.stat()
     state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     if time.time() - max(stat.st_mtime, stat.st_ctime) < FRESH_S:
@@ -38,10 +38,10 @@ def checksum_now(file: Path) -> str:
 
 
 def check_file(file: Path, *, fix: str = "") -> None:
-    """Compares a file with the checksum beside it; without one nothing is known.
+    """Compare a file with its checksum file; does nothing if there is none.
 
     Raises:
-        ModelDamaged: It has other bytes.
+        ModelDamaged: The bytes differ, or the checksum file cannot be read.
     """
     try:
         wanted = sidecar_of(file).read_text(encoding="utf-8").split()[0]
@@ -49,15 +49,15 @@ def check_file(file: Path, *, fix: str = "") -> None:
         return
     except (OSError, ValueError, IndexError) as error:
         raise ModelDamaged(
-            file, f"{sidecar_of(file).name} beside it cannot be read ({error})", fix=fix or _FIX
+            file, f"its checksum file {sidecar_of(file).name} cannot be read ({error})", fix=fix or _FIX
         ) from None
     if checksum_now(file) != wanted.lower():
-        raise ModelDamaged(file, f"its bytes are not those of {sidecar_of(file).name} beside it", fix=fix or _FIX)
+        raise ModelDamaged(file, f"its bytes do not match {sidecar_of(file).name}", fix=fix or _FIX)
 
 
 _FIX = (
-    "Get the file again (`labelloop models pull NAME`, or install labelloop again for its own models). Where it was "
-    "replaced on purpose, remove the .sha256 file."
+    "Get the file again: `labelloop models pull NAME`, or reinstall labelloop for its own models. If it was replaced "
+    "on purpose, remove the .sha256 file."
 )
 
 

@@ -1,4 +1,4 @@
-"""Owns the errors of the ML backend: what is wrong with a model or a request, and how to put it right."""
+"""Errors of the ML backend, each with its fix."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -14,21 +14,21 @@ class ModelError(LabelloopError):
 
 
 class ModelMissing(ModelError):
-    """There is no model file where one is expected."""
+    """The model file does not exist."""
 
     code: ClassVar[str] = "model_missing"
 
     def __init__(self, path: Path) -> None:
         super().__init__(
             f"There is no model file at {path}.",
-            fix="Give the path of an ONNX file with --model PATH, as the argument of `labelloop models add`, or to all "
-            "services with LABELLOOP_MODEL; without one the embedded default is served.",
+            fix="Give the path of an ONNX file with --model PATH, as the argument of `labelloop models add`, or with "
+            "LABELLOOP_MODEL for all services. Without one the embedded default is served.",
         )
         self.path = path
 
 
 class ModelBroken(ModelError):
-    """The file is there, but it is not a detector that can be run."""
+    """The file exists, but it is not a detector that can run."""
 
     code: ClassVar[str] = "model_broken"
 
@@ -39,14 +39,14 @@ class ModelBroken(ModelError):
 
 
 class UnknownLayout(ModelError):
-    """No layout in the table recognises the outputs of this graph."""
+    """No known layout matches the outputs of the graph."""
 
     code: ClassVar[str] = "model_layout_unknown"
 
     def __init__(
-        self, path: Path, *, outputs: str, layouts: tuple[str, ...], asked: str = "", reason: str = ""
+        self, path: Path, *, outputs: str, layouts: tuple[str, ...], requested: str = "", reason: str = ""
     ) -> None:
-        what = f"is not of the layout {asked!r}" if asked else "has outputs that no known layout matches"
+        what = f"is not of the layout {requested!r}" if requested else "has outputs that no known layout matches"
         what += f": {reason}" if reason else ""
         super().__init__(
             f"The model {path} {what}. Its outputs: {outputs}.",
@@ -57,28 +57,28 @@ class UnknownLayout(ModelError):
         self.path = path
         self.outputs = outputs
         self.layouts = layouts
-        self.asked = asked
+        self.requested = requested
 
 
 class NamesMissing(ModelError):
-    """The class names of the model are unknown, or their number is not that of its outputs."""
+    """The model's class names are unknown, or their number does not match its outputs."""
 
     code: ClassVar[str] = "model_names_missing"
 
-    def __init__(self, path: Path, *, classes: int | None, found: int | None = None, source: str = "") -> None:
-        what = f"{source} names {found} of them" if found is not None else "nothing says their names"
-        has = "classes whose number its outputs do not tell" if classes is None else f"{classes} classes"
+    def __init__(self, path: Path, *, classes: int | None, named: int | None = None, source: str = "") -> None:
+        what = f"{source} names {named} of them" if named is not None else "their names are unknown"
+        has = "an unknown number of classes" if classes is None else f"{classes} classes"
         super().__init__(
             f"The model {path} has {has}, and {what}.",
-            fix=f"Put a text file {path.name}.names next to the model, one class name a line, in the model's order.",
+            fix=f"Put a text file {path.name}.names next to the model, one class name per line, in the model's order.",
         )
         self.path = path
         self.classes = classes
-        self.found = found
+        self.named = named
 
 
 class ModelLoading(ModelError):
-    """The worker has just started and its model is not in memory yet."""
+    """The worker has just started and its model is not loaded yet."""
 
     code: ClassVar[str] = "model_loading"
     retry_after_s = 5
@@ -90,13 +90,13 @@ class ModelLoading(ModelError):
 
 
 class OtherModel(ModelError):
-    """The ML backend was started with another model than the worker that learns."""
+    """The ML backend and the learning worker were started with different models."""
 
     code: ClassVar[str] = "other_model"
 
     def __init__(self, serves: str, expected: str) -> None:
         super().__init__(
-            f"The ML backend serves {serves}, and the worker would learn on {expected}.",
+            f"The ML backend serves {serves}, but the worker would train on {expected}.",
             fix="Give both the same LABELLOOP_MODEL, or put the model on the store: `labelloop models add MODEL.onnx "
             "--activate`.",
         )
@@ -105,14 +105,14 @@ class OtherModel(ModelError):
 
 
 class NotLearnable(ModelError):
-    """The model can be served, but nothing of it can be refitted."""
+    """The model can be served, but it cannot be trained."""
 
     code: ClassVar[str] = "model_not_learnable"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
             f"The model {path} cannot learn: {reason}.",
-            fix="Serve the embedded default, or an export for one photo a run of a layout in STANDARD or FINISHED "
+            fix="Serve the embedded default, or an export with batch size 1 of a layout in STANDARD or FINISHED "
             "(docs/reference/tables.md), or give the model outputs `boxes`, `objectness`, `scores` and `embeddings` as "
             "docs/reference/base-model.md describes them.",
         )
@@ -121,15 +121,15 @@ class NotLearnable(ModelError):
 
 
 class DatasetUnreadable(LabelloopError):
-    """A labelled data set given to `labelloop learn simulate` cannot be read."""
+    """The labelled data set given to `labelloop learn simulate` cannot be read."""
 
     code: ClassVar[str] = "dataset_unreadable"
     status: ClassVar[int] = 400
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} cannot be read as labelled photos: {reason}.",
-            fix="Give a folder of photos with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
+            f"{path} cannot be read as labelled images: {reason}.",
+            fix="Give a folder of images with `--images`, and with `--annotations` a folder of Pascal VOC XML, "
             "a folder of YOLO text files or a COCO JSON file.",
         )
         self.path = path
@@ -137,7 +137,7 @@ class DatasetUnreadable(LabelloopError):
 
 
 class TestListUnusable(LabelloopError):
-    """The list of test photos given to `labelloop learn simulate` cannot be read, or divides nothing."""
+    """The list of test images given to `labelloop learn simulate` cannot be read, or does not split the data set."""
 
     code: ClassVar[str] = "test_list_unusable"
     status: ClassVar[int] = 400
@@ -145,8 +145,8 @@ class TestListUnusable(LabelloopError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
             f"The test list {path} cannot be used: {reason}.",
-            fix="Give with `--test-list` a text file that names photos of the data set, one a line, with or without "
-            "folder and ending. They are judged on, and only the others may be labelled.",
+            fix="Give with `--test-list` a text file that names images of the data set, one per line, with or without "
+            "folder and extension. Models are evaluated on them; only the other images may be labelled.",
         )
         self.path = path
         self.reason = reason

@@ -1,4 +1,4 @@
-"""The work behind the inbox: learning, the order of open tasks, the poller. Nobody below imports this module."""
+"""Job handlers and periodic jobs of learning: training, ranking of open tasks, label errors, polling."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.jobs.inbox import Event
-from labelloop.service.jobs.jobs import Handler, Periodic, Reject
+from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound, Studio
+from labelloop.service.studio import Studio, StudioNotFound
 from ml_backend.errors import ModelError
 from ml_backend.learning.context import LearningContext
 from ml_backend.learning.events import LEARN, OPINION, QUEUE, opinion_hint, queue_hint
@@ -24,21 +24,21 @@ from ml_backend.learning.training_run import Learner
 from ml_backend.malloc import one_heap, trim_memory
 from ml_backend.policy import LearningPolicyError
 
-AGAIN_S = 1.0
-"""Pause before an arrangement that gave way to a fit goes on, should the fit change nothing."""
+# Delay in seconds before an interrupted ranking resumes, in case the training run changes nothing.
+RESUME_AFTER_S = 1.0
 
-LOOK_EVERY_S = 5.0
-"""Between two rounds of looking at photos in the background."""
+# Seconds between two rounds of embedding images in the background.
+EMBED_INTERVAL_S = 5.0
 
 log = structlog.get_logger(__name__)
 
 
 def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str, Handler]:
-    """The handlers of learning's topics, for ``Jobs``.
+    """Return the handler of each learning topic, for ``Jobs``.
 
     Args:
-        settings: Where the store, the database and the learning policies are.
-        studio: Label Studio.
+        settings: Locate the store, the database and the learning policies.
+        studio: Label Studio client.
         engine: The migrated database.
     """
     one_heap()
@@ -49,7 +49,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         try:
             learner.learn(int(subject), events)
         except (LabelingError, LearningPolicyError) as error:
-            raise Reject(str(error)) from error  # reading the same again would fail again
+            raise Reject(str(error)) from error  # a retry would fail the same way
         finally:
             trim_memory()
 
@@ -57,20 +57,20 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         project, newest = int(subject), max(event.id for event in events)
 
         def stop() -> bool:
-            """A fit needs the cores, and makes all this outdated: it asks for a new arrangement when it is done."""
-            if kit.inbox.open_events(LEARN, subject):
+            """Whether a training run or a newer request is pending; both make this ranking outdated."""
+            if kit.inbox.unfinished_events(LEARN, subject):
                 return True
-            return any(event.id > newest for event in kit.inbox.open_events(QUEUE, subject))
+            return any(event.id > newest for event in kit.inbox.unfinished_events(QUEUE, subject))
 
         try:
             done = arrange(kit, project, stop=stop)
-        except NotFound:
+        except StudioNotFound:
             log.info("project_gone", project=project)
         except (LabelingError, LearningPolicyError, ModelError) as error:
             raise Reject(str(error)) from error
         else:
-            if done is not None and done.stopped and len(kit.inbox.open_events(QUEUE, subject)) == len(events):
-                kit.enqueue(queue_hint(project, source="interrupted"), delay_s=AGAIN_S)
+            if done is not None and done.stopped and len(kit.inbox.unfinished_events(QUEUE, subject)) == len(events):
+                kit.enqueue(queue_hint(project, source="interrupted"), delay_s=RESUME_AFTER_S)
         finally:
             trim_memory()
 
@@ -78,14 +78,16 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
         project, since = int(subject), min(float(event.payload["since"]) for event in events)
 
         def busy(within_s: float = 0.0) -> bool:
-            """Whether an annotator needs the cores, or has needed them a moment ago; but it is not put off for ever."""
+            """Whether training is pending or ended less than `within_s` ago; False once `LATEST_S` have passed."""
             if time.time() - since > LATEST_S:
                 return False
-            return time.time() - kit.runs.newest(project) < within_s or bool(kit.inbox.open_events(LEARN, subject))
+            return time.time() - kit.runs.newest(project) < within_s or bool(
+                kit.inbox.unfinished_events(LEARN, subject)
+            )
 
         try:
             done = Opined(stopped=True) if busy(CALM_S) else in_background(partial(opine, kit, project, stop=busy))
-        except NotFound:
+        except StudioNotFound:
             log.info("project_gone", project=project)
         except (LabelingError, LearningPolicyError) as error:
             raise Reject(str(error)) from error
@@ -98,17 +100,17 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
     return {LEARN: learn, QUEUE: queue, OPINION: opinion}
 
 
-def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: the poller, every ``poll_seconds``, and looking at photos that nobody looked at yet."""
+def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[PeriodicJob]:
+    """Return the periodic jobs: the poller every ``poll_seconds``, and background embedding of open images."""
     kit = _kit_of(settings, studio, engine)
     return [
-        Periodic("learn.poll", settings.poll_seconds, LearningPoller(kit).run),
-        Periodic("learn.looks", LOOK_EVERY_S, Lookout(kit).run),
+        PeriodicJob("learn.poll", settings.poll_seconds, LearningPoller(kit).run),
+        PeriodicJob("learn.looks", EMBED_INTERVAL_S, Lookout(kit).run),
     ]
 
 
 def _kit_of(settings: Settings, studio: Studio, engine: Engine) -> LearningContext:
-    """One kit for both: what it opens takes a hundred megabytes."""
+    """Return the context shared by handlers and periodic jobs; its models take about 100 MB."""
     kit = _KITS.get(engine)
     if kit is None:
         kit = _KITS[engine] = LearningContext.of(settings, studio, engine)

@@ -1,21 +1,24 @@
-"""Owns how a worker's memory goes back to the system: what photos took is not kept for ever."""
+"""Tune glibc's malloc so that workers return freed memory to the system."""
 
 import ctypes
 
+# Bytes from which a block is allocated with mmap and returned when freed.
 MMAP_FROM = 256 * 1024
-"""Bytes from which a block is a mapping of its own, given back as soon as it is free."""
 
+# The same threshold for a process that computes a lot.
 LARGE = 2 * 1024 * 1024
-"""Bytes from which a block of a process that computes much is a mapping of its own."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc; see mallopt(3)
 
 
 def give_memory_back() -> bool:
-    """Keeps glibc from raising, after the first large photo, the size from which freed blocks go back to the system.
+    """Fix glibc's mmap threshold, which otherwise grows after the first large image.
 
-    Without it each thread that decodes keeps the memory of its largest photo: 300 MB a worker instead of 230 with
-    the embedded model. Returns False where the C library has no such option; nothing but memory is lost then.
+    Without it each decoding thread keeps the memory of its largest image: 300 MB per worker instead of 230 MB with
+    the embedded model.
+
+    Returns:
+        False where the C library has no such option.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -25,11 +28,13 @@ def give_memory_back() -> bool:
 
 
 def one_heap() -> bool:
-    """Has glibc keep one heap for all threads: for a process that makes threads for each piece of work.
+    """Use one malloc arena for all threads, in a process that starts threads for each job.
 
-    Else each thread frees into a heap of its own, where what is left pins whole pages: a worker grew by 15 MB a fit.
-    What is `LARGE` goes back to the system at once. To be called before the threads are made. Returns False where the C
-    library has no such option.
+    With an arena per thread, fragments pin whole pages: a worker grew by 15 MB per training run. Blocks of at least
+    `LARGE` bytes are returned when freed. Call this before any thread starts.
+
+    Returns:
+        False where the C library has no such option.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -39,9 +44,9 @@ def one_heap() -> bool:
 
 
 def trim_memory() -> bool:
-    """Gives free memory back to the system now: for a process that computes much, then waits.
+    """Return free memory to the system now, in a process that computes a lot and then waits.
 
-    There `give_memory_back` would be wrong: every matrix would be a new mapping, and a fit takes 1.8 times as long.
+    `give_memory_back` does not fit there: every matrix would be a new mapping, and training takes 1.8 times as long.
     """
     try:
         trim = ctypes.CDLL(None).malloc_trim

@@ -1,4 +1,4 @@
-"""The learning policy of a project: whether and when it learns, what replaces what is served, how tasks are ordered."""
+"""Read the learning policy of a project (`learn.toml`): when to train, when to publish, how to order tasks."""
 
 import tomllib
 from dataclasses import dataclass, fields, replace
@@ -25,21 +25,20 @@ class LearningPolicyError(LabelloopError):
 
 @dataclass(frozen=True)
 class LearningPolicy:
-    """What learning decides by. Every field is a key of ``learn.toml``; docs/reference/policy.md lists them.
+    """The settings of learning. Every field is a key of ``learn.toml``; see docs/reference/policy.md.
 
     Attributes:
         learn: Whether the project learns at all.
-        first: Labelled tasks with a box before the first fit, at least 1.
-        debounce_s: A fit begins when no further submit came for so long, seconds; four times so long in a burst.
-        held_out: Share of the tasks that are never learned from but kept for judging, 0 to 0.5.
-        tolerance: How much lower the AP50 of a candidate may be than that of what is served, on top of chance, 0 to 1.
-        prelabels: Open tasks that get fresh pre-labels from each version, those that teach most first; 0: none.
-        opinion: How sure the model must be that an annotation is wrong for the task to say so, 0 to 1; 1: never.
-        thresholds: Whether each version brings thresholds by class, learned from what annotators leave of its boxes.
-        drawing_costs: How many deletions drawing a missed box is worth, by which thresholds are chosen, 0 to 100; 0: by
-            the best F1.
-        queue: Whether `connect` sets the project to uncertainty sampling, so that what teaches most is served.
-        keep: Learned versions of the project that stay on the store, at least 1: so far a rollback can go.
+        first: Labelled tasks with a box that the first training run needs, at least 1.
+        debounce_s: Seconds without a new submit before training starts; four times as long in a burst.
+        held_out: Share of the tasks held out for evaluation and never trained on, 0 to 0.5.
+        tolerance: Largest accepted drop in AP50 against the served version, added to the standard error, 0 to 1.
+        prelabels: Open tasks pre-labelled by each version, most informative first; 0: none.
+        opinion: Lowest confidence of a label error that is noted on the task, 0 to 1; 1: never.
+        thresholds: Whether each version has thresholds per class, learned from the annotators' edits.
+        drawing_costs: Cost of drawing a missed box, in deletions, for choosing thresholds, 0 to 100; 0: maximise F1.
+        queue: Whether `connect` sets the project to uncertainty sampling.
+        keep: Learned versions of the project to keep on the store, at least 1; a rollback reaches this far.
     """
 
     learn: bool = True
@@ -68,49 +67,49 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def policy_files(home: Path, project: int) -> tuple[Path, Path]:
-    """Where the policy is read from: for every project, then for this one (it wins)."""
+    """Return the policy files: for every project, then for this project (takes precedence)."""
     folder = home / "ml_backend"
     return folder / "learn.toml", folder / str(project) / "learn.toml"
 
 
 def too_few(labelled: int, first: int) -> str:
-    """Why a project with this many labelled tasks is not learned yet."""
+    """Return the message for a project with fewer than `first` labelled tasks."""
     tasks = "1 task" if labelled == 1 else f"{labelled} tasks"
-    return f"Nothing to learn from yet: {tasks} with boxes of {first} needed (`first` in learn.toml)."
+    return f"Nothing to learn from yet: {tasks} with boxes, {first} needed (`first` in learn.toml)."
 
 
 def read_learning_policy(home: Path, project: int) -> LearningPolicy:
-    """The policy of one project: the defaults, then what `policy_files` names.
+    """Return the policy of one project: the defaults, overridden by `policy_files`.
 
     Args:
-        home: The folder of labelloop's state (the setting ``home``).
+        home: labelloop's data folder (the setting ``home``).
         project: The project's id in Label Studio.
 
     Raises:
-        LearningPolicyError: A file is no TOML, or a key is unknown, of the wrong type or out of its range.
+        LearningPolicyError: A file is not valid TOML, or a key is unknown, has the wrong type or is out of range.
     """
     policy = LearningPolicy()
     for path in policy_files(home, project):
         if path.is_file():
-            policy = _laid_over(policy, path)
+            policy = _merged(policy, path)
     return policy
 
 
-def _laid_over(policy: LearningPolicy, path: Path) -> LearningPolicy:
+def _merged(policy: LearningPolicy, path: Path) -> LearningPolicy:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LearningPolicyError(path, "", f"is no TOML: {error}") from error
+        raise LearningPolicyError(path, "", f"is not valid TOML: {error}") from error
     except OSError as error:
         raise LearningPolicyError(path, "", f"cannot be read: {error.strerror}") from error
     return replace(policy, **{key: _value(path, key, value) for key, value in table.items()})
 
 
 def _value(path: Path, key: str, value: Any) -> Any:
-    kinds: dict[str, type] = {field.name: type(field.default) for field in fields(LearningPolicy)}
-    if key not in kinds:
-        raise LearningPolicyError(path, key, f"is no such key; there are {', '.join(kinds)}")
-    kind = kinds[key]
+    types: dict[str, type] = {field.name: type(field.default) for field in fields(LearningPolicy)}
+    if key not in types:
+        raise LearningPolicyError(path, key, f"is not a known key. Known keys: {', '.join(types)}")
+    kind = types[key]
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:  # bool is an int to isinstance; `first = true` must not pass
@@ -119,5 +118,5 @@ def _value(path: Path, key: str, value: Any) -> Any:
     if key in _RANGES and isinstance(value, int | float):
         low, high = _RANGES[key]
         if not low <= value <= high:
-            raise LearningPolicyError(path, key, f"is {value}, not from {low:g} to {high:g}")
+            raise LearningPolicyError(path, key, f"is {value}; it must be between {low:g} and {high:g}")
     return value

@@ -1,36 +1,36 @@
-"""Owns pre-labelling a whole project: every task looked at here, predictions imported in bulk, nothing done twice."""
+"""Pre-label a whole project: predict every task in this process and import the predictions in bulk (resumable)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from labelloop.labeling.studio.task import Task
-from labelloop.service.media import MediaError, Photo
-from labelloop.service.memory_budget import never
+from labelloop.service.media import MediaError, DecodedImage
+from labelloop.service.memory_budget import never_abandoned
 from labelloop.service.studio import Studio, StudioRefused
 from labelloop.service.studio.errors import PredictionsDropped
 from ml_backend.inference.detector import Detector
 from ml_backend.predict.control_support import ModelOutputs, NotServed, controls_of
 from ml_backend.predict.label_mapping import find_targets
-from ml_backend.predict.predictor import Photos, Predictor
-from ml_backend.predict.protocol import Prediction, ProjectOptions, Unanswered
+from ml_backend.predict.predictor import ImageSource, Predictor
+from ml_backend.predict.protocol import FailedPrediction, ProjectOptions, TaskPrediction
 
+# Tasks predicted and then imported with one request; a killed process repeats at most one chunk.
 CHUNK = 25
-"""Tasks that are predicted, then imported with one request: what a killed process has to do again at most."""
 
+# Time budget of one chunk in seconds: large, because no request waits for it.
 BUDGET_S = 3600.0
-"""Nobody waits for the answer: one chunk may take as long as its photos do."""
 
+# Tasks as Label Studio sends them to `/predict`.
 Chunk = list[dict[str, Any]]
-"""Tasks as `/predict` would be sent them."""
 
+# Called after each chunk with (tasks done, tasks in total).
 Progress = Callable[[int, int], None]
-"""Told after each chunk: tasks done, tasks in all."""
 
 
 @dataclass(frozen=True)
-class BadPhoto:
-    """A photo that could not be used, or a task without one: tried again by the next run."""
+class ImageFailure:
+    """An image that could not be used, or a task without one; the next run retries it."""
 
     task: int | None
     url: str
@@ -38,52 +38,52 @@ class BadPhoto:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was done.
+class PrelabelReport:
+    """The result of pre-labelling a project.
 
     Attributes:
-        version: The version that every prediction carries.
+        version: The model version of the predictions.
         tasks: Tasks of the project.
-        there: Tasks that had a prediction of this version already.
-        made: Predictions imported by this run.
+        already_done: Tasks that already had a prediction of this version.
+        imported: Predictions imported by this run.
         boxes: Regions in them.
-        bad: Photos that could not be used.
-        gone: Tasks that were deleted while they were looked at.
-        stopped: Whether it was told to stop before the end.
+        failures: Images that could not be used.
+        deleted: Tasks that were deleted during the run.
+        stopped: Whether it was stopped before the end.
     """
 
     version: str
     tasks: int
-    there: int
-    made: int
+    already_done: int
+    imported: int
     boxes: int
-    bad: tuple[BadPhoto, ...]
-    gone: int
+    failures: tuple[ImageFailure, ...]
+    deleted: int
     stopped: bool
 
 
 @dataclass(frozen=True)
-class Looked:
-    """A chunk of tasks that was looked at: an entry a task, and the photos that could not be used."""
+class ChunkResult:
+    """Predictions of a chunk of tasks: one entry per task, and the images that could not be used."""
 
-    chunk: Chunk
-    entries: tuple[Prediction | Unanswered, ...]
-    bad: tuple[BadPhoto, ...]
-
-
-Look = Callable[[Iterator[Chunk]], Iterator[Looked]]
-"""Looks at chunks as it takes them; they may come back in any order."""
+    tasks: Chunk
+    entries: tuple[TaskPrediction | FailedPrediction, ...]
+    failures: tuple[ImageFailure, ...]
 
 
-class Noting:
-    """Photos that notes which of them could not be had, and why."""
+# Predicts chunks lazily; results may come back in any order.
+ChunkPredictor = Callable[[Iterator[Chunk]], Iterator[ChunkResult]]
 
-    def __init__(self, photos: Photos) -> None:
+
+class FailureRecorder:
+    """An image source that records which images could not be loaded, and why."""
+
+    def __init__(self, photos: ImageSource) -> None:
         self._photos = photos
-        self._bad: list[BadPhoto] = []
+        self._bad: list[ImageFailure] = []
 
-    def taken(self) -> tuple[BadPhoto, ...]:
-        """What was noted since it was asked for last."""
+    def drain(self) -> tuple[ImageFailure, ...]:
+        """Return and clear the recorded failures."""
         bad, self._bad = self._bad, []
         return tuple(bad)
 
@@ -93,12 +93,12 @@ class Noting:
         *,
         task_id: int | None = None,
         max_side: int | None = None,
-        abandoned: Callable[[], bool] = never,
-    ) -> Photo:
+        abandoned: Callable[[], bool] = never_abandoned,
+    ) -> DecodedImage:
         try:
             return self._photos.photo(url, task_id=task_id, max_side=max_side, abandoned=abandoned)
         except MediaError as error:
-            self._bad.append(BadPhoto(task_id, url.partition("?")[0][:200], str(error)))
+            self._bad.append(ImageFailure(task_id, url.partition("?")[0][:200], str(error)))
             raise
 
 
@@ -107,45 +107,45 @@ def prelabel(
     project: int,
     *,
     detector: Detector,
-    photos: Photos,
+    photos: ImageSource,
     score_threshold: float,
     options: ProjectOptions,
     every: bool = False,
     progress: Progress = lambda _done, _total: None,
     stop: Callable[[], bool] = lambda: False,
-    look: Look | None = None,
-) -> Report:
-    """Predicts every task of a project that has no prediction of this version yet.
+    predict_chunks: ChunkPredictor | None = None,
+) -> PrelabelReport:
+    """Predict every task of a project that has no prediction of this version yet.
 
-    It may be ended at any time and begun again: what was imported is found in Label Studio and skipped.
+    Resumable: predictions that were imported by an earlier run are found in Label Studio and skipped.
 
     Args:
         studio: Label Studio.
         project: The project.
-        detector: The model; its version names the predictions.
-        photos: Where photos come from.
-        score_threshold: Lowest score of a region that is shown.
-        options: What the project asks for.
-        every: Also tasks that have a prediction of this version: it is made anew, and the old one removed.
-        progress: Told after each chunk.
-        stop: Asked before each chunk; True ends after what was imported.
-        look: Looks at the tasks in place of this process: see `ml_backend.bulk.ray_cluster`.
+        detector: The model; its version is stored with the predictions.
+        photos: Source of the images.
+        score_threshold: Lowest score of a region.
+        options: Options of the project's connection.
+        every: Also replace existing predictions of this version.
+        progress: Called after each chunk.
+        stop: Called before each chunk; True ends the run.
+        predict_chunks: Predicts the chunks instead of this process; see `ml_backend.bulk.ray_cluster`.
 
     Raises:
-        NotServed: No control of the project takes what the model gives.
-        StudioError: Label Studio cannot be asked.
-        ModelBroken: The engine failed.
+        NotServed: No control of the project fits the model's outputs.
+        StudioError: Label Studio cannot be reached.
+        ModelBroken: Inference failed.
     """
     config = studio.label_config(project)
     targets = find_targets(config, detector.names.names, gives=detector.gives, points=detector.points)
     if not any(target.labels or target.points for target in targets):
         raise NotServed(project, "pre-labelled", controls_of(config, ModelOutputs.of(detector)))
-    noting = Noting(photos)
-    predictor = Predictor(noting, score_threshold=score_threshold, budget_s=BUDGET_S)
+    recorder = FailureRecorder(photos)
+    predictor = Predictor(recorder, score_threshold=score_threshold, budget_s=BUDGET_S)
     tasks, old = _tasks(studio, project, detector.version)
     wanted = [task for task in tasks if every or task["id"] not in old]
-    there, made, boxes, gone, done = len(tasks) - len(wanted), 0, 0, 0, 0
-    bad: list[BadPhoto] = []
+    already_done, imported, boxes, deleted, done = len(tasks) - len(wanted), 0, 0, 0, 0
+    failures: list[ImageFailure] = []
     stopped = False
 
     def chunks() -> Iterator[Chunk]:
@@ -156,47 +156,49 @@ def prelabel(
                 return
             yield chunk
 
-    def look_here(coming: Iterator[Chunk]) -> Iterator[Looked]:
-        for chunk in coming:
+    def predict_here(chunks: Iterator[Chunk]) -> Iterator[ChunkResult]:
+        for chunk in chunks:
             entries = predictor.predict(chunk, detector=detector, targets=targets, options=options)
-            yield Looked(chunk, tuple(entries), noting.taken())
+            yield ChunkResult(chunk, tuple(entries), recorder.drain())
 
-    progress(there, len(tasks))
-    for looked in (look or look_here)(chunks()):
-        bad += looked.bad
-        failed = {one.task for one in looked.bad}
-        bad += [
-            BadPhoto(task["id"], "", entry.error)
-            for task, entry in zip(looked.chunk, looked.entries, strict=True)
-            if isinstance(entry, Unanswered) and task["id"] not in failed
+    progress(already_done, len(tasks))
+    for result in (predict_chunks or predict_here)(chunks()):
+        failures += result.failures
+        failed = {failure.task for failure in result.failures}
+        failures += [
+            ImageFailure(task["id"], "", entry.error)
+            for task, entry in zip(result.tasks, result.entries, strict=True)
+            if isinstance(entry, FailedPrediction) and task["id"] not in failed
         ]
         rows = [
             {"task": task["id"], "result": entry.result, "score": entry.score, "model_version": detector.version}
-            for task, entry in zip(looked.chunk, looked.entries, strict=True)
-            # Without a single photo nothing is known of the task: the next run tries it again.
-            if isinstance(entry, Prediction) and (entry.result or task["id"] not in failed)
+            for task, entry in zip(result.tasks, result.entries, strict=True)
+            # A task without any loaded image is left for the next run.
+            if isinstance(entry, TaskPrediction) and (entry.result or task["id"] not in failed)
         ]
-        kept = _import(studio, project, rows, version=detector.version, old=old)
-        for task_id in {int(row["task"]) for row in kept} & old.keys():
+        stored = _import(studio, project, rows, version=detector.version, old=old)
+        for task_id in {int(row["task"]) for row in stored} & old.keys():
             for prediction in old[task_id]:
                 studio.delete_prediction(prediction)
-        made, gone, done = made + len(kept), gone + len(rows) - len(kept), done + len(looked.chunk)
-        boxes += sum(len({one["id"] for one in row["result"]}) for row in kept)
-        progress(there + done, len(tasks))
-    return Report(detector.version, len(tasks), there, made, boxes, tuple(bad), gone, stopped)
+        imported, deleted, done = imported + len(stored), deleted + len(rows) - len(stored), done + len(result.tasks)
+        boxes += sum(len({region["id"] for region in row["result"]}) for row in stored)
+        progress(already_done + done, len(tasks))
+    return PrelabelReport(
+        detector.version, len(tasks), already_done, imported, boxes, tuple(failures), deleted, stopped
+    )
 
 
 def prune(studio: Studio, project: int, *, keep: str, ours: frozenset[str]) -> dict[str, int]:
-    """Removes the predictions of our other versions.
+    """Delete the predictions of other versions of this store.
 
     Args:
         studio: Label Studio.
         project: The project.
-        keep: The version that stays.
-        ours: Versions that this store knows; no other is touched.
+        keep: The version to keep.
+        ours: Versions on this store; others are not touched.
 
     Returns:
-        How many predictions of each version were removed.
+        Number of deleted predictions by version.
     """
     counts = studio.model_versions(project)
     removed = {version: count for version, count in counts.items() if version in ours and version != keep}
@@ -206,20 +208,24 @@ def prune(studio: Studio, project: int, *, keep: str, ours: frozenset[str]) -> d
 
 
 def _tasks(studio: Studio, project: int, version: str) -> tuple[list[dict[str, Any]], dict[int, list[int]]]:
-    """Every task as `/predict` would be sent it, and the predictions of this version by task."""
+    """Return every task as sent to `/predict`, and the ids of its predictions of this version by task."""
     tasks: list[dict[str, Any]] = []
-    there: dict[int, list[int]] = {}
+    predictions: dict[int, list[int]] = {}
     for task in studio.tasks(project):
         if task.id is None:
             continue
         tasks.append({"id": task.id, "data": task.data})
-        if found := _of_version(task, version):
-            there[task.id] = found
-    return tasks, there
+        if ids := _of_version(task, version):
+            predictions[task.id] = ids
+    return tasks, predictions
 
 
 def _of_version(task: Task, version: str) -> list[int]:
-    return [one.id for one in task.predictions if one.model_version == version and one.id is not None]
+    return [
+        prediction.id
+        for prediction in task.predictions
+        if prediction.model_version == version and prediction.id is not None
+    ]
 
 
 def _chunks(tasks: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -230,18 +236,18 @@ def _chunks(tasks: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 def _import(
     studio: Studio, project: int, rows: list[dict[str, Any]], *, version: str, old: dict[int, list[int]]
 ) -> list[dict[str, Any]]:
-    """Imports, and gives those that Label Studio kept.
+    """Import predictions; returns the rows that Label Studio stored.
 
-    A task that was deleted meanwhile takes others with it, and Label Studio does not say which: they are looked for,
-    and added one by one.
+    If a task was deleted meanwhile, Label Studio drops other rows of the request too without naming them; the missing
+    ones are then added one by one.
     """
     try:
         studio.import_predictions(project, rows)
     except (PredictionsDropped, StudioRefused):
-        now = {task.id: task for task in studio.tasks(project, only_ids=[int(row["task"]) for row in rows])}
-        rows = [row for row in rows if row["task"] in now]
+        existing = {task.id: task for task in studio.tasks(project, only_ids=[int(row["task"]) for row in rows])}
+        rows = [row for row in rows if row["task"] in existing]
         for row in rows:
             task = int(row["task"])
-            if set(_of_version(now[task], version)) <= set(old.get(task, ())):
+            if set(_of_version(existing[task], version)) <= set(old.get(task, ())):
                 studio.add_prediction(task, row["result"], row["score"], version)
     return rows

@@ -1,7 +1,7 @@
-"""Owns pre-labelling over a Ray cluster: one session a worker, no more at work than workers take, the rest unchanged.
+"""Pre-label over a Ray cluster: one session per worker, a bounded number of chunks in flight.
 
-Every worker opens the served version by itself (from the store, by its checksum) and fetches photos by itself; tasks go
-out and predictions come back. Needs the extra `[scale]`.
+Every worker loads the served version from the store and fetches images itself; only tasks and predictions cross the
+network. Needs the extra `[scale]`.
 """
 
 from collections.abc import Iterator
@@ -9,60 +9,60 @@ from types import TracebackType
 from typing import Any, Self
 
 from labelloop.service.media import Media
-from labelloop.service.ray import LOCAL, ClusterFailed, first_line, join, leave
+from labelloop.service.ray import LOCAL_CLUSTER, ClusterFailed, join_cluster, leave_cluster, root_cause
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.bulk.prelabel import BUDGET_S, Chunk, Looked, Noting
+from ml_backend.bulk.prelabel import BUDGET_S, Chunk, ChunkResult, FailureRecorder
 from ml_backend.predict.label_mapping import find_targets
 from ml_backend.predict.predictor import Predictor
 from ml_backend.predict.protocol import ProjectOptions, read_config
 from ml_backend.serving.activation import open_version
 
-__all__ = ["AHEAD", "LOCAL", "Cluster", "ClusterFailed", "Looker"]
+__all__ = ["CHUNKS_PER_WORKER", "LOCAL_CLUSTER", "ClusterFailed", "PrelabelCluster", "PrelabelWorker"]
 
-AHEAD = 2
-"""Chunks a worker has: the one at work, and the next. More would only wait in memory."""
+# Chunks in flight per worker: the current one and the next. More would only wait in memory.
+CHUNKS_PER_WORKER = 2
 
+# Attempts per chunk if its worker dies.
 ATTEMPTS = 3
-"""Times that a chunk is given out whose worker died."""
 
 _FIX = (
-    "`ray status` says what the cluster has. Every machine needs the same labelloop, ONNX Runtime and Ray, and must"
-    " reach Label Studio and the store. What was imported is kept: run the command again."
+    "See `ray status`. Every machine needs the same labelloop, ONNX Runtime and Ray, and must reach Label Studio and"
+    " the store. Imported predictions are kept: run the command again."
 )
 
 
-class Looker:
-    """One worker: a session, and threads that fetch photos for it. Lives in a process of its own, on any machine."""
+class PrelabelWorker:
+    """One worker process on any machine: a session and the threads that fetch its images."""
 
     def __init__(self, settings: Settings, version: str, xml: str, options: ProjectOptions) -> None:
-        """Opens the version.
+        """Load the version.
 
         Args:
-            settings: Of the command; a worker on another machine makes the home folder of the same path there.
-            version: What every prediction carries.
+            settings: Of the command; a worker on another machine creates the home folder at the same path.
+            version: The version to load.
             xml: The project's label config.
-            options: What the project asks for.
+            options: Options of the project's connection.
         """
-        # Threads of ONNX Runtime are the cluster's to give: one core a worker.
-        settings = settings.but(inference_threads=1)
+        # The cluster assigns one core per worker.
+        settings = settings.replace(inference_threads=1)
         self._detector = open_version(settings, version)[0]
         names = self._detector.names.names
         gives, points = self._detector.gives, self._detector.points
         self._targets = find_targets(read_config(xml), names, gives=gives, points=points)
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
-        self._noting = Noting(Media(settings, studio))
-        self._predictor = Predictor(self._noting, score_threshold=settings.score_threshold, budget_s=BUDGET_S)
+        self._recorder = FailureRecorder(Media(settings, studio))
+        self._predictor = Predictor(self._recorder, score_threshold=settings.score_threshold, budget_s=BUDGET_S)
         self._options = options
 
-    def look(self, chunk: Chunk) -> Looked:
-        """The predictions of some tasks, and the photos that could not be used."""
+    def predict(self, chunk: Chunk) -> ChunkResult:
+        """Return the predictions of a chunk of tasks, and the images that could not be used."""
         entries = self._predictor.predict(chunk, detector=self._detector, targets=self._targets, options=self._options)
-        return Looked(chunk, tuple(entries), self._noting.taken())
+        return ChunkResult(chunk, tuple(entries), self._recorder.drain())
 
 
-class Cluster:
-    """The workers of one command. Use it as a context: it ends them, and a cluster of its own with them."""
+class PrelabelCluster:
+    """The workers of one command. A context manager: leaving it ends the workers and a cluster started for them."""
 
     def __init__(
         self,
@@ -74,61 +74,63 @@ class Cluster:
         xml: str,
         options: ProjectOptions,
     ) -> None:
-        """Joins the cluster, or starts one, and has its workers open the version.
+        """Join the cluster, or start one, and have its workers load the version.
 
         Args:
-            address: As Ray takes it: `auto`, `ray://host:10001`, `host:6379`; or `LOCAL`.
-            workers: Sessions at most; 0: one for every core that the cluster has.
+            address: Ray address: `auto`, `ray://host:10001`, `host:6379`; or `LOCAL`.
+            workers: Most sessions; 0: one per core of the cluster.
             settings: See `Looker`, as the rest.
-            version: What is served to the project.
-            xml: Its label config.
-            options: What it asks for.
+            version: The version served to the project.
+            xml: The project's label config.
+            options: Options of the project's connection.
 
         Raises:
             MissingExtra: Ray is not installed.
             ClusterFailed: It cannot be joined, or has no core.
         """
-        self._ray, self.workers = join(address, workers, "Pre-labelling over a cluster")
-        remote: Any = self._ray.remote(num_cpus=1, max_restarts=ATTEMPTS - 1, max_task_retries=ATTEMPTS - 1)(Looker)
-        self._lookers: list[Any] = [remote.remote(settings, version, xml, options) for _ in range(self.workers)]
+        self._ray, self.workers = join_cluster(address, workers, "Pre-labelling over a cluster")
+        remote: Any = self._ray.remote(num_cpus=1, max_restarts=ATTEMPTS - 1, max_task_retries=ATTEMPTS - 1)(
+            PrelabelWorker
+        )
+        self._workers: list[Any] = [remote.remote(settings, version, xml, options) for _ in range(self.workers)]
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the workers."""
+        """End the workers."""
         self.close()
 
     def close(self) -> None:
-        """Leaves the cluster; its workers end with that."""
-        leave(self._ray)
+        """Leave the cluster, which ends its workers."""
+        leave_cluster(self._ray)
 
-    def look(self, chunks: Iterator[Chunk]) -> Iterator[Looked]:
-        """Each chunk looked at by some worker, as they come; no chunk is taken before a worker can have it.
+    def predict_chunks(self, chunks: Iterator[Chunk]) -> Iterator[ChunkResult]:
+        """Predict chunks on the workers, in order of completion; a chunk is taken only when a worker is free.
 
         Raises:
             ClusterFailed: A worker cannot open the version, or a chunk's workers died `ATTEMPTS` times.
         """
-        at_work: dict[Any, Any] = {}
-        ready = [looker for _ in range(AHEAD) for looker in self._lookers]
+        in_flight: dict[Any, Any] = {}
+        ready = [worker for _ in range(CHUNKS_PER_WORKER) for worker in self._workers]
         more = True
-        while more or at_work:
+        while more or in_flight:
             while more and ready:
                 chunk = next(chunks, None)
                 if chunk is None:
                     more = False
                     break
-                looker = ready.pop(0)
-                at_work[looker.look.remote(chunk)] = looker
-            if not at_work:
+                worker = ready.pop(0)
+                in_flight[worker.predict.remote(chunk)] = worker
+            if not in_flight:
                 return
-            [done], _ = self._ray.wait(list(at_work), num_returns=1)
-            ready.append(at_work.pop(done))
+            [done], _ = self._ray.wait(list(in_flight), num_returns=1)
+            ready.append(in_flight.pop(done))
             try:
-                looked: Looked = self._ray.get(done)
+                result: ChunkResult = self._ray.get(done)
             except Exception as error:
-                raise ClusterFailed("A worker of the cluster failed", first_line(error), fix=_FIX) from error
-            yield looked
+                raise ClusterFailed("A worker of the cluster failed", root_cause(error), fix=_FIX) from error
+            yield result

@@ -1,4 +1,4 @@
-"""Owns `labelloop models list | add | activate | rollback | pull`: plain functions that the command line mounts."""
+"""Commands `labelloop models list | add | activate | rollback | pull`."""
 
 import contextlib
 import json
@@ -16,20 +16,20 @@ from ml_backend.learning.base_models import is_learned
 from ml_backend.serving import activation
 from ml_backend.serving.activation import Activation
 from ml_backend.serving.active_versions import EVERYWHERE, Pointer, read_pointer
-from ml_backend.serving.registry import Manifest, Registry
+from ml_backend.serving.registry import Registry, VersionManifest
 
 
 def models_list() -> None:
-    """List the model versions on the store, the newest last: what is active where, and what could not be loaded."""
+    """List the model versions on the store, newest last, with where each is active and load failures."""
     settings = _settings()
     store = open_store(settings.store_url, settings)
     registry = Registry(store)
     pointer, _ = read_pointer(store)
-    given = activation.given_version(settings)
+    default = activation.given_version(settings)
     where = [] if pointer.active() else ["served"]
-    print(f"{given or 'missing'}  the model that the backend is started with{_in_brackets(where)}")
+    print(f"{default or 'missing'}  the default model of the backend{_in_brackets(where)}")
     for manifest in registry.versions():
-        print(_line(manifest, pointer, registry.refused(manifest.version)))
+        print(_version_line(manifest, pointer, registry.refusal_reason(manifest.version)))
 
 
 def models_add(
@@ -40,16 +40,16 @@ def models_add(
     project: int | None = None,
     activate: bool = False,
 ) -> None:
-    """Put an ONNX detector on the store as a version. It is opened and tried first.
+    """Add an ONNX detector to the store as a version, after loading and running it once.
 
-    With a project it passes the gate of learning: it must not find less than what is served there on the tasks that are
-    held out, or on all that are labelled while these are too few. Else it is kept, and --activate does not activate it.
+    With --project it is evaluated against the served version, on the project's held-out tasks or, while these are too
+    few, on all labelled ones. If it is worse it is kept on the store, but --activate does not activate it.
 
     Args:
-        model: The ONNX file; weights beside it come along.
-        names: File of its class names, one a line, where the model has none.
-        layout: What its outputs are, where that is not recognised.
-        project: The project that it is for; without it any.
+        model: The ONNX file; external weights next to it are added too.
+        names: File of its class names, one per line, if the model has none.
+        layout: Output layout of the model, if it is not detected.
+        project: Project that the model is for; default any.
         activate: Serve it at once, to the project or to all.
     """
     settings = _settings()
@@ -63,44 +63,44 @@ def models_add(
         project="" if project is None else str(project),
         note=f"added from {model.name}",
     )
-    print(f"{manifest.version} is on {registry.store.url}: {len(manifest.classes)} classes")
-    passed = _judge(manifest.version, project, settings, activate=activate) if project is not None else True
+    print(f"{manifest.version} added to {registry.store.url}: {len(manifest.classes)} classes")
+    passed = _evaluate(manifest.version, project, settings, activate=activate) if project is not None else True
     if activate:
         done = activation.activate(manifest.version, settings=settings, project=project, tried=True)
-        _tell(done, project, settings, base=True)
+        _print_activation(done, project, settings, base=True)
     else:
         for_project = "" if project is None else f" --project {project}"
-        how = "Serve it with" if passed else "It is kept. Serve it all the same with"
+        how = "To serve it" if passed else "It is kept. To serve it anyway"
         print(f"{how}: labelloop models activate {manifest.version}{for_project}")
 
 
 def models_activate(version: str, *, project: int | None = None) -> None:
-    """Serve a version: every worker takes it over within about half a second, and no request is lost.
+    """Serve a version: every worker loads it within about half a second, without dropping a request.
 
-    Label Studio follows: its connection is named after the version, so that it asks for new pre-labels.
+    The connection in Label Studio is renamed to the version, so that Label Studio requests new pre-labels.
 
     Args:
-        version: As `labelloop models list` shows it.
-        project: Only for this project; a project's own version goes before everybody's.
+        version: Name from `labelloop models list`.
+        project: Only for this project; a project's own version takes precedence over that of all projects.
     """
     settings = _settings()
     done = activation.activate(version, settings=settings, project=project)
     manifest = Registry(open_store(settings.store_url, settings)).manifest(version)
-    _tell(done, project, settings, base=not is_learned(manifest))
+    _print_activation(done, project, settings, base=not is_learned(manifest))
 
 
 def models_rollback(*, project: int | None = None) -> None:
-    """Go back to what was active before; once more, and it is the one before that.
+    """Roll back to the previously active version; each call goes one version further back.
 
     Args:
-        project: What is active for this project; without it what is active for all.
+        project: Only for this project; default all projects.
     """
     settings = _settings()
-    _tell(activation.roll_back(settings=settings, project=project), project, settings)
+    _print_activation(activation.roll_back(settings=settings, project=project), project, settings)
 
 
 def _require_project(project: int, settings: Settings) -> None:
-    """Raises `NotFound` where Label Studio has no such project; without a token nobody can say."""
+    """Raise `StudioNotFound` if Label Studio has no such project; not checked without an API key."""
     from labelloop.service.studio import Studio
 
     if settings.label_studio_api_key.get_secret_value():
@@ -108,10 +108,14 @@ def _require_project(project: int, settings: Settings) -> None:
             studio.project(project)
 
 
-def _judge(version: str, project: int, settings: Settings, *, activate: bool) -> bool:
-    """Says what a version finds on a project's labelled photos; raises where it is worse and was to be activated."""
+def _evaluate(version: str, project: int, settings: Settings, *, activate: bool) -> bool:
+    """Print the evaluation of a version on a project's labelled images; returns whether it passed.
+
+    Raises:
+        NotAdmitted: It did not pass and was to be activated.
+    """
     if not settings.label_studio_api_key.get_secret_value():
-        print("  not judged     LABELLOOP_LABEL_STUDIO_API_KEY is empty")
+        print("  not evaluated  LABELLOOP_LABEL_STUDIO_API_KEY is empty")
         return True
     from labelloop.service.db.engine import open_database
     from labelloop.service.studio import Studio
@@ -123,12 +127,12 @@ def _judge(version: str, project: int, settings: Settings, *, activate: bool) ->
     verdict = done.verdict
     print(f"  {'passes' if verdict.passed else 'refused':13}  {verdict.reason}")
     if done.thresholds and verdict.passed:
-        told = json.dumps({name: round(value, 2) for name, value in done.thresholds.items()})
+        thresholds = json.dumps({name: round(value, 2) for name, value in done.thresholds.items()})
         print(
-            f"  {'shown from':13}  these scores on it is best, by the same photos; put them into the connection's extra"
+            f"  {'thresholds':13}  best score thresholds on the same images; until a version is trained on it, set them"
         )
-        print("                 params, until it is learned on:")
-        print(f'                 {{"score_thresholds": {told}}}')
+        print("                 in the connection's extra params:")
+        print(f'                 {{"score_thresholds": {thresholds}}}')
     if activate and not verdict.passed:
         raise NotAdmitted(version, project, verdict)
     return verdict.passed
@@ -140,25 +144,25 @@ def models_pull(
     folder: Path | None = None,
     source: Annotated[str, Parameter(name="--from")] = "",
 ) -> None:
-    """Download a model of the catalogue: its licence is shown, its checksum checked. Ctrl-C loses nothing.
+    """Download a model from the catalogue, show its licence and verify its checksums (resumable).
 
     Args:
-        name: Its name; without it the catalogue is listed.
-        folder: Where its files shall lie; default models/NAME in labelloop's home folder.
-        source: Address of a folder with the same files, such as a mirror of your own; default their publisher's.
+        name: Name of the model; without it the catalogue is listed.
+        folder: Target folder; default models/NAME in labelloop's home folder.
+        source: Address of a folder with the same files, such as your own mirror; default the publisher's.
     """
     settings = _settings()
     if not name:
-        for line in pulling.listed():
+        for line in pulling.catalogue_lines():
             print(line)
         return
     folder = (folder or settings.home / "models" / name).expanduser().absolute()
-    entry = pulling.entry_of(name)
+    entry = pulling.catalogue_entry(name)
     print(f"{name}: {entry.purpose}. Licence: {entry.licence}, {entry.terms}", flush=True)
     files = pulling.pull(entry, folder, source=source)
     for file in files:
         print(f"  {file}")
-    for line in pulling.used(entry, files):
+    for line in pulling.usage_lines(entry, files):
         print(line)
 
 
@@ -168,30 +172,30 @@ def _settings() -> Settings:
     return settings
 
 
-def _tell(done: Activation, project: int | None, settings: Settings, *, base: bool = False) -> None:
-    whom = "every project without a version of its own" if project is None else f"project {project}"
-    print(f"{done.version} is served to {whom} (before: {done.before or 'nothing'})")
+def _print_activation(done: Activation, project: int | None, settings: Settings, *, base: bool = False) -> None:
+    scope = "every project without its own version" if project is None else f"project {project}"
+    print(f"{done.version} is served to {scope} (before: {done.before or 'nothing'})")
     for change in done.changes:
         print(f"  {'done         ' if change.done else 'already right'}  {change.what}")
     for note in done.notes:
         print(f"  not done       {note}")
-    asked = _have_arranged(done.projects, settings, base=base)
-    if asked:
-        print("`labelloop worker` gives the open tasks pre-labels of it, and puts them in order.")
+    queued = _enqueue_ranking(done.projects, settings, base=base)
+    if queued:
+        print("`labelloop worker` now pre-labels and ranks the open tasks with it.")
     elif done.changes:
-        print(f"Pre-labels of it for all tasks: labelloop prelabel {project or 'PROJECT'}")
+        print(f"To pre-label all tasks with it: labelloop prelabel {project or 'PROJECT'}")
 
 
-def _have_arranged(projects: Sequence[int], settings: Settings, *, base: bool) -> int:
-    """Has a worker give the open tasks of those projects that learn pre-labels of what is served now.
+def _enqueue_ranking(projects: Sequence[int], settings: Settings, *, base: bool) -> int:
+    """Enqueue the ranking of open tasks, with new pre-labels, for the projects that learn.
 
     Args:
-        projects: Their numbers.
-        settings: Where the database is.
-        base: Whether that is a model to be learned on, not one that was learned: a fit on it is asked for too.
+        projects: Project numbers.
+        settings: Locate the database.
+        base: Whether the version is a base model, not a learned one: a training run is enqueued too.
 
     Returns:
-        How many projects these are.
+        Number of these projects that learn.
     """
     if not projects:
         return 0
@@ -203,19 +207,21 @@ def _have_arranged(projects: Sequence[int], settings: Settings, *, base: bool) -
 
     engine = open_database(settings)
     inbox = Inbox.from_settings(settings, engine)
-    known = {one.project for one in TrainingDataStore(engine).projects()}
-    learning = [one for one in projects if one in known and read_learning_policy(settings.home, one).learn]
-    for hint in (hint for one in learning for hint in activated_hints(one, base=base)):
+    connected = {state.project for state in TrainingDataStore(engine).projects()}
+    learning = [
+        project for project in projects if project in connected and read_learning_policy(settings.home, project).learn
+    ]
+    for hint in (hint for project in learning for hint in activated_hints(project, base=base)):
         inbox.put(hint.topic, str(hint.project), hint.key, hint.payload)
     return len(learning)
 
 
-def _line(manifest: Manifest, pointer: Pointer, refused: str) -> str:
-    where = ["served"] if pointer.place().version == manifest.version else []
+def _version_line(manifest: VersionManifest, pointer: Pointer, refused: str) -> str:
+    where = ["served"] if pointer.state().version == manifest.version else []
     where += [
         f"served to project {project}"
-        for project, place in sorted(pointer.places.items())
-        if project != EVERYWHERE and place.version == manifest.version
+        for project, state in sorted(pointer.places.items())
+        if project != EVERYWHERE and state.version == manifest.version
     ]
     where += [f"could not be loaded: {refused}"] if refused else []
     parts = [manifest.version, manifest.created_at[:16].replace("T", " "), f"{len(manifest.classes)} classes"]
@@ -225,5 +231,5 @@ def _line(manifest: Manifest, pointer: Pointer, refused: str) -> str:
     return "  ".join(parts) + _in_brackets(where)
 
 
-def _in_brackets(said: list[str]) -> str:
-    return f"  [{'; '.join(said)}]" if said else ""
+def _in_brackets(notes: list[str]) -> str:
+    return f"  [{'; '.join(notes)}]" if notes else ""

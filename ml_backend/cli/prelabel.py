@@ -1,4 +1,4 @@
-"""Owns `labelloop prelabel`: the progress bar, Ctrl-C, and what it says when it is done."""
+"""Command `labelloop prelabel`, with its progress bar, Ctrl-C handling and summary."""
 
 import contextlib
 import sys
@@ -12,20 +12,20 @@ from cyclopts import Parameter
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
-from labelloop.service.signals import finishing
+from labelloop.service.signals import graceful_stop
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
-from ml_backend.bulk.prelabel import Progress, Report, prelabel, prune
-from ml_backend.bulk.ray_cluster import Cluster
+from ml_backend.bulk.prelabel import PrelabelReport, Progress, prelabel, prune
+from ml_backend.bulk.ray_cluster import PrelabelCluster
 from ml_backend.malloc import give_memory_back
 from ml_backend.predict.control_support import ModelOutputs, controls_of
 from ml_backend.predict.protocol import ProjectOptions, read_options, with_thresholds
 from ml_backend.serving import activation
 from ml_backend.serving.registry import Registry
-from ml_backend.studio.connect import same_address
+from ml_backend.studio.connect import is_same_url
 
-LISTED = 20
-"""Bad photos that are listed; of more, the number is said."""
+# Most failed images that are listed; the rest are counted.
+MAX_LISTED = 20
 
 
 def prelabel_project(
@@ -36,27 +36,27 @@ def prelabel_project(
     ray: str = "",
     workers: int = 0,
 ) -> None:
-    """Pre-label a whole project with the version that is served to it. Ctrl-C loses nothing: run it again.
+    """Pre-label a whole project with its served version (resumable). Stop it with Ctrl-C and run it again.
 
     Args:
-        project: The project's number, as in its address: /projects/NUMBER/.
-        every: Make predictions of this version anew; else only tasks that have none are looked at.
-        prune_old: Remove the predictions of older versions that this store knows.
-        ray: Spread the photos over a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one of this
-            machine's cores. Needs the extra `[scale]`.
-        workers: Sessions on the cluster; default one for each of its cores.
+        project: Project number, as in its address: /projects/NUMBER/.
+        every: Replace existing predictions of this version; otherwise only tasks without one are predicted.
+        prune_old: Delete the predictions of other versions on this store.
+        ray: Distribute the work over a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for a cluster
+            on this machine's cores. Needs the extra `[scale]`.
+        workers: Sessions on the cluster; default one per core.
     """
     settings = Settings()
-    # What is wrong with a photo is listed at the end: log lines would tear the progress bar.
-    setup_logging(settings.but(log_level="ERROR"))
+    # Failed images are listed at the end: log lines would break the progress bar.
+    setup_logging(settings.replace(log_level="ERROR"))
     give_memory_back()
     with contextlib.closing(Studio.from_settings(settings)) as studio:
         studio.project(project)
         detector, thresholds = activation.open_served(settings, project)
-        print(f"Project {project} is pre-labelled with {detector.version}", flush=True)
-        for one in controls_of(studio.label_config(project), ModelOutputs.of(detector)):
-            if not one.prelabels:
-                print(f"  {one.sentence}", flush=True)
+        print(f"Pre-labelling project {project} with {detector.version}", flush=True)
+        for control in controls_of(studio.label_config(project), ModelOutputs.of(detector)):
+            if not control.prelabels:
+                print(f"  {control.sentence}", flush=True)
         started = time.monotonic()
         options = with_thresholds(_options(studio, project, settings), thresholds)
         with ExitStack() as stack:
@@ -65,10 +65,10 @@ def prelabel_project(
                 xml = str(studio.project(project).get("label_config") or "")
                 version = detector.version
                 cluster = stack.enter_context(
-                    Cluster(ray, workers=workers, settings=settings, version=version, xml=xml, options=options)
+                    PrelabelCluster(ray, workers=workers, settings=settings, version=version, xml=xml, options=options)
                 )
                 print(f"  {cluster.workers} workers on the Ray cluster {ray}", flush=True)
-            stop, progress = stack.enter_context(finishing("the photos at work")), stack.enter_context(_bar())
+            stop, progress = stack.enter_context(graceful_stop("the images in progress")), stack.enter_context(_bar())
             report = prelabel(
                 studio,
                 project,
@@ -79,71 +79,71 @@ def prelabel_project(
                 every=every,
                 progress=progress,
                 stop=stop,
-                look=cluster.look if cluster else None,
+                predict_chunks=cluster.predict_chunks if cluster else None,
             )
-        _tell(report, project, time.monotonic() - started)
+        _print_report(report, project, time.monotonic() - started)
         if report.stopped:
-            raise SystemExit(stop.status)
+            raise SystemExit(stop.exit_status)
         if prune_old:
-            for version, count in prune(studio, project, keep=report.version, ours=_ours(settings)).items():
+            for version, count in prune(studio, project, keep=report.version, ours=_own_versions(settings)).items():
                 print(f"  removed {count} predictions of {version}")
         _follow(studio, project, report, settings)
 
 
 def _options(studio: Studio, project: int, settings: Settings) -> ProjectOptions:
-    """What the project's connection asks for."""
-    rows = (row for row in studio.ml_backends(project) if same_address(row["url"], settings.ml_url))
+    """Return the options of the project's connection."""
+    rows = (row for row in studio.ml_backends(project) if is_same_url(row["url"], settings.ml_url))
     return read_options(next((row.get("extra_params") for row in rows), None))
 
 
-def _ours(settings: Settings) -> frozenset[str]:
+def _own_versions(settings: Settings) -> frozenset[str]:
     stored = Registry(open_store(settings.store_url, settings)).versions()
-    embedded = settings.but(model=None, model_layout="")
-    given = {activation.given_version(settings), activation.given_version(embedded)}
-    return frozenset({manifest.version for manifest in stored} | given)
+    embedded = settings.replace(model=None, model_layout="")
+    defaults = {activation.given_version(settings), activation.given_version(embedded)}
+    return frozenset({manifest.version for manifest in stored} | defaults)
 
 
-def _follow(studio: Studio, project: int, report: Report, settings: Settings) -> None:
-    """The project's `model_version`: by its connection where it has one, else by the predictions that are there."""
+def _follow(studio: Studio, project: int, report: PrelabelReport, settings: Settings) -> None:
+    """Set the project's `model_version`, by its connection if it has one, else directly."""
     changes, notes = activation.follow([(project, report.version)], settings, studio)
     for note in notes:
         print(f"  {note}")
-    if changes or notes or not report.made + report.there:
+    if changes or notes or not report.imported + report.already_done:
         return
     fields: dict[str, Any] = {"model_version": report.version, "show_collab_predictions": True}
     if any(studio.project(project).get(name) != value for name, value in fields.items()):
         studio.update_project(project, **fields)
-        print(f"  the project shows the pre-labels of {report.version}")
+        print(f"  the project now shows the pre-labels of {report.version}")
 
 
-def _tell(report: Report, project: int, seconds: float) -> None:
-    each = f", {1000 * seconds / report.made:.0f} ms a task" if report.made else ""
-    print(f"{report.made} of {report.tasks} tasks pre-labelled, {report.boxes} regions ({seconds:.1f} s{each})")
-    if report.there:
-        print(f"  {report.there} had predictions of this version already")
-    if report.gone:
-        print(f"  {report.gone} were deleted meanwhile")
-    for one in report.bad[:LISTED]:
-        print(f"  task {one.task}: {one.reason}")
-    if len(report.bad) > LISTED:
-        print(f"  and {len(report.bad) - LISTED} photos more that could not be used")
+def _print_report(report: PrelabelReport, project: int, seconds: float) -> None:
+    per_task = f", {1000 * seconds / report.imported:.0f} ms per task" if report.imported else ""
+    print(f"{report.imported} of {report.tasks} tasks pre-labelled, {report.boxes} regions ({seconds:.1f} s{per_task})")
+    if report.already_done:
+        print(f"  {report.already_done} already had predictions of this version")
+    if report.deleted:
+        print(f"  {report.deleted} were deleted during the run")
+    for failure in report.failures[:MAX_LISTED]:
+        print(f"  task {failure.task}: {failure.reason}")
+    if len(report.failures) > MAX_LISTED:
+        print(f"  and {len(report.failures) - MAX_LISTED} more images that could not be used")
     if report.stopped:
-        print(f"Stopped. Everything so far is kept; go on with: labelloop prelabel {project}")
+        print(f"Stopped. Imported predictions are kept. Resume with: labelloop prelabel {project}")
 
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Progress]:
-    """A progress bar on a terminal's standard error; a line now and then elsewhere."""
+    """Show a progress bar if standard error is a terminal, else print a line every ten seconds."""
     if not sys.stderr.isatty():
-        said = time.monotonic()
+        last_printed = time.monotonic()
 
-        def say(done: int, total: int) -> None:
-            nonlocal said
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
+        def print_progress(done: int, total: int) -> None:
+            nonlocal last_printed
+            if time.monotonic() - last_printed > 10:
+                last_printed = time.monotonic()
                 print(f"  {done}/{total}", file=sys.stderr, flush=True)
 
-        yield say
+        yield print_progress
         return
     from rich.console import Console
     from rich.progress import (

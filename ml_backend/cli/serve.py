@@ -1,17 +1,17 @@
-"""Owns the ML backend's commands: plain functions that the command line mounts."""
+"""Commands `labelloop ml serve` and `labelloop models inspect`."""
 
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from labelloop.service.disk import keep_private
 from labelloop.service.errors import DatabaseError, SchemaTooNew, SettingsError
 from labelloop.service.logging import setup_logging
 from labelloop.service.readiness import require_home, require_known_database
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
-from labelloop.service.web.gunicorn import require_key, run_gunicorn
+from labelloop.service.system import restrict_to_owner
+from labelloop.service.web.gunicorn import require_authentication, run_gunicorn
 from ml_backend.inference.detector import embedded_model
 from ml_backend.server.concurrency_limit import threads_for
 from ml_backend.serving.active_versions import read_pointer
@@ -31,55 +31,57 @@ def serve(
 ) -> None:
     """Serve pre-labels to Label Studio, until Ctrl-C.
 
-    The model is opened once before anything listens, so that a missing or unknown one is said here and not by a red
-    mark in Label Studio. Basic auth is asked for where LABELLOOP_BASIC_AUTH_USER is set.
+    The model is loaded once before the port opens, so that a missing or unknown model is reported here. Basic auth is
+    required if LABELLOOP_BASIC_AUTH_USER is set.
 
     Args:
-        model: ONNX detector to serve; default LABELLOOP_MODEL, else the model that comes with labelloop.
+        model: ONNX detector to serve; default LABELLOOP_MODEL, else the embedded model.
         port: Port to listen on.
         host: Address to listen on; 0.0.0.0 for other machines and for containers.
         workers: Processes; default LABELLOOP_WEB_WORKERS.
-        threads: Requests that each process predicts at once; default LABELLOOP_WEB_THREADS. More may wait.
-        layout: What the model's outputs are, where it is not recognised; default LABELLOOP_MODEL_LAYOUT.
-        settings: Read from the environment where None.
+        threads: Concurrent predictions per process; further requests wait. Default LABELLOOP_WEB_THREADS.
+        layout: Output layout of the model, if it is not detected; default LABELLOOP_MODEL_LAYOUT.
+        settings: None: read from the environment.
 
     Raises:
-        ModelError: The model cannot be served; the message says why and what to do.
-        SettingsError: It would listen beyond this machine without Basic auth.
-        PortTaken: Something listens there already.
+        ModelError: The model cannot be served.
+        SettingsError: The port is invalid, or it would listen beyond this machine without Basic auth.
+        PortTaken: The port is in use.
         HomeUnusable: The home folder cannot be written.
         SchemaTooNew: A newer labelloop wrote the database.
     """
     settings = settings or Settings()
     if model is not None:
-        settings = settings.but(model=model.expanduser().absolute())
+        settings = settings.replace(model=model.expanduser().absolute())
     if layout:
-        settings = settings.but(model_layout=layout)
+        settings = settings.replace(model_layout=layout)
     if not 0 < port < 65536:
-        raise SettingsError(f"There is no port {port}.", fix="Give a port from 1 to 65535.")
-    require_key(
+        raise SettingsError(f"{port} is not a valid port.", fix="Give a port from 1 to 65535.")
+    require_authentication(
         host,
-        closed=bool(settings.basic_auth_user),
+        authenticated=bool(settings.basic_auth_user),
         service="The ML backend",
-        keys="LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD (and run `labelloop connect PROJECT` again)",
+        settings_names=(
+            "LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD (and run `labelloop connect PROJECT` again)"
+        ),
     )
     require_home(settings)
-    keep_private(settings.home)
+    restrict_to_owner(settings.home)
     setup_logging(settings)
     try:
         require_known_database(settings)
     except SchemaTooNew:
         raise
-    except DatabaseError as error:  # pre-labels need none
-        print(f"  Nothing is learned for now. {error}", flush=True)
-    found = check_model(settings.model or embedded_model(), layout=settings.model_layout)
-    print(f"ML backend: http://{host}:{port} serves {found.version} (layout {found.layout}: {found.why})")
-    print(f"  {len(found.names)} classes (from {found.source}): {', '.join(found.names)}", flush=True)
+    except DatabaseError as error:  # pre-labels need no database
+        print(f"  Learning is off: {error}", flush=True)
+    summary = check_model(settings.model or embedded_model(), layout=settings.model_layout)
+    print(f"ML backend: http://{host}:{port} serves {summary.version} (layout {summary.layout}: {summary.why})")
+    print(f"  {len(summary.names)} classes (from {summary.source}): {', '.join(summary.names)}", flush=True)
     if settings.smart_encoder is not None:
         print(f"  Smart tools: {check_segmenter(settings)}", flush=True)
-    if (active := _active(settings)) not in {"", found.version}:
-        print(f"  The active version {active} goes before it; `labelloop models rollback` ends that.", flush=True)
-    settings = settings.but(web_threads=threads or settings.web_threads)
+    if (active := _active(settings)) not in {"", summary.version}:
+        print(f"  The active version {active} takes precedence; undo it with `labelloop models rollback`.", flush=True)
+    settings = settings.replace(web_threads=threads or settings.web_threads)
     run_gunicorn(
         "ml_backend.server.app:create_app",
         bind=f"{host}:{port}",
@@ -90,7 +92,7 @@ def serve(
 
 
 def _active(settings: Settings) -> str:
-    """The version that is active for every project; a store that is away is no reason not to serve."""
+    """Return the version active for all projects; empty if the store is remote or cannot be read."""
     if not settings.store_url.startswith("file:"):
         return ""
     try:
@@ -109,34 +111,37 @@ def models_inspect(
     threshold: float = 0.3,
     slice_side: Annotated[int, Parameter(name="--slice")] = 0,
 ) -> None:
-    """Say what a model file is recognised as and why, and show what it sees on a photo.
+    """Print the detected layout of a model file and why, and its detections on an image.
 
     Args:
-        model: ONNX file; default the model that comes with labelloop.
-        image: Photo to try it on; what is seen is listed, and drawn on a copy of the photo.
-        names: File of the class names: one a line, or YAML or JSON; default those in the model or beside it.
-        layout: What its outputs are, where it is not recognised.
-        out: File of the drawn photo; default NAME-drawn.png in this folder.
-        threshold: Lowest score that is shown.
-        slice_side: Pixels a side of the parts that a larger photo is cut into; 0: it is not.
+        model: ONNX file; default the embedded model.
+        image: Image to run it on; detections are listed, and drawn on a copy.
+        names: File of the class names: one per line, YAML or JSON; default from the model's metadata or the file next
+            to it.
+        layout: Output layout of the model, if it is not detected.
+        out: File of the drawn copy; default NAME-drawn.png in this folder.
+        threshold: Lowest score of a detection.
+        slice_side: Side in pixels of the slices of a larger image; 0: no slicing.
 
     Raises:
-        ModelError: The model cannot be served; the message says why and what to do.
-        MediaError: The photo cannot be read.
+        ModelError: The model cannot be served.
+        MediaError: The image cannot be read.
     """
-    from labelloop.service.media import load_photo
+    from labelloop.service.media import load_image
     from ml_backend.inference.detector import load_detector
     from ml_backend.inference.slicing import Slices
-    from ml_backend.predict.inspect import describe, draw, listed, look
+    from ml_backend.predict.inspect import describe, detect_on_image, detection_lines, draw_detections
 
     detector = load_detector((model or embedded_model()).expanduser(), layout=layout, names=names, numbered=True)
     for line in describe(detector):
         print(line)
     if image is None:
         return
-    sight = look(detector, load_photo(image.expanduser()).image, threshold=threshold, slices=Slices(slice_side))
-    for line in listed(sight):
+    detections = detect_on_image(
+        detector, load_image(image.expanduser()).pixels, threshold=threshold, slices=Slices(slice_side)
+    )
+    for line in detection_lines(detections):
         print(line)
     out = out or Path(f"{image.stem}-drawn.png")
-    draw(sight).save(out)
+    draw_detections(detections).save(out)
     print(f"Drawn: {out}")

@@ -1,10 +1,10 @@
-"""Owns activating a version and taking it back: tried first, one pointer moved, then Label Studio follows."""
+"""Activate a model version or roll back: load it once, move the pointer, then update Label Studio."""
 
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labelloop.service.connect_report import Change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, StoreError, open_store
@@ -16,26 +16,26 @@ from ml_backend.inference.version_id import model_version
 from ml_backend.predict.control_support import ModelOutputs
 from ml_backend.serving.active_versions import EVERYWHERE, GIVEN, Pointer, activate_in, read_pointer, roll_back_in
 from ml_backend.serving.model_cache import ModelCache
-from ml_backend.serving.registry import Manifest, Registry
+from ml_backend.serving.registry import Registry, VersionManifest
 from ml_backend.serving.smoke_test import check_model
 from ml_backend.studio.model_version import SWAP_S, NotSwapped, follow_version
 
 
 @dataclass(frozen=True)
 class Activation:
-    """What became of an activation.
+    """The result of an activation or a rollback.
 
     Attributes:
-        version: What is served now where it was asked for; the given model's own where nothing is active any more.
-        before: What was served there before.
-        changes: What Label Studio was told, project by project.
-        notes: What could not be done there, and how to do it.
-        projects: The projects that are served it now, as far as Label Studio could be asked.
+        version: The version served now; that of the default model where no version is active any more.
+        before: The version served before.
+        changes: Changes in Label Studio, per project.
+        notes: What failed in Label Studio, with the fix.
+        projects: Projects that are served the version; empty if Label Studio could not be reached.
     """
 
     version: str
     before: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[ConnectionChange, ...] = ()
     notes: tuple[str, ...] = ()
     projects: tuple[int, ...] = ()
 
@@ -48,69 +48,73 @@ def activate(
     studio: Studio | None = None,
     tried: bool = False,
 ) -> Activation:
-    """Makes a version the one that is served, for every project or for one. Every worker takes it over by itself.
+    """Activate a version for all projects or for one; the workers load it by themselves.
 
     Args:
         version: Its name, as `labelloop models list` shows it.
-        settings: Where the store and Label Studio are.
-        project: The project; None: every project without an activation of its own.
-        studio: Label Studio; None: as the settings name it.
-        tried: Whether this process has loaded the model already; else it is opened once, in another process.
+        settings: Locate the store and Label Studio.
+        project: The project; None: every project without its own activation.
+        studio: Label Studio; None: from the settings.
+        tried: Whether this process has loaded the model already; otherwise it is loaded once in another process.
 
     Raises:
         UnknownVersion: There is no such version.
-        ModelError: It cannot be loaded; it is marked so, and what was served goes on.
+        ModelError: It cannot be loaded; it is marked as refused, and the served version stays.
         StoreError: The store cannot be read or written.
     """
     store = open_store(settings.store_url, settings)
     registry = Registry(store)
     manifest = registry.manifest(version)
     try:
-        _open_once(registry, manifest, settings, here=tried)
+        _open_once(registry, manifest, settings, opened=tried)
     except ModelError as error:
-        registry.refuse(version, str(error))
+        registry.mark_refused(version, str(error))
         raise
-    registry.forgive(version)
+    registry.clear_refused(version)
     before = served_version(settings, store, project)
-    activate_in(store, version, _place(project))
-    return _followed(Activation(version, before), store, settings, project, studio)
+    activate_in(store, version, _state_key(project))
+    return _with_label_studio(Activation(version, before), store, settings, project, studio)
 
 
 def roll_back(*, settings: Settings, project: int | None = None, studio: Studio | None = None) -> Activation:
-    """Goes back to what was active before, in one step; again, one step further.
+    """Roll back to the previously active version; each call goes one version further back.
 
     Raises:
-        NothingBefore: Nothing was.
+        NothingBefore: There is none.
         StoreError: The store cannot be read or written.
     """
     store = open_store(settings.store_url, settings)
     before = served_version(settings, store, project)
-    roll_back_in(store, _place(project))
-    return _followed(Activation(served_version(settings, store, project), before), store, settings, project, studio)
+    roll_back_in(store, _state_key(project))
+    return _with_label_studio(
+        Activation(served_version(settings, store, project), before), store, settings, project, studio
+    )
 
 
 def served_version(settings: Settings, store: Store | None = None, project: int | None = None) -> str:
-    """The version that is served to a project now, by what the pointer says; no model is opened."""
+    """Return the version served to a project according to the pointer; opens no model."""
     pointer, _ = read_pointer(store or open_store(settings.store_url, settings))
-    return pointer.active(_place(project)) or given_version(settings)
+    return pointer.active(_state_key(project)) or given_version(settings)
 
 
 def open_served(settings: Settings, project: int | None = None) -> tuple[Detector, dict[str, float]]:
-    """The model that is served to a project, opened in this process, and the thresholds that come with it."""
+    """Open the model served to a project in this process; returns it with its thresholds per class."""
     store = open_store(settings.store_url, settings)
-    return open_version(settings, read_pointer(store)[0].active(_place(project)))
+    return open_version(settings, read_pointer(store)[0].active(_state_key(project)))
 
 
 def served_outputs(settings: Settings, project: int | None = None) -> ModelOutputs | None:
-    """What decides which controls the served model fills; None where it cannot be opened here."""
+    """Return the outputs of the served model, which decide the controls it fills; None if it cannot be opened."""
     try:
-        return ModelOutputs.of(open_served(settings.but(inference_threads=1), project)[0])
+        return ModelOutputs.of(open_served(settings.replace(inference_threads=1), project)[0])
     except (ModelError, StoreError):
         return None
 
 
 def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, float]]:
-    """A version opened in this process, and its thresholds; `GIVEN`, or its own version, is the model of the settings.
+    """Open a version in this process; returns it with its thresholds per class.
+
+    `GIVEN`, or the version of the default model, opens the model of the settings.
 
     Raises:
         UnknownVersion: There is no such version.
@@ -123,77 +127,77 @@ def open_version(settings: Settings, version: str) -> tuple[Detector, dict[str, 
         return load_detector(path, layout=settings.model_layout, threads=threads), {}
     registry = Registry(open_store(settings.store_url, settings))
     manifest = registry.manifest(version)
-    path, kept = cache.fetch(registry, manifest), cache.opening(manifest.checksum)
-    detector = load_detector(path, layout=manifest.layout, threads=threads, version=version, kept=kept)
+    path, session_folder = cache.fetch(registry, manifest), cache.session_folder(manifest.checksum)
+    detector = load_detector(path, layout=manifest.layout, threads=threads, version=version, kept=session_folder)
     return detector, dict(manifest.thresholds)
 
 
 def given_version(settings: Settings) -> str:
-    """The version of the model that the backend is started with; empty where its file is gone."""
+    """Return the version of the default model; empty if its file is missing."""
     with contextlib.suppress(ModelError):
         return model_version(settings.model or embedded_model(), layout=settings.model_layout)
     return ""
 
 
 def cache_of(settings: Settings) -> ModelCache:
-    """The copies of versions on this machine."""
+    """Return the cache of model versions on this machine."""
     return ModelCache(settings.home / "ml_backend" / "models")
 
 
 def follow(
     versions: Sequence[tuple[int, str]], settings: Settings, studio: Studio
-) -> tuple[tuple[Change, ...], tuple[str, ...]]:
-    """Has Label Studio follow the versions of these projects: (what was changed, what could not be)."""
-    changes: list[Change] = []
+) -> tuple[tuple[ConnectionChange, ...], tuple[str, ...]]:
+    """Set the model versions of these projects in Label Studio; returns (changes, failures)."""
+    changes: list[ConnectionChange] = []
     notes: list[str] = []
     wait_s = SWAP_S
     for project, version in versions:
         try:
             changes += follow_version(studio, project, version, settings, wait_s=wait_s)
         except LabelloopError as error:
-            wait_s = 0.0 if isinstance(error, NotSwapped) else wait_s  # waited for once, not for each project
+            wait_s = 0.0 if isinstance(error, NotSwapped) else wait_s  # wait only once, not once per project
             notes.append(f"Project {project}: {error}")
     return tuple(changes), tuple(notes)
 
 
-def _open_once(registry: Registry, manifest: Manifest, settings: Settings, *, here: bool) -> None:
-    """Opens a version on this machine before any worker does, so that theirs takes a moment (see `Openings`)."""
+def _open_once(registry: Registry, manifest: VersionManifest, settings: Settings, *, opened: bool) -> None:
+    """Open a version once, so that the workers on this machine load it from the session cache."""
     cache = cache_of(settings)
-    path, kept = cache.fetch(registry, manifest), cache.opening(manifest.checksum)
-    if not here:
-        check_model(path, layout=manifest.layout, kept=kept)
-    elif OnnxSessionCache(kept).find() is None:
-        load_detector(path, layout=manifest.layout, threads=1, version=manifest.version, kept=kept)
+    path, session_folder = cache.fetch(registry, manifest), cache.session_folder(manifest.checksum)
+    if not opened:
+        check_model(path, layout=manifest.layout, session_folder=session_folder)
+    elif OnnxSessionCache(session_folder).find() is None:
+        load_detector(path, layout=manifest.layout, threads=1, version=manifest.version, kept=session_folder)
 
 
-def _followed(
+def _with_label_studio(
     done: Activation, store: Store, settings: Settings, project: int | None, studio: Studio | None
 ) -> Activation:
     if studio is None:
         if not settings.label_studio_api_key.get_secret_value():
             return Activation(done.version, done.before, notes=(_NO_TOKEN,))
         with contextlib.closing(Studio.from_settings(settings)) as own:
-            return _followed(done, store, settings, project, own)
+            return _with_label_studio(done, store, settings, project, own)
     try:
-        projects = [project] if project is not None else [int(one["id"]) for one in studio.projects()]
+        projects = [project] if project is not None else [int(row["id"]) for row in studio.projects()]
         pointer = read_pointer(store)[0]
-        versions = [(one, _active(pointer, one) or done.version) for one in projects]
+        versions = [(number, _active(pointer, number) or done.version) for number in projects]
         if project is None:
-            versions = [one for one in versions if one[1] == done.version]
+            versions = [entry for entry in versions if entry[1] == done.version]
         changes, notes = follow(versions, settings, studio)
-        served = tuple(one for one, _ in versions)
+        served = tuple(number for number, _ in versions)
     except StudioError as error:
-        changes, notes, served = (), (f"Label Studio could not be told: {error} {_LATER}",), ()
+        changes, notes, served = (), (f"Label Studio was not updated: {error} {_LATER_FIX}",), ()
     return Activation(done.version, done.before, changes, notes, served)
 
 
-_LATER = "The version is served all the same; `labelloop connect PROJECT` puts the rest right later."
-_NO_TOKEN = f"Label Studio was not told: LABELLOOP_LABEL_STUDIO_API_KEY is empty. {_LATER}"
+_LATER_FIX = "The version is served anyway. Run `labelloop connect PROJECT` later to update Label Studio."
+_NO_TOKEN = f"Label Studio was not updated: LABELLOOP_LABEL_STUDIO_API_KEY is empty. {_LATER_FIX}"
 
 
 def _active(pointer: Pointer, project: int) -> str:
     return pointer.active(str(project))
 
 
-def _place(project: int | None) -> str:
+def _state_key(project: int | None) -> str:
     return EVERYWHERE if project is None else str(project)

@@ -1,4 +1,4 @@
-"""Owns the pointer: which model version is active, for every project and for single ones. One object, swapped whole."""
+"""The active model version, for all projects and per project: one object on the store, replaced atomically."""
 
 from __future__ import annotations
 
@@ -9,87 +9,86 @@ import msgspec
 from labelloop.service.store import Changed, NotThere, Store, StoreError
 
 KEY = "models/active.json"
+# Key of the state that applies to every project without its own activation.
 EVERYWHERE = ""
-"""Name of the place that holds for every project without an activation of its own."""
 
+# Stands for no active version: the state of all projects applies, and last the model that the backend was started with.
 GIVEN = ""
-"""In place of a version: none is active here, so that the next wider place decides, and last the model that the
-backend was started with."""
 
+# Longest history of a state: how many activations can be rolled back.
 KEPT = 50
-"""Activations of a place that can be taken back."""
 
 TRIES = 20
 
 
-class Place(msgspec.Struct, frozen=True):
-    """What is active in one place.
+class ActivationState(msgspec.Struct, frozen=True):
+    """The active version of one project or of all projects.
 
     Attributes:
         version: The version, or `GIVEN`.
-        before: What was active before it, the oldest first.
-        serial: Grows with every change, so that even the same version activated anew is a change.
+        before: Previously active versions, oldest first.
+        serial: Incremented by every change, so that activating the same version again is a change too.
     """
 
     version: str = GIVEN
     before: tuple[str, ...] = ()
     serial: int = 0
 
-    def activated(self, version: str) -> Place:
-        """With another version active."""
+    def activated(self, version: str) -> ActivationState:
+        """Return the state with another version active."""
         before = self.before if version == self.version else (*self.before, self.version)[-KEPT:]
-        return Place(version, before, self.serial + 1)
+        return ActivationState(version, before, self.serial + 1)
 
-    def rolled_back(self) -> Place:
-        """With the one before active again."""
-        return Place(self.before[-1], self.before[:-1], self.serial + 1)
+    def rolled_back(self) -> ActivationState:
+        """Return the state with the previous version active."""
+        return ActivationState(self.before[-1], self.before[:-1], self.serial + 1)
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The places by name: `EVERYWHERE`, or a project's id."""
+    """The activation states by key: `EVERYWHERE` or a project id."""
 
-    places: Mapping[str, Place] = {}
+    places: Mapping[str, ActivationState] = {}
 
-    def place(self, project: str = EVERYWHERE) -> Place:
-        """One place; empty where nothing was ever activated there."""
-        return self.places.get(project, Place())
+    def state(self, project: str = EVERYWHERE) -> ActivationState:
+        """Return one state; empty if nothing was ever activated there."""
+        return self.places.get(project, ActivationState())
 
     def active(self, project: str = EVERYWHERE) -> str:
-        """The version for a project: its own, else everybody's, else `GIVEN`."""
-        return self.place(project).version or self.place().version
+        """Return the version of a project: its own, else that of all projects, else `GIVEN`."""
+        return self.state(project).version or self.state().version
 
-    def choices(self, project: str = EVERYWHERE) -> tuple[str, ...]:
-        """What may be served, the wanted first: then what was active before, and last `GIVEN`."""
-        own, shared = self.place(project), self.place()
-        places = (own, shared) if own.version else (shared,)
-        said = [version for place in places for version in (place.version, *reversed(place.before))]
-        return tuple(dict.fromkeys([*(version for version in said if version != GIVEN), GIVEN]))
+    def candidates(self, project: str = EVERYWHERE) -> tuple[str, ...]:
+        """Return the versions to try in order: the active one, the previously active ones, and last `GIVEN`."""
+        own, shared = self.state(project), self.state()
+        states = (own, shared) if own.version else (shared,)
+        candidates = [version for state in states for version in (state.version, *reversed(state.before))]
+        return tuple(dict.fromkeys([*(version for version in candidates if version != GIVEN), GIVEN]))
 
     def used(self) -> frozenset[str]:
-        """Every version that is active somewhere."""
-        return frozenset(place.version for place in self.places.values()) - {GIVEN}
+        """Return every version that is active for some project."""
+        return frozenset(state.version for state in self.places.values()) - {GIVEN}
 
-    def having(self, project: str, place: Place) -> Pointer:
-        """With another state of one place."""
-        return Pointer({**self.places, project: place})
+    def with_state(self, project: str, state: ActivationState) -> Pointer:
+        """Return the pointer with one state replaced."""
+        return Pointer({**self.places, project: state})
 
 
 class NothingBefore(StoreError):
-    """There is no earlier activation to go back to."""
+    """There is no previous activation to roll back to."""
 
     code = "nothing_before"
     status = 409
 
     def __init__(self, project: str) -> None:
         where = f"for project {project}" if project else "for every project"
-        super().__init__("models", "", f"nothing was active {where} before, so there is nothing to go back to")
+        super().__init__("models", "", f"no version was active {where} before, so there is nothing to roll back to")
 
 
 def read_pointer(store: Store) -> tuple[Pointer, str | None]:
-    """The pointer, and the etag that a swap takes: empty and None where nothing was ever activated.
+    """Return the pointer and its etag for a swap; an empty pointer and None if nothing was ever activated.
 
     Raises:
-        StoreError: The store cannot be read, or holds something else there.
+        StoreError: The store cannot be read, or the object is not a pointer.
     """
     try:
         data, etag = store.read(KEY)
@@ -99,60 +98,60 @@ def read_pointer(store: Store) -> tuple[Pointer, str | None]:
 
 
 def decode(url: str, data: bytes) -> Pointer:
-    """The pointer out of its bytes."""
+    """Decode the pointer; `url` names the store in errors."""
     try:
         return msgspec.json.decode(data, type=Pointer)
     except msgspec.MsgspecError as error:
         raise StoreError(url, KEY, f"it is not the list of active models: {error}") from None
 
 
-def activate_in(store: Store, version: str, project: str = EVERYWHERE) -> Place:
-    """Makes a version active in a place. Of two at once both count, one after the other.
+def activate_in(store: Store, version: str, project: str = EVERYWHERE) -> ActivationState:
+    """Activate a version for a project or for all. Concurrent activations are applied one after the other.
 
     Returns:
-        The place as it is now.
+        The new state.
     """
-    return _change(store, project, lambda place: place.activated(version))
+    return _change(store, project, lambda state: state.activated(version))
 
 
-def roll_back_in(store: Store, project: str = EVERYWHERE) -> Place:
-    """Goes back to what was active before.
+def roll_back_in(store: Store, project: str = EVERYWHERE) -> ActivationState:
+    """Roll back to the previously active version.
 
     Raises:
-        NothingBefore: Nothing was.
+        NothingBefore: There is none.
     """
 
-    def back(place: Place) -> Place:
-        if not place.before:
+    def back(state: ActivationState) -> ActivationState:
+        if not state.before:
             raise NothingBefore(project)
-        return place.rolled_back()
+        return state.rolled_back()
 
     return _change(store, project, back)
 
 
-def forget_in(store: Store, versions: frozenset[str], project: str = EVERYWHERE) -> Place:
-    """Takes versions out of what a place can go back to: they are about to be removed.
+def forget_in(store: Store, versions: frozenset[str], project: str = EVERYWHERE) -> ActivationState:
+    """Remove versions from the history of a state, before they are deleted from the store.
 
     Returns:
-        The place as it is now.
+        The new state.
     """
 
-    def without(place: Place) -> Place:
-        before = tuple(version for version in place.before if version not in versions)
-        return Place(place.version, before, place.serial)
+    def without(state: ActivationState) -> ActivationState:
+        before = tuple(version for version in state.before if version not in versions)
+        return ActivationState(state.version, before, state.serial)
 
     return _change(store, project, without)
 
 
-def _change(store: Store, project: str, change: Callable[[Place], Place]) -> Place:
+def _change(store: Store, project: str, change: Callable[[ActivationState], ActivationState]) -> ActivationState:
     for left in reversed(range(TRIES)):
         pointer, etag = read_pointer(store)
-        place = change(pointer.place(project))
+        state = change(pointer.state(project))
         try:
-            store.swap(KEY, msgspec.json.encode(pointer.having(project, place)), etag=etag)
+            store.swap(KEY, msgspec.json.encode(pointer.with_state(project, state)), etag=etag)
         except Changed:
             if not left:
                 raise
         else:
-            return place
+            return state
     raise AssertionError  # pragma: no cover - the loop returns or raises

@@ -1,4 +1,4 @@
-"""Owns the copies of model versions on this machine: each whole and checked, under its checksum."""
+"""Local cache of model versions: complete, verified copies in folders named by checksum."""
 
 import fcntl
 import hashlib
@@ -12,34 +12,34 @@ import structlog
 
 from ml_backend.checksums import checksum_now
 from ml_backend.errors import ModelBroken
-from ml_backend.serving.registry import Manifest, Registry
+from ml_backend.serving.registry import Registry, VersionManifest
 
 log = structlog.get_logger(__name__)
 
+# Most copies that are kept: the ones fetched last.
 KEPT = 10
-"""Copies that stay when another is fetched: those fetched last."""
 
 
+# Subfolder of a copy for its optimised session; see `OnnxSessionCache`.
 OPENED = "opened"
-"""Folder beside a copy in which what opening it took is kept: see `Openings`."""
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """A manifest as it is kept here: its JSON, and the checksum of that."""
+    """A cached manifest: its JSON and the checksum of the JSON."""
 
     manifest: str
     sha256: str
 
 
 class ModelCache:
-    """A folder of copies. Any number of processes may fetch the same at once: one does, the others wait for it."""
+    """A folder of copies. Several processes may fetch one version at once: one downloads, the others wait."""
 
     def __init__(self, folder: Path) -> None:
-        """Touches nothing: the folder is made by the first fetch."""
+        """Create nothing yet; the first fetch creates the folder."""
         self._folder = folder
 
-    def manifest(self, registry: Registry, version: str) -> Manifest:
-        """The manifest of a version: from here where its copy is here (it never changes), else from the store.
+    def manifest(self, registry: Registry, version: str) -> VersionManifest:
+        """Return the manifest of a version: from the cache if its copy exists (it never changes), else from the store.
 
         Raises:
             UnknownVersion: There is no such version.
@@ -47,48 +47,48 @@ class ModelCache:
         """
         with suppress(OSError, msgspec.MsgspecError):
             note = msgspec.json.decode(self._note(version).read_bytes(), type=_Note)
-            kept = msgspec.json.decode(note.manifest, type=Manifest)
-            whole = hashlib.sha256(note.manifest.encode()).hexdigest() == note.sha256 and kept.version == version
-            if whole and (self._folder / kept.checksum / kept.model).is_file():
-                return kept
+            manifest = msgspec.json.decode(note.manifest, type=VersionManifest)
+            intact = hashlib.sha256(note.manifest.encode()).hexdigest() == note.sha256 and manifest.version == version
+            if intact and (self._folder / manifest.checksum / manifest.model).is_file():
+                return manifest
         return registry.manifest(version)
 
-    def fetch(self, registry: Registry, manifest: Manifest) -> Path:
-        """The ONNX file of a version, with what belongs to it beside it. A copy that was damaged is fetched again.
+    def fetch(self, registry: Registry, manifest: VersionManifest) -> Path:
+        """Return the local ONNX file of a version, downloading it if missing or damaged.
 
         Raises:
             StoreError: The store cannot be read.
-            ModelBroken: What it holds is not what was added.
+            ModelBroken: The bytes on the store do not match the manifest.
         """
-        place = self.place(manifest)
-        if not _is_whole(place, manifest):
+        folder = self.folder_of(manifest)
+        if not _is_intact(folder, manifest):
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / ".lock").open("ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _is_whole(place, manifest):
-                    self._download(registry, manifest, place)
-                    self._sweep(place)
+                if not _is_intact(folder, manifest):
+                    self._download(registry, manifest, folder)
+                    self._sweep(folder)
         if not self._note(manifest.version).is_file():
             with suppress(OSError):
                 with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as part:
                     text = msgspec.json.encode(manifest).decode()
                     part.write(msgspec.json.encode(_Note(text, hashlib.sha256(text.encode()).hexdigest())))
                 Path(part.name).replace(self._note(manifest.version))
-        return place / manifest.model
+        return folder / manifest.model
 
-    def place(self, manifest: Manifest) -> Path:
-        """The folder of a version's copy, which need not be there."""
+    def folder_of(self, manifest: VersionManifest) -> Path:
+        """Return the folder of a version's copy, which may not exist."""
         return self._folder / manifest.checksum
 
     def _note(self, version: str) -> Path:
         return self._folder / f"{version}.json"
 
-    def opening(self, checksum: str) -> Path:
-        """Folder for the opening of the model of this checksum: of a version's, or of any name without a slash."""
+    def session_folder(self, checksum: str) -> Path:
+        """Return the session cache folder of a checksum; any name without a slash works."""
         return self._folder / checksum / OPENED
 
-    def _download(self, registry: Registry, manifest: Manifest, place: Path) -> None:
-        # Under the lock nobody else is at work: what else is called so was left by a process that was killed.
+    def _download(self, registry: Registry, manifest: VersionManifest, folder: Path) -> None:
+        # The lock is held, so other partial downloads were left by a killed process.
         for left in self._folder.glob(".part-*"):
             shutil.rmtree(left, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
@@ -98,28 +98,30 @@ class ModelCache:
                 if hashlib.sha256(data).hexdigest() != wanted.sha256:
                     raise ModelBroken(
                         Path(name),
-                        f"its bytes on the store are not those of version {manifest.version}.",
+                        f"its bytes on the store do not match version {manifest.version}.",
                         fix="Add the model again under another file name.",
                     )
                 (part / Path(name).name).write_bytes(data)
-            if place.is_dir():  # what serves it has it in memory
-                log.warning("model_copy_damaged", model_version=manifest.version, folder=str(place))
-                shutil.rmtree(place)
-            part.rename(place)
+            if folder.is_dir():  # workers that serve it have it in memory
+                log.warning("model_copy_damaged", model_version=manifest.version, folder=str(folder))
+                shutil.rmtree(folder)
+            part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
     def _sweep(self, newest: Path) -> None:
-        copies = [one for one in self._folder.iterdir() if one.is_dir() and one != newest]
+        copies = [path for path in self._folder.iterdir() if path.is_dir() and path != newest]
         with suppress(OSError):
-            copies.sort(key=lambda one: one.stat().st_mtime, reverse=True)
+            copies.sort(key=lambda path: path.stat().st_mtime, reverse=True)
             for old in copies[KEPT - 1 :]:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_whole(place: Path, manifest: Manifest) -> bool:
-    """Whether every file of a version lies in a folder with the bytes that were added."""
+def _is_intact(folder: Path, manifest: VersionManifest) -> bool:
+    """Whether the folder holds every file of the version with the expected checksum."""
     try:
-        return all(checksum_now(place / Path(name).name) == one.sha256 for name, one in manifest.files.items())
+        return all(
+            checksum_now(folder / Path(name).name) == expected.sha256 for name, expected in manifest.files.items()
+        )
     except OSError:
         return False

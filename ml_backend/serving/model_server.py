@@ -1,8 +1,8 @@
-"""Owns the detectors that a worker serves: loaded in the background, swapped in one assignment, versions known at once.
+"""Serve the active detectors of a worker with hot swaps: background loading, then one atomic assignment.
 
-The pointer on the store says which version is active, for every project and for single ones. A thread looks at it
-several times a second; another loads what became active while the old one goes on, and then one reference is replaced.
-A request keeps the model that it began with. What cannot be loaded is marked on the store, and the old one stays.
+The pointer on the store names the active version, for all projects and per project. One thread polls it several times
+a second; another loads a newly active version while the old one serves, then replaces one reference. A request keeps
+the model it started with. A version that cannot be loaded is marked on the store, and the old one stays.
 """
 
 import threading
@@ -30,33 +30,33 @@ from ml_backend.serving.registry import Registry
 
 log = structlog.get_logger(__name__)
 
+# Seconds that `/predict` waits for a model that is loading; Label Studio times out after 100 s.
 LOAD_WAIT_S = 60.0
-"""How long `/predict` waits for a model that is being loaded; Label Studio gives up after 100 s."""
 
-FIRST_LOOK_S = 1.5
-"""How long a fresh worker waits for the store to say what is active, before it serves what it knows."""
+# Seconds that a new worker waits for the pointer before it serves its local copy.
+FIRST_POLL_S = 1.5
 
+# Seconds before a retry of a version that could not be downloaded.
 RETRY_S = 5.0
-"""Pause before a version is tried again that the store could not give."""
 
+# Seconds before a retry of a version that could not be opened: its files may have been repaired.
 RETRY_REFUSED_S = 60.0
-"""The same of one that could not be opened: its files may have been put right."""
 
+# Seconds without a request after which a worker polls a bucket less often; the next request polls at once.
 IDLE_AFTER_S = 120.0
-"""A worker that nobody asked for so long looks at a bucket less often; the next who asks makes it look at once."""
 
-MOST_PROJECTS = 8
-"""Projects with a model of their own that a worker keeps in memory: those asked for last."""
+# Most project-specific models in memory: the least recently used is dropped.
+MAX_PROJECTS = 8
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What answers a request, from its beginning to its end.
+    """A model in memory; a request uses one from start to end.
 
     Attributes:
-        version: What `/setup` answers and every prediction carries.
+        version: Returned by `/setup` and stored with every prediction.
         detector: The model.
-        thresholds: Lowest score by class, where the version has its own.
+        thresholds: Lowest score by class, if the version has its own.
     """
 
     version: str
@@ -65,48 +65,48 @@ class LoadedModel:
 
 
 class NotServedVersion(ModelError):
-    """A version is active and cannot be served; another goes on under its own name."""
+    """The active version cannot be served; another one is served under its own name."""
 
     code: ClassVar[str] = "active_version_not_served"
 
     def __init__(self, wanted: str, served: str, error: Exception) -> None:
         reason = error.message if isinstance(error, LabelloopError) else str(error)
         super().__init__(
-            f"{served or 'Nothing'} is served, for the active version {wanted or 'of LABELLOOP_MODEL'} cannot be "
+            f"{served or 'Nothing'} is served, because the active version {wanted or 'of LABELLOOP_MODEL'} cannot be "
             f"opened: {reason}",
-            fix=(error.fix if isinstance(error, LabelloopError) else "") or "It is tried again by itself.",
+            fix=(error.fix if isinstance(error, LabelloopError) else "") or "It is retried automatically.",
         )
         self.wanted = wanted
 
 
 class ModelReplaced(ModelError):
-    """The file of LABELLOOP_MODEL is no longer the one that is in memory."""
+    """The file of LABELLOOP_MODEL is not the one in memory."""
 
     code: ClassVar[str] = "model_file_replaced"
 
     def __init__(self, path: Path, served: str, now: str) -> None:
         super().__init__(
-            f"{path} was {'replaced' if now else 'removed'} since it was opened: {served} is still served.",
-            fix=f"Restart the ML backend to serve {now}." if now else "Put it back before the ML backend is restarted.",
+            f"{path} was {'replaced' if now else 'removed'} after it was opened. {served} is still served.",
+            fix=f"Restart the ML backend to serve {now}." if now else "Restore it before you restart the ML backend.",
         )
 
 
 class _Slot:
-    """What one place serves: everybody's, or one project's."""
+    """The model of one project, or of all projects."""
 
     def __init__(self, served: LoadedModel | None = None) -> None:
         self.served = served
         self.error: ModelError | None = None
-        self.settled = threading.Event()
+        self.ready = threading.Event()
         self.refused: dict[str, ModelError] = {}
         self.unserved: NotServedVersion | None = None
         self.retry_at: float | None = None
         if served is not None:
-            self.settled.set()
+            self.ready.set()
 
 
 class ModelServer:
-    """The detectors of one worker. Loading takes from a fraction of a second to many; nothing but `/predict` waits."""
+    """The detectors of one worker. Loading may take many seconds; only `/predict` waits for it."""
 
     def __init__(
         self,
@@ -115,99 +115,101 @@ class ModelServer:
         layout: str = "",
         threads: int = 0,
         load: Callable[..., Detector] = load_detector,
-        watch: PointerWatcher | None = None,
+        watcher: PointerWatcher | None = None,
         cache: ModelCache | None = None,
     ) -> None:
-        """Loads nothing yet; see `start`.
+        """Load nothing yet; see `start`.
 
         Args:
             path: The ONNX file that is served while no version is active.
-            layout: Its forced layout; empty: recognised.
-            threads: Threads of one run; 0: one a core.
-            load: Opens a model; `load_detector` but in tests.
-            watch: Says which versions are active; None: none ever is.
-            cache: Where copies of the versions are kept; goes with `watch`.
+            layout: Its forced layout; empty: detected.
+            threads: Threads per inference; 0: one per core.
+            load: Opens a model; replaced in tests.
+            watcher: Reads the pointer; None: no version is ever active.
+            cache: Local copies of the versions; required with `watcher`.
         """
         self.path = path
         self._layout = layout
         self._threads = threads
         self._load = load
-        self._watch = watch
+        self._watcher = watcher
         self._cache = cache
-        self._pointer = watch.pointer if watch else Pointer()
-        self._looked = threading.Event()
-        self._hurry = threading.Event()
-        self._asked_at = time.monotonic()
+        self._pointer = watcher.pointer if watcher else Pointer()
+        self._pointer_read = threading.Event()
+        self._wake_event = threading.Event()
+        self._last_request_at = time.monotonic()
         self._started = False
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        self._given_version = ""
+        self._default_version = ""
         self._shared = _Slot()
         self._projects: OrderedDict[str, _Slot] = OrderedDict()
-        self._asked: OrderedDict[str, None] = OrderedDict()
-        self._alive: weakref.WeakValueDictionary[str, LoadedModel] = weakref.WeakValueDictionary()
+        self._requested: OrderedDict[str, None] = OrderedDict()
+        self._loaded_by_version: weakref.WeakValueDictionary[str, LoadedModel] = weakref.WeakValueDictionary()
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """What the settings name: the model to begin with, and the store whose versions go before it."""
+        """Create it from the settings: the default model, and the store whose active versions take precedence."""
         folder = settings.home / "ml_backend" / "models"
         return cls(
             settings.model or embedded_model(),
             layout=settings.model_layout,
             threads=settings.inference_threads,
-            watch=PointerWatcher(open_store(settings.store_url, settings), memory=folder / "active.json"),
+            watcher=PointerWatcher(open_store(settings.store_url, settings), memory=folder / "active.json"),
             cache=ModelCache(folder),
         )
 
     def start(self) -> None:
-        """Begins to load, and to look for what becomes active. Call it in the worker, after any fork.
+        """Start loading and polling. Call it in the worker, after any fork.
 
-        Threads that load are no daemons: a process that ends while ONNX Runtime opens a model would crash instead.
+        Loader threads are not daemons: a process that exits while ONNX Runtime opens a model would crash.
         """
         self._started = True
-        if self._watch is None:
-            self._looked.set()
+        if self._watcher is None:
+            self._pointer_read.set()
         else:
-            threading.Thread(target=_follow, args=(weakref.ref(self),), name="watch-models", daemon=True).start()
-        threading.Thread(target=self._begin, name="load-model").start()
+            threading.Thread(
+                target=_poll_until_collected, args=(weakref.ref(self),), name="watch-models", daemon=True
+            ).start()
+        threading.Thread(target=self._load_at_start, name="load-model").start()
 
     def version(self, project: str | int | None = None) -> str:
-        """The version string, at once: it is known before the model is in memory.
+        """Return the version at once: it is known before the model is loaded.
 
         Args:
-            project: As Label Studio names it, `<id>.<creation time>`, or its id; None: what holds for every project.
+            project: Label Studio's `<id>.<creation time>`, or the id; None: the version of all projects.
 
         Raises:
-            ModelError: There is no model, or none that could be served.
+            ModelError: There is no model that can be served.
         """
-        self._wake()
+        self._touch()
         if self._started:
-            self._looked.wait(FIRST_LOOK_S)
+            self._pointer_read.wait(FIRST_POLL_S)
         slot = self._slot(project)
         served = slot.served
         if served is not None:
             return served.version
         if slot.error is not None:
             raise slot.error
-        return self._pointer.choices(self._place(project))[0] or self._given()
+        return self._pointer.candidates(self._state_key(project))[0] or self._default()
 
     def active(self, project: str | int | None = None) -> str:
-        """The version that is served to a project, else that is active for it. Asking loads nothing, and drops nothing.
+        """Return the version served to a project, else the active one. Neither loads nor evicts a model.
 
         Raises:
-            ModelError: None was, and there is no model to begin with.
+            ModelError: No version is active and there is no default model.
         """
-        slot = self._peek(project)
+        slot = self._existing_slot(project)
         if slot is not None and slot.served is not None:
             return slot.served.version
-        return self._pointer.active(self._place(project)) or self._given()
+        return self._pointer.active(self._state_key(project)) or self._default()
 
-    def _peek(self, project: str | int | None) -> _Slot | None:
-        place = self._place(project)
-        return self._shared if place == EVERYWHERE else self._projects.get(place)
+    def _existing_slot(self, project: str | int | None) -> _Slot | None:
+        key = self._state_key(project)
+        return self._shared if key == EVERYWHERE else self._projects.get(key)
 
-    def _unchanged(self, version: str) -> None:
-        """Raises where the file of the settings has other bytes than those that are served as this version."""
+    def _require_unchanged(self, version: str) -> None:
+        """Raise ModelReplaced if the file of the default model is not the one served as this version."""
         try:
             now = model_version(self.path, layout=self._layout)
         except ModelMissing:
@@ -216,96 +218,96 @@ class ModelServer:
             raise ModelReplaced(self.path, version, now)
 
     def loaded(self, project: str | int | None = None) -> Detector | None:
-        """The detector where it is in memory already."""
+        """Return the detector if it is in memory, else None."""
         served = self._slot(project).served
         return served.detector if served else None
 
     def served(self, project: str | int | None = None, *, wait_s: float = LOAD_WAIT_S) -> LoadedModel:
-        """What answers a request of this project, after waiting for it where it was not asked for before.
+        """Return the model for a request of this project; waits while it loads.
 
         Raises:
-            ModelLoading: It is still not there.
+            ModelLoading: It is not loaded after `wait_s` seconds.
             ModelError: It cannot be served.
         """
-        self._wake()
+        self._touch()
         slot = self._slot(project)
-        if slot.served is None and not slot.settled.is_set() and slot is not self._shared:
-            threading.Thread(target=self._load_slot, args=(self._place(project), slot), name="load-model").start()
-        if slot.served is None and not slot.settled.wait(wait_s):
+        if slot.served is None and not slot.ready.is_set() and slot is not self._shared:
+            threading.Thread(target=self._load_slot, args=(self._state_key(project), slot), name="load-model").start()
+        if slot.served is None and not slot.ready.wait(wait_s):
             raise ModelLoading(self.path, wait_s)
         if slot.served is None:
             raise slot.error or ModelBroken(self.path, "it could not be loaded")
         return slot.served
 
     def detector(self, wait_s: float = LOAD_WAIT_S, project: str | int | None = None) -> Detector:
-        """The detector of `served`."""
+        """Return the detector of `served`."""
         return self.served(project, wait_s=wait_s).detector
 
     def check(self) -> None:
-        """For `/ready`: raises unless what is active is in memory, for every project that was asked for.
+        """Check readiness for `/ready`: the active version must be in memory for every requested project.
 
         Raises:
-            ModelError: Nothing is served, or another version than the active one, or the model's file was replaced.
+            ModelError: Nothing is served, a version other than the active one is served, or the file was replaced.
         """
         self.detector(wait_s=0)
         for _, slot in self._slots():
             if slot.unserved is not None:
                 raise slot.unserved
         served = self._shared.served
-        if served is not None and served.detector.path == self.path and served.version == self._given():
-            self._unchanged(served.version)
+        if served is not None and served.detector.path == self.path and served.version == self._default():
+            self._require_unchanged(served.version)
 
     def unserved(self, project: str | int | None = None) -> str:
-        """Why a project is served another version than the one that is active; empty where it is not."""
-        slot = self._peek(project)
+        """Return why a project is served another version than its active one; empty if it is not."""
+        slot = self._existing_slot(project)
         return str(slot.unserved) if slot is not None and slot.unserved is not None else ""
 
     def poll(self) -> None:
-        """Asks the store what is active, and loads what became so; called several times a second."""
-        if self._watch is None:
+        """Read the pointer and load newly active versions; called several times a second."""
+        if self._watcher is None:
             return
-        changed = self._watch.look()
+        changed = self._watcher.poll()
         if changed:
-            self._apply_pointer(self._watch.pointer)
-        self._looked.set()
+            self._apply_pointer(self._watcher.pointer)
+        self._pointer_read.set()
         now = time.monotonic()
         due = [slot for _, slot in self._slots() if slot.retry_at is not None and slot.retry_at <= now]
         for slot in due:
             slot.retry_at = None
             slot.refused.clear()
-        if (changed and self._shared.settled.is_set()) or due:
-            # Python lets no thread begin while it ends: then nothing is left to serve either.
+        if (changed and self._shared.ready.is_set()) or due:
+            # Python starts no threads during shutdown; nothing is served then.
             with suppress(RuntimeError):
-                threading.Thread(target=self._settle_all, name="load-model").start()
+                threading.Thread(target=self._load_slots, name="load-model").start()
 
     def pause(self) -> threading.Event:
-        """What the thread that looks waits for between two looks: set when somebody asks after a long time."""
-        return self._hurry
+        """Return the event that ends the wait between two polls: set by the first request after an idle period."""
+        return self._wake_event
 
     @property
     def poll_interval_s(self) -> float:
-        """Seconds between two looks."""
-        return self._watch.every_s(idle=self._idle()) if self._watch else 60.0
+        """Seconds between two polls."""
+        return self._watcher.interval_s(idle=self._idle()) if self._watcher else 60.0
 
     def _idle(self) -> bool:
-        return time.monotonic() - self._asked_at > IDLE_AFTER_S
+        return time.monotonic() - self._last_request_at > IDLE_AFTER_S
 
-    def _wake(self) -> None:
+    def _touch(self) -> None:
         if self._idle():
-            self._hurry.set()
-        self._asked_at = time.monotonic()
+            self._wake_event.set()
+        self._last_request_at = time.monotonic()
 
     def _apply_pointer(self, pointer: Pointer) -> None:
         with self._lock:
-            before, self._pointer = self._pointer, pointer
-            for place in self._asked:  # goes on with what it was served, until its own is in memory
-                if pointer.place(place).version and place not in self._projects and self._shared.served:
-                    self._projects[place] = _Slot(self._shared.served)
-            for place in list(self._projects):
-                if not pointer.place(place).version:
-                    del self._projects[place]
-        for place, slot in self._slots():
-            if (before.place(place), before.place()) != (pointer.place(place), pointer.place()):
+            previous, self._pointer = self._pointer, pointer
+            for key in self._requested:  # keep serving the shared model until the project's own is loaded
+                if pointer.state(key).version and key not in self._projects and self._shared.served:
+                    self._projects[key] = _Slot(self._shared.served)
+            for key in list(self._projects):
+                if not pointer.state(key).version:
+                    del self._projects[key]
+        for key, slot in self._slots():
+            if (previous.state(key), previous.state()) != (pointer.state(key), pointer.state()):
                 slot.refused.clear()
                 slot.retry_at = None
 
@@ -313,51 +315,51 @@ class ModelServer:
         with self._lock:
             return [(EVERYWHERE, self._shared), *self._projects.items()]
 
-    def _place(self, project: str | int | None) -> str:
+    def _state_key(self, project: str | int | None) -> str:
         key = "" if project is None else str(project).partition(".")[0]
-        return key if key and self._pointer.place(key).version else EVERYWHERE
+        return key if key and self._pointer.state(key).version else EVERYWHERE
 
     def _slot(self, project: str | int | None) -> _Slot:
         with self._lock:
             if project not in {None, ""}:
                 key = str(project).partition(".")[0]
-                self._asked[key] = None
-                self._asked.move_to_end(key)
-                while len(self._asked) > 64 * MOST_PROJECTS:
-                    self._asked.popitem(last=False)
-            place = self._place(project)
-            if place == EVERYWHERE:
+                self._requested[key] = None
+                self._requested.move_to_end(key)
+                while len(self._requested) > 64 * MAX_PROJECTS:
+                    self._requested.popitem(last=False)
+            state_key = self._state_key(project)
+            if state_key == EVERYWHERE:
                 return self._shared
-            slot = self._projects.setdefault(place, _Slot())
-            self._projects.move_to_end(place)
-            while len(self._projects) > MOST_PROJECTS:
+            slot = self._projects.setdefault(state_key, _Slot())
+            self._projects.move_to_end(state_key)
+            while len(self._projects) > MAX_PROJECTS:
                 self._projects.popitem(last=False)
             return slot
 
-    def _begin(self) -> None:
-        self._looked.wait(FIRST_LOOK_S)
-        self._settle_all()
-        self._settle_all()  # what became active meanwhile
+    def _load_at_start(self) -> None:
+        self._pointer_read.wait(FIRST_POLL_S)
+        self._load_slots()
+        self._load_slots()  # versions activated in the meantime
 
-    def _settle_all(self) -> None:
-        for place, slot in self._slots():
-            self._load_slot(place, slot)
+    def _load_slots(self) -> None:
+        for key, slot in self._slots():
+            self._load_slot(key, slot)
 
-    def _load_slot(self, place: str, slot: _Slot) -> None:
-        """Brings a slot to the first of its choices that can be served; one that serves keeps on where that fails."""
+    def _load_slot(self, key: str, slot: _Slot) -> None:
+        """Load the first available candidate of a slot; on failure the slot keeps its current model."""
         with self._loading:
             try:
-                self._load_first_available(place, slot)
+                self._load_first_available(key, slot)
             except Exception as error:
                 log.exception("model_not_loaded")
                 slot.error = ModelBroken(self.path, f"{type(error).__name__}: {error}")
             finally:
-                slot.settled.set()
+                slot.ready.set()
 
-    def _load_first_available(self, place: str, slot: _Slot) -> None:
+    def _load_first_available(self, key: str, slot: _Slot) -> None:
         slot.retry_at = None
-        failed: Exception | None = None  # why the first choice, which is the active one, is not served
-        wanted, *_ = choices = self._pointer.choices(place)
+        failed: Exception | None = None  # why the first candidate, the active version, is not served
+        wanted, *_ = choices = self._pointer.candidates(key)
         for version in choices:
             try:
                 if version in slot.refused:
@@ -372,15 +374,15 @@ class ModelServer:
                 slot.retry_at = slot.retry_at or time.monotonic() + RETRY_REFUSED_S
                 if version not in slot.refused:
                     slot.refused[version] = error
-                    self._refuse(version, error)
+                    self._mark_refused(version, error)
             else:
                 if slot.unserved is not None and slot.unserved.wanted == version:
-                    self._forgive(version)
+                    self._clear_refused(version)
                 slot.error = None
                 slot.unserved = NotServedVersion(wanted, served.version, failed) if failed else None
                 if slot.served is not served:
                     slot.served = served
-                    self._log_loaded(place, served)
+                    self._log_loaded(key, served)
                 return
             if slot.served is not None and failed is not None:
                 slot.unserved = NotServedVersion(wanted, slot.served.version, failed)
@@ -389,61 +391,61 @@ class ModelServer:
 
     def _open(self, version: str) -> LoadedModel:
         named = version or model_version(self.path, layout=self._layout)
-        known = self._alive.get(named)
-        if known is not None:
-            return known
+        loaded = self._loaded_by_version.get(named)
+        if loaded is not None:
+            return loaded
         if version == GIVEN:
-            kept = self._cache.opening(f"given-{named}") if self._cache else None
-            detector = self._opened(self.path, self._layout, version=named, kept=kept)
-            self._unchanged(named)  # else its name would not be that of what was opened
+            session_folder = self._cache.session_folder(f"given-{named}") if self._cache else None
+            detector = self._opened(self.path, self._layout, version=named, session_folder=session_folder)
+            self._require_unchanged(named)  # otherwise the version would not match the opened file
             with self._lock:
-                self._given_version = named
+                self._default_version = named
             served = LoadedModel(detector.version, detector)
-        elif self._watch is None or self._cache is None:
+        elif self._watcher is None or self._cache is None:
             raise ModelBroken(self.path, "there is no store to fetch versions from")
         else:
-            registry = Registry(self._watch.store)
+            registry = Registry(self._watcher.store)
             manifest = self._cache.manifest(registry, version)
             path = self._cache.fetch(registry, manifest)
-            kept = self._cache.opening(manifest.checksum)
-            detector = self._opened(path, manifest.layout, version=version, kept=kept)
+            session_folder = self._cache.session_folder(manifest.checksum)
+            detector = self._opened(path, manifest.layout, version=version, session_folder=session_folder)
             served = LoadedModel(version, detector, dict(manifest.thresholds))
-        self._alive[served.version] = served
+        self._loaded_by_version[served.version] = served
         return served
 
-    def _opened(self, path: Path, layout: str, *, version: str, kept: Path | None) -> Detector:
+    def _opened(self, path: Path, layout: str, *, version: str, session_folder: Path | None) -> Detector:
         try:
-            return self._load(path, layout=layout, threads=self._threads, version=version, kept=kept)
+            return self._load(path, layout=layout, threads=self._threads, version=version, kept=session_folder)
         except ModelError:
             raise
         except Exception as error:
             log.exception("model_not_loaded")
             raise ModelBroken(path, f"{type(error).__name__}: {error}") from error
 
-    def _given(self) -> str:
+    def _default(self) -> str:
         with self._lock:
-            if not self._given_version:
-                self._given_version = model_version(self.path, layout=self._layout)
-            return self._given_version
+            if not self._default_version:
+                self._default_version = model_version(self.path, layout=self._layout)
+            return self._default_version
 
-    def _refuse(self, version: str, error: ModelError) -> None:
+    def _mark_refused(self, version: str, error: ModelError) -> None:
         log.error("model_not_loaded", model_version=version or "given", code=error.code, reason=str(error))
-        if version != GIVEN and self._watch is not None:
+        if version != GIVEN and self._watcher is not None:
             with suppress(StoreError):
-                Registry(self._watch.store).refuse(version, str(error))
+                Registry(self._watcher.store).mark_refused(version, str(error))
 
-    def _forgive(self, version: str) -> None:
+    def _clear_refused(self, version: str) -> None:
         log.info("model_mended", model_version=version or "given")
-        if version != GIVEN and self._watch is not None:
+        if version != GIVEN and self._watcher is not None:
             with suppress(StoreError):
-                Registry(self._watch.store).forgive(version)
+                Registry(self._watcher.store).clear_refused(version)
 
-    def _log_loaded(self, place: str, served: LoadedModel) -> None:
+    def _log_loaded(self, key: str, served: LoadedModel) -> None:
         detector = served.detector
         log.info(
             "model_loaded",
             model_version=served.version,
-            project=place or "all",
+            project=key or "all",
             layout=detector.layout,
             why=detector.why,
             classes=len(detector.names.names),
@@ -451,14 +453,14 @@ class ModelServer:
         )
 
 
-def _follow(serving: weakref.ref[ModelServer]) -> None:
-    """Looks for what is active as long as there is somebody to serve it."""
-    while (one := serving()) is not None:
+def _poll_until_collected(serving: weakref.ref[ModelServer]) -> None:
+    """Poll the pointer until the model server is garbage-collected."""
+    while (model_server := serving()) is not None:
         try:
-            one.poll()
+            model_server.poll()
         except Exception:
             log.exception("models_not_watched")
-        every_s, hurry = one.poll_interval_s, one.pause()
-        del one
-        hurry.wait(every_s)
-        hurry.clear()
+        interval_s, wake = model_server.poll_interval_s, model_server.pause()
+        del model_server
+        wake.wait(interval_s)
+        wake.clear()

@@ -1,4 +1,4 @@
-"""Owns looking at the pointer: often where that is a file, seldom where it is a request, and through an outage."""
+"""Poll the pointer: often on a local file system, less often on a bucket, and tolerate outages."""
 
 import tempfile
 from contextlib import suppress
@@ -11,26 +11,26 @@ from ml_backend.serving.active_versions import KEY, Pointer, decode
 
 log = structlog.get_logger(__name__)
 
+# Seconds between two polls of a folder; each takes 0.1 ms.
 FILE_S = 0.05
-"""Seconds between two looks at a folder: 0.1 ms each."""
 
+# Seconds between two polls of a bucket by a busy worker.
 REMOTE_S = 0.35
-"""Seconds between two looks at a bucket by a worker that is at work."""
 
+# Seconds between two polls of a bucket by an idle worker: 1,800 small reads an hour.
 IDLE_S = 2.0
-"""The same by one that nobody asks: 1,800 small reads an hour."""
 
 
 class PointerWatcher:
-    """The pointer as it was seen last. For one thread."""
+    """The pointer as last read. Not thread-safe."""
 
     def __init__(self, store: Store, *, memory: Path | None = None) -> None:
-        """Reads at most the memory, never the store.
+        """Read the local copy of the pointer, never the store.
 
         Args:
-            store: Where the pointer is.
-            memory: File in which the last pointer of a bucket is kept, so that a restart while the bucket is out of
-                reach goes on with it.
+            store: Holds the pointer.
+            memory: File with a copy of the last pointer of a bucket, used after a restart while the bucket cannot be
+                reached.
         """
         self.store = store
         self._remote = not store.url.startswith("file:")
@@ -39,18 +39,18 @@ class PointerWatcher:
         self._failing = False
         self.pointer = self._remembered()
 
-    def every_s(self, *, idle: bool) -> float:
-        """Seconds from one look to the next.
+    def interval_s(self, *, idle: bool) -> float:
+        """Return the seconds between two polls.
 
         Args:
-            idle: Whether nobody asked for a prediction or a version lately.
+            idle: Whether no prediction or version was requested recently.
         """
         if not self._remote:
             return FILE_S
         return IDLE_S if idle else REMOTE_S
 
-    def look(self) -> bool:
-        """Whether the pointer changed. A store that does not answer changes nothing."""
+    def poll(self) -> bool:
+        """Read the pointer; returns whether it changed. If the store does not answer, it stays."""
         try:
             data = self.store.get(KEY)
             pointer = decode(self.store.url, data) if data != self._seen else self.pointer

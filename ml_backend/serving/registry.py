@@ -1,10 +1,10 @@
-"""Owns the model versions on the object store: each a folder of files that are whole, or not a version.
+"""Model versions on the object store. A version exists once its manifest is written.
 
     models/versions/<version>/<model>.onnx, its weights and names
-    models/versions/<version>/manifest.json    written last, once: from then on the version is there
-    models/versions/<version>/refused.json     why a server could not load it, where one tried
+    models/versions/<version>/manifest.json    written last, once
+    models/versions/<version>/refused.json     why a server could not load it, if one failed
 
-A version's name holds a checksum of all that decides what it predicts, so adding the same twice adds one.
+A version's name includes a checksum of everything that determines its predictions, so adding one twice has no effect.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import AlreadyThere, NotThere, Store
 from ml_backend.errors import ModelError, ModelMissing
 from ml_backend.inference.version_id import model_version
-from ml_backend.serving.smoke_test import Checked, check_model
+from ml_backend.serving.smoke_test import ModelSummary, check_model
 
 FOLDER = "models/versions"
 MANIFEST, REFUSED = "manifest.json", "refused.json"
 
 
 class UnknownVersion(ModelError):
-    """No version of that name is on the store."""
+    """The store has no version of that name."""
 
     code: ClassVar[str] = "model_version_unknown"
     status: ClassVar[int] = 404
@@ -35,39 +35,39 @@ class UnknownVersion(ModelError):
     def __init__(self, version: str, store: str) -> None:
         super().__init__(
             f"There is no model version {version!r} on {store}.",
-            fix="`labelloop models list` names those that are there; `labelloop models add MODEL.onnx` adds one.",
+            fix="List the versions with `labelloop models list`, or add one with `labelloop models add MODEL.onnx`.",
         )
         self.version = version
 
 
-class FileSum(msgspec.Struct, frozen=True):
-    """What a file of a version holds."""
+class FileChecksum(msgspec.Struct, frozen=True):
+    """Checksum and size in bytes of one file of a version."""
 
     sha256: str
     size: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version is.
+class VersionManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The manifest of a model version.
 
     Attributes:
-        version: Its name, which `/setup` answers and every prediction carries.
+        version: Its name, returned by `/setup` and stored with every prediction.
         model: Name of the ONNX file among `files`.
-        files: Every file of the version with its checksum.
-        checksum: Of all of them together, in hex.
-        classes: Names of the model's classes, in its order.
-        layout: The layout that was forced; empty: it is recognised.
-        thresholds: Lowest score of a pre-label by class, where the version has its own.
-        metrics: What it was measured to do, by name.
-        parent: The version that it was made from; empty: none.
-        project: The project that it was made for; empty: any.
-        note: Where it is from, in words.
+        files: Checksum of every file, by name.
+        checksum: Checksum of all files together, hex; see `checksum_of`.
+        classes: Class names, in the model's order.
+        layout: Forced output layout; empty: detected.
+        thresholds: Lowest score of a pre-label by class, if the version has its own.
+        metrics: Metrics by name.
+        parent: The version it was trained from; empty: none.
+        project: The project it was trained for; empty: any.
+        note: Its origin, as text.
         created_at: ISO 8601, UTC.
     """
 
     version: str
     model: str
-    files: Mapping[str, FileSum]
+    files: Mapping[str, FileChecksum]
     checksum: str
     classes: tuple[str, ...]
     layout: str = ""
@@ -80,7 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry:
-    """The versions of one store. Safe to use from any number of machines."""
+    """The model versions of one store. Safe to use from several machines at once."""
 
     def __init__(self, store: Store) -> None:
         """Reads nothing yet."""
@@ -97,37 +97,37 @@ class Registry:
         parent: str = "",
         project: str = "",
         note: str = "",
-        found: Checked | None = None,
-    ) -> Manifest:
-        """Puts a model on the store as a version, after it was opened and tried once. Adding it again changes nothing.
+        summary: ModelSummary | None = None,
+    ) -> VersionManifest:
+        """Add a model to the store as a version, after loading and running it once. Idempotent.
 
         Args:
-            model: The ONNX file; weights beside it (`<file>.data`) come along.
-            names: File of its class names; None: those in the model, or beside it.
-            layout: Forced layout; empty: recognised.
+            model: The ONNX file; external weights (`<file>.data`) are added too.
+            names: File of its class names; None: from the model's metadata or the file next to it.
+            layout: Forced layout; empty: detected.
             thresholds: Lowest score of a pre-label by class.
-            metrics: What it was measured to do; anything that JSON holds.
-            parent: The version that it was made from.
-            project: The project that it was made for.
-            note: Where it is from.
-            found: What it is, where the caller has opened it already; None: it is opened once, in another process.
+            metrics: Metrics; any JSON value.
+            parent: The version it was trained from.
+            project: The project it was trained for.
+            note: Its origin, as text.
+            summary: Result of `check_model` if the caller has one; None: the model is loaded once in another process.
 
         Raises:
             ModelError: It cannot be served.
-            StoreError: The store does not take it.
+            StoreError: The store cannot be written.
         """
-        found = found or check_model(model, layout=layout, names=names)
+        summary = summary or check_model(model, layout=layout, names=names)
         thresholds = dict(sorted((thresholds or {}).items()))
         with scratch_folder() as folder:
-            copies = _lay_out(model, folder, found.names if found.source != "metadata" else ())
+            copies = _collect_files(model, folder, summary.names if summary.source != "metadata" else ())
             version = model_version(copies[0], layout=layout, thresholds=thresholds)
-            files = {file.name: FileSum(_sha256(file), file.stat().st_size) for file in copies}
-            manifest = Manifest(
+            files = {file.name: FileChecksum(_sha256(file), file.stat().st_size) for file in copies}
+            manifest = VersionManifest(
                 version=version,
                 model=copies[0].name,
                 files=files,
                 checksum=checksum_of(files),
-                classes=found.names,
+                classes=summary.names,
                 layout=layout,
                 thresholds=thresholds,
                 metrics=metrics or {},
@@ -136,9 +136,9 @@ class Registry:
                 note=note,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            there = self.find(version)
-            if there is not None:
-                return there
+            existing = self.find(version)
+            if existing is not None:
+                return existing
             for file in copies:
                 self.store.put(f"{FOLDER}/{version}/{file.name}", file)
         try:
@@ -147,73 +147,79 @@ class Registry:
             return self.manifest(version)
         return manifest
 
-    def find(self, version: str) -> Manifest | None:
-        """The manifest of a version; None where there is no such version."""
+    def find(self, version: str) -> VersionManifest | None:
+        """Return the manifest of a version; None if it does not exist."""
         try:
-            found = msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{MANIFEST}"), type=Manifest)
+            manifest = msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{MANIFEST}"), type=VersionManifest)
         except NotThere:
             return None
         except msgspec.MsgspecError as error:
             raise ModelError(
                 f"The manifest of the model version {version} cannot be read: {error}.", fix="Add the model again."
             ) from None
-        if found.version != version or checksum_of(found.files) != found.checksum or found.model not in found.files:
+        if (
+            manifest.version != version
+            or checksum_of(manifest.files) != manifest.checksum
+            or manifest.model not in manifest.files
+        ):
             raise ModelError(
-                f"The manifest of the model version {version} does not fit itself: it was changed.",
+                f"The manifest of the model version {version} is inconsistent: it was modified.",
                 fix="Add the model again.",
             )
-        return found
+        return manifest
 
-    def manifest(self, version: str) -> Manifest:
-        """As `find`; raises UnknownVersion where there is none."""
-        found = self.find(version) if version else None
-        if found is None:
+    def manifest(self, version: str) -> VersionManifest:
+        """Return the manifest of a version; raises UnknownVersion if it does not exist."""
+        manifest = self.find(version) if version else None
+        if manifest is None:
             raise UnknownVersion(version, self.store.url)
-        return found
+        return manifest
 
-    def versions(self) -> tuple[Manifest, ...]:
-        """Every version, the oldest first."""
+    def versions(self) -> tuple[VersionManifest, ...]:
+        """Return every version, oldest first."""
         end = f"/{MANIFEST}"
         names = [key[len(FOLDER) + 1 : -len(end)] for key in self.store.list(f"{FOLDER}/") if key.endswith(end)]
-        found = [manifest for name in names if (manifest := self.find(name)) is not None]
-        return tuple(sorted(found, key=lambda manifest: (manifest.created_at, manifest.version)))
+        manifests = [manifest for name in names if (manifest := self.find(name)) is not None]
+        return tuple(sorted(manifests, key=lambda manifest: (manifest.created_at, manifest.version)))
 
     def get(self, version: str, file: str) -> bytes:
-        """One file of a version."""
+        """Return the bytes of one file of a version."""
         return self.store.get(f"{FOLDER}/{version}/{file}")
 
     def remove(self, version: str) -> None:
-        """Removes a version. What is active must not be removed: workers that start later could not load it."""
+        """Delete a version. Never delete an active one: workers that start later could not load it."""
         keys = list(self.store.list(f"{FOLDER}/{version}/"))
-        for key in sorted(keys, key=lambda key: not key.endswith(f"/{MANIFEST}")):  # from the first on it is not there
+        for key in sorted(
+            keys, key=lambda key: not key.endswith(f"/{MANIFEST}")
+        ):  # manifest first: the version is gone at once
             self.store.delete(key)
 
-    def refuse(self, version: str, reason: str) -> None:
-        """Marks a version as one that could not be loaded; the first reason stays."""
+    def mark_refused(self, version: str, reason: str) -> None:
+        """Mark a version as failed to load; the first reason is kept."""
         mark = {"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
         with suppress(AlreadyThere):
             self.store.create(f"{FOLDER}/{version}/{REFUSED}", msgspec.json.encode(mark))
 
-    def refused(self, version: str) -> str:
-        """Why a version could not be loaded; empty where nobody said so."""
+    def refusal_reason(self, version: str) -> str:
+        """Return why a version could not be loaded; empty if it is not marked."""
         try:
             return str(msgspec.json.decode(self.store.get(f"{FOLDER}/{version}/{REFUSED}"))["reason"])
         except NotThere:
             return ""
 
-    def forgive(self, version: str) -> None:
-        """Takes the mark away: it could be loaded after all."""
+    def clear_refused(self, version: str) -> None:
+        """Remove the mark of a version that loads again."""
         self.store.delete(f"{FOLDER}/{version}/{REFUSED}")
 
 
-def checksum_of(files: Mapping[str, FileSum]) -> str:
-    """One checksum of all files: SHA-256 of their names and checksums, in order."""
+def checksum_of(files: Mapping[str, FileChecksum]) -> str:
+    """Return the SHA-256 of all file names and checksums, sorted by name."""
     lines = "".join(f"{name} {files[name].sha256}\n" for name in sorted(files))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _lay_out(model: Path, folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The version's files, the model first, as links or copies; its names written out where the model has none."""
+def _collect_files(model: Path, folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Link the model and its weights into `folder`, model first; class names are written to a file if given."""
     copies = []
     for file in (model, model.with_name(f"{model.name}.data")):
         if not file.is_file():

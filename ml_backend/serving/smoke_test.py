@@ -1,7 +1,7 @@
-"""Owns opening a model once in a process of its own, to say what it is before anything is served with it.
+"""Load and run a model once in a subprocess, before anything is served with it.
 
-A process of its own, because ONNX Runtime does not survive a fork: a server that opened a session before it forked its
-workers would see them crash when they end.
+It takes a subprocess because ONNX Runtime does not survive a fork: workers forked after a session was opened crash on
+exit.
 """
 
 import subprocess
@@ -15,13 +15,15 @@ from ml_backend.inference.detector import load_detector
 from ml_backend.inference.session_cache import OnnxSessionCache
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """What a model is.
+class ModelSummary(msgspec.Struct, frozen=True):
+    """Version, output layout and classes of a model.
 
     Attributes:
         version: Its version string.
-        layout: The layout of its outputs, and `why` it was chosen.
-        names: Its classes, and `source`, where their names were found.
+        layout: The layout of its outputs.
+        why: Why that layout was chosen.
+        names: Its class names.
+        source: Where the names come from.
     """
 
     version: str
@@ -37,24 +39,29 @@ class _Refused(msgspec.Struct, frozen=True):
 
 
 class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    good: Checked | None = None
+    good: ModelSummary | None = None
     bad: _Refused | None = None
 
 
 def check_model(
-    path: Path, *, layout: str = "", names: Path | None = None, kept: Path | None = None, timeout_s: float = 120.0
-) -> Checked:
-    """Opens the model and tries it once.
+    path: Path,
+    *,
+    layout: str = "",
+    names: Path | None = None,
+    session_folder: Path | None = None,
+    timeout_s: float = 120.0,
+) -> ModelSummary:
+    """Load the model and run it once, in a subprocess.
 
     Args:
         path: The ONNX file.
-        layout: Forced layout; empty: recognised.
-        names: File of its class names; None: those in the model, or beside it.
-        kept: Folder in which its opening is kept, so that the workers open it in a fraction of the time.
-        timeout_s: Longest time that it may take.
+        layout: Forced layout; empty: detected.
+        names: File of its class names; None: from the model's metadata or the file next to it.
+        session_folder: Where to cache the optimised session, so that workers load it faster.
+        timeout_s: Longest time in seconds.
 
     Raises:
-        ModelError: It cannot be served; the message says why, and the fix what to do.
+        ModelError: It cannot be served.
     """
     command = [
         sys.executable,
@@ -63,14 +70,14 @@ def check_model(
         str(path),
         layout,
         str(names or ""),
-        str(kept or ""),
+        str(session_folder or ""),
     ]
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         answer = msgspec.json.decode(done.stdout.splitlines()[-1] if done.stdout else b"", type=_Answer)
     except subprocess.TimeoutExpired:
-        raise ModelBroken(path, f"it was not loaded after {timeout_s:.0f} s") from None
-    except msgspec.DecodeError:  # it took the process with it: killed for memory, or a fault inside ONNX Runtime
+        raise ModelBroken(path, f"it did not load within {timeout_s:.0f} s") from None
+    except msgspec.DecodeError:  # the process died: out of memory, or a crash inside ONNX Runtime
         raise ModelBroken(path, f"loading it ended the process with status {done.returncode}") from None
     if answer.good is None:
         refused = answer.bad or _Refused("The model cannot be served.", "")
@@ -78,17 +85,21 @@ def check_model(
     return answer.good
 
 
-def _main(path: str, layout: str, names: str, kept: str) -> None:
-    folder = Path(kept) if kept else None
+def _main(path: str, layout: str, names: str, session_folder: str) -> None:
+    folder = Path(session_folder) if session_folder else None
     if folder is not None:
-        OnnxSessionCache(folder).invalidate()  # a check opens and tries in earnest
+        OnnxSessionCache(folder).invalidate()  # a check always loads the model itself
     try:
-        found = load_detector(Path(path), layout=layout, threads=1, names=Path(names) if names else None, kept=folder)
+        detector = load_detector(
+            Path(path), layout=layout, threads=1, names=Path(names) if names else None, kept=folder
+        )
     except ModelError as error:
         answer = _Answer(bad=_Refused(error.message, error.fix))
     else:
-        classes = found.names
-        answer = _Answer(good=Checked(found.version, found.layout, found.why, classes.names, classes.source))
+        classes = detector.names
+        answer = _Answer(
+            good=ModelSummary(detector.version, detector.layout, detector.why, classes.names, classes.source)
+        )
     print(msgspec.json.encode(answer).decode())
 
 

@@ -1,11 +1,11 @@
-"""Owns connecting a Label Studio project to this backend: the connection, its webhook, and what makes sampling work.
+"""Connect a Label Studio project to the ML backend: connection, webhook and uncertainty sampling.
 
-Why each step is needed (seen on Label Studio 1.23.2):
+Why each step is needed (tested with Label Studio 1.23.2):
 
-- Uncertainty sampling sorts by the predictions whose version is the project's `model_version`; that field may only hold
-  the title of a connection or a version that has predictions. So the connection's title is kept equal to the version.
-- The webhook that Label Studio makes by itself carries no auth header, and is not made at all for some addresses.
-- An address that Label Studio's SSRF protection refuses leaves a half-made connection behind.
+- Uncertainty sampling sorts by the predictions of the project's `model_version`. That field only accepts the title of a
+  connection or a version that has predictions, so the connection's title is set to the version.
+- The webhook that Label Studio creates has no auth header, and for some addresses Label Studio creates none.
+- An address refused by Label Studio's SSRF protection leaves a connection without a webhook or a version.
 """
 
 import base64
@@ -13,7 +13,7 @@ from typing import Any
 
 from labelloop.labeling.errors import MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.connect_report import Change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioRefused
@@ -22,8 +22,8 @@ from ml_backend.policy import read_learning_policy
 from ml_backend.predict.control_support import controls_of
 from ml_backend.smart import serves_smart_tools
 
+# Title of a new connection until Label Studio has read the backend's version.
 PROVISIONAL_TITLE = "labelloop"
-"""Title of a new connection until Label Studio has asked the backend for its version."""
 
 SAMPLING = "Uncertainty sampling"
 CONNECTED = "CO"
@@ -35,7 +35,7 @@ SSRF_FIX = (
 
 
 class ConnectionRefused(LabelloopError):
-    """Label Studio did not take the ML backend's address; the message has its reason, the fix says what to do."""
+    """Label Studio refused the ML backend's address; the message has the reason."""
 
     code = "ml_backend_refused"
     status = 502
@@ -47,49 +47,51 @@ class ConnectionRefused(LabelloopError):
 
 
 class OtherBackendFirst(LabelloopError):
-    """Another ML backend was connected before; Label Studio asks only the oldest for pre-labels."""
+    """An older ML backend is connected; Label Studio requests pre-labels only from the oldest."""
 
     code = "other_ml_backend_first"
     status = 409
 
     def __init__(self, project_id: int, title: str, url: str) -> None:
         super().__init__(
-            f"Project {project_id} has another ML backend, {title!r} at {url}, connected before this one; Label Studio "
-            "asks only the oldest for pre-labels.",
-            fix="Remove it in the project's Settings > Model, if pre-labels shall come from labelloop.",
+            f"Project {project_id} has an older ML backend, {title!r} at {url}. Label Studio requests pre-labels only "
+            "from the oldest.",
+            fix="To get pre-labels from labelloop, remove it in the project's Settings > Model.",
         )
         self.title = title
         self.url = url
 
 
-def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]:
-    """Connects a project to the ML backend, or repairs what is not right. Twice changes nothing.
+def connect(studio: Studio, project_id: int, settings: Settings) -> list[ConnectionChange]:
+    """Connect a project to the ML backend, or repair its connection. Idempotent.
 
     Args:
         studio: Label Studio.
         project_id: The project.
-        settings: Where Label Studio reaches the backend (`ml_url`), Basic auth and the webhook secret.
+        settings: The backend's address as Label Studio sees it (`ml_url`), Basic auth and the webhook secret.
 
     Returns:
-        One line for the connection, one for its webhook, one for the project's sampling.
+        One change for the connection, one for its webhook, one for the project's sampling.
 
     Raises:
-        ConnectionRefused: Label Studio refuses or does not reach the backend. Nothing half-made is left.
-        OtherBackendFirst: All was done, but another backend stands before ours.
+        ConnectionRefused: Label Studio refuses or cannot reach the backend. The refused connection is removed.
+        OtherBackendFirst: The project is connected, but an older backend takes precedence.
         StudioError: Label Studio cannot be asked.
     """
     before = studio.ml_backends(project_id)
-    ours = [row for row in before if same_address(row["url"], settings.ml_url)]
+    ours = [row for row in before if is_same_url(row["url"], settings.ml_url)]
     row, connection = _connection(studio, project_id, settings, ours)
-    for surplus in (one for one in ours if one["id"] != row["id"]):
+    for surplus in (connected for connected in ours if connected["id"] != row["id"]):
         studio.delete_ml_backend(surplus["id"])
     changes = [
         connection,
         _webhook(studio, project_id, settings),
-        _sampling(studio, project_id, str(row["title"]), queue=_has_order(studio, project_id, settings)),
+        _sampling(
+            studio, project_id, str(row["title"]), queue=_wants_uncertainty_sampling(studio, project_id, settings)
+        ),
     ]
-    others = [one for one in before if not same_address(one["url"], settings.ml_url)]
-    first = min(others, key=lambda one: int(one["id"]), default=None)
+    others = [row for row in before if not is_same_url(row["url"], settings.ml_url)]
+    first = min(others, key=lambda row: int(row["id"]), default=None)
     if first is not None and int(first["id"]) < int(row["id"]):
         raise OtherBackendFirst(project_id, str(first["title"]), str(first["url"]))
     return changes
@@ -97,51 +99,55 @@ def connect(studio: Studio, project_id: int, settings: Settings) -> list[Change]
 
 def _connection(
     studio: Studio, project_id: int, settings: Settings, ours: list[dict[str, Any]]
-) -> tuple[dict[str, Any], Change]:
-    """The project's one connection to us, titled with the version that it answers with."""
+) -> tuple[dict[str, Any], ConnectionChange]:
+    """Create or repair the project's connection to this backend, titled with the served version."""
     auth = basic_auth(settings)
-    asked = "BASIC_AUTH" if auth else "NONE"
+    auth_method = "BASIC_AUTH" if auth else "NONE"
     done = False
     try:
-        row = min(ours, key=lambda one: (one["state"] != CONNECTED, int(one["id"])), default=None)
+        row = min(ours, key=lambda entry: (entry["state"] != CONNECTED, int(entry["id"])), default=None)
         if row is None:
             row = studio.add_ml_backend(project_id, settings.ml_url, PROVISIONAL_TITLE, basic_auth=auth)
             done = True
-        elif row["state"] != CONNECTED or row["auth_method"] != asked or not _carries(studio, project_id, settings):
-            # Label Studio says why it cannot reach a backend only when the connection is saved. It never shows the
-            # password that it keeps: the webhook, which is written after it, tells whether that is ours.
-            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked)
+        elif (
+            row["state"] != CONNECTED
+            or row["auth_method"] != auth_method
+            or not _has_current_auth(studio, project_id, settings)
+        ):
+            # Label Studio reports why it cannot reach a backend only when the connection is saved. It never returns the
+            # stored password: the auth header of the webhook, which is written later, shows if it is the current one.
+            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=auth_method)
             done = True
         if not row["model_version"]:
-            row = next(one for one in studio.ml_backends(project_id) if one["id"] == row["id"])
+            row = next(entry for entry in studio.ml_backends(project_id) if entry["id"] == row["id"])
         version = str(row["model_version"] or "")
         if not version:
             raise ConnectionRefused(
                 settings.ml_url,
-                "its /setup told no version.",
-                fix=f"`curl --user USER:PASSWORD {settings.ml_url}/ready` says why.",
+                "its /setup returned no version.",
+                fix=f"Run `curl --user USER:PASSWORD {settings.ml_url}/ready` for the reason.",
             )
-        wrong: dict[str, Any] = {"title": version} if row["title"] != version else {}
-        if not row.get("is_interactive") and _smart(studio, project_id):
-            wrong["is_interactive"] = True  # the editor then offers Auto-Annotation
-        if wrong:
-            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=asked, **wrong)
+        updates: dict[str, Any] = {"title": version} if row["title"] != version else {}
+        if not row.get("is_interactive") and _has_smart_tools(studio, project_id):
+            updates["is_interactive"] = True  # the editor then offers Auto-Annotation
+        if updates:
+            row = studio.update_ml_backend(row["id"], basic_auth=auth, auth_method=auth_method, **updates)
             done = True
     except StudioRefused as error:
-        _remove_half_made(studio, project_id, settings)
-        raise _explained(settings.ml_url, error) from error
-    return row, Change(f"ML backend {row['title']} at {settings.ml_url}", done)
+        _remove_refused_connection(studio, project_id, settings)
+        raise _refusal(settings.ml_url, error) from error
+    return row, ConnectionChange(f"ML backend {row['title']} at {settings.ml_url}", done)
 
 
-def _smart(studio: Studio, project_id: int) -> bool:
-    """Whether the project's label config asks for smart tools that we can serve."""
+def _has_smart_tools(studio: Studio, project_id: int) -> bool:
+    """Whether the project's label config has smart tools that this backend serves."""
     return serves_smart_tools(_config(studio, project_id))
 
 
-def _has_order(studio: Studio, project_id: int, settings: Settings) -> bool:
-    """Whether tasks are to come by their predictions: not where no model could make one, or the policy says no."""
+def _wants_uncertainty_sampling(studio: Studio, project_id: int, settings: Settings) -> bool:
+    """Whether to set uncertainty sampling: unless the policy forbids it or no control can be pre-labelled."""
     supported = controls_of(_config(studio, project_id))
-    unserved = bool(supported) and all(one.prelabels is False for one in supported)
+    unserved = bool(supported) and all(control.prelabels is False for control in supported)
     return read_learning_policy(settings.home, project_id).queue and not unserved
 
 
@@ -152,72 +158,72 @@ def _config(studio: Studio, project_id: int) -> LabelConfig:
         return LabelConfig({}, {})
 
 
-def _remove_half_made(studio: Studio, project_id: int, settings: Settings) -> None:
-    """A refused address leaves its row, without webhook or version; it would be shown as broken for ever.
+def _remove_refused_connection(studio: Studio, project_id: int, settings: Settings) -> None:
+    """Remove the row that Label Studio keeps for a refused address, without webhook or version.
 
-    A connection that worked before has a version, and stays: its backend may just be down.
+    A connection that worked before has a version and is kept: its backend may just be down.
     """
     for row in studio.ml_backends(project_id):
-        if same_address(row["url"], settings.ml_url) and row["state"] != CONNECTED and not row["model_version"]:
+        if is_same_url(row["url"], settings.ml_url) and row["state"] != CONNECTED and not row["model_version"]:
             studio.delete_ml_backend(row["id"])
 
 
-def _explained(url: str, error: StudioRefused) -> LabelloopError:
+def _refusal(url: str, error: StudioRefused) -> LabelloopError:
     detail = error.detail
-    if error.answer == 403 and ("reserved" in detail or "block" in detail):
+    if error.http_status == 403 and ("reserved" in detail or "block" in detail):
         return ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX)
     if "authentication parameters" in detail or "401 Client Error" in detail:
         return ConnectionRefused(
             url,
-            "the backend asks for Basic auth, and did not accept ours.",
-            fix="Give this command the LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD of the backend.",
+            "the backend requires Basic auth and rejected these credentials.",
+            fix="Run this command with the LABELLOOP_BASIC_AUTH_USER and LABELLOOP_BASIC_AUTH_PASSWORD of the backend.",
         )
     if "resolve hostname" in detail:
         return ConnectionRefused(
             url,
-            "it does not know that host.",
-            fix="Set LABELLOOP_ML_URL to an address as Label Studio's machine sees it.",
+            "it cannot resolve that host name.",
+            fix="Set LABELLOOP_ML_URL to an address that Label Studio's machine can reach.",
         )
     if "health check failed" in detail:
         return ConnectionRefused(
             url,
-            "nothing healthy answers there.",
-            fix="Start it with `labelloop ml serve`, and see that LABELLOOP_ML_URL is its address as Label Studio's "
-            "machine sees it.",
+            "the health check failed.",
+            fix="Start it with `labelloop ml serve`, and set LABELLOOP_ML_URL to an address that Label Studio's "
+            "machine can reach.",
         )
     if "valid ML backend" in detail:
         return ConnectionRefused(
             url,
             "its /setup failed.",
-            fix=f"Its log, or `curl --user USER:PASSWORD {url}/ready`, says why: most often the model file.",
+            fix=f"See its log or run `curl --user USER:PASSWORD {url}/ready`. Most often the model file is the reason.",
         )
     return error
 
 
-def _webhook(studio: Studio, project_id: int, settings: Settings) -> Change:
-    """The hook that Label Studio made for the backend (or that we make where it did not), with our headers."""
+def _webhook(studio: Studio, project_id: int, settings: Settings) -> ConnectionChange:
+    """Update the webhook that Label Studio created for the backend with the auth headers, or add one."""
     url, headers = _webhook_url(settings), _headers(settings)
     what = f"Webhook {url}" + (f" with {' and '.join(sorted(headers))}" if headers else "")
     hook = _find_webhook(studio, project_id, settings)
     try:
         if hook is None:
             studio.add_webhook(project_id, url, headers=headers)
-            return Change(what, done=True)
-        now = hook["headers"] or {}
-        if headers.items() <= now.items() and hook["is_active"] and hook["send_payload"]:
-            return Change(what, done=False)
-        studio.update_webhook(hook["id"], headers={**now, **headers}, is_active=True, send_payload=True)
+            return ConnectionChange(what, done=True)
+        current = hook["headers"] or {}
+        if headers.items() <= current.items() and hook["is_active"] and hook["send_payload"]:
+            return ConnectionChange(what, done=False)
+        studio.update_webhook(hook["id"], headers={**current, **headers}, is_active=True, send_payload=True)
     except StudioRefused as error:
         if "valid URL" in error.detail:
             raise ConnectionRefused(
                 url,
-                "it takes no webhook to a host name without a dot.",
+                "it accepts no webhook to a host name without a dot.",
                 fix="Give the host a dotted alias (such as ml.internal) and use it in LABELLOOP_ML_URL.",
             ) from error
-        if error.answer == 403:
+        if error.http_status == 403:
             raise ConnectionRefused(url, "its SSRF protection forbids private addresses.", fix=SSRF_FIX) from error
         raise
-    return Change(what, done=True)
+    return ConnectionChange(what, done=True)
 
 
 def _webhook_url(settings: Settings) -> str:
@@ -226,33 +232,33 @@ def _webhook_url(settings: Settings) -> str:
 
 def _find_webhook(studio: Studio, project_id: int, settings: Settings) -> dict[str, Any] | None:
     url = _webhook_url(settings)
-    return next((one for one in studio.webhooks(project_id) if same_address(one["url"], url)), None)
+    return next((hook for hook in studio.webhooks(project_id) if is_same_url(hook["url"], url)), None)
 
 
-def _carries(studio: Studio, project_id: int, settings: Settings) -> bool:
-    """Whether the project's webhook has the key of now."""
+def _has_current_auth(studio: Studio, project_id: int, settings: Settings) -> bool:
+    """Whether the project's webhook has the current Authorization header."""
     hook = _find_webhook(studio, project_id, settings)
     wanted = _headers(settings).get("Authorization")
     return wanted is None or (hook is not None and (hook["headers"] or {}).get("Authorization") == wanted)
 
 
-def _sampling(studio: Studio, project_id: int, version: str, *, queue: bool) -> Change:
-    """The label stream serves what teaches most first, by the predictions of this version.
+def _sampling(studio: Studio, project_id: int, version: str, *, queue: bool) -> ConnectionChange:
+    """Set uncertainty sampling and the model version of the project.
 
-    Where the project's learn.toml does not want that, the sampling that is set stays, and only the version is followed.
+    With `queue = false` in the project's learn.toml the sampling is left unchanged and only the version is set.
     """
     wanted = {"show_collab_predictions": True, "model_version": version, **({"sampling": SAMPLING} if queue else {})}
     project = studio.project(project_id)
-    wrong = {name: value for name, value in wanted.items() if project.get(name) != value}
-    if wrong:
+    updates = {name: value for name, value in wanted.items() if project.get(name) != value}
+    if updates:
         # Label Studio clears model_version when pre-labels are switched on or off, so both go together.
         studio.update_project(project_id, **wanted)
-    what = SAMPLING if queue else "Sampling as it is set, pre-labels"
-    return Change(f"{what} by the predictions of {version}", done=bool(wrong))
+    what = SAMPLING if queue else "Sampling unchanged, pre-labels"
+    return ConnectionChange(f"{what} by the predictions of {version}", done=bool(updates))
 
 
 def basic_auth(settings: Settings) -> tuple[str, str] | None:
-    """User and password that the ML backend asks for; None where it asks for none."""
+    """Return the user and password of the ML backend; None without Basic auth."""
     if not settings.basic_auth_user:
         return None
     return settings.basic_auth_user, settings.basic_auth_password.get_secret_value()
@@ -268,6 +274,6 @@ def _headers(settings: Settings) -> dict[str, str]:
     return headers
 
 
-def same_address(one: str, other: str) -> bool:
-    """Whether two addresses are one, with or without a slash at the end."""
-    return one.rstrip("/") == other.rstrip("/")
+def is_same_url(first: str, second: str) -> bool:
+    """Whether two URLs are equal, ignoring a trailing slash."""
+    return first.rstrip("/") == second.rstrip("/")

@@ -1,8 +1,8 @@
-"""Owns that Label Studio follows a version: the connection's title and the project's `model_version` become it.
+"""Set the model version in Label Studio: the connection's title and the project's `model_version`.
 
-Label Studio asks the backend several times whenever it is asked for its connections, and takes a tenth of a second for
-that. So it is asked once, when every worker of the backend serves the version; whether they do, the backend itself says
-in a few milliseconds. Where this machine does not reach it at the address that Label Studio has, Label Studio is asked.
+Label Studio calls the backend several times whenever its connections are listed, which takes 0.1 s. So they are listed
+once, after every worker of the backend serves the version; the backend's own `/versions` answers in a few milliseconds.
+Where this machine cannot reach the backend at Label Studio's address, the connections are polled instead.
 """
 
 import time
@@ -10,34 +10,34 @@ from typing import Any
 
 import httpx
 
-from labelloop.service.connect_report import Change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from ml_backend.studio.connect import basic_auth, same_address
+from ml_backend.studio.connect import basic_auth, is_same_url
 
+# Seconds that `follow_version` waits for the backend.
 SWAP_S = 15.0
-"""How long `follow_version` waits for the backend."""
 
-ASKED_AGAIN = 6
-"""Answers in a row that must name the version: several workers swap one after the other."""
+# Consecutive answers that must name the version: the workers swap one after the other.
+CONSECUTIVE_ANSWERS = 6
 
-PAUSE_S = 0.05
-"""Between two questions while another version is served; Label Studio is asked less often."""
+# Seconds between two requests while another version is served; Label Studio is polled less often.
+POLL_INTERVAL_S = 0.05
 
 TIMEOUT_S = 2.0
 
 
 class NotSwapped(LabelloopError):
-    """The backend has not taken over the version that became active."""
+    """The backend does not serve the activated version."""
 
     code = "version_not_served"
     status = 504
 
     def __init__(self, url: str, version: str, answers: str) -> None:
         super().__init__(
-            f"The ML backend at {url} answers Label Studio with {answers or 'nothing'}, not yet with {version}.",
-            fix="See that it runs with the same LABELLOOP_STORE_URL; its log says what it could not load. Then run "
+            f"The ML backend at {url} still serves {answers or 'no version'} to Label Studio, not {version}.",
+            fix="Check that it runs with the same LABELLOOP_STORE_URL and see its log for load errors. Then run "
             "`labelloop connect PROJECT`.",
         )
         self.version = version
@@ -46,30 +46,30 @@ class NotSwapped(LabelloopError):
 
 def follow_version(
     studio: Studio, project_id: int, version: str, settings: Settings, *, wait_s: float = SWAP_S
-) -> list[Change]:
-    """After an activation: the connection's title and the project's `model_version` become the new version.
+) -> list[ConnectionChange]:
+    """Set the connection's title and the project's `model_version` to a newly activated version.
 
-    Label Studio then asks for pre-labels of that version, and sorts by them. Sampling and all else stay as they are.
+    Label Studio then requests pre-labels of that version and sorts by them. Other project settings are unchanged.
 
     Args:
         studio: Label Studio.
         project_id: The project.
-        version: What the backend is about to serve.
-        settings: Where Label Studio reaches the backend, and Basic auth.
-        wait_s: Longest wait until the backend answers with the version.
+        version: The version that the backend is about to serve.
+        settings: The backend's address as Label Studio sees it, and Basic auth.
+        wait_s: Longest wait in seconds until the backend serves the version.
 
     Returns:
-        One line for the connection, one for the project; none where the project is not connected to this backend.
+        One change for the connection, one for the project; empty where the project is not connected to this backend.
 
     Raises:
-        NotSwapped: The backend goes on answering with another version.
-        StudioError: Label Studio cannot be asked.
+        NotSwapped: The backend still serves another version.
+        StudioError: Label Studio cannot be reached.
     """
     deadline = time.monotonic() + wait_s
-    needed, agreed = (1 if _all_swapped(project_id, version, settings, deadline) else ASKED_AGAIN), 0
+    needed, agreed = (1 if _wait_for_workers(project_id, version, settings, deadline) else CONSECUTIVE_ANSWERS), 0
     while True:
-        rows = studio.ml_backends(project_id)  # Label Studio asks the backend's /setup, and keeps what that says
-        row = next((one for one in rows if same_address(one["url"], settings.ml_url)), None)
+        rows = studio.ml_backends(project_id)  # Label Studio calls /setup and stores the version
+        row = next((candidate for candidate in rows if is_same_url(candidate["url"], settings.ml_url)), None)
         if row is None:
             return []
         agreed = agreed + 1 if row["model_version"] == version else 0
@@ -78,33 +78,36 @@ def follow_version(
         if not agreed:
             if time.monotonic() > deadline:
                 raise NotSwapped(settings.ml_url, version, str(row["model_version"] or ""))
-            time.sleep(4 * PAUSE_S)
+            time.sleep(4 * POLL_INTERVAL_S)
     before = str(row["title"])
     if before != version:
         auth = basic_auth(settings)
-        asked = "BASIC_AUTH" if auth else "NONE"
-        studio.update_ml_backend(row["id"], now=row, basic_auth=auth, auth_method=asked, title=version)
-    changes = [Change(f"ML backend {version} at {settings.ml_url}", done=before != version)]
+        auth_method = "BASIC_AUTH" if auth else "NONE"
+        studio.update_ml_backend(row["id"], now=row, basic_auth=auth, auth_method=auth_method, title=version)
+    changes = [ConnectionChange(f"ML backend {version} at {settings.ml_url}", done=before != version)]
     followed = str(studio.project(project_id).get("model_version") or "")
-    others = {str(one["title"]) for one in rows if one is not row}
+    others = {str(other["title"]) for other in rows if other is not row}
     if followed in others:
         return changes
     if followed != version:
         studio.update_project(project_id, model_version=version)
-    # Label Studio moves the project along when the title that it followed changes.
-    return [*changes, Change(f"Project {project_id} follows {version}", done=version not in {followed, before})]
+    # Label Studio updates the project itself when the connection title that it follows changes.
+    return [
+        *changes,
+        ConnectionChange(f"Project {project_id} follows {version}", done=version not in {followed, before}),
+    ]
 
 
-def _all_swapped(project_id: int, version: str, settings: Settings, deadline: float) -> bool:
-    """Waits until the backend serves the version; False where it does not in time, or cannot be asked from here."""
+def _wait_for_workers(project_id: int, version: str, settings: Settings, deadline: float) -> bool:
+    """Wait until every worker serves the version; False on timeout or if the backend cannot be reached from here."""
     agreed = 0
-    # A connection for each question: else one worker would answer them all.
+    # A new connection per request: otherwise one worker would answer them all.
     fresh: dict[str, Any] = {"timeout": TIMEOUT_S, "headers": {"Connection": "close"}, "auth": basic_auth(settings)}
     with httpx.Client(verify=settings.ml_url.startswith("https:"), trust_env=False, **fresh) as client:
-        while agreed < ASKED_AGAIN:
+        while agreed < CONSECUTIVE_ANSWERS:
             try:
-                asked = {"project": str(project_id), "stored": "no"}
-                answer = client.get(f"{settings.ml_url.rstrip('/')}/versions", params=asked).raise_for_status()
+                params = {"project": str(project_id), "stored": "no"}
+                answer = client.get(f"{settings.ml_url.rstrip('/')}/versions", params=params).raise_for_status()
                 served = answer.json()["versions"][0]
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError):
                 return False
@@ -112,5 +115,5 @@ def _all_swapped(project_id: int, version: str, settings: Settings, deadline: fl
             if not agreed:
                 if time.monotonic() > deadline:
                     return False
-                time.sleep(PAUSE_S)
+                time.sleep(POLL_INTERVAL_S)
     return True

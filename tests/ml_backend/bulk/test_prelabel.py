@@ -16,7 +16,7 @@ class FakeStudio:
     """A project's tasks and predictions; `gone` are tasks that are deleted right before an import."""
 
     def __init__(self, config, tasks, gone=()):
-        self.config, self.data, self.gone = config, dict(tasks), set(gone)
+        self.config, self.data, self.deleted = config, dict(tasks), set(gone)
         self.predictions, self.requests = [], 0
 
     def label_config(self, project):
@@ -30,7 +30,7 @@ class FakeStudio:
 
     def import_predictions(self, project, rows):
         self.requests += 1
-        for task in self.gone:
+        for task in self.deleted:
             self.data.pop(task, None)
         if any(row["task"] not in self.data for row in rows):
             raise PredictionsDropped(project, len(rows), 0)
@@ -60,7 +60,7 @@ def detector(labelloop_model):
 
 @pytest.fixture
 def run(detector, album, astronaut):
-    photos = album({"good": astronaut, "bad": NotAnImage("bad", "it is truncated")})
+    photos = album({"good": astronaut, "failure": NotAnImage("failure", "it is truncated")})
 
     def start(studio, **options):
         return prelabel(
@@ -73,13 +73,13 @@ def run(detector, album, astronaut):
 def test_every_task_once_and_a_second_run_finds_nothing_to_do(run, boxes_config, detector):
     studio, told = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good")), []
     report = run(studio, progress=lambda *counts: told.append(counts))
-    assert (report.tasks, report.made, report.there, report.bad) == (60, 60, 0, ())
+    assert (report.tasks, report.imported, report.already_done, report.failures) == (60, 60, 0, ())
     assert report.boxes == 120
     assert studio.requests == 3
     assert told == [(0, 60), (25, 60), (50, 60), (60, 60)]
     assert studio.model_versions(1) == {detector.version: 60}
     again = run(studio)
-    assert (again.made, again.there) == (0, 60)
+    assert (again.imported, again.already_done) == (0, 60)
     assert studio.requests == 3
 
 
@@ -94,36 +94,36 @@ def test_a_project_that_no_model_can_fill_is_refused_with_the_reason(run):
 def test_a_task_without_an_address_is_named(run, boxes_config):
     studio = FakeStudio(boxes_config, {1: "good", 2: None})
     report = run(studio)
-    assert report.made == 1
-    [bad] = report.bad
-    assert (bad.task, "no image address" in bad.reason) == (2, True)
+    assert report.imported == 1
+    [failure] = report.failures
+    assert (failure.task, "image" in failure.reason) == (2, True)
 
 
 def test_a_run_that_was_stopped_is_gone_on_with(run, boxes_config, detector):
     studio = FakeStudio(boxes_config, dict.fromkeys(range(1, 61), "good"))
     first = run(studio, stop=lambda: studio.requests == 1)
     assert first.stopped
-    assert first.made == CHUNK
+    assert first.imported == CHUNK
     second = run(studio)
-    assert (second.there, second.made, second.stopped) == (CHUNK, 60 - CHUNK, False)
+    assert (second.already_done, second.imported, second.stopped) == (CHUNK, 60 - CHUNK, False)
     assert studio.model_versions(1) == {detector.version: 60}
 
 
 def test_a_bad_photo_is_listed_and_its_task_tried_again_by_the_next_run(run, boxes_config):
-    studio = FakeStudio(boxes_config, {1: "good", 2: "bad", 3: "good"})
+    studio = FakeStudio(boxes_config, {1: "good", 2: "failure", 3: "good"})
     report = run(studio)
-    assert report.made == 2
-    assert [(one.task, one.url) for one in report.bad] == [(2, "bad")]
-    assert "truncated" in report.bad[0].reason
+    assert report.imported == 2
+    assert [(one.task, one.url) for one in report.failures] == [(2, "failure")]
+    assert "truncated" in report.failures[0].reason
     studio.data[2] = "good"
-    assert run(studio).made == 1
+    assert run(studio).imported == 1
 
 
 def test_all_replaces_what_is_there(run, boxes_config, detector):
     studio = FakeStudio(boxes_config, {1: "good", 2: "good"})
     run(studio)
     before = {one["id"] for one in studio.predictions}
-    assert run(studio, every=True).made == 2
+    assert run(studio, every=True).imported == 2
     assert studio.model_versions(1) == {detector.version: 2}
     assert not before & {one["id"] for one in studio.predictions}
 
@@ -131,7 +131,7 @@ def test_all_replaces_what_is_there(run, boxes_config, detector):
 def test_a_task_that_is_deleted_meanwhile_costs_the_others_nothing(run, boxes_config):
     studio = FakeStudio(boxes_config, {1: "good", 2: "good", 3: "good"}, gone={2})
     report = run(studio)
-    assert (report.made, report.gone) == (2, 1)
+    assert (report.imported, report.deleted) == (2, 1)
     assert sorted(one["task"] for one in studio.predictions) == [1, 3]
 
 

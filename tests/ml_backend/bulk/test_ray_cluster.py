@@ -9,7 +9,7 @@ import pytest
 from labelloop.service.errors import MissingExtra
 from labelloop.service.settings import Settings
 from ml_backend.bulk.prelabel import CHUNK, prelabel
-from ml_backend.bulk.ray_cluster import AHEAD, LOCAL, Cluster, ClusterFailed
+from ml_backend.bulk.ray_cluster import CHUNKS_PER_WORKER, LOCAL_CLUSTER, ClusterFailed, PrelabelCluster
 from ml_backend.predict.protocol import ProjectOptions
 from ml_backend.serving.activation import open_served
 from tests.ml_backend.bulk.test_prelabel import FakeStudio
@@ -27,7 +27,7 @@ def options_of(settings, xml, version):
 def test_without_ray_the_extra_is_named(settings, boxes_config, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match="scale"):
-        Cluster(LOCAL, workers=1, **options_of(settings, boxes_config, "v"))
+        PrelabelCluster(LOCAL_CLUSTER, workers=1, **options_of(settings, boxes_config, "v"))
 
 
 @pytest.mark.slow
@@ -51,10 +51,10 @@ def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
     alone, spread = FakeStudio(boxes_config, urls), FakeStudio(boxes_config, urls)
     plain = prelabel(alone, 1, **common)
     taken, given = 0, 0
-    with Cluster(LOCAL, workers=2, **options_of(settings, boxes_config, detector.version)) as cluster:
+    with PrelabelCluster(LOCAL_CLUSTER, workers=2, **options_of(settings, boxes_config, detector.version)) as cluster:
         assert cluster.workers == 2
 
-        def look(chunks):
+        def predict_chunks(chunks):
             nonlocal taken, given
 
             def counted():
@@ -63,19 +63,19 @@ def test_the_cluster_gives_what_one_process_gives_though_a_worker_dies(
                     taken += 1
                     yield chunk
 
-            for looked in cluster.look(counted()):
-                assert taken - given <= AHEAD * cluster.workers
+            for result in cluster.predict_chunks(counted()):
+                assert taken - given <= CHUNKS_PER_WORKER * cluster.workers
                 given += 1
                 if given == 1:
-                    ray.kill(cluster._lookers[0], no_restart=False)
-                yield looked
+                    ray.kill(cluster._workers[0], no_restart=False)
+                yield result
 
-        report = prelabel(spread, 1, **common, look=look)
+        report = prelabel(spread, 1, **common, predict_chunks=predict_chunks)
         broken = _on(cluster, options_of(settings, boxes_config, "gone-123"))
         with pytest.raises(ClusterFailed, match="no model version") as error:
-            list(broken.look(iter([[{"id": 1, "data": {"image": url}}]])))
+            list(broken.predict_chunks(iter([[{"id": 1, "data": {"image": url}}]])))
         assert error.value.fix
-    assert (report.made, report.boxes, len(report.bad)) == (plain.made, plain.boxes, len(plain.bad))
+    assert (report.imported, report.boxes, len(report.failures)) == (plain.imported, plain.boxes, len(plain.failures))
 
     def shown(studio):
         return sorted((one["task"], one["score"], str(one["result"])) for one in studio.predictions)
@@ -89,10 +89,10 @@ def _on(cluster, options):
 
     import ray
 
-    from ml_backend.bulk.ray_cluster import Looker
+    from ml_backend.bulk.ray_cluster import PrelabelWorker
 
     other = copy.copy(cluster)
-    looker = ray.remote(num_cpus=0)(Looker)
+    looker = ray.remote(num_cpus=0)(PrelabelWorker)
     other._lookers = [looker.remote(options["settings"], options["version"], options["xml"], options["options"])]
     return other
 
@@ -101,4 +101,4 @@ def _on(cluster, options):
 def test_a_cluster_that_is_not_there_is_said_plainly(settings, boxes_config):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'labelloop[scale]'")
     with pytest.raises(ClusterFailed, match="cannot be joined"):
-        Cluster("auto", workers=1, **options_of(settings, boxes_config, "v"))
+        PrelabelCluster("auto", workers=1, **options_of(settings, boxes_config, "v"))

@@ -7,7 +7,7 @@ import pytest
 
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
-from ml_backend.catalogue.entries import Entry, Release
+from ml_backend.catalogue.entries import CatalogueEntry, Release
 from ml_backend.checksums import ModelDamaged, check_file, keep_checksum, sidecar_of
 from ml_backend.detection.preprocess import prepare
 from ml_backend.errors import ModelError
@@ -18,7 +18,7 @@ from ml_backend.serving.activation import open_version
 from ml_backend.serving.active_versions import activate_in
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
-from ml_backend.smart.outline_network import Outline, embedded_outline
+from ml_backend.smart.outline_network import OutlineSegmenter, embedded_outline
 from ml_backend.training.backbone import open_backbone
 
 SCORES = ((0.1, 0.9, 0.0), (1.0, 0.2, 0.1), (0.0, 0.1, 0.5))
@@ -111,14 +111,14 @@ def test_what_cannot_be_opened_is_said_and_retried_when_mended(
     serving = started()
     base = load_detector(given).version
     assert serving.version() == base == serving.served().version == serving.active()
-    with pytest.raises(ModelError, match=f"{base} is served, for the active version {version} cannot"):
+    with pytest.raises(ModelError, match=f"{base} is served, because the active version {version} cannot"):
         serving.check()
-    assert "not those of version" in serving.unserved()
+    assert "do not match version" in serving.unserved()
     store.put(key, whole)
     wait_until(lambda: serving.version() == version)
     serving.check()
     assert serving.unserved() == ""
-    assert Registry(store).refused(version) == ""
+    assert Registry(store).refusal_reason(version) == ""
 
 
 def test_ready_setup_and_page_name_what_is_served_instead(store, version, given, client_of):
@@ -127,7 +127,7 @@ def test_ready_setup_and_page_name_what_is_served_instead(store, version, given,
     base = load_detector(given).version
     ready, setup = client.get("/ready"), client.post("/setup", json={"project": "5.1", "schema": "<View/>"}).json
     assert ready.status_code == 503
-    assert f"{base} is served, for the active version {version}" in ready.json["checks"]["model"]
+    assert f"{base} is served, because the active version {version}" in ready.json["checks"]["model"]
     assert setup["model_version"] == base
     assert version in setup["notes"][0]
     assert base in client.get("/").text
@@ -136,7 +136,7 @@ def test_ready_setup_and_page_name_what_is_served_instead(store, version, given,
 def test_a_manifest_that_was_changed_is_not_believed(store, version):
     key = f"models/versions/{version}/manifest.json"
     store.put(key, store.get(key).replace(b'"sha256":"', b'"sha256":"0'))
-    with pytest.raises(ModelError, match="does not fit itself"):
+    with pytest.raises(ModelError, match="is inconsistent"):
         Registry(store).manifest(version)
 
 
@@ -145,7 +145,7 @@ def test_a_model_file_replaced_under_the_service_is_said(settings, started, labe
     before = serving.version()
     serving.check()
     labelloop_model(scores=SCORES)
-    with pytest.raises(ModelError, match=f"was replaced since it was opened: {before} is still served") as told:
+    with pytest.raises(ModelError, match=f"was replaced after it was opened. {before} is still served") as told:
         serving.check()
     assert load_detector(settings.model).version in told.value.fix
     assert serving.version() == before == serving.served().version
@@ -174,7 +174,7 @@ def test_the_embedded_models_are_checked_when_they_are_opened(file, tmp_path, gi
     shutil.copy(sidecar_of(file), sidecar_of(copy))
     flip(copy, given)
     with pytest.raises(ModelDamaged, match="sha256"):
-        load_detector(copy) if file == embedded_model() else Outline(copy)
+        load_detector(copy) if file == embedded_model() else OutlineSegmenter(copy)
 
 
 def test_a_checksum_that_cannot_be_read_is_no_consent(given):
@@ -189,7 +189,7 @@ def test_a_pulled_file_is_checked_whenever_it_is_opened(given, tmp_path, monkeyp
     from ml_backend.catalogue import pull as pulling
 
     checksum = hashlib.sha256(given.read_bytes()).hexdigest()
-    entry = Entry("a model", "detector", "MIT", "", (Release("https://example.org/pulled.onnx", checksum),))
+    entry = CatalogueEntry("a model", "detector", "MIT", "", (Release("https://example.org/pulled.onnx", checksum),))
     monkeypatch.setattr(pulling, "download", lambda release, file, **_: shutil.copy(given, file))
     [file] = pulling.pull(entry, tmp_path, client=object())
     assert load_detector(file).names.names == ("cat", "person", "car")

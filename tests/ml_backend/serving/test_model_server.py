@@ -8,8 +8,8 @@ import pytest
 from ml_backend.cli.serve import serve
 from ml_backend.errors import ModelBroken, ModelError, ModelLoading, ModelMissing
 from ml_backend.inference.detector import load_detector
-from ml_backend.serving.active_versions import Place, Pointer
-from ml_backend.serving.model_server import MOST_PROJECTS, ModelServer
+from ml_backend.serving.active_versions import ActivationState, Pointer
+from ml_backend.serving.model_server import MAX_PROJECTS, ModelServer
 from ml_backend.serving.smoke_test import check_model
 
 
@@ -24,8 +24,8 @@ def test_the_version_is_known_before_the_model_is_loaded_and_stays_the_same(labe
 
 
 def test_asking_what_is_active_for_many_projects_drops_none_that_is_in_memory(labelloop_model):
-    places = {str(number): Place(f"learned-{number}") for number in range(1, 2 * MOST_PROJECTS)}
-    serving = ModelServer(labelloop_model(), watch=SimpleNamespace(pointer=Pointer(places)))
+    places = {str(number): ActivationState(f"learned-{number}") for number in range(1, 2 * MAX_PROJECTS)}
+    serving = ModelServer(labelloop_model(), watcher=SimpleNamespace(pointer=Pointer(places)))
     serving.version("1")  # takes a place in memory
     kept = serving._slots()
     assert [serving.active(number) for number in places] == [place.version for place in places.values()]

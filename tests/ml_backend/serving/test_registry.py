@@ -8,7 +8,14 @@ import pytest
 from labelloop.service.store import StoreUnreachable, open_store
 from ml_backend.errors import ModelBroken, ModelError
 from ml_backend.inference.detector import load_detector
-from ml_backend.serving.active_versions import NothingBefore, Place, Pointer, activate_in, read_pointer, roll_back_in
+from ml_backend.serving.active_versions import (
+    ActivationState,
+    NothingBefore,
+    Pointer,
+    activate_in,
+    read_pointer,
+    roll_back_in,
+)
 from ml_backend.serving.model_cache import ModelCache
 from ml_backend.serving.pointer_watcher import PointerWatcher
 from ml_backend.serving.registry import Registry, UnknownVersion
@@ -51,7 +58,7 @@ def test_a_copy_carries_its_names_with_it(registry, make_onnx, tmp_path):
     model = make_onnx({"out": np.zeros((1, 10, 7))}, name="plain.onnx")
     names = tmp_path / "elsewhere.txt"
     names.write_text("thing\nother\n")
-    with pytest.raises(ModelError, match="nothing says their names"):
+    with pytest.raises(ModelError, match="their names are unknown"):
         registry.add(model, layout="yolov5")
     manifest = registry.add(model, layout="yolov5", names=names)
     copy = ModelCache(tmp_path / "cache").fetch(registry, manifest)
@@ -76,7 +83,7 @@ def test_files_without_a_manifest_are_no_version(registry, store, labelloop_mode
 def test_bytes_that_changed_on_the_store_are_not_served(registry, store, labelloop_model, tmp_path):
     manifest = registry.add(labelloop_model())
     store.put(f"models/versions/{manifest.version}/tiny.onnx", b"something else")
-    with pytest.raises(ModelBroken, match="not those of version"):
+    with pytest.raises(ModelBroken, match="do not match version"):
         ModelCache(tmp_path / "cache").fetch(registry, manifest)
     assert [one.name for one in (tmp_path / "cache").iterdir()] == [".lock"]
 
@@ -95,7 +102,7 @@ def test_activations_at_once_all_count_and_rollback_takes_back_one_by_one(store)
         thread.start()
     for thread in threads:
         thread.join()
-    place = read_pointer(store)[0].place("3")
+    place = read_pointer(store)[0].state("3")
     assert {place.version, *place.before} == {"", *(f"v{n}" for n in range(6))}
     for expected in reversed(place.before):
         assert roll_back_in(store, "3").version == expected
@@ -107,17 +114,17 @@ def test_activations_at_once_all_count_and_rollback_takes_back_one_by_one(store)
     ("places", "project", "active", "choices"),
     [
         ({}, "3", "", ("",)),
-        ({"": Place("b", ("", "a"))}, "3", "b", ("b", "a", "")),
-        ({"": Place("b"), "3": Place("p", ("", "o"))}, "3", "p", ("p", "o", "b", "")),
-        ({"": Place("b"), "3": Place("p")}, "4", "b", ("b", "")),
-        ({"": Place("b"), "3": Place("", ("", "p"))}, "3", "b", ("b", "")),
+        ({"": ActivationState("b", ("", "a"))}, "3", "b", ("b", "a", "")),
+        ({"": ActivationState("b"), "3": ActivationState("p", ("", "o"))}, "3", "p", ("p", "o", "b", "")),
+        ({"": ActivationState("b"), "3": ActivationState("p")}, "4", "b", ("b", "")),
+        ({"": ActivationState("b"), "3": ActivationState("", ("", "p"))}, "3", "b", ("b", "")),
     ],
     ids=["nothing", "everywhere", "its own first", "another's", "its own taken back"],
 )
 def test_what_is_active_for_a_project(places, project, active, choices):
     pointer = Pointer(places)
     assert pointer.active(project) == active
-    assert pointer.choices(project) == choices
+    assert pointer.candidates(project) == choices
 
 
 class Bucket:
@@ -126,7 +133,7 @@ class Bucket:
     url = "s3://bucket"
 
     def __init__(self):
-        self.data, self.up = msgspec.json.encode(Pointer({"": Place("v1")})), True
+        self.data, self.up = msgspec.json.encode(Pointer({"": ActivationState("v1")})), True
 
     def get(self, key):
         if not self.up:
@@ -138,9 +145,9 @@ def test_a_restart_while_the_bucket_is_away_goes_on_with_the_version_seen_last(t
     bucket, memory = Bucket(), tmp_path / "home" / "active.json"
     watch = PointerWatcher(bucket, memory=memory)
     assert watch.pointer.active() == ""
-    assert watch.look()
-    assert not watch.look()
+    assert watch.poll()
+    assert not watch.poll()
     bucket.up = False
-    assert not watch.look()
+    assert not watch.poll()
     assert watch.pointer.active() == "v1"
     assert PointerWatcher(bucket, memory=memory).pointer.active() == "v1"

@@ -90,8 +90,8 @@ def test_what_cannot_be_loaded_is_marked_and_the_old_one_goes_on(serving, settin
     before, version = serving.version(), add("bad")
     break_copy(settings, store, version)
     activate_in(store, version)
-    wait_until(lambda: Registry(store).refused(version))
-    assert "not those of version" in Registry(store).refused(version)
+    wait_until(lambda: Registry(store).refusal_reason(version))
+    assert "do not match version" in Registry(store).refusal_reason(version)
     assert serving.version() == before == serving.served().version
     good = add("good")
     activate_in(store, good)
@@ -114,7 +114,7 @@ def test_activating_what_cannot_be_loaded_changes_nothing(settings, store, add):
     with pytest.raises(ModelError):
         activate(version, settings=settings)
     assert served_version(settings) == load_detector(settings.model).version
-    assert Registry(store).refused(version)
+    assert Registry(store).refusal_reason(version)
 
 
 def test_nothing_waits_while_the_next_model_is_opened(settings, store, add, given, wait_until):

@@ -70,7 +70,7 @@ def refusal(answer, detail):
 
 @pytest.fixture
 def ours(settings):
-    return settings.but(ml_url=URL)
+    return settings.replace(ml_url=URL)
 
 
 def row(**fields):
@@ -182,7 +182,7 @@ def test_a_host_without_a_dot_takes_no_webhook_and_the_fix_says_so(ours):
 
 
 def test_the_hook_gets_our_headers_beside_those_it_has(ours):
-    settings = ours.but(basic_auth_user="u", basic_auth_password=_secret("p"), webhook_secret=_secret("s"))
+    settings = ours.replace(basic_auth_user="u", basic_auth_password=_secret("p"), webhook_secret=_secret("s"))
     hook = {"id": 1, "url": f"{URL}/webhook", "headers": {"X-Own": "1"}, "is_active": True, "send_payload": True}
     studio = FakeStudio(hooks=[hook])
     changes = connect(studio, 1, settings)
@@ -195,7 +195,7 @@ def test_the_hook_gets_our_headers_beside_those_it_has(ours):
 def test_a_changed_key_reaches_connection_and_hook(ours):
     studio = FakeStudio(rows=[row(auth_method="BASIC_AUTH")])
     for password in ("p", "q"):
-        settings = ours.but(basic_auth_user="u", basic_auth_password=_secret(password))
+        settings = ours.replace(basic_auth_user="u", basic_auth_password=_secret(password))
         studio.written.clear()
         connect(studio, 1, settings)
         assert "update_ml_backend" in studio.written

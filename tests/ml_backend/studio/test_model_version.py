@@ -4,7 +4,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from ml_backend.studio.model_version import ASKED_AGAIN, NotSwapped, follow_version
+from ml_backend.studio.model_version import CONSECUTIVE_ANSWERS, NotSwapped, follow_version
 from tests.ml_backend.studio.test_connect import FakeStudio
 from tests.web_server import WebServer
 
@@ -37,7 +37,7 @@ def backend(settings):
     def says(versions):
         nonlocal said
         said = iter(versions)
-        return settings.but(ml_url=server.url), asked
+        return settings.replace(ml_url=server.url), asked
 
     with WebServer(answer) as server:
         yield says
@@ -55,17 +55,17 @@ def test_label_studio_is_asked_once_when_every_worker_has_swapped(backend):
     studio = studio_of(settings)
     changes = follow_version(studio, 7, NEW, settings)
     assert studio.asked == 1
-    assert len(asked) == 4 + ASKED_AGAIN
+    assert len(asked) == 4 + CONSECUTIVE_ANSWERS
     assert all(path == "/versions?project=7&stored=no" for path in asked)
     assert studio.rows[0]["title"] == studio.fields["model_version"] == NEW
     assert all(change.done for change in changes[:1])
 
 
 def test_where_the_backend_cannot_be_reached_from_here_label_studio_is_asked_until_it_agrees(settings, free_port):
-    elsewhere = settings.but(ml_url=f"http://127.0.0.1:{free_port()}")
+    elsewhere = settings.replace(ml_url=f"http://127.0.0.1:{free_port()}")
     studio = studio_of(elsewhere)
     follow_version(studio, 7, NEW, elsewhere)
-    assert studio.asked == ASKED_AGAIN
+    assert studio.asked == CONSECUTIVE_ANSWERS
     assert studio.rows[0]["title"] == NEW
 
 
