@@ -1,31 +1,32 @@
-"""Connects a Label Studio project to labelloop: ML backend, QC's webhook and tabs, sampling. Twice changes nothing."""
+"""Connect a Label Studio project to labelloop: ML backend, QC's webhook and tabs, sampling. Idempotent."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from labelloop.moved import follow_addresses
-from labelloop.service.connect_report import Change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
+from labelloop.service.web.webhook_secret import SECRET_HEADER
 from ml_backend.learning.connect import connect as connect_learning
+from ml_backend.studio.connect import basic_auth, same_address
 from ml_backend.studio.connect import connect as connect_ml_backend
 from qc_webhooks.studio.connect import connect as connect_qc
 
-Step = Callable[[Studio, int, Settings], Sequence[Change]]
-Tell = Callable[[Change], None]
+Step = Callable[[Studio, int, Settings], Sequence[ConnectionChange]]
+OnChange = Callable[[ConnectionChange], None]
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A part that could not be connected.
+class ConnectFailure:
+    """A part whose connection failed.
 
     Attributes:
-        part: the part's name in ``STEPS``.
-        what: what is wrong, in plain words.
-        fix: what to do about it.
+        part: The part's name in ``STEPS``.
+        what: What is wrong.
+        fix: What to do about it.
     """
 
     part: str
@@ -33,45 +34,85 @@ class Failure:
     fix: str
 
 
-class NotConnected(LabelloopError):
-    """Some part of the project could not be connected; the other parts are connected all the same.
+class ProjectNotConnected(LabelloopError):
+    """Some part of the project could not be connected; the other parts are connected.
 
     Attributes:
-        project: the project's id.
-        changes: what was done, or was right already.
-        failures: what could not be done.
+        project: The project's id.
+        changes: What was done, or was correct already.
+        failures: What could not be done.
     """
 
     code = "not_connected"
     status = 502
 
-    def __init__(self, project: int, changes: Sequence[Change], failures: Sequence[Failure]) -> None:
+    def __init__(self, project: int, changes: Sequence[ConnectionChange], failures: Sequence[ConnectFailure]) -> None:
         self.project, self.changes, self.failures = project, tuple(changes), tuple(failures)
         fixes = dict.fromkeys(failure.fix for failure in failures if failure.fix)
         super().__init__(
             f"Project {project} is not fully connected. " + " ".join(f"{f.part}: {f.what}" for f in failures),
-            fix=" ".join([*fixes, f"Then run `labelloop connect {project}` again; it goes on where it stopped."]),
+            fix=" ".join([*fixes, f"Then run `labelloop connect {project}` again; it continues where it stopped."]),
         )
 
 
-def _quality_control(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:
+def rewrite_endpoint_urls(studio: Studio, project: int, settings: Settings) -> Sequence[ConnectionChange]:
+    """Move the ML backend and the webhooks that point to former addresses of our services to the current ones.
+
+    Ours are the webhooks with our secret, and an ML backend whose webhook has it. Without a secret they cannot be
+    recognised, and nothing is moved.
+
+    Args:
+        studio: Label Studio.
+        project: The project's id.
+        settings: The current addresses, the secret, and Basic auth.
+
+    Returns:
+        One change for each former address; empty if there is none.
+    """
+    secrets = {
+        secret.get_secret_value() for secret in (settings.webhook_secret, settings.webhook_secret_previous) if secret
+    }
+    current = [f"{url.rstrip('/')}/webhook" for url in (settings.ml_url, settings.qc_url)]
+    ours = [hook for hook in studio.webhooks(project) if (hook["headers"] or {}).get(SECRET_HEADER) in secrets]
+    outdated = [hook for hook in ours if not any(same_address(hook["url"], url) for url in current)]
+    if not outdated:
+        return []
+    changes = []
+    backends = studio.ml_backends(project)
+    has_current = any(same_address(row["url"], settings.ml_url) for row in backends)
+    for hook in outdated:
+        row = next((row for row in backends if same_address(f"{row['url'].rstrip('/')}/webhook", hook["url"])), None)
+        if row is None:
+            what = "webhook"  # quality control's, or that of a removed backend: its own step creates it again
+        elif has_current:
+            studio.delete_ml_backend(row["id"])
+            what = "ML backend"
+        else:
+            studio.update_ml_backend(row["id"], url=settings.ml_url, basic_auth=basic_auth(settings))
+            has_current, what = True, "ML backend"
+        studio.delete_webhook(hook["id"])
+        changes.append(ConnectionChange(f"{what} no longer at {hook['url'].removesuffix('/webhook')}", done=True))
+    return changes
+
+
+def _quality_control(studio: Studio, project: int, settings: Settings) -> Sequence[ConnectionChange]:
     return connect_qc(studio, project, settings, open_database(settings))
 
 
-def _learning(studio: Studio, project: int, settings: Settings) -> Sequence[Change]:
+def _learning(studio: Studio, project: int, settings: Settings) -> Sequence[ConnectionChange]:
     return connect_learning(studio, project, settings, open_database(settings))
 
 
 STEPS: Mapping[str, Step] = {
-    "addresses": follow_addresses,
+    "addresses": rewrite_endpoint_urls,
     "ml-backend": connect_ml_backend,
     "learning": _learning,
     "qc": _quality_control,
 }
 
 
-def show(change: Change) -> None:
-    """Print one change: what was done or was right already, what a person may choose, what the project does not get."""
+def print_change(change: ConnectionChange) -> None:
+    """Print one change with its state: done, already correct, a choice of the user, or a note."""
     kinds = {"done": change.done, "your choice": change.choice, "note": change.note}
     state = next((name for name, holds in kinds.items() if holds), "already right")
     print(f"  {state:<13}  {change.what}")
@@ -81,41 +122,41 @@ def connect(
     project: int,
     settings: Settings,
     *,
-    tell: Tell = show,
+    on_change: OnChange = print_change,
     studio: Studio | None = None,
     steps: Mapping[str, Step] = STEPS,
-) -> list[Change]:
-    """Connect a project, changing only what is not right yet.
+) -> list[ConnectionChange]:
+    """Connect a project; only what is not correct yet is changed.
 
     Args:
-        project: the project's id in Label Studio, the number in its address.
-        settings: where everything is.
-        tell: called with each change, part by part; prints it by default.
-        studio: Label Studio; made from the settings by default.
-        steps: the parts to connect.
+        project: The project's id in Label Studio, the number in its address.
+        settings: The addresses and secrets.
+        on_change: Called with each change, part by part. Default: prints it.
+        studio: Label Studio. Default: from the settings.
+        steps: The parts to connect.
 
     Returns:
-        Every thing that the connected project has, and whether this run made it.
+        Everything that the connected project has, and whether this run created it.
 
     Raises:
-        StudioError: Label Studio cannot be asked, or has no such project; nothing was changed.
-        NotConnected: some part could not be connected; the others are.
+        StudioError: Label Studio does not answer or has no such project; nothing was changed.
+        ProjectNotConnected: Some part could not be connected; the others are.
     """
     if studio is None:
         with contextlib.closing(Studio.from_settings(settings)) as own:
-            return connect(project, settings, tell=tell, studio=own, steps=steps)
+            return connect(project, settings, on_change=on_change, studio=own, steps=steps)
     studio.project(project)
-    changes: list[Change] = []
-    failures: list[Failure] = []
+    changes: list[ConnectionChange] = []
+    failures: list[ConnectFailure] = []
     for part, step in steps.items():
         try:
-            made = step(studio, project, settings)
+            step_changes = step(studio, project, settings)
         except LabelloopError as error:
-            failures.append(Failure(part, error.message, error.fix))
+            failures.append(ConnectFailure(part, error.message, error.fix))
             continue
-        for change in made:
-            tell(change)
-        changes += made
+        for change in step_changes:
+            on_change(change)
+        changes += step_changes
     if failures:
-        raise NotConnected(project, changes, failures)
+        raise ProjectNotConnected(project, changes, failures)
     return changes

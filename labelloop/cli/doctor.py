@@ -1,4 +1,4 @@
-"""The `labelloop doctor` command: runs the checks, prints them as a list or as JSON, and ends with 1 on a problem."""
+"""The `labelloop doctor` command: run the checks, print a list or JSON, exit with status 1 on a problem."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from labelloop.doctor.checks import CHECKS
-from labelloop.doctor.context import Context
+from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.finding import Finding, Level
 from labelloop.doctor.run import Diagnosis, diagnose
 from labelloop.service.logging import setup_logging
@@ -22,51 +22,51 @@ _MARKS: dict[Level, tuple[str, str]] = {
 
 
 def doctor(project: int | None = None, *, json: bool = False) -> None:
-    """Look at every part of the loop and say in plain words what is wrong and how to put it right.
+    """Check every part of the loop and report what is wrong, with the fix.
 
-    Ends with exit status 1 when a problem was found; warnings leave it 0.
+    The exit status is 1 if a problem is found; warnings leave it 0.
 
     Args:
-        project: Id of a Label Studio project to look at as well: its ML backend, webhooks, tabs and sampling.
+        project: Id of a Label Studio project to check as well: its ML backend, webhooks, tabs and sampling.
         json: Print the findings as one JSON object instead of a list.
     """
     settings = Settings()
-    # Standard output is the findings' alone, and a retry that is logged would only repeat what a finding says.
-    setup_logging(settings.but(log_level="DEBUG" if settings.log_level == "DEBUG" else "ERROR"))
-    with contextlib.closing(Context(settings, project)) as context:
+    # Standard output is for the findings alone; a logged retry would only repeat a finding.
+    setup_logging(settings.replace(log_level="DEBUG" if settings.log_level == "DEBUG" else "ERROR"))
+    with contextlib.closing(DoctorContext(settings, project)) as context:
         diagnosis = diagnose(context, CHECKS)
     if json:
         print(as_json(diagnosis))
     else:
-        show(diagnosis, Console(highlight=False))
+        print_diagnosis(diagnosis, Console(highlight=False))
         if project is None:
-            print("\nTo look at a project as well: labelloop doctor PROJECT")
+            print("\nTo check a project as well: labelloop doctor PROJECT")
     if not diagnosis.healthy:
         raise SystemExit(1)
 
 
-def show(diagnosis: Diagnosis, console: Console) -> None:
-    """Print one line a finding with its fix below it, then what could not be looked at, then a line that sums up."""
-    seen = {name: finding for name, finding in diagnosis.findings.items() if finding.level != "skipped"}
-    width = max(map(len, seen), default=0)
-    for name, finding in seen.items():
+def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
+    """Print each finding with its fix, then the skipped checks, then a summary."""
+    checked = {name: finding for name, finding in diagnosis.findings.items() if finding.level != "skipped"}
+    width = max(map(len, checked), default=0)
+    for name, finding in checked.items():
         word, style = _MARKS[finding.level]
         head = Text.assemble((f"{word:<8}", style), f" {name:<{width}}  ")
         _indented(console, head, finding.what)
         if finding.fix:
             _indented(console, Text(" " * (len(head) - 2) + "→ ", style), finding.fix)
-    for why, names in _skipped(diagnosis).items():
-        _indented(console, Text("skipped  ", "dim"), f"{', '.join(names)}: {why}")
+    for reason, names in _skipped(diagnosis).items():
+        _indented(console, Text("skipped  ", "dim"), f"{', '.join(names)}: {reason}")
     console.print(_summary(diagnosis))
 
 
 def _skipped(diagnosis: Diagnosis) -> dict[str, list[str]]:
-    """What was skipped, by the reason."""
-    found: dict[str, list[str]] = {}
+    """The names of the skipped checks, by reason."""
+    by_reason: dict[str, list[str]] = {}
     for name, finding in diagnosis.findings.items():
         if finding.level == "skipped":
-            found.setdefault(finding.what, []).append(name)
-    return found
+            by_reason.setdefault(finding.what, []).append(name)
+    return by_reason
 
 
 def as_json(diagnosis: Diagnosis) -> str:
@@ -87,9 +87,9 @@ def _summary(diagnosis: Diagnosis) -> Text:
     counts = {level: sum(f.level == level for f in diagnosis.findings.values()) for level in _MARKS}
     problems, warnings = counts["problem"], counts["warning"]
     if not problems and not warnings:
-        return Text("Everything is right.", "green")
+        return Text("No problems found.", "green")
     parts = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((problems, "problem"), (warnings, "warning")) if n]
     return Text(" and ".join(parts) + ".", "bold red" if problems else "yellow")
 
 
-__all__ = ["Finding", "as_json", "doctor", "show"]
+__all__ = ["Finding", "as_json", "doctor", "print_diagnosis"]

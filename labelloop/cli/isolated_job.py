@@ -1,9 +1,9 @@
-"""The process that one job runs in alone; `labelloop worker` starts it."""
+"""The process that runs one isolated job; started by `labelloop worker`."""
 
 import sys
 
 from labelloop.service.db.engine import open_database
-from labelloop.service.jobs.isolated_job import answer
+from labelloop.service.jobs.isolated_job import run_child
 from labelloop.service.jobs.jobs import Handler
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
@@ -19,4 +19,4 @@ def _handlers() -> dict[str, Handler]:
 
 
 if __name__ == "__main__":
-    answer(_handlers, int(sys.argv[1]))
+    run_child(_handlers, int(sys.argv[1]))

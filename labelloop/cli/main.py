@@ -1,4 +1,4 @@
-"""The command line: which commands there are. The code of each is loaded when it is called."""
+"""The command line: the table of commands. The code of a command is imported when it is called."""
 
 import errno
 import importlib
@@ -14,12 +14,12 @@ from cyclopts import App, Parameter
 from labelloop import VERSION
 
 GROUPS = {
-    "ml": "The ML backend, which draws pre-labels.",
-    "models": "Model files, and the versions that are served.",
-    "learn": "Learning from what annotators draw.",  # with a project: how it stands
+    "ml": "The ML backend, which pre-labels tasks.",
+    "models": "Model files, and the served versions.",
+    "learn": "Learning from annotations.",  # with a project: its state
     "qc": "Quality control, which measures agreement and routes disputes.",
-    "inbox": "The durable inbox of events.",
-    "dataset": "Data sets that were exported.",
+    "inbox": "The durable event queue.",
+    "dataset": "Exported data sets.",
 }
 
 
@@ -28,7 +28,7 @@ class Command:
     """One command.
 
     Attributes:
-        name: What is typed, e.g. "qc serve".
+        name: The words of the command, such as "qc serve".
         target: "module:function"; its docstring is the command's help.
         purpose: One line for the list of commands.
     """
@@ -39,93 +39,103 @@ class Command:
 
 
 COMMANDS: Sequence[Command] = (
-    Command("up", "labelloop.cli.stack:up", "Bring the whole loop up on this machine, with a project to try."),
-    Command("down", "labelloop.cli.stack:down", "End what `up` runs in another terminal."),
-    Command("install", "labelloop.cli.stack:install", "Install stock Label Studio ahead of the first `up`."),
-    Command("connect", "labelloop.cli.stack:connect", "Join a Label Studio project to the loop."),
-    Command("doctor", "labelloop.cli.doctor:doctor", "Say in plain words what is wrong, and the fix."),
+    Command("up", "labelloop.cli.stack:up", "Start the whole loop on this machine, with a demo project."),
+    Command("down", "labelloop.cli.stack:down", "Stop the loop that `up` runs in another terminal."),
+    Command("install", "labelloop.cli.stack:install", "Install stock Label Studio before the first `up`."),
+    Command("connect", "labelloop.cli.stack:connect", "Connect a Label Studio project to the loop."),
+    Command("doctor", "labelloop.cli.doctor:doctor", "Find out what is wrong, and how to fix it."),
     Command(
-        "export", "exporters.cli.export:export", "Write annotated tasks as COCO, Pascal VOC and YOLO, to disk or S3."
+        "export", "exporters.cli.export:export", "Export annotated tasks as COCO, Pascal VOC and YOLO, to disk or S3."
     ),
-    Command("import", "exporters.cli.import_dataset:import_dataset", "Bring COCO, VOC, YOLO or photos into a project."),
+    Command(
+        "import", "exporters.cli.import_dataset:import_dataset", "Import COCO, VOC, YOLO or images into a project."
+    ),
     Command("dataset list", "exporters.cli.dataset:dataset_list", "List the versions of a data set."),
-    Command("dataset diff", "exporters.cli.dataset:dataset_diff", "Say what changed from one version to another."),
-    Command("dataset gc", "exporters.cli.dataset:dataset_gc", "Remove what no version of a data set refers to."),
-    Command("dataset pull", "exporters.cli.dataset:dataset_pull", "Lay a version out as folders that a trainer reads."),
+    Command("dataset diff", "exporters.cli.dataset:dataset_diff", "Show what changed from one version to another."),
+    Command(
+        "dataset gc", "exporters.cli.dataset:dataset_gc", "Delete objects to which no version of a data set refers."
+    ),
+    Command(
+        "dataset pull", "exporters.cli.dataset:dataset_pull", "Download a version as folders that a trainer reads."
+    ),
     Command(
         "dataset validate",
         "exporters.cli.validate:dataset_validate",
-        "Look a data set through for what no loader notices.",
+        "Check a data set for errors that loaders ignore.",
     ),
     Command(
         "dataset link",
         "exporters.cli.dataset:dataset_link",
-        "Sign one address that a trainer elsewhere fetches labels and photos by.",
+        "Sign one URL from which a trainer elsewhere downloads labels and images.",
     ),
     Command(
         "dataset report",
         "exporters.cli.dataset:dataset_report",
-        "Write a version as one page that a person reads, with pictures.",
+        "Write a version as one HTML page with images and statistics.",
     ),
     Command("dataset verify", "exporters.cli.validate:dataset_verify", "Compare a version with its manifest."),
-    Command("prelabel", "ml_backend.cli.prelabel:prelabel_project", "Pre-label a whole project, to be gone on with."),
+    Command("prelabel", "ml_backend.cli.prelabel:prelabel_project", "Pre-label a whole project (resumable)."),
     Command("ml serve", "ml_backend.cli.serve:serve", "Serve the ML backend."),
-    Command("models list", "ml_backend.cli.models:models_list", "List the model versions, and what is served."),
-    Command("models add", "ml_backend.cli.models:models_add", "Put an ONNX detector on the store as a version."),
-    Command("models activate", "ml_backend.cli.models:models_activate", "Serve a version, without a gap."),
+    Command("models list", "ml_backend.cli.models:models_list", "List the model versions, and which are served."),
+    Command("models add", "ml_backend.cli.models:models_add", "Add an ONNX detector to the store as a version."),
+    Command("models activate", "ml_backend.cli.models:models_activate", "Serve a version, without downtime."),
     Command("models pull", "ml_backend.cli.models:models_pull", "Download a model of the catalogue."),
-    Command("models rollback", "ml_backend.cli.models:models_rollback", "Go back to what was served before."),
+    Command("models rollback", "ml_backend.cli.models:models_rollback", "Serve the previous version again."),
     Command(
         "models inspect",
         "ml_backend.cli.serve:models_inspect",
-        "Say what a model file is, and what it sees on a photo.",
+        "Describe a model file, and run it on an image.",
     ),
     Command(
         "learn",
         "ml_backend.cli.learning_commands:learn",
-        "How learning of a project stands; how many labels are needed.",
+        "Show the learning state of a project, and how many labels it needs.",
     ),
     Command(
         "learn report",
         "ml_backend.cli.learn_report:learn_report",
-        "How learning of a project went: its curve, edits, classes and versions, as a page or JSON.",
+        "Report on the learning of a project: curve, edits, classes and versions, as a page or JSON.",
     ),
     Command(
         "learn simulate",
         "ml_backend.cli.learn:learn_simulate",
-        "Say how many labels you need, from a data set that is labelled already.",
+        "Estimate how many labels you need, from a data set that is already labelled.",
     ),
     Command("qc serve", "qc_webhooks.cli.qc:serve", "Serve the webhook of quality control."),
     Command(
         "qc status",
         "qc_webhooks.cli.qc:status",
-        "Say how a project's tasks stand: agreed, disputed, waiting, not judged.",
+        "Show the task counts of a project: agreed, disputed, waiting, not judged.",
     ),
     Command(
         "qc report",
         "qc_webhooks.cli.offline:report",
-        "Measure an exported file: agreement, conflicts, who is reliable.",
+        "Measure an exported file: agreement, conflicts, annotator reliability.",
     ),
-    Command("qc what-if", "qc_webhooks.cli.what_if:what_if", "Replay the past under another policy."),
+    Command("qc what-if", "qc_webhooks.cli.what_if:what_if", "Replay past annotations under another policy."),
     Command(
-        "qc consensus", "qc_webhooks.cli.offline:consensus", "Make one annotation of several, from an exported file."
+        "qc consensus",
+        "qc_webhooks.cli.offline:consensus",
+        "Merge the annotations of each task of an exported file into one.",
     ),
-    Command("qc undo", "qc_webhooks.cli.qc:undo", "Take back what quality control wrote to tasks."),
-    Command("qc recheck", "qc_webhooks.cli.qc:recheck", "Check a project's tasks anew."),
-    Command("worker", "labelloop.cli.stack:worker", "Do what events ask for: verdicts, routes, reconciliation."),
-    Command("rotate", "labelloop.stack.rotate:rotate", "Give every project's webhooks a new secret, losing no event."),
-    Command("inbox counts", "labelloop.cli.inbox:counts", "Say how many events are in each state."),
-    Command("inbox dead", "labelloop.cli.inbox:dead", "List events that were given up, with the reason."),
-    Command("inbox replay", "labelloop.cli.inbox:replay", "Try given-up events again."),
-    Command("inbox discard", "labelloop.cli.inbox:discard", "Delete given-up events, saying what each was."),
-    Command("backup", "labelloop.cli.backup:backup", "Write the home folder into one file, while it runs."),
-    Command("restore", "labelloop.cli.backup:restore", "Make a home folder of a backup."),
+    Command("qc undo", "qc_webhooks.cli.qc:undo", "Undo what quality control wrote to tasks."),
+    Command("qc recheck", "qc_webhooks.cli.qc:recheck", "Check a project's tasks again."),
+    Command("worker", "labelloop.cli.stack:worker", "Run the background worker (QC, learning, exports)."),
+    Command(
+        "rotate", "labelloop.stack.rotate:rotate", "Give every project's webhooks a new secret, without losing events."
+    ),
+    Command("inbox counts", "labelloop.cli.inbox:counts", "Count the events in each state."),
+    Command("inbox dead", "labelloop.cli.inbox:dead", "List dead events, with the reason."),
+    Command("inbox replay", "labelloop.cli.inbox:replay", "Retry dead events."),
+    Command("inbox discard", "labelloop.cli.inbox:discard", "Delete dead events, and print each."),
+    Command("backup", "labelloop.cli.backup:backup", "Write the home folder into one file; services may keep running."),
+    Command("restore", "labelloop.cli.backup:restore", "Restore a home folder from a backup."),
 )
 
 
 _FIXES = {
-    errno.EDQUOT: "Your share of that disk is used up: free some room there.",
-    errno.ENOSPC: "Free some room where it writes, or in the folder of temporary files (TMPDIR names another).",
+    errno.EDQUOT: "Your quota of that disk is used up: free some space there.",
+    errno.ENOSPC: "Free some space on that disk, or in the folder of temporary files (set TMPDIR for another).",
     errno.EACCES: "Choose a folder that you may write.",
     errno.EROFS: "Choose a folder that can be written.",
 }
@@ -134,8 +144,8 @@ _FIXES = {
 def create_cli(words: Sequence[str] = ()) -> App:
     """The command line for the given words.
 
-    The one-line purposes make the lists without loading any command; the command that was asked for shows its own
-    docstring instead.
+    Lists of commands use the one-line purposes, so no command is imported; only the called command is, and its help
+    is its docstring.
     """
     app = App(
         name="labelloop",
@@ -143,37 +153,37 @@ def create_cli(words: Sequence[str] = ()) -> App:
         help_epilogue="Start with `labelloop up`. Settings are LABELLOOP_... in the environment or in settings.env of"
         " the home folder (.labelloop).",
         version=VERSION,
-        default_parameter=Parameter(show_default=_shown),
-        suppress_keyboard_interrupt=False,  # `main` says it, also where it comes while a command is loaded
+        default_parameter=Parameter(show_default=_default_text),
+        suppress_keyboard_interrupt=False,  # `main` reports it, also during the import of a command
     )
     groups = {"": app}
     for command in COMMANDS:
         group, _, name = command.name.rpartition(" ")
-        if name in GROUPS:  # what a group does with no further word; cyclopts takes the function itself, not its name
-            asked = list(words[:1]) == [name]
-            groups[name] = App(name=name, help=None if asked else command.purpose, help_epilogue="")
+        if name in GROUPS:  # a group called without a subcommand; cyclopts needs the function itself, not its name
+            is_called = list(words[:1]) == [name]
+            groups[name] = App(name=name, help=None if is_called else command.purpose, help_epilogue="")
             app.command(groups[name])
-            if asked:
+            if is_called:
                 module, _, function = command.target.partition(":")
                 groups[name].default(getattr(importlib.import_module(module), function))
             continue
         if group not in groups:
             groups[group] = App(name=group, help=GROUPS[group], help_epilogue="")
             app.command(groups[group])
-        asked = list(words[: len(command.name.split())]) == command.name.split()
-        if asked and command.target.startswith("exporters."):
+        is_called = list(words[: len(command.name.split())]) == command.name.split()
+        if is_called and command.target.startswith("exporters."):
             with one_blas_thread():
                 importlib.import_module(command.target.partition(":")[0])
-        groups[group].command(command.target, name=name, help=None if asked else command.purpose, help_epilogue="")
+        groups[group].command(command.target, name=name, help=None if is_called else command.purpose, help_epilogue="")
     return app
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Let no threads begin that multiply matrices, for programs that have none to multiply.
+    """Import numpy without starting BLAS threads, for programs that multiply no matrices.
 
-    OpenBLAS begins one a core as numpy is loaded: a tenth of the time of an export. What such a program starts itself,
-    a training for one, is not held to that.
+    OpenBLAS starts one thread per core when numpy is imported: a tenth of the time of an export. Child processes,
+    such as a training, do not inherit the limit.
     """
     name = "OPENBLAS_NUM_THREADS"
     before = os.environ.get(name)
@@ -185,34 +195,34 @@ def one_blas_thread() -> Iterator[None]:
             del os.environ[name]
 
 
-def _shown(default: Any) -> str | None:
-    """A default as the help shows it; of options that are off or empty none."""
+def _default_text(default: Any) -> str | None:
+    """A default as the help shows it; None for options that are off or empty."""
     return None if default in ("", 0, None) else str(default)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run one command; errors of ours and of the disk are one line with the fix, and exit status 1."""
+    """Run one command; our errors and those of the disk print one line with the fix and exit with status 1."""
     from labelloop.service.errors import LabelloopError
-    from labelloop.service.signals import status_of, terminating
+    from labelloop.service.signals import exit_status_of, raise_on_sigterm
 
     words = sys.argv[1:] if words is None else words
     try:
-        with terminating():
+        with raise_on_sigterm():
             create_cli(words)(words)
-    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the last flush fails too
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise the last flush fails too
         raise SystemExit(1) from None
     except KeyboardInterrupt as stop:
         _print_error("Stopped.", "")
-        raise SystemExit(status_of(stop)) from None
+        raise SystemExit(exit_status_of(stop)) from None
     except (LabelloopError, OSError) as error:
         if os.environ.get("LABELLOOP_DEBUG"):
             raise
         if isinstance(error, LabelloopError):
             _print_error(error.message, error.fix)
         else:
-            said = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-            _print_error(f"{said}.", _FIXES.get(error.errno or 0, ""))
+            message = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+            _print_error(f"{message}.", _FIXES.get(error.errno or 0, ""))
         raise SystemExit(1) from None
 
 

@@ -1,8 +1,8 @@
-"""What is wrong with this installation, in plain words, with the fix: the table of checks and how it is run."""
+"""`labelloop doctor`: the table of checks, and running them."""
 
 from labelloop.doctor.checks import CHECKS
-from labelloop.doctor.context import Context
-from labelloop.doctor.finding import Check, Finding
+from labelloop.doctor.context import DoctorContext
+from labelloop.doctor.finding import DoctorCheck, Finding
 from labelloop.doctor.run import Diagnosis, diagnose
 
-__all__ = ["CHECKS", "Check", "Context", "Diagnosis", "Finding", "diagnose"]
+__all__ = ["CHECKS", "Diagnosis", "DoctorCheck", "DoctorContext", "Finding", "diagnose"]

@@ -1,4 +1,4 @@
-"""What the checks look at: the settings, the project, and what several of them ask for, asked once."""
+"""The context of the checks: the settings, the project, and values that several checks need, fetched once."""
 
 import re
 import threading
@@ -14,31 +14,31 @@ from labelloop.service.studio import Studio
 from ml_backend.inference.detector import Detector
 from ml_backend.serving.activation import open_served
 
-Fact = TypeVar("Fact")
+Value = TypeVar("Value")
 
 STUDIO_TIMEOUT_S = 6.0
 HTTP_TIMEOUT_S = 4.0
 
 
-class Context:
+class DoctorContext:
     """One run of the doctor.
 
-    Facts are asked for once, by the first check that wants them, and kept for the others; so is the error where asking
-    failed. Safe to use from many threads.
+    A value is fetched once, by the first check that needs it, and cached for the others; an error is cached too.
+    Thread-safe.
 
     Args:
-        settings: where everything is.
-        project_id: the project to look at as well; None looks at the services alone.
-        studio: Label Studio; default made from the settings, with short timeouts.
+        settings: The addresses, tokens and folders.
+        project_id: The project to check as well; None checks the services alone.
+        studio: Label Studio. Default: from the settings, with short timeouts.
     """
 
     def __init__(self, settings: Settings, project_id: int | None = None, *, studio: Studio | None = None) -> None:
-        """Ask nothing yet."""
+        """Fetch nothing yet."""
         self.settings = settings
         self.project_id = project_id
         self._studio = studio
         self._opened: Studio | None = None
-        self._facts: dict[str, _Fact[Any]] = {}
+        self._values: dict[str, _Cached[Any]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -46,9 +46,9 @@ class Context:
         """Label Studio.
 
         Raises:
-            StudioUnreachable: the address is not an http(s) address.
+            StudioUnreachable: The address is not an http(s) URL.
         """
-        return self._once("studio", self._open_studio)
+        return self.fetch_once("studio", self._open_studio)
 
     def close(self) -> None:
         """Close the connections to Label Studio that the context itself opened."""
@@ -57,49 +57,49 @@ class Context:
 
     def project(self) -> dict[str, Any]:
         """The project's own fields."""
-        return self._once("project", lambda: self.studio.project(self._project_id()))
+        return self.fetch_once("project", lambda: self.studio.project(self._project_id()))
 
     def label_config(self) -> LabelConfig:
         """The project's labeling interface."""
-        return self._once("config", lambda: LabelConfig.parse(str(self.project()["label_config"])))
+        return self.fetch_once("config", lambda: LabelConfig.parse(str(self.project()["label_config"])))
 
     def webhooks(self) -> Sequence[dict[str, Any]]:
         """The project's webhooks."""
-        return self._once("webhooks", lambda: self.studio.webhooks(self._project_id()))
+        return self.fetch_once("webhooks", lambda: self.studio.webhooks(self._project_id()))
 
     def backends(self) -> Sequence[dict[str, Any]]:
-        """The project's ML backends; Label Studio asks each of them for its health and version on the way."""
-        return self._once("backends", lambda: self.studio.ml_backends(self._project_id()))
+        """The project's ML backends; Label Studio requests the health and version of each on the way."""
+        return self.fetch_once("backends", lambda: self.studio.ml_backends(self._project_id()))
 
     def views(self) -> Sequence[dict[str, Any]]:
         """The project's Data Manager tabs."""
-        return self._once("views", lambda: self.studio.views(self._project_id()))
+        return self.fetch_once("views", lambda: self.studio.views(self._project_id()))
 
     def store(self) -> Capabilities:
-        """What the store was seen to do."""
-        return self._once("store", lambda: open_store(self.settings.store_url, self.settings).self_test())
+        """The capabilities that the store showed in its self-test."""
+        return self.fetch_once("store", lambda: open_store(self.settings.store_url, self.settings).self_test())
 
     def detector(self) -> Detector:
-        """The model that is served to the project, or to all where none was named: loaded and tried once."""
-        return self._once("detector", self._load_detector)
+        """The model that is served to the project (without one: to all projects), loaded and run once."""
+        return self.fetch_once("detector", self._load_detector)
 
     def get(self, url: str, *, auth: bool = False) -> httpx.Response:
-        """One GET with a short timeout, past any proxy, with our Basic log-in where asked for and configured."""
+        """Send one GET with a short timeout and without a proxy; ``auth`` adds the configured Basic log-in."""
         return self._call("GET", url, auth=auth)
 
     def post(self, url: str, json: Any, *, headers: dict[str, str] | None = None, auth: bool = False) -> httpx.Response:
-        """One POST, as `get`."""
+        """Send one POST, like `get`."""
         return self._call("POST", url, json=json, headers=headers, auth=auth)
 
     @staticmethod
     def reason(error: httpx.HTTPError) -> str:
-        """Why a call got no answer, in plain words."""
+        """Why a request got no response, in words."""
         if isinstance(error, httpx.TimeoutException):
             return f"no answer within {HTTP_TIMEOUT_S:g} s"
         return re.sub(r"^\[Errno -?\d+\] ", "", str(error)).rstrip(".") or type(error).__name__
 
     def redact(self, text: str) -> str:
-        """The text without any secret of the settings."""
+        """The text with every secret of the settings replaced by ***."""
         for name in self.settings.names():
             value = getattr(self.settings, name)
             secret = value.get_secret_value() if isinstance(value, SecretStr) else ""
@@ -123,37 +123,38 @@ class Context:
         return self._opened
 
     def _load_detector(self) -> Detector:
-        return open_served(self.settings.but(inference_threads=1), self.project_id)[0]
+        return open_served(self.settings.replace(inference_threads=1), self.project_id)[0]
 
     def _project_id(self) -> int:
         if self.project_id is None:
             raise ValueError("no project was named")
         return self.project_id
 
-    def _once(self, name: str, ask: Callable[[], Fact]) -> Fact:
+    def fetch_once(self, name: str, fetch: Callable[[], Value]) -> Value:
+        """The value of the first fetch under this name; other threads wait for it."""
         with self._lock:
-            fact = self._facts.setdefault(name, _Fact(ask))
-        return fact.get()  # type: ignore[no-any-return]
+            cached = self._values.setdefault(name, _Cached(fetch))
+        return cached.get()  # type: ignore[no-any-return]
 
 
-class _Fact(Generic[Fact]):
-    """One fact: asked for by the first who comes, while the others wait for the same answer."""
+class _Cached(Generic[Value]):
+    """One cached value: the first thread fetches it, the others wait for the same result."""
 
-    def __init__(self, ask: Callable[[], Fact]) -> None:
-        self._ask = ask
+    def __init__(self, fetch: Callable[[], Value]) -> None:
+        self._fetch = fetch
         self._lock = threading.Lock()
-        self._answer: Fact | None = None
+        self._value: Value | None = None
         self._error: Exception | None = None
-        self._asked = False
+        self._fetched = False
 
-    def get(self) -> Fact:
+    def get(self) -> Value:
         with self._lock:
-            if not self._asked:
+            if not self._fetched:
                 try:
-                    self._answer = self._ask()
-                except Exception as error:  # noqa: BLE001 - whatever it was, the others are told the same
+                    self._value = self._fetch()
+                except Exception as error:  # noqa: BLE001 - every waiting check gets the same error
                     self._error = error
-                self._asked = True
+                self._fetched = True
         if self._error is not None:
             raise self._error
-        return self._answer  # type: ignore[return-value]
+        return self._value  # type: ignore[return-value]

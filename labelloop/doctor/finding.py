@@ -1,4 +1,4 @@
-"""What one look at one part found: a level, what it is in plain words, and the fix."""
+"""The finding of one check (level, description, fix), and the row of the table of checks."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from labelloop.doctor.context import Context
+    from labelloop.doctor.context import DoctorContext
 
 Level = Literal["ok", "warning", "problem", "skipped"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of one check.
 
     Attributes:
-        level: ``ok``; ``warning`` (works, but not as well or as safely as it should); ``problem`` (something does not
-            work); ``skipped`` (could not be asked, since something it needs is missing or broken).
-        what: what was found, in plain words, naming the item.
-        fix: what to do about it; empty where there is nothing to do.
+        level: ``ok``; ``warning`` (it works, but not as well or as safely as it should); ``problem`` (something does
+            not work); ``skipped`` (not checked, because something that it needs is missing or broken).
+        what: The state of the checked item, which it names.
+        fix: What to do about it; empty if nothing is to do.
     """
 
     level: Level
@@ -29,35 +29,35 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorCheck:
     """One row of the table of checks.
 
     Attributes:
-        run: looks at one part and says what it found. It may raise: that costs this check alone.
-        needs: names of checks that must not be a problem before this one makes sense.
-        project: whether the check looks at a project, and so is left out when none was named.
+        run: Checks one part. An exception becomes a finding of this check alone.
+        needs: Names of checks; if one of them is a problem or skipped, this check is skipped.
+        project: Whether the check needs a project; it is left out if none was named.
     """
 
-    run: Callable[[Context], Finding]
+    run: Callable[[DoctorContext], Finding]
     needs: tuple[str, ...] = ()
     project: bool = False
 
 
 def ok(what: str) -> Finding:
-    """Nothing to do."""
+    """A finding that needs no action."""
     return Finding("ok", what)
 
 
 def warning(what: str, fix: str) -> Finding:
-    """It works, but not as it should."""
+    """A finding on something that works, but not as it should."""
     return Finding("warning", what, fix)
 
 
 def problem(what: str, fix: str) -> Finding:
-    """Something does not work."""
+    """A finding on something that does not work."""
     return Finding("problem", what, fix)
 
 
 def skipped(what: str, fix: str = "") -> Finding:
-    """It could not be asked."""
+    """A finding of a check that could not run."""
     return Finding("skipped", what, fix)

@@ -1,4 +1,4 @@
-"""Runs the checks side by side: each with its own deadline, each failing alone, each after the checks that it needs."""
+"""Run the checks in parallel, each with its own deadline and after the checks that it needs."""
 
 import queue
 import threading
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from labelloop.doctor.context import Context
-from labelloop.doctor.finding import Check, Finding, problem, skipped
+from labelloop.doctor.context import DoctorContext
+from labelloop.doctor.finding import DoctorCheck, Finding, problem, skipped
 from labelloop.service.errors import LabelloopError
 
 TIMEOUT_S = 15.0
@@ -15,89 +15,93 @@ TIMEOUT_S = 15.0
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The findings, in the order of the table of checks."""
+    """The findings by check, in the order of the table of checks."""
 
     findings: Mapping[str, Finding]
 
     @property
     def healthy(self) -> bool:
-        """True when no check found a problem (warnings may remain)."""
+        """Whether no check found a problem; warnings are allowed."""
         return all(finding.level != "problem" for finding in self.findings.values())
 
 
 def diagnose(
-    context: Context,
-    checks: Mapping[str, Check],
+    context: DoctorContext,
+    checks: Mapping[str, DoctorCheck],
     *,
     timeout_s: float = TIMEOUT_S,
-    tell: Callable[[str, Finding], None] | None = None,
+    on_finding: Callable[[str, Finding], None] | None = None,
 ) -> Diagnosis:
-    """Run every check that applies and return what they found.
+    """Run every check that applies.
 
     Args:
-        context: what the checks look at.
-        checks: the table, name -> check. Checks on a project are left out when the context names none.
-        timeout_s: how long one check may take. A check that hangs is reported and left behind: its thread is a daemon,
-            so that it holds up neither the other checks nor the end of the program.
-        tell: called with each finding as it comes in (for progress).
+        context: The context of the run.
+        checks: The table, name -> check. Checks of a project are left out if the context has none.
+        timeout_s: Seconds that one check may take. A check that hangs is reported and abandoned: its daemon thread
+            blocks neither the other checks nor the end of the program.
+        on_finding: Called with each finding as it arrives, for progress.
     """
-    waiting = {name: check for name, check in checks.items() if context.project_id is not None or not check.project}
-    order = tuple(waiting)
-    arrived: queue.SimpleQueue[tuple[str, Finding]] = queue.SimpleQueue()
+    pending = {name: check for name, check in checks.items() if context.project_id is not None or not check.project}
+    order = tuple(pending)
+    results: queue.SimpleQueue[tuple[str, Finding]] = queue.SimpleQueue()
     deadlines: dict[str, float] = {}
     findings: dict[str, Finding] = {}
 
-    def settle(name: str, finding: Finding) -> None:
+    def finish(name: str, finding: Finding) -> None:
         findings[name] = finding
         deadlines.pop(name, None)
-        if tell is not None:
-            tell(name, finding)
+        if on_finding is not None:
+            on_finding(name, finding)
 
-    while waiting or deadlines:
-        for name in _startable(waiting, findings, order):
-            check = waiting.pop(name)
+    while pending or deadlines:
+        for name in _ready_to_run(pending, findings, order):
+            check = pending.pop(name)
             broken = [
                 need for need in check.needs if need in findings and findings[need].level in ("problem", "skipped")
             ]
             if broken:
-                settle(name, skipped(f"Not looked at, since {' and '.join(broken)} must be right first."))
+                finish(name, skipped(f"Not checked: fix {' and '.join(broken)} first."))
                 continue
             deadlines[name] = time.monotonic() + timeout_s
             threading.Thread(
-                target=_look, args=(name, check, context, arrived), name=f"doctor-{name}", daemon=True
+                target=_run_check, args=(name, check, context, results), name=f"doctor-{name}", daemon=True
             ).start()
         if not deadlines:
             continue
         try:
-            name, finding = arrived.get(timeout=max(0.0, min(deadlines.values()) - time.monotonic()))
+            name, finding = results.get(timeout=max(0.0, min(deadlines.values()) - time.monotonic()))
         except queue.Empty:
             for name in [name for name, deadline in deadlines.items() if deadline <= time.monotonic()]:
-                settle(name, _too_slow(name, timeout_s))
+                finish(name, _too_slow(name, timeout_s))
         else:
-            if name in deadlines:  # else it was given up on already
-                settle(name, finding)
+            if name in deadlines:  # otherwise it timed out already
+                finish(name, finding)
     return Diagnosis({name: findings[name] for name in order})
 
 
-def _startable(waiting: Mapping[str, Check], findings: Mapping[str, Finding], order: tuple[str, ...]) -> list[str]:
-    return [name for name, check in waiting.items() if all(n in findings for n in check.needs if n in order)]
+def _ready_to_run(
+    pending: Mapping[str, DoctorCheck], findings: Mapping[str, Finding], order: tuple[str, ...]
+) -> list[str]:
+    return [name for name, check in pending.items() if all(n in findings for n in check.needs if n in order)]
 
 
-def _look(name: str, check: Check, context: Context, arrived: queue.SimpleQueue[tuple[str, Finding]]) -> None:
+def _run_check(
+    name: str, check: DoctorCheck, context: DoctorContext, results: queue.SimpleQueue[tuple[str, Finding]]
+) -> None:
     try:
         finding = check.run(context)
     except LabelloopError as error:
         finding = problem(context.redact(error.message), context.redact(error.fix))
-    except Exception as error:  # noqa: BLE001 - whatever a check raises costs that check alone
+    except Exception as error:  # noqa: BLE001 - an exception is a finding of this check alone
         finding = problem(
             f"The check itself failed: {type(error).__name__}: {context.redact(str(error))}",
-            f"This is a fault of `labelloop doctor`'s check `{name}`: please report it with the line above.",
+            f"This is a bug in the check `{name}` of `labelloop doctor`. Report it with the line above.",
         )
-    arrived.put((name, finding))
+    results.put((name, finding))
 
 
 def _too_slow(name: str, timeout_s: float) -> Finding:
     return problem(
         f"No answer within {timeout_s:g} s.",
-        f"Something that `{name}` looks at accepts connections and then stays silent: look at its log, and restart it.",
+        f"A service that `{name}` checks accepts connections and does not answer. See its log, and restart it.",
     )

@@ -1,4 +1,4 @@
-"""The command line: it teaches, starts fast, and says errors in one line with the fix."""
+"""The command line: help, start-up time, and errors in one line with the fix."""
 
 import importlib
 import inspect
@@ -42,7 +42,7 @@ def test_help_is_fast():
     assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1
 
 
-def test_help_loads_no_command():
+def test_help_imports_no_command():
     code = (
         "import sys; from labelloop.cli.main import create_cli; create_cli().help_print();"
         " print({'numpy', 'sqlalchemy', 'flask', 'label_studio_sdk', 'onnxruntime', 'pydantic'} & {*sys.modules})"
@@ -59,23 +59,23 @@ def test_every_command_is_listed_with_its_purpose(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_is_there_and_explains_each_parameter(command):
+def test_every_command_exists_and_documents_each_parameter(command):
     module, _, name = command.target.partition(":")
     function = getattr(importlib.import_module(module), name)
-    shown = " ".join(help_of(*command.name.split()).split())
-    assert inspect.getdoc(function).splitlines()[0].replace("`", "")[:60] in shown
-    assert "--settings" not in shown
+    text = " ".join(help_of(*command.name.split()).split())
+    assert inspect.getdoc(function).splitlines()[0].replace("`", "")[:60] in text
+    assert "--settings" not in text
     for parameter in inspect.signature(function).parameters:
         assert parameter == "settings" or f"{parameter}: " in inspect.getdoc(function)
 
 
-def test_an_error_is_one_line_and_the_fix_with_status_1(tmp_path):
+def test_error_is_one_line_and_the_fix_with_status_1(tmp_path):
     done = labelloop("down", LABELLOOP_HOME=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"No labelloop up is running in {tmp_path}.\n→ Nothing to do.\n"
 
 
-def test_a_bad_setting_is_an_error_too(monkeypatch, capsys):
+def test_invalid_setting_is_an_error(monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_LABEL_STUDIO_URL", "nonsense")
     with pytest.raises(SystemExit) as ended:
         main(["down"])
@@ -90,7 +90,7 @@ def test_debug_shows_the_traceback(tmp_path, monkeypatch):
         main(["down"])
 
 
-def test_a_fault_of_the_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+def test_disk_error_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
     (tmp_path / "set").mkdir()
     missing = tmp_path / "no such folder" / "list.json"
     with pytest.raises(SystemExit) as ended:
@@ -99,14 +99,14 @@ def test_a_fault_of_the_disk_is_one_line_that_names_the_file(tmp_path, monkeypat
     assert capsys.readouterr().err == f"{missing}: No such file or directory.\n"
 
 
-def test_a_reader_that_has_enough_ends_it_without_a_word():
+def test_closed_output_pipe_ends_silently():
     code = "import sys; from labelloop.cli.main import main; main(sys.argv[1:])"
     words = [sys.executable, "-c", code, "export", "--help"]
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as ran:
         ran.stdout.close()
-        said = ran.stderr.read()
-    assert (ran.returncode, said) == (1, b"")
+        errors = ran.stderr.read()
+    assert (ran.returncode, errors) == (1, b"")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_wrong_usage_is_status_2(words, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_fix_is_left_out_where_there_is_none(monkeypatch, capsys):
+def test_missing_fix_is_left_out(monkeypatch, capsys):
     def fail(_words):
         raise LabelloopError("It broke.")
 
@@ -132,7 +132,7 @@ def test_the_fix_is_left_out_where_there_is_none(monkeypatch, capsys):
     assert capsys.readouterr().err == "It broke.\n"
 
 
-def test_defaults_that_say_nothing_are_not_shown():
+def test_empty_defaults_are_not_shown():
     text = help_of("export")
     assert '[default: ""]' not in text
     assert "[default: False]" not in text
@@ -140,16 +140,16 @@ def test_defaults_that_say_nothing_are_not_shown():
 
 
 @pytest.mark.parametrize("command", ["export", "import", "dataset pull", "dataset validate", "dataset gc"])
-def test_help_shows_calls_to_copy(command):
+def test_help_shows_example_calls(command):
     lines = [line.strip() for line in help_of(*command.split()).splitlines()]
     assert any(line.startswith(f"labelloop {command} ") for line in lines)
 
 
-def test_the_version_is_that_of_the_installed_package():
+def test_version_is_that_of_the_installed_package():
     assert labelloop("--version").stdout.strip() == VERSION == version("labelloop")
 
 
-def test_ctrl_c_while_a_command_is_loaded_or_runs_ends_with_a_word_and_status_130(monkeypatch, capsys):
+def test_ctrl_c_during_import_or_run_exits_with_status_130(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
@@ -161,7 +161,7 @@ def test_ctrl_c_while_a_command_is_loaded_or_runs_ends_with_a_word_and_status_13
 
 
 @pytest.mark.parametrize("before", [None, "3"])
-def test_exports_begin_without_blas_threads_and_what_they_start_is_not_held_to_that(before, monkeypatch):
+def test_exports_start_without_blas_threads_and_restore_the_setting(before, monkeypatch):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     if before:
         monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)

@@ -1,15 +1,15 @@
-"""Connecting composes the programs' own parts: all that can be done is done, and each failure is told with its fix.
+"""Connecting runs the steps of every program: a failed step does not stop the others, and is reported with its fix.
 
 Against a real Label Studio: tests/system/test_doctor.py.
 """
 
 import pytest
 
-from labelloop.connect import STEPS, NotConnected, connect, show
-from labelloop.service.connect_report import Change
+from labelloop.connect import STEPS, ProjectNotConnected, connect, print_change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound
+from labelloop.service.studio import StudioNotFound
 
 
 class Projects:
@@ -17,7 +17,7 @@ class Projects:
 
     def project(self, project):
         if project != 1:
-            raise NotFound("GET api/projects/2/", 404, "Not found.", fix="Look at the number in the address.")
+            raise StudioNotFound("GET api/projects/2/", 404, "Not found.", fix="Look at the number in the address.")
         return {"id": 1}
 
 
@@ -38,9 +38,9 @@ def failing(message, fix):
 
 
 BACKEND, HOOK, TAB = (
-    Change("ML backend base-1", done=True),
-    Change("webhook", done=False),
-    Change('tab "QC"', done=True),
+    ConnectionChange("ML backend base-1", done=True),
+    ConnectionChange("webhook", done=False),
+    ConnectionChange('tab "QC"', done=True),
 )
 
 
@@ -48,18 +48,22 @@ def test_every_part_is_connected():
     assert list(STEPS) == ["addresses", "ml-backend", "learning", "qc"]
 
 
-def test_every_change_is_told_and_returned_in_order(settings):
-    told = []
+def test_every_change_is_reported_and_returned_in_order(settings):
+    reported = []
     steps = {"ml-backend": step(BACKEND, HOOK), "qc": step(TAB)}
-    assert connect(1, settings, studio=Projects(), steps=steps, tell=told.append) == [BACKEND, HOOK, TAB] == told
+    assert (
+        connect(1, settings, studio=Projects(), steps=steps, on_change=reported.append)
+        == [BACKEND, HOOK, TAB]
+        == reported
+    )
 
 
-def test_a_part_that_fails_does_not_keep_the_other_from_being_connected(settings):
-    told = []
+def test_failing_step_does_not_stop_the_others(settings):
+    reported = []
     steps = {"ml-backend": failing("It does not answer.", "Start it."), "qc": step(TAB)}
-    with pytest.raises(NotConnected) as caught:
-        connect(1, settings, studio=Projects(), steps=steps, tell=told.append)
-    assert told == [TAB]
+    with pytest.raises(ProjectNotConnected) as caught:
+        connect(1, settings, studio=Projects(), steps=steps, on_change=reported.append)
+    assert reported == [TAB]
     error = caught.value
     assert error.changes == (TAB,)
     assert [(failure.part, failure.what) for failure in error.failures] == [("ml-backend", "It does not answer.")]
@@ -68,23 +72,23 @@ def test_a_part_that_fails_does_not_keep_the_other_from_being_connected(settings
     assert "labelloop connect 1" in error.fix
 
 
-def test_one_fix_for_two_failures_is_told_once(settings):
+def test_shared_fix_of_two_failures_is_reported_once(settings):
     fix = "Open the network."
     steps = {"ml-backend": failing("Banned.", fix), "qc": failing("Banned too.", fix)}
-    with pytest.raises(NotConnected) as caught:
+    with pytest.raises(ProjectNotConnected) as caught:
         connect(1, settings, studio=Projects(), steps=steps)
     assert caught.value.fix.count(fix) == 1
     assert len(caught.value.failures) == 2
 
 
-def test_a_project_that_is_not_there_changes_nothing(settings):
+def test_missing_project_changes_nothing(settings):
     ran = []
-    with pytest.raises(NotFound):
+    with pytest.raises(StudioNotFound):
         connect(2, settings, studio=Projects(), steps={"qc": lambda *_: ran.append(1)})
     assert ran == []
 
 
-def test_a_bug_is_not_taken_for_a_failure(settings):
+def test_bug_in_a_step_is_raised(settings):
     def crash(*_):
         raise ZeroDivisionError
 
@@ -92,9 +96,9 @@ def test_a_bug_is_not_taken_for_a_failure(settings):
         connect(1, settings, studio=Projects(), steps={"qc": crash})
 
 
-def test_what_is_printed_says_whether_it_was_done(capsys):
-    show(BACKEND)
-    show(HOOK)
+def test_printed_line_starts_with_the_state(capsys):
+    print_change(BACKEND)
+    print_change(HOOK)
     done, right = capsys.readouterr().out.splitlines()
     assert done.split("  ")[1].strip() == "done"
     assert "already right" in right

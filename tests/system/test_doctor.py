@@ -7,19 +7,19 @@ from types import SimpleNamespace
 import pytest
 from werkzeug.serving import make_server
 
-from labelloop.connect import NotConnected, connect
+from labelloop.connect import ProjectNotConnected, connect
 from labelloop.doctor.checks import CHECKS
-from labelloop.doctor.context import Context
+from labelloop.doctor.context import DoctorContext
 from labelloop.doctor.run import diagnose
 from labelloop.service.db.engine import open_database
-from labelloop.service.jobs.heartbeats import BEAT_S, Workers
+from labelloop.service.jobs.heartbeats import HEARTBEAT_INTERVAL_S, WorkerHeartbeats
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web.webhook_secret import SECRET_HEADER
 from labelloop.stack.accounts import Account, log_in, personal_access_token
-from labelloop.stack.demo_images import packaged_photos
+from labelloop.stack.demo_images import packaged_images
 from labelloop.stack.demo_project import LABEL_CONFIG, prelabel
-from labelloop.stack.label_studio_server import label_studio_part, wait_until_up
+from labelloop.stack.label_studio_server import label_studio_service, wait_until_healthy
 from labelloop.stack.ports import free_port
 from labelloop.stack.process import Child
 from ml_backend.server.app import create_app as create_ml
@@ -73,8 +73,8 @@ def make_loop(url, token, home):
     def beat():
         """No worker runs: its heartbeat is all that the services and the doctor see of one."""
         while not ended.is_set():
-            Workers(engine).beat("a worker")
-            ended.wait(BEAT_S)
+            WorkerHeartbeats(engine).record("a worker")
+            ended.wait(HEARTBEAT_INTERVAL_S)
         engine.dispose()
 
     threading.Thread(target=beat, daemon=True).start()
@@ -95,7 +95,7 @@ def loop(label_studio, tmp_path_factory):
 def project(loop, tmp_path_factory):
     """A project with two photographs, connected."""
     made = loop.studio.create_project(title="doctor", label_config=LABEL_CONFIG)["id"]
-    photos = packaged_photos(tmp_path_factory.mktemp("photos"))[:2]
+    photos = packaged_images(tmp_path_factory.mktemp("photos"))[:2]
     loop.studio.upload_images(made, photos)
     connect(made, loop.settings)
     assert "No pre-label of base-" in look(loop.settings, made, "sampling")["sampling"].what
@@ -111,7 +111,7 @@ def look(settings, project_id=None, *names):
         while grown := {need for name in wanted for need in CHECKS[name].needs} - wanted:
             wanted |= grown
         chosen = {name: check for name, check in CHECKS.items() if name in wanted}
-    with contextlib.closing(Context(settings, project_id)) as context:
+    with contextlib.closing(DoctorContext(settings, project_id)) as context:
         return diagnose(context, chosen, timeout_s=30).findings
 
 
@@ -171,7 +171,7 @@ FAULTS = {
     ),
     "the hook has another secret": (
         lambda at, p: at.studio.update_webhook(qc_hook(at, p)["id"], headers={SECRET_HEADER: "old"}),
-        "qc-hook", "problem", "another value than our settings",
+        "qc-hook", "problem", "differs from our settings",
     ),
     "the hook misses an action": (
         lambda at, p: at.studio.update_webhook(qc_hook(at, p)["id"], actions=["TASKS_CREATED"]),
@@ -179,7 +179,7 @@ FAULTS = {
     ),
     "the hook is switched off": (
         lambda at, p: at.studio.update_webhook(qc_hook(at, p)["id"], is_active=False),
-        "qc-hook", "problem", "is switched off",
+        "qc-hook", "problem", "is disabled",
     ),
     "the hook sends no payload": (
         lambda at, p: at.studio.update_webhook(qc_hook(at, p)["id"], send_payload=False),
@@ -253,7 +253,7 @@ def test_a_backend_that_is_down_is_told_from_both_sides(loop, project):
     loop.ml.stop()
     try:
         found = look(loop.settings, project, "ml-backend", "ml-login", "backend")
-        with pytest.raises(NotConnected) as caught:
+        with pytest.raises(ProjectNotConnected) as caught:
             connect(project, loop.settings)
     finally:
         loop.ml.start()
@@ -315,7 +315,7 @@ def test_an_address_that_label_studio_cannot_resolve(loop):
     found = look(settings, None, "qc-address", "ml-address")
     for name, setting in (("qc-address", "LABELLOOP_QC_URL"), ("ml-address", "LABELLOOP_ML_URL")):
         assert found[name].level == "problem"
-        assert "does not know the host" in found[name].what
+        assert "cannot resolve the host" in found[name].what
         assert setting in found[name].fix
 
 
@@ -366,7 +366,7 @@ def guarded(label_studio_installation, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guarded")
     admin = Account("admin@example.com", "a-long-password")
     legacy = "0123456789abcdef0123456789abcdef01234567"
-    part = label_studio_part(
+    part = label_studio_service(
         label_studio_installation,
         data=folder / "data",
         port=free_port(),
@@ -382,7 +382,7 @@ def guarded(label_studio_installation, tmp_path_factory):
     child = Child(part, folder)
     made = None
     try:
-        wait_until_up(child)
+        wait_until_healthy(child)
         with log_in(part.url, admin) as session:
             token = personal_access_token(session)
         made = make_loop(part.url, token, folder / "home")
@@ -414,14 +414,14 @@ def test_a_backend_that_was_saved_and_then_refused_is_called_half_made(guarded):
         guarded.studio.request("POST", "/api/ml/", json=body)
     found = look(guarded.settings, project, "backend", "model-version")
     assert found["backend"].level == "problem"
-    assert "half made" in found["backend"].what
+    assert "incomplete" in found["backend"].what
     assert "USE_DEFAULT_BANNED_SUBNETS=false" in found["backend"].fix
     assert found["model-version"].level == "skipped"
 
 
 def test_connecting_where_addresses_are_banned_says_so_for_both_parts_and_still_makes_the_tabs(guarded):
     project = guarded.studio.create_project(title="banned", label_config=LABEL_CONFIG)["id"]
-    with pytest.raises(NotConnected) as caught:
+    with pytest.raises(ProjectNotConnected) as caught:
         connect(project, guarded.settings)
     assert {failure.part for failure in caught.value.failures} == {"ml-backend", "qc"}
     assert caught.value.fix.count("USE_DEFAULT_BANNED_SUBNETS=false") >= 1
@@ -434,4 +434,4 @@ def test_a_legacy_token_where_they_are_off(guarded):
     assert found["token"].level == "problem"
     assert "legacy" in found["token"].what.lower()
     assert "personal access token" in found["token"].fix.lower()
-    assert "legacy tokens are off" in look(guarded.settings, None, "legacy-tokens")["legacy-tokens"].what
+    assert "legacy tokens are disabled" in look(guarded.settings, None, "legacy-tokens")["legacy-tokens"].what

@@ -155,7 +155,7 @@ WRONG_OPTIONS = {
     "a label config at an address": (["--label-config", "https://example.com/config.xml"], "a file on this machine"),
     "errors in percent": (["--max-errors", "5"], "--max-errors must be a share from 0 to 1"),
     "a report into no folder": (["--json", "no/such/folder/report.json"], "--json"),
-    "a program that is not there": (["--then", "./no-such-program --fast"], "no-such-program is not there"),
+    "a program that is not there": (["--then", "./no-such-program --fast"], "no-such-program does not exist"),
     "a time that is none": (["--watch", "--at", "25:00"], "--at must be a time of day"),
 }
 

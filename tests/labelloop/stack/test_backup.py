@@ -16,7 +16,7 @@ import pytest
 from labelloop.cli.main import main
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import DatabaseError, SchemaTooNew
-from labelloop.service.jobs.heartbeats import Workers
+from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -68,7 +68,7 @@ def back_up(home, target, **options):
     return write_backup(Settings(home=home), target, **chosen)
 
 
-def test_a_backup_restores_into_an_empty_home_while_the_first_goes_on(home, tmp_path, monkeypatch, capsys):
+def test_an_online_backup_restores_into_an_empty_home(home, tmp_path, monkeypatch, capsys):
     inbox = Inbox(open_database(Settings(home=home)))
     inbox.put("qc.task", "1:7", "before", {"a": 1})
     stop = threading.Event()
@@ -89,9 +89,9 @@ def test_a_backup_restores_into_an_empty_home_while_the_first_goes_on(home, tmp_
         stop.set()
         writer.join()
     inbox.engine.dispose()
-    said = capsys.readouterr().out
-    assert "hunter2" not in said
-    assert "Not inside: the data sets" in said
+    message = capsys.readouterr().out
+    assert "hunter2" not in message
+    assert "Not included: the data sets" in message
     assert file.stat().st_mode & 0o777 == 0o600
 
     other = tmp_path / "other"
@@ -117,7 +117,7 @@ def test_a_backup_restores_into_an_empty_home_while_the_first_goes_on(home, tmp_
     assert Registry(store).find(read_pointer(store)[0].active()) is not None
 
 
-def test_data_sets_come_along_and_parts_stay_out_where_asked_for(home, tmp_path):
+def test_options_select_the_parts_of_a_backup(home, tmp_path):
     written = back_up(home, tmp_path / "b", database=False, label_studio=False, datasets=True)
     names = written.manifest.files
     assert "home/store/datasets/cars/manifest.json" in names
@@ -127,9 +127,9 @@ def test_data_sets_come_along_and_parts_stay_out_where_asked_for(home, tmp_path)
     }  # fmt: skip
 
 
-def test_a_target_that_is_there_or_a_postgres_database_is_refused(home, tmp_path):
+def test_an_existing_target_or_a_postgres_database_is_refused(home, tmp_path):
     (tmp_path / "there").touch()
-    with pytest.raises(BackupError, match="is there already"):
+    with pytest.raises(BackupError, match="exists already"):
         back_up(home, tmp_path / "there")
     postgres = Settings(home=home, database_url="postgresql://me:hunter2@127.0.0.1/x")
     with pytest.raises(BackupError, match="pg_dump") as refused:
@@ -167,7 +167,7 @@ def test_a_home_whose_worker_lives_is_not_replaced(home, tmp_path):
     file = tmp_path / "b"
     back_up(home, file)
     engine = open_database(Settings(home=home))
-    Workers(engine).beat("me")
+    WorkerHeartbeats(engine).record("me")
     engine.dispose()
     with pytest.raises(BackupError, match="A worker uses the database"):
         restore_backup(Settings(home=home), file, force=True)
@@ -193,7 +193,7 @@ def manifest_with(**changes):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "said"),
+    ("change", "error", "message"),
     [
         (
             lambda name, data: (name, data[:-1] + b"x") if name.endswith(".toml") else (name, data),
@@ -210,10 +210,10 @@ def manifest_with(**changes):
     ],
     ids=["changed", "missing", "no manifest", "above", "absolute", "elsewhere", "newer format", "newer schema"],
 )
-def test_an_archive_that_is_not_what_was_written_restores_nothing(home, tmp_path, change, error, said):
+def test_a_changed_archive_restores_nothing(home, tmp_path, change, error, message):
     file, other = tmp_path / "b", tmp_path / "other"
     back_up(home, file)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         restore_backup(Settings(home=other), rewritten(file, change), force=False)
     assert contents(other) == {}
 

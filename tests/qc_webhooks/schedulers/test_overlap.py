@@ -3,14 +3,14 @@
 import pytest
 from structlog.testing import capture_logs
 
-from labelloop.doctor.context import Context
-from labelloop.doctor.policy import qc_policy
+from labelloop.doctor.context import DoctorContext
+from labelloop.doctor.policies import qc_policy
 from labelloop.service.jobs.inbox import Inbox
 from qc_webhooks.events import TASK
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.undo import Undo
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.schedulers.overlap import MOST_AT_ONCE, OverlapKeeper
+from qc_webhooks.schedulers.overlap import MAX_PER_RUN, OverlapScheduler
 from qc_webhooks.studio.connect import connect
 from tests.qc_webhooks.conftest import CONFIG, PROJECT
 from tests.qc_webhooks.studio.test_connect import Admin
@@ -30,7 +30,7 @@ def inbox(settings, engine):
 
 
 def keeper(studio, inbox, policy):
-    return OverlapKeeper(studio, inbox, lambda _project: policy)
+    return OverlapScheduler(studio, inbox, lambda _project: policy)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def warned(look):
 
 
 def test_short_tasks_are_named_once_and_again_when_there_are_more(studio, inbox):
-    look = keeper(studio, inbox, Policy()).look
+    look = keeper(studio, inbox, Policy()).raise_overlaps
     studio.add_task()
     assert not warned(look)
     studio.add_task(overlap=1)
@@ -64,22 +64,22 @@ def test_short_tasks_are_named_once_and_again_when_there_are_more(studio, inbox)
 def test_what_the_project_asks_for_itself_is_not_named(studio, inbox, chosen):
     studio.settings |= chosen
     studio.add_task(overlap=1)
-    assert not warned(keeper(studio, inbox, Policy()).look)
+    assert not warned(keeper(studio, inbox, Policy()).raise_overlaps)
 
 
 def test_a_look_reads_no_task_while_nothing_changes(studio, inbox, monkeypatch):
     studio.add_task(overlap=1)
     held = keeper(studio, inbox, RAISED)
-    assert held.look(PROJECT) == 1
+    assert held.raise_overlaps(PROJECT) == 1
     monkeypatch.setattr(studio, "stamps", None)
-    assert held.look(PROJECT) == 0
+    assert held.raise_overlaps(PROJECT) == 0
 
 
 def test_many_short_tasks_are_raised_some_at_a_time(studio, inbox):
-    for _ in range(MOST_AT_ONCE + 3):
+    for _ in range(MAX_PER_RUN + 3):
         studio.add_task(overlap=1)
     held = keeper(studio, inbox, RAISED)
-    assert [held.look(PROJECT) for _ in range(3)] == [MOST_AT_ONCE, 3, 0]
+    assert [held.raise_overlaps(PROJECT) for _ in range(3)] == [MAX_PER_RUN, 3, 0]
 
 
 @pytest.mark.parametrize("annotated", [0, 1])
@@ -88,7 +88,7 @@ def test_a_short_task_is_raised_and_gets_its_verdict(studio, inbox, box, check, 
     if annotated:
         studio.annotate(task, 1, [box()])
         assert studio.stored[task]["is_labeled"]
-    keeper(studio, inbox, read_policy(settings.home, PROJECT)).look(PROJECT)
+    keeper(studio, inbox, read_policy(settings.home, PROJECT)).raise_overlaps(PROJECT)
     assert inbox.due(10) == [(TASK, f"{PROJECT}:{task}")]
     check(task)
     assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, False)
@@ -140,7 +140,7 @@ def test_connect_and_doctor_name_short_tasks(settings, engine, policy):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(policy)
     told = [change.what for change in connect(admin, PROJECT, settings, engine)]
-    found = qc_policy(Context(settings, PROJECT, studio=admin))
+    found = qc_policy(DoctorContext(settings, PROJECT, studio=admin))
     if policy:
         assert "the worker raises the overlap of 3 tasks to 2" in told
         assert found.level == "ok"
