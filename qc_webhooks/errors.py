@@ -1,4 +1,4 @@
-"""The errors of quality control: each names the item and how to put it right."""
+"""Errors of quality control: each names the item and the fix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,18 +8,18 @@ from labelloop.service.errors import LabelloopError
 
 
 class QualityControlError(LabelloopError):
-    """Something about quality control is not as it must be."""
+    """Base class of all errors of quality control."""
 
     code = "quality_control"
 
 
 class PolicyFault(NamedTuple):
-    """One setting of a policy that cannot be followed.
+    """One invalid setting of a policy.
 
     Attributes:
         where: The file, or ``policy`` for a value given in code.
-        field: The name of the setting ("" when the whole file cannot be read).
-        reason: What is wrong with it, in words.
+        field: Name of the setting ("" if the whole file cannot be read).
+        reason: What is wrong with it.
     """
 
     where: str
@@ -32,10 +32,10 @@ class PolicyFault(NamedTuple):
 
 
 class PolicyError(QualityControlError):
-    """Policy files or values that cannot be followed; every fault is named.
+    """Policy files or values that are invalid; lists every fault.
 
     Attributes:
-        faults: All of them, in the order of the files.
+        faults: All faults, in the order of the files.
     """
 
     code = "bad_policy"
@@ -43,31 +43,31 @@ class PolicyError(QualityControlError):
     def __init__(self, faults: Sequence[PolicyFault]) -> None:
         super().__init__(
             " ".join(map(str, faults)),
-            fix="Put it right in the file; docs/reference/policy.md lists every setting with its default.",
+            fix="Correct the file; docs/reference/policy.md lists every setting with its default.",
         )
         self.faults = tuple(faults)
 
     @property
     def field(self) -> str:
-        """The name of the first setting at fault."""
+        """Name of the first invalid setting."""
         return self.faults[0].field
 
 
 class NotAnEvent(QualityControlError):
-    """A webhook body that no Label Studio sends."""
+    """A webhook body that Label Studio does not send."""
 
     code = "not_an_event"
     status = 400
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"This is no event of Label Studio: {reason}.")
+        super().__init__(f"This is not an event of Label Studio: {reason}.")
 
 
 class HostRefused(QualityControlError):
-    """Label Studio will not accept the address of our webhook.
+    """Label Studio rejects the URL of our webhook.
 
     Attributes:
-        url: The address.
+        url: The URL.
     """
 
     code = "webhook_host_refused"
@@ -78,19 +78,19 @@ class HostRefused(QualityControlError):
 
 
 class NoteRefused(QualityControlError):
-    """A labelling interface that the note cannot be put into."""
+    """A labeling interface that the note cannot be added to."""
 
     code = "note_refused"
 
     def __init__(self, project: int, reason: str) -> None:
         super().__init__(
             f"The note cannot be shown in project {project}: {reason}.",
-            fix='Put <Header value="$qc_note"/> into the labeling interface yourself, where it is to stand.',
+            fix='Add <Header value="$qc_note"/> to the labeling interface where the note should be shown.',
         )
 
 
 class NotConnected(QualityControlError):
-    """A project that quality control has not been connected to."""
+    """A project that is not connected to quality control."""
 
     code = "not_connected"
     status = 404
@@ -103,13 +103,13 @@ class NotConnected(QualityControlError):
 
 
 class WriteLost(QualityControlError):
-    """Label Studio took a change of a task and answered other values than we sent.
+    """Label Studio accepted a change of a task but returned other values.
 
     Attributes:
-        project: The project's id.
-        task: The task's id.
-        wanted: What we wrote.
-        found: What Label Studio answered.
+        project: Project id.
+        task: Task id.
+        wanted: The values that we wrote.
+        found: The values that Label Studio returned.
     """
 
     code = "write_lost"
@@ -123,14 +123,14 @@ class WriteLost(QualityControlError):
 
 
 class WrongSecret(QualityControlError):
-    """A webhook without our secret."""
+    """A webhook request without the correct secret."""
 
     code = "wrong_secret"
     status = 401
 
 
 class ExportUnreadable(QualityControlError):
-    """A file that quality control was given cannot be read, or is not what it should be."""
+    """An input file that cannot be read or has the wrong content."""
 
     code = "unreadable_file"
 
@@ -144,13 +144,13 @@ class ExportUnreadable(QualityControlError):
 
 
 class OutputUnwritable(QualityControlError):
-    """There is no writing where a report or a consensus was to go."""
+    """An output path that cannot be written."""
 
     code = "unwritable_file"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} cannot be written: {reason}.", fix='Name a file in a folder that is there; "-" prints it.'
+            f"{path} cannot be written: {reason}.", fix='Name a file in an existing folder; "-" prints it.'
         )
         self.path = path
 
@@ -167,14 +167,14 @@ class ConsensusUnwritable(QualityControlError):
 
 
 class TaskBusy(QualityControlError):
-    """A worker has a task in hand and does not let go of it."""
+    """A task that a worker has been processing for too long."""
 
     code = "task_busy"
     status = 409
 
     def __init__(self, project: int, task: int) -> None:
         super().__init__(
-            f"Task {task} of project {project} is in a worker's hands for too long.",
+            f"Task {task} of project {project} is still being processed by a worker.",
             fix="See `labelloop inbox counts`, and try again.",
         )
         self.project, self.task = project, task

@@ -1,4 +1,4 @@
-"""The work behind the inbox: one handler a topic, and what runs now and then. Nobody below imports this module."""
+"""Wire the inbox: one handler per topic, and the periodic jobs. Top layer: no other module imports it."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from labelloop.labeling.errors import LabelingError
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event, Inbox
-from labelloop.service.jobs.jobs import Handler, Periodic, Reject
+from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from qc_webhooks.events import PROJECT, TASK, copy_hint, overlay_hint, recheck_hint
@@ -19,52 +19,52 @@ from qc_webhooks.pipeline.review_project import ReviewStore, browser_path, ensur
 from qc_webhooks.policy import read_policy
 from qc_webhooks.schedulers.annotator_model import AnnotatorModelScheduler
 from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler
-from qc_webhooks.schedulers.overlap import OverlapKeeper
+from qc_webhooks.schedulers.overlap import OverlapScheduler
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.data_manager_tabs import ensure_tabs
 from qc_webhooks.studio.webhook import ensure_webhook
 
-# "Drop All Tabs" in Label Studio's settings takes ours along; this is how long they may be missing.
+# Seconds between checks of our Data Manager tabs, which "Drop All Tabs" in Label Studio's settings removes.
 TABS_EVERY_S = 60.0
-# How soon what annotators said changes who is believed, at the earliest.
+# Minimum seconds between updates of the annotators' reliability model.
 CROWD_EVERY_S = 30.0
-# How soon who is to be measured is served a task with a ground truth, at the earliest.
+# Minimum seconds between selections of ground-truth tasks to serve.
 TRUTHS_EVERY_S = 3.0
-# How soon the dashboard's figures follow the verdicts, at the earliest.
+# Minimum seconds between updates of the dashboard's summaries.
 BOARD_EVERY_S = 15.0
 
 log = structlog.get_logger(__name__)
 
 
 def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str, Handler]:
-    """The handlers of quality control's topics, for ``Jobs``.
+    """Return the handlers of quality control's topics, for ``Jobs``.
 
     Args:
-        settings: Names the folder of the policies and the inbox's backoff.
-        studio: Label Studio.
+        settings: For the policy folder and the inbox's backoff.
+        studio: Label Studio client.
         engine: The migrated database.
     """
     checker = Checker(studio, DecisionStore(engine), settings.home, base=browser_path(settings))
-    reviews, inbox = checker.desk.store, Inbox.from_settings(settings, engine)
+    reviews, inbox = checker.reviews.store, Inbox.from_settings(settings, engine)
     reconciler = _reconciler(settings, studio, engine)
     projects = ProjectStore(engine)
 
     def task(subject: str, events: Sequence[Event]) -> None:
-        del events  # hints: the task is read from Label Studio, whatever they say and in whatever order they came
+        del events  # only hints: the task is read from Label Studio, whatever their content and order
         project, _, id_ = subject.partition(":")
         if reviews.is_review(int(project)):
-            # What a reviewer submitted there belongs to the task that it is the copy of, which has its own turn.
+            # A reviewer's submission belongs to the original task, which is checked by an event of its own.
             origin = reviews.origin(int(project), int(id_))
             if origin is not None:
-                hint = recheck_hint(*origin, source="review")
-                inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+                event = recheck_hint(*origin, source="review")
+                inbox.put(event.topic, event.subject, event.key, event.payload)
             return
         try:
             checker.check(int(project), int(id_))
         except LabelingError as error:
-            raise Reject(str(error)) from error  # reading the same JSON again would fail again
+            raise Reject(str(error)) from error  # retrying the same JSON would fail again
 
     def project(subject: str, events: Sequence[Event]) -> None:
         del events
@@ -74,25 +74,25 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
     return {TASK: task, PROJECT: project}
 
 
-def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Periodic]:
-    """What runs now and then: the poller every ``poll_seconds``; a look at tabs, overlays and overlaps every minute."""
+def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[PeriodicJob]:
+    """Return the periodic jobs: the poller, and updates of reviews, tabs, annotator model, ground truths, dashboard."""
     reconciler = _reconciler(settings, studio, engine)
     projects, memory, inbox = ProjectStore(engine), DecisionStore(engine), Inbox.from_settings(settings, engine)
     policy, reviews = partial(read_policy, settings.home), ReviewStore(engine)
-    overlap = OverlapKeeper(studio, inbox, policy)
+    overlap = OverlapScheduler(studio, inbox, policy)
 
     def review_project(project: int) -> None:
         try:
             ensure_review_project(studio, project, settings, reviews)
-        finally:  # whatever it is that is refused, what waits is copied
+        finally:  # whatever failed, waiting tasks are copied
             recall_uncopied(memory, reviews, inbox, project)
         if (review := reviews.review_of(project)) is not None:
-            ensure_webhook(studio, review, settings)  # last: where it is refused, the poller carries on
+            ensure_webhook(studio, review, settings)  # last: if Label Studio rejects it, the poller still works
 
     def tabs() -> None:
         for connected in projects.all():
             try:
-                overlap.look(connected.project)
+                overlap.raise_overlaps(connected.project)
                 ensure_tabs(studio, connected.project)
                 recall_withheld(studio, memory, inbox, connected.project)
                 if policy(connected.project).review_project:
@@ -109,46 +109,49 @@ def periodics(settings: Settings, studio: Studio, engine: Engine) -> list[Period
 
     crowd = AnnotatorModelScheduler(engine, inbox, policy)
     return [
-        Periodic("qc.poll", settings.poll_seconds, reconciler.run),
-        Periodic("qc.reviews", settings.poll_seconds, submitted),
-        Periodic("qc.tabs", TABS_EVERY_S, tabs),
-        Periodic("qc.crowd", CROWD_EVERY_S, crowd.run),
-        Periodic("qc.truths", TRUTHS_EVERY_S, GroundTruthScheduler(engine, studio, inbox, policy).run),
-        Periodic("qc.board", BOARD_EVERY_S, SummaryScheduler(engine, studio).run),
+        PeriodicJob("qc.poll", settings.poll_seconds, reconciler.run),
+        PeriodicJob("qc.reviews", settings.poll_seconds, submitted),
+        PeriodicJob("qc.tabs", TABS_EVERY_S, tabs),
+        PeriodicJob("qc.crowd", CROWD_EVERY_S, crowd.run),
+        PeriodicJob("qc.truths", TRUTHS_EVERY_S, GroundTruthScheduler(engine, studio, inbox, policy).run),
+        PeriodicJob("qc.board", BOARD_EVERY_S, SummaryScheduler(engine, studio).run),
     ]
 
 
 def recall_withheld(studio: Studio, memory: DecisionStore, inbox: Inbox, project: int) -> int:
-    """Judges disputes again whose overlays had to wait for a model version, once the project has one."""
-    waiting = memory.without_overlays(project)
+    """Check disputes again whose overlays waited for a model version, once the project has one."""
+    waiting = memory.reviews_without_overlays(project)
     if not waiting or not studio.project(project).get("model_version"):
         return 0
-    hints = [overlay_hint(project, task, fingerprint, source="poll") for task, fingerprint in waiting.items()]
-    return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
+    events = [overlay_hint(project, task, fingerprint, source="poll") for task, fingerprint in waiting.items()]
+    return sum(inbox.put(event.topic, event.subject, event.key, event.payload) for event in events)
 
 
 def recall_uncopied(memory: DecisionStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
-    """Judges again what waits for a reviewer and was judged before there was a review project."""
+    """Check tasks again that waited for a reviewer before there was a review project."""
     review = reviews.review_of(project)
     if review is None:
         return 0
-    hints = [copy_hint(project, task, state, review, source="poll") for task, state in memory.uncopied(project).items()]
-    return sum(inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints)
+    events = [
+        copy_hint(project, task, state, review, source="poll")
+        for task, state in memory.reviews_without_copy(project).items()
+    ]
+    return sum(inbox.put(event.topic, event.subject, event.key, event.payload) for event in events)
 
 
 def recall_submitted(studio: Studio, reviews: ReviewStore, inbox: Inbox, review: int) -> int:
-    """Finds what was submitted in a review project and no webhook told: a copy that is decided is removed at once."""
+    """Find submissions in a review project that no webhook reported; a copy is removed once it is decided."""
     done = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
-    told = 0
+    requeued = 0
     for task in studio.stamps(review, filters={"conjunction": "and", "items": [done]}):
         origin = reviews.origin(review, task.id)
         if origin is not None:
-            hint = recheck_hint(*origin, source="poll")
-            told += inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
-    return told
+            event = recheck_hint(*origin, source="poll")
+            requeued += inbox.put(event.topic, event.subject, event.key, event.payload)
+    return requeued
 
 
 def _reconciler(settings: Settings, studio: Studio, engine: Engine) -> Reconciler:
-    # Straight into the inbox: these run inside the worker, whose own sweep picks them up within a second.
+    # Directly into the inbox: these jobs run inside the worker, which reads it within a second.
     inbox = Inbox.from_settings(settings, engine)
     return Reconciler(studio, DecisionStore(engine), ProjectStore(engine), inbox)

@@ -1,7 +1,7 @@
-"""Owns CATALOGUE: models that a user may choose instead of the embedded ones, each with its licence and its checksum.
+"""CATALOGUE: models that can be downloaded instead of the embedded ones, with licence and checksum.
 
-Only releases whose bytes are known are here: an address without a checksum could give anything. The checksums of the
-segmenters are those that `osam-efficientsam` 0.1.0 and `osam-sam` 0.1.0, by the publisher of the files, pin.
+Only releases of known content are listed, since a URL without a checksum could return anything. The checksums of the
+segmenters are those pinned by their publisher's packages `osam-efficientsam` 0.1.0 and `osam-sam` 0.1.0.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ class Release:
     """One file of a release.
 
     Attributes:
-        url: Where its publisher keeps it.
-        sha256: Of its bytes, in hex.
+        url: Download URL of its publisher.
+        sha256: SHA-256 of its content, in hex.
         size: Bytes, where known; for the progress bar.
     """
 
@@ -25,20 +25,21 @@ class Release:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """The file name."""
         return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One model.
+class CatalogueEntry:
+    """One model of the catalogue.
 
     Attributes:
-        purpose: What it is good for, in a line.
+        purpose: What it is suited for, one line.
         kind: A detector, or the encoder and decoder of a segmenter for smart tools.
-        licence: Of the weights, as its publisher says; `terms` is where.
-        files: In the order encoder, decoder for a segmenter.
-        names: Class names that the file lacks, in its order.
+        licence: Licence of the weights according to the publisher.
+        terms: URL of the licence.
+        files: Its files; encoder, then decoder for a segmenter.
+        names: Class names in order, where the file has none.
     """
 
     purpose: str
@@ -49,6 +50,7 @@ class Entry:
     names: tuple[str, ...] = ()
 
 
+# The 80 classes of COCO, in the order of the usual exports.
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
@@ -60,13 +62,13 @@ COCO = (
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
     "toothbrush",
 )  # fmt: skip
-"""The 80 classes of COCO, in the order of the usual exports."""
 
 _LABELME = "https://github.com/labelmeai/efficient-sam/releases/download/onnx-models-20231225"
 _SAM = "https://github.com/wkentaro/labelme/releases/download/sam-20230416"
 
-CATALOGUE: Mapping[str, Entry] = {
-    "yolox-nano": Entry(
+# Model by name, as in `labelloop models pull NAME`.
+CATALOGUE: Mapping[str, CatalogueEntry] = {
+    "yolox-nano": CatalogueEntry(
         "detector of COCO's 80 classes, 416 x 416, the fastest of its family",
         "detector",
         "Apache-2.0",
@@ -80,7 +82,7 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
         COCO,
     ),
-    "efficientsam-ti": Entry(
+    "efficientsam-ti": CatalogueEntry(
         "segmenter for smart tools, 10 million weights",
         "segmenter",
         "Apache-2.0",
@@ -96,7 +98,7 @@ CATALOGUE: Mapping[str, Entry] = {
             ),
         ),
     ),
-    "efficientsam-s": Entry(
+    "efficientsam-s": CatalogueEntry(
         "segmenter for smart tools, 30 million weights: slower, better",
         "segmenter",
         "Apache-2.0",
@@ -112,7 +114,7 @@ CATALOGUE: Mapping[str, Entry] = {
             ),
         ),
     ),
-    "sam-b": Entry(
+    "sam-b": CatalogueEntry(
         "segmenter for smart tools: Segment Anything ViT-B, int8",
         "segmenter",
         "Apache-2.0",
@@ -129,4 +131,3 @@ CATALOGUE: Mapping[str, Entry] = {
         ),
     ),
 }
-"""Name, as `labelloop models pull NAME` takes it -> the model."""

@@ -1,4 +1,4 @@
-"""Owns what `labelloop models pull` does with an entry of the catalogue: all its files, a bar, and how to use them."""
+"""`labelloop models pull`: download all files of a catalogue entry and print how to use them."""
 
 import sys
 import time
@@ -11,12 +11,12 @@ import httpx
 
 from labelloop.service.errors import LabelloopError
 from ml_backend.catalogue.download import TIMEOUT_S, Progress, download
-from ml_backend.catalogue.entries import CATALOGUE, Entry
+from ml_backend.catalogue.entries import CATALOGUE, CatalogueEntry
 from ml_backend.checksums import keep_checksum
 
 
 class UnknownModel(LabelloopError):
-    """The catalogue has no such model."""
+    """The catalogue has no model of this name."""
 
     code: ClassVar[str] = "catalogue_unknown"
     status: ClassVar[int] = 404
@@ -24,36 +24,36 @@ class UnknownModel(LabelloopError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"The catalogue has no model {name!r}.",
-            fix=f"It has: {', '.join(CATALOGUE)}. A file of your own needs none: `labelloop models add FILE.onnx`.",
+            fix=f"It has: {', '.join(CATALOGUE)}. Add a model file of your own with `labelloop models add FILE.onnx`.",
         )
 
 
-def entry_of(name: str) -> Entry:
-    """The entry of a name. Raises UnknownModel."""
+def catalogue_entry(name: str) -> CatalogueEntry:
+    """Return the entry of a name. Raises UnknownModel."""
     try:
         return CATALOGUE[name]
     except KeyError:
         raise UnknownModel(name) from None
 
 
-def listed() -> Iterator[str]:
-    """The catalogue, a line a model."""
+def catalogue_lines() -> Iterator[str]:
+    """Yield the catalogue, one model per line."""
     width = max(map(len, CATALOGUE))
     for name, entry in CATALOGUE.items():
         yield f"{name:<{width}}  {entry.purpose}; {entry.licence}"
 
 
-def pull(entry: Entry, folder: Path, *, source: str = "", client: httpx.Client | None = None) -> tuple[Path, ...]:
-    """Every file of an entry, whole and checked.
+def pull(entry: CatalogueEntry, folder: Path, *, source: str = "", client: httpx.Client | None = None) -> tuple[Path, ...]:
+    """Download every file of an entry and check it.
 
     Args:
         entry: The model.
-        folder: Where they lie then; class names that a detector lacks are written beside it.
-        source: Address of a folder with the same files; empty: their publisher's.
-        client: Default one that follows redirects and the environment's proxies.
+        folder: Destination; class names that a detector lacks are written next to it as `<file>.names`.
+        source: URL of a folder that mirrors the files; empty: their publisher's.
+        client: Default: one that follows redirects and uses the environment's proxies.
 
     Raises:
-        NotPulled, OtherBytes: One cannot be had, or is another file.
+        NotPulled, OtherBytes: A download failed, or a checksum differs.
     """
     if client is None:
         with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True) as own:
@@ -62,7 +62,7 @@ def pull(entry: Entry, folder: Path, *, source: str = "", client: httpx.Client |
     for release in entry.files:
         file = folder / release.name
         url = f"{source.rstrip('/')}/{release.name}" if source else ""
-        with _bar(release.name) as progress:
+        with _progress_bar(release.name) as progress:
             download(release, file, url=url, client=client, progress=progress)
         keep_checksum(file, release.sha256)
         files.append(file)
@@ -72,31 +72,31 @@ def pull(entry: Entry, folder: Path, *, source: str = "", client: httpx.Client |
     return tuple(files)
 
 
-def used(entry: Entry, files: Sequence[Path]) -> Iterator[str]:
-    """How it is served, as commands to copy."""
+def usage_lines(entry: CatalogueEntry, files: Sequence[Path]) -> Iterator[str]:
+    """Yield how to serve it, as commands to copy."""
     if entry.kind == "detector":
-        yield f"Look at it:  labelloop models inspect {files[0]} --image PHOTO"
+        yield f"Look at it:  labelloop models inspect {files[0]} --image IMAGE"
         yield f"Serve it:    labelloop models add {files[0]} --activate"
         return
-    yield "Serve it to smart tools, with these in the environment or in settings.env, then start the ML backend again:"
+    yield "Serve it to smart tools: set these in the environment or in settings.env, then restart the ML backend:"
     yield f"  LABELLOOP_SMART_ENCODER={files[0]}"
     yield f"  LABELLOOP_SMART_DECODER={files[1]}"
 
 
 @contextmanager
-def _bar(name: str) -> Iterator[Progress]:
-    """A progress bar on a terminal's standard error; a line now and then elsewhere."""
+def _progress_bar(name: str) -> Iterator[Progress]:
+    """A progress bar on a terminal; elsewhere a line on standard error every 10 seconds."""
     if not sys.stderr.isatty():
-        said = time.monotonic()
+        last_printed = time.monotonic()
 
-        def say(done: int, whole: int | None) -> None:
-            nonlocal said
-            if time.monotonic() - said > 10:
-                said = time.monotonic()
-                of = f" of {whole / 1e6:.1f}" if whole else ""
+        def print_progress(done: int, total: int | None) -> None:
+            nonlocal last_printed
+            if time.monotonic() - last_printed > 10:
+                last_printed = time.monotonic()
+                of = f" of {total / 1e6:.1f}" if total else ""
                 print(f"  {name}: {done / 1e6:.1f}{of} MB", file=sys.stderr, flush=True)
 
-        yield say
+        yield print_progress
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -1,6 +1,6 @@
-"""What a project's controls get from a model and teach it, control by control, in one sentence each.
+"""Which controls of a project a model pre-labels and learns from, with one sentence per control.
 
-Connecting, `/setup`, `/predict`, pre-labelling, the pages, `labelloop learn` and `labelloop doctor` all say these.
+Used by connect, `/setup`, `/predict`, pre-labelling, the dashboard, `labelloop learn` and `labelloop doctor`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
 from labelloop.service.errors import LabelloopError
 from ml_backend.inference.detector import Detector
 from ml_backend.predict.controls import CHOICES, IMAGE, PARTNER, kind_of
-from ml_backend.predict.label_mapping import Target, find_targets, is_readable, partner_shapes, whole_task
+from ml_backend.predict.label_mapping import Target, find_targets, is_about_one_image, is_readable, partner_shapes
 from ml_backend.predict.shapes import SHAPES
 
+# Labels or classes listed in a sentence.
 MOST_NAMED = 6
-"""Labels or classes that a sentence lists."""
 
 
 class ControlSupport(msgspec.Struct, frozen=True):
-    """What one control of one object gets and teaches.
+    """Whether one control of one object is pre-labelled and learned from.
 
     Attributes:
-        control: Its name.
-        tag: Of the control, and of its `object`; empty where the label config has no such object.
-        prelabels: Whether the model fills it; None: it depends on the model, which is not known here.
-        learns: Whether versions are learned from it.
-        reason: Why not, where one of them is False.
+        control: Name of the control.
+        tag: Tag of the control.
+        object: Tag of the object; empty where the label config has no such object.
+        prelabels: Whether the model fills the control; None: unknown, because no model was given.
+        learns: Whether models are trained from it.
+        reason: Why `prelabels` or `learns` is False.
     """
 
     control: str
@@ -43,16 +44,16 @@ class ControlSupport(msgspec.Struct, frozen=True):
 
     @property
     def sentence(self) -> str:
-        """All of it in words."""
+        """The support in words, for messages and pages."""
         where = f"{self.control} ({self.tag} on {self.object or 'nothing'})"
-        said = {True: "pre-labelled", False: "not pre-labelled", None: "pre-labelled where the model fits"}
+        states = {True: "pre-labelled", False: "not pre-labelled", None: "pre-labelled where the model fits"}
         learned = "learned from" if self.learns else "not learned from"
         joined = "and" if self.prelabels in {None, self.learns} else "but"
-        return f"{where} is {said[self.prelabels]} {joined} {learned}{f': {self.reason}' if self.reason else ''}."
+        return f"{where} is {states[self.prelabels]} {joined} {learned}{f': {self.reason}' if self.reason else ''}."
 
 
 class NotServed(LabelloopError):
-    """A project has no control that what was asked for could be done for."""
+    """No control of the project supports the requested operation."""
 
     code: ClassVar[str] = "controls_not_served"
     status: ClassVar[int] = 409
@@ -70,13 +71,13 @@ NO_CONTROL = "The label config has no control."
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What decides which controls a model fills.
+    """The outputs of a model that decide which controls it fills.
 
     Attributes:
-        names: Its class names, in its order.
+        names: Class names, in the model's order.
         gives: See `ml_backend.layouts.Reader.gives`.
-        points: Names of its keypoints.
-        unlearnable: Why nothing can be learned on it; empty where something can.
+        points: Keypoint names.
+        unlearnable: Why the model cannot be fine-tuned; empty where it can.
     """
 
     names: tuple[str, ...]
@@ -86,101 +87,101 @@ class ModelOutputs:
 
     @classmethod
     def of(cls, detector: Detector) -> ModelOutputs:
-        """Of an opened model."""
+        """Read the outputs of an opened detector."""
         from ml_backend.training.feature_export import (
-            unlearnable,  # it loads onnx, which a start without a model need not wait for
+            not_learnable_reason,  # imported here: it loads onnx, which a start without a model does not need
         )
 
-        return cls(detector.names.names, detector.gives, detector.points, unlearnable(detector))
+        return cls(detector.names.names, detector.provides, detector.keypoint_names, not_learnable_reason(detector))
 
 
 def controls_of(config: LabelConfig, model: ModelOutputs | None = None) -> tuple[ControlSupport, ...]:
-    """What each control of a label config gets and teaches, in the order of the config.
+    """Return the support of every control of a label config, in the order of the config.
 
     Args:
         config: The project's label config.
-        model: What is served to it; None: not known here.
+        model: Outputs of the model served to the project; None: unknown.
     """
     targets = find_targets(config, model.names, gives=model.gives, points=model.points) if model else ()
-    found: list[ControlSupport] = []
+    supports: list[ControlSupport] = []
     for control in config.controls.values():
         if _is_partner(config, control):
-            continue  # its Labels say it
-        shown = (config.objects.get(name) for name in control.to_names or ("",))
-        found += [_support(config, control, one, model, targets) for one in shown]
-    return tuple(found)
+            continue  # reported with its Labels
+        images = (config.objects.get(name) for name in control.to_names or ("",))
+        supports += [_support(config, control, image, model, targets) for image in images]
+    return tuple(supports)
 
 
 def learnable(config: LabelConfig) -> bool:
-    """Whether versions can be learned from some control."""
-    return any(one.learns for one in controls_of(config))
+    """Whether at least one control is learned from."""
+    return any(support.learns for support in controls_of(config))
 
 
-def unlearned(project: int, config: LabelConfig | None) -> str:
-    """Why no version of a project can be learned; empty where one can, or the label config is not known."""
+def why_not_learnable(project: int, config: LabelConfig | None) -> str:
+    """Why no model can be trained for a project; empty where one can, or the label config is unknown."""
     if config is None or learnable(config):
         return ""
     return NotServed(project, "learned from", controls_of(config)).message
 
 
 def reasons(supported: Sequence[ControlSupport]) -> list[str]:
-    """The sentences of controls that are not pre-labelled, or not learned from."""
-    return [one.sentence for one in supported if not one.learns or one.prelabels is False]
+    """The sentences of the controls that are not pre-labelled or not learned from."""
+    return [support.sentence for support in supported if not support.learns or support.prelabels is False]
 
 
 def _support(
     config: LabelConfig,
     control: Control,
-    shown: ObjectTag | None,
+    image: ObjectTag | None,
     model: ModelOutputs | None,
     targets: Sequence[Target],
 ) -> ControlSupport:
-    tag, seen = kind_of(control.tag).tag, shown.tag if shown else ""
-    unreadable = _unreadable(config, control, shown)
-    if unreadable or shown is None:
-        return ControlSupport(control.name, tag, seen, prelabels=False, learns=False, reason=unreadable)
-    drawn = _drawn_by(config, control, shown)
+    tag, object_tag = kind_of(control.tag).tag, image.tag if image else ""
+    unreadable = _unreadable(config, control, image)
+    if unreadable or image is None:
+        return ControlSupport(control.name, tag, object_tag, prelabels=False, learns=False, reason=unreadable)
+    drawn = _drawn_by(config, control, image)
     learns = any(kind_of(name).learns for name in drawn)
-    mine = [one for one in targets if one.control.name == control.name and one.to_name == shown.name]
+    own_targets = [target for target in targets if target.control.name == control.name and target.to_name == image.name]
     if model is None:
         filled, why = None, ""
     else:
-        filled = any(one.labels or one.points for one in mine)
-        why = "" if filled else _not_filled(control, drawn, model, shown=bool(mine))
+        filled = any(target.labels or target.points for target in own_targets)
+        why = "" if filled else _not_filled(control, drawn, model, has_target=bool(own_targets))
     if not learns:
         why = f"{why}; " * bool(why) + kind_of(drawn[0]).reason
     elif model is not None and model.unlearnable:
         learns, why = False, f"{why}; " * bool(why) + f"the model cannot be learned on: {model.unlearnable}"
-    return ControlSupport(control.name, tag, seen, prelabels=filled, learns=learns, reason=why)
+    return ControlSupport(control.name, tag, object_tag, prelabels=filled, learns=learns, reason=why)
 
 
-def _unreadable(config: LabelConfig, control: Control, shown: ObjectTag | None) -> str:
-    """Why no model of any kind could fill it; empty where one could."""
+def _unreadable(config: LabelConfig, control: Control, image: ObjectTag | None) -> str:
+    """Why no model of any kind can fill the control; empty where one can."""
     kind = kind_of(control.tag)
-    if shown is None:
+    if image is None:
         return f"the label config has no object {', '.join(control.to_names) or 'for it'} that shows task data"
-    if shown.tag.lower() != IMAGE.lower():
-        return f"it is on {shown.tag}, and only images are read"
-    if not is_readable(shown):
-        return f"the image's value {shown.value} is not a plain key of the task's data"
+    if image.tag.lower() != IMAGE.lower():
+        return f"it is on {image.tag}, and only images are read"
+    if not is_readable(image):
+        return f"the image's value {image.value} is not a plain key of the task's data"
     if not kind.draws:
         return kind.reason
-    if kind.draws == PARTNER and not partner_shapes(config, shown):
+    if kind.draws == PARTNER and not partner_shapes(config, image):
         return "the image has no Rectangle, Ellipse, Polygon, Brush or KeyPoint for its labels"
-    if kind.draws == CHOICES and not whole_task(control, shown):
+    if kind.draws == CHOICES and not is_about_one_image(control, image):
         return "it asks about a region" if control.per_region else "it asks about several images at once"
     return ""
 
 
-def _drawn_by(config: LabelConfig, control: Control, shown: ObjectTag) -> tuple[str, ...]:
-    """The tags of the table that say what a control is: its own, or those of the shapes that draw its labels."""
+def _drawn_by(config: LabelConfig, control: Control, image: ObjectTag) -> tuple[str, ...]:
+    """The tags that draw a control: its own, or the shapes that draw its labels."""
     if kind_of(control.tag).draws != PARTNER:
         return (control.tag,)
-    return tuple(f"{name}Labels" for name in partner_shapes(config, shown))
+    return tuple(f"{name}Labels" for name in partner_shapes(config, image))
 
 
-def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, shown: bool) -> str:
-    """Why a model does not fill a control that another could fill."""
+def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, has_target: bool) -> str:
+    """Why this model does not fill a control that another model could fill."""
     needs: set[str] = set()
     for draws in (kind_of(tag).draws for tag in drawn):
         needs |= {"classes"} if draws == CHOICES else SHAPES[draws].native | SHAPES[draws].derived
@@ -189,7 +190,7 @@ def _not_filled(control: Control, drawn: Sequence[str], model: ModelOutputs, *, 
         return f"the model gives {gives}, and it needs {wanted}"
     if not control.labels:
         return "its labels come from each task, so no class is known to mean them"
-    if not shown:
+    if not has_target:
         return "another control of the image shows the same labels as boxes"
     return (
         f"none of its labels ({_listed([label.stored for label in control.labels])}) is a class of the model "
@@ -201,16 +202,16 @@ _IN_WORDS = {"classes": "the class of a whole image", "turned": "turned boxes"}
 
 
 def _outputs(kinds: AbstractSet[str], joint: str) -> str:
-    """What models give, in words."""
-    return f" {joint} ".join(_IN_WORDS.get(one, one) for one in sorted(kinds))
+    """Model outputs in words."""
+    return f" {joint} ".join(_IN_WORDS.get(kind, kind) for kind in sorted(kinds))
 
 
 def _is_partner(config: LabelConfig, control: Control) -> bool:
-    """Whether a shape without labels is what Labels of one of its images are drawn with."""
+    """Whether the control is a shape without labels that draws the Labels of one of its images."""
     images = [config.objects[name] for name in control.to_names if name in config.objects]
     drawn = any(name.lower() == control.type for name in SHAPES)
-    return drawn and any(one.type == "labels" and set(one.to_names) & set(control.to_names)
-                         for one in config.controls.values()) and bool(images)  # fmt: skip
+    return drawn and any(partner.type == "labels" and set(partner.to_names) & set(control.to_names)
+                         for partner in config.controls.values()) and bool(images)  # fmt: skip
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,20 +1,20 @@
-"""CONTROLS: what each control tag of Label Studio can be given by a model, and whether it is learned from. The table.
+"""CONTROLS: what a model can fill and learn for each control tag of Label Studio.
 
-`mapping` fills controls by it, learning learns by it, and `support` says what it says to people. A control that a model
-learns to fill is a change of its line.
+`label_mapping` fills controls by this table, training learns by it, and `control_support` explains it. To support a
+control, change its line.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# The only object tag that is supported.
 IMAGE = "Image"
-"""The only object tag that is read."""
 
+# `draws` of a control that a classifier fills.
 CHOICES = "Choices"
-"""What a classifier fills, as `draws`."""
 
+# `draws` of `Labels`: the shape control of the same object draws them.
 PARTNER = "partner"
-"""As `draws`: `Labels` are drawn by the shape control of the same object."""
 
 _FREE = "no model writes free answers"
 _REGION = "it marks a part of a text, a sound or a series, and only images are read"
@@ -22,13 +22,13 @@ _REGION = "it marks a part of a text, a sound or a series, and only images are r
 
 @dataclass(frozen=True)
 class ControlKind:
-    """What a control tag can be given.
+    """What a model can do with a control tag.
 
     Attributes:
         tag: As Label Studio spells it.
         draws: Key of `SHAPES`, `CHOICES` or `PARTNER`; empty: no model fills it.
-        learns: Whether versions are learned from what annotators do with it.
-        reason: Why no model fills it, or why it is not learned from; completes "..., since".
+        learns: Whether models are trained from its annotations.
+        reason: Why no model fills it or it is not learned from; completes "..., since".
     """
 
     tag: str
@@ -39,6 +39,7 @@ class ControlKind:
 
 _BARE = "it draws without labels: use its form with labels, or add Labels for the same image"
 
+# Control kind by lower-case tag.
 CONTROLS: Mapping[str, ControlKind] = {
     kind.tag.lower(): kind
     for kind in (
@@ -76,9 +77,8 @@ CONTROLS: Mapping[str, ControlKind] = {
         ControlKind("VideoRectangle", reason=_REGION.replace("a text, a sound or a series", "a video")),
     )
 }
-"""Control by its tag in lower case."""
 
 
 def kind_of(tag: str) -> ControlKind:
-    """The kind of a tag in any case; a tag that the table does not have is filled by no model."""
+    """The kind of a tag, case-insensitive; a tag without an entry is filled by no model."""
     return CONTROLS.get(tag.lower()) or ControlKind(tag, reason=f"no model fills a {tag}")

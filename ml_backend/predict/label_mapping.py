@@ -1,4 +1,4 @@
-"""Owns how a model's classes meet a project's labels: what each control gets, and what finds no partner."""
+"""Map a model's classes to a project's labels: the target of each control, and a report of what does not match."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -8,22 +8,23 @@ from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
 from ml_backend.predict.controls import CHOICES, PARTNER, kind_of
 from ml_backend.predict.shapes import SHAPES
 
+# What a plain detector outputs.
 BOXES = frozenset({"boxes"})
-"""What a plain detector gives."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A control that what is seen on one image goes to.
+    """A control of one image that detections are written to.
 
     Attributes:
         control: The control with the labels.
-        shape: Its partner that draws the shape, for `Labels` with a `Rectangle`; None where the control draws itself.
-        to_name: The image object.
-        data_key: The key of the task's data that holds the image's address; a list of them where `is_list`.
-        labels: Label of each model class that has one, by the class's index.
+        shape: The control that draws the shape, for `Labels` with a `Rectangle`; None where `control` draws itself.
+        to_name: Name of the image object.
+        data_key: Key of the task's data that holds the image's URL.
+        is_list: Whether the value under `data_key` is a list of URLs.
+        labels: Label by class index, for the classes that have one.
         draws: Key of `SHAPES`, or `CHOICES`.
-        points: Label of each of the model's keypoints that has one, by its number; only for keypoints.
+        points: Label by keypoint index; only for keypoints.
     """
 
     control: Control
@@ -36,39 +37,39 @@ class Target:
     points: Mapping[int, str] = field(default_factory=dict)
 
     def threshold(self, default: float) -> float:
-        """Scores below it are not shown: the control's own `model_score_threshold`, else the default."""
+        """The control's own `model_score_threshold`, else the default. Lower scores are not shown."""
         return default if self.control.score_threshold is None else self.control.score_threshold
 
     def thresholds(
-        self, default: float, *, names: Sequence[str], by_name: Mapping[str, float], usual: Mapping[str, float]
+        self, default: float, *, names: Sequence[str], by_name: Mapping[str, float], class_defaults: Mapping[str, float]
     ) -> dict[int, float]:
-        """The threshold of each class that the control shows: that of the class or its label, else `threshold`.
+        """Return the threshold of each class that the control shows: of the class or its label, else `threshold`.
 
         Args:
-            default: Where neither class nor control says one.
+            default: Used where neither class nor control sets one.
             names: The model's class names.
-            by_name: Thresholds by class or label, in any case.
-            usual: What takes the place of the default, by class.
+            by_name: Thresholds by class or label; case is ignored.
+            class_defaults: Replaces the default, by class.
         """
         folded = {name.strip().casefold(): threshold for name, threshold in by_name.items()}
-        # Points are shown for every class: it is they that have labels.
+        # Keypoints are shown for every class: the labels belong to the points.
         labels = dict.fromkeys(range(len(names)), "") if self.points else self.labels
         return {
             index: folded.get(names[index].casefold(), folded.get(label.casefold(), self.threshold(fallback)))
             for index, label in labels.items()
-            for fallback in [usual.get(names[index], default)]
+            for fallback in [class_defaults.get(names[index], default)]
         }
 
 
 @dataclass(frozen=True)
 class MappingReport:
-    """How a model's classes and a label configuration fit together.
+    """How a model's classes match a label config.
 
     Attributes:
         matched: (model class, label) of each class that has a label; (keypoint, label) likewise.
         classes_without_label: Model classes that no control shows; never pre-labelled.
-        labels_without_class: Labels that the model does not know; left to the annotators.
-        no_target: Why no control can take boxes at all; empty where one can.
+        labels_without_class: Labels without a model class; left to the annotators.
+        no_target: Why no control can show the model's output; empty where one can.
     """
 
     matched: tuple[tuple[str, str], ...]
@@ -77,32 +78,32 @@ class MappingReport:
     no_target: str = ""
 
     def lines(self) -> list[str]:
-        """What a user should know, in plain words; empty where every class has a label and every label a class."""
+        """Messages for the user; empty where every class has a label and every label a class."""
         if self.no_target:
             return [self.no_target]
-        said = []
+        messages = []
         if not self.matched:
-            said.append("No class of the model has a label in this project, so nothing is pre-labelled.")
+            messages.append("No class of the model has a label in this project, so nothing is pre-labelled.")
         if self.labels_without_class:
-            said.append(f"Labels that the model does not know: {', '.join(self.labels_without_class)}.")
+            messages.append(f"Labels that the model does not know: {', '.join(self.labels_without_class)}.")
         if self.classes_without_label:
-            said.append(f"Model classes without a label in this project: {', '.join(self.classes_without_label)}.")
-        if said:
-            said.append(
+            messages.append(f"Model classes without a label in this project: {', '.join(self.classes_without_label)}.")
+        if messages:
+            messages.append(
                 'Where a name differs, say so in the label config: <Label value="Car" predicted_values="auto"/>.'
             )
-        return said
+        return messages
 
 
 def find_targets(
     config: LabelConfig, names: Sequence[str], *, gives: AbstractSet[str] = BOXES, points: Sequence[str] = ()
 ) -> tuple[Target, ...]:
-    """Every control of a label configuration that a model with these class names can fill.
+    """Return every control of a label config that a model can fill.
 
     Args:
-        config: The project's label configuration.
+        config: The project's label config.
         names: The model's class names, in its order.
-        gives: What the model gives: see `ml_backend.layouts.Reader.gives`.
+        gives: The model's outputs, see `ml_backend.layouts.Reader.gives`.
         points: Names of its keypoints.
     """
     images = {image.name: image for image in config.images if is_readable(image)}
@@ -110,44 +111,44 @@ def find_targets(
     for control in config.controls.values():
         for to_name in control.to_names:
             if to_name in images:
-                found = _target(config, control, images[to_name], names, gives=gives, points=points)
-                targets += [found] if found else []
-    return _without_repeats(targets, gives)
+                target = _target(config, control, images[to_name], names, gives=gives, points=points)
+                targets += [target] if target else []
+    return _without_duplicate_labels(targets, gives)
 
 
 def mapping_report(
     config: LabelConfig, names: Sequence[str], *, gives: AbstractSet[str] = BOXES, points: Sequence[str] = ()
 ) -> MappingReport:
-    """Which classes and labels meet, and which do not; the arguments are those of `find_targets`."""
+    """Report matched and unmatched classes and labels; arguments as in `find_targets`."""
     targets = find_targets(config, names, gives=gives, points=points)
     if not targets:
         tags = ", ".join(_tags(gives))
-        what = "the class of a photo" if "classes" in gives else "boxes"
+        what = "the class of an image" if "classes" in gives else "boxes"
         why = "no image" if not config.images else f"no control for {what} ({tags}) on an image"
         return MappingReport((), tuple(names), (), f"The label config has {why}, so nothing is pre-labelled.")
     matched = {names[index]: label for target in targets for index, label in target.labels.items()}
     by_point = {points[number]: label for target in targets for number, label in target.points.items()}
-    known = {label for target in targets for label in (*target.labels.values(), *target.points.values())}
+    matched_labels = {label for target in targets for label in (*target.labels.values(), *target.points.values())}
     labels = [label.stored for target in targets for label in target.control.labels]
     return MappingReport(
         matched=(*matched.items(), *by_point.items()),
         classes_without_label=() if by_point else tuple(name for name in names if name not in matched),
-        labels_without_class=tuple(dict.fromkeys(label for label in labels if label not in known)),
+        labels_without_class=tuple(dict.fromkeys(label for label in labels if label not in matched_labels)),
     )
 
 
 def unknown_thresholds(targets: Sequence[Target], names: Sequence[str], by_name: Mapping[str, float]) -> list[str]:
-    """The names in a project's thresholds that are neither a class of the model nor a label of the project."""
-    known = {name.casefold() for name in names}
-    known |= {label.stored.casefold() for target in targets for label in target.control.labels}
-    return [name for name in by_name if name.strip().casefold() not in known]
+    """Return the names in a project's thresholds that are neither a model class nor a label."""
+    known_names = {name.casefold() for name in names}
+    known_names |= {label.stored.casefold() for target in targets for label in target.control.labels}
+    return [name for name in by_name if name.strip().casefold() not in known_names]
 
 
 def _tags(gives: AbstractSet[str]) -> list[str]:
-    """The tags that a model can fill, as a user writes them."""
+    """The tags that a model can fill, as spelled in a label config."""
     if "classes" in gives:
         return [CHOICES]
-    drawn = [name for name in SHAPES if gives & _from(name)]
+    drawn = [name for name in SHAPES if gives & _sources_of(name)]
     return [f"{name}Labels" for name in drawn] + [f"Labels with {name}" for name in drawn[:1]]
 
 
@@ -160,62 +161,66 @@ def _target(
     gives: AbstractSet[str],
     points: Sequence[str],
 ) -> Target | None:
-    """Tags are the same in any case."""
+    """The target of one control and image; None where the model cannot fill it. Tags are case-insensitive."""
     labels = {index: label for index, name in enumerate(names) if (label := control.label_for(name)) is not None}
     target = Target(control, None, image.name, image.value, image.is_list, labels)
     draws, shape = kind_of(control.tag).draws, None
     if draws == CHOICES:
-        return replace(target, draws=CHOICES) if "classes" in gives and whole_task(control, image) else None
+        return replace(target, draws=CHOICES) if "classes" in gives and is_about_one_image(control, image) else None
     if draws == PARTNER:
-        drawn = (one for one in partner_shapes(config, image).items() if gives & _from(one[0]))
+        drawn = (partner for partner in partner_shapes(config, image).items() if gives & _sources_of(partner[0]))
         draws, shape = next(drawn, ("", None))
-    if draws not in SHAPES or not gives & _from(draws):
+    if draws not in SHAPES or not gives & _sources_of(draws):
         return None
     return _with_points(replace(target, shape=shape, draws=draws), points)
 
 
 def is_readable(image: ObjectTag) -> bool:
-    """Whether the image's value is a key of the task's data, not a place inside a value as in a Repeater."""
+    """Whether the image's value is a plain key of the task's data, not a path inside a value as in a Repeater."""
     return not any(sign in image.value for sign in "{[")
 
 
-def whole_task(control: Control, image: ObjectTag) -> bool:
-    """Whether choices are about one image: of a task of several, only where they are asked item by item."""
+def is_about_one_image(control: Control, image: ObjectTag) -> bool:
+    """Whether choices describe one image; in a task with several images, only with `perItem`."""
     return not control.per_region and (not image.is_list or control.attributes.get("perItem", "").lower() == "true")
 
 
 def partner_shapes(config: LabelConfig, image: ObjectTag) -> dict[str, Control]:
     """The shape controls that draw the Labels of an image, by key of `SHAPES`, in the order of the config."""
     keys = {name.lower(): name for name in SHAPES}
-    drawn = (one for one in config.controls.values() if one.type in keys and image.name in one.to_names)
-    found: dict[str, Control] = {}
-    for one in drawn:
-        found.setdefault(keys[one.type], one)
-    return found
+    drawn = (partner for partner in config.controls.values() if partner.type in keys and image.name in partner.to_names)
+    partners: dict[str, Control] = {}
+    for partner in drawn:
+        partners.setdefault(keys[partner.type], partner)
+    return partners
 
 
-def _from(draws: str) -> AbstractSet[str]:
-    """What a model may give for a shape."""
+def _sources_of(draws: str) -> AbstractSet[str]:
+    """Model outputs that a shape can be drawn from."""
     return SHAPES[draws].native | SHAPES[draws].derived
 
 
 def _with_points(target: Target, points: Sequence[str]) -> Target:
-    """With the labels of keypoints: by name, underscores or not, or by the number in a label's `model_index`."""
+    """Add keypoint labels: matched by name, ignoring underscores, or by the number in a label's `model_index`."""
     if target.draws != "KeyPoint" or not points:
         return target
-    found = {}
+    point_labels = {}
     for number, name in enumerate(points):
         label = target.control.label_for(name) or target.control.label_for(name.replace("_", " "))
-        numbered = [one.stored for one in target.control.labels if one.attributes.get("model_index") == str(number)]
+        numbered = [
+            label_tag.stored
+            for label_tag in target.control.labels
+            if label_tag.attributes.get("model_index") == str(number)
+        ]
         if numbered or label:
-            found[number] = numbered[0] if numbered else label or ""
-    return replace(target, points=found)
+            point_labels[number] = numbered[0] if numbered else label or ""
+    return replace(target, points=point_labels)
 
 
-def _without_repeats(targets: Sequence[Target], gives: AbstractSet[str]) -> tuple[Target, ...]:
-    """A shape drawn at a loss is for classes that no other control of the image shows.
+def _without_duplicate_labels(targets: Sequence[Target], gives: AbstractSet[str]) -> tuple[Target, ...]:
+    """Drop classes of derived shapes that another control of the image already shows.
 
-    The label configs of smart tools repeat their labels in KeyPointLabels, which are there to click with.
+    Label configs of smart tools repeat their labels in KeyPointLabels, which serve as click prompts.
     """
 
     def derived(target: Target) -> bool:
@@ -223,14 +228,14 @@ def _without_repeats(targets: Sequence[Target], gives: AbstractSet[str]) -> tupl
             return False
         return target.draws != CHOICES and not gives & SHAPES[target.draws].native
 
-    kept = []
+    unique = []
     for target in targets:
         if derived(target):
-            others = [one for one in targets if one.to_name == target.to_name and not derived(one)]
-            shown = {index for one in others for index in one.labels}
-            left = {index: label for index, label in target.labels.items() if index not in shown}
-            if not left and target.labels:
+            others = [other for other in targets if other.to_name == target.to_name and not derived(other)]
+            taken_classes = {index for other in others for index in other.labels}
+            remaining = {index: label for index, label in target.labels.items() if index not in taken_classes}
+            if not remaining and target.labels:
                 continue
-            target = replace(target, labels=left)  # noqa: PLW2901 - the same target, of fewer classes
-        kept.append(target)
-    return tuple(kept)
+            target = replace(target, labels=remaining)  # noqa: PLW2901 - the same target with fewer classes
+        unique.append(target)
+    return tuple(unique)

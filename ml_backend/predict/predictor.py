@@ -1,4 +1,4 @@
-"""Owns the way from tasks to predictions: photos prepared in threads, run through the detector, written as results."""
+"""Predict tasks: prepare images in threads, run the detector, and write the detections as Label Studio results."""
 
 import threading
 import time
@@ -14,38 +14,44 @@ import numpy.typing as npt
 import structlog
 
 from labelloop.service.errors import Busy
-from labelloop.service.media import MediaError, Photo
-from labelloop.service.memory_budget import Abandoned, never
+from labelloop.service.media import MediaError, DecodedImage
+from labelloop.service.memory_budget import Abandoned, never_abandoned
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import Fit, Prepared, prepare
 from ml_backend.inference.detector import Detector
 from ml_backend.inference.slicing import Slices, detect_sliced
 from ml_backend.predict.label_mapping import Target
-from ml_backend.predict.protocol import Prediction, ProjectOptions, Unanswered
-from ml_backend.predict.results import ImageResult, TargetThresholds, aims_of, floor_of, to_label_studio_results
-from ml_backend.predict.task_score import NEUTRAL, photo_score
+from ml_backend.predict.protocol import FailedPrediction, ProjectOptions, TaskPrediction
+from ml_backend.predict.results import (
+    ImageResult,
+    TargetThresholds,
+    score_floor,
+    target_thresholds,
+    to_label_studio_results,
+)
+from ml_backend.predict.task_score import NEUTRAL, task_score
 
 log = structlog.get_logger(__name__)
 
-PREPARERS = 4
-"""Threads of one request that fetch and decode photos. Each request has its own, so that a slow host behind one batch
-does not keep an annotator's single task waiting."""
+# Threads per request that fetch and decode images. Each request has its own pool, so a slow host behind one batch
+# does not delay an annotator's single task.
+PREPARE_THREADS = 4
 
-DEFAULTS = ProjectOptions()
-"""A project that asked for nothing."""
+# Options of a project without extra params.
+DEFAULT_OPTIONS = ProjectOptions()
 
+# Seconds per request: Label Studio drops the whole response after 100 s.
 BUDGET_S = 90.0
-"""Time for one request: Label Studio drops the whole answer after 100 s."""
 
-Made = TypeVar("Made")
+PreparedImage = TypeVar("PreparedImage")
 Done = TypeVar("Done")
 
-Skipped = Callable[[str], None]
-"""Told the code of the error for each photo that could not be used."""
+# Called with the error code of each image that cannot be used.
+SkippedCallback = Callable[[str], None]
 
 
-class Photos(Protocol):
-    """Where photos come from: `labelloop.service.media.Media`."""
+class ImageSource(Protocol):
+    """Loads the images of tasks; implemented by `labelloop.service.media.Media`."""
 
     def photo(
         self,
@@ -53,62 +59,62 @@ class Photos(Protocol):
         *,
         task_id: int | None = None,
         max_side: int | None = None,
-        abandoned: Callable[[], bool] = never,
-    ) -> Photo:
-        """The decoded photo. Raises `MediaError`; `Busy` and `Abandoned` where it waits for memory."""
+        abandoned: Callable[[], bool] = never_abandoned,
+    ) -> DecodedImage:
+        """Return the decoded image. Raises `MediaError`; `Busy` or `Abandoned` while it waits for memory."""
 
 
 @dataclass(frozen=True)
 class DetectionObserver:
-    """Somebody who wants to see the detections themselves, not only what becomes a result.
+    """Callback that receives the raw detections.
 
     Attributes:
-        floor: Lowest score that is looked at.
-        show: Told the place of the task in the request, what was found on one of its photos, and its width and height.
+        floor: Minimum score of the detections passed to it.
+        show: Called with the index of the task in the request, the detections of one image, and its (width, height).
     """
 
     floor: float
-    show: Callable[[int, Detections, tuple[int, int]], None]
+    on_detections: Callable[[int, Detections, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One photo of one task: the `item`-th of its list, or the only one (None), for these aims."""
+    """One image of one task and the targets that want it: the `item`-th of a list, or the only one (None)."""
 
-    task: int
+    task_index: int
     url: Any
     item: int | None
-    aims: tuple[TargetThresholds, ...]
+    targets: tuple[TargetThresholds, ...]
 
 
 @dataclass(frozen=True)
 class _ImageDetections:
-    """A photo on which everything was looked for, and its size in pixels."""
+    """The detections of one image, and its size in pixels."""
 
-    shot: ImageRequest
-    found: Detections
+    request: ImageRequest
+    detections: Detections
     width: int
     height: int
 
 
 @dataclass
-class _Entry:
-    """What is known of one task so far."""
+class _TaskResults:
+    """Results of one task so far."""
 
     task_id: int | None
     results: list[dict[str, Any]] = field(default_factory=list)
     candidates: list[tuple[float, float]] = field(default_factory=list)
-    late: bool = False
-    looked: int = 0
-    failed: str = ""
+    timed_out: bool = False
+    images_predicted: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What one request asks for, and whether somebody still waits for it."""
+    """The image requests of one call and their deadline; over when done or abandoned by the client."""
 
-    shots: Sequence[ImageRequest]
-    entries: Sequence[_Entry]
+    requests: Sequence[ImageRequest]
+    entries: Sequence[_TaskResults]
     deadline: float
     abandoned: Callable[[], bool]
     ended: threading.Event = field(default_factory=threading.Event)
@@ -118,32 +124,32 @@ class _Job:
 
 
 class Predictor:
-    """Predicts tasks with one detector."""
+    """Predicts tasks with one detector and a shared image source."""
 
     def __init__(
         self,
-        photos: Photos,
+        images: ImageSource,
         *,
         score_threshold: float,
-        skipped: Skipped = lambda _: None,
+        on_skipped: SkippedCallback = lambda _: None,
         budget_s: float = BUDGET_S,
-        watch: DetectionObserver | None = None,
+        observer: DetectionObserver | None = None,
     ) -> None:
-        """Keeps what all requests share.
+        """Keep the settings that all requests share.
 
         Args:
-            photos: Where photos come from.
-            score_threshold: Lowest score of a box that is shown, where neither project nor control says another.
-            skipped: Told the code of the error for each photo that could not be used.
-            budget_s: Seconds after which a request is answered with what there is.
-            watch: Shown what was found on each photo, weak detections too.
+            images: Image source.
+            score_threshold: Minimum score of a shown box where neither project nor control sets one.
+            on_skipped: Called with the error code of each image that cannot be used.
+            budget_s: Seconds after which a request is answered with the results so far.
+            observer: Receives the raw detections of each image, weak ones too.
         """
-        self._photos = photos
+        self._images = images
         self._threshold = score_threshold
-        self._skipped = skipped
+        self._skipped = on_skipped
         self._budget_s = budget_s
-        self._watch = watch
-        self._spare: deque[npt.NDArray[Any]] = deque(maxlen=PREPARERS)  # tensors that the engine is done with
+        self._observer = observer
+        self._spare: deque[npt.NDArray[Any]] = deque(maxlen=PREPARE_THREADS)  # input tensors for reuse
 
     def predict(
         self,
@@ -151,86 +157,85 @@ class Predictor:
         *,
         detector: Detector,
         targets: Sequence[Target],
-        options: ProjectOptions = DEFAULTS,
+        options: ProjectOptions = DEFAULT_OPTIONS,
         waited_s: float = 0.0,
-        abandoned: Callable[[], bool] = never,
-        unserved: Callable[[], str] = lambda: "No control of the project takes what the model gives.",
-    ) -> list[Prediction | Unanswered]:
-        """One entry a task, in the order of the tasks.
+        abandoned: Callable[[], bool] = never_abandoned,
+        no_target_reason: Callable[[], str] = lambda: "No control of the project takes what the model gives.",
+    ) -> list[TaskPrediction | FailedPrediction]:
+        """Predict tasks; returns one entry per task, in the order of the tasks.
 
-        A photo that cannot be had costs its own task its boxes, and no other; the reason is logged. Tasks of which no
-        photo could be looked at are `Unanswered`, as are those that the time did not suffice for, and all where no
-        control of the project takes what the model gives: Label Studio stores nothing of them. With a `Watch` the
-        photos are looked at all the same.
+        An image that cannot be read leaves its own task without boxes; the reason is logged. A task is `Unanswered`
+        where none of its images could be read, where the time ran out, or where no control of the project takes the
+        model's output: Label Studio stores nothing for it. With an observer, images are run in the last case too.
 
         Args:
             tasks: As Label Studio sends them.
-            detector: Makes the boxes.
+            detector: The model.
             targets: Controls of the project that results go to.
-            options: What the project asks for.
-            waited_s: Seconds of the budget that are spent already.
-            abandoned: Asked before each photo; True ends the work.
-            unserved: Says why no control of the project gets anything; asked where none does.
+            options: Options of the project.
+            waited_s: Seconds of the budget already spent.
+            abandoned: Polled before each image; True cancels the request.
+            no_target_reason: Returns why no control takes the model's output; called only in that case.
 
         Raises:
             ModelBroken: The engine failed.
-            Busy: Other requests decode so many pixels that there is no memory for these photos.
-            Abandoned: The client has gone.
+            Busy: Other requests hold the memory for decoded images.
+            Abandoned: The client disconnected.
         """
-        if self._watch is None and not any(target.labels or target.points for target in targets):
-            reason = unserved()
-            return [Unanswered(NEUTRAL, detector.version, reason) for _ in tasks]
-        aims = aims_of(targets, detector.names.names, options, self._threshold)
-        floor = floor_of(aims) if self._watch is None else min(floor_of(aims), self._watch.floor)
-        entries = [_Entry(task_id=_task_id(task)) for task in tasks]
+        if self._observer is None and not any(target.labels or target.points for target in targets):
+            reason = no_target_reason()
+            return [FailedPrediction(NEUTRAL, detector.version, reason) for _ in tasks]
+        aims = target_thresholds(targets, detector.names.names, options, self._threshold)
+        floor = score_floor(aims) if self._observer is None else min(score_floor(aims), self._observer.floor)
+        entries = [_TaskResults(task_id=_task_id(task)) for task in tasks]
         deadline = time.monotonic() + self._budget_s - waited_s
-        shots = [shot for index, task in enumerate(tasks) for shot in image_requests(index, task, aims)]
-        job = _Job(shots, entries, deadline, abandoned)
+        requests = [shot for index, task in enumerate(tasks) for shot in image_requests(index, task, aims)]
+        job = _Job(requests, entries, deadline, abandoned)
         if options.slice:
             slices = Slices(options.slice, options.slice_overlap)
-            looks = self._slice(job, detector, floor=floor, slices=slices)
+            detected = self._detect_sliced(job, detector, floor=floor, slices=slices)
         else:
-            looks = self._look(job, detector, floor)
-        for look in looks:
-            shot, entry = look.shot, entries[look.shot.task]
-            entry.looked += 1
-            if self._watch is not None:
-                self._watch.show(shot.task, look.found, (look.width, look.height))
-            key = f"{detector.version} {entry.task_id} {shot.item}"
+            detected = self._detect_whole(job, detector, floor)
+        for image in detected:
+            request, entry = image.request, entries[image.request.task_index]
+            entry.images_predicted += 1
+            if self._observer is not None:
+                self._observer.on_detections(request.task_index, image.detections, (image.width, image.height))
+            key = f"{detector.version} {entry.task_id} {request.item}"
             results, candidates = to_label_studio_results(
-                ImageResult(look.found, look.width, look.height, key, shot.item), shot.aims
+                ImageResult(image.detections, image.width, image.height, key, request.item), request.targets
             )
             entry.results += results
             entry.candidates += candidates
-        return [_close(entry, detector.version) for entry in entries]
+        return [_response_of(entry, detector.version) for entry in entries]
 
-    def _look(self, job: _Job, detector: Detector, floor: float) -> Iterator[_ImageDetections]:
-        """Whole photos in the order of the shots, at most `detector.batch` at a time."""
+    def _detect_whole(self, job: _Job, detector: Detector, floor: float) -> Iterator[_ImageDetections]:
+        """Run whole images in the order of the requests, at most `detector.batch` per batch."""
         spec = detector.spec
-        # What is cropped to its middle needs more than the input's size of the longer side.
+        # A centre crop needs more pixels than the input size on the longer side.
         side = max(spec.width, spec.height) * (2 if spec.placement == "crop" else 1)
 
-        def make(photo: Photo) -> Prepared:
-            return prepare(photo.image, spec, size=(photo.width, photo.height), into=self._take_spare())
+        def make(photo: DecodedImage) -> Prepared:
+            return prepare(photo.pixels, spec, size=(photo.width, photo.height), into=self._take_spare())
 
-        if detector.batch == 1:  # whoever made a photo ready looks at it too: the engine lets in as many as are of use
+        if detector.batch == 1:  # run in the thread that prepared the image; the engine limits its own concurrency
 
-            def look(ready: Prepared) -> tuple[Fit, Detections]:
-                seen = detector.detect([ready], floor=floor)[0]
+            def detect(ready: Prepared) -> tuple[Fit, Detections]:
+                detections = detector.detect([ready], floor=floor)[0]
                 self._spare.append(ready.tensor)
-                return ready.fit, seen
+                return ready.fit, detections
 
-            for shot, (fit, seen) in self._prefetch(job, batch=1, max_side=side, make=make, then=look):
-                yield _ImageDetections(shot, seen, fit.width, fit.height)
+            for request, (fit, detections) in self._prefetch(job, batch=1, max_side=side, make=make, then=detect):
+                yield _ImageDetections(request, detections, fit.width, fit.height)
             return
         batch: list[tuple[ImageRequest, Prepared]] = []
         coming = self._prefetch(job, batch=detector.batch, max_side=side, make=make, then=_identity)
-        for one in chain(coming, [None]):
-            batch += [one] if one else []
-            if batch and (one is None or len(batch) == detector.batch):
-                found = detector.detect([prepared for _, prepared in batch], floor=floor)
-                for (shot, prepared), seen in zip(batch, found, strict=True):
-                    yield _ImageDetections(shot, seen, prepared.fit.width, prepared.fit.height)
+        for prepared_request in chain(coming, [None]):
+            batch += [prepared_request] if prepared_request else []
+            if batch and (prepared_request is None or len(batch) == detector.batch):
+                batch_detections = detector.detect([prepared for _, prepared in batch], floor=floor)
+                for (request, prepared), detections in zip(batch, batch_detections, strict=True):
+                    yield _ImageDetections(request, detections, prepared.fit.width, prepared.fit.height)
                 batch = []
 
     def _take_spare(self) -> npt.NDArray[Any] | None:
@@ -239,18 +244,20 @@ class Predictor:
         except IndexError:
             return None
 
-    def _slice(self, job: _Job, detector: Detector, *, floor: float, slices: Slices) -> Iterator[_ImageDetections]:
-        """Photos in the order of the shots, each whole and part by part.
+    def _detect_sliced(
+        self, job: _Job, detector: Detector, *, floor: float, slices: Slices
+    ) -> Iterator[_ImageDetections]:
+        """Run images whole and tile by tile, in the order of the requests.
 
-        Each is decoded in full, looked at and let go by one thread: none holds a photo while it waits for another.
+        One thread decodes, runs and releases each image, so no decoded image waits for another.
         """
 
-        def look(photo: Photo) -> tuple[tuple[int, int], Detections]:
+        def detect(photo: DecodedImage) -> tuple[tuple[int, int], Detections]:
             size = photo.width, photo.height
-            return size, detect_sliced(detector, photo.image, slices, floor=floor, size=size)
+            return size, detect_sliced(detector, photo.pixels, slices, floor=floor, size=size)
 
-        for shot, (size, seen) in self._prefetch(job, batch=0, max_side=None, make=_identity, then=look):
-            yield _ImageDetections(shot, seen, *size)
+        for request, (size, detections) in self._prefetch(job, batch=0, max_side=None, make=_identity, then=detect):
+            yield _ImageDetections(request, detections, *size)
 
     def _prefetch(
         self,
@@ -258,125 +265,125 @@ class Predictor:
         *,
         batch: int,
         max_side: int | None,
-        make: Callable[[Photo], Made],
-        then: Callable[[Made], Done],
+        make: Callable[[DecodedImage], PreparedImage],
+        then: Callable[[PreparedImage], Done],
     ) -> Iterator[tuple[ImageRequest, Done]]:
-        """Photos made ready, in the order of the shots: what `make` fails at costs that photo, what `then` does, all.
+        """Prepare images ahead, in order; an error in `make` skips that image, an error in `then` is raised.
 
-        A window of a few photos beyond those at work is made ready ahead, no more: a request of any length stays within
-        the same memory, and the engine seldom waits.
+        The prefetch window holds a few images more than the batch in progress, so memory does not grow with the length
+        of the request and the engine rarely waits.
         """
-        shots, entries = job.shots, job.entries
-        if len(shots) == 1:
-            done = self._make(shots[0], job, max_side, make, then)
+        requests, entries = job.requests, job.entries
+        if len(requests) == 1:
+            done = self._prepare(requests[0], job, max_side, make, then)
             if done is not None:
-                yield shots[0], done
+                yield requests[0], done
             return
         waiting: deque[tuple[ImageRequest, Future[Done | None]]] = deque()
-        window = PREPARERS + 2 * batch
-        coming = iter(shots)
-        pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
+        window = PREPARE_THREADS + 2 * batch
+        remaining = iter(requests)
+        pool = ThreadPoolExecutor(PREPARE_THREADS, thread_name_prefix="prepare")
         try:
             while True:
-                while len(waiting) < window and (shot := next(coming, None)) is not None:
-                    waiting.append((shot, pool.submit(self._make, shot, job, max_side, make, then)))
+                while len(waiting) < window and (request := next(remaining, None)) is not None:
+                    waiting.append((request, pool.submit(self._prepare, request, job, max_side, make, then)))
                 if not waiting:
                     return
-                shot, future = waiting.popleft()
+                request, future = waiting.popleft()
                 try:
                     done = future.result(timeout=_remaining_s(job.deadline))
                 except FutureTimeout:
-                    left = [shot, *(one for one, _ in waiting), *coming]
-                    for one in left:
-                        entries[one.task].late = True
-                    log.warning("predict_out_of_time", photos_left=len(left), photos=len(shots))
+                    late = [request, *(waiting_request for waiting_request, _ in waiting), *remaining]
+                    for late_request in late:
+                        entries[late_request.task_index].timed_out = True
+                    log.warning("predict_out_of_time", photos_left=len(late), photos=len(requests))
                     return
                 if done is not None:
-                    yield shot, done
+                    yield request, done
         finally:
             job.ended.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _make(
+    def _prepare(
         self,
-        shot: ImageRequest,
+        request: ImageRequest,
         job: _Job,
         max_side: int | None,
-        make: Callable[[Photo], Made],
-        then: Callable[[Made], Done],
+        make: Callable[[DecodedImage], PreparedImage],
+        then: Callable[[PreparedImage], Done],
     ) -> Done | None:
-        entry = job.entries[shot.task]
+        entry = job.entries[request.task_index]
         task_id = entry.task_id
         if job.is_over():
             raise Abandoned
-        if not isinstance(shot.url, str) or not shot.url.strip():
-            entry.failed = f"there is no image address but {type(shot.url).__name__}"
-            self._skip(shot, task_id, "no_address", entry.failed)
+        if not isinstance(request.url, str) or not request.url.strip():
+            entry.error = f"the image address is a value of type {type(request.url).__name__}"
+            self._skip(request, task_id, "no_address", entry.error)
             return None
         try:
-            made = make(self._photos.photo(shot.url, task_id=task_id, max_side=max_side, abandoned=job.is_over))
-        except (Busy, Abandoned):  # of the whole request
+            prepared = make(self._images.photo(request.url, task_id=task_id, max_side=max_side, abandoned=job.is_over))
+        except (Busy, Abandoned):  # these end the whole request
             raise
         except MediaError as error:
-            entry.failed = str(error)
-            self._skip(shot, task_id, error.code, entry.failed)
+            entry.error = str(error)
+            self._skip(request, task_id, error.code, entry.error)
             return None
-        except Exception as error:  # whatever a file can do to a decoder, it may not cost the other tasks theirs
+        except Exception as error:  # a file that breaks a decoder must not fail the other tasks
             log.exception("photo_failed", task=task_id)
-            entry.failed = type(error).__name__
-            self._skip(shot, task_id, "unexpected", entry.failed)
+            entry.error = type(error).__name__
+            self._skip(request, task_id, "unexpected", entry.error)
             return None
-        return then(made)
+        return then(prepared)
 
-    def _skip(self, shot: ImageRequest, task_id: int | None, code: str, reason: str) -> None:
+    def _skip(self, request: ImageRequest, task_id: int | None, code: str, reason: str) -> None:
         self._skipped(code)
-        keys = [aim.target.data_key for aim in shot.aims]
-        log.warning("photo_skipped", task=task_id, data_key=keys[0], item=shot.item, code=code, reason=reason)
+        keys = [target.target.data_key for target in request.targets]
+        log.warning("photo_skipped", task=task_id, data_key=keys[0], item=request.item, code=code, reason=reason)
 
 
-def _identity(one: Made) -> Made:
-    return one
+def _identity(value: PreparedImage) -> PreparedImage:
+    return value
 
 
 def _remaining_s(deadline: float) -> float:
-    """Seconds left. Raises TimeoutError where none is: a photo that is ready is no use when the answer is late."""
+    """Seconds left. Raises `TimeoutError` after the deadline, even if the next image is ready."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise FutureTimeout
     return left
 
 
-def image_requests(index: int, task: dict[str, Any], aims: Sequence[TargetThresholds]) -> list[ImageRequest]:
-    """The photos of a task that some target wants, each once.
+def image_requests(index: int, task: dict[str, Any], targets: Sequence[TargetThresholds]) -> list[ImageRequest]:
+    """Return the images of a task that at least one target uses, each once.
 
     Args:
-        index: The task's place in its request.
-        task: As Label Studio sends it; data values are addresses, or lists of them.
-        aims: Controls that results go to.
+        index: Index of the task in its request.
+        task: As Label Studio sends it; data values are URLs or lists of URLs.
+        targets: Targets that results go to.
     """
     data = task.get("data")
     data = data if isinstance(data, dict) else {}
     keys: dict[str, list[TargetThresholds]] = {}
-    for aim in aims:
-        keys.setdefault(aim.target.data_key, []).append(aim)
-    shots = []
-    for key, wanted in keys.items():
+    for target in targets:
+        keys.setdefault(target.target.data_key, []).append(target)
+    requests = []
+    for key, key_targets in keys.items():
         value = data.get(key)
         if isinstance(value, list):
-            shots += [ImageRequest(index, url, item, tuple(wanted)) for item, url in enumerate(value)]
+            requests += [ImageRequest(index, url, item, tuple(key_targets)) for item, url in enumerate(value)]
         else:
-            shots.append(ImageRequest(index, value, None, tuple(wanted)))
-    return shots
+            requests.append(ImageRequest(index, value, None, tuple(key_targets)))
+    return requests
 
 
-def _close(entry: _Entry, version: str) -> Prediction | Unanswered:
-    if entry.late:
-        return Unanswered(NEUTRAL, version, "There was no time left for this task; ask for fewer at once.")
-    if not entry.looked:
-        return Unanswered(NEUTRAL, version, f"No image of the task could be read: {entry.failed or 'it has none'}")
-    return Prediction(entry.results, round(photo_score(entry.candidates), 4), version)
+def _response_of(entry: _TaskResults, version: str) -> TaskPrediction | FailedPrediction:
+    if entry.timed_out:
+        return FailedPrediction(NEUTRAL, version, "The time for this request ran out; select fewer tasks at once.")
+    if not entry.images_predicted:
+        return FailedPrediction(NEUTRAL, version, f"No image of the task could be read: {entry.error or 'it has none'}")
+    return TaskPrediction(entry.results, round(task_score(entry.candidates), 4), version)
 
 
 def _task_id(task: dict[str, Any]) -> int | None:
-    given = task.get("id")
-    return given if isinstance(given, int) else None
+    task_id = task.get("id")
+    return task_id if isinstance(task_id, int) else None

@@ -1,6 +1,6 @@
-"""Owns Label Studio's ML backend protocol: its requests and answers as frozen values, read from any JSON it sends.
+"""Requests and responses of Label Studio's ML backend protocol, decoded from the JSON that it sends.
 
-The forms are those that Label Studio 1.23.2 was seen to send; docs/reference/endpoints.md lists the endpoints.
+The message formats match Label Studio 1.23.2; docs/reference/endpoints.md lists the endpoints.
 """
 
 import json
@@ -17,12 +17,12 @@ Message = TypeVar("Message", bound=msgspec.Struct)
 
 
 class SetupRequest(msgspec.Struct, frozen=True):
-    """`POST /setup`: asked at every opening of the Data Manager and before every prediction.
+    """`POST /setup`: sent whenever the Data Manager opens and before every prediction.
 
     Attributes:
         project: `<project id>.<creation time>`.
         schema: The label config's XML.
-        extra_params: The connection's "extra params": anything, or nothing.
+        extra_params: The connection's "extra params": any JSON value, or none.
     """
 
     project: str | int | None = None
@@ -31,10 +31,10 @@ class SetupRequest(msgspec.Struct, frozen=True):
 
 
 class PredictRequest(msgspec.Struct, frozen=True):
-    """`POST /predict`: all selected tasks at once.
+    """`POST /predict`: all selected tasks in one request.
 
     Attributes:
-        tasks: As Label Studio serializes them, data raw.
+        tasks: As Label Studio serializes them; `data` is not resolved.
         label_config: The label config's XML.
         project: As in `SetupRequest`.
         params: `login`, `password`, `context`; may be null.
@@ -47,19 +47,19 @@ class PredictRequest(msgspec.Struct, frozen=True):
 
     @property
     def interactive(self) -> bool:
-        """Whether an annotator waits with a half-drawn shape (`params.context`), rather than a batch of tasks."""
+        """Whether an annotator waits for the response to a half-drawn shape (`params.context`)."""
         return bool((self.params or {}).get("context"))
 
 
 class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a project's "extra params" ask for.
+    """Prediction options from a project's "extra params".
 
     Attributes:
-        score_threshold: Lowest score of a pre-label, in [0, 1]; None: the backend's own.
-        score_thresholds: The same by class of the model, or by label; it goes before every other threshold.
-        slice: Pixels a side of the parts that larger photos are cut into; 0: they are not.
-        slice_overlap: Share of a part that its neighbour shows too.
-        usual: Lowest score by class where neither project nor control says one: what comes with a model version.
+        score_threshold: Minimum score of a pre-label, in [0, 1]; None: the backend's default.
+        score_thresholds: Minimum score by model class or by label; takes precedence over every other threshold.
+        slice: Side of the tiles that larger images are cut into, pixels; 0: no slicing.
+        slice_overlap: Share of a tile that overlaps its neighbour, in [0, 0.9].
+        usual: Minimum score by class where neither project nor control sets one; comes with a model version.
     """
 
     score_threshold: float | None = None
@@ -70,20 +70,20 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def with_thresholds(options: ProjectOptions, thresholds: Mapping[str, float]) -> ProjectOptions:
-    """The options with the thresholds that come with a model version; whatever the project asks for goes first."""
+    """Return the options with the thresholds of a model version as defaults; those of the project take precedence."""
     return msgspec.structs.replace(options, usual=thresholds) if thresholds else options
 
 
-class Prediction(msgspec.Struct, frozen=True):
-    """One task's entry in the answer to `/predict`. The three fields are all that Label Studio keeps."""
+class TaskPrediction(msgspec.Struct, frozen=True):
+    """One task's entry in the response to `/predict`. Label Studio stores these three fields only."""
 
     result: list[dict[str, Any]]
     score: float
     model_version: str
 
 
-class Unanswered(msgspec.Struct, frozen=True):
-    """An entry without `result`: Label Studio keeps nothing of it, and asks again when the task is opened next."""
+class FailedPrediction(msgspec.Struct, frozen=True):
+    """An entry without `result`: Label Studio stores nothing and asks again when the task is opened next."""
 
     score: float
     model_version: str
@@ -91,22 +91,22 @@ class Unanswered(msgspec.Struct, frozen=True):
 
 
 def read_message(body: Mapping[str, Any], kind: type[Message]) -> Message:
-    """A request's JSON object as one of the types above; fields that it does not name are left aside.
+    """Decode a request's JSON object; unknown fields are ignored.
 
     Raises:
-        BadRequest: A field is missing or of the wrong type; the message says which.
+        BadRequest: A field is missing or of the wrong type; the message names it.
     """
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"The request is not one of Label Studio's: {error}.") from None
+        raise BadRequest(f"The request does not match Label Studio's ML backend protocol: {error}.") from None
 
 
 def read_options(extra_params: Any) -> ProjectOptions:
-    """The options in "extra params": an object, the same as JSON text, or empty in any of the ways it can be.
+    """Decode the options in "extra params": a JSON object, the same as JSON text, or empty.
 
     Raises:
-        BadRequest: It is something else, or a number in it is none or out of its range.
+        BadRequest: It is something else, or a value has the wrong type or is out of range.
     """
     value = extra_params
     if isinstance(value, str):
@@ -118,25 +118,25 @@ def read_options(extra_params: Any) -> ProjectOptions:
         value = {}
     if not isinstance(value, dict):
         raise BadRequest("The extra params are not a JSON object.", fix=_OPTIONS)
-    told: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if value.get("score_threshold") is not None:
-        told["score_threshold"] = _number(value, "score_threshold", 0, 1)
+        options["score_threshold"] = _number(value, "score_threshold", 0, 1)
     if value.get("score_thresholds") is not None:
         by_name = value["score_thresholds"]
         if not isinstance(by_name, dict):
             raise BadRequest(f"score_thresholds in the extra params is {by_name!r}.", fix=_OPTIONS)
-        told["score_thresholds"] = {name: _number(by_name, name, 0, 1) for name in by_name}
+        options["score_thresholds"] = {name: _number(by_name, name, 0, 1) for name in by_name}
     if value.get("slice") is not None:
-        told["slice"] = int(_number(value, "slice", 0, 100_000))
-        if 0 < told["slice"] < LEAST_SLICE:
-            raise BadRequest(f"slice in the extra params is {told['slice']}, less than {LEAST_SLICE}.", fix=_OPTIONS)
+        options["slice"] = int(_number(value, "slice", 0, 100_000))
+        if 0 < options["slice"] < MIN_SLICE:
+            raise BadRequest(f"slice in the extra params is {options['slice']}, less than {MIN_SLICE}.", fix=_OPTIONS)
     if value.get("slice_overlap") is not None:
-        told["slice_overlap"] = _number(value, "slice_overlap", 0, 0.9)
-    return ProjectOptions(**told)
+        options["slice_overlap"] = _number(value, "slice_overlap", 0, 0.9)
+    return ProjectOptions(**options)
 
 
-LEAST_SLICE = 64
-"""Pixels a side: smaller parts would cut a photo into thousands."""
+# Pixels a side: smaller tiles would cut an image into thousands.
+MIN_SLICE = 64
 
 _OPTIONS = (
     'In the connection\'s extra params write for example {"score_threshold": 0.4}, or '
@@ -152,10 +152,10 @@ def _number(value: Mapping[str, Any], key: str, least: float, most: float) -> fl
 
 
 def read_config(xml: str | None) -> LabelConfig:
-    """The label config; an empty one where there is none yet.
+    """Parse the label config; an empty one if the project has none yet.
 
     Raises:
-        BadRequest: It is not Label Studio's XML.
+        BadRequest: It is not a Label Studio label config.
     """
     try:
         return LabelConfig.parse(xml) if xml and xml.strip() else LabelConfig({}, {})

@@ -1,4 +1,4 @@
-"""Owns SHAPES: which shapes of Label Studio a model's detections can become, and how each is drawn. The one table."""
+"""SHAPES: the Label Studio shapes that detections can be written as, and how each is drawn."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from labelloop.labeling.geometry.shapes import Ellipse, Geometry, KeyPoint, Mask, Polygon, Rectangle
 from ml_backend.detection.detections import Detections, corners_of
 
+# Diameter of a keypoint, as a share of the image's width.
 POINT_WIDTH = 0.0075
-"""Diameter that a keypoint is drawn with, as a share of the photo's width."""
 
-SURE_POINT = 0.5
-"""A keypoint that the model is less sure of is hidden or outside the photo, and is not drawn."""
+# Minimum confidence of a keypoint; below it the point is hidden or outside the image and is not drawn.
+MIN_KEYPOINT_CONFIDENCE = 0.5
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One shape.
+class ShapeRenderer:
+    """How detections are drawn as one Label Studio shape.
 
     Attributes:
-        native: What a model must give for the shape to say all that the model saw.
-        derived: What it can be drawn from at a loss; used only where no other control shows the class.
-        draw: The shape of one detection, in pixels of the photo; None where nothing of it is left.
+        native: Model outputs that the shape represents without loss (any of them).
+        derived: Outputs it can be approximated from; used only where no other control shows the class.
+        draw: (detections, index, image width, image height) -> geometry in pixels; None where it is empty.
     """
 
     native: frozenset[str]
@@ -29,71 +29,71 @@ class Shape:
     draw: Callable[[Detections, int, int, int], Geometry | None]
 
 
-def _rectangle(found: Detections, index: int, width: int, height: int) -> Geometry:
+def _rectangle(detections: Detections, index: int, width: int, height: int) -> Geometry:
     del width, height
-    if found.turned is not None:
-        _, _, across, down, angle = (float(value) for value in found.turned[index])
-        x, y = corners_of(found.turned[index : index + 1])[0, 0].tolist()
-        turn = round(math.degrees(angle) % 360, 3) % 360
-        return Rectangle(round(x, 2), round(y, 2), round(across, 2), round(down, 2), turn)
-    left, top, right, bottom = (round(side, 2) for side in found.boxes[index].tolist())
+    if detections.rotated is not None:
+        _, _, box_width, box_height, angle = (float(value) for value in detections.rotated[index])
+        x, y = corners_of(detections.rotated[index : index + 1])[0, 0].tolist()
+        rotation = round(math.degrees(angle) % 360, 3) % 360
+        return Rectangle(round(x, 2), round(y, 2), round(box_width, 2), round(box_height, 2), rotation)
+    left, top, right, bottom = (round(side, 2) for side in detections.boxes[index].tolist())
     return Rectangle(left, top, right - left, bottom - top)
 
 
-def _ellipse(found: Detections, index: int, width: int, height: int) -> Geometry:
-    """The ellipse that fills the box."""
+def _ellipse(detections: Detections, index: int, width: int, height: int) -> Geometry:
+    """The ellipse inscribed in the box."""
     del width, height
-    if found.turned is not None:
-        cx, cy, across, down, angle = (float(value) for value in found.turned[index])
-        return Ellipse(cx, cy, across / 2, down / 2, math.degrees(angle) % 360)
-    left, top, right, bottom = found.boxes[index].tolist()
+    if detections.rotated is not None:
+        cx, cy, box_width, box_height, angle = (float(value) for value in detections.rotated[index])
+        return Ellipse(cx, cy, box_width / 2, box_height / 2, math.degrees(angle) % 360)
+    left, top, right, bottom = detections.boxes[index].tolist()
     return Ellipse((left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2)
 
 
-def _point(found: Detections, index: int, width: int, height: int) -> Geometry:
-    """The middle of the box."""
+def _point(detections: Detections, index: int, width: int, height: int) -> Geometry:
+    """The centre of the box."""
     del height
-    left, top, right, bottom = found.boxes[index].tolist()
+    left, top, right, bottom = detections.boxes[index].tolist()
     return KeyPoint((left + right) / 2, (top + bottom) / 2, POINT_WIDTH * width)
 
 
-def _polygon(found: Detections, index: int, width: int, height: int) -> Geometry | None:
-    """The outline of the mask, else the corners of a turned box."""
+def _polygon(detections: Detections, index: int, width: int, height: int) -> Geometry | None:
+    """The outline of the mask, else the corners of a rotated box."""
     del width, height
-    if found.segments is not None:
-        outline = found.segments[index].outline()
+    if detections.segments is not None:
+        outline = detections.segments[index].outline()
         return Polygon(outline) if outline else None
-    if found.turned is not None:
-        corners = corners_of(found.turned[index : index + 1])[0].tolist()
+    if detections.rotated is not None:
+        corners = corners_of(detections.rotated[index : index + 1])[0].tolist()
         return Polygon(tuple((x, y) for x, y in corners))
     return None
 
 
-def _mask(found: Detections, index: int, width: int, height: int) -> Geometry | None:
+def _mask(detections: Detections, index: int, width: int, height: int) -> Geometry | None:
     del width, height
-    pixels = found.segments[index].mask() if found.segments is not None else None
-    return Mask.of(pixels) if pixels is not None and pixels.any() else None
+    pixels = detections.segments[index].mask() if detections.segments is not None else None
+    return Mask.from_array(pixels) if pixels is not None and pixels.any() else None
 
 
-def points_of(found: Detections, index: int, width: int) -> Mapping[int, KeyPoint]:
-    """The keypoints of one detection that the model is sure of, by their number."""
-    if found.keypoints is None:
+def points_of(detections: Detections, index: int, width: int) -> Mapping[int, KeyPoint]:
+    """The keypoints of one detection above `SURE_POINT`, by keypoint index."""
+    if detections.keypoints is None:
         return {}
     return {
         number: KeyPoint(x, y, POINT_WIDTH * width)
-        for number, (x, y, sure) in enumerate(found.keypoints[index].tolist())
-        if sure >= SURE_POINT
+        for number, (x, y, confidence) in enumerate(detections.keypoints[index].tolist())
+        if confidence >= MIN_KEYPOINT_CONFIDENCE
     }
 
 
 _BOXES, _MASKS, _NOTHING = frozenset({"boxes"}), frozenset({"masks"}), frozenset[str]()
 
-SHAPES: Mapping[str, Shape] = {
-    "Rectangle": Shape(_BOXES, _NOTHING, _rectangle),
-    "Polygon": Shape(_MASKS, frozenset({"turned"}), _polygon),
-    "Brush": Shape(_MASKS, _NOTHING, _mask),
-    "BitMask": Shape(_MASKS, _NOTHING, _mask),
-    "KeyPoint": Shape(frozenset({"keypoints"}), _BOXES, _point),
-    "Ellipse": Shape(_NOTHING, _BOXES, _ellipse),
+# Drawing by shape tag. `<shape>Labels` carries its own labels; a plain shape is the partner of `Labels`.
+SHAPES: Mapping[str, ShapeRenderer] = {
+    "Rectangle": ShapeRenderer(_BOXES, _NOTHING, _rectangle),
+    "Polygon": ShapeRenderer(_MASKS, frozenset({"turned"}), _polygon),
+    "Brush": ShapeRenderer(_MASKS, _NOTHING, _mask),
+    "BitMask": ShapeRenderer(_MASKS, _NOTHING, _mask),
+    "KeyPoint": ShapeRenderer(frozenset({"keypoints"}), _BOXES, _point),
+    "Ellipse": ShapeRenderer(_NOTHING, _BOXES, _ellipse),
 }
-"""Shape, as its tag is called -> how it is drawn. `<shape>Labels` has the labels itself, `Labels` stands beside it."""

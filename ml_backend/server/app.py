@@ -1,4 +1,4 @@
-"""Owns the ML backend's web app: every endpoint that Label Studio calls or reserves, and nothing behind them."""
+"""The ML backend's web app: the endpoints that Label Studio calls or reserves."""
 
 import threading
 from collections import OrderedDict
@@ -15,28 +15,29 @@ from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import StoreError, open_store
 from labelloop.service.studio import Studio
-from labelloop.service.web.app import client_left, create_web, json_body, metrics_of
+from labelloop.service.web.app import create_web_app, metrics_of
+from labelloop.service.web.request_body import client_disconnected, json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from ml_backend.inference.detector import Detector
 from ml_backend.learning.events import ACTIONS, project_of
 from ml_backend.learning.service import LearningService
 from ml_backend.malloc import give_memory_back
-from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons, unlearned
+from ml_backend.predict.control_support import NO_CONTROL, ModelOutputs, controls_of, reasons, why_not_learnable
 from ml_backend.predict.label_mapping import MappingReport, Target, find_targets, mapping_report, unknown_thresholds
-from ml_backend.predict.predictor import Photos, Predictor
+from ml_backend.predict.predictor import ImageSource, Predictor
 from ml_backend.predict.protocol import (
-    Prediction,
     PredictRequest,
     ProjectOptions,
     SetupRequest,
+    TaskPrediction,
     read_config,
     read_message,
     read_options,
     with_thresholds,
 )
 from ml_backend.server.concurrency_limit import ConcurrencyLimiter
-from ml_backend.server.pages import LONGEST_ID, Pages
-from ml_backend.server.project_options import Projects
+from ml_backend.server.pages import MAX_ID_DIGITS, Pages
+from ml_backend.server.project_options import ProjectOptionsStore
 from ml_backend.server.readiness import ready_checks
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import Registry
@@ -44,20 +45,20 @@ from ml_backend.smart import SmartTools
 
 log = structlog.get_logger(__name__)
 
-JOB = "learn-"
-"""Begins the id of a training job; the project's id follows."""
+# Prefix of a training job's id; the project id follows.
+JOB_PREFIX = "learn-"
 
 
+# Seconds that a request waits for decode memory before it is answered with 503.
 DECODE_WAIT_S = 30.0
-"""How long a photo waits until other requests' pixels are out of memory; then the request is answered with 503."""
 
 
-def create_app(settings: Settings | None = None, *, photos: Photos | None = None) -> Flask:
-    """The ML backend.
+def create_app(settings: Settings | None = None, *, photos: ImageSource | None = None) -> Flask:
+    """Create the ML backend's Flask app.
 
     Args:
         settings: Read from the environment where None.
-        photos: Where photos come from; default: the addresses in the tasks, by `Media`.
+        photos: Image source; default: `Media`, which loads the URLs of the tasks.
     """
     settings = settings or Settings()
     setup_logging(settings)
@@ -67,42 +68,44 @@ def create_app(settings: Settings | None = None, *, photos: Photos | None = None
     if photos is None:
         studio = Studio.from_settings(settings) if settings.label_studio_api_key else None
         photos = Media(settings, studio, decode_wait_s=DECODE_WAIT_S)
-    app = create_web("ml_backend", settings, ready=ready_checks(settings, serving), open_paths=("/health", "/health/"))
+    app = create_web_app(
+        "ml_backend", settings, ready=ready_checks(settings, serving), open_paths=("/health", "/health/")
+    )
     _Endpoints(app, settings, serving, photos).add()
     return app
 
 
 class _Endpoints:
-    """The views, on what one worker shares between requests."""
+    """The views, with the state that one worker shares between requests."""
 
-    def __init__(self, app: Flask, settings: Settings, serving: ModelServer, photos: Photos) -> None:
+    def __init__(self, app: Flask, settings: Settings, serving: ModelServer, photos: ImageSource) -> None:
         metrics = metrics_of(app)
         self._app = app
         self._settings = settings
         self._serving = serving
         self._registry = Registry(open_store(settings.store_url, settings))
-        self._projects = Projects.of(settings)
+        self._projects = ProjectOptionsStore.of(settings)
         self._tasks = metrics.counter("ml_tasks", "Tasks that a prediction was asked for.", ("kind",))
         self._regions = metrics.counter("ml_regions", "Results predicted.")
         self._skipped = metrics.counter("ml_photos_skipped", "Photos that could not be used, by reason.", ("reason",))
         self._predictor = Predictor(
-            photos, score_threshold=settings.score_threshold, skipped=lambda code: self._skipped.labels(code).inc()
+            photos, score_threshold=settings.score_threshold, on_skipped=lambda code: self._skipped.labels(code).inc()
         )
         self._smart = SmartTools(photos, settings=settings)
         self._secrets = WebhookSecrets(settings)
-        self._door = LearningService(settings)
-        self._pages = Pages(settings, self._door, serving, self._projects)
+        self._learning = LearningService(settings)
+        self._pages = Pages(settings, self._learning, serving, self._projects)
         self._received = metrics.counter("ml_events", "Webhook events received, by action.", ("action",))
-        # A batch of hundreds keeps nobody waiting who draws a box.
-        self._turns, self._smart_turns = (
+        # Separate limits, so that a large batch does not delay an interactive request.
+        self._limiter, self._smart_limiter = (
             ConcurrencyLimiter(settings.web_threads),
             ConcurrencyLimiter(settings.web_threads),
         )
-        self._targets = _Cache()
-        self._reported = _Cache()
+        self._targets = _LruCache()
+        self._reported = _LruCache()
 
     def add(self) -> None:
-        """Mounts every view."""
+        """Register every view."""
         views: Mapping[tuple[str, str], Callable[..., Response]] = {
             ("GET", "/"): self._pages.front,
             ("GET", "/health/"): self.health,
@@ -121,65 +124,67 @@ class _Endpoints:
             self._app.add_url_rule(path, endpoint=path.strip("/") + ".ls", view_func=view, methods=[method])
 
     def health(self) -> Response:
-        """The same as `/health`, for those who ask with a slash."""
+        """The same as `/health`, with a trailing slash."""
         return _json({"status": "UP", "service": "ml_backend"})
 
     def setup(self) -> Response:
-        """The version string, at once, and what each control gets. What does not fit is logged, once a config."""
-        given = read_message(json_body(request), SetupRequest)
-        options = read_options(given.extra_params)
-        config = read_config(given.schema)
-        version = self._serving.version(given.project)
-        self._projects.keep(given.project, options)
-        self._projects.keep_config(given.project, given.schema)
-        self._report(given, config, options)
-        self._door.open_in_background()  # an annotator will wait for the first event, nobody waits here
-        detector = self._serving.loaded(given.project)
+        """Return the model version and the support of each control. Mismatches are logged once per label config."""
+        setup = read_message(json_body(request), SetupRequest)
+        options = read_options(setup.extra_params)
+        config = read_config(setup.schema)
+        version = self._serving.version(setup.project)
+        self._projects.save(setup.project, options)
+        self._projects.save_config(setup.project, setup.schema)
+        self._report(setup, config, options)
+        self._learning.open_in_background()  # opening takes a while; nothing in this response needs it
+        detector = self._serving.loaded(setup.project)
         supported = controls_of(config, ModelOutputs.of(detector) if detector else None)
-        unserved = [one for one in [self._serving.unserved(given.project)] if one]
+        unserved = [reason for reason in [self._serving.unserved(setup.project)] if reason]
         return _json({"model_version": version, "controls": supported, "notes": [*unserved, *reasons(supported)]})
 
     def predict(self) -> Response:
-        """One prediction a task."""
-        given = read_message(json_body(request), PredictRequest)
-        if given.interactive:
-            self._tasks.labels("interactive").inc(len(given.tasks))
-            config, context = read_config(given.label_config), (given.params or {})["context"]
-            with self._smart_turns.acquire():
-                return _json({"results": [self._smart.answer(task, config, context) for task in given.tasks]})
-        with self._turns.acquire() as waited_s:
-            served = self._serving.served(given.project)
-            detector, options = served.detector, self._projects.options(given.project)
+        """Predict tasks, one entry per task; an interactive request goes to the smart tools."""
+        predict_request = read_message(json_body(request), PredictRequest)
+        if predict_request.interactive:
+            self._tasks.labels("interactive").inc(len(predict_request.tasks))
+            config, context = read_config(predict_request.label_config), (predict_request.params or {})["context"]
+            with self._smart_limiter.acquire():
+                return _json(
+                    {"results": [self._smart.answer(task, config, context) for task in predict_request.tasks]}
+                )
+        with self._limiter.acquire() as waited_s:
+            served = self._serving.served(predict_request.project)
+            detector, options = served.detector, self._projects.options(predict_request.project)
             entries = self._predictor.predict(
-                given.tasks,
+                predict_request.tasks,
                 detector=detector,
-                targets=self._find_targets(given.label_config, detector),
+                targets=self._find_targets(predict_request.label_config, detector),
                 options=with_thresholds(options, served.thresholds),
                 waited_s=waited_s,
-                abandoned=client_left(request),
-                unserved=lambda: self._unserved(given.label_config, detector),
+                abandoned=client_disconnected(request),
+                no_target_reason=lambda: self._unserved(predict_request.label_config, detector),
             )
-        self._tasks.labels("batch").inc(len(given.tasks))
-        self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, Prediction)))
+        self._tasks.labels("batch").inc(len(predict_request.tasks))
+        self._regions.inc(sum(len(entry.result) for entry in entries if isinstance(entry, TaskPrediction)))
         return _json({"results": entries})
 
     def webhook(self) -> Response:
-        """Events of the project, and "Start training": stored for the worker that learns, and answered at once."""
+        """Store the project's events, "Start training" too, for the training worker; responds at once."""
         body = json_body(request)
         action = str(body.get("action", ""))
-        # Label Studio sends START_TRAINING with Basic auth or with nothing: it has no way to send a header of ours.
+        # Label Studio sends START_TRAINING with Basic auth or none: it cannot send a custom header.
         if not self._settings.basic_auth_user and action != "START_TRAINING":
             self._secrets.check(request)
         self._received.labels(action if action in ACTIONS else "other").inc()
         if action == "START_TRAINING":
             return self._train(body)
-        made, new = self._door.tell(body)
-        return _json({"status": "ok" if made else "ignored", "action": action, "events": made, "new": new})
+        stored, new = self._learning.enqueue(body)
+        return _json({"status": "ok" if stored else "ignored", "action": action, "events": stored, "new": new})
 
     def versions(self) -> Response:
-        """The versions that can be had: the one that is served first, then those on the store, the newest first.
+        """List the available versions: the served one first, then those in the store, newest first.
 
-        `?project=` says whose; Label Studio names none. With `stored=no` only what is served is named, at once.
+        `?project=` selects the project; Label Studio sends none. `stored=no` lists the served version only.
         """
         served = self._serving.version(request.args.get("project"))
         if request.args.get("stored") == "no":
@@ -192,77 +197,77 @@ class _Endpoints:
         return _json({"versions": list(dict.fromkeys([served, *stored]))})
 
     def job_status(self) -> Response:
-        """How learning of a project stands: what is being done, and what came of the last run."""
+        """Return the training state of a project: the current step and the result of the last run."""
         job = str(json_body(request).get("job", ""))
-        number = job.removeprefix(JOB)
-        if not job.startswith(JOB) or not number.isdecimal() or len(number) > LONGEST_ID:
-            reason = f"there is no job {job[:100]!r}; jobs are called {JOB} and the project's number"
+        number = job.removeprefix(JOB_PREFIX)
+        if not job.startswith(JOB_PREFIX) or not number.isdecimal() or len(number) > MAX_ID_DIGITS:
+            reason = f"there is no job {job[:100]!r}; jobs are called {JOB_PREFIX} and the project's number"
             return _json({"job": job, "job_status": "removed", "reason": reason}, status=410)
-        state = self._door.state(int(number))
+        state = self._learning.state(int(number))
         return _json({"job": job, **msgspec.to_builtins(state)})
 
     def validate(self) -> Response:
-        """Whether boxes can be shown with a label config, and what does not meet."""
-        given = read_message(json_body(request), _ValidateRequest)
-        config, detector = read_config(given.config), self._serving.detector(project=given.project)
+        """Check a label config against the served model."""
+        validation = read_message(json_body(request), _ValidateRequest)
+        config, detector = read_config(validation.config), self._serving.detector(project=validation.project)
         report, supported = _report_of(config, detector), controls_of(config, ModelOutputs.of(detector))
-        said = {"matched": dict(report.matched), "problems": [*report.lines(), *reasons(supported)]}
-        return _json({"status": "ok", **said, "controls": supported})
+        mapping = {"matched": dict(report.matched), "problems": [*report.lines(), *reasons(supported)]}
+        return _json({"status": "ok", **mapping, "controls": supported})
 
     def train(self) -> Response:
-        """The old form of "Start training"."""
+        """The legacy endpoint of "Start training"."""
         return self._train({**json_body(request), "action": "START_TRAINING"})
 
     def _train(self, body: dict[str, Any]) -> Response:
-        """Asks the worker for a fit now; Label Studio may ask for the job's status later."""
+        """Request a training run; Label Studio may poll the job's status later."""
         project = project_of(body)
-        if not self._door.learns(project):
+        if not self._learning.learns(project):
             return self._no_training(f"Project {project} does not learn: its learn.toml says so.")
-        if reason := unlearned(project, self._projects.config(project)):
+        if reason := why_not_learnable(project, self._projects.config(project)):
             return self._no_training(reason)
-        self._door.tell(body)
-        return _json({"status": "ok", "action": "START_TRAINING", "job": f"{JOB}{project}"})
+        self._learning.enqueue(body)
+        return _json({"status": "ok", "action": "START_TRAINING", "job": f"{JOB_PREFIX}{project}"})
 
     def _no_training(self, reason: str) -> Response:
         return _json({"status": "ignored", "action": "START_TRAINING", "reason": reason})
 
     def delete(self) -> Response:
-        """Forgets what a project asked for."""
-        self._projects.forget(read_message(json_body(request), SetupRequest).project)
+        """Delete the stored options of a project."""
+        self._projects.delete(read_message(json_body(request), SetupRequest).project)
         return _json({"status": "ok"})
 
     def duplicate_model(self) -> Response:
-        """Gives a copied project the options of its source."""
-        given = read_message(json_body(request), _DuplicateRequest)
-        self._projects.keep(given.project_dst, self._projects.options(given.project_src))
+        """Copy the options of a project to its duplicate."""
+        duplication = read_message(json_body(request), _DuplicateRequest)
+        self._projects.save(duplication.project_dst, self._projects.options(duplication.project_src))
         return _json({"status": "ok"})
 
     def _unserved(self, xml: str | None, detector: Detector) -> str:
-        """Why no control of a project gets anything."""
+        """Why no control of a project takes the model's output."""
         return " ".join(reasons(controls_of(read_config(xml), ModelOutputs.of(detector)))) or NO_CONTROL
 
     def _find_targets(self, xml: str | None, detector: Detector) -> tuple[Target, ...]:
         targets: tuple[Target, ...] = self._targets.get((detector.version, xml))
         if targets is None:
             names = detector.names.names
-            targets = find_targets(read_config(xml), names, gives=detector.gives, points=detector.points)
+            targets = find_targets(read_config(xml), names, gives=detector.provides, points=detector.keypoint_names)
             self._targets.put((detector.version, xml), targets)
         return targets
 
-    def _report(self, given: SetupRequest, config: LabelConfig, options: ProjectOptions) -> None:
-        detector = self._serving.loaded(given.project)
+    def _report(self, setup: SetupRequest, config: LabelConfig, options: ProjectOptions) -> None:
+        detector = self._serving.loaded(setup.project)
         if detector is None:
             return
-        key = (detector.version, given.project, given.schema, *sorted(options.score_thresholds))
+        key = (detector.version, setup.project, setup.schema, *sorted(options.score_thresholds))
         if self._reported.get(key):
             return
         self._reported.put(key, value=True)
         lines = [*_report_of(config, detector).lines(), *reasons(controls_of(config, ModelOutputs.of(detector)))]
-        targets = self._find_targets(given.schema, detector)
+        targets = self._find_targets(setup.schema, detector)
         if unknown := unknown_thresholds(targets, detector.names.names, options.score_thresholds):
-            lines.append(f"score_thresholds names what is neither a class nor a label: {', '.join(unknown)}.")
+            lines.append(f"score_thresholds contains names that are neither a class nor a label: {', '.join(unknown)}.")
         for line in lines:
-            log.warning("labels_and_classes", project=given.project, model_version=detector.version, note=line)
+            log.warning("labels_and_classes", project=setup.project, model_version=detector.version, note=line)
 
 
 class _ValidateRequest(msgspec.Struct, frozen=True):
@@ -275,8 +280,8 @@ class _DuplicateRequest(msgspec.Struct, frozen=True):
     project_dst: str | int
 
 
-class _Cache:
-    """The last few values by key; safe to use from many threads."""
+class _LruCache:
+    """A thread-safe LRU cache."""
 
     def __init__(self, most: int = 256) -> None:
         self._values: OrderedDict[Any, Any] = OrderedDict()
@@ -297,7 +302,7 @@ class _Cache:
 
 
 def _report_of(config: LabelConfig, detector: Detector) -> MappingReport:
-    return mapping_report(config, detector.names.names, gives=detector.gives, points=detector.points)
+    return mapping_report(config, detector.names.names, gives=detector.provides, points=detector.keypoint_names)
 
 
 def _json(value: Any, *, status: int = 200) -> Response:

@@ -1,6 +1,6 @@
-"""Owns who may predict now: a few at once, a bounded number waiting, and the rest told at once that the worker is busy.
+"""Limit concurrent predictions per worker: a few run, a bounded number waits, the rest is rejected as busy.
 
-Requests that wait for a slow photo would otherwise take every thread of a worker, and Label Studio, which waits one
+Otherwise requests that wait for a slow image would take every thread of a worker, and Label Studio, which waits one
 second for `/health`, would show the backend as disconnected.
 """
 
@@ -11,47 +11,47 @@ from contextlib import contextmanager
 
 from labelloop.service.errors import Busy
 
-WAITING = 2
-"""Requests that may wait for each one at work."""
+# Waiting requests per running one.
+QUEUED_PER_SLOT = 2
 
-WAIT_S = 60.0
-"""How long one waits; Label Studio gives up after 100 s."""
+# Longest wait, seconds; Label Studio gives up after 100 s.
+MAX_WAIT_S = 60.0
 
-SPARE = 8
-"""Threads that predictions never take: for `/health`, `/setup` and everything else that answers at once."""
+# Threads that predictions never take: for `/health`, `/setup` and other fast endpoints.
+RESERVED_THREADS = 8
 
 
 class ConcurrencyLimiter:
-    """Lets so many through at once, and so many wait."""
+    """A semaphore with a bounded queue and a timeout."""
 
-    def __init__(self, at_once: int, *, wait_s: float = WAIT_S) -> None:
-        """All are free.
+    def __init__(self, slots: int, *, wait_s: float = MAX_WAIT_S) -> None:
+        """Create the limiter.
 
         Args:
-            at_once: How many may be at work; `WAITING` times as many may wait.
-            wait_s: Longest wait.
+            at_once: Requests that may run; `WAITING` times as many may wait.
+            wait_s: Longest wait, seconds.
         """
-        self._free = threading.Semaphore(at_once)
+        self._free = threading.Semaphore(slots)
         self._inside = 0
-        self._most = at_once * (1 + WAITING)
+        self._most = slots * (1 + QUEUED_PER_SLOT)
         self._lock = threading.Lock()
         self._wait_s = wait_s
 
     @contextmanager
     def acquire(self) -> Iterator[float]:
-        """A turn, as soon as there is one; gives the seconds waited.
+        """Hold one slot; yields the seconds waited for it.
 
         Raises:
-            Busy: Too many wait already, or none came up in time.
+            Busy: The queue is full, or no slot became free in time.
         """
         with self._lock:
             if self._inside >= self._most:
-                raise Busy(f"{self._most} requests for predictions are under way or wait already.")
+                raise Busy(f"{self._most} prediction requests are running or waiting.")
             self._inside += 1
         try:
             started = time.monotonic()
             if not self._free.acquire(timeout=self._wait_s):
-                raise Busy(f"there was no free turn within {self._wait_s:.0f} s.")
+                raise Busy(f"no slot for a prediction became free within {self._wait_s:.0f} s.")
             try:
                 yield time.monotonic() - started
             finally:
@@ -62,5 +62,5 @@ class ConcurrencyLimiter:
 
 
 def threads_for(at_once: int) -> int:
-    """Threads of a worker that predicts for so many at once, and answers as many smart tools beside them."""
-    return 2 * at_once * (1 + WAITING) + SPARE
+    """Threads of a worker that runs `at_once` predictions and as many smart-tool requests."""
+    return 2 * at_once * (1 + QUEUED_PER_SLOT) + RESERVED_THREADS

@@ -1,10 +1,10 @@
-"""Owns `LabelloopModel`: what this backend serves, as a class for upstream's own server, label-studio-ml 2.x.
+"""`LabelloopModel`: the served model as a class for upstream's own server, label-studio-ml 2.x.
 
     echo "from ml_backend.server.label_studio_ml_adapter import LabelloopModel" > model.py
     label-studio-ml create labelloop --script model.py:LabelloopModel
     label-studio-ml start labelloop
 
-Upstream makes an object for every request; what takes time is made once a process and shared between them.
+Upstream creates an object per request; expensive state is created once per process and shared.
 """
 
 from __future__ import annotations
@@ -31,52 +31,52 @@ from ml_backend.smart import SmartTools
 
 
 @dataclass(frozen=True)
-class Kit:
-    """What the objects of one process share."""
+class SharedState:
+    """State shared by the model objects of one process."""
 
     serving: ModelServer
     predictor: Predictor
     smart: SmartTools
-    door: LearningService
+    learning: LearningService
 
 
 @cache
-def kit() -> Kit:
-    """From the environment, as `labelloop ml serve` reads it; begins to load the model."""
+def shared_state() -> SharedState:
+    """Create the shared state from the environment, as `labelloop ml serve` does, and start to load the model."""
     settings = Settings()
     give_memory_back()
     photos = Media(settings, Studio.from_settings(settings) if settings.label_studio_api_key else None)
     serving = ModelServer.from_settings(settings)
     serving.start()
     predictor = Predictor(photos, score_threshold=settings.score_threshold)
-    return Kit(serving, predictor, SmartTools(photos, settings=settings), LearningService(settings))
+    return SharedState(serving, predictor, SmartTools(photos, settings=settings), LearningService(settings))
 
 
 class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has no types
-    """The served model of a project. Its version changes when another is activated, so Label Studio asks again."""
+    """The served model of a project. Its version changes on activation, so Label Studio asks for predictions again."""
 
     def setup(self) -> None:
-        """The version of the project, known before the model is in memory."""
-        version = kit().serving.version(self.project_id)
+        """Set the version of the project; it is known before the model is loaded."""
+        version = shared_state().serving.version(self.project_id)
         if self.get("model_version") != version:
             self.set("model_version", version)
 
     def set_extra_params(self, extra_params: Any) -> None:
-        """Keeps what the connection asks for; upstream keeps text alone, and Label Studio sends JSON."""
+        """Store the extra params; upstream stores text only, and Label Studio sends JSON."""
         self.set("extra_params", extra_params if isinstance(extra_params, str) else json.dumps(extra_params))
 
     def predict(
         self, tasks: list[dict[str, Any]], context: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """One prediction a task, in Label Studio's JSON; with a context, a smart tool's answer.
+        """Predict tasks, one entry per task; with a context, run a smart tool.
 
         Args:
             tasks: As Label Studio sends them.
-            context: What an annotator drew; empty where tasks are pre-labelled.
-            kwargs: Label Studio's `login` and `password`, of which nothing is made.
+            context: The annotator's prompt; empty for pre-labelling.
+            kwargs: Label Studio's `login` and `password`, unused.
         """
         del kwargs
-        config, shared = read_config(self.label_config), kit()
+        config, shared = read_config(self.label_config), shared_state()
         if context:
             return [msgspec.to_builtins(shared.smart.answer(task, config, context)) for task in tasks]
         served = shared.serving.served(self.project_id)
@@ -84,19 +84,19 @@ class LabelloopModel(LabelStudioMLBase):  # type: ignore[misc]  # upstream has n
         entries = shared.predictor.predict(
             tasks,
             detector=detector,
-            targets=find_targets(config, detector.names.names, gives=detector.gives, points=detector.points),
+            targets=find_targets(config, detector.names.names, gives=detector.provides, points=detector.keypoint_names),
             options=with_thresholds(read_options(self.get("extra_params")), served.thresholds),
         )
         return [msgspec.to_builtins(entry) for entry in entries]
 
     def fit(self, event: str, data: Mapping[str, Any], **additional_params: Any) -> dict[str, int]:
-        """Puts the event in the inbox, in milliseconds: the worker (`labelloop worker`) learns from it.
+        """Store the event for the training worker (`labelloop worker`).
 
         Args:
             event: Label Studio's action.
-            data: The webhook's body without it.
-            additional_params: Of upstream's, unused.
+            data: The webhook's body without the action.
+            additional_params: Unused; part of upstream's signature.
         """
         del additional_params
-        made, new = kit().door.tell({**data, "action": event})
-        return {"events": made, "new": new}
+        stored, new = shared_state().learning.enqueue({**data, "action": event})
+        return {"events": stored, "new": new}

@@ -1,6 +1,6 @@
-"""Owns what each project asked for in `/setup`, and its label config: `/predict` and the pages need them later.
+"""Options and label config of each project, stored from `/setup` for later `/predict` requests and pages.
 
-A request may reach another worker than the `/setup` before it, so the options lie in files that all workers read.
+A request may reach another worker than the `/setup` before it, so they are stored in files that all workers read.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ from ml_backend.predict.protocol import ProjectOptions
 log = structlog.get_logger(__name__)
 
 
-class Projects:
-    """The options of every project, one small file each. Safe to use from many threads and processes."""
+class ProjectOptionsStore:
+    """The options of every project, one small file each. Safe for threads and processes."""
 
     def __init__(self, folder: Path) -> None:
-        """Touches nothing: the folder is made when the first option is kept."""
+        """Does not touch the disk; the folder is created with the first file."""
         self._folder = folder
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Where the services of these settings keep them."""
+        """Use the folder below the home of the settings."""
         return cls(settings.home / "ml_backend" / "projects")
 
     def options(self, project: str | int | None) -> ProjectOptions:
-        """What the project asked for; the defaults where it asked for nothing."""
+        """Return the project's options; the defaults if none are stored."""
         try:
             return msgspec.json.decode(self._file(project).read_bytes(), type=ProjectOptions)
         except FileNotFoundError:
@@ -42,12 +42,12 @@ class Projects:
             log.warning("project_options_unreadable", project=project, reason=str(error))
             return ProjectOptions()
 
-    def keep(self, project: str | int | None, options: ProjectOptions) -> None:
-        """Remembers the options; writes only where they changed, for `/setup` comes at every opening of a page."""
+    def save(self, project: str | int | None, options: ProjectOptions) -> None:
+        """Store the options; writes only changes, because `/setup` comes whenever a page opens."""
         if project in {None, ""} or options == self.options(project):
             return
         if options == ProjectOptions():
-            self.forget(project)
+            self.delete(project)
             return
         try:
             self._write(self._file(project), msgspec.json.encode(options))
@@ -55,14 +55,14 @@ class Projects:
             log.warning("project_options_not_kept", project=project, reason=str(error), folder=str(self._folder))
 
     def config(self, project: int) -> LabelConfig | None:
-        """The label config of the last `/setup`; None where there was none, or it cannot be read."""
+        """Return the label config of the last `/setup`; None if there is none or it cannot be read."""
         try:
             return LabelConfig.parse(self._config_file(project).read_text(encoding="utf-8"))
         except (OSError, ValueError, MalformedConfig):
             return None
 
-    def keep_config(self, project: str | int | None, xml: str | None) -> None:
-        """Remembers a label config; writes only where it changed."""
+    def save_config(self, project: str | int | None, xml: str | None) -> None:
+        """Store a label config; writes only changes."""
         file = self._config_file(project)
         if not xml or not file.stem.isdecimal():
             return
@@ -73,8 +73,8 @@ class Projects:
         except (OSError, ValueError) as error:
             log.warning("label_config_not_kept", project=project, reason=str(error), folder=str(self._folder))
 
-    def forget(self, project: str | int | None) -> None:
-        """Back to the defaults."""
+    def delete(self, project: str | int | None) -> None:
+        """Delete the options: back to the defaults."""
         try:
             self._file(project).unlink(missing_ok=True)
         except OSError as error:
@@ -91,6 +91,6 @@ class Projects:
 
     def _file(self, project: str | int | None) -> Path:
         key = str(project)
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", key):  # not Label Studio's form: no path may be made of it
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", key):  # not Label Studio's format: never use it as a path
             key = hashlib.sha256(key.encode()).hexdigest()[:16]
         return self._folder / f"{key}.json"

@@ -1,14 +1,14 @@
-"""What the ML backend must have to do its work: the checks of its `/ready`, and of `doctor` for what is served."""
+"""Readiness checks of the ML backend for `/ready` and `labelloop doctor`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import open_database, reading
+from labelloop.service.db.engine import begin_read, open_database
 from labelloop.service.readiness import (
-    CACHED_S,
-    INTEGRITY_EVERY_S,
+    CACHE_TTL_S,
+    INTEGRITY_INTERVAL_S,
     Check,
     DatabaseChecks,
     cached,
@@ -26,38 +26,38 @@ from ml_backend.serving.active_versions import read_pointer
 from ml_backend.serving.model_server import ModelServer
 from ml_backend.serving.registry import FOLDER, Registry
 
+# Seconds between two checksum checks of the served files.
 FILES_EVERY_S = 300.0
-"""Between two readings of the files of what is served."""
 
 _DAMAGED = "its bytes are not those that were added as this version."
 _FIX = "Activate another version (`labelloop models list` names them), or add the model again under another file name."
 
 
 def ready_checks(settings: Settings, serving: ModelServer) -> Mapping[str, Check]:
-    """Every check of `/ready`, each answered from memory for some seconds.
+    """Return the checks of `/ready`; each result is cached for some seconds.
 
-    Database, worker and events count once a project is connected: before that, nothing is to be learned.
+    Database, worker and events are checked once a project is connected: before that, nothing is to be trained.
     """
-    learning = _Learning(settings)
+    learning = _DatabaseChecks(settings)
     return {
         "model": serving.check,
         "model-files": cached(lambda: require_served_files(settings), FILES_EVERY_S, failed_s=FILES_EVERY_S / 10),
         "home": cached(lambda: require_home(settings)),
         "database": cached(lambda: learning.check(DatabaseChecks.reachable)),
-        "integrity": cached(lambda: learning.check(DatabaseChecks.whole), INTEGRITY_EVERY_S, failed_s=CACHED_S),
+        "integrity": cached(lambda: learning.check(DatabaseChecks.whole), INTEGRITY_INTERVAL_S, failed_s=CACHE_TTL_S),
         "worker": cached(lambda: learning.check(DatabaseChecks.worker)),
         "events": cached(lambda: learning.check(DatabaseChecks.events)),
     }
 
 
 def require_served_files(settings: Settings) -> None:
-    """Compare the files of what is served with their checksums: the model of the settings, those of active versions.
+    """Compare the served files with their checksums: the model of the settings, and those of active versions.
 
-    Of versions these are the files on a store in a folder, and the copies on this machine.
+    For versions these are the files of a store in a local folder, and the cached copies on this machine.
 
     Raises:
-        UnknownVersion: A version is active and not on the store.
-        ModelBroken: A file holds something else.
+        UnknownVersion: An active version is not in the store.
+        ModelBroken: The content of a file differs from its checksum.
         StoreError: The store cannot be read.
     """
     check_file(settings.model or embedded_model())
@@ -65,15 +65,15 @@ def require_served_files(settings: Settings) -> None:
     registry, cache = Registry(store), cache_of(settings)
     for version in sorted(read_pointer(store)[0].used()):
         manifest = registry.manifest(version)
-        for name, wanted in manifest.files.items():
-            places = [*_on_disk(settings, version, name), cache.place(manifest) / name]
-            for place in places:
-                if place.is_file() and checksum_now(place) != wanted.sha256:
-                    raise ModelBroken(place, _DAMAGED, fix=_FIX)
+        for name, file in manifest.files.items():
+            places = [*_on_disk(settings, version, name), cache.folder_of(manifest) / name]
+            for path in places:
+                if path.is_file() and checksum_now(path) != file.sha256:
+                    raise ModelBroken(path, _DAMAGED, fix=_FIX)
 
 
-class _Learning:
-    """The checks of the database, which is opened when it is first there."""
+class _DatabaseChecks:
+    """The database checks; the database is opened once it exists."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -83,12 +83,12 @@ class _Learning:
         file = sqlite_file(self._settings.database_url)
         if self._opened is None:
             if file is not None and not file.exists():
-                return  # nothing was ever connected
+                return  # no project was ever connected
             engine = open_database(self._settings)
             self._opened = engine, DatabaseChecks(self._settings, engine)
         engine, checks = self._opened
         if run in (DatabaseChecks.worker, DatabaseChecks.events):
-            with reading(engine) as connection:
+            with begin_read(engine) as connection:
                 if connection.scalar(sa.select(PROJECTS.c.project).limit(1)) is None:
                     return
         run(checks)

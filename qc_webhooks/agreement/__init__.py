@@ -1,6 +1,6 @@
-"""How far two annotators agree: METRICS, one function `(a, b, tolerance) -> [0, 1]` a kind of answer."""
+"""Agreement of two annotators: METRICS, one function `(a, b, tolerance) -> [0, 1]` per kind of answer."""
 
-from qc_webhooks.agreement.answers import Answers, read_answers, read_prediction, whole_answers
+from qc_webhooks.agreement.answers import Answers, read_answers, read_prediction, complete_answers
 from qc_webhooks.agreement.compare import Comparison, compare
 from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict
 from qc_webhooks.agreement.metrics import METRICS, Tolerance
@@ -15,5 +15,5 @@ __all__ = [
     "compare",
     "read_answers",
     "read_prediction",
-    "whole_answers",
+    "complete_answers",
 ]

@@ -1,26 +1,26 @@
-"""Two annotators' answers against each other: agreement per control and overall."""
+"""Compare the answers of two annotators: agreement per control and overall, and their conflicts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labelloop.labeling.errors import TooLargeToJudge
 from qc_webhooks.agreement.answers import Answers
-from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict, not_named
+from qc_webhooks.agreement.conflicts import CONFLICTS, Conflict, not_named_conflict
 from qc_webhooks.agreement.metrics import METRICS, Tolerance
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far two annotators agree on a task.
+    """Agreement of two annotators on a task.
 
     Attributes:
-        a: The first annotator's id.
-        b: The second annotator's id.
-        controls: Control name -> agreement, 0 to 1, of every control that at least one of them used.
-        overall: Weighted mean over the controls; 1 where neither used any that counts.
-        unjudged: Controls that one of them answered and that cannot be compared between the two, because no metric
-            compares them or an answer cannot be read; "" stands for an annotation of which it is not known what is
-            missing. ``controls`` and ``overall`` do not count them.
+        a: Id of the first annotator.
+        b: Id of the second annotator.
+        controls: Control name -> agreement in [0, 1], for every control that at least one of them used.
+        overall: Weighted mean over the controls; 1 if neither used one with a weight.
+        unjudged: Controls that cannot be compared between the two, because no metric compares them or an answer cannot
+            be read; "" for an annotation with an unreadable result of unknown control. Not part of ``controls`` and
+            ``overall``.
     """
 
     a: int
@@ -30,39 +30,39 @@ class Comparison:
     unjudged: tuple[str, ...] = ()
 
     def agrees(self, threshold: float, *, every_control: bool, controls: Mapping[str, float] | None = None) -> bool:
-        """Whether the two agree: their overall agreement (and each control's, if asked) reaches the threshold.
+        """Whether the overall agreement, and each control's if asked for, reaches its threshold.
 
         Args:
-            threshold: For the overall agreement, and for controls without one of their own.
-            every_control: Whether each control must reach the threshold too.
-            controls: Thresholds of single controls; these hold in any case.
+            threshold: Minimum overall agreement; also of controls without a threshold of their own.
+            every_control: Whether each control must reach its threshold too.
+            controls: Minimum agreement by control; always checked.
         """
         own = controls or {}
-        asked = {
+        thresholds = {
             name: own.get(control_name(name), threshold)
             for name in self.controls
             if every_control or control_name(name) in own
         }
         return self.overall >= threshold - _ROUNDING and all(
-            self.controls[name] >= least - _ROUNDING for name, least in asked.items()
+            self.controls[name] >= minimum - _ROUNDING for name, minimum in thresholds.items()
         )
 
 
-# Sums of overlaps are floats: an agreement of 0.7 must not fail a threshold of 0.7 by the last bit.
+# Tolerance of float sums: an agreement of 0.7 must not miss a threshold of 0.7 by the last bit.
 _ROUNDING = 1e-9
 
 
 def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[str, float] | None = None) -> Comparison:
-    """Agreement of two annotators on every control that one of them used.
+    """Compute the agreement of two annotators on every control that one of them used.
 
-    A control that one left empty and the other used counts: leaving out is an answer. One that both left empty says
-    nothing, and does not dilute the mean.
+    A control that one left empty and the other used counts: leaving out is an answer. A control that both left empty
+    does not count.
 
     Args:
-        a: The first annotator's answers.
-        b: The second's.
-        tolerance: What counts as the same region.
-        weights: Control name -> how much it counts in the overall agreement; 1 where it is not named.
+        a: Answers of the first annotator.
+        b: Answers of the second.
+        tolerance: Overlap thresholds for the same region.
+        weights: Control name -> weight in the overall agreement; default 1.
     """
     unread = a.unread_controls | b.unread_controls
     scores = {
@@ -72,39 +72,39 @@ def compare(a: Answers, b: Answers, *, tolerance: Tolerance, weights: Mapping[st
         for name, kind in _used(a, b)
         if not unread & {name, ""}
     }
-    weighed = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
-    total = sum(weight for _, weight in weighed)
-    overall = sum(score * weight for score, weight in weighed) / total if total else 1.0
+    weighted = [(score, (weights or {}).get(control_name(name), 1.0)) for name, score in scores.items()]
+    total = sum(weight for _, weight in weighted)
+    overall = sum(score * weight for score, weight in weighted) / total if total else 1.0
     unjudged = tuple(sorted({*unread, *a.uncompared, *b.uncompared}))
     return Comparison(a.annotator, b.annotator, scores, overall, unjudged)
 
 
 def control_name(name: str) -> str:
-    """The control behind a name of ``Comparison.controls``, which tells kinds apart where one control has several."""
+    """The control of a key of ``Comparison.controls``; the key includes the kind if a control has several."""
     return name.partition(" (")[0]
 
 
 def find_conflicts(
     a: Answers, b: Answers, *, tolerance: Tolerance, agreement: float, controls: Mapping[str, float] | None = None
 ) -> tuple[Conflict, ...]:
-    """What the two disagree on, control by control; of a control with too much for that, that it is not named.
+    """List the conflicts of two annotators by control; a control with too many regions gives one ``not_named``.
 
     Args:
-        a: The first annotator's answers.
-        b: The second's.
-        tolerance: What counts as the same region.
-        agreement: What overlaps less, or is less alike, is a conflict.
-        controls: The same for single controls, where it is more.
+        a: Answers of the first annotator.
+        b: Answers of the second.
+        tolerance: Overlap thresholds for the same region.
+        agreement: Matches below this overlap or similarity are conflicts.
+        controls: Higher values of ``agreement`` by control.
     """
-    found: list[Conflict] = []
+    conflicts: list[Conflict] = []
     for name, kind in _used(a, b):
-        said = (each.controls.get((name, kind), ()) for each in (a, b))
-        least = max(agreement, (controls or {}).get(name, 0.0))
+        values = (annotator.controls.get((name, kind), ()) for annotator in (a, b))
+        min_agreement = max(agreement, (controls or {}).get(name, 0.0))
         try:
-            found += CONFLICTS[kind](name, *said, tolerance=tolerance, agreement=least)
+            conflicts += CONFLICTS[kind](name, *values, tolerance=tolerance, agreement=min_agreement)
         except TooLargeToJudge as error:
-            found.append(not_named(name, error))
-    return tuple(found)
+            conflicts.append(not_named_conflict(name, error))
+    return tuple(conflicts)
 
 
 def _used(a: Answers, b: Answers) -> list[tuple[str, str]]:

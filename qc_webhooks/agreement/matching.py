@@ -1,4 +1,4 @@
-"""Which region of one annotator is which region of the other: one to one, geometry first, label second."""
+"""Match the regions of two annotators one to one, by geometry first and label second."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,29 +7,29 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, match_pairs, overlaps
-from labelloop.labeling.studio.regions import Region
+from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, iou_pairs, match_pairs
+from labelloop.labeling.region import Region
 
 
-class Thing(Protocol):
-    """Whatever has labels and lies on an object of the task."""
+class Labelled(Protocol):
+    """A labelled region or span of an object of the task."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its labels."""
+        """The labels."""
 
     @property
     def to_name(self) -> str:
-        """The object that it lies on."""
+        """Name of the object."""
 
 
-# Breaks ties between equal shapes by their labels; far below any overlap that matters.
+# Breaks ties between equal shapes by their labels; far below any relevant overlap.
 _LABEL_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two regions taken for the same object.
+class MatchedPair:
+    """Two matched regions.
 
     Attributes:
         a: Index of the region of the first annotator.
@@ -46,101 +46,109 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matching:
-    """Every region of both, each in one place.
+    """A one-to-one matching; every region of both annotators occurs once.
 
     Attributes:
-        same: Pairs that overlap at least ``match_iou``.
-        near: Pairs of what is left that overlap at least ``near_iou``.
-        only_a: Indices of regions that the second annotator has nothing for.
-        only_b: Indices of regions that the first annotator has nothing for.
+        same: Pairs with an overlap of at least ``match_iou``.
+        near: Pairs of the remaining regions with an overlap of at least ``near_iou``.
+        only_a: Indices of unmatched regions of the first annotator.
+        only_b: Indices of unmatched regions of the second annotator.
     """
 
-    same: tuple[Pair, ...]
-    near: tuple[Pair, ...]
+    same: tuple[MatchedPair, ...]
+    near: tuple[MatchedPair, ...]
     only_a: tuple[int, ...]
     only_b: tuple[int, ...]
 
 
 def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float, near_iou: float) -> Matching:
-    """Pairs the regions of two annotators so that the sum of overlaps is greatest (Hungarian method).
+    """Match the regions of two annotators with the greatest sum of overlaps (Hungarian method).
 
-    The label does not decide who is paired with whom, except between shapes that fit equally well: a wrong label on
-    the right box is a label conflict, not a missing and an extra box.
+    Labels only break ties between shapes that fit equally well: a wrong label on the right box is a label conflict, not
+    a missing and an extra box.
 
     Args:
         a: Regions of the first annotator, pixels.
         b: Regions of the second annotator, pixels.
-        match_iou: Least overlap of two regions that are the same object, above 0.
-        near_iou: Least overlap of two regions that are named together as a bad fit.
+        match_iou: Minimum overlap of the same object, above 0.
+        near_iou: Minimum overlap of a pair that is reported as a bad fit.
     """
     if not a or not b:
         return Matching((), (), tuple(range(len(a))), tuple(range(len(b))))
-    found = overlaps([region.geometry for region in a], [region.geometry for region in b], least=near_iou)
-    return match_things(a, b, found, match=match_iou, near=near_iou)
+    similarities = iou_pairs([region.geometry for region in a], [region.geometry for region in b], min_iou=near_iou)
+    return match_labelled(a, b, similarities, match=match_iou, near=near_iou)
 
 
-def match_things(a: Sequence[Thing], b: Sequence[Thing], alike: Pairs, *, match: float, near: float) -> Matching:
-    """Pairs any labelled things of two annotators so that the sum of similarities is greatest.
+def match_labelled(a: Sequence[Labelled], b: Sequence[Labelled], similarities: Pairs, *, match: float, near: float) -> Matching:
+    """Match any labelled things of two annotators with the greatest sum of similarities.
 
     Args:
         a: Things of the first annotator, at least one.
         b: Things of the second, at least one.
-        alike: How alike they are, 0 to 1; what is less alike than ``near`` may be left out.
-        match: Least similarity of two that are the same, above 0.
-        near: Least similarity of two that are named together as a bad fit.
+        alike: Similarities in [0, 1]; pairs below ``near`` may be omitted.
+        match: Minimum similarity of the same thing, above 0.
+        near: Minimum similarity of a pair that is reported as a bad fit.
     """
-    found = alike.where(alike.values >= near - ROUNDING)
-    if len({_place(each) for each in (*a, *b)}) > 1:
-        pairs = zip(found.rows.tolist(), found.columns.tolist(), strict=True)
-        found = found.where(np.array([_place(a[row]) == _place(b[column]) for row, column in pairs], dtype=bool))
-    labels = _label_agreements(a, b, found)
+    candidates = similarities.where(similarities.values >= near - ROUNDING)
+    if len({_image_of(thing) for thing in (*a, *b)}) > 1:
+        pairs = zip(candidates.rows.tolist(), candidates.columns.tolist(), strict=True)
+        candidates = candidates.where(
+            np.array([_image_of(a[row]) == _image_of(b[column]) for row, column in pairs], dtype=bool)
+        )
+    labels = _label_agreements(a, b, candidates)
     shape = len(a), len(b)
-    same = _assign(found, labels, match, shape)
-    nearly: tuple[Pair, ...] = ()
+    same = _assign(candidates, labels, match, shape)
+    near_pairs: tuple[MatchedPair, ...] = ()
     if len(same) < min(shape):
-        left = ~np.isin(found.rows, [pair.a for pair in same]) & ~np.isin(found.columns, [pair.b for pair in same])
-        nearly = _assign(found.where(left), labels[left], near, shape)
-    paired = (*same, *nearly)
+        unpaired = ~np.isin(candidates.rows, [pair.a for pair in same]) & ~np.isin(
+            candidates.columns, [pair.b for pair in same]
+        )
+        near_pairs = _assign(candidates.where(unpaired), labels[unpaired], near, shape)
+    paired = (*same, *near_pairs)
     return Matching(
         same,
-        nearly,
+        near_pairs,
         tuple(sorted(set(range(len(a))) - {pair.a for pair in paired})),
         tuple(sorted(set(range(len(b))) - {pair.b for pair in paired})),
     )
 
 
-def label_agreement(a: Thing, b: Thing) -> float:
-    """Share of labels that two things have in common (Jaccard index); 1 where neither has one."""
+def label_agreement(a: Labelled, b: Labelled) -> float:
+    """Jaccard index of the labels of two things; 1 if neither has any."""
     if a.labels == b.labels:
         return 1.0
-    one, other = set(a.labels), set(b.labels)
-    return len(one & other) / len(one | other)
+    labels_a, labels_b = set(a.labels), set(b.labels)
+    return len(labels_a & labels_b) / len(labels_a | labels_b)
 
 
-def _label_agreements(a: Sequence[Thing], b: Sequence[Thing], pairs: Pairs) -> NDArray[np.float64]:
-    """Of each pair; most have the same labels, and need no more than to be known as such."""
-    numbers: dict[tuple[str, ...], int] = {}
-    ours, theirs = (np.array([numbers.setdefault(each.labels, len(numbers)) for each in things]) for things in (a, b))
-    found = np.ones(len(pairs.rows))
-    for place in np.flatnonzero(ours[pairs.rows] != theirs[pairs.columns]).tolist():
-        found[place] = label_agreement(a[pairs.rows[place]], b[pairs.columns[place]])
-    return found
+def _label_agreements(a: Sequence[Labelled], b: Sequence[Labelled], pairs: Pairs) -> NDArray[np.float64]:
+    """Label agreement of each pair, (n,); computed only for pairs with different labels."""
+    label_ids: dict[tuple[str, ...], int] = {}
+    ids_a, ids_b = (
+        np.array([label_ids.setdefault(thing.labels, len(label_ids)) for thing in things]) for things in (a, b)
+    )
+    agreements = np.ones(len(pairs.rows))
+    for index in np.flatnonzero(ids_a[pairs.rows] != ids_b[pairs.columns]).tolist():
+        agreements[index] = label_agreement(a[pairs.rows[index]], b[pairs.columns[index]])
+    return agreements
 
 
-def _place(thing: Thing) -> tuple[str, int]:
+def _image_of(thing: Labelled) -> tuple[str, int]:
     return thing.to_name, getattr(thing, "item_index", 0)
 
 
-def _assign(found: Pairs, labels: NDArray[np.float64], least: float, shape: tuple[int, int]) -> tuple[Pair, ...]:
-    least -= ROUNDING
-    enough = found.values >= least
-    found, labels = found.where(enough), labels[enough]
-    gains = Pairs(found.rows, found.columns, found.values * (1 + _LABEL_WEIGHT * labels))
-    chosen = match_pairs(gains, shape, threshold=least)
-    # In the order of rows, then of columns: where each pair is.
-    keys = found.rows * shape[1] + found.columns
-    places = np.searchsorted(keys, [row * shape[1] + column for row, column in chosen]).tolist()
+def _assign(
+    candidates: Pairs, labels: NDArray[np.float64], threshold: float, shape: tuple[int, int]
+) -> tuple[MatchedPair, ...]:
+    threshold -= ROUNDING
+    above = candidates.values >= threshold
+    candidates, labels = candidates.where(above), labels[above]
+    gains = Pairs(candidates.rows, candidates.columns, candidates.values * (1 + _LABEL_WEIGHT * labels))
+    chosen = match_pairs(gains, shape, threshold=threshold)
+    # Pairs are sorted by row, then column: find the position of each chosen pair.
+    keys = candidates.rows * shape[1] + candidates.columns
+    positions = np.searchsorted(keys, [row * shape[1] + column for row, column in chosen]).tolist()
     return tuple(
-        Pair(*pair, float(found.values[place]), float(labels[place]))
-        for pair, place in zip(chosen, places, strict=True)
+        MatchedPair(*pair, float(candidates.values[position]), float(labels[position]))
+        for pair, position in zip(chosen, positions, strict=True)
     )

@@ -1,26 +1,26 @@
-"""METRICS: agreement of two annotators on one control, one function a kind of answer."""
+"""METRICS: agreement of two annotators on one control, one function per kind of answer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labelloop.labeling.geometry.oks import alike_points
-from labelloop.labeling.studio.regions import Region
+from labelloop.labeling.geometry.oks import oks_pairs
+from labelloop.labeling.region import Region
 from qc_webhooks.agreement.answers import Amount, Span
-from qc_webhooks.agreement.matching import match_regions, match_things
+from qc_webhooks.agreement.matching import match_labelled, match_regions
 from qc_webhooks.agreement.similarity import (
-    alike_spans,
-    amounts_alike,
-    attributes_alike,
-    paths_alike,
-    sets_alike,
-    texts_alike,
+    amount_similarity,
+    attribute_similarity,
+    jaccard,
+    path_similarity,
+    span_similarities,
+    text_similarity,
 )
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What counts as the same region; see ``Policy``."""
+    """Overlap thresholds for the same region; see ``Policy``."""
 
     match_iou: float = 0.5
     near_iou: float = 0.1
@@ -29,70 +29,69 @@ class Tolerance:
 def regions(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = Tolerance()) -> float:
     """Soft F1 of two sets of regions: twice the matched overlap over the number of regions of both.
 
-    Each pair of a one-to-one matching counts IoU times label agreement times the agreement of the answers about it; a
-    region that nobody matches, a duplicate too, counts 0. This is the F1 score (Dice) with the overlap in place of a
-    hit, so exact copies of any number of regions give 1, two empty annotations give 1, and one empty against one full
-    gives 0.
+    Each pair of a one-to-one matching counts IoU x label agreement x agreement of its per-region answers. An unmatched
+    region, a duplicate too, counts 0. This is the F1 score (Dice) with overlaps instead of true positives: exact copies
+    give 1, two empty annotations give 1, and one empty against one non-empty gives 0.
 
     Args:
         a: Regions of the first annotator on this control, in any order.
         b: Regions of the second.
-        tolerance: When two regions are the same object.
+        tolerance: Overlap thresholds for the same object.
     """
     if not a and not b:
         return 1.0
     matching = match_regions(a, b, match_iou=tolerance.match_iou, near_iou=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attributes_alike(a[pair.a], b[pair.b]) for pair in matching.same)
+    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 
 
 def keypoints(a: Sequence[Region], b: Sequence[Region], tolerance: Tolerance = Tolerance()) -> float:
-    """The same for points: in place of the overlap, how near they are (object keypoint similarity)."""
+    """Soft F1 of two sets of keypoints, with object keypoint similarity (OKS) instead of IoU."""
     if not a and not b:
         return 1.0
     if not a or not b:
         return 0.0
-    near = alike_points(a, b, least=tolerance.near_iou)
-    matching = match_things(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attributes_alike(a[pair.a], b[pair.b]) for pair in matching.same)
+    near = oks_pairs(a, b, least=tolerance.near_iou)
+    matching = match_labelled(a, b, near, match=tolerance.match_iou, near=tolerance.near_iou)
+    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 
 
 def spans(a: Sequence[Span], b: Sequence[Span], tolerance: Tolerance = Tolerance()) -> float:
-    """The same for spans of text or time: the overlap is that of the stretches."""
+    """Soft F1 of two sets of spans of text or time, with the IoU of the intervals."""
     if not a and not b:
         return 1.0
     if not a or not b:
         return 0.0
-    matching = match_things(a, b, alike_spans(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
-    shared = sum(pair.iou * pair.labels * attributes_alike(a[pair.a], b[pair.b]) for pair in matching.same)
+    matching = match_labelled(a, b, span_similarities(a, b), match=tolerance.match_iou, near=tolerance.near_iou)
+    shared = sum(pair.iou * pair.labels * attribute_similarity(a[pair.a], b[pair.b]) for pair in matching.same)
     return 2 * shared / (len(a) + len(b))
 
 
 def choices(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance()) -> float:
-    """Share of the chosen answers that both chose (Jaccard index); 1 where neither chose one."""
+    """Jaccard index of the chosen answers; 1 if neither chose one."""
     del tolerance
-    return sets_alike(a, b)
+    return jaccard(a, b)
 
 
 def taxonomy(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance()) -> float:
-    """Share of the nodes that both chose, ancestors included: the wrong leaf of the right branch is not all wrong."""
+    """Jaccard index of the chosen nodes with their ancestors: a wrong leaf of the right branch keeps partial credit."""
     del tolerance
-    return paths_alike(a, b)
+    return path_similarity(a, b)
 
 
 def amount(a: Sequence[Amount], b: Sequence[Amount], tolerance: Tolerance = Tolerance()) -> float:
-    """1 less the distance of two numbers, in parts of the scale (stars), or of the larger one where there is none."""
+    """1 minus the difference of two numbers, relative to the scale (stars), or to the larger one if unbounded."""
     del tolerance
     if not a or not b:
         return float(not a and not b)
-    return amounts_alike(a[-1], b[-1])
+    return amount_similarity(a[-1], b[-1])
 
 
 def text(a: Sequence[str], b: Sequence[str], tolerance: Tolerance = Tolerance()) -> float:
-    """1 less the edits from one text to the other, in parts of the longer."""
+    """1 minus the edit distance of two texts, relative to the longer one."""
     del tolerance
-    return texts_alike("\n".join(a), "\n".join(b))
+    return text_similarity("\n".join(a), "\n".join(b))
 
 
 Metric = Callable[[Any, Any, Tolerance], float]

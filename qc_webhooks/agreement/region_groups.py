@@ -1,4 +1,4 @@
-"""One region where the other annotator drew several, and one object drawn twice by the same annotator."""
+"""Find merged and split regions between two annotators, and duplicates of one annotator."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,234 +12,249 @@ from pycocotools import mask as coco
 
 from labelloop.labeling.consensus.clustering import DUPLICATE_IOU
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry.overlap import Pairs, areas_of, box_iou, gather, meeting, overlaps
+from labelloop.labeling.geometry.overlap import (
+    Pairs,
+    box_iou,
+    collect_pairs,
+    intersecting_boxes,
+    iou_pairs,
+    shape_areas,
+)
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle
-from labelloop.labeling.studio.regions import Region
+from labelloop.labeling.region import Region
 
-# How much of a part must lie inside the whole.
-INSIDE = 0.8
-# How well the whole must fit the bounds of its parts together; more than it fits any of them alone.
-FITS = 0.6
-# Parts of one thing lie beside each other: what overlaps more is one thing drawn twice.
-APART = 0.5
+# Minimum share of a part's area inside the whole.
+MIN_INSIDE = 0.8
+# Minimum IoU of the whole's bounds with the bounds of all parts; must also exceed its IoU with any single part.
+MIN_BOUNDS_IOU = 0.6
+# Maximum overlap of two parts of one object; above it they are duplicates.
+MAX_PART_OVERLAP = 0.5
 
 _ROUNDING = 1e-6
 _NOTHING = Rectangle(0.0, 0.0, 0.0, 0.0)
 
-# Corners of outlines that are cut with others at most, one pair after the other.
+# Maximum corners of polygons that are intersected.
 _MOST_CORNERS = 10_000_000
 
 
-class Alike(Protocol):
-    """How alike regions are, pair by pair; what is less alike than ``least`` is left out."""
+class SimilarityFunction(Protocol):
+    """Computes similarities of regions, pair by pair; pairs below ``least`` are omitted."""
 
     def __call__(self, a: Sequence[Region], b: Sequence[Region], *, least: float) -> Pairs:
-        """Of the regions ``a`` with the regions ``b``."""
+        """Return the similarities of the regions ``a`` with the regions ``b``."""
 
 
 @dataclass(frozen=True)
-class Group:
+class RegionGroup:
     """Several regions of one annotator that are one region of the other.
 
     Attributes:
         several: Indices of the parts.
         one: Index of the whole.
-        iou: Overlap of the whole's bounds with those of all its parts.
+        iou: IoU of the whole's bounds with the bounds of all parts.
     """
 
-    several: tuple[int, ...]
-    one: int
+    parts: tuple[int, ...]
+    whole: int
     iou: float
 
 
-def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou: float) -> tuple[Group, ...]:
-    """Regions of ``wholes`` that cover two or more of ``parts``, which nothing else of ``wholes`` matches.
+def find_groups(parts: Sequence[Region], wholes: Sequence[Region], *, match_iou: float) -> tuple[RegionGroup, ...]:
+    """Find regions of ``wholes`` that cover two or more of ``parts`` without a match of their own.
 
     Args:
         parts: Regions of one annotator.
         wholes: Regions of the other.
-        match_iou: Overlap from which a part has a match of its own.
+        match_iou: Overlap from which a part has its own match.
 
     Returns:
-        Groups, each part in one at most.
+        Groups; each part is in at most one.
 
     Raises:
-        TooLargeToJudge: Too many regions lie in each other for groups to be told.
+        TooLargeToJudge: Too many regions overlap.
     """
     if len(parts) < 2 or not wholes:
         return ()
     near = _near(parts, wholes)
-    if not _may_hold_two(parts, wholes, near):
+    if not _may_contain_two(parts, wholes, near):
         return ()
     inside = _inside(parts, wholes, near)
-    within = inside.where(inside.values >= INSIDE)
-    held = np.bincount(within.columns, minlength=len(wholes))
-    if not (held >= 2).any():
+    within = inside.where(inside.values >= MIN_INSIDE)
+    contained = np.bincount(within.columns, minlength=len(wholes))
+    if not (contained >= 2).any():
         return ()
-    within = within.where(held[within.columns] >= 2)
-    places, row = np.unique(within.rows, return_inverse=True)
-    fits = overlaps([parts[place].geometry for place in places.tolist()], [whole.geometry for whole in wholes])
-    matches = np.bincount(fits.rows[fits.values >= match_iou], minlength=len(places))
-    fit_it = fits.at(row, within.columns, len(wholes))
-    alone = matches[row] == (fit_it >= match_iou)  # no other whole matches the part
+    within = within.where(contained[within.columns] >= 2)
+    part_indices, part_rows = np.unique(within.rows, return_inverse=True)
+    fits = iou_pairs([parts[index].geometry for index in part_indices.tolist()], [whole.geometry for whole in wholes])
+    matches = np.bincount(fits.rows[fits.values >= match_iou], minlength=len(part_indices))
+    part_fits = fits.values_at(part_rows, within.columns, len(wholes))
+    unmatched_elsewhere = matches[part_rows] == (part_fits >= match_iou)  # no other whole matches the part
     by_whole = np.argsort(within.columns, kind="stable")
     starts = np.searchsorted(within.columns[by_whole], np.arange(len(wholes) + 1))
-    groups: list[Group] = []
-    taken: set[int] = set()
-    for one in np.argsort(-np.bincount(inside.columns, inside.values, len(wholes)), kind="stable").tolist():
-        if held[one] < 2:
+    groups: list[RegionGroup] = []
+    grouped: set[int] = set()
+    for whole in np.argsort(-np.bincount(inside.columns, inside.values, len(wholes)), kind="stable").tolist():
+        if contained[whole] < 2:
             continue
-        some = by_whole[starts[one] : starts[one + 1]]
-        some = some[alone[some]]
-        several = dict(zip(within.rows[some].tolist(), fit_it[some].tolist(), strict=True))
-        several = {place: fit for place, fit in several.items() if place not in taken}
-        if len(several) < 2 or _meet([parts[place] for place in several]):
+        candidates = by_whole[starts[whole] : starts[whole + 1]]
+        candidates = candidates[unmatched_elsewhere[candidates]]
+        fit_by_part = dict(zip(within.rows[candidates].tolist(), part_fits[candidates].tolist(), strict=True))
+        fit_by_part = {part: fit for part, fit in fit_by_part.items() if part not in grouped}
+        if len(fit_by_part) < 2 or _have_duplicates([parts[part] for part in fit_by_part]):
             continue
-        bounds = np.array([parts[place].geometry.bounds for place in several])
+        bounds = np.array([parts[part].geometry.bounds for part in fit_by_part])
         around = np.concatenate((bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)))
-        fit = float(box_iou(around[None], np.array([wholes[one].geometry.bounds]))[0, 0])
-        if fit >= FITS and fit > max(several.values()) + 1e-6:
-            groups.append(Group(tuple(several), one, fit))
-            taken.update(several)
+        fit = float(box_iou(around[None], np.array([wholes[whole].geometry.bounds]))[0, 0])
+        if fit >= MIN_BOUNDS_IOU and fit > max(fit_by_part.values()) + 1e-6:
+            groups.append(RegionGroup(tuple(fit_by_part), whole, fit))
+            grouped.update(fit_by_part)
     return tuple(groups)
 
 
 def find_duplicates(
-    regions: Sequence[Region], unmatched: Sequence[int], *, alike: Alike | None = None, least: float = DUPLICATE_IOU
+    regions: Sequence[Region],
+    unmatched: Sequence[int],
+    *,
+    similarity: SimilarityFunction | None = None,
+    least: float = DUPLICATE_IOU,
 ) -> dict[int, int]:
-    """Unmatched regions that the same annotator drew a second time: index -> index of the other.
+    """Find unmatched regions that duplicate another region of the same annotator: index -> index of the other.
 
     Args:
         regions: All regions of the annotator.
-        unmatched: Places of those that the other annotator has nothing for.
-        alike: How alike two of them are; by default how much they overlap.
-        least: From which likeness on two are one object drawn twice.
+        unmatched: Indices of the regions that the other annotator does not have.
+        similarity: Similarity function; default: overlap.
+        least: Minimum similarity of duplicates.
     """
-    found: dict[int, int] = {}
+    duplicates: dict[int, int] = {}
     if not unmatched or len(regions) < 2:
-        return found
-    near = (alike or _overlap)([regions[place] for place in unmatched], regions, least=least)
+        return duplicates
+    near = (similarity or _overlap)([regions[index] for index in unmatched], regions, least=least)
     near = near.where(near.values >= least)
-    order = np.lexsort((-near.values, near.rows))  # the most alike first, of equals the first drawn
+    order = np.lexsort((-near.values, near.rows))  # most similar first; of equals, the first drawn
     for row, other in zip(near.rows[order].tolist(), near.columns[order].tolist(), strict=True):
-        place = unmatched[row]
+        index = unmatched[row]
         if (
-            place not in found
-            and other != place
-            and other not in found
-            and _place(regions[other]) == _place(regions[place])
-            and _labels(regions, other) == _labels(regions, place)
+            index not in duplicates
+            and other != index
+            and other not in duplicates
+            and _image_of(regions[other]) == _image_of(regions[index])
+            and _labels(regions, other) == _labels(regions, index)
         ):
-            found[place] = other
-    return found
+            duplicates[index] = other
+    return duplicates
 
 
 def _near(parts: Sequence[Region], wholes: Sequence[Region]) -> Pairs:
-    """Share of each part's bounds that lies in each whole's bounds, of those on one object and image that count.
+    """Share of each part's bounds inside each whole's bounds, for pairs on the same object and image.
 
     Raises:
-        TooLargeToJudge: Too many meet.
+        TooLargeToJudge: Too many bounds overlap.
     """
     a = np.array([part.geometry.bounds for part in parts])
     b = np.array([whole.geometry.bounds for whole in wholes])
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1)
 
     def bounded() -> Iterator[Pairs]:
-        for rows, columns in meeting(a, b):
+        for rows, columns in intersecting_boxes(a, b):
             low, high = np.maximum(a[rows, :2], b[columns, :2]), np.minimum(a[rows, 2:], b[columns, 2:])
             shared, area = np.clip(high - low, 0, None).prod(axis=-1), areas[rows]
             values = np.divide(shared, area, out=np.zeros_like(shared), where=area > 0)
-            yield Pairs(rows, columns, values).where(values >= INSIDE / 2)
+            yield Pairs(rows, columns, values).where(values >= MIN_INSIDE / 2)
 
-    found = gather(bounded())
-    numbers: dict[tuple[str, int], int] = {}
-    ours, theirs = ([numbers.setdefault(_place(each), len(numbers)) for each in regions] for regions in (parts, wholes))
-    no_points = np.array([not isinstance(part.geometry, KeyPoint) for part in parts])
-    return found.where((np.array(ours)[found.rows] == np.array(theirs)[found.columns]) & no_points[found.rows])
+    pairs = collect_pairs(bounded())
+    image_ids: dict[tuple[str, int], int] = {}
+    part_images, whole_images = (
+        [image_ids.setdefault(_image_of(region), len(image_ids)) for region in regions] for regions in (parts, wholes)
+    )
+    not_keypoints = np.array([not isinstance(part.geometry, KeyPoint) for part in parts])
+    return pairs.where(
+        (np.array(part_images)[pairs.rows] == np.array(whole_images)[pairs.columns]) & not_keypoints[pairs.rows]
+    )
 
 
-def _may_hold_two(parts: Sequence[Region], wholes: Sequence[Region], near: Pairs) -> bool:
-    """Whether any whole can hold two of the parts, by their bounds and areas: mostly none, and nothing is to be cut."""
+def _may_contain_two(parts: Sequence[Region], wholes: Sequence[Region], near: Pairs) -> bool:
+    """Whether any whole can contain two parts, by bounds and areas only; if none can, no shape is intersected."""
     bounds = np.array([part.geometry.bounds for part in parts])
     shapes = [part.geometry for part in parts]
     plain = np.array([isinstance(shape, Rectangle | Polygon | Ellipse) for shape in shapes])
-    areas = areas_of([shape if is_plain else _NOTHING for shape, is_plain in zip(shapes, plain.tolist(), strict=True)])
-    around = (bounds[:, 2:] - bounds[:, :2]).prod(axis=1)
-    # No part shares more with a whole than their bounds do; of what has no area, nothing is known.
-    most = np.divide(around, areas, out=np.full(len(parts), np.inf), where=plain & (areas > 0))
-    held = near.columns[near.values * most[near.rows] >= INSIDE - _ROUNDING]
-    return bool((np.bincount(held, minlength=len(wholes)) >= 2).any())
+    areas = shape_areas([shape if is_plain else _NOTHING for shape, is_plain in zip(shapes, plain.tolist(), strict=True)])
+    bounds_areas = (bounds[:, 2:] - bounds[:, :2]).prod(axis=1)
+    # A part's share inside a whole is at most that of its bounds; a part without area has no upper limit.
+    max_ratio = np.divide(bounds_areas, areas, out=np.full(len(parts), np.inf), where=plain & (areas > 0))
+    may_contain = near.columns[near.values * max_ratio[near.rows] >= MIN_INSIDE - _ROUNDING]
+    return bool((np.bincount(may_contain, minlength=len(wholes)) >= 2).any())
 
 
 def _inside(parts: Sequence[Region], wholes: Sequence[Region], near: Pairs) -> Pairs:
-    """Share of each part's area that lies in each whole; upright bounds first, true shapes where they meet.
+    """Share of each part's area inside each whole; by bounds if both are upright boxes, else by the exact shapes.
 
     Raises:
-        TooLargeToJudge: Too many corners of them.
+        TooLargeToJudge: The shapes have too many corners.
     """
-    found = near
-    upright = [np.array([_upright(each) for each in regions]) for regions in (parts, wholes)]
-    cut = ~(upright[0][found.rows] & upright[1][found.columns])
-    if not cut.any():
-        return found
-    canvas = [np.array([_canvas(each) for each in regions]) for regions in (parts, wholes)]
-    painted = cut & (canvas[0][found.rows] > 0) & (canvas[0][found.rows] == canvas[1][found.columns])
-    found.values[painted] = _pixel_shares(parts, wholes, found.where(painted))
-    if not painted[cut].all():
-        found.values[cut & ~painted] = _shares(parts, wholes, found.where(cut & ~painted))
-    return found
+    shares = near
+    upright = [np.array([_upright(region) for region in regions]) for regions in (parts, wholes)]
+    inexact = ~(upright[0][shares.rows] & upright[1][shares.columns])
+    if not inexact.any():
+        return shares
+    canvas = [np.array([_canvas(region) for region in regions]) for regions in (parts, wholes)]
+    rasterized = inexact & (canvas[0][shares.rows] > 0) & (canvas[0][shares.rows] == canvas[1][shares.columns])
+    shares.values[rasterized] = _pixel_shares(parts, wholes, shares.where(rasterized))
+    if not rasterized[inexact].all():
+        shares.values[inexact & ~rasterized] = _shares(parts, wholes, shares.where(inexact & ~rasterized))
+    return shares
 
 
 def _canvas(region: Region) -> int:
-    """A number for the size of the image that a mask is painted on; 0 of what is no mask."""
+    """Image size of a mask as one number; 0 for other shapes."""
     shape = region.geometry
     return shape.width << 32 | shape.height if isinstance(shape, Mask) else 0
 
 
 def _pixel_shares(parts: Sequence[Region], wholes: Sequence[Region], pairs: Pairs) -> NDArray[np.float64]:
-    found = np.zeros(len(pairs.rows))
+    shares = np.zeros(len(pairs.rows))
     starts = np.flatnonzero(np.diff(pairs.rows, prepend=-1)).tolist()
-    for start, end in pairwise((*starts, len(found))):
-        those = [wholes[place].geometry.coco for place in pairs.columns[start:end].tolist()]
-        part = parts[pairs.rows[start]].geometry.coco
-        # Against what COCO calls a crowd the overlap is counted in shares of the first.
-        found[start:end] = coco.iou([part], those, [1] * len(those))[0]
-    return found
+    for start, end in pairwise((*starts, len(shares))):
+        whole_masks = [wholes[index].geometry.coco for index in pairs.columns[start:end].tolist()]
+        part_mask = parts[pairs.rows[start]].geometry.coco
+        # With iscrowd=1 pycocotools divides the intersection by the area of the first mask.
+        shares[start:end] = coco.iou([part_mask], whole_masks, [1] * len(whole_masks))[0]
+    return shares
 
 
 def _shares(parts: Sequence[Region], wholes: Sequence[Region], pairs: Pairs) -> NDArray[np.float64]:
-    outlines, around = np.full(len(parts), None, dtype=object), np.full(len(wholes), None, dtype=object)
-    for place in np.unique(pairs.rows).tolist():
-        outlines[place] = parts[place].geometry.polygon()
-    for place in np.unique(pairs.columns).tolist():
-        shape = wholes[place].geometry
-        # An ellipse around two things leaves out their outer corners; it is meant as far as its bounds go.
-        around[place] = shapely.box(*shape.bounds) if isinstance(shape, Ellipse) else shape.polygon()
-    one, other = outlines[pairs.rows], around[pairs.columns]
-    if shapely.get_num_coordinates(one).sum() + shapely.get_num_coordinates(other).sum() > _MOST_CORNERS:
+    outlines, enclosing = np.full(len(parts), None, dtype=object), np.full(len(wholes), None, dtype=object)
+    for index in np.unique(pairs.rows).tolist():
+        outlines[index] = parts[index].geometry.polygon()
+    for index in np.unique(pairs.columns).tolist():
+        shape = wholes[index].geometry
+        # An ellipse around two objects leaves out their outer corners; its bounds are used instead.
+        enclosing[index] = shapely.box(*shape.bounds) if isinstance(shape, Ellipse) else shape.polygon()
+    part_shapes, whole_shapes = outlines[pairs.rows], enclosing[pairs.columns]
+    if shapely.get_num_coordinates(part_shapes).sum() + shapely.get_num_coordinates(whole_shapes).sum() > _MOST_CORNERS:
         raise TooLargeToJudge("its outlines that overlap have too many corners")
-    areas = shapely.area(one)
-    shared = shapely.area(shapely.intersection(one, other))
-    found: NDArray[np.float64] = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
-    return found
+    areas = shapely.area(part_shapes)
+    shared = shapely.area(shapely.intersection(part_shapes, whole_shapes))
+    shares: NDArray[np.float64] = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
+    return shares
 
 
 def _overlap(a: Sequence[Region], b: Sequence[Region], *, least: float) -> Pairs:
-    return overlaps([each.geometry for each in a], [each.geometry for each in b], least=least)
+    return iou_pairs([region.geometry for region in a], [region.geometry for region in b], min_iou=least)
 
 
-def _meet(parts: Sequence[Region]) -> bool:
-    found = _overlap(parts, parts, least=APART)
-    return bool(((found.rows < found.columns) & (found.values >= APART)).any())
+def _have_duplicates(parts: Sequence[Region]) -> bool:
+    pairs = _overlap(parts, parts, least=MAX_PART_OVERLAP)
+    return bool(((pairs.rows < pairs.columns) & (pairs.values >= MAX_PART_OVERLAP)).any())
 
 
 def _upright(region: Region) -> bool:
     return not getattr(region.geometry, "rotation", 1.0) and hasattr(region.geometry, "height")
 
 
-def _place(region: Region) -> tuple[str, int]:
+def _image_of(region: Region) -> tuple[str, int]:
     return region.to_name, region.item_index
 
 
-def _labels(regions: Sequence[Region], place: int) -> frozenset[str]:
-    return frozenset(regions[place].labels)
+def _labels(regions: Sequence[Region], index: int) -> frozenset[str]:
+    return frozenset(regions[index].labels)

@@ -1,1 +1,1 @@
-"""What quality control writes into Label Studio besides fields of tasks: overlays and review copies."""
+"""Artifacts of quality control in Label Studio besides task fields: overlays and review copies."""

@@ -1,7 +1,7 @@
-"""Overlays: predictions that show a dispute to its reviewer, how they are recognised, and which one was accepted.
+"""Overlays: predictions that show a dispute to its reviewer. Recognise them, and find the accepted one.
 
-Label Studio shows a task's predictions as tabs, the newest first, to everybody who opens the task. A reviewer
-duplicates one, corrects it and submits it; the annotation's ``parent_prediction`` then says what was accepted.
+Label Studio shows a task's predictions as tabs, the newest first, to all users who open the task. A reviewer duplicates
+one, corrects it and submits it; the annotation's ``parent_prediction`` is then the accepted overlay.
 """
 
 import hashlib
@@ -11,26 +11,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labelloop.labeling.studio.task import Prediction, Task
+from labelloop.labeling.studio.task import ModelPrediction, Task
 
-# Label Studio cuts longer names than 15 characters out of the middle.
+# Label Studio abbreviates names with more than 15 characters.
 CONSENSUS = "QC consensus"
 STANCE = "QC: {letter}"
 _NAMES = re.compile(r"QC consensus|QC: [A-Z]")
 
-# An overlay as it is told apart from others: its name, and a digest of its results.
+# Identity of an overlay: its name and a digest of its results.
 Mark = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """A prediction that is shown to reviewers and to no model.
+    """A prediction that shows annotations to reviewers; not made by a model.
 
     Attributes:
-        version: Its name, which stands on its tab (Label Studio's ``model_version``).
+        version: Its name, shown on its tab (Label Studio's ``model_version``).
         result: Its results as Label Studio's JSON.
-        score: What stands under the name as percent: of a stance the share of annotators, of the consensus how likely
-            it is right; None where that is not known.
+        score: Shown under the name as percent: share of annotators in the group, or probability of the consensus; None
+            if unknown.
     """
 
     version: str
@@ -39,47 +39,47 @@ class Overlay:
 
     @property
     def mark(self) -> Mark:
-        """What it is recognised by in Label Studio."""
+        """Its identity in Label Studio."""
         return self.version, digest(self.result)
 
 
-def is_overlay(prediction: Prediction) -> bool:
-    """Whether a prediction is one of ours, by its name."""
+def is_overlay(prediction: ModelPrediction) -> bool:
+    """Whether a prediction is an overlay, by its name."""
     return _NAMES.fullmatch(prediction.model_version) is not None
 
 
-def overlays_of(task: Task) -> tuple[Prediction, ...]:
-    """The overlays that a task holds now, the oldest (rightmost) first."""
-    found = [each for each in task.predictions if each.id is not None and is_overlay(each)]
-    return tuple(sorted(found, key=lambda each: each.id or 0))
+def overlays_of(task: Task) -> tuple[ModelPrediction, ...]:
+    """The overlays on a task, oldest (rightmost) first."""
+    overlays = [prediction for prediction in task.predictions if prediction.id is not None and is_overlay(prediction)]
+    return tuple(sorted(overlays, key=lambda prediction: prediction.id or 0))
 
 
-def mark_of(prediction: Prediction) -> Mark:
-    """What an overlay in Label Studio is recognised by."""
+def mark_of(prediction: ModelPrediction) -> Mark:
+    """Identity of an overlay in Label Studio."""
     return prediction.model_version, digest([result.raw for result in prediction.results])
 
 
 def accepted_annotation(task: Task) -> int | None:
-    """The annotation that somebody made from an overlay; the newest, should there be several; None: nobody did."""
-    ours = {overlay.id for overlay in overlays_of(task)}
-    made = [
+    """Id of the annotation that a reviewer made from an overlay; the newest of several; None without one."""
+    overlay_ids = {overlay.id for overlay in overlays_of(task)}
+    accepted = [
         annotation.id
         for annotation in task.annotations
-        if annotation.id is not None and annotation.parent_prediction in ours and not annotation.was_cancelled
+        if annotation.id is not None and annotation.parent_prediction in overlay_ids and not annotation.was_cancelled
     ]
-    return max(made, default=None)
+    return max(accepted, default=None)
 
 
 def digest(result: Sequence[Mapping[str, Any]]) -> str:
-    """A short hash of results, the same before Label Studio stored them and after."""
+    """A short hash of results; equal before and after Label Studio stored them."""
     text = json.dumps(_plain(list(result)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:
-    # 10.0 comes back from some databases as 10.
+    # Some databases return 10.0 as 10.
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

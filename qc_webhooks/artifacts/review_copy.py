@@ -1,4 +1,4 @@
-"""What a review project holds: the copy of a disputed task, and what a reviewer submitted there."""
+"""Copies of disputed tasks in a review project, and the reviewer's decisions on them."""
 
 import base64
 import re
@@ -10,10 +10,10 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.studio.task import Annotation, Task
 from qc_webhooks.artifacts.overlays import Overlay, digest
 
-# The data key that says of which task a copy is.
+# Data key with the id of the original task.
 ORIGIN = "qc_task"
 NOTE = '<Header value="$qc_note"/>'
-# Addresses that Label Studio can show only with the storage of the project that they came from.
+# URIs that Label Studio can resolve only with the storage of the original project.
 _STORED = re.compile(r"(s3|gs|azure-blob)://")
 _VIEW = re.compile(r"""<View(?:\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*>""")
 
@@ -23,10 +23,10 @@ class Copy:
     """A copy in a review project.
 
     Attributes:
-        review: The review project's id.
-        copy: The copy's id; 0: there is none on purpose, because it was taken back.
-        fingerprint: For which state of the task it was made.
-        mark: A digest of what it holds.
+        review: Id of the review project.
+        copy: Task id of the copy; 0: deliberately none, because it was removed.
+        fingerprint: Fingerprint of the original task's state.
+        mark: Digest of its content.
     """
 
     review: int
@@ -37,12 +37,12 @@ class Copy:
 
 @dataclass(frozen=True)
 class ReviewCopyContent:
-    """What a copy is to hold.
+    """The content of a copy.
 
     Attributes:
-        overlays: Its predictions, in the order of writing; empty: there is to be no copy.
-        note: What is disputed, in words.
-        agreement: The agreement of the annotators; None where nothing was compared.
+        overlays: Its predictions, in the order to write them; empty: no copy.
+        note: The conflicts in words.
+        agreement: Agreement of the annotators; None if nothing was compared.
     """
 
     overlays: tuple[Overlay, ...] = ()
@@ -51,19 +51,19 @@ class ReviewCopyContent:
 
     @property
     def mark(self) -> str:
-        """A digest of it."""
-        return digest([{"marks": [list(each.mark) for each in self.overlays], "note": self.note}])
+        """Digest of the content."""
+        return digest([{"marks": [list(overlay.mark) for overlay in self.overlays], "note": self.note}])
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a reviewer submitted in the review project.
+    """A reviewer's annotation in the review project.
 
     Attributes:
-        annotator: The reviewer.
-        results: The annotation's results as Label Studio's JSON.
-        annotation: Its id there.
-        lead_time: Seconds of work; None where that is not known.
+        annotator: User id of the reviewer.
+        results: Its results as Label Studio's JSON.
+        annotation: Its annotation id in the review project.
+        lead_time: Seconds of work; None if unknown.
     """
 
     annotator: int
@@ -73,14 +73,14 @@ class Decision:
 
     @property
     def mark(self) -> str:
-        """A digest of its results."""
+        """Digest of its results."""
         return digest(self.results)
 
 
 def decision_of(copy: Task) -> Decision | None:
-    """What was submitted to a copy, the newest should there be several; None: nothing yet."""
-    submitted = [each for each in copy.annotations if _counts(each)]
-    newest = max(submitted, key=lambda each: (each.updated_at, each.id or 0), default=None)
+    """The newest annotation of a copy; None without one."""
+    submitted = [annotation for annotation in copy.annotations if _counts(annotation)]
+    newest = max(submitted, key=lambda annotation: (annotation.updated_at, annotation.id or 0), default=None)
     if newest is None or newest.completed_by is None:
         return None
     results = tuple(result.raw for result in newest.results)
@@ -88,48 +88,50 @@ def decision_of(copy: Task) -> Decision | None:
 
 
 def imported_decision(task: Task, annotator: int, mark: str) -> int | None:
-    """The annotation of the original task that is what this reviewer submitted; None: it is not there."""
-    same = [
-        each.id
-        for each in task.annotations
-        if _counts(each) and each.completed_by == annotator and digest([one.raw for one in each.results]) == mark
+    """Id of the annotation of the original task that equals this reviewer's decision; None if not imported yet."""
+    matching = [
+        annotation.id
+        for annotation in task.annotations
+        if _counts(annotation)
+        and annotation.completed_by == annotator
+        and digest([result.raw for result in annotation.results]) == mark
     ]
-    return max((each for each in same if each is not None), default=None)
+    return max((annotation_id for annotation_id in matching if annotation_id is not None), default=None)
 
 
 def origin_name(project: int, task: int) -> str:
-    """How a copy says of which task it is."""
+    """Reference to the original task, as stored in a copy."""
     return f"{project}:{task}"
 
 
 def copy_data(
     task: Task, project: int, sheet: ReviewCopyContent, *, ours: Collection[str], base: str = ""
 ) -> dict[str, Any]:
-    """The data of a copy: the task's, what is disputed, and where it came from.
+    """Build the data of a copy: the task's data, the conflicts and the reference to the original.
 
     Args:
-        task: The task.
-        project: Its project.
-        sheet: What the copy is to hold.
-        ours: The keys of its data that quality control wrote.
-        base: The path under which Label Studio is served, empty or ``/path``.
+        task: The original task.
+        project: Its project id.
+        sheet: Content of the copy.
+        ours: Keys of the task's data that quality control wrote.
+        base: Path prefix of Label Studio, empty or ``/path``.
     """
-    shown = {name: _shown(value, f"{base}/tasks/{task.id}") for name, value in task.data.items() if name not in ours}
-    told = {"qc_note": sheet.note, "qc_agreement": sheet.agreement, ORIGIN: origin_name(project, task.id or 0)}
-    return shown | told
+    data = {name: _shown(value, f"{base}/tasks/{task.id}") for name, value in task.data.items() if name not in ours}
+    own_keys = {"qc_note": sheet.note, "qc_agreement": sheet.agreement, ORIGIN: origin_name(project, task.id or 0)}
+    return data | own_keys
 
 
 def with_note(label_config: str) -> str:
-    """A labelling interface that shows the note above everything else, if it does not show it already.
+    """Add a header with the note to a labeling interface, unless it shows the note already.
 
     Raises:
-        LabelingError: There is no view to put it in.
+        LabelingError: There is no <View> to add it to.
     """
     if "$qc_note" in label_config:
         return label_config
     view = _VIEW.search(label_config)
     if view is None:
-        raise LabelingError("the labelling interface has no <View> that the note could stand in")
+        raise LabelingError("the labeling interface has no <View> that could show the note")
     return f"{label_config[: view.end()]}\n  {NOTE}{label_config[view.end() :]}"
 
 
@@ -138,9 +140,9 @@ def _counts(annotation: Annotation) -> bool:
 
 
 def _shown(value: Any, task: str) -> Any:
-    """An address in a storage as Label Studio resolves it with the storage of the original project."""
+    """Replace a storage URI by the URL that resolves it with the storage of the original project."""
     if isinstance(value, str) and _STORED.match(value):
         return f"{task}/resolve/?fileuri={base64.urlsafe_b64encode(value.encode()).decode()}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_shown(each, task) for each in value]
+        return [_shown(item, task) for item in value]
     return value

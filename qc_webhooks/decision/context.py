@@ -1,4 +1,4 @@
-"""All that is known of a task when it is decided what to do about it, and what one route wants done."""
+"""The values that routes decide by, and the actions that they return."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation
 from qc_webhooks.verdict.verdict import Verdict
 
-# The flat keys of a task's data that are ours. Label Studio filters and sorts by flat data keys only.
+# Our keys in a task's data. Label Studio filters and sorts by flat data keys only.
 KEYS = ("qc_status", "qc_agreement", "qc_annotators", "qc_note", "qc_review")
 
 
 @dataclass(frozen=True)
 class LastDecision:
-    """What we decided last about a task and left behind in it.
+    """The last decision on a task and what was written for it.
 
     Attributes:
-        fingerprint: What that verdict was drawn from: the annotations' versions and the policy.
-        keys: The qc_* keys as we wrote them; None: we never wrote any.
-        asked_overlap: The overlap that we set; None: none, or taken back.
-        asked_at: How many annotators the task had then.
-        found_overlap: The overlap before we changed it first.
-        overlay: The fingerprint that the overlays were settled for: for that state nothing is written or removed
-            again. None: there were to be none, or they could not be written yet.
+        fingerprint: Fingerprint of its inputs: the annotations' versions and the policy.
+        keys: The qc_* keys as written; None: never written.
+        asked_overlap: The overlap that we set; None: none, or reverted.
+        asked_at: Number of annotators when it was set.
+        found_overlap: The overlap before our first change.
+        overlay: Fingerprint of the state whose overlays are final: they are not written or removed again for it.
+            None: there were none, or they could not be written yet.
     """
 
     fingerprint: str
@@ -39,92 +39,136 @@ class LastDecision:
 
 
 @dataclass(frozen=True)
-class RoutingContext:
-    """All that a route decides by.
+class TaskState:
+    """The task as it is stored, and the last decision on it.
 
     Attributes:
-        data: The task's data as stored (raw URIs).
-        overlap: How many annotators Label Studio waits for.
-        is_labeled: Whether Label Studio takes the task for finished and serves it to nobody.
-        verdict: What was found.
-        policy: The project's policy.
-        fingerprint: What the verdict was drawn from.
-        memory: What we did before; None: nothing.
-        accepted: The annotation that a reviewer made from an overlay, or in the review project; None: nobody did.
-        held: The overlays that the task holds, the oldest first.
-        wanted: The overlays that it is to hold, in the order of writing; None: they are not to be written now.
-        broken: What breaks the guideline.
-        reasons: Why a reviewer is to look at it although its annotators agree, each in a sentence.
-        outlook: What a further annotator would bring to the consensus; None: not known, and a dispute is worth it.
-        wish: With a ground truth: the overlap that it is to have, so that annotators are measured by it.
-        desk: Whether there is a review project to copy what waits for a reviewer into.
-        copy: The copy in it; None: there is none.
-        decision: What a reviewer submitted to the copy; None: nothing yet.
-        is_brought: Whether the task holds it already.
-        sheet: What the copy is to hold; None: it is not to be written now.
+        data: The task's data as stored (URIs not resolved).
+        overlap: Number of annotators that Label Studio waits for.
+        is_labeled: Whether Label Studio considers the task finished and serves it to no one.
+        fingerprint: Fingerprint of the annotations' versions and the policy.
+        last_decision: The last decision; None: the first check of the task.
+        requested_overlap: With a ground truth: the overlap that annotators are measured with.
     """
 
     data: Mapping[str, Any]
     overlap: int
     is_labeled: bool
-    verdict: Verdict
-    policy: Policy
     fingerprint: str
-    memory: LastDecision | None = None
-    accepted: int | None = None
-    held: tuple[Mark, ...] = ()
-    wanted: tuple[Overlay, ...] | None = None
-    broken: tuple[Violation, ...] = ()
-    reasons: tuple[str, ...] = ()
-    outlook: ExpectedGain | None = None
-    wish: RequestedOverlap = field(default_factory=RequestedOverlap)
-    desk: bool = False
-    copy: Copy | None = None
-    decision: Decision | None = None
-    is_brought: bool = False
-    sheet: ReviewCopyContent | None = None
+    last_decision: LastDecision | None = None
+    requested_overlap: RequestedOverlap = field(default_factory=RequestedOverlap)
 
     @property
     def overlap_is_ours(self) -> bool:
-        """Whether nobody touched the overlap since we set it, or we never did."""
-        asked = self.memory.asked_overlap if self.memory else None
+        """Whether the overlap is the one that we set last, or we never set one."""
+        asked = self.last_decision.asked_overlap if self.last_decision else None
         return asked is None or asked == self.overlap
 
     @property
-    def is_news(self) -> bool:
-        """Whether the annotations or the policy changed since our last verdict."""
-        return self.memory is None or self.memory.fingerprint != self.fingerprint
+    def has_changed(self) -> bool:
+        """Whether the annotations or the policy changed since the last decision."""
+        return self.last_decision is None or self.last_decision.fingerprint != self.fingerprint
 
     @property
-    def already_asked(self) -> bool:
-        """Whether we asked for one more annotator than there are now. A human who undid it since has the last word."""
-        return self.memory is not None and self.memory.asked_at == self.verdict.annotators
+    def overlays_are_final(self) -> bool:
+        """Whether the overlays were written for this state. Overlays that a user removed since stay removed."""
+        return self.last_decision is not None and self.last_decision.overlay == self.fingerprint
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The verdict on the task under the project's policy.
+
+    Attributes:
+        verdict: Verdict on the task.
+        policy: The project's policy.
+        violations: Violations of the guideline.
+        reasons: Reasons for a review beyond disagreement, one sentence each.
+        expected_gain: Expected gain of a further annotator; None: unknown, and a dispute is worth one.
+    """
+
+    verdict: Verdict
+    policy: Policy
+    violations: tuple[Violation, ...] = ()
+    reasons: tuple[str, ...] = ()
+    expected_gain: ExpectedGain | None = None
+
+
+@dataclass(frozen=True)
+class ReviewState:
+    """The review of the task: overlays on the task itself, and its copy in the review project.
+
+    Attributes:
+        accepted: The annotation that a reviewer submitted from an overlay or in the review project; None: none.
+        overlays: The overlays on the task, oldest first.
+        proposed_overlays: The overlays to write, in this order; None: write none now.
+        has_project: Whether there is a review project for copies.
+        copy: The copy in it; None: none.
+        decision: What a reviewer submitted on the copy; None: nothing yet.
+        is_imported: Whether the decision is on the task already.
+        copy_content: The content to write to the copy; None: write none now.
+    """
+
+    accepted: int | None = None
+    overlays: tuple[Mark, ...] = ()
+    proposed_overlays: tuple[Overlay, ...] | None = None
+    has_project: bool = False
+    copy: Copy | None = None
+    decision: Decision | None = None
+    is_imported: bool = False
+    copy_content: ReviewCopyContent | None = None
+
+
+@dataclass(frozen=True)
+class RoutingContext:
+    """The input of every route.
+
+    Attributes:
+        task: The task as stored.
+        assessment: Verdict and policy.
+        review: State of the review.
+    """
+
+    task: TaskState
+    assessment: Assessment
+    review: ReviewState = field(default_factory=ReviewState)
 
     @property
-    def overlays_stand(self) -> bool:
-        """Whether the overlays were settled for this very state. What a human removed of them since stays removed."""
-        return self.memory is not None and self.memory.overlay == self.fingerprint
+    def verdict(self) -> Verdict:
+        """The verdict on the task."""
+        return self.assessment.verdict
 
     @property
-    def copy_stands(self) -> bool:
-        """Whether the copy was made for this very state. What a human removed of it since stays removed."""
-        return self.copy is not None and self.copy.fingerprint == self.fingerprint
+    def policy(self) -> Policy:
+        """The project's policy."""
+        return self.assessment.policy
+
+    @property
+    def was_requested(self) -> bool:
+        """Whether one more annotator was requested at this number of annotators. A user may have reverted it since."""
+        last = self.task.last_decision
+        return last is not None and last.asked_at == self.verdict.annotators
+
+    @property
+    def copy_is_final(self) -> bool:
+        """Whether the copy was written for this state. Parts that a user removed since stay removed."""
+        return self.review.copy is not None and self.review.copy.fingerprint == self.task.fingerprint
 
 
 @dataclass(frozen=True)
 class Action:
-    """What one route wants changed in the task.
+    """What one route changes in the task.
 
     Attributes:
         route: Its key in ROUTES.
-        reason: Why, for the log.
+        reason: The reason, for the log.
         keys: qc_* keys to set in the task's data.
-        overlap: The overlap to set; ``is_labeled`` always goes with it, or Label Studio serves the task to nobody.
+        overlap: The overlap to set, always with ``is_labeled``: otherwise Label Studio serves the task to no one.
         is_labeled: Whether the task is finished.
-        ground_truth: The annotation to mark as the ground truth.
-        overlays: The overlays that the task is to hold, in the order of writing; None: they stay as they are.
-        bring: What a reviewer submitted in the review project, to be added to the task.
-        sheet: What the copy in the review project is to hold; a sheet without overlays: there is to be none.
+        ground_truth: The annotation to mark as ground truth.
+        overlays: The overlays that the task is to have, in the order to write them; None: no change.
+        imported_decision: A reviewer's decision from the review project, to add to the task.
+        copy_content: The content of the copy in the review project; without overlays: remove the copy.
     """
 
     route: str
@@ -134,10 +178,10 @@ class Action:
     is_labeled: bool | None = None
     ground_truth: int | None = None
     overlays: tuple[Overlay, ...] | None = None
-    bring: Decision | None = None
-    sheet: ReviewCopyContent | None = None
+    imported_decision: Decision | None = None
+    copy_content: ReviewCopyContent | None = None
 
     @property
-    def decides(self) -> bool:
-        """Whether the task is another one with it, and is to be judged again."""
-        return self.ground_truth is not None or self.bring is not None
+    def changes_verdict(self) -> bool:
+        """Whether the action changes the annotations, so that the task must be judged again."""
+        return self.ground_truth is not None or self.imported_decision is not None

@@ -1,4 +1,4 @@
-"""A dispute as it is drawn: every stance's outlines in shares of the image, and what is disputed about which."""
+"""Drawing of a dispute for the dashboard: outlines of each group in relative coordinates, with their conflicts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from labelloop.labeling.consensus.clustering import Cluster
 from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
-from qc_webhooks.agreement import Answers, Tolerance, whole_answers
+from qc_webhooks.agreement import Answers, Tolerance, complete_answers
 from qc_webhooks.decision.proposal import stances
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, stance_of
@@ -17,24 +17,24 @@ from qc_webhooks.verdict.note import describe
 from qc_webhooks.verdict.verdict import Verdict
 
 CONSENSUS = "consensus"
-# An outline is drawn a few hundred pixels wide: what is finer than this share of the image nobody sees.
+# Outlines are drawn a few hundred pixels wide: tolerance of their simplification, as a share of their size.
 _FINE = 0.002
 _MOST_RINGS = 40
-# Of a view, and conflicts of a task: a page that draws or tells more is slow, and nobody reads it.
+# Maximum outlines per view and conflicts per task: more would make the page slow.
 MOST_OUTLINES, MOST_CONFLICTS = 500, 500
 
 Points = tuple[tuple[float, float], ...]
 
 
 class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One region.
+    """The outline of one region.
 
     Attributes:
-        rings: Its outlines (holes too), each a ring of (x, y) in shares of the image; of a point the point alone.
-        open: Whether they are lines and enclose nothing.
-        label: Its labels in words.
-        photo: On which image of the task.
-        disputed: Places in the conflicts that are about it.
+        rings: Rings of (x, y) in [0, 1] of the image, holes included; a single point for keypoints.
+        open: Whether they are lines instead of areas.
+        label: Its labels, joined.
+        photo: Index of the image in the task.
+        disputed: Indices of the conflicts about it.
     """
 
     rings: tuple[Points, ...]
@@ -45,14 +45,14 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What some annotators hold.
+    """The answers of one group of annotators.
 
     Attributes:
-        name: ``A``, ``B``, ... as on the overlays in Label Studio; ``consensus``.
-        annotators: Who.
-        outlines: What the one of them who is nearest to the others drew.
+        name: ``A``, ``B``, ... as in the overlays in Label Studio; ``consensus``.
+        annotators: User ids.
+        outlines: Regions of the group's most central annotator.
         said: (control, answer) about the whole task.
-        more: How many more regions there are that are not drawn.
+        more: Number of regions that are not drawn.
     """
 
     name: str
@@ -63,16 +63,16 @@ class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One conflict in words.
+    """One conflict with its text.
 
     Attributes:
         type: See ``Conflict``.
-        control: The control.
-        annotators: Who differs.
-        text: The sentence.
-        a: What one side says.
-        b: What the other says.
-        photo: On which image.
+        control: Name of the control.
+        annotators: User ids of those who differ.
+        text: The conflict in one sentence.
+        a: Labels or answers of one side.
+        b: Labels or answers of the other.
+        photo: Index of the image in the task.
     """
 
     type: str
@@ -85,13 +85,13 @@ class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A dispute.
+    """The drawing of a dispute.
 
     Attributes:
-        conflicts: What is disputed.
-        views: The stances, the largest group first, and last what they say together.
-        sizes: (width, height) of each image as far as it is known.
-        more: How many more conflicts there are that are not told; of each type there is one.
+        conflicts: Its conflicts.
+        views: The groups, the largest first, and last the consensus.
+        sizes: (width, height) of each image, (0, 0) if unknown.
+        more: Number of conflicts that are not listed; at least one of each type is.
     """
 
     conflicts: tuple[Said, ...]
@@ -101,101 +101,108 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def photo(self) -> int:
-        """The image with the most conflicts."""
-        places = [said.photo for said in self.conflicts]
-        return max(sorted(set(places)), key=places.count, default=0)
+        """Index of the image with the most conflicts."""
+        images = [conflict.photo for conflict in self.conflicts]
+        return max(sorted(set(images)), key=images.count, default=0)
 
 
 def draw(
     answers: Sequence[Answers], verdict: Verdict, policy: Policy, *, clusters: Sequence[Cluster] | None = None
 ) -> Drawing:
-    """The drawing of a dispute.
+    """Create the drawing of a dispute.
 
     Args:
-        answers: One entry an annotator.
-        verdict: What was found.
+        answers: One entry per annotator.
+        verdict: Verdict on the task.
         policy: The project's policy.
-        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
+        clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
     """
-    together = consensus([stance_of(each) for each in whole_answers(answers)], clusters=clusters)
-    everything = conflicts_of(answers, together, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou))
-    named = _shown(everything)
+    agreed_consensus = consensus([stance_of(answer) for answer in complete_answers(answers)], clusters=clusters)
+    all_conflicts = conflicts_of(
+        answers, agreed_consensus, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
+    )
+    selected = _shown(all_conflicts)
     regions = {answer.annotator: stance_of(answer).regions for answer in answers}
-    disputed, disputed_of = _places(named)
+    conflicts_by_region, conflicts_by_annotator = _places(selected)
     views = [
         View(
-            chr(ord("A") + place % 26),
+            chr(ord("A") + index % 26),
             tuple(answer.annotator for answer in group),
             _outlines(
-                (region, tuple(disputed_of.get((group[0].annotator, region.id), ())))
+                (region, tuple(conflicts_by_annotator.get((group[0].annotator, region.id), ())))
                 for region in regions[group[0].annotator]
             ),
             _said(group[0]),
             max(0, len(regions[group[0].annotator]) - MOST_OUTLINES),
         )
-        for place, group in enumerate(stances(answers, verdict, policy))
+        for index, group in enumerate(stances(answers, verdict, policy))
     ]
     agreed = View(
         CONSENSUS,
         (),
-        _outlines((each.region, _disputed_together(disputed, each)) for each in together.regions),
-        tuple((control, " + ".join(answer.chosen) or "no answer") for control, answer in together.choices.items()),
-        max(0, len(together.regions) - MOST_OUTLINES),
+        _outlines(
+            (agreed_region.region, _disputed_together(conflicts_by_region, agreed_region))
+            for agreed_region in agreed_consensus.regions
+        ),
+        tuple(
+            (control, " + ".join(answer.chosen) or "no answer") for control, answer in agreed_consensus.choices.items()
+        ),
+        max(0, len(agreed_consensus.regions) - MOST_OUTLINES),
     )
     conflicts = tuple(
         Said(
-            each.conflict.type,
-            each.conflict.control,
-            each.annotators,
-            describe(each.conflict),
-            each.conflict.a,
-            each.conflict.b,
-            each.conflict.item_index,
+            attributed.conflict.type,
+            attributed.conflict.control,
+            attributed.annotators,
+            describe(attributed.conflict),
+            attributed.conflict.a,
+            attributed.conflict.b,
+            attributed.conflict.item_index,
         )
-        for each in named
+        for attributed in selected
     )
-    sizes = _sizes(region for held in regions.values() for region in held)
-    return Drawing(conflicts, (*views, agreed), sizes, len(everything) - len(named))
+    sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
+    return Drawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected))
 
 
 def _shown(named: Sequence[AttributedConflict]) -> list[AttributedConflict]:
     """The first conflicts, and the first of each type."""
-    first = {each.conflict.type: place for place, each in reversed(list(enumerate(named)))}
-    return [named[place] for place in sorted({*range(min(len(named), MOST_CONFLICTS)), *first.values()})]
+    first_of_type = {attributed.conflict.type: index for index, attributed in reversed(list(enumerate(named)))}
+    return [named[index] for index in sorted({*range(min(len(named), MOST_CONFLICTS)), *first_of_type.values()})]
 
 
 def _outlines(regions: Iterable[tuple[Region, tuple[int, ...]]]) -> tuple[Outline, ...]:
-    """Outlines of some regions with what is disputed about each; where there are too many, the disputed ones first."""
-    held = list(regions)
-    chosen = sorted(range(len(held)), key=lambda place: not held[place][1])[:MOST_OUTLINES]
-    return tuple(_outline(*held[place]) for place in sorted(chosen))
+    """Outlines of regions with their conflicts; if there are too many, disputed ones first."""
+    candidates = list(regions)
+    selected = sorted(range(len(candidates)), key=lambda index: not candidates[index][1])[:MOST_OUTLINES]
+    return tuple(_outline(*candidates[index]) for index in sorted(selected))
 
 
 def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
-    """The answers about the whole task that can be written in a line."""
+    """The short answers about the whole task."""
     plain = {
-        name: [str(each)[:80] for each in held if isinstance(each, str | int | float)]
-        for (name, _), held in answer.controls.items()
+        name: [str(value)[:80] for value in values if isinstance(value, str | int | float)]
+        for (name, _), values in answer.controls.items()
     }
-    return tuple((name, " + ".join(told)) for name, told in plain.items() if told)
+    return tuple((name, " + ".join(texts)) for name, texts in plain.items() if texts)
 
 
 def _places(named: Sequence[AttributedConflict]) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
-    """Places in the conflicts: by the id of a region, and by an annotator and the id."""
+    """Indices of the conflicts by region id, and by (annotator, region id)."""
     of_region: dict[str, list[int]] = {}
     of_annotator: dict[tuple[int, str], list[int]] = {}
-    for place, each in enumerate(named):
-        for region in dict.fromkeys(each.conflict.regions):
-            of_region.setdefault(region, []).append(place)
+    for index, attributed in enumerate(named):
+        for region in dict.fromkeys(attributed.conflict.regions):
+            of_region.setdefault(region, []).append(index)
             if region:
-                for annotator in dict.fromkeys(each.annotators):
-                    of_annotator.setdefault((annotator, region), []).append(place)
+                for annotator in dict.fromkeys(attributed.annotators):
+                    of_annotator.setdefault((annotator, region), []).append(index)
     return of_region, of_annotator
 
 
 def _disputed_together(disputed: Mapping[str, list[int]], agreed: ConsensusRegion) -> tuple[int, ...]:
     ids = {agreed.region.id, *(source.region for source in agreed.sources)}
-    return tuple(sorted({place for region in ids for place in disputed.get(region, ())}))
+    return tuple(sorted({index for region in ids for index in disputed.get(region, ())}))
 
 
 def _outline(region: Region, disputed: tuple[int, ...]) -> Outline:
@@ -218,5 +225,5 @@ def _rings(shape: Geometry) -> tuple[list[list[tuple[float, float]]], bool]:
 
 
 def _sizes(regions: Iterable[Region]) -> tuple[tuple[int, int], ...]:
-    found = {region.item_index: (region.width, region.height) for region in regions}
-    return tuple(found.get(place, (0, 0)) for place in range(max(found, default=-1) + 1))
+    sizes = {region.item_index: (region.width, region.height) for region in regions}
+    return tuple(sizes.get(index, (0, 0)) for index in range(max(sizes, default=-1) + 1))

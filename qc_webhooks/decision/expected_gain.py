@@ -1,14 +1,14 @@
-"""Whether one more annotator pays: how many errors the consensus of a task is likely to hold, and how many fewer after.
+"""Expected gain of one more annotator: errors in a task's consensus now, and how many fewer afterwards.
 
-The posterior of the consensus says how likely each of its statements is wrong: that an object is there, what it is
-called, how a question is answered. What further annotators would say is drawn from that posterior and from how the
-project's typical annotator answers; the gain of asking m of them is
+The posterior of the consensus gives the error probability of each of its statements: that an object is present, its
+label, the answer to a question. Answers of further annotators are drawn from that posterior and the confusion model of
+the project's typical annotator; the gain of m annotators is
 
     errors now - expected errors after m answers = sum over answers of max over truths P(truth, answers) - max P(truth)
 
 summed over the statements (the expected value of sample information: Raiffa and Schlaifer, "Applied Statistical
-Decision Theory", 1961, chapter 5, with one error as the unit). It is looked ahead to every number of annotators up to
-the policy's maximum: where two agree, a third alone can hardly turn the consensus, but three more can.
+Decision Theory", 1961, chapter 5, with one error as the unit). All numbers of annotators up to the policy's maximum are
+considered: where two agree, a third alone can hardly overturn the consensus, but three more can.
 """
 
 from collections.abc import Iterator
@@ -25,20 +25,20 @@ from labelloop.labeling.consensus.detection_model import DIFFICULTY, DetectionMo
 
 Floats = NDArray[np.float64]
 
-# No further ahead: eight more answers settle what can be settled.
+# Maximum further annotators considered: eight more answers settle what can be settled.
 LOOK_AHEAD = 8
-# Answers less likely than the third are not looked at one by one.
+# Answers considered individually; less likely ones are summed.
 _CLASSES = 3
 
 
 class ExpectedGain(msgspec.Struct, frozen=True, gc=False):
-    """What is to be expected of a task's consensus.
+    """Expected errors of a task's consensus.
 
     Attributes:
-        errors: Errors that it is likely to hold now.
-        gain: How many fewer it would hold after as many further annotators as pay best, up to the maximum.
-        controls: The controls that it speaks of: those of regions and of choices.
-        known: Whether the project's annotators are known, so that this is measured and not only assumed.
+        errors: Expected number of errors now.
+        gain: Reduction of that number by the most useful number of further annotators, up to the maximum.
+        controls: Controls that the estimate covers: of regions and of choices.
+        known: Whether the annotators' reliability was estimated, not assumed.
     """
 
     errors: float
@@ -48,24 +48,24 @@ class ExpectedGain(msgspec.Struct, frozen=True, gc=False):
 
 
 def expected_gain(task: Evidence, crowd: AnnotatorModel | None, *, most: int) -> ExpectedGain:
-    """What one more annotator would bring.
+    """Estimate the gain of further annotators.
 
     Args:
-        task: What its annotators said.
-        crowd: What is known of the project's annotators; None: nothing yet.
-        most: Up to how many annotators may be asked in all.
+        task: Answers of the task's annotators.
+        crowd: Reliability model of the project's annotators; None: not estimated yet.
+        most: Maximum number of annotators in total.
     """
-    known = crowd or AnnotatorModel()
-    ahead = min(most - len(task.looked), LOOK_AHEAD)
+    model = crowd or AnnotatorModel()
+    ahead = min(most - len(task.annotators), LOOK_AHEAD)
     errors, gains = 0.0, np.zeros(max(ahead, 1))
     for control, votes in task.clusters:
-        states = known.presence.states(ObjectEvidence(task.looked, tuple(who for who, _ in votes)))
-        there = 1 - float(states[-1])
-        labels, wrong = _label_gains(votes, known.labels.get(control), ahead)
-        gains += _presence_gains(states, known.presence, ahead) + there * labels
-        errors += min(there, 1 - there) + there * wrong
+        states = model.detection.state_probabilities(ObjectEvidence(task.annotators, tuple(annotator for annotator, _ in votes)))
+        present = 1 - float(states[-1])
+        labels, wrong = _label_gains(votes, model.labels.get(control), ahead)
+        gains += _presence_gains(states, model.detection, ahead) + present * labels
+        errors += min(present, 1 - present) + present * wrong
     for control, votes in task.choices:
-        labels, wrong = _label_gains(votes, known.choices.get(control), ahead)
+        labels, wrong = _label_gains(votes, model.choices.get(control), ahead)
         gains += labels
         errors += wrong
     controls = frozenset(control for control, _ in (*task.clusters, *task.choices))
@@ -73,8 +73,8 @@ def expected_gain(task: Evidence, crowd: AnnotatorModel | None, *, most: int) ->
 
 
 def _presence_gains(states: Floats, presence: DetectionModel, ahead: int) -> Floats:
-    """Of 1, 2, ... further annotators on whether one object is there."""
-    rates = [*(1 / (1 + np.exp(-(presence.typical[0] + shift))) for shift in DIFFICULTY), presence.coincidence]
+    """Gains of 1, 2, ... further annotators for the presence of one object."""
+    rates = [*(1 / (1 + np.exp(-(presence.typical[0] + shift))) for shift in DIFFICULTY), presence.false_match_rate]
     answers = tuple((round(float(1 - rate), 6), round(float(rate), 6)) for rate in rates)
     now = max(1 - float(states[-1]), float(states[-1]))
     gains = []
@@ -85,7 +85,7 @@ def _presence_gains(states: Floats, presence: DetectionModel, ahead: int) -> Flo
 
 
 def _label_gains(votes: Votes, labels: ConfusionModel | None, ahead: int) -> tuple[Floats, float]:
-    """Of 1, 2, ... further annotators on what is right; and how likely the likeliest answer is wrong now."""
+    """Gains of 1, 2, ... further annotators for one answer; and the error probability of the likeliest answer now."""
     if labels is None or any(answer not in labels.classes for _, answer in votes):
         labels = uniform_confusion({answer for _, answer in votes})
     posterior = np.array([labels.posterior(votes)[answer] for answer in labels.classes])
@@ -103,12 +103,12 @@ def _label_gains(votes: Votes, labels: ConfusionModel | None, ahead: int) -> tup
 
 @lru_cache(maxsize=4096)
 def _likelihoods(answers: tuple[tuple[float, ...], ...], count: int) -> Floats:
-    """(truths, outcomes): how likely each tally of ``count`` answers is under each truth."""
+    """(truths, outcomes): probability of each tally of ``count`` answers under each truth."""
     tallies = list(_tallies(count, len(answers[0])))
-    orders = [factorial(count) / prod(factorial(each) for each in tally) for tally in tallies]
+    orders = [factorial(count) / prod(factorial(votes) for votes in tally) for tally in tallies]
     shares = np.array(answers)[:, None, :] ** np.array(tallies)[None]
-    found: Floats = shares.prod(axis=-1) * np.array(orders)
-    return found
+    likelihoods: Floats = shares.prod(axis=-1) * np.array(orders)
+    return likelihoods
 
 
 def _tallies(count: int, kinds: int) -> Iterator[tuple[int, ...]]:

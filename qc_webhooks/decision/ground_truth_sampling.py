@@ -1,9 +1,8 @@
-"""Which tasks with a known ground truth are to be served now, so that everybody is measured by the policy's share.
+"""Select ground-truth tasks to serve now, so that every annotator is measured on the policy's share of tasks.
 
-Label Studio serves an open task with a ground truth before all others, and to everybody who asks until the first one
-hands it in. Who works twice as fast asks twice as often, so everybody meets it in proportion to what they do; but one
-opening measures several people. So a task is opened when those whom it is new to have together done as many other
-tasks as their share asks of so many people.
+Label Studio serves an open task with a ground truth before all others, to every annotator who requests a task until the
+first submits it. A faster annotator requests more often and meets it in proportion to their work, but one opening
+measures several annotators. So a task is opened once the annotators who have not seen it together owe enough.
 """
 
 import hashlib
@@ -11,21 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-# Who has handed nothing in for so long is not at work.
+# An annotator without a submission for longer is not active.
 PRESENT = timedelta(hours=12)
-# Between half a task and one and a half must be owed, so that nobody can count to the next one.
+# A task is due when between 0.5 and 1.5 tasks are owed: annotators cannot predict the next one.
 _LEAST, _SPREAD = 0.5, 1.0
-# More is never owed, or taken for paid: who worked long before the setting was made is not measured day in, day out.
+# Bound of the balance in both directions: earlier work does not lead to long runs of measurement.
 _MOST_OWED = 2.5
 
 
 @dataclass(frozen=True)
 class RequestedOverlap:
-    """How a task with a ground truth is to be served.
+    """The overlap to set on a task with a ground truth.
 
     Attributes:
-        overlap: The overlap that it is to have; None: it is to be served to nobody.
-        revision: The number of the wish; each change of it has a new one.
+        overlap: The overlap; None: the task is not to be served.
+        revision: Number of this request; increases with each change.
     """
 
     overlap: int | None = None
@@ -34,13 +33,13 @@ class RequestedOverlap:
 
 @dataclass(frozen=True)
 class Known:
-    """A task whose ground truth is known.
+    """A task with a ground truth.
 
     Attributes:
-        task: The task's id.
-        annotators: How many annotated it, whoever made the ground truth included.
-        seen: Who annotated or skipped it; Label Studio serves it to none of them again.
-        wanted: The overlap that it was last given so that somebody annotates it; None: nobody is to.
+        task: Task id.
+        annotators: Number of annotators, including the author of the ground truth.
+        seen: Annotators who submitted or skipped it; Label Studio does not serve it to them again.
+        wanted: The overlap last requested to measure annotators; None: none.
     """
 
     task: int
@@ -55,20 +54,20 @@ class Known:
 
     @property
     def price(self) -> float:
-        """How much must be owed to each who will meet it; drawn by its number, and always the same."""
+        """Number of tasks owed per annotator before it is served; derived from a hash of its id, so it is stable."""
         digest = hashlib.sha256(f"seed:{self.task}:{self.annotators}".encode()).digest()
         return _LEAST + _SPREAD * int.from_bytes(digest[:8], "big") / 2**64
 
 
 @dataclass(frozen=True)
 class AnnotatorQuota:
-    """What an annotator did.
+    """An annotator's balance of ground-truth tasks.
 
     Attributes:
-        annotator: The annotator's id.
-        owed: How many tasks with a ground truth the share owes to them by now; below 0 where they had more.
-        measured: How many they had.
-        recent: How many tasks of both kinds were handed in lately; 0: the annotator is not at work.
+        annotator: User id.
+        owed: Ground-truth tasks due according to the share; below 0 if more were annotated.
+        measured: Ground-truth tasks annotated.
+        recent: Tasks of both kinds submitted recently; 0: not active.
     """
 
     annotator: int
@@ -80,62 +79,68 @@ class AnnotatorQuota:
 def streams(
     work: Iterable[tuple[int, int, int, str]], known: Mapping[int, int], *, present: str, share: float
 ) -> tuple[AnnotatorQuota, ...]:
-    """What everybody did.
+    """Compute every annotator's balance.
 
     Args:
-        work: (annotator, task, annotation, when) of all annotations, the oldest first, ground truths left out.
-        known: The tasks whose ground truth is known, and the annotation that it is: who annotated before it was
-            there is not measured by it, or a dispute that a reviewer settled would count.
-        present: Since when one must have worked to be at work, as Label Studio spells it.
-        share: How much of everybody's work is to be such tasks, above 0.
+        work: (annotator, task, annotation, time) of all annotations, oldest first, without ground truths.
+        known: Task id -> annotation id of its ground truth. Annotations before it do not count as measured; otherwise
+            disputes that a reviewer resolved would.
+        present: Start of the activity window, as Label Studio writes timestamps.
+        share: Share of ground-truth tasks in everyone's work, in (0, 1).
     """
     owed: dict[int, float] = {}
     measured: dict[int, int] = {}
     recent: dict[int, int] = {}
     for annotator, task, annotation, when in work:
         is_measured = task in known and annotation > known[task]
-        now = owed.get(annotator, 0.0) + (-1.0 if is_measured else share / (1 - share))
-        owed[annotator] = min(max(now, -_MOST_OWED), _MOST_OWED)
+        balance = owed.get(annotator, 0.0) + (-1.0 if is_measured else share / (1 - share))
+        owed[annotator] = min(max(balance, -_MOST_OWED), _MOST_OWED)
         measured[annotator] = measured.get(annotator, 0) + is_measured
         recent[annotator] = recent.get(annotator, 0) + (when >= present)
-    return tuple(AnnotatorQuota(who, account, measured[who], recent[who]) for who, account in sorted(owed.items()))
+    return tuple(
+        AnnotatorQuota(annotator, balance, measured[annotator], recent[annotator])
+        for annotator, balance in sorted(owed.items())
+    )
 
 
 def tasks_to_serve(known: Sequence[Known], people: Sequence[AnnotatorQuota], *, first: int = 0) -> dict[int, int]:
-    """The tasks that are to be served, and the overlap that each is to have for it.
+    """Select the tasks to serve: task id -> overlap to set.
 
     Args:
-        known: The tasks that may be served.
-        people: Everybody who is at work.
-        first: So many come at the beginning to somebody new.
+        known: Tasks that may be served.
+        people: The active annotators.
+        first: Number of ground-truth tasks that a new annotator gets at the start.
     """
-    at_work = {each.annotator: each for each in people}
-    asked: dict[int, int] = {}
+    at_work = {annotator.annotator: annotator for annotator in people}
+    overlaps: dict[int, int] = {}
     covered: set[int] = set()
     for task in known:
         if task.is_open and at_work.keys() - task.seen:
-            asked[task.task] = task.annotators + 1
+            overlaps[task.task] = task.annotators + 1
             covered |= at_work.keys() - task.seen
-    for who in sorted(people, key=lambda each: (each.measured >= first, -each.owed, each.annotator)):
-        new = [task for task in known if who.annotator not in task.seen and task.task not in asked]
-        if who.annotator in covered or not new:
+    for annotator in sorted(people, key=lambda quota: (quota.measured >= first, -quota.owed, quota.annotator)):
+        candidates = [task for task in known if annotator.annotator not in task.seen and task.task not in overlaps]
+        if annotator.annotator in covered or not candidates:
             continue
-        # The fewer others a task is new to, the surer it reaches the one it is meant for.
-        task = min(new, key=lambda each: (len(at_work.keys() - each.seen), each.annotators, each.task))
-        group = [at_work[each] for each in at_work.keys() - task.seen - covered]
-        if who.measured < first or _is_due(group, task.price):
-            asked[task.task] = task.annotators + 1
+        # The fewer others have not seen a task, the more certainly it reaches this annotator.
+        task = min(
+            candidates,
+            key=lambda candidate: (len(at_work.keys() - candidate.seen), candidate.annotators, candidate.task),
+        )
+        group = [at_work[annotator_id] for annotator_id in at_work.keys() - task.seen - covered]
+        if annotator.measured < first or _is_due(group, task.price):
+            overlaps[task.task] = task.annotators + 1
             covered |= at_work.keys() - task.seen
-    return asked
+    return overlaps
 
 
 def _is_due(group: Sequence[AnnotatorQuota], price: float) -> bool:
-    """Whether these are owed enough together: so much each, of as many as will ask while the task is open."""
-    fastest = max(1, *(each.recent for each in group))
-    served = sum(each.recent for each in group) / fastest
-    return sum(each.owed for each in group) >= served * price
+    """Whether the group owes enough for one task, weighted by how many of them will request it while it is open."""
+    fastest = max(1, *(quota.recent for quota in group))
+    served = sum(quota.recent for quota in group) / fastest
+    return sum(quota.owed for quota in group) >= served * price
 
 
 def long_ago(now: float) -> str:
-    """The moment since which somebody must have worked to be at work, as Label Studio spells it."""
+    """Start of the activity window, as Label Studio writes timestamps."""
     return (datetime.fromtimestamp(now, tz=UTC) - PRESENT).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""What a reviewer is shown of a dispute: each stance, and a proposed consensus, with what is disputed in words."""
+"""Overlays of a dispute for its reviewer: one per group of annotators and a proposed consensus, with conflict texts."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Annotation, Task
 from labelloop.labeling.studio.writing import to_results
-from qc_webhooks.agreement import Answers, whole_answers
+from qc_webhooks.agreement import Answers, complete_answers
 from qc_webhooks.artifacts.overlays import CONSENSUS, STANCE, Overlay
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.dispute_card import LOW_OVERLAP, conflicts_of, stance_of
@@ -33,22 +33,22 @@ def propose(
     crowd: AnnotatorModel | None = None,
     clusters: Sequence[Cluster] | None = None,
 ) -> tuple[Overlay, ...]:
-    """The overlays of a dispute in the order in which they are to be written: the last one's tab comes first.
+    """Create the overlays of a dispute, in the order to write them: Label Studio shows the last one's tab first.
 
     Args:
         task: The task with its annotations.
-        answers: One entry an annotator, see ``read_answers``.
-        verdict: What was found.
+        answers: One entry per annotator, see ``read_answers``.
+        verdict: Verdict on the task.
         policy: The project's policy.
         config: The project's label config.
-        crowd: What is known of the project's annotators; None: nothing, so all are alike.
-        clusters: The regions' clusters, where they are known already, as ``consensus`` takes them.
+        crowd: Reliability model of the project's annotators; None: all are equal.
+        clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
     """
-    annotations = {each.id: each for each in latest_annotations(task.annotations)}
-    agreed = consensus([stance_of(each) for each in whole_answers(answers)], crowd, clusters=clusters)
+    annotations = {annotation.id: annotation for annotation in latest_annotations(task.annotations)}
+    agreed = consensus([stance_of(answer) for answer in complete_answers(answers)], crowd, clusters=clusters)
     texts = _disputed(answers, agreed, policy)
     groups = stances(answers, verdict, policy)
-    shown = [
+    overlays = [
         Overlay(
             STANCE.format(letter=letter),
             _stance_results(annotations[group[0].annotation], texts.get(group[0].annotator, {})),
@@ -56,88 +56,97 @@ def propose(
         )
         for letter, group in zip(ascii_uppercase, groups, strict=False)
     ]
-    nearest = nearest_to_all(answers, verdict)
-    annotation, said = annotations[nearest.annotation], texts.get(nearest.annotator, {})
+    central = nearest_to_all(answers, verdict)
+    annotation, central_texts = annotations[central.annotation], texts.get(central.annotator, {})
     if not agreed.regions and _most_drew(answers):
-        # An empty proposal would ask to throw away what everybody drew.
-        return (*reversed(shown), Overlay(CONSENSUS, _stance_results(annotation, said), None))
+        # Accepting an empty proposal would discard the regions of all annotators.
+        return (*reversed(overlays), Overlay(CONSENSUS, _stance_results(annotation, central_texts), None))
     try:
-        merged = merge(task, answers, lambda: verdict.measured, crowd=crowd, config=config, style=_STYLE, found=agreed)
-    except LabelingError:  # a control of the consensus is not in the label config (any more); the stances still stand
-        return tuple(reversed(shown))
-    return (*reversed(shown), Overlay(CONSENSUS, merged.results, _likely(agreed)))
+        merged = merge(
+            task, answers, lambda: verdict.measured, crowd=crowd, config=config, style=_STYLE, agreed_consensus=agreed
+        )
+    except LabelingError:  # the label config lacks a control of the consensus; show the groups only
+        return tuple(reversed(overlays))
+    return (*reversed(overlays), Overlay(CONSENSUS, merged.results, _likely(agreed)))
 
 
 def stances(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> tuple[tuple[Answers, ...], ...]:
-    """The annotators of a dispute in groups that agree among themselves, the largest first.
+    """Partition the annotators of a dispute into groups that agree internally, the largest first.
 
     Returns:
-        Of each group first who is nearest to the others of the group, then the others.
+        The most central annotator of each group first, then the others.
     """
-    left = {answer.annotator: answer for answer in sorted(answers, key=lambda each: each.annotation)}
-    friends: dict[int, set[int]] = {annotator: set() for annotator in left}
+    ungrouped = {answer.annotator: answer for answer in sorted(answers, key=lambda each: each.annotation)}
+    neighbours: dict[int, set[int]] = {annotator: set() for annotator in ungrouped}
     for pair in verdict.comparisons:
         if policy.agrees(pair):
-            friends[pair.a].add(pair.b)
-            friends[pair.b].add(pair.a)
+            neighbours[pair.a].add(pair.b)
+            neighbours[pair.b].add(pair.a)
     groups: list[tuple[Answers, ...]] = []
-    while left:
-        group = largest_group({annotator: friends[annotator] & left.keys() for annotator in left})
-        members = [left.pop(annotator) for annotator in sorted(group, key=lambda each: left[each].annotation)]
+    while ungrouped:
+        group = largest_group({annotator: neighbours[annotator] & ungrouped.keys() for annotator in ungrouped})
+        members = [
+            ungrouped.pop(annotator)
+            for annotator in sorted(group, key=lambda annotator_id: ungrouped[annotator_id].annotation)
+        ]
         first = nearest_to_all(members, verdict)
-        groups.append((first, *(each for each in members if each is not first)))
-    return tuple(sorted(groups, key=lambda group: (-len(group), min(each.annotation for each in group))))
+        groups.append((first, *(member for member in members if member is not first)))
+    return tuple(sorted(groups, key=lambda group: (-len(group), min(answer.annotation for answer in group))))
 
 
 def nearest_to_all(answers: Sequence[Answers], verdict: Verdict) -> Answers:
-    """Who agrees most with all the others; of equals the one who submitted first."""
-    those = {answer.annotator for answer in answers}
-    agreement = dict.fromkeys(those, 0.0)
+    """The annotator with the highest total agreement with all others; of equals, the first to submit."""
+    annotators = {answer.annotator for answer in answers}
+    agreement = dict.fromkeys(annotators, 0.0)
     for pair in verdict.comparisons:
-        if pair.a in those and pair.b in those:
+        if pair.a in annotators and pair.b in annotators:
             agreement[pair.a] += pair.overall
             agreement[pair.b] += pair.overall
-    return min(answers, key=lambda each: (-round(agreement[each.annotator], 9), each.annotation))
+    return min(answers, key=lambda answer: (-round(agreement[answer.annotator], 9), answer.annotation))
 
 
 def _disputed(answers: Sequence[Answers], agreed: Consensus, policy: Policy) -> dict[int, dict[str, list[str]]]:
-    """Annotator -> id of a region of theirs -> what is disputed about it, in sentences."""
+    """Annotator id -> region id -> conflict texts."""
     tolerance = policy.tolerance
     texts: dict[int, dict[str, list[str]]] = {}
-    for named in conflicts_of(answers, agreed, tolerance):
-        text = describe(named.conflict)
-        for annotator in named.annotators:
-            for region in named.conflict.regions:
+    for attributed in conflicts_of(answers, agreed, tolerance):
+        text = describe(attributed.conflict)
+        for annotator in attributed.annotators:
+            for region in attributed.conflict.regions:
                 texts.setdefault(annotator, {}).setdefault(region, []).append(text)
     return texts
 
 
 def _stance_results(annotation: Annotation, texts: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """An annotation's results as a prediction's; each disputed region says so."""
-    told: set[str] = set()
+    """An annotation's results as those of a prediction, with the conflict texts on disputed regions."""
+    annotated: set[str] = set()
     written = []
     for result in annotation.results:
-        # A score that was carried over from a pre-label is not this annotator's, nor does `origin` say who drew it.
+        # Drop a score inherited from a pre-label, and `origin`, which would not name the author.
         raw = {name: value for name, value in result.raw.items() if name not in {"score", "origin"}}
-        if result.id in texts and result.id not in told:
-            told.add(result.id)
+        if result.id in texts and result.id not in annotated:
+            annotated.add(result.id)
             raw["meta"] = _meta(raw.get("meta"), " ".join(dict.fromkeys(texts[result.id])))
         written.append(raw)
     return written
 
 
 def _most_drew(answers: Sequence[Answers]) -> bool:
-    drew = [any(kind == "regions" and held for (_, kind), held in each.controls.items()) for each in answers]
-    return 2 * sum(drew) > len(answers)
+    has_regions = [
+        any(kind == "regions" and regions for (_, kind), regions in answer.controls.items()) for answer in answers
+    ]
+    return 2 * sum(has_regions) > len(answers)
 
 
 def _likely(agreed: Consensus) -> float | None:
-    likely = [each.probability for each in agreed.regions] + [each.probability for each in agreed.choices.values()]
-    return round(sum(likely) / len(likely), 4) if likely else None
+    probabilities = [item.probability for item in agreed.regions] + [
+        item.probability for item in agreed.choices.values()
+    ]
+    return round(sum(probabilities) / len(probabilities), 4) if probabilities else None
 
 
 def _region_id(agreed: ConsensusRegion) -> str:
-    """An id of its own: annotators who began from the same pre-label have regions of the same id."""
+    """A new id: annotators who started from the same pre-label have regions with the same id."""
     sources = sorted((source.annotation or 0, source.region) for source in agreed.sources)
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:10]
 
@@ -157,21 +166,21 @@ _STYLE = Style(_agreed_results, _region_id, tells=False)
 
 
 def _provenance(agreed: ConsensusRegion) -> str:
-    """What the annotators do not share about a region, in words; empty where they share all."""
-    marked, looked = len(agreed.sources), len(agreed.sources) + len(agreed.missed_by)
-    lines = [] if marked == looked else [f"{marked} of {looked} annotators marked it."]
+    """What the annotators do not share about a region, in words; empty if they share everything."""
+    marked, viewed = len(agreed.sources), len(agreed.sources) + len(agreed.missed_by)
+    lines = [] if marked == viewed else [f"{marked} of {viewed} annotators marked it."]
     labels = [" + ".join(source.labels) or "no label" for source in agreed.sources]
     if len(set(labels)) > 1:
         counts = sorted(set(labels), key=lambda label: (-labels.count(label), label))
         lines.append(f"{', '.join(f'{labels.count(label)} x {label}' for label in counts)}.")
-    least = min(source.iou for source in agreed.sources)
-    if least < LOW_OVERLAP:
-        lines.append(f"One shape overlaps this one by only {100 * least:.0f} %.")
+    lowest = min(source.iou for source in agreed.sources)
+    if lowest < LOW_OVERLAP:
+        lines.append(f"One shape overlaps this one by only {100 * lowest:.0f} %.")
     return " ".join(lines)
 
 
 def _meta(meta: Any, text: str) -> dict[str, Any]:
-    """A region's ``meta`` with our text first: the editor shows the first."""
-    held = dict(meta) if isinstance(meta, Mapping) else {}
-    own = held.get("text") or []
-    return {**held, "text": [text, *(own if isinstance(own, list) else [own])]}
+    """A region's ``meta`` with our text first: the editor shows the first entry."""
+    current = dict(meta) if isinstance(meta, Mapping) else {}
+    own = current.get("text") or []
+    return {**current, "text": [text, *(own if isinstance(own, list) else [own])]}

@@ -1,4 +1,4 @@
-"""Why a task goes to a reviewer although its annotators agree: the guideline, the model, a review route, a draw."""
+"""Reasons to review a task although its annotators agree: guideline, model, review route, random sample."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.task import Prediction, Task
-from qc_webhooks.agreement import Answers, compare, read_prediction, whole_answers
+from labelloop.labeling.studio.task import ModelPrediction, Task
+from qc_webhooks.agreement import Answers, compare, complete_answers, read_prediction
 from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.artifacts.overlays import is_overlay
 from qc_webhooks.policy import OPERATORS, OVERALL, Policy
 from qc_webhooks.policy.guideline_rules import Violation, violations
 from qc_webhooks.verdict.verdict import Verdict, judge
 
-# A violation says itself what blocks; this only says that it does.
+# The violation itself names the rule; this sentence adds that it blocks.
 BLOCKED = "The guideline blocks it."
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is to be said of a task, from its annotations and the policy alone.
+    """The judgement of a task, from its annotations and the policy alone.
 
     Attributes:
-        verdict: What was found.
-        broken: What breaks the guideline.
-        reasons: Why a reviewer is to look although nobody disagrees, each in a sentence.
+        verdict: Verdict on the task.
+        broken: Violations of the guideline.
+        reasons: Reasons for a review beyond disagreement, one sentence each.
     """
 
     verdict: Verdict
@@ -36,11 +36,11 @@ class Judgement:
 def judge_task(
     task: Task, answers: Sequence[Answers], policy: Policy, *, config: LabelConfig | None = None
 ) -> Judgement:
-    """Judges a task: the one way for the service, the report on an export and what-if.
+    """Judge a task; used by the service, the report on an export and the policy simulation.
 
     Args:
         task: The task with its predictions.
-        answers: One entry an annotator.
+        answers: One entry per annotator.
         policy: The project's policy.
         config: The project's label config.
     """
@@ -58,19 +58,19 @@ def review_reasons(
     broken: Sequence[Violation] = (),
     config: LabelConfig | None = None,
 ) -> tuple[str, ...]:
-    """Each reason in a sentence; empty where nobody needs to look, or where a ground truth says all.
+    """Return the reasons for a review, one sentence each; empty if none applies or there is a ground truth.
 
     Args:
         task: The task with its predictions.
-        answers: One entry an annotator.
-        verdict: What was found.
+        answers: One entry per annotator.
+        verdict: Verdict on the task.
         policy: The project's policy.
-        broken: What breaks the guideline.
+        broken: Violations of the guideline.
         config: The project's label config.
     """
     if verdict.ground_truth is not None:
         return ()
-    reasons = [BLOCKED] if any(each.rule.effect == "block" for each in broken) else []
+    reasons = [BLOCKED] if any(violation.rule.effect == "block" for violation in broken) else []
     if verdict.outcome == "agreed":
         reasons += [*_model_reasons(task, answers, policy, config), *_drawn(task, verdict, policy)]
     if verdict.outcome != "disputed":
@@ -79,37 +79,37 @@ def review_reasons(
 
 
 def is_for_review(verdict: Verdict, policy: Policy, reasons: Sequence[str]) -> bool:
-    """Whether a reviewer is to look once no further annotator is asked, ``reasons`` being those of `review_reasons`."""
+    """Whether the task needs a review once no further annotator is requested; for `reasons` see `review_reasons`."""
     unjudged = verdict.outcome == "not_judged" and policy.review_not_judged
     return verdict.outcome == "disputed" or unjudged or bool(reasons)
 
 
-def pre_label(task: Task) -> Prediction | None:
-    """The newest prediction that is a model's, not an overlay of ours."""
-    models = [each for each in task.predictions if each.id is not None and not is_overlay(each)]
-    return max(models, key=lambda each: each.id or 0, default=None)
+def pre_label(task: Task) -> ModelPrediction | None:
+    """The newest prediction of a model, without our overlays."""
+    models = [prediction for prediction in task.predictions if prediction.id is not None and not is_overlay(prediction)]
+    return max(models, key=lambda prediction: prediction.id or 0, default=None)
 
 
 def mean_agreements(verdict: Verdict) -> dict[str, float]:
-    """Mean agreement over the pairs by control, and over all of them as ``overall``."""
-    found: dict[str, list[float]] = {}
+    """Mean agreement over the pairs, by control, and over all controls as ``overall``."""
+    scores_by_control: dict[str, list[float]] = {}
     for pair in verdict.measured:
         for name, score in pair.controls.items():
-            found.setdefault(control_name(name), []).append(score)
-    means = {name: sum(scores) / len(scores) for name, scores in found.items()}
+            scores_by_control.setdefault(control_name(name), []).append(score)
+    means = {name: sum(scores) / len(scores) for name, scores in scores_by_control.items()}
     return means | ({} if verdict.agreement is None else {OVERALL: verdict.agreement})
 
 
 def drawn(task: Task, share: float, purpose: str) -> bool:
-    """Whether a task is in a share of all, by its number: the same whenever it is asked."""
+    """Whether a task is in a random sample of this share: a hash of its id decides, so the result is stable."""
     digest = hashlib.sha256(f"{purpose}:{task.project}:{task.id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
 def lacks_predictions(task: Task, policy: Policy) -> bool:
-    """Whether the policy looks at a pre-label that the export names by its number only."""
-    asked = policy.least_model_score or policy.least_model_agreement
-    return bool(asked and task.prediction_ids and pre_label(task) is None)
+    """Whether the policy needs a pre-label of which the export contains only the id."""
+    needs_prediction = policy.least_model_score or policy.least_model_agreement
+    return bool(needs_prediction and task.prediction_ids and pre_label(task) is None)
 
 
 def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, config: LabelConfig | None) -> list[str]:
@@ -120,13 +120,13 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         return []
     reasons = []
     if model.score is not None and model.score < policy.least_model_score:
-        reasons.append(f"The model was unsure: score {model.score:.2f}, less than {policy.least_model_score:g}.")
+        reasons.append(f"The model was unsure: score {model.score:.2f}, below {policy.least_model_score:g}.")
     if policy.least_model_agreement and answers:
-        said = read_prediction(model, task, config=config)
+        model_answers = read_prediction(model, task, config=config)
         try:
             pairs = [
-                policy.weighed(compare(said, each, tolerance=policy.tolerance, weights=policy.weights))
-                for each in whole_answers(answers)
+                policy.weighed(compare(model_answers, answer, tolerance=policy.tolerance, weights=policy.weights))
+                for answer in complete_answers(answers)
             ]
         except TooLargeToJudge:
             pairs = []
@@ -135,20 +135,20 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         if not scores:
             reasons.append("The model's pre-label cannot be compared with the annotators.")
         if mean < policy.least_model_agreement:
-            reasons.append(f"The model and the annotators agree by {100 * mean:.0f} % only.")
+            reasons.append(f"The model and the annotators agree by only {100 * mean:.0f} %.")
     return reasons
 
 
 def _doubted(task: Task, policy: Policy) -> list[str]:
-    """What the ML backend's second opinion says in the task's data."""
+    """The ML backend's second opinion, from the task's data."""
     score, note = task.data.get("qc_model_score"), task.data.get("qc_model_note")
     if not policy.least_model_doubt or not isinstance(score, int | float) or score < policy.least_model_doubt:
         return []
-    return [f"The model has doubts: {note}"]
+    return [f"The model disagrees: {note}"]
 
 
 def _drawn(task: Task, verdict: Verdict, policy: Policy) -> list[str]:
-    """The first review route that holds decides; where none does, the share of all tasks."""
+    """The first review route that matches decides; if none does, the share of all tasks."""
     means = mean_agreements(verdict)
     for route in policy.review:
         value = means.get(route.dimension)
@@ -156,9 +156,9 @@ def _drawn(task: Task, verdict: Verdict, policy: Policy) -> list[str]:
             continue
         if not drawn(task, route.share, f"route {route.dimension} {route.operator} {route.threshold}"):
             return []
-        what = "Agreement" if route.dimension == OVERALL else f"Agreement on {route.dimension}"
-        chance = "" if route.share >= 1 else f", drawn for review ({100 * route.share:g} %)"
-        return [f"{what} is {value:.2f}{chance}."]
+        subject = "Agreement" if route.dimension == OVERALL else f"Agreement on {route.dimension}"
+        sampled = "" if route.share >= 1 else f", drawn for review ({100 * route.share:g} %)"
+        return [f"{subject} is {value:.2f}{sampled}."]
     if drawn(task, policy.review_share, "share"):
         return [f"Drawn for review ({100 * policy.review_share:g} %)."]
     return []

@@ -1,4 +1,4 @@
-"""What a verdict does to a task: ROUTES plan it, `write` carries it out once, and a human's change is left alone."""
+"""ROUTES: plan what a verdict changes in a task. Changes that a user made since the last check are left alone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,137 +13,140 @@ from qc_webhooks.verdict.note import write_note
 Route = Callable[[RoutingContext], Action | None]
 
 
-def import_review_decision(situation: RoutingContext) -> Action | None:
-    """Adds what a reviewer submitted in the review project to the task, under the reviewer's name."""
-    if situation.decision is None or situation.is_brought:
+def import_review_decision(context: RoutingContext) -> Action | None:
+    """Add a reviewer's annotation from the review project to the task, under the reviewer's name."""
+    review = context.review
+    if review.decision is None or review.is_imported:
         return None
-    return Action("bring_back", "submitted in the review project", bring=situation.decision)
+    return Action("bring_back", "submitted in the review project", imported_decision=review.decision)
 
 
-def accept(situation: RoutingContext) -> Action | None:
-    """Marks the annotation that a reviewer made from an overlay, or in the review project, as the ground truth.
+def accept(context: RoutingContext) -> Action | None:
+    """Mark the annotation that a reviewer made from an overlay or in the review project as ground truth.
 
-    Label Studio has no button for it.
-
-    Where there is a ground truth already, a human or we decided before.
+    Label Studio has no button for it. An existing ground truth, set by a user or by us, is kept.
     """
-    if situation.accepted is None or situation.verdict.ground_truth is not None:
+    if context.review.accepted is None or context.verdict.ground_truth is not None:
         return None
-    return Action("accept", "submitted by a reviewer", ground_truth=situation.accepted)
+    return Action("accept", "submitted by a reviewer", ground_truth=context.review.accepted)
 
 
-def raise_overlap(situation: RoutingContext) -> Action | None:
-    """Serves a task to as many annotators as a verdict needs, where the policy asks for it.
+def raise_overlap(context: RoutingContext) -> Action | None:
+    """Raise the overlap to the number of annotators that a verdict needs, if the policy asks for it.
 
-    Once: an overlap that somebody lowers afterwards stays as it is.
+    Done once: an overlap that a user lowers afterwards stays.
     """
-    policy, verdict, memory = situation.policy, situation.verdict, situation.memory
-    if not policy.raise_overlap or verdict.outcome != "waiting" or situation.overlap >= policy.annotators:
+    policy, task = context.policy, context.task
+    if not policy.raise_overlap or context.verdict.outcome != "waiting" or task.overlap >= policy.annotators:
         return None
-    if memory is not None and memory.asked_overlap is not None:
+    if task.last_decision is not None and task.last_decision.asked_overlap is not None:
         return None
-    return Action("raise_overlap", f"served to {situation.overlap} only", overlap=policy.annotators, is_labeled=False)
+    return Action("raise_overlap", f"served to {task.overlap} only", overlap=policy.annotators, is_labeled=False)
 
 
-def one_more_annotator(situation: RoutingContext) -> Action | None:
-    """Sends a task to one more annotator, blind, where that pays, up to the policy's maximum.
+def one_more_annotator(context: RoutingContext) -> Action | None:
+    """Request one more annotator, blind, where it is worth it, up to the policy's maximum.
 
-    Label Studio serves a task to a further user when ``overlap`` is above the number of annotators and ``is_labeled``
-    is false; both are set together. Who annotated it already is never served it again.
+    Label Studio serves a task to a further user while ``overlap`` is above the number of annotators and ``is_labeled``
+    is false; both are set together. It never serves a task again to a user who annotated it.
     """
-    verdict = situation.verdict
-    if not _may_ask(situation) or _is_served(situation):
+    verdict = context.verdict
+    if not _may_request(context) or _is_served(context):
         return None
     return Action(
         "one_more_annotator",
-        f"{verdict.outcome} by {verdict.annotators} annotators{_told(situation.outlook)}",
-        overlap=max(verdict.annotators + 1, situation.overlap),
+        f"{verdict.outcome} by {verdict.annotators} annotators{_gain_text(context.assessment.expected_gain)}",
+        overlap=max(verdict.annotators + 1, context.task.overlap),
         is_labeled=False,
     )
 
 
-def seed(situation: RoutingContext) -> Action | None:
-    """Serves a task whose ground truth is known to annotators who are to be measured by it, and to nobody else.
+def seed(context: RoutingContext) -> Action | None:
+    """Serve a task with a ground truth to the annotators to measure, and to no one else.
 
-    They see nothing but the photo and the pre-label, as with every other task. While nobody is to be measured it is
-    held back: it is settled, and Label Studio would serve it before all others.
+    They see only the image and the pre-label, as in every other task. While no annotator is to be measured the task is
+    held back: it is resolved, and Label Studio would serve it before all others.
     """
-    verdict, memory = situation.verdict, situation.memory
-    if not _measures(situation) or not situation.overlap_is_ours:
+    verdict, task, last = context.verdict, context.task, context.task.last_decision
+    if not _measures_annotators(context) or not task.overlap_is_ours:
         return None
-    wanted = max(situation.wish.overlap or 0, verdict.annotators)
-    served = wanted > verdict.annotators
-    if situation.is_labeled != served and (not served or situation.overlap == wanted):
+    overlap = max(task.requested_overlap.overlap or 0, verdict.annotators)
+    is_served = overlap > verdict.annotators
+    if task.is_labeled != is_served and (not is_served or task.overlap == overlap):
         return None
-    if memory is not None and memory.asked_overlap == wanted == situation.overlap:
-        return None  # somebody marked it as finished, or unfinished, since
-    why = f"measures {wanted - verdict.annotators} more" if served else "nobody is to be measured now"
-    return Action("seed", f"ground truth: {why}", overlap=wanted, is_labeled=not served)
+    if last is not None and last.asked_overlap == overlap == task.overlap:
+        return None  # a user marked it as finished or unfinished since
+    reason = f"measures {overlap - verdict.annotators} more" if is_served else "no annotator to measure now"
+    return Action("seed", f"ground truth: {reason}", overlap=overlap, is_labeled=not is_served)
 
 
-def withdraw(situation: RoutingContext) -> Action | None:
-    """Takes back an annotator whom a settled task no longer needs (somebody corrected or deleted an annotation)."""
-    memory, verdict = situation.memory, situation.verdict
-    if _measures(situation):
+def withdraw(context: RoutingContext) -> Action | None:
+    """Withdraw the request for an annotator that the task no longer needs, e.g. after a correction or a deletion."""
+    verdict, task, last = context.verdict, context.task, context.task.last_decision
+    if _measures_annotators(context):
         return None
-    if is_worth_asking(situation) or memory is None or memory.asked_overlap is None or memory.found_overlap is None:
+    if is_worth_asking(context) or last is None or last.asked_overlap is None or last.found_overlap is None:
         return None
-    if verdict.outcome == "disputed" or (situation.already_asked and not situation.is_news):
-        return None  # what is known of annotators changes by and by; what was asked for stands until something happens
-    wanted = (
-        max(memory.found_overlap, verdict.annotators)
+    if verdict.outcome == "disputed" or (context.was_requested and not task.has_changed):
+        return None  # the reliability model changes over time; a request stands until the task changes
+    overlap = (
+        max(last.found_overlap, verdict.annotators)
         if verdict.outcome in {"agreed", "not_judged"}
-        else memory.found_overlap
+        else last.found_overlap
     )
-    if not situation.overlap_is_ours or memory.found_overlap <= situation.overlap <= wanted:
+    if not task.overlap_is_ours or last.found_overlap <= task.overlap <= overlap:
         return None
-    return Action("withdraw", f"{verdict.outcome} again", overlap=wanted, is_labeled=verdict.annotators >= wanted)
+    return Action("withdraw", f"{verdict.outcome} again", overlap=overlap, is_labeled=verdict.annotators >= overlap)
 
 
-def flag(situation: RoutingContext) -> Action | None:
-    """Says the verdict in the task's data, where the Data Manager shows, filters and sorts it.
+def flag(context: RoutingContext) -> Action | None:
+    """Write the verdict into the task's data, where the Data Manager shows, filters and sorts it.
 
-    Before enough annotators submitted nothing is written, unless something was: then it must not stay wrong.
+    Before enough annotators submitted, nothing is written unless there are keys already: these must not stay outdated.
     """
-    held = {key: situation.data[key] for key in KEYS if key in situation.data}
-    unsaid = not (held or situation.broken or situation.reasons)
-    if situation.verdict.annotators < situation.policy.annotators and unsaid:
+    task, assessment = context.task, context.assessment
+    current = {key: task.data[key] for key in KEYS if key in task.data}
+    has_nothing_to_write = not (current or assessment.violations or assessment.reasons)
+    if context.verdict.annotators < context.policy.annotators and has_nothing_to_write:
         return None
-    keys = qc_keys(situation)
-    if held == keys:
+    keys = qc_keys(context)
+    if current == keys:
         return None
-    written = situation.memory.keys if situation.memory else None
-    if not situation.is_news and written is not None and held != written:
-        return None  # somebody changed what we wrote, and nothing happened since
-    return Action("flag", situation.verdict.outcome, keys=keys)
+    written = task.last_decision.keys if task.last_decision else None
+    if not task.has_changed and written is not None and current != written:
+        return None  # a user changed our keys, and the annotations did not change since
+    return Action("flag", context.verdict.outcome, keys=keys)
 
 
-def overlay(situation: RoutingContext) -> Action | None:
-    """Shows a dispute that waits for a reviewer as predictions, and removes them when it waits no longer.
+def overlay(context: RoutingContext) -> Action | None:
+    """Show a dispute that waits for a reviewer as predictions, and remove them afterwards.
 
-    Every user sees predictions, so they are written after the last blind annotation only.
+    All users see predictions, so they are written only after the last blind annotation.
     """
-    if not is_adjudicated(situation):
-        return Action("overlay", "waits for no reviewer", overlays=()) if situation.held else None
-    if situation.overlays_stand:
+    review = context.review
+    if not is_adjudicated(context):
+        return Action("overlay", "waits for no reviewer", overlays=()) if review.overlays else None
+    if context.task.overlays_are_final:
         return None
-    wanted = situation.wanted or ()  # of another state, or not to be written now: none is better than a wrong one
-    if tuple(each.mark for each in wanted) == situation.held:
+    overlays = review.proposed_overlays or ()  # without a current proposal, none is better than an outdated one
+    if tuple(proposed.mark for proposed in overlays) == review.overlays:
         return None
-    return Action("overlay", "waits for a reviewer" if wanted else "out of date", overlays=wanted)
+    return Action("overlay", "waits for a reviewer" if overlays else "out of date", overlays=overlays)
 
 
-def copy(situation: RoutingContext) -> Action | None:
-    """Copies what waits for a reviewer into the review project, and removes the copy when it waits no longer."""
-    if not is_copied(situation):
-        return None if situation.copy is None else Action("copy", "waits for no reviewer", sheet=ReviewCopyContent())
-    if situation.copy_stands or situation.sheet is None:
+def copy(context: RoutingContext) -> Action | None:
+    """Copy a task that waits for a reviewer into the review project, and remove the copy afterwards."""
+    review = context.review
+    if not is_copied(context):
+        if review.copy is None:
+            return None
+        return Action("copy", "waits for no reviewer", copy_content=ReviewCopyContent())
+    if context.copy_is_final or review.copy_content is None:
         return None
-    return Action("copy", "waits for a reviewer", sheet=situation.sheet)
+    return Action("copy", "waits for a reviewer", copy_content=review.copy_content)
 
 
-# The order is the order of thought: what a reviewer accepted ends the dispute; else who is asked decides whether a
-# reviewer must look.
+# The order matters: an accepted annotation ends the dispute; otherwise requesting an annotator comes before a review.
 ROUTES: Mapping[str, Route] = {
     "bring_back": import_review_decision,
     "accept": accept,
@@ -157,116 +160,125 @@ ROUTES: Mapping[str, Route] = {
 }
 
 
-def plan(situation: RoutingContext) -> tuple[Action, ...]:
-    """Everything that is to be changed now; empty when the task is as it should be.
+def plan(context: RoutingContext) -> tuple[Action, ...]:
+    """Return the actions to take now; empty if the task is up to date.
 
-    What decides the task is changed alone: it is to be judged again with it.
+    An action that changes the verdict comes last: the task must be judged again after it.
     """
     actions: list[Action] = []
     for route in ROUTES.values():
-        action = route(situation)
+        action = route(context)
         if action is not None:
             actions.append(action)
-            if action.decides:
+            if action.changes_verdict:
                 break
     return tuple(actions)
 
 
-def qc_keys(situation: RoutingContext) -> dict[str, Any]:
-    """The qc_* keys that say this verdict."""
-    verdict = situation.verdict
+def qc_keys(context: RoutingContext) -> dict[str, Any]:
+    """The qc_* keys of the verdict."""
+    verdict = context.verdict
+    # An annotator who is measured on the task must not see that it is resolved.
+    note = (
+        ""
+        if _is_measuring(context)
+        else write_note(verdict, context.policy, doubt=_expected_errors(context), more=_further_sentences(context))
+    )
     return {
         "qc_status": verdict.outcome,
         "qc_agreement": None if verdict.agreement is None else round(verdict.agreement, 4),
         "qc_annotators": verdict.annotators,
-        # Who is measured by a task must not be told that it is settled.
-        "qc_note": ""
-        if _is_measuring(situation)
-        else write_note(verdict, situation.policy, doubt=_doubt(situation), more=_more(situation)),
-        "qc_review": "yes" if needs_review(situation) else "no",
+        "qc_note": note,
+        "qc_review": "yes" if needs_review(context) else "no",
     }
 
 
-def needs_review(situation: RoutingContext) -> bool:
-    """Whether a reviewer is to look, and nobody else is waited for.
+def needs_review(context: RoutingContext) -> bool:
+    """Whether the task waits for a reviewer and for no annotator.
 
-    So it is with a dispute that no further annotator is asked about, with a task that cannot be judged, and with one
-    that the policy sends to review.
+    True for a dispute without a request for a further annotator, for a task that cannot be judged, and for one that the
+    policy sends to review.
     """
-    wanted = is_for_review(situation.verdict, situation.policy, situation.reasons)
-    return wanted and not _may_ask(situation) and not _is_served(situation)
+    is_reviewable = is_for_review(context.verdict, context.policy, context.assessment.reasons)
+    return is_reviewable and not _may_request(context) and not _is_served(context)
 
 
-def is_adjudicated(situation: RoutingContext) -> bool:
-    """Whether what a reviewer is to look at is to be shown as overlays."""
-    return situation.policy.adjudicate and needs_review(situation)
+def is_adjudicated(context: RoutingContext) -> bool:
+    """Whether the task is shown to a reviewer with overlays."""
+    return context.policy.adjudicate and needs_review(context)
 
 
-def is_copied(situation: RoutingContext) -> bool:
-    """Whether what a reviewer is to look at is to be copied into the review project."""
-    return situation.policy.review_project and situation.desk and needs_review(situation)
+def is_copied(context: RoutingContext) -> bool:
+    """Whether the task is copied into the review project."""
+    return context.policy.review_project and context.review.has_project and needs_review(context)
 
 
-# Conflicts that the posterior of the consensus speaks of. Of others (how a shape is drawn) it knows nothing, and a
-# dispute about them is sent on as it always was.
-_WEIGHED = frozenset({"missing", "extra", "label", "choice", "empty", "duplicate"})
+# Conflict types that the expected gain covers. It does not cover others (how a shape is drawn): a dispute about these
+# always gets a further annotator.
+_COVERED_CONFLICTS = frozenset({"missing", "extra", "label", "choice", "empty", "duplicate"})
 
 
-def is_worth_asking(situation: RoutingContext) -> bool:
-    """Whether a further annotator is worth it: the consensus is in doubt, and one more would end it."""
-    verdict, outlook = situation.verdict, situation.outlook
+def is_worth_asking(context: RoutingContext) -> bool:
+    """Whether a further annotator is worth it: the consensus is uncertain, and one more can resolve it."""
+    verdict, gain = context.verdict, context.assessment.expected_gain
     if verdict.outcome in {"waiting", "not_judged"} or verdict.ground_truth is not None:
-        return False  # another opinion makes nothing readable
+        return False  # for not_judged, a further annotation does not make the others readable
     disputed = verdict.outcome == "disputed"
-    if outlook is None:
+    if gain is None:
         return disputed
-    if outlook.gain >= situation.policy.least_gain:
-        return disputed or outlook.known
+    if gain.gain >= context.policy.least_gain:
+        return disputed or gain.known
     return disputed and any(
-        conflict.type not in _WEIGHED or conflict.control not in outlook.controls for conflict in verdict.conflicts
+        conflict.type not in _COVERED_CONFLICTS or conflict.control not in gain.controls
+        for conflict in verdict.conflicts
     )
 
 
-def _measures(situation: RoutingContext) -> bool:
-    """Whether annotators are measured by the task as the policy says."""
-    return situation.policy.ground_truth_share > 0 and situation.verdict.ground_truth is not None
+def _measures_annotators(context: RoutingContext) -> bool:
+    """Whether the policy uses the task to measure annotators."""
+    return context.policy.ground_truth_share > 0 and context.verdict.ground_truth is not None
 
 
-def _is_measuring(situation: RoutingContext) -> bool:
-    """Whether the task is served now, or is about to be, to an annotator who is measured by it."""
-    if not _measures(situation):
+def _is_measuring(context: RoutingContext) -> bool:
+    """Whether the task is served, or about to be, to an annotator who is measured on it."""
+    if not _measures_annotators(context):
         return False
-    return _is_served(situation) or (
-        situation.overlap_is_ours and (situation.wish.overlap or 0) > situation.verdict.annotators
+    task = context.task
+    return _is_served(context) or (
+        task.overlap_is_ours and (task.requested_overlap.overlap or 0) > context.verdict.annotators
     )
 
 
-def _may_ask(situation: RoutingContext) -> bool:
+def _may_request(context: RoutingContext) -> bool:
     return (
-        is_worth_asking(situation)
-        and situation.verdict.annotators < situation.policy.max_annotators
-        and situation.overlap_is_ours
-        and not situation.already_asked
+        is_worth_asking(context)
+        and context.verdict.annotators < context.policy.max_annotators
+        and context.task.overlap_is_ours
+        and not context.was_requested
     )
 
 
-def _doubt(situation: RoutingContext) -> float | None:
-    """Of an agreed task that waits for one more annotator: how many errors its consensus is likely to hold."""
-    asked = situation.already_asked and _is_served(situation) and is_worth_asking(situation)
-    if situation.verdict.outcome != "agreed" or situation.outlook is None or not (_may_ask(situation) or asked):
+def _expected_errors(context: RoutingContext) -> float | None:
+    """Expected errors of the consensus, for an agreed task that waits for one more annotator."""
+    gain = context.assessment.expected_gain
+    is_requested = context.was_requested and _is_served(context) and is_worth_asking(context)
+    if context.verdict.outcome != "agreed" or gain is None or not (_may_request(context) or is_requested):
         return None
-    return situation.outlook.errors
+    return gain.errors
 
 
-def _more(situation: RoutingContext) -> list[str]:
-    """What the note says besides the verdict: what breaks the guideline and, while it is reviewed, why."""
-    reasons = [each for each in situation.reasons if each != BLOCKED] if needs_review(situation) else []
-    return [*describe_violations(situation.broken), *reasons] if situation.verdict.ground_truth is None else []
+def _further_sentences(context: RoutingContext) -> list[str]:
+    """Sentences of the note after the verdict: violations of the guideline and, in review, the reasons."""
+    if context.verdict.ground_truth is not None:
+        return []
+    assessment = context.assessment
+    reasons = [reason for reason in assessment.reasons if reason != BLOCKED] if needs_review(context) else []
+    return [*describe_violations(assessment.violations), *reasons]
 
 
-def _told(outlook: ExpectedGain | None) -> str:
-    return "" if outlook is None else f", {outlook.errors:.3f} errors likely, {outlook.gain:.3f} to gain"
+def _gain_text(gain: ExpectedGain | None) -> str:
+    return "" if gain is None else f", {gain.errors:.3f} errors likely, {gain.gain:.3f} to gain"
 
 
-def _is_served(situation: RoutingContext) -> bool:
-    return situation.overlap > situation.verdict.annotators and not situation.is_labeled
+def _is_served(context: RoutingContext) -> bool:
+    return context.task.overlap > context.verdict.annotators and not context.task.is_labeled

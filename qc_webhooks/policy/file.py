@@ -1,49 +1,49 @@
-"""Reads a policy from its TOML files; everything wrong in them is said with file and setting."""
+"""Read a policy from its TOML files; errors name the file and the setting."""
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from labelloop.labeling.studio.config import LabelConfig
+from labelloop.labeling.studio.config import Control, LabelConfig
 from qc_webhooks.errors import PolicyError, PolicyFault
 from qc_webhooks.policy.guideline_rules import Rule
-from qc_webhooks.policy.unknown_names import name_faults
-from qc_webhooks.policy.values import ControlPolicy, Policy, ReviewRoute
+from qc_webhooks.policy.values import OVERALL, ControlPolicy, Fault, Policy, ReviewRoute
 
 
 def read_policy(home: Path, project: int, *, config: LabelConfig | None = None) -> Policy:
-    """The policy of one project: the defaults, then ``qc/policy.toml``, then ``qc/<project>/policy.toml``.
+    """Read the policy of a project: the defaults, then ``qc/policy.toml``, then ``qc/<project>/policy.toml``.
 
     Args:
-        home: The folder of labelloop's state (the setting ``home``).
-        project: The project's id in Label Studio.
-        config: The project's label config; given, the project's own file may name nothing that it does not have. The
-            file for every project may: another project has it.
+        home: Folder of labelloop's state (the setting ``home``).
+        project: Project id in Label Studio.
+        config: The project's label config; if given, the controls and labels named in the project's own file must exist
+            in it. The file for all projects may name those of other projects.
 
     Raises:
-        PolicyError: A file is no TOML, or settings are unknown, of the wrong type, out of their range, or name what
-            the project does not have. Every fault of both files is in it.
+        PolicyError: A file is not valid TOML, or settings are unknown, of the wrong type, out of range, or name
+            controls or labels that the project does not have. It lists all faults of both files.
     """
     policy, faults = Policy(), list[PolicyFault]()
     for path in policy_files(home, project):
         if path.is_file():
             own = config if path == policy_files(home, project)[1] else None
-            policy, found = _parsed(path, policy, own)
-            faults += found
+            policy, path_faults = _parsed(path, policy, own)
+            faults += path_faults
     if faults:
         raise PolicyError(faults)
     return policy
 
 
 def policy_files(home: Path, project: int) -> tuple[Path, Path]:
-    """Where the policy is read from: for every project, then for this one (it wins)."""
+    """Paths of the policy files: for all projects, then for this one, which takes precedence."""
     return home / "qc" / "policy.toml", home / "qc" / str(project) / "policy.toml"
 
 
 def parse_policy(path: Path, *, base: Policy | None = None, config: LabelConfig | None = None) -> Policy:
-    """One ``policy.toml`` laid over ``base``: a setting, a list of tables or the table of one control replaces it.
+    """Read one ``policy.toml`` on top of ``base``: settings, lists of tables and tables of controls are replaced.
 
     Raises:
         PolicyError: See ``read_policy``.
@@ -54,47 +54,49 @@ def parse_policy(path: Path, *, base: Policy | None = None, config: LabelConfig 
     return policy
 
 
-# A range that depends on another setting is looked at only where that one could be read.
+# Setting -> setting that its range depends on; it is checked only if that one is valid.
 _DEPENDS = {"near_iou": "match_iou", "max_annotators": "annotators"}
 
 
 def _parsed(path: Path, base: Policy, config: LabelConfig | None) -> tuple[Policy, list[PolicyFault]]:
-    """The policy with what a file sets rightly, and everything that it does not."""
-    where = str(path)
+    """Return the policy with the valid settings of a file, and the faults of the others."""
+    file_name = str(path)
     try:
         with path.open("rb") as file:
             table = tomllib.load(file)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        return base, [PolicyFault(where, "", f"no TOML: {error}")]
+        return base, [PolicyFault(file_name, "", f"no TOML: {error}")]
     except OSError as error:
-        return base, [PolicyFault(where, "", f"cannot be read: {error.strerror}")]
-    known = {field.name: getattr(base, field.name) for field in fields(Policy)}
-    faults = _Faults(where)
+        return base, [PolicyFault(file_name, "", f"cannot be read: {error.strerror}")]
+    base_values = {field.name: getattr(base, field.name) for field in fields(Policy)}
+    faults = _Faults(file_name)
     values = {}
     for name, value in table.items():
-        before = len(faults.found)
-        read = _value(faults, name, value, known)
-        if len(faults.found) == before:
+        fault_count = len(faults.found)
+        read = _value(faults, name, value, base_values)
+        if len(faults.found) == fault_count:
             values[name] = read
-    unread = table.keys() - values.keys()
+    invalid = table.keys() - values.keys()
     try:
         policy = replace(base, **values)
     except PolicyError as error:
         policy = base
         for fault in error.faults:
-            if _DEPENDS.get(fault.field) not in unread:
+            if _DEPENDS.get(fault.field) not in invalid:
                 faults.add(fault.field, fault.reason)
     if config is not None:
-        named = {name: value for name, value in values.items() if name in {"controls", "review", "rules"}}
-        own = table.get("controls", {})
-        named["controls"] = {name: each for name, each in named.get("controls", {}).items() if name in own}
-        for field, reason in name_faults(named, config):
+        named_settings = {name: value for name, value in values.items() if name in {"controls", "review", "rules"}}
+        file_controls = table.get("controls", {})
+        named_settings["controls"] = {
+            name: control for name, control in named_settings.get("controls", {}).items() if name in file_controls
+        }
+        for field, reason in _name_faults(named_settings, config):
             faults.add(field, reason)
     return policy, faults.found
 
 
 class _Faults:
-    """What is wrong with one file, gathered."""
+    """Collects the faults of one file."""
 
     def __init__(self, where: str) -> None:
         self.found: list[PolicyFault] = []
@@ -104,50 +106,50 @@ class _Faults:
         self.found.append(PolicyFault(self._where, field, reason))
 
 
-def _value(faults: _Faults, name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    if name not in known:
-        return faults.add(name, f"no such setting; there are {', '.join(known)}")
+def _value(faults: _Faults, name: str, value: Any, base_values: Mapping[str, Any]) -> Any:
+    if name not in base_values:
+        return faults.add(name, f"no such setting; there are {', '.join(base_values)}")
     if name == "controls":
         if not isinstance(value, dict):
             return faults.add(name, "must be tables [controls.NAME]")
-        own = {control: _table(faults, f"controls.{control}", each, ControlPolicy) for control, each in value.items()}
-        return {**known[name], **own}
+        own = {control: _table(faults, f"controls.{control}", table, ControlPolicy) for control, table in value.items()}
+        return {**base_values[name], **own}
     if name in _LISTS:
         if not isinstance(value, list):
             return faults.add(name, f"must be tables [[{name}]]")
         return tuple(
-            _table(faults, f"{name}[{place}]", each, _LISTS[name]) for place, each in enumerate(value, start=1)
+            _table(faults, f"{name}[{index}]", table, _LISTS[name]) for index, table in enumerate(value, start=1)
         )
-    return _typed(faults, name, value, type(known[name]))
+    return _typed(faults, name, value, type(base_values[name]))
 
 
-# Settings that are lists of tables -> what one table is.
+# Type of one table, for settings that are lists of tables.
 _LISTS: Mapping[str, Callable[..., Any]] = {"review": ReviewRoute, "rules": Rule}
 
-# Keys of the tables whose default does not tell their type.
+# Types of table keys whose default value does not show the type.
 _KEYS: Mapping[str, type] = {"agreement": float, "value": float, "rule": str}
 
 
 def _table(faults: _Faults, name: str, table: Any, kind: Callable[..., Any]) -> Any:
     if not isinstance(table, dict):
         return faults.add(name, f"must be a table, not {table!r}")
-    known = {each.name: each.default for each in fields(kind)}  # type: ignore[arg-type]
-    before = len(faults.found)
+    defaults = {key_field.name: key_field.default for key_field in fields(kind)}  # type: ignore[arg-type]
+    fault_count = len(faults.found)
     values = {}
     for key, value in table.items():
-        if key not in known:
-            faults.add(f"{name}.{key}", f"no such key; there are {', '.join(known)}")
+        if key not in defaults:
+            faults.add(f"{name}.{key}", f"no such key; there are {', '.join(defaults)}")
         else:
-            values[key] = _typed(faults, f"{name}.{key}", value, _KEYS.get(key, type(known[key])))
+            values[key] = _typed(faults, f"{name}.{key}", value, _KEYS.get(key, type(defaults[key])))
     if kind is Rule and "rule" not in table:
         faults.add(f"{name}.rule", "is missing")
-    return kind(**values) if len(faults.found) == before else None
+    return kind(**values) if len(faults.found) == fault_count else None
 
 
 def _typed(faults: _Faults, name: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int:
         return float(value)
-    if kind is tuple and type(value) is list and all(type(each) is str for each in value):
+    if kind is tuple and type(value) is list and all(type(item) is str for item in value):
         return tuple(value)
     if type(value) is not kind:  # bool is an int to isinstance; `annotators = true` must not pass
         return faults.add(name, f"must be {_KINDS[kind]}, not {value!r}")
@@ -161,3 +163,45 @@ _KINDS = {
     str: "a text",
     tuple: "a list of texts",
 }
+
+
+# Names that need no control: relations between regions.
+_WITHOUT_A_CONTROL = frozenset({"relation"})
+
+
+def _name_faults(settings: Mapping[str, Any], config: LabelConfig) -> Iterator[Fault]:
+    """Yield a fault for every control or label that the project does not have, with the closest match.
+
+    Args:
+        settings: ``controls``, ``review`` and ``rules`` of a ``Policy``, as far as they are set.
+        config: The project's label config.
+    """
+    controls = {*config.controls, *config.objects, *_WITHOUT_A_CONTROL}
+    labels = {label.stored for control in config.controls.values() for label in control.labels}
+    for name in settings.get("controls", {}):
+        yield from _control_fault(f"controls.{name}", name, config, controls)
+    for index, route in enumerate(settings.get("review", ()), start=1):
+        if route.dimension != OVERALL:
+            yield from _control_fault(f"review[{index}].dimension", route.dimension, config, controls)
+    for index, rule in enumerate(settings.get("rules", ()), start=1):
+        if rule.control:
+            yield from _control_fault(f"rules[{index}].control", rule.control, config, controls)
+        if not any(map(_has_labels_of_the_task, config.controls.values())):
+            for label in (*rule.labels, *rule.others):
+                if label not in labels:
+                    yield f"rules[{index}].labels", _unknown(label, labels)
+
+
+def _control_fault(field: str, name: str, config: LabelConfig, known_names: Iterable[str]) -> Iterator[Fault]:
+    if name not in set(known_names) and config.control(name) is None:
+        yield field, _unknown(name, known_names)
+
+
+def _has_labels_of_the_task(control: Control) -> bool:
+    """Whether the labels of a control come from the task's data or a URL."""
+    return control.attributes.get("value", "").startswith("$") or "apiUrl" in control.attributes
+
+
+def _unknown(name: str, known_names: Iterable[str]) -> str:
+    near = get_close_matches(name, sorted(known_names), n=1)
+    return f"names {name!r}{f' ({near[0]!r}?)' if near else ''}, which the project does not have"

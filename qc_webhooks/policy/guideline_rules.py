@@ -1,4 +1,4 @@
-"""RULES: what the labeling guideline asks of every annotation, checked without anybody's opinion."""
+"""RULES: checks of each annotation against the labeling guideline, independent of other annotations."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 import shapely
 
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry.overlap import MOST_PAIRS, meeting, overlaps
+from labelloop.labeling.geometry.overlap import MAX_PAIRS, intersecting_boxes, iou_pairs
 from labelloop.labeling.geometry.shapes import Polygon
-from labelloop.labeling.studio.regions import Region
+from labelloop.labeling.region import Region
 from qc_webhooks.agreement import Answers
 from qc_webhooks.agreement.conflicts import shape_word
-from qc_webhooks.agreement.region_text import bounds_of, place_of, thing
+from qc_webhooks.agreement.region_text import bounds_of, position_text, region_name
 
 Effect = Literal["warn", "block"]
 EFFECTS: tuple[Effect, ...] = ("warn", "block")
@@ -21,14 +21,14 @@ EFFECTS: tuple[Effect, ...] = ("warn", "block")
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a policy; what each key means depends on the rule, see ``RULES``.
+    """One rule of a policy; the meaning of a key depends on the rule, see ``RULES``.
 
     Attributes:
-        rule: Its key in RULES.
-        effect: ``warn``: it is said in the note; ``block``: the task goes to a reviewer, whoever agrees.
-        value: The number that it goes by.
-        labels: Only regions with one of these labels; none: all.
-        others: The labels that regions must or must not meet.
+        rule: Key in RULES.
+        effect: ``warn``: the note mentions a violation; ``block``: the task goes to a reviewer, even if all agree.
+        value: Threshold of the rule.
+        labels: Restricts the rule to regions with one of these labels; empty: all regions.
+        others: Labels that the regions must, or must not, meet.
         control: The control that must be answered.
     """
 
@@ -42,14 +42,14 @@ class Rule:
 
 @dataclass(frozen=True)
 class Violation:
-    """What an annotation has that a rule forbids.
+    """A violation of a rule by one annotation.
 
     Attributes:
         rule: The rule.
-        text: In a sentence, without the annotator's name.
-        annotator: Whose annotation it is.
-        regions: Ids of the regions concerned.
-        checked: False: nothing is known to be broken, for the annotation could not be checked; the text says why.
+        text: The violation as a sentence, without the annotator's name.
+        annotator: User id of the annotator.
+        regions: Ids of the regions.
+        checked: False: the annotation could not be checked; the text gives the reason.
     """
 
     rule: Rule
@@ -59,20 +59,20 @@ class Violation:
     checked: bool = True
 
 
-# What is broken, in a sentence, and the ids of the regions concerned.
+# (violation as a sentence, ids of its regions).
 Found = Iterator[tuple[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a rule looks at.
+    """The input of a rule: one annotation.
 
     Attributes:
-        regions: Everything that was drawn.
-        answered: Controls that were answered about the whole task.
-        seconds: How long it took; None: not known.
-        unread: Controls of which an answer cannot be read; "" where it is not known which.
-        too_large: Why neither regions nor answers are here, in a sentence; empty: they are.
+        regions: All its regions.
+        answered: Controls with an answer about the whole task.
+        seconds: Annotation time; None if unknown.
+        unread: Controls with an unreadable answer; "" if the control is unknown.
+        too_large: Why regions and answers are missing; empty if they are not.
     """
 
     regions: tuple[Region, ...] = ()
@@ -82,92 +82,92 @@ class Work:
     too_large: str = ""
 
 
-def min_box_px(work: Work, rule: Rule) -> Found:
-    """Both sides of every region are at least ``value`` pixels."""
-    least = rule.value or 0.0
-    for region in chosen(work, rule.labels):
+def min_box_px(annotation: Work, rule: Rule) -> Found:
+    """Both sides of every region measure at least ``value`` pixels."""
+    minimum = rule.value or 0.0
+    for region in chosen(annotation, rule.labels):
         left, top, right, bottom = region.geometry.bounds
-        short = min(right - left, bottom - top)
-        if short < least - 1e-6 and region.type not in _POINTS:
+        shortest = min(right - left, bottom - top)
+        if shortest < minimum - 1e-6 and region.type not in _POINTS:
             side = "wide" if right - left <= bottom - top else "high"
-            yield f"{_what(region)} is {short:.0f} px {side}, less than {least:g} px", (region.id,)
+            yield f"{_what(region)} is {shortest:.0f} px {side}, less than {minimum:g} px", (region.id,)
 
 
-def max_overlap_same_label(work: Work, rule: Rule) -> Found:
-    """Two regions of one label overlap at most ``value`` (IoU)."""
-    most = 1.0 if rule.value is None else rule.value
-    for one, other, iou in _pairs(chosen(work, rule.labels)):
-        if iou > most and set(one.labels) & set(other.labels):
-            said = f"overlaps another one by {100 * iou:.0f} %, more than {100 * most:g} %"
-            yield f"{_what(one)} {said}", (one.id, other.id)
+def max_overlap_same_label(annotation: Work, rule: Rule) -> Found:
+    """Two regions with a common label overlap by at most ``value`` (IoU)."""
+    maximum = 1.0 if rule.value is None else rule.value
+    for first, second, iou in _pairs(chosen(annotation, rule.labels)):
+        if iou > maximum and set(first.labels) & set(second.labels):
+            overlap_text = f"overlaps another one by {100 * iou:.0f} %, more than {100 * maximum:g} %"
+            yield f"{_what(first)} {overlap_text}", (first.id, second.id)
 
 
-def required_attribute(work: Work, rule: Rule) -> Found:
+def required_attribute(annotation: Work, rule: Rule) -> Found:
     """Every region has an answer to ``control``."""
-    for region in chosen(work, rule.labels):
+    for region in chosen(annotation, rule.labels):
         if not region.attributes.get(rule.control):
             yield f"{_what(region)} has no answer to {rule.control}", (region.id,)
 
 
-def required_answer(work: Work, rule: Rule) -> Found:
-    """The question ``control`` about the whole task is answered."""
-    if rule.control not in work.answered:
+def required_answer(annotation: Work, rule: Rule) -> Found:
+    """The question ``control`` about the whole task has an answer."""
+    if rule.control not in annotation.answered:
         yield f"{rule.control} is not answered", ()
 
 
-def must_meet(work: Work, rule: Rule) -> Found:
+def must_meet(annotation: Work, rule: Rule) -> Found:
     """Every region of ``labels`` touches one of ``others``."""
-    wanted = [region for region in work.regions if set(region.labels) & set(rule.others)]
-    those = chosen(work, rule.labels)
-    touch = _touching(those, wanted)
-    for place, region in enumerate(those):
-        if place not in touch:
+    partners = [region for region in annotation.regions if set(region.labels) & set(rule.others)]
+    regions = chosen(annotation, rule.labels)
+    touch = _touching(regions, partners)
+    for index, region in enumerate(regions):
+        if index not in touch:
             yield f"{_what(region)} meets no {_either(rule.others)}", (region.id,)
 
 
-def must_not_meet(work: Work, rule: Rule) -> Found:
-    """No region of ``labels`` overlaps one of ``others`` by more than ``value`` (IoU; 0 where it is not given)."""
-    most = rule.value or 0.0
-    barred = [region for region in work.regions if set(region.labels) & set(rule.others)]
-    those = chosen(work, rule.labels)
-    named: set[int] = set()
-    for row, column, iou in _overlaps(those, barred):
-        region, other = those[row], barred[column]
-        if row not in named and other is not region and _same_image(region, other) and iou > most:
-            named.add(row)
+def must_not_meet(annotation: Work, rule: Rule) -> Found:
+    """No region of ``labels`` overlaps one of ``others`` by more than ``value`` (IoU; default 0)."""
+    maximum = rule.value or 0.0
+    forbidden = [region for region in annotation.regions if set(region.labels) & set(rule.others)]
+    regions = chosen(annotation, rule.labels)
+    reported: set[int] = set()
+    for row, column, iou in _overlaps(regions, forbidden):
+        region, other = regions[row], forbidden[column]
+        if row not in reported and other is not region and _same_image(region, other) and iou > maximum:
+            reported.add(row)
             yield f"{_what(region)} meets {_article(other)}", (region.id, other.id)
 
 
-def too_fast(work: Work, rule: Rule) -> Found:
-    """An annotation took at least ``value`` seconds."""
-    least = rule.value or 0.0
-    if work.seconds is not None and work.seconds < least:
-        yield f"an annotation took {work.seconds:.1f} s, less than {least:g} s", ()
+def too_fast(annotation: Work, rule: Rule) -> Found:
+    """The annotation time is at least ``value`` seconds."""
+    minimum = rule.value or 0.0
+    if annotation.seconds is not None and annotation.seconds < minimum:
+        yield f"an annotation took {annotation.seconds:.1f} s, less than {minimum:g} s", ()
 
 
-def max_regions(work: Work, rule: Rule) -> Found:
+def max_regions(annotation: Work, rule: Rule) -> Found:
     """An annotation has at most ``value`` regions of ``labels``."""
-    those, most = chosen(work, rule.labels), rule.value or 0
-    if len(those) > most:
-        yield f"there are {len(those)} {_either(rule.labels) or 'regions'}, more than {most:g}", ()
+    regions, maximum = chosen(annotation, rule.labels), rule.value or 0
+    if len(regions) > maximum:
+        yield f"there are {len(regions)} {_either(rule.labels) or 'regions'}, more than {maximum:g}", ()
 
 
-def min_regions(work: Work, rule: Rule) -> Found:
+def min_regions(annotation: Work, rule: Rule) -> Found:
     """An annotation has at least ``value`` regions of ``labels``."""
-    those, least = chosen(work, rule.labels), rule.value or 0
-    if len(those) < least:
-        yield f"there are {len(those)} {_either(rule.labels) or 'regions'}, fewer than {least:g}", ()
+    regions, minimum = chosen(annotation, rule.labels), rule.value or 0
+    if len(regions) < minimum:
+        yield f"there are {len(regions)} {_either(rule.labels) or 'regions'}, fewer than {minimum:g}", ()
 
 
 @dataclass(frozen=True)
 class Check:
-    """How a rule is followed.
+    """The implementation of a rule.
 
     Attributes:
-        find: What breaks it.
-        needs: The keys of ``Rule`` that it cannot do without.
-        takes: The keys that it knows besides.
-        misses: Whether it finds what is not there: of an annotation that cannot be read whole, nobody knows.
+        find: Yields the violations.
+        needs: Required keys of ``Rule``.
+        takes: Further keys of ``Rule`` that it uses.
+        misses: Whether it reports missing things: unreliable for an annotation with unreadable results.
     """
 
     find: Callable[[Work, Rule], Found]
@@ -190,25 +190,32 @@ RULES: Mapping[str, Check] = {
 
 
 def violations(answers: Sequence[Answers], rules: Sequence[Rule]) -> tuple[Violation, ...]:
-    """What breaks the rules, in the order of the rules and of the annotations; of a ground truth only its own."""
-    truth = [each for each in answers if each.ground_truth]
-    works = [(each.annotator, work_of(each)) for each in truth or sorted(answers, key=lambda each: each.annotation)]
-    return tuple(found for rule in rules for annotator, work in works for found in _broken(annotator, work, rule))
+    """Check all annotations; of a task with a ground truth, only that. Ordered by rule, then annotation."""
+    truth = [answer for answer in answers if answer.ground_truth]
+    inputs = [
+        (answer.annotator, work_of(answer)) for answer in truth or sorted(answers, key=lambda answer: answer.annotation)
+    ]
+    return tuple(
+        violation
+        for rule in rules
+        for annotator, annotation in inputs
+        for violation in _broken(annotator, annotation, rule)
+    )
 
 
-def _broken(annotator: int, work: Work, rule: Rule) -> list[Violation]:
-    """What breaks a rule in one annotation; one entry that says so where that cannot be known."""
+def _violations_of(annotator: int, annotation: Work, rule: Rule) -> list[Violation]:
+    """Violations of a rule in one annotation; one unchecked entry if they cannot be determined."""
     check = RULES[rule.rule]
-    if work.too_large and rule.rule != "too_fast":
-        return [_unchecked(rule, annotator, work.too_large)]
+    if annotation.too_large and rule.rule != "too_fast":
+        return [_unchecked(rule, annotator, annotation.too_large)]
     try:
-        found = [Violation(rule, text, annotator, regions) for text, regions in check.find(work, rule)]
+        rule_violations = [Violation(rule, text, annotator, regions) for text, regions in check.find(annotation, rule)]
     except TooLargeToJudge as error:
         return [_unchecked(rule, annotator, str(error))]
-    asked = {rule.control, ""} if rule.rule == "required_answer" else work.unread
-    if found and check.misses and work.unread & asked:
+    relevant_controls = {rule.control, ""} if rule.rule == "required_answer" else annotation.unread
+    if rule_violations and check.misses and annotation.unread & relevant_controls:
         return [_unchecked(rule, annotator, "an annotation cannot be read whole")]
-    return found
+    return rule_violations
 
 
 def _unchecked(rule: Rule, annotator: int, reason: str) -> Violation:
@@ -217,81 +224,83 @@ def _unchecked(rule: Rule, annotator: int, reason: str) -> Violation:
 
 
 def describe_violations(found: Iterable[Violation], *, most: int = 2) -> list[str]:
-    """Each different violation as one sentence, the blocking ones first."""
-    ordered = sorted(found, key=lambda each: each.rule.effect != "block")
-    texts = list(dict.fromkeys(f"{each.text[0].upper()}{each.text[1:]}." for each in ordered))
+    """Describe each distinct violation in one sentence, blocking ones first."""
+    ordered = sorted(found, key=lambda violation: violation.rule.effect != "block")
+    texts = list(dict.fromkeys(f"{violation.text[0].upper()}{violation.text[1:]}." for violation in ordered))
     return texts[:most] + ([f"And {len(texts) - most} more against the guideline."] if len(texts) > most else [])
 
 
 def work_of(answers: Answers) -> Work:
-    """What rules look at in one annotation."""
-    regions = [region for held in answers.controls.values() for region in held if isinstance(region, Region)]
+    """The input of the rules for one annotator's answers."""
+    regions = [region for values in answers.controls.values() for region in values if isinstance(region, Region)]
     answered = frozenset(
-        name for (name, _), held in answers.controls.items() if held and not isinstance(held[0], Region)
+        name for (name, _), values in answers.controls.items() if values and not isinstance(values[0], Region)
     )
     answered |= frozenset(answers.uncompared)
     return Work(tuple(regions), answered, answers.seconds, answers.unread_controls, answers.too_large)
 
 
-def chosen(work: Work, labels: Sequence[str]) -> list[Region]:
-    """The regions that have one of the labels; without labels all."""
-    return [region for region in work.regions if not labels or set(region.labels) & set(labels)]
+def chosen(annotation: Work, labels: Sequence[str]) -> list[Region]:
+    """The regions with one of the labels; all without labels."""
+    return [region for region in annotation.regions if not labels or set(region.labels) & set(labels)]
 
 
 _POINTS = {"keypointlabels", "keypoint"}
 
 
 def _pairs(regions: Sequence[Region]) -> Iterator[tuple[Region, Region, float]]:
-    for place, other, iou in _overlaps(regions, regions):
-        if place < other and _same_image(regions[place], regions[other]):
-            yield regions[place], regions[other], iou
+    for index, other, iou in _overlaps(regions, regions):
+        if index < other and _same_image(regions[index], regions[other]):
+            yield regions[index], regions[other], iou
 
 
 def _overlaps(a: Sequence[Region], b: Sequence[Region]) -> Iterator[tuple[int, int, float]]:
-    """Which of ``a`` overlap which of ``b``, in order.
+    """Yield (index in a, index in b, IoU) of overlapping regions, in order.
 
     Raises:
-        TooLargeToJudge: Too many do to be looked at.
+        TooLargeToJudge: Too many pairs overlap.
     """
-    found = overlaps([each.geometry for each in a], [each.geometry for each in b])
-    yield from zip(found.rows.tolist(), found.columns.tolist(), found.values.tolist(), strict=True)
+    pairs = iou_pairs([region.geometry for region in a], [region.geometry for region in b])
+    yield from zip(pairs.rows.tolist(), pairs.columns.tolist(), pairs.values.tolist(), strict=True)
 
 
 def _touching(a: Sequence[Region], b: Sequence[Region]) -> set[int]:
-    """Places of those of ``a`` that touch one of ``b`` on the same image.
+    """Indices of the regions in ``a`` that touch a region in ``b`` on the same image.
 
     Raises:
-        TooLargeToJudge: Too many may do so.
+        TooLargeToJudge: Too many pairs may touch.
     """
     if not a or not b:
         return set()
-    shapes = [np.array([_outline(each) for each in regions], dtype=object) for regions in (a, b)]
-    numbers: dict[tuple[str, int], int] = {}
-    places = [np.array([numbers.setdefault(_place(each), len(numbers)) for each in regions]) for regions in (a, b)]
-    own = {id(each): place for place, each in enumerate(b)}
-    selves = np.array([own.get(id(each), -1) for each in a])
-    touch = np.zeros(len(a), dtype=bool)
-    looked_at = 0
-    for rows, columns in meeting(*(np.nan_to_num(shapely.bounds(each)) for each in shapes)):
-        may = (places[0][rows] == places[1][columns]) & (selves[rows] != columns)
-        rows, columns = rows[may], columns[may]  # noqa: PLW2901 - those that count
-        looked_at += len(rows)
-        if looked_at > MOST_PAIRS:
-            raise TooLargeToJudge(f"more than {MOST_PAIRS:,} pairs of its regions may touch")
-        touch[rows[shapely.intersects(shapes[0][rows], shapes[1][columns])]] = True
-    return set(np.flatnonzero(touch).tolist())
+    shapes = [np.array([_outline(region) for region in regions], dtype=object) for regions in (a, b)]
+    image_ids: dict[tuple[str, int], int] = {}
+    images = [
+        np.array([image_ids.setdefault(_place(region), len(image_ids)) for region in regions]) for regions in (a, b)
+    ]
+    index_in_b = {id(region): index for index, region in enumerate(b)}
+    own_index = np.array([index_in_b.get(id(region), -1) for region in a])
+    touches = np.zeros(len(a), dtype=bool)
+    pair_count = 0
+    for rows, columns in intersecting_boxes(*(np.nan_to_num(shapely.bounds(outlines)) for outlines in shapes)):
+        candidates = (images[0][rows] == images[1][columns]) & (own_index[rows] != columns)
+        rows, columns = rows[candidates], columns[candidates]  # noqa: PLW2901 - same image, not the same region
+        pair_count += len(rows)
+        if pair_count > MAX_PAIRS:
+            raise TooLargeToJudge(f"more than {MAX_PAIRS:,} pairs of its regions may touch")
+        touches[rows[shapely.intersects(shapes[0][rows], shapes[1][columns])]] = True
+    return set(np.flatnonzero(touches).tolist())
 
 
 def _outline(region: Region) -> Any:
     outline = region.geometry.polygon()
     if not outline.is_empty or isinstance(region.geometry, Polygon):
         return outline
-    left, top, right, bottom = region.geometry.bounds  # a point or an open line encloses nothing
+    left, top, right, bottom = region.geometry.bounds  # points and open lines have no area
     return shapely.box(left, top, right, bottom)
 
 
-def _same_image(one: Region, other: Region) -> bool:
-    return _place(one) == _place(other)
+def _same_image(a: Region, b: Region) -> bool:
+    return _place(a) == _place(b)
 
 
 def _place(region: Region) -> tuple[str, int]:
@@ -299,11 +308,11 @@ def _place(region: Region) -> tuple[str, int]:
 
 
 def _what(region: Region) -> str:
-    return f"{_article(region)} {place_of(bounds_of(region), region.item_index)}"
+    return f"{_article(region)} {position_text(bounds_of(region), region.item_index)}"
 
 
 def _article(region: Region) -> str:
-    return thing(region.labels, shape_word(region))
+    return region_name(region.labels, shape_word(region))
 
 
 def _either(labels: Sequence[str]) -> str:

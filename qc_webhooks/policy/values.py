@@ -11,7 +11,7 @@ from qc_webhooks.policy.guideline_rules import EFFECTS, RULES, Rule
 
 OVERALL = "overall"
 
-# How an agreement is held against the number of a review route.
+# Comparisons of an agreement with the threshold of a review route.
 OPERATORS: Mapping[str, Any] = {
     "lt": lambda value, threshold: value < threshold - 1e-9,
     "lte": lambda value, threshold: value <= threshold + 1e-9,
@@ -23,11 +23,12 @@ OPERATORS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class ControlPolicy:
-    """What holds for one control.
+    """Settings of one control.
 
     Attributes:
-        agreement: What two annotators must reach on this control; None: the policy's, where every control must.
-        weight: How much it counts in the overall agreement; 0: not at all.
+        agreement: Minimum agreement of two annotators on this control; None: the policy's ``agreement`` if
+            ``every_control`` is set.
+        weight: Weight in the overall agreement; 0: excluded.
     """
 
     agreement: float | None = None
@@ -36,13 +37,13 @@ class ControlPolicy:
 
 @dataclass(frozen=True)
 class ReviewRoute:
-    """Which agreed tasks go to a reviewer. The first route that holds for a task decides.
+    """Sends a share of the agreed tasks to a reviewer. The first route that matches a task decides.
 
     Attributes:
         dimension: ``overall`` or the name of a control.
         operator: Key of OPERATORS.
-        threshold: What the task's mean agreement on that is held against.
-        share: Of the tasks that it holds for, how many are reviewed, drawn by their number.
+        threshold: Compared with the task's mean agreement on that dimension.
+        share: Share of the matching tasks to review, selected by a hash of the task id.
     """
 
     dimension: str = OVERALL
@@ -53,41 +54,41 @@ class ReviewRoute:
 
 @dataclass(frozen=True)
 class Policy:
-    """What quality control decides by. Every field is a setting of ``policy.toml``; the docstring is its help.
+    """The settings of quality control. Every field is a setting of ``policy.toml``; this docstring is its help.
 
     Attributes:
-        agreement: Two annotators agree on a task when their agreement reaches this, 0 to 1.
+        agreement: Two annotators agree on a task when their agreement reaches this value, above 0 to 1.
         every_control: Whether each control must reach ``agreement``, not only the mean over the controls.
         match_iou: Two regions are the same object when their shapes overlap at least this much (IoU), above 0 to 1.
-        near_iou: Regions that are no match but overlap at least this much are named "low overlap" instead of
-            "missing" and "extra", above 0 and below ``match_iou``.
-        annotators: How many annotators a verdict needs, at least 2.
-        max_annotators: Up to how many annotators a task is sent to, at least ``annotators``.
-        least_gain: Another annotator is asked while further ones, up to the maximum, can be expected to put at least so
-            many errors of the task's consensus right, 0 to 1.
+        near_iou: Unmatched regions that overlap at least this much are reported as "low overlap" instead of
+            "missing" and "extra", above 0 and at most ``match_iou``.
+        annotators: Number of annotators that a verdict needs, at least 2.
+        max_annotators: Maximum number of annotators per task, at least ``annotators``.
+        least_gain: One more annotator is requested while further annotators, up to the maximum, are expected to
+            correct at least this many errors of the task's consensus, above 0 to 1.
         set_maximum_annotations: Whether ``connect`` raises the project's ``maximum_annotations`` to ``annotators``.
-            It multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
-            then gives every task with an overlap above 1 the new number.
-        raise_overlap: Whether a task that Label Studio serves to fewer than ``annotators`` is served to as many. A task
-            that was made by a single call of its API has an overlap of 1.
-        adjudicate: Whether what waits for a reviewer gets overlays: one prediction a stance and a proposed consensus,
-            which the reviewer accepts or corrects. Every user of the project sees them.
-        review_share: Of the agreed tasks that no route of ``review`` holds for, how many are reviewed, 0 to 1.
-        ground_truth_share: How much of an annotator's stream are tasks whose ground truth is known, to measure the
-            annotator by, 0 to 0.5; 0: none are served for that.
-        ground_truth_first: So many tasks with a ground truth come first of all to an annotator who is new, where
+            This multiplies the work of every task; without it, agreement is measured where two submit. Label Studio
+            then applies the new number to every task with an overlap above 1.
+        raise_overlap: Whether a task that Label Studio serves to fewer than ``annotators`` is served to that many. A
+            task created by a single API call has an overlap of 1.
+        adjudicate: Whether tasks that wait for a reviewer get overlays: one prediction per group of annotators and a
+            proposed consensus, which the reviewer accepts or corrects. Every user of the project sees them.
+        review_share: Share of the agreed tasks that match no route of ``review`` to review, 0 to 1.
+        ground_truth_share: Share of tasks with a known ground truth in each annotator's work, to measure the
+            annotator, 0 to 0.5; 0: none are served for that.
+        ground_truth_first: Number of tasks with a ground truth that a new annotator gets first, if
             ``ground_truth_share`` is above 0.
-        review_not_judged: Whether a task that cannot be judged, because an annotation cannot be read whole or a control
-            cannot be compared, goes to a reviewer.
-        review_project: Whether what waits for a reviewer is copied into a review project of its own, where a label
-            stream serves it with the proposed consensus filled in.
-        least_model_score: An agreed task whose pre-label has a lower score is reviewed; 0: none is.
-        least_model_agreement: An agreed task whose pre-label agrees less with the annotators is reviewed; 0: none is.
-        least_model_doubt: A task that nobody disputes, one annotator's too, is reviewed where the model is at least so
-            sure that something is wrong with it (``qc_model_score``); 0: none is.
-        controls: What holds for single controls: tables ``[controls.NAME]``.
-        review: Which agreed tasks are reviewed: tables ``[[review]]``, in their order.
-        rules: What the guideline asks of every annotation: tables ``[[rules]]``.
+        review_not_judged: Whether a task that cannot be judged, because an annotation cannot be read completely or a
+            control cannot be compared, goes to a reviewer.
+        review_project: Whether tasks that wait for a reviewer are copied into a review project, where a label stream
+            serves them with the proposed consensus filled in.
+        least_model_score: Agreed tasks whose pre-label has a lower score are reviewed; 0: none.
+        least_model_agreement: Agreed tasks whose pre-label agrees less with the annotators are reviewed; 0: none.
+        least_model_doubt: Undisputed tasks, also with a single annotator, are reviewed if the model's probability
+            that something is wrong (``qc_model_score``) reaches this value; 0: none.
+        controls: Settings of single controls: tables ``[controls.NAME]``.
+        review: Review routes for agreed tasks: tables ``[[review]]``, in order.
+        rules: Rules of the labeling guideline: tables ``[[rules]]``.
     """
 
     agreement: float = 0.7
@@ -118,51 +119,55 @@ class Policy:
 
     @property
     def tolerance(self) -> Tolerance:
-        """What counts as the same region."""
+        """Overlap thresholds for the same region."""
         return Tolerance(match_iou=self.match_iou, near_iou=self.near_iou)
 
     @property
     def weights(self) -> dict[str, float]:
-        """How much each control counts, where that is not 1."""
-        return {name: each.weight for name, each in self.controls.items()}
+        """Weight by control, for the controls with settings."""
+        return {name: control.weight for name, control in self.controls.items()}
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """What two annotators must reach on single controls."""
-        return {name: each.agreement for name, each in self.controls.items() if each.agreement is not None}
+        """Minimum agreement by control, where it is set."""
+        return {name: control.agreement for name, control in self.controls.items() if control.agreement is not None}
 
     def weighs(self, control: str) -> bool:
-        """Whether what is answered to a control decides whether two agree."""
+        """Whether answers to a control affect whether two annotators agree."""
         own = self.controls.get(control)
         return own is None or own.weight > 0 or own.agreement is not None
 
     def weighed(self, pair: Comparison) -> Comparison:
-        """The comparison without the controls that cannot be compared and need not be."""
+        """The comparison without unjudged controls that have no weight."""
         return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.weighs(name)))
 
     def agrees(self, pair: Comparison) -> bool:
-        """Whether two annotators agree on a task; what cannot be compared is no agreement (see ``weighed``)."""
+        """Whether two annotators agree on a task; an uncompared control counts as disagreement (see ``weighed``)."""
         return not pair.unjudged and self._agree(pair)
 
     def may_agree(self, pair: Comparison) -> bool:
-        """Whether two annotators agree on a task if they answered alike what cannot be compared."""
+        """Whether two annotators would agree on a task if their uncompared answers were equal."""
         if "" in pair.unjudged:
             return True
-        own = self.weights
-        alike = sum(own.get(name, 1.0) for name in pair.unjudged)
-        known = sum(own.get(control_name(name), 1.0) for name in pair.controls)
-        total = alike + known
-        return self._agree(replace(pair, overall=(pair.overall * known + alike) / total) if total else pair)
+        weights = self.weights
+        unjudged_weight = sum(weights.get(name, 1.0) for name in pair.unjudged)
+        judged_weight = sum(weights.get(control_name(name), 1.0) for name in pair.controls)
+        total = unjudged_weight + judged_weight
+        return self._agree(
+            replace(pair, overall=(pair.overall * judged_weight + unjudged_weight) / total) if total else pair
+        )
 
     def _agree(self, pair: Comparison) -> bool:
-        own = self.thresholds
-        # What counts for nothing must not keep two from agreeing either, unless it has a threshold of its own.
-        own |= {name: 0.0 for name, each in self.controls.items() if not each.weight and each.agreement is None}
-        return pair.agrees(self.agreement, every_control=self.every_control, controls=own)
+        thresholds = self.thresholds
+        # A control without weight cannot prevent agreement, unless it has a threshold of its own.
+        thresholds |= {
+            name: 0.0 for name, control in self.controls.items() if not control.weight and control.agreement is None
+        }
+        return pair.agrees(self.agreement, every_control=self.every_control, controls=thresholds)
 
 
 def describe_policy() -> list[tuple[str, Any, str]]:
-    """Every setting with its default and what it means, for the docs and the command line."""
+    """(name, default, help) of every setting, for the docs and the command line."""
     text = (Policy.__doc__ or "").split("Attributes:")[1]
     helps: dict[str, str] = {}
     name = ""
@@ -173,22 +178,22 @@ def describe_policy() -> list[tuple[str, Any, str]]:
         else:
             helps[name] += f" {line}"
     defaults = Policy()
-    return [(each.name, getattr(defaults, each.name), helps[each.name]) for each in fields(Policy)]
+    return [(setting.name, getattr(defaults, setting.name), helps[setting.name]) for setting in fields(Policy)]
 
 
+# (setting, what is wrong with it).
 Fault = tuple[str, str]
-"""A setting, and what is wrong with it."""
 
 
 def range_faults(policy: Policy) -> Iterator[Fault]:
-    """Every value that is not in its range."""
+    """Yield the settings that are out of range."""
     share, above = "must be from 0 to 1", "must be above 0 and at most 1"
     ranges = (
         ("agreement", 0 < policy.agreement <= 1, above),
         ("match_iou", 0 < policy.match_iou <= 1, above),
         ("near_iou", 0 < policy.near_iou <= policy.match_iou, f"{above[:-1]}match_iou ({policy.match_iou})"),
         ("least_gain", 0 < policy.least_gain <= 1, above),
-        ("annotators", policy.annotators >= 2, "must be at least 2: one annotator has nobody to disagree with"),
+        ("annotators", policy.annotators >= 2, "must be at least 2: a verdict compares annotators"),
         ("max_annotators", policy.max_annotators >= policy.annotators, f"must be at least annotators ({policy.annotators})"),  # noqa: E501 - a table
         ("review_share", 0 <= policy.review_share <= 1, share),
         ("ground_truth_share", 0 <= policy.ground_truth_share <= 0.5, "must be from 0 to 0.5"),
@@ -197,18 +202,18 @@ def range_faults(policy: Policy) -> Iterator[Fault]:
         ("least_model_agreement", 0 <= policy.least_model_agreement <= 1, share),
         ("least_model_doubt", 0 <= policy.least_model_doubt <= 1, share),
     )  # fmt: skip
-    for name, right, reason in ranges:
-        if not right:
+    for name, is_valid, reason in ranges:
+        if not is_valid:
             yield name, f"{reason}, not {getattr(policy, name)!r}"
-    for name, each in policy.controls.items():
-        if each.agreement is not None and not 0 <= each.agreement <= 1:
-            yield f"controls.{name}.agreement", f"{share}, not {each.agreement!r}"
-        if not 0 <= each.weight < float("inf"):
-            yield f"controls.{name}.weight", f"must be 0 or more, not {each.weight!r}"
-    for place, route in enumerate(policy.review, start=1):
-        yield from _route_faults(route, f"review[{place}]")
-    for place, rule in enumerate(policy.rules, start=1):
-        yield from _rule_faults(rule, f"rules[{place}]")
+    for name, control in policy.controls.items():
+        if control.agreement is not None and not 0 <= control.agreement <= 1:
+            yield f"controls.{name}.agreement", f"{share}, not {control.agreement!r}"
+        if not 0 <= control.weight < float("inf"):
+            yield f"controls.{name}.weight", f"must be 0 or more, not {control.weight!r}"
+    for index, route in enumerate(policy.review, start=1):
+        yield from _route_faults(route, f"review[{index}]")
+    for index, rule in enumerate(policy.rules, start=1):
+        yield from _rule_faults(rule, f"rules[{index}]")
 
 
 def _route_faults(route: ReviewRoute, name: str) -> Iterator[Fault]:
@@ -226,11 +231,11 @@ def _rule_faults(rule: Rule, name: str) -> Iterator[Fault]:
         return
     if rule.effect not in EFFECTS:
         yield f"{name}.effect", f"must be warn or block, not {rule.effect!r}"
-    given = {key for key in ("value", "labels", "others", "control") if getattr(rule, key) not in (None, (), "")}
+    used_keys = {key for key in ("value", "labels", "others", "control") if getattr(rule, key) not in (None, (), "")}
     for key in check.needs:
-        if key not in given:
+        if key not in used_keys:
             yield f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}"
-    for key in sorted(given - {*check.needs, *check.takes}):
+    for key in sorted(used_keys - {*check.needs, *check.takes}):
         yield f"{name}.{key}", f"{rule.rule} knows no such key"
     if rule.value is not None and not 0 <= rule.value < float("inf"):
         yield f"{name}.value", f"must be 0 or more, not {rule.value!r}"

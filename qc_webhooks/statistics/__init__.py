@@ -1,9 +1,14 @@
-"""How far a project's annotators agree: STATISTICS, each with its interval and the number of units it rests on."""
+"""Agreement statistics of a project: STATISTICS, each with its confidence interval and number of units."""
 
+from qc_webhooks.statistics.agreement_coefficients import (
+    STATISTICS,
+    consensus_score,
+    describe,
+    overall_score,
+    pairwise_score,
+)
 from qc_webhooks.statistics.bootstrap import ENOUGH, Estimate, estimate
-from qc_webhooks.statistics.catalogue import STATISTICS, describe
 from qc_webhooks.statistics.ratings import ABSENT, Ratings
-from qc_webhooks.verdict.agreement_scores import consensus_score, overall_score, pairwise_score
 
 __all__ = ["ABSENT", "ENOUGH", "STATISTICS", "Estimate", "Ratings", "consensus_score", "describe", "estimate",
            "overall_score", "pairwise_score"]  # fmt: skip

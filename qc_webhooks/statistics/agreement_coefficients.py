@@ -1,6 +1,8 @@
-"""Agreement corrected for chance, and its parts; each a function of Ratings and of a weight for each unit.
+"""STATISTICS: chance-corrected agreement coefficients and their components, functions of Ratings and unit weights.
 
-What cannot be said (nobody rated anything twice, or there is only one value) is NaN.
+Also the task agreement scores of Label Studio Enterprise: pairwise, by consensus, and overall with weights.
+
+Undefined results (no unit rated twice, or only one value) are NaN.
 
 - Cohen, "A Coefficient of Agreement for Nominal Scales", 1960; for several pairs of raters pooled as by De Vries and
   others, "Using Pooled Kappa to Summarize Interrater Agreement across Many Items", Field Methods 20 (2008).
@@ -13,54 +15,61 @@ What cannot be said (nobody rated anything twice, or there is only one value) is
   2005.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from qc_webhooks.statistics.bootstrap import Estimate, Statistic, estimate
 from qc_webhooks.statistics.ratings import ABSENT, Floats, Ratings
+from qc_webhooks.verdict.verdict import largest_group
 
 NAN = float("nan")
+# Tolerance of float sums.
+_ROUNDING = 1e-9
 
 
 def observed_agreement(ratings: Ratings, weights: Floats | None = None) -> float:
-    """Share of pairs of ratings of a unit that are the same, averaged over units."""
+    """Share of equal pairs of ratings per unit, averaged over units."""
     counts, size, weight = _rated_twice(ratings, weights)
     shares = (counts * (counts - 1)).sum(axis=1) / (size * (size - 1))
     return _mean(shares, weight)
 
 
 def positive_agreement(ratings: Ratings, weights: Floats | None = None) -> float:
-    """F1 of one rater against another, over all pairs: of what either gave, the share that both did.
+    """F1 of one rater against another, pooled over all pairs: 2 * both / (first + second).
 
-    Raters who left out a unit that they looked at (``ABSENT``) gave nothing: both leaving it out counts for nothing.
-    Where nothing is ever left out it is the share of pairs of ratings that are the same.
+    ``ABSENT`` marks a unit that a rater saw and left out: pairs of two absents are ignored. Without absents it equals
+    the share of equal pairs.
     """
     counts, size, weight = _rated_twice(ratings, weights)
-    given = np.array([value != ABSENT for value in ratings.values], dtype=bool)
-    both = (counts * (counts - 1))[:, given].sum(axis=1) @ weight
-    either = (counts * (size[:, None] - 1))[:, given].sum(axis=1) @ weight
+    not_absent = np.array([value != ABSENT for value in ratings.values], dtype=bool)
+    both = (counts * (counts - 1))[:, not_absent].sum(axis=1) @ weight
+    either = (counts * (size[:, None] - 1))[:, not_absent].sum(axis=1) @ weight
     return _ratio(both, either)
 
 
 def positive_agreements(ratings: Ratings) -> dict[Any, float]:
-    """`positive_agreement` of each value by itself."""
+    """`positive_agreement` of each value separately."""
     counts, size, weight = _rated_twice(ratings, None)
     both, either = (counts * (counts - 1)).T @ weight, (counts * (size[:, None] - 1)).T @ weight
-    return {value: _ratio(both[place], either[place]) for place, value in enumerate(ratings.values) if value != ABSENT}
+    return {value: _ratio(both[index], either[index]) for index, value in enumerate(ratings.values) if value != ABSENT}
 
 
 def cohen_kappa(ratings: Ratings, weights: Floats | None = None) -> float:
-    """Cohen's kappa; of more than two raters pooled over all pairs."""
-    pair, unit, one, other = ratings.pairs.T
+    """Cohen's kappa; for more than two raters pooled over all pairs."""
+    pair, unit, first, second = ratings.pairs.T
     if not pair.size:
         return NAN
     values, pairs = len(ratings.values), int(pair.max()) + 1
     weight = np.ones(pair.size) if weights is None else weights[unit]
     sizes = np.bincount(pair, weight, pairs)
-    same = np.bincount(pair, weight * (one == other), pairs)
+    same = np.bincount(pair, weight * (first == second), pairs)
     margins = [
-        np.bincount(pair * values + side, weight, pairs * values).reshape(pairs, values) for side in (one, other)
+        np.bincount(pair * values + side, weight, pairs * values).reshape(pairs, values) for side in (first, second)
     ]
     chance = np.divide((margins[0] * margins[1]).sum(axis=1), sizes, out=np.zeros(pairs), where=sizes > 0)
     return _ratio((same - chance).sum(), (sizes - chance).sum())
@@ -68,37 +77,39 @@ def cohen_kappa(ratings: Ratings, weights: Floats | None = None) -> float:
 
 def fleiss_kappa(ratings: Ratings, weights: Floats | None = None) -> float:
     """Fleiss' kappa."""
-    common = _prevalence(ratings, weights)
-    return _corrected(observed_agreement(ratings, weights), float((common**2).sum()))
+    prevalence = _prevalence(ratings, weights)
+    return _corrected(observed_agreement(ratings, weights), float((prevalence**2).sum()))
 
 
 def gwet_ac1(ratings: Ratings, weights: Floats | None = None) -> float:
-    """Gwet's AC1, which stays sensible where nearly all ratings are of one value."""
+    """Gwet's AC1, which stays meaningful if nearly all ratings have one value."""
     if len(ratings.values) < 2:
         return NAN
-    common = _prevalence(ratings, weights)
-    chance = float((common * (1 - common)).sum()) / (len(common) - 1)
+    prevalence = _prevalence(ratings, weights)
+    chance = float((prevalence * (1 - prevalence)).sum()) / (len(prevalence) - 1)
     return _corrected(observed_agreement(ratings, weights), chance)
 
 
 def conger_kappa(ratings: Ratings, weights: Floats | None = None) -> float:
-    """Conger's kappa: Cohen's for many raters, each with habits of his own."""
+    """Conger's kappa: Cohen's kappa for many raters, each with an own distribution of values."""
     raters, values = ratings.codes.shape[0], len(ratings.values)
     if raters < 2:
         return NAN
     rater, unit = np.nonzero(ratings.codes >= 0)
     weight = np.ones(len(unit)) if weights is None else weights[unit]
-    given = np.bincount(rater * values + ratings.codes[rater, unit], weight, raters * values).reshape(raters, values)
-    total = given.sum(axis=1, keepdims=True)
-    habits = np.divide(given, total, out=np.zeros_like(given), where=total > 0)[total[:, 0] > 0]
-    if len(habits) < 2:
+    value_counts = np.bincount(rater * values + ratings.codes[rater, unit], weight, raters * values).reshape(
+        raters, values
+    )
+    total = value_counts.sum(axis=1, keepdims=True)
+    distributions = np.divide(value_counts, total, out=np.zeros_like(value_counts), where=total > 0)[total[:, 0] > 0]
+    if len(distributions) < 2:
         return NAN
-    chance = float((habits.mean(axis=0) ** 2 - habits.var(axis=0, ddof=1) / len(habits)).sum())
+    chance = float((distributions.mean(axis=0) ** 2 - distributions.var(axis=0, ddof=1) / len(distributions)).sum())
     return _corrected(observed_agreement(ratings, weights), chance)
 
 
 def brennan_prediger(ratings: Ratings, weights: Floats | None = None) -> float:
-    """Brennan and Prediger's coefficient: chance is every value equally often."""
+    """Brennan and Prediger's coefficient: by chance, every value is equally frequent."""
     return _corrected(observed_agreement(ratings, weights), 1 / len(ratings.values)) if ratings.values else NAN
 
 
@@ -106,9 +117,9 @@ def krippendorff_alpha(ratings: Ratings, weights: Floats | None = None, *, level
     """Krippendorff's alpha.
 
     Args:
-        ratings: The ratings; numbers for every level but the nominal one.
-        weights: How much each unit counts.
-        level: A key of ``DISTANCES``.
+        ratings: The ratings; numeric for every level except nominal.
+        weights: Weight of each unit, (units,); None: all equal.
+        level: Key of ``DISTANCES``.
     """
     counts, size, weight = _rated_twice(ratings, weights)
     if not len(counts):
@@ -130,26 +141,26 @@ def _nominal(values: tuple[Any, ...], totals: Floats) -> Floats:
 def _ordinal(values: tuple[Any, ...], totals: Floats) -> Floats:
     del values
     below = np.cumsum(totals) - totals / 2
-    found: Floats = (below[:, None] - below[None, :]) ** 2
-    return found
+    squared: Floats = (below[:, None] - below[None, :]) ** 2
+    return squared
 
 
 def _interval(values: tuple[Any, ...], totals: Floats) -> Floats:
     del totals
     numbers = np.array(values, dtype=np.float64)
-    found: Floats = (numbers[:, None] - numbers[None, :]) ** 2
-    return found
+    squared: Floats = (numbers[:, None] - numbers[None, :]) ** 2
+    return squared
 
 
 def _by_ratio(values: tuple[Any, ...], totals: Floats) -> Floats:
     del totals
     numbers = np.array(values, dtype=np.float64)
-    apart, together = numbers[:, None] - numbers[None, :], numbers[:, None] + numbers[None, :]
-    found: Floats = np.divide(apart, together, out=np.zeros_like(apart), where=together != 0) ** 2
-    return found
+    difference, total = numbers[:, None] - numbers[None, :], numbers[:, None] + numbers[None, :]
+    squared: Floats = np.divide(difference, total, out=np.zeros_like(difference), where=total != 0) ** 2
+    return squared
 
 
-# Level of measurement -> squared distances of the values, of shape (values, values).
+# Squared distances of the values, (values, values), by level of measurement.
 DISTANCES: Mapping[str, Callable[[tuple[Any, ...], Floats], Floats]] = {
     "nominal": _nominal,
     "ordinal": _ordinal,
@@ -159,7 +170,7 @@ DISTANCES: Mapping[str, Callable[[tuple[Any, ...], Floats], Floats]] = {
 
 
 def _rated_twice(ratings: Ratings, weights: Floats | None) -> tuple[Floats, Floats, Floats]:
-    """Counts, numbers of ratings and weights of the units that at least two rated."""
+    """Counts (n, values), sizes (n,) and weights (n,) of the n units with at least two ratings."""
     counts = ratings.counts
     size = counts.sum(axis=1)
     twice = size >= 2
@@ -168,14 +179,14 @@ def _rated_twice(ratings: Ratings, weights: Floats | None) -> tuple[Floats, Floa
 
 
 def _prevalence(ratings: Ratings, weights: Floats | None) -> Floats:
-    """How common each value is: the mean over units of the share of its ratings; units rated once count too."""
+    """Frequency of each value: its share of a unit's ratings, averaged over all rated units."""
     size = ratings.counts.sum(axis=1)
     rated = size > 0
     weight = np.ones(len(size)) if weights is None else weights
     shares = ratings.counts[rated] / size[rated, None]
     total = weight[rated].sum()
-    found: Floats = weight[rated] @ shares / total if total > 0 else np.full(len(ratings.values), NAN)
-    return found
+    prevalence: Floats = weight[rated] @ shares / total if total > 0 else np.full(len(ratings.values), NAN)
+    return prevalence
 
 
 def _corrected(observed: float, chance: float) -> float:
@@ -188,3 +199,71 @@ def _mean(values: Floats, weights: Floats) -> float:
 
 def _ratio(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole > 0 else NAN
+
+
+# Kinds of ratings: labels and choices; presence of objects; stars; numbers.
+NOMINAL, DETECTION, ORDINAL, NUMBER = "nominal", "detection", "ordinal", "number"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One statistic.
+
+    Attributes:
+        function: Function of ratings and unit weights.
+        kinds: Kinds of ratings that it applies to.
+    """
+
+    function: Statistic
+    kinds: frozenset[str]
+
+
+_ANY = frozenset({NOMINAL, ORDINAL, NUMBER})
+
+STATISTICS: Mapping[str, Entry] = {
+    "agreement": Entry(observed_agreement, _ANY),
+    "positive_agreement": Entry(positive_agreement, frozenset({NOMINAL, DETECTION})),
+    "cohen_kappa": Entry(cohen_kappa, frozenset({NOMINAL})),
+    "fleiss_kappa": Entry(fleiss_kappa, frozenset({NOMINAL})),
+    "conger_kappa": Entry(conger_kappa, frozenset({NOMINAL})),
+    "gwet_ac1": Entry(gwet_ac1, frozenset({NOMINAL})),
+    "brennan_prediger": Entry(brennan_prediger, frozenset({NOMINAL})),
+    "alpha_nominal": Entry(krippendorff_alpha, frozenset({NOMINAL})),
+    "alpha_detection": Entry(krippendorff_alpha, frozenset({DETECTION})),
+    "alpha_ordinal": Entry(partial(krippendorff_alpha, level="ordinal"), frozenset({ORDINAL})),
+    "alpha_interval": Entry(partial(krippendorff_alpha, level="interval"), frozenset({NUMBER})),
+    "alpha_ratio": Entry(partial(krippendorff_alpha, level="ratio"), frozenset({NUMBER})),
+}
+
+
+def describe(ratings: Ratings, kind: str) -> dict[str, Estimate]:
+    """Estimate every statistic that applies to this kind of ratings."""
+    return {name: estimate(entry.function, ratings) for name, entry in STATISTICS.items() if kind in entry.kinds}
+
+
+def pairwise_score(agreements: Mapping[tuple[int, int], float]) -> float | None:
+    """Mean agreement over all pairs of annotators; None without a pair."""
+    return sum(agreements.values()) / len(agreements) if agreements else None
+
+
+def consensus_score(annotators: Sequence[int], agreements: Mapping[tuple[int, int], float], threshold: float) -> float:
+    """Share of the annotators in the largest group whose members all agree with each other.
+
+    Args:
+        annotators: User ids, at least one.
+        agreements: Pair of annotators (in the order of ``annotators``) -> agreement in [0, 1].
+        threshold: Minimum agreement of two who agree.
+    """
+    neighbours: dict[int, set[int]] = {annotator: set() for annotator in annotators}
+    for first, second in combinations(annotators, 2):
+        if agreements[first, second] >= threshold - _ROUNDING:
+            neighbours[first].add(second)
+            neighbours[second].add(first)
+    return len(largest_group(neighbours)) / len(annotators)
+
+
+def overall_score(scores: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float | None:
+    """Weighted mean over controls, default weight 1; None if all weights are 0 or there is no score."""
+    used_weights = {control: 1.0 if weights is None else weights.get(control, 1.0) for control in scores}
+    total = sum(used_weights.values())
+    return sum(score * used_weights[control] for control, score in scores.items()) / total if total > 0 else None

@@ -1,4 +1,4 @@
-"""Estimates: a number is never told without its interval, and not at all without enough evidence."""
+"""Estimates with confidence intervals; without enough evidence there is no value."""
 
 import math
 from collections.abc import Callable
@@ -8,26 +8,26 @@ import numpy as np
 
 from qc_webhooks.statistics.ratings import Floats, Ratings
 
-# Below this many units an interval says little, and a number alone says something wrong.
+# Minimum units: with fewer, the interval is too wide to be useful.
 ENOUGH = 20
 LEVEL = 0.95
 RESAMPLES = 1000
 
-# Ratings looked at in all resamples together: large projects need fewer, their intervals are narrow anyway.
+# Maximum ratings over all resamples: intervals of large projects are narrow, so they need fewer resamples.
 _WORK = 20_000_000
 _FEWEST = 200
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval.
+    """A value with its 95 % interval.
 
     Attributes:
-        value: The number; None without enough evidence.
+        value: The value; None without enough evidence.
         low: Lower end of the interval; None without enough evidence.
         high: Upper end.
-        n: How many units it rests on.
-        evidence: "enough", or what is lacking, in words.
+        n: Number of units.
+        evidence: "enough", or what is missing, in words.
     """
 
     value: float | None
@@ -38,21 +38,21 @@ class Estimate:
 
     @classmethod
     def lacking(cls, n: int, reason: str = "") -> "Estimate":
-        """No number: not enough evidence."""
-        return cls(None, None, None, n, f"not enough evidence: {reason or f'{n} of the {ENOUGH} that it takes'}")
+        """An estimate without a value: not enough evidence."""
+        return cls(None, None, None, n, f"not enough evidence: {reason or f'{n} of the {ENOUGH} required'}")
 
 
 Statistic = Callable[[Ratings, Floats | None], float]
 
 
 def estimate(statistic: Statistic, ratings: Ratings, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
-    """The statistic with a bootstrap interval: units are drawn anew with replacement (Efron's percentile method).
+    """Compute a statistic with its bootstrap interval (Efron's percentile method, resampling units).
 
     Args:
-        statistic: A function of ratings and weights of the units.
+        statistic: Function of ratings and unit weights.
         ratings: The ratings.
-        seed: Of the resampling, so that a report is the same when it is made again.
-        resamples: How often it is resampled at most.
+        seed: Seed of the resampling, for reproducible reports.
+        resamples: Maximum number of resamples.
     """
     n = ratings.units
     if n < ENOUGH:
@@ -60,14 +60,33 @@ def estimate(statistic: Statistic, ratings: Ratings, *, seed: int = 0, resamples
     value = statistic(ratings, None)
     if math.isnan(value):
         return Estimate.lacking(n, "all ratings are the same")
-    # Units that were rated alike are one with a weight: to draw so many units out of all is to draw how often each kind
-    # comes (a multinomial draw), and of thousands of units there are seldom more than hundreds of kinds.
-    kinds, often = ratings.kinds
-    units = int(often.sum())
+    # Equally rated units are one distinct unit with a frequency: resampling units is a multinomial draw of frequencies.
+    # Thousands of units rarely have more than hundreds of distinct ratings.
+    distinct, frequencies = ratings.kinds
+    units = int(frequencies.sum())
     rng = np.random.default_rng(seed)
-    times = max(_FEWEST, min(resamples, _WORK // max(kinds.codes.size, 1)))
-    draws = rng.multinomial(units, often / units, size=times).astype(np.float64)
-    found = [statistic(kinds, weights) for weights in draws]
-    known = np.array(found)[~np.isnan(found)]
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if known.size else (value, value)
+    times = max(_FEWEST, min(resamples, _WORK // max(distinct.codes.size, 1)))
+    draws = rng.multinomial(units, frequencies / units, size=times).astype(np.float64)
+    resampled = [statistic(distinct, weights) for weights in draws]
+    defined = np.array(resampled)[~np.isnan(resampled)]
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if defined.size else (value, value)
     return Estimate(value, min(low, value), max(high, value), n)
+
+
+def proportion_ci(hits: int, n: int, *, enough: int = ENOUGH) -> Estimate:
+    """Proportion with the 95 % credible interval of the Beta posterior under Jeffreys' prior.
+
+    With no hits or only hits, the interval reaches 0 or 1 (Brown, Cai and DasGupta, "Interval Estimation for a Binomial
+    Proportion", Statistical Science 16 (2001), section 3.1.3).
+
+    Args:
+        hits: Number of successes.
+        n: Number of trials.
+        enough: Fewest trials for an estimate.
+    """
+    if n < enough:
+        return Estimate.lacking(n, f"{n} of the {enough} required")
+    from scipy.special import betaincinv
+
+    low, high = (betaincinv(hits + 0.5, n - hits + 0.5, tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Estimate(hits / n, 0.0 if hits == 0 else float(low), 1.0 if hits == n else float(high), n)

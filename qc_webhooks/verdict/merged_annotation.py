@@ -1,7 +1,7 @@
-"""One annotation from several annotators': what has a merge is merged, the rest is one annotator's answer as it is.
+"""Merge the annotations of a task into one: vote where possible, else take one annotator's results unchanged.
 
-Regions of images and answers that can be voted on have a merge (`labelloop.labeling.consensus`). Everything else that
-Label Studio writes is carried: the results of one annotator, unchanged. Whatever is left out has a line with a reason.
+Regions of images and answers that can be voted on are merged (`labelloop.labeling.consensus`). All other results are
+carried: taken unchanged from one annotator. Every omitted result is listed with a reason.
 """
 
 from collections import Counter, defaultdict
@@ -14,17 +14,18 @@ from labelloop.labeling.consensus.consensus import (
     Consensus,
     ConsensusChoice,
     ConsensusRegion,
-    agreed_results,
     consensus,
-    provenance,
-    with_meta,
+    consensus_results,
+    provenance_json,
+    with_provenance,
 )
-from labelloop.labeling.consensus.results import Joined, annotation_order, join
+from labelloop.labeling.consensus.results import MergedRegions, attach_results, rank_annotations
 from labelloop.labeling.region import Region
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.latest import latest_annotations
-from labelloop.labeling.studio.task import Annotation, Result, Task
-from qc_webhooks.agreement import Answers, whole_answers
+from labelloop.labeling.studio.task import Annotation, Task
+from qc_webhooks.agreement import Answers, complete_answers
 from qc_webhooks.agreement.compare import Comparison
 from qc_webhooks.verdict.dispute_card import stance_of
 
@@ -32,7 +33,7 @@ OUTVOTED = "more likely not there"
 OUTVOTED_ANSWER = "another answer is more likely"
 OTHERS_ANSWER = "another annotator's answer is carried"
 LOOSE_RELATION = "a region at its end is not in the consensus"
-# Result types of answers about the whole task that are voted on.
+# Result types of answers about the whole task that are decided by vote.
 _VOTED = frozenset({"choices", "taxonomy", "datetime", "pairwise"})
 
 Line = dict[str, Any]
@@ -40,14 +41,14 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Merged:
-    """What the annotators of a task say as one.
+    """The merged annotation of a task.
 
     Attributes:
-        results: As Label Studio's JSON. Every result that was not merged is as its annotator submitted it.
-        carried: What was taken from one annotator as it is: whose it is, how many results of which control, and why.
-        rejected: What is not in it: regions that are more likely not there, answers of the others; each with a reason.
-        agreed: The consensus of what was merged; None where a whole annotation was taken.
-        choices: Control -> how likely its answer is right.
+        results: Label Studio's JSON. Results that were not merged are as their annotator submitted them.
+        carried: What was taken unchanged from one annotator: annotator, number of results by control, and reason.
+        rejected: What was left out: regions that are probably absent and answers of the others, each with a reason.
+        agreed: The consensus of the merged results; None if a whole annotation was taken.
+        choices: Control -> probability of its answer.
     """
 
     results: tuple[dict[str, Any], ...]
@@ -62,9 +63,9 @@ class Style:
     """How merged regions are written.
 
     Attributes:
-        region: Writes one: the region of the consensus, and the same with the JSON behind it.
-        id_of: Gives its id; None: the id of an annotator's region.
-        tells: Whether answers say in ``meta`` how likely they are.
+        region: Writes one region, from the consensus and the region with its JSON.
+        id_of: Returns the id of a region; None: the id of an annotator's region.
+        tells: Whether answers carry their probability in ``meta``.
     """
 
     region: Callable[[ConsensusRegion, Region, LabelConfig | None], list[dict[str, Any]]]
@@ -72,7 +73,7 @@ class Style:
     tells: bool = True
 
 
-PLAIN = Style(lambda agreed, region, config: agreed_results(agreed, region, config=config))
+PLAIN = Style(lambda agreed, region, config: consensus_results(agreed, region, config=config))
 
 
 def merge(
@@ -83,61 +84,69 @@ def merge(
     crowd: AnnotatorModel | None = None,
     config: LabelConfig | None = None,
     style: Style = PLAIN,
-    found: Consensus | None = None,
+    agreed_consensus: Consensus | None = None,
 ) -> Merged:
-    """The annotations of a task as one.
+    """Merge the annotations of a task.
 
     Args:
         task: The task.
-        answers: One entry an annotator, at least one, see ``read_answers``.
-        pairs: Gives how far each two agree; it is asked for only where one annotator's answer has to be chosen.
-        crowd: What is known of the annotators.
+        answers: One entry per annotator, at least one, see ``read_answers``.
+        pairs: Returns the comparisons of the annotators; called only if one annotator's answer must be selected.
+        crowd: Model of the annotators' reliability.
         config: The project's label config.
         style: How regions are written.
-        found: The consensus of the answers that are whole, where it is known already.
+        agreed_consensus: Consensus of the complete answers, if already computed.
 
     Raises:
         LabelingError: A region needs a control that the label config does not have.
     """
-    those = {each.annotation: each for each in answers}
-    annotations = {each.id or 0: each for each in latest_annotations(task.annotations) if each.id in those}
-    whole = whole_answers(answers)
+    by_annotation = {answer.annotation: answer for answer in answers}
+    annotations = {
+        annotation.id or 0: annotation
+        for annotation in latest_annotations(task.annotations)
+        if annotation.id in by_annotation
+    }
+    complete = complete_answers(answers)
     if len(answers) == 1:
         return _one(answers, annotations, pairs, "the only annotation")
-    if not whole:
-        large = answers[0].too_large.rstrip(".")
-        return _one(answers, annotations, pairs, large or "no annotation can be read whole")
-    stances = [stance_of(each) for each in whole]
-    found = found or consensus(stances, crowd)
-    joined = join(found, stances, id_of=style.id_of)
-    work = _Work(annotations, whole, found, joined, pairs)
+    if not complete:
+        too_large = answers[0].too_large.rstrip(".")
+        return _one(answers, annotations, pairs, too_large or "no annotation can be read whole")
+    views = [stance_of(answer) for answer in complete]
+    agreed_consensus = agreed_consensus or consensus(views, crowd)
+    joined = attach_results(agreed_consensus, views, id_of=style.id_of)
+    work = _Work(annotations, complete, agreed_consensus, joined, pairs)
     results = [
         result
-        for agreed, region in zip(found.regions, joined.regions, strict=True)
+        for agreed, region in zip(agreed_consensus.regions, joined.regions, strict=True)
         for result in style.region(agreed, region, config)
     ]
-    for control, answer in found.choices.items():
+    for control, answer in agreed_consensus.choices.items():
         results += work.answer(control, answer, tells=style.tells)
     results += work.carry()
-    rejected = [{**provenance(each), "reason": OUTVOTED} for each in found.rejected]
-    unread = [_unread(each, annotations[each.annotation]) for each in answers if not each.is_whole]
-    choices = {name: round(each.probability, 4) for name, each in found.choices.items()}
-    return Merged(tuple(results), tuple(work.carried), (*rejected, *work.rejected, *unread), found, choices)
+    rejected = [{**provenance_json(region), "reason": OUTVOTED} for region in agreed_consensus.rejected]
+    unread = [_unread(answer, annotations[answer.annotation]) for answer in answers if not answer.is_complete]
+    choices = {name: round(choice.probability, 4) for name, choice in agreed_consensus.choices.items()}
+    return Merged(tuple(results), tuple(work.carried), (*rejected, *work.rejected, *unread), agreed_consensus, choices)
 
 
 def whole_annotation(annotation: Annotation, who: int, reason: str) -> Merged:
-    """An annotation as it is, with the reason."""
+    """Return one annotation unchanged, with the reason."""
     line = {"annotator": who, "annotation": annotation.id, "results": len(_held(annotation)), "reason": reason}
     return Merged(tuple(_held(annotation)), (line,))
 
 
 def mean_agreements(answers: Iterable[Answers], pairs: Iterable[Comparison]) -> dict[int, float]:
-    """Annotation id -> mean agreement with the others, of those that could be compared."""
+    """Annotation id -> mean agreement with the other annotators, for the comparable ones."""
     scores: dict[int, list[float]] = defaultdict(list)
     for pair in pairs:
         scores[pair.a].append(pair.overall)
         scores[pair.b].append(pair.overall)
-    return {each.annotation: sum(held) / len(held) for each in answers if (held := scores.get(each.annotator))}
+    return {
+        answer.annotation: sum(agreements) / len(agreements)
+        for answer in answers
+        if (agreements := scores.get(answer.annotator))
+    }
 
 
 def _one(
@@ -146,19 +155,19 @@ def _one(
     pairs: Callable[[], Iterable[Comparison]],
     reason: str,
 ) -> Merged:
-    """One annotation taken whole, the others left out."""
+    """One annotation taken whole, the others rejected."""
     agreement = mean_agreements(answers, pairs()) if len(answers) > 1 else {}
-    order = annotation_order(agreement, annotations.values())
-    ordered = sorted(answers, key=lambda each: order[each.annotation])
-    taken = whole_annotation(annotations[ordered[0].annotation], ordered[0].annotator, reason)
-    left = tuple(_unread(each, annotations[each.annotation]) for each in ordered[1:])
-    return Merged(taken.results, taken.carried, left)
+    order = rank_annotations(agreement, annotations.values())
+    ordered = sorted(answers, key=lambda answer: order[answer.annotation])
+    merged = whole_annotation(annotations[ordered[0].annotation], ordered[0].annotator, reason)
+    rejected = tuple(_unread(answer, annotations[answer.annotation]) for answer in ordered[1:])
+    return Merged(merged.results, merged.carried, rejected)
 
 
 def _held(annotation: Annotation) -> list[dict[str, Any]]:
-    """Everything that an annotation holds, what cannot be read too."""
-    broken = [each.source for each in annotation.malformed if isinstance(each.source, dict)]
-    return [*(result.raw for result in annotation.results), *broken]
+    """All results of an annotation, unreadable ones too."""
+    malformed = [error.source for error in annotation.malformed if isinstance(error.source, dict)]
+    return [*(result.raw for result in annotation.results), *malformed]
 
 
 def _unread(answers: Answers, annotation: Annotation) -> Line:
@@ -173,83 +182,83 @@ def _unread(answers: Answers, annotation: Annotation) -> Line:
 
 
 class _Work:
-    """The results of each annotation that no region of the consensus stands for, on their way out."""
+    """The results that are not part of a merged region: voted answers, and results to carry."""
 
     def __init__(
         self,
         annotations: Mapping[int, Annotation],
         answers: Sequence[Answers],
         found: Consensus,
-        joined: Joined,
+        joined: MergedRegions,
         pairs: Callable[[], Iterable[Comparison]],
     ) -> None:
         self.carried: list[Line] = []
         self.rejected: list[Line] = []
-        self._who = {each.annotation: each.annotator for each in answers}
+        self._who = {answer.annotation: answer.annotator for answer in answers}
         self._joined = joined
         self._pairs = pairs
         self._answers = answers
         self._annotations = annotations
         self._order: dict[int | None, int] = {}
         self._agreement: dict[int, float] = {}
-        drawn = {id(result) for each in answers for region in stance_of(each).regions for result in region.result}
+        drawn = {id(result) for answer in answers for region in stance_of(answer).regions for result in region.result}
         self._left: dict[int, list[Result]] = {}
         self._voted: dict[tuple[int, str], list[Result]] = defaultdict(list)
-        for each in answers:
-            held = [result for result in annotations[each.annotation].results if id(result) not in drawn]
-            ids = Counter(result.id for result in held if result.id)
-            self._left[each.annotation] = left = []
-            for result in held:
-                alone = result.type in _VOTED and ids[result.id] < 2
-                if alone and result.from_name in found.choices:
-                    self._voted[each.annotation, result.from_name].append(result)
+        for answer in answers:
+            remaining = [result for result in annotations[answer.annotation].results if id(result) not in drawn]
+            ids = Counter(result.id for result in remaining if result.id)
+            self._left[answer.annotation] = carried = []
+            for result in remaining:
+                is_voted = result.type in _VOTED and ids[result.id] < 2
+                if is_voted and result.from_name in found.choices:
+                    self._voted[answer.annotation, result.from_name].append(result)
                 else:
-                    left.append(result)
+                    carried.append(result)
 
     def answer(self, control: str, answer: ConsensusChoice, *, tells: bool) -> list[dict[str, Any]]:
-        """The most likely answer as one of those who gave it submitted it."""
-        by_annotator = {who: annotation for annotation, who in self._who.items()}
-        same = [by_annotator[who] for who, said in answer.votes if said == answer.chosen]
-        given = {annotation for annotation, name in self._voted if name == control}
-        taken = min(same, key=self._rank) if same else None
-        for annotation in sorted(given - set(same)):
+        """The most likely answer, as submitted by the highest-ranked annotator who gave it."""
+        by_annotator = {annotator: annotation for annotation, annotator in self._who.items()}
+        same = [by_annotator[annotator] for annotator, value in answer.votes if value == answer.chosen]
+        voted = {annotation for annotation, name in self._voted if name == control}
+        chosen = min(same, key=self._rank) if same else None
+        for annotation in sorted(voted - set(same)):
             self._reject(control, annotation, self._voted[annotation, control], OUTVOTED_ANSWER)
-        if taken is None:
+        if chosen is None:
             return []
-        raws = [dict(result.raw) for result in self._voted[taken, control]]
-        told = {"probability": round(answer.probability, 4), "annotators": len(answer.votes)}
-        return [with_meta(raw, told) for raw in raws] if tells else raws
+        raws = [dict(result.raw) for result in self._voted[chosen, control]]
+        meta = {"probability": round(answer.probability, 4), "annotators": len(answer.votes)}
+        return [with_provenance(raw, meta) for raw in raws] if tells else raws
 
     def carry(self) -> list[dict[str, Any]]:
-        """What has no merge, control by control; controls whose results share regions come from one annotator."""
+        """Results without a merge, by control; controls whose results share regions come from one annotator."""
         results: list[dict[str, Any]] = []
         for controls in _groups(self._left.values()):
-            held = {
-                annotation: [result for result in left if _key(result) in controls]
-                for annotation, left in self._left.items()
+            by_annotation = {
+                annotation: [result for result in results_left if _key(result) in controls]
+                for annotation, results_left in self._left.items()
             }
-            taken = min((annotation for annotation, those in held.items() if those), key=self._rank)
-            results += self._taken(taken, held[taken])
-            for annotation, those in held.items():
-                if annotation != taken:
-                    for control, own in _by_control(those):
+            chosen = min((annotation for annotation, group in by_annotation.items() if group), key=self._rank)
+            results += self._taken(chosen, by_annotation[chosen])
+            for annotation, group in by_annotation.items():
+                if annotation != chosen:
+                    for control, own in _by_control(group):
                         self._reject(control, annotation, own, OTHERS_ANSWER)
         return results
 
-    def _taken(self, annotation: int, those: Sequence[Result]) -> Iterator[dict[str, Any]]:
-        kept = {result.id for result in those if result.id}
+    def _taken(self, annotation: int, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
+        ids = {result.id for result in results if result.id}
         why = "the highest mean agreement" if annotation in self._agreement else "the latest annotation"
-        for control, own in _by_control(those):
+        for control, own in _by_control(results):
             line = self._line(control, annotation, own, f"{own[0].type or 'this type'} has no merge; {why}")
             self.carried.append(line)
-        for result in those:
+        for result in results:
             raw: dict[str, Any] | None = result.raw
             if result.type == "relation":
-                raw = self._joined.relation(result, annotation, kept)
+                raw = self._joined.remap_relation(result, annotation, ids)
                 if raw is None:
                     self._reject("relation", annotation, [result], LOOSE_RELATION)
-            elif result.parent_id and result.parent_id not in kept:
-                parent = self._joined.became.get((annotation, result.parent_id))
+            elif result.parent_id and result.parent_id not in ids:
+                parent = self._joined.region_ids.get((annotation, result.parent_id))
                 raw = {**result.raw, "parentID": parent} if parent else result.raw
             if raw is not None:
                 yield raw
@@ -257,8 +266,8 @@ class _Work:
     def _rank(self, annotation: int) -> int:
         if not self._order:
             self._agreement = mean_agreements(self._answers, self._pairs())
-            those = [self._annotations[each.annotation] for each in self._answers]
-            self._order = annotation_order(self._agreement, those)
+            annotations = [self._annotations[answer.annotation] for answer in self._answers]
+            self._order = rank_annotations(self._agreement, annotations)
         return self._order[annotation]
 
     def _reject(self, control: str, annotation: int, results: Sequence[Result], reason: str) -> None:
@@ -276,19 +285,19 @@ class _Work:
 
 
 def _key(result: Result) -> str:
-    """The control of a result; what has none goes by its type."""
+    """The control of a result; its type if it has no control."""
     return result.from_name or result.type
 
 
 def _by_control(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
-    found: dict[str, list[Result]] = {}
+    by_control: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(_key(result), []).append(result)
-    return list(found.items())
+        by_control.setdefault(_key(result), []).append(result)
+    return list(by_control.items())
 
 
 def _groups(annotations: Iterable[Sequence[Result]]) -> list[frozenset[str]]:
-    """Controls whose results belong together in some annotation: by a shared id, a relation or a parent."""
+    """Groups of controls whose results belong together in some annotation: by a shared id, a relation or a parent."""
     groups: dict[str, set[str]] = {}
 
     def unite(*controls: str) -> None:
@@ -296,10 +305,10 @@ def _groups(annotations: Iterable[Sequence[Result]]) -> list[frozenset[str]]:
         groups.update(dict.fromkeys(united, united))
 
     for results in annotations:
-        at: dict[str, str] = {}
+        control_by_id: dict[str, str] = {}
         for result in results:
-            unite(_key(result), at.setdefault(result.id, _key(result)) if result.id else _key(result))
+            unite(_key(result), control_by_id.setdefault(result.id, _key(result)) if result.id else _key(result))
         for result in results:
             ends = [result.raw.get(name) for name in ("from_id", "to_id", "parentID")]
-            unite(_key(result), *(at[end] for end in ends if isinstance(end, str) and end in at))
+            unite(_key(result), *(control_by_id[end] for end in ends if isinstance(end, str) and end in control_by_id))
     return list(dict.fromkeys(frozenset(group) for group in groups.values()))

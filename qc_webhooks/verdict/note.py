@@ -1,27 +1,27 @@
-"""The note on a task: each conflict in plain words, with its place and amount, and without anybody's name."""
+"""The note on a task: each conflict in one sentence with position and amount, without naming annotators."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from qc_webhooks.agreement.conflicts import Conflict
-from qc_webhooks.agreement.region_text import place_of, thing
+from qc_webhooks.agreement.region_text import position_text, region_name
 from qc_webhooks.policy import Policy
 from qc_webhooks.verdict.verdict import Verdict
 
-# What can be read at a glance in a cell of Label Studio's table or in a line above the image.
+# Conflicts that fit in a cell of Label Studio's table or in a line above the image.
 MOST_CONFLICTS = 3
 _LONGEST_TEXT = 40
-# Of a sentence about many regions.
+# Labels listed in a sentence about many regions.
 MOST_LABELS = 10
 
 
 def write_note(verdict: Verdict, policy: Policy, *, doubt: float | None = None, more: Sequence[str] = ()) -> str:
-    """What an annotator or a reviewer needs to know about a task. Annotators are counted, never named.
+    """Write what an annotator or a reviewer needs to know about a task. Annotators are counted, never named.
 
     Args:
-        verdict: What was found.
+        verdict: Verdict on the task.
         policy: The project's policy.
-        doubt: Of an agreed task that is sent to one more annotator: errors that its consensus is likely to hold.
+        doubt: Expected errors of the consensus, for an agreed task that is sent to one more annotator.
         more: Further sentences.
     """
     return " ".join((_verdict_note(verdict, policy, doubt), *more))
@@ -33,9 +33,13 @@ def _verdict_note(verdict: Verdict, policy: Policy, doubt: float | None) -> str:
     if verdict.outcome == "not_judged":
         return f"Not judged: {' '.join(verdict.not_judged)}"
     if verdict.ground_truth is not None:
-        return "Settled: one annotation is marked as the ground truth."
+        return "Resolved: one annotation is marked as ground truth."
     if verdict.outcome == "agreed":
-        more = "" if doubt is None else f" One more is asked: what they say together may be wrong ({_percent(doubt)})."
+        more = (
+            ""
+            if doubt is None
+            else f" One more annotator is requested: the consensus may be wrong ({_percent(doubt)})."
+        )
         return f"{len(verdict.majority)} of {verdict.annotators} annotators agree.{more}{_uncompared(verdict)}"
     lines = [describe(conflict) for conflict in verdict.conflicts[:MOST_CONFLICTS]]
     if len(verdict.conflicts) > MOST_CONFLICTS:
@@ -45,12 +49,12 @@ def _verdict_note(verdict: Verdict, policy: Policy, doubt: float | None) -> str:
 
 
 def describe(conflict: Conflict) -> str:
-    """One conflict as one sentence."""
+    """Describe one conflict in one sentence."""
     return " ".join(_LINES[conflict.type](conflict).split())
 
 
 def _uncompared(verdict: Verdict) -> str:
-    """What had no part in the verdict: a note that kept silent about it would promise too much."""
+    """What the verdict does not cover: unreadable and uncompared answers."""
     unread = f" {len(verdict.unread)} result(s) could not be read." if verdict.unread else ""
     return unread + (f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else "")
 
@@ -60,68 +64,76 @@ def _percent(errors: float) -> str:
 
 
 def place(conflict: Conflict) -> str:
-    """Where, in words: the stretch of a text, or the place on the image (see ``words.place_of``)."""
-    return conflict.where or place_of(conflict.bounds, conflict.item_index)
+    """Where, in words: the span of a text, or the position on the image (see ``region_text``)."""
+    return conflict.where or position_text(conflict.bounds, conflict.item_index)
 
 
 def _one_sided(conflict: Conflict) -> str:
-    return f"One has {thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)}, another has not."
+    return f"One has {region_name(conflict.a or conflict.b, conflict.shape)} {place(conflict)}, another has not."
 
 
 def _label(conflict: Conflict) -> str:
-    one, other = _name(conflict.a), _name(conflict.b)
-    return f"One says {one}, another says {other}: the {conflict.shape} {place(conflict)}."
+    first, second = _name(conflict.a), _name(conflict.b)
+    return f"One says {first}, another says {second}: the {conflict.shape} {place(conflict)}."
 
 
 def _low_overlap(conflict: Conflict) -> str:
     labels = " or ".join(dict.fromkeys(_name(labels) for labels in (conflict.a, conflict.b) if labels))
-    whose = f"for {labels} " if labels else ""
+    label_text = f"for {labels} " if labels else ""
     if conflict.shape == "point":
-        return f"Two points {whose}{place(conflict)} lie apart."
-    return f"Two {_plural(conflict.shape)} {whose}{place(conflict)} overlap only {100 * (conflict.iou or 0):.0f} %."
+        return f"Two points {label_text}{place(conflict)} lie apart."
+    return (
+        f"Two {_plural(conflict.shape)} {label_text}{place(conflict)} overlap only {100 * (conflict.iou or 0):.0f} %."
+    )
 
 
 def _duplicate(conflict: Conflict) -> str:
-    return f"One has {thing(conflict.a or conflict.b, conflict.shape)} {place(conflict)} twice."
+    return f"One has {region_name(conflict.a or conflict.b, conflict.shape)} {place(conflict)} twice."
 
 
 def _grouped(conflict: Conflict) -> str:
     labels = _name(tuple(dict.fromkeys((*conflict.a, *conflict.b))), empty="")
     shapes = _plural(conflict.shape)
-    whose = f" for {labels}" if labels else ""
-    return f"One has a single {conflict.shape}{whose} {place(conflict)} where another has {conflict.count} {shapes}."
+    label_text = f" for {labels}" if labels else ""
+    return (
+        f"One has a single {conflict.shape}{label_text} {place(conflict)} where another has {conflict.count} {shapes}."
+    )
 
 
 def _attribute(conflict: Conflict) -> str:
-    said = f"one says {_name(conflict.a, empty='nothing')}, another says {_name(conflict.b, empty='nothing')}"
-    return f"{conflict.control} of the {conflict.shape} {place(conflict)}: {said}."
+    difference = f"one says {_name(conflict.a, empty='nothing')}, another says {_name(conflict.b, empty='nothing')}"
+    return f"{conflict.control} of the {conflict.shape} {place(conflict)}: {difference}."
 
 
 def _empty(conflict: Conflict) -> str:
     counts = Counter(conflict.a or conflict.b)
-    named = [f"{count} {label}" for label, count in counts.most_common(MOST_LABELS)]
+    label_counts = [f"{count} {label}" for label, count in counts.most_common(MOST_LABELS)]
     more = [f"{len(counts) - MOST_LABELS} more labels"] if len(counts) > MOST_LABELS else []
-    labels = ", ".join((*named, *more))
+    labels = ", ".join((*label_counts, *more))
     inner = f" ({labels})" if labels else ""
     return f"One has {conflict.count} {_plural(conflict.shape)}{inner}, another has none."
 
 
 def _choice(conflict: Conflict) -> str:
-    one, other = ("gives no answer" if not said else f"says {_name(said)}" for said in (conflict.a, conflict.b))
-    return f"{conflict.control}: one {one}, another {other}."
+    first, second = (
+        "gives no answer" if not values else f"says {_name(values)}" for values in (conflict.a, conflict.b)
+    )
+    return f"{conflict.control}: one {first}, another {second}."
 
 
 def _answer(conflict: Conflict) -> str:
-    one, other = ("gives no answer" if not said else f'says "{_cut(said)}"' for said in (conflict.a, conflict.b))
-    return f"{conflict.control}: one {one}, another {other}."
+    first, second = (
+        "gives no answer" if not values else f'says "{_cut(values)}"' for values in (conflict.a, conflict.b)
+    )
+    return f"{conflict.control}: one {first}, another {second}."
 
 
 def _not_named(conflict: Conflict) -> str:
     return f"{conflict.control}: {conflict.where}."
 
 
-def _cut(said: tuple[str, ...]) -> str:
-    text = " ".join(" ".join(said).split())
+def _cut(values: tuple[str, ...]) -> str:
+    text = " ".join(" ".join(values).split())
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 1]}\u2026"
 
 

@@ -1,4 +1,4 @@
-"""Facts of a task: what its verdict, statistics, the dashboard and a what-if need of it, without Label Studio."""
+"""Facts of a task, stored so that statistics, dashboard and policy simulation need not read Label Studio."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,43 +10,43 @@ import msgspec
 from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, Edges
 from labelloop.labeling.consensus.clustering import Cluster, cluster_regions
 from labelloop.labeling.consensus.consensus import AnnotatorView, Evidence
-from labelloop.labeling.consensus.crowd import Votes, choice_votes, control_of, drawn_boxes, questions
+from labelloop.labeling.consensus.crowd import Votes, choice_votes, control_of, annotated_boxes, choice_controls
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.latest import numbered
+from labelloop.labeling.studio.latest import with_unique_ids
 from labelloop.labeling.studio.task import Annotation, Task
-from qc_webhooks.agreement.answers import Answers, read_answers, whole_answers
+from qc_webhooks.agreement.answers import Answers, complete_answers, read_answers
 from qc_webhooks.agreement.compare import compare
 from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.artifacts.overlays import overlays_of
 from qc_webhooks.verdict.dispute_card import stance_of
 from qc_webhooks.verdict.verdict import Verdict
 
-# How a region came about.
+# Origins of a region: drawn by hand, pre-label accepted unchanged, pre-label corrected.
 BY_HAND, UNTOUCHED, CHANGED = 0, 1, 2
 
-# Two shapes are the same when every edge of their bounds is this near, in shares of the image, and their areas agree
-# to this share. Nobody draws an object that alike twice; half a pixel on 1,000 pixels is what rounding does.
+# Two shapes are identical if each edge of their bounds differs by at most SAME_EDGE of the image size, and their areas
+# by at most SAME_AREA. Two people do not draw that alike; rounding causes half a pixel in 1,000.
 SAME_EDGE, SAME_AREA = 0.0005, 0.004
 
-# An address longer than this is an image written into the task itself; it is not kept a second time.
+# Longer values are data URLs with the image itself; they are not stored again.
 _LONGEST_ADDRESS = 2000
 
 
 class AnnotationFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One annotator's work on the task.
+    """One annotator's annotation of the task.
 
     Attributes:
-        annotator: The annotator's id.
-        at: When it was submitted, or changed last, seconds since 1970; 0 where Label Studio does not say.
-        seconds: How long it took (Label Studio's ``lead_time``), None where that is not known.
-        regions: How many regions were drawn.
-        truth: Whether it is marked as the ground truth: then it is a reviewer's, and no blind opinion.
-        against: Agreement with the task's ground truth, 0 to 1; None where there is none.
-        known: Whether the ground truth was there before: then the task was served to measure the annotator by it.
-        whole: Whether everything could be read: else what is not there tells nothing.
+        annotator: User id.
+        at: Time of submission or last change, seconds since 1970; 0 if Label Studio does not record it.
+        seconds: Annotation time (Label Studio's ``lead_time``); None if unknown.
+        regions: Number of regions.
+        truth: Whether it is marked as ground truth, that is, made by a reviewer and not blind.
+        against: Agreement with the task's ground truth in [0, 1]; None without one.
+        known: Whether the ground truth existed before, so the task measured this annotator.
+        whole: Whether all of it could be read; otherwise missing answers prove nothing.
     """
 
     annotator: int
@@ -60,14 +60,14 @@ class AnnotationFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class RegionFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One annotator's region for an object.
+    """One annotator's region of an object.
 
     Attributes:
-        annotator: The annotator's id.
-        labels: Its labels in alphabetical order.
-        area: Its area in square pixels.
-        origin: ``BY_HAND``, ``UNTOUCHED`` (a pre-label as it was) or ``CHANGED`` (a pre-label, corrected).
-        edges: Of an upright box that others drew too; None of everything else.
+        annotator: User id.
+        labels: Labels in alphabetical order.
+        area: Area in square pixels.
+        origin: ``BY_HAND``, ``UNTOUCHED`` (pre-label accepted unchanged) or ``CHANGED`` (pre-label corrected).
+        edges: Edges of an upright box that others drew too; None otherwise.
     """
 
     annotator: int
@@ -81,8 +81,8 @@ class ObjectFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An object that at least one annotator marked.
 
     Attributes:
-        control: The control that it was drawn with.
-        marks: At most one region of each annotator.
+        control: Name of the control it was drawn with.
+        marks: Regions of the object, at most one per annotator.
     """
 
     control: str
@@ -90,27 +90,27 @@ class ObjectFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def boxes(self) -> AnnotatedBoxes:
-        """Who drew which box, where all who marked it drew upright ones."""
+        """(annotator, edges) of each box; empty unless all regions of the object are upright boxes."""
         return tuple((mark.annotator, mark.edges) for mark in self.marks if mark.edges is not None)
 
 
 class Question(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What was answered about the whole task: the control, and who gave which answer."""
+    """Answers about the whole task to one control, with the annotator of each."""
 
     control: str
     votes: Votes
 
 
 class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Two annotators against each other.
+    """Agreement of two annotators.
 
     Attributes:
-        a: The first annotator.
-        b: The second.
-        overall: Their agreement, 0 to 1.
-        controls: The same by control.
-        met: Regions of the two that mark the same object and that at least one of them drew by hand or corrected.
-        same: How many of these are the same to the pixel.
+        a: User id of the first annotator.
+        b: User id of the second.
+        overall: Overall agreement in [0, 1].
+        controls: Agreement by control.
+        met: Number of matched regions that at least one of them drew by hand or corrected.
+        same: Number of these that are identical to the pixel.
     """
 
     a: int
@@ -122,25 +122,25 @@ class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An annotator who did the task twice: who, and how far the two annotations agree, 0 to 1."""
+    """An annotator's agreement with an earlier annotation of their own of the same task, in [0, 1]."""
 
     annotator: int
     agreement: float
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is kept of one task.
+    """The stored facts of one task.
 
     Attributes:
-        task: The task's id.
-        turns: Who annotated it, in the order of submission.
-        things: The objects in it.
-        questions: The answers about the whole of it.
-        pairs: Every two annotators against each other.
-        repeats: Who did it twice.
-        photos: The addresses of its images as they are stored in its data.
-        agreement: Mean agreement over the pairs; None where nothing was compared.
-        outcome: The verdict.
+        task: Task id.
+        turns: Its annotations in the order of submission.
+        things: Its objects.
+        questions: Answers about the whole task.
+        pairs: Agreement of each pair of annotators.
+        repeats: Annotators who annotated it twice.
+        photos: URLs of its images, as stored in the task's data.
+        agreement: Mean agreement over the pairs; None if nothing was compared.
+        outcome: Outcome of the verdict.
         review: Whether it waits for a reviewer.
     """
 
@@ -157,16 +157,16 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def at(self) -> float:
-        """When it was annotated last, seconds since 1970."""
+        """Time of the last annotation, seconds since 1970."""
         return max((turn.at for turn in self.turns), default=0.0)
 
     @property
     def blind(self) -> tuple[AnnotationFacts, ...]:
-        """The turns of annotators who did not know what others said; a reviewer's, and what is unread, is left out."""
+        """Annotations made without knowing the others: without the reviewer's and those with unreadable results."""
         return tuple(turn for turn in self.turns if turn.whole and not turn.truth)
 
     def evidence(self) -> Evidence:
-        """What the task tells about its annotators."""
+        """Return the task as evidence about its annotators."""
         return Evidence(
             tuple(sorted(turn.annotator for turn in self.turns if turn.whole)),
             tuple(
@@ -187,47 +187,46 @@ def facts_of(
     config: LabelConfig | None = None,
     clusters: Sequence[Cluster] | None = None,
 ) -> Facts:
-    """The facts of a task.
+    """Compute the facts of a task.
 
     Args:
-        task: The task with its annotations and, where there are any, the pre-labels they began from.
-        answers: One entry an annotator, see ``read_answers``.
-        verdict: What was found.
-        tolerance: When two regions are the same object.
-        config: The project's label config; it says where the images are.
-        clusters: The clusters of the regions that could be read whole, where they are known already, as ``consensus``
-            takes them.
+        task: The task with its annotations and the pre-labels they started from.
+        answers: One entry per annotator, see ``read_answers``.
+        verdict: Verdict on the task.
+        tolerance: Overlap thresholds for the same object.
+        config: The project's label config; it names the keys of the images.
+        clusters: Clusters of the complete answers' regions as ``consensus`` takes them, if already computed.
     """
-    answers = sorted(answers, key=lambda each: each.annotator)
-    stances = [stance_of(each) for each in whole_answers(answers)]
-    drew = {stance.annotator: len(stance.regions) for stance in map(stance_of, answers)}
-    annotations = {each.id: each for each in numbered(task.annotations)}
-    drawn = _prelabels(task)
+    answers = sorted(answers, key=lambda submission: submission.annotator)
+    views = [stance_of(submission) for submission in complete_answers(answers)]
+    region_counts = {view.annotator: len(view.regions) for view in map(stance_of, answers)}
+    annotations = {annotation.id: annotation for annotation in with_unique_ids(task.annotations)}
+    prelabels = _prelabels(task)
     if clusters is None:
-        clusters = cluster_regions([stance.regions for stance in stances])
+        clusters = cluster_regions([view.regions for view in views])
     origins = {
-        (who, place): _origin(region, drawn)
-        for who, stance in enumerate(stances)
-        for place, region in enumerate(stance.regions)
+        (view_index, region_index): _origin(region, prelabels)
+        for view_index, view in enumerate(views)
+        for region_index, region in enumerate(view.regions)
     }
     turns = [
         AnnotationFacts(
-            each.annotator,
-            moment(annotations[each.annotation].updated_at or annotations[each.annotation].created_at),
-            _seconds(annotations[each.annotation]),
-            drew[each.annotator],
-            each.ground_truth,
-            *_against(each, verdict, answers),
-            each.is_whole,
+            submission.annotator,
+            moment(annotations[submission.annotation].updated_at or annotations[submission.annotation].created_at),
+            _seconds(annotations[submission.annotation]),
+            region_counts[submission.annotator],
+            submission.ground_truth,
+            *_against(submission, verdict, answers),
+            submission.is_complete,
         )
-        for each in answers
+        for submission in answers
     ]
     return Facts(
         task.id or 0,
         tuple(sorted(turns, key=lambda turn: (turn.truth, turn.at, turn.annotator))),
-        tuple(_thing(stances, cluster, origins) for cluster in clusters),
-        tuple(Question(control, choice_votes(stances, control)) for control in questions(stances)),
-        _pairs(verdict, stances, clusters, origins),
+        tuple(_thing(views, cluster, origins) for cluster in clusters),
+        tuple(Question(control, choice_votes(views, control)) for control in choice_controls(views)),
+        _pairs(verdict, views, clusters, origins),
         _repeats(task, answers, tolerance, config),
         photos_of(task, config),
         verdict.agreement,
@@ -236,17 +235,17 @@ def facts_of(
 
 
 def photos_of(task: Task, config: LabelConfig | None) -> tuple[str, ...]:
-    """The addresses of a task's images, as stored; empty where the label config names none."""
-    found: list[str] = []
+    """URLs of a task's images, as stored; empty if the label config has no image."""
+    urls: list[str] = []
     for tag in config.objects.values() if config else ():
         value = task.data.get(tag.value) if tag.tag.lower() == "image" else None
-        held = value if isinstance(value, list) else [value]
-        found += [each for each in held if isinstance(each, str) and 0 < len(each) <= _LONGEST_ADDRESS]
-    return tuple(found)
+        values = value if isinstance(value, list) else [value]
+        urls += [url for url in values if isinstance(url, str) and 0 < len(url) <= _LONGEST_ADDRESS]
+    return tuple(urls)
 
 
 def moment(text: str) -> float:
-    """Label Studio's time as seconds since 1970; 0 where it is none."""
+    """Label Studio's timestamp in seconds since 1970; 0 if invalid."""
     try:
         return datetime.fromisoformat(text).timestamp() if text else 0.0
     except ValueError:
@@ -254,37 +253,39 @@ def moment(text: str) -> float:
 
 
 def same_shape(a: Region, b: Region) -> bool:
-    """Whether two regions are the same to the pixel."""
+    """Whether two regions are identical to the pixel."""
     if type(a.geometry) is not type(b.geometry) or a.item_index != b.item_index:
         return False
-    near = (SAME_EDGE * max(a.width, 1), SAME_EDGE * max(a.height, 1)) * 2
-    edges = zip(a.geometry.bounds, b.geometry.bounds, near, strict=True)
-    if any(abs(one - other) > most for one, other, most in edges):
+    tolerances = (SAME_EDGE * max(a.width, 1), SAME_EDGE * max(a.height, 1)) * 2
+    edges = zip(a.geometry.bounds, b.geometry.bounds, tolerances, strict=True)
+    if any(abs(edge_a - edge_b) > limit for edge_a, edge_b, limit in edges):
         return False
-    one, other = _area(a.geometry), _area(b.geometry)
-    return abs(one - other) <= SAME_AREA * max(one, other)
+    area_a, area_b = _area(a.geometry), _area(b.geometry)
+    return abs(area_a - area_b) <= SAME_AREA * max(area_a, area_b)
 
 
-def _against(each: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:
-    """Agreement with the ground truth, and whether that was there before."""
+def _against(submission: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:
+    """Agreement with the ground truth, and whether the ground truth existed before the annotation."""
     truth = next((other for other in answers if other.annotation == verdict.ground_truth), None)
-    if truth is None or truth is each:
+    if truth is None or truth is submission:
         return None, False
-    met = {each.annotator, truth.annotator}
-    score = next((pair.overall for pair in verdict.comparisons if not pair.unjudged and {pair.a, pair.b} == met), None)
-    return None if score is None else round(score, 6), each.annotation > truth.annotation
+    pair_ids = {submission.annotator, truth.annotator}
+    score = next(
+        (pair.overall for pair in verdict.comparisons if not pair.unjudged and {pair.a, pair.b} == pair_ids), None
+    )
+    return None if score is None else round(score, 6), submission.annotation > truth.annotation
 
 
-def _thing(stances: Sequence[AnnotatorView], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> ObjectFacts:
-    boxes = {who: _rounded(edges) for who, edges in drawn_boxes(stances, cluster)}
+def _thing(views: Sequence[AnnotatorView], cluster: Cluster, origins: Mapping[tuple[int, int], int]) -> ObjectFacts:
+    boxes = {annotator: _rounded(edges) for annotator, edges in annotated_boxes(views, cluster)}
     marks = []
     for member in cluster:
-        stance = stances[member.annotator]
-        region = stance.regions[member.region]
+        view = views[member.annotator]
+        region = view.regions[member.region]
         labels, origin = tuple(sorted(region.labels)), origins[member.annotator, member.region]
         area = round(_area(region.geometry), 1)
-        marks.append(RegionFacts(stance.annotator, labels, area, origin, boxes.get(stance.annotator)))
-    return ObjectFacts(control_of(stances, cluster), tuple(marks))
+        marks.append(RegionFacts(view.annotator, labels, area, origin, boxes.get(view.annotator)))
+    return ObjectFacts(control_of(views, cluster), tuple(marks))
 
 
 def _rounded(edges: Edges) -> Edges:
@@ -294,28 +295,28 @@ def _rounded(edges: Edges) -> Edges:
 
 def _pairs(
     verdict: Verdict,
-    stances: Sequence[AnnotatorView],
+    views: Sequence[AnnotatorView],
     clusters: Sequence[Cluster],
     origins: Mapping[tuple[int, int], int],
 ) -> tuple[Pair, ...]:
-    met: dict[tuple[int, int], list[bool]] = {}
+    common: dict[tuple[int, int], list[bool]] = {}
     for cluster in clusters:
-        for place, one in enumerate(cluster):
-            for other in cluster[place + 1 :]:
-                if origins[one.annotator, one.region] == origins[other.annotator, other.region] == UNTOUCHED:
-                    continue  # the same pre-label, accepted by both: that is no copy of one another
-                first, second = stances[one.annotator], stances[other.annotator]
-                same = same_shape(first.regions[one.region], second.regions[other.region])
+        for index, member in enumerate(cluster):
+            for partner in cluster[index + 1 :]:
+                if origins[member.annotator, member.region] == origins[partner.annotator, partner.region] == UNTOUCHED:
+                    continue  # both accepted the same pre-label: no sign of copying
+                first, second = views[member.annotator], views[partner.annotator]
+                identical = same_shape(first.regions[member.region], second.regions[partner.region])
                 key = min(first.annotator, second.annotator), max(first.annotator, second.annotator)
-                met.setdefault(key, []).append(same)
+                common.setdefault(key, []).append(identical)
     return tuple(
         Pair(
             pair.a,
             pair.b,
             round(pair.overall, 6),
             {name: round(score, 6) for name, score in pair.controls.items()},
-            len(found := met.get((min(pair.a, pair.b), max(pair.a, pair.b)), [])),
-            sum(found),
+            len(regions := common.get((min(pair.a, pair.b), max(pair.a, pair.b)), [])),
+            sum(regions),
         )
         for pair in verdict.comparisons
         if not pair.unjudged
@@ -325,44 +326,50 @@ def _pairs(
 def _repeats(
     task: Task, answers: Sequence[Answers], tolerance: Tolerance, config: LabelConfig | None
 ) -> tuple[Repeat, ...]:
-    """Annotators who annotated the task twice, their last two annotations against each other."""
-    latest = {each.annotation for each in answers}
-    live = [each for each in numbered(task.annotations) if not each.was_cancelled and each.completed_by]
-    older = tuple(each for each in live if each.id not in latest)
+    """Agreement of annotators with their own previous annotation of the task."""
+    latest = {submission.annotation for submission in answers}
+    live = [
+        annotation
+        for annotation in with_unique_ids(task.annotations)
+        if not annotation.was_cancelled and annotation.completed_by
+    ]
+    older = tuple(annotation for annotation in live if annotation.id not in latest)
     if not older:
         return ()
-    now = {each.annotator: each for each in whole_answers(answers) if not each.ground_truth}
-    before = read_answers(msgspec.structs.replace(task, annotations=older), config=config)
-    found = []
-    for each in whole_answers(before):
-        if each.annotator in now:
-            with suppress(TooLargeToJudge):  # nothing is known of it
-                alike = compare(each, now[each.annotator], tolerance=tolerance).overall
-                found.append(Repeat(each.annotator, round(alike, 6)))
-    return tuple(found)
+    current = {
+        submission.annotator: submission for submission in complete_answers(answers) if not submission.ground_truth
+    }
+    earlier = read_answers(msgspec.structs.replace(task, annotations=older), config=config)
+    repeats = []
+    for submission in complete_answers(earlier):
+        if submission.annotator in current:
+            with suppress(TooLargeToJudge):  # not comparable
+                agreement = compare(submission, current[submission.annotator], tolerance=tolerance).overall
+                repeats.append(Repeat(submission.annotator, round(agreement, 6)))
+    return tuple(repeats)
 
 
 def _prelabels(task: Task) -> frozenset[tuple[Any, ...]]:
-    """What the models had drawn, by what an untouched region still holds; our own overlays are no pre-labels."""
-    ours = {each.id for each in overlays_of(task)}
+    """Keys of the regions that models pre-labelled, to recognise unchanged ones; overlays are not pre-labels."""
+    overlay_ids = {overlay.id for overlay in overlays_of(task)}
     return frozenset(
         _drawing(result.type, result.value)
         for prediction in task.predictions
-        if prediction.id not in ours
+        if prediction.id not in overlay_ids
         for result in prediction.results
     )
 
 
-def _origin(region: Region, drawn: frozenset[tuple[Any, ...]]) -> int:
-    if any(_drawing(result.type, result.value) in drawn for result in region.result):
+def _origin(region: Region, prelabels: frozenset[tuple[Any, ...]]) -> int:
+    if any(_drawing(result.type, result.value) in prelabels for result in region.result):
         return UNTOUCHED
-    told = region.result[0].origin if region.result else None
-    return {"prediction": UNTOUCHED, "prediction-changed": CHANGED}.get(told or "", BY_HAND)
+    origin = region.result[0].origin if region.result else None
+    return {"prediction": UNTOUCHED, "prediction-changed": CHANGED}.get(origin or "", BY_HAND)
 
 
 def _drawing(type_: str, value: Mapping[str, Any]) -> tuple[Any, ...]:
     plain = {
-        name: round(each, 4) if isinstance(each, float) else each for name, each in value.items() if name != "text"
+        name: round(item, 4) if isinstance(item, float) else item for name, item in value.items() if name != "text"
     }
     return type_, msgspec.json.encode(plain, order="sorted")
 
