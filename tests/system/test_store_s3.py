@@ -9,11 +9,11 @@ import pytest
 
 from labelloop.service.settings import SecretStr, Settings
 from labelloop.service.store import (
-    AlreadyThere,
-    BadKey,
-    Changed,
+    InvalidKey,
     Leftovers,
-    NotThere,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
     StoreError,
     StoreUnreachable,
     open_store,
@@ -42,9 +42,9 @@ def test_what_is_put_is_read_back_and_replaced(store):
 
 def test_what_is_not_there_says_so(store):
     assert not store.exists("no/such")
-    with pytest.raises(NotThere, match="no/such"):
+    with pytest.raises(ObjectNotFound, match="no/such"):
         store.get("no/such")
-    with pytest.raises(NotThere):
+    with pytest.raises(ObjectNotFound):
         store.read("no/such")
     store.delete("no/such")
     assert list(store.list()) == []
@@ -52,7 +52,7 @@ def test_what_is_not_there_says_so(store):
 
 def test_create_refuses_a_taken_key_and_keeps_its_bytes(store):
     store.create("once", b"first")
-    with pytest.raises(AlreadyThere, match="once"):
+    with pytest.raises(ObjectExists, match="once"):
         store.create("once", b"second")
     assert store.get("once") == b"first"
     store.delete("once")
@@ -63,25 +63,25 @@ def test_create_refuses_a_taken_key_and_keeps_its_bytes(store):
 def test_of_many_creators_exactly_one_succeeds(store):
     for turn in range(3):  # Swift alone lets two through in about every second turn
         key = f"race/{turn}"
-        won, lost = _all_at_once(8, lambda n, key=key: store.create(key, b"%d" % n), AlreadyThere)
+        won, lost = _all_at_once(8, lambda n, key=key: store.create(key, b"%d" % n), ObjectExists)
         assert (len(won), len(lost)) == (1, 7)
         assert store.get(key) == b"%d" % won[0]
 
 
 def test_swap_takes_the_etag_that_was_read(store):
-    with pytest.raises(Changed):
+    with pytest.raises(ObjectChanged):
         store.swap("state", b"x", etag="never seen")
     old = store.swap("state", b"one", etag=None)
-    with pytest.raises(Changed):
+    with pytest.raises(ObjectChanged):
         store.swap("state", b"again", etag=None)
     data, etag = store.read("state")
     assert (data, etag) == (b"one", old)
     new = store.swap("state", b"two", etag=etag)
-    with pytest.raises(Changed):
+    with pytest.raises(ObjectChanged):
         store.swap("state", b"late", etag=old)
     assert store.read("state") == (b"two", new)
     store.delete("state")
-    with pytest.raises(Changed):
+    with pytest.raises(ObjectChanged):
         store.swap("state", b"gone", etag=new)
 
 
@@ -93,7 +93,7 @@ def test_concurrent_swaps_lose_no_increment(store):
             data, etag = store.read("counter")
             try:
                 return store.swap("counter", b"%d" % (int(data) + 1), etag=etag)
-            except Changed:
+            except ObjectChanged:
                 continue
 
     _all_at_once(5, add_one, ())
@@ -126,7 +126,7 @@ def test_put_many_stops_at_the_first_error_and_raises_it(store):
         for n in range(1000):
             yield (f"ok/{n}" if n != 20 else "../out"), b"x"
 
-    with pytest.raises(BadKey):
+    with pytest.raises(InvalidKey):
         store.put_many(items())
     assert len(list(store.list())) < 200
 
@@ -205,20 +205,20 @@ def test_boto3_reads_what_the_store_wrote_with_its_type(s3_server, tmp_path):
 
 
 def test_a_lock_left_by_a_killed_writer_is_taken_over(s3_server, tmp_path, monkeypatch):
-    from labelloop.service.store import s3_lease as s3_lock
+    from labelloop.service.store import s3_lease
 
     store = open_store(f"s3://{s3_server.make_bucket()}", s3_server.settings(tmp_path))
     etag = store.put("state", b"one")
-    dead = s3_lock.ObjectLease(store._at(), "state", store._lock_object)
-    assert dead._taken()
-    monkeypatch.setattr(s3_lock, "WAIT_S", 1.0)
-    with pytest.raises(StoreError, match="others have been writing"):
+    dead = store.lease("state")
+    assert dead.try_acquire()
+    monkeypatch.setattr(s3_lease, "WAIT_S", 1.0)
+    with pytest.raises(StoreError, match="other writers have held its lock"):
         store.swap("state", b"two", etag=etag)
-    monkeypatch.setattr(s3_lock, "LEASE_S", 1.0)
-    monkeypatch.setattr(s3_lock, "WAIT_S", 20.0)
+    monkeypatch.setattr(s3_lease, "LEASE_S", 1.0)
+    monkeypatch.setattr(s3_lease, "WAIT_S", 20.0)
     store.swap("state", b"two", etag=etag)
     assert store.get("state") == b"two"
-    assert not dead.mine()
+    assert not dead.is_held()
 
 
 def _all_at_once(count, call, expected):

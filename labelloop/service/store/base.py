@@ -1,4 +1,4 @@
-"""The `Store` protocol: what a place that keeps objects by key must do, whoever keeps them."""
+"""The `Store` protocol: an object store by key, on local disk or S3."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+# Called by `put_many` after each object with (objects written, bytes written).
 Progress = Callable[[int, int], None]
-"""Called after each object of `put_many` with (objects written so far, bytes written so far)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a store was seen to do, by doing it.
+    """The capabilities of a store, as measured by its self-test.
 
     Attributes:
-        writable: An object was written, read back the same, listed and deleted.
-        create_only: A second `create` of one key was refused **by the server** and the first bytes were kept.
-        compare_and_swap: A `swap` with an old etag was refused **by the server** and the newer bytes were kept.
-        detail: Plain words: what is missing, what labelloop does instead, and the fix. Empty when nothing is missing.
+        writable: An object was written, read back unchanged, listed and deleted.
+        create_only: **The server** refused a second `create` of a key and kept the first content.
+        compare_and_swap: **The server** refused a `swap` with a stale etag and kept the newer content.
+        detail: What is missing and what labelloop does instead; empty if nothing is missing.
     """
 
     writable: bool
@@ -29,21 +29,21 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Leftovers:
-    """Unfinished writes of processes that were killed: how many, and their bytes."""
+    """Number and total bytes of incomplete writes of killed processes."""
 
     count: int
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ObjectInfo:
     """An object in a listing.
 
     Attributes:
-        key: Where it is.
-        size: Bytes.
-        modified: When it was written last, seconds since 1970 by the store's clock.
-        tag: Differs whenever the object was written anew with other content; no etag for `swap`.
+        key: Its key.
+        size: Its size in bytes.
+        modified: Time of the last write by the store's clock, Unix time in seconds.
+        tag: Changes with the content; not the etag that `swap` takes.
     """
 
     key: str
@@ -53,134 +53,139 @@ class Entry:
 
 
 class Store(Protocol):
-    """Objects by key. Keys are relative paths with `/`; see `labelloop.service.store.keys` for what is refused."""
+    """An object store. Keys are relative paths with `/`; `labelloop.service.store.keys` lists invalid ones."""
 
     @property
     def url(self) -> str:
-        """The address the store was opened with, without any secret."""
+        """The address of the store, without secrets."""
         ...
 
     @property
     def upload_concurrency(self) -> int:
-        """How many calls of `put_many` at the same time are better than one after the other."""
+        """The number of concurrent `put_many` calls that gives the best throughput."""
         ...
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
-        """Writes an object, replacing what was there; a reader sees the old bytes or the new, never a mixture.
+        """Write or replace an object atomically.
 
         Args:
-            key: Where.
-            data: The bytes, or a local file whose bytes are streamed.
-            content_type: MIME type; guessed from the key's ending when not given. Folders do not keep it.
+            key: Its key.
+            data: The content, or a local file that is streamed.
+            content_type: MIME type; default: guessed from the key's extension. Local stores do not keep it.
 
         Returns:
-            The new etag: opaque; it differs whenever the content does.
+            The new etag, an opaque string that changes with the content.
         """
         ...
 
     @property
     def write_settle_s(self) -> float:
-        """Seconds that a creation waits at least to see who of several at the same moment has won; 0: it is known."""
+        """Minimum seconds that `create` waits to detect concurrent creators; 0 if the store decides atomically."""
         ...
 
-    def create(self, key: str, data: bytes, *, alone_until: float = 0.0) -> str:
-        """Writes an object that must not exist yet; of two writers at once exactly one succeeds.
+    def create(self, key: str, data: bytes, *, exclusive_until: float = 0.0) -> str:
+        """Write an object that must not exist; of concurrent writers exactly one succeeds.
 
         Args:
-            key: Where.
-            data: The bytes.
-            alone_until: By `time.monotonic`, until when nobody else creates the key, as the caller knows. Where the
-                answer comes before, nothing is waited for.
+            key: Its key.
+            data: The content.
+            exclusive_until: `time.monotonic` time until which no other process creates the key, as the caller knows.
+                If the write completes earlier, the settle delay is skipped.
+
+        Returns:
+            The new etag.
 
         Raises:
-            AlreadyThere: The key is taken; its bytes were kept.
+            ObjectExists: The key exists; its content is unchanged.
         """
         ...
 
-    def swap(self, key: str, data: bytes, *, etag: str | None, alone_until: float = 0.0) -> str:
-        """Writes an object only if it is still as it was read: compare-and-swap.
+    def swap(self, key: str, data: bytes, *, etag: str | None, exclusive_until: float = 0.0) -> str:
+        """Compare-and-swap: replace an object only if its etag is unchanged.
 
         Args:
-            key: Where.
-            data: The new bytes.
-            etag: The etag that `read`, `put` or an earlier `swap` gave; None: the key must not exist.
-            alone_until: As in `create`; the key must have been read when it was known already.
+            key: Its key.
+            data: The new content.
+            etag: The etag from `read`, `put` or an earlier `swap`; None: the key must not exist.
+            exclusive_until: As in `create`; the key must have been read within this exclusive period.
+
+        Returns:
+            The new etag.
 
         Raises:
-            Changed: Somebody wrote in between (or the key appeared or vanished); nothing was written.
+            ObjectChanged: The object was written, created or deleted in between; nothing was written.
         """
         ...
 
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises `NotThere`."""
+        """The content of an object. Raises `ObjectNotFound`."""
         ...
 
     def read(self, key: str) -> tuple[bytes, str]:
-        """The object's bytes and the etag that `swap` takes. Raises `NotThere`."""
+        """The content of an object and its etag for `swap`. Raises `ObjectNotFound`."""
         ...
 
     def exists(self, key: str) -> bool:
-        """Whether the key holds an object."""
+        """Whether an object has this key."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Every key that starts with `prefix` (a plain text prefix, not a folder), sorted, in pages."""
+        """The keys that start with `prefix` (a string prefix, not a folder), sorted; fetched page by page."""
         ...
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
-        """As `list`, with what the listing itself says of each object."""
+    def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """As `list`, with the metadata that the listing has of each object."""
         ...
 
     def download(self, key: str, to: Path) -> None:
-        """Brings an object of any size into a file, which is replaced when all of it is there. Raises `NotThere`."""
+        """Download an object of any size to a file, which is replaced atomically. Raises `ObjectNotFound`."""
         ...
 
-    def copy_in(self, url: str, name: Callable[[Entry], str]) -> Entry | None:
-        """Copies an object of the same server in; its bytes do not pass through here.
+    def copy_from(self, url: str, name: Callable[[ObjectInfo], str]) -> ObjectInfo | None:
+        """Copy an object on the server side, without downloading it.
 
         Args:
-            url: The object's address, such as `s3://bucket/some key`.
-            name: Gives the key from what the server says of the object (its `tag` is the server's etag); empty: not
-                that one.
+            url: Address of the source object, such as `s3://bucket/some key`.
+            name: Returns the target key for the source's metadata (`tag` is the server's etag); empty: do not copy.
 
         Returns:
-            The copy, its `tag` the server's etag; None where it cannot be done so: another server, no right to read
-            it, no such object. Reading the object then says why.
+            The metadata of the copy (`tag` is the server's etag); None if it was not copied: another server, no
+            permission, no such object. Reading the object then raises the reason.
         """
         ...
 
     def delete(self, key: str) -> None:
-        """Removes the object; a key that is not there is no error."""
+        """Delete an object; a missing key is not an error."""
         ...
 
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
-        """Writes many objects in parallel, with a bounded number in memory; stops at the first error and raises it.
+        """Write many objects in parallel with bounded memory; stops at the first error and raises it.
 
         Returns:
-            How many were written.
+            The number of objects written.
         """
         ...
 
     def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
-        """Unfinished writes of killed processes: partial files, multipart uploads that were never completed.
+        """Incomplete writes of killed processes: partial files and incomplete multipart uploads.
 
         Args:
-            before: Only what was last written before this time, seconds since the epoch.
-            remove: Remove them.
+            before: Only those last written before this time, Unix time in seconds.
+            remove: Delete them.
         """
         ...
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """A folder for files on their way here, gone at the end.
+        """A temporary folder for files to be stored, deleted at the end of the block.
 
-        `put_many` may take a file from it without copying it: then it is not there any more.
+        `put_many` may move files out of it instead of copying them.
         """
         ...
 
     def self_test(self) -> Capabilities:
-        """Writes, reads, lists, re-creates and swaps small objects under a fresh key, removes them, and says what held.
+        """Test writing, reading, listing, `create` and `swap` with small objects under a new key, then delete them.
 
         Raises:
-            StoreError: The store cannot be reached or written at all; the message says why and the fix.
+            StoreError: The store cannot be reached or written.
         """
         ...

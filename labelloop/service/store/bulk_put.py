@@ -1,4 +1,4 @@
-"""Many files into a folder at once: each whole or not there, all of them on the disk when the call returns."""
+"""Write many files to a folder in one batch: each atomically, all of them synced to disk on return."""
 
 import ctypes
 import os
@@ -8,51 +8,51 @@ from pathlib import Path
 from typing import Any
 
 
-def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, taken_from: str) -> list[str]:
-    """Write each item to a file of its own in ``folder``, then all of them down to the disk with one call.
+def write_parts(items: Sequence[tuple[str, bytes | Path]], folder: str, *, move_from: str) -> list[str]:
+    """Write each item to a numbered file in ``folder``, then sync all of them to disk with one call.
 
     Args:
-        items: by their keys; files that lie below ``taken_from``, on the same disk, are moved, others are copied.
-        folder: where to.
-        taken_from: see ``items``.
+        items: (key, content or file) pairs; files below ``move_from`` are moved, others are copied.
+        folder: Output folder.
+        move_from: Scratch folder on the same disk.
 
     Returns:
         The paths written, in the order of the items.
     """
-    paths = []
-    for number, (_, data) in enumerate(items):
-        path = f"{folder}/{number}"
+    parts = []
+    for index, (_, data) in enumerate(items):
+        path = f"{folder}/{index}"
         if isinstance(data, bytes):
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(handle, rest) :]
+                remaining = memoryview(data)
+                while remaining:
+                    remaining = remaining[os.write(handle, remaining) :]
             finally:
                 os.close(handle)
-        elif str(data).startswith(f"{taken_from}/"):
-            os.replace(data, path)  # noqa: PTH105 - this runs once a file: no objects for paths
+        elif str(data).startswith(f"{move_from}/"):
+            os.replace(data, path)  # noqa: PTH105 - called for each file: strings are faster than Path
         else:
             shutil.copyfile(data, path)
-        paths.append(path)
-    if paths:
+        parts.append(path)
+    if parts:
         _sync_disk(folder)
-    return paths
+    return parts
 
 
-def place_parts(parts: Sequence[str], places: Sequence[str]) -> None:
-    """Move each part to its place, making folders where there are none, and make the moves last."""
+def move_parts(parts: Sequence[str], targets: Sequence[str]) -> None:
+    """Move each part to its target, create missing folders, and sync the folders to disk."""
     folders: dict[str, None] = {}
-    for part, place in zip(parts, places, strict=True):
-        parent = place.rpartition("/")[0]
+    for part, target in zip(parts, targets, strict=True):
+        parent = target.rpartition("/")[0]
         for last in (False, False, False, True):
             if parent not in folders:
-                os.makedirs(parent, exist_ok=True)  # noqa: PTH103 - this runs once a file: no objects for paths
+                os.makedirs(parent, exist_ok=True)  # noqa: PTH103 - called for each file
                 folders[parent] = None
             try:
-                os.replace(part, place)  # noqa: PTH105
+                os.replace(part, target)  # noqa: PTH105
                 break
-            except FileNotFoundError:  # somebody removed the emptied folder in between
+            except FileNotFoundError:  # the empty folder was removed in the meantime
                 if last:
                     raise
                 del folders[parent]
@@ -61,19 +61,19 @@ def place_parts(parts: Sequence[str], places: Sequence[str]) -> None:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make renames in a folder last: its own entry must reach the disk too."""
+    """Sync a folder to disk, so that renames in it are durable."""
     try:
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-    except OSError:  # not every file system lets a folder be synced; the rename is atomic all the same
+    except OSError:  # some file systems cannot sync a folder; the rename is atomic anyway
         return
 
 
 def _sync_disk(folder: str) -> None:
-    """Bring everything written to the folder's file system down to the disk: one call for any number of files."""
+    """Sync the file system of the folder to disk: one call for any number of files."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):  # not Linux
         os.sync()

@@ -1,4 +1,4 @@
-"""What can go wrong with a store: each error names the store, the key and the fix; never a secret."""
+"""Errors of object stores: each names the store, the key and the fix, and never a secret."""
 
 from labelloop.service.errors import LabelloopError
 
@@ -10,21 +10,21 @@ class StoreError(LabelloopError):
     status = 502
 
     def __init__(self, url: str, key: str, reason: str, *, fix: str = "") -> None:
-        place = f"{url.rstrip('/')}/{key}" if key else url
-        super().__init__(f"Store {place}: {reason}.", fix=fix)
+        location = f"{url.rstrip('/')}/{key}" if key else url
+        super().__init__(f"Store {location}: {reason}.", fix=fix)
         self.url = url
         self.key = key
         self.reason = reason
 
 
 class StoreUnreachable(StoreError):
-    """The store does not answer, or does not let us in."""
+    """The store does not answer or denies access."""
 
     code = "store_unreachable"
     status = 503
 
 
-class NotThere(StoreError):
+class ObjectNotFound(StoreError):
     """No object has this key."""
 
     code = "not_there"
@@ -34,18 +34,18 @@ class NotThere(StoreError):
         super().__init__(url, key, "no such object")
 
 
-class AlreadyThere(StoreError):
-    """`create` found the key taken; what is there was kept."""
+class ObjectExists(StoreError):
+    """`create` found an existing object, which is unchanged."""
 
     code = "already_there"
     status = 409
 
     def __init__(self, url: str, key: str) -> None:
-        super().__init__(url, key, "is there already and was kept")
+        super().__init__(url, key, "exists already and was kept")
 
 
-class Changed(StoreError):
-    """`swap` found that somebody wrote since the object was read; nothing was written."""
+class ObjectChanged(StoreError):
+    """`swap` found that the object was changed since it was read; nothing was written."""
 
     code = "changed"
     status = 409
@@ -56,8 +56,8 @@ class Changed(StoreError):
         )
 
 
-class BadKey(StoreError):
-    """A key that no store takes: empty, absolute, with `..`, a backslash or a control character."""
+class InvalidKey(StoreError):
+    """An invalid key: empty, absolute, with `..`, a backslash or a control character."""
 
     code = "bad_key"
     status = 400

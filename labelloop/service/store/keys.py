@@ -1,21 +1,22 @@
-"""Which keys a store takes: the same on every kind of store, so that a data set moves from a folder to a bucket."""
+"""Validate object keys: the same rules for every store, so that a data set can move from a folder to a bucket."""
 
 import re
 
-from labelloop.service.store.errors import BadKey
+from labelloop.service.store.errors import InvalidKey
 
-OWN = ".labelloop/"
-"""What a store keeps for itself (locks, unfinished files, self-tests) starts with this; `list` never shows it."""
-# Keys as nearly all are: parts of ASCII letters, digits and a few signs that begin with none of them.
+# Prefix of internal objects (locks, partial files, probes), which `list` omits.
+INTERNAL_PREFIX = ".labelloop/"
+# Fast path for common keys: ASCII letters, digits, `_`, `.` and `-`; no part starts with `.` or `-`.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.\-]*)*")
 _MAX_BYTES = 900  # S3 allows 1024; the rest is for the prefix
 
 
-def checked(url: str, key: str) -> str:
-    """The key, if every store takes it.
+def validate_key(url: str, key: str) -> str:
+    """Return the key if it is valid.
 
     Raises:
-        BadKey: Empty, too long, absolute, with an empty part, `.`, `..`, a backslash or a control character, or ours.
+        InvalidKey: The key is empty, too long, absolute or internal, or has an empty part, `.`, `..`, a backslash or a
+            control character.
     """
     if _PLAIN.fullmatch(key) and len(key) <= _MAX_BYTES:
         return key
@@ -26,9 +27,9 @@ def checked(url: str, key: str) -> str:
         ("it has a part that is empty, `.` or `..`", any(part in {"", ".", ".."} for part in parts)),
         ("it has a backslash or a control character", any(char == "\\" or ord(char) < 32 for char in key)),
         (f"it is longer than {_MAX_BYTES} bytes", len(key.encode(errors="replace")) > _MAX_BYTES),
-        (f"{OWN} is the store's own", f"{key}/".startswith(OWN)),
+        (f"{INTERNAL_PREFIX} is reserved", f"{key}/".startswith(INTERNAL_PREFIX)),
     )
-    for reason, found in bad:
-        if found:
-            raise BadKey(url, key[:100], f"not a key: {reason}")
+    for reason, is_invalid in bad:
+        if is_invalid:
+            raise InvalidKey(url, key[:100], f"the key is invalid: {reason}")
     return key

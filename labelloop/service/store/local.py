@@ -1,4 +1,4 @@
-"""`FolderStore`: objects as files below one folder. Nothing is ever half written, whoever is killed when."""
+"""`FolderStore`: objects as files in a local folder, written atomically and durably."""
 
 import errno
 import fcntl
@@ -11,35 +11,35 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from labelloop.service.scratch import LOCK_NAME, is_in_use, is_older, scratch_folder, size_of
-from labelloop.service.store.base import Capabilities, Entry, Leftovers, Progress
-from labelloop.service.store.bulk_put import place_parts, sync_folder, write_parts
-from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
-from labelloop.service.store.keys import OWN, checked
+from labelloop.service.scratch import LOCK_NAME, disk_usage, is_in_use, is_older, scratch_folder
+from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress
+from labelloop.service.store.bulk_put import move_parts, sync_folder, write_parts
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from labelloop.service.store.keys import INTERNAL_PREFIX, validate_key
 from labelloop.service.store.probe import probe
 
-_BATCH_FILES = 512
-_BATCH_BYTES = 16 << 20
-_LEFT_S = 7 * 24 * 3600
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
-_NAMED_BY = " (LABELLOOP_STORE_URL, where no other was given)"
-_BELOW = "A key may not lie below another object's key."
+_MAX_BATCH_FILES = 512
+_MAX_BATCH_BYTES = 16 << 20
+_LEFTOVER_AGE_S = 7 * 24 * 3600
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+_SETTING = " (LABELLOOP_STORE_URL by default)"
+_KEY_BELOW_OBJECT = "A key cannot be below another object's key."
 _FIXES = {
-    errno.ENOSPC: "Free some room on that disk.",
-    errno.EACCES: f"Let this user write there, or choose another folder{_NAMED_BY}.",
-    errno.EROFS: f"Choose a folder that can be written{_NAMED_BY}.",
-    errno.ENOENT: f"Choose a folder that can be made{_NAMED_BY}.",
-    errno.ENOTDIR: _BELOW,
-    errno.EEXIST: _BELOW,
-    errno.EISDIR: "A key may not be the folder of other objects' keys.",
+    errno.ENOSPC: "Free disk space.",
+    errno.EACCES: f"Let this user write there, or choose another folder{_SETTING}.",
+    errno.EROFS: f"Choose a writable folder{_SETTING}.",
+    errno.ENOENT: f"Choose a folder that can be created{_SETTING}.",
+    errno.ENOTDIR: _KEY_BELOW_OBJECT,
+    errno.EEXIST: _KEY_BELOW_OBJECT,
+    errno.EISDIR: "A key cannot be the folder of other objects' keys.",
 }
 
 
 class FolderStore:
-    """A folder. The etag is the SHA-256 of the content; the content type is not kept.
+    """A store in a local folder. The etag is the SHA-256 of the content; the content type is not kept.
 
-    A write goes to a file of its own, is synced to the disk and then renamed, under a lock file that any number of
-    threads and processes of this machine respect. `.labelloop/` below the folder holds locks and unfinished files.
+    A write goes to a temporary file, is synced to disk and then renamed, under a lock file for all threads and
+    processes of this machine. The subfolder `.labelloop/` has the lock files and temporary files.
     """
 
     def __init__(self, url: str, folder: Path) -> None:
@@ -53,12 +53,12 @@ class FolderStore:
 
     @property
     def write_settle_s(self) -> float:
-        """See `Store.write_settle_s`. The disk decides at once."""
+        """See `Store.write_settle_s`. The file system is atomic."""
         return 0.0
 
     @property
     def upload_concurrency(self) -> int:
-        """See `Store.upload_concurrency`: a disk that is synced is synced for all."""
+        """See `Store.upload_concurrency`. A sync blocks all writers of a disk."""
         return 1
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
@@ -66,169 +66,169 @@ class FolderStore:
         del content_type
         return self._write(key, data, lambda part, path: part.replace(path))
 
-    def create(self, key: str, data: bytes, *, alone_until: float = 0.0) -> str:
+    def create(self, key: str, data: bytes, *, exclusive_until: float = 0.0) -> str:
         """See `Store.create`."""
-        del alone_until
+        del exclusive_until
 
-        def place(part: Path, path: Path) -> None:
+        def link_part(part: Path, path: Path) -> None:
             try:
                 os.link(part, path)
             except FileExistsError:
-                raise AlreadyThere(self._url, key) from None
+                raise ObjectExists(self._url, key) from None
             except OSError as error:
-                if error.errno not in _NO_LINKS:
+                if error.errno not in _NO_HARD_LINKS:
                     raise
-                if path.exists():  # a disk without hard links: the lock alone keeps others out
-                    raise AlreadyThere(self._url, key) from None
+                if path.exists():  # no hard links on this file system: the lock excludes other writers
+                    raise ObjectExists(self._url, key) from None
                 part.replace(path)
 
-        return self._write(key, data, place)
+        return self._write(key, data, link_part)
 
-    def swap(self, key: str, data: bytes, *, etag: str | None, alone_until: float = 0.0) -> str:
+    def swap(self, key: str, data: bytes, *, etag: str | None, exclusive_until: float = 0.0) -> str:
         """See `Store.swap`."""
-        del alone_until
+        del exclusive_until
 
-        def place(part: Path, path: Path) -> None:
-            now = _etag(path.read_bytes()) if path.is_file() else None
-            if now != etag:
-                raise Changed(self._url, key)
+        def replace_if_unchanged(part: Path, path: Path) -> None:
+            current = _etag_of(path.read_bytes()) if path.is_file() else None
+            if current != etag:
+                raise ObjectChanged(self._url, key)
             part.replace(path)
 
-        return self._write(key, data, place)
+        return self._write(key, data, replace_if_unchanged)
 
     def get(self, key: str) -> bytes:
         """See `Store.get`."""
         path = self._path(key)
-        with self._plain(key):
+        with self._translate_errors(key):
             try:
                 return path.read_bytes()
-            except (IsADirectoryError, NotADirectoryError):  # other objects' folder, or below another object
-                raise NotThere(self._url, key) from None
+            except (IsADirectoryError, NotADirectoryError):  # the folder of other objects, or below another object
+                raise ObjectNotFound(self._url, key) from None
 
     def read(self, key: str) -> tuple[bytes, str]:
         """See `Store.read`."""
         data = self.get(key)
-        return data, _etag(data)
+        return data, _etag_of(data)
 
     def exists(self, key: str) -> bool:
         """See `Store.exists`."""
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """See `Store.list`. Keys come in the order in which S3 gives them."""
+        """See `Store.list`. The order is that of S3."""
         start = prefix.rpartition("/")[0]
         if start:
-            checked(self._url, start)
+            validate_key(self._url, start)
         yield from self._walk(f"{start}/" if start else "", prefix)
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.entries`."""
         for key in self.list(prefix):
             try:
-                found = self._path(key).stat()
-            except FileNotFoundError:  # removed while it was listed
+                stat = self._path(key).stat()
+            except FileNotFoundError:  # deleted during the listing
                 continue
-            yield Entry(key, found.st_size, found.st_mtime, f"{found.st_mtime_ns}-{found.st_size}-{found.st_ino}")
+            yield ObjectInfo(key, stat.st_size, stat.st_mtime, f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ino}")
 
     def download(self, key: str, to: Path) -> None:
         """See `Store.download`."""
         path, part = self._path(key), to.with_name(f"{to.name}.part")
         try:
-            with self._plain(key):
+            with self._translate_errors(key):
                 if not path.is_file():
-                    raise NotThere(self._url, key)
+                    raise ObjectNotFound(self._url, key)
                 shutil.copyfile(path, part)
             part.replace(to)
         finally:
             part.unlink(missing_ok=True)
 
-    def copy_in(self, url: str, name: Callable[[Entry], str]) -> Entry | None:
-        """See `Store.copy_in`. A folder has no server."""
+    def copy_from(self, url: str, name: Callable[[ObjectInfo], str]) -> ObjectInfo | None:
+        """See `Store.copy_from`. A folder has no server, so nothing is copied."""
         del url, name
         return None
 
     def delete(self, key: str) -> None:
-        """See `Store.delete`. Folders that become empty go too."""
+        """See `Store.delete`. Empty folders are removed."""
         path = self._path(key)
-        with self._plain(key), self._locked(key):
+        with self._translate_errors(key), self._locked(key):
             path.unlink(missing_ok=True)
             for parent in path.parents:
-                if parent == self._folder or not _removed(parent):
+                if parent == self._folder or not _remove_if_empty(parent):
                     break
 
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
-        """See `Store.put_many`. Files reach the disk batch by batch, not one by one; all have when this returns."""
-        done = size = 0
-        rest = iter(items)
-        while batch := _batch(rest):
-            sizes = [_length(data) for _, data in batch]
+        """See `Store.put_many`. Files are synced to disk in batches, not one by one."""
+        done = written_bytes = 0
+        remaining = iter(items)
+        while batch := _next_batch(remaining):
+            sizes = [_size_of_item(data) for _, data in batch]
             self._put_batch(batch)
             for length in sizes:
-                done, size = done + 1, size + length
+                done, written_bytes = done + 1, written_bytes + length
                 if progress is not None:
-                    progress(done, size)
+                    progress(done, written_bytes)
         return done
 
     def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
-        """See `Store.leftovers`. Files in `.labelloop/parts/` that no living process has."""
-        parts = self._folder / OWN / "parts"
-        found = [each for each in (parts.iterdir() if parts.is_dir() else ()) if _is_left(each, before)]
-        size = sum(size_of(each) for each in found)
-        for each in found if remove else ():
-            shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
-        return Leftovers(len(found), size)
+        """See `Store.leftovers`. Files in `.labelloop/parts/` that no running process uses."""
+        parts = self._folder / INTERNAL_PREFIX / "parts"
+        leftovers = [path for path in (parts.iterdir() if parts.is_dir() else ()) if _is_leftover(path, before)]
+        size = sum(disk_usage(path) for path in leftovers)
+        for path in leftovers if remove else ():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return Leftovers(len(leftovers), size)
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """See `Store.scratch`: on the disk of the folder, so that a file of it is only renamed.
+        """See `Store.scratch`. The folder is on the same disk, so files are moved, not copied.
 
-        What killed processes left there long ago goes.
+        Deletes leftovers of killed processes that are older than a week.
         """
-        self.leftovers(before=time.time() - _LEFT_S, remove=True)
-        return scratch_folder(self._own("parts"))
+        self.leftovers(before=time.time() - _LEFTOVER_AGE_S, remove=True)
+        return scratch_folder(self._internal_folder("parts"))
 
     def self_test(self) -> Capabilities:
         """See `Store.self_test`."""
         return probe(self)
 
     def _path(self, key: str) -> Path:
-        return self._folder / checked(self._url, key)
+        return self._folder / validate_key(self._url, key)
 
-    def _write(self, key: str, data: bytes | Path, place: Callable[[Path, Path], object]) -> str:
+    def _write(self, key: str, data: bytes | Path, publish: Callable[[Path, Path], object]) -> str:
         path = self._path(key)
-        part = self._own("parts") / uuid.uuid4().hex
+        part = self._internal_folder("parts") / uuid.uuid4().hex
         try:
-            with self._plain(key):
-                etag = _save(data, part)
+            with self._translate_errors(key):
+                etag = _write_part(data, part)
                 with self._locked(key):
-                    self._placed(part, path, place)
+                    self._publish(part, path, publish)
             return etag
         finally:
             part.unlink(missing_ok=True)
 
     def _put_batch(self, items: Sequence[tuple[str, bytes | Path]]) -> None:
-        places = [f"{self._folder}/{checked(self._url, key)}" for key, _ in items]
-        folder = self._own("parts") / uuid.uuid4().hex
+        targets = [f"{self._folder}/{validate_key(self._url, key)}" for key, _ in items]
+        folder = self._internal_folder("parts") / uuid.uuid4().hex
         try:
             folder.mkdir()
-            parts = write_parts(items, str(folder), taken_from=str(folder.parent))
-            with ExitStack() as locks:  # in one order, so that two batches never wait for each other
+            parts = write_parts(items, str(folder), move_from=str(folder.parent))
+            with ExitStack() as locks:  # in a fixed order, to avoid deadlocks between batches
                 for stripe in sorted({_stripe(key) for key, _ in items}):
                     locks.enter_context(self._locked_stripe(stripe))
-                place_parts(parts, places)
+                move_parts(parts, targets)
         except OSError as error:
-            key = str(error.filename2 or error.filename or places[0]).removeprefix(f"{self._folder}/")
+            key = str(error.filename2 or error.filename or targets[0]).removeprefix(f"{self._folder}/")
             raise self._error(key, error) from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     @staticmethod
-    def _placed(part: Path, path: Path, place: Callable[[Path, Path], object]) -> None:
+    def _publish(part: Path, path: Path, publish: Callable[[Path, Path], object]) -> None:
         for last in (False, False, False, True):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                place(part, path)
+                publish(part, path)
                 break
-            except FileNotFoundError:  # somebody removed the emptied folder in between
+            except FileNotFoundError:  # the empty folder was removed in the meantime
                 if last:
                     raise
         sync_folder(path.parent)
@@ -236,12 +236,12 @@ class FolderStore:
     def _walk(self, folder: str, prefix: str) -> Iterator[str]:
         try:
             with os.scandir(self._folder / folder) as entries:
-                found = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+                names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
         except (FileNotFoundError, NotADirectoryError):
             return
-        for name in found:
+        for name in names:
             key = folder + name
-            if key == OWN:
+            if key == INTERNAL_PREFIX:
                 continue
             if name.endswith("/"):
                 if key.startswith(prefix) or prefix.startswith(key):
@@ -249,8 +249,8 @@ class FolderStore:
             elif key.startswith(prefix):
                 yield key
 
-    def _own(self, name: str) -> Path:
-        folder = self._folder / OWN / name
+    def _internal_folder(self, name: str) -> Path:
+        folder = self._folder / INTERNAL_PREFIX / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -264,16 +264,16 @@ class FolderStore:
 
     @contextmanager
     def _locked_stripe(self, stripe: int) -> Iterator[None]:
-        with (self._own("locks") / f"{stripe:02x}").open("ab") as file:
+        with (self._internal_folder("locks") / f"{stripe:02x}").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def _plain(self, key: str) -> Iterator[None]:
+    def _translate_errors(self, key: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
-            raise NotThere(self._url, key) from None
+            raise ObjectNotFound(self._url, key) from None
         except OSError as error:
             raise self._error(key, error) from None
 
@@ -281,16 +281,16 @@ class FolderStore:
         return StoreError(self._url, key, error.strerror or str(error), fix=_FIXES.get(error.errno or 0, ""))
 
 
-def _etag(data: bytes) -> str:
+def _etag_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _save(data: bytes | Path, part: Path) -> str:
-    """Writes the content to a new file, down to the disk; gives its etag."""
+def _write_part(data: bytes | Path, part: Path) -> str:
+    """Write the content to a new file and sync it to disk; return its etag."""
     with part.open("xb") as file:
         if isinstance(data, bytes):
             file.write(data)
-            etag = _etag(data)
+            etag = _etag_of(data)
         else:
             with data.open("rb") as source:
                 shutil.copyfileobj(source, file, 1 << 20)
@@ -305,22 +305,22 @@ def _stripe(key: str) -> int:
     return hashlib.sha256(key.encode()).digest()[3]  # of 256
 
 
-def _length(data: bytes | Path) -> int:
+def _size_of_item(data: bytes | Path) -> int:
     return data.stat().st_size if isinstance(data, Path) else len(data)
 
 
-def _batch(rest: Iterator[tuple[str, bytes | Path]]) -> list[tuple[str, bytes | Path]]:
+def _next_batch(remaining: Iterator[tuple[str, bytes | Path]]) -> list[tuple[str, bytes | Path]]:
     batch = []
     size = 0
-    for key, data in rest:
+    for key, data in remaining:
         batch.append((key, data))
         size += len(data) if isinstance(data, bytes) else 0
-        if len(batch) >= _BATCH_FILES or size >= _BATCH_BYTES:
+        if len(batch) >= _MAX_BATCH_FILES or size >= _MAX_BATCH_BYTES:
             break
     return batch
 
 
-def _removed(folder: Path) -> bool:
+def _remove_if_empty(folder: Path) -> bool:
     try:
         folder.rmdir()
     except OSError:
@@ -328,7 +328,7 @@ def _removed(folder: Path) -> bool:
     return True
 
 
-def _is_left(path: Path, before: float) -> bool:
+def _is_leftover(path: Path, before: float) -> bool:
     if (path / LOCK_NAME).exists():
         return not is_in_use(path)
     return is_older(path, before)

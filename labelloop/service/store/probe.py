@@ -1,4 +1,4 @@
-"""The self-test of a store: what it does is found out by doing it, on a fresh key that is removed again."""
+"""The self-test of a store: measures its capabilities with objects under a new key, which it deletes."""
 
 import threading
 import uuid
@@ -7,57 +7,62 @@ from contextlib import suppress
 from typing import Protocol
 
 from labelloop.service.store.base import Capabilities, Store
-from labelloop.service.store.errors import AlreadyThere, Changed, StoreError
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, StoreError
 
 _PREFIX = "labelloop-self-test"
 NO_CREATE = (
-    "The server overwrites although asked to create only (If-None-Match). labelloop looks first, writes, waits until "
-    "others must have ended and looks whose bytes stayed: safe among its own writers, slower, and not safe against "
+    "The server ignores If-None-Match and overwrites. labelloop checks that the key is free, writes, waits for "
+    "concurrent writers and checks that its object stayed: safe among its own writers, slower, and not safe against "
     "other programs that write the same keys."
 )
 NO_SWAP = (
-    "The server has no compare-and-swap (If-Match). labelloop takes a lock object for each swap instead: safe among "
+    "The server has no compare-and-swap (If-Match). labelloop uses a lock object for each swap instead: safe among "
     "its own writers, slower, and not safe against other programs that write the same keys."
 )
 NEITHER = (
-    "The server has neither create-only nor compare-and-swap writes (If-None-Match, If-Match). labelloop looks first, "
-    "writes, waits until others must have ended and looks whose bytes stayed, and takes a lock object for each swap: "
-    "safe among its own writers, slower, and not safe against other programs that write the same keys."
+    "The server has neither create-only nor compare-and-swap writes (If-None-Match, If-Match). labelloop checks that a "
+    "key is free, writes, waits for concurrent writers and checks that its object stayed, and uses a lock object for "
+    "each swap: safe among its own writers, slower, and not safe against other programs that write the same keys."
 )
 
-RACE = (
-    "Of several creations at the same moment the server lets more than one through. labelloop waits after each until "
-    "the others must have ended and looks whose bytes stayed: one creator wins all the same, and creating takes longer."
+CONCURRENT_CREATES = (
+    "The server accepts more than one of several concurrent creations. labelloop waits after each creation for other "
+    "writers and checks that its object stayed: exactly one creator succeeds, but creating takes longer."
 )
-_RACERS = 8
+_CONCURRENT_WRITERS = 8
 
 
-class Conditional(Protocol):
-    """What is tested: writes whose condition the SERVER checks, without any fallback."""
+class ServerConditionalWriter(Protocol):
+    """Conditional writes that the server checks, without a fallback."""
 
     def create_by_server(self, key: str, data: bytes) -> str: ...
 
     def swap_by_server(self, key: str, data: bytes, etag: str) -> str: ...
 
 
-def probe(store: Store, conditional: Conditional | None = None) -> Capabilities:
-    """Runs the self-test.
+def probe(store: Store, conditional: ServerConditionalWriter | None = None) -> Capabilities:
+    """Run the self-test.
 
     Args:
-        store: What is tested.
-        conditional: Its writes that have no fallback; None: its `create` and `swap` have none.
+        store: The store.
+        conditional: Its conditional writes without fallback; None: `create` and `swap` of the store have no fallback.
+
+    Returns:
+        The measured capabilities.
 
     Raises:
-        StoreError: It cannot be written or read at all.
+        StoreError: The store cannot be written or read.
     """
     key = f"{_PREFIX}/{uuid.uuid4().hex}"
     try:
         store.put(key, b"first")
         if store.get(key) != b"first" or not store.exists(key) or key not in store.list(f"{_PREFIX}/"):
-            raise StoreError(store.url, key, "what was written is not read back or not listed")
-        create_only = _keeps(store, conditional, key)
-        compare_and_swap = _compares(store, conditional, key)
-        races = create_only and conditional is not None and _races(store, conditional, f"{key}-race")
+            raise StoreError(store.url, key, "a written object is not read back or not listed")
+        create_only = _refuses_second_create(store, conditional, key)
+        compare_and_swap = _compares_etags(store, conditional, key)
+        lets_several_create = (
+            create_only and conditional is not None and _lets_several_create(store, conditional, f"{key}-race")
+        )
     finally:
         with suppress(StoreError):
             store.delete(key)
@@ -66,59 +71,61 @@ def probe(store: Store, conditional: Conditional | None = None) -> Capabilities:
         writable=True,
         create_only=create_only,
         compare_and_swap=compare_and_swap,
-        detail=" ".join(filter(None, (detail[create_only, compare_and_swap], RACE if races else ""))),
+        detail=" ".join(
+            filter(None, (detail[create_only, compare_and_swap], CONCURRENT_CREATES if lets_several_create else ""))
+        ),
     )
 
 
-def _keeps(store: Store, conditional: Conditional | None, key: str) -> bool:
-    """Whether a second creation is refused and the first bytes stay."""
+def _refuses_second_create(store: Store, conditional: ServerConditionalWriter | None, key: str) -> bool:
+    """Whether a second creation is refused and the first content is kept."""
     try:
         if conditional is None:
             store.create(key, b"second")
         else:
             conditional.create_by_server(key, b"second")
-    except AlreadyThere:
+    except ObjectExists:
         return store.get(key) == b"first"
     except NotImplementedError:
         return False
     return False
 
 
-def _races(store: Store, conditional: Conditional, key: str) -> bool:
-    """Whether more than one of several creations at the same moment is let through."""
-    start = threading.Barrier(_RACERS)
+def _lets_several_create(store: Store, conditional: ServerConditionalWriter, key: str) -> bool:
+    """Whether more than one of several concurrent creations succeeds."""
+    start = threading.Barrier(_CONCURRENT_WRITERS)
 
-    def won(racer: int) -> bool:
+    def create(writer: int) -> bool:
         start.wait()
         try:
-            conditional.create_by_server(key, b"%d" % racer)
-        except AlreadyThere:
+            conditional.create_by_server(key, b"%d" % writer)
+        except ObjectExists:
             return False
         return True
 
     try:
-        with ThreadPoolExecutor(_RACERS) as pool:
-            return sum(pool.map(won, range(_RACERS))) > 1
+        with ThreadPoolExecutor(_CONCURRENT_WRITERS) as pool:
+            return sum(pool.map(create, range(_CONCURRENT_WRITERS))) > 1
     finally:
         with suppress(StoreError):
             store.delete(key)
 
 
-def _compares(store: Store, conditional: Conditional | None, key: str) -> bool:
-    """Whether a swap with the right etag is done, and one with the old etag refused and the newer bytes kept."""
+def _compares_etags(store: Store, conditional: ServerConditionalWriter | None, key: str) -> bool:
+    """Whether a swap with the current etag succeeds, and one with a stale etag is refused and the content kept."""
 
     def swap(data: bytes, etag: str) -> str:
         if conditional is None:
             return store.swap(key, data, etag=etag)
         return conditional.swap_by_server(key, data, etag)
 
-    old = store.put(key, b"first")
+    stale_etag = store.put(key, b"first")
     try:
-        swap(b"third", old)
-    except (Changed, NotImplementedError):
+        swap(b"third", stale_etag)
+    except (ObjectChanged, NotImplementedError):
         return False
     try:
-        swap(b"fourth", old)
-    except (Changed, NotImplementedError):
+        swap(b"fourth", stale_etag)
+    except (ObjectChanged, NotImplementedError):
         return store.get(key) == b"third"
     return False

@@ -1,10 +1,12 @@
-"""`BucketStore`: objects in an S3 bucket, by botocore; conditional writes by the server where it has them."""
+"""`BucketStore`: objects in an S3 bucket, with conditional writes of the server or a fallback."""
 
 import logging
 import mimetypes
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from io import FileIO
 from pathlib import Path
@@ -12,37 +14,36 @@ from typing import Any
 
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store.base import Capabilities, Entry, Leftovers, Progress
-from labelloop.service.store.errors import AlreadyThere, Changed, NotThere
-from labelloop.service.store.keys import OWN, checked
+from labelloop.service.store.base import Capabilities, Leftovers, ObjectInfo, Progress
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound
+from labelloop.service.store.keys import INTERNAL_PREFIX, validate_key
 from labelloop.service.store.probe import NO_CREATE, probe
-from labelloop.service.store.s3_client import Place, s3_client
+from labelloop.service.store.s3_client import S3Location, s3_client
 from labelloop.service.store.s3_conditional_writes import SETTLE_S, ConditionalWrites, Conditions
-from labelloop.service.store.s3_errors import plain, plainly
+from labelloop.service.store.s3_errors import to_store_error, translate_errors
 from labelloop.service.store.s3_lease import ObjectLease
-from labelloop.service.store.s3_transfer import put_all
 
 _THREADS = 16
-_LANES = 3
-_PARTS_FROM = 16 << 20
-_READS = 4
-_BLOCK = 1 << 20
+_UPLOAD_CONCURRENCY = 3
+_MULTIPART_THRESHOLD = 16 << 20
+_READ_ATTEMPTS = 4
+_READ_SIZE = 1 << 20
 _log = logging.getLogger(__name__)
 
 
-class _Blocks(FileIO):
-    """A file that is sent a megabyte at a time: botocore asks for 16 KB, which costs more than the sending."""
+class _LargeReads(FileIO):
+    """A file that is read at least a megabyte at a time; botocore's reads of 16 KB cost more than the transfer."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        return super().read(max(size, _BLOCK) if size is not None and size >= 0 else -1)
+        return super().read(max(size, _READ_SIZE) if size is not None and size >= 0 else -1)
 
 
 class BucketStore:
-    """A bucket, or what is below a prefix of it. The etag is the server's.
+    """A bucket or a prefix of it. The etag is the server's.
 
-    Before its first `create` or `swap` it finds out, by four small requests, which conditions the server checks.
-    Without If-Match a swap takes a lock object (`s3_lock`). Without If-None-Match a creation looks first, and the log
-    says so; `self_test` says both.
+    The first `create` or `swap` detects with four small requests which conditions the server supports. Without If-Match
+    a swap uses a lock object (`s3_lease`). Without If-None-Match a creation checks the key first and logs a warning.
+    `self_test` reports both.
     """
 
     def __init__(self, url: str, bucket: str, prefix: str, settings: Settings) -> None:
@@ -50,9 +51,9 @@ class BucketStore:
         self._bucket = bucket
         self._prefix = prefix
         self._settings = settings
-        self._lock, self._asking = threading.Lock(), threading.Lock()
-        self._made: Any = None
-        self._found: Conditions | None = None
+        self._client_lock, self._probe_lock = threading.Lock(), threading.Lock()
+        self._cached_client: Any = None
+        self._probed_conditions: Conditions | None = None
 
     @property
     def url(self) -> str:
@@ -62,49 +63,55 @@ class BucketStore:
     @property
     def write_settle_s(self) -> float:
         """See `Store.write_settle_s`."""
-        return 0.0 if self._at().decides else SETTLE_S
+        return 0.0 if self._location().is_aws else SETTLE_S
 
     @property
     def upload_concurrency(self) -> int:
         """See `Store.upload_concurrency`."""
-        return _LANES
+        return _UPLOAD_CONCURRENCY
 
     def put(self, key: str, data: bytes | Path, *, content_type: str | None = None) -> str:
-        """See `Store.put`. A file of 16 MiB or more goes in parts, several at a time."""
+        """See `Store.put`. A file of 16 MiB or more is uploaded in parallel parts."""
         extra = {"ContentType": content_type or mimetypes.guess_type(key)[0] or "application/octet-stream"}
-        place = self._place(key)
-        with plainly(self._url, key):
-            if isinstance(data, Path) and data.stat().st_size >= _PARTS_FROM:
-                with self._transfers() as transfers:
-                    transfers.upload(str(data), place["Bucket"], place["Key"], extra_args=extra).result()
-                return str(self._client().head_object(**place)["ETag"])
+        target = self._object_args(key)
+        with translate_errors(self._url, key):
+            if isinstance(data, Path) and data.stat().st_size >= _MULTIPART_THRESHOLD:
+                with self._transfer_manager() as transfers:
+                    transfers.upload(str(data), target["Bucket"], target["Key"], extra_args=extra).result()
+                return str(self._client().head_object(**target)["ETag"])
             if isinstance(data, Path):
-                with _Blocks(data) as body:
-                    return str(self._client().put_object(**place, Body=body, **extra)["ETag"])
-            return str(self._client().put_object(**place, Body=data, **extra)["ETag"])
+                with _LargeReads(data) as body:
+                    return str(self._client().put_object(**target, Body=body, **extra)["ETag"])
+            return str(self._client().put_object(**target, Body=data, **extra)["ETag"])
 
-    def create(self, key: str, data: bytes, *, alone_until: float = 0.0) -> str:
+    def create(self, key: str, data: bytes, *, exclusive_until: float = 0.0) -> str:
         """See `Store.create`."""
-        checked(self._url, key)
-        return self._writes().create(key, data, asked=self._conditions().create, alone_until=alone_until)
+        validate_key(self._url, key)
+        return self._conditional_writes().create(
+            key, data, server_checks=self._conditions().create, exclusive_until=exclusive_until
+        )
 
-    def swap(self, key: str, data: bytes, *, etag: str | None, alone_until: float = 0.0) -> str:
+    def swap(self, key: str, data: bytes, *, etag: str | None, exclusive_until: float = 0.0) -> str:
         """See `Store.swap`."""
-        checked(self._url, key)
+        validate_key(self._url, key)
         if etag is None:
             try:
-                return self.create(key, data, alone_until=alone_until)
-            except AlreadyThere:
-                raise Changed(self._url, key) from None
+                return self.create(key, data, exclusive_until=exclusive_until)
+            except ObjectExists:
+                raise ObjectChanged(self._url, key) from None
         if self._conditions().swap:
-            return self._writes().swap_by_server(key, data, etag)
-        if time.monotonic() < alone_until:
-            return self._writes().replace(key, data, alone_until=alone_until)
-        lock = ObjectLease(self._at(), key, self._lock_object)
-        with lock.held():
-            if self._etag(key) != etag or not lock.mine():
-                raise Changed(self._url, key)
+            return self._conditional_writes().swap_by_server(key, data, etag)
+        if time.monotonic() < exclusive_until:
+            return self._conditional_writes().replace(key, data, exclusive_until=exclusive_until)
+        lock = self.lease(key)
+        with lock.acquire():
+            if self._etag(key) != etag or not lock.is_held():
+                raise ObjectChanged(self._url, key)
             return self.put(key, data)
+
+    def lease(self, key: str) -> ObjectLease:
+        """The lock of a key for servers without If-Match; `swap` takes it."""
+        return ObjectLease(self._location(), key, self._create_lock_object)
 
     def get(self, key: str) -> bytes:
         """See `Store.get`."""
@@ -114,15 +121,15 @@ class BucketStore:
         """See `Store.read`."""
         from botocore.exceptions import BotoCoreError
 
-        with plainly(self._url, key):
-            for left in range(_READS, 0, -1):
-                answer = self._client().get_object(**self._place(key))
+        with translate_errors(self._url, key):
+            for attempts_left in range(_READ_ATTEMPTS, 0, -1):
+                answer = self._client().get_object(**self._object_args(key))
                 try:
-                    # its own context manager gives the bare, unchecked HTTP response
+                    # its own context manager yields the raw, unchecked HTTP response
                     with closing(answer["Body"]) as body:
                         return body.read(), str(answer["ETag"])
-                except BotoCoreError:  # the connection broke in the middle of the object
-                    if left == 1:
+                except BotoCoreError:  # the connection failed within the body
+                    if attempts_left == 1:
                         raise
         raise AssertionError
 
@@ -132,16 +139,16 @@ class BucketStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """See `Store.list`."""
-        for key, _ in self._listed(prefix):
+        for key, _ in self._list_objects(prefix):
             yield key
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def entries(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """See `Store.entries`."""
-        for key, entry in self._listed(prefix):
-            yield Entry(key, int(entry["Size"]), entry["LastModified"].timestamp(), str(entry["ETag"]))
+        for key, entry in self._list_objects(prefix):
+            yield ObjectInfo(key, int(entry["Size"]), entry["LastModified"].timestamp(), str(entry["ETag"]))
 
     def download(self, key: str, to: Path) -> None:
-        """See `Store.download`. A connection that breaks is taken up where it broke."""
+        """See `Store.download`. Resumes after a connection error."""
         part = to.with_name(f"{to.name}.part")
         try:
             self._download(key, part)
@@ -149,48 +156,48 @@ class BucketStore:
         finally:
             part.unlink(missing_ok=True)
 
-    def copy_in(self, url: str, name: Callable[[Entry], str]) -> Entry | None:
-        """See `Store.copy_in`. By CopyObject, of the object as it was when it was named."""
+    def copy_from(self, url: str, name: Callable[[ObjectInfo], str]) -> ObjectInfo | None:
+        """See `Store.copy_from`. Uses CopyObject, conditional on the etag that was passed to `name`."""
         from botocore.exceptions import ClientError
 
         bucket, _, key = url.removeprefix("s3://").partition("/")
         if not url.startswith("s3://") or not bucket or not key:
             return None
-        with plainly(self._url, url):
+        with translate_errors(self._url, url):
             try:
-                found = self._client().head_object(Bucket=bucket, Key=key)
-                size, modified = int(found["ContentLength"]), found["LastModified"].timestamp()
-                to = name(Entry(key, size, modified, str(found["ETag"])))
+                head = self._client().head_object(Bucket=bucket, Key=key)
+                size, modified = int(head["ContentLength"]), head["LastModified"].timestamp()
+                to = name(ObjectInfo(key, size, modified, str(head["ETag"])))
                 if not to:
                     return None
                 source = {"Bucket": bucket, "Key": key}
-                made = self._client().copy_object(
-                    **self._place(to), CopySource=source, CopySourceIfMatch=found["ETag"], MetadataDirective="COPY"
+                copied = self._client().copy_object(
+                    **self._object_args(to), CopySource=source, CopySourceIfMatch=head["ETag"], MetadataDirective="COPY"
                 )
             except ClientError:
                 return None
-        result = made["CopyObjectResult"]
-        return Entry(to, size, result["LastModified"].timestamp(), str(result["ETag"]))
+        result = copied["CopyObjectResult"]
+        return ObjectInfo(to, size, result["LastModified"].timestamp(), str(result["ETag"]))
 
     def delete(self, key: str) -> None:
         """See `Store.delete`."""
-        with plainly(self._url, key):
-            self._client().delete_object(**self._place(key))
+        with translate_errors(self._url, key):
+            self._client().delete_object(**self._object_args(key))
 
     def put_many(self, items: Iterable[tuple[str, bytes | Path]], progress: Progress | None = None) -> int:
-        """See `Store.put_many`. 16 writes at a time on one pool of connections."""
-        return put_all(self.put, items, progress, threads=_THREADS)
+        """See `Store.put_many`. 16 concurrent writes with one connection pool."""
+        return _put_concurrently(self.put, items, progress, threads=_THREADS)
 
     def leftovers(self, *, before: float, remove: bool = False) -> Leftovers:
-        """See `Store.leftovers`. Multipart uploads: the bucket bills their parts until they are aborted.
+        """See `Store.leftovers`. Incomplete multipart uploads, whose parts are billed until they are aborted.
 
-        A server that does not list them, or does not let us, is named in the log; nothing is known of them then.
+        If the server cannot or may not list them, a warning is logged and the result is zero.
         """
         from botocore.exceptions import ClientError
 
         count = size = 0
         client = self._client()
-        with plainly(self._url, ""):
+        with translate_errors(self._url, ""):
             try:
                 for upload in self._uploads(before):
                     parts = client.get_paginator("list_parts").paginate(**upload)
@@ -203,12 +210,12 @@ class BucketStore:
         return Leftovers(count, size)
 
     def _uploads(self, before: float) -> Iterator[dict[str, str]]:
-        """The multipart uploads below our prefix that were begun before a time and never completed."""
+        """The incomplete multipart uploads below the prefix that were started before a time."""
         pages = self._client().get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix):
-            for each in page.get("Uploads", ()):
-                if each["Initiated"].timestamp() < before:
-                    yield {"Bucket": self._bucket, "Key": each["Key"], "UploadId": each["UploadId"]}
+            for upload in page.get("Uploads", ()):
+                if upload["Initiated"].timestamp() < before:
+                    yield {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
 
     def scratch(self) -> AbstractContextManager[Path]:
         """See `Store.scratch`."""
@@ -216,65 +223,113 @@ class BucketStore:
 
     def self_test(self) -> Capabilities:
         """See `Store.self_test`."""
-        return probe(self, self._writes())
+        return probe(self, self._conditional_writes())
 
-    def _lock_object(self, key: str, data: bytes) -> str:
-        return self._writes().create(key, data, asked=self._conditions().create)
+    def _create_lock_object(self, key: str, data: bytes) -> str:
+        return self._conditional_writes().create(key, data, server_checks=self._conditions().create)
 
-    def _listed(self, prefix: str) -> Iterator[tuple[str, Any]]:
-        with plainly(self._url, prefix):
+    def _list_objects(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        with translate_errors(self._url, prefix):
             pages = self._client().get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
                 for entry in page.get("Contents", ()):
                     key = entry["Key"].removeprefix(self._prefix)
-                    if key and not key.startswith(OWN) and not key.endswith("/"):
+                    if key and not key.startswith(INTERNAL_PREFIX) and not key.endswith("/"):
                         yield key, entry
 
     def _etag(self, key: str) -> str | None:
         try:
-            with plainly(self._url, key):
-                return str(self._client().head_object(**self._place(key))["ETag"])
-        except NotThere:
+            with translate_errors(self._url, key):
+                return str(self._client().head_object(**self._object_args(key))["ETag"])
+        except ObjectNotFound:
             return None
 
-    def _place(self, key: str) -> dict[str, str]:
-        return self._at().of(checked(self._url, key))
+    def _object_args(self, key: str) -> dict[str, str]:
+        return self._location().object_args(validate_key(self._url, key))
 
     def _client(self) -> Any:
-        with self._lock:
-            if self._made is None:
-                self._made = s3_client(self._settings)
-            return self._made
+        with self._client_lock:
+            if self._cached_client is None:
+                self._cached_client = s3_client(self._settings)
+            return self._cached_client
 
     def _download(self, key: str, to: Path) -> None:
         from s3transfer.exceptions import RetriesExceededError
 
-        place = self._place(key)
+        target = self._object_args(key)
         try:
-            with plainly(self._url, key), to.open("wb") as file, self._transfers() as transfers:
-                transfers.download(place["Bucket"], place["Key"], file).result()
+            with translate_errors(self._url, key), to.open("wb") as file, self._transfer_manager() as transfers:
+                transfers.download(target["Bucket"], target["Key"], file).result()
         except RetriesExceededError as error:
-            raise plain(self._url, key, error.last_exception) from None
+            raise to_store_error(self._url, key, error.last_exception) from None
 
-    def _transfers(self) -> Any:
-        """What brings large objects here and there, in parts; a context that ends its threads."""
+    def _transfer_manager(self) -> Any:
+        """A manager of multipart transfers; a context manager that stops its threads."""
         from s3transfer.manager import TransferConfig, TransferManager
 
-        parts = TransferConfig(
-            multipart_threshold=_PARTS_FROM, multipart_chunksize=_PARTS_FROM, max_request_concurrency=4
+        config = TransferConfig(
+            multipart_threshold=_MULTIPART_THRESHOLD,
+            multipart_chunksize=_MULTIPART_THRESHOLD,
+            max_request_concurrency=4,
         )
-        return TransferManager(self._client(), parts)
+        return TransferManager(self._client(), config)
 
-    def _at(self) -> Place:
-        return Place(self._client(), self._bucket, self._prefix, self._url)
+    def _location(self) -> S3Location:
+        return S3Location(self._client(), self._bucket, self._prefix, self._url)
 
-    def _writes(self) -> ConditionalWrites:
-        return ConditionalWrites(self._at())
+    def _conditional_writes(self) -> ConditionalWrites:
+        return ConditionalWrites(self._location())
 
     def _conditions(self) -> Conditions:
-        with self._asking:
-            if self._found is None:
-                self._found = self._writes().probe_capabilities()
-                if not self._found.create:
+        with self._probe_lock:
+            if self._probed_conditions is None:
+                self._probed_conditions = self._conditional_writes().probe_capabilities()
+                if not self._probed_conditions.create:
                     _log.warning("store_without_conditional_writes", extra={"store": self._url, "detail": NO_CREATE})
-            return self._found
+            return self._probed_conditions
+
+
+def _put_concurrently(
+    put: Callable[[str, bytes | Path], object],
+    items: Iterable[tuple[str, bytes | Path]],
+    progress: Progress | None,
+    *,
+    threads: int,
+) -> int:
+    """Write every item; the first error stops it and is raised after the running writes have finished.
+
+    Args:
+        put: Writes one object; called in several threads.
+        items: Read one by one, at most `2 * threads` ahead of the finished writes.
+        progress: As in `Store.put_many`; called in the caller's thread.
+        threads: Number of concurrent writes.
+
+    Returns:
+        The number of objects written.
+    """
+    done = size = 0
+    pending: deque[tuple[Future[object], int]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="store") as pool:
+        try:
+            for key, data in items:
+                if len(pending) >= 2 * threads:
+                    done, size = _finish_oldest(pending, done, size, progress)
+                length = data.stat().st_size if isinstance(data, Path) else len(data)
+                pending.append((pool.submit(put, key, data), length))
+            while pending:
+                done, size = _finish_oldest(pending, done, size, progress)
+        except BaseException:
+            for future, _ in pending:
+                future.cancel()
+            raise
+    return done
+
+
+def _finish_oldest(
+    pending: deque[tuple[Future[object], int]], done: int, size: int, progress: Progress | None
+) -> tuple[int, int]:
+    future, length = pending.popleft()
+    future.result()
+    if progress is not None:
+        progress(done + 1, size + length)
+    return done + 1, size + length

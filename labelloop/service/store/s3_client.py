@@ -1,4 +1,4 @@
-"""The client for the S3 server that the settings name, by botocore, boto3's core: imported when first used (0.15 s)."""
+"""The boto3 client for the configured S3 server; boto3 is imported on first use."""
 
 import gzip
 import random
@@ -14,24 +14,23 @@ from labelloop.service.settings import Settings
 
 CONNECTIONS = 32
 ATTEMPTS = 8
-_SILENCES, _REFUSALS = 2, 4
-"""Times that a request is sent to a server that says nothing at all, and to an address where none is."""
-_BUSY = frozenset({429, 500, 502, 503, 504})
-_AWS = (".amazonaws.com", ".amazonaws.com.cn")
-_ASK_FIRST = 1 << 20
-"""Bytes from which the server is asked whether it takes an object before it is sent: one that says no need not read it.
-"""
+# Maximum attempts after a timeout, and after a refused connection.
+_TIMEOUT_ATTEMPTS, _CONNECT_ATTEMPTS = 2, 4
+_RETRYABLE_STATUS = frozenset({429, 500, 502, 503, 504})
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
+# Objects of this size or larger are sent with `Expect: 100-continue`: a server can refuse them before the body is sent.
+_EXPECT_CONTINUE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a store's objects are.
+class S3Location:
+    """The bucket and prefix of a store.
 
     Attributes:
-        client: A botocore S3 client.
-        bucket: Its bucket.
-        prefix: In front of every key; empty, or ending with a slash.
-        url: The store's address, for errors.
+        client: The S3 client.
+        bucket: The bucket name.
+        prefix: Prefix of every key; empty, or ending with a slash.
+        url: The address of the store, for errors.
     """
 
     client: Any
@@ -39,36 +38,37 @@ class Place:
     prefix: str
     url: str
 
-    def of(self, key: str) -> dict[str, str]:
-        """The arguments of the client's calls that name an object."""
+    def object_args(self, key: str) -> dict[str, str]:
+        """The `Bucket` and `Key` arguments of client calls."""
         return {"Bucket": self.bucket, "Key": self.prefix + key}
 
     @property
-    def decides(self) -> bool:
-        """Whether the server is known to let one of several creators through: AWS, wherever its address came from."""
-        return (urlsplit(str(self.client.meta.endpoint_url)).hostname or "").endswith(_AWS)
+    def is_aws(self) -> bool:
+        """Whether the server is AWS S3, which accepts exactly one of several concurrent creations."""
+        return (urlsplit(str(self.client.meta.endpoint_url)).hostname or "").endswith(_AWS_DOMAINS)
 
 
 def s3_client(settings: Settings, *, timeout_s: float = 25.0, attempts: int = ATTEMPTS) -> Any:
-    """A thread-safe S3 client with its own pool of connections.
+    """A thread-safe S3 client with its own connection pool.
 
     Args:
-        settings: Endpoint, region and keys; keys left empty come from botocore's own chain: environment, profile, role.
-        timeout_s: Longest silence of the server.
-        attempts: Times that a request is sent to a server that answers 500 or 503, or breaks the connection: 8 last
-            for some ten seconds.
+        settings: Endpoint, region and access key; an empty key uses botocore's credential chain.
+        timeout_s: Read timeout in seconds; the connect timeout is at most 10.
+        attempts: Maximum attempts of a request that fails with a 5xx status, 429 or a closed connection. 8 attempts
+            take about ten seconds.
     """
+    import boto3
     from botocore import handlers
     from botocore.config import Config
     from botocore.session import Session
 
-    from labelloop.service.store.s3_responses import look_at, refuse_redirect
+    from labelloop.service.store.s3_responses import check_response, refuse_redirect
 
-    own = bool(settings.s3_endpoint_url)
+    has_endpoint = bool(settings.s3_endpoint_url)
     secret = settings.s3_secret_access_key.get_secret_value()
     session = Session()
-    session.register_component("data_loader", _loader())
-    client = session.create_client(
+    session.register_component("data_loader", _fast_loader())
+    client = boto3.Session(botocore_session=session).client(
         "s3",
         endpoint_url=settings.s3_endpoint_url or None,
         region_name=settings.s3_region,
@@ -80,64 +80,64 @@ def s3_client(settings: Settings, *, timeout_s: float = 25.0, attempts: int = AT
             connect_timeout=min(timeout_s, 10.0),
             read_timeout=timeout_s,
             retries={"mode": "standard", "total_max_attempts": attempts},
-            s3={"addressing_style": "path" if own else "auto"},
-            # Not every S3-compatible server knows the checksums that newer clients add unasked.
+            s3={"addressing_style": "path" if has_endpoint else "auto"},
+            # Some S3-compatible servers reject the checksums that newer clients add by default.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
     )
-    client.meta.events.register_first("needs-retry.s3", partial(_patience, most=attempts))
+    client.meta.events.register_first("needs-retry.s3", partial(_retry_delay, max_attempts=attempts))
     client.meta.events.register_first("needs-retry.s3", refuse_redirect)
-    client.meta.events.register("after-call.s3", look_at)
-    # Bytes as a file go out 16 KB at a time, after a question; as bytes they go at once, while other threads work.
+    client.meta.events.register("after-call.s3", check_response)
+    # botocore wraps bytes in a file object, which is sent 16 KB at a time; plain bytes are sent in one call.
     client.meta.events.unregister("before-parameter-build.s3.PutObject", handlers.convert_body_to_file_like_object)
-    client.meta.events.register("before-call.s3.PutObject", _ask_first)
+    client.meta.events.register("before-call.s3.PutObject", _expect_continue)
     return client
 
 
-def _loader() -> Any:
-    """What finds and reads botocore's descriptions of services, in a third of the time that its own takes."""
+def _fast_loader() -> Any:
+    """A loader of botocore's service descriptions that takes a third of the time of the default one."""
     from botocore.loaders import JSONFileLoader, Loader
 
-    class Files(JSONFileLoader):  # type: ignore[misc]
+    class MsgspecFileLoader(JSONFileLoader):  # type: ignore[misc]
         def load_file(self, file_path: str) -> Any:
-            for ending, opened in ((".json", open), (".json.gz", gzip.open)):
+            for suffix, open_file in ((".json", open), (".json.gz", gzip.open)):
                 try:
-                    with opened(f"{file_path}{ending}", "rb") as file:
+                    with open_file(f"{file_path}{suffix}", "rb") as file:
                         return msgspec.json.decode(file.read())
                 except FileNotFoundError:
                     continue
             return None
 
-    class Folders(Loader):  # type: ignore[misc]
+    class ServiceLoader(Loader):  # type: ignore[misc]
         def list_available_services(self, type_name: str) -> list[str]:
-            del type_name  # none of the 400 is looked into
+            del type_name  # the default loader opens every one of about 400 folders
             return [path.name for path in Path(self.BUILTIN_DATA_PATH).iterdir()]
 
-    return Folders(file_loader=Files())
+    return ServiceLoader(file_loader=MsgspecFileLoader())
 
 
-def _ask_first(params: dict[str, Any], **_: Any) -> None:
-    if isinstance(params["body"], bytes) and len(params["body"]) >= _ASK_FIRST:
+def _expect_continue(params: dict[str, Any], **_: Any) -> None:
+    if isinstance(params["body"], bytes) and len(params["body"]) >= _EXPECT_CONTINUE_BYTES:
         params["headers"]["Expect"] = "100-continue"
 
 
-def _patience(
-    response: tuple[Any, Any] | None, attempts: int, caught_exception: Exception | None, *, most: int, **_: Any
+def _retry_delay(
+    response: tuple[Any, Any] | None, attempts: int, caught_exception: Exception | None, *, max_attempts: int, **_: Any
 ) -> float | None:
-    """Seconds until a request is sent again; None: botocore decides.
+    """Seconds until the next attempt of a request; None: botocore decides.
 
-    botocore alone waits for less than a second in all, and all requests of a client share a few attempts: a server that
-    is started again, or asks to slow down, ended an export. On the other hand it waits for each timeout in turn.
+    botocore's standard mode waits less than a second in total and shares a retry quota between all requests of a
+    client, so a restarting or throttling server would fail an export. It also retries every timeout.
 
     Args:
-        response: What came, (HTTP response, what it says).
-        attempts: Times that it was sent.
-        caught_exception: What went wrong without an answer.
-        most: Times that it is sent at most.
+        response: (HTTP response, parsed response), or None.
+        attempts: Number of attempts so far.
+        caught_exception: The exception if there was no response.
+        max_attempts: Maximum number of attempts.
 
     Raises:
-        BotoCoreError: The exception itself, where sending again is no use.
+        BotoCoreError: `caught_exception`, if a retry is useless.
     """
     from botocore.exceptions import (
         ConnectionClosedError,
@@ -147,14 +147,15 @@ def _patience(
         ResponseStreamingError,
     )
 
-    if isinstance(caught_exception, ReadTimeoutError | ConnectTimeoutError) and attempts >= _SILENCES:
+    if isinstance(caught_exception, ReadTimeoutError | ConnectTimeoutError) and attempts >= _TIMEOUT_ATTEMPTS:
         raise caught_exception
-    if isinstance(caught_exception, EndpointConnectionError) and attempts >= _REFUSALS:
+    if isinstance(caught_exception, EndpointConnectionError) and attempts >= _CONNECT_ATTEMPTS:
         raise caught_exception
-    again = (EndpointConnectionError, ConnectionClosedError, ResponseStreamingError)
-    if attempts < most and (
-        isinstance(caught_exception, again) or (response is not None and response[0].status_code in _BUSY)
+    retryable = (EndpointConnectionError, ConnectionClosedError, ResponseStreamingError)
+    if attempts < max_attempts and (
+        isinstance(caught_exception, retryable)
+        or (response is not None and response[0].status_code in _RETRYABLE_STATUS)
     ):
-        longest = min(0.2 * 2.0 ** (attempts - 1), 4.0)
-        return random.uniform(0.5, 1) * longest  # noqa: S311 - spreads requests
+        max_delay = min(0.2 * 2.0 ** (attempts - 1), 4.0)
+        return random.uniform(0.5, 1) * max_delay  # noqa: S311 - spreads requests
     return None

@@ -1,4 +1,4 @@
-"""Writes under a condition that the S3 server checks, and the finding of which conditions it checks at all.
+"""Conditional writes to S3 (If-None-Match, If-Match), and detection of the conditions that a server supports.
 
 | server                         | If-None-Match: * on an existing key | If-Match with an old etag |
 |--------------------------------|-------------------------------------|---------------------------|
@@ -16,20 +16,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from labelloop.service.store.errors import AlreadyThere, Changed, NotThere, StoreError
-from labelloop.service.store.keys import OWN
-from labelloop.service.store.s3_client import Place
-from labelloop.service.store.s3_errors import code, plainly, status
+from labelloop.service.store.errors import ObjectChanged, ObjectExists, ObjectNotFound, StoreError
+from labelloop.service.store.keys import INTERNAL_PREFIX
+from labelloop.service.store.s3_client import S3Location
+from labelloop.service.store.s3_errors import error_code, error_status, translate_errors
 
-_REFUSED = frozenset({409, 412})  # 409: AWS, when another write of the key is under way
-_WRITER = "labelloop-writer"
+_PRECONDITION_FAILED = frozenset({409, 412})  # 409: AWS, during another write of the key
+_WRITER_METADATA = "labelloop-writer"
 SETTLE_S, _SETTLE_TIMES, _SETTLE_MAX_S = 0.3, 4.0, 10.0
 Header = Literal["IfNoneMatch", "IfMatch"]
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Which conditions the server checks."""
+    """The conditions that the server checks: If-None-Match (create) and If-Match (swap)."""
 
     create: bool
     swap: bool
@@ -38,93 +38,96 @@ class Conditions:
 class ConditionalWrites:
     """Conditional puts to one bucket.
 
-    Swift looks whether the key is taken when a put BEGINS: of several at the same moment more than one may succeed, and
-    the last to finish stays. A server that knows no conditions lets everybody through. So, except on AWS, whoever was
-    let through waits until the others must have finished and looks whose object stayed: that one has created it.
+    Swift checks the condition when a put BEGINS: several concurrent puts may succeed, and the last to finish stays. A
+    server without conditional writes accepts every put. So, except on AWS, a writer whose put was accepted waits for
+    concurrent writers to finish and checks that its object is the one that stayed.
 
     Args:
-        place: The bucket.
+        location: The bucket and prefix.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._client = place.client
-        self._url = place.url
+    def __init__(self, location: S3Location) -> None:
+        self._location = location
+        self._client = location.client
+        self._url = location.url
 
-    def create(self, key: str, data: bytes, *, asked: bool, alone_until: float = 0.0) -> str:
-        """Writes a new object; of any number of creators at once exactly one gets its etag.
+    def create(self, key: str, data: bytes, *, server_checks: bool, exclusive_until: float = 0.0) -> str:
+        """Write a new object; of concurrent writers exactly one succeeds.
 
         Args:
-            key: Where.
-            data: The bytes.
-            asked: Whether the server checks If-None-Match; where it does not, the key is looked at first.
-            alone_until: See `Store.create`.
+            key: Its key.
+            data: The content.
+            server_checks: Whether the server checks If-None-Match; if not, a HEAD request checks the key first.
+            exclusive_until: See `Store.create`.
+
+        Returns:
+            The new etag.
 
         Raises:
-            AlreadyThere: Another has it.
+            ObjectExists: The key exists.
         """
         writer = uuid.uuid4().hex
         started = time.monotonic()
-        if asked:
+        if server_checks:
             etag = self._put(key, data, "IfNoneMatch", "*", writer)
         else:
-            etag = None if self._is_there(key) else self._put(key, data, None, "", writer)
-        if etag is None or not self.stays(key, etag, writer, started=started, alone_until=alone_until):
-            raise AlreadyThere(self._url, key)
+            etag = None if self._exists(key) else self._put(key, data, None, "", writer)
+        if etag is None or not self.is_final(key, etag, writer, started=started, exclusive_until=exclusive_until):
+            raise ObjectExists(self._url, key)
         return etag
 
-    def replace(self, key: str, data: bytes, *, alone_until: float) -> str:
-        """Writes an object that nobody else writes until then.
+    def replace(self, key: str, data: bytes, *, exclusive_until: float) -> str:
+        """Write an object that no other process writes before `exclusive_until`.
 
         Raises:
-            Changed: It took longer, and another's object stayed.
+            ObjectChanged: The write took longer, and another writer's object stayed.
         """
         writer = uuid.uuid4().hex
         started = time.monotonic()
         etag = self._put(key, data, None, "", writer)
-        if etag is None or not self.stays(key, etag, writer, started=started, alone_until=alone_until):
-            raise Changed(self._url, key)
+        if etag is None or not self.is_final(key, etag, writer, started=started, exclusive_until=exclusive_until):
+            raise ObjectChanged(self._url, key)
         return etag
 
-    def stays(self, key: str, etag: str, writer: str, *, started: float, alone_until: float) -> bool:
-        """Whether an object that was just written is there for good: at once where nobody else can have written."""
-        if self._place.decides or time.monotonic() < alone_until:
+    def is_final(self, key: str, etag: str, writer: str, *, started: float, exclusive_until: float) -> bool:
+        """Whether the written object stays; checked after a settle delay unless concurrent writers are excluded."""
+        if self._location.is_aws or time.monotonic() < exclusive_until:
             return True
         time.sleep(min(_SETTLE_MAX_S, max(SETTLE_S, _SETTLE_TIMES * (time.monotonic() - started))))
         return self._etag_of(key, writer) == etag
 
     def create_by_server(self, key: str, data: bytes) -> str:
-        """As `create`, trusting the server alone."""
+        """As `create`, relying on the server only."""
         etag = self._put(key, data, "IfNoneMatch", "*", uuid.uuid4().hex)
         if etag is None:
-            raise AlreadyThere(self._url, key)
+            raise ObjectExists(self._url, key)
         return etag
 
     def swap_by_server(self, key: str, data: bytes, etag: str) -> str:
-        """Writes an object whose etag is still this one.
+        """Replace an object if its etag is unchanged.
 
         Raises:
-            Changed: The server refused, or the object is gone.
-            NotImplementedError: The server does not know the condition.
+            ObjectChanged: The server refused, or the object does not exist.
+            NotImplementedError: The server does not support the condition.
         """
         new = self._put(key, data, "IfMatch", etag, uuid.uuid4().hex)
         if new is None:
-            raise Changed(self._url, key)
+            raise ObjectChanged(self._url, key)
         return new
 
     def probe_capabilities(self) -> Conditions:
-        """Tries both on a fresh key of the store's own: four small requests."""
-        key = f"{OWN}probe/{uuid.uuid4().hex}"
-        with plainly(self._url, key):
-            self._client.put_object(**self._place.of(key), Body=b"")
+        """Test both conditions on a new internal key: four small requests."""
+        key = f"{INTERNAL_PREFIX}probe/{uuid.uuid4().hex}"
+        with translate_errors(self._url, key):
+            self._client.put_object(**self._location.object_args(key), Body=b"")
         try:
             return Conditions(
                 create=self._checks(key, "IfNoneMatch", "*"),
                 swap=self._checks(key, "IfMatch", '"00000000000000000000000000000000"'),
             )
         finally:
-            with suppress(StoreError), plainly(self._url, key):
-                self._client.delete_object(**self._place.of(key))
+            with suppress(StoreError), translate_errors(self._url, key):
+                self._client.delete_object(**self._location.object_args(key))
 
     def _checks(self, key: str, header: Header, value: str) -> bool:
         try:
@@ -133,38 +136,40 @@ class ConditionalWrites:
             return False
 
     def _put(self, key: str, data: bytes, header: Header | None, value: str, writer: str) -> str | None:
-        """The new etag, or None where the server refused. The object carries who wrote it."""
+        """Put an object with its writer's id as metadata; return the new etag, or None if the server refused."""
         from botocore.exceptions import ClientError
 
         condition = {header: value} if header else {}
-        with plainly(self._url, key):
+        with translate_errors(self._url, key):
             try:
                 answer = self._client.put_object(
-                    **self._place.of(key), Body=data, Metadata={_WRITER: writer}, **condition
+                    **self._location.object_args(key), Body=data, Metadata={_WRITER_METADATA: writer}, **condition
                 )
             except ClientError as error:
-                if status(error) == 501 or code(error) == "NotImplemented":
+                if error_status(error) == 501 or error_code(error) == "NotImplemented":
                     raise NotImplementedError(header) from None
-                if status(error) not in _REFUSED and not (header == "IfMatch" and code(error) == "NoSuchKey"):
+                if error_status(error) not in _PRECONDITION_FAILED and not (
+                    header == "IfMatch" and error_code(error) == "NoSuchKey"
+                ):
                     raise
-                # The refusal of a request that botocore had repeated may be of our own write, whose answer was lost.
+                # If botocore retried, the refusal may be caused by our own first write, whose response was lost.
                 repeated = error.response.get("ResponseMetadata", {}).get("RetryAttempts")
                 return self._etag_of(key, writer) if repeated else None
         return str(answer["ETag"])
 
-    def _is_there(self, key: str) -> bool:
+    def _exists(self, key: str) -> bool:
         try:
-            with plainly(self._url, key):
-                self._client.head_object(**self._place.of(key))
-        except NotThere:
+            with translate_errors(self._url, key):
+                self._client.head_object(**self._location.object_args(key))
+        except ObjectNotFound:
             return False
         return True
 
     def _etag_of(self, key: str, writer: str) -> str | None:
-        """The object's etag if it is this writer's, as far as the server keeps who wrote it."""
+        """The object's etag if this writer wrote it; servers that drop metadata count as this writer."""
         try:
-            with plainly(self._url, key):
-                answer = self._client.head_object(**self._place.of(key))
-        except NotThere:
+            with translate_errors(self._url, key):
+                answer = self._client.head_object(**self._location.object_args(key))
+        except ObjectNotFound:
             return None
-        return str(answer["ETag"]) if answer.get("Metadata", {}).get(_WRITER, writer) == writer else None
+        return str(answer["ETag"]) if answer.get("Metadata", {}).get(_WRITER_METADATA, writer) == writer else None

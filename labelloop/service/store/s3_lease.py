@@ -1,11 +1,10 @@
-"""A lock made of one object that is created only: what a swap takes where the server has no compare-and-swap.
+"""A lease in a lock object, used by `swap` on servers without compare-and-swap.
 
-Safe among writers that all use it, on a server whose create-only writes hold. A holder that needs long gives signs of
-life, in an object of its own that nobody else writes. One that dies leaves its lock behind: who waits has seen no sign
-of it for `LEASE_S`, by the own steady clock, and removes it. No two machines' clocks are compared, and a clock that is
-set does not matter. Two writers that remove the same dead lock at the same moment are told apart by looking at the lock
-once more right before the write; between that look and the write, some milliseconds, a swap may in theory be lost. A
-server with If-Match has no such gap.
+Safe among writers that all use it, on a server with create-only writes. The holder writes heartbeats to a separate
+object. A waiter that sees no new heartbeat for `LEASE_S` seconds of its own monotonic clock removes the lock of a dead
+holder. Clocks of different machines are never compared, and changes of the wall clock do not matter. Two waiters may
+remove the same dead lock at the same time, so the holder checks its lock again right before the write; in the few
+milliseconds between that check and the write a swap could be lost. A server with If-Match has no such gap.
 """
 
 import hashlib
@@ -16,111 +15,111 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from labelloop.service.store.errors import AlreadyThere, NotThere, StoreError
-from labelloop.service.store.keys import OWN
-from labelloop.service.store.s3_client import Place
-from labelloop.service.store.s3_errors import plainly
+from labelloop.service.store.errors import ObjectExists, ObjectNotFound, StoreError
+from labelloop.service.store.keys import INTERNAL_PREFIX
+from labelloop.service.store.s3_client import S3Location
+from labelloop.service.store.s3_errors import translate_errors
 
 LEASE_S = 10.0
 WAIT_S = 45.0
-_SIGNS = 4
-"""Signs of life in a lease."""
+_HEARTBEATS_PER_LEASE = 4
 
 
 class ObjectLease:
     """The lock of one key.
 
     Args:
-        place: The bucket.
-        key: What is locked.
-        create: Creates the lock object, as `Store.create` does.
+        location: The bucket and prefix.
+        key: The locked key.
+        create: Creates the lock object, like `Store.create`.
     """
 
-    def __init__(self, place: Place, key: str, create: Callable[[str, bytes], str]) -> None:
-        self._place = place
-        self._client = place.client
-        self._url = place.url
+    def __init__(self, location: S3Location, key: str, create: Callable[[str, bytes], str]) -> None:
+        self._location = location
+        self._client = location.client
+        self._url = location.url
         self._key = key
-        self._lock_key = f"{OWN}locks/{hashlib.sha256(key.encode()).hexdigest()}"
+        self._lock_key = f"{INTERNAL_PREFIX}locks/{hashlib.sha256(key.encode()).hexdigest()}"
         self._create = create
         self._owner = uuid.uuid4().hex.encode()
-        self._watched, self._sign, self._since = b"", b"", 0.0
+        self._observed_owner, self._last_heartbeat, self._last_change = b"", b"", 0.0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds the lock, waiting at most `WAIT_S` for it.
+    def acquire(self) -> Iterator[None]:
+        """Hold the lock; wait up to `WAIT_S` seconds for it.
 
         Raises:
-            StoreError: Others held it all the time.
+            StoreError: Other writers held it all the time.
         """
-        end = time.monotonic() + WAIT_S
-        while not self._taken():
-            if time.monotonic() > end:
+        deadline = time.monotonic() + WAIT_S
+        while not self.try_acquire():
+            if time.monotonic() > deadline:
                 raise StoreError(
-                    self._url, self._key, f"others have been writing it for {WAIT_S:.0f} s", fix="Try again later."
+                    self._url, self._key, f"other writers have held its lock for {WAIT_S:.0f} s", fix="Try again later."
                 )
-            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - spreads waiting writers, protects nothing
-        ended = Event()
-        Thread(target=self._heartbeat, args=(ended,), name="lock", daemon=True).start()
+            time.sleep(random.uniform(0.02, 0.2))  # noqa: S311 - jitter, not security
+        stopped = Event()
+        Thread(target=self._heartbeat, args=(stopped,), name="lock", daemon=True).start()
         try:
             yield
         finally:
-            ended.set()
-            with suppress(StoreError):  # the lease ends it otherwise
-                if self.mine():
+            stopped.set()
+            with suppress(StoreError):  # otherwise the lease expires
+                if self.is_held():
                     self._remove(self._lock_key)
 
-    def mine(self) -> bool:
-        """Whether the lock is still ours: to be asked right before the write."""
+    def is_held(self) -> bool:
+        """Whether this object still holds the lock; call it right before the write."""
         return self._read(self._lock_key) == self._owner
 
-    def _taken(self) -> bool:
+    def try_acquire(self) -> bool:
+        """Try once to take the lock; remove the lock of a dead holder."""
         try:
             self._create(self._lock_key, self._owner)
-        except AlreadyThere:
+        except ObjectExists:
             if self._is_dead():
                 with suppress(StoreError):
-                    self._remove(self._sign_key(self._watched))
+                    self._remove(self._heartbeat_key(self._observed_owner))
                 self._remove(self._lock_key)
             return False
         return True
 
     def _is_dead(self) -> bool:
-        """Whether whoever holds it gave no sign of life for `LEASE_S`."""
+        """Whether the holder wrote no heartbeat for `LEASE_S` seconds."""
         owner, now = self._read(self._lock_key), time.monotonic()
-        if owner != self._watched:
-            self._watched, self._sign, self._since = owner, b"", now
-        if not owner or now - self._since <= LEASE_S:
+        if owner != self._observed_owner:
+            self._observed_owner, self._last_heartbeat, self._last_change = owner, b"", now
+        if not owner or now - self._last_change <= LEASE_S:
             return False
-        sign = self._read(self._sign_key(owner))
-        if sign != self._sign:
-            self._sign, self._since = sign, now
+        heartbeat = self._read(self._heartbeat_key(owner))
+        if heartbeat != self._last_heartbeat:
+            self._last_heartbeat, self._last_change = heartbeat, now
             return False
         return True
 
-    def _heartbeat(self, ended: Event) -> None:
-        """Nearly always the swap is over before the first."""
-        given = 0
-        while not ended.wait(LEASE_S / _SIGNS):
-            given += 1
-            key = self._sign_key(self._owner)
-            with suppress(StoreError), plainly(self._url, self._key):
-                self._client.put_object(**self._place.of(key), Body=b"%d" % given)
-        if given:
+    def _heartbeat(self, stopped: Event) -> None:
+        """Write heartbeats until `stopped`; most swaps end before the first."""
+        beats = 0
+        while not stopped.wait(LEASE_S / _HEARTBEATS_PER_LEASE):
+            beats += 1
+            key = self._heartbeat_key(self._owner)
+            with suppress(StoreError), translate_errors(self._url, self._key):
+                self._client.put_object(**self._location.object_args(key), Body=b"%d" % beats)
+        if beats:
             with suppress(StoreError):
-                self._remove(self._sign_key(self._owner))
+                self._remove(self._heartbeat_key(self._owner))
 
-    def _sign_key(self, owner: bytes) -> str:
+    def _heartbeat_key(self, owner: bytes) -> str:
         return f"{self._lock_key}-{hashlib.sha256(owner).hexdigest()[:32]}"
 
     def _read(self, key: str) -> bytes:
-        """What the object says; empty where there is none."""
+        """The content of an object; empty if it does not exist."""
         try:
-            with plainly(self._url, self._key):
-                return bytes(self._client.get_object(**self._place.of(key))["Body"].read())
-        except NotThere:
+            with translate_errors(self._url, self._key):
+                return bytes(self._client.get_object(**self._location.object_args(key))["Body"].read())
+        except ObjectNotFound:
             return b""
 
     def _remove(self, key: str) -> None:
-        with plainly(self._url, self._key):
-            self._client.delete_object(**self._place.of(key))
+        with translate_errors(self._url, self._key):
+            self._client.delete_object(**self._location.object_args(key))

@@ -1,4 +1,4 @@
-"""S3 servers that hang, are busy or break connections, on real sockets: it ends well, or soon with a clear message."""
+"""S3 servers that hang, throttle or close connections, on real sockets: retries succeed or fail soon with a fix."""
 
 import random
 import socket
@@ -11,10 +11,7 @@ from functools import partial
 
 import pytest
 
-from labelloop.service.store import StoreError, StoreUnreachable, open_store
-from labelloop.service.store import s3 as bucket
-from labelloop.service.store import s3_lease as s3_lock
-from labelloop.service.store import s3_responses as answers
+from labelloop.service.store import StoreError, StoreUnreachable, open_store, s3, s3_lease, s3_responses
 
 
 @pytest.fixture
@@ -32,27 +29,27 @@ OPERATIONS = {
 }
 
 
-def busy(until, *says):
+def busy(until, *answers):
     def fault(handler):
         if time.monotonic() < until:
-            handler.refuse(*random.choice(says))
+            handler.refuse(*random.choice(answers))
             return True
         return False
 
     return fault
 
 
-def test_server_that_is_busy_for_five_seconds_is_waited_for(bare_s3, store):
+def test_requests_are_retried_while_the_server_is_busy(bare_s3, store):
     store.put("there", b"data")
-    says = [(503, "SlowDown"), (500, "InternalError"), (502, "BadGateway"), (429, "TooManyRequests")]
-    bare_s3.fault = busy(time.monotonic() + 5, *says)
+    answers = [(503, "SlowDown"), (500, "InternalError"), (502, "BadGateway"), (429, "TooManyRequests")]
+    bare_s3.fault = busy(time.monotonic() + 5, *answers)
     with ThreadPoolExecutor(len(OPERATIONS)) as threads:
         for done in [threads.submit(operation, store) for operation in OPERATIONS.values()]:
             done.result()
 
 
 def reset(handler):
-    """Ends the connection at once, as a killed server does: the other side gets ECONNRESET."""
+    """Close the connection like a killed server: the client gets ECONNRESET."""
     handler.close_connection = True
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
@@ -65,16 +62,16 @@ def times(count, fault):
     def faulty(handler):
         with lock:
             left[0] -= 1
-            mine = left[0] >= 0
-        if mine:
+            faulty_request = left[0] >= 0
+        if faulty_request:
             fault(handler)
-        return mine
+        return faulty_request
 
     return faulty
 
 
 def half(handler):
-    """Begins to answer and breaks off in the middle of the body."""
+    """Send half of a body and reset the connection."""
     handler.send_response(200)
     handler.send_header("Content-Length", "100000")
     handler.send_header("ETag", '"x"')
@@ -85,13 +82,13 @@ def half(handler):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_connection_that_is_reset_is_made_anew(bare_s3, store, operation):
+def test_a_reset_connection_is_retried(bare_s3, store, operation):
     store.put("there", b"data")
     bare_s3.fault = times(3, reset)
     OPERATIONS[operation](store)
 
 
-def test_object_that_breaks_off_in_its_middle_is_read_again(bare_s3, store, tmp_path):
+def test_a_truncated_body_is_read_again(bare_s3, store, tmp_path):
     store.put("there", b"data")
     bare_s3.fault = times(2, half)
     assert store.get("there") == b"data"
@@ -105,29 +102,29 @@ def test_object_that_breaks_off_in_its_middle_is_read_again(bare_s3, store, tmp_
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_server_that_accepts_and_never_answers_is_given_up_soon_with_the_fix(bare_s3, tmp_path, monkeypatch, operation):
-    monkeypatch.setattr(bucket, "s3_client", partial(bucket.s3_client, timeout_s=0.5))
+def test_a_silent_server_fails_soon_with_the_fix(bare_s3, tmp_path, monkeypatch, operation):
+    monkeypatch.setattr(s3, "s3_client", partial(s3.s3_client, timeout_s=0.5))
     store = open_store("s3://bucket/p", bare_s3.settings(tmp_path))
     silent = threading.Event()
     bare_s3.fault = lambda handler: silent.wait(60)
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(StoreUnreachable) as caught:
         OPERATIONS[operation](store)
     silent.set()
-    assert time.monotonic() - began < 30  # it waits for two silences of half a second, and never for the end of one
+    assert time.monotonic() - started < 30  # two timeouts of half a second
     assert "does not answer" in caught.value.message
     assert "LABELLOOP_S3_ENDPOINT_URL" in caught.value.fix
 
 
-def test_server_that_stays_broken_is_told_with_what_it_said(bare_s3, store, monkeypatch):
+def test_a_permanent_error_quotes_the_server(bare_s3, store, monkeypatch):
     monkeypatch.setattr("labelloop.service.store.s3_client.random.uniform", lambda low, high: 0.0)
     bare_s3.fault = busy(float("inf"), (503, "SlowDown"))
     with pytest.raises(StoreError, match="SlowDown") as caught:
         store.put("k", b"data")
-    assert "look at its log" in caught.value.fix
+    assert "check its log" in caught.value.fix
 
 
-def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(bare_s3, store):
+def test_a_lost_response_to_a_creation_is_not_a_conflict(bare_s3, store):
     store.create("first", b"")
 
     def lost(handler):
@@ -136,7 +133,7 @@ def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(bare_s3
         bare_s3.fault = None
         body = b"mine"
         writer = handler.headers["x-amz-meta-labelloop-writer"]
-        bare_s3.objects[handler.key] = (body, writer, time.time())  # it is there, and nobody is told
+        bare_s3.objects[handler.key] = (body, writer, time.time())  # stored, but the response is lost
         reset(handler)
         return True
 
@@ -145,20 +142,14 @@ def test_answer_that_is_lost_after_the_object_was_created_is_no_conflict(bare_s3
     assert store.get("once") == b"mine"
 
 
-def lock_of(store, key="state"):
-    return s3_lock.ObjectLease(store._at(), key, store._lock_object)
-
-
 @pytest.mark.parametrize("jump_s", [0, -86400, 86400])
-def test_lock_of_a_killed_writer_is_removed_after_its_lease_whatever_the_clocks_say(
-    bare_s3, store, monkeypatch, jump_s
-):
+def test_the_lock_of_a_killed_writer_expires_whatever_the_clocks_say(bare_s3, store, monkeypatch, jump_s):
     etag = store.put("state", b"one")
-    assert lock_of(store)._taken()  # and its process is killed
+    assert store.lease("state").try_acquire()  # and its process is killed
     key = next(key for key in bare_s3.objects if "locks/" in key)
     data, writer, when = bare_s3.objects[key]
-    bare_s3.objects[key] = data, writer, when + jump_s  # the server's clock was set
-    monkeypatch.setattr(s3_lock, "LEASE_S", 1.0)
+    bare_s3.objects[key] = data, writer, when + jump_s  # the server's clock changed
+    monkeypatch.setattr(s3_lease, "LEASE_S", 1.0)
     began = time.monotonic()
     store.swap("state", b"two", etag=etag)
     assert time.monotonic() - began >= 1.0
@@ -166,26 +157,26 @@ def test_lock_of_a_killed_writer_is_removed_after_its_lease_whatever_the_clocks_
     assert not [key for key in bare_s3.objects if "locks/" in key]
 
 
-def test_lock_of_a_writer_that_takes_long_is_its_own_while_it_lives(bare_s3, store, monkeypatch):
-    monkeypatch.setattr(s3_lock, "LEASE_S", 0.8)
+def test_a_slow_writer_keeps_its_lock(bare_s3, store, monkeypatch):
+    monkeypatch.setattr(s3_lease, "LEASE_S", 0.8)
     etag = store.put("state", b"one")
-    slow = lock_of(store)
+    slow = store.lease("state")
     with ThreadPoolExecutor(1) as threads:
-        with slow.held():
+        with slow.acquire():
             swapping = threads.submit(store.swap, "state", b"two", etag=etag)
-            time.sleep(4 * s3_lock.LEASE_S)
-            assert slow.mine()
+            time.sleep(4 * s3_lease.LEASE_S)
+            assert slow.is_held()
             assert not swapping.done()
         swapping.result()
     assert store.get("state") == b"two"
     deadline = time.monotonic() + 30
-    while [key for key in bare_s3.objects if "locks/" in key]:  # its signs of life too
+    while [key for key in bare_s3.objects if "locks/" in key]:  # its heartbeats too
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_large_object_that_is_refused_is_told_why_and_not_sent_again(bare_s3, store):
-    """The server says no to the head of the request and hangs up: it reads nothing of the object."""
+def test_a_refused_large_object_is_not_sent_again(bare_s3, store):
+    """The server refuses the request headers and closes the connection without reading the body."""
 
     def denied(handler):
         handler.close_connection = True
@@ -244,7 +235,7 @@ def drip(ended):
 
 
 @pytest.mark.parametrize("operation", ["put", "get", "exists", "list"])
-def test_redirect_that_leads_nowhere_is_named(bare_s3, store, operation):
+def test_an_endless_redirect_is_named(bare_s3, store, operation):
     bare_s3.fault = redirect
     with pytest.raises(StoreUnreachable, match=r"redirects to 127\.0\.0\.1") as caught:
         OPERATIONS[operation](store)
@@ -253,29 +244,29 @@ def test_redirect_that_leads_nowhere_is_named(bare_s3, store, operation):
 
 
 @pytest.mark.parametrize("operation", ["put", "get", "exists", "list"])
-def test_web_page_is_not_taken_for_an_answer(bare_s3, store, operation):
+def test_a_web_page_is_not_an_s3_response(bare_s3, store, operation):
     bare_s3.fault = web_page
-    with pytest.raises(StoreUnreachable, match="not S3's"):
+    with pytest.raises(StoreUnreachable, match="not from S3"):
         OPERATIONS[operation](store)
 
 
-def test_error_in_a_successful_answer_is_no_object(bare_s3, store, tmp_path):
+def test_an_error_with_status_200_is_not_an_object(bare_s3, store, tmp_path):
     bare_s3.fault = error_in_success
     for read in (lambda: store.get("there"), lambda: store.download("there", tmp_path / "copy")):
-        with pytest.raises(StoreUnreachable, match="not S3's"):
+        with pytest.raises(StoreUnreachable, match="not from S3"):
             read()
     assert not (tmp_path / "copy").exists()
 
 
-@pytest.mark.parametrize("way", [stall, drip])
+@pytest.mark.parametrize("fault", [stall, drip])
 @pytest.mark.parametrize("read", ["get", "download"])
-def test_body_that_stops_coming_is_given_up_soon(bare_s3, store, tmp_path, monkeypatch, way, read):
-    assert answers.STALL_S * 5 < 60  # five readings end within a minute
-    monkeypatch.setattr(answers, "STALL_S", 0.2)
+def test_a_stalled_body_fails_soon(bare_s3, store, tmp_path, monkeypatch, fault, read):
+    assert s3_responses.STALL_S * 5 < 60  # five attempts take less than a minute
+    monkeypatch.setattr(s3_responses, "STALL_S", 0.2)
     ended = threading.Event()
-    bare_s3.fault = way(ended)
+    bare_s3.fault = fault(ended)
     began = time.monotonic()
-    with pytest.raises(StoreUnreachable, match="breaks off or stalls"):
+    with pytest.raises(StoreUnreachable, match="cut off or stalled"):
         store.get("there") if read == "get" else store.download("there", tmp_path / "copy")
     ended.set()
     assert time.monotonic() - began < 15

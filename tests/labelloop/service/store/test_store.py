@@ -1,4 +1,4 @@
-"""What holds of a folder under many processes and of servers that do less than S3; both kinds: tests/system."""
+"""Local stores under concurrent processes, and S3 servers without conditional writes. Both: tests/system."""
 
 import multiprocessing
 import os
@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from labelloop.service.settings import Settings
-from labelloop.service.store import AlreadyThere, BadKey, Changed, NotThere, StoreError, open_store
-from labelloop.service.store import s3 as bucket
-from labelloop.service.store.keys import checked
+from labelloop.service.store import InvalidKey, ObjectChanged, ObjectExists, ObjectNotFound, StoreError, open_store, s3
+from labelloop.service.store.keys import validate_key
 from tests.bare_s3 import BareS3
 
 FORK = multiprocessing.get_context("fork")
@@ -37,16 +36,16 @@ def run(target, *args, count=4):
     "key",
     ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\\b", "a\nb", "a\0b", "x" * 901, ".labelloop/a"],
 )
-def test_keys_that_no_store_takes(key, store):
-    with pytest.raises(BadKey):
-        checked("s3://bucket", key)
+def test_invalid_keys_are_refused(key, store):
+    with pytest.raises(InvalidKey):
+        validate_key("s3://bucket", key)
     for call in (lambda: store.put(key, b""), lambda: store.get(key), lambda: store.delete(key)):
-        with pytest.raises(BadKey):
+        with pytest.raises(InvalidKey):
             call()
 
 
 @pytest.mark.parametrize("key", ["a", "a/b.txt", "..a", "a..b", "ü/日本", "a b%20c", ".hidden", "x" * 250])
-def test_keys_that_every_store_takes(key, store):
+def test_valid_keys_are_accepted(key, store):
     store.put(key, b"1")
     assert list(store.list()) == [key]
     assert store.get(key) == b"1"
@@ -62,14 +61,14 @@ def test_keys_that_every_store_takes(key, store):
         ("s3://bucket/a/b/", "s3://bucket/a/b"),
     ],
 )
-def test_addresses_that_name_a_store(url, opened, settings):
+def test_store_addresses_are_normalised(url, opened, settings):
     assert open_store(url, settings).url == opened
 
 
 @pytest.mark.parametrize(
     "url", ["", "file://relative/path", "s3://", "s3://key:secret@bucket", "gs://bucket", "http://host/a"]
 )
-def test_addresses_that_name_none(url, settings):
+def test_invalid_store_addresses_are_refused(url, settings):
     with pytest.raises(StoreError, match=re.escape("s3://bucket/prefix")) as caught:
         open_store(url, settings)
     assert "secret" not in str(caught.value)
@@ -79,7 +78,7 @@ def _create(folder, won, n):
     try:
         open_store(folder, Settings()).create("model", b"%d" % n * 1000)
         won.put(n)
-    except AlreadyThere:
+    except ObjectExists:
         pass
 
 
@@ -99,7 +98,7 @@ def _count(folder, _):
             try:
                 store.swap("counter", b"%d" % (int(data) + 1), etag=etag)
                 break
-            except Changed:
+            except ObjectChanged:
                 continue
 
 
@@ -116,7 +115,7 @@ def _rewrite(folder):
         store.put("big", b"%d" % (turn % 10) * 3_000_000)
 
 
-def test_a_writer_that_is_killed_leaves_the_old_bytes_or_the_new(tmp_path):
+def test_a_killed_writer_leaves_a_complete_object(tmp_path):
     store = open_store(str(tmp_path), Settings())
     for turn in range(4):
         worker = FORK.Process(target=_rewrite, args=(str(tmp_path),))
@@ -131,7 +130,7 @@ def test_a_writer_that_is_killed_leaves_the_old_bytes_or_the_new(tmp_path):
         assert list(store.list()) == ["big"]
 
 
-def test_a_key_below_another_object_is_refused_plainly(store):
+def test_a_key_below_another_object_is_refused(store):
     store.put("a", b"1")
     with pytest.raises(StoreError, match="below another object"):
         store.put("a/b", b"2")
@@ -141,11 +140,11 @@ def test_a_key_below_another_object_is_refused_plainly(store):
     assert {key: store.get(key) for key in store.list()} == {"a": b"1", "c/d": b"3"}
     for key in ("a/b", "c"):
         assert not store.exists(key)
-        with pytest.raises(NotThere):
+        with pytest.raises(ObjectNotFound):
             store.get(key)
 
 
-def test_a_folder_that_was_emptied_is_no_obstacle(store):
+def test_an_emptied_folder_can_become_an_object(store):
     store.put("a/b/c", b"1")
     store.delete("a/b/c")
     store.put("a", b"2")
@@ -168,7 +167,7 @@ def test_the_first_put_error_of_many_reaches_the_caller(store):
         store.put_many(items())
 
 
-def test_many_files_in_a_folder_are_whole_and_nothing_is_left_beside_them(tmp_path):
+def test_put_many_writes_all_files_and_leaves_no_parts(tmp_path):
     store = open_store(str(tmp_path / "s"), Settings())
     (tmp_path / "large").write_bytes(b"x" * 100_000)
     store.put("old", b"old")
@@ -176,11 +175,11 @@ def test_many_files_in_a_folder_are_whole_and_nothing_is_left_beside_them(tmp_pa
         ("large", tmp_path / "large"),
         ("old", b"new"),
     ]
-    told = []
-    assert store.put_many(items, lambda done, size: told.append((done, size))) == 1202
+    calls = []
+    assert store.put_many(items, lambda done, size: calls.append((done, size))) == 1202
     assert store.get("deep/3/1109.txt") == b"1109"
     assert (store.get("large"), store.get("old")) == (b"x" * 100_000, b"new")
-    assert told[-1] == (1202, sum(len(data) for _, data in items if isinstance(data, bytes)) + 100_000)
+    assert calls[-1] == (1202, sum(len(data) for _, data in items if isinstance(data, bytes)) + 100_000)
     assert list((tmp_path / "s/.labelloop/parts").iterdir()) == []
 
 
@@ -194,7 +193,7 @@ def test_file_of_many_that_cannot_be_written_is_named(tmp_path):
     assert list((tmp_path / "s/.labelloop/parts").iterdir()) == []
 
 
-def test_batches_and_swaps_at_once_do_not_wait_for_each_other_for_ever(tmp_path):
+def test_concurrent_batches_do_not_deadlock(tmp_path):
     store = open_store(str(tmp_path / "s"), Settings())
     keys = [f"{n}" for n in range(300)]
 
@@ -208,21 +207,22 @@ def test_batches_and_swaps_at_once_do_not_wait_for_each_other_for_ever(tmp_path)
 
 def test_files_of_the_scratch_folder_are_moved_and_others_copied(tmp_path, settings):
     store = open_store(f"file://{tmp_path}/a folder", settings)
-    mine = tmp_path / "mine"
-    mine.write_bytes(b"my file")
-    told = []
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"my file")
+    calls = []
     with store.scratch() as scratch:
         (scratch / "made").write_bytes(b"made")
-        number = (scratch / "made").stat().st_ino
-        store.put_many([("a/made", scratch / "made"), ("a/mine", mine)], lambda done, size: told.append((done, size)))
+        inode = (scratch / "made").stat().st_ino
+        items = [("a/made", scratch / "made"), ("a/copied", outside)]
+        store.put_many(items, lambda done, size: calls.append((done, size)))
         assert not (scratch / "made").exists()
-    assert (tmp_path / "a folder/a/made").stat().st_ino == number
-    assert (store.get("a/made"), store.get("a/mine"), mine.read_bytes()) == (b"made", b"my file", b"my file")
-    assert told == [(1, 4), (2, 11)]
+    assert (tmp_path / "a folder/a/made").stat().st_ino == inode
+    assert (store.get("a/made"), store.get("a/copied"), outside.read_bytes()) == (b"made", b"my file", b"my file")
+    assert calls == [(1, 4), (2, 11)]
     assert not scratch.exists()
 
 
-def test_what_a_killed_process_left_in_the_scratch_folder_goes_after_a_week(tmp_path, settings):
+def test_scratch_leftovers_are_deleted_after_a_week(tmp_path, settings):
     store = open_store(f"file://{tmp_path}", settings)
     week = time.time() - 8 * 24 * 3600
     with store.scratch() as scratch:
@@ -240,38 +240,38 @@ def bare(request, tmp_path):
         yield open_store("s3://bucket/p", server.settings(tmp_path))
 
 
-def test_a_server_without_conditional_writes_is_found_out(bare):
-    found = bare.self_test()
-    assert (found.writable, found.create_only, found.compare_and_swap) == (True, False, False)
-    assert "neither create-only nor compare-and-swap" in found.detail
+def test_the_self_test_detects_missing_conditional_writes(bare):
+    measured = bare.self_test()
+    assert (measured.writable, measured.create_only, measured.compare_and_swap) == (True, False, False)
+    assert "neither create-only nor compare-and-swap" in measured.detail
     assert list(bare.list()) == []
 
 
-def test_on_such_a_server_conditions_are_looked_at_first_and_the_log_says_so(bare, monkeypatch):
-    told = []
-    monkeypatch.setattr(bucket, "_log", SimpleNamespace(warning=lambda message, **_: told.append(message)))
+def test_conditions_are_emulated_with_a_warning(bare, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(s3, "_log", SimpleNamespace(warning=lambda message, **_: warnings.append(message)))
     etag = bare.create("once", b"first")
-    assert told == ["store_without_conditional_writes"]
-    with pytest.raises(AlreadyThere):
+    assert warnings == ["store_without_conditional_writes"]
+    with pytest.raises(ObjectExists):
         bare.create("once", b"second")
-    with pytest.raises(Changed):
+    with pytest.raises(ObjectChanged):
         bare.swap("once", b"second", etag='"other"')
     bare.swap("once", b"third", etag=etag)
     assert bare.get("once") == b"third"
     bare.delete("once")
-    with pytest.raises(NotThere):
+    with pytest.raises(ObjectNotFound):
         bare.get("once")
 
 
 @pytest.mark.parametrize("conditions", ["ignore", "refuse", "begin"])
-def test_of_creators_and_swappers_at_once_one_wins_on_a_server_that_lets_several_through(conditions, tmp_path):
+def test_one_concurrent_writer_wins_without_server_conditions(conditions, tmp_path):
     with BareS3(conditions, slow_s=0.05) as server, ThreadPoolExecutor(6) as threads:
         stores = [open_store("s3://bucket/p", server.settings(tmp_path)) for _ in range(6)]
 
         def won(write, n):
             try:
                 write(stores[n], b"%d" % n)
-            except (AlreadyThere, Changed):
+            except (ObjectExists, ObjectChanged):
                 return False
             return True
 
@@ -285,31 +285,31 @@ def test_of_creators_and_swappers_at_once_one_wins_on_a_server_that_lets_several
             assert stores[0].get(key) == b"%d" % winners[0]
 
 
-def test_whoever_knows_that_nobody_else_writes_waits_for_nothing_unless_the_answer_is_late(tmp_path):
+def test_exclusive_writers_skip_the_settle_delay(tmp_path):
     with BareS3() as server:
         store = open_store("s3://bucket/p", server.settings(tmp_path))
         assert store.write_settle_s > 0
-        store.create("first", b"")  # finds out what the server can do
+        store.create("first", b"")  # probes the server
 
-        def asked(write):
+        def requests_of(write):
             server.asked.clear()
-            began = time.monotonic()
+            started = time.monotonic()
             write()
-            return [method for method, *_ in server.asked], time.monotonic() - began
+            return [method for method, *_ in server.asked], time.monotonic() - started
 
         soon = time.monotonic() + 300
-        assert asked(lambda: store.create("a", b"1", alone_until=soon))[0] == ["PUT"]
+        assert requests_of(lambda: store.create("a", b"1", exclusive_until=soon))[0] == ["PUT"]
         etag = store.read("a")[1]
-        assert asked(lambda: store.swap("a", b"2", etag=etag, alone_until=soon))[0] == ["PUT"]
-        methods, lasted = asked(lambda: store.create("b", b"1", alone_until=time.monotonic()))
-        assert methods == ["PUT", "HEAD"], "it looks whose object stayed"
+        assert requests_of(lambda: store.swap("a", b"2", etag=etag, exclusive_until=soon))[0] == ["PUT"]
+        methods, lasted = requests_of(lambda: store.create("b", b"1", exclusive_until=time.monotonic()))
+        assert methods == ["PUT", "HEAD"], "it checks whose object stayed"
         assert lasted >= store.write_settle_s
-        with pytest.raises(AlreadyThere):
-            store.create("a", b"3", alone_until=soon)
+        with pytest.raises(ObjectExists):
+            store.create("a", b"3", exclusive_until=soon)
         assert store.get("a") == b"2"
 
 
-def test_aws_is_known_by_the_address_that_is_asked_whoever_gave_it(tmp_path, monkeypatch):
+def test_aws_is_recognised_by_the_endpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     assert open_store("s3://bucket", Settings(home=tmp_path)).write_settle_s == 0
