@@ -1,4 +1,4 @@
-"""Backups of a home folder: one archive with checksums, written while everything runs, restored whole or not at all."""
+"""Back up and restore a home folder: one archive with checksums, written online, restored all or nothing."""
 
 import contextlib
 import hashlib
@@ -18,36 +18,36 @@ import msgspec
 import sqlalchemy
 
 from labelloop import VERSION
-from labelloop.service.db.engine import create_engine, known_revisions, open_database, revisions
-from labelloop.service.disk import keep_private
+from labelloop.service.db.engine import create_engine, open_database, revisions, supported_revisions
 from labelloop.service.errors import LabelloopError, SchemaTooNew
-from labelloop.service.jobs.heartbeats import Workers
-from labelloop.service.readiness import require_home, require_whole, sqlite_file
+from labelloop.service.jobs.heartbeats import WorkerHeartbeats
+from labelloop.service.readiness import require_home, require_intact, sqlite_file
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings, hide_password
-from labelloop.stack.state import running
+from labelloop.service.system import restrict_to_owner
+from labelloop.stack.state import running_supervisor
 
+# Incremented when an older labelloop would misread a backup.
 FORMAT = 1
-"""Raised when an older labelloop would misread a backup."""
 
 MANIFEST, DATABASE, HOME, LABEL_STUDIO = "manifest.json", "database.sqlite3", "home", "label-studio"
 STUDIO_DATABASE = "label_studio.sqlite3"
 
-LEFT_OUT = frozenset(
+# Entries of a home folder that are not copied unchanged.
+EXCLUDED = frozenset(
     {
-        "data",  # Label Studio's own: taken by itself
-        "label-studio", "logs", "run", "up.lock",  # made again by `labelloop up`
+        "data",  # Label Studio's data: backed up separately
+        "label-studio", "logs", "run", "up.lock",  # recreated by `labelloop up`
         "media", "thumbnails", "mirror", "ml_backend/models", "ml_backend/sights", "ml_backend/backbones",  # caches
-        "store",  # of it the models are taken, and the data sets where asked for
+        "store",  # its models are backed up, its data sets on request
     }
 )  # fmt: skip
-"""What of a home folder is not copied as it is."""
 
 _STUDIO_LEFT_OUT = frozenset({".cache", "export", STUDIO_DATABASE})
 _SQLITE_ENDS = (".sqlite3", ".sqlite3-wal", ".sqlite3-shm", ".sqlite3-journal", ".migrate.lock")
 _IN_MEMORY = 32 * 2**20
 _BLOCK = 2**20
-_CHECK_S = 600.0  # longest check of a database's pages
+_CHECK_S = 600.0  # timeout of the integrity check of a database
 _STAGING = ".restoring-"
 
 
@@ -62,17 +62,17 @@ class _File(msgspec.Struct, frozen=True):
     size: int
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds.
+class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The manifest of a backup.
 
     Attributes:
-        format: Of the archive.
-        version: Of the labelloop that wrote it.
-        created_at: Seconds since 1970.
-        schema: Revisions of the database's schema; empty where the database is not inside.
-        label_studio: Whether Label Studio's data is inside.
-        datasets: Whether the data sets of the store are inside.
-        files: Every member of the archive but this one.
+        format: Version of the archive format.
+        version: Version of the labelloop that wrote it.
+        created_at: Unix time, seconds.
+        schema: Revisions of the database's schema; empty if the backup has no database.
+        label_studio: Whether the backup includes Label Studio's data.
+        datasets: Whether the backup includes the data sets of the store.
+        files: Checksum and size of every member of the archive except the manifest.
     """
 
     format: int = FORMAT
@@ -90,38 +90,38 @@ class _Format(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What was written or restored.
+class BackupReport:
+    """The result of writing or restoring a backup.
 
     Attributes:
-        manifest: What is inside.
-        missing: What is not inside although it belongs to the loop, each with where it is.
-        moved: Where the files of a home folder went that the restored ones took the place of; None: there were none.
+        manifest: The backup's manifest.
+        missing: Data of the loop that the backup does not include, each with its location.
+        moved: Folder that the replaced files of the home folder were moved to; None if there were none.
     """
 
-    manifest: Manifest
+    manifest: BackupManifest
     missing: tuple[str, ...] = ()
     moved: Path | None = None
 
 
-def write_backup(settings: Settings, target: Path, *, database: bool, label_studio: bool, datasets: bool) -> Contents:
-    """Write a backup, readable by its owner only, while services run.
+def write_backup(settings: Settings, target: Path, *, database: bool, label_studio: bool, datasets: bool) -> BackupReport:
+    """Write a backup with mode 0600 while the services run.
 
-    Our database is read first: what Label Studio has beyond it is found by the next poll after a restore.
+    The labelloop database is copied first: after a restore the next poll finds what Label Studio has beyond it.
 
     Args:
-        settings: Where everything is.
-        target: The archive; it must not be there.
-        database: Whether to read the database, which must be SQLite.
-        label_studio: Whether to read the data of the Label Studio that `labelloop up` runs.
-        datasets: Whether to read the data sets in the home's store.
+        settings: Home folder, database and store.
+        target: The archive; it must not exist.
+        database: Include the database, which must be SQLite.
+        label_studio: Include the data of the Label Studio that `labelloop up` runs.
+        datasets: Include the data sets in the home folder's store.
 
     Raises:
-        BackupError: The target is there, there is nothing to back up, or the database is on Postgres.
+        BackupError: The target exists, there is nothing to back up, or the database is on Postgres.
         DatabaseError: A database is damaged.
     """
     if target.exists():
-        raise BackupError(f"{target} is there already.", fix="Give another name, or remove it first.")
+        raise BackupError(f"{target} exists already.", fix="Give another name, or remove it first.")
     if not settings.home.is_dir():
         raise BackupError(f"There is no home folder {settings.home}.", fix="Set LABELLOOP_HOME to the one to back up.")
     file = sqlite_file(settings.database_url) if database else None
@@ -141,13 +141,13 @@ def write_backup(settings: Settings, target: Path, *, database: bool, label_stud
             if file is not None and file.is_file():
                 _add_database(archive, files, DATABASE, file)
                 schema = _schema_of(settings.database_url)
-            for path, name in _home_files(settings.home, datasets=datasets, but={part, target, file}):
+            for path, name in _home_files(settings.home, datasets=datasets, exclude={part, target, file}):
                 _add_file(archive, files, f"{HOME}/{name}", path)
             if label_studio:
                 _add_database(archive, files, f"{LABEL_STUDIO}/{STUDIO_DATABASE}", studio / STUDIO_DATABASE)
                 for path, name in _files(studio, _STUDIO_LEFT_OUT):
                     _add_file(archive, files, f"{LABEL_STUDIO}/{name}", path)
-            manifest = Manifest(
+            manifest = BackupManifest(
                 created_at=time.time(), schema=schema, label_studio=label_studio, datasets=datasets, files=files
             )
             _add(archive, MANIFEST, io.BytesIO(msgspec.json.encode(manifest)), len(msgspec.json.encode(manifest)))
@@ -157,67 +157,67 @@ def write_backup(settings: Settings, target: Path, *, database: bool, label_stud
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    return Contents(manifest, tuple(_missing(settings, manifest)))
+    return BackupReport(manifest, tuple(_missing(settings, manifest)))
 
 
-def restore_backup(settings: Settings, archive: Path, *, force: bool) -> Contents:
-    """Make the home folder of a backup: every file is checked before the first is put in its place.
+def restore_backup(settings: Settings, archive: Path, *, force: bool) -> BackupReport:
+    """Restore a home folder; every file is verified before the first one is moved into place.
 
     Args:
         settings: The home folder.
         archive: The backup.
-        force: Whether a home folder that is in use may be replaced; what is there moves aside.
+        force: Replace a home folder that is not empty; its files are moved aside.
 
     Raises:
-        BackupError: The home folder is not empty or is in use, or the archive is damaged or holds what it must not.
+        BackupError: The home folder is not empty or in use, or the archive is damaged or has unsafe members.
         SchemaTooNew: A newer labelloop wrote it.
     """
     home = settings.home
     require_home(settings)
-    keep_private(home)
-    there = [path for path in home.iterdir() if path.name not in LEFT_OUT - {"data", "store"}]
-    there = [path for path in there if not path.name.startswith(_STAGING)]
-    if there and not force:
+    restrict_to_owner(home)
+    existing = [path for path in home.iterdir() if path.name not in EXCLUDED - {"data", "store"}]
+    existing = [path for path in existing if not path.name.startswith(_STAGING)]
+    if existing and not force:
         raise BackupError(
-            f"The home folder {home} is not empty: it has {there[0].name}.",
-            fix="Set LABELLOOP_HOME to a new folder, or let `labelloop restore FILE --force` move aside what is there.",
+            f"The home folder {home} is not empty: it has {existing[0].name}.",
+            fix="Set LABELLOOP_HOME to a new folder, or move the files aside: `labelloop restore FILE --force`.",
         )
     _require_idle(settings)
-    for left in home.glob(f"{_STAGING}*"):  # of a restore that was killed
-        shutil.rmtree(left)
+    for stale in home.glob(f"{_STAGING}*"):  # left by a killed restore
+        shutil.rmtree(stale)
     staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=home))
     try:
         manifest = _extract(archive, staging)
         database = sqlite_file(Settings(home=staging / HOME).database_url)
         if manifest.schema and database is not None and not database.is_relative_to(staging) and database.exists():
-            raise BackupError(f"The database {database} is there already.", fix="Move it aside and restore again.")
-        moved = _move_aside(home, there)
+            raise BackupError(f"The database {database} exists already.", fix="Move it aside and restore again.")
+        moved = _move_aside(home, existing)
         for path in sorted((staging / HOME).iterdir()) if (staging / HOME).is_dir() else ():
             path.rename(home / path.name)
         if (staging / LABEL_STUDIO).is_dir():
             (staging / LABEL_STUDIO).rename(home / "data")
         if (staging / DATABASE).is_file():
-            _place_database(staging / DATABASE, home)
+            _move_database(staging / DATABASE, home)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    after = Settings(home=home)
+    restored = Settings(home=home)
     if manifest.schema:
-        open_database(after).dispose()
-    return Contents(manifest, tuple(_missing(after, manifest)), moved)
+        open_database(restored).dispose()
+    return BackupReport(manifest, tuple(_missing(restored, manifest)), moved)
 
 
-def _place_database(file: Path, home: Path) -> None:
-    """To where the restored settings look for it: most often in the home folder."""
+def _move_database(file: Path, home: Path) -> None:
+    """Move the database to the path in the restored settings, by default in the home folder."""
     target = sqlite_file(Settings(home=home).database_url) or home / "labelloop.sqlite3"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(file, target)
 
 
 def _require_idle(settings: Settings) -> None:
-    holder = running(settings.home)
+    holder = running_supervisor(settings.home)
     if holder is not None:
         raise BackupError(
-            f"labelloop up (process {holder.pid}) runs in {settings.home}.", fix="End it first: `labelloop down`."
+            f"labelloop up (process {holder.pid}) runs in {settings.home}.", fix="Stop it first: `labelloop down`."
         )
     file = sqlite_file(settings.database_url)
     if file is not None and file.is_file() and _has_living_worker(settings.database_url):
@@ -227,38 +227,40 @@ def _require_idle(settings: Settings) -> None:
 def _has_living_worker(url: str) -> bool:
     engine = create_engine(url)
     try:
-        newest = Workers(engine).newest()
-    except sqlalchemy.exc.SQLAlchemyError:  # an older schema, or damaged: which may be why another is restored
+        newest = WorkerHeartbeats(engine).latest()
+    except (
+        sqlalchemy.exc.SQLAlchemyError
+    ):  # an older schema or a damaged database, which may be why a backup is restored
         return False
     finally:
         engine.dispose()
     return newest is not None and newest.alive
 
 
-def _move_aside(home: Path, there: list[Path]) -> Path | None:
-    if not there:
+def _move_aside(home: Path, existing: list[Path]) -> Path | None:
+    if not existing:
         return None
     aside = home.with_name(f"{home.name}.before-restore-{time.strftime('%Y%m%d-%H%M%S')}")
     aside.mkdir(mode=0o700)
-    for path in there:
+    for path in existing:
         shutil.move(path, aside / path.name)
     return aside
 
 
-def _extract(archive: Path, to: Path) -> Manifest:
-    """Every file of the archive below `to`, checked against the manifest."""
-    found: dict[str, _File] = {}
+def _extract(archive: Path, to: Path) -> BackupManifest:
+    """Extract every file below `to` and verify it against the manifest."""
+    extracted: dict[str, _File] = {}
     manifest = None
     try:
         with tarfile.open(archive, mode="r:gz") as opened:
             for member in opened:
                 name, source = _safe_name(archive, member), opened.extractfile(member)
-                if name in found or source is None:
-                    raise BackupError(f"{archive} holds {member.name!r} twice.", fix="It is no backup of labelloop.")
+                if name in extracted or source is None:
+                    raise BackupError(f"{archive} has {member.name!r} twice.", fix="It is not a backup of labelloop.")
                 if name == MANIFEST:
                     manifest = _read_manifest(archive, source.read())
                 else:
-                    found[name] = _unpack(source, to / name)
+                    extracted[name] = _unpack(source, to / name)
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -266,37 +268,39 @@ def _extract(archive: Path, to: Path) -> Manifest:
             f"{archive} cannot be read: {error}.", fix="Use another backup: this one is damaged."
         ) from error
     if manifest is None:
-        raise BackupError(f"{archive} has no manifest: it is cut off, or no backup.", fix="Use another backup.")
-    wrong = sorted(name for name in found.keys() | manifest.files.keys() if found.get(name) != manifest.files.get(name))
+        raise BackupError(f"{archive} has no manifest: it is truncated or not a backup.", fix="Use another backup.")
+    wrong = sorted(
+        name for name in extracted.keys() | manifest.files.keys() if extracted.get(name) != manifest.files.get(name)
+    )
     if wrong:
         raise BackupError(
-            f"{archive} is damaged: {wrong[0]} is not what was written ({len(wrong)} of {len(manifest.files)} files).",
+            f"{archive} is damaged: {wrong[0]} has the wrong content ({len(wrong)} of {len(manifest.files)} files).",
             fix="Use another backup.",
         )
     return manifest
 
 
-def _read_manifest(archive: Path, data: bytes) -> Manifest:
+def _read_manifest(archive: Path, data: bytes) -> BackupManifest:
     try:
         written = msgspec.json.decode(data, type=_Format)
         if written.format > FORMAT:
             raise SchemaTooNew(f"The backup {archive}", f"format {written.format}, {written.version}", VERSION)
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=BackupManifest)
     except msgspec.DecodeError as error:
         raise BackupError(f"The manifest of {archive} cannot be read: {error}.", fix="Use another backup.") from error
-    if unknown := set(manifest.schema) - known_revisions():
+    if unknown := set(manifest.schema) - supported_revisions():
         raise SchemaTooNew(f"The backup {archive}", f"{manifest.version}, schema {', '.join(sorted(unknown))}", VERSION)
     return manifest
 
 
 def _safe_name(archive: Path, member: tarfile.TarInfo) -> str:
-    """The member's name, where it is a plain file below one of our folders."""
+    """The member's name if it is a regular file below one of the backup's folders."""
     path = PurePosixPath(member.name)
     top = {MANIFEST, DATABASE} if len(path.parts) == 1 else {HOME, LABEL_STUDIO}
     plain = member.isreg() and not path.is_absolute() and ".." not in path.parts and str(path) == member.name
     if not plain or path.parts[0] not in top or "\0" in member.name:
         raise BackupError(
-            f"{archive} holds {member.name!r}, which no backup of labelloop does; nothing was restored.",
+            f"{archive} has the member {member.name!r}, which no backup of labelloop has; nothing was restored.",
             fix="Restore only what `labelloop backup` wrote.",
         )
     return member.name
@@ -313,33 +317,33 @@ def _unpack(source: IO[bytes], target: Path) -> _File:
     return _File(digest.hexdigest(), size)
 
 
-def _home_files(home: Path, *, datasets: bool, but: set[Path | None]) -> Iterator[tuple[Path, str]]:
+def _home_files(home: Path, *, datasets: bool, exclude: set[Path | None]) -> Iterator[tuple[Path, str]]:
     store = home / "store"
     yield from (
         (path, name)
-        for path, name in _files(home, LEFT_OUT)
-        if path not in but and not name.endswith(_SQLITE_ENDS) and not name.startswith(_STAGING)
+        for path, name in _files(home, EXCLUDED)
+        if path not in exclude and not name.endswith(_SQLITE_ENDS) and not name.startswith(_STAGING)
     )
     for path, name in _files(store, frozenset()):
         if datasets or name.startswith("models/"):
             yield path, f"store/{name}"
 
 
-def _files(folder: Path, left_out: frozenset[str]) -> Iterator[tuple[Path, str]]:
-    """Every plain file below a folder with its name there; links are not followed."""
+def _files(folder: Path, exclude: frozenset[str]) -> Iterator[tuple[Path, str]]:
+    """Every regular file below a folder with its relative name; symbolic links are not followed."""
     for path, folders, names in os.walk(folder):
-        here = Path(path)
-        inside = here.relative_to(folder)
-        folders[:] = sorted(name for name in folders if (inside / name).as_posix() not in left_out)
+        folder_path = Path(path)
+        inside = folder_path.relative_to(folder)
+        folders[:] = sorted(name for name in folders if (inside / name).as_posix() not in exclude)
         for name in sorted(names):
             relative = (inside / name).as_posix()
-            if relative not in left_out and (here / name).is_file() and not (here / name).is_symlink():
-                yield here / name, relative
+            if relative not in exclude and (folder_path / name).is_file() and not (folder_path / name).is_symlink():
+                yield folder_path / name, relative
 
 
 def _add_database(archive: tarfile.TarFile, files: dict[str, _File], name: str, file: Path) -> None:
-    """A copy as of one moment, by SQLite's own online backup: writers go on meanwhile."""
-    require_whole(file, within_s=_CHECK_S)
+    """Add a consistent copy made by SQLite's online backup; writers are not blocked."""
+    require_intact(file, timeout_s=_CHECK_S)
     with scratch_folder() as folder:
         copy = folder / "copy.sqlite3"
         with (
@@ -351,7 +355,7 @@ def _add_database(archive: tarfile.TarFile, files: dict[str, _File], name: str, 
 
 
 def _add_file(archive: tarfile.TarFile, files: dict[str, _File], name: str, path: Path) -> None:
-    """A file as it is at one moment, though it be written meanwhile; one that has gone is left out."""
+    """Add a snapshot of a file that may be written meanwhile; skip a file that no longer exists."""
     digest, size = hashlib.sha256(), 0
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as copy:
         try:
@@ -381,17 +385,17 @@ def _schema_of(url: str) -> tuple[str, ...]:
         engine.dispose()
 
 
-def _missing(settings: Settings, manifest: Manifest) -> Iterator[str]:
-    """What belongs to the loop and is elsewhere."""
-    shown = hide_password(settings.database_url)
+def _missing(settings: Settings, manifest: BackupManifest) -> Iterator[str]:
+    """Data of the loop that the backup does not include."""
+    database = hide_password(settings.database_url)
     if not manifest.schema:
-        yield f"the database, {shown}"
+        yield f"the database, {database}"
     elif sqlite_file(settings.database_url) is None:
-        yield f"the database: the backup's is {settings.home / 'labelloop.sqlite3'}, and the settings name {shown}"
+        yield f"the database: the backup has {settings.home / 'labelloop.sqlite3'}, and the settings name {database}"
     if settings.store_url != f"file://{settings.home}/store":
         yield f"the store with the models and data sets, {settings.store_url}"
     elif not manifest.datasets:
-        yield f"the data sets in {settings.home / 'store'}: `labelloop backup FILE --datasets` takes them along"
+        yield f"the data sets in {settings.home / 'store'}: `labelloop backup FILE --datasets` includes them"
     if not manifest.label_studio:
         yield f"Label Studio's data (projects, annotations, uploads) of {settings.label_studio_url}: back it up there"
     for name, path in (("model", settings.model), ("smart encoder", settings.smart_encoder)):

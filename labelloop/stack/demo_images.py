@@ -1,4 +1,4 @@
-"""The demo's photographs: the user's own folder, or crops of photographs that come inside installed packages."""
+"""Images of the demo project: a folder of the user, or crops of sample images in installed packages."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from labelloop.stack.errors import NoPhotos
+from labelloop.stack.errors import NoDemoImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-LONGEST_SIDE = 800  # pixels, of a demo photograph
+LONGEST_SIDE = 800  # pixels, of a demo image
 
 
 @dataclass(frozen=True)
-class View:
-    """One crop of a photograph.
+class ImageCrop:
+    """One crop of a sample image.
 
     Attributes:
-        box: left, top, right, bottom as fractions of the photograph.
-        mirrored: Left and right exchanged.
+        box: left, top, right, bottom as fractions of the image, 0 to 1.
+        mirrored: Flip horizontally.
     """
 
     box: tuple[float, float, float, float] = (0, 0, 1, 1)
@@ -27,113 +27,113 @@ class View:
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """A photograph inside an installed package, and the views of it that become tasks."""
+class PackagedImage:
+    """A sample image in an installed package and the crops of it that become tasks."""
 
     name: str
     package: str
     file: str
-    views: Sequence[View]
+    crops: Sequence[ImageCrop]
 
 
-_WHOLE, _MIRRORED = View(), View(mirrored=True)
+_WHOLE, _MIRRORED = ImageCrop(), ImageCrop(mirrored=True)
 
-PHOTOGRAPHS: Sequence[Photograph] = (
-    Photograph(
+PACKAGED_IMAGES: Sequence[PackagedImage] = (
+    PackagedImage(
         "astronaut",
         "skimage",
         "data/astronaut.png",
-        (_WHOLE, View((0, 0, 0.75, 0.7)), View((0, 0, 0.8, 0.9), mirrored=True)),
+        (_WHOLE, ImageCrop((0, 0, 0.75, 0.7)), ImageCrop((0, 0, 0.8, 0.9), mirrored=True)),
     ),
-    Photograph(
+    PackagedImage(
         "cat",
         "skimage",
         "data/chelsea.png",
-        (_WHOLE, _MIRRORED, View((0, 0, 0.9, 1), mirrored=True), View((0.05, 0.05, 1, 0.95))),
+        (_WHOLE, _MIRRORED, ImageCrop((0, 0, 0.9, 1), mirrored=True), ImageCrop((0.05, 0.05, 1, 0.95))),
     ),
-    Photograph(
+    PackagedImage(
         "motorcycle",
         "skimage",
         "data/motorcycle_left.png",
-        (_WHOLE, View((0.1, 0.05, 1, 0.95)), View((0.05, 0, 1, 1), mirrored=True)),
+        (_WHOLE, ImageCrop((0.1, 0.05, 1, 0.95)), ImageCrop((0.05, 0, 1, 1), mirrored=True)),
     ),
-    Photograph(
+    PackagedImage(
         "kittens",
         "label_studio",
         "core/static/samples/kittens.jpg",
-        (_WHOLE, _MIRRORED, View((0, 0.1, 0.65, 1)), View((0.35, 0, 1, 0.85), mirrored=True)),
+        (_WHOLE, _MIRRORED, ImageCrop((0, 0.1, 0.65, 1)), ImageCrop((0.35, 0, 1, 0.85), mirrored=True)),
     ),
-    Photograph("cameraman", "skimage", "data/camera.png", (_WHOLE, _MIRRORED, View((0, 0.05, 0.8, 1)))),
-    Photograph(
+    PackagedImage("cameraman", "skimage", "data/camera.png", (_WHOLE, _MIRRORED, ImageCrop((0, 0.05, 0.8, 1)))),
+    PackagedImage(
         "officer",
         "matplotlib",
         "mpl-data/sample_data/grace_hopper.jpg",
-        (_WHOLE, _MIRRORED, View((0.05, 0, 0.95, 0.7))),
+        (_WHOLE, _MIRRORED, ImageCrop((0.05, 0, 0.95, 0.7))),
     ),
-    Photograph(
+    PackagedImage(
         "motorcycle2",
         "skimage",
         "data/motorcycle_right.png",
-        (_MIRRORED, View((0, 0.1, 0.9, 1)), View((0.05, 0.05, 1, 1))),
+        (_MIRRORED, ImageCrop((0, 0.1, 0.9, 1)), ImageCrop((0.05, 0.05, 1, 1))),
     ),
-    Photograph("flower", "sklearn", "datasets/images/flower.jpg", (_WHOLE, View((0.1, 0.1, 0.9, 1), mirrored=True))),
+    PackagedImage("flower", "sklearn", "datasets/images/flower.jpg", (_WHOLE, ImageCrop((0.1, 0.1, 0.9, 1), mirrored=True))),
 )
 
 
-def packaged_photos(folder: Path, *, label_studio: Path | None = None) -> list[Path]:
-    """Write the demo's photographs; the same bytes at every run with the same packages.
+def packaged_images(folder: Path, *, label_studio: Path | None = None) -> list[Path]:
+    """Write the demo images; deterministic for given package versions.
 
     Args:
-        folder: Where the JPEG files go.
-        label_studio: Its package's folder, which is in another virtual environment than ours.
+        folder: Output folder of the JPEG files.
+        label_studio: Folder of Label Studio's Python package, which has its own virtual environment.
 
     Returns:
-        The files, one photograph after the other, so that neighbours in the label stream differ.
+        The files, round-robin over the sample images, so that consecutive tasks differ.
 
     Raises:
         NoPhotos: None of the packages is installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = [(photo, path) for photo in PHOTOGRAPHS if (path := _path(photo, label_studio)) is not None]
-    if not found:
-        raise NoPhotos(
-            "No installed package has photographs for the demo.",
-            fix="Run: pip install 'labelloop[demo]', or give a folder of your own: labelloop up --images FOLDER.",
+    available = [(photo, path) for photo in PACKAGED_IMAGES if (path := _path(photo, label_studio)) is not None]
+    if not available:
+        raise NoDemoImages(
+            "No installed package has images for the demo.",
+            fix="Run: pip install 'labelloop[demo]', or give a folder of images: labelloop up --images FOLDER.",
         )
-    rounds = max(len(photo.views) for photo, _ in found)
-    turns = [(photo, path, turn) for turn in range(rounds) for photo, path in found if turn < len(photo.views)]
-    return [_write(photo, path, turn, folder) for photo, path, turn in turns]
+    rounds = max(len(photo.crops) for photo, _ in available)
+    crops = [(photo, path, index) for index in range(rounds) for photo, path in available if index < len(photo.crops)]
+    return [_write(photo, path, index, folder) for photo, path, index in crops]
 
 
-def own_photos(folder: Path) -> list[Path]:
-    """The image files of a folder and its subfolders, in the order of their names.
+def user_images(folder: Path) -> list[Path]:
+    """The image files of a folder and its subfolders, sorted by path.
 
     Raises:
-        NoPhotos: There is no such folder, or no image in it.
+        NoPhotos: The folder does not exist or has no image.
     """
     if not folder.is_dir():
-        raise NoPhotos(f"There is no folder {folder}.", fix="Give a folder with images: make up IMAGES=folder.")
+        raise NoDemoImages(f"The folder {folder} does not exist.", fix="Give a folder with images: make up IMAGES=folder.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not files:
-        raise NoPhotos(
-            f"The folder {folder} has no images.", fix=f"Label Studio takes {', '.join(sorted(IMAGE_SUFFIXES))}."
+        raise NoDemoImages(
+            f"The folder {folder} has no images.", fix=f"Label Studio accepts {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return files
 
 
-def _path(photo: Photograph, label_studio: Path | None) -> Path | None:
+def _path(photo: PackagedImage, label_studio: Path | None) -> Path | None:
     if photo.package == "label_studio":
         root = label_studio
     else:
-        spec = importlib.util.find_spec(photo.package)  # finds, imports nothing
-        places = spec.submodule_search_locations if spec else None
-        root = Path(places[0]) if places else None
+        spec = importlib.util.find_spec(photo.package)  # does not import the package
+        locations = spec.submodule_search_locations if spec else None
+        root = Path(locations[0]) if locations else None
     path = root / photo.file if root is not None else None
     return path if path is not None and path.exists() else None
 
 
-def _write(photo: Photograph, path: Path, turn: int, folder: Path) -> Path:
-    view = photo.views[turn]
+def _write(photo: PackagedImage, path: Path, index: int, folder: Path) -> Path:
+    view = photo.crops[index]
     with Image.open(path) as opened:
         image = opened.convert("RGB")
     left, top, right, bottom = view.box
@@ -143,6 +143,6 @@ def _write(photo: Photograph, path: Path, turn: int, folder: Path) -> Path:
     if view.mirrored:
         image = ImageOps.mirror(image)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    written = folder / f"{photo.name}-{turn + 1}.jpg"
+    written = folder / f"{photo.name}-{index + 1}.jpg"
     image.save(written, quality=90)
     return written

@@ -1,4 +1,4 @@
-"""The first project: a label config in everyday words, photographs uploaded as tasks, pre-labels on all of them."""
+"""The demo project: a label config, uploaded images as tasks, and pre-labels for all of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from pathlib import Path
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.stack.demo_images import own_photos, packaged_photos
+from labelloop.stack.demo_images import user_images, packaged_images
 from labelloop.stack.errors import StackError
 from labelloop.stack.progress import Step
 
-# The Header shows quality control's note. It must not be Text: that would make `qc_note` mandatory in every task.
+# The Header shows the note of quality control. A Text tag would make `qc_note` mandatory in every task.
 LABEL_CONFIG = """\
 <View>
   <Header value="$qc_note"/>
@@ -29,26 +29,26 @@ LABEL_CONFIG = """\
 </View>
 """
 INSTRUCTION = (
-    "Draw a box around every person, animal and thing that has a label. Boxes that the model has drawn are only a"
-    " proposal: move, relabel or delete what is wrong, add what is missing, then press Submit."
+    "Draw a box around every person, animal and thing that has a label. The model's boxes are only"
+    " proposals: move, relabel or delete what is wrong, add what is missing, then press Submit."
 )
 UPLOAD_FILES = 20
 
 
 class PrelabelsMissing(StackError):
-    """Fewer tasks have pre-labels than there are tasks."""
+    """Some tasks have no pre-labels."""
 
     code = "prelabels_missing"
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where photographs come from.
+class DemoSource:
+    """The source of the images of a project.
 
     Attributes:
-        key: What the project is remembered by.
+        key: Key of the project in the state file.
         title: The project's title.
-        files: Gets the files; may raise NoPhotos.
+        files: Returns the files; may raise NoPhotos.
     """
 
     key: str
@@ -56,20 +56,20 @@ class Source:
     files: Callable[[], list[Path]]
 
 
-def packaged_source(folder: Path, label_studio: Path | None) -> Source:
-    """Photographs that come inside installed packages, written to `folder`."""
-    return Source("demo", "Photos", lambda: packaged_photos(folder, label_studio=label_studio))
+def packaged_source(folder: Path, label_studio: Path | None) -> DemoSource:
+    """Sample images from installed packages, written to `folder`."""
+    return DemoSource("demo", "Photos", lambda: packaged_images(folder, label_studio=label_studio))
 
 
-def own_source(images: Path) -> Source:
-    """The user's own photographs."""
-    place = images.expanduser().absolute()
-    return Source(str(place), f"Photos: {place.name}"[:50], lambda: own_photos(place))
+def user_source(images: Path) -> DemoSource:
+    """A folder of the user."""
+    folder = images.expanduser().absolute()
+    return DemoSource(str(folder), f"Photos: {folder.name}"[:50], lambda: user_images(folder))
 
 
 def create_project(studio: Studio, title: str) -> int:
-    """Make the project; two annotators a task from the start, so that agreement can be measured."""
-    made = studio.create_project(
+    """Create the project with two annotators per task, so that agreement can be measured."""
+    project = studio.create_project(
         title=title,
         label_config=LABEL_CONFIG,
         maximum_annotations=2,
@@ -77,50 +77,50 @@ def create_project(studio: Studio, title: str) -> int:
         expert_instruction=INSTRUCTION,
         enable_empty_annotation=True,
     )
-    return int(made["id"])
+    return int(project["id"])
 
 
-def upload(studio: Studio, project: int, photos: Sequence[Path], step: Step) -> None:
-    """Upload photographs through Label Studio's own upload, a task each."""
-    for start in range(0, len(photos), UPLOAD_FILES):
-        step.say("uploading", done=start, total=len(photos))
-        studio.upload_images(project, photos[start : start + UPLOAD_FILES])
-    step.say("uploaded", done=len(photos), total=len(photos))
+def upload_images(studio: Studio, project: int, images: Sequence[Path], step: Step) -> None:
+    """Upload images in batches through Label Studio's upload; each becomes a task."""
+    for start in range(0, len(images), UPLOAD_FILES):
+        step.say("uploading", done=start, total=len(images))
+        studio.upload_images(project, images[start : start + UPLOAD_FILES])
+    step.say("uploaded", done=len(images), total=len(images))
 
 
 def prelabel(studio: Studio, project: int, step: Step, *, settings: Settings, log: Path) -> int:
     """Import the served model's pre-labels for every task, as `labelloop prelabel` does.
 
-    Label Studio's own way, "Retrieve Predictions", takes three times as long, and calls it a success whatever happens.
+    Label Studio's "Retrieve Predictions" takes three times as long and reports success even if it fails.
 
     Returns:
-        How many tasks have pre-labels.
+        The number of tasks with pre-labels.
 
     Raises:
-        PrelabelsMissing: Fewer tasks than there are have any.
-        LabelloopError: The model cannot be opened, or Label Studio not be asked.
+        PrelabelsMissing: Some tasks have none.
+        LabelloopError: The model cannot be opened, or a request to Label Studio fails.
     """
-    from ml_backend.bulk.prelabel import prelabel as look_at_all
+    from ml_backend.bulk.prelabel import prelabel as prelabel_project
     from ml_backend.predict.protocol import ProjectOptions, with_thresholds
     from ml_backend.serving import activation
 
     step.say("opening the model")
     detector, thresholds = activation.open_served(settings, project)
-    report = look_at_all(
+    report = prelabel_project(
         studio,
         project,
         detector=detector,
         photos=Media(settings, studio),
         score_threshold=settings.score_threshold,
         options=with_thresholds(ProjectOptions(), thresholds),
-        progress=lambda done, total: step.say("the model looks at the photos", done=done, total=total),
+        progress=lambda done, total: step.say("running the model on the images", done=done, total=total),
     )
-    labelled = report.there + report.made
+    labelled = report.already_done + report.imported
     if labelled < report.tasks:
-        reasons = "; ".join(dict.fromkeys(one.reason for one in report.bad[:3]))
+        reasons = "; ".join(dict.fromkeys(failure.reason for failure in report.failures[:3]))
         raise PrelabelsMissing(
             f"{report.tasks - labelled} of {report.tasks} tasks have no pre-labels{f': {reasons}' if reasons else '.'}",
-            fix="labelloop doctor says what is wrong with the ML backend.",
+            fix="Run `labelloop doctor` to check the ML backend.",
             log=log,
         )
     return labelled

@@ -1,4 +1,4 @@
-"""The home folder's `settings.env`: addresses and secrets of the stack, made once and read by every other command."""
+"""Read and write `settings.env` of the home folder: addresses and secrets that every labelloop command reads."""
 
 import os
 import secrets
@@ -15,7 +15,7 @@ _HEAD = """\
 
 
 def read_env(home: Path) -> dict[str, str]:
-    """The file's values by name; empty when it does not exist."""
+    """The variables of the file; empty if it does not exist."""
     file = settings_file(home)
     if not file.exists():
         return {}
@@ -24,7 +24,7 @@ def read_env(home: Path) -> dict[str, str]:
 
 
 def write_env(home: Path, values: Mapping[str, str]) -> None:
-    """Set values in the file, readable by its owner only; other lines and comments stay as they are."""
+    """Set variables in the file (mode 0600); other lines and comments are kept."""
     file = settings_file(home)
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else _HEAD.splitlines()
     missing = dict(values)
@@ -44,12 +44,12 @@ def write_env(home: Path, values: Mapping[str, str]) -> None:
 
 
 def with_secrets(values: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
-    """The values, with a new secret under each name that has none yet."""
+    """The values, with a new random secret for each name without a value."""
     return {**values, **{name: _secret() for name in names if not values.get(name)}}
 
 
 def _secret(length: int = 20) -> str:
-    """Letters and digits only: people copy it from a terminal."""
+    """A random secret of letters and digits, easy to copy from a terminal."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(length))
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with the local stack, each with the fix that a user can do."""
+"""Errors of the local stack, each with a fix for the user."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ class StackError(LabelloopError):
     """A part of the local stack could not be prepared, started or kept running.
 
     Args:
-        message: What happened, naming the part.
-        fix: What the user can do about it.
-        log: The file that tells more.
+        message: What went wrong, with the name of the part.
+        fix: What the user can do.
+        log: Log file with details.
     """
 
     code = "stack"
@@ -28,13 +28,13 @@ class InstallFailed(StackError):
 
 
 class TooLittleDisk(StackError):
-    """The disk has less room than the step is known to take."""
+    """The disk has less free space than the step needs."""
 
     code = "too_little_disk"
 
 
-class PortTaken(StackError):
-    """Another program listens where a part of the stack should."""
+class StackPortTaken(StackError):
+    """Another program listens on a port that a part of the stack needs."""
 
     code = "port_taken"
 
@@ -52,7 +52,7 @@ class NotRunning(StackError):
 
 
 class StartFailed(StackError):
-    """A part ended, or did not answer in time, while it was being started."""
+    """A part exited or did not answer in time while starting."""
 
     code = "start_failed"
 
@@ -63,7 +63,7 @@ class AccountRefused(StackError):
     code = "account_refused"
 
 
-class NoPhotos(StackError):
-    """The folder given for the demo project holds no image that Label Studio takes."""
+class NoDemoImages(StackError):
+    """No images for the demo project: the folder has none, or no package with sample images is installed."""
 
     code = "no_photos"

@@ -1,4 +1,4 @@
-"""Stock Label Studio as we install it: a virtual environment of its own and one migrated data folder to copy."""
+"""Install stock Label Studio: its own virtual environment and a migrated data folder that new servers copy."""
 
 import contextlib
 import fcntl
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from labelloop.service.disk import close_to_others
+from labelloop.service.system import restrict_tree_to_owner
 from labelloop.stack.errors import InstallFailed, TooLittleDisk
-from labelloop.stack.process import end_group
+from labelloop.stack.process import kill_group
 from labelloop.stack.progress import Step, Steps
 
 VERSION = "1.23.2"
-INSTALL_BYTES = 1_500_000_000  # 1.0 GB installed, the rest is pip's own unpacking
-PACKAGES = 150  # what pip collects for it; only the progress bar believes this
+INSTALL_BYTES = 1_500_000_000  # 1.0 GB installed, the rest is temporary space of pip
+PACKAGES = 150  # number of packages that pip collects, for the progress bar only
 
 _PIP = "install --no-input --disable-pip-version-check --progress-bar off --retries 2"
 _OFFLINE = (
@@ -35,14 +35,14 @@ _OFFLINE = (
 
 
 @dataclass(frozen=True)
-class LabelStudio:
-    """Where stock Label Studio is installed.
+class LabelStudioInstallation:
+    """An installation of stock Label Studio.
 
-    Several home folders may share one: nothing in it belongs to a running server.
+    Several home folders may share one: it holds no data of a running server.
 
     Attributes:
-        folder: Holds `venv/` and `baked-<version>/`.
-        version: The release, exactly.
+        folder: Contains `venv/` and `baked-<version>/`.
+        version: The exact release.
     """
 
     folder: Path
@@ -54,41 +54,41 @@ class LabelStudio:
         return self.folder / "venv" / "bin" / "python"
 
     @property
-    def baked(self) -> Path:
-        """The migrated data folder, without users and without a secret key."""
+    def template_data(self) -> Path:
+        """The migrated data folder, without users and secret key."""
         return self.folder / f"baked-{self.version}"
 
     @property
     def package(self) -> Path | None:
-        """The folder of its Python package; it has sample photographs."""
+        """The folder of its Python package, which includes sample images."""
         return next(iter(self.folder.glob("venv/lib/python*/site-packages/label_studio")), None)
 
     @property
     def installed(self) -> bool:
-        """Whether this very version is in the virtual environment; pip writes its RECORD last of all."""
+        """Whether this exact version is installed; pip writes RECORD last."""
         site = self.folder.glob(f"venv/lib/python*/site-packages/label_studio-{self.version}.dist-info/RECORD")
         return self.python.exists() and any(site)
 
     def prepare(self, steps: Steps) -> None:
-        """Install and bake what is missing; safe when several processes ask at once.
+        """Install Label Studio and migrate the template data folder unless done; safe for concurrent processes.
 
         Raises:
-            TooLittleDisk: Before anything is downloaded.
+            TooLittleDisk: Raised before the download.
             InstallFailed: pip or the migration failed; the message says which and why.
         """
-        if self.installed and self.baked.exists():
+        if self.installed and self.template_data.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder / "install.lock", steps):
             if not self.installed:
                 self._install(steps)
-            if not self.baked.exists():
+            if not self.template_data.exists():
                 self._bake(steps)
 
-    def fresh_data(self, data: Path) -> None:
-        """Copy the migrated folder to `data`, where a server then makes a secret key of its own."""
-        shutil.copytree(self.baked, data)
-        close_to_others(data)
+    def copy_template_data(self, data: Path) -> None:
+        """Copy the migrated folder to `data`; the server creates its own secret key there."""
+        shutil.copytree(self.template_data, data)
+        restrict_tree_to_owner(data)
 
     def _install(self, steps: Steps) -> None:
         require_disk(self.folder, INSTALL_BYTES, what=f"Label Studio {self.version}")
@@ -105,10 +105,10 @@ class LabelStudio:
 
     def _bake(self, steps: Steps) -> None:
         log = self.folder / "bake.log"
-        part = self.baked.with_suffix(".part")
+        part = self.template_data.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         with steps.step("preparing an empty Label Studio database (once)") as step, log.open("wb") as out:
-            # `version` runs every migration before it prints; no account is made.
+            # `version` runs every migration before it prints and creates no account.
             command = [str(self.python), "-m", "label_studio.server", "version", "--data-dir", str(part)]
             process = subprocess.Popen(
                 command, env=server_env(part), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
@@ -121,24 +121,24 @@ class LabelStudio:
                 _end(process)
         if process.returncode != 0 or not (part / "label_studio.sqlite3").exists():
             raise InstallFailed("Label Studio could not migrate an empty database.", fix="Read the log.", log=log)
-        (part / ".env").unlink(missing_ok=True)  # its SECRET_KEY signs log-ins: every copy makes its own
-        part.rename(self.baked)
+        (part / ".env").unlink(missing_ok=True)  # its SECRET_KEY signs sessions: every copy creates its own
+        part.rename(self.template_data)
 
 
 def server_env(data: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment that stock Label Studio runs in: offline, and allowed to call back to this machine.
+    """Environment variables for stock Label Studio: no telemetry, and requests to this machine allowed.
 
-    The lists of banned networks are swapped for the link-local one: loopback and the local network open up for our
-    services while the cloud's metadata address stays closed.
+    The banned networks are replaced by the link-local one: our services on loopback and the local network become
+    reachable, while the cloud's metadata address stays blocked.
     """
     unwanted = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "DJANGO_SETTINGS_MODULE", "HOST", "PORT", "SECRET_KEY")
-    kept = {
+    inherited = {
         key: value
         for key, value in os.environ.items()
         if key not in unwanted and not key.startswith(("LABEL_STUDIO_", "HEARTEX_", "LABELLOOP_"))
     }
-    return kept | {
-        "HOME": str(data),  # it keeps caches below the home folder
+    return inherited | {
+        "HOME": str(data),  # Label Studio keeps caches below the home folder
         "LABEL_STUDIO_BASE_DATA_DIR": str(data),
         "USE_DEFAULT_BANNED_SUBNETS": "false",
         "USER_ADDITIONAL_BANNED_SUBNETS": "169.254.0.0/16",
@@ -148,25 +148,27 @@ def server_env(data: Path, extra: Mapping[str, str] | None = None) -> dict[str, 
         "FRONTEND_SENTRY_DSN": "",
         "LOG_LEVEL": "WARNING",
         "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": ",".join(filter(None, [kept.get("NO_PROXY", kept.get("no_proxy", "")), "localhost,127.0.0.1"])),
+        "NO_PROXY": ",".join(
+            filter(None, [inherited.get("NO_PROXY", inherited.get("no_proxy", "")), "localhost,127.0.0.1"])
+        ),
         **(extra or {}),
     }
 
 
 def require_disk(folder: Path, needed: int, *, what: str) -> None:
-    """Refuse a step for which the disk has too little room.
+    """Check the free disk space.
 
     Raises:
-        TooLittleDisk: Names both figures.
+        TooLittleDisk: Fewer than `needed` bytes are free; the message has both numbers.
     """
-    place = folder
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise TooLittleDisk(
-            f"{what} takes {needed / 1e9:.1f} GB and the disk of {place} has {free / 1e9:.1f} GB left.",
-            fix="Make room, or set LABELLOOP_HOME to a folder on another disk.",
+            f"{what} needs {needed / 1e9:.1f} GB, and the disk of {existing} has {free / 1e9:.1f} GB free.",
+            fix="Free disk space, or set LABELLOOP_HOME to a folder on another disk.",
         )
 
 
@@ -187,7 +189,7 @@ def _run(command: list[str], log: Path, name: str) -> str:
         log.write_text(done.stdout + done.stderr)
         raise InstallFailed(
             f"{name} failed: {(done.stdout + done.stderr).strip()[-300:]}.",
-            fix="Debian and Ubuntu keep it apart: sudo apt-get install python3-venv.",
+            fix="On Debian and Ubuntu run: sudo apt-get install python3-venv.",
             log=log,
         )
     return done.stdout
@@ -220,9 +222,9 @@ def _follow_pip(command: list[str], out: IO[str], step: Step) -> tuple[int, str]
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
-    """Leave nothing behind when the step is interrupted."""
+    """Kill the process group if the step was interrupted."""
     if process.poll() is None:
-        end_group(process.pid)
+        kill_group(process.pid)
         process.wait()
     if process.stdout is not None:
         process.stdout.close()
@@ -231,7 +233,7 @@ def _end(process: subprocess.Popen[Any]) -> None:
 def _pip_error(text: str, requirement: str, log: Path) -> InstallFailed:
     if "No space left on device" in text:
         return InstallFailed(
-            f"The disk filled up while installing {requirement}", fix="Make room, then again.", log=log
+            f"The disk filled up while installing {requirement}", fix="Free disk space, then run it again.", log=log
         )
     if any(sign in text for sign in _OFFLINE):
         return InstallFailed(
@@ -239,9 +241,9 @@ def _pip_error(text: str, requirement: str, log: Path) -> InstallFailed:
             fix="The first start needs the network (or PIP_INDEX_URL set to a mirror of PyPI); later starts do not.",
             log=log,
         )
-    told = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:]
+    error_lines = [line for line in text.splitlines() if line.startswith("ERROR")] or text.splitlines()[-1:]
     return InstallFailed(
-        f"pip could not install {requirement}: {' '.join(told)[:300]}.",
-        fix="It needs Python 3.10 to 3.13 and a package index that has this version.",
+        f"pip could not install {requirement}: {' '.join(error_lines)[:300]}.",
+        fix="Label Studio needs Python 3.10 to 3.13 and a package index that has this version.",
         log=log,
     )

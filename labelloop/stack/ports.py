@@ -1,46 +1,46 @@
-"""Ports: whether one is free, and who has it when it is not."""
+"""TCP ports: find a free one, check one, and name the program that uses it."""
 
 import socket
 from pathlib import Path
 
-from labelloop.stack.errors import PortTaken
+from labelloop.stack.errors import StackPortTaken
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
+    """A TCP port that is free at the time of the call."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def require_free(port: int, name: str, *, option: str) -> None:
-    """Refuse a port on which something listens, on any of this machine's addresses.
+    """Check that no program listens on a port, on any address of this machine.
 
     Args:
         port: The port.
-        name: Which part wants it.
-        option: The option that moves the part elsewhere.
+        name: The part that needs it, for the message.
+        option: The option that selects another port, for the message.
 
     Raises:
-        PortTaken: Names the program that has it, where the system tells.
+        PortTaken: The port is in use; the message names the program if the system reveals it.
     """
     if _listens(port) or not _bindable(port):
-        who = owner(port)
-        raise PortTaken(
-            f"Port {port}, which {name} needs, is taken{f' by {who}' if who else ''}.",
+        program = port_owner(port)
+        raise StackPortTaken(
+            f"Port {port}, which {name} needs, is in use{f' by {program}' if program else ''}.",
             fix=f"Stop that program, or choose another port: labelloop up {option} {free_port()}.",
         )
 
 
-def owner(port: int) -> str:
-    """The program that listens on a port, e.g. "python -m http.server 8080 (process 4711)"; "" when not to be seen."""
+def port_owner(port: int) -> str:
+    """The program that listens on a port, e.g. "python -m http.server 8080 (process 4711)"; "" if unknown."""
     sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for process in Path("/proc").glob("[0-9]*") if sockets else ():
         try:
             if any(str(fd.readlink()) in sockets for fd in (process / "fd").iterdir()):
                 words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 return f"{words[:80]} (process {process.name})"
-        except OSError:  # another user's process, or one that has just ended
+        except OSError:  # another user's process, or one that has just exited
             continue
     return ""
 
@@ -65,7 +65,7 @@ def _listens(port: int) -> bool:
                 probe.settimeout(1)
                 if probe.connect_ex((host, port)) == 0:
                     return True
-        except OSError:  # no IPv6 here
+        except OSError:  # no IPv6 on this machine
             continue
     return False
 

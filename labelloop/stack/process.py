@@ -1,4 +1,4 @@
-"""A child process in a process group of its own, with a log file and a record by which a later run can find it."""
+"""Child processes: each in its own process group, with a log file and a record that a later run can find it by."""
 
 import contextlib
 import os
@@ -17,18 +17,18 @@ STARTING_S = 300.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """One program of the stack: how it is started and where it writes.
+class ServiceSpec:
+    """How to start one part of the stack.
 
     Attributes:
-        name: What users read, e.g. "ML backend".
-        key: What files are named after, e.g. "ml-backend".
+        name: Display name, e.g. "ML backend".
+        key: Base name of its files, e.g. "ml-backend".
         command: The program and its arguments.
-        env: Its whole environment.
-        log: Its standard output and error, appended.
-        url: Where it answers, "" when it serves nothing.
-        health: The address that answers 2xx once the part works, "" when there is none.
-        bad_sign: Words in its log that mean that it runs but not as it was told to, "" when there are none.
+        env: The complete environment.
+        log: File that standard output and error are appended to.
+        url: The address it serves; "" if none.
+        health: The address that answers 2xx once the part works; "" if none.
+        bad_sign: Text in the log that means that the part runs with wrong settings; "" if none.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Part:
     log: Path
     url: str = ""
     health: str = ""
-    bad_sign: str = ""
+    failure_marker: str = ""
 
 
 class Child:
-    """A running part. `stop` ends its whole process group, so that no grandchild outlives it."""
+    """A running part. `stop` kills its whole process group, including grandchildren."""
 
-    def __init__(self, part: Part, records: Path) -> None:
+    def __init__(self, part: ServiceSpec, records: Path) -> None:
         self.part = part
         part.log.parent.mkdir(parents=True, exist_ok=True)
         records.mkdir(parents=True, exist_ok=True)
@@ -66,40 +66,40 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process id, which is the process group's too."""
+        """The process id, which is also the process group id."""
         return self._process.pid
 
     @property
-    def lived_s(self) -> float:
-        """Seconds since it was started."""
+    def uptime_s(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._born_at
 
-    def ended(self) -> int | None:
-        """The exit code (negative: the signal that ended it), None while it runs."""
+    def exit_code(self) -> int | None:
+        """The exit code (negative: the signal number), None while it runs."""
         return self._process.poll()
 
-    def ask_to_stop(self) -> None:
-        """Send the polite signal to the group's first process; programs pass it on to their workers themselves."""
-        if self.ended() is None:
+    def terminate(self) -> None:
+        """Send SIGTERM to the group leader; programs forward it to their workers."""
+        if self.exit_code() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
 
     def stop(self, *, grace_s: float = 10.0) -> None:
-        """End the part: politely, then by force whatever of its group is left."""
-        self.ask_to_stop()
+        """Send SIGTERM, wait up to `grace_s` seconds, then SIGKILL the process group."""
+        self.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
-        end_group(self.pid)
+        kill_group(self.pid)
         self._process.wait()
         self._record.unlink(missing_ok=True)
 
     def tail(self, lines: int = 12) -> list[str]:
-        """The last lines that this run wrote to its log."""
+        """The last lines of this run's log."""
         return self._output().splitlines()[-lines:]
 
-    def shows_bad_sign(self) -> bool:
-        """Whether this run's log has the part's `bad_sign`, which is written while it starts or not at all."""
-        return bool(self.part.bad_sign) and self.lived_s < STARTING_S and self.part.bad_sign in self._output()
+    def logged_failure(self) -> bool:
+        """Whether this run's log has the part's `bad_sign`, which is written during the start only."""
+        return bool(self.part.failure_marker) and self.uptime_s < STARTING_S and self.part.failure_marker in self._output()
 
     def _output(self) -> str:
         with self.part.log.open("rb") as log:
@@ -117,45 +117,44 @@ class _Record(msgspec.Struct, frozen=True):
         return bool(self.born) and _born(self.pid) == self.born
 
 
-def end_group(pid: int) -> None:
-    """Kill what is left of a process group."""
+def kill_group(pid: int) -> None:
+    """Send SIGKILL to a process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def end_leftovers(records: Path, *, grace_s: float = 5.0) -> list[str]:
-    """End parts that a killed supervisor could not end.
+def stop_orphans(records: Path, *, grace_s: float = 5.0) -> list[str]:
+    """Stop parts that a killed supervisor left running.
 
-    A record is believed only while the process still has the start time that was noted, so that a number used again
-    by another program is never touched.
+    A record counts only if the process has the recorded start time, so that a reused process id is never signalled.
 
     Returns:
         The names of the parts that were still running.
     """
-    found = [_read_record(path) for path in sorted(records.glob("*.json"))]
-    left = [record for record in found if record is not None and record.alive]
-    for record in left:
+    all_records = [_read_record(path) for path in sorted(records.glob("*.json"))]
+    orphans = [record for record in all_records if record is not None and record.alive]
+    for record in orphans:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(record.pid, signal.SIGTERM)
-    until = time.monotonic() + grace_s
-    while any(record.alive for record in left) and time.monotonic() < until:
+    deadline = time.monotonic() + grace_s
+    while any(record.alive for record in orphans) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    for record in left:
-        end_group(record.pid)
+    for record in orphans:
+        kill_group(record.pid)
     for path in records.glob("*.json"):
         path.unlink(missing_ok=True)
-    return [record.name for record in left]
+    return [record.name for record in orphans]
 
 
 def _read_record(path: Path) -> _Record | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Record)
-    except msgspec.DecodeError:  # cut short by the kill
+    except msgspec.DecodeError:  # truncated by the kill
         return None
 
 
 def _born(pid: int) -> str:
-    """When a process started, to tell it from a later one of the same number; "" when there is none but its zombie."""
+    """The start time of a process, which distinguishes reused process ids; "" if it does not run or is a zombie."""
     try:
         # proc(5): the name in parentheses may hold spaces; state follows it, start time in ticks is field 22.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -165,6 +164,6 @@ def _born(pid: int) -> str:
             return ""
     else:
         return "" if fields[0] in "ZX" else f"{boot} {fields[19]}"
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    state, _, born = shown.stdout.strip().partition(" ")
+    listing = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, born = listing.stdout.strip().partition(" ")
     return "" if state.startswith("Z") else born.strip()

@@ -1,4 +1,4 @@
-"""How long steps show themselves: a live line on a terminal, plain lines elsewhere."""
+"""Progress of long steps: a live line on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 
 
 class Step(Protocol):
-    """One step under way."""
+    """A running step."""
 
     def say(self, detail: str = "", *, done: int | None = None, total: int | None = None) -> None:
-        """Tell where the step is; call it as often as you like."""
+        """Show the state of the step; cheap enough to call often."""
         ...
 
 
@@ -22,8 +22,8 @@ class Steps:
     """Shows steps on a console, one line each.
 
     Args:
-        console: Where to write; standard error when None, so that standard output stays for results.
-        every_s: How often a step that runs long repeats itself where no line can be redrawn.
+        console: Output; None: standard error, so that standard output has only results.
+        every_s: Seconds between the lines of a running step where no line can be redrawn.
     """
 
     def __init__(self, console: Console | None = None, *, every_s: float = 15.0) -> None:
@@ -32,7 +32,7 @@ class Steps:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Run one step; its time is shown when it ends, and nothing more when it raises."""
+        """Show one step; prints its duration when the block ends without an exception."""
         started = time.monotonic()
         if self.console.is_terminal:
             with Progress(
@@ -53,11 +53,11 @@ class Steps:
         self.console.print(f"[green]ok[/]  {escape(title)} [dim]({seconds:.1f} s)[/]", soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """One line that is no step."""
+        """Print a line."""
         self.console.print(escape(text), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """One line that should be seen."""
+        """Print a highlighted line."""
         self.console.print(f"[bold yellow]{escape(text)}[/]", soft_wrap=True)
 
 
@@ -73,13 +73,13 @@ class _LiveStep:
 class _PlainStep:
     def __init__(self, console: Console, title: str, started: float, every_s: float) -> None:
         self._console, self._title, self._started, self._every_s = console, title, started, every_s
-        self._said = started
+        self._last_shown = started
 
     def say(self, detail: str = "", *, done: int | None = None, total: int | None = None) -> None:
         now = time.monotonic()
-        if now - self._said < self._every_s:
+        if now - self._last_shown < self._every_s:
             return
-        self._said = now
+        self._last_shown = now
         count = "" if done is None else f" {done}" if total is None else f" {done}/{total}"
         self._console.print(
             f"    {escape(self._title)}:{count} {escape(detail)} ({now - self._started:.0f} s)", soft_wrap=True

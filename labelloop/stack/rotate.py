@@ -1,4 +1,4 @@
-"""`labelloop rotate`: a new webhook secret, beside the old one until every project's webhooks carry it."""
+"""`labelloop rotate`: replace the webhook secret; the old one stays valid until every project uses the new one."""
 
 import os
 from collections.abc import Callable
@@ -18,10 +18,10 @@ SECRET, PREVIOUS = env_name("webhook_secret"), env_name("webhook_secret_previous
 
 
 def rotate(*, finish: Annotated[bool, Parameter(negative=())] = False) -> int:
-    """Give the webhooks of every connected project a new secret; no event is lost on the way.
+    """Rotate the webhook secret of every connected project without losing an event.
 
-    The services accept both secrets as soon as settings.env holds them. Run it again where a project could not be
-    reached; when all carry the new secret, `labelloop rotate --finish` ends the old one.
+    The services accept both secrets as soon as settings.env has them. Run the command again if a project could not be
+    reached; when all use the new secret, `labelloop rotate --finish` revokes the old one.
 
     ```
     labelloop rotate
@@ -29,53 +29,53 @@ def rotate(*, finish: Annotated[bool, Parameter(negative=())] = False) -> int:
     ```
 
     Args:
-        finish: End the old secret, once every project carries the new one.
+        finish: Revoke the old secret once every project uses the new one.
 
     Returns:
-        0, or 1 where a project still carries the old secret.
+        0, or 1 if a project still uses the old secret.
     """
     settings = Settings()
     if SECRET in os.environ or PREVIOUS in os.environ:
         raise SettingsError(
             f"{SECRET} comes from the environment, which this command cannot change.",
-            fix=f"Set {SECRET} to a new value and {PREVIOUS} to the one of now, start the services again, "
+            fix=f"Set {SECRET} to a new value and {PREVIOUS} to the current one, restart the services, "
             "run `labelloop connect PROJECT` for each project, then remove the previous one.",
         )
-    under_way = bool(settings.webhook_secret_previous)
-    if finish and not under_way:
-        print("No rotation is under way: there is one secret.")
+    in_progress = bool(settings.webhook_secret_previous)
+    if finish and not in_progress:
+        print("No rotation is in progress: there is one secret.")
         return 0
-    if not under_way:
+    if not in_progress:
         old = settings.webhook_secret.get_secret_value()
         write_env(settings.home, with_secrets({SECRET: "", PREVIOUS: old}, (SECRET,)))
         settings = Settings()
-        print(f"A new secret is in {settings_file(settings.home)}; the old one is accepted too.")
-    left = _reconnect(settings, print)
-    if left:
-        print(f"Projects {', '.join(map(str, left))} still carry the old secret, which stays valid.")
+        print(f"The new secret is in {settings_file(settings.home)}; the old one is still accepted.")
+    failed = _reconnect(settings, print)
+    if failed:
+        print(f"Projects {', '.join(map(str, failed))} still use the old secret, which stays valid.")
         print("Run `labelloop rotate` again when Label Studio answers.")
         return 1
     if finish:
         write_env(settings.home, {PREVIOUS: ""})
-        print("Every project carries the new secret; the old one has ended.")
+        print("Every project uses the new secret; the old one is revoked.")
     else:
-        print("Every project carries the new secret. `labelloop rotate --finish` ends the old one.")
+        print("Every project uses the new secret. `labelloop rotate --finish` revokes the old one.")
     return 0
 
 
-def _reconnect(settings: Settings, say: Callable[[str], None]) -> list[int]:
-    """Connect every project again; gives those that could not be."""
-    left = []
+def _reconnect(settings: Settings, report: Callable[[str], None]) -> list[int]:
+    """Reconnect every project; return those that failed."""
+    failed = []
     studio = Studio.from_settings(settings)
     try:
         for row in ProjectStore(open_database(settings)).all():
             try:
-                connect(row.project, settings, studio=studio, tell=lambda _: None)
+                connect(row.project, settings, studio=studio, on_change=lambda _: None)
             except LabelloopError as error:
-                say(f"  project {row.project}: {error}")
-                left.append(row.project)
+                report(f"  project {row.project}: {error}")
+                failed.append(row.project)
             else:
-                say(f"  project {row.project}: webhooks carry the new secret")
+                report(f"  project {row.project}: webhooks use the new secret")
     finally:
         studio.close()
-    return left
+    return failed

@@ -1,4 +1,4 @@
-"""What `labelloop up` remembers between runs, and the lock by which one home folder has one supervisor."""
+"""The state file of `labelloop up`, and the lock that allows one supervisor per home folder."""
 
 import fcntl
 import os
@@ -14,12 +14,12 @@ from labelloop.stack.errors import AlreadyRunning, StackError
 
 
 class DemoProject(msgspec.Struct, frozen=True):
-    """A project that `labelloop up` made.
+    """A project that `labelloop up` created.
 
     Attributes:
         id: Its id in Label Studio.
-        photos: How many photographs it has.
-        complete: False while it is being made, so that an interrupted one is seen.
+        photos: Its number of images.
+        complete: False until its creation has finished.
     """
 
     id: int
@@ -27,12 +27,12 @@ class DemoProject(msgspec.Struct, frozen=True):
     complete: bool = False
 
 
+# Incremented when an older labelloop would misread the state.
 FORMAT = 1
-"""Raised when an older labelloop would misread the state."""
 
 
-class State(msgspec.Struct, frozen=True):
-    """What has been made so far: the annotators' accounts, and the projects by where their photos came from."""
+class StackState(msgspec.Struct, frozen=True):
+    """E-mail addresses of the created accounts, and the created projects by the source of their images."""
 
     people: tuple[str, ...] = ()
     projects: dict[str, DemoProject] = {}
@@ -43,38 +43,38 @@ class _Written(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
 
-class Holder(msgspec.Struct, frozen=True):
-    """The supervisor that runs: its process and where Label Studio is."""
+class SupervisorInfo(msgspec.Struct, frozen=True):
+    """The running supervisor: its process id and the address of Label Studio."""
 
     pid: int
     url: str
 
 
-def read_state(folder: Path) -> State:
-    """The state, empty when there is none.
+def read_state(folder: Path) -> StackState:
+    """Read the state; empty if there is no file.
 
     Raises:
         SchemaTooNew: A newer labelloop wrote it.
-        StackError: It is no state.
+        StackError: The file cannot be decoded.
     """
     file = folder / "state.json"
     if not file.exists():
-        return State()
+        return StackState()
     try:
         written = msgspec.json.decode(file.read_bytes(), type=_Written).format
         if written > FORMAT:
             raise SchemaTooNew(f"The state file {file}", f"format {written}", VERSION)
-        return msgspec.json.decode(file.read_bytes(), type=State)
+        return msgspec.json.decode(file.read_bytes(), type=StackState)
     except msgspec.DecodeError as error:
         raise StackError(
             f"The state file {file} cannot be read: {error}.",
-            fix="Restore a backup (`labelloop restore FILE --force`), or delete the file: `labelloop up` then makes a "
-            "new demo project.",
+            fix="Restore a backup (`labelloop restore FILE --force`), or delete the file: `labelloop up` then "
+            "creates a new demo project.",
         ) from error
 
 
-def write_state(folder: Path, state: State) -> None:
-    """Replace the state in one step."""
+def write_state(folder: Path, state: StackState) -> None:
+    """Replace the state file atomically."""
     part = folder / "state.json.part"
     part.write_bytes(msgspec.json.encode(state))
     part.replace(folder / "state.json")
@@ -82,23 +82,23 @@ def write_state(folder: Path, state: State) -> None:
 
 @contextmanager
 def sole_supervisor(home: Path, url: str) -> Iterator[None]:
-    """Hold the home folder while the stack runs.
+    """Lock the home folder while the stack runs.
 
     Raises:
-        AlreadyRunning: Another process holds it; the message names it and its address.
+        AlreadyRunning: Another process holds the lock; the message has its id and address.
     """
     with _lock_file(home).open("a+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _read_holder(home)
-            told = f" (process {holder.pid}), with Label Studio at {holder.url}" if holder else ""
+            details = f" (process {holder.pid}), with Label Studio at {holder.url}" if holder else ""
             raise AlreadyRunning(
-                f"labelloop up is running already in {home}{told}.",
-                fix="Use it, or end it first: Ctrl-C in its terminal, or `labelloop down`.",
+                f"labelloop up is running already in {home}{details}.",
+                fix="Use it, or stop it first: Ctrl-C in its terminal, or `labelloop down`.",
             ) from None
         lock.truncate(0)
-        lock.write(msgspec.json.encode(Holder(os.getpid(), url)))
+        lock.write(msgspec.json.encode(SupervisorInfo(os.getpid(), url)))
         lock.flush()
         try:
             yield
@@ -106,8 +106,8 @@ def sole_supervisor(home: Path, url: str) -> Iterator[None]:
             lock.truncate(0)
 
 
-def running(home: Path) -> Holder | None:
-    """The supervisor that holds the home folder, None when nobody does."""
+def running_supervisor(home: Path) -> SupervisorInfo | None:
+    """The supervisor that holds the lock of the home folder, or None."""
     if not _lock_file(home).exists():
         return None
     with _lock_file(home).open("rb") as lock:
@@ -122,8 +122,8 @@ def _lock_file(home: Path) -> Path:
     return home / "up.lock"
 
 
-def _read_holder(home: Path) -> Holder | None:
+def _read_holder(home: Path) -> SupervisorInfo | None:
     try:
-        return msgspec.json.decode(_lock_file(home).read_bytes(), type=Holder)
+        return msgspec.json.decode(_lock_file(home).read_bytes(), type=SupervisorInfo)
     except msgspec.DecodeError:
         return None

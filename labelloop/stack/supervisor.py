@@ -1,4 +1,4 @@
-"""Runs parts as children, watches them, and ends them all when it ends, whatever the reason."""
+"""Run parts as child processes, restart those that exit, and stop all of them at the end."""
 
 import signal
 import time
@@ -8,69 +8,66 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from labelloop.stack.label_studio_server import how_it_ended
-from labelloop.stack.process import Child, Part
+from labelloop.stack.label_studio_server import describe_exit
+from labelloop.stack.process import Child, ServiceSpec
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 8.0
 
-LIVED_S = 5.0
-"""A part that gave up sooner, with an exit code of its own, would give up again."""
-
-MOST_DEATHS = 5
-"""Times that a part is started again without a quiet time in between."""
-
-QUIET_S = 120.0
-"""A death that is longer ago is forgotten."""
+# A part that exits sooner with an exit code is not restarted: it would fail again.
+MIN_UPTIME_S = 5.0
+# Maximum restarts of a part within `QUIET_S` seconds.
+MAX_RESTARTS = 5
+RESTART_WINDOW_S = 120.0
 
 
 class Stopped(BaseException):
-    """Someone asked the stack to end. Not an Exception, so that no handler on the way takes it for a failure."""
+    """A signal asked the stack to stop. A BaseException, so that no `except Exception` handles it as a failure."""
 
 
 class StopSignals:
-    """Turns the first of `SIGNALS` into `Stopped` in the main thread; later ones are ignored: the end is under way.
+    """Raise `Stopped` in the main thread on the first of `SIGNALS`; ignore later ones, since the stop is in progress.
 
-    Use as a context manager: the handlers from before come back.
+    Use as a context manager: leaving it restores the previous handlers.
     """
 
     def __init__(self) -> None:
-        self._held = False
-        self._asked = ""
+        self._deferred = False
+        self._received = ""
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Put a signal off to the end of the block, so that no child is forgotten or half ended."""
-        self._held = True
+    def deferred(self) -> Iterator[None]:
+        """Defer signals to the end of the block, so that the list of children stays consistent."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._held = False
-        if self._asked:
-            raise Stopped(self._asked)
+            self._deferred = False
+        if self._received:
+            raise Stopped(self._received)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        self._asked = signal.Signals(number).name
-        if not self._held:
-            raise Stopped(self._asked)
+        for signal_number in SIGNALS:
+            signal.signal(signal_number, signal.SIG_IGN)
+        self._received = signal.Signals(number).name
+        if not self._deferred:
+            raise Stopped(self._received)
 
 
 class Supervisor:
-    """The children of one stack. Use as a context manager: leaving it ends every child.
+    """The child processes of one stack. Use as a context manager: leaving it stops every child.
 
     Args:
-        records: Folder that keeps a record of each running child, for a later run to find what a kill left.
-        signals: Held back while a child is started.
+        records: Folder with a record of each running child, by which a later run finds orphans.
+        signals: Deferred while a child is started or stopped.
     """
 
     def __init__(self, records: Path, signals: StopSignals) -> None:
@@ -83,67 +80,67 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, part: Part) -> Child:
-        """Start a part; its readiness is waited for apart, so that several boot at the same time."""
-        with self._signals.held():
+    def start(self, part: ServiceSpec) -> Child:
+        """Start a part without waiting for its health, so that several start at the same time."""
+        with self._signals.deferred():
             child = Child(part, self._records)
             self.children.append(child)
         return child
 
-    def end(self, child: Child) -> None:
-        """End one child, on purpose."""
+    def stop_child(self, child: Child) -> None:
+        """Stop one child."""
         child.stop(grace_s=GRACE_S)
         self.children.remove(child)
 
-    def needs(self, child: Child) -> bool:
-        """Whether nothing works without this child: the part that was started first, Label Studio."""
+    def is_essential(self, child: Child) -> bool:
+        """Whether every other part depends on this child: the part started first, Label Studio."""
         return child is self.children[0]
 
-    def _start_again(self, child: Child) -> None:
-        with self._signals.held():
-            child.stop(grace_s=GRACE_S)  # what is left of its group
+    def _restart(self, child: Child) -> None:
+        with self._signals.deferred():
+            child.stop(grace_s=GRACE_S)  # kills the rest of its process group
             self.children[self.children.index(child)] = Child(child.part, self._records)
 
     def stop(self) -> None:
-        """End every child, all at the same time."""
-        with self._signals.held():
+        """Stop every child in parallel."""
+        with self._signals.deferred():
             for child in self.children:
-                child.ask_to_stop()
-            until = time.monotonic() + GRACE_S
+                child.terminate()
+            deadline = time.monotonic() + GRACE_S
             for child in self.children:
-                child.stop(grace_s=max(0.1, until - time.monotonic()))
+                child.stop(grace_s=max(0.1, deadline - time.monotonic()))
             self.children.clear()
 
-    def watch(self, tell: Callable[[Child, str, bool], None]) -> Child:
-        """Start parts that end again, until the first started part (Label Studio) cannot be kept running.
+    def watch(self, on_exit: Callable[[Child, str, bool], None]) -> Child:
+        """Restart parts that exit, until the essential part (Label Studio) cannot be restarted.
 
-        A part that ends is started again, as it was: one that is killed at any age, one that gives up if it had
-        worked before. One that gives up as soon as it is started, or dies more than `MOST_DEATHS` times within
-        `QUIET_S`, is left, for its log says why.
+        A part killed by a signal is always restarted; one that exits with a code only if it ran for `LIVED_S`
+        seconds. A part that exits more than `MOST_DEATHS` times within `QUIET_S` seconds is not restarted.
 
         Args:
-            tell: Called with each part that ended, how, and whether it is started again.
+            on_exit: Called with each part that exited, its exit status as text, and whether it is restarted.
 
         Returns:
-            The part that everything else needs, ended.
+            The essential part, which has exited.
         """
-        left: set[int] = set()
-        deaths: dict[str, list[float]] = {}
+        given_up: set[int] = set()
+        exits: dict[str, list[float]] = {}
         while True:
             for child in list(self.children):
-                code = child.ended()
-                if child.pid in left or (code is None and not child.shows_bad_sign()):
+                code = child.exit_code()
+                if child.pid in given_up or (code is None and not child.logged_failure()):
                     continue
                 now = time.monotonic()
-                recent = [at for at in deaths.get(child.part.key, ()) if at > now - QUIET_S]
-                deaths[child.part.key] = [*recent, now]
-                would_work = code is None or code < 0 or child.lived_s >= LIVED_S
-                again = would_work and len(recent) < MOST_DEATHS
-                tell(child, "it runs elsewhere than it was told to" if code is None else how_it_ended(code), again)
-                if again:
-                    self._start_again(child)
-                elif self.needs(child):
+                recent = [at for at in exits.get(child.part.key, ()) if at > now - RESTART_WINDOW_S]
+                exits[child.part.key] = [*recent, now]
+                worked = code is None or code < 0 or child.uptime_s >= MIN_UPTIME_S
+                restarting = worked and len(recent) < MAX_RESTARTS
+                how = "it runs on another port than configured" if code is None else describe_exit(code)
+                on_exit(child, how, restarting)
+                if restarting:
+                    self._restart(child)
+                elif self.is_essential(child):
                     return child
                 else:
-                    left.add(child.pid)
+                    given_up.add(child.pid)
             time.sleep(0.3)

@@ -76,7 +76,7 @@ def start(command, home):
         shown = []
         for line in process.stdout:
             shown.append(line)
-            if line.startswith("Ctrl-C ends everything"):
+            if line.startswith("Ctrl-C stops everything"):
                 return Loop(process, home, "".join(shown), time.monotonic() - began)
         pytest.fail(f"labelloop up ended with status {process.wait()}:\n{''.join(shown)}")
 
@@ -100,7 +100,7 @@ def end(loop, number):
     loop.process.send_signal(number)
     rest, _ = loop.process.communicate(timeout=120)
     assert loop.process.returncode == 0
-    assert f"Everything has ended ({number.name})" in rest
+    assert f"Everything has stopped ({number.name})" in rest
     assert [pid for pid in members if Path(f"/proc/{pid}").exists()] == []
 
 
@@ -134,13 +134,13 @@ def test_the_second_start_finds_everything_as_it_was(start, home, wait_until):
     worker = loop.parts["worker"]
     os.kill(worker, signal.SIGKILL)
     told = next(line for line in loop.process.stdout if line.strip())
-    assert told.startswith("Worker has ended by itself (signal 9)")
+    assert told.startswith("Worker has exited (signal 9)")
     assert f"Its log: {home / 'logs' / 'worker.log'}\n" in iter(loop.process.stdout.readline, "")
     assert "It is started again" in loop.process.stdout.readline()
     studio, url = loop.parts["label-studio"], re.search(r"(http://localhost:\d+)/projects", loop.shown).group(1)
     os.kill(studio, signal.SIGKILL)
     told = next(line for line in loop.process.stdout if line.strip())
-    assert told.startswith("Label Studio has ended by itself (signal 9)")
+    assert told.startswith("Label Studio has exited (signal 9)")
     assert "It is started again" in next(line for line in loop.process.stdout if "again" in line)
     wait_until(lambda: answers(f"{url}/health"), timeout_s=180)
     assert loop.parts["label-studio"] != studio

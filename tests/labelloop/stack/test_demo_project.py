@@ -1,4 +1,4 @@
-"""The demo's label config: the embedded model's words meet its labels, and quality control's note is optional."""
+"""The demo's label config: labels match the names of common detectors, and the note is optional."""
 
 import pytest
 
@@ -9,7 +9,7 @@ CONFIG = LabelConfig.parse(LABEL_CONFIG)
 
 
 @pytest.mark.parametrize(
-    ("said", "label"),
+    ("name", "label"),
     [
         ("person", "Person"),
         ("cat", "Cat"),
@@ -20,11 +20,11 @@ CONFIG = LabelConfig.parse(LABEL_CONFIG)
         ("aeroplane", None),
     ],
 )
-def test_words_of_detectors_meet_everyday_labels(said, label):
-    assert CONFIG.controls["objects"].label_for(said) == label
+def test_detector_class_names_match_the_labels(name, label):
+    assert CONFIG.controls["objects"].label_for(name) == label
 
 
-def test_the_note_is_shown_by_a_header_so_that_tasks_need_not_have_it():
+def test_tasks_without_the_note_are_valid():
     assert '<Header value="$qc_note"/>' in LABEL_CONFIG
     assert "<Text" not in LABEL_CONFIG
     assert tuple(CONFIG.image_keys) == ("image",)

@@ -1,4 +1,4 @@
-"""`settings.env`: secrets made once, readable by their owner only, read by `Settings`; the user's own lines stay."""
+"""`settings.env`: secrets are created once, readable by the owner only, read by `Settings`; other lines stay."""
 
 from labelloop.service.settings import Settings, settings_file
 from labelloop.stack.environment import read_env, with_secrets, write_env

@@ -15,7 +15,7 @@ def inbox(tmp_path, monkeypatch):
     inbox = Inbox(open_database(Settings()))
     for subject in ("1:7", "1:8"):
         inbox.put("qc.task", subject, f"key of {subject}", {})
-        inbox.dead(inbox.claim("qc.task", subject, "me"), f"cause of {subject}")
+        inbox.mark_dead(inbox.claim("qc.task", subject, "me"), f"cause of {subject}")
     inbox.put("qc.task", "1:9", "waiting", {})
     yield inbox
     inbox.engine.dispose()
@@ -28,8 +28,8 @@ def run(capsys):
     def call(*words):
         with pytest.raises(SystemExit) as ended:
             main(["inbox", *words])
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
 
     return call
 
@@ -65,7 +65,7 @@ def test_what_is_not_chosen_or_not_there_discards_nothing(inbox, run, words):
     assert len(left(inbox)) == 2
 
 
-def test_a_discarded_event_is_new_when_it_is_told_again(inbox, run):
+def test_a_discarded_event_is_accepted_again(inbox, run):
     run("discard", "--all")
     assert inbox.put("qc.task", "1:7", "key of 1:7", {})
 

@@ -1,4 +1,4 @@
-"""Installing stock Label Studio: no network, too little disk, and half an installation are each said plainly."""
+"""Installing stock Label Studio: no network, too little disk space and partial installations are reported."""
 
 import io
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from labelloop.stack.errors import InstallFailed, TooLittleDisk
-from labelloop.stack.label_studio import LabelStudio, require_disk, server_env
+from labelloop.stack.label_studio import LabelStudioInstallation, require_disk, server_env
 from labelloop.stack.progress import Steps
 
 
@@ -31,12 +31,12 @@ def installed(folder, version="1.23.2", *, finished=True):
     (folder / "venv" / "bin" / "python").touch()
     if finished:
         (site / "RECORD").touch()
-    return LabelStudio(folder)
+    return LabelStudioInstallation(folder)
 
 
 def test_an_installation_of_the_right_version_is_reused(tmp_path, steps):
     studio = installed(tmp_path)
-    studio.baked.mkdir()
+    studio.template_data.mkdir()
     studio.prepare(steps)
     assert not (tmp_path / "install.lock").exists()
 
@@ -46,14 +46,14 @@ def test_an_old_or_interrupted_installation_is_none(tmp_path, version, finished)
     assert not installed(tmp_path, version, finished=finished).installed
 
 
-def test_too_little_disk_is_said_before_anything_is_downloaded(tmp_path, steps, monkeypatch):
+def test_too_little_disk_is_reported_before_the_download(tmp_path, steps, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**12, 0, 4 * 10**8))
-    with pytest.raises(TooLittleDisk, match=r"takes 1.5 GB and the disk of .* has 0.4 GB left.*LABELLOOP_HOME"):
-        LabelStudio(tmp_path / "label-studio").prepare(steps)
+    with pytest.raises(TooLittleDisk, match=r"needs 1.5 GB, and the disk of .* has 0.4 GB free.*LABELLOOP_HOME"):
+        LabelStudioInstallation(tmp_path / "label-studio").prepare(steps)
     assert not (tmp_path / "label-studio" / "venv").exists()
 
 
-def test_the_disk_of_a_folder_that_is_yet_to_be_made_is_looked_at(tmp_path):
+def test_the_disk_of_a_missing_folder_is_checked(tmp_path):
     require_disk(tmp_path / "a" / "b", 1, what="Nothing much")
     with pytest.raises(TooLittleDisk):
         require_disk(tmp_path / "a" / "b", 10**18, what="Too much")
@@ -61,7 +61,7 @@ def test_the_disk_of_a_folder_that_is_yet_to_be_made_is_looked_at(tmp_path):
 
 @pytest.fixture
 def pip(tmp_path, monkeypatch):
-    """Lets the script given stand for the interpreter of a virtual environment that is there already."""
+    """Lets the script given stand for the interpreter of a virtual environment that exists already."""
 
     def use(script):
         python = tmp_path / "venv" / "bin" / "python"
@@ -73,32 +73,32 @@ def pip(tmp_path, monkeypatch):
     return use
 
 
-def test_no_network_is_said_with_what_helps(tmp_path, steps, pip, monkeypatch):
+def test_a_failed_download_names_the_fix(tmp_path, steps, pip, monkeypatch):
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nobody answers
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nothing answers
     pip(f'exec {sys.executable} "$@"')  # the real pip
     with pytest.raises(InstallFailed, match=r"could not be downloaded: the package index did not answer.*network"):
-        LabelStudio(tmp_path).prepare(steps)
+        LabelStudioInstallation(tmp_path).prepare(steps)
     assert "127.0.0.1" in (tmp_path / "install.log").read_text()
-    assert not LabelStudio(tmp_path).installed
+    assert not LabelStudioInstallation(tmp_path).installed
 
 
 @pytest.mark.parametrize(
-    ("output", "said"),
+    ("output", "message"),
     [
         ("ERROR: Could not install: [Errno 28] No space left on device", "disk filled up"),
         ("ERROR: No matching distribution found for label-studio==1.23.2", "No matching distribution.*Python 3.10"),
     ],
 )
-def test_other_failures_of_pip_are_repeated(tmp_path, steps, pip, output, said):
+def test_other_errors_of_pip_are_quoted(tmp_path, steps, pip, output, message):
     pip(f"echo '{output}'; exit 1")
-    with pytest.raises(InstallFailed, match=said):
-        LabelStudio(tmp_path).prepare(steps)
+    with pytest.raises(InstallFailed, match=message):
+        LabelStudioInstallation(tmp_path).prepare(steps)
 
 
-def test_label_studio_does_not_inherit_what_would_bend_it(tmp_path, monkeypatch):
+def test_label_studio_does_not_inherit_conflicting_variables(tmp_path, monkeypatch):
     for name in ("LABEL_STUDIO_HOST", "HEARTEX_PORT", "PYTHONPATH", "SECRET_KEY", "LABELLOOP_WEBHOOK_SECRET", "PORT"):
         monkeypatch.setenv(name, "from the shell")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")

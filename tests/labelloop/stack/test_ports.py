@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from labelloop.stack.errors import PortTaken
-from labelloop.stack.label_studio import LabelStudio
-from labelloop.stack.layout import Plan
-from labelloop.stack.ports import owner, require_free
+from labelloop.stack.errors import StackPortTaken
+from labelloop.stack.label_studio import LabelStudioInstallation
+from labelloop.stack.layout import StackLayout
+from labelloop.stack.ports import port_owner, require_free
 
 
 def listening(family, host):
@@ -30,7 +30,7 @@ def test_a_listener_on_either_loopback_counts(family, host):
         pytest.skip("no IPv6 here")
     with server:
         port = server.getsockname()[1]
-        with pytest.raises(PortTaken, match=rf"Port {port}, which the ML backend needs, .*--ml-port \d+"):
+        with pytest.raises(StackPortTaken, match=rf"Port {port}, which the ML backend needs, .*--ml-port \d+"):
             require_free(port, "the ML backend", option="--ml-port")
     require_free(port, "the ML backend", option="--ml-port")
 
@@ -40,22 +40,22 @@ def test_the_program_that_listens_is_named(free_port):
     port = free_port()
     with subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"],
                           stderr=subprocess.PIPE, stdout=subprocess.PIPE) as server:  # fmt: skip
-        while not owner(port):
+        while not port_owner(port):
             assert server.poll() is None
-        assert f"http.server {port}" in owner(port)
-        assert f"process {server.pid}" in owner(port)
+        assert f"http.server {port}" in port_owner(port)
+        assert f"process {server.pid}" in port_owner(port)
         server.terminate()
 
 
 def test_two_parts_cannot_share_a_port(tmp_path, free_port):
     one, other = free_port(), free_port()
-    plan = Plan(tmp_path, one, other, one, LabelStudio(tmp_path))
-    with pytest.raises(PortTaken, match="Label Studio and quality control cannot share"):
+    plan = StackLayout(tmp_path, one, other, one, LabelStudioInstallation(tmp_path))
+    with pytest.raises(StackPortTaken, match="Label Studio and quality control cannot share"):
         plan.require_ports()
 
 
 def test_ports_are_those_of_the_last_run_unless_given(tmp_path):
-    assert (Plan.make(tmp_path).port, Plan.make(tmp_path).qc_port) == (8080, 9091)
+    assert (StackLayout.for_home(tmp_path).port, StackLayout.for_home(tmp_path).qc_port) == (8080, 9091)
     (tmp_path / "settings.env").write_text("LABELLOOP_LABEL_STUDIO_URL=http://localhost:8123\n")
-    assert (Plan.make(tmp_path).port, Plan.make(tmp_path).ml_port) == (8123, 9090)
-    assert Plan.make(tmp_path, port=8124).port == 8124
+    assert (StackLayout.for_home(tmp_path).port, StackLayout.for_home(tmp_path).ml_port) == (8123, 9090)
+    assert StackLayout.for_home(tmp_path, port=8124).port == 8124

@@ -1,4 +1,4 @@
-"""What keeps `labelloop up` from starting is said in one line with the fix, before anything is installed or started."""
+"""`labelloop up` reports what prevents its start in one line with the fix, before it installs or starts anything."""
 
 import errno
 import os
@@ -25,18 +25,18 @@ class Usage(NamedTuple):
 
 @pytest.fixture
 def up(tmp_path, monkeypatch, capsys, free_port):
-    """Runs `labelloop up`, which must refuse; returns what it said."""
+    """Run `labelloop up`, which must fail; return its error output."""
 
-    def run(*words, home=tmp_path / "home", **taken):
+    def run(*words, home=tmp_path / "home", **chosen_ports):
         monkeypatch.setenv("LABELLOOP_HOME", str(home))
-        ports = {name: free_port() for name in ("port", "ml_port", "qc_port")} | taken
+        ports = {name: free_port() for name in ("port", "ml_port", "qc_port")} | chosen_ports
         with pytest.raises(SystemExit) as ended:
             main(["up", *words, *(f"--{name.replace('_', '-')}={number}" for name, number in ports.items())])
-        said = capsys.readouterr()
-        assert (ended.value.code, said.out) == (1, "")
+        output = capsys.readouterr()
+        assert (ended.value.code, output.out) == (1, "")
         assert not (home / "label-studio" / "venv").exists()
         assert not (home / "data").exists()
-        return said.err
+        return output.err
 
     return run
 
@@ -46,21 +46,21 @@ def test_a_home_that_cannot_be_written(up, tmp_path):
     assert "cannot be written: Not a directory.\n→ Set LABELLOOP_HOME" in up(home=tmp_path / "file" / "home")
 
 
-def test_a_folder_without_photos(up, tmp_path):
-    assert "There is no folder" in up(f"--images={tmp_path / 'missing'}")
+def test_a_missing_image_folder(up, tmp_path):
+    assert "does not exist" in up(f"--images={tmp_path / 'missing'}")
 
 
-def test_a_taken_port(up):
+def test_a_port_in_use(up):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        said = up(qc_port=port)
-    assert f"Port {port}, which quality control needs, is taken" in said
-    assert "another port: labelloop up --qc-port" in said
+        output = up(qc_port=port)
+    assert f"Port {port}, which quality control needs, is in use" in output
+    assert "another port: labelloop up --qc-port" in output
 
 
 def test_too_little_disk(up, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10**12, 0, 10**8))
-    assert "has 0.1 GB left.\n→ Make room" in up()
+    assert "has 0.1 GB free.\n→ Free disk space" in up()
 
 
 def test_a_second_one_in_the_same_home(up, tmp_path):
@@ -71,7 +71,7 @@ def test_a_second_one_in_the_same_home(up, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["up"], ["worker"], ["qc", "serve"], ["ml", "serve"]], ids=" ".join)
-def test_a_database_of_a_newer_labelloop_is_said_in_one_sentence(tmp_path, monkeypatch, capsys, command):
+def test_a_database_of_a_newer_labelloop_is_refused(tmp_path, monkeypatch, capsys, command):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
     engine = open_database(Settings())
     with engine.begin() as connection:
@@ -79,10 +79,10 @@ def test_a_database_of_a_newer_labelloop_is_said_in_one_sentence(tmp_path, monke
     engine.dispose()
     with pytest.raises(SystemExit) as ended:
         main(command)
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert ended.value.code == 1
-    assert "was written by a newer labelloop (schema 9999_future)" in said
-    assert said.count("\n") == 2, "one sentence and its fix"
+    assert "was written by a newer labelloop (schema 9999_future)" in output
+    assert output.count("\n") == 2, "one sentence and its fix"
 
 
 def test_a_state_file_of_a_newer_labelloop(up, tmp_path):
@@ -92,8 +92,8 @@ def test_a_state_file_of_a_newer_labelloop(up, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["up"], ["worker"], ["qc", "serve"], ["ml", "serve"]], ids=" ".join)
-@pytest.mark.parametrize(("error", "said"), [(errno.EROFS, "Read-only"), (errno.ENOSPC, "No space left")])
-def test_a_home_that_takes_no_file_is_named_within_a_second(tmp_path, monkeypatch, capsys, command, error, said):
+@pytest.mark.parametrize(("error", "message"), [(errno.EROFS, "Read-only"), (errno.ENOSPC, "No space left")])
+def test_an_unwritable_home_folder_is_named(tmp_path, monkeypatch, capsys, command, error, message):
     def refuse(*_args, **_more):
         raise OSError(error, os.strerror(error))
 
@@ -103,7 +103,7 @@ def test_a_home_that_takes_no_file_is_named_within_a_second(tmp_path, monkeypatc
         main(command)
     printed = capsys.readouterr()
     assert ended.value.code == 1
-    assert f"The home folder {tmp_path / 'home'} cannot be written: {said}" in printed.err
+    assert f"The home folder {tmp_path / 'home'} cannot be written: {message}" in printed.err
 
 
 def test_a_home_on_a_nearly_full_disk_is_named(tmp_path, monkeypatch):

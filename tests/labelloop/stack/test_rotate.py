@@ -1,4 +1,4 @@
-"""A new webhook secret: both are accepted until every project carries the new one."""
+"""A new webhook secret: both are accepted until every project uses the new one."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from qc_webhooks.store.projects import ProjectStore
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home with a secret and two connected projects."""
+    """A home folder with a secret and two connected projects."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("LABELLOOP_HOME", str(home))
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def connected(monkeypatch):
-    """Project -> the secret that its webhooks carry; projects in `down` cannot be connected."""
+    """Project -> the secret of its webhooks; projects in `down` cannot be connected."""
     carried, down = {}, set()
 
     def connect(project, settings, **_):
@@ -57,13 +57,13 @@ def test_a_project_that_cannot_be_reached_keeps_the_old_secret_valid(home, conne
     carried, down = connected
     down.add(2)
     assert rotate() == 1
-    assert "Projects 2 still carry" in capsys.readouterr().out
+    assert "Projects 2 still use" in capsys.readouterr().out
     new = read_env(home)[SECRET]
     assert rotate(finish=True) == 1
     assert read_env(home)[PREVIOUS] == "first-secret"
     down.clear()
     assert rotate() == 0
-    assert (read_env(home)[SECRET], carried[2]) == (new, new), "no third secret is made on the way"
+    assert (read_env(home)[SECRET], carried[2]) == (new, new), "no third secret is created"
 
 
 def test_a_secret_of_the_environment_is_not_rotated(home, connected, monkeypatch):

@@ -1,4 +1,4 @@
-"""The supervisor: one signal ends every child, a second one does not get in the way, what dies is told."""
+"""The supervisor: one signal stops every child, a second one is ignored, exits are reported and restarted."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_an_impatient_second_signal_leaves_no_child_behind(supervise, tmp_path, 
     assert all(map(gone, pids))
 
 
-def test_a_part_that_dies_is_told_once_and_the_others_go_on(supervise, wait_until):
+def test_a_failed_part_is_reported_once_and_others_keep_running(supervise, wait_until):
     process, pids = supervise("raise SystemExit(3)", LIVED_S="3600")  # never long enough to have worked
     assert process.stdout.readline() == "ended: second exit code 3 False\n"
     assert not gone(pids[0])
@@ -97,22 +97,22 @@ def test_a_part_that_dies_is_told_once_and_the_others_go_on(supervise, wait_unti
     assert gone(pids[0])
 
 
-def test_a_part_that_is_killed_is_started_again_a_few_times(supervise, tmp_path, wait_until):
+def test_a_killed_part_is_restarted_a_few_times(supervise, tmp_path, wait_until):
     process, pids = supervise()
-    record, seen = tmp_path / "run" / "second.json", {pids[1]}
-    for life in range(6):  # each killed as soon as it is there
+    record, reports = tmp_path / "run" / "second.json", {pids[1]}
+    for life in range(6):  # each is killed right after its start
         os.kill(pid_in(record), signal.SIGKILL)
         assert process.stdout.readline() == f"ended: second signal 9 {life < 5}\n"
         if life < 5:
-            wait_until(lambda: pid_in(record) not in {None, *seen})
-            seen.add(pid_in(record))
-    assert len(seen) == 6
+            wait_until(lambda: pid_in(record) not in {None, *reports})
+            reports.add(pid_in(record))
+    assert len(reports) == 6
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "stopped by SIGTERM\n"
-    assert all(map(gone, (pids[0], *seen)))
+    assert all(map(gone, (pids[0], *reports)))
 
 
-def test_a_part_that_gives_up_after_it_has_worked_is_started_again(supervise):
+def test_a_part_that_exits_after_working_is_restarted(supervise):
     process, pids = supervise("import time; time.sleep(0.4); raise SystemExit(3)", LIVED_S="0.3")
     for _ in range(5):
         assert process.stdout.readline() == "ended: second exit code 3 True\n"
@@ -122,27 +122,27 @@ def test_a_part_that_gives_up_after_it_has_worked_is_started_again(supervise):
     assert process.stdout.read() == "stopped by SIGTERM\n"
 
 
-def test_label_studio_is_started_again_too_and_ends_everything_when_it_cannot_be_kept(supervise, tmp_path, wait_until):
+def test_label_studio_is_restarted_and_stops_everything_when_it_keeps_failing(supervise, tmp_path, wait_until):
     process, pids = supervise()
-    record, seen = tmp_path / "run" / "first.json", {pids[0]}
+    record, reports = tmp_path / "run" / "first.json", {pids[0]}
     for life in range(6):
         os.kill(pid_in(record), signal.SIGKILL)
         assert process.stdout.readline() == f"ended: first signal 9 {life < 5}\n"
         if life < 5:
-            wait_until(lambda: pid_in(record) not in {None, *seen})
-            seen.add(pid_in(record))
+            wait_until(lambda: pid_in(record) not in {None, *reports})
+            reports.add(pid_in(record))
     assert process.stdout.read() == ""
-    assert all(map(gone, (*seen, pids[1])))
+    assert all(map(gone, (*reports, pids[1])))
 
 
-def test_deaths_before_a_quiet_time_are_forgotten(supervise, tmp_path, wait_until):
+def test_exits_outside_the_window_do_not_count(supervise, tmp_path, wait_until):
     process, _ = supervise("import time; time.sleep(0.3); raise SystemExit(3)", LIVED_S="0.2", QUIET_S="0.5")
     for _ in range(8):
         assert process.stdout.readline() == "ended: second exit code 3 True\n"
     process.send_signal(signal.SIGTERM)
 
 
-def test_a_part_that_moved_to_another_port_is_started_again(supervise):
+def test_a_part_on_another_port_is_restarted(supervise):
     process, _ = supervise("import time; print('moved', flush=True); time.sleep(600)", BAD_SIGN="moved")
-    assert process.stdout.readline() == "ended: second it runs elsewhere than it was told to True\n"
+    assert process.stdout.readline() == "ended: second it runs on another port than configured True\n"
     process.send_signal(signal.SIGTERM)

@@ -1,11 +1,11 @@
-"""The worker waits for Label Studio as long as it takes, and says so; a refused token ends it at once."""
+"""The worker waits for Label Studio and logs each wait; a refused token stops it at once."""
 
 import pytest
 import structlog
 
 from labelloop.cli import worker
 from labelloop.service.jobs.inbox import Claim, Event
-from labelloop.service.jobs.isolated_job import AloneRunner
+from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.studio import StudioUnauthorized, StudioUnreachable
 
 
@@ -22,18 +22,18 @@ class Answers:
 
 @pytest.fixture
 def pauses(monkeypatch):
-    taken = []
-    monkeypatch.setattr(worker.time, "sleep", taken.append)
-    return taken
+    sleeps = []
+    monkeypatch.setattr(worker.time, "sleep", sleeps.append)
+    return sleeps
 
 
 URL = "http://localhost:8080"
 
 
 def test_it_waits_longer_each_time_and_logs_each_wait(pauses):
-    away = [StudioUnreachable(URL, "refused")] * 6
+    vanished = [StudioUnreachable(URL, "refused")] * 6
     with structlog.testing.capture_logs() as lines:
-        worker.wait_for_label_studio(Answers(*away, {"id": 1}), URL)
+        worker.wait_for_label_studio(Answers(*vanished, {"id": 1}), URL)
     assert pauses == [0.5, 1, 2, 4, 5, 5]
     assert {line["event"] for line in lines} == {"waiting_for_label_studio"}
     assert len(lines) == 6
@@ -51,4 +51,4 @@ def test_every_program_handles_its_topics_in_a_process_of_its_own(tmp_path, monk
     """No project is connected: the one has nothing to compare, the other is not known at all."""
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path))
     event = Event(1, topic, "*", "k", {}, 1, 0.0)
-    assert AloneRunner(worker.ALONE, 2 * 2**30).run(Claim(topic, "*", "token", (event,), 2)).kind == kind
+    assert IsolatedJobRunner(worker.ISOLATED_JOB_COMMAND, 2 * 2**30).run(Claim(topic, "*", "token", (event,), 2)).kind == kind
