@@ -1,37 +1,37 @@
-"""Data sets that somebody else made - COCO, Pascal VOC, YOLO, folders of photos - read into one inner form."""
+"""Read third-party data sets (COCO, Pascal VOC, YOLO, NDJSON, image folders) into one in-memory form."""
 
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import Files, Photos, open_files
-from labelloop.service.datasets.layouts import layouts, parts, photos_of
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_files
+from labelloop.service.datasets.layouts import detect_layouts, images_of, sub_datasets
 from labelloop.service.datasets.model import (
     Category,
     DataSet,
+    DatasetImage,
+    DatasetProblem,
     Keypoint,
     LabelledObject,
-    LabelledPhoto,
-    Problem,
     shape_of,
 )
-from labelloop.service.datasets.registry import READERS, Place, open_place, read_dataset, recognise
+from labelloop.service.datasets.registry import READERS, DatasetSource, detect_format, open_source, read_dataset
 
 __all__ = [
     "READERS",
     "Category",
     "DataSet",
     "DatasetError",
-    "Files",
+    "DatasetFiles",
+    "DatasetImage",
+    "DatasetProblem",
+    "DatasetSource",
+    "ImageFiles",
     "Keypoint",
     "LabelledObject",
-    "LabelledPhoto",
-    "Photos",
-    "Place",
-    "Problem",
-    "layouts",
+    "detect_format",
+    "detect_layouts",
+    "images_of",
     "open_files",
-    "open_place",
-    "parts",
-    "photos_of",
+    "open_source",
     "read_dataset",
-    "recognise",
     "shape_of",
+    "sub_datasets",
 ]

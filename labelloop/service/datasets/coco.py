@@ -1,25 +1,38 @@
-"""COCO's files: instances and key points, and the list of results that a model's evaluation writes.
+"""Read COCO: instances and person_keypoints files, lists of results, and folders with one file per split.
 
 Formats: https://cocodataset.org/#format-data, https://cocodataset.org/#format-results.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
 
 from labelloop.labeling.geometry.shapes import Geometry, Polygon
-from labelloop.labeling.studio.region_attributes import NONE, Remarks
-from labelloop.labeling.studio.sniff import HEAD_BYTES, no_labels
-from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
-from labelloop.service.datasets.model import Category, DataSet, Keypoint, LabelledObject, LabelledPhoto, Problem
-from labelloop.service.datasets.shapes import box, number, outline, rings_as_mask, run_lengths, size_of
-from labelloop.service.datasets.text import json_of
+from labelloop.labeling.splits import split_of
+from labelloop.labeling.studio.region_attributes import NO_OBJECT_ATTRIBUTES, ObjectAttributes
+from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
+from labelloop.service.datasets.errors import DatasetError, MalformedData, unreadable_error
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles
+from labelloop.service.datasets.model import Category, DataSet, DatasetImage, DatasetProblem, Keypoint, LabelledObject
+from labelloop.service.datasets.shapes import (
+    decode_rle,
+    image_size_or_zero,
+    parse_number,
+    rectangle,
+    rectangle_or_polygon,
+    rings_to_mask,
+)
+from labelloop.service.datasets.text import decode_json
+from labelloop.service.datasets.yolo import NOTES_FILE
 
-IDS_LOST = "ids of annotations: not kept, an export numbers them by their tasks"
+IDS_NOT_KEPT = "ids of annotations: not kept, an export numbers them by their tasks"
 
 
-class _Sheet(msgspec.Struct):
+class _CocoFile(msgspec.Struct):
     images: list[Any] = []
     annotations: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     categories: list[Any] = []
@@ -28,7 +41,7 @@ class _Sheet(msgspec.Struct):
 
 
 class _Annotation(msgspec.Struct):
-    """Each field is judged by itself, so that one odd value costs its annotation alone."""
+    """An annotation with untyped fields, so that an invalid value skips only its annotation."""
 
     id: Any = None
     image_id: Any = None
@@ -38,7 +51,7 @@ class _Annotation(msgspec.Struct):
     keypoints: Any = None
     iscrowd: Any = 0
     score: Any = None
-    remarks: Any = NONE
+    remarks: Any = NO_OBJECT_ATTRIBUTES
 
 
 class _Image(msgspec.Struct):
@@ -53,316 +66,455 @@ class _Image(msgspec.Struct):
 
 class _Category(msgspec.Struct, frozen=True):
     name: str
-    joints: tuple[str, ...]
+    keypoints: tuple[str, ...]
     supercategory: str = ""
     skeleton: tuple[tuple[str, str], ...] = ()
 
 
-_one = msgspec.json.Decoder(_Annotation).decode
-_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_OUR_DESCRIPTION = "exported by labelloop"
-_OURS = frozenset({"region_id", "annotation_id", "annotator", "annotators", "attributes", "meta"})
-_MEASURED = frozenset({"area", "num_keypoints"})
-"""Follow from the shape."""
-_LARGEST = 2000
-"""Bytes of JSON of what is kept with each image."""
+_decode_annotation = msgspec.json.Decoder(_Annotation).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_EXPORT_DESCRIPTION = "exported by labelloop"
+_EXPORT_FIELDS = frozenset({"region_id", "annotation_id", "annotator", "annotators", "attributes", "meta"})
+# Computed from the geometry.
+_DERIVED_FIELDS = frozenset({"area", "num_keypoints"})
+# Size limit of the JSON metadata that is stored with each image.
+_MAX_METADATA_BYTES = 2000
 
 
-def read_coco(data: bytes, place: str) -> DataSet:
-    """An ``instances`` or ``person_keypoints`` file.
+def read_coco(data: bytes, location: str) -> DataSet:
+    """Read an ``instances`` or ``person_keypoints`` file.
 
     Raises:
-        DatasetError: It is no such file.
+        DatasetError: The file is not COCO.
     """
     try:
-        sheet = json_of(data, _Sheet)
-    except Flawed as flaw:
-        raise no_data_set(data, place, otherwise=f"it is no COCO file ({flaw})") from None
-    if not sheet.images:
+        content = decode_json(data, _CocoFile)
+    except MalformedData as error:
+        raise unreadable_error(data, location, default=f"it is not a COCO file ({error})") from None
+    if not content.images:
         fix = "A COCO file has images, annotations and categories."
-        raise no_data_set(data, place, otherwise="it lists no images", fix=fix)
-    categories, wrong = _categories(sheet.categories)
-    images, twice = _images(sheet.images)
-    about, notes = _about(sheet)
-    of_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
-    astray = []
-    for raw in () if sheet.annotations is msgspec.UNSET else sheet.annotations:
+        raise unreadable_error(data, location, default="it lists no images", fix=fix)
+    categories, category_problems = _categories(content.categories)
+    images, image_problems = _images(content.images)
+    metadata, notes = _image_metadata(content)
+    annotations_by_image: dict[Any, list[msgspec.Raw]] = {image: [] for image in images}
+    orphans = []
+    for raw in () if content.annotations is msgspec.UNSET else content.annotations:
         try:
-            one = _one(raw)
-            of_image[_whole_or_text(one.image_id)].append(raw)
-        except (msgspec.DecodeError, Flawed, RecursionError):
-            astray.append(Problem("an annotation", f"no object with an image_id: {bytes(raw)[:60]!r}"))
+            annotation = _decode_annotation(raw)
+            annotations_by_image[_valid_id(annotation.image_id)].append(raw)
+        except (msgspec.DecodeError, MalformedData, RecursionError):
+            orphans.append(DatasetProblem("an annotation", f"not an object with an image_id: {bytes(raw)[:60]!r}"))
         except KeyError:
-            image_id = f"{one.image_id!r:.40}"
-            astray.append(Problem(f"annotation {one.id!r:.40}", f"its image {image_id} is not among the images"))
-    # An annotation that belongs to no image may be of any of them: then no image is known to have nothing on it.
-    labelled = sheet.annotations is not msgspec.UNSET and bool(sheet.annotations or categories)
+            image_id = f"{annotation.image_id!r:.40}"
+            orphans.append(
+                DatasetProblem(f"annotation {annotation.id!r:.40}", f"its image {image_id} is not in images")
+            )
+    # An annotation without a valid image may belong to any image, so no image counts as empty then.
+    labelled = content.annotations is not msgspec.UNSET and bool(content.annotations or categories)
 
-    def photos() -> Iterator[LabelledPhoto | Problem]:
-        yield from (*wrong, *twice, *astray)
-        for number_, image in images.items():
-            raws, told = of_image[number_], about.get(number_, {})
-            for each in _photo(image, [_remarked(raw) for raw in raws], categories):
-                if isinstance(each, LabelledPhoto):
-                    each = msgspec.structs.replace(each, about=told)  # noqa: PLW2901
-                    if not raws:
-                        each = msgspec.structs.replace(each, labelled=labelled, unread=int(bool(astray)))  # noqa: PLW2901
-                yield each
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
+        yield from (*category_problems, *image_problems, *orphans)
+        for image_id, image in images.items():
+            raws, image_metadata = annotations_by_image[image_id], metadata.get(image_id, {})
+            for item in _read_image(image, [_with_remarks(raw) for raw in raws], categories):
+                if isinstance(item, DatasetProblem):
+                    yield item
+                elif raws:
+                    yield msgspec.structs.replace(item, about=image_metadata)
+                else:
+                    unread = int(bool(orphans))
+                    yield msgspec.structs.replace(item, about=image_metadata, labelled=labelled, unread=unread)
 
-    labels = tuple(dict.fromkeys(each.name for each in categories.values()))
-    joints = tuple(dict.fromkeys(name for each in categories.values() for name in each.joints))
-    silent = "it has no annotations: its photos are not labelled"
+    labels = tuple(dict.fromkeys(category.name for category in categories.values()))
+    keypoint_names = tuple(dict.fromkeys(name for category in categories.values() for name in category.keypoints))
+    unlabelled_note = "it has no annotations: its images are not labelled"
     return DataSet(
         "coco",
-        photos,
+        read,
         labels,
-        joints,
-        notes=(*(() if labelled else (silent,)), *notes),
-        counts={IDS_LOST: sum(map(len, of_image.values()))},
-        categories={each.name: Category(number_, each.supercategory) for number_, each in reversed(categories.items())},
-        skeleton=tuple(dict.fromkeys(pair for each in categories.values() for pair in each.skeleton)),
+        keypoint_names,
+        notes=(*(() if labelled else (unlabelled_note,)), *notes),
+        counts={IDS_NOT_KEPT: sum(map(len, annotations_by_image.values()))},
+        categories={
+            category.name: Category(category_id, category.supercategory)
+            for category_id, category in reversed(categories.items())
+        },
+        skeleton=tuple(dict.fromkeys(pair for category in categories.values() for pair in category.skeleton)),
     )
 
 
-def read_results(data: bytes, place: str) -> DataSet:
-    """A list of detections, as ``COCO.loadRes`` takes it: the photos are named by ``image_id``, the task's number.
+def read_results(data: bytes, location: str) -> DataSet:
+    """Read a list of detections as ``COCO.loadRes`` takes it; ``image_id`` is the task id.
 
-    `labelloop export` numbers the images of a COCO data set by their tasks, so a model that was trained on it says by
-    ``image_id`` which task it means. The numbers of classes are the data set's: see `labelled`.
+    `labelloop export` uses task ids as the image ids of a COCO data set, so the results of a model trained on it refer
+    to tasks. Labels are ``#category_id``; `exporters.importing.class_ids` maps them to class names.
 
     Raises:
-        DatasetError: It is no such file.
+        DatasetError: The file is not a list of COCO results.
     """
     try:
-        rows = json_of(data, list[msgspec.Raw])
-    except Flawed as flaw:
-        raise no_data_set(data, place, otherwise=f"it is no list of COCO results ({flaw})") from None
-    if (other := no_labels(data[:HEAD_BYTES])) is not None:
-        raise DatasetError(place, f"it is {other.what}", fix=other.fix)
+        rows = decode_json(data, list[msgspec.Raw])
+    except MalformedData as error:
+        raise unreadable_error(data, location, default=f"it is not a list of COCO results ({error})") from None
+    if (other := sniff_non_data_set(data[:HEAD_BYTES])) is not None:
+        raise DatasetError(location, f"it is {other.what}", fix=other.fix)
     if rows and not any(bytes(raw).lstrip().startswith(b"{") for raw in rows):
-        raise DatasetError(place, "it is a list without objects", fix="COCO results are a list of objects.")
-    wrong: list[Problem] = []
-    of_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
-    for place_in_list, raw in enumerate(rows):
+        raise DatasetError(location, "it is a list without objects", fix="COCO results are a list of objects.")
+    problems: list[DatasetProblem] = []
+    results_by_image: dict[int, list[tuple[int, msgspec.Raw]]] = {}
+    for index, raw in enumerate(rows):
         try:
-            one = _one(raw)
+            result = _decode_annotation(raw)
         except (msgspec.DecodeError, RecursionError):
-            wrong.append(Problem(f"result {place_in_list}", "no object"))
+            problems.append(DatasetProblem(f"result {index}", "not an object"))
             continue
-        if type(one.image_id) is not int or one.image_id < 1:
-            wrong.append(Problem(f"result {place_in_list}", f"image_id {one.image_id!r:.40} is no task's number"))
+        if type(result.image_id) is not int or result.image_id < 1:
+            problems.append(DatasetProblem(f"result {index}", f"image_id {result.image_id!r:.40} is not a task id"))
             continue
-        of_image.setdefault(one.image_id, []).append((place_in_list, raw))
+        results_by_image.setdefault(result.image_id, []).append((index, raw))
 
-    def photos() -> Iterator[LabelledPhoto | Problem]:
-        yield from wrong
-        for task, found in of_image.items():
-            drawn = []
-            for place_in_list, raw in found:
-                one = _one(raw)
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
+        yield from problems
+        for task, results in results_by_image.items():
+            objects = []
+            for index, raw in results:
+                result = _decode_annotation(raw)
                 try:
-                    drawn.append(_result(one))
-                except Flawed as flaw:
-                    yield Problem(f"result {place_in_list} (image {task})", str(flaw))
-            yield LabelledPhoto(name=f"task {task}", drawn=tuple(drawn), task=task, unread=len(found) - len(drawn))
+                    objects.append(_result(result))
+                except MalformedData as error:
+                    yield DatasetProblem(f"result {index} (image {task})", str(error))
+            yield DatasetImage(
+                name=f"task {task}", objects=tuple(objects), task=task, unread=len(results) - len(objects)
+            )
 
-    return DataSet("coco-results", photos)
+    return DataSet("coco-results", read)
 
 
-def _result(one: _Annotation) -> LabelledObject:
-    if type(one.category_id) is not int:
-        raise Flawed(f"category_id is {one.category_id!r:.40}")
-    score = number(one.score, "score")
-    if one.segmentation:
-        size = one.segmentation.get("size") if isinstance(one.segmentation, dict) else None
+def _result(result: _Annotation) -> LabelledObject:
+    if type(result.category_id) is not int:
+        raise MalformedData(f"category_id is {result.category_id!r:.40}")
+    score = parse_number(result.score, "score")
+    if result.segmentation:
+        size = result.segmentation.get("size") if isinstance(result.segmentation, dict) else None
         if not (isinstance(size, list) and len(size) == 2 and all(type(edge) is int and edge > 0 for edge in size)):
-            raise Flawed("its segmentation is no RLE with a size")
-        shape: Geometry = run_lengths(one.segmentation, size[1], size[0])
+            raise MalformedData("its segmentation is not an RLE with a size")
+        shape: Geometry = decode_rle(result.segmentation, size[1], size[0])
     else:
-        shape = _box(one.bbox)
-    return LabelledObject(shape, f"#{one.category_id}", score)
+        shape = _box(result.bbox)
+    return LabelledObject(shape, f"#{result.category_id}", score)
 
 
-def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[Problem]]:
-    """By id, in the order of the ids; and those that are none."""
-    found: dict[Any, _Category] = {}
-    wrong = []
-    for each in listed:
-        identity, name = (each.get("id"), each.get("name")) if isinstance(each, dict) else (None, None)
-        if type(identity) is not int or not isinstance(name, str) or not name.strip():
-            wrong.append(Problem("a category", f"no id and name: {each!r:.60}"))
-        elif identity in found:
-            wrong.append(Problem(f"category {identity} {name!r}", f"its id is {found[identity].name!r}'s too"))
+def _categories(listed: Sequence[Any]) -> tuple[dict[Any, _Category], list[DatasetProblem]]:
+    """The categories by id, sorted by id; and the problems of invalid ones."""
+    categories: dict[Any, _Category] = {}
+    problems = []
+    for entry in listed:
+        category_id, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if type(category_id) is not int or not isinstance(name, str) or not name.strip():
+            problems.append(DatasetProblem("a category", f"id or name is missing: {entry!r:.60}"))
+        elif category_id in categories:
+            problems.append(
+                DatasetProblem(
+                    f"category {category_id} {name!r}", f"category {categories[category_id].name!r} has the same id"
+                )
+            )
         else:
-            joints = each.get("keypoints")
-            names = joints if isinstance(joints, list) and all(isinstance(joint, str) for joint in joints) else []
-            above = each.get("supercategory")
-            above = above if isinstance(above, str) else ""
-            found[identity] = _Category(name.strip(), tuple(names), above, _edges(each.get("skeleton"), names))
-    return dict(sorted(found.items())), wrong
+            keypoints = entry.get("keypoints")
+            keypoint_names = (
+                keypoints
+                if isinstance(keypoints, list) and all(isinstance(keypoint, str) for keypoint in keypoints)
+                else []
+            )
+            supercategory = entry.get("supercategory")
+            supercategory = supercategory if isinstance(supercategory, str) else ""
+            categories[category_id] = _Category(
+                name.strip(), tuple(keypoint_names), supercategory, _edges(entry.get("skeleton"), keypoint_names)
+            )
+    return dict(sorted(categories.items())), problems
 
 
-def _edges(given: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The pairs of key points that a skeleton joins, which COCO numbers from 1."""
-    pairs = given if isinstance(given, list) else []
-    whole = [
+def _edges(skeleton: Any, names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The edges of a skeleton as pairs of key point names; COCO numbers key points from 1."""
+    pairs = skeleton if isinstance(skeleton, list) else []
+    valid = [
         pair
         for pair in pairs
         if isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n <= len(names) for n in pair)
     ]
-    return tuple((names[first - 1], names[second - 1]) for first, second in whole)
+    return tuple((names[first - 1], names[second - 1]) for first, second in valid)
 
 
-def _remarked(raw: msgspec.Raw) -> _Annotation:
-    """An annotation with its attributes and with the fields that only its writer knows."""
-    keys = {name: value for name, value in _keys(raw).items() if name not in _KNOWN}
-    if not keys:
-        return _one(raw)
-    told = {name: msgspec.json.decode(value) for name, value in keys.items()}
-    attributes, meta = told.get("attributes"), told.get("meta")
-    said = Remarks(
+def _with_remarks(raw: msgspec.Raw) -> _Annotation:
+    """Decode an annotation with its attributes and non-standard fields."""
+    fields = {name: value for name, value in _decode_fields(raw).items() if name not in _KNOWN_FIELDS}
+    if not fields:
+        return _decode_annotation(raw)
+    decoded = {name: msgspec.json.decode(value) for name, value in fields.items()}
+    attributes, meta = decoded.get("attributes"), decoded.get("meta")
+    remarks = ObjectAttributes(
         attributes=attributes if isinstance(attributes, dict) else {},
-        fields={name: value for name, value in told.items() if name not in _OURS and (name, value) != ("ignore", 0)},
+        fields={
+            name: value
+            for name, value in decoded.items()
+            if name not in _EXPORT_FIELDS and (name, value) != ("ignore", 0)
+        },
         meta=meta if isinstance(meta, dict) else {},
     )
-    return msgspec.structs.replace(_one(raw), remarks=said)
+    return msgspec.structs.replace(_decode_annotation(raw), remarks=remarks)
 
 
-_KNOWN = (frozenset(_Annotation.__struct_fields__) | _MEASURED | _OURS) - {"attributes", "meta", "remarks"}
+_KNOWN_FIELDS = (frozenset(_Annotation.__struct_fields__) | _DERIVED_FIELDS | _EXPORT_FIELDS) - {
+    "attributes",
+    "meta",
+    "remarks",
+}
 
 
-def _about(sheet: _Sheet) -> tuple[dict[Any, dict[str, Any]], tuple[str, ...]]:
-    """What is said of each image beside its name and size, by its id; and what of that is not kept."""
-    listed = sheet.licenses if isinstance(sheet.licenses, list) else []
-    short = [each for each in listed if isinstance(each, dict) and len(msgspec.json.encode(each)) <= _LARGEST]
-    licenses = {each.get("id"): each for each in short if _hashable(each.get("id"))}
-    info = sheet.info if isinstance(sheet.info, dict) else {}
+def _image_metadata(content: _CocoFile) -> tuple[dict[Any, dict[str, Any]], tuple[str, ...]]:
+    """The metadata of each image by its id (license, info, other fields); and notes about dropped metadata."""
+    listed = content.licenses if isinstance(content.licenses, list) else []
+    short = [
+        entry for entry in listed if isinstance(entry, dict) and len(msgspec.json.encode(entry)) <= _MAX_METADATA_BYTES
+    ]
+    licenses = {license_.get("id"): license_ for license_ in short if _hashable(license_.get("id"))}
+    info = content.info if isinstance(content.info, dict) else {}
     notes = []
     if len(short) < len(listed):
         notes.append(
-            f"licenses that are no object or longer than {_LARGEST} bytes, not kept: {len(listed) - len(short)}"
+            f"licenses that are not objects or exceed {_MAX_METADATA_BYTES} bytes, not kept: {len(listed) - len(short)}"
         )
-    if len(msgspec.json.encode(info)) > _LARGEST:
+    if len(msgspec.json.encode(info)) > _MAX_METADATA_BYTES:
         info = {}
-        notes.append(f"its info is longer than {_LARGEST} bytes and is not kept")
-    if info.get("description") == _OUR_DESCRIPTION:
+        notes.append(f"its info is longer than {_MAX_METADATA_BYTES} bytes and is not kept")
+    if info.get("description") == _EXPORT_DESCRIPTION:
         info = {}
-    found: dict[Any, dict[str, Any]] = {}
-    for each in sheet.images:
-        if not isinstance(each, dict) or not _hashable(each.get("id")):
+    metadata: dict[Any, dict[str, Any]] = {}
+    for image in content.images:
+        if not isinstance(image, dict) or not _hashable(image.get("id")):
             continue
-        kept = {
-            key: value for key, value in each.items() if key not in {*_NAMED, "license"} and value not in (None, "")
+        fields = {
+            key: value
+            for key, value in image.items()
+            if key not in {*_READ_FIELDS, "license"} and value not in (None, "")
         }
-        if not str(kept.get("coco_url", "http")).startswith("http"):
-            del kept["coco_url"]  # where our own export found it
-        if (number_ := each.get("license")) is not None and _hashable(number_):
-            kept["license"] = licenses.get(number_, {"id": number_})
-        found[each.get("id")] = kept | ({"info": info} if info else {})
-    used = {msgspec.json.encode(each.get("license")) for each in found.values()}
-    if unused := sum(msgspec.json.encode(each) not in used for each in licenses.values()):
+        if not str(fields.get("coco_url", "http")).startswith("http"):
+            del fields["coco_url"]  # the storage address that our own export wrote
+        if (license_id := image.get("license")) is not None and _hashable(license_id):
+            fields["license"] = licenses.get(license_id, {"id": license_id})
+        metadata[image.get("id")] = fields | ({"info": info} if info else {})
+    used = {msgspec.json.encode(fields_.get("license")) for fields_ in metadata.values()}
+    if unused := sum(msgspec.json.encode(license_) not in used for license_ in licenses.values()):
         notes.append(f"licenses that no image has, not kept: {unused}")
-    return found, tuple(notes)
+    return metadata, tuple(notes)
 
 
-_NAMED = frozenset({"id", "file_name", "width", "height", "task_id", "item_index"})
+_READ_FIELDS = frozenset({"id", "file_name", "width", "height", "task_id", "item_index"})
 
 
 def _hashable(value: Any) -> bool:
     return isinstance(value, int | str) or value is None
 
 
-def _whole_or_text(value: Any) -> int | str:
+def _valid_id(value: Any) -> int | str:
     if type(value) not in {int, str}:
-        raise Flawed(f"{value!r:.40} is no id")
+        raise MalformedData(f"{value!r:.40} is not an id")
     return value  # type: ignore[no-any-return]
 
 
-def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[Problem]]:
-    found: dict[Any, _Image] = {}
-    wrong = []
+def _images(listed: Sequence[Any]) -> tuple[dict[Any, _Image], list[DatasetProblem]]:
+    images: dict[Any, _Image] = {}
+    problems = []
     names: set[str] = set()
-    for each in listed:
+    for entry in listed:
         try:
-            image = msgspec.convert(each, _Image)
+            image = msgspec.convert(entry, _Image)
         except msgspec.ValidationError:
-            wrong.append(Problem("an image", f"no object: {each!r:.60}"))
+            problems.append(DatasetProblem("an image", f"not an object: {entry!r:.60}"))
             continue
         name = image.file_name
         if type(image.id) not in {int, str} or not isinstance(name, str) or not name:
-            wrong.append(Problem(f"image {image.id!r:.40}", "no id and file_name"))
-        elif image.id in found or name in names:
-            wrong.append(Problem(f"image {image.id} {name}", "its id or file_name is another image's too"))
+            problems.append(DatasetProblem(f"image {image.id!r:.40}", "id or file_name is missing"))
+        elif image.id in images or name in names:
+            problems.append(DatasetProblem(f"image {image.id} {name}", "another image has the same id or file_name"))
         else:
-            found[image.id] = image
+            images[image.id] = image
             names.add(name)
-    return found, wrong
+    return images, problems
 
 
-def _photo(
+def _read_image(
     image: _Image, annotations: Sequence[_Annotation], categories: Mapping[Any, _Category]
-) -> Iterator[LabelledPhoto | Problem]:
-    width, height = size_of(image.width, image.height)
-    drawn = []
-    for one in annotations:
+) -> Iterator[DatasetImage | DatasetProblem]:
+    width, height = image_size_or_zero(image.width, image.height)
+    objects = []
+    for annotation in annotations:
         try:
-            drawn.append(_drawn(one, categories, width, height))
-        except Flawed as flaw:
-            yield Problem(f"{image.file_name}, annotation {one.id!r:.40}", str(flaw))
-    address = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
+            objects.append(_labelled_object(annotation, categories, width, height))
+        except MalformedData as error:
+            yield DatasetProblem(f"{image.file_name}, annotation {annotation.id!r:.40}", str(error))
+    image_url = next((url for url in (image.coco_url, image.flickr_url) if isinstance(url, str) and "://" in url), "")
     task = image.task_id if type(image.task_id) is int else None
-    unread = len(annotations) - len(drawn)
-    yield LabelledPhoto(image.file_name, width, height, tuple(drawn), address=address, task=task, unread=unread)
+    unread = len(annotations) - len(objects)
+    yield DatasetImage(image.file_name, width, height, tuple(objects), url=image_url, task=task, unread=unread)
 
 
-def _drawn(one: _Annotation, categories: Mapping[Any, _Category], width: int, height: int) -> LabelledObject:
+def _labelled_object(
+    annotation: _Annotation, categories: Mapping[Any, _Category], width: int, height: int
+) -> LabelledObject:
     try:
-        category = categories[one.category_id]
+        category = categories[annotation.category_id]
     except (KeyError, TypeError):
-        raise Flawed(f"its category {one.category_id!r:.40} is not among the categories") from None
-    shape = _shape(one, width, height)
-    score = None if one.score is None else number(one.score, "score")
-    joints = _joints(one.keypoints, category.joints) if category.joints else ()
-    return LabelledObject(shape, category.name, score, joints, crowd=one.iscrowd == 1, remarks=one.remarks)
+        raise MalformedData(f"its category {annotation.category_id!r:.40} is not in categories") from None
+    shape = _shape(annotation, width, height)
+    score = None if annotation.score is None else parse_number(annotation.score, "score")
+    keypoints = _keypoints(annotation.keypoints, category.keypoints) if category.keypoints else ()
+    return LabelledObject(
+        shape, category.name, score, keypoints, crowd=annotation.iscrowd == 1, remarks=annotation.remarks
+    )
 
 
-def _shape(one: _Annotation, width: int, height: int) -> Geometry:
-    given = one.segmentation
-    if not given:
-        return _box(one.bbox)
+def _shape(annotation: _Annotation, width: int, height: int) -> Geometry:
+    segmentation = annotation.segmentation
+    if not segmentation:
+        return _box(annotation.bbox)
     if not width or not height:
-        raise Flawed("it has a segmentation, and its image no width and height")
-    if isinstance(given, dict):
-        return run_lengths(given, width, height)
-    if not isinstance(given, list) or not all(isinstance(ring, list) for ring in given):
-        raise Flawed("its segmentation is neither a list of rings nor run lengths")
-    rings = [[number(value, "a corner") for value in ring] for ring in given if ring]
+        raise MalformedData("it has a segmentation, but its image has no width and height")
+    if isinstance(segmentation, dict):
+        return decode_rle(segmentation, width, height)
+    if not isinstance(segmentation, list) or not all(isinstance(ring, list) for ring in segmentation):
+        raise MalformedData("its segmentation is neither a list of polygons nor an RLE")
+    rings = [[parse_number(value, "a coordinate") for value in ring] for ring in segmentation if ring]
     if any(len(ring) < 6 or len(ring) % 2 for ring in rings):
-        raise Flawed("a ring of its segmentation has fewer than three corners, or half of one")
+        raise MalformedData("a polygon of its segmentation has fewer than three points or an odd number of coordinates")
     if len(rings) == 1:
-        return outline(list(zip(rings[0][::2], rings[0][1::2], strict=True)))
+        return rectangle_or_polygon(list(zip(rings[0][::2], rings[0][1::2], strict=True)))
     try:
-        return rings_as_mask(rings, width, height)
-    except Flawed:  # no pixel is in it: its largest part is all that can be drawn of it
-        corners = [list(zip(ring[::2], ring[1::2], strict=True)) for ring in rings]
-        return outline(max(corners, key=lambda ring: abs(Polygon(tuple(ring)).area)))
+        return rings_to_mask(rings, width, height)
+    except MalformedData:  # the mask is empty: keep the largest polygon
+        polygons = [list(zip(ring[::2], ring[1::2], strict=True)) for ring in rings]
+        return rectangle_or_polygon(max(polygons, key=lambda ring: abs(Polygon(tuple(ring)).area)))
 
 
-def _box(given: Any) -> Geometry:
-    if not isinstance(given, list) or len(given) != 4:
-        raise Flawed(f"its bbox is {given!r:.60}, not [x, y, width, height]")
-    return box(*(number(value, "bbox") for value in given))
+def _box(bbox: Any) -> Geometry:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise MalformedData(f"its bbox is {bbox!r:.60}, not [x, y, width, height]")
+    return rectangle(*(parse_number(value, "bbox") for value in bbox))
 
 
-def _joints(given: Any, names: Sequence[str]) -> tuple[Keypoint, ...]:
-    if given is None:
+def _keypoints(values: Any, names: Sequence[str]) -> tuple[Keypoint, ...]:
+    if values is None:
         return ()
-    if not isinstance(given, list) or len(given) != 3 * len(names):
-        raise Flawed(f"its keypoints are not {len(names)} times x, y, visibility")
-    found = []
-    for name, x, y, seen in zip(names, given[::3], given[1::3], given[2::3], strict=True):
-        if type(seen) not in {int, float} or seen not in {0, 1, 2}:
-            raise Flawed(f"key point {name!r} has the visibility {seen!r:.20}")
-        if seen:
-            found.append(Keypoint(name, number(x, name), number(y, name), hidden=seen == 1))
-    return tuple(found)
+    if not isinstance(values, list) or len(values) != 3 * len(names):
+        raise MalformedData(f"its keypoints are not {len(names)} times x, y, visibility")
+    keypoints = []
+    for name, x, y, visibility in zip(names, values[::3], values[1::3], values[2::3], strict=True):
+        if type(visibility) not in {int, float} or visibility not in {0, 1, 2}:
+            raise MalformedData(f"key point {name!r} has visibility {visibility!r:.20}, not 0, 1 or 2")
+        if visibility:
+            keypoints.append(Keypoint(name, parse_number(x, name), parse_number(y, name), hidden=visibility == 1))
+    return tuple(keypoints)
+
+
+# COCO's prefixes of object files; other files of the folder (captions, panoptic) describe the same images differently.
+_FILE_PREFIXES = ("instances", "person_keypoints")
+# Maximum number of JSON files that are read to detect the format.
+_MAX_SNIFFED_FILES = 50
+
+
+def coco_files(files: DatasetFiles) -> list[str]:
+    """The JSON files in a folder and its direct subfolders if any of them looks like COCO, else an empty list."""
+    candidates = candidate_files(files)
+    is_coco = any(may_be_coco(files.read(name)) for name in candidates[:_MAX_SNIFFED_FILES])
+    return candidates if is_coco else []
+
+
+def may_be_coco(data: bytes) -> bool:
+    """Whether the data is a JSON object with images, or cannot be decoded (truncated, zeros, compressed)."""
+    if data.lstrip().startswith(b"["):
+        return False
+    try:
+        fields = decode_json(data, dict[str, msgspec.Raw])
+    except MalformedData:
+        return True
+    return bytes(fields.get("images", b"")).strip() not in {b"", b"[]", b"null"}
+
+
+def candidate_files(files: DatasetFiles) -> list[str]:
+    """The JSON files in a folder and its direct subfolders; only those with a COCO prefix if there are any."""
+    excluded = {NOTES_FILE} if "classes.txt" in files.names else set()
+    names = [name for name in files.names if name.endswith(".json") and name.count("/") < 2 and name not in excluded]
+    for prefix in _FILE_PREFIXES:
+        if matching := [name for name in names if PurePosixPath(name).name.startswith(prefix)]:
+            return matching
+    return names
+
+
+def read_coco_files(files: DatasetFiles, images: ImageFiles, names: Sequence[str]) -> DataSet:
+    """Read several COCO files as one data set; classes are matched by name, in the order of the files.
+
+    Args:
+        files: The files of the data set.
+        images: Its image files. If images of the same name are in folders named after splits (``train/1.jpg`` and
+            ``val/1.jpg``), the split of the COCO file selects the image.
+        names: Names of the COCO files.
+
+    Raises:
+        DatasetError: None of the files is COCO, or one is damaged.
+    """
+    datasets: dict[str, DataSet] = {}
+    errors: dict[str, DatasetError] = {}
+    for name in names:
+        data = files.read(name)
+        try:
+            datasets[name] = read_coco(data, f"{files.location}/{name}")
+        except DatasetError as error:
+            if may_be_coco(data):
+                raise
+            errors[name] = error
+    if not datasets:
+        raise next(iter(errors.values()), DatasetError(files.location, "it has no COCO file"))
+
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
+        for name, dataset in datasets.items():
+            path = PurePosixPath(name)
+            split = path.stem.rpartition("_")[2]
+            split = split if split_of(split) else path.parent.name  # Roboflow: train/_annotations.coco.json
+            for item in dataset.images():
+                if isinstance(item, DatasetProblem):
+                    where = f"{name}: {item.item}" if len(datasets) > 1 else item.item
+                    yield DatasetProblem(where, item.reason)
+                else:
+                    image_name = _name_in_split(item.name, split, images)
+                    yield msgspec.structs.replace(item, name=image_name, split=split_of(split))
+
+    def union(*lists: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(chain(*lists)))
+
+    categories: dict[str, Category] = {}
+    renumbered = 0
+    for dataset in datasets.values():
+        renumbered += sum(
+            categories.get(name, category).id != category.id for name, category in dataset.categories.items()
+        )
+        categories = {**dataset.categories, **categories}
+    return DataSet(
+        "coco",
+        read,
+        union(*(dataset.labels for dataset in datasets.values())),
+        union(*(dataset.keypoint_names for dataset in datasets.values())),
+        notes=(
+            *(note for dataset in datasets.values() for note in dataset.notes),
+            *([f"{' and '.join(datasets)}: read as one data set"] if len(datasets) > 1 else []),
+            *(f"{name}: {error.reason}; left out" for name, error in errors.items()),
+            *([f"categories with another id in a later file, the first id counts: {renumbered}"] if renumbered else []),
+        ),
+        counts=sum((Counter(dataset.counts) for dataset in datasets.values()), Counter()),
+        categories=categories,
+        skeleton=tuple(dict.fromkeys(edge for dataset in datasets.values() for edge in dataset.skeleton)),
+    )
+
+
+def _name_in_split(name: str, split: str, images: ImageFiles) -> str:
+    prefixed = f"{split}/{name}" if split else name
+    return prefixed if images.find(name) is None and images.find(prefixed) is not None else name

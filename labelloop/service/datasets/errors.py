@@ -1,6 +1,6 @@
-"""What is wrong with a data set as a whole; what is wrong with one photo or object of it is a `Problem`."""
+"""Errors of a whole data set; an error of one image or object is a `DatasetProblem`."""
 
-from labelloop.labeling.studio.sniff import HEAD_BYTES, no_labels
+from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
 from labelloop.service.errors import LabelloopError
 
 
@@ -10,17 +10,24 @@ class DatasetError(LabelloopError):
     code = "dataset_unreadable"
     status = 400
 
-    def __init__(self, place: object, reason: str, *, fix: str = "") -> None:
-        super().__init__(f"{place} cannot be read as a data set: {reason}.", fix=fix)
-        self.place = str(place)
+    def __init__(self, location: object, reason: str, *, fix: str = "") -> None:
+        super().__init__(f"{location} cannot be read as a data set: {reason}.", fix=fix)
+        self.location = str(location)
         self.reason = reason
 
 
-class Flawed(ValueError):
-    """One object, row or record of a data set is malformed; ``args[0]`` says how."""
+class MalformedData(ValueError):
+    """An object, row or record of a data set is malformed; ``args[0]`` is the reason."""
 
 
-def no_data_set(data: bytes, place: str, *, otherwise: str, fix: str = "") -> DatasetError:
-    """The error for a file that is not what a reader wants: by what it is, else as the reader says."""
-    found = no_labels(data[:HEAD_BYTES])
-    return DatasetError(place, f"it is {found.what}" if found else otherwise, fix=(found and found.fix) or fix)
+def unreadable_error(data: bytes, location: str, *, default: str, fix: str = "") -> DatasetError:
+    """The error for a file that a reader cannot decode.
+
+    Args:
+        data: Its content; a known foreign format is named in the error.
+        location: Its path or address.
+        default: The reason if the format is unknown.
+        fix: The fix if the format is unknown.
+    """
+    foreign = sniff_non_data_set(data[:HEAD_BYTES])
+    return DatasetError(location, f"it is {foreign.what}" if foreign else default, fix=(foreign and foreign.fix) or fix)

@@ -1,4 +1,4 @@
-"""The files that a data set is made of: in a folder, in a zip archive, or under a prefix of a bucket."""
+"""Access to the files of a data set in a folder, a zip archive or an S3 prefix, and to its image files."""
 
 import re
 import shutil
@@ -13,77 +13,78 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.media import MediaError, photo_size
+from labelloop.service.media import MediaError, image_size
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
-from labelloop.service.store import NotThere, Store, open_store
+from labelloop.service.store import ObjectNotFound, Store, open_store
 
-_FILLED = 0.9
-"""How much of the free disk an archive may fill."""
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+# Share of the free disk space that an unpacked archive may use.
+_MAX_DISK_SHARE = 0.9
+# Prefix of the files that are uploaded to Label Studio.
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"})
 
 
-class Files(Protocol):
-    """Files by relative name, with ``/``."""
+class DatasetFiles(Protocol):
+    """Files by relative name with ``/``."""
 
     @property
-    def place(self) -> str:
-        """Where they are, for a person."""
+    def location(self) -> str:
+        """The path or address, for messages."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every file, sorted; hidden ones left out."""
+        """All files except hidden ones, sorted."""
 
     def read(self, name: str) -> bytes:
-        """A file's bytes. Raises `DatasetError`."""
+        """The content of a file. Raises `DatasetError`."""
 
     def path(self, name: str) -> Path | None:
-        """The file on this machine; None where it lies in a bucket."""
+        """The local path; None for an object in a bucket."""
 
-    def address(self, name: str) -> str:
-        """The file's ``s3://`` address; empty on this machine."""
+    def url(self, name: str) -> str:
+        """The ``s3://`` address; empty for a local file."""
 
 
 class FolderFiles:
-    """The files of a folder and its folders."""
+    """The files of a folder and its subfolders."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @property
-    def place(self) -> str:
-        """See `Files.place`."""
+    def location(self) -> str:
+        """See `DatasetFiles.location`."""
         return str(self._folder)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """See `Files.names`."""
-        found = (path.relative_to(self._folder) for path in self._folder.rglob("*") if path.is_file())
-        return tuple(sorted(each.as_posix() for each in found if not _hidden(each.parts)))
+        """See `DatasetFiles.names`."""
+        paths = (path.relative_to(self._folder) for path in self._folder.rglob("*") if path.is_file())
+        return tuple(sorted(path.as_posix() for path in paths if not _hidden(path.parts)))
 
     def read(self, name: str) -> bytes:
-        """See `Files.read`."""
+        """See `DatasetFiles.read`."""
         try:
             return (self._folder / name).read_bytes()
         except OSError as error:
-            raise DatasetError(f"{self.place}/{name}", error.strerror or str(error)) from None
+            raise DatasetError(f"{self.location}/{name}", error.strerror or str(error)) from None
 
     def path(self, name: str) -> Path | None:
-        """See `Files.path`."""
+        """See `DatasetFiles.path`."""
         return self._folder / name
 
-    def address(self, name: str) -> str:
-        """See `Files.address`."""
+    def url(self, name: str) -> str:
+        """See `DatasetFiles.url`."""
         del name
         return ""
 
 
 class ZipFiles(FolderFiles):
-    """The files of a zip archive, unpacked into a temporary folder that goes with this object.
+    """The files of a zip archive, unpacked into a temporary folder that is deleted with this object.
 
     Raises:
-        DatasetError: It is damaged or encrypted, or there is no room for it.
+        DatasetError: The archive is damaged or encrypted, or the disk is too small for it.
     """
 
     def __init__(self, archive: Path) -> None:
@@ -96,70 +97,70 @@ class ZipFiles(FolderFiles):
                 self._unpack(packed)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
             raise DatasetError(archive, f"the zip archive is damaged ({error})", fix="Download it again.") from None
-        except RuntimeError:  # what zipfile raises for a password
-            raise DatasetError(archive, "the zip archive is encrypted", fix="Unpack it, and give the folder.") from None
+        except RuntimeError:  # zipfile raises it for an encrypted archive
+            raise DatasetError(archive, "the zip archive is encrypted", fix="Unpack it, and pass the folder.") from None
         except OSError as error:
-            raise DatasetError(archive, error.strerror or str(error), fix="Unpack it, and give the folder.") from None
+            raise DatasetError(archive, error.strerror or str(error), fix="Unpack it, and pass the folder.") from None
 
     @property
-    def place(self) -> str:
-        """See `Files.place`."""
+    def location(self) -> str:
+        """See `DatasetFiles.location`."""
         return str(self._archive)
 
     def _unpack(self, packed: zipfile.ZipFile) -> None:
-        members = [each for each in packed.infolist() if not each.is_dir()]
-        size, free = sum(each.file_size for each in members), shutil.disk_usage(self._folder).free
-        if size > free * _FILLED:
+        members = [member for member in packed.infolist() if not member.is_dir()]
+        size, free = sum(member.file_size for member in members), shutil.disk_usage(self._folder).free
+        if size > free * _MAX_DISK_SHARE:
             raise DatasetError(
                 self._archive,
-                f"unpacked it has {size / 1e9:,.1f} GB, and {self._folder.parent} has {free / 1e9:,.1f} GB free",
-                fix="Set TMPDIR to a folder with more room, or unpack it and give the folder.",
+                f"unpacked it needs {size / 1e9:,.1f} GB, and {self._folder.parent} has {free / 1e9:,.1f} GB free",
+                fix="Set TMPDIR to a folder with more free space, or unpack it and pass the folder.",
             )
-        for each in members:
-            each.filename = each.filename.replace("\\", "/")  # some Windows tools write it so
-            if not _hidden(each.filename.split("/")):
-                packed.extract(each, self._folder)
+        for member in members:
+            member.filename = member.filename.replace("\\", "/")  # some Windows tools write backslashes
+            if not _hidden(member.filename.split("/")):
+                packed.extract(member, self._folder)
 
 
-class PartFiles:
-    """Some files of others.
+class SubfolderFiles:
+    """A subset of other files.
 
     Args:
-        files: The others.
-        folder: The folder that is meant; empty: all of them.
-        without: Folders that are left out.
+        files: All files.
+        folder: The subfolder; empty: all files.
+        without: Subfolders to exclude.
     """
 
-    def __init__(self, files: Files, folder: str = "", *, without: Iterable[str] = ()) -> None:
+    def __init__(self, files: DatasetFiles, folder: str = "", *, exclude: Iterable[str] = ()) -> None:
         self._files = files
         self._start = f"{folder}/" if folder else ""
-        self._without = tuple(f"{each}/" for each in without)
+        self._without = tuple(f"{name}/" for name in exclude)
 
     @property
-    def place(self) -> str:
-        """See `Files.place`."""
-        return f"{self._files.place}/{self._start}".rstrip("/")
+    def location(self) -> str:
+        """See `DatasetFiles.location`."""
+        return f"{self._files.location}/{self._start}".rstrip("/")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """See `Files.names`."""
-        found = (name for name in self._files.names if name.startswith(self._start))
-        return tuple(rest for name in found if not (rest := name[len(self._start) :]).startswith(self._without))
+        """See `DatasetFiles.names`."""
+        below = (name for name in self._files.names if name.startswith(self._start))
+        return tuple(rest for name in below if not (rest := name[len(self._start) :]).startswith(self._without))
 
     def read(self, name: str) -> bytes:
-        """See `Files.read`."""
+        """See `DatasetFiles.read`."""
         return self._files.read(self._start + name)
 
     def path(self, name: str) -> Path | None:
-        """See `Files.path`."""
+        """See `DatasetFiles.path`."""
         return self._files.path(self._start + name)
 
-    def address(self, name: str) -> str:
-        """See `Files.address`."""
-        return self._files.address(self._start + name)
+    def url(self, name: str) -> str:
+        """See `DatasetFiles.url`."""
+        return self._files.url(self._start + name)
 
 
-class BucketFiles:
+class PrefixFiles:
     """The objects under a prefix of a bucket."""
 
     def __init__(self, url: str, store: Store) -> None:
@@ -167,125 +168,131 @@ class BucketFiles:
         self._store = store
 
     @property
-    def place(self) -> str:
-        """See `Files.place`."""
+    def location(self) -> str:
+        """See `DatasetFiles.location`."""
         return self._url
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """See `Files.names`."""
+        """See `DatasetFiles.names`."""
         return tuple(name for name in self._store.list() if not name.endswith("/") and not _hidden(name.split("/")))
 
     def read(self, name: str) -> bytes:
-        """See `Files.read`."""
+        """See `DatasetFiles.read`."""
         try:
             return self._store.get(name)
-        except NotThere:
-            raise DatasetError(self.address(name), "there is no such object") from None
+        except ObjectNotFound:
+            raise DatasetError(self.url(name), "the object does not exist") from None
 
     def path(self, name: str) -> Path | None:
-        """See `Files.path`."""
+        """See `DatasetFiles.path`."""
         del name
         return None
 
-    def address(self, name: str) -> str:
-        """See `Files.address`."""
+    def url(self, name: str) -> str:
+        """See `DatasetFiles.url`."""
         return f"{self._url}/{name}"
 
 
-def open_files(place: str, settings: Settings) -> Files:
-    """The files of a folder, of a zip archive, or of ``s3://BUCKET/PREFIX``.
+def open_files(location: str, settings: Settings) -> DatasetFiles:
+    """Open a folder, a zip archive or ``s3://BUCKET/PREFIX``.
 
     Raises:
-        DatasetError: There is no such folder, or the archive cannot be unpacked.
+        DatasetError: The folder does not exist, or the archive cannot be unpacked.
     """
-    if place.startswith("s3://") and place.lower().endswith(".zip"):
-        raise DatasetError(place, "archives are read from this machine only", fix="Download it, and give the file.")
-    if place.startswith("s3://"):
-        return BucketFiles(place, open_store(place, settings))
-    folder = Path(place.removeprefix("file://")).expanduser()
+    if location.startswith("s3://") and location.lower().endswith(".zip"):
+        raise DatasetError(location, "archives are read from local disk only", fix="Download it, and pass the file.")
+    if location.startswith("s3://"):
+        return PrefixFiles(location, open_store(location, settings))
+    folder = Path(location.removeprefix("file://")).expanduser()
     if folder.is_file() and folder.suffix.lower() == ".zip":
         return ZipFiles(folder)
     if not folder.is_dir():
         raise DatasetError(
-            folder, "there is no such folder", fix="Give a folder, a zip, a JSON file or s3://BUCKET/PREFIX."
+            folder, "the folder does not exist", fix="Pass a folder, a zip, a JSON file or s3://BUCKET/PREFIX."
         )
     return FolderFiles(folder)
 
 
-class Photos:
-    """The photos among some files: found by the names that annotations give them, and measured."""
+class ImageFiles:
+    """The image files of a data set: lookup by the names used in annotations, and image sizes."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: DatasetFiles) -> None:
         self.files = files
-        self.names = tuple(name for name in files.names if is_photo(name))
+        self.names = tuple(name for name in files.names if is_image_name(name))
         self._sizes: dict[str, tuple[int, int] | str] = {}
 
     @cached_property
-    def _by_ending(self) -> Mapping[str, list[str]]:
-        """File name, and file name without its extension -> the photos of that name."""
-        found: dict[str, list[str]] = {}
+    def _by_file_name(self) -> Mapping[str, list[str]]:
+        """File name, with and without extension -> the images of that name."""
+        by_name: dict[str, list[str]] = {}
         for name in self.names:
             path = PurePosixPath(name)
-            found.setdefault(path.name, []).append(name)
-            found.setdefault(f"{path.stem}.", []).append(name)
-        return found
+            by_name.setdefault(path.name, []).append(name)
+            by_name.setdefault(f"{path.stem}.", []).append(name)
+        return by_name
 
     @cached_property
-    def _known(self) -> frozenset[str]:
+    def _name_set(self) -> frozenset[str]:
         return frozenset(self.names)
 
-    def find(self, told: str) -> str | None:
-        """The photo that an annotation calls ``told``; None where there is none, or several to choose from.
+    def find(self, name: str) -> str | None:
+        """Find the image that an annotation refers to.
 
-        By the whole name, else by the longest ending of it that fits, else by the file name, with its extension or
-        without (``a`` and ``a.png`` for ``a.jpg``); else by the name that the photo had before it was uploaded to Label
-        Studio (``0a1b2c3d-%C3%BC.jpg``).
+        Matches the full path, else the longest unique path suffix, else the file name with or without extension (``a``
+        and ``a.png`` match ``a.jpg``), else the original name of a file uploaded to Label Studio
+        (``0a1b2c3d-%C3%BC.jpg``).
+
+        Args:
+            name: The name in the annotation.
+
+        Returns:
+            The name of the image file; None if no image or several match.
         """
-        return self._find(told) or next(filter(None, map(self._find, uploaded(told))), None)
+        return self._find(name) or next(filter(None, map(self._find, original_names(name))), None)
 
-    def _find(self, told: str) -> str | None:
-        told = told.replace("\\", "/").removeprefix("./")
-        if told in self._known:
-            return told
-        path = PurePosixPath(told)
-        named = self._by_ending.get(path.name)
+    def _find(self, reference: str) -> str | None:
+        reference = reference.replace("\\", "/").removeprefix("./")
+        if reference in self._name_set:
+            return reference
+        path = PurePosixPath(reference)
+        same_name = self._by_file_name.get(path.name)
         stem = path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
-        found = named or self._by_ending.get(f"{stem}.", [])
-        if len(found) > 1:
-            wanted = told.split("/")
-            for length in range(len(wanted), 1, -1):
-                ending = "/" + "/".join(wanted[-length:])
-                close = [name for name in found if f"/{name}".endswith(ending)]
-                if len(close) == 1:
-                    return close[0]
-        return found[0] if len(found) == 1 else None
+        candidates = same_name or self._by_file_name.get(f"{stem}.", [])
+        if len(candidates) > 1:
+            parts = reference.split("/")
+            for length in range(len(parts), 1, -1):
+                ending = "/" + "/".join(parts[-length:])
+                matches = [name for name in candidates if f"/{name}".endswith(ending)]
+                if len(matches) == 1:
+                    return matches[0]
+        return candidates[0] if len(candidates) == 1 else None
 
     def size(self, name: str) -> tuple[int, int] | str:
-        """Its upright (width, height) in pixels from the file's header, or why it cannot be had. Read once."""
-        known = self._sizes.get(name)
-        if known is None:
+        """The upright (width, height) in pixels from the file header, or the reason it cannot be read. Cached."""
+        size = self._sizes.get(name)
+        if size is None:
             path = self.files.path(name)
             try:
-                known = photo_size(path if path is not None else self.files.read(name), name=name)
+                size = image_size(path if path is not None else self.files.read(name), name=name)
             except MediaError as error:
-                known = f"{error.reason}. {error.fix}".rstrip()
-            self._sizes[name] = known
-        return known
+                size = f"{error.reason}. {error.fix}".rstrip()
+            self._sizes[name] = size
+        return size
 
 
-def uploaded(name: str) -> Iterator[str]:
-    """What a photo was called whose address in Label Studio ends in this: without escapes, without the prefix."""
+def original_names(name: str) -> Iterator[str]:
+    """The possible original names of a file uploaded to Label Studio: URL-decoded, and without the upload prefix."""
     plain = unquote(name)
     if plain != name:
         yield plain
     folder, slash, file = plain.rpartition("/")
-    if (bare := _UPLOADED.sub("", file)) != file:
+    if (bare := _UPLOAD_PREFIX.sub("", file)) != file:
         yield folder + slash + bare
 
 
-def is_photo(name: str) -> bool:
-    """Whether a file's name is an image's."""
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the extension of an image format."""
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 

@@ -1,60 +1,59 @@
-"""Photos in folders: with nothing said about them, or with the folder's name as the class of the photo."""
+"""Read folders of images: unlabelled, or with the folder name as the class of each image."""
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import Files, Photos, is_photo
-from labelloop.service.datasets.model import DataSet, LabelledPhoto, Problem
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, is_image_name
+from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem
 
 SPLITS = frozenset({"train", "val", "valid", "validation", "test"})
+# Maximum number of file names in a note.
+_MAX_LISTED = 5
 
 
-_NAMED = 5
-
-
-def read_images(photos: Photos, files: Files) -> DataSet:
-    """Every photo of a folder or of a prefix of a bucket, without labels.
+def read_unlabelled(images: ImageFiles, files: DatasetFiles) -> DataSet:
+    """Read all images of a folder or a bucket prefix without labels.
 
     Args:
-        photos: The photos.
-        files: What lies beside them: it is not read, and a note says so.
+        images: The image files.
+        files: All files; those that are not images are named in a note.
 
     Raises:
-        DatasetError: There is none.
+        DatasetError: There is no image.
     """
-    others = [name for name in files.names if not is_photo(name)]
-    if not photos.names:
-        labels = "If it holds labels, give the folder above it, or say where the photos are: --images-from DIR."
-        usual = "Is it the right folder? Photos end in .jpg, .png or .webp."
-        raise DatasetError(photos.files.place, "there is no photo in it", fix=labels if others else usual)
+    others = [name for name in files.names if not is_image_name(name)]
+    if not images.names:
+        labels = "If it has labels, pass its parent folder, or the folder of the images: --images-from DIR."
+        hint = "Check the folder: image files end in .jpg, .png or .webp."
+        raise DatasetError(images.files.location, "it has no images", fix=labels if others else hint)
 
-    def read() -> Iterator[LabelledPhoto | Problem]:
-        return (LabelledPhoto(name, labelled=False) for name in photos.names)
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
+        return (DatasetImage(name, labelled=False) for name in images.names)
 
-    more = ", ..." if len(others) > _NAMED else ""
-    note = f"not read, as it is no data set of a known layout: {', '.join(others[:_NAMED])}{more}"
+    more = ", ..." if len(others) > _MAX_LISTED else ""
+    note = f"not read, since it has no known layout: {', '.join(others[:_MAX_LISTED])}{more}"
     return DataSet("images", read, notes=(note,) if others else ())
 
 
-def read_classes(photos: Photos) -> DataSet:
-    """YOLO classify and ImageNet: ``train/cat/1.jpg`` or ``cat/1.jpg``; the folder that holds a photo is its class.
+def read_image_folders(images: ImageFiles) -> DataSet:
+    """Read YOLO classify and ImageNet: ``train/cat/1.jpg`` or ``cat/1.jpg``; the folder name is the class.
 
-    Classes are in the order of their names, as Ultralytics and torchvision number them.
+    Classes are sorted by name, as Ultralytics and torchvision number them.
 
     Raises:
-        DatasetError: No photo is in the folder of a class.
+        DatasetError: No image is in a class folder.
     """
-    of_photo = {name: _class(name) for name in photos.names}
-    classes = tuple(sorted({each for each in of_photo.values() if each}))
+    class_by_image = {name: _class(name) for name in images.names}
+    classes = tuple(sorted({class_name for class_name in class_by_image.values() if class_name}))
     if not classes:
-        raise DatasetError(photos.files.place, "no photo lies in a folder named for its class")
+        raise DatasetError(images.files.location, "no image is in a class folder")
 
-    def read() -> Iterator[LabelledPhoto | Problem]:
-        for name, choice in of_photo.items():
-            if not choice:
-                yield Problem(name, "it is in no folder of a class")
-            yield LabelledPhoto(name, choices=(choice,) if choice else (), labelled=bool(choice))
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
+        for name, class_name in class_by_image.items():
+            if not class_name:
+                yield DatasetProblem(name, "it is not in a class folder")
+            yield DatasetImage(name, choices=(class_name,) if class_name else (), labelled=bool(class_name))
 
     return DataSet("yolo-classify", read, choices=classes)
 

@@ -1,72 +1,72 @@
-"""What lies in a folder: which layouts of labels, and whether folders of it are data sets of their own."""
+"""Detect the annotation formats in a folder, and subfolders that are separate data sets."""
 
 from collections.abc import Callable, Mapping, Sequence
 
+from labelloop.service.datasets.coco import coco_files
 from labelloop.service.datasets.errors import DatasetError
-from labelloop.service.datasets.files import Files, PartFiles, Photos
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, SubfolderFiles
 from labelloop.service.datasets.image_folders import SPLITS
-from labelloop.service.datasets.sheets import coco_sheets
-from labelloop.service.datasets.yolo import NOTES, SHEETS, has_label_files, is_yolo
+from labelloop.service.datasets.yolo import CONFIG_FILES, NOTES_FILE, has_label_files, is_yolo
 
-_PARTS = SPLITS | {"images", "labels", "labeltxt", "annotations", "jpegimages", "imagesets", "data"}
-"""Folders that are parts of a data set, in small letters."""
+# Lower-case names of folders that are parts of a data set.
+_PART_FOLDERS = SPLITS | {"images", "labels", "labeltxt", "annotations", "jpegimages", "imagesets", "data"}
 
 
-def layouts(files: Files, photos: Photos) -> list[str]:
-    """Which readers of labels find theirs among files; the one that an import takes comes first.
+def detect_layouts(files: DatasetFiles, images: ImageFiles) -> list[str]:
+    """The formats of the annotations among the files, in the order of preference.
 
     Args:
-        files: Where labels are.
-        photos: The photos that label files may be of.
+        files: The files of the data set.
+        images: Its image files, which YOLO label files are matched with.
     """
-    found = [layout for layout, there in _SIGNS.items() if there(files)]
-    if "yolo" not in found and has_label_files(files, photos):  # a README.txt beside photos makes no labels
-        found.append("yolo")
-    return found
+    detected = [layout for layout, is_present in _DETECTORS.items() if is_present(files)]
+    if "yolo" not in detected and has_label_files(files, images):  # a README.txt alone is not a label file
+        detected.append("yolo")
+    return detected
 
 
-def parts(files: Files) -> Mapping[str, Files]:
-    """The data sets of a folder by its folders' names: those that are one of their own, and the rest under ``""``."""
+def sub_datasets(files: DatasetFiles) -> Mapping[str, DatasetFiles]:
+    """The data sets in a folder: subfolders that are separate data sets by name, and the rest as ``""``."""
     inside: dict[str, list[str]] = {}
     for name in files.names:
-        top, slash, rest_of_it = name.partition("/")
+        top, slash, relative = name.partition("/")
         if slash:
-            inside.setdefault(top, []).append(rest_of_it)
-    tops = [top for top, names in inside.items() if top.casefold() not in _PARTS and _is_marked(names)]
-    own = {top: PartFiles(files, top) for top in tops}
-    rest = PartFiles(files, without=own) if own else files
-    return ({"": rest} if not own or layouts(rest, Photos(rest)) else {}) | own
+            inside.setdefault(top, []).append(relative)
+    roots = [top for top, names in inside.items() if top.casefold() not in _PART_FOLDERS and _is_dataset_root(names)]
+    separate = {root: SubfolderFiles(files, root) for root in roots}
+    rest = SubfolderFiles(files, exclude=separate) if separate else files
+    return ({"": rest} if not separate or detect_layouts(rest, ImageFiles(rest)) else {}) | separate
 
 
-def only_part(files: Files) -> Files:
-    """The data set of a folder, which may lie in a folder of its own there, as archives have it.
+def single_dataset(files: DatasetFiles) -> DatasetFiles:
+    """The files of the single data set in a folder; archives often have it in a subfolder.
 
     Raises:
-        DatasetError: There are several, of different layouts.
+        DatasetError: The folder has several data sets of different formats.
     """
-    found = parts(files)
-    if len(found) == 1 and "" not in found:
-        return only_part(*found.values())
-    kinds = {layouts(part, Photos(part))[0] for part in found.values()} if "" not in found else set()
-    if len(kinds) > 1:
+    datasets = sub_datasets(files)
+    if len(datasets) == 1 and "" not in datasets:
+        return single_dataset(*datasets.values())
+    formats = {detect_layouts(part, ImageFiles(part))[0] for part in datasets.values()} if "" not in datasets else set()
+    if len(formats) > 1:
         raise DatasetError(
-            files.place, f"it holds several data sets: {', '.join(sorted(found))}", fix="Give the folder of one."
+            files.location, f"it has several data sets: {', '.join(sorted(datasets))}", fix="Pass the folder of one."
         )
     return files
 
 
-def photos_of(part: Files, files: Files) -> Photos:
-    """The photos of a data set that is a part of others: its own, else those beside it."""
-    own = Photos(part)
-    return own if own.names or part is files else Photos(files)
+def images_of(part: DatasetFiles, files: DatasetFiles) -> ImageFiles:
+    """The image files of a sub-dataset: those in its own folder, else all images of the data set."""
+    images = ImageFiles(part)
+    return images if images.names or part is files else ImageFiles(files)
 
 
-def _is_marked(names: Sequence[str]) -> bool:
-    """Whether one of a folder's files, near its top, says that a data set begins here."""
-    if NOTES in names and "classes.txt" in names:
+def _is_dataset_root(names: Sequence[str]) -> bool:
+    """Whether the files of a folder mark it as the root of a data set."""
+    if NOTES_FILE in names and "classes.txt" in names:
         return True
     return any(
-        name in SHEETS
+        name in CONFIG_FILES
         or ("/" not in name and name.endswith((".ndjson", ".names")))
         or (name.startswith("Annotations/") and name.lower().endswith(".xml"))
         or (name.startswith("annotations/") and name.endswith(".json"))
@@ -74,9 +74,9 @@ def _is_marked(names: Sequence[str]) -> bool:
     )
 
 
-_SIGNS: Mapping[str, Callable[[Files], bool]] = {
+_DETECTORS: Mapping[str, Callable[[DatasetFiles], bool]] = {
     "yolo": is_yolo,
     "voc": lambda files: any(name.lower().endswith(".xml") for name in files.names),
-    "coco": lambda files: bool(coco_sheets(files)),
+    "coco": lambda files: bool(coco_files(files)),
     "ndjson": lambda files: any(name.endswith(".ndjson") and "/" not in name for name in files.names),
 }

@@ -1,4 +1,4 @@
-"""The inner form of a data set that somebody else made: photos, and what is drawn on them in pixels."""
+"""The in-memory form of a third-party data set: images with labelled objects in pixel coordinates."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -6,11 +6,11 @@ from typing import Any, Literal
 import msgspec
 
 from labelloop.labeling.geometry.shapes import Geometry, Mask, Rectangle
-from labelloop.labeling.studio.region_attributes import NONE, Remarks
+from labelloop.labeling.studio.region_attributes import NO_OBJECT_ATTRIBUTES, ObjectAttributes
 
 
 class Keypoint(msgspec.Struct, frozen=True, gc=False):
-    """A key point of an object: which one it is, where (pixels), and whether it is out of sight."""
+    """A key point of an object: its name, its position in pixels, and whether it is occluded."""
 
     name: str
     x: float
@@ -19,51 +19,51 @@ class Keypoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class LabelledObject(msgspec.Struct, frozen=True, gc=False):
-    """One object on a photo.
+    """One object on an image.
 
     Attributes:
-        geometry: Its shape, in pixels.
+        geometry: Its shape in pixels.
         label: Its class.
-        score: How sure a model is of it; None where a person drew it.
-        joints: Its key points, those that were drawn.
-        crowd: It is many objects under one shape (COCO's ``iscrowd``).
-        remarks: Its flags and attributes, and fields that only its own format knows.
+        score: The model's confidence; None for an annotation.
+        keypoints: Its labelled key points.
+        crowd: Whether it is a group of objects in one shape (COCO's ``iscrowd``).
+        remarks: Flags, attributes and format-specific fields.
     """
 
     geometry: Geometry
     label: str
     score: float | None = None
-    joints: tuple[Keypoint, ...] = ()
+    keypoints: tuple[Keypoint, ...] = ()
     crowd: bool = False
-    remarks: Remarks = NONE
+    remarks: ObjectAttributes = NO_OBJECT_ATTRIBUTES
 
 
-class LabelledPhoto(msgspec.Struct, frozen=True):
-    """A photo and everything that the data set says about it.
+class DatasetImage(msgspec.Struct, frozen=True):
+    """An image and its labels.
 
     Attributes:
         name: Its name in the data set, with ``/``: ``val/a.jpg``.
-        width: In pixels; 0 where nothing of it needs the size and the data set does not tell.
-        height: In pixels.
-        drawn: The objects on it.
-        choices: The classes of the photo as a whole.
-        score: How sure a model is of those classes; None where a person chose them.
-        address: Where the data set says that the photo lies (http or s3); empty where it does not.
-        task: The task of Label Studio that it is, where the data set tells.
-        split: ``train``, ``val`` or ``test``, where the data set tells by a list; else its name may (``val/a.jpg``).
+        width: In pixels; 0 if unknown and not needed.
+        height: In pixels; 0 if unknown and not needed.
+        objects: Its labelled objects.
+        choices: The classes of the whole image.
+        score: The model's confidence in those classes; None for an annotation.
+        url: Its http or s3 address in the data set; empty if none.
+        task: Its task id in Label Studio, if the data set has it.
+        split: ``train``, ``val`` or ``test`` if the data set lists it; its name may give it too (``val/a.jpg``).
         about: Further fields of a COCO image, with its ``license`` and the ``info`` of its file.
-        labelled: Whether the data set says what is on it; not where there is no label file. Where it does and nothing
-            is drawn, nothing is on it.
-        unread: How many of its objects cannot be read, or 1 for a label file of which nothing can; each is a `Problem`.
+        labelled: Whether the data set has labels for it. A labelled image without objects is a negative; an image
+            without label file is unlabelled.
+        unread: Number of objects that cannot be read, or 1 for an unreadable label file; each is a `DatasetProblem`.
     """
 
     name: str
     width: int = 0
     height: int = 0
-    drawn: tuple[LabelledObject, ...] = ()
+    objects: tuple[LabelledObject, ...] = ()
     choices: tuple[str, ...] = ()
     score: float | None = None
-    address: str = ""
+    url: str = ""
     task: int | None = None
     split: str = ""
     about: Mapping[str, Any] = {}
@@ -72,14 +72,17 @@ class LabelledPhoto(msgspec.Struct, frozen=True):
 
     @property
     def annotated(self) -> bool:
-        """Whether what was read is an annotation. What cannot be read is never an empty one."""
-        return self.labelled and bool(self.drawn or self.choices or not self.unread)
+        """Whether the labels form an annotation; an image whose labels all failed to read does not count as empty."""
+        return self.labelled and bool(self.objects or self.choices or not self.unread)
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """Something of the data set that was left out: where it is, and what is wrong with it.
+class DatasetProblem(msgspec.Struct, frozen=True):
+    """An item of the data set that was left out.
 
-    ``failed``: it is wrong in itself; else nothing is, and it was not asked for.
+    Attributes:
+        item: Its location, such as a file and a line.
+        reason: Why it was left out.
+        failed: True if the item is invalid; False if it was excluded on request.
     """
 
     item: str
@@ -88,7 +91,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Category(msgspec.Struct, frozen=True):
-    """What COCO says of a class beside its name."""
+    """COCO's id and supercategory of a class."""
 
     id: int
     supercategory: str = ""
@@ -98,24 +101,24 @@ Shape = Literal["rectangle", "polygon", "mask"]
 
 
 class DataSet(msgspec.Struct, frozen=True):
-    """A data set that was opened.
+    """An opened data set.
 
     Attributes:
         format: The name of its reader.
-        labels: The classes of objects, in the data set's own order (of COCO's ids, of YOLO's numbers).
-        joints: The names of key points, in order.
-        choices: The classes of photos as a whole.
-        photos: Reads it, a photo at a time, from the beginning at each call; what is malformed comes as a `Problem`.
-        notes: What was assumed about it, for a person.
-        counts: Notes about many things of one kind, with how many there are.
-        categories: COCO's categories by the names of the classes.
-        skeleton: The pairs of key points with a line between them.
+        labels: The object classes in the data set's order (COCO's ids, YOLO's indices).
+        keypoint_names: The names of the key points, in order.
+        choices: The classes of whole images.
+        images: Iterates over the images from the start at each call; malformed items are yielded as `DatasetProblem`.
+        notes: Assumptions made about the data set, for the user.
+        counts: Notes with the number of items they apply to.
+        categories: COCO's categories by class name.
+        skeleton: The edges between key points, as pairs of names.
     """
 
     format: str
-    photos: Callable[[], Iterator[LabelledPhoto | Problem]]
+    images: Callable[[], Iterator[DatasetImage | DatasetProblem]]
     labels: tuple[str, ...] = ()
-    joints: tuple[str, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = {}
@@ -124,7 +127,7 @@ class DataSet(msgspec.Struct, frozen=True):
 
 
 def shape_of(geometry: Geometry) -> Shape:
-    """What draws it in Label Studio: a rectangle, a brush for a mask, a polygon for any other outline."""
+    """The Label Studio shape of a geometry: rectangle, brush mask, or polygon for any other outline."""
     if isinstance(geometry, Rectangle):
         return "rectangle"
     return "mask" if isinstance(geometry, Mask) else "polygon"

@@ -1,4 +1,4 @@
-"""Ultralytics NDJSON: a line for the data set, then one for each photo with its address and its YOLO rows.
+"""Read Ultralytics NDJSON: one line for the data set, then one per image with its URL and YOLO rows.
 
 Format: ``convert_ndjson_to_yolo`` of https://docs.ultralytics.com/reference/data/converter/.
 """
@@ -8,109 +8,111 @@ from typing import Any
 
 import msgspec
 
-from labelloop.service.datasets.errors import DatasetError, Flawed, no_data_set
-from labelloop.service.datasets.model import DataSet, LabelledObject, LabelledPhoto, Problem
-from labelloop.service.datasets.shapes import number, size_of
-from labelloop.service.datasets.text import json_of, text_of
-from labelloop.service.datasets.yolo import ROWS, Sheet, is_joint_shape, joint_names, label_of
+from labelloop.service.datasets.errors import DatasetError, MalformedData, unreadable_error
+from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem, LabelledObject
+from labelloop.service.datasets.shapes import image_size_or_zero, parse_number
+from labelloop.service.datasets.text import decode_json, decode_text
+from labelloop.service.datasets.yolo import ROW_PARSERS, YoloConfig, class_name, is_keypoint_shape, keypoint_names
 
+# Key of the rows in a record -> key of `ROW_PARSERS`.
 _KEYS = {"boxes": "detect", "segments": "segment", "obb": "obb", "pose": "pose"}
-"""The key of a photo's rows -> what they are, as `ROWS` names it."""
 
 
-def read_ndjson(data: bytes, place: str) -> DataSet:
-    """A data set in one file.
+def read_ndjson(data: bytes, location: str) -> DataSet:
+    """Read an NDJSON data set.
 
     Raises:
-        DatasetError: It is no such file.
+        DatasetError: The file is not Ultralytics NDJSON.
     """
     try:
-        numbered = [(number_, line) for number_, line in enumerate(text_of(data).split("\n"), 1) if line.strip()]
-    except Flawed as flaw:
-        raise no_data_set(data, place, otherwise=str(flaw)) from None
-    head = _object(numbered[0][1]) if numbered else None
+        numbered = [(number_, line) for number_, line in enumerate(decode_text(data).split("\n"), 1) if line.strip()]
+    except MalformedData as error:
+        raise unreadable_error(data, location, default=str(error)) from None
+    head = _decode_object(numbered[0][1]) if numbered else None
     if head is None or head.get("type") != "dataset":
-        what, fix = "its first line is not Ultralytics' data set", 'It has "type": "dataset".'
-        raise no_data_set(data, place, otherwise=what, fix=fix)
-    sheet = _sheet(head, place)
-    labels, joints = sheet.names, sheet.joints
+        what, fix = "its first line is not the header of an Ultralytics data set", 'It has "type": "dataset".'
+        raise unreadable_error(data, location, default=what, fix=fix)
+    config = _read_header(head, location)
+    labels, keypoints = config.class_names, config.keypoint_names
     lines = numbered[1:]
     classify = head.get("task") == "classify"
 
-    def photos() -> Iterator[LabelledPhoto | Problem]:
+    def read() -> Iterator[DatasetImage | DatasetProblem]:
         for line, text in lines:
-            yield from _photo(text, line, sheet)
+            yield from _read_image(text, line, config)
 
-    return DataSet("ndjson", photos, () if classify else labels, joints, labels if classify else ())
+    return DataSet("ndjson", read, () if classify else labels, keypoints, labels if classify else ())
 
 
-def _sheet(head: dict[str, Any], place: str) -> Sheet:
-    """The classes and key points that the first line names. Raises `DatasetError`."""
+def _read_header(head: dict[str, Any], location: str) -> YoloConfig:
+    """The classes and key points in the first line. Raises `DatasetError`."""
     names = head.get("class_names")
-    wanted = 'class_names is not {"0": name, "1": name, ...}'
+    reason = 'class_names is not {"0": name, "1": name, ...}'
     if not isinstance(names, dict) or sorted(names) != sorted(str(number_) for number_ in range(len(names))):
-        raise DatasetError(place, wanted)
+        raise DatasetError(location, reason)
     if not all(isinstance(name, str) for name in names.values()):
-        raise DatasetError(place, wanted)
+        raise DatasetError(location, reason)
     labels = tuple(names[str(number_)] for number_ in range(len(names)))
     shape = head.get("kpt_shape")
     if shape is None:
-        return Sheet(labels)
-    if not is_joint_shape(shape):
-        raise DatasetError(place, f"kpt_shape {shape!r:.40} is not [number of key points, 2 or 3]")
-    return Sheet(labels, joint_names(head.get("kpt_names"), shape[0]), shape[1])
+        return YoloConfig(labels)
+    if not is_keypoint_shape(shape):
+        raise DatasetError(location, f"kpt_shape {shape!r:.40} is not [number of key points, 2 or 3]")
+    return YoloConfig(labels, keypoint_names(head.get("kpt_names"), shape[0]), shape[1])
 
 
-def _photo(text: str, line: int, sheet: Sheet) -> Iterator[LabelledPhoto | Problem]:
-    told = _object(text)
-    name = told.get("file") if told else None
-    if told is None or not isinstance(name, str) or not name:
-        yield Problem(f"line {line}", "no object with a file")
+def _read_image(text: str, line: int, config: YoloConfig) -> Iterator[DatasetImage | DatasetProblem]:
+    record = _decode_object(text)
+    name = record.get("file") if record else None
+    if record is None or not isinstance(name, str) or not name:
+        yield DatasetProblem(f"line {line}", "not an object with a file")
         return
-    width, height = size_of(told.get("width"), told.get("height"))
-    drawn: list[LabelledObject] = []
+    width, height = image_size_or_zero(record.get("width"), record.get("height"))
+    objects: list[LabelledObject] = []
     choices: list[str] = []
     unread = 0
-    given = told.get("annotations")
-    if given is not None and not isinstance(given, dict):
+    annotations = record.get("annotations")
+    if annotations is not None and not isinstance(annotations, dict):
         unread = 1
-        yield Problem(f"line {line} ({name}), annotations", f"{given!r:.40} is no object of rows")
-    for key, rows in given.items() if isinstance(given, dict) else ():
+        yield DatasetProblem(f"line {line} ({name}), annotations", f"{annotations!r:.40} is not an object of rows")
+    for key, rows in annotations.items() if isinstance(annotations, dict) else ():
         for row in rows if isinstance(rows, list) else (rows,):
             try:
                 if key == "classification":
-                    choices.append(label_of(number(row, "the class"), sheet.names))
+                    choices.append(class_name(parse_number(row, "the class"), config.class_names))
                 else:
-                    drawn.append(_drawn(row, key, (width, height), sheet))
-            except Flawed as flaw:
+                    objects.append(_read_row(row, key, (width, height), config))
+            except MalformedData as error:
                 unread += 1
-                yield Problem(f"line {line} ({name}), {key}", str(flaw))
-    address = told.get("url")
-    split = told.get("split")
-    yield LabelledPhoto(
+                yield DatasetProblem(f"line {line} ({name}), {key}", str(error))
+    url = record.get("url")
+    split = record.get("split")
+    yield DatasetImage(
         f"{split}/{name}" if isinstance(split, str) and split else name,
         width,
         height,
-        tuple(drawn),
+        tuple(objects),
         tuple(choices),
-        address=address if isinstance(address, str) else "",
-        labelled=given is not None,
+        url=url if isinstance(url, str) else "",
+        labelled=annotations is not None,
         unread=unread,
     )
 
 
-def _drawn(row: Any, key: str, size: tuple[int, int], sheet: Sheet) -> LabelledObject:
+def _read_row(row: Any, key: str, size: tuple[int, int], config: YoloConfig) -> LabelledObject:
     if key not in _KEYS or not isinstance(row, list) or not row:
-        raise Flawed(f"{row!r:.40} is no row")
+        raise MalformedData(f"{row!r:.40} is not a row")
     if not all(size):
-        raise Flawed("its photo has no width and height")
-    label, *values = (number(cell, "a number of the row") for cell in row)
-    return msgspec.structs.replace(ROWS[_KEYS[key]](values, *size, sheet), label=label_of(label, sheet.names))
+        raise MalformedData("its image has no width and height")
+    label, *values = (parse_number(cell, "a number of the row") for cell in row)
+    return msgspec.structs.replace(
+        ROW_PARSERS[_KEYS[key]](values, *size, config), label=class_name(label, config.class_names)
+    )
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _decode_object(text: str) -> dict[str, Any] | None:
     try:
-        told = json_of(text.encode())
-    except Flawed:
+        value = decode_json(text.encode())
+    except MalformedData:
         return None
-    return told if isinstance(told, dict) else None
+    return value if isinstance(value, dict) else None

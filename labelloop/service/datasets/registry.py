@@ -1,4 +1,4 @@
-"""READERS: the data sets that can be read, and which of them a folder or a file is."""
+"""The registry of data set readers, opening a data set, and format detection."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -6,92 +6,93 @@ from pathlib import Path
 
 import msgspec
 
-from labelloop.labeling.studio.sniff import HEAD_BYTES, no_labels
-from labelloop.service.datasets.coco import read_results
-from labelloop.service.datasets.errors import DatasetError, no_data_set
-from labelloop.service.datasets.files import Files, Photos, open_files
-from labelloop.service.datasets.image_folders import SPLITS, read_classes, read_images
-from labelloop.service.datasets.layouts import layouts, only_part, photos_of
-from labelloop.service.datasets.model import DataSet, LabelledPhoto, Problem
+from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_non_data_set
+from labelloop.service.datasets.coco import candidate_files, read_coco_files, read_results
+from labelloop.service.datasets.errors import DatasetError, unreadable_error
+from labelloop.service.datasets.files import DatasetFiles, ImageFiles, open_files
+from labelloop.service.datasets.image_folders import SPLITS, read_image_folders, read_unlabelled
+from labelloop.service.datasets.layouts import detect_layouts, images_of, single_dataset
+from labelloop.service.datasets.model import DataSet, DatasetImage, DatasetProblem
 from labelloop.service.datasets.ndjson import read_ndjson
-from labelloop.service.datasets.sheets import json_sheets, read_sheets
 from labelloop.service.datasets.voc import read_voc
-from labelloop.service.datasets.yolo import ROWS, read_yolo
+from labelloop.service.datasets.yolo import ROW_PARSERS, read_yolo
 from labelloop.service.settings import Settings
 
-_NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML cannot hold: https://www.w3.org/TR/xml/#charsets. Label Studio's labels are in XML."""
-_READ = "Give a folder or zip of COCO, Pascal VOC, YOLO or photos, or a COCO or NDJSON file."
-_LOOKED_AT = 50
-"""Folders of which one JSON file is looked at, where nothing else tells a layout."""
+# Characters that XML excludes (https://www.w3.org/TR/xml/#charsets); Label Studio stores labels in XML.
+_INVALID_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FIX = "Pass a folder or zip of COCO, Pascal VOC, YOLO or images, or a COCO or NDJSON file."
+# Maximum number of folders of which one JSON file is read if no format was detected.
+_MAX_SNIFFED_FOLDERS = 50
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a data set is.
+class DatasetSource(msgspec.Struct, frozen=True):
+    """The location of a data set.
 
     Attributes:
-        files: The folder or prefix that holds it.
-        photos: Its photos.
-        file: The name in ``files`` of the one file that the user named; empty where a folder was.
+        files: The files of its folder or prefix.
+        images: Its image files.
+        file: The name in ``files`` of the file that the user gave; empty for a folder.
     """
 
-    files: Files
-    photos: Photos
+    files: DatasetFiles
+    images: ImageFiles
     file: str = ""
 
-    def sheet(self, *endings: str) -> str:
-        """The file named by the user, else the only one of these endings in the folder (not below it).
+    def annotation_file(self, *endings: str) -> str:
+        """The file that the user gave, else the only file with one of these endings.
 
         Raises:
-            DatasetError: There is none, or several.
+            DatasetError: No file or several files match.
         """
         if self.file:
             return self.file
-        found = [name for name in self.files.names if name.endswith(endings) and name.count("/") < 2]
-        if len(found) != 1:
-            told = "no" if not found else f"{len(found)} times a"
-            raise DatasetError(self.files.place, f"there is {told} file {' or '.join(endings)}", fix="Name the file.")
-        return found[0]
+        matches = [name for name in self.files.names if name.endswith(endings) and name.count("/") < 2]
+        if len(matches) != 1:
+            count = "no" if not matches else f"more than one ({len(matches)})"
+            raise DatasetError(
+                self.files.location, f"there is {count} file {' or '.join(endings)}", fix="Pass the file itself."
+            )
+        return matches[0]
 
 
-def _from_file(read: Callable[[bytes, str], DataSet], *endings: str) -> Callable[[Place], DataSet]:
-    def reader(place: Place) -> DataSet:
-        name = place.sheet(*endings)
-        return read(place.files.read(name), f"{place.files.place}/{name}")
+def _file_reader(read: Callable[[bytes, str], DataSet], *endings: str) -> Callable[[DatasetSource], DataSet]:
+    def reader(source: DatasetSource) -> DataSet:
+        name = source.annotation_file(*endings)
+        return read(source.files.read(name), f"{source.files.location}/{name}")
 
     return reader
 
 
-def _yolo(task: str) -> Callable[[Place], DataSet]:
-    return lambda place: read_yolo(place.files, place.photos, task, sheet=place.file)
+def _yolo_reader(task: str) -> Callable[[DatasetSource], DataSet]:
+    return lambda source: read_yolo(source.files, source.images, task, config_file=source.file)
 
 
-READERS: Mapping[str, Callable[[Place], DataSet]] = {
-    "coco": lambda place: read_sheets(
-        place.files, place.photos, [place.file] if place.file else json_sheets(place.files)
+# Format -> reader; ``yolo`` detects its task from the rows. A reader raises `DatasetError` for another format.
+READERS: Mapping[str, Callable[[DatasetSource], DataSet]] = {
+    "coco": lambda source: read_coco_files(
+        source.files, source.images, [source.file] if source.file else candidate_files(source.files)
     ),
-    "coco-results": _from_file(read_results, ".json"),
-    "voc": lambda place: read_voc(place.files, place.photos),
-    "yolo": _yolo(""),
-    **{f"yolo-{task}": _yolo(task) for task in ROWS},
-    "yolo-classify": lambda place: read_classes(place.photos),
-    "ndjson": _from_file(read_ndjson, ".ndjson"),
-    "images": lambda place: read_images(place.photos, place.files),
+    "coco-results": _file_reader(read_results, ".json"),
+    "voc": lambda source: read_voc(source.files, source.images),
+    "yolo": _yolo_reader(""),
+    **{f"yolo-{task}": _yolo_reader(task) for task in ROW_PARSERS},
+    "yolo-classify": lambda source: read_image_folders(source.images),
+    "ndjson": _file_reader(read_ndjson, ".ndjson"),
+    "images": lambda source: read_unlabelled(source.images, source.files),
 }
-"""Format -> its reader; ``yolo`` tells its task by its rows. `DatasetError`: the place holds no such data set."""
 
 
-def open_place(source: str, settings: Settings, *, images: str = "", alone: bool = True) -> Place:
-    """The data set's files, and its photos: below ``images`` where that is given, else below the data set.
+def open_source(source: str, settings: Settings, *, images: str = "", single: bool = True) -> DatasetSource:
+    """Locate a data set: its files, and its image files in ``images`` or in the data set itself.
 
     Args:
         source: A folder, a file, ``s3://BUCKET/PREFIX`` or ``s3://BUCKET/KEY.json``.
-        settings: Where the S3 server is.
-        images: Where the photos are: a folder or ``s3://BUCKET/PREFIX``.
-        alone: Whether a folder must hold one data set, which may lie in a folder of its own there.
+        settings: S3 endpoint and credentials.
+        images: Folder or ``s3://BUCKET/PREFIX`` of the images; empty: the data set.
+        single: Whether the folder must have a single data set, possibly in a subfolder.
 
     Raises:
-        DatasetError: There is nothing.
+        DatasetError: The source does not exist or has several data sets.
     """
     source = source.removeprefix("file://")
     name = ""
@@ -100,85 +101,85 @@ def open_place(source: str, settings: Settings, *, images: str = "", alone: bool
     elif not source.startswith("s3://") and (path := Path(source).expanduser()).is_file() and not _is_zip(path):
         source, name = str(path.parent), path.name
     files = open_files(source, settings)
-    part = only_part(files) if alone and not name else files
-    return Place(part, Photos(open_files(images, settings)) if images else photos_of(part, files), name)
+    part = single_dataset(files) if single and not name else files
+    return DatasetSource(part, ImageFiles(open_files(images, settings)) if images else images_of(part, files), name)
 
 
 def _is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip"
 
 
-def read_dataset(place: Place, format: str = "auto") -> DataSet:  # noqa: A002 - the user's word for it
-    """The data set at a place.
+def read_dataset(source: DatasetSource, format: str = "auto") -> DataSet:  # noqa: A002 - the name of the CLI option
+    """Open a data set.
 
     Args:
-        place: Where it is.
-        format: One of `READERS`; ``auto``: what it looks like.
+        source: Its location.
+        format: One of `READERS`, or ``auto`` to detect it.
 
     Raises:
-        DatasetError: It is no such data set.
+        DatasetError: The source has another format.
     """
-    data = READERS[recognise(place) if format == "auto" else format](place)
-    for name in (*data.labels, *data.joints, *data.choices):
-        if (found := _NO_XML.search(name)) is not None:
-            where = f"{place.files.place}/{place.file}".rstrip("/")
-            what = f"the class or key point {name!r:.60} has a character that no label can have ({found[0]!r})"
+    data = READERS[detect_format(source) if format == "auto" else format](source)
+    for name in (*data.labels, *data.keypoint_names, *data.choices):
+        if (match := _INVALID_IN_XML.search(name)) is not None:
+            where = f"{source.files.location}/{source.file}".rstrip("/")
+            what = f"the class or key point {name!r:.60} has a character that labels cannot have ({match[0]!r})"
             raise DatasetError(where, what, fix="Rename it.")
 
-    def photos() -> Iterator[LabelledPhoto | Problem]:
-        for each in data.photos():
-            name = each.name if isinstance(each, LabelledPhoto) else each.item
+    def images() -> Iterator[DatasetImage | DatasetProblem]:
+        for item in data.images():
+            name = item.name if isinstance(item, DatasetImage) else item.item
             plain = name.encode("utf-8", "backslashreplace").decode()
             if plain == name:
-                yield each
-            elif isinstance(each, Problem):
-                yield Problem(plain, each.reason)
+                yield item
+            elif isinstance(item, DatasetProblem):
+                yield DatasetProblem(plain, item.reason)
             else:
-                yield Problem(plain, "its name is no UTF-8; rename the file")
+                yield DatasetProblem(plain, "its name is not UTF-8; rename the file")
 
-    return msgspec.structs.replace(data, photos=photos)
+    return msgspec.structs.replace(data, images=images)
 
 
-def recognise(place: Place) -> str:
-    """Which of `READERS` a place is for: by the file's name and first sign, or by the files of a folder.
+def detect_format(source: DatasetSource) -> str:
+    """The name of the reader for a source, from the name and first character of the file or the files of the folder.
 
     Raises:
-        DatasetError: It is something that other commands, or Label Studio itself, are for.
+        DatasetError: The source has a format that no reader supports, such as a Label Studio export.
     """
-    if place.file:
-        return _recognise_file(place)
-    names = place.files.names
+    if source.file:
+        return _detect_file_format(source)
+    names = source.files.names
     if "HEAD.json" in names and any(name.startswith("versions/") for name in names):
         raise DatasetError(
-            place.files.place,
+            source.files.location,
             "it is a data set of `labelloop export`, whose files are packed",
-            fix=f"Unpack it: labelloop dataset pull {place.files.place} --format coco --to DIR, and import DIR.",
+            fix=f"Unpack it: labelloop dataset pull {source.files.location} --format coco --to DIR, and import DIR.",
         )
-    if found := layouts(place.files, place.photos):
-        return found[0]
-    _not_foreign(place.files)
-    folders = {name.split("/", 1)[0] for name in place.photos.names if name.count("/") > 1}
+    if detected := detect_layouts(source.files, source.images):
+        return detected[0]
+    _refuse_foreign_labels(source.files)
+    folders = {name.split("/", 1)[0] for name in source.images.names if name.count("/") > 1}
     return "yolo-classify" if folders and folders <= SPLITS else "images"
 
 
-def _not_foreign(files: Files) -> None:
-    """Looks at one JSON file of each folder. Raises `DatasetError`: it has labels of a form that is not read."""
-    firsts = {name.rpartition("/")[0]: name for name in reversed(files.names) if name.endswith((".json", ".jsonl"))}
-    for name in list(firsts.values())[:_LOOKED_AT]:
-        if (found := no_labels(files.read(name)[:HEAD_BYTES])) is not None:
-            raise DatasetError(f"{files.place}/{name}", f"it is {found.what}", fix=found.fix)
+def _refuse_foreign_labels(files: DatasetFiles) -> None:
+    """Check one JSON file per folder. Raises `DatasetError` if it has labels in an unsupported format."""
+    samples = {name.rpartition("/")[0]: name for name in reversed(files.names) if name.endswith((".json", ".jsonl"))}
+    for name in list(samples.values())[:_MAX_SNIFFED_FOLDERS]:
+        if (foreign := sniff_non_data_set(files.read(name)[:HEAD_BYTES])) is not None:
+            raise DatasetError(f"{files.location}/{name}", f"it is {foreign.what}", fix=foreign.fix)
 
 
-def _recognise_file(place: Place) -> str:
-    name = place.file
+def _detect_file_format(source: DatasetSource) -> str:
+    name = source.file
     if name.endswith((".yaml", ".yml", ".data", ".names")):
         return "yolo"
-    data = place.files.read(name)
+    data = source.files.read(name)
     if name.endswith((".ndjson", ".jsonl")):
         return "ndjson"
     start = data.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
-    if start not in {b"[", b"{"} or no_labels(data[:HEAD_BYTES]) is not None:
-        raise no_data_set(
-            data, f"{place.files.place}/{name}", otherwise="it is no JSON, YAML, NDJSON or zip", fix=_READ
+    if start not in {b"[", b"{"} or sniff_non_data_set(data[:HEAD_BYTES]) is not None:
+        raise unreadable_error(
+            data, f"{source.files.location}/{name}", default="it is not JSON, YAML, NDJSON or zip", fix=_FIX
         )
     return "coco-results" if start == b"[" else "coco"

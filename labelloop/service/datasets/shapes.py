@@ -1,4 +1,4 @@
-"""Shapes from the numbers of other formats: outlines that are rectangles, several rings as one mask, run lengths."""
+"""Convert the coordinates of other formats to geometries: rectangles, polygons, multi-polygons and RLE masks."""
 
 import math
 from collections.abc import Sequence
@@ -10,131 +10,143 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from labelloop.labeling.geometry.shapes import Mask, Point, Polygon, Rectangle
-from labelloop.service.datasets.errors import Flawed
+from labelloop.service.datasets.errors import MalformedData
 
-EXACT = 0.01
-"""Pixels: what a format's digits lose. Four corners nearer than this to a rectangle's are that rectangle."""
+# Pixels: rounding of text formats. Four corners within this distance of a rectangle's corners are that rectangle.
+TOLERANCE = 0.01
+# Pixels: larger values are errors.
+_MAX_COORDINATE = 1e7
 
-_FAR = 1e7  # pixels; no photo is that wide
 
-
-def number(value: object, what: str) -> float:
-    """A sensible number. Raises `Flawed`."""
+def parse_number(value: object, what: str) -> float:
+    """The value as a float. Raises `MalformedData` if it is not a number or out of range."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Flawed(f"{what} is {value!r:.40}, not a number")
-    if not -_FAR < value < _FAR:
-        raise Flawed(f"{what} is {value!r:.40}, out of range")
+        raise MalformedData(f"{what} is {value!r:.40}, not a number")
+    if not -_MAX_COORDINATE < value < _MAX_COORDINATE:
+        raise MalformedData(f"{what} is {value!r:.40}, out of range")
     return float(value)
 
 
-def size_of(width: object, height: object) -> tuple[int, int]:
-    """A photo's size in pixels; zeros where either is none."""
-    if type(width) is int and type(height) is int and 0 < width < _FAR and 0 < height < _FAR:
+def image_size_or_zero(width: object, height: object) -> tuple[int, int]:
+    """(width, height) in pixels; (0, 0) if either is invalid."""
+    if type(width) is int and type(height) is int and 0 < width < _MAX_COORDINATE and 0 < height < _MAX_COORDINATE:
         return width, height
     return 0, 0
 
 
-def box(x: float, y: float, width: float, height: float) -> Rectangle:
-    """An upright rectangle. Raises `Flawed` where it has no area."""
+def rectangle(x: float, y: float, width: float, height: float) -> Rectangle:
+    """An axis-aligned rectangle. Raises `MalformedData` if it has no area."""
     if width <= 0 or height <= 0:
-        raise Flawed(f"a box of {width:g} x {height:g} pixels")
+        raise MalformedData(f"a box of {width:g} x {height:g} pixels")
     return Rectangle(x, y, width, height)
 
 
-def outline(points: Sequence[Point], *, upright: bool = True) -> Rectangle | Polygon:
-    """A ring of points as what it is: a rectangle, upright or turned, where four corners are one; else a polygon.
+def rectangle_or_polygon(points: Sequence[Point], *, upright: bool = True) -> Rectangle | Polygon:
+    """The geometry of a ring of points: a rectangle (possibly rotated) if four corners form one, else a polygon.
 
     Args:
         points: Corners in pixels; the first may be repeated at the end.
-        upright: A rectangle along the axes begins at its top left corner; else at the ring's first one, turned by
-            90, 180 or 270 degrees.
+        upright: An axis-aligned rectangle starts at its top left corner with rotation 0; if False, it starts at the
+            first point of the ring with a rotation of 0, 90, 180 or 270 degrees.
 
     Raises:
-        Flawed: Fewer than three corners, or no area.
+        MalformedData: The ring has fewer than three points or no area.
     """
     ring = list(points)
-    if len(ring) > 3 and math.dist(ring[0], ring[-1]) < EXACT / 10:
+    if len(ring) > 3 and math.dist(ring[0], ring[-1]) < TOLERANCE / 10:
         ring.pop()
     if len(ring) < 3:
-        raise Flawed(f"an outline of {len(ring)} points")
-    if len(ring) == 4 and (found := _rectangle(ring, upright=upright)):
-        return found
-    if _on_one_line(ring):
-        raise Flawed("an outline without area")
+        raise MalformedData(f"an outline of {len(ring)} points")
+    if len(ring) == 4 and (four_corners := _as_rectangle(ring, upright=upright)):
+        return four_corners
+    if _is_collinear(ring):
+        raise MalformedData("an outline without area")
     return Polygon(tuple(ring))
 
 
-def rings_as_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> Mask:
-    """Several rings of one object as pixels, as pycocotools fills them. Raises `Flawed` where no pixel is in them."""
-    joined = coco.merge(coco.frPyObjects([list(ring) for ring in rings], height, width))
-    return _filled(Mask(width, height, joined["counts"]))
+def rings_to_mask(rings: Sequence[Sequence[float]], width: int, height: int) -> Mask:
+    """The union of several rings of one object as a mask, rasterised by pycocotools.
 
-
-def run_lengths(given: Any, width: int, height: int) -> Mask:
-    """COCO's RLE, compressed (a text) or not (a list), as a mask.
+    Args:
+        rings: Flat lists of coordinates x1, y1, x2, y2, ... in pixels.
+        width: Image width in pixels.
+        height: Image height in pixels.
 
     Raises:
-        Flawed: It is none, or belongs to an image of another size.
+        MalformedData: The mask is empty.
     """
-    size, counts = given.get("size"), given.get("counts")
+    joined = coco.merge(coco.frPyObjects([list(ring) for ring in rings], height, width))
+    return _require_pixels(Mask(width, height, joined["counts"]))
+
+
+def decode_rle(rle: Any, width: int, height: int) -> Mask:
+    """Decode COCO's RLE, compressed (a string) or uncompressed (a list).
+
+    Raises:
+        MalformedData: The RLE is invalid or has another size than the image.
+    """
+    size, counts = rle.get("size"), rle.get("counts")
     if size != [height, width]:
-        raise Flawed(f"a mask of size {size!r:.40} on a photo of {width} x {height}")
+        raise MalformedData(f"a mask of size {size!r:.40} on an image of {width} x {height}")
     if isinstance(counts, str):
-        lengths = _uncompressed(counts)
+        lengths = _decode_counts(counts)
     elif isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts):
         lengths = counts
     else:
-        raise Flawed("a mask whose counts are no run lengths")
+        raise MalformedData("a mask whose counts are not run lengths")
     if sum(lengths) != width * height or any(length < 0 for length in lengths):
-        raise Flawed("a mask whose run lengths do not fill the photo")
+        raise MalformedData("a mask whose run lengths do not add up to the image size")
     encoded = coco.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
-    return _filled(Mask(width, height, encoded["counts"]))
+    return _require_pixels(Mask(width, height, encoded["counts"]))
 
 
-def pixels_mask(pixels: NDArray[np.bool_]) -> Mask:
-    """A boolean array (height, width) as a mask. Raises `Flawed` where no pixel is in it."""
-    return _filled(Mask.of(pixels))
+def mask_from_array(pixels: NDArray[np.bool_]) -> Mask:
+    """A boolean array (height, width) as a mask. Raises `MalformedData` if it is empty."""
+    return _require_pixels(Mask.from_array(pixels))
 
 
-def _filled(mask: Mask) -> Mask:
+def _require_pixels(mask: Mask) -> Mask:
     if not mask.area:
-        raise Flawed("a mask without a pixel")
+        raise MalformedData("an empty mask")
     return mask
 
 
-def _on_one_line(ring: Sequence[Point]) -> bool:
+def _is_collinear(ring: Sequence[Point]) -> bool:
     x0, y0 = ring[0]
     far_x, far_y = max(ring, key=lambda point: math.dist(point, ring[0]))
     across, down = far_x - x0, far_y - y0
     return all(abs(across * (y - y0) - down * (x - x0)) <= 1e-9 * (across**2 + down**2) for x, y in ring)
 
 
-def _rectangle(ring: list[Point], *, upright: bool) -> Rectangle | None:
-    """The rectangle whose corners these are within `EXACT`, as Label Studio has it: clockwise from its pivot."""
-    twice = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise([*ring, ring[0]]))
-    if twice < 0:  # counter-clockwise on the screen, where y points down
+def _as_rectangle(ring: list[Point], *, upright: bool) -> Rectangle | None:
+    """The rectangle with these corners within `TOLERANCE`, or None; clockwise from its pivot as in Label Studio."""
+    doubled_area = sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairwise([*ring, ring[0]]))
+    if doubled_area < 0:  # counter-clockwise on the screen, where y points down
         ring = [ring[0], *reversed(ring[1:])]
     (x0, y0), (x1, y1), _, (x3, y3) = ring
     width, height = math.dist(ring[0], ring[1]), math.dist(ring[0], ring[3])
-    if width < EXACT or height < EXACT:
+    if width < TOLERANCE or height < TOLERANCE:
         return None
-    # the angle by both sides, the longer one counting for more: four rounded corners tell it better than two
+    # The angle from both sides, weighted by their lengths: more accurate with rounded corners than one side.
     across, down = (x1 - x0) + (y3 - y0), (y1 - y0) - (x3 - x0)
-    found = Rectangle(x0, y0, width, height, math.degrees(math.atan2(down, across)) % 360)
-    if max(math.dist(own, given) for own, given in zip(found.corners, ring, strict=True)) > EXACT:
+    candidate = Rectangle(x0, y0, width, height, math.degrees(math.atan2(down, across)) % 360)
+    if max(math.dist(fitted, corner) for fitted, corner in zip(candidate.corners, ring, strict=True)) > TOLERANCE:
         return None
-    quarter = round(found.rotation / 90) % 4
-    square = Rectangle(x0, y0, width, height, 90.0 * quarter)
-    if max(math.dist(own, given) for own, given in zip(square.corners, ring, strict=True)) > EXACT:
-        return found
+    quarter = round(candidate.rotation / 90) % 4
+    upright_candidate = Rectangle(x0, y0, width, height, 90.0 * quarter)
+    if (
+        max(math.dist(fitted, corner) for fitted, corner in zip(upright_candidate.corners, ring, strict=True))
+        > TOLERANCE
+    ):
+        return candidate
     if not upright and quarter:
-        return square
+        return upright_candidate
     xs, ys = zip(*ring, strict=True)
     return Rectangle(min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
 
 
-def _uncompressed(text: str) -> list[int]:
-    """Run lengths from COCO's compressed text, checked as they are read: pycocotools trusts what it is given.
+def _decode_counts(text: str) -> list[int]:
+    """Decode and validate COCO's compressed run lengths; pycocotools does not check its input.
 
     Source: ``rleFrString`` of https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c.
     """
@@ -143,7 +155,7 @@ def _uncompressed(text: str) -> list[int]:
     for letter in text:
         code = ord(letter) - 48
         if not 0 <= code < 64 or shift > 40:
-            raise Flawed("a mask whose counts are damaged")
+            raise MalformedData("a mask whose counts are damaged")
         value |= (code & 31) << shift
         shift += 5
         if code & 32:
@@ -153,5 +165,5 @@ def _uncompressed(text: str) -> list[int]:
         lengths.append(value + lengths[-2] if len(lengths) > 2 else value)
         value = shift = 0
     if shift:
-        raise Flawed("a mask whose counts end in the middle")
+        raise MalformedData("a mask whose counts are truncated")
     return lengths

@@ -1,4 +1,4 @@
-"""Text and JSON of other tools as they come: with a byte order mark, in UTF-16, with Python's NaN; else `Flawed`."""
+"""Decode text and JSON of other tools: byte order marks, UTF-16, UTF-32 and NaN; `MalformedData` otherwise."""
 
 import codecs
 import json
@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from labelloop.service.datasets.errors import Flawed
+from labelloop.service.datasets.errors import MalformedData
 
-_MARKS = (
+_BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -18,41 +18,41 @@ _MARKS = (
 _T = TypeVar("_T")
 
 
-def text_of(data: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with their marks. Raises `Flawed`: it is none."""
-    mark, encoding = next(((mark, name) for mark, name in _MARKS if data.startswith(mark)), (b"", "utf-8"))
+def decode_text(data: bytes) -> str:
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte order mark. Raises `MalformedData`."""
+    mark, encoding = next(((mark, name) for mark, name in _BOMS if data.startswith(mark)), (b"", "utf-8"))
     try:
         text = data[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
-        raise Flawed(f"it is no text in UTF-8 (byte {len(mark) + error.start})") from None
+        raise MalformedData(f"it is not UTF-8 text (byte {len(mark) + error.start})") from None
     if "\0" in text:
-        raise Flawed(f"it is no text (a zero at character {text.index(chr(0))})")
+        raise MalformedData(f"it is not text (a null at character {text.index(chr(0))})")
     return text
 
 
-def lines_of(data: bytes) -> list[str]:
-    """The lines of a text, stripped, without the empty ones. Raises `Flawed`."""
-    return [line for each in text_of(data).splitlines() if (line := each.strip())]
+def decode_lines(data: bytes) -> list[str]:
+    """The stripped non-empty lines of a text. Raises `MalformedData`."""
+    return [line for raw_line in decode_text(data).splitlines() if (line := raw_line.strip())]
 
 
-def json_of(data: bytes, kind: type[_T] | Any = Any) -> Any:
-    """The value of a JSON text as ``kind``. NaN and Infinity, which Python writes, are read as null.
+def decode_json(data: bytes, kind: type[_T] | Any = Any) -> Any:
+    """Decode JSON as ``kind``. NaN and Infinity, which Python writes, are read as null.
 
     Raises:
-        Flawed: It is no JSON, or another kind of value.
+        MalformedData: The data is not JSON or not of this type.
     """
-    if any(data.startswith(mark) for mark, _ in _MARKS):
-        data = text_of(data).encode()
+    if any(data.startswith(mark) for mark, _ in _BOMS):
+        data = decode_text(data).encode()
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise Flawed(str(error)) from None
+        raise MalformedData(str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
     if b"NaN" in data or b"Infinity" in data:
         try:
             plain = json.loads(data, parse_constant=lambda _: None)
             return msgspec.json.decode(msgspec.json.encode(plain), type=kind)
-        except (ValueError, RecursionError, OverflowError) as error:  # ValueError: also what msgspec raises
+        except (ValueError, RecursionError, OverflowError) as error:  # msgspec errors are ValueErrors
             reason = str(error) if isinstance(error, msgspec.ValidationError) else reason
-    raise Flawed(reason)
+    raise MalformedData(reason)
