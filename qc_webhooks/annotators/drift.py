@@ -1,15 +1,15 @@
-"""Whether an annotator's agreement with the others changed over time, told apart from changes of the others.
+"""Change of an annotator's agreement over time, separated from changes of the other annotators.
 
-Two annotators agree as well as both of them work: when one drifts, everybody paired with them seems to drift a little.
-So every agreement is taken as
+The agreement of two annotators depends on both: when one drifts, every annotator paired with them seems to drift.
+Therefore each agreement is modelled as
 
-    common + effect(one, that time) + effect(other, that time)
+common + effect(first, segment) + effect(second, segment)
 
-with an effect for every stretch of each annotator's tasks, and the effects are estimated together: Bayesian linear
+with one effect per segment of each annotator's tasks. All effects are estimated jointly: Bayesian linear
 regression with a prior on the effects (Bishop, "Pattern Recognition and Machine Learning", 2006, section 3.3.1).
 Agreements within one task share its difficulty, so the noise is inflated by the design effect of tasks as clusters
-(Kish, "Survey Sampling", 1965, section 5.4). What cannot be told apart (two who always worked together) keeps the
-prior's uncertainty and is not reported.
+(Kish, "Survey Sampling", 1965, section 5.4). Effects that the data cannot separate (two annotators who always worked
+together) keep the prior's uncertainty and are not reported.
 """
 
 import math
@@ -21,18 +21,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qc_webhooks.verdict.task_facts import Facts
+from qc_webhooks.verdict.task_facts import TaskFacts
 
 Floats = NDArray[np.float64]
 
-# Stretches an annotator's tasks are cut into, and the fewest tasks in one.
-STRETCHES, FEWEST = 8, 15
-# How far the effects of annotators lie apart before anything is known (standard deviation of an agreement).
+# Maximum number of segments per annotator, and minimum number of tasks per segment.
+MAX_SEGMENTS, MIN_SEGMENT_TASKS = 8, 15
+# Prior standard deviation of the effects, in units of agreement.
 _PRIOR = 0.15
-# A change this unlikely by chance (two-sided, over all places where it could be) and at least this large is reported.
-CHANCE, LEAST_CHANGE = 0.002, 0.05
+# Reported changes: two-sided p-value over all candidate change points below this, and at least this large.
+SIGNIFICANCE, MIN_CHANGE = 0.002, 0.05
 _NORMAL_95 = 1.959964
-_MOST_PAIRS = 200_000
+_MAX_PAIRS = 200_000
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Drift:
     """A change of an annotator's agreement with the others.
 
     Attributes:
-        since: From when on, seconds since 1970.
-        before: Agreement with an average other annotator before.
-        after: And since.
-        low: The change, lower end of its 95 % interval.
-        high: Upper end.
-        tasks: Tasks that were looked at.
+        since: Start of the change, seconds since 1970.
+        before: Mean agreement with an average other annotator before the change, 0 to 1.
+        after: The same after it.
+        low: Lower end of the 95 % interval of the change.
+        high: Upper end of it.
+        tasks: Number of tasks of this annotator.
     """
 
     since: float
@@ -56,89 +56,114 @@ class Drift:
     tasks: int
 
 
-def drifts(tasks: Sequence[Facts]) -> dict[int, Drift]:
-    """Everybody whose agreement with the others changed; who is not in it did not drift, or too little is known."""
-    when: dict[int, list[float]] = defaultdict(list)
-    used = _latest(sorted((task for task in tasks if task.pairs and task.at > 0), key=lambda task: task.at))
-    for task in used:
+def detect_drift(tasks: Sequence[TaskFacts]) -> dict[int, Drift]:
+    """Drift by annotator id; annotators without a significant change or without enough tasks are absent."""
+    times_by_annotator: dict[int, list[float]] = defaultdict(list)
+    compared = _latest_within_limit(
+        sorted((task for task in tasks if task.pairs and task.last_annotated_at > 0), key=lambda task: task.last_annotated_at)
+    )
+    for task in compared:
         for turn in task.blind:
-            when[turn.annotator].append(task.at)
-    cuts = {who: _cuts(times) for who, times in when.items()}
-    places: dict[tuple[int, int], int] = {}
-    for who, starts in cuts.items():
-        for stretch in range(len(starts)):
-            places[who, stretch] = len(places)
-    if len(places) == len(cuts):  # nobody has two stretches
+            times_by_annotator[turn.annotator].append(task.last_annotated_at)
+    segments = {who: _segment_starts(times) for who, times in times_by_annotator.items()}
+    columns: dict[tuple[int, int], int] = {}
+    for who, starts in segments.items():
+        for segment in range(len(starts)):
+            columns[who, segment] = len(columns)
+    if len(columns) == len(segments):  # no annotator has two segments
         return {}
     rows = [
-        (number, places[pair.a, _stretch(cuts[pair.a], task.at)], places[pair.b, _stretch(cuts[pair.b], task.at)], pair)
-        for number, task in enumerate(used)
+        (
+            index,
+            columns[pair.a, _segment_of(segments[pair.a], task.last_annotated_at)],
+            columns[pair.b, _segment_of(segments[pair.b], task.last_annotated_at)],
+            pair,
+        )
+        for index, task in enumerate(compared)
         for pair in task.pairs
-        if pair.a in cuts and pair.b in cuts
+        if pair.a in segments and pair.b in segments
     ]
     if not rows:
         return {}
-    clusters, one, other = (np.array([row[place] for row in rows], dtype=np.intp) for place in range(3))
+    clusters, first, second = (np.array([row[column] for row in rows], dtype=np.intp) for column in range(3))
     scores = np.array([row[3].overall for row in rows])
-    common, mean, covariance = _fit(clusters, one, other, scores, len(places))
-    found = {}
-    for who, starts in cuts.items():
-        mine = [places[who, stretch] for stretch in range(len(starts))]
-        change = _change(mean[mine], covariance[np.ix_(mine, mine)], common)
+    common, mean, covariance = _fit(clusters, first, second, scores, len(columns))
+    drifts = {}
+    for who, starts in segments.items():
+        own = [columns[who, segment] for segment in range(len(starts))]
+        change = _largest_change(mean[own], covariance[np.ix_(own, own)], common)
         if change is not None:
             at, before, after, low, high = change
-            found[who] = Drift(starts[at], before, after, low, high, len(when[who]))
-    return found
+            drifts[who] = Drift(starts[at], before, after, low, high, len(times_by_annotator[who]))
+    return drifts
 
 
-def _latest(tasks: Sequence[Facts]) -> Sequence[Facts]:
-    """The newest tasks with as many pairs as can be reckoned with."""
+def _latest_within_limit(tasks: Sequence[TaskFacts]) -> Sequence[TaskFacts]:
+    """The newest tasks that together have at most ``_MAX_PAIRS`` pairs."""
     count = 0
-    for place in range(len(tasks) - 1, -1, -1):
-        count += len(tasks[place].pairs)
-        if count > _MOST_PAIRS:
-            return tasks[place + 1 :]
+    for index in range(len(tasks) - 1, -1, -1):
+        count += len(tasks[index].pairs)
+        if count > _MAX_PAIRS:
+            return tasks[index + 1 :]
     return tasks
 
 
-def _cuts(times: Sequence[float]) -> tuple[float, ...]:
-    """When each stretch begins; equally many tasks in each."""
+def _segment_starts(times: Sequence[float]) -> tuple[float, ...]:
+    """Start time of each segment; all segments hold equally many tasks."""
     ordered = sorted(times)
-    stretches = max(1, min(STRETCHES, len(ordered) // FEWEST))
-    return tuple(dict.fromkeys(ordered[len(ordered) * stretch // stretches] for stretch in range(stretches)))
+    count = max(1, min(MAX_SEGMENTS, len(ordered) // MIN_SEGMENT_TASKS))
+    return tuple(dict.fromkeys(ordered[len(ordered) * segment // count] for segment in range(count)))
 
 
-def _stretch(starts: Sequence[float], at: float) -> int:
+def _segment_of(starts: Sequence[float], at: float) -> int:
     return max(bisect_right(starts, at) - 1, 0)
 
 
 def _fit(
-    clusters: NDArray[np.intp], one: NDArray[np.intp], other: NDArray[np.intp], scores: Floats, n: int
+    clusters: NDArray[np.intp], first_column: NDArray[np.intp], second_column: NDArray[np.intp], scores: Floats, n: int
 ) -> tuple[float, Floats, Floats]:
-    """The common agreement, and the effects with their covariance."""
+    """Fit the model.
+
+    Args:
+        clusters: Task index of each pair, ``(pairs,)``.
+        first_column: Effect of the first annotator, ``(pairs,)``.
+        second_column: Effect of the second annotator, ``(pairs,)``.
+        scores: Agreement of each pair, ``(pairs,)``, 0 to 1.
+        n: Number of effects.
+
+    Returns:
+        The common agreement, the effects ``(n,)`` and their covariance ``(n, n)``.
+    """
     common = float(scores.mean())
-    left = scores - common
+    centred = scores - common
     gram: Floats = np.zeros((n, n))
-    for first, second in ((one, one), (other, other), (one, other), (other, one)):
+    for first, second in (
+        (first_column, first_column),
+        (second_column, second_column),
+        (first_column, second_column),
+        (second_column, first_column),
+    ):
         np.add.at(gram, (first, second), 1.0)
-    right = np.bincount(one, left, n) + np.bincount(other, left, n)
-    noise = max(float(left.var()), 1e-6)
+    moment = np.bincount(first_column, centred, n) + np.bincount(second_column, centred, n)
+    noise = max(float(centred.var()), 1e-6)
     mean: Floats = np.zeros(n)
     covariance: Floats = np.eye(n)
     for _ in range(3):
         covariance = np.asarray(np.linalg.inv(gram / noise + np.eye(n) / _PRIOR**2), dtype=np.float64)
-        mean = np.asarray(covariance @ right / noise, dtype=np.float64)
-        residual = left - mean[one] - mean[other]
-        # The design effect: how much more the sums of a task's residuals vary than independent ones would.
+        mean = np.asarray(covariance @ moment / noise, dtype=np.float64)
+        residual = centred - mean[first_column] - mean[second_column]
+        # Design effect: variance of the per-task sums of residuals, relative to independent residuals.
         total = float((residual**2).sum())
-        together = np.bincount(clusters, residual)
-        inflation = max(float((together**2).sum()) / total, 1.0) if total > 0 else 1.0
-        noise = max(total / max(len(left) - 1, 1) * inflation, 1e-6)
+        cluster_sums = np.bincount(clusters, residual)
+        inflation = max(float((cluster_sums**2).sum()) / total, 1.0) if total > 0 else 1.0
+        noise = max(total / max(len(centred) - 1, 1) * inflation, 1e-6)
     return common, mean, covariance
 
 
-def _change(effects: Floats, covariance: Floats, common: float) -> tuple[int, float, float, float, float] | None:
-    """(stretch, before, after, low, high) of the clearest change; None where there is none to speak of."""
+def _largest_change(
+    effects: Floats, covariance: Floats, common: float
+) -> tuple[int, float, float, float, float] | None:
+    """(segment, before, after, low, high) of the most significant change; None where none is significant."""
     from scipy.special import ndtri
 
     n, best = len(effects), (0.0, 0, 0.0, 0.0)
@@ -148,7 +173,7 @@ def _change(effects: Floats, covariance: Floats, common: float) -> tuple[int, fl
         if abs(change / spread) > abs(best[0]):
             best = change / spread, cut, change, spread
     z, cut, change, spread = best
-    if n < 2 or abs(z) < float(-ndtri(CHANCE / 2 / (n - 1))) or abs(change) < LEAST_CHANGE:
+    if n < 2 or abs(z) < float(-ndtri(SIGNIFICANCE / 2 / (n - 1))) or abs(change) < MIN_CHANGE:
         return None
     before, after = common + float(effects[:cut].mean()), common + float(effects[cut:].mean())
     low, high = change - _NORMAL_95 * spread, change + _NORMAL_95 * spread

@@ -1,13 +1,13 @@
-"""How reliable each annotator is: with a 95 % interval, a confusion matrix and strictness; never a bare percentage.
+"""Reliability of each annotator: accuracy, recall and precision with 95 % intervals, confusion matrix, strictness.
 
-The truth is seldom known, only how likely each answer is in the light of what the *others* said: an annotator's own
-vote has no part in what that annotator is measured by. Where a ground truth exists it is taken as certain, which says
-far more, and whoever told it is not measured by it. For a rate r (accuracy, recall) each item then counts
+The truth is seldom known; only the probability of each answer given the *other* annotators' votes is. An annotator's
+own vote is excluded from the reference they are measured by. A ground truth counts as certain, and its author is not
+measured by it. For a rate r (accuracy, recall) each item has the likelihood
 
-    likelihood(r) = r x P(what was said | right) + (1 - r) x P(what was said | wrong)
+    likelihood(r) = r x P(vote | right) + (1 - r) x P(vote | wrong)
 
-and the interval holds 95 % of the posterior under a uniform prior, computed on a grid. Where the others are unsure an
-item says little, so the interval is wider than that of a rate over known truths, as it must be.
+and the interval holds 95 % of the posterior under a uniform prior, computed on a grid. Uncertain votes of the others
+carry little information, so the interval is wider than that of a rate over known truths.
 """
 
 from collections import Counter, defaultdict
@@ -21,26 +21,26 @@ from numpy.typing import NDArray
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
 from labelloop.labeling.consensus.crowd import Answer, ConfusionModel, LabelledItem
 from labelloop.labeling.consensus.detection_model import DetectionModel, ObjectEvidence
-from qc_webhooks.statistics.bootstrap import ENOUGH, LEVEL, Estimate
+from qc_webhooks.statistics.bootstrap import MIN_UNITS, LEVEL, Estimate
 
 Floats = NDArray[np.float64]
 
-# An object by which recall is measured was marked by so many others, where so many looked: what one other alone marked
-# may be no object, and to take it for one or not would decide the result.
-_WITNESSES = 2
+# Recall is measured on objects marked by at least this number of other annotators (where as many annotated the task):
+# a region of a single other annotator may be no object, and would decide the result.
+_MIN_OTHERS = 2
 
 _GRID = 400
-_TINY = 1e-12
+_EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
 class LabelReliability:
-    """How an annotator labels on one control.
+    """Classification reliability on one control.
 
     Attributes:
-        accuracy: How often the answer is right.
-        confusion: truth -> answer -> how many answers, the truth being as likely as the others make it.
-        bias: answer -> how many more times it was given than it was true, in percent of the answers.
+        accuracy: Share of right answers.
+        confusion: truth -> answer -> expected count, with the truth weighted by its probability.
+        bias: answer -> given minus true count, in percent of the answers.
     """
 
     accuracy: Estimate
@@ -50,14 +50,13 @@ class LabelReliability:
 
 @dataclass(frozen=True)
 class RegionReliability:
-    """How an annotator finds objects.
+    """Detection reliability.
 
     Attributes:
-        recall: Share that the annotator marked of the objects that two others marked too (one other, where no more
-            looked). Of what nobody else saw nothing can be known.
-        precision: Share of the annotator's regions that are objects.
-        drawn: How many regions the annotator drew.
-        strictness: Objects that are there for each region drawn: above 1 marks less than there is, below 1 more.
+        recall: Share marked of the objects that two others marked (one other, where the task has no more).
+        precision: Share of the annotator's regions that are real objects.
+        drawn: Number of regions drawn.
+        strictness: Real objects per drawn region: above 1 objects are missed, below 1 extra regions are drawn.
             None without a region.
     """
 
@@ -69,14 +68,14 @@ class RegionReliability:
 
 @dataclass(frozen=True)
 class Reliability:
-    """One annotator.
+    """Reliability of one annotator.
 
     Attributes:
         annotator: The annotator's id.
-        tasks: How many tasks were annotated.
-        regions: As a finder of objects; None where there are no regions.
-        labels: As a labeller of regions, by control.
-        choices: As one who answers questions about whole tasks, by control.
+        tasks: Number of annotated tasks.
+        regions: Detection; None without regions.
+        labels: Classification of regions by control.
+        choices: Answers about whole tasks by control.
     """
 
     annotator: int
@@ -87,19 +86,19 @@ class Reliability:
 
 
 def rate_annotators(tasks: Sequence[Evidence], crowd: AnnotatorModel) -> tuple[Reliability, ...]:
-    """Every annotator's reliability.
+    """Rate every annotator.
 
     Args:
-        tasks: What each task tells, see ``labelloop.labeling.consensus.consensus.evidence``.
-        crowd: What was estimated from them, see ``estimate_crowd``.
+        tasks: Evidence of each task, see ``labelloop.labeling.consensus.consensus.evidence``.
+        crowd: Annotator model estimated from it, see ``estimate_crowd``.
 
     Returns:
-        One entry an annotator, by id.
+        One entry per annotator, ordered by id.
     """
-    counts = Counter(who for task in tasks for who in task.blind)
-    regions = _rate_regions(tasks, crowd.presence)
-    labels = _rate_controls((each for task in tasks for each in task.objects() if each.real is not False), crowd.labels)
-    choices = _rate_controls((each for task in tasks for each in task.answers()), crowd.choices)
+    counts = Counter(who for task in tasks for who in task.rated_annotators)
+    regions = _rate_regions(tasks, crowd.detection)
+    labels = _rate_controls((item for task in tasks for item in task.objects() if item.is_real is not False), crowd.labels)
+    choices = _rate_controls((item for task in tasks for item in task.answers()), crowd.choices)
     return tuple(
         Reliability(who, counts[who], regions.get(who), labels.get(who, {}), choices.get(who, {}))
         for who in sorted(counts)
@@ -107,23 +106,30 @@ def rate_annotators(tasks: Sequence[Evidence], crowd: AnnotatorModel) -> tuple[R
 
 
 def rate_interval(right: Floats, wrong: Floats) -> Estimate:
-    """A rate with its interval from how likely what was said is if right, and if wrong; one entry an item.
+    """Rate with its interval from per-item likelihoods.
 
     Args:
-        right: P(what was said | the annotator is right about this item), of shape ``(n,)``.
-        wrong: P(what was said | wrong).
+        right: P(vote | the annotator is right about this item), ``(n,)``.
+        wrong: P(vote | the annotator is wrong), ``(n,)``.
     """
     n = len(right)
-    if n < ENOUGH:
-        return Estimate.lacking(n)
+    if n < MIN_UNITS:
+        return Estimate.insufficient(n)
     grid = (np.arange(_GRID) + 0.5) / _GRID
-    return _posterior(grid, np.log(np.maximum(np.outer(grid, right) + np.outer(1 - grid, wrong), _TINY)).sum(axis=1), n)
+    return _posterior(
+        grid, np.log(np.maximum(np.outer(grid, right) + np.outer(1 - grid, wrong), _EPSILON)).sum(axis=1), n
+    )
 
 
 def _posterior(rates: Floats, logs: Floats, n: int) -> Estimate:
-    """Median and interval of highest density of a posterior on a grid of rates, ascending and evenly spaced.
+    """Median and highest-density interval of a posterior.
 
-    Highest density, because of an annotator who never erred the interval must reach up to 1.
+    Highest density, because the interval of an annotator without errors must reach 1.
+
+    Args:
+        rates: Grid of rates, ascending and evenly spaced, ``(grid,)``.
+        logs: Log-likelihood at each rate, ``(grid,)``.
+        n: Number of items.
     """
     density = np.exp(logs - logs.max())
     density /= density.sum()
@@ -136,64 +142,65 @@ def _posterior(rates: Floats, logs: Floats, n: int) -> Estimate:
 
 
 def _rate_controls(
-    items: Iterable[LabelledItem], known: Mapping[str, ConfusionModel]
+    items: Iterable[LabelledItem], models: Mapping[str, ConfusionModel]
 ) -> dict[int, dict[str, LabelReliability]]:
     by_control: dict[str, list[LabelledItem]] = defaultdict(list)
-    for told in items:
-        if told.votes:
-            by_control[told.control].append(told)
-    found: dict[int, dict[str, LabelReliability]] = defaultdict(dict)
-    for control, asked in by_control.items():
-        for who, rated in _rate_labels(asked, known[control]).items():
-            found[who][control] = rated
-    return found
+    for item in items:
+        if item.votes:
+            by_control[item.control].append(item)
+    rated_by_annotator: dict[int, dict[str, LabelReliability]] = defaultdict(dict)
+    for control, control_items in by_control.items():
+        for who, rated in _rate_labels(control_items, models[control]).items():
+            rated_by_annotator[who][control] = rated
+    return rated_by_annotator
 
 
 def _rate_labels(items: Sequence[LabelledItem], labels: ConfusionModel) -> dict[int, LabelReliability]:
-    """Every annotator's accuracy on one control, each item judged by its truth, or by the others' votes alone."""
+    """Accuracy on one control by annotator id; the reference is the ground truth, or the others' votes alone."""
     count = len(labels.classes)
-    places = {answer: place for place, answer in enumerate(labels.classes)}
-    log_marginals = np.log(np.maximum(labels.marginals, _TINY))
-    log_confusion = np.log(np.maximum(labels.confusion, _TINY))
+    class_index = {answer: index for index, answer in enumerate(labels.classes)}
+    log_marginals = np.log(np.maximum(labels.marginals, _EPSILON))
+    log_confusion = np.log(np.maximum(labels.confusion, _EPSILON))
     truths: dict[int, list[Floats]] = defaultdict(list)
-    said: dict[int, list[int]] = defaultdict(list)
+    answer_indices: dict[int, list[int]] = defaultdict(list)
     for _, votes, truth, _ in items:
         if truth is not None:
             for who, answer in votes:
-                truths[who].append(np.eye(count)[places[truth]])
-                said[who].append(places[answer])
+                truths[who].append(np.eye(count)[class_index[truth]])
+                answer_indices[who].append(class_index[answer])
             continue
         if len(votes) < 2:
-            continue  # with nobody else there is nothing to measure by
-        told = [log_confusion[labels.raters.get(who, -1), :, places[answer]] for who, answer in votes]
-        total = log_marginals + np.sum(told, axis=0)
-        for (who, answer), own in zip(votes, told, strict=True):
+            continue  # no other vote to measure by
+        log_votes = [log_confusion[labels.raters.get(who, -1), :, class_index[answer]] for who, answer in votes]
+        total = log_marginals + np.sum(log_votes, axis=0)
+        for (who, answer), own in zip(votes, log_votes, strict=True):
             others = np.exp(total - own - (total - own).max())
             truths[who].append(others / others.sum())
-            said[who].append(places[answer])
+            answer_indices[who].append(class_index[answer])
     return {
-        who: _label_reliability(np.array(truths[who]), np.array(said[who]), labels.classes, count) for who in truths
+        who: _label_reliability(np.array(truths[who]), np.array(answer_indices[who]), labels.classes, count)
+        for who in truths
     }
 
 
 def _label_reliability(
-    truth: Floats, said: NDArray[np.intp], classes: Sequence[Answer], count: int
+    truth: Floats, answer_indices: NDArray[np.intp], classes: Sequence[Answer], count: int
 ) -> LabelReliability:
-    right = truth[np.arange(len(said)), said]
+    right = truth[np.arange(len(answer_indices)), answer_indices]
     accuracy = (
         rate_interval(right, (1 - right) / max(count - 1, 1))
         if count > 1
-        else Estimate.lacking(len(said), "only one answer was ever given")
+        else Estimate.insufficient(len(answer_indices), "only one answer was given")
     )
-    # How likely each truth is once the answer is known too: what a confusion matrix is made of.
+    # Posterior of the truth given the answer too: entries of the confusion matrix.
     rate = accuracy.value if accuracy.value is not None else 0.8
     likely = truth * ((1 - rate) / max(count - 1, 1))
-    likely[np.arange(len(said)), said] = right * rate
-    likely /= np.maximum(likely.sum(axis=1, keepdims=True), _TINY)
+    likely[np.arange(len(answer_indices)), answer_indices] = right * rate
+    likely /= np.maximum(likely.sum(axis=1, keepdims=True), _EPSILON)
     table = np.zeros((count, count))
-    np.add.at(table.T, said, likely)
+    np.add.at(table.T, answer_indices, likely)
     names = [answer_name(answer) for answer in classes]
-    bias = 100 * (table.sum(axis=0) - table.sum(axis=1)) / len(said)
+    bias = 100 * (table.sum(axis=0) - table.sum(axis=1)) / len(answer_indices)
     return LabelReliability(
         accuracy,
         {
@@ -204,64 +211,67 @@ def _label_reliability(
             }
             for row, name in enumerate(names)
         },
-        {name: round(float(each), 2) for name, each in zip(names, bias, strict=True)},
+        {name: round(float(share), 2) for name, share in zip(names, bias, strict=True)},
     )
 
 
 def _rate_regions(tasks: Sequence[Evidence], presence: DetectionModel) -> dict[int, RegionReliability]:
-    """Every annotator's recall, on objects that others marked, and precision."""
-    seen: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    real: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    """Recall (on objects that others marked) and precision by annotator id."""
+    recall_items: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    precision_items: dict[int, list[tuple[float, float]]] = defaultdict(list)
     objects: Counter[int] = Counter()
     expected: dict[int, float] = defaultdict(float)
 
-    @cache  # few people work on a project: the same of them have marked the same over and over
-    def probability(looked: tuple[int, ...], marked: tuple[int, ...]) -> float:
-        return presence.probability(ObjectEvidence(looked, marked))
+    @cache  # few annotators work on a project, so the same combinations recur
+    def probability(viewers: tuple[int, ...], marked: tuple[int, ...]) -> float:
+        return presence.probability(ObjectEvidence(viewers, marked))
 
     @cache
-    def confirmed(looked: tuple[int, ...], marked: tuple[int, ...], who: int) -> tuple[float, float]:
-        return presence.others(ObjectEvidence(looked, marked), who)
+    def confirmed(viewers: tuple[int, ...], marked: tuple[int, ...], who: int) -> tuple[float, float]:
+        return presence.likelihood_of_others(ObjectEvidence(viewers, marked), who)
 
     for task in tasks:
-        blind = task.blind
-        for told in task.objects():
-            marked = tuple(who for who, _ in told.votes)
-            there = probability(blind, marked) if told.real is None else float(told.real)
+        blind = task.rated_annotators
+        for item in task.objects():
+            marked = tuple(who for who, _ in item.votes)
+            probability_real = probability(blind, marked) if item.is_real is None else float(item.is_real)
             for who in blind:
-                expected[who] += there
+                expected[who] += probability_real
                 others = tuple(other for other in marked if other != who)
-                if told.real:
-                    seen[who].append((1.0, who in marked))
-                elif told.real is None and len(others) >= min(_WITNESSES, len(blind) - 1) > 0:
-                    looked = tuple(other for other in blind if other != who)
-                    seen[who].append((probability(looked, others), who in marked))
+                if item.is_real:
+                    recall_items[who].append((1.0, who in marked))
+                elif item.is_real is None and len(others) >= min(_MIN_OTHERS, len(blind) - 1) > 0:
+                    viewers = tuple(other for other in blind if other != who)
+                    recall_items[who].append((probability(viewers, others), who in marked))
                 if who in marked:
                     objects[who] += 1
-                    if told.real is not None:
-                        real[who].append((there, 1 - there))
+                    if item.is_real is not None:
+                        precision_items[who].append((probability_real, 1 - probability_real))
                     elif len(blind) > 1:
-                        real[who].append(confirmed(blind, marked, who))
+                        precision_items[who].append(confirmed(blind, marked, who))
     return {
         who: RegionReliability(
-            _recall(seen[who], presence),
-            rate_interval(*np.array(real[who]).reshape(-1, 2).T),
+            _recall(recall_items[who], presence),
+            rate_interval(*np.array(precision_items[who]).reshape(-1, 2).T),
             objects[who],
             round(expected[who] / objects[who], 3) if objects[who] else None,
         )
-        for who in sorted({*seen, *objects})
+        for who in sorted({*recall_items, *objects})
     }
 
 
-def _recall(seen: Sequence[tuple[float, bool]], presence: DetectionModel) -> Estimate:
-    """Recall of what somebody else marked: ``seen`` holds how likely each is there, and whether it was marked."""
-    there, marked = np.array([each for each, _ in seen]), np.array([mark for _, mark in seen], dtype=bool)
-    chance = np.where(marked, presence.coincidence, 1 - presence.coincidence)
-    right = there * marked + (1 - there) * chance
-    wrong = there * ~marked + (1 - there) * chance
+def _recall(items: Sequence[tuple[float, bool]], presence: DetectionModel) -> Estimate:
+    """Recall from (probability that the object is real, whether the annotator marked it) of each item."""
+    real, marked = (
+        np.array([real_probability for real_probability, _ in items]),
+        np.array([was_marked for _, was_marked in items], dtype=bool),
+    )
+    chance = np.where(marked, presence.false_match_rate, 1 - presence.false_match_rate)
+    right = real * marked + (1 - real) * chance
+    wrong = real * ~marked + (1 - real) * chance
     return rate_interval(right, wrong)
 
 
 def answer_name(answer: Answer) -> str:
-    """Labels of an answer as one name."""
+    """Labels of an answer joined into one name."""
     return " + ".join(answer) or "(no label)"

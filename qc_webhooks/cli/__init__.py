@@ -1,1 +1,1 @@
-"""Commands of quality control."""
+"""Command-line interface of quality control."""

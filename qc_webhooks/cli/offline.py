@@ -1,4 +1,4 @@
-"""What `labelloop qc report` and `labelloop qc consensus` run: quality control of an exported file, offline."""
+"""`labelloop qc report` and `labelloop qc consensus`: offline quality control of an exported file."""
 
 import math
 import os
@@ -14,12 +14,12 @@ from labelloop.labeling.errors import LabelingError, MalformedConfig
 from labelloop.labeling.studio.config import LabelConfig
 from qc_webhooks.errors import ConsensusUnwritable, ExportUnreadable, OutputUnwritable
 from qc_webhooks.policy import Policy, parse_policy
-from qc_webhooks.report.report import Export, Progress, Summary, write_consensus, write_report
+from qc_webhooks.report.report import Export, Progress, ReportSummary, write_consensus, write_report
 from qc_webhooks.statistics import Estimate
 from qc_webhooks.verdict.verdict import OUTCOMES
 
-# An export of a few megabytes is read before a bar could be looked at.
-_LONG = 4_000_000
+# Smaller exports are read too fast for a progress bar.
+_PROGRESS_MIN_BYTES = 4_000_000
 
 
 def report(
@@ -29,22 +29,22 @@ def report(
     json: Annotated[Path, Parameter(allow_leading_hyphen=True)],
     policy: Path | None = None,
 ) -> None:
-    """Measure an exported file: agreement, conflicts and verdict of each task, statistics, everybody's reliability.
+    """Report on an export: agreement, conflicts and verdict per task, statistics, reliability per annotator.
 
     Args:
-        source: A JSON export of Label Studio, or JSON lines.
-        label_config: The project's labelling interface, as an XML file.
-        json: Where the report is written ("-": to the standard output).
-        policy: A policy.toml; without it the defaults hold.
+        source: JSON export of Label Studio, or JSON lines.
+        label_config: The project's labeling interface, as an XML file.
+        json: Output file of the report ("-": standard output).
+        policy: A policy.toml; the defaults where omitted.
     """
     config = read_config(label_config)
     rules = Policy() if policy is None else parse_policy(policy, config=config)
     with show_progress(source) as progress, _output(json) as out:
         summary = write_report(Export(source, config, progress), rules, out)
-        refuse_unreadable(source, summary.tasks, summary.unreadable)
+        check_readable(source, summary.tasks, summary.unreadable)
     if str(json) != "-":
-        print(told(summary))
-        print(f"\nThe whole report: {json}")
+        print(summary_text(summary))
+        print(f"\nFull report: {json}")
 
 
 def consensus(
@@ -53,12 +53,12 @@ def consensus(
     label_config: Path,
     out: Annotated[Path, Parameter(allow_leading_hyphen=True)],
 ) -> None:
-    """Write the one annotation that a task's annotators make together, as Label Studio's JSON.
+    """Write one consensus annotation per task, as Label Studio's JSON.
 
     Args:
-        source: A JSON export of Label Studio, or JSON lines.
-        label_config: The project's labelling interface, as an XML file.
-        out: Where the tasks are written, each with one annotation ("-": to the standard output).
+        source: JSON export of Label Studio, or JSON lines.
+        label_config: The project's labeling interface, as an XML file.
+        out: Output file, one annotation per task ("-": standard output).
     """
     config = read_config(label_config)
     with show_progress(source) as progress, _output(out) as file:
@@ -66,99 +66,99 @@ def consensus(
             summary = write_consensus(Export(source, config, progress), file)
         except LabelingError as error:
             raise ConsensusUnwritable(str(error)) from error
-        refuse_unreadable(source, summary.tasks, summary.unreadable)
+        check_readable(source, summary.tasks, summary.unreadable)
     if str(out) != "-":
-        print(f"{summary.tasks} tasks, each with one annotation: {out}")
+        print(f"{summary.tasks} tasks, one annotation each: {out}")
         print("\n".join(_unmerged(summary)), end="\n" if _unmerged(summary) else "")
-        print("\n".join(_trouble(summary)), end="\n" if _trouble(summary) else "")
+        print("\n".join(_problems(summary)), end="\n" if _problems(summary) else "")
 
 
-def refuse_unreadable(source: Path, read: int, unreadable: Sequence[object]) -> None:
-    """Ends a command where none of a file's tasks could be read.
+def check_readable(source: Path, read: int, unreadable: Sequence[object]) -> None:
+    """Fail where no task of a file could be read.
 
     Raises:
-        ExportUnreadable: It is so.
+        ExportUnreadable: None of the file's tasks could be read.
     """
     if unreadable and not read:
         raise ExportUnreadable(source, f"none of its {len(unreadable)} tasks can be read: {unreadable[0]}")
 
 
-def told(summary: Summary) -> str:
-    """The report in a few lines."""
+def summary_text(summary: ReportSummary) -> str:
+    """Summary of a report in a few lines."""
     counts = ", ".join(f"{summary.outcomes.get(name, 0)} {name.replace('_', ' ')}" for name in OUTCOMES)
     lines = [f"{summary.tasks} tasks: {counts}", f"for a reviewer       {summary.reviewed}"]
     if overall := summary.statistics["scores"]["overall"]:
-        lines.append(f"agreement of pairs   {_number(overall['pairwise'])}")
-        lines.append(f"share that agrees    {_number(overall['consensus'])}")
+        lines.append(f"pairwise agreement   {_estimate_text(overall['pairwise'])}")
+        lines.append(f"consensus score      {_estimate_text(overall['consensus'])}")
     for control, kinds in summary.statistics["controls"].items():
         for kind, statistics in kinds.items():
             lines += [
-                f"{control:<12} {name:<20} {_number(each)}"
-                for name, each in statistics.items()
+                f"{control:<12} {name:<20} {_estimate_text(estimate)}"
+                for name, estimate in statistics.items()
                 if (name.startswith("alpha") and kind != "nominal") or name in {"gwet_ac1", "alpha_nominal"}
             ]
     if summary.conflicts:
         lines.append("conflicts: " + ", ".join(f"{count} {name}" for name, count in summary.conflicts.most_common()))
     for person in summary.annotators[:20]:
         lines.append(f"annotator {person['annotator']}: {person['tasks']} tasks{''.join(_reliability(person))}")
-        lines += [*_against_truth(person), *(f"  ! {line}" for line in person["concerns"])]
+        lines += [*_truth_agreement(person), *(f"  ! {line}" for line in person["concerns"])]
     lines += [split["text"] for split in summary.splits if split["kind"] in {"guideline", "two views"}][:5]
     if len(summary.annotators) > 20:
         lines.append(f"and {len(summary.annotators) - 20} more annotators in the report")
-    return "\n".join(lines + _trouble(summary))
+    return "\n".join(lines + _problems(summary))
 
 
-def _unmerged(summary: Summary) -> list[str]:
-    """What of a consensus is one annotator's answer, and how much is left out."""
+def _unmerged(summary: ReportSummary) -> list[str]:
+    """Lines about results of a consensus that are one annotator's answer or left out."""
     controls = ", ".join(f"{name or 'whole annotation'} ({tasks} tasks)" for name, tasks in summary.carried.items())
-    lines = [f"One annotator's answer, as it is: {controls}. See meta.consensus.carried."] if controls else []
-    left = f"{summary.left} regions and results are not in it. See meta.consensus.rejected."
-    return [*lines, left] if summary.left else lines
+    lines = [f"One annotator's answer, not merged: {controls}. See meta.consensus.carried."] if controls else []
+    rejected = f"{summary.left} regions and results are left out. See meta.consensus.rejected."
+    return [*lines, rejected] if summary.left else lines
 
 
 def _reliability(person: dict[str, Any]) -> Iterator[str]:
     if person["regions"]:
-        yield f"; finds {_number(Estimate(**person['regions']['recall']))}"
-        yield f"; of the regions are right {_number(Estimate(**person['regions']['precision']))}"
+        yield f"; recall {_estimate_text(Estimate(**person['regions']['recall']))}"
+        yield f"; precision {_estimate_text(Estimate(**person['regions']['precision']))}"
     for control, rated in {**person["labels"], **person["choices"]}.items():
         if rated["accuracy"]["value"] is not None:
-            yield f"; {control} right {_number(Estimate(**rated['accuracy']))}"
+            yield f"; {control} accuracy {_estimate_text(Estimate(**rated['accuracy']))}"
 
 
-def _against_truth(person: dict[str, Any]) -> Iterator[str]:
-    for name, what in (("against_truth", "the ground truth"), ("against_decided", "what was decided later")):
+def _truth_agreement(person: dict[str, Any]) -> Iterator[str]:
+    for name, what in (("against_truth", "the ground truth"), ("against_decided", "later decisions")):
         if person[name]["n"]:
-            yield f"  agrees with {what}: {_number(Estimate(**person[name]))}"
+            yield f"  agreement with {what}: {_estimate_text(Estimate(**person[name]))}"
 
 
-def _trouble(summary: Summary) -> list[str]:
+def _problems(summary: ReportSummary) -> list[str]:
     lines = (
         [f"{len(summary.unreadable)} tasks could not be read: {summary.unreadable[0]}"] if summary.unreadable else []
     )
     if summary.without_prelabel:
-        lines.append(no_prelabels(summary.without_prelabel))
+        lines.append(missing_prelabels_message(summary.without_prelabel))
     return [*lines, f"{summary.unread} results could not be read"] if summary.unread else lines
 
 
-def no_prelabels(tasks: int) -> str:
-    """What is said where an export lacks what the policy looks at."""
+def missing_prelabels_message(tasks: int) -> str:
+    """Message for an export that lacks pre-labels that the policy needs."""
     return (
-        f"{tasks} tasks name their pre-labels by number only: least_model_score and least_model_agreement are left out."
+        f"{tasks} tasks name their pre-labels by id only: least_model_score and least_model_agreement are left out."
         " Export a snapshot with full predictions."
     )
 
 
-def _number(found: Estimate) -> str:
-    if found.value is None or math.isnan(found.value):
-        return found.evidence
-    return f"{found.value:.3f} (95 %: {found.low:.3f} to {found.high:.3f}, n = {found.n})"
+def _estimate_text(estimate: Estimate) -> str:
+    if estimate.value is None or math.isnan(estimate.value):
+        return estimate.evidence
+    return f"{estimate.value:.3f} (95 %: {estimate.low:.3f} to {estimate.high:.3f}, n = {estimate.n})"
 
 
 def read_config(path: Path) -> LabelConfig:
-    """The labelling interface in an XML file.
+    """Read a labeling interface from an XML file.
 
     Raises:
-        ExportUnreadable: There is no such file, or it is no labelling interface.
+        ExportUnreadable: The file does not exist, or is no labeling interface.
     """
     try:
         return LabelConfig.parse(path.read_text(encoding="utf-8"))
@@ -170,7 +170,7 @@ def read_config(path: Path) -> LabelConfig:
 
 @contextmanager
 def _output(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is there when it is whole: a report that failed halfway leaves the last one as it was."""
+    """Open an output file that replaces the previous one only when complete."""
     if str(path) == "-":
         yield sys.stdout.buffer
         return
@@ -187,8 +187,13 @@ def _output(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def show_progress(source: Path, *, rounds: int = 2) -> Iterator[Progress | None]:
-    """A bar on a terminal where reading takes a while; the file is read so many times."""
-    if not sys.stderr.isatty() or not source.is_file() or source.stat().st_size < _LONG:
+    """Show a progress bar on a terminal for large files.
+
+    Args:
+        source: The file to read.
+        rounds: Number of passes over the file.
+    """
+    if not sys.stderr.isatty() or not source.is_file() or source.stat().st_size < _PROGRESS_MIN_BYTES:
         yield None
         return
     from rich.console import Console
@@ -203,12 +208,12 @@ def show_progress(source: Path, *, rounds: int = 2) -> Iterator[Progress | None]
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task(source.name, total=rounds * source.stat().st_size)
-        last = again = 0
+        last = rounds_done = 0
 
         def show(done: int, total: int) -> None:
-            nonlocal last, again
-            again += done < last  # it is read from the start once more
+            nonlocal last, rounds_done
+            rounds_done += done < last  # the next pass begins
             last = done
-            bar.update(row, completed=again * total + done)
+            bar.update(row, completed=rounds_done * total + done)
 
         yield show

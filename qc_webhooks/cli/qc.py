@@ -1,4 +1,4 @@
-"""What `labelloop qc` runs: serve the webhook, tell how a project stands, judge its tasks again."""
+"""`labelloop qc`: serve the webhook, show a project's status, recheck its tasks, undo writes."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,45 +7,45 @@ import sqlalchemy as sa
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from labelloop.service.db.engine import open_database, reading
-from labelloop.service.disk import keep_private
+from labelloop.service.db.engine import begin_read, open_database
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.logging import setup_logging
 from labelloop.service.readiness import require_home
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from labelloop.service.web.gunicorn import require_key, run_gunicorn
-from qc_webhooks.errors import NotConnected
-from qc_webhooks.events import recheck_hint
+from labelloop.service.system import restrict_to_owner
+from labelloop.service.web.gunicorn import require_authentication, run_gunicorn
+from qc_webhooks.errors import ProjectNotConnected
+from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path
 from qc_webhooks.pipeline.undo import Undo, describe
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.schedulers.ground_truth import TruthStore
+from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
-from qc_webhooks.store.projects import Connected, ProjectStore
+from qc_webhooks.store.projects import ConnectedProject, ProjectStore
 from qc_webhooks.store.tables import ACTIONS, TASKS
 from qc_webhooks.verdict.verdict import OUTCOMES
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a project stands.
+    """Status of a project.
 
     Attributes:
-        connected: How far the poller is.
-        policy: What verdicts are drawn by.
+        connected: The poller's position.
+        policy: The policy in force.
         outcomes: Verdict -> number of tasks.
-        to_review: Disputes that wait for a reviewer.
-        without_overlays: Those of them that are not shown to the reviewer as predictions yet.
+        to_review: Tasks that wait for a reviewer.
+        without_overlays: Those of them without overlays (predictions that show the dispute).
         writes: Route -> number of writes to tasks.
-        truths: Tasks whose ground truth is known.
-        served: Those of them that are served now, to measure annotators by.
-        review: The review project; None: there is none.
-        copies: What waits in it.
+        truths: Tasks with a ground truth.
+        served: Those of them that are served now to measure annotators.
+        review: The review project; None without one.
+        copies: Tasks that wait in it.
     """
 
-    connected: Connected
+    connected: ConnectedProject
     policy: Policy
     outcomes: dict[str, int]
     to_review: int
@@ -58,61 +58,62 @@ class Status:
 
 
 def serve(*, host: str = "127.0.0.1", port: int = 9091, workers: int | None = None, threads: int | None = None) -> None:
-    """Serve the webhook until stopped. The verdicts are made by `labelloop worker`.
+    """Serve the webhook and the dashboard until stopped. `labelloop worker` makes the verdicts.
 
     Args:
-        host: Address to listen on; 0.0.0.0 for every one of this machine.
+        host: Address to listen on; 0.0.0.0 for all addresses of this machine.
         port: Port to listen on.
-        workers: Processes; by default the setting web_workers.
-        threads: Threads of each; by default the setting web_threads.
+        workers: Number of processes; by default the setting web_workers.
+        threads: Threads per process; by default the setting web_threads.
     """
     settings = Settings()
-    require_key(
+    require_authentication(
         host,
-        closed=bool(settings.webhook_secret or settings.basic_auth_user),
+        authenticated=bool(settings.webhook_secret or settings.basic_auth_user),
         service="Quality control",
-        keys="LABELLOOP_WEBHOOK_SECRET (and run `labelloop connect PROJECT` again)",
+        settings_names="LABELLOOP_WEBHOOK_SECRET (and run `labelloop connect PROJECT` again)",
     )
     require_home(settings)
-    keep_private(settings.home)
+    restrict_to_owner(settings.home)
     setup_logging(settings)
-    open_database(settings).dispose()  # what is wrong with it is said once and here, not by each process
+    open_database(settings).dispose()  # reports a database error once, not in each process
     run_gunicorn(
         "qc_webhooks.server.app:create_app", bind=f"{host}:{port}", settings=settings, workers=workers, threads=threads
     )
 
 
 def status(project: int) -> None:
-    """Show how quality control of a project stands: verdicts, disputes to review, writes, the last poll.
+    """Show the status of a project: verdicts, tasks to review, writes, the last poll.
 
     Args:
         project: The project's id in Label Studio.
     """
     settings = Settings()
-    found = project_status(project, settings, open_database(settings))
+    summary = project_status(project, settings, open_database(settings))
     for outcome in OUTCOMES:
-        print(f"{outcome.replace('_', ' '):<10} {found.outcomes.get(outcome, 0)}")
-    print(f"{'to review':<10} {found.to_review}")
-    if found.without_overlays:
+        print(f"{outcome.replace('_', ' '):<10} {summary.outcomes.get(outcome, 0)}")
+    print(f"{'to review':<10} {summary.to_review}")
+    if summary.without_overlays:
         print(
-            f"           {found.without_overlays} of them without overlays, which are written once the project has a"
+            f"           {summary.without_overlays} of them without overlays, which are written once the project has a"
             " model version (Settings > Annotation > Prelabeling in Label Studio)"
         )
-    if found.review is not None:
+    if summary.review is not None:
         base = settings.label_studio_public_url or settings.label_studio_url
         print(
-            f"           {found.copies} of them in the review project: {base}/projects/{found.review}/data?labeling=1"
+            f"           {summary.copies} of them in the review project:"
+            f" {base}/projects/{summary.review}/data?labeling=1"
         )
-    if found.policy.ground_truth_share:
-        lacking = "" if found.truths else "; none: see docs/how-to/ground-truth.md for how to make some"
-        print(f"{'truths':<10} {found.truths} tasks with a ground truth, {found.served} served now{lacking}")
-    for route, count in sorted(found.writes.items()):
+    if summary.policy.ground_truth_share:
+        lacking = "" if summary.truths else "; none: see docs/how-to/ground-truth.md"
+        print(f"{'truths':<10} {summary.truths} tasks with a ground truth, {summary.served} served now{lacking}")
+    for route, count in sorted(summary.writes.items()):
         print(f"written    {count} x {route}")
-    print(f"compared   up to {found.connected.cursor or 'nothing yet'}")
+    print(f"compared   up to {summary.connected.cursor or 'nothing yet'}")
 
 
 def recheck(project: int) -> None:
-    """Judge every task of a project again, for instance after a change of its policy.
+    """Judge every task of a project again, for example after a change of its policy.
 
     Args:
         project: The project's id in Label Studio.
@@ -126,15 +127,15 @@ def recheck(project: int) -> None:
 def undo(
     project: int, *, task: int | None = None, last: Annotated[int | None, Parameter(validator=Number(gte=1))] = None
 ) -> None:
-    """Take back what quality control wrote: qc_* keys, overlap, overlays and ground truth, the newest write first.
+    """Undo quality control's writes: qc_* keys, overlap, overlays, review copy and ground truth, newest first.
 
-    What somebody changed since is left alone, and why is said. What is taken back is not written again until an
-    annotation or the policy changes.
+    Values that were changed since are skipped, with the reason. An undone write is not repeated until an annotation or
+    the policy changes.
 
     Args:
         project: The project's id in Label Studio.
-        task: Only what was written to this task.
-        last: Only so many writes; without it all of them.
+        task: Undo only writes to this task.
+        last: Number of newest writes; by default all.
     """
     settings = Settings()
     setup_logging(settings)
@@ -146,23 +147,23 @@ def undo(
         Checker(studio, memory, settings.home, base=browser_path(settings)),
         Inbox.from_settings(settings, engine),
     )
-    undone = left = 0
+    undone = skipped = 0
     for outcome in undoing.run(project, task=task, last=last):
         print(describe(outcome))
-        undone, left = undone + (not outcome.left), left + outcome.left
-    print(f"{undone} taken back, {left} left alone." if undone or left else "There is nothing to undo.")
+        undone, skipped = undone + (not outcome.left), skipped + outcome.left
+    print(f"{undone} undone, {skipped} skipped." if undone or skipped else "There is nothing to undo.")
 
 
 def project_status(project: int, settings: Settings, engine: sa.Engine) -> Status:
-    """How a project stands, from the database.
+    """Read the status of a project from the database.
 
     Raises:
-        NotConnected: Quality control does not know the project.
+        NotConnected: The project is not connected.
     """
     connected = ProjectStore(engine).get(project)
     if connected is None:
-        raise NotConnected(project)
-    with reading(engine) as connection:
+        raise ProjectNotConnected(project)
+    with begin_read(engine) as connection:
         of_project = TASKS.c.project == project
         outcomes = connection.execute(
             sa.select(TASKS.c.outcome, sa.func.count()).where(of_project).group_by(TASKS.c.outcome)
@@ -178,26 +179,26 @@ def project_status(project: int, settings: Settings, engine: sa.Engine) -> Statu
         read_policy(settings.home, project),
         {str(outcome): int(count) for outcome, count in outcomes},
         int(review or 0),
-        len(DecisionStore(engine).without_overlays(project)),
+        len(DecisionStore(engine).reviews_without_overlays(project)),
         {str(route): int(count) for route, count in writes},
-        len(truths := TruthStore(engine).rows(project)),
+        len(truths := GroundTruthStore(engine).rows(project)),
         sum(row.ours and row.wanted is not None and row.wanted > row.annotators for row in truths.values()),
         (reviews := ReviewStore(engine)).review_of(project),
-        reviews.copies(project),
+        reviews.count_copies(project),
     )
 
 
 def recheck_project(project: int, settings: Settings, studio: Studio, engine: sa.Engine) -> int:
-    """Puts every task of a project that is annotated, or was, into the inbox. Returns how many.
+    """Submit all tasks of a project that have or had annotations. Returns their number.
 
     Raises:
-        NotFound: No such project.
+        StudioNotFound: No such project.
     """
     inbox = Inbox.from_settings(settings, engine)
     annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
-    found = studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})
-    tasks = {task.id for task in found if task.id is not None} | DecisionStore(engine).tasks(project)
+    annotated_tasks = studio.tasks(project, filters={"conjunction": "and", "items": [annotated]})
+    tasks = {task.id for task in annotated_tasks if task.id is not None} | DecisionStore(engine).judged_tasks(project)
     for task in sorted(tasks):
-        hint = recheck_hint(project, task, source="recheck")
+        hint = recheck_event(project, task, source="recheck")
         inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
     return len(tasks)

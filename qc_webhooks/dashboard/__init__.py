@@ -1,4 +1,4 @@
-"""The dashboard of quality control: server-rendered pages behind a log-in."""
+"""Dashboard of quality control: server-rendered pages behind a log-in."""
 
 from qc_webhooks.dashboard.views import DashboardPaths, add_dashboard
 

@@ -1,4 +1,4 @@
-"""Who may see the dashboard: one hashed password, a signed session, form tokens, a back-off after wrong guesses."""
+"""Access control of the dashboard: one hashed password, signed sessions, CSRF tokens, back-off after wrong guesses."""
 
 import hashlib
 import hmac
@@ -15,34 +15,32 @@ from flask import Request, Response, current_app, g, session
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from labelloop.service.db.engine import reading
+from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import Forbidden, LabelloopError
 from labelloop.service.settings import Settings
 from qc_webhooks.store.tables import REFUSALS
 
-HOME = "/dashboard"
+BASE_PATH = "/dashboard"
 SESSION_S = 12 * 3600.0
-FREE_REFUSALS, WINDOW_S = 9, 3600.0
-"""Wrong passwords within the window, seconds, after which each guess has to wait."""
-
-LONGEST_WAIT_S = 60.0
-"""The wait doubles from one second up to this: at most 1,440 guesses a day."""
-
-KNOWN_S = 90 * 24 * 3600.0
-"""How long a browser that has logged in is counted apart from strangers, who can then keep it waiting no more."""
+# Wrong passwords within the window (seconds) before guesses are delayed.
+MAX_FREE_GUESSES, GUESS_WINDOW_S = 9, 3600.0
+# The delay doubles from one second up to this: at most 1,440 guesses a day.
+MAX_WAIT_S = 60.0
+# Seconds for which a browser that has logged in has its own counter, so that other clients cannot delay it.
+KNOWN_BROWSER_S = 90 * 24 * 3600.0
 
 ACCOUNT = "account"
 CSRF = "csrf_token"
-_UNTIL, _KNOWN = "until", "labelloop_known_browser"
+_UNTIL_KEY, _KNOWN_BROWSER_COOKIE = "until", "labelloop_known_browser"
 
 log = structlog.get_logger(__name__)
 
 
 class TooManyGuesses(LabelloopError):
-    """Too many wrong passwords came, for the account or from a browser that had logged in before.
+    """Too many wrong passwords, for the account or from a known browser.
 
     Attributes:
-        wait_s: Seconds until the next guess is heard.
+        wait_s: Seconds until the next guess is accepted.
     """
 
     code = "too_many_guesses"
@@ -56,13 +54,13 @@ class TooManyGuesses(LabelloopError):
         )
 
 
-class Access:
-    """The log-in.
+class AccessControl:
+    """Log-in with one password.
 
     Args:
-        settings: Holds the password; without one nobody gets in.
-        engine: The migrated database: every process counts the same refusals.
-        clock: Seconds since 1970.
+        settings: Hold the password; without one every log-in is refused.
+        engine: The migrated database, which shares the refusals between processes.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(self, settings: Settings, engine: sa.Engine, *, clock: Callable[[], float] = time.time) -> None:
@@ -71,57 +69,59 @@ class Access:
         self._clock = clock
 
     @property
-    def is_on(self) -> bool:
-        """Whether there is a password, and so a dashboard."""
+    def is_enabled(self) -> bool:
+        """Whether a password is set."""
         return bool(self._hash)
 
     def is_logged_in(self) -> bool:
-        """Whether the session is one that we gave and that has not ended."""
-        until = session.get(_UNTIL, 0.0)
-        return self.is_on and isinstance(until, float) and self._clock() < until
+        """Whether the session is valid and has not expired."""
+        until = session.get(_UNTIL_KEY, 0.0)
+        return self.is_enabled and isinstance(until, float) and self._clock() < until
 
-    def log_in(self, given: Request, password: str) -> bool:
-        """Begins a session if the password is right.
+    def log_in(self, http_request: Request, password: str) -> bool:
+        """Begin a session if the password is right.
 
         Raises:
             TooManyGuesses: The account's back-off, or this browser's own, has not passed.
         """
-        if not self.is_right(given, password):
+        if not self.check_password(http_request, password):
             return False
-        session.clear()  # nothing that was planted before the log-in is taken along
-        session[_UNTIL] = self._clock() + SESSION_S
+        session.clear()  # against session fixation
+        session[_UNTIL_KEY] = self._clock() + SESSION_S
         g.known_browser = secrets.token_urlsafe(16)
         return True
 
-    def is_right(self, given: Request, password: str) -> bool:
-        """Whether the password is right; wrong ones are counted.
+    def check_password(self, http_request: Request, password: str) -> bool:
+        """Check the password and count wrong ones.
 
         Raises:
             TooManyGuesses: The account's back-off, or this browser's own, has not passed.
         """
-        who = self._guesser(given)
+        who = self._guesser(http_request)
         if (wait_s := self._wait_s(who)) > 0:
-            log.warning("dashboard_guesses_refused", client=given.remote_addr)
+            log.warning("dashboard_guesses_refused", client=http_request.remote_addr)
             raise TooManyGuesses(wait_s)
-        if self.is_on and check_password_hash(self._hash, password):
+        if self.is_enabled and check_password_hash(self._hash, password):
             self._forgive(who)
             return True
         self._count(who)
-        log.warning("dashboard_password_wrong", client=given.remote_addr)
+        log.warning("dashboard_password_wrong", client=http_request.remote_addr)
         return False
 
-    def remember(self, response: Response) -> None:
-        """After a log-in: have the browser say next time that it was let in before (OWASP, "device cookies")."""
+    def set_known_browser_cookie(self, response: Response) -> None:
+        """Mark the browser as known after a log-in (OWASP, "device cookies")."""
         if browser := g.pop("known_browser", None):
             response.set_cookie(
-                _KNOWN, self._signer().dumps(browser), max_age=int(KNOWN_S), path=HOME, httponly=True,
+                _KNOWN_BROWSER_COOKIE, self._signer().dumps(browser), max_age=int(KNOWN_BROWSER_S), path=BASE_PATH,
+                httponly=True,
                 secure=current_app.session_interface.get_cookie_secure(current_app), samesite="Lax",
             )  # fmt: skip
 
-    def _guesser(self, given: Request) -> str:
-        """Whose guesses these are: a known browser's own, or the account's."""
+    def _guesser(self, http_request: Request) -> str:
+        """Counter of wrong guesses: of a known browser, or of the account."""
         try:
-            return f"browser {self._signer().loads(given.cookies.get(_KNOWN, ''), max_age=int(KNOWN_S))}"
+            cookie = http_request.cookies.get(_KNOWN_BROWSER_COOKIE, "")
+            return f"browser {self._signer().loads(cookie, max_age=int(KNOWN_BROWSER_S))}"
         except BadSignature:
             return ACCOUNT
 
@@ -130,19 +130,21 @@ class Access:
         return URLSafeTimedSerializer(current_app.secret_key or "", salt="known browser")
 
     def _wait_s(self, who: str) -> float:
-        with reading(self._engine) as connection:
+        with begin_read(self._engine) as connection:
             row = connection.execute(sa.select(REFUSALS).where(REFUSALS.c.client == who)).one_or_none()
-        if row is None or row.refused <= FREE_REFUSALS:
+        if row is None or row.refused <= MAX_FREE_GUESSES:
             return 0.0
-        pause = min(LONGEST_WAIT_S, 2.0 ** min(row.refused - FREE_REFUSALS - 1, 16))
-        return float(row.since + pause - self._clock())
+        delay = min(MAX_WAIT_S, 2.0 ** min(row.refused - MAX_FREE_GUESSES - 1, 16))
+        return float(row.since + delay - self._clock())
 
     def _count(self, who: str) -> None:
         now = self._clock()
-        more = sa.update(REFUSALS).where(REFUSALS.c.client == who).values(refused=REFUSALS.c.refused + 1, since=now)
+        increment = (
+            sa.update(REFUSALS).where(REFUSALS.c.client == who).values(refused=REFUSALS.c.refused + 1, since=now)
+        )
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(REFUSALS).where(REFUSALS.c.since < now - WINDOW_S))
-            if not connection.execute(more).rowcount:
+            connection.execute(sa.delete(REFUSALS).where(REFUSALS.c.since < now - GUESS_WINDOW_S))
+            if not connection.execute(increment).rowcount:
                 connection.execute(sa.insert(REFUSALS).values(client=who, refused=1, since=now))
 
     def _forgive(self, who: str) -> None:
@@ -154,14 +156,14 @@ _HASHED = re.compile(r"(scrypt|pbkdf2):[^$]+\$[^$]+\$[0-9a-f]+")
 
 
 def password_hash(password: str) -> str:
-    """The hash of a password, which may be one already (Werkzeug's `scrypt:...$salt$hash`); empty stays empty."""
+    """Hash of a password; a hash (Werkzeug's `scrypt:...$salt$hash`) and an empty password are returned unchanged."""
     return password if not password or _HASHED.fullmatch(password) else generate_password_hash(password)
 
 
 def session_key(settings: Settings) -> bytes:
-    """The key that signs sessions: the same in every process, and another one when the password is changed.
+    """Key that signs sessions: equal in all processes, different after a change of the password.
 
-    Stretched, so that a stolen cookie does not make the password easy to guess.
+    Derived with scrypt, so that a stolen cookie does not make the password easy to guess.
     """
     salt = hashlib.sha256(b"labelloop dashboard session" + settings.webhook_secret.get_secret_value().encode()).digest()
     password = settings.dashboard_password.get_secret_value().encode() or secrets.token_bytes(32)
@@ -169,25 +171,25 @@ def session_key(settings: Settings) -> bytes:
 
 
 def csrf_token() -> str:
-    """The token of this session that every form carries."""
+    """CSRF token of this session, sent with every form."""
     if CSRF not in session:
         session[CSRF] = secrets.token_urlsafe(24)
     return str(session[CSRF])
 
 
-def check_csrf(given: Request) -> None:
-    """Refuses a form that does not come from one of our pages.
+def check_csrf(http_request: Request) -> None:
+    """Reject a form without the session's CSRF token.
 
     Raises:
         Forbidden: The token is missing or wrong.
     """
-    wanted = str(session.get(CSRF, ""))
-    if not wanted or not hmac.compare_digest(wanted.encode(), given.form.get(CSRF, "").encode()):
+    expected = str(session.get(CSRF, ""))
+    if not expected or not hmac.compare_digest(expected.encode(), http_request.form.get(CSRF, "").encode()):
         raise Forbidden("The form has expired.", fix="Reload the page and send it again.")
 
 
 def safe_next(target: str) -> str:
-    """Where to go after the log-in: a page of the dashboard, never another site."""
+    """Redirect target after the log-in: a page of the dashboard, never another site."""
     parts = urlsplit(target)
-    inside = target.startswith(f"{HOME}/") and not parts.scheme and not parts.netloc and "\\" not in target
-    return target if inside and not target.startswith(f"{HOME}/log") else f"{HOME}/"
+    inside = target.startswith(f"{BASE_PATH}/") and not parts.scheme and not parts.netloc and "\\" not in target
+    return target if inside and not target.startswith(f"{BASE_PATH}/log") else f"{BASE_PATH}/"

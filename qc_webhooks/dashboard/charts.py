@@ -1,4 +1,4 @@
-"""Charts as numbers: where each line, bar and mark of an SVG goes. The templates draw them, the style sheet colours."""
+"""Computes the coordinates of the SVG charts; the templates draw them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from qc_webhooks.dashboard.formatting import count, day, percent
 from qc_webhooks.report.project_summary import Confusion, Day
 from qc_webhooks.statistics import ABSENT, Estimate
 
-# Space at both ends of an axis of time, so that the first and the last bar are whole.
+# Space at both ends of a time axis, so that the first and the last bar are not cut off.
 _INSET = 9.0
 
 
 @dataclass(frozen=True)
-class Line:
-    """One course: its name, the points of its line, of its band, and the marks on it."""
+class ChartLine:
+    """A series: name, points of the line, points of the interval band, data points."""
 
     name: str
     points: str
@@ -26,21 +26,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart in a box of ``width`` x ``height``.
+    """A chart of ``width`` x ``height`` SVG units.
 
     Attributes:
-        width: Of the whole.
-        height: Of the whole.
-        left: Where the plot begins.
-        right: Where it ends.
-        top: Where it begins.
-        bottom: Where it ends.
-        x: The horizontal axis.
-        y: The vertical axis.
-        lines: Courses.
+        width: Width of the chart.
+        height: Height of the chart.
+        left: Left edge of the plot.
+        right: Right edge of the plot.
+        top: Top edge of the plot.
+        bottom: Bottom edge of the plot.
+        x: Ticks of the horizontal axis.
+        y: Ticks of the vertical axis.
+        lines: Series.
         bars: Bars.
-        mark: Where a vertical line marks a value; None: nowhere.
-        text: What it shows, in words, for who cannot see it.
+        mark: X coordinate of a vertical marker; None without one.
+        text: Description for screen readers.
     """
 
     width: float
@@ -51,20 +51,20 @@ class Chart:
     bottom: float
     x: tuple[Tick, ...]
     y: tuple[Tick, ...]
-    lines: tuple[Line, ...] = ()
+    lines: tuple[ChartLine, ...] = ()
     bars: tuple[Bar, ...] = ()
     mark: float | None = None
     text: str = ""
 
 
-def over_time(days: Sequence[Day], *, width: float = 760.0, height: float = 240.0) -> Chart | None:
-    """Agreement with its interval, day by day; None where there is nothing to draw yet."""
-    known = [each for each in days if each.agreement.value is not None]
-    if len(known) < 2:
+def agreement_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 240.0) -> Chart | None:
+    """Agreement by day with its interval; None with fewer than two days."""
+    days_with_agreement = [day_ for day_ in days if day_.agreement.value is not None]
+    if len(days_with_agreement) < 2:
         return None
     left, right, top, bottom = 40.0, width - 8, 10.0, height - 24
-    first, last = known[0].at, known[-1].at
-    low = min((each.agreement.low or 0.0) for each in known)
+    first, last = days_with_agreement[0].at, days_with_agreement[-1].at
+    low = min((day_.agreement.low or 0.0) for day_ in days_with_agreement)
     floor = max(0.0, min(0.9, int(low * 10) / 10))
 
     def x(at: float) -> float:
@@ -73,83 +73,104 @@ def over_time(days: Sequence[Day], *, width: float = 760.0, height: float = 240.
     def y(value: float | None) -> float:
         return round(bottom - (bottom - top) * ((value or 0.0) - floor) / (1 - floor), 1)
 
-    upper = [f"{x(each.at)},{y(each.agreement.high)}" for each in known]
-    lower = [f"{x(each.at)},{y(each.agreement.low)}" for each in reversed(known)]
-    spots = tuple(
+    upper = [f"{x(day_.at)},{y(day_.agreement.high)}" for day_ in days_with_agreement]
+    lower = [f"{x(day_.at)},{y(day_.agreement.low)}" for day_ in reversed(days_with_agreement)]
+    points = tuple(
         DataPoint(
-            x(each.at),
-            y(each.agreement.value),
-            f"{day(each.at, year=True)}: {percent(each.agreement.value, 1)}, {count(each.tasks)} tasks",
+            x(day_.at),
+            y(day_.agreement.value),
+            f"{day(day_.at, year=True)}: {percent(day_.agreement.value, 1)}, {count(day_.tasks)} tasks",
         )
-        for each in known
+        for day_ in days_with_agreement
     )
-    line = Line("agreement", " ".join(f"{spot.x},{spot.y}" for spot in spots), " ".join([*upper, *lower]), spots)
-    step = max(1, len(known) // 7)
-    marks = tuple(Tick(x(each.at), day(each.at)) for each in known[::step])
-    share = 0.1 if 1 - floor <= 0.5 else 0.2
-    levels = [round(floor + share * place, 2) for place in range(int((1 - floor) / share + 1e-9) + 1)]
+    line = ChartLine("agreement", " ".join(f"{spot.x},{spot.y}" for spot in points), " ".join([*upper, *lower]), points)
+    stride = max(1, len(days_with_agreement) // 7)
+    ticks = tuple(Tick(x(day_.at), day(day_.at)) for day_ in days_with_agreement[::stride])
+    step_share = 0.1 if 1 - floor <= 0.5 else 0.2
+    levels = [round(floor + step_share * index, 2) for index in range(int((1 - floor) / step_share + 1e-9) + 1)]
     text = (
-        f"Agreement from {day(first, year=True)} to {day(last, year=True)}: at first"
-        f" {percent(known[0].agreement.value)}, at last {percent(known[-1].agreement.value)}."
+        f"Agreement from {day(first, year=True)} to {day(last, year=True)}: from"
+        f" {percent(days_with_agreement[0].agreement.value)} to {percent(days_with_agreement[-1].agreement.value)}."
     )
     return Chart(
-        width, height, left, right, top, bottom, marks, tuple(Tick(y(each), percent(each)) for each in levels), (line,),
+        width, height, left, right, top, bottom, ticks, tuple(Tick(y(day_), percent(day_)) for day_ in levels), (line,),
         text=text,
     )  # fmt: skip
 
 
-def volume(days: Sequence[Day], *, width: float = 760.0, height: float = 90.0) -> Chart | None:
-    """How many tasks were annotated each day, and how many of them are disputed; on the axis of ``over_time``."""
-    known = [each for each in days if each.agreement.value is not None]
-    most = max((each.tasks for each in known), default=0)
-    if len(known) < 2 or not most:
+def task_count_chart(days: Sequence[Day], *, width: float = 760.0, height: float = 90.0) -> Chart | None:
+    """Tasks by day, split into agreed and disputed, on the time axis of ``agreement_chart``; None without bars."""
+    days_with_agreement = [day_ for day_ in days if day_.agreement.value is not None]
+    max_tasks = max((day_.tasks for day_ in days_with_agreement), default=0)
+    if len(days_with_agreement) < 2 or not max_tasks:
         return None
     left, right, top, bottom = 40.0, width - 8, 6.0, height - 6
-    first, last = known[0].at, known[-1].at
-    step = min(each.at - before.at for before, each in pairwise(known))
-    thick = max(1.0, min(2 * _INSET, (right - left) * step / (last - first) * 0.7))
+    first, last = days_with_agreement[0].at, days_with_agreement[-1].at
+    step = min(day_.at - before.at for before, day_ in pairwise(days_with_agreement))
+    bar_width = max(1.0, min(2 * _INSET, (right - left) * step / (last - first) * 0.7))
     bars = []
-    for each in known:
-        x = left + _INSET + (right - left - 2 * _INSET) * (each.at - first) / (last - first) - thick / 2
-        share = each.disputed.value or 0.0
-        whole, part = (bottom - top) * each.tasks / most, (bottom - top) * each.tasks * share / most
-        says = f"{day(each.at, year=True)}: {count(each.tasks)} tasks, {percent(share)} disputed"
-        bars.append(Bar(round(x, 1), round(bottom - whole, 1), round(thick, 1), round(whole - part, 1), says, "agreed"))
-        bars.append(Bar(round(x, 1), round(bottom - part, 1), round(thick, 1), round(part, 1), says, "disputed"))
-    text = f"Tasks by day, at most {count(most)}."
-    return Chart(width, height, left, right, top, bottom, (), (Tick(top, count(most)), Tick(bottom, "0")),
+    for day_ in days_with_agreement:
+        x = left + _INSET + (right - left - 2 * _INSET) * (day_.at - first) / (last - first) - bar_width / 2
+        share = day_.disputed.value or 0.0
+        total_height, disputed_height = (
+            (bottom - top) * day_.tasks / max_tasks,
+            (bottom - top) * day_.tasks * share / max_tasks,
+        )
+        says = f"{day(day_.at, year=True)}: {count(day_.tasks)} tasks, {percent(share)} disputed"
+        bars.append(
+            Bar(
+                round(x, 1),
+                round(bottom - total_height, 1),
+                round(bar_width, 1),
+                round(total_height - disputed_height, 1),
+                says,
+                "agreed",
+            )
+        )
+        bars.append(
+            Bar(
+                round(x, 1),
+                round(bottom - disputed_height, 1),
+                round(bar_width, 1),
+                round(disputed_height, 1),
+                says,
+                "disputed",
+            )
+        )
+    text = f"Tasks by day; maximum {count(max_tasks)}."
+    return Chart(width, height, left, right, top, bottom, (), (Tick(top, count(max_tasks)), Tick(bottom, "0")),
                  bars=tuple(bars), text=text)  # fmt: skip
 
 
-def curves(
+def threshold_chart(
     thresholds: Sequence[float],
-    courses: Sequence[tuple[str, Sequence[int]]],
+    series: Sequence[tuple[str, Sequence[int]]],
     *,
     mark: float,
     width: float = 760.0,
     height: float = 320.0,
 ) -> Chart:
-    """Numbers of tasks against the threshold of agreement.
+    """Number of tasks by agreement threshold.
 
     Args:
-        thresholds: Ascending, at least two.
-        courses: (name, number at each threshold).
-        mark: The threshold that is in force.
-        width: Of the whole.
-        height: Of the whole.
+        thresholds: Ascending thresholds, at least two.
+        series: (name, number at each threshold).
+        mark: The threshold to mark.
+        width: Width of the chart.
+        height: Height of the chart.
     """
     left, right, top, bottom = 56.0, width - 10, 10.0, height - 26
-    step = _nice(max((max(values) for _, values in courses if values), default=0) / 4)
-    most = 4 * step
+    step = _nice_step(max((max(values) for _, values in series if values), default=0) / 4)
+    top_value = 4 * step
 
     def x(value: float) -> float:
         return round(left + (right - left) * (value - thresholds[0]) / (thresholds[-1] - thresholds[0]), 1)
 
     def y(value: float) -> float:
-        return round(bottom - (bottom - top) * value / most, 1)
+        return round(bottom - (bottom - top) * value / top_value, 1)
 
     lines = tuple(
-        Line(
+        ChartLine(
             name,
             " ".join(f"{x(at)},{y(value)}" for at, value in zip(thresholds, values, strict=True)),
             spots=tuple(
@@ -157,49 +178,49 @@ def curves(
                 for at, value in zip(thresholds, values, strict=True)
             ),
         )
-        for name, values in courses
+        for name, values in series
     )
-    marks = tuple(Tick(x(value), f"{value:.1f}") for value in thresholds if round(100 * value) % 10 == 0)
+    ticks = tuple(Tick(x(value), f"{value:.1f}") for value in thresholds if round(100 * value) % 10 == 0)
     return Chart(
-        width, height, left, right, top, bottom, marks,
-        tuple(Tick(y(most * share), count(most * share)) for share in (0, 0.25, 0.5, 0.75, 1)), lines, mark=x(mark),
-        text="Tasks by threshold of agreement.",
+        width, height, left, right, top, bottom, ticks,
+        tuple(Tick(y(top_value * share), count(top_value * share)) for share in (0, 0.25, 0.5, 0.75, 1)), lines,
+        mark=x(mark), text="Tasks by agreement threshold.",
     )  # fmt: skip
 
 
-def _nice(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is at least so much."""
+def _nice_step(minimum: float) -> int:
+    """Smallest of 1, 2, 5, 10, 20, 50, ... that is at least ``minimum``."""
     size = 1
     while True:
         for step in (size, 2 * size, 5 * size):
-            if step >= least:
+            if step >= minimum:
                 return step
         size *= 10
 
 
 @dataclass(frozen=True)
-class Range:
-    """An interval in a box 100 wide: where it begins and ends, and where its value is."""
+class Whisker:
+    """Positions of an interval's ends and value, 0 to 100."""
 
     low: float
     high: float
     value: float
 
 
-def whisker(found: Estimate, *, floor: float = 0.0, ceiling: float = 1.0) -> Range | None:
-    """An interval as a line with a dot; None without one."""
-    if found.value is None or found.low is None or found.high is None:
+def whisker(estimate: Estimate, *, floor: float = 0.0, ceiling: float = 1.0) -> Whisker | None:
+    """Positions of an estimate's interval on a scale; None without an interval."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(100 * min(max((value - floor) / (ceiling - floor), 0.0), 1.0), 1)
 
-    return Range(place(found.low), place(found.high), place(found.value))
+    return Whisker(position(estimate.low), position(estimate.high), position(estimate.value))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a confusion matrix: its share of the row (0 to 1), a step of colour 0 to 6, and what it says."""
+    """Cell of a confusion matrix: share of the row (0 to 1), color step (0 to 6), whether diagonal, tooltip."""
 
     share: float
     step: int
@@ -207,48 +228,52 @@ class Cell:
     text: str
 
 
-def matrix(confusion: Confusion, most: int = 14) -> tuple[tuple[str, ...], list[tuple[str, int, list[Cell]]]]:
-    """The confusion of the most frequent labels: the columns' names, and rows of (label, pairs, cells)."""
+def confusion_matrix(confusion: Confusion, most: int = 14) -> tuple[tuple[str, ...], list[tuple[str, int, list[Cell]]]]:
+    """Confusion matrix of the most frequent labels: column names, and rows of (label, pairs, cells)."""
     totals = [sum(row) for row in confusion.pairs]
-    order = sorted(range(len(totals)), key=lambda place: (confusion.labels[place] == ABSENT, -totals[place]))[:most]
-    names = tuple(readable(confusion.labels[place]) for place in order)
+    order = sorted(
+        range(len(totals)), key=lambda row_index: (confusion.labels[row_index] == ABSENT, -totals[row_index])
+    )[:most]
+    names = tuple(answer_label(confusion.labels[row_index]) for row_index in order)
     rows = []
-    for place in order:
-        if confusion.labels[place] == ABSENT:
+    for row_index in order:
+        if confusion.labels[row_index] == ABSENT:
             continue
         cells = []
-        for other in order:
-            number = confusion.pairs[place][other]
-            share = number / totals[place] if totals[place] else 0.0
-            says = (
-                f"Where one says {readable(confusion.labels[place])}, the other says"
-                f" {readable(confusion.labels[other])}: {count(number)} times, {percent(share, 1)}"
+        for column in order:
+            number = confusion.pairs[row_index][column]
+            share = number / totals[row_index] if totals[row_index] else 0.0
+            text = (
+                f"One annotator: {answer_label(confusion.labels[row_index])}; the other:"
+                f" {answer_label(confusion.labels[column])}: {count(number)} times, {percent(share, 1)}"
             )
-            cells.append(Cell(share, _step(share), place == other, says))
-        rows.append((readable(confusion.labels[place]), totals[place], cells))
+            cells.append(Cell(share, _step(share), row_index == column, text))
+        rows.append((answer_label(confusion.labels[row_index]), totals[row_index], cells))
     return names, rows
 
 
-def own_matrix(found: LabelReliability, most: int = 14) -> tuple[tuple[str, ...], list[tuple[str, float, list[Cell]]]]:
-    """An annotator's confusion of the most frequent labels: the columns' names, and rows of (truth, objects, cells)."""
-    totals = {truth: sum(given.values()) for truth, given in found.confusion.items()}
+def annotator_matrix(
+    reliability: LabelReliability, most: int = 14
+) -> tuple[tuple[str, ...], list[tuple[str, float, list[Cell]]]]:
+    """An annotator's confusion matrix of the most frequent labels: columns, and rows of (truth, objects, cells)."""
+    totals = {truth: sum(answers.values()) for truth, answers in reliability.confusion.items()}
     names = tuple(sorted(totals, key=lambda name: -totals[name])[:most])
     rows = []
     for truth in names:
-        total, given = max(totals[truth], 1e-9), found.confusion[truth]
-        shares = {name: given.get(name, 0.0) / total for name in names}
+        total, answers = max(totals[truth], 1e-9), reliability.confusion[truth]
+        shares = {name: answers.get(name, 0.0) / total for name in names}
         cells = [
-            Cell(share, _step(share), name == truth, f"Of what is likely {truth}: {name} in {percent(share, 1)}")
+            Cell(share, _step(share), name == truth, f"Likely {truth}: answered {name} in {percent(share, 1)}")
             for name, share in shares.items()
         ]
         rows.append((truth, totals[truth], cells))
     return names, rows
 
 
-def readable(answer: str) -> str:
-    """An answer's name on a page."""
+def answer_label(answer: str) -> str:
+    """Display name of an answer."""
     return "not marked" if answer == ABSENT else answer
 
 
 def _step(share: float) -> int:
-    return sum(share >= least for least in (0.005, 0.02, 0.05, 0.1, 0.3, 0.7))
+    return sum(share >= threshold for threshold in (0.005, 0.02, 0.05, 0.1, 0.3, 0.7))

@@ -1,35 +1,35 @@
-"""A dispute as panels: for every stance the part of the photo that matters, with its outlines, ready for an SVG."""
+"""Lays out a dispute as SVG panels: the disputed part of the image with the outlines of each group of annotators."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qc_webhooks.dashboard.photos import WIDTHS
-from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Points, View
+from qc_webhooks.dashboard.task_images import WIDTHS
+from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, GroupView, Points, RegionOutline
 
-# Where nobody recorded a photo's size it is taken for this; outlines are shares of it either way.
-_UNKNOWN = (1000, 750)
-# A cut-out is never less than this share of the photo, or nobody would know where it is.
-_LEAST_CUT = 0.3
+# Size of images whose size is unknown; outlines are relative to it.
+_DEFAULT_SIZE = (1000, 750)
+# Smallest crop as a share of the image, so that its surroundings stay visible.
+_MIN_CROP = 0.3
 _MARGIN = 0.06
-# A cut-out of more than this share is the whole photo.
-_WHOLE = 0.8
-# Pixels that a panel is wide on the screen, at most; sharp screens want twice as many.
-_PANEL_PX, _SHARP = 420, 1.6
+# A crop above this share becomes the full image.
+_FULL_IMAGE_SHARE = 0.8
+# Maximum panel width in CSS pixels, and the device pixels per CSS pixel.
+_PANEL_PX, _PIXEL_DENSITY = 420, 1.6
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One outline in the coordinates of the photo.
+class PanelShape:
+    """One outline in pixels of the image.
 
     Attributes:
-        path: The data of an SVG path; empty for a point.
-        dot: Where a point is; None otherwise.
-        open: Whether it encloses nothing.
+        path: SVG path data; empty for a point.
+        dot: (x, y) of a point; None otherwise.
+        open: Whether it is a line instead of an area.
         label: Its labels.
-        x: Where the label is written.
+        x: Position of the label.
         y: The same.
-        disputed: Whether a conflict is about it.
-        conflicts: Which ones, from 1.
+        disputed: Whether it is part of a conflict.
+        conflicts: Numbers of its conflicts, from 1.
     """
 
     path: str
@@ -44,40 +44,40 @@ class Shape:
 
 @dataclass(frozen=True)
 class Panel:
-    """One stance.
+    """Panel of one group of annotators with the same answer.
 
     Attributes:
         name: ``A``, ``B``, ... or ``consensus``.
-        colour: The class that colours it: ``a`` to ``f``, ``consensus``.
-        annotators: Who holds it.
-        shapes: The undisputed outlines first, so that disputed ones lie on top.
-        said: (control, answer) about the whole task.
+        colour: CSS class of its color: ``a`` to ``f``, ``consensus``.
+        annotators: Members of the group.
+        shapes: Undisputed outlines first, so that disputed ones are on top.
+        answers: (control, answer) about the whole task.
     """
 
     name: str
     colour: str
     annotators: tuple[int, ...]
-    shapes: tuple[Shape, ...]
-    said: tuple[tuple[str, str], ...]
+    shapes: tuple[PanelShape, ...]
+    answers: tuple[tuple[str, str], ...]
 
     @property
     def is_consensus(self) -> bool:
-        """Whether it is what all say together."""
+        """Whether this is the consensus."""
         return self.name == CONSENSUS
 
 
 @dataclass(frozen=True)
 class Panels:
-    """A dispute on one photo.
+    """A dispute on one image.
 
     Attributes:
-        photo: Which photo of the task.
-        photos: How many photos the task has with something drawn.
-        size: (width, height) of the photo.
-        box: (x, y, width, height) of the part that is shown.
-        pixels: How wide the photo must be to look sharp; one of WIDTHS.
-        text: Height of written labels.
-        panels: The stances, and last the consensus.
+        photo: Index of the image in the task.
+        photos: Number of images of the task with regions.
+        size: (width, height) of the image in pixels.
+        box: (x, y, width, height) of the visible part in pixels.
+        pixels: Width of the image to load; one of WIDTHS.
+        text: Height of the labels in image pixels.
+        panels: The groups, and last the consensus.
     """
 
     photo: int
@@ -90,35 +90,37 @@ class Panels:
 
     @property
     def is_cut(self) -> bool:
-        """Whether only a part of the photo is shown."""
+        """Whether only a part of the image is visible."""
         return self.box[2] < self.size[0] or self.box[3] < self.size[1]
 
 
-def lay_out(drawing: Drawing, *, whole: bool = False, photo: int | None = None, panel_px: int = _PANEL_PX) -> Panels:
-    """The panels of a dispute.
+def build_panels(
+    drawing: DisputeDrawing, *, whole: bool = False, photo: int | None = None, panel_px: int = _PANEL_PX
+) -> Panels:
+    """Build the panels of a dispute.
 
     Args:
         drawing: The dispute.
-        whole: Show the whole photo; otherwise what is disputed, with its surroundings.
-        photo: Which photo; None: the one with most conflicts.
-        panel_px: How wide a panel is on the screen.
+        whole: Show the full image; otherwise the disputed part with its surroundings.
+        photo: Index of the image; None for the one with the most conflicts.
+        panel_px: Width of a panel in CSS pixels.
     """
-    place = drawing.photo if photo is None else photo
-    size = drawing.sizes[place] if place < len(drawing.sizes) and all(drawing.sizes[place]) else _UNKNOWN
-    box = (0.0, 0.0, float(size[0]), float(size[1])) if whole else _cut(drawing.views, place, size)
-    wanted = panel_px * _SHARP * size[0] / box[2]
+    image = drawing.photo if photo is None else photo
+    size = drawing.sizes[image] if image < len(drawing.sizes) and all(drawing.sizes[image]) else _DEFAULT_SIZE
+    box = (0.0, 0.0, float(size[0]), float(size[1])) if whole else _crop_box(drawing.views, image, size)
+    min_width = panel_px * _PIXEL_DENSITY * size[0] / box[2]
     return Panels(
-        place,
+        image,
         max((outline.photo for view in drawing.views for outline in view.outlines), default=0) + 1,
         size,
         box,
-        next((width for width in WIDTHS if width >= wanted), WIDTHS[-1]),
+        next((width for width in WIDTHS if width >= min_width), WIDTHS[-1]),
         round(box[2] * 13 / panel_px, 2),
-        tuple(_panel(view, place, size, box) for view in drawing.views),
+        tuple(_panel(view, image, size, box) for view in drawing.views),
     )
 
 
-def _cut(views: Iterable[View], photo: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _crop_box(views: Iterable[GroupView], photo: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
     points = [
         point
         for view in views
@@ -131,33 +133,33 @@ def _cut(views: Iterable[View], photo: int, size: tuple[int, int]) -> tuple[floa
         return 0.0, 0.0, float(size[0]), float(size[1])
     left, right = min(x for x, _ in points) - _MARGIN, max(x for x, _ in points) + _MARGIN
     top, bottom = min(y for _, y in points) - _MARGIN, max(y for _, y in points) + _MARGIN
-    # One share of both sides, so that every cut-out has the shape of its photo.
-    share = max(right - left, bottom - top, _LEAST_CUT)
-    if share > _WHOLE:
+    # The same share of both sides keeps the aspect ratio of the image.
+    share = max(right - left, bottom - top, _MIN_CROP)
+    if share > _FULL_IMAGE_SHARE:
         return 0.0, 0.0, float(size[0]), float(size[1])
     x = min(max((left + right - share) / 2, 0.0), 1.0 - share)
     y = min(max((top + bottom - share) / 2, 0.0), 1.0 - share)
     return round(x * size[0], 1), round(y * size[1], 1), round(share * size[0], 1), round(share * size[1], 1)
 
 
-def _panel(view: View, photo: int, size: tuple[int, int], box: Sequence[float]) -> Panel:
-    shapes = [_shape(each, size, box) for each in view.outlines if each.photo == photo and each.rings]
+def _panel(view: GroupView, photo: int, size: tuple[int, int], box: Sequence[float]) -> Panel:
+    shapes = [_shape(outline, size, box) for outline in view.outlines if outline.photo == photo and outline.rings]
     colour = CONSENSUS if view.name == CONSENSUS else "abcdef"[(ord(view.name[0]) - ord("A")) % 6]
     shapes.sort(key=lambda shape: shape.disputed)
-    return Panel(view.name, colour, view.annotators, tuple(shapes), view.said)
+    return Panel(view.name, colour, view.annotators, tuple(shapes), view.answers)
 
 
-def _shape(outline: Outline, size: tuple[int, int], box: Sequence[float]) -> Shape:
+def _shape(outline: RegionOutline, size: tuple[int, int], box: Sequence[float]) -> PanelShape:
     rings = [[(round(x * size[0], 1), round(y * size[1], 1)) for x, y in ring] for ring in outline.rings]
     first = rings[0]
     left, top = min(x for x, _ in first), min(y for _, y in first)
-    # A label stays inside what is shown.
+    # Keep the label inside the visible part.
     x = min(max(left, box[0] + 0.01 * box[2]), box[0] + 0.9 * box[2])
     y = min(max(top, box[1] + 0.05 * box[3]), box[1] + box[3])
     dot = first[0] if outline.open and len(first) == 1 else None
     path = "" if dot else " ".join(_path(ring, open_=outline.open) for ring in rings)
-    numbers = tuple(place + 1 for place in outline.disputed)
-    return Shape(path, dot, outline.open, outline.label, round(x, 1), round(y, 1), bool(numbers), numbers)
+    numbers = tuple(conflict + 1 for conflict in outline.disputed)
+    return PanelShape(path, dot, outline.open, outline.label, round(x, 1), round(y, 1), bool(numbers), numbers)
 
 
 def _path(ring: Points | list[tuple[float, float]], *, open_: bool) -> str:

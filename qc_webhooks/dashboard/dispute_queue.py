@@ -1,4 +1,4 @@
-"""The queue of disputes and of what is not judged: which ones, in which order, one page at a time."""
+"""Queue of disputes and of tasks that are not judged: filters, order, paging."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import reading
-from qc_webhooks.dashboard.formatting import KINDS
-from qc_webhooks.decision.dispute_drawing import Drawing, Said
+from labelloop.service.db.engine import begin_read
+from qc_webhooks.dashboard.formatting import CONFLICT_NAMES
+from qc_webhooks.decision.dispute_drawing import ConflictText, DisputeDrawing
 from qc_webhooks.store.tables import ACTIONS, FACTS, TASKS
-from qc_webhooks.verdict.task_facts import Facts
+from qc_webhooks.verdict.task_facts import TaskFacts
 
-PAGE = 8
+PAGE_SIZE = 8
 
-# The qc_* keys as written; `keys` itself is a method of a collection of columns.
-_WRITTEN = TASKS.c["keys"].label("written")
+# The written qc_* keys; labeled, because `keys` is a method of a column collection.
+_WRITTEN_KEYS = TASKS.c["keys"].label("written")
 
-# What is typed in the address -> (what it is called, the column to order by, whether downwards). Equals come by task.
+# Query value -> (display name, column, whether descending). Ties are ordered by task.
 SORTS: Mapping[str, tuple[str, sa.Column[Any], bool]] = {
     "agreement": ("least agreement first", TASKS.c.agreement, False),
     "newest": ("newest first", TASKS.c.decided_at, True),
@@ -30,7 +30,7 @@ SORTS: Mapping[str, tuple[str, sa.Column[Any], bool]] = {
 _DISPUTED = TASKS.c.outcome == "disputed"
 _FOR_REVIEW = (TASKS.c.outcome.in_(("disputed", "not_judged")), TASKS.c.review)
 
-# What is typed in the address -> (what it is called, which tasks these are).
+# Query value -> (display name, conditions).
 STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "all": ("all disputes", (_DISPUTED,)),
     "review": ("waiting for a reviewer", _FOR_REVIEW),
@@ -41,12 +41,12 @@ STATES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Search:
-    """What is looked for. A value that means nothing is taken for the default.
+    """Filter, order and page. Invalid query values fall back to the defaults.
 
     Attributes:
         state: A key of STATES.
-        kind: A type of conflict; empty: any.
-        person: An annotator of the task; None: anybody.
+        kind: Type of conflict; empty for any.
+        person: Annotator of the task; None for any.
         sort: A key of SORTS.
         page: From 1.
     """
@@ -59,37 +59,39 @@ class Search:
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> "Search":
-        """From the query of an address."""
+        """Parse the query of a URL."""
         state, kind, sort = values.get("state", ""), values.get("kind", ""), values.get("sort", "")
         person, page = values.get("person", ""), values.get("page", "")
         return cls(
             state if state in STATES else "all",
-            kind if kind in KINDS else "",
+            kind if kind in CONFLICT_NAMES else "",
             int(person) if person.lstrip("-").isdecimal() and len(person) < 12 else None,
             sort if sort in SORTS else "agreement",
             max(1, int(page)) if page.isdecimal() and len(page) < 8 else 1,
         )
 
     def as_query(self, **changes: Any) -> dict[str, Any]:
-        """The query of an address, with what is not the default, and changes laid over it."""
+        """Query parameters that differ from the defaults, with changes applied."""
         values = {"state": self.state, "kind": self.kind, "person": self.person, "sort": self.sort, "page": self.page}
-        plain = Search()
-        return {name: value for name, value in (values | changes).items() if value not in (None, getattr(plain, name))}
+        defaults = Search()
+        return {
+            name: value for name, value in (values | changes).items() if value not in (None, getattr(defaults, name))
+        }
 
 
 @dataclass(frozen=True)
 class Dispute:
-    """One task of the queue.
+    """A task of the queue.
 
     Attributes:
         task: The task's id.
         agreement: Mean agreement, None where nothing was compared.
-        annotators: How many submitted.
+        annotators: Number of annotators.
         review: Whether it waits for a reviewer.
-        decided_at: When it was judged, seconds since 1970.
-        note: What is disputed, as written on the task.
-        facts: None for a task that was judged before facts were kept.
-        drawing: The same.
+        decided_at: Time of the verdict, seconds since 1970.
+        note: Note as written to the task.
+        facts: Facts; None for a task judged before facts were stored.
+        drawing: Drawing; None without one.
         outcome: The verdict.
     """
 
@@ -99,24 +101,24 @@ class Dispute:
     review: bool
     decided_at: float
     note: str
-    facts: Facts | None = None
-    drawing: Drawing | None = None
+    facts: TaskFacts | None = None
+    drawing: DisputeDrawing | None = None
     outcome: str = "disputed"
 
     @property
-    def conflicts(self) -> tuple[Said, ...]:
-        """What is disputed."""
+    def conflicts(self) -> tuple[ConflictText, ...]:
+        """Conflicts with their texts."""
         return self.drawing.conflicts if self.drawing else ()
 
     @property
     def kinds(self) -> list[str]:
-        """The types of its conflicts."""
-        return sorted({said.type for said in self.conflicts})
+        """Types of the conflicts."""
+        return sorted({conflict.type for conflict in self.conflicts})
 
 
 @dataclass(frozen=True)
-class Write:
-    """One thing that quality control did to a task: when (seconds since 1970), the route, why, and its state."""
+class TaskWrite:
+    """A logged write to a task: time (seconds since 1970), route, reason and state."""
 
     at: float
     route: str
@@ -124,8 +126,8 @@ class Write:
     state: str
 
 
-class Queue:
-    """Reads disputes from the database.
+class DisputeQueue:
+    """Disputes in the database.
 
     Args:
         engine: The migrated database.
@@ -137,80 +139,82 @@ class Queue:
         self._project = project
 
     def count(self, search: Search) -> int:
-        """How many disputes are found."""
+        """Number of matching tasks."""
         query = sa.select(sa.func.count()).select_from(TASKS).where(*self._where(search))
-        with reading(self._engine) as connection:
+        with begin_read(self._engine) as connection:
             return int(connection.scalar(query) or 0)
 
     def page(self, search: Search) -> list[Dispute]:
-        """One page of them."""
-        # The ids first, from an index alone: rows with their drawings are wide, and only those of the page are wanted.
+        """One page of matching tasks."""
+        # Select the ids first, from an index alone: rows with drawings are wide, and only one page of them is needed.
         ids = sa.select(TASKS.c.task).where(*self._where(search)).order_by(*_order(search))
-        ids = ids.offset((search.page - 1) * PAGE).limit(PAGE)
-        with reading(self._engine) as connection:
-            found = [int(task) for task in connection.scalars(ids)]
-        return self._read(found)
+        ids = ids.offset((search.page - 1) * PAGE_SIZE).limit(PAGE_SIZE)
+        with begin_read(self._engine) as connection:
+            tasks = [int(task) for task in connection.scalars(ids)]
+        return self._read(tasks)
 
-    def one(self, task: int) -> Dispute | None:
-        """A task, disputed or not; None: quality control does not know it."""
+    def get(self, task: int) -> Dispute | None:
+        """A task, disputed or not; None where it is not judged."""
         return next(iter(self._read([task])), None)
 
-    def around(self, search: Search, dispute: Dispute) -> tuple[int | None, int | None]:
-        """The disputes before and after one in the order of the search."""
+    def neighbours(self, search: Search, dispute: Dispute) -> tuple[int | None, int | None]:
+        """Tasks before and after a dispute in the order of the search."""
         column, down = _sorted_by(search)
         value = getattr(dispute, SORTS[search.sort][1].name)
         value = -1.0 if value is None else value
 
-        def nearest(*, up: bool) -> int | None:
-            beyond = (
-                (column > value, TASKS.c.task > dispute.task) if up else (column < value, TASKS.c.task < dispute.task)
+        def nearest(*, ascending: bool) -> int | None:
+            after_value = (
+                (column > value, TASKS.c.task > dispute.task)
+                if ascending
+                else (column < value, TASKS.c.task < dispute.task)
             )
-            way = sa.asc if up else sa.desc
+            direction = sa.asc if ascending else sa.desc
             query = sa.select(TASKS.c.task).where(*self._where(search))
-            query = query.where(sa.or_(beyond[0], sa.and_(column == value, beyond[1])))
-            with reading(self._engine) as connection:
-                return connection.scalar(query.order_by(way(column), way(TASKS.c.task)).limit(1))
+            query = query.where(sa.or_(after_value[0], sa.and_(column == value, after_value[1])))
+            with begin_read(self._engine) as connection:
+                return connection.scalar(query.order_by(direction(column), direction(TASKS.c.task)).limit(1))
 
         return nearest(up=down), nearest(up=not down)
 
-    def all(self, search: Search) -> Iterator[dict[str, Any]]:
-        """Every dispute that is found, for a file."""
+    def iter_disputes(self, search: Search) -> Iterator[dict[str, Any]]:
+        """Rows of all matching tasks, for a download."""
         columns = (TASKS.c.task, TASKS.c.outcome, TASKS.c.agreement, TASKS.c.annotators, TASKS.c.review,
-                   TASKS.c.decided_at, _WRITTEN, FACTS.c.kinds, FACTS.c.people)  # fmt: skip
+                   TASKS.c.decided_at, _WRITTEN_KEYS, FACTS.c.kinds, FACTS.c.people)  # fmt: skip
         query = sa.select(*columns).select_from(_joined()).where(*self._where(search)).order_by(*_order(search))
-        with reading(self._engine) as connection:
+        with begin_read(self._engine) as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield {
                     "task": row.task, "verdict": row.outcome, "agreement": row.agreement, "annotators": row.annotators,
                     "waits_for_reviewer": bool(row.review), "judged_at": row.decided_at,
-                    "conflicts": (row.kinds or "").split(), "people": [int(who) for who in (row.people or "").split()],
+                    "conflicts": (row.kinds or "").split(), "people": [int(id_) for id_ in (row.people or "").split()],
                     "note": _note(row.written),
                 }  # fmt: skip
 
-    def tasks(self) -> Iterator[dict[str, Any]]:
-        """Every task of the project, for a file."""
+    def iter_tasks(self) -> Iterator[dict[str, Any]]:
+        """Rows of all tasks of the project, for a download."""
         columns = (TASKS.c.task, TASKS.c.outcome, TASKS.c.agreement, TASKS.c.annotators, TASKS.c.review,
                    TASKS.c.decided_at, FACTS.c.kinds, FACTS.c.people, FACTS.c.at)  # fmt: skip
         query = sa.select(*columns).select_from(_joined()).where(TASKS.c.project == self._project)
-        with reading(self._engine) as connection:
+        with begin_read(self._engine) as connection:
             for row in connection.execution_options(yield_per=1000).execute(query.order_by(TASKS.c.task)):
                 yield {
                     "task": row.task, "verdict": row.outcome, "agreement": row.agreement, "annotators": row.annotators,
                     "waits_for_reviewer": bool(row.review), "judged_at": row.decided_at, "annotated_at": row.at or None,
-                    "conflicts": (row.kinds or "").split(), "people": [int(who) for who in (row.people or "").split()],
+                    "conflicts": (row.kinds or "").split(), "people": [int(id_) for id_ in (row.people or "").split()],
                 }  # fmt: skip
 
-    def writes(self, task: int) -> list[Write]:
-        """What quality control did to a task, the newest first."""
+    def writes(self, task: int) -> list[TaskWrite]:
+        """Newest 50 writes to a task, newest first."""
         query = sa.select(ACTIONS).where(ACTIONS.c.project == self._project, ACTIONS.c.task == task)
-        with reading(self._engine) as connection:
+        with begin_read(self._engine) as connection:
             rows = connection.execute(query.order_by(ACTIONS.c.id.desc()).limit(50)).all()
-        return [Write(row.created_at, row.route, row.reason, row.state) for row in rows]
+        return [TaskWrite(row.created_at, row.route, row.reason, row.state) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """Tasks by verdict, and under ``review`` those disputed or not judged that wait for a reviewer."""
+        """Number of tasks by verdict; ``review``: disputed or not judged, and waiting for a reviewer."""
         of_project = TASKS.c.project == self._project
-        with reading(self._engine) as connection:
+        with begin_read(self._engine) as connection:
             rows = connection.execute(
                 sa.select(TASKS.c.outcome, sa.func.count()).where(of_project).group_by(TASKS.c.outcome)
             ).all()
@@ -218,34 +222,34 @@ class Queue:
         return {str(outcome): int(count) for outcome, count in rows} | {"review": int(review or 0)}
 
     def _read(self, tasks: list[int]) -> list[Dispute]:
-        query = sa.select(TASKS, _WRITTEN, FACTS.c.facts, FACTS.c.drawing).select_from(_joined())
-        with reading(self._engine) as connection:
+        query = sa.select(TASKS, _WRITTEN_KEYS, FACTS.c.facts, FACTS.c.drawing).select_from(_joined())
+        with begin_read(self._engine) as connection:
             rows = connection.execute(query.where(TASKS.c.project == self._project, TASKS.c.task.in_(tasks))).all()
-        found = {
+        disputes = {
             row.task: Dispute(
                 row.task, row.agreement, row.annotators, bool(row.review), row.decided_at, _note(row.written),
-                None if row.facts is None else msgspec.json.decode(row.facts, type=Facts),
-                None if row.drawing is None else msgspec.json.decode(row.drawing, type=Drawing),
+                None if row.facts is None else msgspec.json.decode(row.facts, type=TaskFacts),
+                None if row.drawing is None else msgspec.json.decode(row.drawing, type=DisputeDrawing),
                 row.outcome,
             )
             for row in rows
         }  # fmt: skip
-        return [found[task] for task in tasks if task in found]
+        return [disputes[task] for task in tasks if task in disputes]
 
     def _where(self, search: Search) -> list[sa.ColumnElement[bool]]:
-        wanted = [TASKS.c.project == self._project, *STATES[search.state][1]]
-        held = [FACTS.c.project == self._project]
+        conditions = [TASKS.c.project == self._project, *STATES[search.state][1]]
+        facts_conditions = [FACTS.c.project == self._project]
         if STATES[search.state][1][0] is _DISPUTED:
-            # Tasks without a dispute hold two blanks; what sorts behind them is found in the index.
-            held.append(FACTS.c.kinds > "  ")
-        least = len(held)
+            # Tasks without a dispute hold two blanks; the rows sorted after them are found in the index.
+            facts_conditions.append(FACTS.c.kinds > "  ")
+        unfiltered = len(facts_conditions)
         if search.kind:
-            held.append(FACTS.c.kinds.contains(f" {search.kind} ", autoescape=True))
+            facts_conditions.append(FACTS.c.kinds.contains(f" {search.kind} ", autoescape=True))
         if search.person is not None:
-            held.append(FACTS.c.people.contains(f" {search.person} ", autoescape=True))
-        if len(held) > least:
-            wanted.append(TASKS.c.task.in_(sa.select(FACTS.c.task).where(*held)))
-        return wanted
+            facts_conditions.append(FACTS.c.people.contains(f" {search.person} ", autoescape=True))
+        if len(facts_conditions) > unfiltered:
+            conditions.append(TASKS.c.task.in_(sa.select(FACTS.c.task).where(*facts_conditions)))
+        return conditions
 
 
 def _order(search: Search) -> tuple[sa.ColumnElement[Any], ...]:
@@ -254,7 +258,7 @@ def _order(search: Search) -> tuple[sa.ColumnElement[Any], ...]:
 
 
 def _sorted_by(search: Search) -> tuple[sa.ColumnElement[Any], bool]:
-    """What to order by, and whether downwards; what is not judged has no agreement, and counts as the least."""
+    """Column and whether descending; tasks that are not judged have no agreement and sort as the lowest."""
     _, column, down = SORTS[search.sort]
     return (column if STATES[search.state][1][0] is _DISPUTED else sa.func.coalesce(column, -1.0)), down
 
@@ -265,5 +269,5 @@ def _joined() -> sa.FromClause:
 
 
 def _note(keys: str | None) -> str:
-    held = json.loads(keys) if keys else {}
-    return str(held.get("qc_note") or "") if isinstance(held, dict) else ""
+    values = json.loads(keys) if keys else {}
+    return str(values.get("qc_note") or "") if isinstance(values, dict) else ""

@@ -1,4 +1,4 @@
-"""Numbers, times and names of the dashboard as people read them."""
+"""Formats numbers, times and names for the pages."""
 
 import math
 from collections.abc import Mapping
@@ -7,32 +7,32 @@ from datetime import UTC, datetime
 from qc_webhooks.agreement.conflicts import ConflictType
 from qc_webhooks.statistics import Estimate
 
-# Type of conflict -> what it is called on a page.
-KINDS: Mapping[ConflictType, str] = {
-    "missing": "left out",
-    "extra": "additional",
-    "label": "other label",
-    "low_overlap": "drawn differently",
-    "duplicate": "drawn twice",
-    "merged": "several as one",
-    "split": "one as several",
-    "attribute": "other attribute",
-    "empty": "nothing against something",
-    "choice": "other answer",
-    "answer": "other text or number",
-    "not_named": "too many to name",
+# Type of conflict -> display name.
+CONFLICT_NAMES: Mapping[ConflictType, str] = {
+    "missing": "missed object",
+    "extra": "extra object",
+    "label": "different label",
+    "low_overlap": "low overlap",
+    "duplicate": "duplicate region",
+    "merged": "objects merged",
+    "split": "object split",
+    "attribute": "different attribute",
+    "empty": "empty annotation",
+    "choice": "different answer",
+    "answer": "different text or number",
+    "not_named": "too many to list",
 }
 
-# Kind of a split -> what it is called.
-REASONS: Mapping[str, str] = {
+# Kind of a disagreement pattern -> display name.
+PATTERN_NAMES: Mapping[str, str] = {
     "guideline": "unclear guideline",
     "two views": "two views",
-    "one person": "one person",
+    "one person": "one annotator",
     "careless": "carelessness",
     "hard": "hard call",
 }
 
-# A statistic -> what it is called; others keep their name.
+# Statistic -> display name; others keep their name.
 STATISTIC_NAMES: Mapping[str, str] = {
     "agreement": "Observed agreement",
     "positive_agreement": "Positive agreement (F1)",
@@ -48,8 +48,8 @@ STATISTIC_NAMES: Mapping[str, str] = {
     "alpha_ratio": "Krippendorff's alpha, ratio",
 }
 
-# A kind of ratings -> what it is about.
-RATINGS: Mapping[str, str] = {
+# Kind of ratings -> what annotators agree on.
+RATING_NAMES: Mapping[str, str] = {
     "nominal": "which label",
     "detection": "marked or not, and which label",
     "ordinal": "how many stars",
@@ -61,59 +61,63 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """0.934 -> 93 %; nothing known -> a dash."""
+    """0.934 -> "93 %"; None or NaN -> a dash."""
     return _DASH if share is None or math.isnan(share) else f"{100 * share:.{digits}f} %"
 
 
-def interval(found: Estimate, digits: int = 0) -> str:
-    """The 95 % interval of a share."""
-    if found.low is None or found.high is None:
+def interval(estimate: Estimate, digits: int = 0) -> str:
+    """95 % interval of a share, in percent."""
+    if estimate.low is None or estimate.high is None:
         return ""
-    return f"{100 * found.low:.{digits}f}{_DASH}{100 * found.high:.{digits}f} %"
+    return f"{100 * estimate.low:.{digits}f}{_DASH}{100 * estimate.high:.{digits}f} %"
 
 
-def span(found: Estimate, digits: int = 2) -> str:
-    """The 95 % interval of a number."""
-    return "" if found.low is None or found.high is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}"
+def number_interval(estimate: Estimate, digits: int = 2) -> str:
+    """95 % interval of a number."""
+    return (
+        ""
+        if estimate.low is None or estimate.high is None
+        else f"{estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
+    )
 
 
 def count(number: float) -> str:
-    """12345 -> 12,345."""
+    """12345 -> "12,345"."""
     return f"{number:,.0f}"
 
 
 def hours(value: float | None) -> str:
-    """Hours as people say them."""
+    """Hours, rounded: "3.5 h", "120 h"."""
     if value is None:
         return _DASH
     return f"{value:,.0f} h" if abs(value) >= 10 else f"{value:.1f} h"
 
 
 def seconds(value: float | None) -> str:
-    """Seconds as people say them."""
+    """Seconds, rounded: "45 s", "3 min"."""
     if value is None:
         return _DASH
     return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min"
 
 
 def day(at: float, *, year: bool = False) -> str:
-    """A day, in UTC."""
+    """Day in UTC: "3 May"."""
     when = datetime.fromtimestamp(at, tz=UTC)
     return f"{when.day} {_MONTHS[when.month - 1]}{f' {when.year}' if year else ''}"
 
 
-def stamp(at: float | None) -> str:
-    """A moment, in UTC."""
+def timestamp(at: float | None) -> str:
+    """Time in UTC: "2025-05-03 14:05"."""
     return _DASH if not at else datetime.fromtimestamp(at, tz=UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def iso(at: float | None) -> str:
-    """A moment for machines."""
+    """ISO 8601 time in UTC; empty for None or 0."""
     return "" if not at else datetime.fromtimestamp(at, tz=UTC).isoformat(timespec="seconds")
 
 
 def ago(at: float | None, now: float) -> str:
-    """How long ago, roughly."""
+    """Rounded time since ``at``: "2 hours ago"."""
     if not at:
         return "never"
     passed = max(now - at, 0.0)

@@ -1,4 +1,4 @@
-"""The dashboard's pages. Nobody but its package imports this module."""
+"""Flask blueprint of the dashboard: access control, pages, images and downloads."""
 
 import threading
 import time
@@ -13,64 +13,63 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
-from qc_webhooks.dashboard import charts
-from qc_webhooks.dashboard import formatting as words
+from qc_webhooks.dashboard import charts, formatting
 from qc_webhooks.dashboard.auth import (
-    HOME,
-    Access,
+    BASE_PATH,
+    AccessControl,
     check_csrf,
     csrf_token,
     safe_next,
     session_key,
 )
-from qc_webhooks.dashboard.dispute_panels import lay_out
-from qc_webhooks.dashboard.dispute_queue import PAGE, SORTS, STATES, Search
-from qc_webhooks.dashboard.downloads import FILES, Source, as_csv, as_json
-from qc_webhooks.dashboard.photos import Photos, refusal
-from qc_webhooks.dashboard.project_view import Projects
-from qc_webhooks.dashboard.whatif import THRESHOLDS, Scenario, scenarios
+from qc_webhooks.dashboard.dispute_panels import build_panels
+from qc_webhooks.dashboard.dispute_queue import PAGE_SIZE, SORTS, STATES, Search
+from qc_webhooks.dashboard.downloads import DOWNLOADS, DownloadSource, as_csv, as_json
+from qc_webhooks.dashboard.project_view import ConnectedProjects
+from qc_webhooks.dashboard.task_images import TaskImages, placeholder_svg
+from qc_webhooks.dashboard.whatif import THRESHOLDS, Scenario, replay_thresholds
 
-# Nothing comes from anywhere but us, no script or style is written into a page, and no other site frames one.
-_POLICY = (
+# All resources come from this server; no inline scripts or styles; no framing by other sites.
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'"
 )
 _HEADERS = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_OPEN = {"dashboard.login", "dashboard.static"}
+_PUBLIC_ENDPOINTS = {"dashboard.login", "dashboard.static"}
 
 log = structlog.get_logger(__name__)
 
 
 class DashboardPaths:
-    """Paths that need no Basic auth: the dashboard has a log-in of its own; and others beside it."""
+    """Paths exempt from Basic auth: the dashboard, which has its own log-in, and the given others."""
 
     def __init__(self, *others: str) -> None:
         self._others = others
 
     def __contains__(self, path: object) -> bool:
-        return isinstance(path, str) and (path in self._others or path == HOME or path.startswith(f"{HOME}/"))
+        return isinstance(path, str) and (path in self._others or path == BASE_PATH or path.startswith(f"{BASE_PATH}/"))
 
 
 def add_dashboard(app: Flask, settings: Settings, engine: sa.Engine, *, clock: Callable[[], float] = time.time) -> None:
-    """Adds the dashboard to an app, under ``/dashboard/``.
+    """Add the dashboard to an app, under ``/dashboard/``.
 
     Args:
         app: The service's app.
-        settings: Holds the password; without one only the log-in answers, and says so.
+        settings: Hold the password; without one only the log-in page answers, and says why.
         engine: The migrated database.
-        clock: Seconds since 1970.
+        clock: Returns seconds since 1970.
     """
     app.secret_key = session_key(settings)
     app.config.update(
         SESSION_COOKIE_NAME="labelloop_dashboard",
-        SESSION_COOKIE_PATH=HOME,
+        SESSION_COOKIE_PATH=BASE_PATH,
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=settings.qc_url.startswith("https://"),
@@ -79,61 +78,61 @@ def add_dashboard(app: Flask, settings: Settings, engine: sa.Engine, *, clock: C
     pages = Blueprint(
         "dashboard",
         __name__,
-        url_prefix=HOME,
+        url_prefix=BASE_PATH,
         template_folder="templates",
         static_folder="static",
         static_url_path="/static",
     )
-    access, projects = Access(settings, engine, clock=clock), Projects(settings, engine)
-    _add_rules(pages, access)
-    _add_log_in(pages, access)
-    _add_pages(pages, projects)
-    _add_disputes(pages, projects)
-    _add_photos(pages, _Lazy(lambda: Photos(settings, engine)))
-    _add_files(pages, projects)
-    pages.context_processor(lambda: {"csrf_token": csrf_token, "words": words, "now": clock(), "settings": settings,
-                                     "readable": charts.readable, "whisker": charts.whisker})  # fmt: skip
+    access, projects = AccessControl(settings, engine, clock=clock), ConnectedProjects(settings, engine)
+    _add_access_control(pages, access)
+    _add_login_pages(pages, access)
+    _add_project_pages(pages, projects)
+    _add_dispute_pages(pages, projects)
+    _add_images(pages, _LazyImages(lambda: TaskImages(settings, engine)))
+    _add_downloads(pages, projects)
+    pages.context_processor(lambda: {"csrf_token": csrf_token, "fmt": formatting, "now": clock(), "settings": settings,
+                                     "answer_label": charts.answer_label, "whisker": charts.whisker})  # fmt: skip
     app.register_blueprint(pages)
 
     @app.get("/")
     def root() -> ResponseReturnValue:
-        return redirect(f"{HOME}/")
+        return redirect(f"{BASE_PATH}/")
 
 
 class _SchemeAwareSessions(SecureCookieSessionInterface):
-    """The cookie is Secure where the request came by HTTPS, as the proxy in front says (`trusted_proxies`)."""
+    """Marks the cookie Secure for requests over HTTPS, as reported by a trusted proxy (`trusted_proxies`)."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure or super().get_cookie_secure(app)
 
 
-class _Lazy:
-    """A value that is made when it is first asked for, once."""
+class _LazyImages:
+    """Creates ``TaskImages`` on first use, once."""
 
-    def __init__(self, make: Callable[[], Photos]) -> None:
+    def __init__(self, make: Callable[[], TaskImages]) -> None:
         self._make, self._lock = make, threading.Lock()
-        self._made: Photos | None = None
+        self._images: TaskImages | None = None
 
-    def __call__(self) -> Photos:
+    def __call__(self) -> TaskImages:
         with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+            if self._images is None:
+                self._images = self._make()
+            return self._images
 
 
-def _add_rules(pages: Blueprint, access: Access) -> None:
+def _add_access_control(pages: Blueprint, access: AccessControl) -> None:
     @pages.before_request
     def admit() -> ResponseReturnValue | None:
-        if request.endpoint in _OPEN or access.is_logged_in():
+        if request.endpoint in _PUBLIC_ENDPOINTS or access.is_logged_in():
             return None
-        given = request.authorization
-        if given is not None and given.type == "basic" and request.method == "GET" and access.is_on:
+        credentials = request.authorization
+        if credentials is not None and credentials.type == "basic" and request.method == "GET" and access.is_enabled:
             # For scripts: `curl --user :PASSWORD`.
-            if access.is_right(request, given.password or ""):
+            if access.check_password(request, credentials.password or ""):
                 return None
             return Response("The password is wrong.\n", 401, {"WWW-Authenticate": 'Basic realm="labelloop"'})
-        wanted = request.full_path.rstrip("?") if request.method == "GET" else f"{HOME}/"
-        return redirect(url_for("dashboard.login", next=wanted))
+        target = request.full_path.rstrip("?") if request.method == "GET" else f"{BASE_PATH}/"
+        return redirect(url_for("dashboard.login", next=target))
 
     @pages.after_request
     def protect(response: Response) -> Response:
@@ -141,8 +140,8 @@ def _add_rules(pages: Blueprint, access: Access) -> None:
             response.headers.setdefault(name, value)
         if request.is_secure:
             response.headers["Strict-Transport-Security"] = "max-age=31536000"
-        access.remember(response)
-        if request.endpoint not in {"dashboard.static", "dashboard.photo"}:
+        access.set_known_browser_cookie(response)
+        if request.endpoint not in {"dashboard.static", "dashboard.image"}:
             response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -160,21 +159,21 @@ def _add_rules(pages: Blueprint, access: Access) -> None:
         ), error.code or 500
 
 
-def _add_log_in(pages: Blueprint, access: Access) -> None:
+def _add_login_pages(pages: Blueprint, access: AccessControl) -> None:
     @pages.route("/login", methods=["GET", "POST"])
     def login() -> ResponseReturnValue:
         target = safe_next(request.values.get("next", ""))
-        wrong = False
+        is_wrong = False
         if request.method == "POST":
             check_csrf(request)
             if access.log_in(request, request.form.get("password", "")):
                 return redirect(target)
-            wrong = True
+            is_wrong = True
         elif access.is_logged_in():
             return redirect(target)
         session.permanent = False
-        page = render_template("dashboard/login.html", next=target, wrong=wrong, on=access.is_on)
-        return page, (403 if wrong else 200)
+        page = render_template("dashboard/login.html", next=target, is_wrong=is_wrong, is_enabled=access.is_enabled)
+        return page, (403 if is_wrong else 200)
 
     @pages.post("/logout")
     def logout() -> ResponseReturnValue:
@@ -183,13 +182,13 @@ def _add_log_in(pages: Blueprint, access: Access) -> None:
         return redirect(url_for("dashboard.login"))
 
 
-def _add_pages(pages: Blueprint, projects: Projects) -> None:
+def _add_project_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
     @pages.get("/")
     def home() -> ResponseReturnValue:
-        found = projects.all()
-        if len(found) == 1:
-            return redirect(url_for("dashboard.overview", project=found[0].project))
-        return render_template("dashboard/projects.html", projects=found, view=None)
+        items = projects.all()
+        if len(items) == 1:
+            return redirect(url_for("dashboard.overview", project=items[0].project))
+        return render_template("dashboard/projects.html", projects=items, view=None)
 
     @pages.get("/<int:project>/")
     def overview(project: int) -> ResponseReturnValue:
@@ -197,12 +196,12 @@ def _add_pages(pages: Blueprint, projects: Projects) -> None:
         return render_template(
             "dashboard/overview.html",
             view=view,
-            here="overview",
-            kinds=view.kinds(),
-            time=charts.over_time(view.board.days),
-            volume=charts.volume(view.board.days),
-            concerned=[each for each in view.board.people if each.concerns],
-            unclear=[split for split in view.board.splits if split.kind in {"guideline", "two views"}],
+            page="overview",
+            conflict_counts=view.conflict_counts(),
+            agreement_chart=charts.agreement_chart(view.summary.days),
+            task_chart=charts.task_count_chart(view.summary.days),
+            flagged=[profile for profile in view.summary.people if profile.concerns],
+            unclear=[pattern for pattern in view.summary.splits if pattern.kind in {"guideline", "two views"}],
         )
 
     @pages.get("/<int:project>/agreement")
@@ -211,19 +210,24 @@ def _add_pages(pages: Blueprint, projects: Projects) -> None:
         return render_template(
             "dashboard/agreement.html",
             view=view,
-            here="agreement",
-            time=charts.over_time(view.board.days, width=1180.0, height=280.0),
-            volume=charts.volume(view.board.days, width=1180.0),
+            page="agreement",
+            agreement_chart=charts.agreement_chart(view.summary.days, width=1180.0, height=280.0),
+            task_chart=charts.task_count_chart(view.summary.days, width=1180.0),
         )
 
     @pages.get("/<int:project>/labels")
     def labels(project: int) -> ResponseReturnValue:
         view = projects.view(project)
-        found = [(each.control, *charts.matrix(each)) for each in view.board.confusions]
-        told = [split for split in view.board.splits if split.kind != "hard"]
-        hard = [split for split in view.board.splits if split.kind == "hard"]
+        matrices = [(confusion.control, *charts.confusion_matrix(confusion)) for confusion in view.summary.confusions]
+        patterns = [pattern for pattern in view.summary.splits if pattern.kind != "hard"]
+        hard = [pattern for pattern in view.summary.splits if pattern.kind == "hard"]
         return render_template(
-            "dashboard/labels.html", view=view, here="labels", confusions=found, splits=told[:12], hard=hard[:12]
+            "dashboard/labels.html",
+            view=view,
+            page="labels",
+            confusions=matrices,
+            patterns=patterns[:12],
+            hard=hard[:12],
         )
 
     @pages.get("/<int:project>/annotators")
@@ -233,110 +237,114 @@ def _add_pages(pages: Blueprint, projects: Projects) -> None:
         return render_template(
             "dashboard/annotators.html",
             view=view,
-            here="annotators",
-            people=view.people(order),
+            page="annotators",
+            profiles=view.people(order),
             sort=order,
-            floor=view.floor(),
-            measured=any(each.against_truth.n for each in view.board.people),
+            floor=view.scale_floor(),
+            has_ground_truth=any(profile.against_truth.n for profile in view.summary.people),
         )
 
     @pages.get("/<int:project>/annotators/<annotator>")
     def annotator(project: int, annotator: str) -> ResponseReturnValue:
         view = projects.view(project)
-        person = next((each for each in view.board.people if str(each.annotator) == annotator), None)
-        if person is None:
-            raise NotFound(f"Nobody with the number {annotator[:20]} is among the annotators that were counted.")
-        rated = {**person.reliability.labels, **person.reliability.choices}
-        matrices = [(control, found, *charts.own_matrix(found)) for control, found in rated.items()]
+        profile = next((item for item in view.summary.people if str(item.annotator) == annotator), None)
+        if profile is None:
+            raise NotFound(f"Annotator {annotator[:20]} is not in the statistics of project {project}.")
+        reliabilities = {**profile.reliability.labels, **profile.reliability.choices}
+        matrices = [
+            (control, reliability, *charts.annotator_matrix(reliability))
+            for control, reliability in reliabilities.items()
+        ]
         return render_template(
             "dashboard/annotator.html",
             view=view,
-            here="annotators",
-            person=person,
-            floor=view.floor(),
-            rated=rated,
-            matrices=[each for each in matrices if len(each[2]) > 1],
+            page="annotators",
+            profile=profile,
+            floor=view.scale_floor(),
+            reliabilities=reliabilities,
+            matrices=[item for item in matrices if len(item[2]) > 1],
         )
 
     @pages.get("/<int:project>/what-if")
     def what_if(project: int) -> ResponseReturnValue:
         view = projects.view(project)
-        inforce = Scenario.of(view.policy)
-        chosen = inforce.changed(request.args)
+        in_force = Scenario.of(view.policy)
+        chosen = in_force.with_form_values(request.args)
         replay = view.replay()
-        found = [result for _, result in scenarios(replay, chosen)] if replay else []
-        courses = (
-            ("disputes", [each.disputes for each in found]),
-            ("for a reviewer", [each.review for each in found]),
+        results = [result for _, result in replay_thresholds(replay, chosen)] if replay else []
+        series = (
+            ("disputes", [result.disputes for result in results]),
+            ("for a reviewer", [result.review for result in results]),
         )
         return render_template(
             "dashboard/whatif.html",
             view=view,
-            here="whatif",
-            inforce=inforce,
+            page="whatif",
+            in_force=in_force,
             chosen=chosen,
-            before=inforce.run(replay) if replay else None,
+            before=in_force.run(replay) if replay else None,
             after=chosen.run(replay) if replay else None,
-            curve=charts.curves(THRESHOLDS, courses, mark=chosen.agreement) if found else None,
+            curve=charts.threshold_chart(THRESHOLDS, series, mark=chosen.agreement) if results else None,
         )
 
 
-def _add_disputes(pages: Blueprint, projects: Projects) -> None:
+def _add_dispute_pages(pages: Blueprint, projects: ConnectedProjects) -> None:
     @pages.get("/<int:project>/disputes")
     def disputes(project: int) -> ResponseReturnValue:
         view, search = projects.view(project), Search.of(request.args)
-        found = view.queue.count(search)
-        shown = view.queue.page(search)
-        cards = [(each, lay_out(each.drawing) if each.drawing else None) for each in shown]
+        count = view.queue.count(search)
+        cards = [
+            (dispute, build_panels(dispute.drawing) if dispute.drawing else None) for dispute in view.queue.page(search)
+        ]
         return render_template(
-            "dashboard/disputes.html", view=view, here="disputes", search=search, cards=cards, found=found,
-            pages=max(1, -(-found // PAGE)), states=STATES, sorts=SORTS,
+            "dashboard/disputes.html", view=view, page="disputes", search=search, cards=cards, count=count,
+            pages=max(1, -(-count // PAGE_SIZE)), states=STATES, sorts=SORTS,
         )  # fmt: skip
 
     @pages.get("/<int:project>/disputes/<int:task>")
     def dispute(project: int, task: int) -> ResponseReturnValue:
         view, search = projects.view(project), Search.of(request.args)
-        found = view.queue.one(task)
-        if found is None:
-            raise NotFound(f"Quality control knows no task {task} in project {project}.")
-        before, after = view.queue.around(search, found)
+        selected = view.queue.get(task)
+        if selected is None:
+            raise NotFound(f"Project {project} has no judged task {task}.")
+        before, after = view.queue.neighbours(search, selected)
         photo = request.args.get("photo", "")
-        asked = int(photo) if photo.isdecimal() and len(photo) < 5 else None
-        uncut = request.args.get("whole") == "yes"
-        laid = whole = None
-        if found.drawing is not None:
-            laid = lay_out(found.drawing, whole=uncut, photo=asked, panel_px=560)
-            whole = lay_out(found.drawing, whole=True, photo=asked, panel_px=760)
+        image = int(photo) if photo.isdecimal() and len(photo) < 5 else None
+        is_full_image = request.args.get("whole") == "yes"
+        panels = full_panels = None
+        if selected.drawing is not None:
+            panels = build_panels(selected.drawing, whole=is_full_image, photo=image, panel_px=560)
+            full_panels = build_panels(selected.drawing, whole=True, photo=image, panel_px=760)
         return render_template(
-            "dashboard/dispute.html", view=view, here="disputes", search=search, dispute=found, laid=laid, whole=whole,
-            uncut=uncut,
+            "dashboard/dispute.html", view=view, page="disputes", search=search, dispute=selected, panels=panels,
+            full_panels=full_panels, is_full_image=is_full_image,
             before=before, after=after, writes=view.queue.writes(task),
         )  # fmt: skip
 
 
-def _add_photos(pages: Blueprint, photos: Callable[[], Photos]) -> None:
-    @pages.get("/<int:project>/photos/<int:task>/<int:place>/<int:width>.jpg")
-    def photo(project: int, task: int, place: int, width: int) -> ResponseReturnValue:
+def _add_images(pages: Blueprint, images: Callable[[], TaskImages]) -> None:
+    @pages.get("/<int:project>/photos/<int:task>/<int:index>/<int:width>.jpg")
+    def image(project: int, task: int, index: int, width: int) -> ResponseReturnValue:
         try:
-            body = photos().jpeg(project, task, place, width)
+            jpeg = images().jpeg(project, task, index, width)
         except LabelloopError as error:
             log.warning("photo_failed", project=project, task=task, reason=str(error))
             return Response(
-                refusal(), error.status, content_type="image/svg+xml", headers={"Cache-Control": "no-store"}
+                placeholder_svg(), error.status, content_type="image/svg+xml", headers={"Cache-Control": "no-store"}
             )
-        return Response(body, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+        return Response(jpeg, content_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
-def _add_files(pages: Blueprint, projects: Projects) -> None:
-    @pages.get("/<int:project>/files/<name>.<any(csv, json):form>")
-    def file(project: int, name: str, form: str) -> ResponseReturnValue:
+def _add_downloads(pages: Blueprint, projects: ConnectedProjects) -> None:
+    @pages.get("/<int:project>/files/<name>.<any(csv, json):extension>")
+    def download(project: int, name: str, extension: str) -> ResponseReturnValue:
         view = projects.view(project)
-        rows = FILES.get(name)
+        rows = DOWNLOADS.get(name)
         if rows is None:
-            raise NotFound(f"There is no file {name[:40]}; there are {', '.join(FILES)}.")
-        scenario = Scenario.of(view.policy).changed(request.args)
-        source = Source(view.queue, Search.of(request.args), view.board, view.replay(), scenario)
-        write, kind = (as_csv, "text/csv; charset=utf-8") if form == "csv" else (as_json, "application/json")
+            raise NotFound(f"There is no download {name[:40]}. Choose one of {', '.join(DOWNLOADS)}.")
+        scenario = Scenario.of(view.policy).with_form_values(request.args)
+        source = DownloadSource(view.queue, Search.of(request.args), view.summary, view.replay(), scenario)
+        write, kind = (as_csv, "text/csv; charset=utf-8") if extension == "csv" else (as_json, "application/json")
         answer = Response(write(rows(source)), content_type=kind)
-        answer.headers["Content-Disposition"] = f'attachment; filename="{name}-{project}.{form}"'
+        answer.headers["Content-Disposition"] = f'attachment; filename="{name}-{project}.{extension}"'
         return answer

@@ -1,18 +1,18 @@
-"""What-if on the dashboard: the settings that can be played with, and the past under each of them."""
+"""What-if page: settings that can be changed, and replays under them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from qc_webhooks.policy import Policy
-from qc_webhooks.report.replay import MOST_ANNOTATORS, Replay, Replayed
+from qc_webhooks.report.replay import MAX_ANNOTATORS, Replay, ReplayResult
 
-# The thresholds that the curve is drawn over.
+# Thresholds of the curve.
 THRESHOLDS = tuple(round(0.3 + 0.05 * step, 2) for step in range(15))
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Settings of the policy that a replay can change; see ``Policy``."""
+    """Policy settings that a replay can change; see ``Policy``."""
 
     agreement: float
     annotators: int
@@ -22,31 +22,31 @@ class Scenario:
 
     @classmethod
     def of(cls, policy: Policy) -> "Scenario":
-        """What is in force."""
-        most = min(policy.max_annotators, MOST_ANNOTATORS)
+        """Settings of a policy."""
+        max_annotators = min(policy.max_annotators, MAX_ANNOTATORS)
         return cls(
             policy.agreement,
-            min(policy.annotators, MOST_ANNOTATORS),
-            most,
+            min(policy.annotators, MAX_ANNOTATORS),
+            max_annotators,
             policy.every_control,
             policy.review_not_judged,
         )
 
-    def changed(self, values: Mapping[str, str]) -> "Scenario":
-        """With the values of a form; what makes no sense is brought into its range."""
+    def with_form_values(self, values: Mapping[str, str]) -> "Scenario":
+        """Apply the values of a form, clipped to their ranges."""
         if not values.keys() & {"agreement", "annotators", "max_annotators"}:
             return self
-        annotators = int(_number(values.get("annotators"), self.annotators, 2, MOST_ANNOTATORS))
+        annotators = int(_number(values.get("annotators"), self.annotators, 2, MAX_ANNOTATORS))
         return Scenario(
             round(_number(values.get("agreement"), self.agreement, 0.01, 1.0), 3),
             annotators,
-            int(_number(values.get("max_annotators"), self.max_annotators, annotators, MOST_ANNOTATORS)),
+            int(_number(values.get("max_annotators"), self.max_annotators, annotators, MAX_ANNOTATORS)),
             values.get("every_control") == "yes",
             self.review_not_judged,
         )
 
-    def run(self, replay: Replay) -> Replayed:
-        """The past under these settings."""
+    def run(self, replay: Replay) -> ReplayResult:
+        """Replay all tasks under these settings."""
         return replay.run(
             agreement=self.agreement,
             annotators=self.annotators,
@@ -56,8 +56,8 @@ class Scenario:
         )
 
 
-def scenarios(replay: Replay, around: Scenario) -> Iterator[tuple[Scenario, Replayed]]:
-    """The same settings at every threshold."""
+def replay_thresholds(replay: Replay, around: Scenario) -> Iterator[tuple[Scenario, ReplayResult]]:
+    """Replay the same settings at each of THRESHOLDS."""
     for threshold in THRESHOLDS:
         scenario = replace(around, agreement=threshold)
         yield scenario, scenario.run(replay)

@@ -1,1 +1,1 @@
-"""One task from reading to writing: read, judge, plan, write; reconciliation; undo."""
+"""Pipeline of a task: read, judge, plan, write; reconciliation; undo."""

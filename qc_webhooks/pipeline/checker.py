@@ -1,4 +1,4 @@
-"""One task, checked: read from Label Studio, judged by the policy, routed, remembered."""
+"""Checks a task: reads it from Label Studio, judges it by the policy, applies the routes, and saves the decision."""
 
 import hashlib
 import time
@@ -11,50 +11,57 @@ import msgspec
 import structlog
 
 from labelloop.labeling.consensus.clustering import Cluster, cluster_regions
-from labelloop.labeling.consensus.consensus import evidence
+from labelloop.labeling.consensus.consensus import collect_evidence
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.latest import with_unread
+from labelloop.labeling.studio.latest import with_malformed_annotations
 from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio import Studio
-from qc_webhooks.agreement import Answers, read_answers, whole_answers
-from qc_webhooks.artifacts.overlays import accepted_annotation, mark_of, overlays_of
-from qc_webhooks.artifacts.review_copy import Copy, ReviewCopyContent, imported_decision
-from qc_webhooks.decision.context import Action, LastDecision, RoutingContext
-from qc_webhooks.decision.dispute_drawing import draw
+from qc_webhooks.agreement import Answers, complete_answers, read_answers
+from qc_webhooks.artifacts.overlays import accepted_annotation, overlay_key, overlays_of
+from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewCopyContent, imported_annotation
+from qc_webhooks.decision.context import (
+    Action,
+    Assessment,
+    LastDecision,
+    ReviewState,
+    RoutingContext,
+    TaskState,
+)
+from qc_webhooks.decision.dispute_drawing import draw_dispute
 from qc_webhooks.decision.expected_gain import ExpectedGain, expected_gain
 from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.decision.proposal import propose
 from qc_webhooks.decision.review_reasons import judge_task
 from qc_webhooks.decision.routes import is_adjudicated, is_copied, needs_review, plan, qc_keys
-from qc_webhooks.pipeline.review_project import ReviewDesk, ReviewStore
-from qc_webhooks.pipeline.task_writer import Writer
+from qc_webhooks.pipeline.review_project import ReviewProjects, ReviewStore
+from qc_webhooks.pipeline.task_writer import TaskWriter
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.schedulers.annotator_model import CrowdStore
-from qc_webhooks.schedulers.ground_truth import TruthStore
+from qc_webhooks.schedulers.annotator_model import AnnotatorModelStore
+from qc_webhooks.schedulers.ground_truth import GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.dispute_card import stance_of
+from qc_webhooks.verdict.dispute_card import annotator_view
 from qc_webhooks.verdict.task_facts import facts_of
-from qc_webhooks.verdict.verdict import Verdict
+from qc_webhooks.verdict.verdict import TaskVerdict
 
-# A label config changes seldom; asking for it at every task would double our requests.
-CONFIG_KEPT_S = 60.0
-# Brought back, accepted.
-_MOST_DECISIONS = 2
+# The label config is cached this long: it changes seldom, and a request per task would double the load.
+CONFIG_TTL_S = 60.0
+# Checks after the first: import the reviewer's decision, then mark it as the ground truth.
+_MAX_FOLLOW_UPS = 2
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check.
+    """Result of a check.
 
     Attributes:
-        verdict: None: the task is gone.
-        actions: What was written to the task; empty: it was as it should be.
+        verdict: None where the task is deleted.
+        actions: Actions written to the task.
     """
 
-    verdict: Verdict | None
+    verdict: TaskVerdict | None
     actions: tuple[Action, ...] = ()
 
 
@@ -63,245 +70,278 @@ class Checker:
 
     Args:
         studio: Label Studio.
-        memory: What was decided and written before.
-        home: The folder that the policies are in (the setting ``home``).
-        base: The path under which a browser finds Label Studio, empty or ``/path``.
+        memory: Stored decisions and the write log.
+        home: Folder of the policies (the setting ``home``).
+        base: Path of Label Studio in a browser, empty or ``/path``.
     """
 
     def __init__(self, studio: Studio, memory: DecisionStore, home: Path, *, base: str = "") -> None:
         self._studio = studio
         self._memory = memory
         self._facts = FactStore(memory.engine)
-        self._crowds = CrowdStore(memory.engine)
-        self._truths = TruthStore(memory.engine)
-        self.desk = ReviewDesk(studio, ReviewStore(memory.engine), base=base)
-        self._writer = Writer(studio, memory, self.desk)
+        self._crowds = AnnotatorModelStore(memory.engine)
+        self._truths = GroundTruthStore(memory.engine)
+        self.reviews = ReviewProjects(studio, ReviewStore(memory.engine), base=base)
+        self._writer = TaskWriter(studio, memory, self.reviews)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
 
     def check(self, project: int, task: int) -> CheckResult:
-        """Judges a task as it is in Label Studio now and makes it say so. Doing it twice writes once.
+        """Judge a task in its current state and write the result to it. Idempotent.
 
         Raises:
-            StudioError: Label Studio cannot be asked, or refuses.
-            MalformedTask, MalformedConfig: It answered something that is no task or no label config.
-            PolicyError: The policy cannot be followed.
-            WriteLost: Label Studio answered a write with other values than we wrote.
+            StudioError: Label Studio cannot be reached, or refuses.
+            MalformedTask, MalformedConfig: The answer is no task or no label config.
+            PolicyError: The policy is invalid.
+            WriteLost: Label Studio answered a write with other values than were written.
         """
         checked = self._check_once(project, task)
         actions = checked.actions
-        # What a reviewer submitted is brought back, then marked as the ground truth: each time the task is another one.
-        for _ in range(_MOST_DECISIONS):
-            if not any(action.decides for action in checked.actions):
+        # A reviewer's decision is imported, then marked as the ground truth; the task changes each time.
+        for _ in range(_MAX_FOLLOW_UPS):
+            if not any(action.changes_verdict for action in checked.actions):
                 break
             checked = self._check_once(project, task)
             actions = (*actions, *checked.actions)
         return CheckResult(checked.verdict, actions)
 
     def acknowledge(self, project: int, task: int, *, overlays: bool) -> None:
-        """Takes a task as it is now for settled, so that what was undone is not done again before something happens.
+        """Save the current state of a task as handled, so that an undone write is not repeated before the next change.
 
         Args:
             project: The project's id.
             task: The task's id.
-            overlays: Whether the absence of overlays is to stand too.
+            overlays: Whether missing overlays are also accepted.
         """
-        found = self._read(project, task)
-        if found is None:
+        labeled_task = self._read(project, task)
+        if labeled_task is None:
             return
-        _, situation, _ = self._judged(project, found)
-        held = situation.memory or LastDecision("")
-        settled = situation.fingerprint if overlays else None
-        if overlays and situation.desk and situation.copy is None and needs_review(situation):
-            review = self.desk.store.review_of(project) or 0
-            self.desk.store.keep(project, task, Copy(review, 0, situation.fingerprint, ""))
-        self._remember(project, found, situation, replace(held, fingerprint=situation.fingerprint, overlay=settled))
+        _, context, _ = self._judged(project, labeled_task)
+        previous = context.task.last_decision or LastDecision("")
+        overlay = context.task.fingerprint if overlays else None
+        if overlays and context.review.has_project and context.review.copy is None and needs_review(context):
+            review = self.reviews.store.review_of(project) or 0
+            self.reviews.store.save_copy(project, task, ReviewCopy(review, 0, context.task.fingerprint, ""))
+        self._remember(
+            project, labeled_task, context, replace(previous, fingerprint=context.task.fingerprint, overlay=overlay)
+        )
 
     def is_judged(self, project: int, task: int) -> bool:
-        """Whether nothing happened to the task since it was judged last."""
-        found = self._read(project, task)
-        return found is not None and not self._judged(project, found)[1].is_news
+        """Whether the task is unchanged since it was judged."""
+        labeled_task = self._read(project, task)
+        return labeled_task is not None and not self._judged(project, labeled_task)[1].task.has_changed
 
     def _check_once(self, project: int, task: int) -> CheckResult:
-        # First, so that little time passes between reading the task and writing to it.
+        # Fetched first, to keep the time between reading the task and writing to it short.
         self._config(project)
-        found = self._read(project, task)
-        if found is None:
+        labeled_task = self._read(project, task)
+        if labeled_task is None:
             self._writer.abandon(project, task)
-            self._memory.forget(project, task)
-            self._facts.forget(project, task)
-            self._truths.forget(project, task)
-            self.desk.clear(project, task)
+            self._memory.delete_task(project, task)
+            self._facts.delete(project, task)
+            self._truths.delete(project, task)
+            self.reviews.delete_copy(project, task)
             return CheckResult(None)
-        answers, situation, config = self._judged(project, found)
-        situation = replace(situation, memory=self._writer.settle(project, found, situation.memory))
+        answers, context, config = self._judged(project, labeled_task)
+        last_decision = self._writer.recover(project, labeled_task, context.task.last_decision)
+        context = replace(context, task=replace(context.task, last_decision=last_decision))
         clusters = cache(partial(_clusters, answers))
-        situation = self._with_proposal(project, found, answers, situation, config, clusters=clusters)
-        actions = plan(situation)
-        self._writer.carry_out(project, found, actions, situation.fingerprint)
-        if not any(action.decides for action in actions):
-            self._remember(project, found, situation, memory_after(situation, actions))
-            self._keep_facts(project, found, answers, situation, config, clusters=clusters)
-            self._truths.keep(
+        context = self._with_proposal(project, labeled_task, answers, context, config, clusters=clusters)
+        actions = plan(context)
+        self._writer.apply(project, labeled_task, actions, context.task.fingerprint)
+        if not any(action.changes_verdict for action in actions):
+            self._remember(project, labeled_task, context, decision_after(context, actions))
+            self._keep_facts(project, labeled_task, answers, context, config, clusters=clusters)
+            self._truths.save(
                 project,
-                found.id or 0,
-                truth=situation.verdict.ground_truth,
-                annotators=situation.verdict.annotators,
-                ours=situation.overlap_is_ours,
-                carried=situation.wish,
+                labeled_task.id or 0,
+                truth=context.verdict.ground_truth,
+                annotators=context.verdict.annotators,
+                ours=context.task.overlap_is_ours,
+                carried=context.task.requested_overlap,
             )
         log.info(
             "task_checked",
             project=project,
             task=task,
-            outcome=situation.verdict.outcome,
-            agreement=situation.verdict.agreement,
-            annotators=situation.verdict.annotators,
+            outcome=context.verdict.outcome,
+            agreement=context.verdict.agreement,
+            annotators=context.verdict.annotators,
             routes=[action.route for action in actions],
         )
-        return CheckResult(situation.verdict, actions)
+        return CheckResult(context.verdict, actions)
 
     def _read(self, project: int, task: int) -> Task | None:
-        source = self._studio.task_json(project, task)
-        return None if source is None else with_unread(read_task(source))
+        payload = self._studio.task_json(project, task)
+        return None if payload is None else with_malformed_annotations(read_task(payload))
 
-    def _judged(self, project: int, found: Task) -> tuple[tuple[Answers, ...], RoutingContext, LabelConfig]:
+    def _judged(self, project: int, labeled_task: Task) -> tuple[tuple[Answers, ...], RoutingContext, LabelConfig]:
         config = self._config(project)
         policy = read_policy(self._home, project, config=config)
-        answers = read_answers(found, config=config)
-        judged = judge_task(found, answers, policy, config=config)
+        answers = read_answers(labeled_task, config=config)
+        judged = judge_task(labeled_task, answers, policy, config=config)
         verdict = judged.verdict
-        copy = self.desk.store.copy(project, found.id or 0)
-        decision = self.desk.decision(copy)
-        submitted = None if decision is None else imported_decision(found, decision.annotator, decision.mark)
-        situation = RoutingContext(
-            data=found.data,
-            overlap=1 if found.overlap is None else found.overlap,
-            is_labeled=bool(found.is_labeled),
-            verdict=verdict,
-            policy=policy,
-            fingerprint=fingerprint(answers, policy),
-            memory=self._memory.recall(project, found.id or 0, task_created_at=found.created_at),
-            accepted=accepted_annotation(found) or submitted,
-            held=tuple(mark_of(each) for each in overlays_of(found)),
-            broken=judged.broken,
+        copy = self.reviews.store.copy(project, labeled_task.id or 0)
+        decision = self.reviews.decision(copy)
+        submitted = None if decision is None else imported_annotation(labeled_task, decision.annotator, decision.mark)
+        has_gain = verdict.outcome not in {"waiting", "not_judged"}
+        assessment = Assessment(
+            verdict,
+            policy,
+            violations=judged.violations,
             reasons=judged.reasons,
-            outlook=self._outlook(project, answers, policy)
-            if verdict.outcome not in {"waiting", "not_judged"}
-            else None,
-            wish=RequestedOverlap() if verdict.ground_truth is None else self._truths.wish(project, found.id or 0),
-            desk=policy.review_project and self.desk.store.review_of(project) is not None,
+            expected_gain=self._outlook(project, answers, policy) if has_gain else None,
+        )
+        task_id = labeled_task.id or 0
+        state = TaskState(
+            data=labeled_task.data,
+            overlap=1 if labeled_task.overlap is None else labeled_task.overlap,
+            is_labeled=bool(labeled_task.is_labeled),
+            fingerprint=fingerprint(answers, policy),
+            last_decision=self._memory.last_decision(project, task_id, task_created_at=labeled_task.created_at),
+            requested_overlap=RequestedOverlap()
+            if verdict.ground_truth is None
+            else self._truths.requested_overlap(project, task_id),
+        )
+        review = ReviewState(
+            accepted=accepted_annotation(labeled_task) or submitted,
+            overlays=tuple(overlay_key(overlay) for overlay in overlays_of(labeled_task)),
+            has_project=policy.review_project and self.reviews.store.review_of(project) is not None,
             copy=copy,
             decision=decision,
-            is_brought=submitted is not None,
+            is_imported=submitted is not None,
         )
-        return answers, situation, config
+        context = RoutingContext(state, assessment, review)
+        return answers, context, config
 
     def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> ExpectedGain:
-        said = evidence([stance_of(each) for each in whole_answers(answers)])
-        return expected_gain(said, self._crowds.crowd(project), most=policy.max_annotators)
+        votes = collect_evidence([annotator_view(answer) for answer in complete_answers(answers)])
+        return expected_gain(votes, self._crowds.load(project), max_annotators=policy.max_annotators)
 
     def _with_proposal(
         self,
         project: int,
-        found: Task,
+        labeled_task: Task,
         answers: Sequence[Answers],
-        situation: RoutingContext,
+        context: RoutingContext,
         config: LabelConfig,
         *,
         clusters: Callable[[], Sequence[Cluster]],
     ) -> RoutingContext:
-        """With the overlays of a dispute, for the task and for its copy in the review project, where they are needed.
+        """Add the overlays of a dispute, for the task and for its copy in the review project, where needed.
 
-        Without a model version of the project, Label Studio prefills an annotator's editor with the newest prediction
-        and counts the overlays in a task's prediction score: then the task gets none.
+        Without a model version of the project, Label Studio prefills the editor with the newest prediction and counts
+        the overlays in a task's prediction score; such a task gets no overlays.
         """
-        here = is_adjudicated(situation) and not situation.overlays_stand
-        if here and not self._studio.project(project).get("model_version"):
-            log.warning("overlays_withheld", project=project, task=found.id, reason="the project has no model_version")
-            here = False
-        there = is_copied(situation) and not situation.copy_stands
-        if not (here or there):
-            return situation
-        crowd = self._crowds.crowd(project)
+        for_task = is_adjudicated(context) and not context.task.overlays_are_final
+        if for_task and not self._studio.project(project).get("model_version"):
+            log.warning(
+                "overlays_withheld", project=project, task=labeled_task.id, reason="the project has no model_version"
+            )
+            for_task = False
+        for_copy = is_copied(context) and not context.copy_is_final
+        if not (for_task or for_copy):
+            return context
+        crowd = self._crowds.load(project)
         overlays = propose(
-            found, answers, situation.verdict, situation.policy, config=config, crowd=crowd, clusters=clusters()
+            labeled_task, answers, context.verdict, context.policy, config=config, crowd=crowd, clusters=clusters()
         )
-        keys = qc_keys(situation)
-        sheet = ReviewCopyContent(overlays, keys["qc_note"], keys["qc_agreement"])
-        return replace(situation, wanted=overlays if here else None, sheet=sheet if there else None)
+        keys = qc_keys(context)
+        content = ReviewCopyContent(overlays, keys["qc_note"], keys["qc_agreement"])
+        review = replace(
+            context.review,
+            proposed_overlays=overlays if for_task else None,
+            copy_content=content if for_copy else None,
+        )
+        return replace(context, review=review)
 
-    def _remember(self, project: int, found: Task, situation: RoutingContext, memory: LastDecision) -> None:
-        self._memory.remember(
+    def _remember(self, project: int, labeled_task: Task, context: RoutingContext, memory: LastDecision) -> None:
+        self._memory.save_decision(
             project,
-            found.id or 0,
+            labeled_task.id or 0,
             memory,
-            situation.verdict,
-            found.annotations,
-            born=found.created_at,
-            review=needs_review(situation),
-            stamp=found.updated_at,
+            context.verdict,
+            labeled_task.annotations,
+            born=labeled_task.created_at,
+            review=needs_review(context),
+            stamp=labeled_task.updated_at,
         )
 
     def _keep_facts(
         self,
         project: int,
-        found: Task,
+        labeled_task: Task,
         answers: Sequence[Answers],
-        situation: RoutingContext,
+        context: RoutingContext,
         config: LabelConfig,
         *,
         clusters: Callable[[], Sequence[Cluster]],
     ) -> None:
-        """Keeps what the dashboard and the statistics tell of the task; the verdict stands whatever becomes of it."""
-        verdict, policy = situation.verdict, situation.policy
+        """Save the facts for the dashboard and the statistics; a failure does not affect the verdict."""
+        verdict, policy = context.verdict, context.policy
         tolerance = policy.tolerance
         try:
-            facts = facts_of(found, answers, verdict, tolerance, config=config, clusters=clusters())
-            drawing = draw(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
-            self._facts.keep(project, msgspec.structs.replace(facts, review=needs_review(situation)), drawing)
-        except Exception:  # a shape that cannot be drawn must not cost the task its verdict
-            log.exception("facts_failed", project=project, task=found.id)
+            facts = facts_of(labeled_task, answers, verdict, tolerance, config=config, clusters=clusters())
+            drawing = draw_dispute(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
+            self._facts.save(project, msgspec.structs.replace(facts, review=needs_review(context)), drawing)
+        except Exception:  # a shape that cannot be drawn must not block the verdict
+            log.exception("facts_failed", project=project, task=labeled_task.id)
 
     def _config(self, project: int) -> LabelConfig:
-        kept = self._configs.get(project)
-        if kept is None or time.monotonic() - kept[0] > CONFIG_KEPT_S:
-            kept = time.monotonic(), self._studio.label_config(project)
-            self._configs[project] = kept
-        return kept[1]
+        cached = self._configs.get(project)
+        if cached is None or time.monotonic() - cached[0] > CONFIG_TTL_S:
+            cached = time.monotonic(), self._studio.label_config(project)
+            self._configs[project] = cached
+        return cached[1]
 
 
 def _clusters(answers: Sequence[Answers]) -> Sequence[Cluster]:
-    """As ``consensus`` takes them."""
-    ordered = sorted(whole_answers(answers), key=lambda each: each.annotator)
-    return cluster_regions([stance_of(each).regions for each in ordered])
+    """Clusters of the regions, as ``consensus`` takes them."""
+    ordered = sorted(complete_answers(answers), key=lambda item: item.annotator)
+    return cluster_regions([annotator_view(item).regions for item in ordered])
 
 
 def fingerprint(answers: Sequence[Answers], policy: Policy) -> str:
-    """What a verdict is drawn from, as a hash: the same fingerprint gives the same verdict."""
+    """Hash of a verdict's inputs: equal fingerprints give equal verdicts."""
     versions = sorted((item.annotation, item.annotator, item.updated_at, item.ground_truth) for item in answers)
     return hashlib.sha256(msgspec.json.encode([versions, asdict(policy)])).hexdigest()
 
 
-def memory_after(situation: RoutingContext, actions: Sequence[Action]) -> LastDecision:
-    """What is to be remembered once the actions are carried out."""
-    before = situation.memory or LastDecision("")
-    keys, asked, at, found = before.keys, before.asked_overlap, before.asked_at, before.found_overlap
+def decision_after(context: RoutingContext, actions: Sequence[Action]) -> LastDecision:
+    """Decision to save once the actions are applied."""
+    previous = context.task.last_decision or LastDecision("")
+    keys, asked_overlap, asked_at, found_overlap = (
+        previous.keys,
+        previous.asked_overlap,
+        previous.asked_at,
+        previous.found_overlap,
+    )
     for action in actions:
         if action.keys:
             keys = action.keys
         if action.route == "raise_overlap":
-            asked, at, found = action.overlap, None, action.overlap  # nobody takes it back when the task is settled
+            asked_overlap, asked_at, found_overlap = (
+                action.overlap,
+                None,
+                action.overlap,
+            )  # not withdrawn when the task is resolved
         if action.route == "one_more_annotator":
-            asked, at = action.overlap, situation.verdict.annotators
-            found = situation.overlap if found is None else found
+            asked_overlap, asked_at = action.overlap, context.verdict.annotators
+            found_overlap = context.task.overlap if found_overlap is None else found_overlap
         if action.route == "seed":
-            # `at` stays open: when nobody is to be measured any more, the overlap goes back without further news.
-            asked, at = action.overlap, None
-            found = situation.overlap if found is None else found
+            # `asked_at` stays None: the overlap is withdrawn without a new event once no annotator is left to measure.
+            asked_overlap, asked_at = action.overlap, None
+            found_overlap = context.task.overlap if found_overlap is None else found_overlap
         if action.route == "withdraw":
-            asked = at = found = None
-    settled = needs_review(situation) and (
-        not situation.policy.adjudicate or situation.overlays_stand or situation.wanted is not None
+            asked_overlap = asked_at = found_overlap = None
+    has_overlay = needs_review(context) and (
+        not context.policy.adjudicate or context.task.overlays_are_final or context.review.proposed_overlays is not None
     )
-    return LastDecision(situation.fingerprint, keys, asked, at, found, situation.fingerprint if settled else None)
+    return LastDecision(
+        context.task.fingerprint,
+        keys,
+        asked_overlap,
+        asked_at,
+        found_overlap,
+        context.task.fingerprint if has_overlay else None,
+    )

@@ -1,8 +1,7 @@
-"""The poller: finds what no webhook said, and puts the same keys in the same inbox as a webhook would have.
+"""Poller: finds changes that no webhook reported, and submits them to the inbox under the webhook's keys.
 
-Label Studio sends an event once and never again, and sends none for imports of annotations, drafts that were converted
-and several kinds of deletion. Where it may not reach us at all (its ban of private addresses), this carries the
-service alone.
+Label Studio sends an event once without retries, and sends none for imported annotations, converted drafts and several
+kinds of deletion. Where it cannot reach the service at all (it bans private addresses), the poller finds all changes.
 """
 
 import time
@@ -14,32 +13,33 @@ import sqlalchemy as sa
 import structlog
 
 from labelloop.labeling.studio.task import Task
-from labelloop.service.db.engine import reading
+from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
-from labelloop.service.jobs.inbox import EVENTS, MOST_KILLS, Inbox
-from labelloop.service.studio import NotFound, Studio
+from labelloop.service.jobs.inbox import EVENTS, ISOLATE_AFTER_KILLS, Inbox
+from labelloop.service.studio import Studio, StudioNotFound
+from qc_webhooks.decision.review_reasons import MODEL_DISAGREES
 from qc_webhooks.events import (
     TIME_FORMAT,
-    Known,
     QcEvent,
-    annotation_hint,
-    deletion_hint,
+    StoredAnnotation,
+    annotation_event,
+    annotation_deleted_event,
     model_disagreement_event,
-    task_deletion_hint,
+    task_deleted_event,
     timestamp,
 )
 from qc_webhooks.store.decisions import DecisionStore
-from qc_webhooks.store.projects import Connected, ProjectStore
+from qc_webhooks.store.projects import ConnectedProject, ProjectStore
 
-# All tasks are compared this often, for changes that leave no trace in a task's updated_at.
+# Seconds between comparisons of all tasks, for changes that do not update a task's updated_at.
 SWEEP_EVERY_S = 86400.0
-# Annotations are counted this often: a number that is not ours (deletions in bulk) has all tasks compared at once.
+# Seconds between counts of annotations; a difference (bulk deletions) triggers a comparison of all tasks.
 COUNT_EVERY_S = 3600.0
-# What a comparison found is judged within this time; a difference that remains is one that we cannot judge.
-SETTLED_S = 600.0
-# A transaction that began earlier may be seen later: what is younger than the newest by this much is read once more.
+# Seconds until differences found by a comparison are judged; those that remain cannot be judged.
+JUDGED_WITHIN_S = 600.0
+# A transaction may become visible after a later one: tasks newer than the cursor minus this are read again.
 OVERLAP = timedelta(seconds=5)
-_TASKS_A_LOOKUP = 500
+_TASKS_PER_REQUEST = 500
 _ANNOTATION_COUNTS = ("total_annotations_number", "skipped_annotations_number")
 Item = TypeVar("Item")
 _EPOCH = "1970-01-01T00:00:00.000000Z"
@@ -47,10 +47,13 @@ _EPOCH = "1970-01-01T00:00:00.000000Z"
 log = structlog.get_logger(__name__)
 
 
-class _Count(NamedTuple):
-    """A count of annotations: when the next is due, and by how many Label Studio had more than we know.
+class _AnnotationCount(NamedTuple):
+    """Result of a count of annotations.
 
-    `differ` is None after a comparison: what remains of a difference then is nothing new.
+    Attributes:
+        again_at: When the next count is due, seconds since 1970.
+        differ: Label Studio's number minus ours; None after a comparison of all tasks, whose remaining difference is
+            expected.
     """
 
     again_at: float
@@ -58,13 +61,13 @@ class _Count(NamedTuple):
 
 
 class Reconciler:
-    """Compares Label Studio's tasks with what we have judged.
+    """Compares Label Studio's tasks with the judged versions.
 
     Args:
         studio: Label Studio.
-        memory: The versions of annotations that were judged.
+        memory: The judged versions of annotations.
         projects: The connected projects.
-        inbox: Where hints go.
+        inbox: Receives the events.
     """
 
     def __init__(self, studio: Studio, memory: DecisionStore, projects: ProjectStore, inbox: Inbox) -> None:
@@ -72,158 +75,160 @@ class Reconciler:
         self._memory = memory
         self._projects = projects
         self._inbox = inbox
-        self._counts: dict[int, _Count] = {}
+        self._counts: dict[int, _AnnotationCount] = {}
 
     def run(self) -> None:
-        """One round over the connected projects; one that cannot be read does not keep the others waiting."""
+        """Poll all connected projects; one that cannot be read does not block the others."""
         for connected in self._projects.all():
             try:
                 self.poll(connected.project)
-            except NotFound:
+            except StudioNotFound:
                 self._forget(connected.project)
             except LabelloopError as error:
                 log.warning("poll_failed", project=connected.project, reason=str(error))
 
     def _forget(self, project: int) -> None:
-        """A project that was deleted: Label Studio sends no event for it. Asked twice, and another way, to be sure."""
+        """Delete a project's rows if the list of projects confirms its deletion; Label Studio sends no event for it."""
         try:
-            there = {int(each["id"]) for each in self._studio.projects()}
+            project_ids = {int(item["id"]) for item in self._studio.projects()}
         except LabelloopError as error:
             log.warning("poll_failed", project=project, reason=str(error))
             return
-        if project not in there:
-            self._memory.forget_project(project)
-            log.warning("project_forgotten", project=project, reason="it is gone from Label Studio")
+        if project not in project_ids:
+            self._memory.delete_project(project)
+            log.warning("project_forgotten", project=project, reason="it is deleted in Label Studio")
 
     def poll(self, project: int) -> int:
-        """What changed since the last poll, or everything when that is due. Returns how many hints were new."""
-        connected = self._projects.get(project) or Connected(project)
+        """Compare the tasks changed since the last poll, or all tasks when due. Returns the number of new events."""
+        connected = self._projects.get(project) or ConnectedProject(project)
         if connected.swept_at is None or time.time() - connected.swept_at > SWEEP_EVERY_S:
             return self.sweep(project)
         if self._miscounts(project, connected.swept_at):
             return self.sweep(project)
-        since = connected.cursor if connected.settled else _earlier(connected.cursor, OVERLAP)
+        since = connected.cursor if connected.caught_up else _minus(connected.cursor, OVERLAP)
         changed = {"filter": "filter:tasks:updated_at", "operator": "greater", "type": "Datetime", "value": since}
         tasks = self._studio.tasks(project, filters={"conjunction": "and", "items": [changed]})
         newest, new = connected.cursor, 0
-        for batch in _batches(tasks):
-            newest = max(newest, *(_capped(task.updated_at) for task in batch))
+        for batch in _batched(tasks):
+            newest = max(newest, *(_capped_at_now(task.updated_at) for task in batch))
             new += self._compare(project, batch)
-        self._projects.advance(project, cursor=newest, settled=newest == connected.cursor, swept=False)
+        self._projects.advance(project, cursor=newest, caught_up=newest == connected.cursor, swept=False)
         return new
 
     def _miscounts(self, project: int, swept_at: float) -> bool:
-        """Whether Label Studio has another number of annotations than we know, beyond those that we cannot judge."""
-        last, now = self._counts.get(project, _Count(swept_at + SETTLED_S, 0)), time.time()
+        """Whether Label Studio's number of annotations differs from ours, beyond those that cannot be judged."""
+        last, now = self._counts.get(project, _AnnotationCount(swept_at + JUDGED_WITHIN_S, 0)), time.time()
         if now < last.again_at:
             return False
         fields = self._studio.project(project)
-        there = sum(int(fields.get(name) or 0) for name in _ANNOTATION_COUNTS)
-        differ = there - self._memory.count_annotations(project)
-        self._counts[project] = _Count(now + COUNT_EVERY_S, differ)
+        total = sum(int(fields.get(name) or 0) for name in _ANNOTATION_COUNTS)
+        differ = total - self._memory.count_annotations(project)
+        self._counts[project] = _AnnotationCount(now + COUNT_EVERY_S, differ)
         if last.differ is None or differ in (0, last.differ):
             return False
-        log.info("annotations_miscounted", project=project, there=there, more=differ)
+        log.info("annotations_miscounted", project=project, there=total, more=differ)
         return True
 
     def sweep(self, project: int) -> int:
-        """Compares every task that has annotations or had some. Returns how many hints were new.
+        """Compare all tasks that have or had annotations. Returns the number of new events.
 
-        A task whose own time did not change since it was compared last is not read: of 100,000 tasks a hundred pages of
-        numbers are, and then what is new.
+        Tasks with an unchanged updated_at are not read: 100,000 tasks take a hundred pages of ids, then the changed
+        tasks.
         """
-        connected = self._projects.get(project) or Connected(project)
-        # Read first: what changes during the sweep is newer than this and comes with the next poll.
+        connected = self._projects.get(project) or ConnectedProject(project)
+        # Read first: changes during the sweep are newer than this, and the next poll finds them.
         first = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
         annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
         new = 0
-        unseen = self._memory.annotated(project)
-        for batch in _batches(self._studio.stamps(project, filters={"conjunction": "and", "items": [annotated]}), 1000):
+        remaining = self._memory.annotated_tasks(project)
+        for batch in _batched(self._studio.stamps(project, filters={"conjunction": "and", "items": [annotated]}), 1000):
             ids = [stamp.id for stamp in batch]
-            unseen.difference_update(ids)
-            known, held = self._memory.stamps(project, ids), self._memory.known_in(project, ids)
+            remaining.difference_update(ids)
+            stamps, versions = self._memory.task_stamps(project, ids), self._memory.annotation_versions(project, ids)
             changed = [
                 stamp.id
                 for stamp in batch
-                if (known.get(stamp.id), len(held.get(stamp.id, ())))
+                if (stamps.get(stamp.id), len(versions.get(stamp.id, ())))
                 != (stamp.updated_at, stamp.total_annotations + stamp.cancelled_annotations)
             ]
-            for tasks in _batches(self._studio.tasks(project, only_ids=changed)) if changed else ():
+            for tasks in _batched(self._studio.tasks(project, only_ids=changed)) if changed else ():
                 new += self._compare(project, tasks)
-        new += self._look_up(project, sorted(unseen))
-        newest = _capped(first.updated_at) if first else _EPOCH
-        self._projects.advance(project, cursor=max(newest, connected.cursor), settled=False, swept=True)
-        self._counts[project] = _Count(time.time() + SETTLED_S, None)
+        new += self._compare_emptied(project, sorted(remaining))
+        newest = _capped_at_now(first.updated_at) if first else _EPOCH
+        self._projects.advance(project, cursor=max(newest, connected.cursor), caught_up=False, swept=True)
+        self._counts[project] = _AnnotationCount(time.time() + JUDGED_WITHIN_S, None)
         log.info("project_swept", project=project, new=new)
         return new
 
-    def _look_up(self, project: int, unseen: list[int]) -> int:
-        """Tasks that we judged and that no longer have annotations: emptied, skipped or deleted."""
+    def _compare_emptied(self, project: int, remaining: list[int]) -> int:
+        """Compare judged tasks that no longer have annotations: emptied, skipped or deleted."""
         new = 0
-        for start in range(0, len(unseen), _TASKS_A_LOOKUP):
-            ids = unseen[start : start + _TASKS_A_LOOKUP]
-            left = list(self._studio.tasks(project, only_ids=ids))
-            new += self._compare(project, left)
-            gone = sorted(set(ids) - {task.id for task in left if task.id is not None})
-            new += sum(self._submit(task_deletion_hint(project, task, source="poll")) for task in gone)
+        for start in range(0, len(remaining), _TASKS_PER_REQUEST):
+            ids = remaining[start : start + _TASKS_PER_REQUEST]
+            existing = list(self._studio.tasks(project, only_ids=ids))
+            new += self._compare(project, existing)
+            deleted = sorted(set(ids) - {task.id for task in existing if task.id is not None})
+            new += sum(self._submit(task_deleted_event(project, task, source="poll")) for task in deleted)
         return new
 
     def _compare(self, project: int, tasks: list[Task]) -> int:
-        known = self._memory.known_in(project, [task.id for task in tasks if task.id is not None])
-        found = {
-            task.id: (task.updated_at, list(differences(project, task.id, task, known.get(task.id, {}))))
+        versions = self._memory.annotation_versions(project, [task.id for task in tasks if task.id is not None])
+        differences_by_task = {
+            task.id: (task.updated_at, list(differences(project, task.id, task, versions.get(task.id, {}))))
             for task in tasks
             if task.id is not None
         }
-        self._memory.stamp(
-            project, {id_: stamp for id_, (stamp, hints) in found.items() if not hints and known.get(id_)}
+        self._memory.save_stamps(
+            project,
+            {id_: stamp for id_, (stamp, hints) in differences_by_task.items() if not hints and versions.get(id_)},
         )
-        doubted = [
+        events = [
             model_disagreement_event(project, task.id, task.updated_at)
             for task in tasks
-            if task.id and _is_doubted(task)
+            if task.id and _has_model_note(task)
         ]
-        told = sum(self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in doubted)
-        return told + sum(self._submit(hint) for _, hints in found.values() for hint in hints)
+        new = sum(self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload) for hint in events)
+        return new + sum(self._submit(hint) for _, hints in differences_by_task.values() for hint in hints)
 
     def _submit(self, hint: QcEvent) -> bool:
         if self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload):
             return True
-        return self._tell_again(hint)
+        return self._resubmit(hint)
 
-    def _tell_again(self, hint: QcEvent) -> bool:
-        """What was told before, is settled in the inbox, and still shows as a difference.
+    def _resubmit(self, hint: QcEvent) -> bool:
+        """Submit an event again whose difference remains although the inbox has finished it.
 
-        An event that was given up (Label Studio was down for longer than its attempts lasted) gets new attempts, now
-        that Label Studio answers; one that ended its worker gets none. One that was done is told under its own key.
+        A dead event (Label Studio was down for longer than its attempts lasted) gets new attempts, except one that
+        killed its worker. A done event is submitted under a new key.
         """
-        which = (EVENTS.c.topic == hint.topic) & (EVENTS.c.key == hint.key)
-        with reading(self._inbox.engine) as connection:
-            row = connection.execute(sa.select(EVENTS).where(which)).one_or_none()
+        same_event = (EVENTS.c.topic == hint.topic) & (EVENTS.c.key == hint.key)
+        with begin_read(self._inbox.engine) as connection:
+            row = connection.execute(sa.select(EVENTS).where(same_event)).one_or_none()
         if row is not None and row.state == "dead":
-            return row.kills < MOST_KILLS and self._inbox.replay([row.id]) == 1
+            return row.kills < ISOLATE_AFTER_KILLS and self._inbox.replay([row.id]) == 1
         if row is not None and row.state == "done":
             return self._inbox.put(hint.topic, hint.subject, f"{hint.key}:after:{row.finished_at}", hint.payload)
         return False
 
 
-def _is_doubted(task: Task) -> bool:
-    """Whether the model's second opinion has a part in what is said of the task; no webhook tells when it changes."""
-    return "qc_model_note" in task.data or "The model has doubts" in str(task.data.get("qc_note"))
+def _has_model_note(task: Task) -> bool:
+    """Whether the task's note mentions the model's disagreement, whose changes no webhook reports."""
+    note = str(task.data.get("qc_note"))
+    return "qc_model_note" in task.data or any(sentence in note for sentence in MODEL_DISAGREES)
 
 
-def differences(project: int, id_: int, task: Task, known: Mapping[int, str]) -> Iterator[QcEvent]:
-    """What is new, changed or gone in a task against the versions that were judged."""
+def differences(project: int, id_: int, task: Task, versions: Mapping[int, str]) -> Iterator[QcEvent]:
+    """Events of annotations that are new, changed or deleted compared with the judged versions."""
     current = {item.id: item.updated_at for item in task.annotations if item.id is not None}
     for annotation, updated_at in current.items():
-        if annotation not in known or timestamp(known[annotation]) != timestamp(updated_at):
-            yield annotation_hint(project, id_, annotation, updated_at, source="poll")
-    for annotation, updated_at in known.items():
+        if annotation not in versions or timestamp(versions[annotation]) != timestamp(updated_at):
+            yield annotation_event(project, id_, annotation, updated_at, source="poll")
+    for annotation, updated_at in versions.items():
         if annotation not in current:
-            yield deletion_hint(annotation, Known(project, id_, updated_at), source="poll")
+            yield annotation_deleted_event(annotation, StoredAnnotation(project, id_, updated_at), source="poll")
 
 
-def _batches(items: Iterator[Item], size: int = 100) -> Iterator[list[Item]]:
+def _batched(items: Iterator[Item], size: int = 100) -> Iterator[list[Item]]:
     batch: list[Item] = []
     for item in items:
         batch.append(item)
@@ -234,13 +239,13 @@ def _batches(items: Iterator[Item], size: int = 100) -> Iterator[list[Item]]:
         yield batch
 
 
-def _earlier(cursor: str, by: timedelta) -> str:
+def _minus(cursor: str, by: timedelta) -> str:
     try:
         return timestamp((datetime.fromisoformat(cursor) - by).isoformat())
     except (ValueError, OverflowError):
         return _EPOCH
 
 
-def _capped(updated_at: str) -> str:
-    """A task's moment, never later than now: a bulk action of Label Studio stamps local time as if it were UTC."""
+def _capped_at_now(updated_at: str) -> str:
+    """A task's updated_at, capped at now: bulk actions of Label Studio store local time as UTC."""
     return min(timestamp(updated_at), datetime.now(UTC).strftime(TIME_FORMAT))

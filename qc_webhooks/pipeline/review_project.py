@@ -1,4 +1,4 @@
-"""Review projects: made where the policy asks for one, filled with copies of what waits for a reviewer, read back."""
+"""Review projects: creates them where the policy asks, copies tasks that wait for a reviewer, imports decisions."""
 
 import hashlib
 import time
@@ -11,15 +11,15 @@ import sqlalchemy as sa
 import structlog
 
 from labelloop.labeling.studio.task import Task, read_task
-from labelloop.service.connect_report import Change
-from labelloop.service.db.engine import insert_new, reading
+from labelloop.service.connect_report import ConnectionChange
+from labelloop.service.db.engine import begin_read, insert_if_absent
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound, Studio, StudioRefused
-from qc_webhooks.artifacts.overlays import CONSENSUS, Overlay, mark_of, overlays_of
+from labelloop.service.studio import Studio, StudioNotFound, StudioRefused
+from qc_webhooks.artifacts.overlays import CONSENSUS, Overlay, overlay_key, overlays_of
 from qc_webhooks.artifacts.review_copy import (
     ORIGIN,
-    Copy,
-    Decision,
+    ReviewCopy,
+    ReviewDecision,
     ReviewCopyContent,
     copy_data,
     decision_of,
@@ -29,76 +29,76 @@ from qc_webhooks.artifacts.review_copy import (
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.store.tables import COPIES, REVIEWS
 
-# How a review project is found again, should its number be lost between making it and noting it.
+# Identifies a review project whose id was lost between its creation and saving it.
 _DESCRIPTION = "Copies of what waits for a reviewer in project {project}; labelloop keeps them."
-# Who began to make a review project and did not end within so long was killed.
-_PATIENCE_S = 120.0
+# Seconds after which an unfinished creation of a review project counts as abandoned by a killed process.
+_CREATION_TIMEOUT_S = 120.0
 
 log = structlog.get_logger(__name__)
 
 
 class ReviewStore:
-    """Which project has which review project, and which task which copy. Safe from any thread."""
+    """Review project of each project, and copy of each task, in the database. Thread-safe."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
     def review_of(self, project: int) -> int | None:
-        """The review project of a project; None: there is none yet."""
-        with reading(self.engine) as connection:
+        """Review project of a project; None without one."""
+        with begin_read(self.engine) as connection:
             return connection.scalar(sa.select(REVIEWS.c.review).where(REVIEWS.c.project == project))
 
     def all(self) -> dict[int, int]:
         """Project -> its review project."""
         query = sa.select(REVIEWS.c.project, REVIEWS.c.review).where(REVIEWS.c.review.is_not(None))
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             return {int(row.project): int(row.review) for row in connection.execute(query)}
 
     def is_review(self, project: int) -> bool:
         """Whether a project is the review project of another."""
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             return connection.scalar(sa.select(REVIEWS.c.project).where(REVIEWS.c.review == project)) is not None
 
     def origin(self, review: int, copy: int) -> tuple[int, int] | None:
-        """(project, task) that a task of a review project is the copy of."""
+        """(project, task) of the original of a task in a review project."""
         query = sa.select(COPIES.c.project, COPIES.c.task).where(COPIES.c.review == review, COPIES.c.copy == copy)
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             row = connection.execute(query).first()
         return None if row is None else (row.project, row.task)
 
-    def copy(self, project: int, task: int) -> Copy | None:
-        """The copy of a task."""
-        with reading(self.engine) as connection:
-            row = connection.execute(sa.select(COPIES).where(_is(project, task))).one_or_none()
-        return None if row is None else Copy(row.review, row.copy, row.fingerprint, row.mark)
+    def copy(self, project: int, task: int) -> ReviewCopy | None:
+        """Copy of a task; None without one."""
+        with begin_read(self.engine) as connection:
+            row = connection.execute(sa.select(COPIES).where(_is_task(project, task))).one_or_none()
+        return None if row is None else ReviewCopy(row.review, row.copy, row.fingerprint, row.mark)
 
-    def copies(self, project: int) -> int:
-        """How many copies of a project there are."""
+    def count_copies(self, project: int) -> int:
+        """Number of copies of a project's tasks."""
         of_project = sa.and_(COPIES.c.project == project, COPIES.c.copy > 0)
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             return int(connection.scalar(sa.select(sa.func.count()).select_from(COPIES).where(of_project)) or 0)
 
-    def keep(self, project: int, task: int, copy: Copy | None) -> None:
-        """Notes the copy of a task in the place of the last one; None: it has none."""
+    def save_copy(self, project: int, task: int, copy: ReviewCopy | None) -> None:
+        """Replace the copy of a task; None deletes it."""
         with self.engine.begin() as connection:
-            connection.execute(sa.delete(COPIES).where(_is(project, task)))
+            connection.execute(sa.delete(COPIES).where(_is_task(project, task)))
             if copy is not None:
                 row = {"review": copy.review, "copy": copy.copy, "fingerprint": copy.fingerprint, "mark": copy.mark}
                 connection.execute(sa.insert(COPIES).values(project=project, task=task, **row))
 
-    def begin(self, project: int) -> bool:
-        """Takes it on to make the review project of a project; False: it is there, or somebody else is at it."""
+    def claim_creation(self, project: int) -> bool:
+        """Claim the creation of a review project; False where it exists or another process is creating it."""
         now = time.time()
         row = {"project": project, "review": None, "prefilled": False, "made_at": now, "interface": ""}
         with self.engine.begin() as connection:
-            if insert_new(connection, REVIEWS, row, conflict=("project",)):
+            if insert_if_absent(connection, REVIEWS, row, conflict=("project",)):
                 return True
-            killed = sa.and_(REVIEWS.c.review.is_(None), REVIEWS.c.made_at < now - _PATIENCE_S)
-            left = sa.and_(REVIEWS.c.project == project, killed)
-            return bool(connection.execute(sa.update(REVIEWS).where(left).values(made_at=now)).rowcount)
+            is_abandoned = sa.and_(REVIEWS.c.review.is_(None), REVIEWS.c.made_at < now - _CREATION_TIMEOUT_S)
+            abandoned = sa.and_(REVIEWS.c.project == project, is_abandoned)
+            return bool(connection.execute(sa.update(REVIEWS).where(abandoned).values(made_at=now)).rowcount)
 
-    def made(self, project: int, review: int | None) -> None:
-        """Notes the review project that was made; None: it is gone, and its copies with it."""
+    def set_review_project(self, project: int, review: int | None) -> None:
+        """Save the id of the review project; None deletes it with its copies."""
         with self.engine.begin() as connection:
             if review is None:
                 connection.execute(sa.delete(REVIEWS).where(REVIEWS.c.project == project))
@@ -107,72 +107,72 @@ class ReviewStore:
             connection.execute(sa.update(REVIEWS).where(REVIEWS.c.project == project).values(review=review))
 
     def interface(self, project: int) -> str:
-        """A digest of the labelling interface that the review project was given last; empty: none yet."""
-        with reading(self.engine) as connection:
+        """Digest of the labeling interface written to the review project; empty without one."""
+        with begin_read(self.engine) as connection:
             return connection.scalar(sa.select(REVIEWS.c.interface).where(REVIEWS.c.project == project)) or ""
 
-    def give(self, project: int, interface: str) -> None:
-        """Notes the labelling interface that the review project was given."""
+    def set_interface(self, project: int, interface: str) -> None:
+        """Save the digest of the labeling interface written to the review project."""
         with self.engine.begin() as connection:
             connection.execute(sa.update(REVIEWS).where(REVIEWS.c.project == project).values(interface=interface))
 
-    def prefill(self, project: int) -> bool:
-        """Whether the label stream is to be told to fill in the consensus; True once."""
-        once = sa.and_(REVIEWS.c.project == project, sa.not_(REVIEWS.c.prefilled))
+    def claim_prefill(self, project: int) -> bool:
+        """Claim setting the label stream to prefill the consensus; True once."""
+        pending = sa.and_(REVIEWS.c.project == project, sa.not_(REVIEWS.c.prefilled))
         with self.engine.begin() as connection:
-            return bool(connection.execute(sa.update(REVIEWS).where(once).values(prefilled=True)).rowcount)
+            return bool(connection.execute(sa.update(REVIEWS).where(pending).values(prefilled=True)).rowcount)
 
 
-class ReviewDesk:
-    """Copies tasks into the review projects of one Label Studio, and reads what was submitted there.
+class ReviewProjects:
+    """Copies tasks into the review projects of one Label Studio, and reads the reviewers' decisions.
 
     Args:
         studio: Label Studio.
-        store: What was copied.
-        base: The path under which a browser finds Label Studio, empty or ``/path``.
+        store: Stored copies.
+        base: Path of Label Studio in a browser, empty or ``/path``.
     """
 
     def __init__(self, studio: Studio, store: ReviewStore, *, base: str = "") -> None:
         self._studio, self.store, self._base = studio, store, base
 
-    def decision(self, copy: Copy | None) -> Decision | None:
-        """What a reviewer submitted to a copy; None: nothing, or the copy is gone."""
+    def decision(self, copy: ReviewCopy | None) -> ReviewDecision | None:
+        """Decision submitted to a copy; None without one, or where the copy is deleted."""
         source = None if copy is None or not copy.copy else self._copy_json(copy)
         return None if source is None else decision_of(read_task(source))
 
-    def lay(self, project: int, task: Task, sheet: ReviewCopyContent, fingerprint: str) -> None:
-        """Makes the copy of a task as the sheet wants it. Doing it twice makes one copy.
+    def write_copy(self, project: int, task: Task, content: ReviewCopyContent, fingerprint: str) -> None:
+        """Create or update the copy of a task. Idempotent.
 
         Raises:
-            StudioError: Label Studio cannot be asked, or refuses.
+            StudioError: Label Studio cannot be reached, or refuses.
         """
         review, number = self.store.review_of(project), task.id or 0
         if review is None:
             return
-        data = copy_data(task, project, sheet, ours=KEYS, base=self._base)
-        held = self.store.copy(project, number)
-        source = self._copy_json(held) if held and held.copy else None
-        source = source or self._found(review, origin_name(project, number))
-        if source is None:
-            (copy,) = self._studio.import_tasks(review, [{"data": data}])
-            source = {"id": copy, "data": data}
-        elif source["data"] != data:
-            self._studio.update_task(source["id"], data=data, resolved=True)
-        lay_overlays(self._studio, read_task(source), sheet.overlays)
-        self.store.keep(project, number, Copy(review, int(source["id"]), fingerprint, sheet.mark))
-        if any(each.version == CONSENSUS for each in sheet.overlays) and self.store.prefill(project):
-            # Now, because Label Studio takes no version of which there is no prediction.
+        data = copy_data(task, project, content, own_keys=KEYS, base=self._base)
+        existing = self.store.copy(project, number)
+        copy_json = self._copy_json(existing) if existing and existing.copy else None
+        copy_json = copy_json or self._find_unsaved(review, origin_name(project, number))
+        if copy_json is None:
+            (copy_id,) = self._studio.import_tasks(review, [{"data": data}])
+            copy_json = {"id": copy_id, "data": data}
+        elif copy_json["data"] != data:
+            self._studio.update_task(copy_json["id"], data=data, resolved=True)
+        write_overlays(self._studio, read_task(copy_json), content.overlays)
+        self.store.save_copy(project, number, ReviewCopy(review, int(copy_json["id"]), fingerprint, content.mark))
+        if any(overlay.version == CONSENSUS for overlay in content.overlays) and self.store.claim_prefill(project):
+            # After the first prediction, because Label Studio accepts no model version without one.
             self._studio.update_project(review, model_version=CONSENSUS)
 
-    def clear(self, project: int, task: int) -> None:
-        """Removes the copy of a task; one that is gone already is no error."""
-        held = self.store.copy(project, task)
-        if held and held.copy:
-            remove_task(self._studio, held.copy)
-        self.store.keep(project, task, None)
+    def delete_copy(self, project: int, task: int) -> None:
+        """Delete the copy of a task, if it exists."""
+        existing = self.store.copy(project, task)
+        if existing and existing.copy:
+            remove_task(self._studio, existing.copy)
+        self.store.save_copy(project, task, None)
 
-    def bring(self, task: int, decision: Decision) -> None:
-        """Adds what a reviewer submitted to the original task, under the reviewer's name; twice adds one."""
+    def import_decision(self, task: int, decision: ReviewDecision) -> None:
+        """Add a reviewer's decision to the original task, under the reviewer's name. Idempotent."""
         unique = uuid.uuid5(uuid.NAMESPACE_URL, f"labelloop:{task}:{decision.annotation}:{decision.mark}")
         try:
             self._studio.add_annotation(
@@ -183,80 +183,84 @@ class ReviewDesk:
                 unique_id=str(unique),
             )
         except StudioRefused as error:
-            if error.answer != 409:  # it is there: an answer was lost on its way
+            if error.http_status != 409:  # exists already: an earlier response was lost
                 raise
 
-    def _copy_json(self, copy: Copy) -> dict[str, Any] | None:
+    def _copy_json(self, copy: ReviewCopy) -> dict[str, Any] | None:
         try:
             return self._studio.task_json(copy.review, copy.copy)
-        except NotFound:  # the whole project is gone
+        except StudioNotFound:  # the project is deleted
             return None
 
-    def _found(self, review: int, origin: str) -> dict[str, Any] | None:
-        """A copy that was made and not noted any more."""
-        ours = {"filter": f"filter:tasks:data.{ORIGIN}", "operator": "equal", "type": "String", "value": origin}
-        found = next(self._studio.tasks(review, filters={"conjunction": "and", "items": [ours]}), None)
-        return None if found is None else self._studio.task_json(review, found.id or 0)
+    def _find_unsaved(self, review: int, origin: str) -> dict[str, Any] | None:
+        """A copy that exists in Label Studio but was not saved."""
+        filter_item = {"filter": f"filter:tasks:data.{ORIGIN}", "operator": "equal", "type": "String", "value": origin}
+        match = next(self._studio.tasks(review, filters={"conjunction": "and", "items": [filter_item]}), None)
+        return None if match is None else self._studio.task_json(review, match.id or 0)
 
 
-def lay_overlays(studio: Studio, task: Task, wanted: Sequence[Overlay]) -> None:
-    """Makes a task hold these overlays. Tabs stand in the order of writing: what is right so far stays."""
-    held, right = overlays_of(task), 0
-    while right < min(len(held), len(wanted)) and mark_of(held[right]) == wanted[right].mark:
-        right += 1
-    for prediction in reversed(held[right:]):
+def write_overlays(studio: Studio, task: Task, wanted: Sequence[Overlay]) -> None:
+    """Write the overlays of a task. Tabs keep the order of writing: the matching prefix stays."""
+    existing, matching = overlays_of(task), 0
+    while matching < min(len(existing), len(wanted)) and overlay_key(existing[matching]) == wanted[matching].key:
+        matching += 1
+    for prediction in reversed(existing[matching:]):
         remove_prediction(studio, prediction.id or 0)
-    for each in wanted[right:]:
-        studio.add_prediction(task.id or 0, [dict(result) for result in each.result], each.score, each.version)
+    for overlay in wanted[matching:]:
+        studio.add_prediction(task.id or 0, [dict(result) for result in overlay.result], overlay.score, overlay.version)
 
 
 def remove_prediction(studio: Studio, prediction: int) -> None:
-    """Removes a prediction; one that is gone already is no error."""
+    """Delete a prediction, if it exists."""
     try:
         studio.delete_prediction(prediction)
-    except NotFound:
+    except StudioNotFound:
         log.info("overlay_gone_already", prediction=prediction)
 
 
 def remove_task(studio: Studio, task: int) -> None:
-    """Removes a task; one that is gone already is no error."""
+    """Delete a task, if it exists."""
     try:
         studio.delete_task(task)
-    except NotFound:
+    except StudioNotFound:
         log.info("copy_gone_already", task=task)
 
 
 def browser_path(settings: Settings) -> str:
-    """The path under which a browser finds Label Studio, empty where it is the root."""
+    """Path of Label Studio in a browser; empty for the root."""
     return urlsplit(settings.label_studio_public_url or settings.label_studio_url).path.rstrip("/")
 
 
-def ensure_review_project(studio: Studio, project: int, settings: Settings, store: ReviewStore) -> Change | None:
-    """Makes the review project of a project, or has it follow the labelling interface. Doing it twice changes nothing.
+def ensure_review_project(
+    studio: Studio, project: int, settings: Settings, store: ReviewStore
+) -> ConnectionChange | None:
+    """Create the review project of a project, or update its labeling interface. Idempotent.
 
     Returns:
-        None: somebody else is making it.
+        The change; None where another process is creating the project.
 
     Raises:
-        StudioError: Label Studio cannot be asked, or refuses.
-        LabelingError: The project's labelling interface has no place for the note.
+        StudioError: Label Studio cannot be reached, or refuses.
+        LabelingError: The project's labeling interface has no place for the note.
     """
     source = studio.project(project)
     interface, review = with_note(str(source["label_config"])), store.review_of(project)
-    found = None
+    review_fields = None
     if review is not None:
         try:
-            found = studio.project(review)
-        except NotFound:
-            store.made(project, None)  # somebody deleted it; it is made anew
+            review_fields = studio.project(review)
+        except StudioNotFound:
+            store.set_review_project(project, None)  # deleted by a person; create it again
     done = False
-    if found is None:
-        if not store.begin(project):
+    if review_fields is None:
+        if not store.claim_creation(project):
             return None
         mark = _DESCRIPTION.format(project=project)
-        found = next((each for each in studio.projects() if each.get("description") == mark), None)
+        review_fields = next(
+            (candidate for candidate in studio.projects() if candidate.get("description") == mark), None
+        )
         fields = {name: source[name] for name in ("task_data_login", "task_data_password") if source.get(name)}
-        found = found or studio.create_project(
+        review_fields = review_fields or studio.create_project(
             title=f"{str(source.get('title') or '')[:40]}: review",
             description=mark,
             label_config=interface,
@@ -265,19 +269,19 @@ def ensure_review_project(studio: Studio, project: int, settings: Settings, stor
             show_collab_predictions=True,
             **fields,
         )
-        store.made(project, int(found["id"]))
-        log.info("review_project_made", project=project, review=found["id"])
+        store.set_review_project(project, int(review_fields["id"]))
+        log.info("review_project_made", project=project, review=review_fields["id"])
         done = True
-    number = int(found["id"])
+    number = int(review_fields["id"])
     digest = hashlib.sha256(interface.encode()).hexdigest()
-    if store.interface(project) != digest:  # what people made of it since is theirs
-        if found.get("label_config") != interface:
+    if store.interface(project) != digest:  # later changes by people stay
+        if review_fields.get("label_config") != interface:
             studio.update_project(number, label_config=interface)
             done = True
-        store.give(project, digest)
+        store.set_interface(project, digest)
     base = settings.label_studio_public_url or settings.label_studio_url
-    return Change(f"review project {base}/projects/{number}/data", done=done)
+    return ConnectionChange(f"review project {base}/projects/{number}/data", done=done)
 
 
-def _is(project: int, task: int) -> sa.ColumnElement[bool]:
+def _is_task(project: int, task: int) -> sa.ColumnElement[bool]:
     return sa.and_(COPIES.c.project == project, COPIES.c.task == task)

@@ -1,4 +1,4 @@
-"""Carries out what ROUTES want in Label Studio, logged before and after, so that a killed worker's writes are found."""
+"""Applies the actions of ROUTES in Label Studio; logs each write before and after, to recover from a killed worker."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,51 +7,51 @@ import structlog
 
 from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio import Studio
-from qc_webhooks.artifacts.overlays import Overlay, mark_of, overlays_of
-from qc_webhooks.artifacts.review_copy import Copy, Decision, ReviewCopyContent, imported_decision
+from qc_webhooks.artifacts.overlays import Overlay, overlay_key, overlays_of
+from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewDecision, ReviewCopyContent, imported_annotation
 from qc_webhooks.decision.context import KEYS, Action, LastDecision
 from qc_webhooks.errors import WriteLost
-from qc_webhooks.pipeline.review_project import ReviewDesk, lay_overlays
+from qc_webhooks.pipeline.review_project import ReviewProjects, write_overlays
 from qc_webhooks.store.decisions import DecisionStore, WriteLogEntry
 
 log = structlog.get_logger(__name__)
 
 
-class Writer:
+class TaskWriter:
     """Writes to the tasks of one Label Studio.
 
     Args:
         studio: Label Studio.
-        memory: Where writes are logged.
-        desk: Writes to review projects.
+        memory: The write log.
+        desk: Client of the review projects.
     """
 
-    def __init__(self, studio: Studio, memory: DecisionStore, desk: ReviewDesk) -> None:
+    def __init__(self, studio: Studio, memory: DecisionStore, desk: ReviewProjects) -> None:
         self._studio = studio
         self._memory = memory
-        self.desk = desk
+        self.reviews = desk
 
-    def current(self, project: int, task: Task, like: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that ``like`` has, as they are now."""
-        copy = self.desk.store.copy(project, task.id or 0) if "copy" in like else None
-        return current(task, like, copy)
+    def current(self, project: int, task: Task, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Current values of the fields named in ``like``."""
+        copy = self.reviews.store.copy(project, task.id or 0) if "copy" in fields else None
+        return current_fields(task, fields, copy)
 
-    def carry_out(self, project: int, task: Task, actions: Sequence[Action], fingerprint: str) -> None:
-        """Makes the task as the actions want it.
+    def apply(self, project: int, task: Task, actions: Sequence[Action], fingerprint: str) -> None:
+        """Apply the actions to the task.
 
         Args:
             project: The project's id.
-            task: The task as it was read.
-            actions: What ``plan`` gave.
-            fingerprint: Of the state that they are for.
+            task: The task as read.
+            actions: Result of ``plan``.
+            fingerprint: Fingerprint of the judged state.
 
         Raises:
-            StudioError: Label Studio cannot be asked, or refuses.
-            WriteLost: It answered other values than we wrote.
+            StudioError: Label Studio cannot be reached, or refuses.
+            WriteLost: It answered with other values than were written.
         """
         for action in actions:
-            if action.bring is not None:
-                self._bring(project, task, action, action.bring)
+            if action.imported_decision is not None:
+                self._bring(project, task, action, action.imported_decision)
             if action.ground_truth is not None:
                 self._mark_truth(project, task, action, action.ground_truth)
         fields = [action for action in actions if _fields([action])]
@@ -60,25 +60,25 @@ class Writer:
         for action in actions:
             if action.overlays is not None:
                 self._overlay(project, task, action, action.overlays)
-            if action.sheet is not None:
-                self._copy(project, task, action, action.sheet, fingerprint)
+            if action.copy_content is not None:
+                self._copy(project, task, action, action.copy_content, fingerprint)
 
-    def settle(self, project: int, task: Task, memory: LastDecision | None) -> LastDecision | None:
-        """What we did before, completed by writes that a killed worker began: the server says whether they arrived."""
-        for write in self._memory.planned(project, task.id or 0):
+    def recover(self, project: int, task: Task, memory: LastDecision | None) -> LastDecision | None:
+        """The last decision, including writes begun by a killed worker that reached Label Studio."""
+        for write in self._memory.planned_writes(project, task.id or 0):
             arrived = self.current(project, task, write.after) == write.after
-            self._memory.finish(write, done=arrived)
+            self._memory.finish_write(write, done=arrived)
             if arrived:
-                memory = _recovered(memory, write)
+                memory = _decision_with_write(memory, write)
         return memory
 
     def abandon(self, project: int, task: int) -> None:
-        """Closes what was begun on a task that is gone."""
-        for write in self._memory.planned(project, task):
-            self._memory.finish(write, done=False)
+        """Close the open writes of a deleted task."""
+        for write in self._memory.planned_writes(project, task):
+            self._memory.finish_write(write, done=False)
 
     def _begin(self, project: int, task: Task, actions: Sequence[Action], after: Mapping[str, Any]) -> WriteLogEntry:
-        return self._memory.begin(
+        return self._memory.begin_write(
             project,
             task.id or 0,
             route="+".join(action.route for action in actions),
@@ -92,78 +92,78 @@ class Writer:
         answer = self._studio.update_annotation(annotation, ground_truth=True)
         if not answer.get("ground_truth"):
             raise WriteLost(project, task.id or 0, write.after, {"ground_truth": None})
-        self._memory.finish(write, done=True)
+        self._memory.finish_write(write, done=True)
 
     def _update(self, project: int, task: Task, actions: Sequence[Action]) -> None:
         after = _fields(actions)
         write = self._begin(project, task, actions, after)
-        # PATCH replaces the whole data: what was read, raw, goes back with our keys laid over it.
+        # PATCH replaces the whole data: send the raw data as read, with our keys on top.
         data = {**task.data, **after["keys"]} if "keys" in after else None
         answer = self._studio.update_task(
             task.id or 0, data=data, overlap=after.get("overlap"), is_labeled=after.get("is_labeled")
         )
-        kept = current(read_task({**answer, "data": answer.get("data") or {}}), after)
-        if kept != after:
-            raise WriteLost(project, task.id or 0, after, kept)
-        self._memory.finish(write, done=True)
+        written = current_fields(read_task({**answer, "data": answer.get("data") or {}}), after)
+        if written != after:
+            raise WriteLost(project, task.id or 0, after, written)
+        self._memory.finish_write(write, done=True)
 
     def _overlay(self, project: int, task: Task, action: Action, wanted: Sequence[Overlay]) -> None:
-        """Tabs stand in the order of writing: what is right so far stays, the rest goes and is written in order."""
-        write = self._begin(project, task, [action], {"overlays": [list(each.mark) for each in wanted]})
-        lay_overlays(self._studio, task, wanted)
-        self._memory.finish(write, done=True)
+        """Write the overlays of a dispute."""
+        write = self._begin(project, task, [action], {"overlays": [list(overlay.key) for overlay in wanted]})
+        write_overlays(self._studio, task, wanted)
+        self._memory.finish_write(write, done=True)
 
-    def _bring(self, project: int, task: Task, action: Action, decision: Decision) -> None:
+    def _bring(self, project: int, task: Task, action: Action, decision: ReviewDecision) -> None:
         write = self._begin(project, task, [action], {"brought": [decision.annotator, decision.mark]})
-        self.desk.bring(task.id or 0, decision)
-        self._memory.finish(write, done=True)
+        self.reviews.import_decision(task.id or 0, decision)
+        self._memory.finish_write(write, done=True)
 
-    def _copy(self, project: int, task: Task, action: Action, sheet: ReviewCopyContent, fingerprint: str) -> None:
-        write = self._begin(project, task, [action], {"copy": sheet.mark if sheet.overlays else None})
-        if sheet.overlays:
-            self.desk.lay(project, task, sheet, fingerprint)
+    def _copy(self, project: int, task: Task, action: Action, content: ReviewCopyContent, fingerprint: str) -> None:
+        write = self._begin(project, task, [action], {"copy": content.mark if content.overlays else None})
+        if content.overlays:
+            self.reviews.write_copy(project, task, content, fingerprint)
         else:
-            self.desk.clear(project, task.id or 0)
-        self._memory.finish(write, done=True)
+            self.reviews.delete_copy(project, task.id or 0)
+        self._memory.finish_write(write, done=True)
 
 
-def current(task: Task, like: Mapping[str, Any], copy: Copy | None = None) -> dict[str, Any]:
-    """The fields that ``like`` has, as they are in the task and its copy."""
+def current_fields(task: Task, fields: Mapping[str, Any], copy: ReviewCopy | None = None) -> dict[str, Any]:
+    """Current values of the fields named in ``fields``, from the task and its copy."""
     truth = [annotation.id for annotation in task.annotations if annotation.ground_truth]
     values = {
         "keys": {key: task.data[key] for key in KEYS if key in task.data},
         "overlap": task.overlap,
         "is_labeled": task.is_labeled,
         "ground_truth": truth[0] if truth else None,
-        "overlays": [list(mark_of(each)) for each in overlays_of(task)],
+        "overlays": [list(overlay_key(prediction)) for prediction in overlays_of(task)],
         "copy": copy.mark if copy and copy.copy else None,
         "brought": None,
     }
-    if like.get("brought") and imported_decision(task, *like["brought"]) is not None:
-        values["brought"] = like["brought"]
-    return {name: values[name] for name in like}
+    if fields.get("brought") and imported_annotation(task, *fields["brought"]) is not None:
+        values["brought"] = fields["brought"]
+    return {name: values[name] for name in fields}
 
 
 def _fields(actions: Sequence[Action]) -> dict[str, Any]:
-    """The fields of the task itself, which go in one PATCH."""
-    after: dict[str, Any] = {}
+    """Fields of the task itself, written by one PATCH."""
+    values: dict[str, Any] = {}
     for action in actions:
         if action.keys:
-            after["keys"] = {**after.get("keys", {}), **action.keys}
+            values["keys"] = {**values.get("keys", {}), **action.keys}
         if action.overlap is not None:
-            after |= {"overlap": action.overlap, "is_labeled": action.is_labeled}
-    return after
+            values |= {"overlap": action.overlap, "is_labeled": action.is_labeled}
+    return values
 
 
-def _recovered(memory: LastDecision | None, write: WriteLogEntry) -> LastDecision:
-    """Memory with a write that arrived although nobody was left to remember it; it counts as news."""
-    before = memory or LastDecision("")
-    keys = write.after.get("keys", before.keys)
-    asked, found = before.asked_overlap, before.found_overlap
+def _decision_with_write(memory: LastDecision | None, write: WriteLogEntry) -> LastDecision:
+    """The last decision updated by a write that arrived but was not saved; the task counts as changed."""
+    previous = memory or LastDecision("")
+    keys = write.after.get("keys", previous.keys)
+    asked_overlap, found_overlap = previous.asked_overlap, previous.found_overlap
     if "overlap" in write.after:
         raised = write.after["overlap"] > write.before["overlap"] or not write.after["is_labeled"]
-        asked = write.after["overlap"] if raised else None
-        found = (write.before["overlap"] if found is None else found) if raised else None
+        asked_overlap = write.after["overlap"] if raised else None
+        found_overlap = (write.before["overlap"] if found_overlap is None else found_overlap) if raised else None
         if "raise_overlap" in write.route.split("+"):
-            found = asked
-    return LastDecision("", keys, asked, None, found, before.overlay)
+            found_overlap = asked_overlap
+    return LastDecision("", keys, asked_overlap, None, found_overlap, previous.overlay)

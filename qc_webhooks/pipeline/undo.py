@@ -1,4 +1,4 @@
-"""Takes back what quality control wrote to tasks, the newest first, and leaves alone what somebody changed since."""
+"""Undoes quality control's writes to tasks, newest first; skips values that were changed since."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,32 +8,32 @@ from typing import Any
 
 from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.jobs.inbox import Inbox
-from labelloop.service.jobs.worker_id import this_worker
+from labelloop.service.jobs.worker_id import current_worker
 from labelloop.service.studio import Studio
-from qc_webhooks.artifacts.overlays import accepted_annotation, mark_of, overlays_of
-from qc_webhooks.artifacts.review_copy import imported_decision
+from qc_webhooks.artifacts.overlays import accepted_annotation, overlay_key, overlays_of
+from qc_webhooks.artifacts.review_copy import imported_annotation
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.errors import TaskBusy
-from qc_webhooks.events import recheck_hint
+from qc_webhooks.events import recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import remove_prediction
-from qc_webhooks.pipeline.task_writer import Writer, current
+from qc_webhooks.pipeline.task_writer import TaskWriter, current_fields
 from qc_webhooks.store.decisions import DecisionStore, WriteLogEntry
 
-# How long a worker may have the task in hand.
-PATIENCE_S = 60.0
+# Maximum wait for a worker to release the task, in seconds.
+LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Undone:
-    """What came of undoing one part of one write.
+class UndoResult:
+    """Result of undoing one part of one write.
 
     Attributes:
         task: The task's id.
-        route: The routes that had written, joined by +.
-        part: A key of PARTS; ``task`` where the task is gone.
-        text: What was done, or why it was left alone.
-        left: Whether it was left alone.
+        route: Routes of the write, joined by +.
+        part: A key of UNDO_BY_PART; ``task`` where the task is deleted.
+        text: What was done, or why it was skipped.
+        left: Whether it was skipped.
     """
 
     task: int
@@ -48,9 +48,9 @@ class Undo:
 
     Args:
         studio: Label Studio.
-        memory: The log of writes.
-        checker: Judges the tasks, so that what is undone is not written again.
-        inbox: Keeps the workers away from a task meanwhile.
+        memory: The write log.
+        checker: Saves the tasks as handled, so that an undone write is not repeated.
+        inbox: Locks a task against the workers.
     """
 
     def __init__(self, studio: Studio, memory: DecisionStore, checker: Checker, inbox: Inbox) -> None:
@@ -58,69 +58,69 @@ class Undo:
         self._memory = memory
         self._checker = checker
         self._inbox = inbox
-        self._writer = Writer(studio, memory, checker.desk)
+        self._writer = TaskWriter(studio, memory, checker.reviews)
 
-    def run(self, project: int, *, task: int | None = None, last: int | None = None) -> Iterator[Undone]:
-        """Undoes the newest writes, task by task. One that was undone or left alone once is not tried again.
+    def run(self, project: int, *, task: int | None = None, last: int | None = None) -> Iterator[UndoResult]:
+        """Undo the newest writes, task by task. A write is tried once.
 
         Args:
             project: The project's id.
-            task: Only those to this task.
-            last: Only so many; None: all.
+            task: Only writes to this task.
+            last: Number of newest writes; None: all.
 
         Raises:
-            StudioError: Label Studio cannot be asked, or refuses; what was not undone yet stays.
-            TaskBusy: A worker did not let go of a task.
+            StudioError: Label Studio cannot be reached, or refuses; the remaining writes stay.
+            TaskBusy: A worker did not release a task.
         """
         writes: dict[int, list[WriteLogEntry]] = {}
-        for write in self._memory.done(project, task=task, last=last):
+        for write in self._memory.finished_writes(project, task=task, last=last):
             writes.setdefault(write.task, []).append(write)
-        for number, those in writes.items():
-            with held(self._inbox, project, number):
-                yield from self._undo_task(project, number, those)
+        for number, task_writes in writes.items():
+            with locked_task(self._inbox, project, number):
+                yield from self._undo_task(project, number, task_writes)
 
-    def _undo_task(self, project: int, number: int, writes: list[WriteLogEntry]) -> Iterator[Undone]:
+    def _undo_task(self, project: int, number: int, writes: list[WriteLogEntry]) -> Iterator[UndoResult]:
         was_judged = self._checker.is_judged(project, number)
         parts: set[str] = set()
         for write in writes:
             outcomes = list(self._undo_write(project, write))
             yield from outcomes
             parts |= {outcome.part for outcome in outcomes if not outcome.left}
-            self._memory.mark(write, "left" if all(outcome.left for outcome in outcomes) else "undone")
-        # What nobody has judged yet is news, and the worker's to judge.
+            self._memory.set_write_state(write, "left" if all(outcome.left for outcome in outcomes) else "undone")
+        # A task that is not judged yet is left to the worker.
         if was_judged and parts:
-            shown = bool(parts & {"overlays", "copy"}) or "ground_truth" not in parts
-            self._checker.acknowledge(project, number, overlays=shown)
+            keep_overlays = bool(parts & {"overlays", "copy"}) or "ground_truth" not in parts
+            self._checker.acknowledge(project, number, overlays=keep_overlays)
 
-    def _undo_write(self, project: int, write: WriteLogEntry) -> Iterator[Undone]:
+    def _undo_write(self, project: int, write: WriteLogEntry) -> Iterator[UndoResult]:
         source = self._studio.task_json(project, write.task)
         if source is None:
-            yield Undone(write.task, write.route, "task", "the task is gone", left=True)
+            yield UndoResult(write.task, write.route, "task", "the task is deleted", left=True)
             return
         task = read_task(source)
-        for part in (name for name in PARTS if name in write.after):
+        for part in (name for name in UNDO_BY_PART if name in write.after):
             if self._writer.current(project, task, {part: write.after[part]}) == {part: write.before[part]}:
-                yield Undone(write.task, write.route, part, "it is as it was before")
+                yield UndoResult(write.task, write.route, part, "already has the previous value")
                 continue
-            text, left = PARTS[part](self._studio, self._writer, task, write)
-            yield Undone(write.task, write.route, part, text, left)
+            text, left = UNDO_BY_PART[part](self._studio, self._writer, task, write)
+            yield UndoResult(write.task, write.route, part, text, left)
 
 
 @contextmanager
-def held(inbox: Inbox, project: int, task: int) -> Iterator[None]:
-    """A task that no worker touches meanwhile; its events wait.
+def locked_task(inbox: Inbox, project: int, task: int) -> Iterator[None]:
+    """Lock a task against the workers; its events wait.
 
     Raises:
-        TaskBusy: A worker did not let go of it in time.
+        TaskBusy: A worker did not release it in time.
     """
-    until = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
-        hint = recheck_hint(project, task, source="undo")
+        hint = recheck_event(project, task, source="undo")
         inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
-        claim = inbox.claim(hint.topic, hint.subject, this_worker())
+        claim = inbox.claim(hint.topic, hint.subject, current_worker())
         if claim is not None:
             break
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise TaskBusy(project, task)
         time.sleep(0.5)
     try:
@@ -132,86 +132,86 @@ def held(inbox: Inbox, project: int, task: int) -> Iterator[None]:
 Outcome = tuple[str, bool]
 
 
-def _keys(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
-    if current(task, {"keys": None})["keys"] != write.after["keys"]:
-        return "somebody changed the qc_* keys since", True
+def _undo_keys(studio: Studio, _writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:
+    if current_fields(task, {"keys": None})["keys"] != write.after["keys"]:
+        return "the qc_* keys were changed since", True
     others = {name: value for name, value in task.data.items() if name not in KEYS}
     studio.update_task(task.id or 0, data={**others, **write.before["keys"]})
     status = write.before["keys"].get("qc_status")
     return f"back to {status}" if status else "removed", False
 
 
-def _overlap(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
+def _undo_overlap(studio: Studio, _writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:
     before, after = write.before["overlap"], write.after["overlap"]
     if task.overlap != after:
-        return f"it is {task.overlap} by now, not the {after} that was written", True
-    annotators = {each.completed_by for each in task.annotations if not each.was_cancelled}
+        return f"it is {task.overlap} now, not {after} as written", True
+    annotators = {annotation.completed_by for annotation in task.annotations if not annotation.was_cancelled}
     studio.update_task(task.id or 0, overlap=before, is_labeled=len(annotators) >= before)
     return f"from {after} back to {before}", False
 
 
-def _overlays(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
+def _undo_overlays(studio: Studio, _writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:
     if not write.after["overlays"]:
-        return "removed overlays are not put back; an open dispute gets them anew", True
+        return "removed overlays are not restored; the next check of an open dispute writes them", True
     if accepted_annotation(task) is not None:
-        return "an annotation was just made from one; the dispute is about to be closed", True
+        return "an annotation was just made from one; the dispute is being closed", True
     written = [tuple(mark) for mark in write.after["overlays"]]
-    ours = [each for each in overlays_of(task) if mark_of(each) in written]
-    if not ours:
-        return "somebody removed them since", True
-    for each in reversed(ours):
-        remove_prediction(studio, each.id or 0)
-    return f"{len(ours)} removed", False
+    overlays = [prediction for prediction in overlays_of(task) if overlay_key(prediction) in written]
+    if not overlays:
+        return "they were removed since", True
+    for prediction in reversed(overlays):
+        remove_prediction(studio, prediction.id or 0)
+    return f"{len(overlays)} removed", False
 
 
-def _ground_truth(studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
+def _undo_ground_truth(studio: Studio, _writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:
     annotation = write.after["ground_truth"]
-    if annotation not in {each.id for each in task.annotations}:
-        return f"annotation {annotation} is gone", True
-    now = current(task, {"ground_truth": None})["ground_truth"]
-    if now != annotation:
-        return f"annotation {now} is the ground truth by now, not {annotation}", True
+    if annotation not in {item.id for item in task.annotations}:
+        return f"annotation {annotation} is deleted", True
+    current = current_fields(task, {"ground_truth": None})["ground_truth"]
+    if current != annotation:
+        return f"annotation {current} is the ground truth now, not {annotation}", True
     studio.update_annotation(annotation, ground_truth=False)
-    return f"annotation {annotation} is none any more", False
+    return f"annotation {annotation} is no longer the ground truth", False
 
 
-def _copy(_studio: Studio, writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
+def _undo_copy(_studio: Studio, writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:
     if write.after["copy"] is None:
-        return "removed copies are not put back; an open dispute gets one anew", True
+        return "removed copies are not restored; the next check of an open dispute creates one", True
     project, number = task.project or 0, task.id or 0
-    held = writer.desk.store.copy(project, number)
-    if held is None or held.mark != write.after["copy"]:
-        return "it holds something else by now", True
-    if writer.desk.decision(held) is not None:
-        return "a reviewer has just submitted it; the dispute is about to be closed", True
-    writer.desk.clear(project, number)
-    return f"task {held.copy} of project {held.review} removed", False
+    copy = writer.reviews.store.copy(project, number)
+    if copy is None or copy.mark != write.after["copy"]:
+        return "its content was changed since", True
+    if writer.reviews.decision(copy) is not None:
+        return "a reviewer has just submitted it; the dispute is being closed", True
+    writer.reviews.delete_copy(project, number)
+    return f"task {copy.copy} of project {copy.review} removed", False
 
 
-def _brought(_studio: Studio, _writer: Writer, task: Task, write: WriteLogEntry) -> Outcome:
-    if imported_decision(task, *write.after["brought"]) is None:
-        return "the reviewer's annotation is gone", True
-    return "the reviewer's annotation stays, as one more stance; delete it in Label Studio to have it as it was", True
+def _undo_imported(_studio: Studio, _writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:
+    if imported_annotation(task, *write.after["brought"]) is None:
+        return "the reviewer's annotation is deleted", True
+    return "the reviewer's annotation stays; delete it in Label Studio to remove it", True
 
 
-# Part of a write -> how it is taken back: what was done or why not, and whether it was left alone.
-PARTS: Mapping[str, Callable[[Studio, Writer, Task, WriteLogEntry], Outcome]] = {
-    "copy": _copy,
-    "overlays": _overlays,
-    "keys": _keys,
-    "overlap": _overlap,
-    "ground_truth": _ground_truth,
-    "brought": _brought,
+# Part of a write -> undo function; it returns what was done or why not, and whether the part was skipped.
+UNDO_BY_PART: Mapping[str, Callable[[Studio, TaskWriter, Task, WriteLogEntry], Outcome]] = {
+    "copy": _undo_copy,
+    "overlays": _undo_overlays,
+    "keys": _undo_keys,
+    "overlap": _undo_overlap,
+    "ground_truth": _undo_ground_truth,
+    "brought": _undo_imported,
 }
 
 
-def describe(undone: Undone) -> str:
-    """One line for the command line."""
+def describe(undone: UndoResult) -> str:
+    """One line for the command's output."""
     names: dict[str, Any] = {
         "keys": "qc_* keys",
         "ground_truth": "ground truth",
         "copy": "copy for review",
         "brought": "decision",
     }
-    verb = "left alone, " if undone.left else ""
+    verb = "skipped, " if undone.left else ""
     return f"task {undone.task}: {names.get(undone.part, undone.part)}: {verb}{undone.text}"

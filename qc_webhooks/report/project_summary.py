@@ -1,4 +1,4 @@
-"""What the dashboard shows of a project, counted from the facts of its tasks."""
+"""Summary of a project for the dashboard, computed from the facts of its tasks."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,35 +9,35 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, estimate_crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, fit_annotator_model
 from labelloop.labeling.consensus.crowd import Answer
-from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern, portraits, splits
+from qc_webhooks.annotators import AnnotatorProfile, DisagreementPattern, find_disagreement_patterns, profile_annotators
 from qc_webhooks.report.project_statistics import ProjectStatistics
 from qc_webhooks.report.replay import Replay
-from qc_webhooks.statistics import ABSENT, ENOUGH, Estimate
-from qc_webhooks.statistics.proportions import proportion_ci
-from qc_webhooks.verdict.task_facts import Facts
+from qc_webhooks.statistics import ABSENT, MIN_UNITS, Estimate
+from qc_webhooks.statistics.bootstrap import proportion_ci
+from qc_webhooks.verdict.task_facts import TaskFacts
 
 Integers = NDArray[np.int64]
 
 DAY_S = 86_400.0
-# More days than these are told by the week.
-_MOST_DAYS = 120
-# Reliability, confusion and splits are of the latest tasks: people change, and ten thousand tasks say enough.
-LATEST = 10_000
+# With more days than this, statistics are per week.
+_MAX_DAYS = 120
+# Newest tasks used for reliability and confusion: annotators change, and this number gives narrow intervals.
+RECENT_TASKS = 10_000
 _RESAMPLES = 200
 _NORMAL_95 = 1.959964
 
 
 class Day(msgspec.Struct, frozen=True, gc=False):
-    """One day, or one week.
+    """Statistics of one day or one week.
 
     Attributes:
-        at: When it begins, seconds since 1970.
-        tasks: Tasks annotated last on that day.
-        labels: Annotations of these.
-        agreement: Mean agreement of those that at least two annotated.
-        disputed: Share of those that is disputed now.
+        at: Start, seconds since 1970.
+        tasks: Tasks whose last annotation is of that day.
+        labels: Their annotations.
+        agreement: Mean agreement of those with at least two annotators.
+        disputed: Share of those that are disputed now.
     """
 
     at: float
@@ -48,14 +48,14 @@ class Day(msgspec.Struct, frozen=True, gc=False):
 
 
 class LabelRow(msgspec.Struct, frozen=True, gc=False):
-    """How well annotators agree on one label.
+    """Agreement on one label.
 
     Attributes:
         control: The control.
-        label: The label, or the answer.
-        objects: For how many things at least one annotator gave it.
-        agreement: Positive agreement (F1 of one annotator against another) on it.
-        confused: What is most often said instead, and the share of the pairs that say so; empty: nothing.
+        label: The label or answer.
+        objects: Objects that at least one annotator gave this label.
+        agreement: Positive agreement (F1 of one annotator against another).
+        confused: Most frequent other labels, each with its share of the pairs.
     """
 
     control: str
@@ -66,12 +66,12 @@ class LabelRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class Confusion(msgspec.Struct, frozen=True, gc=False):
-    """What one annotator says of a thing against what another says of it.
+    """Confusion matrix between annotators.
 
     Attributes:
         control: The control.
-        labels: The answers, the last one ``(absent)`` where things can be left out.
-        pairs: ``pairs[one][other]``: how often; symmetric, agreements counted twice.
+        labels: The answers; the last one is ``(absent)`` where objects can be left out.
+        pairs: ``pairs[i][j]``: number of pairs; symmetric, agreements counted twice.
     """
 
     control: str
@@ -80,13 +80,13 @@ class Confusion(msgspec.Struct, frozen=True, gc=False):
 
 
 class Savings(msgspec.Struct, frozen=True, gc=False):
-    """What asking one more annotator only where it pays has saved.
+    """Annotations saved by asking one more annotator only for disputes.
 
     Attributes:
-        tasks: Tasks that are settled: agreed on, or with a reviewer.
-        labels: Annotations that they took.
+        tasks: Resolved tasks: agreed, or for a reviewer.
+        labels: Their annotations.
         by_labels: Number of annotations -> tasks.
-        seconds: Median time of an annotation; None where no times are known.
+        seconds: Median time of an annotation in seconds; None without known times.
     """
 
     tasks: int
@@ -95,30 +95,30 @@ class Savings(msgspec.Struct, frozen=True, gc=False):
     seconds: float | None
 
     def saved(self, annotators: int) -> int:
-        """Annotations saved against giving every task to so many annotators."""
+        """Annotations saved against a fixed number of annotators per task."""
         return self.tasks * annotators - self.labels
 
     def hours(self, annotators: int) -> float | None:
-        """The same in hours of work."""
+        """Hours of work saved against it; None without known times."""
         return None if self.seconds is None else self.saved(annotators) * self.seconds / 3600
 
 
 class ProjectSummary(msgspec.Struct, frozen=True, gc=False):
-    """All of it.
+    """Summary of a project.
 
     Attributes:
         title: The project's title.
-        names: Annotator -> name.
-        days: The course of time.
+        names: Annotator id -> name.
+        days: Statistics by day or week.
         weekly: Whether ``days`` are weeks.
         agreement: Mean agreement over all tasks.
         savings: See ``Savings``.
-        used: How many of the latest tasks the following is of.
-        people: Everybody.
-        splits: Where opinions split, and why.
-        labels: Label by label.
-        confusions: Control by control.
-        statistics: Every statistic of every control, see ``Survey.statistics``.
+        used: Number of newest tasks that the following fields use.
+        people: Profile of each annotator.
+        splits: Systematic disagreements and their cause.
+        labels: Agreement by label.
+        confusions: Confusion matrix by control.
+        statistics: See ``ProjectStatistics.statistics``.
     """
 
     title: str
@@ -135,93 +135,93 @@ class ProjectSummary(msgspec.Struct, frozen=True, gc=False):
     statistics: dict[str, dict[str, dict[str, Estimate]]]
 
     def name(self, annotator: int) -> str:
-        """What an annotator is called."""
-        return self.names.get(annotator) or (f"annotator {annotator}" if annotator > 0 else "somebody unknown")
+        """Display name of an annotator."""
+        return self.names.get(annotator) or (f"annotator {annotator}" if annotator > 0 else "unknown annotator")
 
 
-def build_board(
-    tasks: Iterable[Facts],
+def summarize_project(
+    tasks: Iterable[TaskFacts],
     *,
     title: str = "",
     names: Mapping[int, str] | None = None,
-    latest: int = LATEST,
+    latest: int = RECENT_TASKS,
     crowd: AnnotatorModel | None = None,
 ) -> tuple[ProjectSummary, Replay]:
-    """The board of a project, and its record for what-if.
+    """Compute the summary of a project and its arrays for what-if.
 
     Args:
-        tasks: The facts of every task, the newest first. They are gone through once, and only the latest are kept.
+        tasks: Facts of all tasks, newest first. Iterated once; only the newest are held in memory.
         title: The project's title.
-        names: Annotator -> name.
-        latest: How many tasks count for reliability and confusion.
-        crowd: What is known of the annotators already; None, or where it does not know all their answers: it is
-            estimated from the latest tasks, which takes a third of the time of a board.
+        names: Annotator id -> name.
+        latest: Number of newest tasks used for reliability and confusion.
+        crowd: Annotator model. Estimated from the newest tasks where None or where it lacks an answer; that takes a
+            third of the time.
     """
-    course = _Course()
-    kept: list[Facts] = []
+    timeline = _Timeline()
+    recent: list[TaskFacts] = []
 
-    def pass_on() -> Iterator[Facts]:
+    def record_tasks() -> Iterator[TaskFacts]:
         for task in tasks:
-            course.add(task)
-            if len(kept) < latest:
-                kept.append(task)
+            timeline.add(task)
+            if len(recent) < latest:
+                recent.append(task)
             yield task
 
-    replay = Replay.of(pass_on())
-    survey = ProjectStatistics(evidence=[task.evidence() for task in kept])
-    if crowd is None or not _knows(crowd, survey.evidence):
-        crowd = estimate_crowd(survey.evidence)
-    found = splits(kept)
-    told = survey.statistics()
+    replay = Replay.of(record_tasks())
+    survey = ProjectStatistics(evidence=[task.evidence() for task in recent])
+    if crowd is None or not _covers_answers(crowd, survey.evidence):
+        crowd = fit_annotator_model(survey.evidence)
+    patterns = find_disagreement_patterns(recent)
+    statistics = survey.statistics()
     board = ProjectSummary(
         title,
         dict(names or {}),
-        *course.days(),
-        course.agreement(),
-        course.savings(),
-        len(kept),
-        portraits(kept, crowd, found),
-        found,
-        tuple(_labels(kept)),
-        tuple(_confusions(kept)),
+        *timeline.days(),
+        timeline.agreement(),
+        timeline.savings(),
+        len(recent),
+        profile_annotators(recent, crowd, patterns),
+        patterns,
+        tuple(_labels(recent)),
+        tuple(_confusions(recent)),
         {
             control: {
-                kind: {name: each for name, each in values.items() if isinstance(each, Estimate)}
+                kind: {name: value for name, value in values.items() if isinstance(value, Estimate)}
                 for kind, values in kinds.items()
             }
-            for control, kinds in told.items()
+            for control, kinds in statistics.items()
         },
     )
     return board, replay
 
 
-def _knows(crowd: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
-    """Whether every answer is one that the estimate was made from."""
+def _covers_answers(crowd: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
+    """Whether the model knows all answers of the tasks."""
     regions: dict[str, set[Answer]] = defaultdict(set)
     questions: dict[str, set[Answer]] = defaultdict(set)
     for task in tasks:
-        for told, items in ((regions, task.clusters), (questions, task.choices)):
+        for answers_by_control, items in ((regions, task.clusters), (questions, task.choices)):
             for control, votes in items:
-                told[control].update(answer for _, answer in votes)
+                answers_by_control[control].update(answer for _, answer in votes)
     return all(
-        control in known and answers <= set(known[control].classes)
-        for told, known in ((regions, crowd.labels), (questions, crowd.choices))
-        for control, answers in told.items()
+        control in models and answers <= set(models[control].classes)
+        for answers_by_control, models in ((regions, crowd.labels), (questions, crowd.choices))
+        for control, answers in answers_by_control.items()
     )
 
 
-class _Course:
-    """What is counted of every task, one at a time: days, times, how many annotations it took."""
+class _Timeline:
+    """Accumulates per-day statistics, annotation times and annotation counts over all tasks."""
 
     def __init__(self) -> None:
         self._days: dict[int, list[float]] = defaultdict(lambda: [0, 0, 0, 0.0, 0.0, 0])
         self._settled: Counter[int] = Counter()
         self._seconds: list[float] = []
 
-    def add(self, task: Facts) -> None:
+    def add(self, task: TaskFacts) -> None:
         blind = task.blind
-        if task.at > 0:
-            day = self._days[int(task.at // DAY_S)]
+        if task.last_annotated_at > 0:
+            day = self._days[int(task.last_annotated_at // DAY_S)]
             day[0] += 1
             day[1] += len(blind)
             if task.agreement is not None:
@@ -229,35 +229,35 @@ class _Course:
                 day[3] += task.agreement
                 day[4] += task.agreement**2
                 day[5] += task.outcome == "disputed"
-        # An answer that was asked for to measure its annotator settled nothing.
-        needed = sum(not turn.known for turn in blind)
+        # Annotations requested to measure their annotator do not count.
+        needed = sum(not turn.measures_annotator for turn in blind)
         if (task.outcome == "agreed" or task.review) and needed:
             self._settled[needed] += 1
         self._seconds += [turn.seconds for turn in blind if turn.seconds]
 
     def days(self) -> tuple[tuple[Day, ...], bool]:
-        weekly = len(self._days) > _MOST_DAYS
+        weekly = len(self._days) > _MAX_DAYS
         length = 7 if weekly else 1
-        together: dict[int, list[float]] = defaultdict(lambda: [0, 0, 0, 0.0, 0.0, 0])
+        totals: dict[int, list[float]] = defaultdict(lambda: [0, 0, 0, 0.0, 0.0, 0])
         for number, counts in self._days.items():
             # Weeks begin on Mondays; the first of January 1970 was a Thursday.
             start = (number + 3) // length * length - 3 if weekly else number
-            together[start] = [one + other for one, other in zip(together[start], counts, strict=True)]
-        found = tuple(
+            totals[start] = [first + second for first, second in zip(totals[start], counts, strict=True)]
+        days = tuple(
             Day(
                 number * DAY_S,
                 int(tasks),
                 int(labels),
-                _moments(int(n), total, squares, enough=5),
+                _mean_with_interval(int(n), total, squares, enough=5),
                 proportion_ci(int(disputed), int(n), enough=5),
             )
-            for number, (tasks, labels, n, total, squares, disputed) in sorted(together.items())
+            for number, (tasks, labels, n, total, squares, disputed) in sorted(totals.items())
         )
-        return found, weekly
+        return days, weekly
 
     def agreement(self) -> Estimate:
-        n, total, squares = (sum(day[place] for day in self._days.values()) for place in (2, 3, 4))
-        return _moments(int(n), total, squares)
+        n, total, squares = (sum(day[column] for day in self._days.values()) for column in (2, 3, 4))
+        return _mean_with_interval(int(n), total, squares)
 
     def savings(self) -> Savings:
         return Savings(
@@ -268,73 +268,84 @@ class _Course:
         )
 
 
-def _moments(n: int, total: float, squares: float, enough: int = ENOUGH) -> Estimate:
-    """A mean with the interval of the normal approximation, from sums."""
+def _mean_with_interval(n: int, total: float, squares: float, enough: int = MIN_UNITS) -> Estimate:
+    """Mean with a normal-approximation interval, from the sum and the sum of squares."""
     if n < enough:
-        return Estimate.lacking(n, f"{n} of the {enough} that it takes")
+        return Estimate.insufficient(n, f"{n} of the {enough} required")
     mean = total / n
     half = _NORMAL_95 * math.sqrt(max(squares / n - mean**2, 0.0) / max(n - 1, 1))
     return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0), n)
 
 
-def _votes(tasks: Sequence[Facts]) -> Iterator[tuple[int, str, dict[int, str]]]:
-    """(place of the task, control, annotator -> answer) of every thing and question; who left a thing out, too."""
-    for place, task in enumerate(tasks):
+def _votes(tasks: Sequence[TaskFacts]) -> Iterator[tuple[int, str, dict[int, str]]]:
+    """(task index, control, annotator -> answer) of each object and question; ``(absent)`` for a missing object."""
+    for index, task in enumerate(tasks):
         blind = [turn.annotator for turn in task.blind]
-        for thing in task.things:
-            said = {mark.annotator: " + ".join(mark.labels) or "(no label)" for mark in thing.marks}
-            yield place, thing.control, {who: said.get(who, ABSENT) for who in blind}
+        for thing in task.objects:
+            labels_by_annotator = {mark.annotator: " + ".join(mark.labels) or "(no label)" for mark in thing.marks}
+            yield index, thing.control, {who: labels_by_annotator.get(who, ABSENT) for who in blind}
         for question in task.questions:
-            yield place, question.control, {who: " + ".join(said) for who, said in question.votes if who in blind}
+            yield (
+                index,
+                question.control,
+                {who: " + ".join(labels_by_annotator) for who, labels_by_annotator in question.votes if who in blind},
+            )
 
 
-def _labels(tasks: Sequence[Facts]) -> Iterator[LabelRow]:
+def _labels(tasks: Sequence[TaskFacts]) -> Iterator[LabelRow]:
     objects: Counter[tuple[str, str]] = Counter()
     both: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     either: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     instead: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for place, control, said in _votes(tasks):
-        for label in set(said.values()) - {ABSENT}:
+    for index, control, votes in _votes(tasks):
+        for label in set(votes.values()) - {ABSENT}:
             objects[control, label] += 1
-        for one, other in combinations(said.values(), 2):
-            for label, against in {(one, other), (other, one)}:
+        for first, second in combinations(votes.values(), 2):
+            for label, other_label in {(first, second), (second, first)}:
                 if label == ABSENT:
                     continue
-                either[control, label][place] += 2 if one == other else 1
-                both[control, label][place] += 2 * (one == other)
-                if one != other:
-                    instead[control, label][against] += 1
+                either[control, label][index] += 2 if first == second else 1
+                both[control, label][index] += 2 * (first == second)
+                if first != second:
+                    instead[control, label][other_label] += 1
     n = len(tasks)
     weights = (
         np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) if n else np.zeros((0, 0), int)
     )
     for key, count in sorted(objects.items(), key=lambda item: (item[0][0], -item[1])):
-        # Where two say the same, both of them do: an agreement counts as two of two, a difference as none of one.
+        # An agreement counts two of two, a difference none of one.
         pairs = sum(either[key].values()) - sum(both[key].values()) // 2
-        confused = tuple((name, round(found / pairs, 4)) for name, found in instead[key].most_common(2))
+        confused = tuple(
+            (name, round(pairs_with_label / pairs, 4)) for name, pairs_with_label in instead[key].most_common(2)
+        )
         yield LabelRow(*key, count, _agreement(both[key], either[key], weights), confused)
 
 
 def _agreement(both: Counter[int], either: Counter[int], weights: Integers) -> Estimate:
-    """Positive agreement with the interval of a bootstrap over tasks."""
-    if len(either) < ENOUGH:
-        return Estimate.lacking(len(either))
-    places = np.array(list(either), dtype=np.intp)
-    held, value = weights[:, places], sum(both.values()) / sum(either.values())
+    """Positive agreement with a bootstrap interval over tasks."""
+    if len(either) < MIN_UNITS:
+        return Estimate.insufficient(len(either))
+    indices = np.array(list(either), dtype=np.intp)
+    sampled, value = weights[:, indices], sum(both.values()) / sum(either.values())
     if value == 1:
-        return proportion_ci(len(either), len(either))  # drawing anew what all agree on says that they always will
-    hits, n = held @ np.array([both[place] for place in places]), held @ np.array([either[place] for place in places])
+        return proportion_ci(len(either), len(either))  # a bootstrap of equal values has width zero
+    hits, n = (
+        sampled @ np.array([both[index] for index in indices]),
+        sampled @ np.array([either[index] for index in indices]),
+    )
     low, high = np.quantile(hits[n > 0] / n[n > 0], [0.025, 0.975]).tolist()
     return Estimate(value, min(low, value), max(high, value), len(either))
 
 
-def _confusions(tasks: Sequence[Facts]) -> Iterator[Confusion]:
+def _confusions(tasks: Sequence[TaskFacts]) -> Iterator[Confusion]:
     counts: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
-    for _, control, said in _votes(tasks):
-        for one, other in combinations(said.values(), 2):
-            if (one, other) != (ABSENT, ABSENT):
-                counts[control][one, other] += 1
-                counts[control][other, one] += 1
+    for _, control, votes in _votes(tasks):
+        for first, second in combinations(votes.values(), 2):
+            if (first, second) != (ABSENT, ABSENT):
+                counts[control][first, second] += 1
+                counts[control][second, first] += 1
     for control, pairs in sorted(counts.items()):
-        names = sorted({one for one, _ in pairs}, key=lambda name: (name == ABSENT, name))
-        yield Confusion(control, tuple(names), tuple(tuple(pairs[one, other] for other in names) for one in names))
+        names = sorted({first for first, _ in pairs}, key=lambda name: (name == ABSENT, name))
+        yield Confusion(
+            control, tuple(names), tuple(tuple(pairs[first, second] for second in names) for first in names)
+        )

@@ -1,9 +1,8 @@
-"""What-if: the past under other thresholds. Every task's pairwise agreements as arrays, replayed in a few milliseconds.
+"""What-if: replays past tasks under other thresholds, from the pairwise agreements of all tasks as arrays.
 
-A replay walks through a task's annotators in the order in which they submitted, as the live service did: as many as
-the policy asks for at first, then one more while there is no majority, up to the maximum. Where the replay asks for an
-annotator whom nobody asked, the record ends and the task counts as ``open``: what that one would have said is not
-known, and is not made up.
+A replay adds a task's annotators in the order of submission, as the live service does: the policy's initial number,
+then one more while there is no majority, up to the maximum. A task that needs one more annotator than it has counts as
+``open``; no answer is invented.
 """
 
 from collections.abc import Iterable
@@ -15,29 +14,29 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from qc_webhooks.verdict.task_facts import Facts
+from qc_webhooks.verdict.task_facts import TaskFacts
 
-# Of more annotators than these the first ones are replayed.
-MOST_ANNOTATORS = 5
-_PAIRS = tuple(combinations(range(MOST_ANNOTATORS), 2))
+# Maximum number of annotators per task in a replay, the first ones.
+MAX_ANNOTATORS = 5
+_PAIRS = tuple(combinations(range(MAX_ANNOTATORS), 2))
 _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """What would have come of the past.
+class ReplayResult:
+    """Outcome of a replay.
 
     Attributes:
-        tasks: All tasks.
-        first: How many annotators are asked at first.
-        agreed: Number of annotators that it took -> tasks on which they agreed.
-        review: Tasks that would have gone to a reviewer: disputed by the most annotators who are asked, not judged, or
-            sent there by the policy although nobody disagrees.
-        open: Tasks for which one more annotator would have been asked than there was.
-        waiting: Tasks with fewer annotators than are asked at first.
-        labels: Annotations that these took, those asked for in vain included.
-        seconds: Time that the annotations of the record among them took; None where no time is known.
-        unsettled: Tasks without a majority among the most annotators who are asked.
+        tasks: Number of tasks.
+        first: Initial number of annotators.
+        agreed: Number of annotators needed -> tasks on which they agreed.
+        review: Tasks for a reviewer: disputed at the maximum number of annotators, not judged, or sent to review by the
+            policy although all agree.
+        open: Tasks that need one more annotator than they have.
+        waiting: Tasks with fewer annotators than the initial number.
+        labels: Annotations needed, including the missing ones of open tasks.
+        seconds: Total time of the existing annotations among them, seconds; None without known times.
+        unsettled: Tasks without a majority at the maximum number of annotators.
         not_judged: Tasks that cannot be judged.
     """
 
@@ -53,25 +52,25 @@ class Replayed:
     not_judged: int = 0
 
     @property
-    def settled(self) -> int:
-        """Tasks on which annotators agreed."""
+    def agreed_tasks(self) -> int:
+        """Number of tasks on which annotators agreed."""
         return sum(self.agreed.values())
 
     @property
     def disputes(self) -> int:
-        """Tasks whose first annotators did not agree."""
+        """Number of tasks whose initial annotators did not agree."""
         return self.unsettled + self.open + sum(tasks for count, tasks in self.agreed.items() if count > self.first)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The record of a project.
+    """Arrays of a project for replays.
 
     Attributes:
-        annotators: How many annotated each task, reviewers not counted, of shape ``(tasks,)``.
-        overall: Overall agreement of each two of the first five, of shape ``(tasks, 10)``; NaN where there are fewer.
-        lowest: The lowest of that and of every control's.
-        seconds: Time that each of the first five took, of shape ``(tasks, 5)``; NaN where it is not known.
+        annotators: Number of annotators of each task without reviewers, ``(tasks,)``.
+        overall: Overall agreement of each pair of the first five annotators, ``(tasks, 10)``, 0 to 1; NaN without one.
+        lowest: Minimum of the overall agreement and the agreement per control, ``(tasks, 10)``.
+        seconds: Time of each of the first five annotators, ``(tasks, 5)``, seconds; NaN where unknown.
     """
 
     annotators: NDArray[np.int16]
@@ -80,42 +79,42 @@ class Replay:
     seconds: NDArray[np.float32]
 
     @classmethod
-    def of(cls, tasks: Iterable[Facts]) -> "Replay":
-        """From the facts of every task."""
+    def of(cls, tasks: Iterable[TaskFacts]) -> "Replay":
+        """Build from the facts of all tasks."""
         counts: list[int] = []
         overall: list[list[float]] = []
         lowest: list[list[float]] = []
         seconds: list[list[float]] = []
         nan = float("nan")
         for task in tasks:
-            turns = [turn for turn in task.turns if not turn.truth]
-            who = [turn.annotator for turn in turns]
+            turns = [turn for turn in task.annotations if not turn.ground_truth]
+            annotators = [turn.annotator for turn in turns]
             scores = {frozenset((pair.a, pair.b)): pair for pair in task.pairs}
-            first = who[:MOST_ANNOTATORS]
-            found = [
-                scores.get(frozenset((first[one], first[other]))) if other < len(first) else None
-                for one, other in _PAIRS
+            replayed = annotators[:MAX_ANNOTATORS]
+            pairs = [
+                scores.get(frozenset((replayed[first], replayed[second]))) if second < len(replayed) else None
+                for first, second in _PAIRS
             ]
-            counts.append(len(who))
-            overall.append([nan if pair is None else pair.overall for pair in found])
-            lowest.append([nan if pair is None else min(pair.overall, *pair.controls.values(), 1.0) for pair in found])
-            times = [turn.seconds if turn.seconds is not None else nan for turn in turns[:MOST_ANNOTATORS]]
-            seconds.append(times + [nan] * (MOST_ANNOTATORS - len(times)))
+            counts.append(len(annotators))
+            overall.append([nan if pair is None else pair.overall for pair in pairs])
+            lowest.append([nan if pair is None else min(pair.overall, *pair.controls.values(), 1.0) for pair in pairs])
+            times = [turn.seconds if turn.seconds is not None else nan for turn in turns[:MAX_ANNOTATORS]]
+            seconds.append(times + [nan] * (MAX_ANNOTATORS - len(times)))
         return cls(
             np.array(counts, dtype=np.int16),
             np.array(overall, dtype=np.float32).reshape(-1, len(_PAIRS)),
             np.array(lowest, dtype=np.float32).reshape(-1, len(_PAIRS)),
-            np.array(seconds, dtype=np.float32).reshape(-1, MOST_ANNOTATORS),
+            np.array(seconds, dtype=np.float32).reshape(-1, MAX_ANNOTATORS),
         )
 
     @classmethod
     def read(cls, packed: bytes) -> "Replay":
-        """From what ``pack`` made."""
+        """Unpack bytes made by ``pack``."""
         with np.load(BytesIO(packed), allow_pickle=False) as arrays:
             return cls(arrays["annotators"], arrays["overall"], arrays["lowest"], arrays["seconds"])
 
     def pack(self) -> bytes:
-        """As bytes for the database."""
+        """Pack into bytes for the database."""
         out = BytesIO()
         np.savez_compressed(
             out, annotators=self.annotators, overall=self.overall, lowest=self.lowest, seconds=self.seconds
@@ -131,20 +130,20 @@ class Replay:
         return _majorities(self.lowest)
 
     @cached_property
-    def _known(self) -> dict[int, NDArray[np.bool_]]:
-        """Number of annotators -> whether each two of the first so many were compared, ``(tasks,)``."""
-        found: dict[int, NDArray[np.bool_]] = {}
-        for count in range(2, MOST_ANNOTATORS + 1):
-            places = [_PAIRS.index(pair) for pair in combinations(range(count), 2)]
-            found[count] = np.isfinite(self.overall[:, places]).sum(axis=1) == len(places)
-        return found
+    def _compared(self) -> dict[int, NDArray[np.bool_]]:
+        """Number of annotators -> whether all pairs of the first ones were compared, ``(tasks,)``."""
+        compared: dict[int, NDArray[np.bool_]] = {}
+        for count in range(2, MAX_ANNOTATORS + 1):
+            columns = [_PAIRS.index(pair) for pair in combinations(range(count), 2)]
+            compared[count] = np.isfinite(self.overall[:, columns]).sum(axis=1) == len(columns)
+        return compared
 
     @cached_property
-    def _time(self) -> tuple[bool, NDArray[np.float32]]:
-        """Whether any time is known; and the time of the first so many annotators of each task, ``(tasks, 6)``."""
-        added = np.cumsum(np.nan_to_num(self.seconds), axis=1, dtype=np.float32)
-        none = np.zeros((len(self.seconds), 1), dtype=np.float32)
-        return bool(np.isfinite(self.seconds).any()), np.concatenate((none, added), axis=1)
+    def _cumulative_seconds(self) -> tuple[bool, NDArray[np.float32]]:
+        """Whether any time is known, and the cumulative seconds of the first 0 to 5 annotators, ``(tasks, 6)``."""
+        cumulative = np.cumsum(np.nan_to_num(self.seconds), axis=1, dtype=np.float32)
+        zeros = np.zeros((len(self.seconds), 1), dtype=np.float32)
+        return bool(np.isfinite(self.seconds).any()), np.concatenate((zeros, cumulative), axis=1)
 
     def run(
         self,
@@ -154,49 +153,56 @@ class Replay:
         max_annotators: int,
         every_control: bool = True,
         review_not_judged: bool = True,
-    ) -> Replayed:
-        """The past under these settings of the policy (see ``Policy``)."""
+    ) -> ReplayResult:
+        """Replay all tasks under these settings of the policy (see ``Policy``)."""
         majorities = self._lowest_majorities if every_control else self._overall_majorities
-        most = min(max(max_annotators, annotators), MOST_ANNOTATORS)
-        there = self.annotators
-        undecided = there >= annotators
-        waiting = int((there < annotators).sum())
-        taken: NDArray[np.int16] = np.minimum(there, annotators).astype(np.int16)
+        maximum = min(max(max_annotators, annotators), MAX_ANNOTATORS)
+        submitted = self.annotators
+        undecided = submitted >= annotators
+        waiting = int((submitted < annotators).sum())
+        used: NDArray[np.int16] = np.minimum(submitted, annotators).astype(np.int16)
         agreed: dict[int, int] = {}
-        open_ = labels = not_judged = 0
-        for count in range(annotators, most + 1):
-            short = undecided & (there < count)
-            open_ += int(short.sum())
-            labels += int(short.sum())  # asked for, and not in the record
-            undecided = undecided & ~short
-            taken[undecided] = count
+        open_tasks = labels = not_judged = 0
+        for count in range(annotators, maximum + 1):
+            lacking = undecided & (submitted < count)
+            open_tasks += int(lacking.sum())
+            labels += int(lacking.sum())  # needed, but missing
+            undecided = undecided & ~lacking
+            used[undecided] = count
             done = undecided & (majorities[count] >= agreement - _ROUNDING)
             agreed[count] = int(done.sum())
             undecided = undecided & ~done
-            gaps = undecided & ~self._known[count]  # what is not known may be an agreement: nobody else is asked
-            not_judged += int(gaps.sum())
-            undecided = undecided & ~gaps
+            not_compared = (
+                undecided & ~self._compared[count]
+            )  # a missing comparison may be an agreement: no further annotator is asked
+            not_judged += int(not_compared.sum())
+            undecided = undecided & ~not_compared
         unsettled = int(undecided.sum())
         review = unsettled + not_judged * review_not_judged
-        labels += int(taken.sum())
-        known, until = self._time
-        seconds = float(until[np.arange(len(there)), taken].sum()) if known else None
-        return Replayed(len(there), annotators, agreed, review, open_, waiting, labels, seconds, unsettled, not_judged)
+        labels += int(used.sum())
+        has_times, cumulative = self._cumulative_seconds
+        seconds = float(cumulative[np.arange(len(submitted)), used].sum()) if has_times else None
+        return ReplayResult(
+            len(submitted), annotators, agreed, review, open_tasks, waiting, labels, seconds, unsettled, not_judged
+        )
 
 
 def _majorities(scores: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:
-    """Number of annotators -> up to which threshold most of the first so many agree with each other, ``(tasks,)``.
+    """Number of annotators -> highest threshold at which a majority of the first ones agree, ``(tasks,)``.
 
-    Most of them agree when all pairs of some group of more than half do (the rule of ``verdict``): the threshold is
-    the best group's worst pair.
+    A majority agrees when all pairs of some group of more than half do (the rule of ``verdict``), so the threshold is
+    the maximum over the groups of their lowest pair.
+
+    Args:
+        scores: Agreement of each pair, ``(tasks, 10)``, 0 to 1; NaN without one.
     """
-    known = np.nan_to_num(scores, nan=-1.0)
-    found = {}
-    for count in range(2, MOST_ANNOTATORS + 1):
+    filled = np.nan_to_num(scores, nan=-1.0)
+    majorities = {}
+    for count in range(2, MAX_ANNOTATORS + 1):
         size = max(2, count // 2 + 1)
-        worst = [
-            known[:, [_PAIRS.index(pair) for pair in combinations(group, 2)]].min(axis=1)
+        worst_pair = [
+            filled[:, [_PAIRS.index(pair) for pair in combinations(group, 2)]].min(axis=1)
             for group in combinations(range(count), size)
         ]
-        found[count] = np.max(worst, axis=0) if len(known) else np.zeros(0, dtype=np.float32)
-    return found
+        majorities[count] = np.max(worst_pair, axis=0) if len(filled) else np.zeros(0, dtype=np.float32)
+    return majorities

@@ -1,7 +1,7 @@
-"""The report on an export: verdict and conflicts of each task, statistics of the project, reliability of everybody.
+"""Report on an export: verdict and conflicts per task, agreement statistics, reliability per annotator.
 
-An export is read twice, a task at a time: who is reliable is known only when all tasks were seen, and the consensus of
-each depends on it. Nothing but who answered what is kept in between.
+An export is streamed twice: the first pass estimates the annotator model from the answers of all tasks, the second one
+computes the consensus of each task with it.
 """
 
 from collections import Counter, defaultdict
@@ -17,23 +17,23 @@ from labelloop.labeling.consensus.clustering import cluster_regions
 from labelloop.labeling.consensus.consensus import consensus
 from labelloop.labeling.errors import LabelingError, MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.latest import latest_annotations, with_unread
+from labelloop.labeling.studio.latest import latest_annotations, with_malformed_annotations
 from labelloop.labeling.studio.sniff import HEAD_BYTES, sniff_file_type
-from labelloop.labeling.studio.stream import check_end, iter_raw_tasks
+from labelloop.labeling.studio.stream import check_complete, iter_raw_tasks
 from labelloop.labeling.studio.task import Task, read_task
-from qc_webhooks.agreement import Answers, read_answers, whole_answers
-from qc_webhooks.annotators import portraits, splits
+from qc_webhooks.agreement import Answers, complete_answers, read_answers
+from qc_webhooks.annotators import find_disagreement_patterns, profile_annotators
 from qc_webhooks.decision.review_reasons import BLOCKED, is_for_review, judge_task, lacks_predictions
 from qc_webhooks.errors import ExportUnreadable
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation, describe_violations
 from qc_webhooks.report.project_statistics import ProjectStatistics, mean_estimate
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
-from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, stance_of
+from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, annotator_view
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
 from qc_webhooks.verdict.note import write_note
-from qc_webhooks.verdict.task_facts import Facts, facts_of
-from qc_webhooks.verdict.verdict import Verdict, judge
+from qc_webhooks.verdict.task_facts import TaskFacts, facts_of
+from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # Called with the bytes read so far and the bytes of the file.
 Progress = Callable[[int, int], None]
@@ -44,9 +44,9 @@ class Export:
     """An exported file and what is needed to read it.
 
     Attributes:
-        path: A JSON array of tasks as Label Studio exports it, or JSON lines.
-        config: The label config; None: read without.
-        progress: Told how far reading is.
+        path: Label Studio's JSON export (an array of tasks), or JSON lines.
+        config: The label config; None reads without one.
+        progress: Called with the bytes read and the size of the file.
     """
 
     path: Path
@@ -54,10 +54,10 @@ class Export:
     progress: Progress | None = None
 
     def tasks(self) -> Iterator[Task | MalformedTask]:
-        """Each task, or why it cannot be read; a task that cannot be read stops no other.
+        """Yield each task, or the error of a task that cannot be read.
 
         Raises:
-            ExportUnreadable: There is no such file, or it holds no tasks.
+            ExportUnreadable: The file does not exist, or holds no tasks.
         """
         try:
             with self.path.open("rb") as file:
@@ -72,37 +72,37 @@ class Export:
         file.seek(0)
         count = 0
         try:
-            check_end(file)
+            check_complete(file)
             for raw in iter_raw_tasks(file):
                 count += 1
                 if self.progress and count % 50 == 0:
                     self.progress(file.tell(), size)
-                yield _task(raw)
+                yield _read_task(raw)
         except MalformedTask as error:
             raise ExportUnreadable(self.path, f"{error.reason} (after {count} tasks)") from error
 
 
-def _task(raw: bytes) -> Task | MalformedTask:
+def _read_task(raw: bytes) -> Task | MalformedTask:
     try:
-        return with_unread(read_task(raw))
+        return with_malformed_annotations(read_task(raw))
     except MalformedTask as error:
         return error
 
 
 @dataclass
-class Summary:
-    """What a report comes to, for people.
+class ReportSummary:
+    """Counts and statistics of a report for its printed summary.
 
     Attributes:
-        tasks: How many tasks there are.
+        tasks: Number of tasks.
         outcomes: Verdict -> tasks.
-        conflicts: Type of conflict -> how many.
-        unreadable: Tasks that could not be read, and why.
-        unread: How many results of other tasks could not be read.
-        reviewed: Tasks that a reviewer is to look at when no further annotator is asked.
-        without_prelabel: Tasks whose pre-label the policy looks at and the export holds by its number only.
-        carried: Of a consensus: control -> tasks in which it is one annotator's answer; "" for a whole annotation.
-        left: Of a consensus: regions and results that are not in it.
+        conflicts: Type of conflict -> count.
+        unreadable: One message per task that could not be read.
+        unread: Number of results of other tasks that could not be read.
+        reviewed: Tasks for a reviewer when no further annotator is asked.
+        without_prelabel: Tasks whose pre-label the policy needs and the export names only by id.
+        carried: Consensus only: control -> tasks where it is one annotator's answer; "" for a whole annotation.
+        left: Consensus only: regions and results that are not part of it.
         statistics: As in the report.
         annotators: As in the report.
         splits: As in the report.
@@ -122,8 +122,8 @@ class Summary:
     splits: list[dict[str, Any]] = field(default_factory=list)
 
 
-def survey_export(export: Export) -> ProjectStatistics:
-    """First reading: what all tasks tell of the annotators.
+def collect_statistics(export: Export) -> ProjectStatistics:
+    """First pass: collect the evidence of all tasks.
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
@@ -135,14 +135,14 @@ def survey_export(export: Export) -> ProjectStatistics:
     return survey
 
 
-def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
-    """Writes the report as one JSON object: ``tasks``, ``statistics``, ``annotators``, ``summary``.
+def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummary:
+    """Write the report as one JSON object: ``tasks``, ``statistics``, ``annotators``, ``splits``, ``summary``.
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
     """
-    survey, summary, scores = survey_export(export), Summary(), _Scores()
-    tolerance, facts = policy.tolerance, list[Facts]()
+    survey, summary, scores = collect_statistics(export), ReportSummary(), _Scores()
+    tolerance, facts = policy.tolerance, list[TaskFacts]()
     out.write(b'{"tasks": [')
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -150,53 +150,53 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> Summary:
             continue
         answers = read_answers(task, config=export.config)
         judged = judge_task(task, answers, policy, config=export.config)
-        verdict, broken, reasons = judged.verdict, judged.broken, judged.reasons
+        verdict, broken, reasons = judged.verdict, judged.violations, judged.reasons
         summary.reviewed += is_for_review(verdict, policy, reasons)
         summary.without_prelabel += lacks_predictions(task, policy)
-        stances = sorted((stance_of(each) for each in whole_answers(answers)), key=lambda each: each.annotator)
-        clusters = cluster_regions([each.regions for each in stances])
-        together = consensus(stances, survey.crowd, clusters=clusters)
+        views = sorted((annotator_view(item) for item in complete_answers(answers)), key=lambda item: item.annotator)
+        clusters = cluster_regions([item.regions for item in views])
+        fused = consensus(views, survey.crowd, clusters=clusters)
         facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
-        named = conflicts_of(answers, together, tolerance)
+        conflicts = conflicts_of(answers, fused, tolerance)
         summary.outcomes[verdict.outcome] += 1
-        summary.conflicts.update(each.conflict.type for each in named)
+        summary.conflicts.update(item.conflict.type for item in conflicts)
         summary.unread += len(verdict.unread)
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        told = _task_json(task, verdict, named, scores.add(verdict, answers, policy))
-        more = [*describe_violations(broken), *(each for each in reasons if each != BLOCKED)]
-        told |= {
-            "note": write_note(verdict, policy, more=more if verdict.ground_truth is None else ()),
-            "violations": [_violation_json(each) for each in broken],
+        record = _task_json(task, verdict, conflicts, scores.add(verdict, answers, policy))
+        extra = [*describe_violations(broken), *(item for item in reasons if item != BLOCKED)]
+        record |= {
+            "note": write_note(verdict, policy, more=extra if verdict.ground_truth is None else ()),
+            "violations": [_violation_json(item) for item in broken],
             "review": list(reasons),
         }
-        out.write(_json(told))
+        out.write(_json(record))
         summary.tasks += 1
-    summary.statistics = {"scores": scores.told(), "controls": survey.statistics()}
-    unclear = splits(facts)
-    summary.annotators = [each.as_json() for each in portraits(facts, survey.crowd, unclear)]
-    summary.splits = [asdict(each) for each in unclear]
+    summary.statistics = {"scores": scores.means(), "controls": survey.statistics()}
+    patterns = find_disagreement_patterns(facts)
+    summary.annotators = [item.as_json() for item in profile_annotators(facts, survey.crowd, patterns)]
+    summary.splits = [asdict(item) for item in patterns]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
             "without_prelabel": summary.without_prelabel, "policy": asdict(policy)}  # fmt: skip
-    parts = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
-    for key, value in {**parts, "summary": counts}.items():
+    sections = {"statistics": summary.statistics, "annotators": summary.annotators, "splits": summary.splits}
+    for key, value in {**sections, "summary": counts}.items():
         out.write(b"\n],\n" if key == "statistics" else b",\n")
         out.write(f'"{key}": '.encode() + _json(value))
     out.write(b"}\n")
     return summary
 
 
-def write_consensus(export: Export, out: IO[bytes]) -> Summary:
-    """Writes each annotated task with the one annotation that its annotators make together, as Label Studio's JSON.
+def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
+    """Write each annotated task with one consensus annotation, as Label Studio's JSON.
 
-    Where one annotation is marked as the ground truth it is taken as it is. What cannot be merged is one annotator's
-    answer (see ``merging``).
+    An annotation marked as the ground truth is used unchanged. Results that cannot be merged are one annotator's answer
+    (see ``merged_annotation``).
 
     Raises:
         ExportUnreadable: See ``Export.tasks``.
-        LabelingError: A region needs a control that the label config does not have.
+        LabelingError: A region needs a control that the label config lacks.
     """
-    survey, summary = survey_export(export), Summary()
+    survey, summary = collect_statistics(export), ReportSummary()
     out.write(b"[")
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -206,55 +206,57 @@ def write_consensus(export: Export, out: IO[bytes]) -> Summary:
         if not answers:
             continue
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        merged = _merged(task, answers, survey, export.config)
+        merged = _merge_task(task, answers, survey, export.config)
         out.write(_json(_consensus_json(task, merged, answers)))
         summary.carried.update(line.get("control", "") for line in merged.carried)
         summary.left += sum(line.get("results", 1) for line in merged.rejected)
-        summary.unread += sum(len(each.unread) for each in answers)
+        summary.unread += sum(len(item.unread) for item in answers)
         summary.tasks += 1
     out.write(b"\n]\n")
     return summary
 
 
 def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> dict[str, Any]:
-    live = [each for each in task.annotations if not each.was_cancelled]
+    annotations = [item for item in task.annotations if not item.was_cancelled]
     annotation: dict[str, Any] = {
-        # An annotation without a number is none to some readers; a task has one consensus.
+        # Some readers require an annotation id; a task has one consensus, so its id serves.
         "id": task.id,
         "result": list(merged.results),
-        "ground_truth": any(each.ground_truth for each in live),
+        "ground_truth": any(item.ground_truth for item in annotations),
         "was_cancelled": False,
-        "updated_at": max(each.updated_at for each in live),
-        "created_at": max(each.created_at for each in live),
+        "updated_at": max(item.updated_at for item in annotations),
+        "created_at": max(item.created_at for item in annotations),
     }
-    told: dict[str, Any] = {"annotators": sorted(each.annotator for each in answers)}
-    told |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
+    details: dict[str, Any] = {"annotators": sorted(item.annotator for item in answers)}
+    details |= {"rejected": list(merged.rejected), "carried": list(merged.carried), "choices": dict(merged.choices)}
     return {
         "id": task.id,
         "data": task.data,
-        "meta": {**(task.meta or {}), "consensus": told},
+        "meta": {**(task.meta or {}), "consensus": details},
         "annotations": [annotation],
         "predictions": [],
     }
 
 
-def _merged(task: Task, answers: Sequence[Answers], survey: ProjectStatistics, config: LabelConfig | None) -> Merged:
-    truth = next((each for each in answers if each.ground_truth), None)
+def _merge_task(
+    task: Task, answers: Sequence[Answers], survey: ProjectStatistics, config: LabelConfig | None
+) -> Merged:
+    truth = next((item for item in answers if item.ground_truth), None)
     if truth is not None:
-        (annotation,) = (each for each in latest_annotations(task.annotations) if each.id == truth.annotation)
+        (annotation,) = (item for item in latest_annotations(task.annotations) if item.id == truth.annotation)
         return whole_annotation(annotation, truth.annotator, "the ground truth")
     return merge(task, answers, lambda: judge(answers, Policy()).measured, crowd=survey.crowd, config=config)
 
 
 def _task_json(
-    task: Task, verdict: Verdict, named: tuple[AttributedConflict, ...], scores: Mapping[str, Any]
+    task: Task, verdict: TaskVerdict, conflicts: tuple[AttributedConflict, ...], scores: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "id": task.id,
         "annotators": verdict.annotators,
         "agreement": None if verdict.agreement is None else round(verdict.agreement, 6),
         **scores,
-        "conflicts": [each.as_json() for each in named],
+        "conflicts": [conflict.as_json() for conflict in conflicts],
         "verdict": verdict.outcome,
         "majority": sorted(verdict.majority),
         "ground_truth": verdict.ground_truth,
@@ -264,60 +266,67 @@ def _task_json(
     }
 
 
-def _violation_json(found: Violation) -> dict[str, Any]:
+def _violation_json(violation: Violation) -> dict[str, Any]:
     return {
-        "rule": found.rule.rule,
-        "effect": found.rule.effect,
-        "annotator": found.annotator,
-        "regions": list(found.regions),
-        "text": found.text,
-        "checked": found.checked,
+        "rule": violation.rule.rule,
+        "effect": violation.rule.effect,
+        "annotator": violation.annotator,
+        "regions": list(violation.regions),
+        "text": violation.text,
+        "checked": violation.checked,
     }
 
 
 @dataclass
 class _Scores:
-    """Pairwise and consensus scores of all tasks, by control; the overall one under the empty name."""
+    """Pairwise and consensus scores of all tasks, by control; overall scores under the empty name."""
 
     pairwise: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     consensus: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, verdict: Verdict, answers: tuple[Answers, ...], policy: Policy) -> dict[str, Any]:
-        """The scores of one task, noted and as JSON."""
+    def add(self, verdict: TaskVerdict, answers: tuple[Answers, ...], policy: Policy) -> dict[str, Any]:
+        """Add the scores of one task. Returns them for the report."""
         if verdict.agreement is None:
             return {"controls": {}, "consensus_score": None}
         pairs = verdict.measured
-        those = {who for pair in pairs for who in (pair.a, pair.b)}
-        who = [each.annotator for each in sorted(answers, key=lambda each: each.annotation) if each.annotator in those]
+        compared = {annotators for pair in pairs for annotators in (pair.a, pair.b)}
+        annotators = [
+            item.annotator for item in sorted(answers, key=lambda item: item.annotation) if item.annotator in compared
+        ]
         controls: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
         for pair in pairs:
             for control, score in pair.controls.items():
                 controls[control][pair.a, pair.b] = score
-        told: dict[str, Any] = {}
-        for control, found in controls.items():
-            # A pair of whom neither used the control agrees on it.
-            full = {pair: found.get(pair, 1.0) for pair in combinations(who, 2)}
-            pairwise, together = pairwise_score(found), consensus_score(who, full, policy.agreement)
-            told[control] = {"pairwise": pairwise, "consensus": together}
+        by_control: dict[str, Any] = {}
+        for control, scores_by_pair in controls.items():
+            # Two annotators who both left the control out agree on it.
+            all_pairs = {pair: scores_by_pair.get(pair, 1.0) for pair in combinations(annotators, 2)}
+            pairwise, consensus = (
+                pairwise_score(scores_by_pair),
+                consensus_score(annotators, all_pairs, policy.agreement),
+            )
+            by_control[control] = {"pairwise": pairwise, "consensus": consensus}
             self.pairwise[control].append(pairwise or 0.0)
-            self.consensus[control].append(together)
+            self.consensus[control].append(consensus)
         scores = {(pair.a, pair.b): pair.overall for pair in pairs}
-        full = {pair: scores.get(pair, 0.0) for pair in combinations(who, 2)}
-        overall = consensus_score(who, full, policy.agreement)
+        all_pairs = {pair: scores.get(pair, 0.0) for pair in combinations(annotators, 2)}
+        overall = consensus_score(annotators, all_pairs, policy.agreement)
         self.pairwise[""].append(verdict.agreement)
         self.consensus[""].append(overall)
-        return {"controls": told, "consensus_score": overall}
+        return {"controls": by_control, "consensus_score": overall}
 
-    def told(self) -> dict[str, Any]:
-        """Means over the tasks with their intervals, by control and overall."""
+    def means(self) -> dict[str, Any]:
+        """Means over the tasks with intervals, by control and overall."""
         means = {
             control: {"pairwise": mean_estimate(self.pairwise[control]), "consensus": mean_estimate(values)}
             for control, values in self.consensus.items()
         }
-        weighed = {name: each["pairwise"].value for name, each in means.items() if name and each["pairwise"].value}
+        by_name = {
+            name: scores["pairwise"].value for name, scores in means.items() if name and scores["pairwise"].value
+        }
         return {
             "overall": means.pop("", None),
-            "weighted": overall_score({name: value for name, value in weighed.items() if value is not None}),
+            "weighted": overall_score({name: value for name, value in by_name.items() if value is not None}),
             "controls": means,
         }
 

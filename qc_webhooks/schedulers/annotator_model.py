@@ -1,4 +1,4 @@
-"""Keeps what is known of each project's annotators, and looks again at doubtful tasks in the light of it."""
+"""Estimates each project's annotator model, and rechecks tasks whose consensus is uncertain under it."""
 
 import time
 from collections.abc import Callable
@@ -9,80 +9,82 @@ import numpy as np
 import sqlalchemy as sa
 import structlog
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel, estimate_crowd
-from labelloop.service.db.engine import reading
+from labelloop.labeling.consensus.consensus import AnnotatorModel, fit_annotator_model
+from labelloop.service.db.engine import begin_read
 from labelloop.service.jobs.inbox import Inbox
 from qc_webhooks.decision.expected_gain import expected_gain
-from qc_webhooks.events import gain_hint
+from qc_webhooks.events import uncertain_consensus_event
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import CROWDS, TASKS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import Facts
+from qc_webhooks.verdict.task_facts import TaskFacts
 
-# Below so many tasks with two annotators nothing is known of anybody.
-LEAST_TASKS = 20
-# The newest tasks say how people work now, and how long an estimate takes.
-MOST_TASKS = 20_000
-# Estimated again when so many more tasks were judged: at least so many, and this share of all.
-_MORE, _SHARE = 5, 0.02
-# An estimate takes at most this share of a worker's time.
-_OF_TIME = 0.05
+# Fewest tasks with two annotators for an estimate.
+MIN_TASKS = 20
+# Newest tasks used: they reflect how annotators work now, and bound the time of an estimate.
+MAX_TASKS = 20_000
+# Newly judged tasks that trigger an estimate: at least this number and this share of all tasks.
+_MIN_CHANGED, _CHANGED_SHARE = 5, 0.02
+# Maximum share of a worker's time for estimates.
+_MAX_TIME_SHARE = 0.05
 
 log = structlog.get_logger(__name__)
 
 
-class CrowdStore:
-    """The estimates in the database. Safe from any thread."""
+class AnnotatorModelStore:
+    """Annotator models in the database. Thread-safe."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
-        self._kept: dict[int, tuple[float, AnnotatorModel]] = {}
+        self._cache: dict[int, tuple[float, AnnotatorModel]] = {}  # project -> (made_at, model)
 
-    def crowd(self, project: int) -> AnnotatorModel | None:
-        """What is known of the project's annotators; None: too little."""
+    def load(self, project: int) -> AnnotatorModel | None:
+        """Annotator model of a project; None without enough tasks."""
         of_project = CROWDS.c.project == project
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             made_at = connection.scalar(sa.select(CROWDS.c.made_at).where(of_project))
             if made_at is None:
                 return None
-            kept = self._kept.get(project)
-            if kept is None or kept[0] != made_at:
+            cached = self._cache.get(project)
+            if cached is None or cached[0] != made_at:
                 row = connection.execute(sa.select(CROWDS.c.made_at, CROWDS.c.crowd).where(of_project)).one()
-                kept = self._kept[project] = row.made_at, _decode(row.crowd)
-        return kept[1]
+                cached = self._cache[project] = row.made_at, _decode(row.crowd)
+        return cached[1]
 
-    def keep(self, project: int, crowd: AnnotatorModel, *, tasks: int, newest: float, took_s: float) -> None:
-        """Puts an estimate in the place of the last one."""
+    def save(self, project: int, crowd: AnnotatorModel, *, tasks: int, newest: float, took_s: float) -> None:
+        """Replace the project's annotator model."""
         row = {
             "project": project, "made_at": time.time(), "took_s": took_s, "tasks": tasks, "newest": newest,
-            "crowd": msgspec.json.encode(crowd, enc_hook=_listed).decode(),
+            "crowd": msgspec.json.encode(crowd, enc_hook=_encode_array).decode(),
         }  # fmt: skip
         with self.engine.begin() as connection:
             connection.execute(sa.delete(CROWDS).where(CROWDS.c.project == project))
             connection.execute(sa.insert(CROWDS).values(row))
 
     def is_due(self, project: int, *, tasks: int, newest: float, now: float) -> bool:
-        """Whether enough was judged since the last estimate, and another is affordable."""
+        """Whether enough tasks were judged since the last estimate, and the time budget allows another."""
         query = sa.select(CROWDS.c.made_at, CROWDS.c.took_s, CROWDS.c.tasks, CROWDS.c.newest)
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             row = connection.execute(query.where(CROWDS.c.project == project)).one_or_none()
             if row is None:
-                return tasks >= LEAST_TASKS
+                return tasks >= MIN_TASKS
             since = sa.and_(TASKS.c.project == project, TASKS.c.decided_at > row.newest)
             changed = connection.scalar(sa.select(sa.func.count()).select_from(TASKS).where(since)) or 0
-        enough = changed >= max(_MORE, _SHARE * row.tasks) or (newest > row.newest and now > row.made_at + 300)
-        return bool(enough and now >= row.made_at + row.took_s / _OF_TIME)
+        enough = changed >= max(_MIN_CHANGED, _CHANGED_SHARE * row.tasks) or (
+            newest > row.newest and now > row.made_at + 300
+        )
+        return bool(enough and now >= row.made_at + row.took_s / _MAX_TIME_SHARE)
 
 
 class AnnotatorModelScheduler:
-    """Estimates the annotators of all connected projects when there is news of them.
+    """Updates the annotator models of all connected projects.
 
     Args:
         engine: The migrated database.
-        inbox: Where tasks go that are to be judged again.
-        policy: The policy of a project.
-        clock: Seconds since 1970.
+        inbox: Receives the tasks to recheck.
+        policy: Returns a project's policy.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(
@@ -94,49 +96,49 @@ class AnnotatorModelScheduler:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._inbox, self._policy, self._clock = engine, inbox, policy, clock
-        self._facts, self._crowds, self._projects = FactStore(engine), CrowdStore(engine), ProjectStore(engine)
+        self._facts, self._crowds, self._projects = FactStore(engine), AnnotatorModelStore(engine), ProjectStore(engine)
 
     def run(self) -> None:
-        """Estimates what is due."""
-        for project in [each.project for each in self._projects.all()]:
+        """Update the models that are due."""
+        for project in [connected.project for connected in self._projects.all()]:
             extent = self._facts.extent(project)
             if self._crowds.is_due(project, tasks=extent.tasks, newest=extent.newest, now=self._clock()):
-                self.make(project)
+                self.update(project)
 
-    def make(self, project: int) -> int:
-        """Estimates one project's annotators now, and has doubtful tasks judged again. Returns how many."""
+    def update(self, project: int) -> int:
+        """Estimate one project's annotator model and submit uncertain tasks for a recheck. Returns their number."""
         started, extent = time.monotonic(), self._facts.extent(project)
-        facts = [each for each in self._facts.all(project, latest=MOST_TASKS) if len(each.turns) > 1]
-        if len(facts) < LEAST_TASKS:
+        facts = [record for record in self._facts.iter_project(project, latest=MAX_TASKS) if len(record.annotations) > 1]
+        if len(facts) < MIN_TASKS:
             return 0
-        crowd = estimate_crowd(each.evidence() for each in facts)
-        asked = self._look_again(project, facts, crowd, self._policy(project))
+        crowd = fit_annotator_model(record.evidence() for record in facts)
+        rechecked = self._recheck_uncertain(project, facts, crowd, self._policy(project))
         took_s = time.monotonic() - started
-        self._crowds.keep(project, crowd, tasks=len(facts), newest=extent.newest, took_s=took_s)
-        log.info("crowd_estimated", project=project, tasks=len(facts), again=asked, seconds=round(took_s, 2))
-        return asked
+        self._crowds.save(project, crowd, tasks=len(facts), newest=extent.newest, took_s=took_s)
+        log.info("crowd_estimated", project=project, tasks=len(facts), again=rechecked, seconds=round(took_s, 2))
+        return rechecked
 
-    def _look_again(self, project: int, facts: list[Facts], crowd: AnnotatorModel, policy: Policy) -> int:
-        """Tasks whose consensus is doubtful by what is known now are judged again, once a state of them."""
-        settled = sa.select(TASKS.c.task, TASKS.c.fingerprint).where(
+    def _recheck_uncertain(self, project: int, facts: list[TaskFacts], crowd: AnnotatorModel, policy: Policy) -> int:
+        """Submit tasks whose consensus is uncertain under the model, once per state of a task. Returns their number."""
+        query = sa.select(TASKS.c.task, TASKS.c.fingerprint).where(
             TASKS.c.project == project,
             TASKS.c.outcome.in_(("agreed", "disputed")),
             TASKS.c.annotators < policy.max_annotators,
             sa.or_(TASKS.c.asked_at.is_(None), TASKS.c.asked_at != TASKS.c.annotators),
         )
-        with reading(self._engine) as connection:
-            states = {int(row.task): str(row.fingerprint) for row in connection.execute(settled)}
-        again = 0
-        for each in facts:
-            if each.task not in states or any(turn.truth for turn in each.turns):
+        with begin_read(self._engine) as connection:
+            states = {int(row.task): str(row.fingerprint) for row in connection.execute(query)}
+        rechecked = 0
+        for record in facts:
+            if record.task not in states or any(turn.ground_truth for turn in record.annotations):
                 continue
-            if expected_gain(each.evidence(), crowd, most=policy.max_annotators).gain >= policy.least_gain:
-                hint = gain_hint(project, each.task, states[each.task], source="crowd")
-                again += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
-        return again
+            if expected_gain(record.evidence(), crowd, max_annotators=policy.max_annotators).gain >= policy.least_gain:
+                hint = uncertain_consensus_event(project, record.task, states[record.task], source="crowd")
+                rechecked += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
+        return rechecked
 
 
-def _listed(value: Any) -> Any:
+def _encode_array(value: Any) -> Any:
     return value.tolist()
 
 

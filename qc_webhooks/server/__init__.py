@@ -1,1 +1,1 @@
-"""The web service of quality control."""
+"""Web service of quality control."""

@@ -1,36 +1,43 @@
-"""The web service: Label Studio's webhooks go into the inbox and are answered at once. Nobody imports this module."""
+"""Flask app of quality control: stores webhook events in the inbox, and serves the dashboard and the metrics."""
+
+from collections.abc import Iterable
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 from flask import Flask, Response, request
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from labelloop.service.db.engine import open_database
+from labelloop.service.db.engine import begin_read, open_database
 from labelloop.service.errors import Forbidden
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.logging import setup_logging
 from labelloop.service.readiness import service_checks
 from labelloop.service.settings import Settings
-from labelloop.service.web.app import create_web, json_body, metrics_of
+from labelloop.service.web.app import create_web_app, metrics_of
 from labelloop.service.web.metrics import InboxCollector
+from labelloop.service.web.request_body import json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
 from qc_webhooks.dashboard import DashboardPaths, add_dashboard
 from qc_webhooks.errors import WrongSecret
 from qc_webhooks.events import ACTIONS, read_event
-from qc_webhooks.server.metrics import QcMetricsCollector
 from qc_webhooks.store.decisions import DecisionStore
+from qc_webhooks.store.tables import ACTIONS as ACTIONS_TABLE
+from qc_webhooks.store.tables import PROJECTS, TASKS
 
 log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The quality control service: ``POST /webhook``, ``/health``, ``/ready``, ``/metrics`` and ``/dashboard/``.
+    """Create the quality control service: ``POST /webhook``, ``/health``, ``/ready``, ``/metrics``, ``/dashboard/``.
 
-    A webhook is checked for our secret, read, and stored as inbox rows; it is answered with 200 as soon as they are
-    durable. Label Studio waits for the answer inside the annotator's Submit, and never sends an event again.
+    A webhook is checked for the secret, read, stored as inbox rows, and answered with 200 as soon as they are durable.
+    Label Studio waits for the answer inside the annotator's Submit, and never resends an event.
 
     Args:
-        settings: Read from the environment when not given.
+        settings: Settings; None reads them from the environment.
     """
     settings = settings or Settings()
     setup_logging(settings)
@@ -38,12 +45,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     jobs = Jobs(settings, Inbox.from_settings(settings, engine))
     memory = DecisionStore(engine)
     secrets = WebhookSecrets(settings)
-    # Label Studio sends no Basic auth with a webhook: the secret stands in for it, where there is one.
+    # Label Studio sends no Basic auth with a webhook: the secret replaces it where one is set.
     open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secrets.accepted() else ()))
-    app = create_web("qc_webhooks", settings, ready=service_checks(settings, engine), open_paths=open_paths)
+    app = create_web_app("qc_webhooks", settings, ready=service_checks(settings, engine), open_paths=open_paths)
     metrics = metrics_of(app)
-    metrics.watch(InboxCollector(jobs.inbox))
-    metrics.watch(QcMetricsCollector(engine))
+    metrics.register(InboxCollector(jobs.inbox))
+    metrics.register(QcMetricsCollector(engine))
     received = metrics.counter("qc_events", "Webhook events received, by action.", ("action",))
     stored = metrics.counter("qc_hints", "Inbox rows made of webhook events, by novelty.", ("novelty",))
 
@@ -54,8 +61,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         except Forbidden as error:
             raise WrongSecret(error.message, fix=error.fix) from None
         body = json_body(request)
-        hints = read_event(body, task_of=memory.known)
-        # An unknown action is counted under one name: the label must not grow with what a stranger sends.
+        hints = read_event(body, task_of=memory.locate_annotations)
+        # Unknown actions share one label value, so that a client cannot create metrics without bound.
         action = body["action"] if body["action"] in ACTIONS else "unknown"
         received.labels(action).inc()
         new = [jobs.submit(hint.topic, hint.subject, hint.key, hint.payload) for hint in hints]
@@ -65,3 +72,46 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     add_dashboard(app, settings, engine)
     return app
+
+
+class QcMetricsCollector(Collector):
+    """Prometheus metrics over all workers: tasks by verdict, writes by route, last poll by project."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def describe(self) -> Iterable[Metric]:
+        """Describe nothing: registering must not read the database."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the current counts."""
+        with begin_read(self._engine) as connection:
+            outcomes = connection.execute(
+                sa.select(TASKS.c.project, TASKS.c.outcome, sa.func.count()).group_by(TASKS.c.project, TASKS.c.outcome)
+            ).all()
+            review = connection.execute(
+                sa.select(TASKS.c.project, sa.func.count()).where(TASKS.c.review).group_by(TASKS.c.project)
+            ).all()
+            routes = connection.execute(
+                sa.select(ACTIONS_TABLE.c.route, ACTIONS_TABLE.c.state, sa.func.count()).group_by(
+                    ACTIONS_TABLE.c.route, ACTIONS_TABLE.c.state
+                )
+            ).all()
+            polled = connection.execute(sa.select(PROJECTS.c.project, PROJECTS.c.polled_at)).all()
+        tasks = GaugeMetricFamily("labelloop_qc_tasks", "Tasks by verdict.", labels=["project", "outcome"])
+        for project, outcome, count in outcomes:
+            tasks.add_metric([str(project), outcome], count)
+        yield tasks
+        waiting = GaugeMetricFamily("labelloop_qc_tasks_to_review", "Disputes at the maximum.", labels=["project"])
+        for project, count in review:
+            waiting.add_metric([str(project)], count)
+        yield waiting
+        writes = CounterMetricFamily("labelloop_qc_routes", "Writes to tasks, by route.", labels=["route", "state"])
+        for route, state, count in routes:
+            writes.add_metric([route, state], count)
+        yield writes
+        polls = GaugeMetricFamily("labelloop_qc_polled_timestamp_seconds", "Time of the last poll.", labels=["project"])
+        for project, polled_at in polled:
+            polls.add_metric([str(project)], polled_at or 0.0)
+        yield polls

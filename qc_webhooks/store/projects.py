@@ -1,56 +1,56 @@
-"""The connected projects, and how far the poller has read each."""
+"""Stores the connected projects and the poller's position in each."""
 
 import time
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import reading
+from labelloop.service.db.engine import begin_read
 from qc_webhooks.store.tables import PROJECTS
 
 
 @dataclass(frozen=True)
-class Connected:
-    """A project that quality control watches.
+class ConnectedProject:
+    """A project under quality control.
 
     Attributes:
         project: Its id.
-        cursor: The newest ``updated_at`` of a task that was compared; empty: none yet.
-        settled: Whether a poll found nothing newer since.
+        cursor: Newest ``updated_at`` of a compared task; empty: none yet.
+        caught_up: Whether the last poll found nothing newer.
         polled_at: Seconds since 1970 of the last poll; None: never.
         swept_at: Seconds since 1970 of the last comparison of every task; None: never.
-        evaluates: Whether we have let Label Studio serve tasks with a ground truth first.
+        evaluates: Whether Label Studio was set to serve tasks with a ground truth first.
     """
 
     project: int
     cursor: str = ""
-    settled: bool = False
+    caught_up: bool = False
     polled_at: float | None = None
     swept_at: float | None = None
     evaluates: bool = False
 
 
 class ProjectStore:
-    """Keeps the connected projects in the database."""
+    """Connected projects in the database."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
-    def all(self) -> list[Connected]:
-        """Every connected project, by id."""
-        with reading(self.engine) as connection:
+    def all(self) -> list[ConnectedProject]:
+        """All connected projects, by id."""
+        with begin_read(self.engine) as connection:
             rows = connection.execute(sa.select(PROJECTS).order_by(PROJECTS.c.project)).all()
         return [
-            Connected(row.project, row.cursor, row.settled, row.polled_at, row.swept_at, bool(row.evaluates))
+            ConnectedProject(row.project, row.cursor, row.settled, row.polled_at, row.swept_at, bool(row.evaluates))
             for row in rows
         ]
 
-    def get(self, project: int) -> Connected | None:
-        """One connected project; None: it is not connected."""
+    def get(self, project: int) -> ConnectedProject | None:
+        """A connected project; None where it is not connected."""
         return next((item for item in self.all() if item.project == project), None)
 
     def add(self, project: int) -> bool:
-        """Connects a project; False when it was connected already."""
+        """Add a project; False where it is connected already."""
         with self.engine.begin() as connection:
             if connection.scalar(sa.select(PROJECTS.c.project).where(PROJECTS.c.project == project)) is not None:
                 return False
@@ -58,14 +58,14 @@ class ProjectStore:
             connection.execute(sa.insert(PROJECTS).values(row))
             return True
 
-    def evaluate(self, project: int, evaluates: bool) -> None:
-        """Notes whether Label Studio was let serve tasks with a ground truth first."""
+    def set_evaluates(self, project: int, evaluates: bool) -> None:
+        """Save whether Label Studio was set to serve tasks with a ground truth first."""
         with self.engine.begin() as connection:
             connection.execute(sa.update(PROJECTS).where(PROJECTS.c.project == project).values(evaluates=evaluates))
 
-    def advance(self, project: int, *, cursor: str, settled: bool, swept: bool) -> None:
-        """Notes how far a poll came."""
-        values = {"cursor": cursor, "settled": settled, "polled_at": time.time()}
+    def advance(self, project: int, *, cursor: str, caught_up: bool, swept: bool) -> None:
+        """Save the poller's position."""
+        values = {"cursor": cursor, "settled": caught_up, "polled_at": time.time()}
         if swept:
             values["swept_at"] = time.time()
         with self.engine.begin() as connection:

@@ -1,11 +1,11 @@
-"""The tables of quality control: connected projects, the annotation-to-task map, each task's state, the write log."""
+"""Database tables of quality control: projects, annotations, task decisions, the write log, derived statistics."""
 
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-# A connected project and how far the poller has read it. `cursor` is Label Studio's own task.updated_at; `settled`
-# says that a poll found nothing beyond it. Times are seconds since 1970.
+# Connected projects and the poller's position in each. `cursor` is Label Studio's task.updated_at; `settled` is true
+# after a poll without newer tasks. Times are seconds since 1970.
 PROJECTS = sa.Table(
     "qc_projects",
     metadata,
@@ -15,11 +15,11 @@ PROJECTS = sa.Table(
     sa.Column("settled", sa.Boolean),
     sa.Column("polled_at", sa.Double),
     sa.Column("swept_at", sa.Double),
-    sa.Column("evaluates", sa.Boolean),  # whether we let Label Studio serve tasks with a ground truth first
+    sa.Column("evaluates", sa.Boolean),  # whether Label Studio was set to serve tasks with a ground truth first
 )
 
-# Which task an annotation belongs to (ANNOTATIONS_DELETED carries ids alone) and the version of it that was judged.
-# Label Studio on SQLite gives the ids of deleted rows to new ones: one id may stand in two tasks for a while.
+# Task of each annotation (ANNOTATIONS_DELETED carries ids alone) and the version that was judged. Label Studio on
+# SQLite reuses the ids of deleted rows: an id may belong to two tasks for a while.
 ANNOTATIONS = sa.Table(
     "qc_annotations",
     metadata,
@@ -30,28 +30,29 @@ ANNOTATIONS = sa.Table(
     sa.Column("annotator", sa.Integer),
 )
 
-# What was decided last about a task and what we left behind in it, so that a human's change is told from ours.
+# Last decision about each task and the values written to it, which distinguish a human's change from ours.
 TASKS = sa.Table(
     "qc_tasks",
     metadata,
     sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("born", sa.Text),  # the task's created_at: another task may get the id of a deleted one
+    sa.Column("born", sa.Text),  # the task's created_at: a new task may reuse the id of a deleted one
     sa.Column("fingerprint", sa.Text),
     sa.Column("outcome", sa.Text),
     sa.Column("agreement", sa.Double),
     sa.Column("annotators", sa.Integer),
     sa.Column("review", sa.Boolean),
-    sa.Column("keys", sa.Text),  # JSON: the qc_* keys as we wrote them; null: never written
-    sa.Column("asked_overlap", sa.Integer),  # the overlap that we set; null: never, or withdrawn
-    sa.Column("asked_at", sa.Integer),  # with how many annotators we set it
+    sa.Column("keys", sa.Text),  # JSON: the qc_* keys as written; null: never written
+    sa.Column("asked_overlap", sa.Integer),  # the overlap set by us; null: never set, or withdrawn
+    sa.Column("asked_at", sa.Integer),  # number of annotators when it was set
     sa.Column("found_overlap", sa.Integer),  # the overlap before our first change
     sa.Column("decided_at", sa.Double),
-    sa.Column("stamp", sa.Text),  # the task's updated_at when it was compared last; the same: nothing changed
-    sa.Column("overlay", sa.Text),  # the fingerprint that the overlays were settled for; null: there are to be none
+    sa.Column("stamp", sa.Text),  # the task's updated_at at the last comparison; equal: nothing changed
+    sa.Column("overlay", sa.Text),  # the fingerprint that the overlays were written for; null: no overlays
 )
 
-# Every automatic write, before and after. It is written as `planned` first, so that a killed worker leaves a trace.
+# Log of automatic writes with the values before and after. A write is logged as `planned` first, so that a write of a
+# killed worker is found.
 ACTIONS = sa.Table(
     "qc_actions",
     metadata,
@@ -60,21 +61,20 @@ ACTIONS = sa.Table(
     sa.Column("task", sa.Integer),
     sa.Column("route", sa.Text),  # keys of ROUTES, joined by +
     sa.Column("reason", sa.Text),
-    sa.Column("before", sa.Text),  # JSON: only what the write changes
+    sa.Column("before", sa.Text),  # JSON: only the changed fields
     sa.Column("after", sa.Text),
     sa.Column("state", sa.Text),  # planned -> done | overtaken; done -> undone | left
     sa.Column("created_at", sa.Double),
 )
 
-# What is known of a task beside its verdict: who answered what, how long it took, and, of a dispute, its drawing. JSON
-# of `facts.Facts` and `drawing.Drawing`; `kinds` and `people` hold the types of conflicts and the annotators between
-# blanks, to be searched by.
+# Answers, times and (for disputes) the drawing of each task: JSON of `Facts` and `Drawing`. `kinds` and `people` hold
+# the conflict types and the annotators separated by blanks, for searching.
 FACTS = sa.Table(
     "qc_facts",
     metadata,
     sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("task", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("at", sa.Double),  # when the task was annotated last; 0: Label Studio does not say
+    sa.Column("at", sa.Double),  # time of the last annotation; 0: not given by Label Studio
     sa.Column("kept_at", sa.Double),
     sa.Column("kinds", sa.Text),
     sa.Column("people", sa.Text),
@@ -82,7 +82,7 @@ FACTS = sa.Table(
     sa.Column("drawing", sa.Text),
 )
 
-# What the dashboard shows of a project, counted by the worker: JSON of `board.Board`, and the arrays of `replay`.
+# Summary of each project for the dashboard, computed by the worker: JSON of `ProjectSummary`, and the packed `Replay`.
 BOARDS = sa.Table(
     "qc_boards",
     metadata,
@@ -90,12 +90,12 @@ BOARDS = sa.Table(
     sa.Column("made_at", sa.Double),
     sa.Column("took_s", sa.Double),
     sa.Column("tasks", sa.Integer),
-    sa.Column("newest", sa.Double),  # the newest `kept_at` that is in it
+    sa.Column("newest", sa.Double),  # the newest `kept_at` included
     sa.Column("board", sa.Text),
     sa.Column("replay", sa.LargeBinary),
 )
 
-# Refused log-ins by client, so that every process counts the same ones.
+# Refused log-ins by client, shared by all processes.
 REFUSALS = sa.Table(
     "dashboard_refusals",
     metadata,
@@ -104,7 +104,7 @@ REFUSALS = sa.Table(
     sa.Column("since", sa.Double),
 )
 
-# What is known of a project's annotators: JSON of `labelloop.labeling.consensus.consensus.Crowd`.
+# Annotator model of each project: JSON of `labelloop.labeling.consensus.consensus.AnnotatorModel`.
 CROWDS = sa.Table(
     "qc_crowds",
     metadata,
@@ -112,13 +112,13 @@ CROWDS = sa.Table(
     sa.Column("made_at", sa.Double),
     sa.Column("took_s", sa.Double),
     sa.Column("tasks", sa.Integer),
-    sa.Column("newest", sa.Double),  # the newest `kept_at` of facts that is in it
+    sa.Column("newest", sa.Double),  # the newest `kept_at` of the facts included
     sa.Column("crowd", sa.Text),
 )
 
-# Tasks whose ground truth is known. `wanted` is the overlap with which annotators are measured by the task (null: none
-# is), `revision` counts its changes, `carried` is the one that the task was last brought to; `ours` is false where
-# somebody changed the overlap since.
+# Tasks with a ground truth. `wanted` is the overlap requested to measure annotators on the task (null: none),
+# `revision` counts its changes, `carried` is the revision applied last; `ours` is false where a person changed the
+# overlap since.
 TRUTHS = sa.Table(
     "qc_truths",
     metadata,
@@ -132,18 +132,18 @@ TRUTHS = sa.Table(
     sa.Column("carried", sa.Integer),
 )
 
-# The review project of a project. `review` is null while it is being made.
+# Review project of each project. `review` is null while it is being created.
 REVIEWS = sa.Table(
     "qc_reviews",
     metadata,
     sa.Column("project", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("review", sa.Integer),
-    sa.Column("prefilled", sa.Boolean),  # whether its label stream was told once to fill in the proposed consensus
+    sa.Column("prefilled", sa.Boolean),  # whether its label stream was set to prefill the consensus
     sa.Column("made_at", sa.Double),
-    sa.Column("interface", sa.Text),  # a digest of the labelling interface that it was given last
+    sa.Column("interface", sa.Text),  # digest of the labeling interface written last
 )
 
-# Tasks that were copied into a review project: for which state of the task, and a digest of what the copy holds.
+# Copies of tasks in review projects, with the fingerprint of the task and a digest of the copy's content.
 COPIES = sa.Table(
     "qc_copies",
     metadata,

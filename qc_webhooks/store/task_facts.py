@@ -1,4 +1,4 @@
-"""Keeps the facts of tasks in the database, and gives them back one project at a time."""
+"""Stores the facts of tasks in the database."""
 
 import time
 from collections.abc import Iterator
@@ -7,77 +7,77 @@ from dataclasses import dataclass
 import msgspec
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import quick, reading
-from qc_webhooks.decision.dispute_drawing import Drawing
+from labelloop.service.db.engine import begin_read, begin_relaxed
+from qc_webhooks.decision.dispute_drawing import DisputeDrawing
 from qc_webhooks.store.tables import FACTS
-from qc_webhooks.verdict.task_facts import Facts
+from qc_webhooks.verdict.task_facts import TaskFacts
 
-_ROWS_AT_A_TIME = 2000
+_BATCH_ROWS = 2000
 
 
 @dataclass(frozen=True)
-class Extent:
-    """How much is kept of a project: the number of tasks, and when the newest was kept (seconds since 1970)."""
+class FactsExtent:
+    """Number of stored tasks of a project, and the time of the newest write (seconds since 1970)."""
 
     tasks: int
     newest: float
 
 
 class FactStore:
-    """Facts by project and task. Safe from any thread."""
+    """Facts by project and task. Thread-safe."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.engine = engine
 
-    def keep(self, project: int, facts: Facts, drawing: Drawing | None) -> None:
-        """Keeps a task's facts in place of older ones; a task that nobody annotated has none."""
-        with quick(self.engine) as connection:
-            connection.execute(sa.delete(FACTS).where(_is(project, facts.task)))
-            if facts.turns:
-                connection.execute(sa.insert(FACTS).values(row_of(project, facts, drawing)))
+    def save(self, project: int, facts: TaskFacts, drawing: DisputeDrawing | None) -> None:
+        """Replace the facts of a task; a task without annotations has none."""
+        with begin_relaxed(self.engine) as connection:
+            connection.execute(sa.delete(FACTS).where(_is_task(project, facts.task)))
+            if facts.annotations:
+                connection.execute(sa.insert(FACTS).values(facts_row(project, facts, drawing)))
 
-    def forget(self, project: int, task: int) -> None:
-        """Drops the facts of a task that is gone."""
+    def delete(self, project: int, task: int) -> None:
+        """Delete the facts of a task."""
         with self.engine.begin() as connection:
-            connection.execute(sa.delete(FACTS).where(_is(project, task)))
+            connection.execute(sa.delete(FACTS).where(_is_task(project, task)))
 
-    def facts(self, project: int, task: int) -> Facts | None:
-        """The facts of one task."""
-        with reading(self.engine) as connection:
-            found = connection.scalar(sa.select(FACTS.c.facts).where(_is(project, task)))
-        return None if found is None else msgspec.json.decode(found, type=Facts)
+    def load(self, project: int, task: int) -> TaskFacts | None:
+        """Facts of one task; None where none are stored."""
+        with begin_read(self.engine) as connection:
+            encoded = connection.scalar(sa.select(FACTS.c.facts).where(_is_task(project, task)))
+        return None if encoded is None else msgspec.json.decode(encoded, type=TaskFacts)
 
-    def all(self, project: int, *, latest: int | None = None) -> Iterator[Facts]:
-        """The facts of every task of a project (or of the latest ones), the newest work first."""
+    def iter_project(self, project: int, *, latest: int | None = None) -> Iterator[TaskFacts]:
+        """Facts of all tasks of a project, or of the latest ones, newest annotation first."""
         query = sa.select(FACTS.c.facts).where(FACTS.c.project == project).order_by(FACTS.c.at.desc()).limit(latest)
-        decoder = msgspec.json.Decoder(Facts)
-        with reading(self.engine) as connection:
-            rows = connection.execution_options(yield_per=_ROWS_AT_A_TIME).scalars(query)
-            for found in rows:
-                yield decoder.decode(found)
+        decoder = msgspec.json.Decoder(TaskFacts)
+        with begin_read(self.engine) as connection:
+            rows = connection.execution_options(yield_per=_BATCH_ROWS).scalars(query)
+            for encoded in rows:
+                yield decoder.decode(encoded)
 
-    def extent(self, project: int) -> Extent:
-        """How much is kept of a project."""
+    def extent(self, project: int) -> FactsExtent:
+        """Number of stored tasks of a project, and the time of the newest."""
         query = sa.select(sa.func.count(), sa.func.max(FACTS.c.kept_at)).where(FACTS.c.project == project)
-        with reading(self.engine) as connection:
+        with begin_read(self.engine) as connection:
             count, newest = connection.execute(query).one()
-        return Extent(int(count), float(newest or 0.0))
+        return FactsExtent(int(count), float(newest or 0.0))
 
 
-def row_of(project: int, facts: Facts, drawing: Drawing | None) -> dict[str, object]:
-    """A row of ``qc_facts``."""
-    kinds = sorted({said.type for said in drawing.conflicts}) if drawing else []
+def facts_row(project: int, facts: TaskFacts, drawing: DisputeDrawing | None) -> dict[str, object]:
+    """Row of ``qc_facts`` by column name."""
+    kinds = sorted({conflict.type for conflict in drawing.conflicts}) if drawing else []
     return {
         "project": project,
         "task": facts.task,
-        "at": facts.at,
+        "at": facts.last_annotated_at,
         "kept_at": time.time(),
         "kinds": f" {' '.join(kinds)} ",
-        "people": f" {' '.join(str(turn.annotator) for turn in facts.turns)} ",
+        "people": f" {' '.join(str(turn.annotator) for turn in facts.annotations)} ",
         "facts": msgspec.json.encode(facts).decode(),
         "drawing": None if drawing is None else msgspec.json.encode(drawing).decode(),
     }
 
 
-def _is(project: int, task: int) -> sa.ColumnElement[bool]:
+def _is_task(project: int, task: int) -> sa.ColumnElement[bool]:
     return sa.and_(FACTS.c.project == project, FACTS.c.task == task)

@@ -1,1 +1,1 @@
-"""The connection of a project in Label Studio to quality control."""
+"""Connects a Label Studio project to quality control."""

@@ -1,13 +1,13 @@
-"""The tabs of the Data Manager that show what quality control found; made, repaired, never doubled, never first."""
+"""Data Manager tabs of quality control: created once, filters repaired, never the first tab."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labelloop.service.connect_report import Change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.studio import Studio
 
-# A tab made over the API shows every column unless it is named here (the default tab hides these by itself).
+# A tab created over the API shows every column that is not listed here (the default tab hides these by itself).
 HIDDEN_COLUMNS = (
     "tasks:inner_id",
     "tasks:annotations_results",
@@ -24,7 +24,7 @@ HIDDEN_COLUMNS = (
     "tasks:draft_exists",
 )
 
-# What Label Studio's own default tab hides besides while labeling, where the list is a narrow strip.
+# Columns that Label Studio's default tab also hides while labeling, where the list is narrow.
 _LABELING_HIDDEN = (
     "tasks:id",
     "tasks:completed_at",
@@ -33,8 +33,8 @@ _LABELING_HIDDEN = (
     "tasks:annotators",
 )
 
-# What a reviewer does not choose a task by takes the place of the note.
-_NOISE = (
+# Columns that reviewers do not choose tasks by; hidden to make room for the note.
+_OTHER_COLUMNS = (
     "tasks:completed_at",
     "tasks:total_annotations",
     "tasks:cancelled_annotations",
@@ -47,13 +47,15 @@ _NOISE = (
 
 @dataclass(frozen=True)
 class Tab:
-    """Which tasks a tab shows, and in which order.
+    """Filter and order of a tab.
 
     Attributes:
-        key: The flat data key that it filters by.
-        operator: Of Label Studio's filter; `kind` and `value` go with it.
-        order: The data key that the tasks are sorted by, as a number; a minus before it: the highest first.
-        note: The key of the note that says why a task is there, and is given room.
+        key: Flat data key to filter by.
+        operator: Operator of Label Studio's filter.
+        kind: Type of the filter's value.
+        value: Value of the filter.
+        order: Data key to sort by, as a number; a leading minus sorts the highest first.
+        note: Key of the note that explains why a task is listed; its column is wide.
     """
 
     key: str
@@ -65,7 +67,7 @@ class Tab:
 
     @property
     def filter(self) -> dict[str, Any]:
-        """As Label Studio stores it."""
+        """Filter item as Label Studio stores it."""
         name = f"filter:tasks:data.{self.key}"
         return {"filter": name, "operator": self.operator, "type": self.kind, "value": self.value}
 
@@ -78,9 +80,9 @@ TABS: Mapping[str, Tab] = {
 
 
 def tab_data(title: str) -> dict[str, Any]:
-    """A tab as Label Studio stores it: what needs a look most comes first."""
+    """A tab as Label Studio stores it, the most urgent tasks first."""
     tab = TABS[title]
-    hidden = [*HIDDEN_COLUMNS, *_NOISE]
+    hidden = [*HIDDEN_COLUMNS, *_OTHER_COLUMNS]
     number = f"tasks:data.{tab.order.removeprefix('-')}"
     sign = "-" if tab.order.startswith("-") else ""
     return {
@@ -88,7 +90,7 @@ def tab_data(title: str) -> dict[str, Any]:
         "type": "list",
         "target": "tasks",
         "hiddenColumns": {"explore": hidden, "labeling": hidden},
-        # Pixels: wide enough that a sentence of the note takes few lines.
+        # Pixels; wide enough for a sentence of the note in a few lines.
         "columnsWidth": {f"tasks:data.{tab.note}": 720, number: 140, "tasks:data.qc_annotators": 110},
         "columnsDisplayType": {number: "Number"},
         "gridWidth": 4,
@@ -98,7 +100,7 @@ def tab_data(title: str) -> dict[str, Any]:
 
 
 def default_tab() -> dict[str, Any]:
-    """The tab of all tasks that Label Studio makes by itself, but only where a project has no tab at all."""
+    """Label Studio's default tab of all tasks, which it creates only in a project without tabs."""
     explore = list(HIDDEN_COLUMNS)
     return {
         "title": "Default",
@@ -113,32 +115,32 @@ def default_tab() -> dict[str, Any]:
     }
 
 
-def ensure_tabs(studio: Studio, project: int) -> list[Change]:
-    """Makes the tabs that are missing and puts a changed filter right; columns and order stay as people set them.
+def ensure_tabs(studio: Studio, project: int) -> list[ConnectionChange]:
+    """Create missing tabs and restore changed filters; columns and order set by people stay.
 
-    The first tab is what everybody sees who opens the project. Where there is none yet, Label Studio's own default
-    is made first: with ours alone the project would open on an empty list.
+    A project opens on its first tab. Where there is none yet, Label Studio's default tab is created first: otherwise
+    the project would open on an empty list.
     """
     views: dict[str, dict[str, Any]] = {}
-    for found in studio.views(project):
-        views.setdefault(found.get("data", {}).get("title"), found)  # a copy that somebody made stays theirs
+    for view in studio.views(project):
+        views.setdefault(view.get("data", {}).get("title"), view)  # copies made by people stay
     changes = []
     if not views:
         studio.add_view(project, default_tab())
-        changes.append(Change('tab "Default" with all tasks', done=True))
+        changes.append(ConnectionChange('tab "Default" with all tasks', done=True))
     for title in TABS:
         wanted = tab_data(title)
-        view = views.get(title)
-        right = view is not None and _filter_of(view["data"]) == _filter_of(wanted)
-        if view is None:
+        stored = views.get(title)
+        is_current = stored is not None and _filter_of(stored["data"]) == _filter_of(wanted)
+        if stored is None:
             studio.add_view(project, wanted)
-        elif not right:
-            studio.update_view(view["id"], project, {**view["data"], "filters": wanted["filters"]})
-        changes.append(Change(f'tab "{title}"', done=not right))
+        elif not is_current:
+            studio.update_view(stored["id"], project, {**stored["data"], "filters": wanted["filters"]})
+        changes.append(ConnectionChange(f'tab "{title}"', done=not is_current))
     return changes
 
 
 def _filter_of(data: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    # The type is left out: the browser writes back "Unknown" for "String", with the same rows.
+    # The type is ignored: the browser writes back "Unknown" for "String", with the same rows.
     items = (data.get("filters") or {}).get("items") or []
     return [(item.get("filter"), item.get("operator"), item.get("value")) for item in items]

@@ -106,7 +106,7 @@ CASES = (
             ("annotations of unknown annotators", "completed_by", None),
         )
     ),
-    carried("spans, which have no merge", [WORD], rejected=1, words=("One annotator's answer, as it is: words",)),
+    carried("spans, which have no merge", [WORD], rejected=1, words=("One annotator's answer, not merged: words",)),
     carried("texts and ratings, which have no merge", [CAPTION, STARS], rejected=2,
             words=("caption (1 tasks), stars (1 tasks)",)),
     carried("rankings, which have no merge", [RANK], rejected=1, words=("rank (1 tasks)",)),

@@ -9,9 +9,9 @@ from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs, Reject
 from labelloop.service.settings import Settings
 from qc_webhooks.cli.qc import project_status
-from qc_webhooks.events import PROJECT, TASK, annotation_hint, sweep_hint
-from qc_webhooks.jobs import handlers, periodics
-from qc_webhooks.server.metrics import QcMetricsCollector
+from qc_webhooks.events import PROJECT, TASK, annotation_event, sweep_event
+from qc_webhooks.jobs import handlers, periodic_jobs
+from qc_webhooks.server.app import QcMetricsCollector
 from qc_webhooks.store.projects import ProjectStore
 
 
@@ -34,11 +34,11 @@ def test_a_task_that_cannot_be_read_becomes_a_dead_letter_at_once(studio, disput
 def test_a_project_event_compares_its_tasks(studio, disputed, settings, engine, subject):
     ProjectStore(engine).add(7)
     handlers(settings, studio, engine)[PROJECT](subject, [])
-    assert Inbox(engine).due(10) == [(TASK, f"7:{disputed}")]
+    assert Inbox(engine).due_subjects(10) == [(TASK, f"7:{disputed}")]
 
 
 def test_the_periodics_and_how_often_they_run(studio, settings, engine):
-    assert [(job.name, job.every_s) for job in periodics(settings, studio, engine)] == [
+    assert [(job.name, job.every_s) for job in periodic_jobs(settings, studio, engine)] == [
         ("qc.poll", settings.poll_seconds),
         ("qc.reviews", settings.poll_seconds),
         ("qc.tabs", 60.0),
@@ -51,7 +51,7 @@ def test_the_periodics_and_how_often_they_run(studio, settings, engine):
 def test_events_of_a_task_that_come_in_a_burst_are_one_check(studio, disputed, settings, engine):
     inbox = Inbox(engine)
     for version in range(20):
-        hint = annotation_hint(7, disputed, 1, f"2026-01-01T00:00:{version:02}Z", source="test")
+        hint = annotation_event(7, disputed, 1, f"2026-01-01T00:00:{version:02}Z", source="test")
         inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
     claim = inbox.claim(TASK, f"7:{disputed}", "test")
     assert len(claim.events) == 20
@@ -68,7 +68,7 @@ def test_the_whole_way_on_postgres(studio, disputed, postgres_url, tmp_path, wai
     worker = threading.Thread(target=jobs.run_worker, kwargs={"stop": stop})
     worker.start()
     try:
-        hint = sweep_hint(7, source="test")
+        hint = sweep_event(7, source="test")
         jobs.submit(hint.topic, hint.subject, hint.key, hint.payload)
         wait_until(lambda: studio.stored[disputed]["data"].get("qc_status") == "disputed")
         wait_until(lambda: project_status(7, settings, engine).outcomes == {"disputed": 1})

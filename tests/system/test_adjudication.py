@@ -171,7 +171,7 @@ def test_closing_wrote_once_and_can_be_undone(disputed, review, loop):
     assert review.kept(number) == before
     said = loop.command("qc", "undo", str(review.project), "--task", str(number), "--last", "3").stdout
     assert "ground truth: annotation" in said
-    assert "overlays: left alone" in said
+    assert "overlays: skipped" in said
     assert review.truths(number) == []
     assert review.task(number)["data"]["qc_review"] == "yes"
     # the dispute is open again, with the reviewer's version as one more stance

@@ -8,13 +8,13 @@ from werkzeug.serving import make_server
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from qc_webhooks.decision.dispute_drawing import CONSENSUS, Drawing, Outline, Said, View
+from qc_webhooks.decision.dispute_drawing import CONSENSUS, DisputeDrawing, RegionOutline, ConflictText, GroupView
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import TASKS
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.task_facts import AnnotationFacts, Facts, ObjectFacts, Pair, RegionFacts
+from qc_webhooks.verdict.task_facts import AnnotationFacts, TaskFacts, ObjectFacts, AnnotatorPair, RegionFacts
 from tests.system.browser_fixtures import chromium_page, screenshot
 
 pytestmark = pytest.mark.system
@@ -45,13 +45,13 @@ def dashboard(tmp_path_factory):
     engine = open_database(settings)
     ProjectStore(engine).add(7)
     said = (
-        Said("label", "label", (1, 2), "One says Car, another says Van: the box at the left.", ("Car",), ("Van",), 0),
+        ConflictText("label", "label", (1, 2), "One says Car, another says Van: the box at the left.", ("Car",), ("Van",), 0),
     )
     views = tuple(
-        View(
+        GroupView(
             name,
             who,
-            (Outline((ring(0.1, 0.2),), False, label, 0, (0,)), Outline((ring(0.5, 0.5),), False, "Car", 0, ())),
+            (RegionOutline((ring(0.1, 0.2),), False, label, 0, (0,)), RegionOutline((ring(0.5, 0.5),), False, "Car", 0, ())),
         )
         for name, who, label in (("A", (1,), "Car"), ("B", (2,), "Van"), (CONSENSUS, (), "Car"))
     )
@@ -63,12 +63,12 @@ def dashboard(tmp_path_factory):
             ),
         )
         score, day = 0.2 + task / 100 if disputed else 1.0, 86_400.0 * (task % 5 + 1)
-        facts = Facts(
+        facts = TaskFacts(
             task, (AnnotationFacts(1, day, 20.0, 2), AnnotationFacts(2, day + 5, 22.0, 2)), things, (),
-            (Pair(1, 2, score, {"label": score}, 1, 0),), (), ("/data/local-files/?d=a.jpg",), score,
+            (AnnotatorPair(1, 2, score, {"label": score}, 1, 0),), (), ("/data/local-files/?d=a.jpg",), score,
             "disputed" if disputed else "agreed", disputed,
         )  # fmt: skip
-        FactStore(engine).keep(7, facts, Drawing(said, views, ((800, 600),)) if disputed else None)
+        FactStore(engine).save(7, facts, DisputeDrawing(said, views, ((800, 600),)) if disputed else None)
         with engine.begin() as connection:
             connection.execute(TASKS.insert().values(
                 project=7, task=task, born="", fingerprint="", outcome=facts.outcome, agreement=score, annotators=2,
@@ -106,7 +106,7 @@ def test_the_queue_is_worked_through_by_keyboard(page, dashboard, tmp_path):
     page.wait_for_url("**/disputes")
     page.wait_for_load_state("networkidle")
     loaded = """new Promise((done) => { const photo = new Image(); photo.onload = () => done(photo.naturalWidth);
-      photo.src = document.querySelector("svg.photo image").href.baseVal; })"""
+      photo.src = document.querySelector("svg.image image").href.baseVal; })"""
     assert page.evaluate(loaded) == 800
     screenshot(page, "dashboard.png", tmp_path)
     page.keyboard.press("j")
@@ -114,12 +114,12 @@ def test_the_queue_is_worked_through_by_keyboard(page, dashboard, tmp_path):
     assert page.evaluate("document.activeElement.textContent") == "Task 2"
     page.keyboard.press("Enter")
     page.wait_for_url("**/disputes/2")
-    shown = "document.querySelectorAll('.photo.whole .stance:not(.off)').length"
+    shown = "document.querySelectorAll('.image.whole .group:not(.off)').length"
     assert page.evaluate(shown) == 3
     page.keyboard.press("2")
     assert page.evaluate(shown) == 2
     page.locator("[data-conflict='1']").hover()
-    assert page.locator(".photo.whole .shape.pointed").count() == 3
+    assert page.locator(".image.whole .shape.pointed").count() == 3
     page.keyboard.press("j")
     page.wait_for_url("**/disputes/3")
     page.keyboard.press("u")

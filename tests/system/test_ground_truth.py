@@ -110,7 +110,7 @@ def test_the_report_tells_how_far_each_agrees_with_the_truth(desk, loop, people,
     loop.command("qc", "report", *words, "--json", str(tmp_path / "report.json"))
     rows = {each["annotator"]: each for each in json.loads((tmp_path / "report.json").read_text())["annotators"]}
     assert rows[people["anna"].id]["against_truth"]["n"] == 1
-    assert "5 that it takes" in rows[people["anna"].id]["against_truth"]["evidence"], "one task says too little"
+    assert "5 required" in rows[people["anna"].id]["against_truth"]["evidence"], "one task says too little"
 
 
 def test_a_dispute_is_decided_by_one_click_in_the_review_project(desk, people, label_studio, page, tmp_path):
@@ -142,7 +142,7 @@ def test_a_dispute_is_decided_by_one_click_in_the_review_project(desk, people, l
 def test_undo_takes_all_of_it_back(desk, golds, loop):
     said = loop.command("qc", "undo", str(desk.project)).stdout
     assert "ground truth: annotation" in said
-    assert "stays, as one more stance" in said
+    assert "the reviewer's annotation stays" in said
     kept = {task["id"]: task for task in desk.tasks()}
     assert not [name for task in kept.values() for name in task["data"] if name.startswith("qc_")]
     assert {kept[gold]["overlap"] for gold in golds} == {2}

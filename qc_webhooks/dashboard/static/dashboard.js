@@ -1,4 +1,4 @@
-// Keys and toggles. Every page works without this file.
+// Keyboard shortcuts and toggles. Every page works without this file.
 "use strict";
 
 (() => {
@@ -18,7 +18,7 @@
     row.scrollIntoView({ block: "nearest", behavior: "auto" });
   }
 
-  // Who moves by Tab moves the mark along.
+  // Tab moves the current row too.
   document.addEventListener("focusin", (event) => {
     const at = rows.findIndex((row) => row.contains(event.target));
     if (at >= 0 && at !== current) {
@@ -28,26 +28,26 @@
     }
   });
 
-  // Stances on the large photo.
-  const photo = document.querySelector(".photo.whole");
+  // Toggles of the groups on the full image.
+  const fullImage = document.querySelector(".image.whole");
   const toggles = [...document.querySelectorAll("[data-toggle]")];
   for (const button of toggles) {
     button.hidden = false;
     button.addEventListener("click", () => {
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
-      for (const stance of photo.querySelectorAll(`[data-stance="${button.dataset.toggle}"]`)) stance.classList.toggle("off", !on);
+      for (const group of fullImage.querySelectorAll(`[data-group="${button.dataset.toggle}"]`)) group.classList.toggle("off", !on);
     });
   }
 
-  // A conflict in words points at its regions.
-  const photos = [...document.querySelectorAll(".photo")];
+  // A conflict in the list highlights its regions.
+  const images = [...document.querySelectorAll(".image")];
   function point(number) {
-    for (const each of photos) {
-      const shapes = [...each.querySelectorAll(".shape")];
-      const meant = shapes.filter((shape) => number && (shape.dataset.conflicts || "").split(" ").includes(number));
-      each.classList.toggle("pointing", meant.length > 0);
-      for (const shape of shapes) shape.classList.toggle("pointed", meant.includes(shape));
+    for (const image of images) {
+      const shapes = [...image.querySelectorAll(".shape")];
+      const matching = shapes.filter((shape) => number && (shape.dataset.conflicts || "").split(" ").includes(number));
+      image.classList.toggle("pointing", matching.length > 0);
+      for (const shape of shapes) shape.classList.toggle("pointed", matching.includes(shape));
     }
   }
   for (const line of document.querySelectorAll("[data-conflict]")) {
@@ -57,7 +57,7 @@
     line.addEventListener("blur", () => point(""));
   }
 
-  // Filters act at once; the button stays for who has no script.
+  // Filters apply at once; the button remains for browsers without scripts.
   for (const choice of document.querySelectorAll(".filters select")) choice.addEventListener("change", () => choice.form.submit());
 
   const pages = { o: 0, d: 1, g: 2, l: 3, a: 4, w: 5 };
@@ -73,7 +73,7 @@
       if (key in pages) { go(document.querySelectorAll(".bar nav a")[pages[key]]); event.preventDefault(); }
       return;
     }
-    const inRow = (what) => (current >= 0 && rows[current].querySelector(what)) || document.querySelector(`main > .heading ${what}`);
+    const inRow = (selector) => (current >= 0 && rows[current].querySelector(selector)) || document.querySelector(`main > .heading ${selector}`);
     const next = document.querySelector("[data-next]"), previous = document.querySelector("[data-previous]");
     if (key === "?") keys.showModal();
     else if (key === "g") prefix = true;

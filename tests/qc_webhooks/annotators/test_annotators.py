@@ -6,17 +6,17 @@ from itertools import combinations
 import pytest
 from msgspec.structs import replace
 
-from labelloop.labeling.consensus.consensus import estimate_crowd
-from qc_webhooks.annotators import portraits, splits
-from qc_webhooks.annotators.drift import drifts
+from labelloop.labeling.consensus.consensus import fit_annotator_model
+from qc_webhooks.annotators import profile_annotators, find_disagreement_patterns
+from qc_webhooks.annotators.drift import detect_drift
 from qc_webhooks.verdict.task_facts import (
     BY_HAND,
     CHANGED,
     UNTOUCHED,
     AnnotationFacts,
-    Facts,
+    TaskFacts,
     ObjectFacts,
-    Pair,
+    AnnotatorPair,
     Question,
     RegionFacts,
     Repeat,
@@ -64,7 +64,7 @@ class Project:
                      seconds.get(person, lambda: rng.lognormvariate(3, 0.4))(), 5)
                 for place, person in enumerate(who)
             )  # fmt: skip
-            self.facts.append(Facts(number + 1, turns, things, (), pairs, (), (), 0.9, "agreed"))
+            self.facts.append(TaskFacts(number + 1, turns, things, (), pairs, (), (), 0.9, "agreed"))
 
     def slip(self, truth, _moment, rate=0.04):
         return self.rng.choice(self.classes) if self.rng.random() < rate else truth
@@ -72,12 +72,12 @@ class Project:
     def pair(self, a, b, said, copier):
         agreement = sum(one == other for one, other in zip(said[a], said[b], strict=True)) / len(said[a])
         copied = 5 if copier and {a, b} == set(copier) and self.rng.random() < 0.5 else 0
-        return Pair(a, b, agreement, {"label": agreement}, 5, copied)
+        return AnnotatorPair(a, b, agreement, {"label": agreement}, 5, copied)
 
     @property
     def people(self):
-        crowd = estimate_crowd(task.evidence() for task in self.facts)
-        return {each.annotator: each for each in portraits(self.facts, crowd, splits(self.facts))}
+        crowd = fit_annotator_model(task.evidence() for task in self.facts)
+        return {each.annotator: each for each in profile_annotators(self.facts, crowd, find_disagreement_patterns(self.facts))}
 
 
 def worse_later(project_rng):
@@ -90,7 +90,7 @@ def worse_later(project_rng):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_who_drifts_is_found_and_nobody_who_works_beside_them(seed):
-    found = drifts(Project(seed, labels={2: worse_later(random.Random(seed))}).facts)
+    found = detect_drift(Project(seed, labels={2: worse_later(random.Random(seed))}).facts)
     assert set(found) == {2}
     drift = found[2]
     assert drift.after < drift.before - 0.2
@@ -107,7 +107,7 @@ def test_a_clean_team_has_no_concerns():
 
 def test_of_two_who_always_work_together_neither_is_accused_of_drifting():
     labels = {2: worse_later(random.Random(1))}
-    assert not drifts(Project(1, team=(1, 2), each=2, labels=labels).facts)
+    assert not detect_drift(Project(1, team=(1, 2), each=2, labels=labels).facts)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -124,8 +124,8 @@ def test_equal_boxes_are_no_copies_where_everybody_has_them():
     """Boxes around whole images are equal by nature."""
     project = Project(3)
     facts = [replace(task, pairs=tuple(replace(pair, met=5, same=2) for pair in task.pairs)) for task in project.facts]
-    crowd = estimate_crowd(task.evidence() for task in facts)
-    assert not any(each.copies for each in portraits(facts, crowd))
+    crowd = fit_annotator_model(task.evidence() for task in facts)
+    assert not any(each.copies for each in profile_annotators(facts, crowd))
 
 
 def test_who_accepts_pre_labels_unseen_is_found_and_who_corrects_them_is_not():
@@ -165,9 +165,9 @@ def test_speed_is_told_against_the_others_of_the_same_tasks():
 
 def test_work_that_does_not_repeat_itself_is_told():
     project = Project(8)
-    steady = [Facts(9000 + n, repeats=(Repeat(1, 0.95), Repeat(2, 0.4 + 0.02 * (n % 5)))) for n in range(12)]
+    steady = [TaskFacts(9000 + n, repeats=(Repeat(1, 0.95), Repeat(2, 0.4 + 0.02 * (n % 5)))) for n in range(12)]
     facts = [*project.facts, *steady]
-    people = {each.annotator: each for each in portraits(facts, estimate_crowd(task.evidence() for task in facts))}
+    people = {each.annotator: each for each in profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))}
     assert people[1].repeats.value == pytest.approx(0.95)
     assert people[2].repeats.high < 0.5
     assert people[3].repeats.value is None
@@ -186,7 +186,7 @@ def test_camps_are_an_unclear_guideline(seed):
         return truth if truth != "Minibus" or rng.random() < 0.05 else "Bus"
 
     camps = dict.fromkeys((1, 2, 3), van) | dict.fromkeys((4, 5, 6), bus)
-    found = [split for split in splits(Project(seed, labels=camps, classes=("Bus", "Van", "Minibus")).facts)
+    found = [split for split in find_disagreement_patterns(Project(seed, labels=camps, classes=("Bus", "Van", "Minibus")).facts)
              if split.answers == ("Bus", "Van")]  # fmt: skip
     assert [split.kind for split in found] == ["guideline"]
     assert found[0].second == (1, 2, 3)
@@ -199,7 +199,7 @@ def test_who_slips_everywhere_is_careless_and_the_guideline_is_not_blamed(seed):
     rng = random.Random(seed)
     careless = {2: lambda truth, _: rng.choice(("Bus", "Car", "Van")) if rng.random() < 0.4 else truth}
     project = Project(seed, labels=careless)
-    found = [split for split in splits(project.facts) if "(absent)" not in split.answers]
+    found = [split for split in find_disagreement_patterns(project.facts) if "(absent)" not in split.answers]
     assert len(found) == 3
     assert {split.kind for split in found} == {"careless"}
     assert {split.who for split in found} == {(2,)}
@@ -211,7 +211,7 @@ def test_who_slips_everywhere_is_careless_and_the_guideline_is_not_blamed(seed):
 def test_who_misunderstood_one_label_is_told_from_who_is_careless(seed):
     rng = random.Random(seed)
     labels = {6: lambda truth, _: "Bus" if truth == "Van" and rng.random() < 0.9 else truth}
-    found = {split.answers: split for split in splits(Project(seed, labels=labels).facts)}
+    found = {split.answers: split for split in find_disagreement_patterns(Project(seed, labels=labels).facts)}
     assert found["Bus", "Van"].kind == "one person"
     assert found["Bus", "Van"].who == (6,)
 
@@ -222,7 +222,7 @@ def test_a_hard_call_is_nobodys_fault(seed):
     wavering = dict.fromkeys(
         TEAM, lambda truth, _: rng.choice(("Bus", "Van")) if truth in ("Bus", "Van") and rng.random() < 0.4 else truth
     )
-    found = {split.answers: split for split in splits(Project(seed, labels=wavering).facts)}
+    found = {split.answers: split for split in find_disagreement_patterns(Project(seed, labels=wavering).facts)}
     assert found["Bus", "Van"].kind == "hard"
     assert not found["Bus", "Van"].who
 
@@ -235,14 +235,14 @@ def test_two_people_with_two_views_are_not_called_careless():
     }
     found = {
         split.answers: split
-        for split in splits(Project(1, labels=labels, team=(1, 2), each=2, classes=("Bus", "Van", "Minibus")).facts)
+        for split in find_disagreement_patterns(Project(1, labels=labels, team=(1, 2), each=2, classes=("Bus", "Van", "Minibus")).facts)
     }
     assert found["Bus", "Van"].kind == "two views"
 
 
 def test_whether_to_mark_at_all_can_be_what_camps_differ_about():
     camps = dict.fromkeys((1, 2, 3), 0.995) | dict.fromkeys((4, 5, 6), 0.2)
-    found = {split.answers: split for split in splits(Project(2, recall=camps).facts)}
+    found = {split.answers: split for split in find_disagreement_patterns(Project(2, recall=camps).facts)}
     assert found["Car", "(absent)"].kind == "guideline"
     assert found["Car", "(absent)"].first == (1, 2, 3)
     assert "whether Car is to be marked" in found["Car", "(absent)"].text
@@ -251,12 +251,12 @@ def test_whether_to_mark_at_all_can_be_what_camps_differ_about():
 def test_answers_about_whole_tasks_split_too():
     rng = random.Random(3)
     tasks = [
-        Facts(n, tuple(AnnotationFacts(who, n, None, 0) for who in TEAM[:4]),
+        TaskFacts(n, tuple(AnnotationFacts(who, n, None, 0) for who in TEAM[:4]),
               questions=(Question("blurred", tuple((who, ("yes",) if (who < 3) or rng.random() < 0.05 else ("no",))
                                                    for who in TEAM[:4])),))
         for n in range(1, 60)
     ]  # fmt: skip
-    [split] = splits(tasks)
+    [split] = find_disagreement_patterns(tasks)
     assert (split.control, split.kind, split.answers) == ("blurred", "guideline", ("no", "yes"))
 
 
@@ -266,7 +266,7 @@ def test_a_reviewers_ground_truth_is_no_opinion_about_anybody():
         replace(task, turns=tuple(replace(turn, truth=turn.annotator == 4) for turn in task.turns))
         for task in project.facts
     ]
-    people = {each.annotator: each for each in portraits(facts, estimate_crowd(task.evidence() for task in facts))}
+    people = {each.annotator: each for each in profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))}
     assert not people[1].copies
     assert 4 not in people, "who only decides is nobody to be measured"
 
@@ -277,17 +277,17 @@ def test_agreement_with_known_ground_truths_is_told_with_its_interval_and_where_
             AnnotationFacts(1, number, 9.0, 1, False, score, known),
             AnnotationFacts(9, number - 1.0, 9.0, 1, True),
         )
-        return Facts(
-            number, turns, (), (Question("kind", ((1, ("Car",)), (9, ("Car",)))),), (Pair(1, 9, score, {}, 0, 0),)
+        return TaskFacts(
+            number, turns, (), (Question("kind", ((1, ("Car",)), (9, ("Car",)))),), (AnnotatorPair(1, 9, score, {}, 0, 0),)
         )
 
     facts = [task(n, 0.9 if n % 2 else 1.0) for n in range(1, 31)] + [task(40, 0.2), task(41, 0.1, known=False)]
-    (one,) = portraits(facts, estimate_crowd(each.evidence() for each in facts))
+    (one,) = profile_annotators(facts, fit_annotator_model(each.evidence() for each in facts))
     assert one.against_truth.n == 31
     assert one.against_truth.low < 0.93 < one.against_truth.high
     assert one.furthest[0] == (40, 0.2)
     assert one.against_decided.value is None, "one task says too little"
     few = [task(n, 1.0) for n in range(1, 7)]
-    (other,) = portraits(few, estimate_crowd(each.evidence() for each in few))
+    (other,) = profile_annotators(few, fit_annotator_model(each.evidence() for each in few))
     assert other.against_truth.value == 1
     assert other.against_truth.low < 0.9, "six without a miss are no certainty"

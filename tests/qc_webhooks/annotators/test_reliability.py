@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from labelloop.labeling.consensus.consensus import Evidence, estimate_crowd
+from labelloop.labeling.consensus.consensus import Evidence, fit_annotator_model
 from qc_webhooks.annotators.reliability import rate_annotators, rate_interval
 
 NAMES = ("Car", "Bus", "Van")
@@ -56,7 +56,7 @@ def truths_of(tasks, seed=0):
 
 
 def rated(tasks):
-    return {each.annotator: each for each in rate_annotators(tasks, estimate_crowd(tasks))}
+    return {each.annotator: each for each in rate_annotators(tasks, fit_annotator_model(tasks))}
 
 
 def test_accuracy_is_found_and_its_interval_holds_it():
@@ -116,7 +116,7 @@ def test_recall_and_precision_by_ground_truths():
     assert found.recall.low < 0.75 < found.recall.high
     assert found.recall.high - found.recall.low < 0.1
     assert found.precision.value == pytest.approx(3 / 3.3, abs=0.03)
-    presence = estimate_crowd(tasks).presence
+    presence = fit_annotator_model(tasks).detection
     assert presence.recall(1) == pytest.approx(0.75, abs=0.04)
 
 

@@ -6,10 +6,10 @@ import random
 import pytest
 
 from labelloop.cli.main import main
-from qc_webhooks.report.project_summary import build_board
-from qc_webhooks.schedulers.project_summary import BoardStore
+from qc_webhooks.report.project_summary import summarize_project
+from qc_webhooks.schedulers.project_summary import SummaryStore
 from qc_webhooks.store.projects import ProjectStore
-from qc_webhooks.store.task_facts import Extent
+from qc_webhooks.store.task_facts import FactsExtent
 from tests.qc_webhooks.conftest import CONFIG, PROJECT
 from tests.qc_webhooks.report.test_project_summary import task as facts_of
 
@@ -38,7 +38,7 @@ def recorded(settings, engine, monkeypatch):
     monkeypatch.setenv("LABELLOOP_HOME", str(settings.home))
     ProjectStore(engine).add(PROJECT)
     tasks = [facts_of(1, [0.9]), facts_of(2, [0.8]), facts_of(3, [0.5, 0.9, 0.5]), facts_of(4, [0.2, 0.3, 0.4])]
-    BoardStore(engine).keep(PROJECT, *build_board(tasks), Extent(4, 1.0), took_s=0.1)
+    SummaryStore(engine).save(PROJECT, *summarize_project(tasks), FactsExtent(4, 1.0), took_s=0.1)
 
 
 def test_a_record_is_replayed_under_another_policy(recorded, policy, capsys, tmp_path):
@@ -157,7 +157,7 @@ def test_what_if_says_what_of_an_export_it_leaves_out(exported, policy, tmp_path
     said = capsys.readouterr().out
     assert "1 tasks have a ground truth" in said
     assert "1 tasks could not be read" in said
-    assert "1 tasks name their pre-labels by number only" in said
+    assert "1 tasks name their pre-labels by id only" in said
 
 
 @pytest.mark.parametrize("lost", [None, 7, "text", [1]])

@@ -13,11 +13,11 @@ from PIL import Image
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from labelloop.service.web.app import create_web
+from labelloop.service.web.app import create_web_app
 from qc_webhooks.dashboard import add_dashboard
-from qc_webhooks.dashboard.auth import FREE_REFUSALS, password_hash, safe_next
-from qc_webhooks.dashboard.dispute_queue import PAGE
-from qc_webhooks.dashboard.downloads import FILES
+from qc_webhooks.dashboard.auth import MAX_FREE_GUESSES, password_hash, safe_next
+from qc_webhooks.dashboard.dispute_queue import PAGE_SIZE
+from qc_webhooks.dashboard.downloads import DOWNLOADS
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.schedulers.project_summary import SummaryScheduler
 from qc_webhooks.server.app import create_app
@@ -170,7 +170,7 @@ def test_after_the_log_in_the_page_that_was_asked_for_comes(client, filled):
 
 
 def test_behind_https_the_cookie_travels_encrypted_only(closed, engine):
-    client = create_app(closed.but(qc_url="https://qc.example.org")).test_client()
+    client = create_app(closed.replace(qc_url="https://qc.example.org")).test_client()
     assert "Secure" in client.get("/dashboard/login").headers["Set-Cookie"]
 
 
@@ -213,7 +213,7 @@ def test_logging_out_ends_the_session(inside):
 
 def test_another_password_ends_every_session(inside, closed, engine):
     cookie = inside.get_cookie("labelloop_dashboard", path="/dashboard").value
-    changed = create_app(closed.but(dashboard_password=type(closed.dashboard_password)("another-one-9")))
+    changed = create_app(closed.replace(dashboard_password=type(closed.dashboard_password)("another-one-9")))
     other = changed.test_client()
     other.set_cookie("labelloop_dashboard", cookie, path="/dashboard")
     assert other.get("/dashboard/").status_code == 302
@@ -225,7 +225,7 @@ def clocked(closed, engine):
     clock = [1_000_000.0]
 
     def make():
-        app = create_web("test", closed)
+        app = create_web_app("test", closed)
         add_dashboard(app, closed, engine, clock=lambda: clock[0])
         return app.test_client()
 
@@ -245,7 +245,7 @@ def test_a_session_ends_after_twelve_hours(clocked):
 def test_guesses_wait_longer_and_longer_in_every_process(clocked):
     clock, make = clocked
     one, other = make(), make()
-    for number in range(FREE_REFUSALS):
+    for number in range(MAX_FREE_GUESSES):
         assert log_in((one, other)[number % 2], "wrong").status_code == 403
     for wait_s in (1, 2, 4, 8, 16, 32, 60, 60):
         assert log_in(one, "wrong", environ_base={"REMOTE_ADDR": "10.9.8.7"}).status_code == 403
@@ -260,7 +260,7 @@ def test_strangers_who_guess_do_not_lock_out_a_known_browser(clocked):
     known, stranger = make(), make()
     assert log_in(known).status_code == 302
     known.post("/dashboard/logout", data={"csrf_token": token(known.get("/dashboard/"))})
-    for _ in range(FREE_REFUSALS + 1):
+    for _ in range(MAX_FREE_GUESSES + 1):
         log_in(stranger, "wrong")
     assert log_in(make()).status_code == 429
     assert log_in(known).status_code == 302
@@ -268,7 +268,7 @@ def test_strangers_who_guess_do_not_lock_out_a_known_browser(clocked):
 
 def test_a_forged_cookie_of_a_known_browser_counts_as_a_stranger(clocked):
     client = clocked[1]()
-    for number in range(FREE_REFUSALS + 1):
+    for number in range(MAX_FREE_GUESSES + 1):
         client.set_cookie("labelloop_known_browser", f"forged{number}.aaaa.bbbb", path="/dashboard")
         log_in(client, "wrong")
     assert log_in(client).status_code == 429
@@ -277,13 +277,13 @@ def test_a_forged_cookie_of_a_known_browser_counts_as_a_stranger(clocked):
 def test_a_hashed_password_is_taken_as_such(closed, engine):
     hashed = password_hash(PASSWORD)
     assert PASSWORD not in hashed
-    client = create_app(closed.but(dashboard_password=type(closed.dashboard_password)(hashed))).test_client()
+    client = create_app(closed.replace(dashboard_password=type(closed.dashboard_password)(hashed))).test_client()
     assert log_in(client, hashed).status_code == 403
     assert log_in(client).status_code == 302
 
 
 def test_cookies_are_secure_where_the_proxy_says_https(closed, engine):
-    client = create_app(closed.but(trusted_proxies=1)).test_client()
+    client = create_app(closed.replace(trusted_proxies=1)).test_client()
     forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "10.1.2.3"}
     page = client.get("/dashboard/login", headers=forwarded)
     assert "Secure" in page.headers["Set-Cookie"]
@@ -296,7 +296,7 @@ def test_cookies_are_secure_where_the_proxy_says_https(closed, engine):
 def test_a_right_password_forgives_earlier_slips(clocked):
     client = clocked[1]()
     for _ in range(3):
-        for _ in range(FREE_REFUSALS):
+        for _ in range(MAX_FREE_GUESSES):
             log_in(client, "wrong")
         assert log_in(client).status_code == 302
         client.post("/dashboard/logout", data={"csrf_token": token(client.get("/dashboard/"))})
@@ -307,7 +307,7 @@ def test_a_script_sends_the_password_by_basic_auth(client, filled):
     assert [row["annotator"] for row in json.loads(answer.data)] == [1, 2, 3]
     wrong = client.get(f"{BASE}/files/annotators.json", auth=("", "wrong"))
     assert (wrong.status_code, wrong.headers["WWW-Authenticate"]) == (401, 'Basic realm="labelloop"')
-    for _ in range(FREE_REFUSALS):
+    for _ in range(MAX_FREE_GUESSES):
         client.get(f"{BASE}/files/annotators.json", auth=("", "wrong"))
     assert client.get(f"{BASE}/files/annotators.json", auth=("", PASSWORD)).status_code == 429
 
@@ -369,7 +369,7 @@ def tasks_of(page):
 
 def test_the_queue_is_paged_sorted_and_filtered(inside, filled):
     first, second, third = (tasks_of(inside.get(f"{BASE}/disputes?page={number}")) for number in (1, 2, 3))
-    assert [len(first), len(second), len(third)] == [PAGE, PAGE, 20 - 2 * PAGE]
+    assert [len(first), len(second), len(third)] == [PAGE_SIZE, PAGE_SIZE, 20 - 2 * PAGE_SIZE]
     assert sorted(first + second + third) == list(range(2, 41, 2))
     assert tasks_of(inside.get(f"{BASE}/disputes?sort=newest"))[0] == 40
     assert tasks_of(inside.get(f"{BASE}/disputes?sort=oldest"))[0] == 2
@@ -415,9 +415,9 @@ def test_a_query_that_means_nothing_is_taken_for_the_default(inside, filled, que
 def test_a_dispute_is_drawn_stance_by_stance_with_its_reasons(inside, filled):
     text = unescape(inside.get(f"{BASE}/disputes/4").text)
     assert "One says Car, another says <script>alert(1)</script>: the box at the upper left." in text
-    assert 'class="stance a"' in text
-    assert 'class="stance b"' in text
-    assert 'class="stance consensus"' in text
+    assert 'class="group a"' in text
+    assert 'class="group b"' in text
+    assert 'class="group consensus"' in text
     assert 'href="https://labels.example.org/projects/7/data?task=4"' in text
     assert text.count(f'href="{BASE}/photos/4/0/') == 4
     assert 'class="shape disputed" data-conflicts="1"' in text
@@ -434,11 +434,11 @@ def test_annotators_are_told_by_name_with_what_is_lacking(inside, filled):
     text = inside.get(f"{BASE}/annotators").text
     assert "Anna" in text
     assert "=1+1" in text
-    assert "too little known" in text  # five tasks of the third
+    assert "not enough data" in text  # five tasks of the third
     assert "20 s" in inside.get(f"{BASE}/annotators/1").text
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", DOWNLOADS)
 def test_everything_comes_as_json_and_as_csv(inside, filled, name):
     answer = inside.get(f"{BASE}/files/{name}.json")
     rows = json.loads(answer.data)
@@ -469,7 +469,7 @@ def test_photos_come_scaled_and_only_of_tasks_that_are_known(inside, filled):
         assert inside.get(BASE + path).status_code == 404
     broken = inside.get(f"{BASE}/photos/2/0/480.jpg")
     assert broken.status_code == 422
-    assert b"The photo cannot be shown" in broken.data
+    assert b"The image cannot be shown" in broken.data
 
 
 def test_what_if_compares_with_what_is_in_force(inside, filled):

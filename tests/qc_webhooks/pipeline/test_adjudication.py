@@ -9,7 +9,7 @@ from labelloop.labeling.studio.task import read_task
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.artifacts.overlays import CONSENSUS, digest, overlays_of
-from qc_webhooks.jobs import recall_withheld
+from qc_webhooks.jobs import requeue_without_overlays
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.store.tables import ACTIONS
 
@@ -231,9 +231,9 @@ def test_nothing_is_shown_without_a_model_version_of_the_project(
     assert studio.tabs(review) == ["base-1"]
     assert keys(studio, review)["qc_review"] == "yes"
     assert list(memory.without_overlays(PROJECT)) == [review]
-    assert recall_withheld(studio, memory, inbox, PROJECT) == 0
+    assert requeue_without_overlays(studio, memory, inbox, PROJECT) == 0
     studio.model_version = "base-1"
-    assert recall_withheld(studio, memory, inbox, PROJECT) == 1
+    assert requeue_without_overlays(studio, memory, inbox, PROJECT) == 1
     check(review)
     assert studio.tabs(review) == TABS
     assert memory.without_overlays(PROJECT) == {}

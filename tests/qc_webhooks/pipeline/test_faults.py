@@ -154,7 +154,7 @@ class World:
     def _worker(self, _engine, inbox, handle, _app):
         until = time.monotonic() + 120
         while time.monotonic() < until:
-            due = inbox.due(50)
+            due = inbox.due_subjects(50)
             counts = inbox.counts()
             if not due and not counts.get("pending", 0) and not counts.get("claimed", 0):
                 return
@@ -169,7 +169,7 @@ class World:
                 except LabelloopError as error:
                     inbox.retry(claim, str(error))
                 else:
-                    inbox.done(claim)
+                    inbox.mark_done(claim)
             time.sleep(0.01)
 
     # --- what is left ------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from labelloop.service.jobs.inbox import Inbox
-from labelloop.service.studio import NotFound, Studio
+from labelloop.service.studio import StudioNotFound, Studio
 from qc_webhooks.pipeline import reconcile
-from qc_webhooks.pipeline.reconcile import COUNT_EVERY_S, SETTLED_S, SWEEP_EVERY_S, Reconciler
+from qc_webhooks.pipeline.reconcile import COUNT_EVERY_S, JUDGED_WITHIN_S, SWEEP_EVERY_S, Reconciler
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.tables import ANNOTATIONS, TASKS
 
@@ -34,10 +34,10 @@ def work(engine, check):
 
     def run():
         inbox = Inbox(engine)
-        for topic, subject in inbox.due(100):
+        for topic, subject in inbox.due_subjects(100):
             claim = inbox.claim(topic, subject, "test")
             check(int(subject.partition(":")[2]))
-            inbox.done(claim)
+            inbox.mark_done(claim)
 
     return run
 
@@ -134,7 +134,7 @@ def test_a_deletion_without_a_trace_is_found_within_the_hour(studio, box, poller
     poller.poll(PROJECT)
     work()
     settle(poller)
-    later(SETTLED_S + 60)
+    later(JUDGED_WITHIN_S + 60)
     assert poller.poll(PROJECT) == 0  # the count that later ones are compared with
     studio.stored[task]["annotations"] = []
     assert poller.poll(PROJECT) == 0
@@ -150,7 +150,7 @@ def test_a_deletion_while_no_worker_ran_is_found_by_the_first_poll(studio, box, 
     work()
     settle(poller)
     studio.stored[task]["annotations"].pop()
-    later(SETTLED_S + 60)
+    later(JUDGED_WITHIN_S + 60)
     restarted = Reconciler(studio, memory, projects, poller._inbox)
     assert restarted.poll(PROJECT) == 1
 
@@ -174,7 +174,7 @@ def test_a_job_that_ended_its_workers_is_not_tried_again_by_each_poll(studio, bo
     task, *_ = dispute(studio, box)
     assert poller.poll(PROJECT) == 2
     inbox = Inbox(engine)
-    inbox.dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "ended by signal 9", killed=True)
+    inbox.mark_dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "ended by signal 9", killed=True)
     assert [poller.poll(PROJECT), poller.sweep(PROJECT)] == [0, 0]
     assert inbox.counts()["dead"] == 2
 
@@ -183,7 +183,7 @@ def test_what_was_given_up_while_label_studio_was_down_is_healed_by_the_next_pol
     task, *_ = dispute(studio, box)
     assert poller.poll(PROJECT) == 2
     inbox = Inbox(engine)
-    inbox.dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "Label Studio does not answer")
+    inbox.mark_dead(inbox.claim("qc.task", f"{PROJECT}:{task}", "test"), "Label Studio does not answer")
     assert poller.poll(PROJECT) == 2
     work()
     assert studio.stored[task]["data"]["qc_status"] == "disputed"
@@ -282,7 +282,7 @@ def test_a_project_that_is_gone_is_forgotten_once_its_absence_is_certain(studio,
     work()
 
     def gone(*_args, **_more):
-        raise NotFound("GET", 404, "No Project matches the given query.")
+        raise StudioNotFound("GET", 404, "No Project matches the given query.")
 
     studio.tasks = studio.stamps = gone
     poller.run()

@@ -15,10 +15,10 @@ from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
-from labelloop.service.studio import NotFound, StudioRefused
+from labelloop.service.studio import StudioNotFound, StudioRefused
 from qc_webhooks.artifacts.review_copy import ReviewCopyContent, copy_data, with_note
 from qc_webhooks.decision.context import KEYS
-from qc_webhooks.jobs import handlers, periodics, recall_submitted, recall_uncopied
+from qc_webhooks.jobs import handlers, periodic_jobs, requeue_submitted, requeue_without_copy
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.review_project import ReviewStore, ensure_review_project
 from qc_webhooks.pipeline.undo import Undo
@@ -43,7 +43,7 @@ class Desk(MemoryStudio):
         if project == PROJECT:
             return super().project(project) | {"label_config": self.interface, "title": "Streets"}
         if project not in self.made:
-            raise NotFound("GET", 404, "gone")
+            raise StudioNotFound("GET", 404, "gone")
         return copy.deepcopy(self.made[project])
 
     def projects(self):
@@ -110,7 +110,7 @@ class Desk(MemoryStudio):
     def delete_task(self, task):
         self._stumble("before")
         if task not in self.stored:
-            raise NotFound("DELETE", 404, "gone")
+            raise StudioNotFound("DELETE", 404, "gone")
         del self.stored[task]
         self._stumble("after")
 
@@ -271,7 +271,7 @@ def test_events_and_the_poller_lead_from_the_copy_to_the_original(studio, review
     inbox = Inbox.from_settings(settings, engine)
     (made,) = studio.copies
     submit(studio)
-    assert recall_submitted(studio, store, inbox, REVIEW) == 1
+    assert requeue_submitted(studio, store, inbox, REVIEW) == 1
     handlers(settings, studio, engine)["qc.task"](f"{REVIEW}:{made['id']}", [])
     with engine.connect() as connection:
         subjects = set(connection.scalars(sa.select(EVENTS.c.subject)))
@@ -289,7 +289,7 @@ def test_what_was_disputed_before_is_copied_when_the_project_is_made(
     check(task)
     assert studio.copies == []
     ensure_review_project(studio, PROJECT, settings, store)
-    assert recall_uncopied(memory, store, Inbox.from_settings(settings, memory.engine), PROJECT) == 1
+    assert requeue_without_copy(memory, store, Inbox.from_settings(settings, memory.engine), PROJECT) == 1
     check(task)
     assert len(studio.copies) == 1
 
@@ -301,7 +301,7 @@ def test_a_review_project_that_was_deleted_is_filled_again(studio, review, check
             studio.delete_task(made["id"])
         del studio.made[store.review_of(PROJECT)]
         ensure_review_project(studio, PROJECT, settings, store)
-        assert recall_uncopied(memory, store, inbox, PROJECT) == 1
+        assert requeue_without_copy(memory, store, inbox, PROJECT) == 1
         check(review)
         (made,) = studio.copies
         assert made["project"] == store.review_of(PROJECT)
@@ -372,7 +372,7 @@ def test_addresses_in_a_storage_are_shown_with_the_storage_of_the_original():
         "qc_batch": 4,
     }
     task = read_task({"id": 5, "data": data})
-    made = copy_data(task, PROJECT, ReviewCopyContent(note="new"), ours=KEYS, base="/ls")
+    made = copy_data(task, PROJECT, ReviewCopyContent(note="new"), own_keys=KEYS, base="/ls")
     assert made["image"] == "/ls/tasks/5/resolve/?fileuri=czM6Ly9idWNrZXQvYSBiLmpwZw=="
     assert made["pages"][1] == "/data/upload/1/a.jpg"
     assert (made["qc_note"], made["qc_batch"]) == ("new", 4), "what people call their own keys is theirs"
@@ -412,7 +412,7 @@ def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, setting
     stop, workers = threading.Event(), []
     for _ in range(2):
         inbox = Inbox.from_settings(both, engine)
-        jobs = Jobs(both, inbox, handlers(both, studio, engine), periodics(both, studio, engine))
+        jobs = Jobs(both, inbox, handlers(both, studio, engine), periodic_jobs(both, studio, engine))
         workers.append(threading.Thread(target=jobs.run_worker, kwargs={"stop": stop}))
         workers[-1].start()
     try:

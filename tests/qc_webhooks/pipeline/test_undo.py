@@ -6,10 +6,10 @@ from labelloop.service.jobs.inbox import Inbox
 from qc_webhooks.artifacts.overlays import CONSENSUS
 from qc_webhooks.decision.context import KEYS
 from qc_webhooks.errors import TaskBusy
-from qc_webhooks.events import TASK, recheck_hint
+from qc_webhooks.events import TASK, recheck_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.undo import Undo, describe
-from qc_webhooks.store.decisions import KEPT_WRITES
+from qc_webhooks.store.decisions import MAX_LOGGED_WRITES
 
 ANNE, BEN, CLEO, RITA = 1, 2, 3, 9
 PROJECT = 7
@@ -113,13 +113,13 @@ def test_what_a_human_changed_is_left_alone_and_why_is_said(studio, memory, sett
     undoing = Undo(studio, memory, Checker(studio, memory, settings.home), inbox)
     told = [describe(each) for each in undoing.run(PROJECT)]
     assert told == [
-        f"task {closed}: overlays: left alone, removed overlays are not put back; an open dispute gets them anew",
-        f"task {closed}: qc_* keys: left alone, somebody changed the qc_* keys since",
-        f"task {closed}: ground truth: left alone, annotation 1 is the ground truth by now, not 4",
-        f"task {closed}: overlays: it is as it was before",
-        f"task {closed}: qc_* keys: left alone, somebody changed the qc_* keys since",
-        f"task {closed}: qc_* keys: left alone, somebody changed the qc_* keys since",
-        f"task {closed}: overlap: left alone, it is 5 by now, not the 3 that was written",
+        f"task {closed}: overlays: skipped, removed overlays are not restored; the next check of an open dispute writes them",
+        f"task {closed}: qc_* keys: skipped, the qc_* keys were changed since",
+        f"task {closed}: ground truth: skipped, annotation 1 is the ground truth now, not 4",
+        f"task {closed}: overlays: already has the previous value",
+        f"task {closed}: qc_* keys: skipped, the qc_* keys were changed since",
+        f"task {closed}: qc_* keys: skipped, the qc_* keys were changed since",
+        f"task {closed}: overlap: skipped, it is 5 now, not 3 as written",
     ]
     assert list(undoing.run(PROJECT)) == []
 
@@ -152,7 +152,7 @@ def test_undo_that_was_cut_off_goes_on(studio, memory, undo, review):
 
 
 def test_events_that_wait_are_kept(studio, inbox, undo, disputed):
-    hint = recheck_hint(PROJECT, disputed, source="test")
+    hint = recheck_event(PROJECT, disputed, source="test")
     inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
     undo()
     claim = inbox.claim(TASK, hint.subject, "worker")
@@ -160,20 +160,20 @@ def test_events_that_wait_are_kept(studio, inbox, undo, disputed):
 
 
 def test_a_task_in_a_workers_hands_is_waited_for(inbox, undo, disputed, monkeypatch):
-    hint = recheck_hint(PROJECT, disputed, source="test")
+    hint = recheck_event(PROJECT, disputed, source="test")
     inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
     assert inbox.claim(TASK, hint.subject, "worker")
-    monkeypatch.setattr("qc_webhooks.pipeline.undo.PATIENCE_S", 0.0)
+    monkeypatch.setattr("qc_webhooks.pipeline.undo.LOCK_TIMEOUT_S", 0.0)
     with pytest.raises(TaskBusy):
         undo()
 
 
 def test_the_log_keeps_a_bounded_number_of_writes_a_task(memory):
-    for number in range(KEPT_WRITES + 30):
+    for number in range(MAX_LOGGED_WRITES + 30):
         write = memory.begin(PROJECT, 5, route="x", reason="", before={"n": number}, after={"n": number + 1})
         memory.finish(write, done=True)
     other = memory.begin(PROJECT, 6, route="x", reason="", before={}, after={})
     memory.finish(other, done=True)
     kept = [write.before["n"] for write in memory.done(PROJECT, task=5)]
-    assert kept == list(range(KEPT_WRITES + 29, 29, -1))
+    assert kept == list(range(MAX_LOGGED_WRITES + 29, 29, -1))
     assert len(memory.done(PROJECT, task=6)) == 1

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from qc_webhooks.report.project_summary import build_board
+from qc_webhooks.report.project_summary import summarize_project
 from qc_webhooks.report.replay import Replay
-from qc_webhooks.schedulers.project_summary import BoardStore, SummaryScheduler
+from qc_webhooks.schedulers.project_summary import SummaryStore, SummaryScheduler
 from qc_webhooks.store.projects import ProjectStore
-from qc_webhooks.store.task_facts import Extent, FactStore
-from qc_webhooks.verdict.task_facts import AnnotationFacts, Facts, ObjectFacts, Pair, RegionFacts
+from qc_webhooks.store.task_facts import FactsExtent, FactStore
+from qc_webhooks.verdict.task_facts import AnnotationFacts, TaskFacts, ObjectFacts, AnnotatorPair, RegionFacts
 from tests.qc_webhooks.conftest import PROJECT
 
 DAY = 86_400.0
@@ -23,7 +23,7 @@ def task(number, scores, *, at=0.0, seconds=30.0, outcome="agreed", labels=None)
     turns = tuple(AnnotationFacts(who, at + who, seconds, 1) for who in range(1, people + 1))
     names = [(a, b) for b in range(1, people + 1) for a in range(1, b)]
     pairs = tuple(
-        Pair(a, b, score, {"label": score}, 1, 0) for (a, b), score in zip(sorted(names), scores, strict=True)
+        AnnotatorPair(a, b, score, {"label": score}, 1, 0) for (a, b), score in zip(sorted(names), scores, strict=True)
     )
     said = labels or ["Car"] * people
     things = (
@@ -32,7 +32,7 @@ def task(number, scores, *, at=0.0, seconds=30.0, outcome="agreed", labels=None)
             tuple(RegionFacts(who, (said[who - 1],), 100.0, 0) for who in range(1, people + 1) if said[who - 1]),
         ),
     )
-    return Facts(number, turns, things, (), pairs, (), (), sum(scores) / len(scores) if scores else None, outcome)
+    return TaskFacts(number, turns, things, (), pairs, (), (), sum(scores) / len(scores) if scores else None, outcome)
 
 
 def test_a_replay_of_the_same_policy_is_the_past():
@@ -43,7 +43,7 @@ def test_a_replay_of_the_same_policy_is_the_past():
     assert (found.agreed, found.review, found.open, found.waiting) == ({2: 1, 3: 1}, 1, 1, 1)
     assert found.labels == 2 + 3 + 3 + (2 + 1) + 1
     assert found.seconds == 30 * (2 + 3 + 3 + 2 + 1)
-    assert (found.settled, found.disputes) == (2, 3)
+    assert (found.agreed_tasks, found.disputes) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -62,29 +62,29 @@ def test_other_thresholds_have_other_outcomes(settings, agreed, review, open_):
 
 
 def test_one_weak_control_spoils_agreement_only_where_every_control_counts():
-    both = Facts(
+    both = TaskFacts(
         1,
         (AnnotationFacts(1, 1, None, 0), AnnotationFacts(2, 2, None, 0)),
-        pairs=(Pair(1, 2, 0.8, {"a": 1.0, "b": 0.6}, 0, 0),),
+        pairs=(AnnotatorPair(1, 2, 0.8, {"a": 1.0, "b": 0.6}, 0, 0),),
     )
     replay = Replay.of([both])
-    assert replay.run(agreement=0.7, annotators=2, max_annotators=2).settled == 0
-    assert replay.run(agreement=0.7, annotators=2, max_annotators=2, every_control=False).settled == 1
+    assert replay.run(agreement=0.7, annotators=2, max_annotators=2).agreed_tasks == 0
+    assert replay.run(agreement=0.7, annotators=2, max_annotators=2, every_control=False).agreed_tasks == 1
 
 
 def test_four_annotators_need_three_who_agree():
     scores = {(1, 2): 0.9, (1, 3): 0.1, (1, 4): 0.1, (2, 3): 0.1, (2, 4): 0.1, (3, 4): 0.9}
     turns = tuple(AnnotationFacts(who, who, None, 0) for who in (1, 2, 3, 4))
-    pairs = tuple(Pair(a, b, score, {}, 0, 0) for (a, b), score in scores.items())
-    replay = Replay.of([Facts(1, turns, pairs=pairs)])
+    pairs = tuple(AnnotatorPair(a, b, score, {}, 0, 0) for (a, b), score in scores.items())
+    replay = Replay.of([TaskFacts(1, turns, pairs=pairs)])
     assert replay.run(agreement=0.7, annotators=4, max_annotators=4).review == 1
     assert replay.run(agreement=0.7, annotators=2, max_annotators=4).agreed[2] == 1
 
 
 def test_a_reviewers_annotation_is_not_replayed():
     reviewed = task(1, [0.2])
-    truth = Facts(
-        1, (*reviewed.turns, AnnotationFacts(9, 99.0, 5.0, 1, True)), pairs=(*reviewed.pairs, Pair(1, 9, 1.0, {}, 0, 0))
+    truth = TaskFacts(
+        1, (*reviewed.annotations, AnnotationFacts(9, 99.0, 5.0, 1, True)), pairs=(*reviewed.pairs, AnnotatorPair(1, 9, 1.0, {}, 0, 0))
     )
     found = Replay.of([truth]).run(agreement=0.7, annotators=2, max_annotators=3)
     assert found.open == 1
@@ -107,7 +107,7 @@ def test_a_replay_survives_the_database_and_is_fast_at_100000_tasks():
 def test_days_hold_their_tasks_and_an_interval():
     tasks = [task(n, [0.5 + n % 5 / 10], at=MONDAY + n % 2 * DAY, outcome="disputed" if n % 4 == 0 else "agreed")
              for n in range(40)]  # fmt: skip
-    board, _ = build_board(tasks)
+    board, _ = summarize_project(tasks)
     assert [(day.at, day.tasks, day.labels) for day in board.days] == [(MONDAY, 20, 40), (MONDAY + DAY, 20, 40)]
     assert board.days[0].agreement.value == pytest.approx(0.7)
     assert 0.6 < board.days[0].agreement.low < 0.7 < board.days[0].agreement.high
@@ -116,7 +116,7 @@ def test_days_hold_their_tasks_and_an_interval():
 
 
 def test_a_long_project_is_told_by_weeks_that_begin_on_monday():
-    board, _ = build_board([task(n, [0.9], at=MONDAY + n * DAY) for n in range(140)])
+    board, _ = summarize_project([task(n, [0.9], at=MONDAY + n * DAY) for n in range(140)])
     assert board.weekly
     assert [day.at for day in board.days] == [MONDAY + 7 * n * DAY for n in range(20)]
     assert all(day.tasks == 7 for day in board.days)
@@ -125,7 +125,7 @@ def test_a_long_project_is_told_by_weeks_that_begin_on_monday():
 def test_labels_and_confusion_are_counted_by_pairs():
     tasks = [task(n, [0.9], labels=["Car", "Van" if n % 4 == 0 else "Car"]) for n in range(40)]
     tasks += [task(100 + n, [0.9], labels=["Van", ""]) for n in range(5)]
-    board, _ = build_board(tasks)
+    board, _ = summarize_project(tasks)
     rows = {row.label: row for row in board.labels}
     assert (rows["Car"].objects, rows["Van"].objects) == (40, 15)
     assert rows["Car"].agreement.value == pytest.approx(2 * 30 / (2 * 30 + 10))
@@ -141,14 +141,14 @@ def test_savings_are_told_against_a_fixed_number_of_annotators():
         task(100 + n, [0.5, 0.9, 0.5], seconds=36.0) for n in range(10)
     ]
     tasks.append(task(999, [0.2], outcome="waiting"))
-    board, _ = build_board(tasks)
+    board, _ = summarize_project(tasks)
     assert board.savings.by_labels == {"2": 90, "3": 10}
     assert board.savings.saved(3) == 90
     assert board.savings.hours(3) == pytest.approx(0.9)
 
 
 def test_a_board_of_nothing_is_a_board():
-    board, replay = build_board([])
+    board, replay = summarize_project([])
     assert board.people == board.days == board.labels == ()
     assert board.agreement.value is None
     assert replay.run(agreement=0.7, annotators=2, max_annotators=3).tasks == 0
@@ -163,30 +163,30 @@ class Names:
 
 
 def test_the_board_follows_the_facts_and_is_not_counted_for_nothing(engine):
-    store, boards = FactStore(engine), BoardStore(engine)
+    store, boards = FactStore(engine), SummaryStore(engine)
     ProjectStore(engine).add(PROJECT)
     now = [time.time()]
     keeper = SummaryScheduler(engine, Names(), clock=lambda: now[0])
     keeper.run()
-    assert boards.board(PROJECT) is None
-    store.keep(PROJECT, task(1, [0.9], at=MONDAY), None)
+    assert boards.load(PROJECT) is None
+    store.save(PROJECT, task(1, [0.9], at=MONDAY), None)
     keeper.run()
-    shown = boards.board(PROJECT)
-    assert (shown.board.title, shown.tasks) == ("Street", 1)
-    assert [shown.board.name(who) for who in (1, 2, 3, -4)] == ["Anna Berg", "ben", "annotator 3", "somebody unknown"]
+    shown = boards.load(PROJECT)
+    assert (shown.summary.title, shown.tasks) == ("Street", 1)
+    assert [shown.summary.name(who) for who in (1, 2, 3, -4)] == ["Anna Berg", "ben", "annotator 3", "somebody unknown"]
     keeper.run()
     assert boards.made_at(PROJECT) == shown.made_at
-    store.keep(PROJECT, task(1, [0.8], at=MONDAY), None)
+    store.save(PROJECT, task(1, [0.8], at=MONDAY), None)
     now[0] += 3600
     keeper.run()
     assert boards.made_at(PROJECT) > shown.made_at
-    assert boards.replay(PROJECT).run(agreement=0.85, annotators=2, max_annotators=3).settled == 0
+    assert boards.replay(PROJECT).run(agreement=0.85, annotators=2, max_annotators=3).agreed_tasks == 0
 
 
 def test_a_costly_board_waits_before_it_is_counted_again(engine):
-    boards = BoardStore(engine)
-    boards.keep(PROJECT, *build_board([]), Extent(5, 1.0), took_s=30.0)
+    boards = SummaryStore(engine)
+    boards.save(PROJECT, *summarize_project([]), FactsExtent(5, 1.0), took_s=30.0)
     made = boards.made_at(PROJECT)
-    assert not boards.is_due(PROJECT, Extent(6, 2.0), now=made + 300)
-    assert boards.is_due(PROJECT, Extent(6, 2.0), now=made + 601)
-    assert not boards.is_due(PROJECT, Extent(5, 1.0), now=made + 601)
+    assert not boards.is_due(PROJECT, FactsExtent(6, 2.0), now=made + 300)
+    assert boards.is_due(PROJECT, FactsExtent(6, 2.0), now=made + 601)
+    assert not boards.is_due(PROJECT, FactsExtent(5, 1.0), now=made + 601)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from labelloop.cli.main import main
-from labelloop.labeling.studio.regions import read_annotation
+from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.stream import iter_tasks
 from tests.wrong_files import WRONG_FILES
 

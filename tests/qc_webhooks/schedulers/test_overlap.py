@@ -57,7 +57,7 @@ def test_short_tasks_are_named_once_and_again_when_there_are_more(studio, inbox)
     assert not warned(look)
     studio.add_task(overlap=1)
     assert warned(look)[0]["tasks"] == 2
-    assert not inbox.due(10)
+    assert not inbox.due_subjects(10)
 
 
 @pytest.mark.parametrize("chosen", [{"maximum_annotations": 1}, {"overlap_cohort_percentage": 50}])
@@ -89,7 +89,7 @@ def test_a_short_task_is_raised_and_gets_its_verdict(studio, inbox, box, check, 
         studio.annotate(task, 1, [box()])
         assert studio.stored[task]["is_labeled"]
     keeper(studio, inbox, read_policy(settings.home, PROJECT)).raise_overlaps(PROJECT)
-    assert inbox.due(10) == [(TASK, f"{PROJECT}:{task}")]
+    assert inbox.due_subjects(10) == [(TASK, f"{PROJECT}:{task}")]
     check(task)
     assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (2, False)
     for annotator in range(annotated + 1, 3):

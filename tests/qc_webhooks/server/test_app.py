@@ -10,7 +10,7 @@ from labelloop.service.jobs.inbox import EVENTS
 from labelloop.service.settings import Settings
 from qc_webhooks.decision.context import LastDecision
 from qc_webhooks.server.app import create_app
-from qc_webhooks.verdict.verdict import Verdict
+from qc_webhooks.verdict.verdict import TaskVerdict
 
 SECRET = {"X-Labelloop-Secret": "s3cret"}
 CREATED = {
@@ -91,7 +91,7 @@ def test_unknown_actions_are_answered_and_counted_under_one_name(client, rows):
 def test_a_deletion_finds_its_task_by_what_was_read_before(client, rows, memory, settings, tmp_path):
     client = create_app(Settings(home=settings.home, webhook_secret="s3cret")).test_client()
     read = [Annotation(id=77, updated_at="2026-01-01T00:00:00Z")]
-    memory.remember(5, 9, LastDecision("f"), Verdict("waiting", 1), read, born="b", review=False)
+    memory.remember(5, 9, LastDecision("f"), TaskVerdict("waiting", 1), read, born="b", review=False)
     body = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 77}], "project": {"id": 5}}
     assert client.post("/webhook", json=body, headers=SECRET).json["new"] == 1
     assert stored(memory.engine) == [("qc.task", "5:9", "annotation:77:2026-01-01T00:00:00.000000Z:deleted")]

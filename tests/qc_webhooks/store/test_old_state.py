@@ -56,11 +56,11 @@ def go_on(studio):
         checker = Checker(studio, memory, settings.home)
         Reconciler(studio, memory, ProjectStore(engine), inbox).poll(PROJECT)
         handled = set()
-        for topic, subject in inbox.due(100):
+        for topic, subject in inbox.due_subjects(100):
             claim = inbox.claim(topic, subject, "test")
             checker.check(PROJECT, int(subject.partition(":")[2]))
             handled |= {event.key for event in claim.events}
-            inbox.done(claim)
+            inbox.mark_done(claim)
         letters = {letter.event.key: letter.reason for letter in inbox.dead_letters()}
         engine.dispose()
         return handled, letters

@@ -7,7 +7,7 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.cli.qc import project_status, recheck_project
-from qc_webhooks.errors import HostRefused, NotConnected, NoteRefused
+from qc_webhooks.errors import WebhookHostRefused, ProjectNotConnected, NoteRefused
 from qc_webhooks.events import SUBSCRIBED_ACTIONS
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
@@ -179,7 +179,7 @@ def test_nobody_is_asked_to_label_twice_unless_the_policy_says_so(admin, setting
 )
 def test_a_refused_address_is_said_with_the_fix_and_the_poller_goes_on(admin, tmp_path, engine, url, refusal, said):
     admin.refuses = refusal
-    with pytest.raises(HostRefused, match=f"{said}.*poller finds every change"):
+    with pytest.raises(WebhookHostRefused, match=f"{said}.*poller finds every change"):
         connect(admin, PROJECT, Settings(home=tmp_path, qc_url=url), engine)
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
     assert len(admin.tabs) == 1 + len(TABS)
@@ -265,7 +265,7 @@ def test_what_people_did_to_a_tab_stays_but_its_filter_is_put_right(admin):
 
 
 def test_status_counts_verdicts_and_asks_to_connect_first(studio, box, check, settings, engine):
-    with pytest.raises(NotConnected, match="labelloop connect 7"):
+    with pytest.raises(ProjectNotConnected, match="labelloop connect 7"):
         project_status(PROJECT, settings, engine)
     ProjectStore(engine).add(PROJECT)
     task = studio.add_task()

@@ -120,13 +120,13 @@ CONTROLS = {
 
 def renamed(results, who):
     own = {"id", "from_id", "to_id", "parentID"}
-    return [{name: f"{value}-{who}" if name in own else value for name, value in each.items()} for each in results]
+    return [{name: f"{value}-{who}" if name in own else value for name, value in item.items()} for item in results]
 
 
 def nameless(results):
     """Results without their ids and what quality control says in ``meta``."""
-    told = {"id", "from_id", "to_id", "parentID", "meta", "score"}
-    return [{name: value for name, value in each.items() if name not in told} for each in results]
+    logged = {"id", "from_id", "to_id", "parentID", "meta", "score"}
+    return [{name: value for name, value in item.items() if name not in logged} for item in results]
 
 
 def task_of(annotations, **fields):
@@ -160,13 +160,13 @@ def test_every_control_survives_a_consensus_as_it_was_written(offline, name, ann
     config, results = CONTROLS[name]
     everybody = [annotation(who, renamed(results, who)) for who in range(1, annotators + 1)]
     ((task,), _) = offline(config, [task_of(everybody)])
-    (made,) = task["annotations"]
-    assert sorted(map(json.dumps, nameless(made["result"]))) == sorted(map(json.dumps, nameless(results)))
-    held = {each["id"] for each in made["result"] if "id" in each}
-    for each in made["result"]:
-        assert {each[end] for end in ("from_id", "to_id", "parentID") if end in each} <= held
-    told = task["meta"]["consensus"]
-    assert not [line for line in told["rejected"] + told["carried"] if not line["reason"]]
+    (created,) = task["annotations"]
+    assert sorted(map(json.dumps, nameless(created["result"]))) == sorted(map(json.dumps, nameless(results)))
+    held = {item["id"] for item in created["result"] if "id" in item}
+    for item in created["result"]:
+        assert {item[end] for end in ("from_id", "to_id", "parentID") if end in item} <= held
+    logged = task["meta"]["consensus"]
+    assert not [line for line in logged["rejected"] + logged["carried"] if not line["reason"]]
 
 
 # What Label Studio's own checks refuse of what Label Studio itself writes.
@@ -178,8 +178,8 @@ def test_label_studios_own_checks_take_the_consensus(offline, name):
     config, results = CONTROLS[name]
     ((task,), _) = offline(config, [task_of([annotation(who, renamed(results, who)) for who in (1, 2)])])
     referee = LabelInterface(f"<View>{config}</View>")
-    drawn = [each for each in task["annotations"][0]["result"] if each["type"] != "relation"]
-    assert referee.validate_annotation({"result": [each for each in results if each["type"] != "relation"]})
+    drawn = [item for item in task["annotations"][0]["result"] if item["type"] != "relation"]
+    assert referee.validate_annotation({"result": [item for item in results if item["type"] != "relation"]})
     assert referee.validate_annotation({"result": drawn})
 
 
@@ -192,18 +192,18 @@ def accounted(task, told):
 def test_one_annotators_spans_are_carried_whole_and_the_others_listed(offline):
     config, results = CONTROLS["links between spans"]
     shifted = [
-        each if each["type"] == "relation" else each | {"value": each["value"] | {"start": each["value"]["start"] + 1}}
-        for each in results
+        item if item["type"] == "relation" else item | {"value": item["value"] | {"start": item["value"]["start"] + 1}}
+        for item in results
     ]
     people = [renamed(results, 1), renamed(shifted, 2), renamed(results[:1], 3)]
     ((task,), printed) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(people, 1)])])
-    told = task["meta"]["consensus"]
+    logged = task["meta"]["consensus"]
     assert task["annotations"][0]["result"] == people[0]  # of most agreement with the others
-    assert accounted(task, told) == sum(map(len, people))
-    assert {line["annotator"] for line in told["carried"]} == {1}
-    assert Counter(line["annotator"] for line in told["rejected"]) == {2: 2, 3: 1}
-    assert "One annotator's answer, as it is: control (1 tasks), relation (1 tasks)" in printed
-    assert "4 regions and results are not in it" in printed
+    assert accounted(task, logged) == sum(map(len, people))
+    assert {line["annotator"] for line in logged["carried"]} == {1}
+    assert Counter(line["annotator"] for line in logged["rejected"]) == {2: 2, 3: 1}
+    assert "One annotator's answer, not merged: control (1 tasks), relation (1 tasks)" in printed
+    assert "4 regions and results are left out" in printed
 
 
 def test_the_latest_answer_is_carried_where_nothing_can_be_compared(offline):
@@ -218,8 +218,8 @@ def test_a_ground_truth_and_a_lone_annotation_are_taken_whole(offline):
     config, results = CONTROLS["rating"]
     truth = [annotation(1, renamed(results, 1), ground_truth=True), annotation(2, renamed(results, 2))]
     skipped = [annotation(1, renamed(results, 1)), annotation(2, [], was_cancelled=True)]
-    (one, two), _ = offline(config, [task_of(truth), task_of(skipped, id=2)])
-    for task, reason in ((one, "the ground truth"), (two, "the only annotation")):
+    (first, two), _ = offline(config, [task_of(truth), task_of(skipped, id=2)])
+    for task, reason in ((first, "the ground truth"), (two, "the only annotation")):
         assert task["annotations"][0]["result"] == renamed(results, 1)
         assert [line["reason"] for line in task["meta"]["consensus"]["carried"]] == [reason]
 
@@ -228,11 +228,11 @@ def test_an_annotation_that_cannot_be_read_outvotes_nobody(offline):
     config, (box,) = CONTROLS["boxes"]
     broken = box | {"value": {"x": "here"}}
     people = [[box], [broken], [broken]]
-    both, none = [annotation(who, held) for who, held in enumerate(people, 1)], [annotation(1, [broken])]
-    none += [annotation(2, [broken, box | {"id": "t"}])]
-    (one, two), _ = offline(config, [task_of(both), task_of(none, id=2)])
-    assert nameless(one["annotations"][0]["result"]) == nameless([box])
-    unread = [line for line in one["meta"]["consensus"]["rejected"] if line["reason"].startswith("not read whole")]
+    both, empty = [annotation(who, held) for who, held in enumerate(people, 1)], [annotation(1, [broken])]
+    empty += [annotation(2, [broken, box | {"id": "t"}])]
+    (first, two), _ = offline(config, [task_of(both), task_of(empty, id=2)])
+    assert nameless(first["annotations"][0]["result"]) == nameless([box])
+    unread = [line for line in first["meta"]["consensus"]["rejected"] if line["reason"].startswith("not read whole")]
     assert [(line["annotation"], line["results"]) for line in unread] == [(102, 1), (103, 1)]
     assert two["annotations"][0]["result"] == [broken, box | {"id": "t"}]  # as it is, nothing deleted
     assert two["meta"]["consensus"]["carried"][0]["reason"] == "no annotation can be read whole"
@@ -245,9 +245,9 @@ def test_annotations_without_a_number_are_submitted_all_the_same(ids, people):
     annotations = [
         annotation(0, renamed(results, who), id=id_, completed_by=who) for id_, who in zip(ids, people, strict=True)
     ]
-    found = judge(read_answers(read_task(task_of(annotations)), config=LabelConfig.parse(f"<View>{config}</View>")),
+    result = judge(read_answers(read_task(task_of(annotations)), config=LabelConfig.parse(f"<View>{config}</View>")),
                   Policy())  # fmt: skip
-    assert (found.outcome, found.annotators) == ("agreed", 2)
+    assert (result.outcome, result.annotators) == ("agreed", 2)
 
 
 @pytest.mark.parametrize("field", ["from_name", "id", "meta", "parentID", "type", "to_name", "value"])
@@ -262,8 +262,8 @@ def test_a_field_of_another_form_costs_no_other_annotation(offline, field, junk)
 def test_one_person_known_by_name_is_no_second_opinion():
     _, results = CONTROLS["boxes"]
     annotations = [annotation(0, renamed(results, n), id=n, completed_by={"email": "A@x.y "[: 5 + n]}) for n in (0, 1)]
-    found = judge(read_answers(read_task(task_of(annotations))), Policy())
-    assert (found.outcome, found.annotators) == ("waiting", 1)
+    result = judge(read_answers(read_task(task_of(annotations))), Policy())
+    assert (result.outcome, result.annotators) == ("waiting", 1)
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -273,19 +273,19 @@ def test_the_overlay_keeps_every_control_and_its_ids(name):
     read = LabelConfig.parse(f"<View>{config}</View>")
     task = read_task(task_of(everybody))
     answers = read_answers(task, config=read)
-    shown = propose(task, answers, judge(answers, Policy()), Policy(), config=read)
-    (proposed,) = (each for each in shown if each.version == CONSENSUS)
-    types = Counter(each["type"] for each in results)
-    assert Counter(each["type"] for each in proposed.result) == types
-    shared = Counter(each["id"] for each in results if "id" in each)
-    found = Counter(each["id"] for each in proposed.result if "id" in each)
-    assert sorted(found.values()) == sorted(shared.values())
+    visible = propose(task, answers, judge(answers, Policy()), Policy(), config=read)
+    (proposed,) = (item for item in visible if item.version == CONSENSUS)
+    types = Counter(item["type"] for item in results)
+    assert Counter(item["type"] for item in proposed.result) == types
+    shared = Counter(item["id"] for item in results if "id" in item)
+    result = Counter(item["id"] for item in proposed.result if "id" in item)
+    assert sorted(result.values()) == sorted(shared.values())
 
 
 def test_controls_that_share_a_region_come_from_one_annotator(offline):
-    config, (label, said) = CONTROLS["audio labels and transcript"]
-    people = [renamed([label], 1), renamed([label, said], 2), renamed([label], 3)]
+    config, (label, message) = CONTROLS["audio labels and transcript"]
+    people = [renamed([label], 1), renamed([label, message], 2), renamed([label], 3)]
     for order in itertools.permutations(people):
         ((task,), _) = offline(config, [task_of([annotation(who, held) for who, held in enumerate(order, 1)])])
-        ids = {each["id"] for each in task["annotations"][0]["result"]}
+        ids = {item["id"] for item in task["annotations"][0]["result"]}
         assert len(ids) == 1
