@@ -17,8 +17,7 @@ class Case(NamedTuple):
     """One input problem.
 
     Attributes:
-        problem: What is wrong with the input, in a few words: the first column of the page. Cases that share all
-            columns are one row.
+        problem: What is wrong with the input, in a few words. Cases with equal entries are one item of the page.
         outcome: What happens.
         make: ``make(folder)`` writes the input into an empty folder and returns the words after `labelloop`.
         says: Words that the output (stdout and stderr, white space joined) must contain. The first is on the page.
@@ -36,8 +35,8 @@ class Case(NamedTuple):
     note: str = ""
 
     @property
-    def row(self) -> str:
-        """The case as a row of the page."""
-        happens = f"{self.outcome}: {self.note}" if self.note else self.outcome
-        said = self.says[0].replace("|", "\\|").replace("<", "&lt;") if self.says else ""
-        return f"| {self.problem} | {happens} | {said} | {self.status} |"
+    def entry(self) -> str:
+        """The case as a list item of the page."""
+        outcome = f"{self.outcome} ({self.note})" if self.note else self.outcome
+        message = f' Message: "{self.says[0]}".'.replace("<", "&lt;") if self.says else ""
+        return f"- {self.problem}: *{outcome}*.{message} Exit status {self.status}."

@@ -286,7 +286,7 @@ CASES = (
         "rows are shares of the image; turned boxes and masks fail",
     ),
     Case(
-        "boxes on images of unknown size, for COCO and VOC beside YOLO",
+        "boxes on images of unknown size, for COCO, VOC and YOLO",
         "skipped and counted",
         lambda folder: command(folder, array([*unsized(), *tasks(4, first=5)])),
         ("4 image of unknown size, left out", "coco, voc: images of unknown size left out"),

@@ -195,7 +195,7 @@ CASES = (
         "the good rows become the annotation; `--incomplete skip` leaves it away",
     ),
     Case(
-        "`labelTxt` of Roboflow (DOTA) beside data.yaml",
+        "`labelTxt` of Roboflow (DOTA) next to data.yaml",
         UNREAD,
         label_txt,
         ("2 images come in without an annotation", "DOTA"),

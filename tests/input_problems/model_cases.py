@@ -65,9 +65,9 @@ CASES = (
     ),
     Case("a file cut short", "refused", spoiled(lambda data: data[:-100], checksum=False), ("cannot be served",), 1),
     Case("a file of nothing", "refused", spoiled(lambda _: b"", checksum=False), ("cannot be served",), 1),
-    Case("a byte flipped, its `.sha256` beside it", "refused", spoiled(flipped, checksum=True), ("sha256",), 1),
+    Case("a byte flipped, its `.sha256` next to it", "refused", spoiled(flipped, checksum=True), ("sha256",), 1),
     Case(
-        "another file, the old `.sha256` beside it", "refused", spoiled(lambda _: b"x", checksum=True), ("sha256",), 1
+        "another file, the old `.sha256` next to it", "refused", spoiled(lambda _: b"x", checksum=True), ("sha256",), 1
     ),
     Case("`Image.BitmapPixelFormat` `Bgr8`", "read", states(BitmapPixelFormat="Bgr8"), ("BGR 0..1",), 0),
     Case(

@@ -3,7 +3,7 @@
 import pytest
 
 from labelloop.cli.main import main
-from tests.input_problems.page import PAGE, areas, written
+from tests.input_problems.page import PAGE, areas, rendered
 
 CASES = [
     pytest.param(module, case, id=f"{module.SECTION}: {case.problem} {number}")
@@ -23,19 +23,20 @@ def test_input_problem_ends_as_the_page_says(module, case, tmp_path, monkeypatch
         prepare(monkeypatch, folder)
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in case.make(folder)])
-    told = " ".join("".join(capfd.readouterr()).split())
-    assert (ended.value.code or 0) == case.status, told
-    assert "Traceback" not in told
+    output = " ".join("".join(capfd.readouterr()).split())
+    assert (ended.value.code or 0) == case.status, output
+    assert "Traceback" not in output
     for words in case.says:
-        assert words in told
+        assert words in output
     case.after(folder)
 
 
 def test_page_lists_every_case_and_no_other():
     text = PAGE.read_text(encoding="utf-8")
-    assert text == written(text), "run `python -m tests.input_problems.page`"
+    assert text == rendered(text), "run `python -m tests.input_problems.page`"
 
 
 def test_page_has_no_section_without_cases():
-    titles = [line.removeprefix("## ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line[:3] == "## "]
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    titles = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
     assert sorted(titles) == sorted(areas())
