@@ -31,6 +31,7 @@ BENCHES: Mapping[str, str] = {
     "qc_live": "bench.qc_live",
     "queue": "bench.queue",
     "reading": "bench.reading",
+    "same_bytes": "bench.same_bytes",
     "smart": "bench.smart",
     "sources": "bench.sources",
     "submit": "bench.submit",

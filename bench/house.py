@@ -88,7 +88,7 @@ def run() -> str:
     columns: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for commit, title in COMMITS.items():
-            if (root := _checkout(commit, Path(folder) / commit)) is not None:
+            if (root := checkout(commit, Path(folder) / commit)) is not None:
                 columns[f"{commit} ({title})"] = counts(root)
     columns["now"] = counts(ROOT)
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -183,7 +183,8 @@ def _imports(module: Module, names: set[str]) -> set[str]:
     return (targets & names) - {module.name}
 
 
-def _checkout(commit: str, folder: Path) -> Path | None:
+def checkout(commit: str, folder: Path) -> Path | None:
+    """The repository at a commit; None where its history does not have it."""
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
     if archive.returncode:
         return None
