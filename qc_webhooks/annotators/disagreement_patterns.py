@@ -83,13 +83,13 @@ def find_disagreement_patterns(tasks: Iterable[TaskFacts]) -> tuple[Disagreement
     """Pairs of answers confused often enough to name a cause, the most frequent first."""
     votes: dict[str, list[dict[int, str]]] = defaultdict(list)
     for task in tasks:
-        blind = {turn.annotator for turn in task.blind}
-        for thing in task.objects:
+        blind = {annotation.annotator for annotation in task.blind}
+        for marked_object in task.objects:
             labels_by_annotator = {
-                mark.annotator: _name(mark.labels) for mark in thing.marks if mark.annotator in blind
+                mark.annotator: _name(mark.labels) for mark in marked_object.marks if mark.annotator in blind
             }
             if labels_by_annotator:
-                votes[thing.control].append({who: labels_by_annotator.get(who, ABSENT) for who in blind})
+                votes[marked_object.control].append({who: labels_by_annotator.get(who, ABSENT) for who in blind})
         for question in task.questions:
             votes[question.control].append({who: _name(answer) for who, answer in question.votes if who in blind})
     patterns = [pattern for control, items in votes.items() for pattern in _patterns_of_control(control, items)]

@@ -60,11 +60,14 @@ def detect_drift(tasks: Sequence[TaskFacts]) -> dict[int, Drift]:
     """Drift by annotator id; annotators without a significant change or without enough tasks are absent."""
     times_by_annotator: dict[int, list[float]] = defaultdict(list)
     compared = _latest_within_limit(
-        sorted((task for task in tasks if task.pairs and task.last_annotated_at > 0), key=lambda task: task.last_annotated_at)
+        sorted(
+            (task for task in tasks if task.pairs and task.last_annotated_at > 0),
+            key=lambda task: task.last_annotated_at,
+        )
     )
     for task in compared:
-        for turn in task.blind:
-            times_by_annotator[turn.annotator].append(task.last_annotated_at)
+        for annotation in task.blind:
+            times_by_annotator[annotation.annotator].append(task.last_annotated_at)
     segments = {who: _segment_starts(times) for who, times in times_by_annotator.items()}
     columns: dict[tuple[int, int], int] = {}
     for who, starts in segments.items():

@@ -130,18 +130,22 @@ def _against_truths(tasks: Sequence[TaskFacts], *, served: bool) -> dict[int, Es
     """
     scores: dict[int, list[float]] = defaultdict(list)
     for task in tasks:
-        for turn in task.blind:
-            if turn.ground_truth_agreement is not None and turn.measures_annotator == served:
-                scores[turn.annotator].append(turn.ground_truth_agreement)
+        for annotation in task.blind:
+            if annotation.ground_truth_agreement is not None and annotation.measures_annotator == served:
+                scores[annotation.annotator].append(annotation.ground_truth_agreement)
     return {who: _mean(np.array(values), _MIN_TRUTHS) for who, values in scores.items()}
 
 
 def _worst_against_truth(tasks: Sequence[TaskFacts]) -> dict[int, tuple[tuple[int, float], ...]]:
     scores: dict[int, list[tuple[float, int]]] = defaultdict(list)
     for task in tasks:
-        for turn in task.blind:
-            if turn.measures_annotator and turn.ground_truth_agreement is not None and turn.ground_truth_agreement < 1:
-                scores[turn.annotator].append((turn.ground_truth_agreement, task.task))
+        for annotation in task.blind:
+            if (
+                annotation.measures_annotator
+                and annotation.ground_truth_agreement is not None
+                and annotation.ground_truth_agreement < 1
+            ):
+                scores[annotation.annotator].append((annotation.ground_truth_agreement, task.task))
     return {who: tuple((task, score) for score, task in sorted(pairs)[:_MAX_WORST]) for who, pairs in scores.items()}
 
 
@@ -170,8 +174,8 @@ def _mean(scores: Floats, enough: int = 5) -> Estimate:
 def _sizes(tasks: Sequence[TaskFacts]) -> dict[int, Estimate]:
     logs: dict[int, list[float]] = defaultdict(list)
     for task in tasks:
-        for thing in task.objects:
-            areas = [(mark.annotator, math.log(mark.area)) for mark in thing.marks if mark.area > 0]
+        for marked_object in task.objects:
+            areas = [(mark.annotator, math.log(mark.area)) for mark in marked_object.marks if mark.area > 0]
             total = sum(area for _, area in areas)
             for who, area in areas if len(areas) > 1 else ():
                 logs[who].append(area - (total - area) / (len(areas) - 1))

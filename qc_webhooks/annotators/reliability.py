@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence
 from labelloop.labeling.consensus.crowd import Answer, ConfusionModel, LabelledItem
 from labelloop.labeling.consensus.detection_model import DetectionModel, ObjectEvidence
-from qc_webhooks.statistics.bootstrap import MIN_UNITS, LEVEL, Estimate
+from qc_webhooks.statistics.bootstrap import LEVEL, MIN_UNITS, Estimate
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +97,9 @@ def rate_annotators(tasks: Sequence[Evidence], crowd: AnnotatorModel) -> tuple[R
     """
     counts = Counter(who for task in tasks for who in task.rated_annotators)
     regions = _rate_regions(tasks, crowd.detection)
-    labels = _rate_controls((item for task in tasks for item in task.objects() if item.is_real is not False), crowd.labels)
+    labels = _rate_controls(
+        (item for task in tasks for item in task.objects() if item.is_real is not False), crowd.labels
+    )
     choices = _rate_controls((item for task in tasks for item in task.answers()), crowd.choices)
     return tuple(
         Reliability(who, counts[who], regions.get(who), labels.get(who, {}), choices.get(who, {}))

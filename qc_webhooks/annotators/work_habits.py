@@ -47,15 +47,15 @@ def measure_speed(tasks: Iterable[TaskFacts]) -> dict[int, Speed]:
     by_region: dict[int, list[float]] = defaultdict(list)
     ratios: dict[int, list[float]] = defaultdict(list)
     for task in tasks:
-        timed = [turn for turn in task.blind if turn.seconds]
-        for turn in timed:
-            seconds = turn.seconds or 0.0
-            seconds_by_annotator[turn.annotator].append(seconds)
-            if turn.regions:
-                by_region[turn.annotator].append(seconds / turn.regions)
-            others = [math.log(other.seconds or 1.0) for other in timed if other is not turn]
+        timed = [annotation for annotation in task.blind if annotation.seconds]
+        for annotation in timed:
+            seconds = annotation.seconds or 0.0
+            seconds_by_annotator[annotation.annotator].append(seconds)
+            if annotation.regions:
+                by_region[annotation.annotator].append(seconds / annotation.regions)
+            others = [math.log(other.seconds or 1.0) for other in timed if other is not annotation]
             if others:
-                ratios[turn.annotator].append(math.log(seconds) - sum(others) / len(others))
+                ratios[annotation.annotator].append(math.log(seconds) - sum(others) / len(others))
     return {
         who: Speed(
             len(times),
@@ -110,7 +110,7 @@ def find_duplicates(tasks: Iterable[TaskFacts]) -> dict[int, tuple[DuplicatePair
     duplicate_counts: dict[tuple[int, int], int] = defaultdict(int)
     later_flags: dict[tuple[int, int], list[bool]] = defaultdict(list)
     for task in tasks:
-        submitted_at = {turn.annotator: turn.submitted_at for turn in task.blind}
+        submitted_at = {annotation.annotator: annotation.submitted_at for annotation in task.blind}
         for pair in task.pairs:
             key = min(pair.a, pair.b), max(pair.a, pair.b)
             if not (key[0] in submitted_at and key[1] in submitted_at):
@@ -164,12 +164,12 @@ def measure_prelabel_bias(tasks: Iterable[TaskFacts]) -> dict[int, PrelabelBias]
     corrected_by_others: Counter[int] = Counter()
     left: Counter[int] = Counter()
     for task in tasks:
-        blind = {turn.annotator for turn in task.blind}
+        blind = {annotation.annotator for annotation in task.blind}
         prelabelled = {
-            mark.annotator for thing in task.objects for mark in thing.marks if mark.origin != BY_HAND
+            mark.annotator for marked_object in task.objects for mark in marked_object.marks if mark.origin != BY_HAND
         } & blind
-        for thing in task.objects:
-            origins = {mark.annotator: mark.origin for mark in thing.marks if mark.annotator in blind}
+        for marked_object in task.objects:
+            origins = {mark.annotator: mark.origin for mark in marked_object.marks if mark.annotator in blind}
             for who, origin in origins.items():
                 prelabels[who] += origin != BY_HAND
                 untouched[who] += origin == UNTOUCHED

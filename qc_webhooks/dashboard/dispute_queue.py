@@ -175,7 +175,7 @@ class DisputeQueue:
             with begin_read(self._engine) as connection:
                 return connection.scalar(query.order_by(direction(column), direction(TASKS.c.task)).limit(1))
 
-        return nearest(up=down), nearest(up=not down)
+        return nearest(ascending=down), nearest(ascending=not down)
 
     def iter_disputes(self, search: Search) -> Iterator[dict[str, Any]]:
         """Rows of all matching tasks, for a download."""

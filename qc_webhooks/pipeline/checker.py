@@ -282,7 +282,9 @@ class Checker:
         tolerance = policy.tolerance
         try:
             facts = facts_of(labeled_task, answers, verdict, tolerance, config=config, clusters=clusters())
-            drawing = draw_dispute(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
+            drawing = (
+                draw_dispute(answers, verdict, policy, clusters=clusters()) if verdict.outcome == "disputed" else None
+            )
             self._facts.save(project, msgspec.structs.replace(facts, review=needs_review(context)), drawing)
         except Exception:  # a shape that cannot be drawn must not block the verdict
             log.exception("facts_failed", project=project, task=labeled_task.id)

@@ -19,8 +19,8 @@ from qc_webhooks.artifacts.overlays import CONSENSUS, Overlay, overlay_key, over
 from qc_webhooks.artifacts.review_copy import (
     ORIGIN,
     ReviewCopy,
-    ReviewDecision,
     ReviewCopyContent,
+    ReviewDecision,
     copy_data,
     decision_of,
     origin_name,

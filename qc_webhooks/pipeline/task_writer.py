@@ -8,7 +8,7 @@ import structlog
 from labelloop.labeling.studio.task import Task, read_task
 from labelloop.service.studio import Studio
 from qc_webhooks.artifacts.overlays import Overlay, overlay_key, overlays_of
-from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewDecision, ReviewCopyContent, imported_annotation
+from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewCopyContent, ReviewDecision, imported_annotation
 from qc_webhooks.decision.context import KEYS, Action, LastDecision
 from qc_webhooks.errors import WriteLost
 from qc_webhooks.pipeline.review_project import ReviewProjects, write_overlays

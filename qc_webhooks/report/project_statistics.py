@@ -14,9 +14,8 @@ from labelloop.labeling.studio.task import Task
 from qc_webhooks.agreement.answers import Answers, complete_answers
 from qc_webhooks.annotators.reliability import answer_name
 from qc_webhooks.statistics import ABSENT, MIN_UNITS, Estimate, Ratings, describe
-from qc_webhooks.statistics.agreement_coefficients import positive_agreements
+from qc_webhooks.statistics.agreement_coefficients import DETECTION, NOMINAL, NUMBER, ORDINAL, positive_agreements
 from qc_webhooks.statistics.bootstrap import LEVEL, RESAMPLES
-from qc_webhooks.statistics.agreement_coefficients import DETECTION, NOMINAL, NUMBER, ORDINAL
 from qc_webhooks.verdict.dispute_card import annotator_view
 
 # Result type of an answer about the whole task -> kind of ratings.
@@ -69,11 +68,11 @@ class ProjectStatistics:
         units_by_key: dict[tuple[str, str], Units] = defaultdict(list)
         for task in self.evidence:
             # A ground truth is no vote, so an object marked by it alone has no ratings.
-            for thing in task.objects():
-                answers = {who: answer_name(answer) for who, answer in thing.votes}
+            for marked_object in task.objects():
+                answers = {who: answer_name(answer) for who, answer in marked_object.votes}
                 if answers:
-                    units_by_key[thing.control, NOMINAL].append(answers)
-                    units_by_key[thing.control, DETECTION].append(
+                    units_by_key[marked_object.control, NOMINAL].append(answers)
+                    units_by_key[marked_object.control, DETECTION].append(
                         {who: answers.get(who, ABSENT) for who in task.rated_annotators}
                     )
             for question in task.answers():

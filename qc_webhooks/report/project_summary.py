@@ -230,10 +230,10 @@ class _Timeline:
                 day[4] += task.agreement**2
                 day[5] += task.outcome == "disputed"
         # Annotations requested to measure their annotator do not count.
-        needed = sum(not turn.measures_annotator for turn in blind)
+        needed = sum(not annotation.measures_annotator for annotation in blind)
         if (task.outcome == "agreed" or task.review) and needed:
             self._settled[needed] += 1
-        self._seconds += [turn.seconds for turn in blind if turn.seconds]
+        self._seconds += [annotation.seconds for annotation in blind if annotation.seconds]
 
     def days(self) -> tuple[tuple[Day, ...], bool]:
         weekly = len(self._days) > _MAX_DAYS
@@ -280,10 +280,12 @@ def _mean_with_interval(n: int, total: float, squares: float, enough: int = MIN_
 def _votes(tasks: Sequence[TaskFacts]) -> Iterator[tuple[int, str, dict[int, str]]]:
     """(task index, control, annotator -> answer) of each object and question; ``(absent)`` for a missing object."""
     for index, task in enumerate(tasks):
-        blind = [turn.annotator for turn in task.blind]
-        for thing in task.objects:
-            labels_by_annotator = {mark.annotator: " + ".join(mark.labels) or "(no label)" for mark in thing.marks}
-            yield index, thing.control, {who: labels_by_annotator.get(who, ABSENT) for who in blind}
+        blind = [annotation.annotator for annotation in task.blind]
+        for marked_object in task.objects:
+            labels_by_annotator = {
+                mark.annotator: " + ".join(mark.labels) or "(no label)" for mark in marked_object.marks
+            }
+            yield index, marked_object.control, {who: labels_by_annotator.get(who, ABSENT) for who in blind}
         for question in task.questions:
             yield (
                 index,

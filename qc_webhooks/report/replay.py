@@ -87,8 +87,8 @@ class Replay:
         seconds: list[list[float]] = []
         nan = float("nan")
         for task in tasks:
-            turns = [turn for turn in task.annotations if not turn.ground_truth]
-            annotators = [turn.annotator for turn in turns]
+            turns = [annotation for annotation in task.annotations if not annotation.ground_truth]
+            annotators = [annotation.annotator for annotation in turns]
             scores = {frozenset((pair.a, pair.b)): pair for pair in task.pairs}
             replayed = annotators[:MAX_ANNOTATORS]
             pairs = [
@@ -98,7 +98,9 @@ class Replay:
             counts.append(len(annotators))
             overall.append([nan if pair is None else pair.overall for pair in pairs])
             lowest.append([nan if pair is None else min(pair.overall, *pair.controls.values(), 1.0) for pair in pairs])
-            times = [turn.seconds if turn.seconds is not None else nan for turn in turns[:MAX_ANNOTATORS]]
+            times = [
+                annotation.seconds if annotation.seconds is not None else nan for annotation in turns[:MAX_ANNOTATORS]
+            ]
             seconds.append(times + [nan] * (MAX_ANNOTATORS - len(times)))
         return cls(
             np.array(counts, dtype=np.int16),

@@ -29,7 +29,7 @@ from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation, describe_violations
 from qc_webhooks.report.project_statistics import ProjectStatistics, mean_estimate
 from qc_webhooks.statistics import consensus_score, overall_score, pairwise_score
-from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, annotator_view
+from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
 from qc_webhooks.verdict.merged_annotation import Merged, merge, whole_annotation
 from qc_webhooks.verdict.note import write_note
 from qc_webhooks.verdict.task_facts import TaskFacts, facts_of

@@ -108,7 +108,9 @@ class AnnotatorModelScheduler:
     def update(self, project: int) -> int:
         """Estimate one project's annotator model and submit uncertain tasks for a recheck. Returns their number."""
         started, extent = time.monotonic(), self._facts.extent(project)
-        facts = [record for record in self._facts.iter_project(project, latest=MAX_TASKS) if len(record.annotations) > 1]
+        facts = [
+            record for record in self._facts.iter_project(project, latest=MAX_TASKS) if len(record.annotations) > 1
+        ]
         if len(facts) < MIN_TASKS:
             return 0
         crowd = fit_annotator_model(record.evidence() for record in facts)
@@ -130,7 +132,7 @@ class AnnotatorModelScheduler:
             states = {int(row.task): str(row.fingerprint) for row in connection.execute(query)}
         rechecked = 0
         for record in facts:
-            if record.task not in states or any(turn.ground_truth for turn in record.annotations):
+            if record.task not in states or any(annotation.ground_truth for annotation in record.annotations):
                 continue
             if expected_gain(record.evidence(), crowd, max_annotators=policy.max_annotators).gain >= policy.least_gain:
                 hint = uncertain_consensus_event(project, record.task, states[record.task], source="crowd")

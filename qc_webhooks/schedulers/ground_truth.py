@@ -14,7 +14,13 @@ from labelloop.service.db.engine import begin_read
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.studio import Studio
-from qc_webhooks.decision.ground_truth_sampling import GroundTruthTask, RequestedOverlap, active_since, annotator_quotas, tasks_to_serve
+from qc_webhooks.decision.ground_truth_sampling import (
+    GroundTruthTask,
+    RequestedOverlap,
+    active_since,
+    annotator_quotas,
+    tasks_to_serve,
+)
 from qc_webhooks.events import ground_truth_event
 from qc_webhooks.policy import Policy
 from qc_webhooks.store.projects import ProjectStore
@@ -194,7 +200,9 @@ class GroundTruthScheduler:
             for task, row in rows.items()
             if row.ours
         ]
-        candidates = sorted(candidates, key=lambda row: (not row.is_open, row.due_threshold, row.task))[:_MAX_CANDIDATES]
+        candidates = sorted(candidates, key=lambda row: (not row.is_open, row.due_threshold, row.task))[
+            :_MAX_CANDIDATES
+        ]
         histories = annotator_quotas(
             (
                 (row.annotator, row.task, row.annotation, row.updated_at)
@@ -202,7 +210,7 @@ class GroundTruthScheduler:
                 if truths.get(row.task) != row.annotation
             ),
             truths,
-            present=active_since(self._clock()),
+            since=active_since(self._clock()),
             share=policy.ground_truth_share,
         )
         return tasks_to_serve(candidates, [row for row in histories if row.recent], first=policy.ground_truth_first)

@@ -67,7 +67,9 @@ class DecisionStore:
                 chunk = ids[start : start + _IDS_PER_QUERY]
                 rows = connection.execute(sa.select(ANNOTATIONS).where(ANNOTATIONS.c.annotation.in_(chunk)))
                 for row in rows:
-                    places.setdefault(row.annotation, []).append(StoredAnnotation(row.project, row.task, row.updated_at))
+                    places.setdefault(row.annotation, []).append(
+                        StoredAnnotation(row.project, row.task, row.updated_at)
+                    )
         return places
 
     def annotation_versions(self, project: int, tasks: Sequence[int] | None = None) -> dict[int, dict[int, str]]:

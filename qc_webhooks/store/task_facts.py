@@ -73,7 +73,7 @@ def facts_row(project: int, facts: TaskFacts, drawing: DisputeDrawing | None) ->
         "at": facts.last_annotated_at,
         "kept_at": time.time(),
         "kinds": f" {' '.join(kinds)} ",
-        "people": f" {' '.join(str(turn.annotator) for turn in facts.annotations)} ",
+        "people": f" {' '.join(str(annotation.annotator) for annotation in facts.annotations)} ",
         "facts": msgspec.json.encode(facts).decode(),
         "drawing": None if drawing is None else msgspec.json.encode(drawing).decode(),
     }

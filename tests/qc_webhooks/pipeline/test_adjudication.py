@@ -79,8 +79,8 @@ def test_regions_say_what_is_disputed_and_name_nobody(studio, check, review):
     assert car["meta"]["text"] == ["2 x Car, 1 x Person."]
     assert 0.5 < car["score"] <= 1
     label, extra = (item["meta"]["text"][0] for item in studio.overlay(review, "QC: C")["result"])
-    assert label.startswith("One says Car, another says Person")
-    assert extra.startswith("One has a Car")
+    assert label.startswith("One annotator says Car, another says Person")
+    assert extra.startswith("One annotator has a Car")
     assert "annotator" not in json.dumps(studio.stored[review]["predictions"]).replace("annotators marked", "")
 
 

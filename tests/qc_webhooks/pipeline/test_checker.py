@@ -39,8 +39,8 @@ def test_a_dispute_is_written_down_and_one_more_annotator_is_asked_in_one_write(
         "qc_status": "disputed",
         "qc_agreement": 0.0,
         "qc_annotators": 2,
-        "qc_note": "One has a Car at the upper left, another has not. "
-        "One has a Car at the upper right, another has not.",
+        "qc_note": "One annotator has a Car at the upper left, another does not. "
+        "One annotator has a Car at the upper right, another does not.",
         "qc_review": "no",
     }
 
