@@ -63,7 +63,7 @@ class NotAnEvent(QualityControlError):
         super().__init__(f"This is not an event of Label Studio: {reason}.")
 
 
-class HostRefused(QualityControlError):
+class WebhookHostRefused(QualityControlError):
     """Label Studio rejects the URL of our webhook.
 
     Attributes:
@@ -89,7 +89,7 @@ class NoteRefused(QualityControlError):
         )
 
 
-class NotConnected(QualityControlError):
+class ProjectNotConnected(QualityControlError):
     """A project that is not connected to quality control."""
 
     code = "not_connected"
@@ -115,11 +115,11 @@ class WriteLost(QualityControlError):
     code = "write_lost"
     status = 502
 
-    def __init__(self, project: int, task: int, wanted: object, found: object) -> None:
+    def __init__(self, project: int, task: int, expected: object, actual: object) -> None:
         super().__init__(
-            f"Task {task} of project {project} did not keep what was written: {wanted!r} became {found!r}."
+            f"Task {task} of project {project} did not keep what was written: {expected!r} became {actual!r}."
         )
-        self.project, self.task, self.wanted, self.found = project, task, wanted, found
+        self.project, self.task, self.expected, self.actual = project, task, expected, actual
 
 
 class WrongSecret(QualityControlError):

@@ -12,7 +12,7 @@ from labelloop.service.jobs.inbox import Event, Inbox
 from labelloop.service.jobs.jobs import Handler, PeriodicJob, Reject
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
-from qc_webhooks.events import PROJECT, TASK, copy_hint, overlay_hint, recheck_hint
+from qc_webhooks.events import PROJECT, TASK, overlay_event, recheck_event, review_copy_event
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.reconcile import Reconciler
 from qc_webhooks.pipeline.review_project import ReviewStore, browser_path, ensure_review_project
@@ -58,7 +58,7 @@ def handlers(settings: Settings, studio: Studio, engine: Engine) -> Mapping[str,
             # A reviewer's submission belongs to the original task, which is checked by an event of its own.
             origin = reviews.origin(int(project), int(id_))
             if origin is not None:
-                event = recheck_hint(*origin, source="review")
+                event = recheck_event(*origin, source="review")
                 inbox.put(event.topic, event.subject, event.key, event.payload)
             return
         try:
@@ -85,7 +85,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
         try:
             ensure_review_project(studio, project, settings, reviews)
         finally:  # whatever failed, waiting tasks are copied
-            recall_uncopied(memory, reviews, inbox, project)
+            requeue_without_copy(memory, reviews, inbox, project)
         if (review := reviews.review_of(project)) is not None:
             ensure_webhook(studio, review, settings)  # last: if Label Studio rejects it, the poller still works
 
@@ -94,7 +94,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
             try:
                 overlap.raise_overlaps(connected.project)
                 ensure_tabs(studio, connected.project)
-                recall_withheld(studio, memory, inbox, connected.project)
+                requeue_without_overlays(studio, memory, inbox, connected.project)
                 if policy(connected.project).review_project:
                     review_project(connected.project)
             except (LabelloopError, LabelingError) as error:
@@ -103,7 +103,7 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
     def submitted() -> None:
         for project, review in reviews.all().items():
             try:
-                recall_submitted(studio, reviews, inbox, review)
+                requeue_submitted(studio, reviews, inbox, review)
             except LabelloopError as error:
                 log.warning("reviews_failed", project=project, review=review, reason=str(error))
 
@@ -118,35 +118,35 @@ def periodic_jobs(settings: Settings, studio: Studio, engine: Engine) -> list[Pe
     ]
 
 
-def recall_withheld(studio: Studio, memory: DecisionStore, inbox: Inbox, project: int) -> int:
+def requeue_without_overlays(studio: Studio, memory: DecisionStore, inbox: Inbox, project: int) -> int:
     """Check disputes again whose overlays waited for a model version, once the project has one."""
     waiting = memory.reviews_without_overlays(project)
     if not waiting or not studio.project(project).get("model_version"):
         return 0
-    events = [overlay_hint(project, task, fingerprint, source="poll") for task, fingerprint in waiting.items()]
+    events = [overlay_event(project, task, fingerprint, source="poll") for task, fingerprint in waiting.items()]
     return sum(inbox.put(event.topic, event.subject, event.key, event.payload) for event in events)
 
 
-def recall_uncopied(memory: DecisionStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
+def requeue_without_copy(memory: DecisionStore, reviews: ReviewStore, inbox: Inbox, project: int) -> int:
     """Check tasks again that waited for a reviewer before there was a review project."""
     review = reviews.review_of(project)
     if review is None:
         return 0
     events = [
-        copy_hint(project, task, state, review, source="poll")
+        review_copy_event(project, task, state, review, source="poll")
         for task, state in memory.reviews_without_copy(project).items()
     ]
     return sum(inbox.put(event.topic, event.subject, event.key, event.payload) for event in events)
 
 
-def recall_submitted(studio: Studio, reviews: ReviewStore, inbox: Inbox, review: int) -> int:
+def requeue_submitted(studio: Studio, reviews: ReviewStore, inbox: Inbox, review: int) -> int:
     """Find submissions in a review project that no webhook reported; a copy is removed once it is decided."""
     done = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
     requeued = 0
     for task in studio.stamps(review, filters={"conjunction": "and", "items": [done]}):
         origin = reviews.origin(review, task.id)
         if origin is not None:
-            event = recheck_hint(*origin, source="poll")
+            event = recheck_event(*origin, source="poll")
             requeued += inbox.put(event.topic, event.subject, event.key, event.payload)
     return requeued
 

@@ -100,7 +100,9 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _download_part(release: Release, part: Path, url: str, *, client: httpx.Client, progress: Progress, file: Path) -> None:
+def _download_part(
+    release: Release, part: Path, url: str, *, client: httpx.Client, progress: Progress, file: Path
+) -> None:
     failures, pause_s = 0, PAUSE_S
     while True:
         before = part.stat().st_size if part.is_file() else 0

@@ -43,7 +43,9 @@ def catalogue_lines() -> Iterator[str]:
         yield f"{name:<{width}}  {entry.purpose}; {entry.licence}"
 
 
-def pull(entry: CatalogueEntry, folder: Path, *, source: str = "", client: httpx.Client | None = None) -> tuple[Path, ...]:
+def pull(
+    entry: CatalogueEntry, folder: Path, *, source: str = "", client: httpx.Client | None = None
+) -> tuple[Path, ...]:
     """Download every file of an entry and check it.
 
     Args:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import structlog
 
 from labelloop.service.errors import Busy
-from labelloop.service.media import MediaError, DecodedImage
+from labelloop.service.media import DecodedImage, MediaError
 from labelloop.service.memory_budget import Abandoned, never_abandoned
 from ml_backend.detection.detections import Detections
 from ml_backend.detection.preprocess import Fit, Prepared, prepare

@@ -59,19 +59,19 @@ class ProjectOptions(msgspec.Struct, frozen=True, omit_defaults=True):
         score_thresholds: Minimum score by model class or by label; takes precedence over every other threshold.
         slice: Side of the tiles that larger images are cut into, pixels; 0: no slicing.
         slice_overlap: Share of a tile that overlaps its neighbour, in [0, 0.9].
-        usual: Minimum score by class where neither project nor control sets one; comes with a model version.
+        model_thresholds: Minimum score by class where neither project nor control sets one; comes with a model version.
     """
 
     score_threshold: float | None = None
     score_thresholds: dict[str, float] = {}
     slice: int = 0
     slice_overlap: float = 0.2
-    usual: Mapping[str, float] = {}
+    model_thresholds: Mapping[str, float] = {}
 
 
 def with_thresholds(options: ProjectOptions, thresholds: Mapping[str, float]) -> ProjectOptions:
     """Return the options with the thresholds of a model version as defaults; those of the project take precedence."""
-    return msgspec.structs.replace(options, usual=thresholds) if thresholds else options
+    return msgspec.structs.replace(options, model_thresholds=thresholds) if thresholds else options
 
 
 class TaskPrediction(msgspec.Struct, frozen=True):

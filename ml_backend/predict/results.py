@@ -56,7 +56,7 @@ def target_thresholds(
         default: Score threshold of the backend.
     """
     threshold = default if options.score_threshold is None else options.score_threshold
-    defaults = options.usual if options.score_threshold is None else {}
+    defaults = options.model_thresholds if options.score_threshold is None else {}
     by_name = options.score_thresholds
     return [
         TargetThresholds(target, target.thresholds(threshold, names=names, by_name=by_name, class_defaults=defaults))

@@ -149,9 +149,7 @@ class _Endpoints:
             self._tasks.labels("interactive").inc(len(predict_request.tasks))
             config, context = read_config(predict_request.label_config), (predict_request.params or {})["context"]
             with self._smart_limiter.acquire():
-                return _json(
-                    {"results": [self._smart.answer(task, config, context) for task in predict_request.tasks]}
-                )
+                return _json({"results": [self._smart.answer(task, config, context) for task in predict_request.tasks]})
         with self._limiter.acquire() as waited_s:
             served = self._serving.served(predict_request.project)
             detector, options = served.detector, self._projects.options(predict_request.project)

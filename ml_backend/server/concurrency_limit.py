@@ -28,7 +28,7 @@ class ConcurrencyLimiter:
         """Create the limiter.
 
         Args:
-            at_once: Requests that may run; `WAITING` times as many may wait.
+            slots: Requests that may run; `QUEUED_PER_SLOT` times as many may wait.
             wait_s: Longest wait, seconds.
         """
         self._free = threading.Semaphore(slots)

@@ -18,7 +18,9 @@ MAX_ID_DIGITS = 9
 class Pages:
     """The views; their content is read per request."""
 
-    def __init__(self, settings: Settings, door: LearningService, serving: ModelServer, projects: ProjectOptionsStore) -> None:
+    def __init__(
+        self, settings: Settings, door: LearningService, serving: ModelServer, projects: ProjectOptionsStore
+    ) -> None:
         self._studio = settings.label_studio_public_url or settings.label_studio_url
         self._learning = door
         self._serving = serving
@@ -27,7 +29,8 @@ class Pages:
     def front(self) -> Response:
         """The front page: what this service is, with a link to each project's training page."""
         projects = [
-            (number, labelled, self._active(number), self._notes(number)) for number, labelled in self._learning.projects()
+            (number, labelled, self._active(number), self._notes(number))
+            for number, labelled in self._learning.projects()
         ]
         return _page(front_page(projects, served=self._active()))
 

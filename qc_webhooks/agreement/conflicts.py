@@ -114,8 +114,14 @@ def region_conflicts(
     return (
         *missing,
         *extra,
-        *(_duplicate(control, first[original], first[index], of_first=True) for index, original in duplicates_a.items()),
-        *(_duplicate(control, second[original], second[index], of_first=False) for index, original in duplicates_b.items()),
+        *(
+            _duplicate(control, first[original], first[index], of_first=True)
+            for index, original in duplicates_a.items()
+        ),
+        *(
+            _duplicate(control, second[original], second[index], of_first=False)
+            for index, original in duplicates_b.items()
+        ),
         *(_grouped("merged", control, a, b, group) for group in merged),
         *(_grouped("split", control, b, a, group) for group in split),
         *pair_conflicts,
@@ -176,8 +182,8 @@ def span_conflicts(
         ]  # fmt: skip
         conflicts += [
             Conflict(
-                "attribute", name, _attribute_values(first, name), _attribute_values(second, name), None, pair.iou, (first.id, second.id), 0,
-                "span", where=_span_text(first),
+                "attribute", name, _attribute_values(first, name), _attribute_values(second, name), None, pair.iou,
+                (first.id, second.id), 0, "span", where=_span_text(first),
             )
             for name in sorted({*first.attributes, *second.attributes})
             if _attribute_values(first, name) != _attribute_values(second, name)

@@ -79,18 +79,20 @@ def match_regions(a: Sequence[Region], b: Sequence[Region], *, match_iou: float,
     return match_labelled(a, b, similarities, match=match_iou, near=near_iou)
 
 
-def match_labelled(a: Sequence[Labelled], b: Sequence[Labelled], similarities: Pairs, *, match: float, near: float) -> Matching:
-    """Match any labelled things of two annotators with the greatest sum of similarities.
+def match_labelled(
+    a: Sequence[Labelled], b: Sequence[Labelled], similarities: Pairs, *, match: float, near: float
+) -> Matching:
+    """Match any labelled regions or spans of two annotators with the greatest sum of similarities.
 
     Args:
-        a: Things of the first annotator, at least one.
-        b: Things of the second, at least one.
-        alike: Similarities in [0, 1]; pairs below ``near`` may be omitted.
-        match: Minimum similarity of the same thing, above 0.
+        a: Those of the first annotator, at least one.
+        b: Those of the second, at least one.
+        similarities: Similarities in [0, 1]; pairs below ``near`` may be omitted.
+        match: Minimum similarity of the same object, above 0.
         near: Minimum similarity of a pair that is reported as a bad fit.
     """
     candidates = similarities.where(similarities.values >= near - ROUNDING)
-    if len({_image_of(thing) for thing in (*a, *b)}) > 1:
+    if len({_image_of(item) for item in (*a, *b)}) > 1:
         pairs = zip(candidates.rows.tolist(), candidates.columns.tolist(), strict=True)
         candidates = candidates.where(
             np.array([_image_of(a[row]) == _image_of(b[column]) for row, column in pairs], dtype=bool)
@@ -125,7 +127,7 @@ def _label_agreements(a: Sequence[Labelled], b: Sequence[Labelled], pairs: Pairs
     """Label agreement of each pair, (n,); computed only for pairs with different labels."""
     label_ids: dict[tuple[str, ...], int] = {}
     ids_a, ids_b = (
-        np.array([label_ids.setdefault(thing.labels, len(label_ids)) for thing in things]) for things in (a, b)
+        np.array([label_ids.setdefault(item.labels, len(label_ids)) for item in things]) for things in (a, b)
     )
     agreements = np.ones(len(pairs.rows))
     for index in np.flatnonzero(ids_a[pairs.rows] != ids_b[pairs.columns]).tolist():
@@ -133,8 +135,8 @@ def _label_agreements(a: Sequence[Labelled], b: Sequence[Labelled], pairs: Pairs
     return agreements
 
 
-def _image_of(thing: Labelled) -> tuple[str, int]:
-    return thing.to_name, getattr(thing, "item_index", 0)
+def _image_of(item: Labelled) -> tuple[str, int]:
+    return item.to_name, getattr(item, "item_index", 0)
 
 
 def _assign(

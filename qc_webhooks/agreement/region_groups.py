@@ -178,7 +178,9 @@ def _may_contain_two(parts: Sequence[Region], wholes: Sequence[Region], near: Pa
     bounds = np.array([part.geometry.bounds for part in parts])
     shapes = [part.geometry for part in parts]
     plain = np.array([isinstance(shape, Rectangle | Polygon | Ellipse) for shape in shapes])
-    areas = shape_areas([shape if is_plain else _NOTHING for shape, is_plain in zip(shapes, plain.tolist(), strict=True)])
+    areas = shape_areas(
+        [shape if is_plain else _NOTHING for shape, is_plain in zip(shapes, plain.tolist(), strict=True)]
+    )
     bounds_areas = (bounds[:, 2:] - bounds[:, :2]).prod(axis=1)
     # A part's share inside a whole is at most that of its bounds; a part without area has no upper limit.
     max_ratio = np.divide(bounds_areas, areas, out=np.full(len(parts), np.inf), where=plain & (areas > 0))

@@ -19,8 +19,8 @@ def position_text(bounds: tuple[float, float, float, float] | None, item_index: 
     if bounds is None:
         return ""
     left, top, right, bottom = bounds
-    place = _POSITIONS[_third((top + bottom) / 2)][_third((left + right) / 2)]
-    return f"{place} of image {item_index + 1}" if item_index else place
+    position = _POSITIONS[_third((top + bottom) / 2)][_third((left + right) / 2)]
+    return f"{position} of image {item_index + 1}" if item_index else position
 
 
 def bounds_of(region: Region) -> tuple[float, float, float, float]:
@@ -35,5 +35,5 @@ def region_name(labels: tuple[str, ...], shape: str) -> str:
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _third(position: float) -> int:
-    return min(max(int(position * 3), 0), 2)
+def _third(coordinate: float) -> int:
+    return min(max(int(coordinate * 3), 0), 2)

@@ -19,7 +19,7 @@ STANCE = "QC: {letter}"
 _NAMES = re.compile(r"QC consensus|QC: [A-Z]")
 
 # Identity of an overlay: its name and a digest of its results.
-Mark = tuple[str, str]
+OverlayKey = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Overlay:
     score: float | None
 
     @property
-    def mark(self) -> Mark:
+    def key(self) -> OverlayKey:
         """Its identity in Label Studio."""
         return self.version, digest(self.result)
 
@@ -54,7 +54,7 @@ def overlays_of(task: Task) -> tuple[ModelPrediction, ...]:
     return tuple(sorted(overlays, key=lambda prediction: prediction.id or 0))
 
 
-def mark_of(prediction: ModelPrediction) -> Mark:
+def overlay_key(prediction: ModelPrediction) -> OverlayKey:
     """Identity of an overlay in Label Studio."""
     return prediction.model_version, digest([result.raw for result in prediction.results])
 

@@ -19,7 +19,7 @@ _VIEW = re.compile(r"""<View(?:\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'))*\s*>""")
 
 
 @dataclass(frozen=True)
-class Copy:
+class ReviewCopy:
     """A copy in a review project.
 
     Attributes:
@@ -52,11 +52,11 @@ class ReviewCopyContent:
     @property
     def mark(self) -> str:
         """Digest of the content."""
-        return digest([{"marks": [list(overlay.mark) for overlay in self.overlays], "note": self.note}])
+        return digest([{"marks": [list(overlay.key) for overlay in self.overlays], "note": self.note}])
 
 
 @dataclass(frozen=True)
-class Decision:
+class ReviewDecision:
     """A reviewer's annotation in the review project.
 
     Attributes:
@@ -77,22 +77,22 @@ class Decision:
         return digest(self.results)
 
 
-def decision_of(copy: Task) -> Decision | None:
+def decision_of(copy: Task) -> ReviewDecision | None:
     """The newest annotation of a copy; None without one."""
-    submitted = [annotation for annotation in copy.annotations if _counts(annotation)]
+    submitted = [annotation for annotation in copy.annotations if _is_submitted(annotation)]
     newest = max(submitted, key=lambda annotation: (annotation.updated_at, annotation.id or 0), default=None)
     if newest is None or newest.completed_by is None:
         return None
     results = tuple(result.raw for result in newest.results)
-    return Decision(newest.completed_by, results, newest.id or 0, newest.lead_time)
+    return ReviewDecision(newest.completed_by, results, newest.id or 0, newest.lead_time)
 
 
-def imported_decision(task: Task, annotator: int, mark: str) -> int | None:
+def imported_annotation(task: Task, annotator: int, mark: str) -> int | None:
     """Id of the annotation of the original task that equals this reviewer's decision; None if not imported yet."""
     matching = [
         annotation.id
         for annotation in task.annotations
-        if _counts(annotation)
+        if _is_submitted(annotation)
         and annotation.completed_by == annotator
         and digest([result.raw for result in annotation.results]) == mark
     ]
@@ -105,20 +105,21 @@ def origin_name(project: int, task: int) -> str:
 
 
 def copy_data(
-    task: Task, project: int, sheet: ReviewCopyContent, *, ours: Collection[str], base: str = ""
+    task: Task, project: int, content: ReviewCopyContent, *, own_keys: Collection[str], base: str = ""
 ) -> dict[str, Any]:
     """Build the data of a copy: the task's data, the conflicts and the reference to the original.
 
     Args:
         task: The original task.
         project: Its project id.
-        sheet: Content of the copy.
-        ours: Keys of the task's data that quality control wrote.
+        content: Content of the copy.
+        own_keys: Keys of the task's data that quality control wrote.
         base: Path prefix of Label Studio, empty or ``/path``.
     """
-    data = {name: _shown(value, f"{base}/tasks/{task.id}") for name, value in task.data.items() if name not in ours}
-    own_keys = {"qc_note": sheet.note, "qc_agreement": sheet.agreement, ORIGIN: origin_name(project, task.id or 0)}
-    return data | own_keys
+    url = f"{base}/tasks/{task.id}"
+    data = {name: _resolvable(value, url) for name, value in task.data.items() if name not in own_keys}
+    qc_values = {"qc_note": content.note, "qc_agreement": content.agreement, ORIGIN: origin_name(project, task.id or 0)}
+    return data | qc_values
 
 
 def with_note(label_config: str) -> str:
@@ -135,14 +136,14 @@ def with_note(label_config: str) -> str:
     return f"{label_config[: view.end()]}\n  {NOTE}{label_config[view.end() :]}"
 
 
-def _counts(annotation: Annotation) -> bool:
+def _is_submitted(annotation: Annotation) -> bool:
     return annotation.id is not None and not annotation.was_cancelled
 
 
-def _shown(value: Any, task: str) -> Any:
+def _resolvable(value: Any, task: str) -> Any:
     """Replace a storage URI by the URL that resolves it with the storage of the original project."""
     if isinstance(value, str) and _STORED.match(value):
         return f"{task}/resolve/?fileuri={base64.urlsafe_b64encode(value.encode()).decode()}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_shown(item, task) for item in value]
+        return [_resolvable(item, task) for item in value]
     return value

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qc_webhooks.artifacts.overlays import Mark, Overlay
-from qc_webhooks.artifacts.review_copy import Copy, Decision, ReviewCopyContent
+from qc_webhooks.artifacts.overlays import Overlay, OverlayKey
+from qc_webhooks.artifacts.review_copy import ReviewCopy, ReviewCopyContent, ReviewDecision
 from qc_webhooks.decision.expected_gain import ExpectedGain
 from qc_webhooks.decision.ground_truth_sampling import RequestedOverlap
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy.guideline_rules import Violation
-from qc_webhooks.verdict.verdict import Verdict
+from qc_webhooks.verdict.verdict import TaskVerdict
 
 # Our keys in a task's data. Label Studio filters and sorts by flat data keys only.
 KEYS = ("qc_status", "qc_agreement", "qc_annotators", "qc_note", "qc_review")
@@ -40,7 +40,7 @@ class LastDecision:
 
 @dataclass(frozen=True)
 class TaskState:
-    """The task as it is stored, and the last decision on it.
+    """The stored state of the task, and the last decision on it.
 
     Attributes:
         data: The task's data as stored (URIs not resolved).
@@ -61,8 +61,8 @@ class TaskState:
     @property
     def overlap_is_ours(self) -> bool:
         """Whether the overlap is the one that we set last, or we never set one."""
-        asked = self.last_decision.asked_overlap if self.last_decision else None
-        return asked is None or asked == self.overlap
+        requested = self.last_decision.asked_overlap if self.last_decision else None
+        return requested is None or requested == self.overlap
 
     @property
     def has_changed(self) -> bool:
@@ -87,7 +87,7 @@ class Assessment:
         expected_gain: Expected gain of a further annotator; None: unknown, and a dispute is worth one.
     """
 
-    verdict: Verdict
+    verdict: TaskVerdict
     policy: Policy
     violations: tuple[Violation, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -110,11 +110,11 @@ class ReviewState:
     """
 
     accepted: int | None = None
-    overlays: tuple[Mark, ...] = ()
+    overlays: tuple[OverlayKey, ...] = ()
     proposed_overlays: tuple[Overlay, ...] | None = None
     has_project: bool = False
-    copy: Copy | None = None
-    decision: Decision | None = None
+    copy: ReviewCopy | None = None
+    decision: ReviewDecision | None = None
     is_imported: bool = False
     copy_content: ReviewCopyContent | None = None
 
@@ -134,7 +134,7 @@ class RoutingContext:
     review: ReviewState = field(default_factory=ReviewState)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> TaskVerdict:
         """The verdict on the task."""
         return self.assessment.verdict
 
@@ -178,7 +178,7 @@ class Action:
     is_labeled: bool | None = None
     ground_truth: int | None = None
     overlays: tuple[Overlay, ...] | None = None
-    imported_decision: Decision | None = None
+    imported_decision: ReviewDecision | None = None
     copy_content: ReviewCopyContent | None = None
 
     @property

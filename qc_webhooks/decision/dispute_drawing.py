@@ -10,11 +10,11 @@ from labelloop.labeling.consensus.consensus import ConsensusRegion, consensus
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Vector
 from labelloop.labeling.region import Region
 from qc_webhooks.agreement import Answers, Tolerance, complete_answers
-from qc_webhooks.decision.proposal import stances
+from qc_webhooks.decision.proposal import agreeing_groups
 from qc_webhooks.policy import Policy
-from qc_webhooks.verdict.dispute_card import AttributedConflict, conflicts_of, stance_of
+from qc_webhooks.verdict.dispute_card import AttributedConflict, annotator_view, conflicts_of
 from qc_webhooks.verdict.note import describe
-from qc_webhooks.verdict.verdict import Verdict
+from qc_webhooks.verdict.verdict import TaskVerdict
 
 CONSENSUS = "consensus"
 # Outlines are drawn a few hundred pixels wide: tolerance of their simplification, as a share of their size.
@@ -26,7 +26,7 @@ MOST_OUTLINES, MOST_CONFLICTS = 500, 500
 Points = tuple[tuple[float, float], ...]
 
 
-class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class RegionOutline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The outline of one region.
 
     Attributes:
@@ -44,7 +44,7 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False):
     disputed: tuple[int, ...]
 
 
-class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class GroupView(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The answers of one group of annotators.
 
     Attributes:
@@ -57,12 +57,12 @@ class View(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     name: str
     annotators: tuple[int, ...]
-    outlines: tuple[Outline, ...]
-    said: tuple[tuple[str, str], ...] = ()
+    outlines: tuple[RegionOutline, ...]
+    answers: tuple[tuple[str, str], ...] = ()
     more: int = 0
 
 
-class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ConflictText(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One conflict with its text.
 
     Attributes:
@@ -84,7 +84,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
     photo: int
 
 
-class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class DisputeDrawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The drawing of a dispute.
 
     Attributes:
@@ -94,8 +94,8 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         more: Number of conflicts that are not listed; at least one of each type is.
     """
 
-    conflicts: tuple[Said, ...]
-    views: tuple[View, ...]
+    conflicts: tuple[ConflictText, ...]
+    views: tuple[GroupView, ...]
     sizes: tuple[tuple[int, int], ...] = ()
     more: int = 0
 
@@ -106,9 +106,9 @@ class Drawing(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return max(sorted(set(images)), key=images.count, default=0)
 
 
-def draw(
-    answers: Sequence[Answers], verdict: Verdict, policy: Policy, *, clusters: Sequence[Cluster] | None = None
-) -> Drawing:
+def draw_dispute(
+    answers: Sequence[Answers], verdict: TaskVerdict, policy: Policy, *, clusters: Sequence[Cluster] | None = None
+) -> DisputeDrawing:
     """Create the drawing of a dispute.
 
     Args:
@@ -117,27 +117,27 @@ def draw(
         policy: The project's policy.
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
     """
-    agreed_consensus = consensus([stance_of(answer) for answer in complete_answers(answers)], clusters=clusters)
+    agreed_consensus = consensus([annotator_view(answer) for answer in complete_answers(answers)], clusters=clusters)
     all_conflicts = conflicts_of(
         answers, agreed_consensus, Tolerance(match_iou=policy.match_iou, near_iou=policy.near_iou)
     )
-    selected = _shown(all_conflicts)
-    regions = {answer.annotator: stance_of(answer).regions for answer in answers}
-    conflicts_by_region, conflicts_by_annotator = _places(selected)
+    selected = _selected(all_conflicts)
+    regions = {answer.annotator: annotator_view(answer).regions for answer in answers}
+    conflicts_by_region, conflicts_by_annotator = _conflict_indices(selected)
     views = [
-        View(
+        GroupView(
             chr(ord("A") + index % 26),
             tuple(answer.annotator for answer in group),
             _outlines(
                 (region, tuple(conflicts_by_annotator.get((group[0].annotator, region.id), ())))
                 for region in regions[group[0].annotator]
             ),
-            _said(group[0]),
+            _answer_texts(group[0]),
             max(0, len(regions[group[0].annotator]) - MOST_OUTLINES),
         )
-        for index, group in enumerate(stances(answers, verdict, policy))
+        for index, group in enumerate(agreeing_groups(answers, verdict, policy))
     ]
-    agreed = View(
+    agreed = GroupView(
         CONSENSUS,
         (),
         _outlines(
@@ -150,7 +150,7 @@ def draw(
         max(0, len(agreed_consensus.regions) - MOST_OUTLINES),
     )
     conflicts = tuple(
-        Said(
+        ConflictText(
             attributed.conflict.type,
             attributed.conflict.control,
             attributed.annotators,
@@ -162,23 +162,23 @@ def draw(
         for attributed in selected
     )
     sizes = _sizes(region for annotator_regions in regions.values() for region in annotator_regions)
-    return Drawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected))
+    return DisputeDrawing(conflicts, (*views, agreed), sizes, len(all_conflicts) - len(selected))
 
 
-def _shown(named: Sequence[AttributedConflict]) -> list[AttributedConflict]:
+def _selected(named: Sequence[AttributedConflict]) -> list[AttributedConflict]:
     """The first conflicts, and the first of each type."""
     first_of_type = {attributed.conflict.type: index for index, attributed in reversed(list(enumerate(named)))}
     return [named[index] for index in sorted({*range(min(len(named), MOST_CONFLICTS)), *first_of_type.values()})]
 
 
-def _outlines(regions: Iterable[tuple[Region, tuple[int, ...]]]) -> tuple[Outline, ...]:
+def _outlines(regions: Iterable[tuple[Region, tuple[int, ...]]]) -> tuple[RegionOutline, ...]:
     """Outlines of regions with their conflicts; if there are too many, disputed ones first."""
     candidates = list(regions)
     selected = sorted(range(len(candidates)), key=lambda index: not candidates[index][1])[:MOST_OUTLINES]
     return tuple(_outline(*candidates[index]) for index in sorted(selected))
 
 
-def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
+def _answer_texts(answer: Answers) -> tuple[tuple[str, str], ...]:
     """The short answers about the whole task."""
     plain = {
         name: [str(value)[:80] for value in values if isinstance(value, str | int | float)]
@@ -187,7 +187,9 @@ def _said(answer: Answers) -> tuple[tuple[str, str], ...]:
     return tuple((name, " + ".join(texts)) for name, texts in plain.items() if texts)
 
 
-def _places(named: Sequence[AttributedConflict]) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
+def _conflict_indices(
+    named: Sequence[AttributedConflict],
+) -> tuple[Mapping[str, list[int]], Mapping[tuple[int, str], list[int]]]:
     """Indices of the conflicts by region id, and by (annotator, region id)."""
     of_region: dict[str, list[int]] = {}
     of_annotator: dict[tuple[int, str], list[int]] = {}
@@ -205,11 +207,11 @@ def _disputed_together(disputed: Mapping[str, list[int]], agreed: ConsensusRegio
     return tuple(sorted({index for region in ids for index in disputed.get(region, ())}))
 
 
-def _outline(region: Region, disputed: tuple[int, ...]) -> Outline:
+def _outline(region: Region, disputed: tuple[int, ...]) -> RegionOutline:
     rings, open_ = _rings(region.geometry)
     width, height = max(region.width, 1), max(region.height, 1)
     shares = tuple(tuple((round(x / width, 4), round(y / height, 4)) for x, y in ring) for ring in rings)
-    return Outline(shares, open_, " + ".join(region.labels), region.item_index, disputed)
+    return RegionOutline(shares, open_, " + ".join(region.labels), region.item_index, disputed)
 
 
 def _rings(shape: Geometry) -> tuple[list[list[tuple[float, float]]], bool]:

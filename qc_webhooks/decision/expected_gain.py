@@ -43,23 +43,25 @@ class ExpectedGain(msgspec.Struct, frozen=True, gc=False):
 
     errors: float
     gain: float
-    known: bool = False
+    is_measured: bool = False
     controls: frozenset[str] = frozenset()
 
 
-def expected_gain(task: Evidence, crowd: AnnotatorModel | None, *, most: int) -> ExpectedGain:
+def expected_gain(task: Evidence, crowd: AnnotatorModel | None, *, max_annotators: int) -> ExpectedGain:
     """Estimate the gain of further annotators.
 
     Args:
         task: Answers of the task's annotators.
         crowd: Reliability model of the project's annotators; None: not estimated yet.
-        most: Maximum number of annotators in total.
+        max_annotators: Maximum number of annotators in total.
     """
     model = crowd or AnnotatorModel()
-    ahead = min(most - len(task.annotators), LOOK_AHEAD)
+    ahead = min(max_annotators - len(task.annotators), LOOK_AHEAD)
     errors, gains = 0.0, np.zeros(max(ahead, 1))
     for control, votes in task.clusters:
-        states = model.detection.state_probabilities(ObjectEvidence(task.annotators, tuple(annotator for annotator, _ in votes)))
+        states = model.detection.state_probabilities(
+            ObjectEvidence(task.annotators, tuple(annotator for annotator, _ in votes))
+        )
         present = 1 - float(states[-1])
         labels, wrong = _label_gains(votes, model.labels.get(control), ahead)
         gains += _presence_gains(states, model.detection, ahead) + present * labels

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 # An annotator without a submission for longer is not active.
-PRESENT = timedelta(hours=12)
+ACTIVE_WINDOW = timedelta(hours=12)
 # A task is due when between 0.5 and 1.5 tasks are owed: annotators cannot predict the next one.
 _LEAST, _SPREAD = 0.5, 1.0
 # Bound of the balance in both directions: earlier work does not lead to long runs of measurement.
@@ -32,7 +32,7 @@ class RequestedOverlap:
 
 
 @dataclass(frozen=True)
-class Known:
+class GroundTruthTask:
     """A task with a ground truth.
 
     Attributes:
@@ -44,16 +44,16 @@ class Known:
 
     task: int
     annotators: int
-    seen: frozenset[int]
-    wanted: int | None = None
+    seen_by: frozenset[int]
+    requested_overlap: int | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it is served now."""
-        return self.wanted is not None and self.wanted > self.annotators
+        return self.requested_overlap is not None and self.requested_overlap > self.annotators
 
     @property
-    def price(self) -> float:
+    def due_threshold(self) -> float:
         """Number of tasks owed per annotator before it is served; derived from a hash of its id, so it is stable."""
         digest = hashlib.sha256(f"seed:{self.task}:{self.annotators}".encode()).digest()
         return _LEAST + _SPREAD * int.from_bytes(digest[:8], "big") / 2**64
@@ -76,61 +76,63 @@ class AnnotatorQuota:
     recent: int = 1
 
 
-def streams(
-    work: Iterable[tuple[int, int, int, str]], known: Mapping[int, int], *, present: str, share: float
+def annotator_quotas(
+    work: Iterable[tuple[int, int, int, str]], ground_truths: Mapping[int, int], *, since: str, share: float
 ) -> tuple[AnnotatorQuota, ...]:
     """Compute every annotator's balance.
 
     Args:
         work: (annotator, task, annotation, time) of all annotations, oldest first, without ground truths.
-        known: Task id -> annotation id of its ground truth. Annotations before it do not count as measured; otherwise
-            disputes that a reviewer resolved would.
-        present: Start of the activity window, as Label Studio writes timestamps.
+        ground_truths: Task id -> annotation id of its ground truth. Annotations before it do not count as measured;
+            otherwise disputes that a reviewer resolved would.
+        since: Start of the activity window, as Label Studio writes timestamps.
         share: Share of ground-truth tasks in everyone's work, in (0, 1).
     """
     owed: dict[int, float] = {}
     measured: dict[int, int] = {}
     recent: dict[int, int] = {}
     for annotator, task, annotation, when in work:
-        is_measured = task in known and annotation > known[task]
+        is_measured = task in ground_truths and annotation > ground_truths[task]
         balance = owed.get(annotator, 0.0) + (-1.0 if is_measured else share / (1 - share))
         owed[annotator] = min(max(balance, -_MOST_OWED), _MOST_OWED)
         measured[annotator] = measured.get(annotator, 0) + is_measured
-        recent[annotator] = recent.get(annotator, 0) + (when >= present)
+        recent[annotator] = recent.get(annotator, 0) + (when >= since)
     return tuple(
         AnnotatorQuota(annotator, balance, measured[annotator], recent[annotator])
         for annotator, balance in sorted(owed.items())
     )
 
 
-def tasks_to_serve(known: Sequence[Known], people: Sequence[AnnotatorQuota], *, first: int = 0) -> dict[int, int]:
+def tasks_to_serve(
+    tasks: Sequence[GroundTruthTask], annotators: Sequence[AnnotatorQuota], *, first: int = 0
+) -> dict[int, int]:
     """Select the tasks to serve: task id -> overlap to set.
 
     Args:
-        known: Tasks that may be served.
-        people: The active annotators.
+        tasks: Tasks that may be served.
+        annotators: The active annotators.
         first: Number of ground-truth tasks that a new annotator gets at the start.
     """
-    at_work = {annotator.annotator: annotator for annotator in people}
+    at_work = {annotator.annotator: annotator for annotator in annotators}
     overlaps: dict[int, int] = {}
     covered: set[int] = set()
-    for task in known:
-        if task.is_open and at_work.keys() - task.seen:
+    for task in tasks:
+        if task.is_open and at_work.keys() - task.seen_by:
             overlaps[task.task] = task.annotators + 1
-            covered |= at_work.keys() - task.seen
-    for annotator in sorted(people, key=lambda quota: (quota.measured >= first, -quota.owed, quota.annotator)):
-        candidates = [task for task in known if annotator.annotator not in task.seen and task.task not in overlaps]
+            covered |= at_work.keys() - task.seen_by
+    for annotator in sorted(annotators, key=lambda quota: (quota.measured >= first, -quota.owed, quota.annotator)):
+        candidates = [task for task in tasks if annotator.annotator not in task.seen_by and task.task not in overlaps]
         if annotator.annotator in covered or not candidates:
             continue
         # The fewer others have not seen a task, the more certainly it reaches this annotator.
         task = min(
             candidates,
-            key=lambda candidate: (len(at_work.keys() - candidate.seen), candidate.annotators, candidate.task),
+            key=lambda candidate: (len(at_work.keys() - candidate.seen_by), candidate.annotators, candidate.task),
         )
-        group = [at_work[annotator_id] for annotator_id in at_work.keys() - task.seen - covered]
-        if annotator.measured < first or _is_due(group, task.price):
+        group = [at_work[annotator_id] for annotator_id in at_work.keys() - task.seen_by - covered]
+        if annotator.measured < first or _is_due(group, task.due_threshold):
             overlaps[task.task] = task.annotators + 1
-            covered |= at_work.keys() - task.seen
+            covered |= at_work.keys() - task.seen_by
     return overlaps
 
 
@@ -141,6 +143,6 @@ def _is_due(group: Sequence[AnnotatorQuota], price: float) -> bool:
     return sum(quota.owed for quota in group) >= served * price
 
 
-def long_ago(now: float) -> str:
+def active_since(now: float) -> str:
     """Start of the activity window, as Label Studio writes timestamps."""
-    return (datetime.fromtimestamp(now, tz=UTC) - PRESENT).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (datetime.fromtimestamp(now, tz=UTC) - ACTIVE_WINDOW).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -17,16 +17,16 @@ from labelloop.labeling.studio.writing import to_results
 from qc_webhooks.agreement import Answers, complete_answers
 from qc_webhooks.artifacts.overlays import CONSENSUS, STANCE, Overlay
 from qc_webhooks.policy import Policy
-from qc_webhooks.verdict.dispute_card import LOW_OVERLAP, conflicts_of, stance_of
-from qc_webhooks.verdict.merged_annotation import Style, merge
+from qc_webhooks.verdict.dispute_card import LOW_OVERLAP, annotator_view, conflicts_of
+from qc_webhooks.verdict.merged_annotation import RegionStyle, merge
 from qc_webhooks.verdict.note import describe
-from qc_webhooks.verdict.verdict import Verdict, largest_group
+from qc_webhooks.verdict.verdict import TaskVerdict, largest_group
 
 
 def propose(
     task: Task,
     answers: Sequence[Answers],
-    verdict: Verdict,
+    verdict: TaskVerdict,
     policy: Policy,
     *,
     config: LabelConfig | None = None,
@@ -45,38 +45,40 @@ def propose(
         clusters: Clusters of the regions as ``consensus`` takes them, if already computed.
     """
     annotations = {annotation.id: annotation for annotation in latest_annotations(task.annotations)}
-    agreed = consensus([stance_of(answer) for answer in complete_answers(answers)], crowd, clusters=clusters)
+    agreed = consensus([annotator_view(answer) for answer in complete_answers(answers)], crowd, clusters=clusters)
     texts = _disputed(answers, agreed, policy)
-    groups = stances(answers, verdict, policy)
+    groups = agreeing_groups(answers, verdict, policy)
     overlays = [
         Overlay(
             STANCE.format(letter=letter),
-            _stance_results(annotations[group[0].annotation], texts.get(group[0].annotator, {})),
+            _prediction_results(annotations[group[0].annotation], texts.get(group[0].annotator, {})),
             round(len(group) / len(answers), 4),
         )
         for letter, group in zip(ascii_uppercase, groups, strict=False)
     ]
-    central = nearest_to_all(answers, verdict)
+    central = most_central(answers, verdict)
     annotation, central_texts = annotations[central.annotation], texts.get(central.annotator, {})
-    if not agreed.regions and _most_drew(answers):
+    if not agreed.regions and _most_have_regions(answers):
         # Accepting an empty proposal would discard the regions of all annotators.
-        return (*reversed(overlays), Overlay(CONSENSUS, _stance_results(annotation, central_texts), None))
+        return (*reversed(overlays), Overlay(CONSENSUS, _prediction_results(annotation, central_texts), None))
     try:
         merged = merge(
             task, answers, lambda: verdict.measured, crowd=crowd, config=config, style=_STYLE, agreed_consensus=agreed
         )
     except LabelingError:  # the label config lacks a control of the consensus; show the groups only
         return tuple(reversed(overlays))
-    return (*reversed(overlays), Overlay(CONSENSUS, merged.results, _likely(agreed)))
+    return (*reversed(overlays), Overlay(CONSENSUS, merged.results, _mean_probability(agreed)))
 
 
-def stances(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> tuple[tuple[Answers, ...], ...]:
+def agreeing_groups(
+    answers: Sequence[Answers], verdict: TaskVerdict, policy: Policy
+) -> tuple[tuple[Answers, ...], ...]:
     """Partition the annotators of a dispute into groups that agree internally, the largest first.
 
     Returns:
         The most central annotator of each group first, then the others.
     """
-    ungrouped = {answer.annotator: answer for answer in sorted(answers, key=lambda each: each.annotation)}
+    ungrouped = {answer.annotator: answer for answer in sorted(answers, key=lambda item: item.annotation)}
     neighbours: dict[int, set[int]] = {annotator: set() for annotator in ungrouped}
     for pair in verdict.comparisons:
         if policy.agrees(pair):
@@ -89,12 +91,12 @@ def stances(answers: Sequence[Answers], verdict: Verdict, policy: Policy) -> tup
             ungrouped.pop(annotator)
             for annotator in sorted(group, key=lambda annotator_id: ungrouped[annotator_id].annotation)
         ]
-        first = nearest_to_all(members, verdict)
+        first = most_central(members, verdict)
         groups.append((first, *(member for member in members if member is not first)))
     return tuple(sorted(groups, key=lambda group: (-len(group), min(answer.annotation for answer in group))))
 
 
-def nearest_to_all(answers: Sequence[Answers], verdict: Verdict) -> Answers:
+def most_central(answers: Sequence[Answers], verdict: TaskVerdict) -> Answers:
     """The annotator with the highest total agreement with all others; of equals, the first to submit."""
     annotators = {answer.annotator for answer in answers}
     agreement = dict.fromkeys(annotators, 0.0)
@@ -117,7 +119,7 @@ def _disputed(answers: Sequence[Answers], agreed: Consensus, policy: Policy) -> 
     return texts
 
 
-def _stance_results(annotation: Annotation, texts: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _prediction_results(annotation: Annotation, texts: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """An annotation's results as those of a prediction, with the conflict texts on disputed regions."""
     annotated: set[str] = set()
     written = []
@@ -131,14 +133,14 @@ def _stance_results(annotation: Annotation, texts: Mapping[str, Sequence[str]]) 
     return written
 
 
-def _most_drew(answers: Sequence[Answers]) -> bool:
+def _most_have_regions(answers: Sequence[Answers]) -> bool:
     has_regions = [
         any(kind == "regions" and regions for (_, kind), regions in answer.controls.items()) for answer in answers
     ]
     return 2 * sum(has_regions) > len(answers)
 
 
-def _likely(agreed: Consensus) -> float | None:
+def _mean_probability(agreed: Consensus) -> float | None:
     probabilities = [item.probability for item in agreed.regions] + [
         item.probability for item in agreed.choices.values()
     ]
@@ -162,7 +164,7 @@ def _agreed_results(agreed: ConsensusRegion, region: Region, config: LabelConfig
     return results
 
 
-_STYLE = Style(_agreed_results, _region_id, tells=False)
+_STYLE = RegionStyle(_agreed_results, _region_id, with_probability=False)
 
 
 def _provenance(agreed: ConsensusRegion) -> str:

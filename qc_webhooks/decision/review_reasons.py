@@ -12,10 +12,13 @@ from qc_webhooks.agreement.compare import control_name
 from qc_webhooks.artifacts.overlays import is_overlay
 from qc_webhooks.policy import OPERATORS, OVERALL, Policy
 from qc_webhooks.policy.guideline_rules import Violation, violations
-from qc_webhooks.verdict.verdict import Verdict, judge
+from qc_webhooks.verdict.verdict import TaskVerdict, judge
 
 # The violation itself names the rule; this sentence adds that it blocks.
 BLOCKED = "The guideline blocks it."
+
+# Start of the sentence about the model's second opinion in stored notes: now, and as written by earlier versions.
+MODEL_DISAGREES = ("The model disagrees:", "The model has doubts:")
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Judgement:
         reasons: Reasons for a review beyond disagreement, one sentence each.
     """
 
-    verdict: Verdict
-    broken: tuple[Violation, ...]
+    verdict: TaskVerdict
+    violations: tuple[Violation, ...]
     reasons: tuple[str, ...]
 
 
@@ -52,7 +55,7 @@ def judge_task(
 def review_reasons(
     task: Task,
     answers: Sequence[Answers],
-    verdict: Verdict,
+    verdict: TaskVerdict,
     policy: Policy,
     *,
     broken: Sequence[Violation] = (),
@@ -72,13 +75,13 @@ def review_reasons(
         return ()
     reasons = [BLOCKED] if any(violation.rule.effect == "block" for violation in broken) else []
     if verdict.outcome == "agreed":
-        reasons += [*_model_reasons(task, answers, policy, config), *_drawn(task, verdict, policy)]
+        reasons += [*_model_reasons(task, answers, policy, config), *_sampling_reasons(task, verdict, policy)]
     if verdict.outcome != "disputed":
-        reasons += _doubted(task, policy)
+        reasons += _second_opinion_reasons(task, policy)
     return tuple(reasons)
 
 
-def is_for_review(verdict: Verdict, policy: Policy, reasons: Sequence[str]) -> bool:
+def is_for_review(verdict: TaskVerdict, policy: Policy, reasons: Sequence[str]) -> bool:
     """Whether the task needs a review once no further annotator is requested; for `reasons` see `review_reasons`."""
     unjudged = verdict.outcome == "not_judged" and policy.review_not_judged
     return verdict.outcome == "disputed" or unjudged or bool(reasons)
@@ -90,7 +93,7 @@ def pre_label(task: Task) -> ModelPrediction | None:
     return max(models, key=lambda prediction: prediction.id or 0, default=None)
 
 
-def mean_agreements(verdict: Verdict) -> dict[str, float]:
+def mean_agreements(verdict: TaskVerdict) -> dict[str, float]:
     """Mean agreement over the pairs, by control, and over all controls as ``overall``."""
     scores_by_control: dict[str, list[float]] = {}
     for pair in verdict.measured:
@@ -100,7 +103,7 @@ def mean_agreements(verdict: Verdict) -> dict[str, float]:
     return means | ({} if verdict.agreement is None else {OVERALL: verdict.agreement})
 
 
-def drawn(task: Task, share: float, purpose: str) -> bool:
+def is_sampled(task: Task, share: float, purpose: str) -> bool:
     """Whether a task is in a random sample of this share: a hash of its id decides, so the result is stable."""
     digest = hashlib.sha256(f"{purpose}:{task.project}:{task.id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
@@ -125,7 +128,9 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
         model_answers = read_prediction(model, task, config=config)
         try:
             pairs = [
-                policy.weighed(compare(model_answers, answer, tolerance=policy.tolerance, weights=policy.weights))
+                policy.without_uncounted(
+                    compare(model_answers, answer, tolerance=policy.tolerance, weights=policy.weights)
+                )
                 for answer in complete_answers(answers)
             ]
         except TooLargeToJudge:
@@ -139,26 +144,26 @@ def _model_reasons(task: Task, answers: Sequence[Answers], policy: Policy, confi
     return reasons
 
 
-def _doubted(task: Task, policy: Policy) -> list[str]:
+def _second_opinion_reasons(task: Task, policy: Policy) -> list[str]:
     """The ML backend's second opinion, from the task's data."""
     score, note = task.data.get("qc_model_score"), task.data.get("qc_model_note")
     if not policy.least_model_doubt or not isinstance(score, int | float) or score < policy.least_model_doubt:
         return []
-    return [f"The model disagrees: {note}"]
+    return [f"{MODEL_DISAGREES[0]} {note}"]
 
 
-def _drawn(task: Task, verdict: Verdict, policy: Policy) -> list[str]:
+def _sampling_reasons(task: Task, verdict: TaskVerdict, policy: Policy) -> list[str]:
     """The first review route that matches decides; if none does, the share of all tasks."""
     means = mean_agreements(verdict)
     for route in policy.review:
         value = means.get(route.dimension)
         if value is None or not OPERATORS[route.operator](value, route.threshold):
             continue
-        if not drawn(task, route.share, f"route {route.dimension} {route.operator} {route.threshold}"):
+        if not is_sampled(task, route.share, f"route {route.dimension} {route.operator} {route.threshold}"):
             return []
         subject = "Agreement" if route.dimension == OVERALL else f"Agreement on {route.dimension}"
         sampled = "" if route.share >= 1 else f", drawn for review ({100 * route.share:g} %)"
         return [f"{subject} is {value:.2f}{sampled}."]
-    if drawn(task, policy.review_share, "share"):
+    if is_sampled(task, policy.review_share, "share"):
         return [f"Drawn for review ({100 * policy.review_share:g} %)."]
     return []

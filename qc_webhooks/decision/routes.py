@@ -129,7 +129,7 @@ def overlay(context: RoutingContext) -> Action | None:
     if context.task.overlays_are_final:
         return None
     overlays = review.proposed_overlays or ()  # without a current proposal, none is better than an outdated one
-    if tuple(proposed.mark for proposed in overlays) == review.overlays:
+    if tuple(proposed.key for proposed in overlays) == review.overlays:
         return None
     return Action("overlay", "waits for a reviewer" if overlays else "out of date", overlays=overlays)
 
@@ -227,7 +227,7 @@ def is_worth_asking(context: RoutingContext) -> bool:
     if gain is None:
         return disputed
     if gain.gain >= context.policy.least_gain:
-        return disputed or gain.known
+        return disputed or gain.is_measured
     return disputed and any(
         conflict.type not in _COVERED_CONFLICTS or conflict.control not in gain.controls
         for conflict in verdict.conflicts

@@ -60,11 +60,11 @@ class Violation:
 
 
 # (violation as a sentence, ids of its regions).
-Found = Iterator[tuple[str, tuple[str, ...]]]
+Findings = Iterator[tuple[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
-class Work:
+class RuleInput:
     """The input of a rule: one annotation.
 
     Attributes:
@@ -82,85 +82,85 @@ class Work:
     too_large: str = ""
 
 
-def min_box_px(annotation: Work, rule: Rule) -> Found:
+def min_box_px(annotation: RuleInput, rule: Rule) -> Findings:
     """Both sides of every region measure at least ``value`` pixels."""
     minimum = rule.value or 0.0
-    for region in chosen(annotation, rule.labels):
+    for region in with_labels(annotation, rule.labels):
         left, top, right, bottom = region.geometry.bounds
         shortest = min(right - left, bottom - top)
         if shortest < minimum - 1e-6 and region.type not in _POINTS:
             side = "wide" if right - left <= bottom - top else "high"
-            yield f"{_what(region)} is {shortest:.0f} px {side}, less than {minimum:g} px", (region.id,)
+            yield f"{_region_text(region)} is {shortest:.0f} px {side}, less than {minimum:g} px", (region.id,)
 
 
-def max_overlap_same_label(annotation: Work, rule: Rule) -> Found:
+def max_overlap_same_label(annotation: RuleInput, rule: Rule) -> Findings:
     """Two regions with a common label overlap by at most ``value`` (IoU)."""
     maximum = 1.0 if rule.value is None else rule.value
-    for first, second, iou in _pairs(chosen(annotation, rule.labels)):
+    for first, second, iou in _pairs(with_labels(annotation, rule.labels)):
         if iou > maximum and set(first.labels) & set(second.labels):
             overlap_text = f"overlaps another one by {100 * iou:.0f} %, more than {100 * maximum:g} %"
-            yield f"{_what(first)} {overlap_text}", (first.id, second.id)
+            yield f"{_region_text(first)} {overlap_text}", (first.id, second.id)
 
 
-def required_attribute(annotation: Work, rule: Rule) -> Found:
+def required_attribute(annotation: RuleInput, rule: Rule) -> Findings:
     """Every region has an answer to ``control``."""
-    for region in chosen(annotation, rule.labels):
+    for region in with_labels(annotation, rule.labels):
         if not region.attributes.get(rule.control):
-            yield f"{_what(region)} has no answer to {rule.control}", (region.id,)
+            yield f"{_region_text(region)} has no answer to {rule.control}", (region.id,)
 
 
-def required_answer(annotation: Work, rule: Rule) -> Found:
+def required_answer(annotation: RuleInput, rule: Rule) -> Findings:
     """The question ``control`` about the whole task has an answer."""
     if rule.control not in annotation.answered:
         yield f"{rule.control} is not answered", ()
 
 
-def must_meet(annotation: Work, rule: Rule) -> Found:
+def must_meet(annotation: RuleInput, rule: Rule) -> Findings:
     """Every region of ``labels`` touches one of ``others``."""
     partners = [region for region in annotation.regions if set(region.labels) & set(rule.others)]
-    regions = chosen(annotation, rule.labels)
+    regions = with_labels(annotation, rule.labels)
     touch = _touching(regions, partners)
     for index, region in enumerate(regions):
         if index not in touch:
-            yield f"{_what(region)} meets no {_either(rule.others)}", (region.id,)
+            yield f"{_region_text(region)} meets no {_either(rule.others)}", (region.id,)
 
 
-def must_not_meet(annotation: Work, rule: Rule) -> Found:
+def must_not_meet(annotation: RuleInput, rule: Rule) -> Findings:
     """No region of ``labels`` overlaps one of ``others`` by more than ``value`` (IoU; default 0)."""
     maximum = rule.value or 0.0
     forbidden = [region for region in annotation.regions if set(region.labels) & set(rule.others)]
-    regions = chosen(annotation, rule.labels)
+    regions = with_labels(annotation, rule.labels)
     reported: set[int] = set()
     for row, column, iou in _overlaps(regions, forbidden):
         region, other = regions[row], forbidden[column]
         if row not in reported and other is not region and _same_image(region, other) and iou > maximum:
             reported.add(row)
-            yield f"{_what(region)} meets {_article(other)}", (region.id, other.id)
+            yield f"{_region_text(region)} meets {_region_name(other)}", (region.id, other.id)
 
 
-def too_fast(annotation: Work, rule: Rule) -> Found:
+def too_fast(annotation: RuleInput, rule: Rule) -> Findings:
     """The annotation time is at least ``value`` seconds."""
     minimum = rule.value or 0.0
     if annotation.seconds is not None and annotation.seconds < minimum:
         yield f"an annotation took {annotation.seconds:.1f} s, less than {minimum:g} s", ()
 
 
-def max_regions(annotation: Work, rule: Rule) -> Found:
+def max_regions(annotation: RuleInput, rule: Rule) -> Findings:
     """An annotation has at most ``value`` regions of ``labels``."""
-    regions, maximum = chosen(annotation, rule.labels), rule.value or 0
+    regions, maximum = with_labels(annotation, rule.labels), rule.value or 0
     if len(regions) > maximum:
         yield f"there are {len(regions)} {_either(rule.labels) or 'regions'}, more than {maximum:g}", ()
 
 
-def min_regions(annotation: Work, rule: Rule) -> Found:
+def min_regions(annotation: RuleInput, rule: Rule) -> Findings:
     """An annotation has at least ``value`` regions of ``labels``."""
-    regions, minimum = chosen(annotation, rule.labels), rule.value or 0
+    regions, minimum = with_labels(annotation, rule.labels), rule.value or 0
     if len(regions) < minimum:
         yield f"there are {len(regions)} {_either(rule.labels) or 'regions'}, fewer than {minimum:g}", ()
 
 
 @dataclass(frozen=True)
-class Check:
+class RuleCheck:
     """The implementation of a rule.
 
     Attributes:
@@ -170,50 +170,50 @@ class Check:
         misses: Whether it reports missing things: unreliable for an annotation with unreadable results.
     """
 
-    find: Callable[[Work, Rule], Found]
-    needs: tuple[str, ...]
-    takes: tuple[str, ...] = ("labels",)
-    misses: bool = False
+    violations: Callable[[RuleInput, Rule], Findings]
+    required_keys: tuple[str, ...]
+    optional_keys: tuple[str, ...] = ("labels",)
+    finds_missing: bool = False
 
 
-RULES: Mapping[str, Check] = {
-    "min_box_px": Check(min_box_px, ("value",)),
-    "max_overlap_same_label": Check(max_overlap_same_label, ("value",)),
-    "required_attribute": Check(required_attribute, ("control",), misses=True),
-    "required_answer": Check(required_answer, ("control",), (), misses=True),
-    "must_meet": Check(must_meet, ("labels", "others"), (), misses=True),
-    "must_not_meet": Check(must_not_meet, ("labels", "others"), ("value",)),
-    "too_fast": Check(too_fast, ("value",), ()),
-    "max_regions": Check(max_regions, ("value",)),
-    "min_regions": Check(min_regions, ("value",), misses=True),
+RULES: Mapping[str, RuleCheck] = {
+    "min_box_px": RuleCheck(min_box_px, ("value",)),
+    "max_overlap_same_label": RuleCheck(max_overlap_same_label, ("value",)),
+    "required_attribute": RuleCheck(required_attribute, ("control",), finds_missing=True),
+    "required_answer": RuleCheck(required_answer, ("control",), (), finds_missing=True),
+    "must_meet": RuleCheck(must_meet, ("labels", "others"), (), finds_missing=True),
+    "must_not_meet": RuleCheck(must_not_meet, ("labels", "others"), ("value",)),
+    "too_fast": RuleCheck(too_fast, ("value",), ()),
+    "max_regions": RuleCheck(max_regions, ("value",)),
+    "min_regions": RuleCheck(min_regions, ("value",), finds_missing=True),
 }
 
 
 def violations(answers: Sequence[Answers], rules: Sequence[Rule]) -> tuple[Violation, ...]:
     """Check all annotations; of a task with a ground truth, only that. Ordered by rule, then annotation."""
     truth = [answer for answer in answers if answer.ground_truth]
-    inputs = [
-        (answer.annotator, work_of(answer)) for answer in truth or sorted(answers, key=lambda answer: answer.annotation)
-    ]
+    checked = truth or sorted(answers, key=lambda answer: answer.annotation)
+    inputs = [(answer.annotator, rule_input(answer)) for answer in checked]
     return tuple(
         violation
         for rule in rules
         for annotator, annotation in inputs
-        for violation in _broken(annotator, annotation, rule)
+        for violation in _violations_of(annotator, annotation, rule)
     )
 
 
-def _violations_of(annotator: int, annotation: Work, rule: Rule) -> list[Violation]:
+def _violations_of(annotator: int, annotation: RuleInput, rule: Rule) -> list[Violation]:
     """Violations of a rule in one annotation; one unchecked entry if they cannot be determined."""
     check = RULES[rule.rule]
     if annotation.too_large and rule.rule != "too_fast":
         return [_unchecked(rule, annotator, annotation.too_large)]
     try:
-        rule_violations = [Violation(rule, text, annotator, regions) for text, regions in check.find(annotation, rule)]
+        findings = check.violations(annotation, rule)
+        rule_violations = [Violation(rule, text, annotator, regions) for text, regions in findings]
     except TooLargeToJudge as error:
         return [_unchecked(rule, annotator, str(error))]
     relevant_controls = {rule.control, ""} if rule.rule == "required_answer" else annotation.unread
-    if rule_violations and check.misses and annotation.unread & relevant_controls:
+    if rule_violations and check.finds_missing and annotation.unread & relevant_controls:
         return [_unchecked(rule, annotator, "an annotation cannot be read whole")]
     return rule_violations
 
@@ -223,24 +223,24 @@ def _unchecked(rule: Rule, annotator: int, reason: str) -> Violation:
     return Violation(rule, f"the rule {rule.rule} is not checked: {reason}", annotator, checked=False)
 
 
-def describe_violations(found: Iterable[Violation], *, most: int = 2) -> list[str]:
+def describe_violations(all_violations: Iterable[Violation], *, limit: int = 2) -> list[str]:
     """Describe each distinct violation in one sentence, blocking ones first."""
-    ordered = sorted(found, key=lambda violation: violation.rule.effect != "block")
+    ordered = sorted(all_violations, key=lambda violation: violation.rule.effect != "block")
     texts = list(dict.fromkeys(f"{violation.text[0].upper()}{violation.text[1:]}." for violation in ordered))
-    return texts[:most] + ([f"And {len(texts) - most} more against the guideline."] if len(texts) > most else [])
+    return texts[:limit] + ([f"And {len(texts) - limit} more against the guideline."] if len(texts) > limit else [])
 
 
-def work_of(answers: Answers) -> Work:
+def rule_input(answers: Answers) -> RuleInput:
     """The input of the rules for one annotator's answers."""
     regions = [region for values in answers.controls.values() for region in values if isinstance(region, Region)]
     answered = frozenset(
         name for (name, _), values in answers.controls.items() if values and not isinstance(values[0], Region)
     )
     answered |= frozenset(answers.uncompared)
-    return Work(tuple(regions), answered, answers.seconds, answers.unread_controls, answers.too_large)
+    return RuleInput(tuple(regions), answered, answers.seconds, answers.unread_controls, answers.too_large)
 
 
-def chosen(annotation: Work, labels: Sequence[str]) -> list[Region]:
+def with_labels(annotation: RuleInput, labels: Sequence[str]) -> list[Region]:
     """The regions with one of the labels; all without labels."""
     return [region for region in annotation.regions if not labels or set(region.labels) & set(labels)]
 
@@ -275,7 +275,7 @@ def _touching(a: Sequence[Region], b: Sequence[Region]) -> set[int]:
     shapes = [np.array([_outline(region) for region in regions], dtype=object) for regions in (a, b)]
     image_ids: dict[tuple[str, int], int] = {}
     images = [
-        np.array([image_ids.setdefault(_place(region), len(image_ids)) for region in regions]) for regions in (a, b)
+        np.array([image_ids.setdefault(_image_of(region), len(image_ids)) for region in regions]) for regions in (a, b)
     ]
     index_in_b = {id(region): index for index, region in enumerate(b)}
     own_index = np.array([index_in_b.get(id(region), -1) for region in a])
@@ -300,18 +300,18 @@ def _outline(region: Region) -> Any:
 
 
 def _same_image(a: Region, b: Region) -> bool:
-    return _place(a) == _place(b)
+    return _image_of(a) == _image_of(b)
 
 
-def _place(region: Region) -> tuple[str, int]:
+def _image_of(region: Region) -> tuple[str, int]:
     return region.to_name, region.item_index
 
 
-def _what(region: Region) -> str:
-    return f"{_article(region)} {position_text(bounds_of(region), region.item_index)}"
+def _region_text(region: Region) -> str:
+    return f"{_region_name(region)} {position_text(bounds_of(region), region.item_index)}"
 
 
-def _article(region: Region) -> str:
+def _region_name(region: Region) -> str:
     return region_name(region.labels, shape_word(region))
 
 

@@ -132,14 +132,14 @@ class Policy:
         """Minimum agreement by control, where it is set."""
         return {name: control.agreement for name, control in self.controls.items() if control.agreement is not None}
 
-    def weighs(self, control: str) -> bool:
+    def counts(self, control: str) -> bool:
         """Whether answers to a control affect whether two annotators agree."""
         own = self.controls.get(control)
         return own is None or own.weight > 0 or own.agreement is not None
 
-    def weighed(self, pair: Comparison) -> Comparison:
+    def without_uncounted(self, pair: Comparison) -> Comparison:
         """The comparison without unjudged controls that have no weight."""
-        return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.weighs(name)))
+        return replace(pair, unjudged=tuple(name for name in pair.unjudged if self.counts(name)))
 
     def agrees(self, pair: Comparison) -> bool:
         """Whether two annotators agree on a task; an uncompared control counts as disagreement (see ``weighed``)."""
@@ -232,10 +232,10 @@ def _rule_faults(rule: Rule, name: str) -> Iterator[Fault]:
     if rule.effect not in EFFECTS:
         yield f"{name}.effect", f"must be warn or block, not {rule.effect!r}"
     used_keys = {key for key in ("value", "labels", "others", "control") if getattr(rule, key) not in (None, (), "")}
-    for key in check.needs:
+    for key in check.required_keys:
         if key not in used_keys:
-            yield f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.needs)}"
-    for key in sorted(used_keys - {*check.needs, *check.takes}):
+            yield f"{name}.{key}", f"is missing: {rule.rule} needs {' and '.join(check.required_keys)}"
+    for key in sorted(used_keys - {*check.required_keys, *check.optional_keys}):
         yield f"{name}.{key}", f"{rule.rule} knows no such key"
     if rule.value is not None and not 0 <= rule.value < float("inf"):
         yield f"{name}.value", f"must be 0 or more, not {rule.value!r}"

@@ -7,8 +7,8 @@ from qc_webhooks.statistics.agreement_coefficients import (
     overall_score,
     pairwise_score,
 )
-from qc_webhooks.statistics.bootstrap import ENOUGH, Estimate, estimate
+from qc_webhooks.statistics.bootstrap import MIN_UNITS, Estimate, estimate
 from qc_webhooks.statistics.ratings import ABSENT, Ratings
 
-__all__ = ["ABSENT", "ENOUGH", "STATISTICS", "Estimate", "Ratings", "consensus_score", "describe", "estimate",
+__all__ = ["ABSENT", "MIN_UNITS", "STATISTICS", "Estimate", "Ratings", "consensus_score", "describe", "estimate",
            "overall_score", "pairwise_score"]  # fmt: skip

@@ -206,7 +206,7 @@ NOMINAL, DETECTION, ORDINAL, NUMBER = "nominal", "detection", "ordinal", "number
 
 
 @dataclass(frozen=True)
-class Entry:
+class StatisticEntry:
     """One statistic.
 
     Attributes:
@@ -220,19 +220,19 @@ class Entry:
 
 _ANY = frozenset({NOMINAL, ORDINAL, NUMBER})
 
-STATISTICS: Mapping[str, Entry] = {
-    "agreement": Entry(observed_agreement, _ANY),
-    "positive_agreement": Entry(positive_agreement, frozenset({NOMINAL, DETECTION})),
-    "cohen_kappa": Entry(cohen_kappa, frozenset({NOMINAL})),
-    "fleiss_kappa": Entry(fleiss_kappa, frozenset({NOMINAL})),
-    "conger_kappa": Entry(conger_kappa, frozenset({NOMINAL})),
-    "gwet_ac1": Entry(gwet_ac1, frozenset({NOMINAL})),
-    "brennan_prediger": Entry(brennan_prediger, frozenset({NOMINAL})),
-    "alpha_nominal": Entry(krippendorff_alpha, frozenset({NOMINAL})),
-    "alpha_detection": Entry(krippendorff_alpha, frozenset({DETECTION})),
-    "alpha_ordinal": Entry(partial(krippendorff_alpha, level="ordinal"), frozenset({ORDINAL})),
-    "alpha_interval": Entry(partial(krippendorff_alpha, level="interval"), frozenset({NUMBER})),
-    "alpha_ratio": Entry(partial(krippendorff_alpha, level="ratio"), frozenset({NUMBER})),
+STATISTICS: Mapping[str, StatisticEntry] = {
+    "agreement": StatisticEntry(observed_agreement, _ANY),
+    "positive_agreement": StatisticEntry(positive_agreement, frozenset({NOMINAL, DETECTION})),
+    "cohen_kappa": StatisticEntry(cohen_kappa, frozenset({NOMINAL})),
+    "fleiss_kappa": StatisticEntry(fleiss_kappa, frozenset({NOMINAL})),
+    "conger_kappa": StatisticEntry(conger_kappa, frozenset({NOMINAL})),
+    "gwet_ac1": StatisticEntry(gwet_ac1, frozenset({NOMINAL})),
+    "brennan_prediger": StatisticEntry(brennan_prediger, frozenset({NOMINAL})),
+    "alpha_nominal": StatisticEntry(krippendorff_alpha, frozenset({NOMINAL})),
+    "alpha_detection": StatisticEntry(krippendorff_alpha, frozenset({DETECTION})),
+    "alpha_ordinal": StatisticEntry(partial(krippendorff_alpha, level="ordinal"), frozenset({ORDINAL})),
+    "alpha_interval": StatisticEntry(partial(krippendorff_alpha, level="interval"), frozenset({NUMBER})),
+    "alpha_ratio": StatisticEntry(partial(krippendorff_alpha, level="ratio"), frozenset({NUMBER})),
 }
 
 

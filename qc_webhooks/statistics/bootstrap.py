@@ -9,7 +9,7 @@ import numpy as np
 from qc_webhooks.statistics.ratings import Floats, Ratings
 
 # Minimum units: with fewer, the interval is too wide to be useful.
-ENOUGH = 20
+MIN_UNITS = 20
 LEVEL = 0.95
 RESAMPLES = 1000
 
@@ -37,9 +37,9 @@ class Estimate:
     evidence: str = "enough"
 
     @classmethod
-    def lacking(cls, n: int, reason: str = "") -> "Estimate":
+    def insufficient(cls, n: int, reason: str = "") -> "Estimate":
         """An estimate without a value: not enough evidence."""
-        return cls(None, None, None, n, f"not enough evidence: {reason or f'{n} of the {ENOUGH} required'}")
+        return cls(None, None, None, n, f"not enough evidence: {reason or f'{n} of the {MIN_UNITS} required'}")
 
 
 Statistic = Callable[[Ratings, Floats | None], float]
@@ -55,14 +55,14 @@ def estimate(statistic: Statistic, ratings: Ratings, *, seed: int = 0, resamples
         resamples: Maximum number of resamples.
     """
     n = ratings.units
-    if n < ENOUGH:
-        return Estimate.lacking(n)
+    if n < MIN_UNITS:
+        return Estimate.insufficient(n)
     value = statistic(ratings, None)
     if math.isnan(value):
-        return Estimate.lacking(n, "all ratings are the same")
+        return Estimate.insufficient(n, "all ratings are the same")
     # Equally rated units are one distinct unit with a frequency: resampling units is a multinomial draw of frequencies.
     # Thousands of units rarely have more than hundreds of distinct ratings.
-    distinct, frequencies = ratings.kinds
+    distinct, frequencies = ratings.distinct
     units = int(frequencies.sum())
     rng = np.random.default_rng(seed)
     times = max(_FEWEST, min(resamples, _WORK // max(distinct.codes.size, 1)))
@@ -73,7 +73,7 @@ def estimate(statistic: Statistic, ratings: Ratings, *, seed: int = 0, resamples
     return Estimate(value, min(low, value), max(high, value), n)
 
 
-def proportion_ci(hits: int, n: int, *, enough: int = ENOUGH) -> Estimate:
+def proportion_ci(hits: int, n: int, *, enough: int = MIN_UNITS) -> Estimate:
     """Proportion with the 95 % credible interval of the Beta posterior under Jeffreys' prior.
 
     With no hits or only hits, the interval reaches 0 or 1 (Brown, Cai and DasGupta, "Interval Estimation for a Binomial
@@ -85,7 +85,7 @@ def proportion_ci(hits: int, n: int, *, enough: int = ENOUGH) -> Estimate:
         enough: Fewest trials for an estimate.
     """
     if n < enough:
-        return Estimate.lacking(n, f"{n} of the {enough} required")
+        return Estimate.insufficient(n, f"{n} of the {enough} required")
     from scipy.special import betaincinv
 
     low, high = (betaincinv(hits + 0.5, n - hits + 0.5, tail) for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))

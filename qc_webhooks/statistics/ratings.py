@@ -63,7 +63,7 @@ class Ratings:
         return np.array(rows, dtype=np.intp).reshape(-1, 4)
 
     @cached_property
-    def kinds(self) -> tuple["Ratings", NDArray[np.intp]]:
+    def distinct(self) -> tuple["Ratings", NDArray[np.intp]]:
         """The distinct units as ratings, and the frequency of each."""
         codes = np.ascontiguousarray(self.codes.T.astype(np.int32))
         # One void per unit: sorting rows as bytes is many times faster than `np.unique(axis=...)`.

@@ -51,7 +51,7 @@ class AttributedConflict:
         }
 
 
-def stance_of(answers: Answers) -> AnnotatorView:
+def annotator_view(answers: Answers) -> AnnotatorView:
     """Return the answers as an input of the consensus."""
     regions = [region for (_, kind), values in answers.controls.items() if kind in REGIONS for region in values]
     choices = {name: tuple(values) for (name, kind), values in answers.controls.items() if kind in CHOICES}
@@ -82,7 +82,11 @@ def conflicts_of(
     try:
         reference = truth or _as_answers(consensus, ordered, tolerance)
     except TooLargeToJudge as error:
-        return (AttributedConflict(not_named_conflict("Task", error), tuple(submission.annotator for submission in ordered)),)
+        return (
+            AttributedConflict(
+                not_named_conflict("Task", error), tuple(submission.annotator for submission in ordered)
+            ),
+        )
     return tuple(
         AttributedConflict(conflict, (submission.annotator,))
         for submission in ordered

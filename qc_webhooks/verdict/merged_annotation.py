@@ -27,7 +27,7 @@ from labelloop.labeling.studio.latest import latest_annotations
 from labelloop.labeling.studio.task import Annotation, Task
 from qc_webhooks.agreement import Answers, complete_answers
 from qc_webhooks.agreement.compare import Comparison
-from qc_webhooks.verdict.dispute_card import stance_of
+from qc_webhooks.verdict.dispute_card import annotator_view
 
 OUTVOTED = "more likely not there"
 OUTVOTED_ANSWER = "another answer is more likely"
@@ -59,7 +59,7 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class Style:
+class RegionStyle:
     """How merged regions are written.
 
     Attributes:
@@ -70,10 +70,10 @@ class Style:
 
     region: Callable[[ConsensusRegion, Region, LabelConfig | None], list[dict[str, Any]]]
     id_of: Callable[[ConsensusRegion], str] | None = None
-    tells: bool = True
+    with_probability: bool = True
 
 
-PLAIN = Style(lambda agreed, region, config: consensus_results(agreed, region, config=config))
+PLAIN = RegionStyle(lambda agreed, region, config: consensus_results(agreed, region, config=config))
 
 
 def merge(
@@ -83,7 +83,7 @@ def merge(
     *,
     crowd: AnnotatorModel | None = None,
     config: LabelConfig | None = None,
-    style: Style = PLAIN,
+    style: RegionStyle = PLAIN,
     agreed_consensus: Consensus | None = None,
 ) -> Merged:
     """Merge the annotations of a task.
@@ -108,21 +108,21 @@ def merge(
     }
     complete = complete_answers(answers)
     if len(answers) == 1:
-        return _one(answers, annotations, pairs, "the only annotation")
+        return _whole_annotation_of_best(answers, annotations, pairs, "the only annotation")
     if not complete:
         too_large = answers[0].too_large.rstrip(".")
-        return _one(answers, annotations, pairs, too_large or "no annotation can be read whole")
-    views = [stance_of(answer) for answer in complete]
+        return _whole_annotation_of_best(answers, annotations, pairs, too_large or "no annotation can be read whole")
+    views = [annotator_view(answer) for answer in complete]
     agreed_consensus = agreed_consensus or consensus(views, crowd)
     joined = attach_results(agreed_consensus, views, id_of=style.id_of)
-    work = _Work(annotations, complete, agreed_consensus, joined, pairs)
+    work = _Merge(annotations, complete, agreed_consensus, joined, pairs)
     results = [
         result
         for agreed, region in zip(agreed_consensus.regions, joined.regions, strict=True)
         for result in style.region(agreed, region, config)
     ]
     for control, answer in agreed_consensus.choices.items():
-        results += work.answer(control, answer, tells=style.tells)
+        results += work.answer(control, answer, tells=style.with_probability)
     results += work.carry()
     rejected = [{**provenance_json(region), "reason": OUTVOTED} for region in agreed_consensus.rejected]
     unread = [_unread(answer, annotations[answer.annotation]) for answer in answers if not answer.is_complete]
@@ -132,8 +132,8 @@ def merge(
 
 def whole_annotation(annotation: Annotation, who: int, reason: str) -> Merged:
     """Return one annotation unchanged, with the reason."""
-    line = {"annotator": who, "annotation": annotation.id, "results": len(_held(annotation)), "reason": reason}
-    return Merged(tuple(_held(annotation)), (line,))
+    line = {"annotator": who, "annotation": annotation.id, "results": len(_all_results(annotation)), "reason": reason}
+    return Merged(tuple(_all_results(annotation)), (line,))
 
 
 def mean_agreements(answers: Iterable[Answers], pairs: Iterable[Comparison]) -> dict[int, float]:
@@ -149,7 +149,7 @@ def mean_agreements(answers: Iterable[Answers], pairs: Iterable[Comparison]) -> 
     }
 
 
-def _one(
+def _whole_annotation_of_best(
     answers: Sequence[Answers],
     annotations: Mapping[int, Annotation],
     pairs: Callable[[], Iterable[Comparison]],
@@ -164,7 +164,7 @@ def _one(
     return Merged(merged.results, merged.carried, rejected)
 
 
-def _held(annotation: Annotation) -> list[dict[str, Any]]:
+def _all_results(annotation: Annotation) -> list[dict[str, Any]]:
     """All results of an annotation, unreadable ones too."""
     malformed = [error.source for error in annotation.malformed if isinstance(error.source, dict)]
     return [*(result.raw for result in annotation.results), *malformed]
@@ -176,48 +176,50 @@ def _unread(answers: Answers, annotation: Annotation) -> Line:
     return {
         "annotator": answers.annotator,
         "annotation": answers.annotation,
-        "results": len(_held(annotation)),
+        "results": len(_all_results(annotation)),
         "reason": reason,
     }
 
 
-class _Work:
+class _Merge:
     """The results that are not part of a merged region: voted answers, and results to carry."""
 
     def __init__(
         self,
         annotations: Mapping[int, Annotation],
         answers: Sequence[Answers],
-        found: Consensus,
+        agreed_consensus: Consensus,
         joined: MergedRegions,
         pairs: Callable[[], Iterable[Comparison]],
     ) -> None:
         self.carried: list[Line] = []
         self.rejected: list[Line] = []
-        self._who = {answer.annotation: answer.annotator for answer in answers}
+        self._annotators = {answer.annotation: answer.annotator for answer in answers}
         self._joined = joined
         self._pairs = pairs
         self._answers = answers
         self._annotations = annotations
         self._order: dict[int | None, int] = {}
         self._agreement: dict[int, float] = {}
-        drawn = {id(result) for answer in answers for region in stance_of(answer).regions for result in region.result}
-        self._left: dict[int, list[Result]] = {}
+        drawn = {
+            id(result) for answer in answers for region in annotator_view(answer).regions for result in region.result
+        }
+        self._to_carry: dict[int, list[Result]] = {}
         self._voted: dict[tuple[int, str], list[Result]] = defaultdict(list)
         for answer in answers:
             remaining = [result for result in annotations[answer.annotation].results if id(result) not in drawn]
             ids = Counter(result.id for result in remaining if result.id)
-            self._left[answer.annotation] = carried = []
+            self._to_carry[answer.annotation] = carried = []
             for result in remaining:
                 is_voted = result.type in _VOTED and ids[result.id] < 2
-                if is_voted and result.from_name in found.choices:
+                if is_voted and result.from_name in agreed_consensus.choices:
                     self._voted[answer.annotation, result.from_name].append(result)
                 else:
                     carried.append(result)
 
     def answer(self, control: str, answer: ConsensusChoice, *, tells: bool) -> list[dict[str, Any]]:
         """The most likely answer, as submitted by the highest-ranked annotator who gave it."""
-        by_annotator = {annotator: annotation for annotation, annotator in self._who.items()}
+        by_annotator = {annotator: annotation for annotation, annotator in self._annotators.items()}
         same = [by_annotator[annotator] for annotator, value in answer.votes if value == answer.chosen]
         voted = {annotation for annotation, name in self._voted if name == control}
         chosen = min(same, key=self._rank) if same else None
@@ -232,20 +234,20 @@ class _Work:
     def carry(self) -> list[dict[str, Any]]:
         """Results without a merge, by control; controls whose results share regions come from one annotator."""
         results: list[dict[str, Any]] = []
-        for controls in _groups(self._left.values()):
+        for controls in _groups(self._to_carry.values()):
             by_annotation = {
                 annotation: [result for result in results_left if _key(result) in controls]
-                for annotation, results_left in self._left.items()
+                for annotation, results_left in self._to_carry.items()
             }
             chosen = min((annotation for annotation, group in by_annotation.items() if group), key=self._rank)
-            results += self._taken(chosen, by_annotation[chosen])
+            results += self._carry_from(chosen, by_annotation[chosen])
             for annotation, group in by_annotation.items():
                 if annotation != chosen:
                     for control, own in _by_control(group):
                         self._reject(control, annotation, own, OTHERS_ANSWER)
         return results
 
-    def _taken(self, annotation: int, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
+    def _carry_from(self, annotation: int, results: Sequence[Result]) -> Iterator[dict[str, Any]]:
         ids = {result.id for result in results if result.id}
         why = "the highest mean agreement" if annotation in self._agreement else "the latest annotation"
         for control, own in _by_control(results):
@@ -276,7 +278,7 @@ class _Work:
     def _line(self, control: str, annotation: int, results: Sequence[Result], reason: str) -> Line:
         return {
             "control": control,
-            "annotator": self._who[annotation],
+            "annotator": self._annotators[annotation],
             "annotation": annotation,
             "regions": list(dict.fromkeys(result.id for result in results if result.id)),
             "results": len(results),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from qc_webhooks.agreement.conflicts import Conflict
 from qc_webhooks.agreement.region_text import position_text, region_name
 from qc_webhooks.policy import Policy
-from qc_webhooks.verdict.verdict import Verdict
+from qc_webhooks.verdict.verdict import TaskVerdict
 
 # Conflicts that fit in a cell of Label Studio's table or in a line above the image.
 MOST_CONFLICTS = 3
@@ -15,7 +15,7 @@ _LONGEST_TEXT = 40
 MOST_LABELS = 10
 
 
-def write_note(verdict: Verdict, policy: Policy, *, doubt: float | None = None, more: Sequence[str] = ()) -> str:
+def write_note(verdict: TaskVerdict, policy: Policy, *, doubt: float | None = None, more: Sequence[str] = ()) -> str:
     """Write what an annotator or a reviewer needs to know about a task. Annotators are counted, never named.
 
     Args:
@@ -27,7 +27,7 @@ def write_note(verdict: Verdict, policy: Policy, *, doubt: float | None = None, 
     return " ".join((_verdict_note(verdict, policy, doubt), *more))
 
 
-def _verdict_note(verdict: Verdict, policy: Policy, doubt: float | None) -> str:
+def _verdict_note(verdict: TaskVerdict, policy: Policy, doubt: float | None) -> str:
     if verdict.outcome == "waiting":
         return f"{verdict.annotators} of {policy.annotators} annotators have submitted.{_uncompared(verdict)}"
     if verdict.outcome == "not_judged":
@@ -53,7 +53,7 @@ def describe(conflict: Conflict) -> str:
     return " ".join(_LINES[conflict.type](conflict).split())
 
 
-def _uncompared(verdict: Verdict) -> str:
+def _uncompared(verdict: TaskVerdict) -> str:
     """What the verdict does not cover: unreadable and uncompared answers."""
     unread = f" {len(verdict.unread)} result(s) could not be read." if verdict.unread else ""
     return unread + (f" Not compared: {', '.join(verdict.uncompared)}." if verdict.uncompared else "")
@@ -63,46 +63,46 @@ def _percent(errors: float) -> str:
     return f"{100 * min(errors, 1.0):.0f} %" if errors < 1 else f"{errors:.1f} errors"
 
 
-def place(conflict: Conflict) -> str:
+def conflict_position(conflict: Conflict) -> str:
     """Where, in words: the span of a text, or the position on the image (see ``region_text``)."""
     return conflict.where or position_text(conflict.bounds, conflict.item_index)
 
 
 def _one_sided(conflict: Conflict) -> str:
-    return f"One has {region_name(conflict.a or conflict.b, conflict.shape)} {place(conflict)}, another has not."
+    region = region_name(conflict.a or conflict.b, conflict.shape)
+    return f"One annotator has {region} {conflict_position(conflict)}, another does not."
 
 
 def _label(conflict: Conflict) -> str:
     first, second = _name(conflict.a), _name(conflict.b)
-    return f"One says {first}, another says {second}: the {conflict.shape} {place(conflict)}."
+    return f"One annotator says {first}, another says {second}: the {conflict.shape} {conflict_position(conflict)}."
 
 
 def _low_overlap(conflict: Conflict) -> str:
     labels = " or ".join(dict.fromkeys(_name(labels) for labels in (conflict.a, conflict.b) if labels))
     label_text = f"for {labels} " if labels else ""
     if conflict.shape == "point":
-        return f"Two points {label_text}{place(conflict)} lie apart."
-    return (
-        f"Two {_plural(conflict.shape)} {label_text}{place(conflict)} overlap only {100 * (conflict.iou or 0):.0f} %."
-    )
+        return f"Two points {label_text}{conflict_position(conflict)} lie apart."
+    subject = f"Two {_plural(conflict.shape)} {label_text}{conflict_position(conflict)}"
+    return f"{subject} overlap only {100 * (conflict.iou or 0):.0f} %."
 
 
 def _duplicate(conflict: Conflict) -> str:
-    return f"One has {region_name(conflict.a or conflict.b, conflict.shape)} {place(conflict)} twice."
+    region = region_name(conflict.a or conflict.b, conflict.shape)
+    return f"One annotator has {region} {conflict_position(conflict)} twice."
 
 
 def _grouped(conflict: Conflict) -> str:
     labels = _name(tuple(dict.fromkeys((*conflict.a, *conflict.b))), empty="")
     shapes = _plural(conflict.shape)
     label_text = f" for {labels}" if labels else ""
-    return (
-        f"One has a single {conflict.shape}{label_text} {place(conflict)} where another has {conflict.count} {shapes}."
-    )
+    region = f"a single {conflict.shape}{label_text} {conflict_position(conflict)}"
+    return f"One annotator has {region} where another has {conflict.count} {shapes}."
 
 
 def _attribute(conflict: Conflict) -> str:
     difference = f"one says {_name(conflict.a, empty='nothing')}, another says {_name(conflict.b, empty='nothing')}"
-    return f"{conflict.control} of the {conflict.shape} {place(conflict)}: {difference}."
+    return f"{conflict.control} of the {conflict.shape} {conflict_position(conflict)}: {difference}."
 
 
 def _empty(conflict: Conflict) -> str:
@@ -111,7 +111,7 @@ def _empty(conflict: Conflict) -> str:
     more = [f"{len(counts) - MOST_LABELS} more labels"] if len(counts) > MOST_LABELS else []
     labels = ", ".join((*label_counts, *more))
     inner = f" ({labels})" if labels else ""
-    return f"One has {conflict.count} {_plural(conflict.shape)}{inner}, another has none."
+    return f"One annotator has {conflict.count} {_plural(conflict.shape)}{inner}, another has none."
 
 
 def _choice(conflict: Conflict) -> str:

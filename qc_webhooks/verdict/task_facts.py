@@ -10,7 +10,7 @@ import msgspec
 from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, Edges
 from labelloop.labeling.consensus.clustering import Cluster, cluster_regions
 from labelloop.labeling.consensus.consensus import AnnotatorView, Evidence
-from labelloop.labeling.consensus.crowd import Votes, choice_votes, control_of, annotated_boxes, choice_controls
+from labelloop.labeling.consensus.crowd import Votes, annotated_boxes, choice_controls, choice_votes, control_of
 from labelloop.labeling.errors import TooLargeToJudge
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
@@ -21,8 +21,8 @@ from qc_webhooks.agreement.answers import Answers, complete_answers, read_answer
 from qc_webhooks.agreement.compare import compare
 from qc_webhooks.agreement.metrics import Tolerance
 from qc_webhooks.artifacts.overlays import overlays_of
-from qc_webhooks.verdict.dispute_card import stance_of
-from qc_webhooks.verdict.verdict import Verdict
+from qc_webhooks.verdict.dispute_card import annotator_view
+from qc_webhooks.verdict.verdict import TaskVerdict
 
 # Origins of a region: drawn by hand, pre-label accepted unchanged, pre-label corrected.
 BY_HAND, UNTOUCHED, CHANGED = 0, 1, 2
@@ -50,13 +50,13 @@ class AnnotationFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     annotator: int
-    at: float
+    submitted_at: float
     seconds: float | None
     regions: int
-    truth: bool = False
-    against: float | None = None
-    known: bool = False
-    whole: bool = True
+    ground_truth: bool = False
+    ground_truth_agreement: float | None = None
+    measures_annotator: bool = False
+    is_complete: bool = True
 
 
 class RegionFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -101,7 +101,7 @@ class Question(msgspec.Struct, frozen=True, array_like=True, gc=False):
     votes: Votes
 
 
-class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class AnnotatorPair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Agreement of two annotators.
 
     Attributes:
@@ -117,8 +117,8 @@ class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
     b: int
     overall: float
     controls: dict[str, float]
-    met: int
-    same: int
+    common_regions: int
+    identical_regions: int
 
 
 class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -128,7 +128,7 @@ class Repeat(msgspec.Struct, frozen=True, array_like=True, gc=False):
     agreement: float
 
 
-class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class TaskFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The stored facts of one task.
 
     Attributes:
@@ -145,48 +145,48 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
     task: int
-    turns: tuple[AnnotationFacts, ...] = ()
-    things: tuple[ObjectFacts, ...] = ()
+    annotations: tuple[AnnotationFacts, ...] = ()
+    objects: tuple[ObjectFacts, ...] = ()
     questions: tuple[Question, ...] = ()
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[AnnotatorPair, ...] = ()
     repeats: tuple[Repeat, ...] = ()
-    photos: tuple[str, ...] = ()
+    image_urls: tuple[str, ...] = ()
     agreement: float | None = None
     outcome: str = "waiting"
     review: bool = False
 
     @property
-    def at(self) -> float:
+    def last_annotated_at(self) -> float:
         """Time of the last annotation, seconds since 1970."""
-        return max((turn.at for turn in self.turns), default=0.0)
+        return max((turn.submitted_at for turn in self.annotations), default=0.0)
 
     @property
     def blind(self) -> tuple[AnnotationFacts, ...]:
         """Annotations made without knowing the others: without the reviewer's and those with unreadable results."""
-        return tuple(turn for turn in self.turns if turn.whole and not turn.truth)
+        return tuple(turn for turn in self.annotations if turn.is_complete and not turn.ground_truth)
 
     def evidence(self) -> Evidence:
         """Return the task as evidence about its annotators."""
         return Evidence(
-            tuple(sorted(turn.annotator for turn in self.turns if turn.whole)),
+            tuple(sorted(turn.annotator for turn in self.annotations if turn.is_complete)),
             tuple(
-                (thing.control, tuple((mark.annotator, mark.labels) for mark in thing.marks)) for thing in self.things
+                (thing.control, tuple((mark.annotator, mark.labels) for mark in thing.marks)) for thing in self.objects
             ),
             tuple((question.control, question.votes) for question in self.questions),
-            tuple(boxes for thing in self.things if (boxes := thing.boxes)),
-            next((turn.annotator for turn in self.turns if turn.truth and turn.whole), None),
+            tuple(boxes for thing in self.objects if (boxes := thing.boxes)),
+            next((turn.annotator for turn in self.annotations if turn.ground_truth and turn.is_complete), None),
         )
 
 
 def facts_of(
     task: Task,
     answers: Sequence[Answers],
-    verdict: Verdict,
+    verdict: TaskVerdict,
     tolerance: Tolerance,
     *,
     config: LabelConfig | None = None,
     clusters: Sequence[Cluster] | None = None,
-) -> Facts:
+) -> TaskFacts:
     """Compute the facts of a task.
 
     Args:
@@ -198,8 +198,8 @@ def facts_of(
         clusters: Clusters of the complete answers' regions as ``consensus`` takes them, if already computed.
     """
     answers = sorted(answers, key=lambda submission: submission.annotator)
-    views = [stance_of(submission) for submission in complete_answers(answers)]
-    region_counts = {view.annotator: len(view.regions) for view in map(stance_of, answers)}
+    views = [annotator_view(submission) for submission in complete_answers(answers)]
+    region_counts = {view.annotator: len(view.regions) for view in map(annotator_view, answers)}
     annotations = {annotation.id: annotation for annotation in with_unique_ids(task.annotations)}
     prelabels = _prelabels(task)
     if clusters is None:
@@ -212,7 +212,9 @@ def facts_of(
     turns = [
         AnnotationFacts(
             submission.annotator,
-            moment(annotations[submission.annotation].updated_at or annotations[submission.annotation].created_at),
+            to_unix_time(
+                annotations[submission.annotation].updated_at or annotations[submission.annotation].created_at
+            ),
             _seconds(annotations[submission.annotation]),
             region_counts[submission.annotator],
             submission.ground_truth,
@@ -221,20 +223,20 @@ def facts_of(
         )
         for submission in answers
     ]
-    return Facts(
+    return TaskFacts(
         task.id or 0,
-        tuple(sorted(turns, key=lambda turn: (turn.truth, turn.at, turn.annotator))),
+        tuple(sorted(turns, key=lambda turn: (turn.ground_truth, turn.submitted_at, turn.annotator))),
         tuple(_thing(views, cluster, origins) for cluster in clusters),
         tuple(Question(control, choice_votes(views, control)) for control in choice_controls(views)),
         _pairs(verdict, views, clusters, origins),
         _repeats(task, answers, tolerance, config),
-        photos_of(task, config),
+        image_urls_of(task, config),
         verdict.agreement,
         verdict.outcome,
     )
 
 
-def photos_of(task: Task, config: LabelConfig | None) -> tuple[str, ...]:
+def image_urls_of(task: Task, config: LabelConfig | None) -> tuple[str, ...]:
     """URLs of a task's images, as stored; empty if the label config has no image."""
     urls: list[str] = []
     for tag in config.objects.values() if config else ():
@@ -244,7 +246,7 @@ def photos_of(task: Task, config: LabelConfig | None) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def moment(text: str) -> float:
+def to_unix_time(text: str) -> float:
     """Label Studio's timestamp in seconds since 1970; 0 if invalid."""
     try:
         return datetime.fromisoformat(text).timestamp() if text else 0.0
@@ -264,7 +266,7 @@ def same_shape(a: Region, b: Region) -> bool:
     return abs(area_a - area_b) <= SAME_AREA * max(area_a, area_b)
 
 
-def _against(submission: Answers, verdict: Verdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:
+def _against(submission: Answers, verdict: TaskVerdict, answers: Sequence[Answers]) -> tuple[float | None, bool]:
     """Agreement with the ground truth, and whether the ground truth existed before the annotation."""
     truth = next((other for other in answers if other.annotation == verdict.ground_truth), None)
     if truth is None or truth is submission:
@@ -294,11 +296,11 @@ def _rounded(edges: Edges) -> Edges:
 
 
 def _pairs(
-    verdict: Verdict,
+    verdict: TaskVerdict,
     views: Sequence[AnnotatorView],
     clusters: Sequence[Cluster],
     origins: Mapping[tuple[int, int], int],
-) -> tuple[Pair, ...]:
+) -> tuple[AnnotatorPair, ...]:
     common: dict[tuple[int, int], list[bool]] = {}
     for cluster in clusters:
         for index, member in enumerate(cluster):
@@ -310,7 +312,7 @@ def _pairs(
                 key = min(first.annotator, second.annotator), max(first.annotator, second.annotator)
                 common.setdefault(key, []).append(identical)
     return tuple(
-        Pair(
+        AnnotatorPair(
             pair.a,
             pair.b,
             round(pair.overall, 6),

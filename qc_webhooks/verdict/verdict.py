@@ -17,7 +17,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TaskVerdict:
     """The verdict on a task, from what its annotators submitted.
 
     Attributes:
@@ -53,12 +53,12 @@ class Verdict:
         return _measured(self.comparisons)
 
 
-def without_verdict(answers: Sequence[Answers], *reasons: str) -> Verdict:
+def without_verdict(answers: Sequence[Answers], *reasons: str) -> TaskVerdict:
     """Return the verdict on a task that cannot be judged, for these reasons; nothing is compared."""
-    return Verdict("not_judged", len(answers), not_judged=reasons)
+    return TaskVerdict("not_judged", len(answers), not_judged=reasons)
 
 
-def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
+def judge(answers: Sequence[Answers], policy: Policy) -> TaskVerdict:
     """Judge a task.
 
     Args:
@@ -74,11 +74,11 @@ def judge(answers: Sequence[Answers], policy: Policy) -> Verdict:
         too_large = f"{str(error)[0].upper()}{str(error)[1:]}."
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
     if truth is not None:
-        return Verdict("agreed", len(ordered), ground_truth=truth)
+        return TaskVerdict("agreed", len(ordered), ground_truth=truth)
     return without_verdict(ordered, too_large)
 
 
-def _compared(ordered: Sequence[Answers], policy: Policy) -> Verdict:
+def _compared(ordered: Sequence[Answers], policy: Policy) -> TaskVerdict:
     """Judge annotators in the order of their annotations.
 
     Raises:
@@ -88,7 +88,8 @@ def _compared(ordered: Sequence[Answers], policy: Policy) -> Verdict:
     unread = tuple(line for answer in ordered for line in answer.unread)
     uncompared = tuple(sorted({name for answer in ordered for name in answer.uncompared}))
     comparisons = tuple(
-        policy.weighed(compare(a, b, tolerance=tolerance, weights=weights)) for a, b in combinations(ordered, 2)
+        policy.without_uncounted(compare(a, b, tolerance=tolerance, weights=weights))
+        for a, b in combinations(ordered, 2)
     )
     truth = next((answer.annotation for answer in ordered if answer.ground_truth), None)
     majority = _majority(ordered, comparisons, policy.agrees)
@@ -106,7 +107,7 @@ def _compared(ordered: Sequence[Answers], policy: Policy) -> Verdict:
     has_agreement = measured and outcome != "not_judged"
     agreement = sum(pair.overall for pair in measured) / len(measured) if has_agreement else None
     conflicts = _closest_conflicts(ordered, comparisons, tolerance, policy) if outcome == "disputed" else ()
-    return Verdict(
+    return TaskVerdict(
         outcome, len(ordered), agreement, majority, conflicts, comparisons, truth, unread, uncompared, reasons
     )
 
@@ -119,8 +120,8 @@ def _measured(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
 
 def _reasons(answers: Sequence[Answers], policy: Policy) -> tuple[str, ...]:
     """Why a task is not judged: annotations with unreadable results, controls that no metric compares."""
-    partial = [answer for answer in answers if any(policy.weighs(name) for name in answer.unread_controls)]
-    names = sorted({name for answer in answers for name in answer.uncompared if policy.weighs(name)})
+    partial = [answer for answer in answers if any(policy.counts(name) for name in answer.unread_controls)]
+    names = sorted({name for answer in answers for name in answer.uncompared if policy.counts(name)})
     reasons = []
     if partial:
         first = f" ({partial[0].unread[0]})" if partial[0].unread else ""

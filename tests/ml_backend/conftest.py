@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from labelloop.service.media import MediaError, MediaMissing, Photo
+from labelloop.service.media import DecodedImage, MediaError, MediaMissing
 from labelloop.service.settings import Settings
 from ml_backend.server.app import create_app
 
@@ -85,9 +85,15 @@ def labelloop_model(make_onnx) -> Callable[..., Path]:
         names=("cat", "person", "car"),
         **options,
     ):
-        told = {"size": [64, 96], "layout": "NCHW", "color": "RGB", "range": "0..255", "letterbox": "top-left, pad 114"}
+        logged = {
+            "size": [64, 96],
+            "layout": "NCHW",
+            "color": "RGB",
+            "range": "0..255",
+            "letterbox": "top-left, pad 114",
+        }
         outputs = {"boxes": [boxes], "objectness": [objectness], "scores": [scores]}
-        metadata = {"names": list(names), "input": told}
+        metadata = {"names": list(names), "input": logged}
         return make_onnx(outputs, metadata=metadata, **options)
 
     return make
@@ -100,12 +106,12 @@ class Album:
         self.photos = dict(photos)
         self.asked: list[tuple[str, int | None]] = []
 
-    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None, **_: object) -> Photo:
+    def photo(self, url: str, *, task_id: int | None = None, max_side: int | None = None, **_: object) -> DecodedImage:
         self.asked.append((url, task_id))
-        found = self.photos.get(url, MediaMissing(url, "there is no such image"))
-        if isinstance(found, Exception):
-            raise found
-        return Photo(found, found.shape[1], found.shape[0])
+        result = self.photos.get(url, MediaMissing(url, "there is no such image"))
+        if isinstance(result, Exception):
+            raise result
+        return DecodedImage(result, result.shape[1], result.shape[0])
 
 
 @pytest.fixture

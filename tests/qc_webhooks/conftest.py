@@ -13,7 +13,7 @@ from labelloop.labeling.studio.task import read_task
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
-from labelloop.service.studio.tasks import Stamp
+from labelloop.service.studio.tasks import TaskStamp
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.store.decisions import DecisionStore
 
@@ -118,27 +118,27 @@ class MemoryStudio:
         return copy.deepcopy(self.stored.get(task))
 
     def tasks(self, _project, *, page_size=100, filters=None, ordering=None, only_ids=None):
-        found = list(self.stored.values())
+        result = list(self.stored.values())
         if only_ids is not None:
-            found = [source for source in found if source["id"] in set(only_ids)]
+            result = [source for source in result if source["id"] in set(only_ids)]
         for item in (filters or {}).get("items", ()):
             name, passes = item["filter"].rpartition(":")[2], OPERATORS[item["operator"]]
-            found = [
+            result = [
                 source
-                for source in found
+                for source in result
                 if passes(len(source["annotations"]) if name == "total_annotations" else source[name], item["value"])
             ]
         if ordering == ["-tasks:updated_at"]:
-            found.sort(key=lambda source: source["updated_at"], reverse=True)
-        return iter([read_task(copy.deepcopy(source)) for source in found])
+            result.sort(key=lambda source: source["updated_at"], reverse=True)
+        return iter([read_task(copy.deepcopy(source)) for source in result])
 
     def count_tasks(self, project, *, filters=None):
         return sum(1 for _ in self.tasks(project, filters=filters))
 
     def stamps(self, project, *, filters=None, page_size=1000):
         for task in self.tasks(project, filters=filters):
-            counted = sum(not each.was_cancelled for each in task.annotations)
-            yield Stamp(task.id, task.updated_at, counted, len(task.annotations) - counted)
+            counted = sum(not item.was_cancelled for item in task.annotations)
+            yield TaskStamp(task.id, task.updated_at, counted, len(task.annotations) - counted)
 
     def projects(self):
         return [{"id": PROJECT}]
@@ -151,14 +151,14 @@ class MemoryStudio:
 
     def tabs(self, task):
         """The names of the task's predictions as a browser shows them, from left to right."""
-        return [each["model_version"] for each in sorted(self.stored[task]["predictions"], key=lambda p: -p["id"])]
+        return [item["model_version"] for item in sorted(self.stored[task]["predictions"], key=lambda p: -p["id"])]
 
     def overlay(self, task, version):
-        return next(each for each in self.stored[task]["predictions"] if each["model_version"] == version)
+        return next(item for item in self.stored[task]["predictions"] if item["model_version"] == version)
 
     def project(self, project):
-        held = [each for source in self.stored.values() for each in source["annotations"]]
-        skipped = sum(bool(each.get("was_cancelled")) for each in held)
+        held = [item for source in self.stored.values() for item in source["annotations"]]
+        skipped = sum(bool(item.get("was_cancelled")) for item in held)
         counts = {"total_annotations_number": len(held) - skipped, "skipped_annotations_number": skipped}
         return {"id": project, "model_version": self.model_version} | counts | self.settings
 
@@ -168,15 +168,15 @@ class MemoryStudio:
     def add_prediction(self, task, result, score, model_version):
         self._stumble("before")
         self.writes.append({"prediction": model_version})
-        made = self.predict(task, json.loads(json.dumps(result)), model_version, score)
+        created = self.predict(task, json.loads(json.dumps(result)), model_version, score)
         self._stumble("after")
-        return made
+        return created
 
     def delete_prediction(self, prediction):
         self._stumble("before")
         self.writes.append({"deleted": prediction})
         for source in self.stored.values():
-            source["predictions"] = [each for each in source["predictions"] if each["id"] != prediction]
+            source["predictions"] = [item for item in source["predictions"] if item["id"] != prediction]
             for held in source["annotations"]:
                 if held.get("parent_prediction") == prediction:
                     held["parent_prediction"] = None
@@ -194,8 +194,8 @@ class MemoryStudio:
 
     def update_task(self, task, *, data=None, overlap=None, is_labeled=None):
         self._stumble("before")
-        given = {"data": data, "overlap": overlap, "is_labeled": is_labeled}
-        self.writes.append({name: value for name, value in given.items() if value is not None})
+        values = {"data": data, "overlap": overlap, "is_labeled": is_labeled}
+        self.writes.append({name: value for name, value in values.items() if value is not None})
         self.stored[task] |= copy.deepcopy(self.writes[-1]) | {"updated_at": self._now()}
         self._stumble("after")
         return copy.deepcopy(self.stored[task])
@@ -207,8 +207,8 @@ class MemoryStudio:
             return
         self.fail_next = (kind, left - 1) if left else None
         if not left:
-            status, said = (500, "it fell over") if when == "before" else (504, "the answer was lost")
-            raise StudioRefused("PATCH", status, said)
+            status, message = (500, "it fell over") if when == "before" else (504, "the answer was lost")
+            raise StudioRefused("PATCH", status, message)
 
     def serves(self, task, annotator):
         """Whether the label stream would give the task to this annotator."""

@@ -5,12 +5,12 @@ import pytest
 from qc_webhooks.errors import NotAnEvent
 from qc_webhooks.events import (
     ACTIONS,
-    MOST_ROWS,
+    MAX_ROWS,
     PROJECT,
     SUBSCRIBED_ACTIONS,
     TASK,
-    Known,
-    annotation_hint,
+    StoredAnnotation,
+    annotation_event,
     read_event,
     timestamp,
 )
@@ -29,11 +29,14 @@ def task(id_=1, **more):
     return {"id": id_, "data": {}, "project": 5, "created_at": "2026-11-23T20:59:49Z", "total_annotations": 0} | more
 
 
-def rows(body, known=None):
-    return [(hint.topic, hint.subject) for hint in read_event(body, task_of=lambda _ids: known or {})]
+def rows(body, published=None):
+    return [(hint.topic, hint.subject) for hint in read_event(body, task_of=lambda _ids: published or {})]
 
 
-KNOWN = {5: [Known(5, 4, "2026-11-23T21:02:36.306840Z")], 6: [Known(5, 9, "2026-11-23T21:02:36.306932Z")]}
+KNOWN = {
+    5: [StoredAnnotation(5, 4, "2026-11-23T21:02:36.306840Z")],
+    6: [StoredAnnotation(5, 9, "2026-11-23T21:02:36.306932Z")],
+}
 
 
 @pytest.mark.parametrize(
@@ -70,16 +73,16 @@ def test_each_action_asks_for_the_right_tasks(body, expected):
 
 
 def test_a_batch_of_thousands_is_one_row():
-    tasks = [task(n, total_annotations=2) for n in range(MOST_ROWS + 1)]
+    tasks = [task(n, total_annotations=2) for n in range(MAX_ROWS + 1)]
     assert rows({"action": "TASKS_CREATED", "tasks": tasks, "project": FIVE}) == [(PROJECT, "5")]
-    gone = [{"id": n} for n in range(MOST_ROWS + 1)]
+    gone = [{"id": n} for n in range(MAX_ROWS + 1)]
     assert rows({"action": "ANNOTATIONS_DELETED", "annotations": gone, "project": FIVE}) == [(PROJECT, "5")]
 
 
 def test_a_duplicate_and_the_poller_give_the_same_key():
     body = {"action": "ANNOTATION_CREATED", "annotation": annotation(3, 8), "project": FIVE}
     (first,), (again,) = (read_event(body, task_of=lambda _: {}) for _ in range(2))
-    polled = annotation_hint(5, 8, 3, "2026-11-23T21:02:28.534548+00:00", source="poll")
+    polled = annotation_event(5, 8, 3, "2026-11-23T21:02:28.534548+00:00", source="poll")
     assert first.key == again.key == polled.key
     assert first.subject == polled.subject
 

@@ -10,8 +10,8 @@ import pytest
 
 from ml_backend.catalogue import download as downloads
 from ml_backend.catalogue import pull as pulling
-from ml_backend.catalogue.download import NotPulled, OtherBytes, download
-from ml_backend.catalogue.entries import CATALOGUE, Entry, Release
+from ml_backend.catalogue.download import ChecksumMismatch, DownloadFailed, download
+from ml_backend.catalogue.entries import CATALOGUE, CatalogueEntry, Release
 from ml_backend.cli.models import models_pull
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -58,9 +58,9 @@ class Server:
 
 @pytest.fixture
 def server():
-    one = Server()
-    yield one
-    one.stop()
+    first = Server()
+    yield first
+    first.stop()
 
 
 @pytest.fixture
@@ -71,24 +71,24 @@ def release(server):
 @pytest.fixture
 def client(monkeypatch):
     monkeypatch.setattr(downloads, "PAUSE_S", 0.01)
-    with httpx.Client(trust_env=False, follow_redirects=True) as one:
-        yield one
+    with httpx.Client(trust_env=False, follow_redirects=True) as first:
+        yield first
 
 
 def test_a_connection_that_breaks_off_is_gone_on_with_and_a_file_that_is_there_is_not_loaded_again(
     server, release, client, tmp_path
 ):
     server.breaks = 2
-    told = []
+    logged = []
     file = tmp_path / "models" / "model.onnx"
-    assert download(release, file, client=client, progress=lambda done, whole: told.append((done, whole)))
+    assert download(release, file, client=client, progress=lambda done, whole: logged.append((done, whole)))
     assert file.read_bytes() == DATA
     assert server.asked == [None, "bytes=100000-", "bytes=200000-"]
-    assert told[-1] == (len(DATA), len(DATA))
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert logged[-1] == (len(DATA), len(DATA))
+    assert [done for done, _ in logged] == sorted(done for done, _ in logged)
     assert not download(release, file, client=client)
     assert len(server.asked) == 3
-    assert [one.name for one in file.parent.iterdir()] == ["model.onnx"]
+    assert [first.name for first in file.parent.iterdir()] == ["model.onnx"]
 
 
 def test_the_next_run_goes_on_where_the_last_one_ended(server, release, client, tmp_path):
@@ -98,10 +98,10 @@ def test_the_next_run_goes_on_where_the_last_one_ended(server, release, client, 
     assert (file.read_bytes(), server.asked) == (DATA, ["bytes=250000-"])
 
 
-@pytest.mark.parametrize("there", [DATA, DATA[:1000]])
-def test_a_server_that_knows_no_ranges_or_nothing_after_the_part(server, release, client, tmp_path, there):
-    server.ranges = there is DATA
-    (tmp_path / "model.onnx.part").write_bytes(there)
+@pytest.mark.parametrize("content", [DATA, DATA[:1000]])
+def test_a_server_that_knows_no_ranges_or_nothing_after_the_part(server, release, client, tmp_path, content):
+    server.ranges = content is DATA
+    (tmp_path / "model.onnx.part").write_bytes(content)
     download(release, tmp_path / "model.onnx", client=client)
     assert (tmp_path / "model.onnx").read_bytes() == DATA
 
@@ -115,7 +115,7 @@ def test_a_part_of_another_file_costs_a_second_download(server, release, client,
 
 def test_other_bytes_than_the_catalogue_s_are_never_kept(server, release, client, tmp_path):
     server.data = DATA[:-1] + b"!"
-    with pytest.raises(OtherBytes, match="checksum") as error:
+    with pytest.raises(ChecksumMismatch, match="checksum") as error:
         download(release, tmp_path / "model.onnx", client=client)
     assert error.value.fix
     assert list(tmp_path.iterdir()) == []
@@ -124,7 +124,7 @@ def test_other_bytes_than_the_catalogue_s_are_never_kept(server, release, client
 @pytest.mark.parametrize("status", [404, 503])
 def test_a_server_that_will_not_is_said_with_what_to_do_by_hand(server, release, client, tmp_path, status):
     server.status = status
-    with pytest.raises(NotPulled, match=str(status)) as error:
+    with pytest.raises(DownloadFailed, match=str(status)) as error:
         download(release, tmp_path / "model.onnx", client=client)
     assert str(tmp_path / "model.onnx") in error.value.fix
     assert release.sha256 in error.value.fix
@@ -133,8 +133,8 @@ def test_a_server_that_will_not_is_said_with_what_to_do_by_hand(server, release,
 
 @pytest.fixture
 def catalogue(monkeypatch, release):
-    entry = Entry("a toy", "detector", "MIT", "http://example.org/licence", (release,), ("cat", "dog"))
-    pair = Entry("two toys", "segmenter", "MIT", "http://example.org/licence", (release, release))
+    entry = CatalogueEntry("a toy", "detector", "MIT", "http://example.org/licence", (release,), ("cat", "dog"))
+    pair = CatalogueEntry("two toys", "segmenter", "MIT", "http://example.org/licence", (release, release))
     entries = {"toy": entry, "pair": pair}
     monkeypatch.setattr(pulling, "CATALOGUE", entries)
 
@@ -147,16 +147,16 @@ def test_the_command_shows_the_licence_and_how_to_serve_and_without_a_network_wh
     models_pull()
     assert capsys.readouterr().out.splitlines()[0].startswith("toy ")
     models_pull("toy")
-    said = capsys.readouterr().out
+    message = capsys.readouterr().out
     file = tmp_path / "models" / "toy" / "model.onnx"
-    assert "Licence: MIT, http://example.org/licence" in said
-    assert f"labelloop models add {file} --activate" in said
+    assert "Licence: MIT, http://example.org/licence" in message
+    assert f"labelloop models add {file} --activate" in message
     assert file.with_name("model.onnx.names").read_text() == "cat\ndog\n"
     models_pull("pair", source=f"{server.url}/mirror/")
     assert "LABELLOOP_SMART_DECODER=" in capsys.readouterr().out
     file.unlink()
     server.stop()
-    with pytest.raises(NotPulled) as error:
+    with pytest.raises(DownloadFailed) as error:
         models_pull("toy")
     assert str(file) in error.value.fix
     file.write_bytes(DATA)  # as the message says

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.connect_report import Change
+from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.db.engine import open_database
 from labelloop.service.settings import Settings
-from ml_backend.learning.connect import connect
+from ml_backend.learning.service import connect_to_learning
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.predict.control_support import ModelOutputs, controls_of, learnable, reasons
 from ml_backend.predict.controls import CONTROLS
@@ -63,11 +63,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("xml", "prelabels", "learns", "said"), CASES.values(), ids=CASES)
-def test_each_control_says_what_it_gets_and_teaches(xml, prelabels, learns, said):
+@pytest.mark.parametrize(("xml", "prelabels", "learns", "message"), CASES.values(), ids=CASES)
+def test_each_control_says_what_it_gets_and_teaches(xml, prelabels, learns, message):
     [control] = controls_of(LabelConfig.parse(f"<View>{xml}</View>"), DETECTOR)
     assert (control.control, control.prelabels, control.learns) == ("c", prelabels, learns)
-    assert said in control.sentence
+    assert message in control.sentence
     assert bool(reasons([control])) == (not (prelabels and learns))
 
 
@@ -80,7 +80,7 @@ def test_what_is_said_is_what_the_mapping_fills(xml, model):
         assert control.prelabels in {None, False}
         return
     targets = find_targets(config, outputs.names, gives=outputs.gives, points=outputs.points)
-    assert control.prelabels == any(one.labels or one.points for one in targets)
+    assert control.prelabels == any(first.labels or first.points for first in targets)
     assert control.sentence.endswith(".")
     assert control.reason or (control.prelabels and control.learns)
 
@@ -96,8 +96,8 @@ def test_a_mixed_project_says_it_control_by_control():
     xml = IMAGE + labelled("RectangleLabels") + labelled("Choices").replace('"c"', '"d"')
     boxes, choices = controls_of(LabelConfig.parse(f"<View>{xml}</View>"), DETECTOR)
     assert (boxes.learns, choices.learns) == (True, False)
-    [said] = reasons([boxes, choices])
-    assert said.startswith("d (Choices on Image)")
+    [message] = reasons([boxes, choices])
+    assert message.startswith("d (Choices on Image)")
 
 
 def templates():
@@ -107,16 +107,16 @@ def templates():
 
 
 def test_every_template_of_label_studio_has_an_answer_for_each_control():
-    found = templates()
-    if not found:
+    result = templates()
+    if not result:
         pytest.skip("needs Label Studio in .labelloop/label-studio")
-    for file in found:
+    for file in result:
         text = file.read_text(encoding="utf-8")
         config = LabelConfig.parse(text[text.index("<View") : text.rindex("</View>") + len("</View>")])
         for model in MODELS.values():
-            for one in controls_of(config, model):
-                assert one.sentence.endswith("."), file
-                assert one.tag.lower() in CONTROLS, file
+            for first in controls_of(config, model):
+                assert first.sentence.endswith("."), file
+                assert first.tag.lower() in CONTROLS, file
 
 
 def test_every_tag_of_the_table_is_in_the_reference():
@@ -139,7 +139,7 @@ class Unreadable:
 
 def test_connect_says_that_a_label_config_cannot_be_read(tmp_path):
     settings = Settings(home=tmp_path)
-    [change] = connect(Unreadable(), 7, settings, open_database(settings))
+    [change] = connect_to_learning(Unreadable(), 7, settings, open_database(settings))
     assert change.note
     assert "cannot be read" in change.what
 
@@ -152,15 +152,15 @@ PROMISES = {
 }
 
 
-@pytest.mark.parametrize(("xml", "said", "learns"), PROMISES.values(), ids=PROMISES)
-def test_connect_promises_learning_only_where_it_comes(xml, said, learns, tmp_path):
+@pytest.mark.parametrize(("xml", "message", "learns"), PROMISES.values(), ids=PROMISES)
+def test_connect_promises_learning_only_where_it_comes(xml, message, learns, tmp_path):
     settings = Settings(home=tmp_path)
     engine = open_database(settings)
-    first, *notes = connect(OneProject(xml), 7, settings, engine)
-    assert said in first.what
+    first, *notes = connect_to_learning(OneProject(xml), 7, settings, engine)
+    assert message in first.what
     assert first.note == (not learns)
     assert learnable(OneProject(xml).label_config(7)) == learns
-    assert all(one.note for one in notes)
+    assert all(first.note for first in notes)
     assert bool(notes) == (not learns)
     assert TrainingDataStore(engine).project(7) is not None
-    assert isinstance(first, Change)
+    assert isinstance(first, ConnectionChange)

@@ -26,12 +26,12 @@ def inspect(capsys, *words):
 
 def test_it_says_what_was_recognised_and_why_and_draws_what_it_sees(labelloop_model, photo_file, tmp_path, capsys):
     out = tmp_path / "drawn.png"
-    said = inspect(capsys, labelloop_model(), "--image", photo_file, "--out", out)
-    assert "Layout:   labelloop, because: outputs named boxes, objectness and scores" in said
-    assert "96 x 64 pixels RGB 0..255" in said
-    assert "3, from metadata: cat, person, car" in said
-    assert "2 detections on a photo of 192 x 128 pixels" in said
-    assert "0.81  cat  at 20 16 60 48" in said
+    message = inspect(capsys, labelloop_model(), "--image", photo_file, "--out", out)
+    assert "Layout:   labelloop, because: outputs named boxes, objectness and scores" in message
+    assert "96 x 64 pixels RGB 0..255" in message
+    assert "3, from metadata: cat, person, car" in message
+    assert "2 detections on a photo of 192 x 128 pixels" in message
+    assert "0.81  cat  at 20 16 60 48" in message
     drawn = np.asarray(Image.open(out)).astype(int)
     assert drawn.shape == (128, 192, 3)
     touched = np.abs(drawn - 200).max(axis=2) > 30
@@ -47,8 +47,8 @@ def test_masks_points_and_turned_boxes_are_drawn_in_their_places(make_onnx, phot
         case = CASES[name]()
         model = make_onnx(case.outputs, name=f"{name}.onnx", **case.options)
         out = tmp_path / f"{name}.png"
-        said = inspect(capsys, model, "--image", photo_file, "--out", out, "--threshold", "0.8")
-        assert f"Layout:   {name}" in said
+        message = inspect(capsys, model, "--image", photo_file, "--out", out, "--threshold", "0.8")
+        assert f"Layout:   {name}" in message
         assert (np.abs(np.asarray(Image.open(out)).astype(int) - 200).max(axis=2) > 30).sum() > 500
 
 
@@ -73,10 +73,10 @@ def test_what_is_not_recognised_ends_with_the_outputs_and_the_ways_to_say_what_t
     with pytest.raises(SystemExit) as ended:
         main(["models", "inspect", str(model)])
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert "strange [1, 3, 7] float32" in said
-    assert "--layout" in said
-    assert "yolov8-pose" in said
+    message = capsys.readouterr().err
+    assert "strange [1, 3, 7] float32" in message
+    assert "--layout" in message
+    assert "yolov8-pose" in message
 
 
 def test_without_a_model_it_is_the_embedded_one(capsys):

@@ -37,10 +37,10 @@ def test_what_does_not_meet_is_told_in_both_directions():
     report = mapping_report(rectangles('<Label value="Cat"/>', '<Label value="Spaceship"/>'), NAMES)
     assert report.classes_without_label == ("person", "car", "dining table")
     assert report.labels_without_class == ("Spaceship",)
-    said = " ".join(report.lines())
-    assert "Spaceship" in said
-    assert "dining table" in said
-    assert "predicted_values" in said
+    message = " ".join(report.lines())
+    assert "Spaceship" in message
+    assert "dining table" in message
+    assert "predicted_values" in message
 
 
 def test_a_perfect_fit_says_nothing():
@@ -60,31 +60,31 @@ NO_TARGETS = {
 }
 
 
-@pytest.mark.parametrize("given", NO_TARGETS.values(), ids=NO_TARGETS)
-def test_a_project_that_takes_no_boxes_has_no_targets_and_says_why(given):
-    assert find_targets(given, NAMES) == ()
-    assert "nothing is pre-labelled" in mapping_report(given, NAMES).lines()[0]
+@pytest.mark.parametrize("value", NO_TARGETS.values(), ids=NO_TARGETS)
+def test_a_project_that_takes_no_boxes_has_no_targets_and_says_why(value):
+    assert find_targets(value, NAMES) == ()
+    assert "nothing is pre-labelled" in mapping_report(value, NAMES).lines()[0]
 
 
 def test_labels_with_a_rectangle_of_their_own_are_a_target():
-    given = config(
+    value = config(
         '<Labels name="l" toName="image"><Label value="cat"/></Labels><Rectangle name="box" toName="image"/>'
     )
-    [target] = find_targets(given, NAMES)
+    [target] = find_targets(value, NAMES)
     assert (target.control.name, target.shape.name, target.to_name, target.data_key) == ("l", "box", "image", "image")
 
 
 def test_tags_may_be_written_in_any_case():
-    given = config('<rectanglelabels name="l" toName="image"><Label value="cat"/></rectanglelabels>')
-    assert [dict(target.labels) for target in find_targets(given, NAMES)] == [{0: "cat"}]
+    value = config('<rectanglelabels name="l" toName="image"><Label value="cat"/></rectanglelabels>')
+    assert [dict(target.labels) for target in find_targets(value, NAMES)] == [{0: "cat"}]
 
 
 def test_two_controls_of_one_image_each_get_what_they_have_a_label_for():
-    given = config(
+    value = config(
         '<RectangleLabels name="a" toName="image" model_score_threshold="0.8"><Label value="cat"/></RectangleLabels>'
         '<RectangleLabels name="b" toName="image"><Label value="person"/></RectangleLabels>'
     )
-    first, second = find_targets(given, NAMES)
+    first, second = find_targets(value, NAMES)
     assert (dict(first.labels), dict(second.labels)) == ({0: "cat"}, {1: "person"})
     assert (first.threshold(0.3), second.threshold(0.3)) == (0.8, 0.3)
-    assert mapping_report(given, NAMES).labels_without_class == ()
+    assert mapping_report(value, NAMES).labels_without_class == ()

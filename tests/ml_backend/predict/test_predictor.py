@@ -9,12 +9,12 @@ import pytest
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.errors import Busy
 from labelloop.service.media import MediaUnreachable, NotAnImage
-from labelloop.service.memory_budget import Abandoned, never
+from labelloop.service.memory_budget import Abandoned, never_abandoned
 from ml_backend.errors import ModelBroken
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.label_mapping import find_targets
-from ml_backend.predict.predictor import PREPARERS, Predictor
-from ml_backend.predict.protocol import Prediction, ProjectOptions, Unanswered
+from ml_backend.predict.predictor import PREPARE_THREADS, Predictor
+from ml_backend.predict.protocol import FailedPrediction, ProjectOptions, TaskPrediction
 from ml_backend.predict.task_score import NEUTRAL
 
 LABELS = '<Label value="Cat"/><Label value="Person"/><Label value="Car"/>'
@@ -42,11 +42,11 @@ def detector(labelloop_model):
 
 @pytest.fixture
 def predict(detector):
-    def run(photos, tasks, *, config=ONE, threshold=0.3, project=None, abandoned=never, **options):
+    def run(photos, tasks, *, config=ONE, threshold=0.3, project=None, abandoned=never_abandoned, **options):
         targets = find_targets(LabelConfig.parse(config), detector.names.names)
         predictor = Predictor(photos, score_threshold=threshold, **options)
-        asked = ProjectOptions(score_threshold=project)
-        return predictor.predict(tasks, detector=detector, targets=targets, options=asked, abandoned=abandoned)
+        requested = ProjectOptions(score_threshold=project)
+        return predictor.predict(tasks, detector=detector, targets=targets, options=requested, abandoned=abandoned)
 
     return run
 
@@ -73,11 +73,11 @@ def test_boxes_are_percent_of_the_original_photo_with_region_scores(predict, alb
 def test_one_entry_a_task_in_the_order_of_the_tasks_whatever_is_slow(predict, photo):
     class Slow:
         def photo(self, url, *, task_id=None, max_side=None, **_):
-            from labelloop.service.media import Photo
+            from labelloop.service.media import DecodedImage
 
             time.sleep(0.03 if task_id % 3 == 0 else 0)
             side = 192 + task_id
-            return Photo(photo, side, 128)
+            return DecodedImage(photo, side, 128)
 
     entries = predict(Slow(), [task(number, image="x") for number in range(1, 31)])
     assert [entry.result[0]["original_width"] for entry in entries] == [192 + number for number in range(1, 31)]
@@ -107,7 +107,7 @@ def test_a_bad_photo_costs_its_own_task_its_boxes_and_no_other(case, predict, al
     codes = []
     tasks = [task(1, image="a"), task(2, **BAD[case]), task(3, image="a")]
     first, bad, last = predict(photos, tasks, skipped=codes.append)
-    assert isinstance(bad, Unanswered)
+    assert isinstance(bad, FailedPrediction)
     assert bad.error
     assert len(first.result) == len(last.result) == 2
     assert len(codes) == 1
@@ -115,7 +115,7 @@ def test_a_bad_photo_costs_its_own_task_its_boxes_and_no_other(case, predict, al
 
 def test_a_task_without_data_is_answered_all_the_same(predict, album):
     entries = predict(album(), [{"id": 1}, {"data": None}, {}])
-    assert all(isinstance(entry, Unanswered) and entry.score == NEUTRAL for entry in entries)
+    assert all(isinstance(entry, FailedPrediction) and entry.score == NEUTRAL for entry in entries)
 
 
 def test_labels_and_rectangle_give_two_results_of_one_id(predict, album, photo):
@@ -179,7 +179,7 @@ def test_no_photo_is_fetched_for_a_project_that_takes_no_boxes(predict, album, p
     photos = album(a=photo)
     config = f'<View>{IMAGE}<Choices name="c" toName="image"><Choice value="Cat"/></Choices></View>'
     [entry] = predict(photos, [task(1, image="a")], config=config)
-    assert (isinstance(entry, Unanswered), photos.asked) == (True, [])
+    assert (isinstance(entry, FailedPrediction), photos.asked) == (True, [])
 
 
 def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
@@ -188,7 +188,7 @@ def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
         lock = threading.Lock()
 
         def photo(self, url, *, task_id=None, max_side=None, **_):
-            from labelloop.service.media import Photo
+            from labelloop.service.media import DecodedImage
 
             with self.lock:
                 self.held += 1
@@ -196,11 +196,11 @@ def test_photos_held_at_once_do_not_grow_with_the_request(predict, photo):
             time.sleep(0.002)
             with self.lock:
                 self.held -= 1
-            return Photo(photo, 192, 128)
+            return DecodedImage(photo, 192, 128)
 
     photos = Counting()
     assert len(predict(photos, [task(number, image="x") for number in range(250)])) == 250
-    assert 1 < photos.most <= PREPARERS
+    assert 1 < photos.most <= PREPARE_THREADS
 
 
 def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(predict, photo):
@@ -208,17 +208,17 @@ def test_tasks_that_the_time_does_not_suffice_for_are_left_unanswered_not_empty(
 
     class Hanging:
         def photo(self, url, *, task_id=None, max_side=None, **_):
-            from labelloop.service.media import Photo
+            from labelloop.service.media import DecodedImage
 
             if task_id > 2:
                 over.wait(60)
-            return Photo(photo, 192, 128)
+            return DecodedImage(photo, 192, 128)
 
     started = time.monotonic()
     entries = predict(Hanging(), [task(number, image="x") for number in range(1, 21)], budget_s=2)
     assert time.monotonic() - started < 30
     over.set()
-    assert [type(entry) for entry in entries] == [Prediction] * 2 + [Unanswered] * 18
+    assert [type(entry) for entry in entries] == [TaskPrediction] * 2 + [FailedPrediction] * 18
 
 
 def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(labelloop_model, album, photo):
@@ -240,8 +240,8 @@ def test_an_engine_too_slow_for_the_request_leaves_the_rest_unanswered_in_time(l
     entries = predictor.predict([task(n, image="a") for n in range(40)], detector=Slow(), targets=targets)
     assert time.monotonic() - started < 15  # of 20
     kinds = [type(entry) for entry in entries]
-    assert 0 < kinds.count(Prediction) < 10
-    assert kinds == sorted(kinds, key=[Prediction, Unanswered].index)
+    assert 0 < kinds.count(TaskPrediction) < 10
+    assert kinds == sorted(kinds, key=[TaskPrediction, FailedPrediction].index)
 
 
 def test_an_engine_that_fails_fails_the_request_and_not_a_photo(labelloop_model, album, photo):
@@ -271,7 +271,7 @@ def test_the_size_of_the_engines_batch_changes_nothing_but_the_number_of_runs(ba
     entries = Predictor(photos, score_threshold=0.3).predict(
         [task(n, image=f"p{n}" if n % 5 else "gone") for n in range(20)], detector=detector, targets=targets
     )
-    assert [entry.result[0]["original_height"] if isinstance(entry, Prediction) else None for entry in entries] == [
+    assert [entry.result[0]["original_height"] if isinstance(entry, TaskPrediction) else None for entry in entries] == [
         128 - n if n % 5 else None for n in range(20)
     ]
     assert sum(runs) == 16
@@ -292,7 +292,7 @@ def test_work_stops_when_the_client_has_gone(predict, album, photo):
 
     with pytest.raises(Abandoned):
         predict(Leaving(), [task(n, image="a") for n in range(60)], abandoned=gone.is_set)
-    assert len(photos.asked) <= PREPARERS
+    assert len(photos.asked) <= PREPARE_THREADS
 
 
 def test_no_memory_for_a_photo_refuses_the_request(predict, album, photo):
@@ -314,4 +314,4 @@ def test_decodes_of_an_ended_request_do_not_wait_for_memory(predict, photo, wait
 
     with pytest.raises(Busy):
         predict(Waiting(), [task(n, image="a") for n in range(1, 9)])
-    wait_until(lambda: 0 < len(ended) <= PREPARERS)
+    wait_until(lambda: 0 < len(ended) <= PREPARE_THREADS)

@@ -8,7 +8,7 @@ import shapely
 
 from labelloop.labeling.geometry.shapes import Mask
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.regions import read_annotation
+from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import read_task
 from ml_backend.inference.detector import load_detector
 from ml_backend.predict.label_mapping import find_targets, mapping_report
@@ -65,8 +65,8 @@ def regions_of(models, album):
         [entry] = Predictor(album(x=photo), score_threshold=0.3).predict(
             [{"id": 1, "data": {"image": "x"}}], detector=detector, targets=targets, options=ProjectOptions(**options)
         )
-        told = {"id": 1, "data": {}, "predictions": [{"id": 2, "result": entry.result, "model_version": "v"}]}
-        [prediction] = read_task(told).predictions
+        logged = {"id": 1, "data": {}, "predictions": [{"id": 2, "result": entry.result, "model_version": "v"}]}
+        [prediction] = read_task(logged).predictions
         reading = read_annotation(prediction, config=config)
         assert not reading.errors
         return reading, entry.result, entry.score
@@ -132,9 +132,9 @@ def test_masks_are_boxes_where_only_boxes_are_asked_for(regions_of):
 
 
 def test_labels_beside_a_brush_give_two_results_of_one_region(regions_of):
-    beside = '<Labels name="l" toName="image"><Label value="a"/></Labels><Brush name="c" toName="image"/>'
-    _, results, _ = regions_of("segment", beside)
-    assert [(one["type"], one["from_name"]) for one in results] == [("brush", "c"), ("labels", "l")]
+    extra = '<Labels name="l" toName="image"><Label value="a"/></Labels><Brush name="c" toName="image"/>'
+    _, results, _ = regions_of("segment", extra)
+    assert [(first["type"], first["from_name"]) for first in results] == [("brush", "c"), ("labels", "l")]
     assert results[0]["id"] == results[1]["id"]
 
 
@@ -237,11 +237,11 @@ def test_a_mask_lies_right_on_a_photo_that_is_padded_in_the_input(models):
     detector = models("segment")
     assert detector.spec.placement == "centre"
     # 200 x 200 becomes 64 x 64 from 16, 0 in the input: the mask 16..48 x 8..32 is 0..100 x 25..100 of the photo.
-    [found] = detector.detect([prepare(np.zeros((200, 200, 3), np.uint8), detector.spec)], floor=0.8)
+    [result] = detector.detect([prepare(np.zeros((200, 200, 3), np.uint8), detector.spec)], floor=0.8)
     expected = np.zeros((200, 200), bool)
     expected[25:100, 0:100] = True
     expected[62:100, 50:100] = False
-    assert overlap(found.segments[0].mask(), expected) > 0.85
-    outline = shapely.Polygon(found.segments[0].outline())
+    assert overlap(result.segments[0].mask(), expected) > 0.85
+    outline = shapely.Polygon(result.segments[0].outline())
     truth = shapely.Polygon([(0, 25), (100, 25), (100, 62.5), (50, 62.5), (50, 100), (0, 100)])
     assert outline.intersection(truth).area / outline.union(truth).area > 0.85

@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.predict.task_score import NEUTRAL, near_miss_floor, photo_score, sureness
+from ml_backend.predict.task_score import NEUTRAL, certainty, near_miss_floor, task_score
 
 T = 0.3
 
 
 def score(*candidates, threshold=T):
-    return photo_score([(candidate, threshold) for candidate in candidates])
+    return task_score([(candidate, threshold) for candidate in candidates])
 
 
 def test_doubtful_before_empty_before_sure():
@@ -34,11 +34,11 @@ def test_a_photo_without_boxes_is_never_among_the_surest_nor_zero():
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=30))
 def test_it_is_always_a_number_from_0_to_1(candidates):
-    assert 0 <= photo_score(candidates) <= 1
+    assert 0 <= task_score(candidates) <= 1
 
 
 @pytest.mark.parametrize(
     ("given_score", "threshold", "expected"), [(0.3, 0.3, 0), (1, 0.3, 1), (0.15, 0.3, 0.5), (1, 1, 1), (0.5, 0, 0.5)]
 )
 def test_sureness_is_the_distance_to_the_threshold(given_score, threshold, expected):
-    assert sureness(given_score, threshold) == pytest.approx(expected)
+    assert certainty(given_score, threshold) == pytest.approx(expected)

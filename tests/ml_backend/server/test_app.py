@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from labelloop.service.db.engine import open_database
 from labelloop.service.media import NotAnImage
 from labelloop.service.settings import Settings
-from ml_backend.cli.learning_commands import _phase
-from ml_backend.learning.service import State
+from ml_backend.cli.learn import phase_text
+from ml_backend.learning.service import LearningState
 from ml_backend.learning.store.annotations import TrainingDataStore
 from ml_backend.predict.task_score import NEUTRAL
 from ml_backend.server.app import create_app
@@ -64,41 +64,41 @@ def test_setup_and_every_prediction_carry_the_same_version(client, boxes_config)
     assert client.get("/versions").json == {"versions": [version]}
 
 
-@pytest.mark.parametrize("given", [None, "", "  ", {}, "{}", {"score_threshold": None}, {"unknown": [1]}])
-def test_extra_params_may_be_empty_in_every_way(given, client, boxes_config):
-    assert client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": given}).status_code == 200
+@pytest.mark.parametrize("value", [None, "", "  ", {}, "{}", {"score_threshold": None}, {"unknown": [1]}])
+def test_extra_params_may_be_empty_in_every_way(value, client, boxes_config):
+    assert client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": value}).status_code == 200
 
 
 def test_a_threshold_by_class_holds_and_one_of_nothing_is_told(client, boxes_config):
-    asked = {"score_thresholds": {"car": 0.05, "CAT": 0.99, "Unicorn": 0.4}}
+    requested = {"score_thresholds": {"car": 0.05, "CAT": 0.99, "Unicorn": 0.4}}
     with capture_logs() as logs:
-        client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": asked})
+        client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": requested})
     assert any("Unicorn" in entry.get("note", "") for entry in logs)
     [entry] = client.post("/predict", json=predict_body(boxes_config, TASK)).json["results"]
     assert {result["value"]["rectanglelabels"][0] for result in entry["result"]} == {"Person", "Car"}
 
 
-@pytest.mark.parametrize("given", [{"score_threshold": 0.05}, '{"score_threshold": 0.05}'])
+@pytest.mark.parametrize("value", [{"score_threshold": 0.05}, '{"score_threshold": 0.05}'])
 def test_a_threshold_in_the_extra_params_holds_for_its_project_in_every_worker(
-    given, client_of, labelloop_model, photos, boxes_config
+    value, client_of, labelloop_model, photos, boxes_config
 ):
     model = labelloop_model()
-    asked, other_worker = client_of(model, photos), client_of(model, photos)
+    requested, other_worker = client_of(model, photos), client_of(model, photos)
     body = predict_body(boxes_config, TASK)
     before = len(other_worker.post("/predict", json=body).json["results"][0]["result"])
-    asked.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": given})
+    requested.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": value})
     after = len(other_worker.post("/predict", json=body).json["results"][0]["result"])
     elsewhere = len(other_worker.post("/predict", json={**body, "project": "6.1"}).json["results"][0]["result"])
     assert (before, after, elsewhere) == (2, 3, 2)
-    asked.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": None})
+    requested.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": None})
     assert len(other_worker.post("/predict", json=body).json["results"][0]["result"]) == 2
 
 
 @pytest.mark.parametrize(
-    "given", ["high", {"score_threshold": "high"}, {"score_threshold": 7}, [1], {"score_threshold": True}]
+    "value", ["high", {"score_threshold": "high"}, {"score_threshold": 7}, [1], {"score_threshold": True}]
 )
-def test_extra_params_that_cannot_be_meant_are_a_400_that_says_what_to_write(given, client, boxes_config):
-    answer = client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": given})
+def test_extra_params_that_cannot_be_meant_are_a_400_that_says_what_to_write(value, client, boxes_config):
+    answer = client.post("/setup", json={**SETUP, "schema": boxes_config, "extra_params": value})
     assert answer.status_code == 400
     assert '{"score_threshold": 0.4}' in answer.json["error"]["message"]
 
@@ -111,9 +111,9 @@ def test_a_bad_photo_gives_no_prediction_but_its_reason_and_is_counted(client, b
     assert "truncated" in bad["error"]
     assert (bad["score"], bad["model_version"]) == (NEUTRAL, good["model_version"])
     assert good["result"]
-    [said] = [line for line in logs if line["event"] == "photo_skipped"]
-    assert said["task"] == 1
-    assert "truncated" in said["reason"]
+    [message] = [line for line in logs if line["event"] == "photo_skipped"]
+    assert message["task"] == 1
+    assert "truncated" in message["reason"]
     assert 'labelloop_ml_photos_skipped_total{reason="not_an_image"} 1.0' in client.get("/metrics").text
 
 
@@ -142,10 +142,10 @@ TEXTS = '<View><Text name="t" value="$text"/><Labels name="ner" toName="t"><Labe
 
 
 def test_setup_predict_pages_and_training_say_the_same_reason(client, tmp_path):
-    told = client.post("/setup", json={**SETUP, "schema": TEXTS}).json
-    [note] = told["notes"]
+    logged = client.post("/setup", json={**SETUP, "schema": TEXTS}).json
+    [note] = logged["notes"]
     assert note.startswith("ner (Labels on Text) is not pre-labelled and not learned from")
-    assert told["controls"][0]["control"] == "ner"
+    assert logged["controls"][0]["control"] == "ner"
     assert note in client.post("/predict", json=predict_body(TEXTS, TASK)).json["results"][0]["error"]
     assert note in client.post("/validate", json={"config": TEXTS}).json["problems"]
     training = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 5}}).json
@@ -186,9 +186,9 @@ def test_what_does_not_fit_the_labels_is_logged_once_a_label_config(client, boxe
     with capture_logs() as logs:
         for _ in range(3):
             client.post("/setup", json={**SETUP, "schema": config})
-    said = [line["note"] for line in logs if line["event"] == "labels_and_classes"]
-    assert sum("Spaceship" in line for line in said) == 1
-    assert sum("car" in line for line in said) == 1
+    message = [line["note"] for line in logs if line["event"] == "labels_and_classes"]
+    assert sum("Spaceship" in line for line in message) == 1
+    assert sum("car" in line for line in message) == 1
 
 
 ANNOTATION = {"id": 7, "task": 3, "project": 5, "updated_at": "2026-01-01T00:00:00Z"}
@@ -242,23 +242,26 @@ def test_a_worker_that_was_ended_in_a_phase_is_not_said_to_be_in_it_for_ever(cli
     client.post("/train", json={"project": 5})
     lessons = TrainingDataStore(open_database(Settings(home=tmp_path / "home")))
     lessons.connect(5)
-    lessons.phase(5, "fit")
+    lessons.set_phase(5, "fit")
     assert client.post("/job_status", json={"job": "learn-5"}).json["job_status"] == "running"
     lessons.update_project(5, phase_at=time.time() - 600)
     assert client.post("/job_status", json={"job": "learn-5"}).json["job_status"] == "queued"
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("state", "message"),
     [
-        (State("queued", waiting=1, waiting_s=2.0), "1 event waits for the worker"),
-        (State("queued", waiting=3, waiting_s=45.2), "3 events wait for the worker for 45 s: is `labelloop worker`"),
-        (State("running", "photos", 3, 9), "Looking at photos 3/9"),
-        (State("completed"), "Waiting for a submit"),
+        (LearningState("queued", waiting=1, waiting_s=2.0), "1 event waits for the worker"),
+        (
+            LearningState("queued", waiting=3, waiting_s=45.2),
+            "3 events wait for the worker for 45 s: is `labelloop worker`",
+        ),
+        (LearningState("running", "photos", 3, 9), "Looking at photos 3/9"),
+        (LearningState("completed"), "Waiting for a submit"),
     ],
 )
-def test_watching_says_what_is_done_and_asks_for_a_worker_that_does_not_come(state, said):
-    assert _phase(state).startswith(said)
+def test_watching_says_what_is_done_and_asks_for_a_worker_that_does_not_come(state, message):
+    assert phase_text(state).startswith(message)
 
 
 def test_a_project_that_does_not_learn_says_so_when_training_is_asked_for(client_of, labelloop_model, photos, tmp_path):
@@ -395,7 +398,7 @@ def test_health_and_setup_answer_at_once_while_the_model_is_loaded(
 
     monkeypatch.setattr(ModelServer.__init__, "__kwdefaults__", {**ModelServer.__init__.__kwdefaults__, "load": slowly})
     model = labelloop_model()
-    client = create_app(settings.but(model=model), photos=photos).test_client()
+    client = create_app(settings.replace(model=model), photos=photos).test_client()
     try:
         started = time.perf_counter()
         assert client.get("/health").status_code == 200
@@ -415,16 +418,16 @@ def replayed(value):
     if isinstance(value, dict):
         if value.get("role") == "ml" and "path" in value:
             yield value
-        for one in value.values():
-            yield from replayed(one)
+        for first in value.values():
+            yield from replayed(first)
     elif isinstance(value, list):
-        for one in value:
-            yield from replayed(one)
+        for first in value:
+            yield from replayed(first)
 
 
 def test_every_request_recorded_from_label_studio_is_answered(client, shared):
     """The real thing, as Label Studio 1.23.2 sent it: none may fail, and `/predict` gives one entry a task."""
-    seen = set()
+    received = set()
     for file in sorted((shared / "facts" / "captures").glob("*.json")):
         for request in replayed(json.loads(file.read_text())):
             options = {} if request["body"] is None else {"json": request["body"]}
@@ -432,5 +435,5 @@ def test_every_request_recorded_from_label_studio_is_answered(client, shared):
             assert answer.status_code == 200, (file.name, request["path"], answer.text)
             if request["path"] == "/predict":
                 assert len(answer.json["results"]) == len(request["body"]["tasks"])
-            seen.add(request["path"])
-    assert {"/health", "/setup", "/predict", "/versions", "/webhook"} <= seen
+            received.add(request["path"])
+    assert {"/health", "/setup", "/predict", "/versions", "/webhook"} <= received

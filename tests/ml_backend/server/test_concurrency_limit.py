@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from ml_backend.server.concurrency_limit import WAITING, Busy, ConcurrencyLimiter
+from ml_backend.server.concurrency_limit import QUEUED_PER_SLOT, Busy, ConcurrencyLimiter
 
 
 def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who_waits():
@@ -16,11 +16,11 @@ def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who
             inside.append(1)
             go.wait(60)
 
-    threads = [threading.Thread(target=work) for _ in range(1 + WAITING)]
+    threads = [threading.Thread(target=work) for _ in range(1 + QUEUED_PER_SLOT)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 60
-    while turns._inside < 1 + WAITING and time.monotonic() < deadline:
+    while turns._inside < 1 + QUEUED_PER_SLOT and time.monotonic() < deadline:
         time.sleep(0.005)
     assert len(inside) == 1
     with pytest.raises(Busy) as error, turns.acquire():
@@ -29,7 +29,7 @@ def test_those_beyond_the_bound_are_told_at_once_and_a_free_turn_goes_to_one_who
     go.set()
     for thread in threads:
         thread.join()
-    assert len(inside) == 1 + WAITING
+    assert len(inside) == 1 + QUEUED_PER_SLOT
     with turns.acquire() as waited_s:
         assert waited_s < 30  # nobody is before us; otherwise it would be 60
 

@@ -97,7 +97,7 @@ def test_one_batch_with_every_bad_photo_and_a_token_that_runs_out(
     client = create_app(settings, photos=Media(settings, label_studio)).test_client()
     wait_until(lambda: client.get("/ready").status_code == 200)
     urls = [f"/data/upload/good{n}.jpg" for n in range(6)]
-    urls = [one for pair in zip(urls, FAULTS, strict=True) for one in pair]
+    urls = [first for pair in zip(urls, FAULTS, strict=True) for first in pair]
     tasks = [{"id": number, "data": {"image": url}} for number, url in enumerate(urls)]
     body = {"tasks": tasks, "label_config": boxes_config, "project": "1.1"}
     answers = []
@@ -123,12 +123,12 @@ def test_one_batch_with_every_bad_photo_and_a_token_that_runs_out(
     entries = answer.json["results"]
     assert [bool(entry.get("result")) for entry in entries] == [True, False] * 6
     assert len({entry["model_version"] for entry in entries}) == 1
-    said = {line["task"]: line["reason"] for line in logs if line["event"] == "photo_skipped"}
+    message = {line["task"]: line["reason"] for line in logs if line["event"] == "photo_skipped"}
     for number, words in enumerate(FAULTS.values()):
-        assert words in said[2 * number + 1], said[2 * number + 1]
+        assert words in message[2 * number + 1], message[2 * number + 1]
     assert studio.refused
     assert studio.exchanges == 2
-    assert "Traceback" not in json.dumps(said)
+    assert "Traceback" not in json.dumps(message)
     label_studio.close()
 
 

@@ -24,9 +24,9 @@ def adapter(tmp_path, monkeypatch, labelloop_model):
         from label_studio_ml.api import init_app
 
         from ml_backend.server import label_studio_ml_adapter as ours
-    ours.kit.cache_clear()
+    ours.shared_state.cache_clear()
     yield ours, init_app(ours.LabelloopModel).test_client()
-    ours.kit().serving.served(wait_s=60)
+    ours.shared_state().serving.served(wait_s=60)
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def astronaut_url(astronaut):
 
 
 def test_upstreams_server_answers_as_ours_does(adapter, client_of, album, astronaut, astronaut_url, boxes_config):
-    ours, theirs = adapter
+    ours, other_value = adapter
     setup = {"project": PROJECT, "schema": boxes_config, "extra_params": {"score_threshold": 0.3}}
-    version = theirs.post("/setup", json=setup).json["model_version"]
+    version = other_value.post("/setup", json=setup).json["model_version"]
     body = {
         "tasks": [{"id": 1, "data": {"image": astronaut_url}}, {"id": 2, "data": {"image": "data:nothing"}}],
         "project": PROJECT, "label_config": boxes_config, "params": {"login": None, "password": None, "context": None},
     }  # fmt: skip
-    answer = theirs.post("/predict", json=body)
+    answer = other_value.post("/predict", json=body)
     assert answer.status_code == 200, answer.text
     first, second = answer.json["results"]
     assert first["model_version"] == second["model_version"] == version
@@ -58,13 +58,13 @@ def test_upstreams_server_answers_as_ours_does(adapter, client_of, album, astron
     client = client_of(ours.kit().serving.path, album({astronaut_url: astronaut}))
     client.post("/setup", json=setup)
     [same, _] = client.post("/predict", json=body).json["results"]
-    assert [one["value"]["rectanglelabels"] for one in same["result"]] == [
-        one["value"]["rectanglelabels"] for one in first["result"]
+    assert [first["value"]["rectanglelabels"] for first in same["result"]] == [
+        item["value"]["rectanglelabels"] for item in first["result"]
     ]
 
 
 def test_a_smart_prompt_and_an_event(adapter, astronaut_url):
-    _, theirs = adapter
+    _, other_value = adapter
     config = """<View><Image name="image" value="$image"/>
     <RectangleLabels name="box" toName="image" smart="true"><Label value="Car"/></RectangleLabels></View>"""
     prompt = {
@@ -75,14 +75,14 @@ def test_a_smart_prompt_and_an_event(adapter, astronaut_url):
         "tasks": [{"id": 1, "data": {"image": astronaut_url}}], "project": PROJECT, "label_config": config,
         "params": {"context": {"result": [prompt]}},
     }  # fmt: skip
-    [entry] = theirs.post("/predict", json=body).json["results"]
+    [entry] = other_value.post("/predict", json=body).json["results"]
     assert entry["result"][0]["type"] == "rectanglelabels"
     event = {
         "action": "ANNOTATION_CREATED", "project": {"id": 5, "label_config": config},
         "task": {"id": 1, "data": {}},
         "annotation": {"id": 7, "task": 1, "result": [], "project": 5, "updated_at": "2026-11-23T21:00:00Z"},
     }  # fmt: skip
-    answer = theirs.post("/webhook", json=event)
+    answer = other_value.post("/webhook", json=event)
     assert answer.status_code == 201
     assert answer.json["result"]["events"] >= 1
-    assert theirs.post("/webhook", json=event).json["result"]["new"] == 0
+    assert other_value.post("/webhook", json=event).json["result"]["new"] == 0

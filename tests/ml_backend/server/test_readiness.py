@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import DatabaseError
-from labelloop.service.jobs.heartbeats import Workers
+from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.readiness import NotReady
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
@@ -64,7 +64,7 @@ def test_worker_and_events_count_once_a_project_learns(settings):
     checks = ready_checks(settings, ModelServer.from_settings(settings))
     with pytest.raises(NotReady, match="No worker"):
         checks["worker"]()
-    Workers(engine).beat("me")
+    WorkerHeartbeats(engine).record("me")
     ready_checks(settings, ModelServer.from_settings(settings))["worker"]()
     engine.dispose()
 
@@ -78,6 +78,6 @@ def test_a_database_that_was_lost_makes_the_backend_not_ready(settings):
     (settings.home / "labelloop.sqlite3").unlink()
     clock = readiness.time.monotonic
     with pytest.MonkeyPatch.context() as moved:
-        moved.setattr(readiness.time, "monotonic", lambda: clock() + readiness.CACHED_S + 1)
+        moved.setattr(readiness.time, "monotonic", lambda: clock() + readiness.CACHE_TTL_S + 1)
         with pytest.raises(DatabaseError, match="is gone"):
             checks["database"]()

@@ -78,44 +78,44 @@ def read(*people):
     return read_answers(read_task({"id": 1, "data": {}, "annotations": annotations}), config=CONFIG)
 
 
-def agreement(one, other):
-    a, b = read(with_ids(one, "a"), with_ids(other, "b"))
+def agreement(regions, other):
+    a, b = read(with_ids(regions, "a"), with_ids(other, "b"))
     assert not a.unread
     assert not b.unread
     return compare(a, b, tolerance=Tolerance())
 
 
 @given(answers)
-def test_identical_annotations_agree_fully_however_many_regions_they_have(one):
-    assert agreement(one, one).overall == pytest.approx(1)
+def test_identical_annotations_agree_fully_however_many_regions_they_have(regions):
+    assert agreement(regions, regions).overall == pytest.approx(1)
 
 
 @given(answers, answers)
-def test_agreement_is_symmetric_and_between_0_and_1(one, other):
-    forth, back = agreement(one, other), agreement(other, one)
+def test_agreement_is_symmetric_and_between_0_and_1(regions, other):
+    forth, back = agreement(regions, other), agreement(other, regions)
     assert forth.overall == pytest.approx(back.overall)
     assert all(0 <= score <= 1 + 1e-9 for score in forth.controls.values())
 
 
 @given(answers, answers, st.randoms(use_true_random=False))
-def test_the_order_of_regions_and_their_ids_say_nothing(one, other, random):
-    expected = agreement(one, other).overall
-    shuffled = random.sample(one, len(one))
+def test_the_order_of_regions_and_their_ids_say_nothing(regions, other, random):
+    expected = agreement(regions, other).overall
+    shuffled = random.sample(regions, len(regions))
     a, b = read(with_ids(shuffled, "z"), with_ids(other, "b"))
     assert compare(a, b, tolerance=Tolerance()).overall == pytest.approx(expected)
 
 
 @given(st.lists(rectangles(), min_size=1, max_size=5), st.data())
-def test_a_duplicate_is_punished(one, data):
-    twice = [*one, data.draw(st.sampled_from(one))]
-    assert agreement(one, twice).overall == pytest.approx(2 * len(one) / (2 * len(one) + 1))
+def test_a_duplicate_is_punished(regions, data):
+    twice = [*regions, data.draw(st.sampled_from(regions))]
+    assert agreement(regions, twice).overall == pytest.approx(2 * len(regions) / (2 * len(regions) + 1))
 
 
 @given(answers.filter(bool))
-def test_empty_against_empty_is_1_and_empty_against_full_is_0(one):
+def test_empty_against_empty_is_1_and_empty_against_full_is_0(regions):
     assert agreement([], []).overall == 1
-    assert agreement([], one).overall == 0
-    assert agreement(one, []).overall == 0
+    assert agreement([], regions).overall == 0
+    assert agreement(regions, []).overall == 0
 
 
 @pytest.mark.parametrize("kind", METRICS)
@@ -128,7 +128,7 @@ def test_every_metric_can_say_what_it_means():
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("regions", "other", "expected"),
     [
         # IoU of two 20 x 20 boxes that share half: 10 * 20 / (2 * 400 - 200) = 1/3, below match_iou
         ([(10, 10, 20, 20, "Car")], [(20, 10, 20, 20, "Car")], 0.0),
@@ -146,7 +146,7 @@ def test_every_metric_can_say_what_it_means():
          (18 / 22 + 17 / 23) / 2),
     ],
 )  # fmt: skip
-def test_known_numbers(one, other, expected):
+def test_known_numbers(regions, other, expected):
     def boxes(corners):
         keys = ("x", "y", "width", "height")
         return [
@@ -154,7 +154,7 @@ def test_known_numbers(one, other, expected):
             for *numbers, label in corners
         ]
 
-    assert agreement(boxes(one), boxes(other)).overall == pytest.approx(expected)
+    assert agreement(boxes(regions), boxes(other)).overall == pytest.approx(expected)
 
 
 def test_rotation_counts():
@@ -173,19 +173,19 @@ def test_regions_on_different_images_of_a_task_never_match():
 def test_overlap_needs_no_image_size():
     bare = {"from_name": "label", "to_name": "image", "type": "rectanglelabels"}
     value = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["Car"]}
-    one, other = bare | {"value": value}, bare | {"value": value | {"x": 14}}
-    assert agreement([one], [other]).overall == pytest.approx(2 / 3)
+    first, other = bare | {"value": value}, bare | {"value": value | {"x": 14}}
+    assert agreement([first], [other]).overall == pytest.approx(2 / 3)
 
 
 def test_the_overall_is_the_mean_over_controls_that_were_used():
     box = {"x": 10, "y": 10, "width": 20, "height": 20, "rectanglelabels": ["Car"]}
     same = result("label", "rectanglelabels", box)
     good, bad = (result("quality", "choices", {"choices": [word]}) for word in ("good", "bad"))
-    found = agreement([same, good], [same, bad])
-    assert dict(found.controls) == {"label": pytest.approx(1), "quality": 0}
-    assert found.overall == pytest.approx(0.5)
-    assert found.agrees(0.5, every_control=False)
-    assert not found.agrees(0.5, every_control=True)
+    comparison = agreement([same, good], [same, bad])
+    assert dict(comparison.controls) == {"label": pytest.approx(1), "quality": 0}
+    assert comparison.overall == pytest.approx(0.5)
+    assert comparison.agrees(0.5, every_control=False)
+    assert not comparison.agrees(0.5, every_control=True)
 
 
 @given(st.permutations([1, 2, 3]))

@@ -19,19 +19,19 @@ from qc_webhooks.agreement import region_groups as groups
 from qc_webhooks.agreement.answers import Span
 from qc_webhooks.agreement.compare import find_conflicts
 from qc_webhooks.agreement.conflicts import Conflict, region_conflicts
-from qc_webhooks.agreement.region_groups import INSIDE, find_groups
+from qc_webhooks.agreement.region_groups import MIN_INSIDE, find_groups
 from qc_webhooks.agreement.region_groups import _inside as inside
-from qc_webhooks.agreement.region_groups import _may_hold_two as may_hold_two
+from qc_webhooks.agreement.region_groups import _may_contain_two as may_hold_two
 from qc_webhooks.agreement.region_groups import _near as near
-from qc_webhooks.decision.dispute_drawing import MOST_OUTLINES, draw
+from qc_webhooks.decision.dispute_drawing import MOST_OUTLINES, draw_dispute
 from qc_webhooks.decision.review_reasons import BLOCKED, judge_task, review_reasons
 from qc_webhooks.policy import Policy
 from qc_webhooks.policy import guideline_rules as rules
 from qc_webhooks.policy.guideline_rules import RULES as CHECKS
-from qc_webhooks.policy.guideline_rules import Rule, violations, work_of
+from qc_webhooks.policy.guideline_rules import Rule, rule_input, violations
 from qc_webhooks.report.report import Export, write_consensus, write_report
 from qc_webhooks.store.task_facts import FactStore
-from qc_webhooks.verdict.dispute_card import conflicts_of, stance_of
+from qc_webhooks.verdict.dispute_card import annotator_view, conflicts_of
 from qc_webhooks.verdict.note import describe
 from qc_webhooks.verdict.verdict import judge
 from tests.qc_webhooks.conftest import PROJECT, annotation_json
@@ -40,7 +40,7 @@ from tests.qc_webhooks.conftest import PROJECT, annotation_json
 @pytest.fixture
 def large(monkeypatch, box):
     """The results of two annotators, one region more than is judged."""
-    monkeypatch.setattr(clusters, "MOST_REGIONS", 5)
+    monkeypatch.setattr(clusters, "MAX_REGIONS", 5)
     return [[box(10.0 * at) for at in range(3)] for _ in range(2)]
 
 
@@ -58,7 +58,7 @@ def test_the_note_on_the_task_says_that_it_is_too_large(large, studio, check, en
     data = studio.stored[id_]["data"]
     assert data["qc_status"] == "not_judged"
     assert "Too large to judge: 6 regions" in data["qc_note"]
-    assert FactStore(engine).facts(PROJECT, id_).outcome == "not_judged"
+    assert FactStore(engine).load(PROJECT, id_).outcome == "not_judged"
 
 
 def test_a_ground_truth_settles_a_task_too_large_to_judge(large):
@@ -89,7 +89,7 @@ def test_report_and_consensus_name_a_task_too_large(large, tmp_path, box):
 
 
 def test_overlapping_pairs_beyond_the_limit_are_too_large(monkeypatch, task, box):
-    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
+    monkeypatch.setattr(overlap, "MAX_PAIRS", 3)
     same = [box(0) for _ in range(3)]
     verdict = judge(read_answers(task(same, same)), Policy())
     assert verdict.outcome == "not_judged"
@@ -128,63 +128,63 @@ def test_ten_thousand_spans_are_judged_in_seconds():
 def test_one_box_around_thousands_is_a_group():
     whole = Region(Rectangle(0, 0, 999, 57), ("Car",), "w", "label", "image", "rectanglelabels", None, 0, 1000, 1000)
     parts = [region(10 * at, f"{at}") for at in range(500)]
-    (found,) = find_groups(parts, [whole], match_iou=0.5)
-    assert len(found.several) == 500
+    (result,) = find_groups(parts, [whole], match_iou=0.5)
+    assert len(result.parts) == 500
 
 
 @pytest.mark.parametrize(
-    ("rule", "found"),
+    ("rule", "expected"),
     [
         (Rule("max_overlap_same_label", value=0.3), 0),
         (Rule("must_not_meet", labels=("Car",), others=("Car",)), 0),
         (Rule("must_meet", labels=("Car",), others=("Car",)), 3000),
     ],
 )
-def test_rules_look_at_thousands_of_boxes_in_seconds(rule, found):
+def test_rules_look_at_thousands_of_boxes_in_seconds(rule, expected):
     start = time.process_time()
-    assert len(list(CHECKS[rule.rule].find(work_of(drawn(1, 3000)), rule))) == found
+    assert len(list(CHECKS[rule.rule].violations(rule_input(drawn(1, 3000)), rule))) == expected
     assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize("rule", ["max_overlap_same_label", "must_not_meet", "must_meet"])
 def test_a_rule_too_large_to_check_is_said_and_blocks(monkeypatch, task, box, rule):
     for module in (overlap, rules):
-        monkeypatch.setattr(module, "MOST_PAIRS", 3)
+        monkeypatch.setattr(module, "MAX_PAIRS", 3)
     labels = () if rule == "max_overlap_same_label" else ("Car",)
     held = Rule(rule, "block", None if rule == "must_meet" else 0.5, labels, ("Person",) if labels else ())
     crowded = task([box(0), box(1), box(2), box(0, "Person"), box(1, "Person")])
     judged = judge_task(crowded, read_answers(crowded), Policy(rules=(held,)))
-    (found,) = judged.broken
-    assert not found.checked
-    assert f"the rule {rule} is not checked: too large to judge: more than 3 pairs" in found.text
+    (result,) = judged.violations
+    assert not result.checked
+    assert f"the rule {rule} is not checked: too large to judge: more than 3 pairs" in result.text
     assert judged.reasons == (BLOCKED,)
 
 
 @pytest.mark.parametrize("rule", [Rule("required_answer", control="quality"), Rule("min_regions", value=1)])
 def test_nothing_is_missed_in_a_task_too_large(large, task, rule):
-    for found in violations(read_answers(task(*large)), (rule,)):
-        assert not found.checked
-        assert "6 regions, at most 5" in found.text
+    for result in violations(read_answers(task(*large)), (rule,)):
+        assert not result.checked
+        assert "6 regions, at most 5" in result.text
 
 
 def test_nothing_is_missed_in_what_cannot_be_read(task, box):
     broken = box(0) | {"value": {"x": "left"}}
-    (found,) = violations(read_answers(task([broken])), (Rule("min_regions", value=1),))
-    assert found.text == "the rule min_regions is not checked: an annotation cannot be read whole"
+    (result,) = violations(read_answers(task([broken])), (Rule("min_regions", value=1),))
+    assert result.text == "the rule min_regions is not checked: an annotation cannot be read whole"
 
 
 def test_groups_that_cannot_be_told_are_said(monkeypatch):
     monkeypatch.setattr(groups, "_MOST_CORNERS", 10)
     parts = [turned(0, "1"), turned(1, "2")]
-    found = region_conflicts("label", parts, parts[:1], tolerance=Tolerance(), agreement=0.5)
-    assert "label: merged and split regions are not named: its outlines" in describe(found[-1])
+    result = region_conflicts("label", parts, parts[:1], tolerance=Tolerance(), agreement=0.5)
+    assert "label: merged and split regions are not named: its outlines" in describe(result[-1])
 
 
 def test_conflicts_that_cannot_be_told_are_said(monkeypatch):
     a, b = drawn(1, 4), drawn(2, 4, moved=8)  # they meet a neighbour by a little
-    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
-    (found,) = find_conflicts(a, b, tolerance=Tolerance(near_iou=0.001), agreement=0.5)
-    assert describe(found).startswith("label: its conflicts are not named: more than 3 pairs")
+    monkeypatch.setattr(overlap, "MAX_PAIRS", 3)
+    (result,) = find_conflicts(a, b, tolerance=Tolerance(near_iou=0.001), agreement=0.5)
+    assert describe(result).startswith("label: its conflicts are not named: more than 3 pairs")
 
 
 def test_a_crowd_of_spans_is_not_named(monkeypatch):
@@ -193,10 +193,10 @@ def test_a_crowd_of_spans_is_not_named(monkeypatch):
         return Answers(who, who, "", controls={("names", "spans"): held})
 
     people = [said(who) for who in (1, 2, 3)]
-    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
+    monkeypatch.setattr(overlap, "MAX_PAIRS", 3)
     assert judge(people, Policy()).outcome == "not_judged"
-    (found,) = conflicts_of(people, consensus([stance_of(each) for each in people]), Tolerance())
-    assert "its conflicts are not named: more than 3 pairs" in describe(found.conflict)
+    (result,) = conflicts_of(people, consensus([annotator_view(item) for item in people]), Tolerance())
+    assert "its conflicts are not named: more than 3 pairs" in describe(result.conflict)
 
 
 def test_a_crowded_pre_label_cannot_be_compared(monkeypatch, box):
@@ -205,7 +205,7 @@ def test_a_crowded_pre_label_cannot_be_compared(monkeypatch, box):
     crowded = read_task({"id": 1, "data": {}, "annotations": annotations, "predictions": [model]})
     answers = read_answers(crowded)
     verdict = judge(answers, Policy())
-    monkeypatch.setattr(overlap, "MOST_PAIRS", 3)
+    monkeypatch.setattr(overlap, "MAX_PAIRS", 3)
     policy = Policy(least_model_agreement=0.5)
     assert review_reasons(crowded, answers, verdict, policy) == (
         "The model's pre-label cannot be compared with the annotators.",
@@ -225,22 +225,24 @@ def test_a_sentence_about_many_labels_stays_short():
 
 def test_a_drawing_of_thousands_of_regions_is_cut_and_says_so():
     answers = [drawn(1, 3000), drawn(2, 3000, moved=8)]
-    drawing = draw(answers, judge(answers, Policy()), Policy())
+    drawing = draw_dispute(answers, judge(answers, Policy()), Policy())
     assert all(len(view.outlines) <= MOST_OUTLINES for view in drawing.views)
     assert [view.more for view in drawing.views[:2]] == [3000 - MOST_OUTLINES] * 2
     assert sum(bool(outline.disputed) for outline in drawing.views[0].outlines) > 450
-    told = len(drawing.conflicts) + drawing.more
-    assert len(drawing.conflicts) < 510 < told
+    logged = len(drawing.conflicts) + drawing.more
+    assert len(drawing.conflicts) < 510 < logged
 
 
 def test_shares_of_masks_are_those_of_their_outlines():
     rng = np.random.default_rng(2)
-    parts, wholes = ([region_of(Mask.of(rng.random((12, 16)) < share)) for _ in range(4)] for share in (0.2, 0.9))
-    found = inside(parts, wholes, near(parts, wholes))
-    for row, column, value in zip(*found, strict=True):
-        part, whole = (each.geometry.polygon() for each in (parts[row], wholes[column]))
+    parts, wholes = (
+        [region_of(Mask.from_array(rng.random((12, 16)) < share)) for _ in range(4)] for share in (0.2, 0.9)
+    )
+    result = inside(parts, wholes, near(parts, wholes))
+    for row, column, value in zip(*result, strict=True):
+        part, whole = (item.geometry.polygon() for item in (parts[row], wholes[column]))
         assert value == pytest.approx(part.intersection(whole).area / part.area)
-    assert len(found.rows) == 16
+    assert len(result.rows) == 16
 
 
 shapes = st.one_of(
@@ -256,10 +258,10 @@ shapes = st.one_of(
 
 @given(st.lists(shapes, min_size=2, max_size=6), st.lists(shapes, min_size=1, max_size=3))
 def test_no_group_is_passed_over_for_its_bounds(several, few):
-    parts, wholes = [region_of(each) for each in several], [region_of(each) for each in few]
+    parts, wholes = [region_of(item) for item in several], [region_of(item) for item in few]
     pairs = near(parts, wholes)
-    found = inside(parts, wholes, pairs)
-    held = np.bincount(found.columns[found.values >= INSIDE], minlength=len(wholes))
+    result = inside(parts, wholes, pairs)
+    held = np.bincount(result.columns[result.values >= MIN_INSIDE], minlength=len(wholes))
     assert may_hold_two(parts, wholes, near(parts, wholes)) or not (held >= 2).any()
 
 

@@ -68,12 +68,12 @@ KINDS = {
     "keypoints": st.lists(points, min_size=1, max_size=5),
     "spans": st.lists(spans, min_size=1, max_size=5),
     "choices": lone(st.lists(st.sampled_from(["good", "bad"]), min_size=1, max_size=2, unique=True).map(
-        lambda said: made("mood", "choices", {"choices": said}, "text"))),
+        lambda message: made("mood", "choices", {"choices": message}, "text"))),
     "taxonomy": lone(st.lists(st.sampled_from([["animal", "cat"], ["animal", "dog"], ["plant"], ["animal"]]),
-                              min_size=1, max_size=3).map(lambda said: made("kind", "taxonomy", {"taxonomy": said}))),
+                              min_size=1, max_size=3).map(lambda message: made("kind", "taxonomy", {"taxonomy": message}))),
     "rating": lone(st.integers(1, 5).map(lambda stars: made("stars", "rating", {"rating": stars}))),
     "number": lone(st.tuples(st.sampled_from(["count", "weight"]), st.floats(0, 10)).map(
-        lambda said: made(said[0], "number", {"number": said[1]}))),
+        lambda message: made(message[0], "number", {"number": message[1]}))),
     "text": lone(st.text("abc d", max_size=12).map(lambda text: made("said", "textarea", {"text": [text]}))),
 }  # fmt: skip
 
@@ -82,17 +82,17 @@ def read(*people):
     annotations = [
         {
             "id": who, "completed_by": who, "updated_at": "2026-01-01T00:00:00Z",
-            "result": [{"id": f"{who}-{place}", **result} for place, result in enumerate(results)],
+            "result": [{"id": f"{who}-{index}", **result} for index, result in enumerate(results)],
         }
         for who, results in enumerate(people, start=1)
     ]  # fmt: skip
-    found = read_answers(read_task({"id": 1, "data": {}, "annotations": annotations}), config=CONFIG)
-    assert not [line for each in found for line in each.unread]
-    return found
+    result = read_answers(read_task({"id": 1, "data": {}, "annotations": annotations}), config=CONFIG)
+    assert not [line for item in result for line in item.unread]
+    return result
 
 
-def agreement(one, other, tolerance=None):
-    a, b = read(one, other)
+def agreement(regions, other, tolerance=None):
+    a, b = read(regions, other)
     return compare(a, b, tolerance=tolerance or Tolerance())
 
 
@@ -104,38 +104,38 @@ def test_every_kind_is_tried_here_and_can_say_what_it_means():
 @FEW
 @given(st.data())
 def test_the_laws_hold_for_every_kind(kind, data):
-    one, other = data.draw(KINDS[kind]), data.draw(KINDS[kind])
-    assert {key[1] for answers in read(one) for key in answers.controls} == {kind}
-    forth, back = agreement(one, other), agreement(other, one)
-    assert agreement(one, one).overall == pytest.approx(1), "identical"
+    first, other = data.draw(KINDS[kind]), data.draw(KINDS[kind])
+    assert {key[1] for answers in read(first) for key in answers.controls} == {kind}
+    forth, back = agreement(first, other), agreement(other, first)
+    assert agreement(first, first).overall == pytest.approx(1), "identical"
     assert 0 <= forth.overall <= 1 + 1e-9
     assert forth.overall == pytest.approx(back.overall), "symmetric"
     shuffled = data.draw(st.permutations(other))
-    assert agreement(one, shuffled).overall == pytest.approx(forth.overall), "blind to the order and to ids"
+    assert agreement(first, shuffled).overall == pytest.approx(forth.overall), "blind to the order and to ids"
     assert agreement([], []).overall == 1
-    if kind != "text" or any(one[0]["value"]["text"][0].split()):
-        assert agreement(one, []).overall == 0, "nothing against something"
+    if kind != "text" or any(first[0]["value"]["text"][0].split()):
+        assert agreement(first, []).overall == 0, "nothing against something"
 
 
 @pytest.mark.parametrize("kind", ["regions", "keypoints", "spans"])
 @FEW
 @given(st.data())
 def test_a_duplicate_of_any_kind_is_punished(kind, data):
-    one = data.draw(KINDS[kind])
-    twice = [*one, data.draw(st.sampled_from(one))]
-    assert agreement(one, twice).overall == pytest.approx(2 * len(one) / (2 * len(one) + 1))
+    first = data.draw(KINDS[kind])
+    twice = [*first, data.draw(st.sampled_from(first))]
+    assert agreement(first, twice).overall == pytest.approx(2 * len(first) / (2 * len(first) + 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
 @given(st.data())
 def test_whoever_does_not_agree_is_told_why_in_a_sentence(kind, data):
-    one, other = data.draw(KINDS[kind]), data.draw(KINDS[kind])
-    a, b = read(one, other)
-    found = find_conflicts(a, b, tolerance=Tolerance(), agreement=0.7)
+    first, other = data.draw(KINDS[kind]), data.draw(KINDS[kind])
+    a, b = read(first, other)
+    result = find_conflicts(a, b, tolerance=Tolerance(), agreement=0.7)
     if compare(a, b, tolerance=Tolerance()).overall < 0.7 - 1e-9:
-        assert found
-    for conflict in found:
+        assert result
+    for conflict in result:
         text = describe(conflict)
         assert text.endswith(".")
         assert "None" not in text
@@ -145,12 +145,12 @@ def rectangle(**attributes):
     shape = {"x": 10, "y": 10, "width": 20, "height": 20}
     results = [made("boxes", "rectanglelabels", shape | {"rectanglelabels": ["Car"]}, id="r", **SIZE)]
     return results + [
-        made("colour", "choices", shape | {"choices": [said]}, id="r", **SIZE) for said in attributes.values()
+        made("colour", "choices", shape | {"choices": [message]}, id="r", **SIZE) for message in attributes.values()
     ]
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "expected"),
+    ("regions", "other", "expected"),
     [
         # five stars: 1 and 4 lie 3 of 4 apart
         ([made("stars", "rating", {"rating": 1})], [made("stars", "rating", {"rating": 4})], 0.25),
@@ -175,8 +175,8 @@ def rectangle(**attributes):
         (rectangle(colour="red"), rectangle(), 0),
     ],
 )  # fmt: skip
-def test_known_numbers(one, other, expected):
-    assert agreement(one, other).overall == pytest.approx(expected)
+def test_known_numbers(regions, other, expected):
+    assert agreement(regions, other).overall == pytest.approx(expected)
 
 
 def test_key_points_follow_the_formula_of_coco():
@@ -197,17 +197,17 @@ def test_key_points_follow_the_formula_of_coco():
 @FEW
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_texts_are_compared_as_rapidfuzz_does(a, b):
-    one, other = (" ".join(text.split()) for text in (a, b))
-    found = agreement([made("said", "textarea", {"text": [a]})], [made("said", "textarea", {"text": [b]})])
-    longest = max(len(one), len(other))
-    expected = 1 - rapidfuzz.distance.Levenshtein.distance(one, other) / longest if longest else 1
-    assert found.overall == pytest.approx(expected)
+    first, other = (" ".join(text.split()) for text in (a, b))
+    result = agreement([made("said", "textarea", {"text": [a]})], [made("said", "textarea", {"text": [b]})])
+    longest = max(len(first), len(other))
+    expected = 1 - rapidfuzz.distance.Levenshtein.distance(first, other) / longest if longest else 1
+    assert result.overall == pytest.approx(expected)
 
 
 @FEW
 @given(st.lists(st.tuples(whole, st.integers(1, 20)), min_size=1, max_size=4, unique=True),
        st.lists(st.tuples(whole, st.integers(1, 20)), min_size=1, max_size=4, unique=True))  # fmt: skip
-def test_spans_overlap_as_boxes_of_one_pixel_height_do(one, other):
+def test_spans_overlap_as_boxes_of_one_pixel_height_do(regions, other):
     """A span is a box without height: the metric of regions must find the same."""
 
     def words(spans):
@@ -225,29 +225,29 @@ def test_spans_overlap_as_boxes_of_one_pixel_height_do(one, other):
         ]
 
     least = Tolerance(match_iou=0.4999)  # 1 / 2 by percent of pixels may be a bit less
-    found, expected = (agreement(kind(one), kind(other), least).overall for kind in (words, flat))
-    assert found == pytest.approx(expected)
+    result, expected = (agreement(kind(regions), kind(other), least).overall for kind in (words, flat))
+    assert result == pytest.approx(expected)
 
 
 def test_spans_on_other_channels_and_pages_do_not_meet():
     first, second = ({"start": 1.0, "end": 2.0, "channel": n, "labels": ["Name"]} for n in (0, 1))
     assert agreement([made("words", "labels", first, "sound")], [made("words", "labels", second, "sound")]).overall == 0
     page = {"start": "/p[1]/text()[1]", "end": "/p[2]/text()[1]", "startOffset": 3, "endOffset": 2}
-    one, other = (
+    first, other = (
         made("words", "hypertextlabels", page | {"globalOffsets": offsets, "hypertextlabels": ["Name"]}, "text")
         for offsets in ({"start": 3, "end": 13}, {"start": 3, "end": 11})
     )
-    assert agreement([one], [other]).overall == pytest.approx(0.8)
+    assert agreement([first], [other]).overall == pytest.approx(0.8)
 
 
 def test_what_cannot_be_read_is_said_and_costs_itself_alone():
     broken = made("words", "labels", {"start": "here", "end": 3, "labels": ["Name"]}, "text")
     fine = made("stars", "rating", {"rating": 3})
     annotation = {"id": 1, "completed_by": 1, "result": [broken, fine], "updated_at": ""}
-    (found,) = read_answers(read_task({"id": 1, "data": {}, "annotations": [annotation]}), config=CONFIG)
-    assert len(found.unread) == 1
-    assert "words" in found.unread[0]
-    assert set(found.controls) == {("stars", "rating")}
+    (result,) = read_answers(read_task({"id": 1, "data": {}, "annotations": [annotation]}), config=CONFIG)
+    assert len(result.unread) == 1
+    assert "words" in result.unread[0]
+    assert set(result.controls) == {("stars", "rating")}
 
 
 SOUND = {"start": 1.0, "end": 4.0, "channel": 0}
@@ -260,26 +260,26 @@ ABOUT_A_SPAN = [
 ]
 
 
-def segment(kind, field, said, id_):
+def segment(kind, field, message, id_):
     """A labelled stretch of sound and one answer about it, as Label Studio writes both."""
     return [
         made("words", "labels", SOUND | {"labels": ["Name"]}, "sound", id=id_),
-        made("about", kind, SOUND | {field: said}, "sound", id=id_),
+        made("about", kind, SOUND | {field: message}, "sound", id=id_),
     ]
 
 
-@pytest.mark.parametrize(("kind", "field", "one", "other"), ABOUT_A_SPAN)
-def test_answers_about_spans_are_compared_by_their_spans(kind, field, one, other):
-    first = segment(kind, field, one, "a")
-    assert agreement(first, segment(kind, field, one, "b")).overall == 1
+@pytest.mark.parametrize(("kind", "field", "regions", "other"), ABOUT_A_SPAN)
+def test_answers_about_spans_are_compared_by_their_spans(kind, field, regions, other):
+    first = segment(kind, field, regions, "a")
+    assert agreement(first, segment(kind, field, regions, "b")).overall == 1
     assert agreement(first, segment(kind, field, other, "c")).overall < 0.3
     unasked = segment(kind, field, other, "d")[:1]
     assert agreement(first, unasked).overall == 0
 
 
 def test_a_stretch_without_a_label_is_compared_by_its_answer():
-    def spoken(id_, text, **place):
-        return made("said", "textarea", SOUND | place | {"text": [text]}, "sound", id=id_)
+    def spoken(id_, text, **index):
+        return made("said", "textarea", SOUND | index | {"text": [text]}, "sound", id=id_)
 
     assert agreement([spoken("a", "hello")], [spoken("b", "hello")]).overall == 1
     assert agreement([spoken("a", "hello")], [spoken("b", "maybe")]).overall < 0.5
@@ -289,8 +289,8 @@ def test_a_stretch_without_a_label_is_compared_by_its_answer():
 def test_answers_about_single_images_are_told_apart():
     def said(*answers):
         return [
-            made("mood", "choices", {"choices": [answer]}, "image", item_index=place)
-            for place, answer in enumerate(answers)
+            made("mood", "choices", {"choices": [answer]}, "image", item_index=index)
+            for index, answer in enumerate(answers)
         ]
 
     assert agreement(said("cat", "dog"), said("cat", "dog")).overall == 1
@@ -302,10 +302,10 @@ def test_times_of_a_series_are_read_as_times():
         value = {"start": start, "end": end, "instant": False, "timeserieslabels": ["Name"]}
         return [made("words", "timeserieslabels", value, "text")]
 
-    one, other = (
+    first, other = (
         stretch("2026-01-01T00:00:00", "2026-01-01T00:01:40"),
         stretch("2026-01-01T00:00:00", "2026-01-01T00:01:20"),
     )
-    assert agreement(one, other).overall == pytest.approx(0.8)
+    assert agreement(first, other).overall == pytest.approx(0.8)
     assert agreement(stretch(0, 100), stretch(0, 80)).overall == pytest.approx(0.8)
     assert not np.isnan(agreement(stretch(5, 5), stretch(5, 5)).overall)

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, estimate_crowd
+from labelloop.labeling.consensus.consensus import AnnotatorModel, Evidence, fit_annotator_model
 from labelloop.service.jobs.inbox import Inbox
 from qc_webhooks.decision.expected_gain import expected_gain
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.policy import read_policy
-from qc_webhooks.schedulers.annotator_model import LEAST_TASKS, AnnotatorModelScheduler, CrowdStore
+from qc_webhooks.schedulers.annotator_model import MIN_TASKS, AnnotatorModelScheduler, AnnotatorModelStore
 from qc_webhooks.store.projects import ProjectStore
 from tests.qc_webhooks.conftest import PROJECT, MemoryStudio
 
@@ -21,22 +21,24 @@ CAREFUL, GOOD, SLOPPY, WILD = 1, 2, 3, 4
 
 def answered(*votes):
     """A task with one question: (annotator, answer), ..."""
-    return Evidence(tuple(who for who, _ in votes), (), (("quality", tuple((who, (said,)) for who, said in votes)),))
+    return Evidence(
+        tuple(who for who, _ in votes), (), (("quality", tuple((who, (message,)) for who, message in votes)),)
+    )
 
 
 def marked(looked, who, label="Car"):
     """A task with one object, marked by some of those who looked."""
-    return Evidence(looked, (("label", tuple((one, (label,)) for one in who)),), ())
+    return Evidence(looked, (("label", tuple((first, (label,)) for first in who)),), ())
 
 
 def crowd_of(skill, *, tasks=400, seed=0):
     """What 400 tasks tell of annotators who are right so often."""
     rng = np.random.default_rng(seed)
-    found = []
+    result = []
     for truth in rng.integers(2, size=tasks):
         right = {who: rng.random() < often for who, often in skill.items()}
-        found.append(answered(*((who, "good" if truth == right[who] else "bad") for who in skill)))
-    return estimate_crowd(found)
+        result.append(answered(*((who, "good" if truth == right[who] else "bad") for who in skill)))
+    return fit_annotator_model(result)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +51,10 @@ def simulated(task, crowd, most, *, draws=20_000, seed=1):
     rng, labels = np.random.default_rng(seed), crowd.choices["quality"]
     posterior = np.array([labels.posterior(task.choices[0][1])[answer] for answer in labels.classes])
     confusion, best = labels.confusion[-1], 0.0
-    for count in range(1, most - len(task.looked) + 1):
+    for count in range(1, most - len(task.annotators) + 1):
         truth = rng.choice(len(posterior), draws, p=posterior)
-        said = (rng.random((draws, count)) < confusion[truth, 1][:, None]).sum(axis=1)
-        rows = posterior * confusion[:, 1] ** said[:, None] * confusion[:, 0] ** (count - said[:, None])
+        message = (rng.random((draws, count)) < confusion[truth, 1][:, None]).sum(axis=1)
+        rows = posterior * confusion[:, 1] ** message[:, None] * confusion[:, 0] ** (count - message[:, None])
         best = max(best, (rows.argmax(axis=1) == truth).mean() - posterior.max())
     return best
 
@@ -61,46 +63,48 @@ def simulated(task, crowd, most, *, draws=20_000, seed=1):
 @pytest.mark.parametrize("most", [3, 6])
 def test_the_gain_is_what_a_simulation_finds(crowd, votes, most):
     task = answered(*votes)
-    assert expected_gain(task, crowd, most=most).gain == pytest.approx(simulated(task, crowd, most), abs=0.01)
+    assert expected_gain(task, crowd, max_annotators=most).gain == pytest.approx(simulated(task, crowd, most), abs=0.01)
 
 
 def test_whom_one_can_rely_on_needs_no_third_and_who_guesses_does(crowd):
-    sure = expected_gain(answered((CAREFUL, "good"), (GOOD, "good")), crowd, most=6)
-    unsure = expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, most=6)
+    sure = expected_gain(answered((CAREFUL, "good"), (GOOD, "good")), crowd, max_annotators=6)
+    unsure = expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, max_annotators=6)
     assert sure.errors < 0.01 < 0.1 < unsure.errors
     assert sure.gain < 0.002 < 0.1 < unsure.gain
-    assert expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, most=2).gain == 0, "nobody may be asked"
+    assert expected_gain(answered((SLOPPY, "good"), (WILD, "good")), crowd, max_annotators=2).gain == 0, (
+        "nobody may be asked"
+    )
 
 
 def test_a_dispute_with_one_who_guesses_is_none(crowd):
-    against_a_guesser = expected_gain(answered((CAREFUL, "good"), (WILD, "bad")), crowd, most=3)
-    against_a_peer = expected_gain(answered((CAREFUL, "good"), (GOOD, "bad")), crowd, most=3)
+    against_a_guesser = expected_gain(answered((CAREFUL, "good"), (WILD, "bad")), crowd, max_annotators=3)
+    against_a_peer = expected_gain(answered((CAREFUL, "good"), (GOOD, "bad")), crowd, max_annotators=3)
     assert against_a_guesser.gain < against_a_peer.gain / 3
 
 
 def test_looking_ahead_finds_what_one_more_alone_would_not(crowd):
     task = answered((SLOPPY, "good"), (GOOD, "good"))
-    assert expected_gain(task, crowd, most=3).gain < expected_gain(task, crowd, most=6).gain
+    assert expected_gain(task, crowd, max_annotators=3).gain < expected_gain(task, crowd, max_annotators=6).gain
 
 
 def test_before_anybody_is_known_a_lone_mark_is_worth_asking_about_and_a_shared_one_is_not():
-    assert expected_gain(marked((1, 2), (1,)), None, most=3).gain > 0.1
-    assert expected_gain(marked((1, 2), (1, 2)), None, most=3).gain == pytest.approx(0, abs=1e-9)
-    assert expected_gain(Evidence((1, 2), (), ()), None, most=3).gain == 0
+    assert expected_gain(marked((1, 2), (1,)), None, max_annotators=3).gain > 0.1
+    assert expected_gain(marked((1, 2), (1, 2)), None, max_annotators=3).gain == pytest.approx(0, abs=1e-9)
+    assert expected_gain(Evidence((1, 2), (), ()), None, max_annotators=3).gain == 0
 
 
 def test_errors_of_a_task_add_up():
-    one = expected_gain(marked((1, 2), (1,)), None, most=3)
+    first = expected_gain(marked((1, 2), (1,)), None, max_annotators=3)
     both = Evidence((1, 2), marked((1, 2), (1,)).clusters * 2, ())
-    assert expected_gain(both, None, most=3).gain == pytest.approx(2 * one.gain)
-    assert expected_gain(both, None, most=3).errors == pytest.approx(2 * one.errors)
+    assert expected_gain(both, None, max_annotators=3).gain == pytest.approx(2 * first.gain)
+    assert expected_gain(both, None, max_annotators=3).errors == pytest.approx(2 * first.errors)
 
 
 def test_of_many_classes_no_more_is_gained_than_there_are_errors():
     names = [f"class {n}" for n in range(60)]
     tasks = [answered(*((who, names[(n + who * (n % 7 == 0)) % 60]) for who in (1, 2, 3))) for n in range(300)]
-    found = expected_gain(answered((1, names[0]), (2, names[1])), estimate_crowd(tasks), most=10)
-    assert 0 < found.gain <= found.errors < 1
+    result = expected_gain(answered((1, names[0]), (2, names[1])), fit_annotator_model(tasks), max_annotators=10)
+    assert 0 < result.gain <= result.errors < 1
 
 
 # --- the live service ------------------------------------------------------------------------------------------------
@@ -117,9 +121,9 @@ def service(studio, memory, settings, engine):
     return Checker(studio, memory, settings.home), keeper, inbox
 
 
-def submitted(studio: MemoryStudio, checker, choice, said):
+def submitted(studio: MemoryStudio, checker, choice, message):
     task = studio.add_task()
-    for who, answer in said.items():
+    for who, answer in message.items():
         studio.annotate(task, who, [choice(answer)])
     checker.check(PROJECT, task)
     return task
@@ -144,12 +148,12 @@ def taught(studio, service, choice):
 
 def test_until_enough_is_known_an_agreement_stands(studio, service, choice):
     checker, keeper, inbox = service
-    for _ in range(LEAST_TASKS - 1):
+    for _ in range(MIN_TASKS - 1):
         task = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
     keeper.run()
-    assert CrowdStore(keeper._engine).crowd(PROJECT) is None
+    assert AnnotatorModelStore(keeper._engine).load(PROJECT) is None
     assert studio.stored[task]["is_labeled"]
-    assert inbox.due(10) == []
+    assert inbox.due_subjects(10) == []
 
 
 def test_an_agreement_of_two_who_guess_is_sent_to_a_third(studio, taught, choice):
@@ -159,7 +163,7 @@ def test_an_agreement_of_two_who_guess_is_sent_to_a_third(studio, taught, choice
     assert not studio.serves(trusted, 9)
     assert studio.serves(doubtful, 9)
     note = studio.stored[doubtful]["data"]["qc_note"]
-    assert note.startswith("2 of 2 annotators agree. One more is asked: what they say together may be wrong (")
+    assert note.startswith("2 of 2 annotators agree. One more annotator is requested: the consensus may be wrong (")
     assert studio.stored[doubtful]["data"]["qc_status"] == "agreed"
     writes = len(studio.writes)
     assert checker.check(PROJECT, doubtful).actions == ()
@@ -172,10 +176,10 @@ def test_a_task_that_was_settled_too_early_is_looked_at_again_once(studio, servi
     assert not studio.serves(early, 9)
     thirty_tasks(studio, checker, choice)
     keeper.run()
-    assert ("qc.task", f"{PROJECT}:{early}") in inbox.due(100)
+    assert ("qc.task", f"{PROJECT}:{early}") in inbox.due_subjects(100)
     checker.check(PROJECT, early)
     assert studio.serves(early, 9)
-    again = keeper.make(PROJECT)
+    again = keeper.update(PROJECT)
     assert again == 0, "told once for each state of a task"
 
 
@@ -183,30 +187,30 @@ def test_a_human_who_takes_the_further_annotator_back_has_the_last_word(studio, 
     checker, keeper, _ = taught
     task = submitted(studio, checker, choice, {SLOPPY: "good", WILD: "good"})
     studio.stored[task].update(overlap=2, is_labeled=True)
-    keeper.make(PROJECT)
+    keeper.update(PROJECT)
     checker.check(PROJECT, task)
     assert studio.stored[task]["overlap"] == 2
     assert not studio.serves(task, 9)
 
 
 def test_the_estimate_is_read_back_as_it_was(taught, engine):
-    crowd = CrowdStore(engine).crowd(PROJECT)
+    crowd = AnnotatorModelStore(engine).load(PROJECT)
     assert isinstance(crowd, AnnotatorModel)
-    accuracy = {who: np.trace(crowd.choices["quality"].confusion[place]) / 2
-                for who, place in crowd.choices["quality"].raters.items()}  # fmt: skip
+    accuracy = {who: np.trace(crowd.choices["quality"].confusion[index]) / 2
+                for who, index in crowd.choices["quality"].raters.items()}  # fmt: skip
     assert min(accuracy[CAREFUL], accuracy[GOOD]) > 0.9 > 0.7 > max(accuracy[SLOPPY], accuracy[WILD])
 
 
 def test_an_estimate_is_made_only_after_news(studio, taught, choice, engine):
     checker, keeper, _ = taught
-    before = CrowdStore(engine).crowd(PROJECT)
-    made = []
-    keeper.make = made.append
+    before = AnnotatorModelStore(engine).load(PROJECT)
+    created = []
+    keeper.update = created.append
     keeper.run()
-    assert made == []
+    assert created == []
     for _ in itertools.repeat(None, 6):
         submitted(studio, checker, choice, {CAREFUL: "good", GOOD: "good"})
     keeper._clock = lambda: 4e9
     keeper.run()
-    assert made == [PROJECT]
+    assert created == [PROJECT]
     assert before is not None

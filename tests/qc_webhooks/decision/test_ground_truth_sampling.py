@@ -8,11 +8,11 @@ import pytest
 from labelloop.labeling.studio.task import read_task
 from labelloop.service.jobs.inbox import EVENTS, Inbox
 from qc_webhooks.agreement import read_answers
-from qc_webhooks.decision.ground_truth_sampling import AnnotatorQuota, Known, streams, tasks_to_serve
+from qc_webhooks.decision.ground_truth_sampling import AnnotatorQuota, GroundTruthTask, annotator_quotas, tasks_to_serve
 from qc_webhooks.pipeline.checker import Checker
 from qc_webhooks.pipeline.undo import Undo
 from qc_webhooks.policy import Policy, read_policy
-from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler, TruthStore
+from qc_webhooks.schedulers.ground_truth import GroundTruthScheduler, GroundTruthStore
 from qc_webhooks.store.decisions import DecisionStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.verdict.task_facts import facts_of
@@ -42,7 +42,7 @@ class Loop:
         for task in tasks:
             self.checker.check(PROJECT, task)
         for _ in range(5):
-            self.keeper._rests.clear()  # a test does not wait for its share of a worker's time
+            self.keeper._next_run_at.clear()  # a test does not wait for its share of a worker's time
             self.keeper.run()
             with self.engine.begin() as connection:
                 rows = connection.execute(EVENTS.select().where(EVENTS.c.state == "pending")).all()
@@ -85,7 +85,7 @@ def work(studio, loop, annotator, box, count, *, start=0):
 
 
 def test_what_must_be_owed_varies_so_that_nobody_can_count():
-    prices = [Known(n, 1, frozenset()).price for n in range(400)]
+    prices = [GroundTruthTask(n, 1, frozenset()).due_threshold for n in range(400)]
     assert 0.5 <= min(prices) < 0.55
     assert 1.45 < max(prices) <= 1.5
     assert sum(prices) / len(prices) == pytest.approx(1, abs=0.05)
@@ -93,25 +93,25 @@ def test_what_must_be_owed_varies_so_that_nobody_can_count():
 
 def test_a_task_counts_only_for_who_came_after_its_truth():
     work = [(BEN, 5, 8, "1"), (ANNE, 3, 9, "1"), (BEN, 4, 11, "2"), (ANNE, 5, 30, "2")]
-    anne, ben = streams(work, {5: 20}, present="2", share=0.5)
+    anne, ben = annotator_quotas(work, {5: 20}, since="2", share=0.5)
     assert (anne.measured, anne.owed, anne.recent) == (1, 0, 1)
     assert (ben.measured, ben.owed, ben.recent) == (0, 2.0, 1)
 
 
 def test_who_worked_long_before_the_setting_is_not_owed_for_all_of_it():
-    (anne,) = streams([(ANNE, 1000 + n, n, "1") for n in range(5000)], {}, present="0", share=0.1)
+    (anne,) = annotator_quotas([(ANNE, 1000 + n, n, "1") for n in range(5000)], {}, since="0", share=0.1)
     assert anne.owed == 2.5
 
 
 def test_each_gets_what_is_new_to_fewest_others():
-    known = [Known(1, 1, frozenset({LEAD})), Known(2, 2, frozenset({LEAD, BEN}))]
-    assert tasks_to_serve(known, [AnnotatorQuota(ANNE, 1.5), AnnotatorQuota(BEN, -1)]) == {2: 3}, (
+    expected = [GroundTruthTask(1, 1, frozenset({LEAD})), GroundTruthTask(2, 2, frozenset({LEAD, BEN}))]
+    assert tasks_to_serve(expected, [AnnotatorQuota(ANNE, 1.5), AnnotatorQuota(BEN, -1)]) == {2: 3}, (
         "Ben is never served task 2 again"
     )
-    assert tasks_to_serve(known, [AnnotatorQuota(ANNE, 0.4), AnnotatorQuota(BEN, 0.4)]) == {}
-    assert tasks_to_serve(known, [AnnotatorQuota(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
-    assert tasks_to_serve(known, [AnnotatorQuota(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
-    opened = [Known(1, 1, frozenset({LEAD}), wanted=2), known[1]]
+    assert tasks_to_serve(expected, [AnnotatorQuota(ANNE, 0.4), AnnotatorQuota(BEN, 0.4)]) == {}
+    assert tasks_to_serve(expected, [AnnotatorQuota(LEAD, 1.5)]) == {}, "the one who made the truth knows it"
+    assert tasks_to_serve(expected, [AnnotatorQuota(ANNE, 0)], first=1) == {1: 2}, "somebody new begins with one"
+    opened = [GroundTruthTask(1, 1, frozenset({LEAD}), requested_overlap=2), expected[1]]
     assert tasks_to_serve(opened, [AnnotatorQuota(ANNE, 1.5)]) == {1: 2}, "one at a time"
 
 
@@ -140,9 +140,11 @@ def test_everybody_gets_the_share_however_many_and_however_fast(speeds):
             golds[working_on][1][0] += 1
             measured[who] += 1
         clock.append((at + 0.001, who, None))
-        known = [Known(task, n[0], frozenset(seen), wanted.get(task)) for task, (seen, n) in golds.items()]
-        people = streams(handed_in[-400:], dict.fromkeys(golds, 0), present="1", share=share)
-        wanted = tasks_to_serve(known, people)
+        expected = [
+            GroundTruthTask(task, n[0], frozenset(received), wanted.get(task)) for task, (received, n) in golds.items()
+        ]
+        people = annotator_quotas(handed_in[-400:], dict.fromkeys(golds, 0), since="1", share=share)
+        wanted = tasks_to_serve(expected, people)
     for who, speed in enumerate(speeds):
         assert 0.05 <= measured[who] / done[who] <= 0.16, (who, speed, measured, done)
 
@@ -159,7 +161,7 @@ def test_a_due_annotator_is_served_a_truth_blind_and_nobody_else_is(studio, loop
     studio.annotate(task, ANNE, [box(11)])
     loop.settle(task)
     assert not studio.serves(task, BEN)
-    assert [each["ground_truth"] for each in studio.stored[task]["annotations"] if each.get("ground_truth")] == [True]
+    assert [item["ground_truth"] for item in studio.stored[task]["annotations"] if item.get("ground_truth")] == [True]
     assert studio.stored[task]["data"]["qc_status"] == "agreed"
 
 
@@ -230,7 +232,7 @@ def test_a_truth_that_is_taken_back_measures_nobody(studio, loop, box, write_pol
     (truth,) = studio.stored[task]["annotations"]
     studio.change(truth["id"], ground_truth=False)
     loop.settle(task)
-    assert TruthStore(loop.engine).rows(PROJECT) == {}
+    assert GroundTruthStore(loop.engine).rows(PROJECT) == {}
     assert (studio.stored[task]["overlap"], studio.stored[task]["is_labeled"]) == (1, True)
 
 
@@ -268,6 +270,6 @@ def test_facts_tell_how_far_each_agrees_with_the_truth(studio, box):
     read = read_task(studio.task_json(PROJECT, number))
     answers, policy = read_answers(read), Policy()
     facts = facts_of(read, answers, judge(answers, policy), policy.tolerance)
-    assert {turn.annotator: (turn.against, turn.known) for turn in facts.turns} == {
+    assert {turn.annotator: (turn.ground_truth_agreement, turn.measures_annotator) for turn in facts.annotations} == {
         ANNE: (1.0, True), BEN: (0.0, True), LEAD: (None, False),
     }  # fmt: skip

@@ -85,12 +85,12 @@ def test_every_rule_has_a_case_here(box):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_broken_rule_is_said_in_the_note_and_a_kept_one_is_not(rule, box, agreed, policy):
-    keys, broken, said, kept = cases(box)[rule]
+    keys, broken, message, stored = cases(box)[rule]
     policy(rule_text(rule, **keys))
     data = agreed(*broken, lead_time=2.0)
-    assert data["qc_note"] == f"2 of 2 annotators agree. {said}"
+    assert data["qc_note"] == f"2 of 2 annotators agree. {message}"
     assert (data["qc_status"], data["qc_review"]) == ("agreed", "no"), "a warning blocks nothing"
-    fine = agreed(*(broken if kept is None else kept), lead_time=20.0)
+    fine = agreed(*(broken if stored is None else stored), lead_time=20.0)
     assert fine["qc_note"] == "2 of 2 annotators agree."
 
 
@@ -130,13 +130,13 @@ def test_with_a_ground_truth_nothing_is_held_against_the_others(studio, box, che
     studio.annotate(task, ANNE, [box(10, width=3)])
     studio.annotate(task, BEN, [box(10)], ground_truth=True)
     check(task)
-    assert studio.stored[task]["data"]["qc_note"] == "Settled: one annotation is marked as the ground truth."
+    assert studio.stored[task]["data"]["qc_note"] == "Resolved: one annotation is marked as ground truth."
     assert studio.stored[task]["data"]["qc_review"] == "no"
 
 
 def test_a_long_list_of_violations_is_cut_and_counted(box, agreed, policy):
     policy(rule_text("min_box_px", value=8))
-    note = agreed(*(box(30 * place, y=30.0 * place, width=2 + place / 2) for place in range(3)))["qc_note"]
+    note = agreed(*(box(30 * index, y=30.0 * index, width=2 + index / 2) for index in range(3)))["qc_note"]
     assert note.count("less than 8 px") == 2
     assert note.endswith("And 1 more against the guideline.")
 
@@ -151,11 +151,11 @@ def test_reviewed_agreements_are_accepted_as_disputes_are(studio, box, check, po
     assert (data["qc_status"], data["qc_review"]) == ("agreed", "yes")
     assert data["qc_note"] == "2 of 2 annotators agree. Drawn for review (100 %)."
     proposed = studio.overlay(task, "QC consensus")
-    made = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
+    created = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
     check(task)
     data = studio.stored[task]["data"]
     assert (data["qc_status"], data["qc_review"], studio.tabs(task)) == ("agreed", "no", [])
-    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [made]
+    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [created]
 
 
 def test_the_first_review_route_that_holds_decides(box, choice, agreed, policy, studio, check):
@@ -186,9 +186,9 @@ def test_a_share_is_drawn_once_and_for_all(box, agreed, policy, studio, check):
 @pytest.mark.parametrize(
     ("text", "score", "x", "note"),
     [
-        ("least_model_score = 0.5", 0.31, 10, "The model was unsure: score 0.31, less than 0.5."),
+        ("least_model_score = 0.5", 0.31, 10, "The model was unsure: score 0.31, below 0.5."),
         ("least_model_score = 0.5", 0.71, 10, ""),
-        ("least_model_agreement = 0.5", 0.9, 60, "The model and the annotators agree by 0 % only."),
+        ("least_model_agreement = 0.5", 0.9, 60, "The model and the annotators agree by only 0 %."),
         ("least_model_agreement = 0.5", 0.9, 11, ""),
         ("", 0.01, 60, ""),
     ],
@@ -226,7 +226,7 @@ def test_a_model_that_has_doubts_sends_the_task_to_review(studio, box, policy, c
     check(task)
     now = studio.stored[task]["data"]
     assert now.get("qc_review", "no") == ("yes" if reviewed else "no")
-    assert ("The model has doubts: Perhaps a Car is missing." in now.get("qc_note", "")) is reviewed
+    assert ("The model disagrees: Perhaps a Car is missing." in now.get("qc_note", "")) is reviewed
     assert {key: now[key] for key in data} == data
     assert bool(studio.tabs(task)) is reviewed
     writes = len(studio.writes)
@@ -244,11 +244,11 @@ def test_a_reviewer_settles_what_the_model_doubts(studio, box, policy, check):
     studio.annotate(task, ANNE, [box(10)])
     check(task)
     proposed = studio.overlay(task, "QC consensus")
-    made = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
+    created = studio.annotate(task, CLEO, proposed["result"], parent_prediction=proposed["id"])
     check(task)
     data = studio.stored[task]["data"]
     assert (data["qc_review"], studio.tabs(task)) == ("no", [])
-    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [made]
+    assert [held["id"] for held in studio.stored[task]["annotations"] if held.get("ground_truth")] == [created]
 
 
 def test_an_overlay_is_nobodys_pre_label(studio, box, agreed, policy, check):
@@ -269,8 +269,8 @@ def test_policies_nest_and_are_read_whole(policy, settings):
         '[[review]]\ndimension = "label"\noperator = "lte"\nthreshold = 0.9\nshare = 0.25\n'
         '[[rules]]\nrule = "must_meet"\neffect = "block"\nlabels = ["Helmet"]\nothers = ["Person"]\n'
     )
-    found = read_policy(settings.home, PROJECT)
-    assert found == Policy(
+    result = read_policy(settings.home, PROJECT)
+    assert result == Policy(
         controls={"label": ControlPolicy(0.8, 2.0), "quality": ControlPolicy(None, 0.0)},
         review=(ReviewRoute("label", "lte", 0.9, 0.25),),
         rules=(Rule("must_meet", "block", None, ("Helmet",), ("Person",)),),
@@ -278,7 +278,7 @@ def test_policies_nest_and_are_read_whole(policy, settings):
 
 
 @pytest.mark.parametrize(
-    ("text", "field", "said"),
+    ("text", "field", "message"),
     [
         ("[controls.label]\nagreement = 1.2", "controls.label.agreement", "from 0 to 1"),
         ("[controls.label]\nwieght = 1", "controls.label.wieght", "no such key; there are agreement, weight"),
@@ -298,11 +298,11 @@ def test_policies_nest_and_are_read_whole(policy, settings):
         ("least_gain = 0", "least_gain", "above 0"),
     ],
 )
-def test_what_cannot_be_followed_is_said_with_its_place(policy, settings, text, field, said):
+def test_what_cannot_be_followed_is_said_with_its_place(policy, settings, text, field, message):
     from qc_webhooks.errors import PolicyError
     from qc_webhooks.policy import read_policy
 
     policy(text)
-    with pytest.raises(PolicyError, match=said) as caught:
+    with pytest.raises(PolicyError, match=message) as caught:
         read_policy(settings.home, PROJECT)
     assert caught.value.field == field

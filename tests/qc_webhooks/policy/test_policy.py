@@ -27,7 +27,7 @@ def test_a_projects_file_lies_over_the_file_for_all(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "field", "said"),
+    ("text", "field", "message"),
     [
         ("agreement = 1.5", "agreement", "at most 1"),
         ("agreement = 0", "agreement", "above 0"),
@@ -44,10 +44,10 @@ def test_a_projects_file_lies_over_the_file_for_all(tmp_path):
         ("agreement = nan", "agreement", "above 0"),
     ],
 )
-def test_what_cannot_be_followed_is_said_with_file_and_setting(tmp_path, text, field, said):
+def test_what_cannot_be_followed_is_said_with_file_and_setting(tmp_path, text, field, message):
     path = policy_files(tmp_path, 7)[1]
     write(path, text)
-    with pytest.raises(PolicyError, match=said) as caught:
+    with pytest.raises(PolicyError, match=message) as caught:
         read_policy(tmp_path, 7)
     assert caught.value.field == field
     assert str(path) in str(caught.value)
@@ -59,12 +59,12 @@ def test_every_fault_of_both_files_is_said_at_once(tmp_path):
     write(for_one, "least_gain = 0\n[controls.a]\nweight = -1\nwait = 2\n[[rules]]\n[[review]]\noperator = 'is'")
     with pytest.raises(PolicyError) as caught:
         read_policy(tmp_path, 7)
-    found = {(each.where, each.field) for each in caught.value.faults}
-    assert found == {
+    result = {(item.where, item.field) for item in caught.value.faults}
+    assert result == {
         *((str(for_all), field) for field in ("agreement", "agrement", "annotators")),
         *((str(for_one), field) for field in ("least_gain", "controls.a.wait", "rules[1].rule", "review[1].operator")),
     }
-    assert all(str(each) in str(caught.value) for each in caught.value.faults)
+    assert all(str(item) in str(caught.value) for item in caught.value.faults)
 
 
 MISNAMED = """
@@ -89,7 +89,7 @@ def test_what_the_project_does_not_have_is_a_fault(tmp_path):
     assert read_policy(tmp_path, 7)
     with pytest.raises(PolicyError, match=r"controls.lable names 'lable' \('label'\?\)") as caught:
         read_policy(tmp_path, 7, config=config)
-    assert [each.field for each in caught.value.faults] == NAMED
+    assert [item.field for item in caught.value.faults] == NAMED
     for_one.rename(for_all)
     assert read_policy(tmp_path, 7, config=config)  # another project may have it
     write(for_one, "[controls.relation]\nweight = 0\n[controls.label]\nweight = 2")
@@ -112,8 +112,8 @@ def test_a_misspelled_control_is_refused_with_the_label_config(tmp_path, command
     with pytest.raises(SystemExit) as ended:
         main(["qc", command, *words, "--policy", str(tmp_path / "policy.toml"), "--json", str(tmp_path / "out.json")])
     assert ended.value.code == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert [name for name in NAMED if f"{name} names" in said] == NAMED
+    message = " ".join(capsys.readouterr().err.split())
+    assert [name for name in NAMED if f"{name} names" in message] == NAMED
     assert not (tmp_path / "out.json").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from labelloop.labeling.consensus.dawid_skene import POOLING, dawid_skene
-from qc_webhooks.statistics import ABSENT, ENOUGH, STATISTICS, Estimate, Ratings, describe, estimate
+from qc_webhooks.statistics import ABSENT, MIN_UNITS, STATISTICS, Estimate, Ratings, describe, estimate
 from qc_webhooks.statistics.agreement_coefficients import (
     brennan_prediger,
     cohen_kappa,
@@ -68,7 +68,7 @@ def of_matrix(matrix):
     columns = zip(*matrix, strict=True)
     return Ratings.of(
         [
-            {rater: value for rater, value in enumerate(column) if value is not None and not value != value}
+            {rater: value for rater, value in enumerate(column) if value is not None and value == value}
             for column in columns
         ]
     )
@@ -91,7 +91,7 @@ def of_counts(rows):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "level", "known"),
+    ("matrix", "level", "published"),
     [
         (KRIPPENDORFF_3X15, "nominal", 0.6914),
         (KRIPPENDORFF_3X15, "ordinal", 0.8067),
@@ -103,12 +103,12 @@ def of_counts(rows):
         (KRIPPENDORFF_4X12, "ratio", 0.7974),
     ],
 )
-def test_krippendorffs_alpha_is_the_published_one(matrix, level, known):
-    assert krippendorff_alpha(of_matrix(matrix), level=level) == pytest.approx(known, abs=1e-4)
+def test_krippendorffs_alpha_is_the_published_one(matrix, level, published):
+    assert krippendorff_alpha(of_matrix(matrix), level=level) == pytest.approx(published, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("statistic", "known"),
+    ("statistic", "published"),
     [
         (fleiss_kappa, 0.76117),
         (gwet_ac1, 0.77544),
@@ -117,8 +117,8 @@ def test_krippendorffs_alpha_is_the_published_one(matrix, level, known):
         (brennan_prediger, 0.77273),
     ],
 )
-def test_gwets_four_raters_with_missing_ratings(statistic, known):
-    assert statistic(of_matrix(GWET_4X12)) == pytest.approx(known, abs=1e-5)
+def test_gwets_four_raters_with_missing_ratings(statistic, published):
+    assert statistic(of_matrix(GWET_4X12)) == pytest.approx(published, abs=1e-5)
 
 
 def test_fleiss_kappa_is_the_published_one():
@@ -128,7 +128,7 @@ def test_fleiss_kappa_is_the_published_one():
 
 
 @pytest.mark.parametrize(
-    ("table", "known"),
+    ("table", "published"),
     [
         ([[20, 5], [10, 15]], 0.4000),
         ([[45, 15], [25, 15]], 0.1304),
@@ -136,8 +136,8 @@ def test_fleiss_kappa_is_the_published_one():
         ([[0, 4, 1], [0, 8, 0], [0, 1, 5]], 0.4842),  # SAS, simple kappa
     ],
 )
-def test_cohens_kappa_is_the_published_one(table, known):
-    assert cohen_kappa(of_table(table)) == pytest.approx(known, abs=1e-4)
+def test_cohens_kappa_is_the_published_one(table, published):
+    assert cohen_kappa(of_table(table)) == pytest.approx(published, abs=1e-4)
 
 
 def test_dawid_and_skene_find_what_they_published():
@@ -171,9 +171,9 @@ def scores_of(agreements, annotators=(0, 1, 2)):
     ids=["all differ", "two agree", "spans", "boxes"],
 )
 def test_the_worked_examples_of_label_studio_enterprise(agreements, threshold, pairwise, consensus):
-    found = scores_of(agreements)
-    assert pairwise_score(found) == pytest.approx(pairwise, abs=5e-4)
-    assert consensus_score((0, 1, 2), found, threshold) == pytest.approx(consensus, abs=5e-4)
+    result = scores_of(agreements)
+    assert pairwise_score(result) == pytest.approx(pairwise, abs=5e-4)
+    assert consensus_score((0, 1, 2), result, threshold) == pytest.approx(consensus, abs=5e-4)
 
 
 def test_a_chain_of_likeness_is_no_group_of_three():
@@ -221,22 +221,22 @@ def test_a_unit_of_weight_two_counts_as_two_units(name):
 
 @pytest.mark.parametrize("name", STATISTICS)
 def test_nothing_to_compare_is_no_number(name):
-    found = STATISTICS[name].function(Ratings.of([{"a": 1}, {"b": 2}]), None)
-    assert math.isnan(found)
+    result = STATISTICS[name].function(Ratings.of([{"a": 1}, {"b": 2}]), None)
+    assert math.isnan(result)
 
 
 def test_few_units_give_no_number_but_say_how_many_it_takes():
-    few = Ratings.of([{1: "x", 2: "x"}] * (ENOUGH - 1))
-    found = estimate(observed_agreement, few)
-    assert (found.value, found.low, found.n) == (None, None, ENOUGH - 1)
-    assert "not enough evidence: 19 of the 20" in found.evidence
+    few = Ratings.of([{1: "x", 2: "x"}] * (MIN_UNITS - 1))
+    result = estimate(observed_agreement, few)
+    assert (result.value, result.low, result.n) == (None, None, MIN_UNITS - 1)
+    assert "not enough evidence: 19 of the 20" in result.evidence
 
 
 def test_ratings_of_one_value_are_no_evidence_of_agreement_beyond_chance():
-    found = describe(Ratings.of([{1: "x", 2: "x"}] * 50), "nominal")
-    assert found["agreement"] == Estimate(1.0, 1.0, 1.0, 50)
-    assert found["cohen_kappa"].value is None
-    assert found["cohen_kappa"].evidence == "not enough evidence: all ratings are the same"
+    result = describe(Ratings.of([{1: "x", 2: "x"}] * 50), "nominal")
+    assert result["agreement"] == Estimate(1.0, 1.0, 1.0, 50)
+    assert result["cohen_kappa"].value is None
+    assert result["cohen_kappa"].evidence == "not enough evidence: all ratings are the same"
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_intervals_hold_the_truth_about_as_often_as_they_promise(statistic):
 
     def crowd(units):
         truth = rng.integers(0, 3, units)
-        said = np.where(rng.random((3, units)) < 0.8, truth, rng.integers(0, 3, (3, units)))
-        return Ratings.of([{who: int(said[who, unit]) for who in range(3)} for unit in range(units)])
+        message = np.where(rng.random((3, units)) < 0.8, truth, rng.integers(0, 3, (3, units)))
+        return Ratings.of([{who: int(message[who, unit]) for who in range(3)} for unit in range(units)])
 
     truth = statistic(crowd(20_000), None)
     held = 0
     for seed in range(100):
-        found = estimate(statistic, crowd(80), seed=seed, resamples=200)
-        held += found.low <= truth <= found.high
+        result = estimate(statistic, crowd(80), seed=seed, resamples=200)
+        held += result.low <= truth <= result.high
     assert 88 <= held <= 99
 
 
@@ -273,10 +273,10 @@ def test_two_answers_an_item_do_not_turn_into_one_class_and_guessers():
         skill[:4] = 0.53  # those who answer most guess
         truth = rng.integers(2, size=150)
         who = np.array([rng.choice(120, 2, replace=False, p=often / often.sum()) for _ in truth])
-        said = np.where(rng.random(who.shape) < skill[who], truth[:, None], 1 - truth[:, None])
-        found = dawid_skene(np.repeat(np.arange(150), 2), who.ravel(), said.ravel(), classes=2, pooling=POOLING)
-        accuracy.append(float((found.posterior.argmax(axis=1) == truth).mean()))
-        majority.append(float(((said.mean(axis=1) > rng.uniform(0.4, 0.6, 150)) == truth).mean()))
-        assert found.marginals.min() > 0.15
+        message = np.where(rng.random(who.shape) < skill[who], truth[:, None], 1 - truth[:, None])
+        result = dawid_skene(np.repeat(np.arange(150), 2), who.ravel(), message.ravel(), classes=2, pooling=POOLING)
+        accuracy.append(float((result.posterior.argmax(axis=1) == truth).mean()))
+        majority.append(float(((message.mean(axis=1) > rng.uniform(0.4, 0.6, 150)) == truth).mean()))
+        assert result.marginals.min() > 0.15
     assert np.mean(accuracy) > np.mean(majority)
     assert min(accuracy) > 0.6

@@ -35,25 +35,25 @@ def verdict_of(task, policy=POLICY):
     ],
 )
 def test_a_majority_that_agrees_with_each_other_settles_a_task(task, box, places, outcome, majority):
-    found = verdict_of(task(*[[box(place)] for place in places]))
-    assert (found.outcome, set(found.majority), found.annotators) == (outcome, majority, len(places))
+    result = verdict_of(task(*[[box(index)] for index in places]))
+    assert (result.outcome, set(result.majority), result.annotators) == (outcome, majority, len(places))
 
 
 def test_the_verdict_does_not_depend_on_who_is_who(task, box):
     places = [0, 0, 3, 60]
     outcomes = {
-        (found.outcome, round(found.agreement, 9))
+        (result.outcome, round(result.agreement, 9))
         for order in itertools.permutations(places)
-        if (found := verdict_of(task(*[[box(place)] for place in order])))
+        if (result := verdict_of(task(*[[box(index)] for index in order])))
     }
     assert len(outcomes) == 1
 
 
 def test_a_chain_of_likeness_is_no_agreement(task, box):
     # 1 ~ 2 and 2 ~ 3, but 1 and 3 do not overlap enough: only two of three agree with each other
-    found = verdict_of(task([box(10)], [box(12)], [box(14)]), Policy(agreement=0.75))
-    assert found.outcome == "agreed"
-    assert len(found.majority) == 2
+    result = verdict_of(task([box(10)], [box(12)], [box(14)]), Policy(agreement=0.75))
+    assert result.outcome == "agreed"
+    assert len(result.majority) == 2
     assert verdict_of(task([box(10)], [box(12)], [box(14)], [box(16)]), Policy(agreement=0.75)).outcome == "disputed"
 
 
@@ -70,15 +70,15 @@ def test_a_ground_truth_closes_a_dispute(task, box):
             {"id": 2, "completed_by": 2, "result": [box(60)], "updated_at": "a", "ground_truth": True},
         ],
     }
-    found = verdict_of(read_task(source))
-    assert (found.outcome, found.ground_truth) == ("agreed", 2)
-    assert "ground truth" in write_note(found, POLICY)
+    result = verdict_of(read_task(source))
+    assert (result.outcome, result.ground_truth) == ("agreed", 2)
+    assert "ground truth" in write_note(result, POLICY)
 
 
 def test_the_policy_says_how_many_annotators_a_verdict_needs(task, box):
-    found = verdict_of(task([box(0)], [box(60)]), Policy(annotators=3))
-    assert found.outcome == "waiting"
-    assert write_note(found, Policy(annotators=3)) == "2 of 3 annotators have submitted."
+    result = verdict_of(task([box(0)], [box(60)]), Policy(annotators=3))
+    assert result.outcome == "waiting"
+    assert write_note(result, Policy(annotators=3)) == "2 of 3 annotators have submitted."
 
 
 def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_mean(task, box, choice):
@@ -88,32 +88,32 @@ def test_one_control_in_dispute_disputes_the_task_unless_the_policy_takes_the_me
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "note"),
+    ("regions", "other", "note"),
     [
-        ([(0, "Car"), (60, "Car")], [(0, "Car")], "One has a Car at the upper right, another has not."),
-        ([(0, "Car")], [(0, "Car"), (40, "Ant")], "One has an Ant at the top, another has not."),
-        ([(0, "Car")], [(0, "Person")], "One says Car, another says Person: the box at the upper left."),
+        ([(0, "Car"), (60, "Car")], [(0, "Car")], "One annotator has a Car at the upper right, another does not."),
+        ([(0, "Car")], [(0, "Car"), (40, "Ant")], "One annotator has an Ant at the top, another does not."),
+        ([(0, "Car")], [(0, "Person")], "One annotator says Car, another says Person: the box at the upper left."),
         ([(0, "Car")], [(10, "Car")], "Two boxes for Car at the upper left overlap only 33 %."),
-        ([(0, "Car")], [(4, "Person")], ("One says Car, another says Person: the box at the upper left. "
+        ([(0, "Car")], [(4, "Person")], ("One annotator says Car, another says Person: the box at the upper left. "
          "Two boxes for Car or Person at the upper left overlap only 67 %.")),
-        ([(0, "Car")], [], "One has a Car at the upper left, another has not."),
-        ([(0, "Car"), (40, "Car"), (70, "Ant")], [], "One has 3 boxes (2 Car, 1 Ant), another has none."),
-        ([(0, "Car")], [(0, "Car"), (1, "Car")], "One has a Car at the upper left twice."),
+        ([(0, "Car")], [], "One annotator has a Car at the upper left, another does not."),
+        ([(0, "Car"), (40, "Car"), (70, "Ant")], [], "One annotator has 3 boxes (2 Car, 1 Ant), another has none."),
+        ([(0, "Car")], [(0, "Car"), (1, "Car")], "One annotator has a Car at the upper left twice."),
         ([(0, "Car"), (20, "Car")], [(0, "Car", 40)],
-         "One has a single box for Car at the upper left where another has 2 boxes."),
+         "One annotator has a single box for Car at the upper left where another has 2 boxes."),
         ([(0, "Car", 40)], [(0, "Car"), (20, "Ant")],
-         "One has a single box for Car + Ant at the upper left where another has 2 boxes."),
+         "One annotator has a single box for Car + Ant at the upper left where another has 2 boxes."),
     ],
     ids=["missing", "extra", "label", "low overlap", "label and low overlap", "one missing of one", "empty",
          "duplicate", "merged", "split"],
 )  # fmt: skip
-def test_every_conflict_is_one_sentence_with_its_place(task, box, one, other, note):
+def test_every_conflict_is_one_sentence_with_its_place(task, box, regions, other, note):
     def drawn(parts):
         return [box(x, label, width=width) for x, label, width in ((*part, 20)[:3] for part in parts)]
 
-    found = verdict_of(task(drawn(one), drawn(other)))
-    assert found.outcome == "disputed"
-    assert write_note(found, POLICY) == note
+    result = verdict_of(task(drawn(regions), drawn(other)))
+    assert result.outcome == "disputed"
+    assert write_note(result, POLICY) == note
 
 
 def test_a_conflict_of_choices_names_the_question(task, choice):
@@ -132,14 +132,14 @@ def test_a_long_list_of_conflicts_is_cut_and_counted(task, box):
     crowded = [box(8 * n, width=6) for n in range(MOST_CONFLICTS + 4)]
     note = write_note(verdict_of(task(crowded, crowded[:1])), POLICY)
     assert note.endswith(" And 3 more.")
-    assert note.count("another has not.") == MOST_CONFLICTS
+    assert note.count("another does not.") == MOST_CONFLICTS
 
 
 def test_a_dispute_always_has_a_reason(task, box):
     for shift in range(21):
         for label in ("Car", "Person"):
-            found = verdict_of(task([box(10)], [box(10 + shift, label)]))
-            assert (found.outcome == "disputed") == bool(found.conflicts)
+            result = verdict_of(task([box(10)], [box(10 + shift, label)]))
+            assert (result.outcome == "disputed") == bool(result.conflicts)
 
 
 def test_an_unreadable_annotation_is_no_empty_answer(task, box):
@@ -147,16 +147,16 @@ def test_an_unreadable_annotation_is_no_empty_answer(task, box):
     for annotators in ([[box(), broken], []], [[broken], [broken]], [[broken], [], []], [[box()], [broken], [broken]]):
         # Two who saw nothing beside one who cannot be read are a majority, whatever that one saw.
         agreed = annotators == [[broken], [], []]
-        found = verdict_of(task(*annotators))
-        assert (found.outcome, found.agreement) == (("agreed", 1.0) if agreed else ("not_judged", None))
-        assert bool(found.not_judged) != agreed
+        result = verdict_of(task(*annotators))
+        assert (result.outcome, result.agreement) == (("agreed", 1.0) if agreed else ("not_judged", None))
+        assert bool(result.not_judged) != agreed
     assert len(verdict_of(task([box(), broken], [])).unread) == 1
 
 
 def test_the_note_names_what_cannot_be_read(task, box):
-    found = verdict_of(task([box()], [box() | {"id": "bad", "value": {"x": "here"}}]))
+    result = verdict_of(task([box()], [box() | {"id": "bad", "value": {"x": "here"}}]))
     reason = "(task 1, annotation 2, result bad: x: expected a number, found 'here')"
-    assert write_note(found, POLICY) == f"Not judged: 1 of 2 annotations cannot be read whole {reason}."
+    assert write_note(result, POLICY) == f"Not judged: 1 of 2 annotations cannot be read whole {reason}."
 
 
 @pytest.mark.parametrize("results", ["text", None, {"a": 1}, [["r"]], [None], [{"type": None}], [{"value": 1}]])
@@ -194,23 +194,23 @@ def test_what_no_metric_compares_is_not_judged(task, box):
     alone = verdict_of(task([ranker(1)], [ranker(5)]))
     assert (alone.outcome, alone.agreement) == ("not_judged", None)
     assert write_note(alone, POLICY) == "Not judged: Answers to best cannot be compared."
-    beside = task([box(), ranker(1)], [box(), ranker(5)])
-    assert verdict_of(beside).outcome == "not_judged"
-    unweighed = verdict_of(beside, Policy(controls={"best": ControlPolicy(weight=0)}))
+    extra = task([box(), ranker(1)], [box(), ranker(5)])
+    assert verdict_of(extra).outcome == "not_judged"
+    unweighed = verdict_of(extra, Policy(controls={"best": ControlPolicy(weight=0)}))
     assert write_note(unweighed, POLICY) == "2 of 2 annotators agree. Not compared: best."
     # What differs in what can be compared is a dispute, whatever cannot.
     assert verdict_of(task([box(), ranker(1)], [box(60), ranker(5)])).outcome == "disputed"
 
 
 def test_another_answer_about_the_same_region_is_a_dispute(task, box):
-    one, other = box(), box()
+    first, other = box(), box()
     colours = [
         box_ | {"from_name": "colour", "type": "choices", "value": box_["value"] | {"choices": [word]}}
-        for box_, word in ((one, "red"), (other, "blue"))
+        for box_, word in ((first, "red"), (other, "blue"))
     ]
-    found = verdict_of(task([one, colours[0]], [other, colours[1]]))
-    assert (found.outcome, found.agreement, found.uncompared) == ("disputed", 0.0, ())
-    assert write_note(found, POLICY) == "colour of the box at the upper left: one says red, another says blue."
+    result = verdict_of(task([first, colours[0]], [other, colours[1]]))
+    assert (result.outcome, result.agreement, result.uncompared) == ("disputed", 0.0, ())
+    assert write_note(result, POLICY) == "colour of the box at the upper left: one says red, another says blue."
 
 
 def test_each_control_has_a_threshold_and_a_weight_of_its_own(task, box, choice):
@@ -221,8 +221,8 @@ def test_each_control_has_a_threshold_and_a_weight_of_its_own(task, box, choice)
     assert (
         verdict_of(answers, Policy(controls={"quality": ControlPolicy(agreement=0)}, agreement=0.3)).outcome == "agreed"
     )
-    found = verdict_of(answers, strict)
-    assert found.outcome == "disputed"
-    assert "overlap only 74 %" in write_note(found, strict)
+    result = verdict_of(answers, strict)
+    assert result.outcome == "disputed"
+    assert "overlap only 74 %" in write_note(result, strict)
     heavy = verdict_of(answers, Policy(controls={"label": ControlPolicy(weight=3)}))
     assert heavy.agreement == pytest.approx(3 * 0.7391 / 4, abs=1e-3)
