@@ -1,4 +1,4 @@
-"""A block of tasks on its way through an export: the images it gave, with their objects, in the order of the tasks."""
+"""A block of converted tasks: its images with their objects, in the order of the tasks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,39 +12,40 @@ from exporters.model.records import Image, Item
 class Block(msgspec.Struct, frozen=True):
     """Images with their objects.
 
-    Iterating gives each image as an `Item`; that is all that most formats need. One that writes boxes and polygons by
-    the million takes those of ``columns`` together and asks ``items`` only for the others.
+    Iterating yields each image as an `Item`, which is all that most formats need. A format that writes millions of
+    boxes and polygons encodes ``columns`` at once and takes only the other images from ``items``.
 
     Attributes:
         images: The images.
-        tasks: For each image the place, in the block, of the task that it belongs to.
-        items: The images, by their places, whose objects are not in columns.
-        columns: The objects of the others, which are usual: boxes and polygons with an area, without attributes.
-        usual: For each image of ``columns`` its place in ``images``.
-        about: `Item.about` of those images that have any, by their places.
+        tasks: For each image, the index of its task in the block.
+        items: The images whose objects are not in columns, by index in ``images``.
+        columns: The objects of the other images: boxes and polygons with an area, without attributes.
+        columnar: For each image of ``columns``, its index in ``images``.
+        sources: For each image of ``columns``, its address.
+        coco_fields: `Item.coco_fields` of the images that have any, by index in ``images``.
     """
 
     images: Sequence[Image]
     tasks: Sequence[int]
     items: Mapping[int, Item]
     columns: Columns | None = None
-    usual: Sequence[int] = ()
+    columnar: Sequence[int] = ()
     sources: Sequence[str] = ()
-    about: Mapping[int, Mapping[str, Any]] = {}
+    coco_fields: Mapping[int, Mapping[str, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Item]:
-        places = {place: number for number, place in enumerate(self.usual)}
-        for place, image in enumerate(self.images):
-            if place in self.items:
-                yield self.items[place]
+        columnar_index = {index: number for number, index in enumerate(self.columnar)}
+        for index, image in enumerate(self.images):
+            if index in self.items:
+                yield self.items[index]
             else:
                 assert self.columns is not None
                 yield Item(
                     image,
-                    self.columns.objects(places[place]),
-                    source=self.sources[places[place]],
-                    about=self.about.get(place, {}),
+                    self.columns.objects(columnar_index[index]),
+                    source=self.sources[columnar_index[index]],
+                    coco_fields=self.coco_fields.get(index, {}),
                 )

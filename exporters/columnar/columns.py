@@ -1,9 +1,9 @@
-"""Many objects at once, in columns: the same inner form as `Object`, for what numpy does faster than Python.
+"""Objects as columns (struct of arrays): the counterpart of `Object` for boxes and polygons, clipped with numpy.
 
-What most tasks hold are boxes and polygons with one label, well inside their image. `fit` puts whole blocks of those
-into their images; what it does not know for certain it leaves to `exporters.model.clipping.fit`, row by row. The
-arithmetic is that of `Rectangle`, `Polygon` and `shapes.fit`, operation by operation, so that a region has the same
-bits either way.
+Most tasks hold boxes and polygons with one label, well inside their image. `clip_batch` clips blocks of them; shapes it
+cannot decide with certainty go through `exporters.model.clipping.clip_to_image` one by one (`clip_remaining`). The
+arithmetic repeats that of `Rectangle`, `Polygon` and `clip_to_image` operation by operation, so both ways give the same
+bits.
 """
 
 import math
@@ -14,25 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.columnar.polygons import Floats, Rings, simple_areas
-from exporters.model.clipping import CLIPPED, NARROWEST, TOLERANCE, Fitted, Unfit
-from exporters.model.clipping import fit as fit_one
+from exporters.model.clipping import CLIPPED, MIN_MEAN_WIDTH, TOLERANCE, ClippedShape, ShapeRejected
+from exporters.model.clipping import clip_to_image as fit_one
 from exporters.model.records import Object
 from exporters.structures.arrays import offsets
 from labelloop.labeling.geometry.shapes import Geometry, Polygon, Rectangle
 
-UPRIGHT, TURNED, RING, NOT_VECTORISED = range(4)
-"""Kinds of rows: a rectangle that is its box, one that is turned, a polygon; and what has an `Object` of its own."""
+# Kinds of rows: an axis-aligned rectangle, a rotated one, a polygon, and a shape with an `Object` of its own.
+UPRIGHT, ROTATED, RING, NOT_VECTORISED = range(4)
 
 
 class Shapes(msgspec.Struct, frozen=True):
-    """Shapes as drawn, in pixels, a row each.
+    """Shapes as drawn, in pixels, one row each.
 
     Attributes:
-        boxes: (rows, 5): x, y, width, height and rotation of a rectangle; no numbers for a polygon.
-        rings: The corners of the turned rectangles and of the polygons.
-        sizes: (rows, 2): width and height of the image.
-        turned: Which rows are turned rectangles.
-        ring: Which rows are polygons.
+        boxes: (rows, 5): x, y, width, height in pixels and rotation in degrees of a rectangle; NaN for a polygon.
+        rings: The corners of the rotated rectangles and of the polygons.
+        sizes: (rows, 2): width and height of the image, in pixels.
+        turned: (rows,), whether the row is a rotated rectangle.
+        ring: (rows,), whether the row is a polygon.
     """
 
     boxes: Floats
@@ -42,47 +42,63 @@ class Shapes(msgspec.Struct, frozen=True):
     ring: NDArray[np.bool_]
 
     def geometry(self, row: int) -> Geometry:
-        """The shape of a row."""
+        """Return the shape of a row."""
         if self.ring[row]:
-            place = int(np.searchsorted(self.rings.rows, row))
-            points = self.rings.points[self.rings.first[place] : self.rings.first[place + 1]]
+            ring = int(np.searchsorted(self.rings.rows, row))
+            points = self.rings.points[self.rings.first[ring] : self.rings.first[ring + 1]]
             return Polygon(tuple((x, y) for x, y in points.tolist()))
         return Rectangle(*self.boxes[row].tolist())
 
 
 class ClippedShapes(msgspec.Struct, frozen=True):
-    """Where shapes are in their images, a row each, as `shapes.Fitted` says it; ``OTHER`` is what is not known."""
+    """Shapes clipped to their images, one row each: `exporters.model.clipping.ClippedShape` as columns.
+
+    Attributes:
+        kinds: (rows,): `UPRIGHT`, `ROTATED`, `RING`, or `NOT_VECTORISED` where the other columns are not valid.
+        boxes: (rows, 4): x_min, y_min, x_max, y_max in pixels.
+        areas: (rows,), in square pixels.
+        is_clipped: (rows,), whether the edge of the image cuts the shape.
+    """
 
     kinds: NDArray[np.uint8]
-    boxes: Floats  # (rows, 4)
+    boxes: Floats
     areas: Floats
-    clipped: NDArray[np.bool_]
+    is_clipped: NDArray[np.bool_]
 
 
 class RegionMetadata(msgspec.Struct, frozen=True):
-    """What is known of shapes beside their form and their class, a row each: as in `Object`."""
+    """Region ids and scores, one per row, as in `Object`."""
 
     regions: list[str] = []
     scores: list[float | None] = []
 
-    def some(self, rows: Sequence[int]) -> "RegionMetadata":
-        """Some of the rows."""
+    def take(self, rows: Sequence[int]) -> "RegionMetadata":
+        """Return the metadata of some rows."""
         return RegionMetadata([self.regions[row] for row in rows], [self.scores[row] for row in rows])
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """The objects of some images, in their order; ``first[i]`` is where those of image ``i`` begin.
+    """The objects of some images, one row each, grouped by image. Every object has a box.
 
-    ``annotations`` and ``annotators`` are those of the images; ``classes`` the names of the classes, in the order of
-    their numbers. ``others`` are the objects of the rows of kind ``OTHER``. Every object has a box.
+    Attributes:
+        first: The first row of each image, then the number of rows: (images + 1,).
+        annotations: The annotation id of each image.
+        annotators: The user id of each image's annotator.
+        shapes: The shapes as drawn.
+        clipped: The shapes clipped to their images.
+        metadata: Region ids and scores.
+        ids: (rows,), the object ids.
+        class_ids: (rows,), from 1.
+        classes: The class names, in the order of their ids.
+        others: The objects of the rows of kind `NOT_VECTORISED`.
     """
 
     first: list[int]
     annotations: list[int | None]
     annotators: list[int | None]
     shapes: Shapes
-    fits: ClippedShapes
-    said: RegionMetadata
+    clipped: ClippedShapes
+    metadata: RegionMetadata
     ids: NDArray[np.int64]
     class_ids: NDArray[np.int64]
     classes: Sequence[str]
@@ -91,23 +107,23 @@ class Columns(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def twins(self, digits: int) -> set[int]:
-        """The images in which two objects of one class have one box, to so many digits of a pixel."""
+    def duplicate_images(self, digits: int) -> set[int]:
+        """Return the images with two objects of one class whose boxes are equal when rounded to ``digits`` digits."""
         owners = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
-        boxes = np.floor(self.fits.boxes * 10.0**digits + 0.5).astype(np.int64)
+        boxes = np.floor(self.clipped.boxes * 10.0**digits + 0.5).astype(np.int64)
         rows = np.column_stack((owners, self.class_ids, boxes))
         order = np.lexsort(rows.T[::-1])
         same = (rows[order[1:]] == rows[order[:-1]]).all(axis=1)
-        found: set[int] = set(owners[order[1:]][same].tolist())
-        return found
+        images: set[int] = set(owners[order[1:]][same].tolist())
+        return images
 
     def objects(self, image: int) -> tuple[Object, ...]:
-        """The objects of an image, one by one."""
+        """Return the objects of an image."""
         rows = range(self.first[image], self.first[image + 1])
         return tuple(self.others.get(row) or self.object(image, row, self._fitted(row)) for row in rows)
 
-    def object(self, image: int, row: int, fitted: Fitted) -> Object:
-        """A row of an image as an object that fits so."""
+    def object(self, image: int, row: int, fitted: ClippedShape) -> Object:
+        """Return a row as an object, with its clipped shape."""
         number, class_id = int(self.ids[row]), int(self.class_ids[row])
         return Object(
             number,
@@ -119,47 +135,47 @@ class Columns(msgspec.Struct, frozen=True):
             number,
             CLIPPED in fitted.repairs,
             fitted.outline,
-            self.said.regions[row],
+            self.metadata.regions[row],
             annotation=self.annotations[image],
             annotator=self.annotators[image],
-            score=self.said.scores[row],
+            score=self.metadata.scores[row],
         )
 
-    def _fitted(self, row: int) -> Fitted:
-        x_min, y_min, x_max, y_max = self.fits.boxes[row].tolist()
-        repairs = (CLIPPED,) if self.fits.clipped[row] else ()
-        return Fitted((x_min, y_min, x_max, y_max), float(self.fits.areas[row]), repairs)
+    def _fitted(self, row: int) -> ClippedShape:
+        x_min, y_min, x_max, y_max = self.clipped.boxes[row].tolist()
+        repairs = (CLIPPED,) if self.clipped.is_clipped[row] else ()
+        return ClippedShape((x_min, y_min, x_max, y_max), float(self.clipped.areas[row]), repairs)
 
 
 def percent_to_pixels(
     boxes: Floats, points: Floats, counts: Sequence[int] | NDArray[np.int64], ring: NDArray[np.bool_], sizes: Floats
 ) -> Shapes:
-    """Shapes in pixels from percent.
+    """Convert shapes from percent of the image to pixels.
 
     Args:
-        boxes: (rows, 5): x, y, width, height in percent and rotation; anything for a polygon.
-        points: (points, 2): the points of all polygons, in percent.
-        counts: how many points each polygon has.
-        ring: which rows are polygons.
-        sizes: (rows, 2): width and height of the image.
+        boxes: (rows, 5): x, y, width, height in percent and rotation in degrees; ignored for a polygon.
+        points: (points, 2): the points of all polygons, in percent, concatenated.
+        counts: (polygons,), the number of points of each.
+        ring: (rows,), whether the row is a polygon.
+        sizes: (rows, 2): width and height of the image, in pixels.
     """
     pixels = boxes.copy("F")
     pixels[:, :2] *= sizes
     pixels[:, 2:4] *= sizes
     pixels[:, :4] /= 100
-    turned = ~ring & (pixels[:, 4] != 0)
-    corners = _corners(pixels[turned]) if turned.any() else np.empty((0, 2))
+    rotated = ~ring & (pixels[:, 4] != 0)
+    corners = _corners(pixels[rotated]) if rotated.any() else np.empty((0, 2))
     points = points * np.repeat(sizes[ring], counts, axis=0) / 100
-    rows = np.concatenate((np.flatnonzero(turned), np.flatnonzero(ring)))
+    rows = np.concatenate((np.flatnonzero(rotated), np.flatnonzero(ring)))
     lengths = np.concatenate((np.full(len(corners) // 4, 4), np.asarray(counts, np.int64)))
     rings = Rings(rows, offsets(lengths), np.concatenate((corners, points)))
     if len(corners):
-        rings = rings.some(np.argsort(rows, kind="stable"))  # in the order of their rows
-    return Shapes(pixels, rings, sizes, turned, ring)
+        rings = rings.take(np.argsort(rows, kind="stable"))  # in the order of their rows
+    return Shapes(pixels, rings, sizes, rotated, ring)
 
 
 def clip_batch(shapes: Shapes) -> ClippedShapes:
-    """Bring shapes inside their images, as far as that is a matter of columns: see `exporters.model.clipping.fit`."""
+    """Clip shapes to their images, vectorised; undecided rows get `NOT_VECTORISED`: see `clip_remaining`."""
     drawn = shapes.boxes[:, :4].copy("F")
     drawn[:, 2:] += drawn[:, :2]
     rings = shapes.rings
@@ -173,49 +189,54 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
     over = np.maximum(-drawn[:, :2], drawn[:, 2:] - shapes.sizes)
     clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
     sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
-    known = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
+    vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
     upright = ~(shapes.turned | shapes.ring)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
-    least = NARROWEST * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
-    known &= upright | shapes.ring | (areas >= least)
-    known &= upright | ~clipped  # what the edge cuts of another shape is for shapely
-    known &= ~(shapes.turned & (shapes.boxes[:, 4] % 360 == 0))  # turned all round: its box, by way of its corners
+    min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
+    vectorised &= upright | shapes.ring | (areas >= min_areas)
+    vectorised &= upright | ~clipped  # other shapes cut by the edge need shapely
+    vectorised &= ~(
+        shapes.turned & (shapes.boxes[:, 4] % 360 == 0)
+    )  # a full turn: the general code computes its box from its corners
     if shapes.ring.any():
-        drawn_rings = rings.some(np.flatnonzero(shapes.ring[rings.rows])) if shapes.turned.any() else rings
+        drawn_rings = rings.take(np.flatnonzero(shapes.ring[rings.rows])) if shapes.turned.any() else rings
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
-        known[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= least[drawn_rings.rows])
+        vectorised[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= min_areas[drawn_rings.rows])
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
-    kinds[shapes.turned], kinds[shapes.ring] = TURNED, RING
-    kinds[~known] = NOT_VECTORISED
+    kinds[shapes.turned], kinds[shapes.ring] = ROTATED, RING
+    kinds[~vectorised] = NOT_VECTORISED
     return ClippedShapes(kinds, boxes, areas, clipped)
 
 
-def clip_remaining(shapes: Shapes, rows: Sequence[int]) -> dict[int, Fitted | str]:
-    """What `exporters.model.clipping.fit` says of rows of kind ``OTHER``: how each fits, or why it does not."""
-    found: dict[int, Fitted | str] = {}
+def clip_remaining(shapes: Shapes, rows: Sequence[int]) -> dict[int, ClippedShape | str]:
+    """Clip the shapes at some rows one by one: row -> the clipped shape, or the reason why it is rejected."""
+    results: dict[int, ClippedShape | str] = {}
     for row in rows:
         width, height = shapes.sizes[row].tolist()
         try:
-            found[row] = fit_one(shapes.geometry(row), int(width), int(height))
-        except Unfit as unfit:
-            found[row] = str(unfit)
-    return found
+            results[row] = fit_one(shapes.geometry(row), int(width), int(height))
+        except ShapeRejected as error:
+            results[row] = str(error)
+    return results
 
 
-def take(shapes: Shapes, fits: ClippedShapes, rows: NDArray[np.int64]) -> tuple[Shapes, ClippedShapes]:
-    """Some of the rows, in ascending order."""
-    places = np.full(len(shapes.boxes), -1)
-    places[rows] = np.arange(len(rows))
-    rings = shapes.rings.some(np.flatnonzero(places[shapes.rings.rows] >= 0))
-    rings = msgspec.structs.replace(rings, rows=places[rings.rows])
+def take_rows(shapes: Shapes, clipped: ClippedShapes, rows: NDArray[np.int64]) -> tuple[Shapes, ClippedShapes]:
+    """Return the shapes at some rows, in ascending order."""
+    new_rows = np.full(len(shapes.boxes), -1)
+    new_rows[rows] = np.arange(len(rows))
+    rings = shapes.rings.take(np.flatnonzero(new_rows[shapes.rings.rows] >= 0))
+    rings = msgspec.structs.replace(rings, rows=new_rows[rings.rows])
     return (
         Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.turned[rows], shapes.ring[rows]),
-        ClippedShapes(fits.kinds[rows], fits.boxes[rows], fits.areas[rows], fits.clipped[rows]),
+        ClippedShapes(clipped.kinds[rows], clipped.boxes[rows], clipped.areas[rows], clipped.is_clipped[rows]),
     )
 
 
 def _corners(boxes: Floats) -> Floats:
-    """(4 x rows, 2): see `Rectangle.corners`. Sines are Python's: numpy's may differ in the last bit."""
+    """Return the corners of rotated rectangles, (rows, 5) -> (4 * rows, 2): see `Rectangle.corners`.
+
+    Sines come from `math`: those of numpy may differ in the last bit.
+    """
     turns = np.radians(boxes[:, 4]).tolist()
     cos, sin = np.array([math.cos(turn) for turn in turns]), np.array([math.sin(turn) for turn in turns])
     x, y, width, height = boxes[:, :4].T

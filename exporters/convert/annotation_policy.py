@@ -1,19 +1,19 @@
-"""Whose annotation counts: POLICIES, from one task's annotations to those that are in the data set."""
+"""Select the annotations of a task that go into the data set: POLICIES, by name."""
 
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from exporters.errors import BadOption
-from labelloop.labeling.studio.latest import latest_annotations, numbered
+from labelloop.labeling.studio.latest import latest_annotations, with_unique_ids
 from labelloop.labeling.studio.task import Annotation, Task
 
-TOGETHER = "consensus"
-"""The rule under which the chosen annotations become one: see ``exporters.convert.consensus``."""
+# Rule under which the selected annotations are fused: see `exporters.convert.consensus`.
+CONSENSUS = "consensus"
+# Values of --disputed for tasks that quality control did not settle; ``apart`` is a split of their own.
 DISPUTED = ("in", "out", "apart")
-"""What becomes of the tasks that quality control did not settle: ``apart`` is a split of their own."""
+# ``qc_status`` in a task's data -> the reason in the accounts.
 UNSETTLED = {"disputed": "disputed", "not_judged": "not judged"}
-"""What quality control says in a task's data -> what such a task is called in the bill."""
 SKIPPED = "skipped by the annotator"
 NOT_CHOSEN = "not chosen by the policy"
 NOT_ANNOTATED = "not annotated"
@@ -21,68 +21,76 @@ PREDICTED = "only predictions, no annotation"
 NONE_CHOSEN = "no annotation by the policy"
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """The annotations that count, by which rule, and why each other one does not (in the task's order)."""
+class AnnotationSelection(msgspec.Struct, frozen=True):
+    """The selected annotations of a task.
+
+    Attributes:
+        chosen: The annotations that go into the data set.
+        rule: The rule that selected them.
+        refused: The other annotations with the reason, in the order of the task.
+        reason: Why no annotation is selected; empty if one is.
+    """
 
     chosen: tuple[Annotation, ...] = ()
     rule: str = ""
     refused: tuple[tuple[Annotation, str], ...] = ()
     reason: str = ""
-    """Why the task has no annotation that counts; empty where it has one."""
 
 
+# Annotations that are not cancelled -> the selected ones and the rule that selected them.
 Policy = Callable[[Sequence[Annotation]], tuple[Sequence[Annotation], str]]
-"""Annotations that were not cancelled -> those that count and the rule that chose them."""
 
 
 def ground_truth(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
-    """The annotation marked as ground truth, the one updated last if several are."""
-    return _newest([each for each in annotations if each.ground_truth]), "ground truth"
+    """Select the annotation marked as ground truth, the one updated last if there are several."""
+    return _latest([annotation for annotation in annotations if annotation.ground_truth]), "ground truth"
 
 
 def latest(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
-    """The ground truth where there is one, else the annotation updated last."""
+    """Select the ground truth if there is one, else the annotation updated last."""
     chosen, rule = ground_truth(annotations)
-    return (chosen, rule) if chosen else (_newest(annotations), "latest")
+    return (chosen, rule) if chosen else (_latest(annotations), "latest")
 
 
-def every(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
-    """All of them: the image carries the objects of each annotator."""
+def all_annotations(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
+    """Select all annotations: the image carries the objects of each annotator."""
     return annotations, "all"
 
 
 def consensus(annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
-    """The ground truth where there is one, else everybody's latest annotation, to be made one (rule ``TOGETHER``).
+    """Select the ground truth if there is one, else the latest annotation of each annotator, to be fused (`CONSENSUS`).
 
-    An annotation alone counts as it is: there is nothing to weigh it against.
+    A single annotation is used unchanged.
     """
     chosen, rule = ground_truth(annotations)
     if chosen:
         return chosen, rule
-    everybody = latest_annotations(annotations)
-    return everybody, TOGETHER if len(everybody) > 1 else "one annotator"
+    latest_of_each = latest_annotations(annotations)
+    return latest_of_each, CONSENSUS if len(latest_of_each) > 1 else "one annotator"
 
 
 class ByUser(msgspec.Struct, frozen=True):
-    """The annotation of one annotator, the one updated last if they made several."""
+    """Select the annotation of one annotator, the one updated last if there are several."""
 
     user: int
 
     def __call__(self, annotations: Sequence[Annotation]) -> tuple[Sequence[Annotation], str]:
         """See ``Policy``."""
-        return _newest([each for each in annotations if each.completed_by == self.user]), f"user:{self.user}"
+        return _latest(
+            [annotation for annotation in annotations if annotation.completed_by == self.user]
+        ), f"user:{self.user}"
 
 
 POLICIES: dict[str, Policy] = {
     "latest": latest,
     "consensus": consensus,
     "ground-truth": ground_truth,
-    "all": every,
+    "all": all_annotations,
 }
 
 
-def policy(name: str) -> Policy:
-    """The policy of a name, ``user:ID`` included.
+def parse_policy(name: str) -> Policy:
+    """Return the policy of a name, including ``user:ID``.
 
     Raises:
         BadOption: no such policy.
@@ -95,37 +103,41 @@ def policy(name: str) -> Policy:
     raise BadOption("--annotation", name, ", ".join([*POLICIES, "user:ID"]))
 
 
-def unsettled(task: Task) -> str:
-    """What quality control holds the task for, where its annotators are not known to agree; empty where they are.
+def unsettled_status(task: Task) -> str:
+    """Return the quality control status that keeps a task from being settled; empty if its annotators agree.
 
-    It says so in the task's data, and takes it back there.
+    Quality control stores it in the task's data, and removes it there.
     """
     status = task.data.get("qc_status")
     return UNSETTLED.get(status, "") if isinstance(status, str) else ""
 
 
-def choose(task: Task, policy: Policy) -> Choice:
-    """Which annotations of a task are in the data set. Cancelled (skipped) ones never are.
+def select_annotations(task: Task, policy: Policy) -> AnnotationSelection:
+    """Select the annotations of a task by a policy. Cancelled (skipped) annotations are never selected.
 
-    A prediction is not an annotation: a task that only a model has seen has no annotation.
+    Predictions do not count: a task with predictions alone has no annotation.
     """
-    annotations = numbered(task.annotations)
-    live = [each for each in annotations if not each.was_cancelled]
-    chosen, rule = policy(live)
-    kept = {id(each) for each in chosen}
+    annotations = with_unique_ids(task.annotations)
+    active = [annotation for annotation in annotations if not annotation.was_cancelled]
+    chosen, rule = policy(active)
+    chosen_ids = {id(annotation) for annotation in chosen}
     refused = tuple(
-        (each, SKIPPED if each.was_cancelled else NOT_CHOSEN) for each in annotations if id(each) not in kept
+        (annotation, SKIPPED if annotation.was_cancelled else NOT_CHOSEN)
+        for annotation in annotations
+        if id(annotation) not in chosen_ids
     )
     if chosen:
-        return Choice(chosen=tuple(chosen), rule=rule, refused=refused)
+        return AnnotationSelection(chosen=tuple(chosen), rule=rule, refused=refused)
     if not task.annotations:
-        return Choice(reason=PREDICTED if task.predictions or task.prediction_ids else NOT_ANNOTATED)
-    reason = NONE_CHOSEN if live else SKIPPED
-    return Choice(refused=refused, reason=reason)
+        return AnnotationSelection(reason=PREDICTED if task.predictions or task.prediction_ids else NOT_ANNOTATED)
+    reason = NONE_CHOSEN if active else SKIPPED
+    return AnnotationSelection(refused=refused, reason=reason)
 
 
-def _newest(annotations: Sequence[Annotation]) -> Sequence[Annotation]:
+def _latest(annotations: Sequence[Annotation]) -> Sequence[Annotation]:
     if not annotations:
         return []
     # Label Studio writes all its times in one ISO form in UTC, so text order is time order; the id breaks ties.
-    return [max(annotations, key=lambda each: (each.updated_at or each.created_at, each.id or 0))]
+    return [
+        max(annotations, key=lambda annotation: (annotation.updated_at or annotation.created_at, annotation.id or 0))
+    ]

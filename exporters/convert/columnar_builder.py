@@ -1,4 +1,4 @@
-"""The objects of a block's usual tasks, gathered into columns: those that fit are numbered, the others are said why."""
+"""Build the columns of objects from the tasks that the fast decoder read, and number the objects."""
 
 from collections.abc import Sequence
 
@@ -6,94 +6,94 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.columnar.columns import NOT_VECTORISED, Columns, take
+from exporters.columnar.columns import NOT_VECTORISED, Columns, take_rows
 from exporters.convert.fast_decoder import FastBatch, FastTask
-from exporters.model.clipping import Fitted
+from exporters.model.clipping import ClippedShape
 from exporters.model.records import OBJECTS_A_TASK, Object
 from exporters.structures.arrays import offsets, pack
 
-Dropped = tuple[str, int | None, str]
-"""(region, annotation, reason)."""
+# (region id, annotation id, reason).
+DroppedRegion = tuple[str, int | None, str]
 
 
 class RegionOutcomes(msgspec.Struct, frozen=True):
-    """What became of the regions of some usual tasks, by the places of the tasks.
+    """The outcomes of the regions of some tasks, by the index of the task.
 
     Attributes:
-        counts: How many upright rectangles, turned rectangles and polygons of a task fit as a matter of columns, and
-            how many of those were clipped.
-        others: How each region fits that is no matter of columns; for tasks that have such.
-        dropped: Those that do not fit; likewise.
+        counts: Per task: upright rectangles, rotated rectangles and polygons clipped in columns, and how many were cut
+            by the edge.
+        others: Per task: the shapes of the regions clipped one by one, if any.
+        dropped: Per task: the rejected regions, if any.
     """
 
     counts: list[list[int]]
-    others: dict[int, list[Fitted]]
-    dropped: dict[int, list[Dropped]]
+    others: dict[int, list[ClippedShape]]
+    dropped: dict[int, list[DroppedRegion]]
 
 
 def build_columns(
-    drafts: FastBatch, taken: Sequence[FastTask], classes: Sequence[str]
+    batch: FastBatch, accepted: Sequence[FastTask], classes: Sequence[str]
 ) -> tuple[Columns, RegionOutcomes]:
-    """The objects of the drafts that were taken, in their order, and what became of their regions.
+    """Build the columns of the accepted tasks of a block, and the outcomes of their regions.
 
     Args:
-        drafts: those of a block.
-        taken: some of them, in their order; all their labels are classes.
-        classes: the names of the classes, in the order of their numbers.
+        batch: the decoded tasks of the block.
+        accepted: the tasks to build, in order; all their labels have class numbers.
+        classes: the class names, in the order of their numbers.
     """
-    assert drafts.shapes is not None
-    assert drafts.fits is not None
-    first = np.frombuffer(pack([draft.first for draft in taken], "q"), np.int64)
-    lengths = np.frombuffer(pack([draft.last for draft in taken], "q"), np.int64) - first
-    tasks = np.frombuffer(pack([draft.task for draft in taken], "q"), np.int64)
+    assert batch.shapes is not None
+    assert batch.clipped is not None
+    first = np.frombuffer(pack([task.first for task in accepted], "q"), np.int64)
+    lengths = np.frombuffer(pack([task.last for task in accepted], "q"), np.int64) - first
+    tasks = np.frombuffer(pack([task.task for task in accepted], "q"), np.int64)
     begins = np.cumsum(lengths) - lengths
     rows = np.repeat(first - begins, lengths) + np.arange(lengths.sum())
-    owners = np.repeat(np.arange(len(taken)), lengths)
-    asked = {row: drafts.asked[row] for row in rows[drafts.fits.kinds[rows] == NOT_VECTORISED].tolist()}
-    unfit = [row for row, answer in asked.items() if isinstance(answer, str)]
-    if unfit:
-        stay = ~np.isin(rows, unfit)
-        rows, owners = rows[stay], owners[stay]
-    first_row = offsets(np.bincount(owners, minlength=len(taken)))
+    owners = np.repeat(np.arange(len(accepted)), lengths)
+    remaining = {row: batch.remaining[row] for row in rows[batch.clipped.kinds[rows] == NOT_VECTORISED].tolist()}
+    rejected_rows = [row for row, result in remaining.items() if isinstance(result, str)]
+    if rejected_rows:
+        kept_rows = ~np.isin(rows, rejected_rows)
+        rows, owners = rows[kept_rows], owners[kept_rows]
+    first_row = offsets(np.bincount(owners, minlength=len(accepted)))
     ids = tasks[owners] * OBJECTS_A_TASK + np.arange(1, len(rows) + 1) - first_row[owners]
-    shapes, fits, said, class_ids = drafts.shapes, drafts.fits, drafts.said, drafts.class_ids
+    shapes, clipped, metadata, class_ids = batch.shapes, batch.clipped, batch.metadata, batch.class_ids
     if len(rows) < len(class_ids):
-        shapes, fits = take(shapes, fits, rows)
-        said, class_ids = said.some(rows.tolist()), class_ids[rows]
+        shapes, clipped = take_rows(shapes, clipped, rows)
+        metadata, class_ids = metadata.take(rows.tolist()), class_ids[rows]
     columns = Columns(
         first_row.tolist(),
-        [draft.annotation for draft in taken],
-        [draft.annotator for draft in taken],
+        [task.annotation for task in accepted],
+        [task.annotator for task in accepted],
         shapes,
-        fits,
-        said,
+        clipped,
+        metadata,
         ids,
         class_ids,
         classes,
     )
-    fates = RegionOutcomes(_counts(columns, owners, len(taken)), {}, {})
+    outcomes = RegionOutcomes(_counts(columns, owners, len(accepted)), {}, {})
     others: dict[int, Object] = {}
-    if asked:
-        fits = msgspec.structs.replace(fits, boxes=fits.boxes.copy(), clipped=fits.clipped.copy())
-    for row, answer in asked.items():
-        if isinstance(answer, str):
+    if remaining:
+        clipped = msgspec.structs.replace(clipped, boxes=clipped.boxes.copy(), is_clipped=clipped.is_clipped.copy())
+    for row, result in remaining.items():
+        if isinstance(result, str):
             owner = int(np.searchsorted(first, row, side="right")) - 1
-            lost = drafts.said.regions[row], taken[owner].annotation, answer
-            fates.dropped.setdefault(owner, []).append(lost)
+            dropped_region = batch.metadata.regions[row], accepted[owner].annotation, result
+            outcomes.dropped.setdefault(owner, []).append(dropped_region)
         else:
-            place = int(np.searchsorted(rows, row))
-            owner = int(owners[place])
-            each = others[place] = columns.object(owner, place, answer)
-            fits.boxes[place], fits.clipped[place] = each.box, each.clipped
-            fates.others.setdefault(owner, []).append(answer)
-    return msgspec.structs.replace(columns, fits=fits, others=others), fates
+            new_row = int(np.searchsorted(rows, row))
+            owner = int(owners[new_row])
+            obj = others[new_row] = columns.object(owner, new_row, result)
+            clipped.boxes[new_row], clipped.is_clipped[new_row] = obj.box, obj.clipped
+            outcomes.others.setdefault(owner, []).append(result)
+    return msgspec.structs.replace(columns, clipped=clipped, others=others), outcomes
 
 
 def _counts(columns: Columns, owners: NDArray[np.int64], tasks: int) -> list[list[int]]:
-    kinds, clipped = columns.fits.kinds, columns.fits.clipped & (columns.fits.kinds != NOT_VECTORISED)
+    kinds, is_clipped = columns.clipped.kinds, columns.clipped.is_clipped & (columns.clipped.kinds != NOT_VECTORISED)
     counts = np.bincount(owners * (NOT_VECTORISED + 1) + kinds, minlength=tasks * (NOT_VECTORISED + 1)).reshape(
         tasks, -1
     )
-    counts[:, NOT_VECTORISED] = np.bincount(owners[clipped], minlength=tasks)
-    found: list[list[int]] = counts.tolist()
-    return found
+    counts[:, NOT_VECTORISED] = np.bincount(owners[is_clipped], minlength=tasks)
+    result: list[list[int]] = counts.tolist()
+    return result

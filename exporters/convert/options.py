@@ -1,26 +1,31 @@
-"""What decides about the tasks of an export, read once: its options."""
+"""The options of an export that determine the conversion of tasks."""
 
 from collections.abc import Mapping
 
 import msgspec
 
 from exporters.convert.annotation_policy import Policy
-from exporters.model.splits import Split
+from exporters.model.splits import SplitPolicy
 from labelloop.labeling.consensus.consensus import AnnotatorModel
 from labelloop.labeling.studio.config import LabelConfig
 
 
-class Rules(msgspec.Struct, frozen=True):
-    """Whose annotation counts, which split an image is in, what a label may be.
+class ConversionOptions(msgspec.Struct, frozen=True):
+    """How tasks are converted.
 
-    ``sizeless``: one of the formats needs no image size.
-
-    ``disputed`` is one of ``choose.DISPUTED``; ``crowd`` is what the consensus weighs the annotators by. ``renamed``
-    maps labels to the classes that they count as.
+    Attributes:
+        policy: Selects the annotations of a task.
+        split: Assigns images to splits.
+        disputed: What to do with disputed tasks: one of `annotation_policy.DISPUTED`.
+        config: The label config, if there is one.
+        config_labels: The labels that it defines.
+        crowd: The reliability of the annotators, for a consensus.
+        renamed: Label -> the class that it counts as.
+        sizeless: Whether a format needs no image sizes.
     """
 
     policy: Policy
-    split: Split
+    split: SplitPolicy
     disputed: str
     config: LabelConfig | None
     config_labels: frozenset[str]
@@ -29,7 +34,7 @@ class Rules(msgspec.Struct, frozen=True):
     sizeless: bool = False
 
 
-def question(config: LabelConfig | None) -> str:
-    """The control that asks for the class of an image: the config's first that asks about the whole task; or none."""
-    asked = config.controls_of("Choices") if config else ()
-    return next((each.name for each in asked if not each.per_region), "")
+def image_class_control(config: LabelConfig | None) -> str:
+    """Return the control of the image's class: the config's first task-level Choices; empty if there is none."""
+    controls = config.controls_of("Choices") if config else ()
+    return next((control.name for control in controls if not control.per_region), "")

@@ -1,7 +1,7 @@
-"""What changed from one version of a data set to another: tasks, images, classes and objects.
+"""Compare two versions of a data set: tasks, images, classes and objects.
 
-What both versions have from the same generation is the same, and is not read. Of the rest the records of the earlier
-version wait in a file on the disk until those of the later one come by, so memory does not grow with the data set.
+Generations shared by both versions are equal and not read. The remaining records of the earlier version are stored in a
+temporary database until those of the later version are read, so memory does not grow with the data set.
 """
 
 import sqlite3
@@ -15,23 +15,25 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from exporters.dataset.shards import read_index, read_rows
-from exporters.dataset.task_index import Index
+from exporters.dataset.task_index import TaskIndex
 from exporters.errors import BadOption
-from exporters.formats.decode import OBJECTS, DecodedObject, objects_of
-from exporters.model.manifest import IMAGES, Manifest
+from exporters.formats.decode import DECODERS, DecodedObject, decode_objects
+from exporters.model.manifest import IMAGES, VersionManifest
 from exporters.model.records import Image
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store
 
+# IoU from which a removed and an added box count as one moved object.
 SAME_OBJECT = 0.5
-"""Overlap (IoU) of two boxes from which a box that is gone and one that is new are one object, moved."""
+# Largest number of samples.
 SAMPLES = 50
-_NEAR = 0.05  # pixels: YOLO keeps eight digits of a share of the image
+# Pixels; YOLO has eight digits of a share of the image.
+_POSITION_TOLERANCE = 0.05  # pixels: YOLO keeps eight digits of a share of the image
 _decode = msgspec.json.Decoder(Image).decode
 
 
-class Change(msgspec.Struct, frozen=True):
-    """How many came, went, changed and stayed as they were."""
+class ChangeCounts(msgspec.Struct, frozen=True):
+    """Numbers of added, removed, changed and unchanged items."""
 
     added: int = 0
     removed: int = 0
@@ -40,7 +42,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class ClassChange(msgspec.Struct, frozen=True):
-    """What became of a class's objects; a relabelled one counts for the class that it has now."""
+    """Changes of the objects of a class; a relabelled object counts for its new class."""
 
     added: int = 0
     removed: int = 0
@@ -49,7 +51,7 @@ class ClassChange(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One image that changed, and what of it."""
+    """One image that changed, and how."""
 
     image: str
     task: int
@@ -57,11 +59,21 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Differences(msgspec.Struct, frozen=True):
-    """From version ``a`` to version ``b``.
+    """The changes from version ``a`` to version ``b``.
 
-    ``rules`` are the parts of source, policy and formats that differ, as (before, after). ``tasks`` are those of the
-    source, whether they are in the data set or not. ``splits`` counts images that are in another split, as
-    ``train -> val``. ``format`` is what the objects were read from; ``objects`` sums the classes up.
+    Attributes:
+        url: The data set.
+        a: The earlier version.
+        b: The later version.
+        rules: The parts of source, policy and formats that differ: name -> (before, after).
+        classes_added: Labels that only ``b`` has.
+        tasks: The tasks of the source, whether or not they are in the data set.
+        images: The images.
+        splits: The number of images that changed split, by ``train -> val``.
+        format: The format that the objects were read from.
+        objects: The sum over all classes.
+        classes: The changes by class.
+        samples: Some images that changed.
     """
 
     url: str
@@ -69,8 +81,8 @@ class Differences(msgspec.Struct, frozen=True):
     b: str
     rules: Mapping[str, tuple[Any, Any]]
     classes_added: tuple[str, ...]
-    tasks: Change
-    images: Change
+    tasks: ChangeCounts
+    images: ChangeCounts
     splits: Mapping[str, int]
     format: str
     objects: ClassChange
@@ -78,57 +90,59 @@ class Differences(msgspec.Struct, frozen=True):
     samples: tuple[Sample, ...]
 
 
-def differences(store: Store, a: Manifest, b: Manifest) -> Differences:
-    """What changed from ``a`` to ``b``.
+def diff_versions(store: Store, a: VersionManifest, b: VersionManifest) -> Differences:
+    """Compare version ``a`` with the later version ``b``.
 
     Raises:
-        BadOption: they have no format in common that says where objects are.
-        DatasetDamaged: an object of the data set is missing or is not what it should be.
+        BadOption: they have no format with objects in common.
+        DatasetDamaged: an object of the data set is missing or damaged.
     """
-    name = next((each for each in OBJECTS if each in a.formats and each in b.formats), "")
+    name = next((format_name for format_name in DECODERS if format_name in a.formats and format_name in b.formats), "")
     if not name:
         raise BadOption(
-            "A and B", f"{a.version} {b.version}", "versions with a format in common: " + ", ".join(OBJECTS)
+            "A and B", f"{a.version} {b.version}", "versions with a format in common: " + ", ".join(DECODERS)
         )
     old, new = read_index(store, a), read_index(store, b)
     before, after = _rows(a, old), _rows(b, new)
-    count = _Count(a, b)
+    changes = _ChangeCollector(a, b)
     with (
         scratch_folder() as folder,
-        closing(sqlite3.connect(folder / "before.sqlite3", isolation_level=None)) as kept,
+        closing(sqlite3.connect(folder / "before.sqlite3", isolation_level=None)) as database,
     ):
-        kept.execute("PRAGMA synchronous=OFF")
-        kept.execute("CREATE TABLE images (id INTEGER PRIMARY KEY, image BLOB, record BLOB)")
-        changed_before = {key for key, place in before.items() if after.get(key) != place}
-        changed_after = {key for key, place in after.items() if before.get(key) != place}
-        kept.execute("BEGIN")
+        database.execute("PRAGMA synchronous=OFF")
+        database.execute("CREATE TABLE images (id INTEGER PRIMARY KEY, image BLOB, record BLOB)")
+        changed_before = {key for key, location in before.items() if after.get(key) != location}
+        changed_after = {key for key, location in after.items() if before.get(key) != location}
+        database.execute("BEGIN")
         for image, record in _images(store, a, old, name, changed_before):
-            kept.execute("INSERT INTO images VALUES (?, ?, ?)", (_decode(image).id, image, record))
+            database.execute("INSERT INTO images VALUES (?, ?, ?)", (_decode(image).id, image, record))
         for image, record in _images(store, b, new, name, changed_after):
-            now = _decode(image)
-            row = kept.execute("SELECT image, record FROM images WHERE id = ?", (now.id,)).fetchone()
+            new_image = _decode(image)
+            row = database.execute("SELECT image, record FROM images WHERE id = ?", (new_image.id,)).fetchone()
             if row is None:
-                count.added(now, _objects(name, record, now, b))
+                changes.added(new_image, _objects(name, record, new_image, b))
                 continue
-            kept.execute("DELETE FROM images WHERE id = ?", (now.id,))
-            was = _decode(row[0])
-            count.both(was, now, _objects(name, row[1], was, a), _objects(name, record, now, b))
-        for image, record in kept.execute("SELECT image, record FROM images ORDER BY id"):
-            was = _decode(image)
-            count.removed(was, _objects(name, record, was, a))
-    tasks = Change(
+            database.execute("DELETE FROM images WHERE id = ?", (new_image.id,))
+            old_image = _decode(row[0])
+            changes.changed(
+                old_image, new_image, _objects(name, row[1], old_image, a), _objects(name, record, new_image, b)
+            )
+        for image, record in database.execute("SELECT image, record FROM images ORDER BY id"):
+            old_image = _decode(image)
+            changes.removed(old_image, _objects(name, record, old_image, a))
+    tasks = ChangeCounts(
         added=len(after.keys() - before.keys()),
         removed=len(before.keys() - after.keys()),
         changed=len(changed_after & before.keys()),
         same=len(after) - len(changed_after),
     )
-    return count.told(store.url, name, tasks)
+    return changes.result(store.url, name, tasks)
 
 
-class _Count:
-    """What changed so far. Classes go by their names, so that versions of two class maps can be compared."""
+class _ChangeCollector:
+    """Collects changes; classes are compared by name, as the versions may have different class maps."""
 
-    def __init__(self, a: Manifest, b: Manifest) -> None:
+    def __init__(self, a: VersionManifest, b: VersionManifest) -> None:
         self._a, self._b = a, b
         self._images: Counter[str] = Counter()
         self._splits: Counter[str] = Counter()
@@ -137,35 +151,37 @@ class _Count:
 
     def added(self, image: Image, objects: Sequence[tuple[str, DecodedObject]]) -> None:
         self._images["added"] += 1
-        self._say(image, "new", Counter(added=len(objects)))
+        self._add_sample(image, "new", Counter(added=len(objects)))
         for name, _ in objects:
             self._class(name)["added"] += 1
 
     def removed(self, image: Image, objects: Sequence[tuple[str, DecodedObject]]) -> None:
         self._images["removed"] += 1
-        self._say(image, "gone", Counter(removed=len(objects)))
+        self._add_sample(image, "gone", Counter(removed=len(objects)))
         for name, _ in objects:
             self._class(name)["removed"] += 1
 
-    def both(
+    def changed(
         self,
-        was: Image,
-        now: Image,
+        old_image: Image,
+        new_image: Image,
         before: Sequence[tuple[str, DecodedObject]],
         after: Sequence[tuple[str, DecodedObject]],
     ) -> None:
-        found = list(_compare(before, after))
-        for name, what in found:
+        differences = list(_compare(before, after))
+        for name, what in differences:
             self._class(name)[what] += 1
-        move = f"{was.split} -> {now.split}" if was.split != now.split else ""
+        move = f"{old_image.split} -> {new_image.split}" if old_image.split != new_image.split else ""
         if move:
             self._splits[move] += 1
-        sized = (was.width, was.height) != (now.width, now.height)
-        if found or move or sized or was.file_name != now.file_name:
+        sized = (old_image.width, old_image.height) != (new_image.width, new_image.height)
+        if differences or move or sized or old_image.file_name != new_image.file_name:
             self._images["changed"] += 1
-            self._say(now, move or ("another size" if sized else ""), Counter(what for _, what in found))
+            self._add_sample(
+                new_image, move or ("another size" if sized else ""), Counter(what for _, what in differences)
+            )
 
-    def told(self, url: str, name: str, tasks: Change) -> Differences:
+    def result(self, url: str, name: str, tasks: ChangeCounts) -> Differences:
         a, b = self._a, self._b
         total: Counter[str] = Counter()
         for counts in self._classes.values():
@@ -178,7 +194,7 @@ class _Count:
             rules=dict(_rules(a, b)),
             classes_added=tuple(label for label in b.classes if label not in a.classes),
             tasks=tasks,
-            images=Change(**self._images, same=images - self._images["added"] - self._images["changed"]),
+            images=ChangeCounts(**self._images, same=images - self._images["added"] - self._images["changed"]),
             splits=dict(sorted(self._splits.items())),
             format=name,
             objects=ClassChange(**total),
@@ -189,91 +205,91 @@ class _Count:
     def _class(self, name: str) -> Counter[str]:
         return self._classes.setdefault(name, Counter())
 
-    def _say(self, image: Image, what: str, counts: Counter[str]) -> None:
+    def _add_sample(self, image: Image, what: str, counts: Counter[str]) -> None:
         if len(self._samples) < SAMPLES:
             words = [what, *(f"{number} {change}" for change, number in sorted(counts.items()) if number)]
             self._samples.append(Sample(image.file_name, image.task, ", ".join(filter(None, words))))
 
 
-def _rows(manifest: Manifest, index: Index) -> dict[int, tuple[str, int]]:
-    """Where each task is: in which generation, told by its index, and in which row of it."""
+def _rows(manifest: VersionManifest, index: TaskIndex) -> dict[int, tuple[str, int]]:
+    """Return the location of each task: the SHA-256 of its generation's index, and its row there."""
     names = [generation.index.sha256 for generation in manifest.generations]
     places = ((names[generation], row) for generation, row in index.places())
     return dict(zip(index.keys.tolist(), places, strict=True))
 
 
 def _images(
-    store: Store, manifest: Manifest, index: Index, name: str, wanted: set[int]
+    store: Store, manifest: VersionManifest, index: TaskIndex, name: str, wanted: set[int]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """(image, record of the format) of each image of some tasks, a generation at a time."""
+    """Yield (image, record of the format) of the images of some tasks, by generation."""
     keys = index.keys.tolist()
     for number, generation in enumerate(manifest.generations):
-        here = {
+        rows = {
             row for key, (where, row) in zip(keys, index.places(), strict=True) if where == number and key in wanted
         }
-        if here:
-            images = read_rows(store, generation, IMAGES, here)
-            yield from zip(images, read_rows(store, generation, name, here), strict=True)
+        if rows:
+            images = read_rows(store, generation, IMAGES, rows)
+            yield from zip(images, read_rows(store, generation, name, rows), strict=True)
 
 
-def _objects(name: str, record: bytes, image: Image, manifest: Manifest) -> list[tuple[str, DecodedObject]]:
+def _objects(name: str, record: bytes, image: Image, manifest: VersionManifest) -> list[tuple[str, DecodedObject]]:
     labels = {number: label for label, number in manifest.classes.items()}
-    return [(labels.get(each.class_id, "?"), each) for each in objects_of(name, record, image, manifest)]
+    return [(labels.get(obj.class_id, "?"), obj) for obj in decode_objects(name, record, image, manifest)]
 
 
 def _compare(
     before: Sequence[tuple[str, DecodedObject]], after: Sequence[tuple[str, DecodedObject]]
 ) -> Iterator[tuple[str, str]]:
-    """(class, what) of each object that differs: those that stayed where they were are paired first."""
-    places = Counter(_place(*each) for each in before)
-    left = []
-    for each in after:
-        if places[_place(*each)]:
-            places[_place(*each)] -= 1
+    """Yield (class, change) of each object that differs; unmoved objects are matched first."""
+    unmatched = Counter(_object_key(*pair) for pair in before)
+    added = []
+    for pair in after:
+        if unmatched[_object_key(*pair)]:
+            unmatched[_object_key(*pair)] -= 1
         else:
-            left.append(each)
-    gone = []
-    for each in before:
-        if places[_place(*each)]:
-            places[_place(*each)] -= 1
-            gone.append(each)
-    taken: set[int] = set()
-    if gone and left:
-        overlaps = _overlaps([seen.box for _, seen in gone], [seen.box for _, seen in left])
-        same = np.array([[one == other for other, _ in left] for one, _ in gone])
+            added.append(pair)
+    removed = []
+    for pair in before:
+        if unmatched[_object_key(*pair)]:
+            unmatched[_object_key(*pair)] -= 1
+            removed.append(pair)
+    paired: set[int] = set()
+    if removed and added:
+        overlaps = _overlaps([obj.box for _, obj in removed], [obj.box for _, obj in added])
+        same = np.array([[old == new for new, _ in added] for old, _ in removed])
         rows, columns = linear_sum_assignment(-(overlaps + 0.01 * same))
         pairs = [
             (row, column) for row, column in zip(rows, columns, strict=True) if overlaps[row, column] >= SAME_OBJECT
         ]
         for row, column in pairs:
-            yield left[column][0], "moved" if same[row, column] else "relabelled"
-        taken = {row for row, _ in pairs}
-        left = [each for column, each in enumerate(left) if column not in {column for _, column in pairs}]
-    for row, (name, _) in enumerate(gone):
-        if row not in taken:
+            yield added[column][0], "moved" if same[row, column] else "relabelled"
+        paired = {row for row, _ in pairs}
+        added = [pair for column, pair in enumerate(added) if column not in {column for _, column in pairs}]
+    for row, (name, _) in enumerate(removed):
+        if row not in paired:
             yield name, "removed"
-    for name, _ in left:
+    for name, _ in added:
         yield name, "added"
 
 
-def _place(name: str, seen: DecodedObject) -> tuple[Any, ...]:
-    outline = bytes(seen.outline) if isinstance(seen.outline, msgspec.Raw) else repr(seen.outline)
-    return (name, outline, *(round(edge / _NEAR) for edge in seen.box))
+def _object_key(name: str, obj: DecodedObject) -> tuple[Any, ...]:
+    outline = bytes(obj.outline) if isinstance(obj.outline, msgspec.Raw) else repr(obj.outline)
+    return (name, outline, *(round(edge / _POSITION_TOLERANCE) for edge in obj.box))
 
 
 def _overlaps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any:
-    """(len(a), len(b)) IoU of boxes."""
-    one, other = np.array(a)[:, None], np.array(b)[None]
-    sides = np.maximum(np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2]), 0)
-    shared = sides.prod(-1)
-    both = (one[..., 2:] - one[..., :2]).prod(-1) + (other[..., 2:] - other[..., :2]).prod(-1) - shared
-    return shared / np.maximum(both, 1e-9)
+    """Return the IoU matrix of two lists of boxes: (len(a), len(b))."""
+    first, second = np.array(a)[:, None], np.array(b)[None]
+    sides = np.maximum(np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2]), 0)
+    intersection = sides.prod(-1)
+    union = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1) - intersection
+    return intersection / np.maximum(union, 1e-9)
 
 
-def _rules(a: Manifest, b: Manifest) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    for prefix, one, other in (("", a.policy, b.policy), ("source.", a.source, b.source)):
-        for key in dict.fromkeys((*one, *other)):
-            if one.get(key) != other.get(key) and key not in {"annotators", "read"}:
-                yield f"{prefix}{key}", (one.get(key), other.get(key))
+def _rules(a: VersionManifest, b: VersionManifest) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for prefix, old, new in (("", a.policy, b.policy), ("source.", a.source, b.source)):
+        for key in dict.fromkeys((*old, *new)):
+            if old.get(key) != new.get(key) and key not in {"annotators", "read"}:
+                yield f"{prefix}{key}", (old.get(key), new.get(key))
     if a.formats != b.formats:
         yield "formats", (list(a.formats), list(b.formats))

@@ -1,50 +1,50 @@
-"""Photos that lie on their side and say so in their EXIF, and the same photos with their pixels turned.
+"""Detect images whose EXIF orientation is not upright, and rotate their pixels.
 
-Annotators see a photo upright, and labels are of what they saw. OpenCV (Ultralytics, detectron2, mmdetection) turns a
-photo when it opens it; Pillow alone (torchvision, so RF-DETR, DETR, RT-DETR) does not, and no label fits any more.
+Annotators see the upright image, and labels refer to it. OpenCV (Ultralytics, detectron2, mmdetection) applies the
+orientation when it opens a file; Pillow alone (torchvision, so RF-DETR, DETR, RT-DETR) does not, and no label matches.
 """
 
 from io import BytesIO
 from typing import Any
 
 _ORIENTATION = 0x0112
-_KINDS = {"JPEG", "PNG", "WEBP"}
-_HEAD = 1 << 18
-"""Bytes in which the EXIF of a JPEG lies: it may only stand at the beginning."""
+_FORMATS = {"JPEG", "PNG", "WEBP"}
+# Leading bytes of a JPEG that contain its EXIF.
+_EXIF_BYTES = 1 << 18
 
 
-def lies(data: bytes) -> bool:
-    """Whether a photo is to be turned, by its EXIF."""
-    if data[:2] == b"\xff\xd8" and b"Exif\0\0" not in data[:_HEAD]:
+def needs_rotation(data: bytes) -> bool:
+    """Whether the EXIF orientation of an image is not upright."""
+    if data[:2] == b"\xff\xd8" and b"Exif\0\0" not in data[:_EXIF_BYTES]:
         return False
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data)) as image:
-            return image.format in _KINDS and image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+            return image.format in _FORMATS and image.getexif().get(_ORIENTATION, 1) in range(2, 9)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False  # whoever reads it will say so
+        return False  # reported by its reader
 
 
-def turned(data: bytes) -> bytes:
-    """A photo that `lies` with its pixels turned and its EXIF without the note; a JPEG keeps its quality.
+def rotate_upright(data: bytes) -> bytes:
+    """Rotate the pixels of an image that `needs_rotation` and reset its EXIF orientation; a JPEG keeps its quality.
 
     Raises:
-        OSError: It cannot be read to its end.
+        OSError: the image is truncated or damaged.
     """
     from PIL import Image, ImageOps
 
     with Image.open(BytesIO(data)) as image:
         kind = str(image.format)
         upright = ImageOps.exif_transpose(image)
-        options: dict[str, Any] = {"WEBP": {"quality": 95}, "JPEG": _as_it_was(image)}.get(kind, {})
+        options: dict[str, Any] = {"WEBP": {"quality": 95}, "JPEG": _jpeg_settings(image)}.get(kind, {})
         out = BytesIO()
         upright.save(out, kind, exif=upright.getexif(), icc_profile=image.info.get("icc_profile"), **options)
     return out.getvalue()
 
 
-def _as_it_was(image: Any) -> dict[str, Any]:
-    """How the JPEG was compressed."""
+def _jpeg_settings(image: Any) -> dict[str, Any]:
+    """Return the compression settings of a JPEG."""
     from PIL.JpegImagePlugin import get_sampling
 
     tables = getattr(image, "quantization", None)

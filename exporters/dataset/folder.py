@@ -1,4 +1,4 @@
-"""A folder on the disk, as the place where a format's files are laid out; no path leads out of it."""
+"""Write a format's files to a folder on the disk; paths that lead out of it are refused."""
 
 import tempfile
 from contextlib import AbstractContextManager
@@ -8,39 +8,39 @@ from typing import BinaryIO
 from exporters.errors import DatasetDamaged
 
 
-class Folder:
-    """A folder on the disk as the place of a format's files."""
+class DiskTree:
+    """An `exporters.formats.base.OutputTree` in a folder on the disk."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._made: set[str] = set()
+        self._created: set[str] = set()
         self.files = 0
 
     def write(self, path: str, data: bytes) -> None:
-        """See `Place.write`."""
+        """See `OutputTree.write`."""
         self._path(path).write_bytes(data)
 
     def open(self, path: str) -> BinaryIO:
-        """See `Place.open`."""
+        """See `OutputTree.open`."""
         return self._path(path).open("wb")
 
     def scratch(self) -> AbstractContextManager[BinaryIO]:
-        """See `Place.scratch`."""
+        """See `OutputTree.scratch`."""
         self._root.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=self._root)
 
     def _path(self, path: str) -> Path:
-        place = inside(self._root, path)
+        file = safe_join(self._root, path)
         folder = path.rpartition("/")[0]
-        if folder not in self._made:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(folder)
+        if folder not in self._created:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._created.add(folder)
         self.files += 1
-        return place
+        return file
 
 
-def inside(folder: Path, path: str) -> Path:
-    """The place of a relative path in a folder.
+def safe_join(folder: Path, path: str) -> Path:
+    """Join a folder and a relative path.
 
     Raises:
         DatasetDamaged: the path leads out of the folder.

@@ -1,12 +1,12 @@
-"""What of a data set nobody refers to any more, and its removal, safe beside exporters that are at work.
+"""Garbage-collect a data set: remove what no version refers to, safe while exporters run.
 
-Exporters refer to objects that lie in the store before they write the manifest that names them. So:
+Exporters refer to objects in the store before they write the manifest that names them. Therefore:
 
-- an object is only removed where it was written longer ago than the grace period, which must be longer than any export
-  takes: an exporter writes again what the version that it builds on does not name;
-- a version is only removed where a later one was published longer ago than the grace period: no exporter builds on it;
-- before it looks at anything, the removal moves ``gc.json``. An exporter that finds it moved before it writes its
-  manifest looks whether everything it names is still there, and exports again where it is not (`is_whole`).
+- An object is only removed if it was written longer ago than the grace period, which must be longer than any export:
+  an exporter writes objects again unless the version that it builds on names them.
+- A version is only removed if a later one was published longer ago than the grace period: no exporter builds on it.
+- The collection first changes ``gc.json``. An exporter that finds it changed before it writes its manifest verifies
+  that everything it names exists, and exports again if not (`is_complete`).
 """
 
 import shutil
@@ -21,9 +21,9 @@ import msgspec
 from exporters.dataset.shards import read_table
 from exporters.dataset.versions import manifest_key, read_head, version_number, versions
 from exporters.errors import BadOption
-from exporters.model.manifest import PHOTOS, Manifest, Photo, object_key
-from labelloop.service.scratch import leftover_folders, size_of
-from labelloop.service.store import Entry, Leftovers, NotThere, Store
+from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest, object_key
+from labelloop.service.scratch import disk_usage, leftover_folders
+from labelloop.service.store import Leftovers, ObjectInfo, ObjectNotFound, Store
 
 KEY = "gc.json"
 GRACE_H = 24.0
@@ -32,9 +32,17 @@ _THREADS = 16
 
 
 class Garbage(msgspec.Struct, frozen=True):
-    """What may go: versions (oldest first), and objects by key with their bytes; ``young`` must wait for the grace.
+    """What can be removed.
 
-    ``unfinished`` counts the partial writes of killed exports: in the store, and below this machine's temporary files.
+    Attributes:
+        versions: Names of versions, oldest first.
+        objects: Keys of objects, with their sizes in bytes.
+        kept_versions: Names of the remaining versions.
+        kept_objects: The number of objects that versions refer to.
+        young: The number of unreferenced objects within the grace period.
+        unfinished: The number of partial writes of killed exports, in the store and below this machine's temporary
+            folder.
+        unfinished_bytes: Their size.
     """
 
     versions: tuple[str, ...]
@@ -47,22 +55,24 @@ class Garbage(msgspec.Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        """Bytes of the objects that may go."""
+        """Bytes of the objects to remove."""
         return sum(size for _, size in self.objects)
 
 
-def look(store: Store, *, keep: int | None = None, grace_h: float = GRACE_H, now: float | None = None) -> Garbage:
-    """What may go; nothing is changed.
+def find_garbage(
+    store: Store, *, keep: int | None = None, grace_h: float = GRACE_H, now: float | None = None
+) -> Garbage:
+    """Find what can be removed, without changing anything.
 
     Args:
         store: where the data set lives.
         keep: how many published versions stay, counted from the newest; None: all of them.
-        grace_h: what was written or replaced more recently, hours, stays.
-        now: the time by the store's clock, which dates what is in it; None: it is taken to be as ours.
+        grace_h: objects and versions written or replaced within the last ``grace_h`` hours stay.
+        now: the current time of the store's clock, which dates its objects; None: the local clock.
 
     Raises:
         BadOption: an option is out of its range.
-        DatasetDamaged: a manifest cannot be read; then nothing is known to be garbage.
+        DatasetDamaged: a manifest cannot be read, so that garbage cannot be told from data.
     """
     if keep is not None and keep < 1:
         raise BadOption("--keep", str(keep), "1 or more versions")
@@ -70,118 +80,126 @@ def look(store: Store, *, keep: int | None = None, grace_h: float = GRACE_H, now
         raise BadOption("--grace", str(grace_h), "hours, 0 or more")
     before = (time.time() if now is None else now) - grace_h * 3600
     written = {entry.key: entry.modified for entry in store.entries("versions/")}
-    manifests = {each.version: each for each in versions(store)}
+    manifests = {manifest.version: manifest for manifest in versions(store)}
     expired = _expired(store, manifests, written, keep, before)
-    staying = [each for name, each in manifests.items() if name not in expired]
-    live = set().union(*(_named(store, each) for each in staying)) if staying else set()
+    kept_versions = [manifest for name, manifest in manifests.items() if name not in expired]
+    referenced = (
+        set().union(*(_referenced_keys(store, manifest) for manifest in kept_versions)) if kept_versions else set()
+    )
     objects: list[tuple[str, int]] = []
-    kept = young = 0
-    for entry in _entries(store):
-        if entry.key in live:
-            kept += 1
+    kept_objects = young = 0
+    for entry in _collectable(store):
+        if entry.key in referenced:
+            kept_objects += 1
         elif entry.modified > before:
             young += 1
         else:
             objects.append((entry.key, entry.size))
-    left = _unfinished(store, before)
+    leftovers = _unfinished(store, before)
     return Garbage(
         tuple(sorted(expired)),
         tuple(objects),
-        tuple(each.version for each in staying),
-        kept,
+        tuple(manifest.version for manifest in kept_versions),
+        kept_objects,
         young,
-        unfinished=left.count,
-        unfinished_bytes=left.bytes,
+        unfinished=leftovers.count,
+        unfinished_bytes=leftovers.bytes,
     )
 
 
-def collect(
+def collect_garbage(
     store: Store,
     *,
     keep: int | None = None,
     grace_h: float = GRACE_H,
     progress: Callable[[int, int], None] | None = None,
 ) -> Garbage:
-    """Remove what may go, the manifests first; gives what was removed. Takes what `look` takes.
+    """Remove garbage, manifests first. Return what was removed. See `find_garbage` for the arguments.
 
-    One that is cut off leaves a whole data set: what it did not get to is found the next time.
+    An interrupted collection leaves an intact data set; the next one removes the rest.
     """
-    move(store)
-    now = next(entry.modified for entry in store.entries(KEY))  # our clock may be wrong by more than the grace
-    found = look(store, keep=keep, grace_h=grace_h, now=now)
-    for version in found.versions:
+    change_epoch(store)
+    now = next(
+        entry.modified for entry in store.entries(KEY)
+    )  # the local clock may be wrong by more than the grace period
+    garbage = find_garbage(store, keep=keep, grace_h=grace_h, now=now)
+    for version in garbage.versions:
         store.delete(manifest_key(version))
     before = now - grace_h * 3600
-    seen = {entry.key: entry.modified for entry in _entries(store)} if found.objects else {}
-    # once more, at the last moment: an exporter may have written an object anew since
-    keys = [(key, size) for key, size in found.objects if seen.get(key, before + 1) <= before]
+    modified = {entry.key: entry.modified for entry in _collectable(store)} if garbage.objects else {}
+    # check again at the last moment: an exporter may have rewritten an object
+    keys = [(key, size) for key, size in garbage.objects if modified.get(key, before + 1) <= before]
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="gc") as threads:
-        for done, _ in enumerate(threads.map(lambda each: store.delete(each[0]), keys), start=1):
+        for done, _ in enumerate(threads.map(lambda item: store.delete(item[0]), keys), start=1):
             if progress:
                 progress(done, len(keys))
-    left = _unfinished(store, before, remove=True)
-    return msgspec.structs.replace(found, objects=tuple(keys), unfinished=left.count, unfinished_bytes=left.bytes)
+    leftovers = _unfinished(store, before, remove=True)
+    return msgspec.structs.replace(
+        garbage, objects=tuple(keys), unfinished=leftovers.count, unfinished_bytes=leftovers.bytes
+    )
 
 
 def epoch(store: Store) -> str:
-    """What `collect` changes before it looks at anything; an exporter compares it before it writes its manifest."""
+    """Return the etag of ``gc.json``, which each collection changes first; exporters compare it before committing."""
     try:
         return store.read(KEY)[1]
-    except NotThere:
+    except ObjectNotFound:
         return ""
 
 
-def move(store: Store) -> None:
+def change_epoch(store: Store) -> None:
     """Change `epoch`."""
     store.put(KEY, msgspec.json.encode({"began": time.time_ns()}) + b"\n")
 
 
-def is_whole(store: Store, manifest: Manifest) -> bool:
+def is_complete(store: Store, manifest: VersionManifest) -> bool:
     """Whether everything that a manifest names is in the store."""
-    return _named(store, manifest) <= {entry.key for entry in _entries(store)}
+    return _referenced_keys(store, manifest) <= {entry.key for entry in _collectable(store)}
 
 
 def _unfinished(store: Store, before: float, *, remove: bool = False) -> Leftovers:
-    """Unfinished writes in the store, and scratch folders here whose process was killed."""
+    """Count, or remove, unfinished writes in the store and scratch folders here whose process was killed."""
     folders = leftover_folders(Path(tempfile.gettempdir()))
-    here = sum(size_of(folder) for folder in folders)
+    local_bytes = sum(disk_usage(folder) for folder in folders)
     for folder in folders if remove else ():
         shutil.rmtree(folder, ignore_errors=True)
-    there = store.leftovers(before=before, remove=remove)
-    return Leftovers(len(folders) + there.count, here + there.bytes)
+    remote = store.leftovers(before=before, remove=remove)
+    return Leftovers(len(folders) + remote.count, local_bytes + remote.bytes)
 
 
-def _entries(store: Store) -> Iterator[Entry]:
+def _collectable(store: Store) -> Iterator[ObjectInfo]:
     for folder in _FOLDERS:
         yield from store.entries(folder)
     head = read_head(store)[0]
     for entry in store.entries("versions/"):
         _, version, name = entry.key.split("/", 2)
         if head and name != "manifest.json" and version_number(version) <= version_number(head.version):
-            yield entry  # a claim that an exporter left which was killed: see `exporters.dataset.versions`
+            yield entry  # the claim of a killed exporter: see `exporters.dataset.versions.VersionClaim`
 
 
 def _expired(
-    store: Store, manifests: dict[str, Manifest], written: dict[str, float], keep: int | None, before: float
+    store: Store, manifests: dict[str, VersionManifest], written: dict[str, float], keep: int | None, before: float
 ) -> set[str]:
     head, _ = read_head(store)
     if keep is None or head is None:
         return set()
-    published = sorted((name for name, each in manifests.items() if each.published), key=version_number)
-    kept = {head.version, *published[-keep:]}
+    published = sorted((name for name, manifest in manifests.items() if manifest.published), key=version_number)
+    kept_names = {head.version, *published[-keep:]}
     old = [name for name in published if written.get(manifest_key(name), before + 1) <= before]
-    # somebody may still build on a version that was the newest a short while ago
+    # an exporter may still build on a version that was the newest a short while ago
     newest_old = max(map(version_number, old), default=0)
-    return {name for name in manifests if name not in kept and version_number(name) < newest_old}
+    return {name for name in manifests if name not in kept_names and version_number(name) < newest_old}
 
 
-def _named(store: Store, manifest: Manifest) -> set[str]:
-    """The keys of everything that a version is made of."""
+def _referenced_keys(store: Store, manifest: VersionManifest) -> set[str]:
+    """Return the keys of everything that a version refers to."""
     keys = {object_key(sha256) for sha256 in manifest.shards()} | {file.key for file in manifest.files}
     if any(PHOTOS in generation.tables for generation in manifest.generations):
-        keys |= _photo_keys(msgspec.json.decode(each.body, type=Photo) for each in read_table(store, manifest, PHOTOS))
+        keys |= _copy_keys(
+            msgspec.json.decode(record.body, type=ImageCopy) for record in read_table(store, manifest, PHOTOS)
+        )
     return keys
 
 
-def _photo_keys(photos: Iterable[Photo]) -> set[str]:
-    return {photo.place for photo in photos}
+def _copy_keys(photos: Iterable[ImageCopy]) -> set[str]:
+    return {photo.store_key for photo in photos}

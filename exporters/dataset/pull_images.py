@@ -1,4 +1,4 @@
-"""The photos of a pull: from the version's copies, from an earlier pull, or from their source; each laid out once."""
+"""Write the images of a pull: from the version's copies, an earlier pull, or their source."""
 
 import hashlib
 import shutil
@@ -8,32 +8,32 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from exporters.dataset.exif import lies, turned
+from exporters.dataset.exif import needs_rotation, rotate_upright
 from exporters.dataset.shards import read_photo
-from exporters.model.manifest import Photo
+from exporters.model.manifest import ImageCopy
 from exporters.model.records import Image
 from labelloop.service.media import Media, MediaError
 from labelloop.service.store import Store
 
 IN_THE_TASK = "the task itself holds its bytes; an export with --copy-images puts them into the data set"
+# (split, file name) -> the paths of an image in the folders of the formats; none if a format packs images.
 Places = Callable[[str, str], list[Path]]
-"""(split, file name) -> the names of a photo in the folders of the formats; none where a format packs photos."""
 
 
-class PulledPhotos:
-    """Lays photos out.
+class ImageLayout:
+    """Writes images to the folders of the formats.
 
     Args:
         store: Where the data set lives.
-        media: Reads photos from their source; ``None``: only copies are laid out.
-        places: Where a photo goes.
-        earlier: Where it lies in an earlier pull.
-        there: The photos of the earlier pull: file name -> (address, split).
-        link: Whether a photo that is a file of this machine becomes a symbolic link to it.
-        upright: Whether the pixels of a photo that lies on its side are turned: see `exporters.dataset.exif`.
+        media: Reads images from their source; ``None``: only copies are written.
+        places: The paths of an image in this pull.
+        earlier: Its paths in an earlier pull.
+        sources: The images of the earlier pull: file name -> (address, split).
+        link: Whether an image that is a file of this machine becomes a symbolic link to it.
+        upright: Whether pixels are rotated by the EXIF orientation: see `exporters.dataset.exif`.
 
     Attributes:
-        lying: How many photos lie on their side, of those that came anew; with ``upright`` they were turned.
+        rotated: The number of new images whose EXIF orientation is not upright; with ``upright`` they were rotated.
     """
 
     def __init__(
@@ -43,83 +43,90 @@ class PulledPhotos:
         *,
         places: Places,
         earlier: Places,
-        there: Mapping[str, tuple[str, str]],
+        sources: Mapping[str, tuple[str, str]],
         link: bool,
         upright: bool,
     ) -> None:
         self._store, self._media = store, media
-        self._places, self._earlier, self._there = places, earlier, there
+        self._places, self._earlier, self._sources = places, earlier, sources
         self._link, self._upright = link, upright
         self._count = threading.Lock()
-        self.lying = 0
+        self.rotated = 0
 
-    def copy(self, each: tuple[str, Photo]) -> None:
-        """Lay out the version's own copy of a photo of a split, compared with its checksum.
+    def copy(self, item: tuple[str, ImageCopy]) -> None:
+        """Write the version's own copy of an image, given as (split, copy), with its checksum verified.
 
         Raises:
-            DatasetDamaged: It is not there, or is not what the manifest says.
+            DatasetDamaged: the copy is missing or does not match the manifest.
         """
-        split, photo = each
-        places = self._places(split, photo.file_name)
-        before = self._before(photo.file_name)
-        if before is not None and photo.sha256 and _sha256(before) == photo.sha256 and not self._turns(before):
-            _put(places, before)
+        split, photo = item
+        paths = self._places(split, photo.file_name)
+        previous = self._previous_file(photo.file_name)
+        if (
+            previous is not None
+            and photo.sha256
+            and _sha256(previous) == photo.sha256
+            and not self._must_rotate(previous)
+        ):
+            _link_file(paths, previous)
             return
         data = read_photo(self._store, photo)
         link = None
         if self._link and self._store.url.startswith("file://"):
-            link = Path(unquote(urlsplit(self._store.url).path)) / photo.place
-        self._lay(places, data, link)
+            link = Path(unquote(urlsplit(self._store.url).path)) / photo.store_key
+        self._write_new(paths, data, link)
 
     def fetch(self, image: Image) -> str | None:
-        """Lay out a photo from its source, or say why it cannot be had."""
+        """Write an image from its source. Return the reason if it is not available."""
         assert self._media is not None
-        places = self._places(image.split, image.file_name)
-        before = self._before(image.file_name) if self._there.get(image.file_name, ("",))[0] == image.url else None
-        if before is not None and not self._turns(before):
-            _put(places, before)
+        paths = self._places(image.split, image.file_name)
+        previous = (
+            self._previous_file(image.file_name) if self._sources.get(image.file_name, ("",))[0] == image.url else None
+        )
+        if previous is not None and not self._must_rotate(previous):
+            _link_file(paths, previous)
             return None
         if image.url.startswith("data:"):
             return IN_THE_TASK
         try:
             path = self._media.path(image.url, task_id=image.task)
-            link = path.absolute() if self._link and self._media.lies_here(image.url) else None
-            self._lay(places, path.read_bytes(), link)  # at once: the cache may drop it
+            link = path.absolute() if self._link and self._media.is_local(image.url) else None
+            self._write_new(paths, path.read_bytes(), link)  # at once: the cache may drop it
         except MediaError as error:
             return f"{error.reason}. {error.fix}".rstrip()
         except OSError as error:
             return error.strerror or str(error)
         return None
 
-    def _turns(self, path: Path) -> bool:
-        """Whether a photo of an earlier pull is to be turned now."""
-        return self._upright and lies(path.read_bytes())
+    def _must_rotate(self, path: Path) -> bool:
+        """Whether an image of an earlier pull must be rotated now."""
+        return self._upright and needs_rotation(path.read_bytes())
 
-    def _lay(self, places: list[Path], data: bytes, link: Path | None) -> None:
-        """Lay out a photo that came anew: itself, turned, or a link to where it lies."""
-        lying = lies(data)
-        if lying:
+    def _write_new(self, paths: list[Path], data: bytes, link: Path | None) -> None:
+        """Write a new image: unchanged, rotated, or as a link to its source."""
+        is_rotated = needs_rotation(data)
+        if is_rotated:
             with self._count:
-                self.lying += 1
-        if lying and self._upright:
+                self.rotated += 1
+        if is_rotated and self._upright:
             link = None
-            with suppress(OSError, ValueError):  # one that is damaged stays as it is, and `validate` says so
-                data = turned(data)
+            with suppress(OSError, ValueError):  # a damaged image is written unchanged; `validate` reports it
+                data = rotate_upright(data)
         if link:
-            _put_link(places, link)
+            _link_source(paths, link)
         else:
-            _write(places, data)
+            _write_file(paths, data)
 
-    def _before(self, file_name: str) -> Path | None:
-        """The photo in the earlier pull."""
-        if file_name not in self._there:
+    def _previous_file(self, file_name: str) -> Path | None:
+        """Return the file of an image in the earlier pull."""
+        if file_name not in self._sources:
             return None
-        found = self._earlier(self._there[file_name][1], file_name)
-        return next((path for path in found if path.is_file()), None)
+        paths = self._earlier(self._sources[file_name][1], file_name)
+        return next((path for path in paths if path.is_file()), None)
 
 
-def images_there(images: Iterable[Image]) -> dict[str, tuple[str, str]]:
-    """File name -> (address, split)."""
+def image_sources(images: Iterable[Image]) -> dict[str, tuple[str, str]]:
+    """Return file name -> (address, split)."""
     return {image.file_name: (image.url, image.split) for image in images}
 
 
@@ -128,30 +135,30 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _put(places: list[Path], source: Path) -> None:
-    """One file under each of the names, linked where the disk can; ``source`` is one of ours."""
-    for place in places:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
+def _link_file(paths: list[Path], source: Path) -> None:
+    """Create each path as a hard link to ``source``, a file of a pull, or as a copy if that fails."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
         if source.is_symlink():
-            place.symlink_to(source.readlink())
+            path.symlink_to(source.readlink())
             continue
         try:
-            place.hardlink_to(source)
+            path.hardlink_to(source)
         except OSError:
-            shutil.copyfile(source, place)
+            shutil.copyfile(source, path)
 
 
-def _put_link(places: list[Path], source: Path) -> None:
-    for place in places:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
-        place.symlink_to(source)
+def _link_source(paths: list[Path], source: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(source)
 
 
-def _write(places: list[Path], data: bytes) -> None:
-    first, *others = places
+def _write_file(paths: list[Path], data: bytes) -> None:
+    first, *others = paths
     first.parent.mkdir(parents=True, exist_ok=True)
-    first.unlink(missing_ok=True)  # a link of another pull keeps what it has
+    first.unlink(missing_ok=True)  # never write through a hard link of an earlier pull
     first.write_bytes(data)
-    _put(others, first)
+    _link_file(others, first)

@@ -1,7 +1,7 @@
-"""The tables of a version: records in content-addressed shards, written a generation at a time, read as one.
+"""The tables of a version: records in content-addressed shards, written per generation and read as one table.
 
-A shard is lines of JSON: ``{"seq":12,"split":"train","record":{...}}``. ``seq`` is the row of the record's task in the
-index of its generation; a task may have several records in a table, or none. Lines are in the order of ``seq``.
+A shard has lines of JSON: ``{"seq":12,"split":"train","record":{...}}``. ``seq`` is the row of the record's task in the
+index of its generation; a task may have any number of records in a table. Lines are ordered by ``seq``.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from typing import Self
 
 import msgspec
 
-from exporters.dataset.task_index import Index, Rows, read_page
+from exporters.dataset.task_index import Rows, TaskIndex, read_page
 from exporters.errors import DatasetDamaged
 from exporters.formats.base import Record
-from exporters.model.manifest import Generation, Manifest, Photo, Shard, object_key
-from labelloop.service.store import NotThere, Store
+from exporters.model.manifest import Generation, ImageCopy, Shard, VersionManifest, object_key
+from labelloop.service.store import ObjectNotFound, Store
 
 SHARD_BYTES = 8 << 20
 _AHEAD = 2
@@ -29,15 +29,15 @@ _WAITING_BYTES = 16 << 20
 
 
 class ObjectUploader:
-    """Puts objects into the store under the name of their content; what is there already is not sent again.
+    """Uploads content-addressed objects in the background; existing objects are not sent again.
 
-    Files are sent while the export goes on. For a folder they wait until some are together, and the disk is synced
-    once for all of them; for a bucket until one of a few lanes is free. Use it as a context: it ends what is under way.
+    For a folder, files are batched so that the disk is synced once per batch; for a bucket, they wait for one of a few
+    upload threads. Use it as a context manager: it stops pending uploads.
     """
 
-    def __init__(self, store: Store, known: Iterable[str] = ()) -> None:
+    def __init__(self, store: Store, existing: Iterable[str] = ()) -> None:
         self._store = store
-        self._known = set(known)
+        self._known = set(existing)
         self._waiting: list[tuple[str, Path]] = []
         self._bytes = 0
         self._lanes = store.upload_concurrency
@@ -46,7 +46,7 @@ class ObjectUploader:
         self.written = self.written_bytes = 0
 
     def put_file(self, path: Path, sha256: str) -> None:
-        """Put a file; it is gone when it was sent."""
+        """Upload a file; it is deleted afterwards."""
         size = path.stat().st_size
         if sha256 in self._known:
             path.unlink()
@@ -58,12 +58,12 @@ class ObjectUploader:
         if self._bytes >= _WAITING_BYTES // self._lanes or (self._lanes > 1 and self._free()):
             self._start_upload()
 
-    def put_elsewhere(self, objects: int, size: int) -> None:
-        """Count objects that another process put."""
+    def count_remote(self, objects: int, size: int) -> None:
+        """Count objects that another process uploaded."""
         self.written, self.written_bytes = self.written + objects, self.written_bytes + size
 
     def flush(self) -> None:
-        """Send what waits; all of it is in the store when this returns."""
+        """Upload pending files; all of them are in the store when this returns."""
         if self._waiting:
             self._start_upload()
         while self._sending:
@@ -76,7 +76,7 @@ class ObjectUploader:
         self._threads.shutdown(cancel_futures=True)
 
     def _start_upload(self) -> None:
-        """Send what waits beside, as soon as a lane is free. Raises what went wrong with what was sent before."""
+        """Upload the pending files in the background. Raises the error of an earlier upload."""
         while self._sending and (self._sending[0].done() or not self._free()):
             self._sending.popleft().result()
         waiting, self._waiting, self._bytes = self._waiting, [], 0
@@ -92,7 +92,7 @@ class ObjectUploader:
 
 
 class TableWriter:
-    """One table of a generation being written: lines go to a file, full files become shards."""
+    """Writes one table of a generation: lines go to a file, full files become shards."""
 
     def __init__(self, name: str, scratch: Path, objects: ObjectUploader) -> None:
         self._name, self._scratch, self._objects = name, scratch, objects
@@ -117,14 +117,14 @@ class TableWriter:
             self._roll()
 
     def finish(self) -> tuple[Shard, ...]:
-        """The shards of the table."""
+        """Return the shards of the table."""
         if self._size:
             self._roll()
         self.close()
         return tuple(self._shards)
 
     def close(self) -> None:
-        """Let go of the file; what was not sent is lost."""
+        """Close and delete the file; lines not uploaded are lost."""
         self._file.close()
         self._path.unlink(missing_ok=True)
 
@@ -139,7 +139,7 @@ class TableWriter:
         self._file = self._path.open("wb")
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+class ShardLine(msgspec.Struct, frozen=True, gc=False):
     """A line of a shard."""
 
     seq: int
@@ -148,27 +148,29 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 def line_heads(rows: Sequence[int], splits: Sequence[str]) -> list[bytes]:
-    """What stands before each record in the lines of a shard; a split is one of ``SPLITS`` or empty."""
+    """Return the text before each record in the lines of a shard; a split is one of ``SPLITS`` or empty."""
     rest = {split: f'"split":"{split}","record":'.encode() for split in set(splits)}
     return [b'{"seq":%d,%b' % (row, rest[split]) for row, split in zip(rows, splits, strict=True)]
 
 
-def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | None = None) -> Iterator[Record]:
-    """The records of a table that count, in the order of the version's tasks.
+def read_table(
+    store: Store, manifest: VersionManifest, name: str, *, index: TaskIndex | None = None
+) -> Iterator[Record]:
+    """Yield the current records of a table, in the order of the version's tasks.
 
     Args:
         store: where the data set lives.
         manifest: the version.
         name: a format, or ``images``, ``dropped`` or ``photos``.
-        index: the version's index, where the caller has it.
+        index: the version's index, if the caller has it.
 
     Raises:
-        DatasetDamaged: a shard is missing or is not what its name says.
+        DatasetDamaged: a shard is missing or does not match its name.
     """
     generations = manifest.generations
     if len(generations) == 1:
-        for each in _lines(store, generations[0], name):
-            yield Record(each.split, each.record)
+        for line in _lines(store, generations[0], name):
+            yield Record(line.split, line.record)
         return
     readers = [_lines(store, generation, name) for generation in generations]
     heads = [next(reader, None) for reader in readers]
@@ -183,29 +185,29 @@ def read_table(store: Store, manifest: Manifest, name: str, *, index: Index | No
 
 
 def read_rows(store: Store, generation: Generation, name: str, rows: AbstractSet[int]) -> Iterator[bytes]:
-    """The records that a generation has of some of its tasks, by their rows in its index. Raises `DatasetDamaged`."""
+    """Yield the records of a generation for some rows of its index. Raises `DatasetDamaged`."""
     for line in _lines(store, generation, name):
         if line.seq in rows:
             yield bytes(line.record)
 
 
-def read_index(store: Store, manifest: Manifest) -> Index:
-    """The index of a version. Raises `DatasetDamaged`."""
-    return Index([_page(store, generation.index) for generation in manifest.generations])
+def read_index(store: Store, manifest: VersionManifest) -> TaskIndex:
+    """Read the index of a version. Raises `DatasetDamaged`."""
+    return TaskIndex([_page(store, generation.index) for generation in manifest.generations])
 
 
 def read_object(store: Store, sha256: str, size: int) -> bytes:
-    """An object, compared with what it should be. Raises `DatasetDamaged`."""
-    return compare(store, object_key(sha256), sha256, size)
+    """Read a content-addressed object and verify it. Raises `DatasetDamaged`."""
+    return read_verified(store, object_key(sha256), sha256, size)
 
 
-def read_photo(store: Store, photo: Photo) -> bytes:
-    """A copy of a photo, compared with what it should be. Raises `DatasetDamaged`."""
+def read_photo(store: Store, photo: ImageCopy) -> bytes:
+    """Read the copy of an image and verify it. Raises `DatasetDamaged`."""
     if not photo.key:
         return read_object(store, photo.sha256, photo.size)
     try:
         data = store.get(photo.key)
-    except NotThere as error:
+    except ObjectNotFound as error:
         raise DatasetDamaged(store.url, photo.key, "the manifest lists it and it is not there") from error
     if len(data) != photo.size:
         raise DatasetDamaged(store.url, photo.key, f"{len(data)} bytes, the manifest says {photo.size}")
@@ -215,11 +217,11 @@ def read_photo(store: Store, photo: Photo) -> bytes:
     return data
 
 
-def compare(store: Store, key: str, sha256: str, size: int) -> bytes:
-    """What lies under a key, where it is what the manifest says. Raises `DatasetDamaged`."""
+def read_verified(store: Store, key: str, sha256: str, size: int) -> bytes:
+    """Read an object and verify its size and SHA-256. Raises `DatasetDamaged`."""
     try:
         data = store.get(key)
-    except NotThere as error:
+    except ObjectNotFound as error:
         raise DatasetDamaged(store.url, key, "the manifest lists it and it is not there") from error
     if len(data) != size:
         raise DatasetDamaged(store.url, key, f"{len(data)} bytes, the manifest says {size}")
@@ -235,11 +237,13 @@ def _page(store: Store, shard: Shard) -> Rows:
         raise DatasetDamaged(store.url, object_key(shard.sha256), f"no index: {error}") from error
 
 
-def _lines(store: Store, generation: Generation, name: str) -> Iterator[Line]:
+def _lines(store: Store, generation: Generation, name: str) -> Iterator[ShardLine]:
     shards = generation.tables.get(name, ())
-    decode = msgspec.json.Decoder(Line).decode
+    decode = msgspec.json.Decoder(ShardLine).decode
     with ThreadPoolExecutor(1 if len(shards) < 2 else _AHEAD) as threads:
-        coming = [threads.submit(read_object, store, each.sha256, each.size) for each in shards[:_AHEAD]]
+        coming = [
+            threads.submit(read_object, store, next_shard.sha256, next_shard.size) for next_shard in shards[:_AHEAD]
+        ]
         for number, shard in enumerate(shards):
             data = coming.pop(0).result()
             if number + _AHEAD < len(shards):

@@ -1,29 +1,29 @@
-"""Signed addresses: an NDJSON file whose photos lie in a private bucket, for a trainer that has no key to it."""
+"""Sign addresses of images in a private bucket, in an NDJSON file for a trainer without a key."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from exporters.dataset.shards import compare, read_table
+from exporters.dataset.shards import read_table, read_verified
 from exporters.errors import ExportError, VersionNotFound
 from exporters.formats.ndjson import FILE
-from exporters.model.manifest import PHOTOS, Manifest, Photo
+from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest
 from labelloop.service.media.s3 import split_s3
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store
 from labelloop.service.store.s3_client import s3_client
-from labelloop.service.store.s3_errors import plainly
+from labelloop.service.store.s3_errors import translate_errors
 
+# Limit of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
 LONGEST_HOURS = 7 * 24
-"""S3 signs for no longer: https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html"""
 
+# An ``s3://`` address -> an address that is public for a limited time.
 Sign = Callable[[str], str]
-"""An ``s3://`` address -> one that anybody may fetch for a while."""
 
 
 class NotLinked(ExportError):
-    """Photos of the version have no address that a trainer elsewhere could fetch."""
+    """Images of the version have no address that a remote trainer could fetch."""
 
     code = "photos_not_linked"
     status = 409
@@ -31,32 +31,32 @@ class NotLinked(ExportError):
     def __init__(self, url: str, number: int, example: str) -> None:
         self.number = number
         super().__init__(
-            f"{number} photos of {url} lie where only Label Studio or this machine can read them, such as {example}.",
-            fix="Export with --copy-images to s3://..., which puts them beside the labels.",
+            f"{number} images of {url} can only be read by Label Studio or this machine, such as {example}.",
+            fix="Export with --copy-images to s3://...: the images are then stored with the labels.",
         )
 
 
 def signer(settings: Settings, hours: float) -> Sign:
-    """Signs with the settings' key; no request is made.
+    """Return a function that signs ``s3://`` addresses with the key of the settings, without requests.
 
     Args:
         settings: the S3 server and the key.
-        hours: how long an address is good for, at most `LONGEST_HOURS`.
+        hours: how long an address is valid, at most `LONGEST_HOURS`.
     """
     client = s3_client(settings)
     seconds = int(min(hours, LONGEST_HOURS) * 3600)
 
     def sign(address: str) -> str:
         bucket, key = split_s3(address)
-        with plainly(f"s3://{bucket}", key):
-            found: str = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
-        return found
+        with translate_errors(f"s3://{bucket}", key):
+            signed: str = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, ExpiresIn=seconds)
+        return signed
 
     return sign
 
 
-def linked(store: Store, manifest: Manifest, name: str, sign: Sign) -> Iterator[bytes]:
-    """The lines of a version's NDJSON file, each photo with an address that can be fetched.
+def signed_lines(store: Store, manifest: VersionManifest, name: str, sign: Sign) -> Iterator[bytes]:
+    """Yield the lines of a version's NDJSON file, with a fetchable address for each image.
 
     A copy in the version is preferred to the source, as it never changes.
 
@@ -68,32 +68,32 @@ def linked(store: Store, manifest: Manifest, name: str, sign: Sign) -> Iterator[
 
     Raises:
         VersionNotFound: the version does not have the format.
-        NotLinked: a photo has no such address.
+        NotLinked: an image has no such address.
     """
-    file = next((each for each in manifest.files if each.path == f"{name}/{FILE}"), None)
+    file = next((entry for entry in manifest.files if entry.path == f"{name}/{FILE}"), None)
     if file is None:
         raise VersionNotFound(store.url, f"{manifest.version} with {name}", [manifest.version])
     copies = _copies(store, manifest) if store.url.startswith("s3://") else {}
-    head, *rows = compare(store, file.key, file.sha256, file.size).splitlines()
-    told = msgspec.json.decode(head)
-    told.pop("path", None)
-    yield msgspec.json.encode(told) + b"\n"
+    first_line, *rows = read_verified(store, file.key, file.sha256, file.size).splitlines()
+    header = msgspec.json.decode(first_line)
+    header.pop("path", None)
+    yield msgspec.json.encode(header) + b"\n"
     missing: list[str] = []
     for row in rows:
-        each: dict[str, Any] = msgspec.json.decode(row)
-        address = f"{store.url}/{copies[each['file']]}" if each["file"] in copies else each["url"]
+        image: dict[str, Any] = msgspec.json.decode(row)
+        address = f"{store.url}/{copies[image['file']]}" if image["file"] in copies else image["url"]
         if address.startswith("s3://"):
-            each["url"] = sign(address)
+            image["url"] = sign(address)
         elif not address.startswith(("http://", "https://")):
             missing.append(address)
             continue
-        yield msgspec.json.encode(each) + b"\n"
+        yield msgspec.json.encode(image) + b"\n"
     if missing:
         raise NotLinked(store.url, len(missing), missing[0][:100])
 
 
-def _copies(store: Store, manifest: Manifest) -> Mapping[str, str]:
-    """File name -> key of the copies of photos."""
-    decode = msgspec.json.Decoder(Photo).decode
+def _copies(store: Store, manifest: VersionManifest) -> Mapping[str, str]:
+    """Return file name -> key of the image copies."""
+    decode = msgspec.json.Decoder(ImageCopy).decode
     photos = (decode(record.body) for record in read_table(store, manifest, PHOTOS))
-    return {photo.file_name: photo.place for photo in photos}
+    return {photo.file_name: photo.store_key for photo in photos}

@@ -1,8 +1,8 @@
-"""The folder that a version is pulled into: what is laid out takes its place whole, and an older pull goes with it.
+"""Stage a pull in a temporary sub-folder, then move it into the target folder, replacing an earlier pull.
 
-Labels of one version among those of another would be trained on. So a pull is laid out in a folder of its own beneath
-the target, and moved when it is whole; what an earlier pull of another version had put there goes. Everything else in
-the folder (a trainer's runs, a script) stays, and is never written over.
+Mixed labels of two versions would be trained on. A pull is therefore written to a sub-folder of the target and moved
+when it is complete; files of an earlier pull of another version are removed. Everything else in the target (a trainer's
+runs, a script) stays and is never overwritten.
 """
 
 import hashlib
@@ -13,20 +13,19 @@ from typing import Self
 
 import msgspec
 
-from exporters.errors import InTheWay
+from exporters.errors import PathOccupied
 from exporters.model.manifest import DROPPED, IMAGES
 from exporters.model.records import Image
 
 TABLES = (f"{IMAGES}.jsonl", f"{DROPPED}.jsonl")
-_MARK = ".pulled"
+_MARK_FILE = ".pulled"
 _STAGE = ".pulling"
 
 
-class _Mark(msgspec.Struct, frozen=True):
-    """What was pulled into a folder: the checksum of its tables, and the entries of the folder that are its own.
+class _PullMark(msgspec.Struct, frozen=True):
+    """What was pulled into a folder: the checksum of its tables, and the entries of the folder that belong to the pull.
 
-    It tells one state of a data set from another, and nothing of where it came from: the same data gives the same
-    folder, to the byte.
+    It identifies the state of a data set, not its origin: equal data gives an equal folder, to the byte.
     """
 
     tables: str
@@ -34,20 +33,20 @@ class _Mark(msgspec.Struct, frozen=True):
 
 
 class Staging:
-    """Lays out beneath ``to``; nothing of ``to`` changes before `put`. Use it as a context: what is not put goes.
+    """Stages files below ``to``; nothing else in ``to`` changes before `publish`. Use it as a context manager.
 
     Args:
-        to: The folder; it is made.
+        to: The target folder; it is created.
 
     Attributes:
-        root: Where to lay out.
+        root: The folder to write to.
     """
 
     def __init__(self, to: Path) -> None:
         self.root = to / _STAGE
         self._to = to
-        self._before = _mark(to)
-        shutil.rmtree(self.root, ignore_errors=True)  # of a pull that was killed
+        self._previous = _read_mark(to)
+        shutil.rmtree(self.root, ignore_errors=True)  # of an interrupted pull
         self.root.mkdir(parents=True)
 
     def __enter__(self) -> Self:
@@ -57,32 +56,36 @@ class Staging:
         self.discard()
 
     def check(self, *more: str) -> None:
-        """Tell what is in the way, before photos are fetched; ``more`` are entries that are still to be laid out.
+        """Check for conflicts before images are fetched; ``more`` are entries that will be added.
 
         Raises:
-            InTheWay: the folder holds something of somebody else under a name that is ours.
+            PathOccupied: the target has an entry of another origin under one of our names.
         """
-        ours = set(self._before.entries) if self._before else set()
+        own_entries = set(self._previous.entries) if self._previous else set()
         names = {*(path.name for path in self.root.iterdir() if not path.name.startswith(".")), *more}
-        if taken := sorted(name for name in names - ours if (self._to / name).exists()):
-            raise InTheWay(str(self._to / taken[0]))
+        if occupied := sorted(name for name in names - own_entries if (self._to / name).exists()):
+            raise PathOccupied(str(self._to / occupied[0]))
 
-    def earlier(self) -> Iterator[Image]:
-        """The images of the earlier pull, as they lie there."""
+    def previous_images(self) -> Iterator[Image]:
+        """Yield the images of the earlier pull."""
         path = self._to / TABLES[0]
-        if self._before is None or not path.is_file():
+        if self._previous is None or not path.is_file():
             return
         decode = msgspec.json.Decoder(Image).decode
         with path.open("rb") as lines:
             yield from map(decode, lines)
 
-    def put(self) -> None:
-        """Move what was laid out to its place."""
+    def publish(self) -> None:
+        """Move the staged files into the target."""
         self.check()
         entries, tables = {path.name for path in self.root.iterdir()}, _checksum(self.root)
-        before = set(self._before.entries) if self._before else set()
-        self._write(_Mark("", tuple(sorted(entries | before))))  # a kill from here on leaves nothing that is nobody's
-        if self._before and self._before.tables == tables:  # another format of it, or the photos after the labels
+        before = set(self._previous.entries) if self._previous else set()
+        self._write(
+            _PullMark("", tuple(sorted(entries | before)))
+        )  # from here on an interruption leaves only entries that are listed
+        if (
+            self._previous and self._previous.tables == tables
+        ):  # another format of the same data, or its images after the labels
             entries |= before
             self._merge()
         else:
@@ -90,23 +93,23 @@ class Staging:
                 _remove(self._to / name)
             for path in self.root.iterdir():
                 path.replace(self._to / path.name)
-        self._write(_Mark(tables, tuple(sorted(entries))))
+        self._write(_PullMark(tables, tuple(sorted(entries))))
         self.discard()
 
     def discard(self) -> None:
-        """Remove what was not put in place."""
+        """Remove the staged files."""
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _write(self, mark: _Mark) -> None:
-        (self._to / _MARK).write_bytes(msgspec.json.encode(mark) + b"\n")
+    def _write(self, mark: _PullMark) -> None:
+        (self._to / _MARK_FILE).write_bytes(msgspec.json.encode(mark) + b"\n")
 
     def _merge(self) -> None:
         for path in list(self.root.rglob("*")):
-            place = self._to / path.relative_to(self.root)
+            target = self._to / path.relative_to(self.root)
             if path.is_dir() and not path.is_symlink():
-                place.mkdir(exist_ok=True)
+                target.mkdir(exist_ok=True)
             else:
-                path.replace(place)
+                path.replace(target)
 
 
 def _checksum(root: Path) -> str:
@@ -117,9 +120,9 @@ def _checksum(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _mark(to: Path) -> _Mark | None:
+def _read_mark(to: Path) -> _PullMark | None:
     try:
-        mark = msgspec.json.decode((to / _MARK).read_bytes(), type=_Mark)
+        mark = msgspec.json.decode((to / _MARK_FILE).read_bytes(), type=_PullMark)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
     return mark if all(name and name not in {".", ".."} and "/" not in name for name in mark.entries) else None

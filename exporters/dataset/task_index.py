@@ -1,6 +1,6 @@
-"""The index of a generation: which tasks it holds, by which text each was converted, and what became of it.
+"""The index of a generation: its tasks, a digest of the text of each, and its account.
 
-With it the next export knows which tasks are as they were, and a reader in which order and where the records are.
+With it the next export knows which tasks are unchanged, and a reader knows the order and location of the records.
 """
 
 import shutil
@@ -18,25 +18,26 @@ from exporters.model.accounting import TaskAccount
 from exporters.structures.arrays import offsets, pack
 
 DIGEST_BYTES = 16
+# Digest of a task that is converted again each time, because its result depends on more than its own text.
 NO_DIGEST = bytes(DIGEST_BYTES)
-_MAP, _BYTES = 0x80, 0xC6  # of MessagePack: a map of fewer than 16 entries, bytes with a length of four
-"""Of a task that is converted again each time: its part in the data set hangs on more than its own text."""
+# MessagePack codes: a map of fewer than 16 entries, bytes with a 4-byte length.
+_MAP, _BYTES = 0x80, 0xC6
 
+# Keys of the stem and of the source of an image name: see `exporters.model.file_names.FileNames`.
 NameKeys = tuple[int, int]
-"""(the stem's key, the source's key) of an image's name: see `exporters.model.file_names.Names`."""
 
 
-class Page(msgspec.Struct, frozen=True):
-    """The index as it is stored (MessagePack): a row for each task, in the order of the source.
+class IndexPage(msgspec.Struct, frozen=True):
+    """The index as stored (MessagePack): one row per task, in the order of the source.
 
     Attributes:
-        keys: int64 a row: the task's number, or its place in the source, negative, where it has none of its own.
-        digests: 16 bytes a row: of the text that the task was converted from, or ``NO_DIGEST``.
-        bills: uint32 a row: which of ``known_bills`` is the task's.
-        images: uint32 a row: how many names of ``names`` are the task's.
-        names: two uint64 for each image of a task that has a digest: its ``NameKeys``.
-        removed: int64 each: tasks of older generations that are gone.
-        known_bills: The bills of the tasks, equal ones once.
+        keys: int64 per row: the task's id, or its position in the source, negative, if it has no id.
+        digests: 16 bytes per row: of the text that the task was converted from, or ``NO_DIGEST``.
+        bills: uint32 per row: the index into ``known_bills``.
+        images: uint32 per row: the number of the task's entries in ``names``.
+        names: two uint64 per image of a task that has a digest: its ``NameKeys``.
+        removed: int64 each: removed tasks of older generations.
+        known_bills: The distinct accounts of the tasks.
     """
 
     keys: bytes
@@ -49,7 +50,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PageWriter:
-    """A page being filled."""
+    """Collects the rows of a page in memory."""
 
     def __init__(self) -> None:
         self._keys, self._digests = bytearray(), bytearray()
@@ -66,7 +67,7 @@ class PageWriter:
         bills: Sequence[int],
         names: Sequence[Sequence[NameKeys]],
     ) -> None:
-        """Add the rows of some tasks: the number of a bill is the one of before it was joined with others."""
+        """Add rows; ``bills`` are account numbers of the segment, before it is merged with others."""
         self._keys += pack(keys, "q")
         self._digests += b"".join(digests)
         self._bills += pack(bills, "I")
@@ -74,16 +75,16 @@ class PageWriter:
         self._names += pack(list(chain.from_iterable(chain.from_iterable(names))), "Q")
 
     def columns(self, bills: Sequence[int]) -> tuple[bytes | bytearray, ...]:
-        """The first five columns of `Page`; ``bills`` has for each number of a bill the one that it is to have."""
+        """Return the first five columns of `IndexPage`; ``bills`` maps account numbers here to those of the page."""
         numbers = np.array(bills, np.uint32)[np.frombuffer(self._bills, np.uint32)].tobytes() if self._bills else b""
         return self._keys, self._digests, numbers, self._images, self._names
 
 
 class PageFile:
-    """A page on the disk, filled a stretch of rows at a time: it may be larger than what memory is there for it."""
+    """A page on the disk, written a segment of rows at a time: it may be larger than memory."""
 
     def __init__(self, folder: Path) -> None:
-        self._columns = [folder / f"page-{name}" for name in Page.__struct_fields__[:5]]
+        self._columns = [folder / f"page-{name}" for name in IndexPage.__struct_fields__[:5]]
         for path in self._columns:
             path.touch()
         self._path = folder / "page"
@@ -94,11 +95,11 @@ class PageFile:
             with path.open("ab") as file:
                 file.write(data)
 
-    def whole(self, known_bills: tuple[TaskAccount, ...], removed: Iterable[int]) -> Path:
-        """The page as it is stored: MessagePack, a map by the names of `Page`."""
+    def finish(self, known_bills: tuple[TaskAccount, ...], removed: Iterable[int]) -> Path:
+        """Write the page as stored: a MessagePack map with the fields of `IndexPage`."""
         with self._path.open("wb") as file:
-            file.write(struct.pack("B", _MAP | len(Page.__struct_fields__)))
-            for name, path in zip(Page.__struct_fields__, self._columns, strict=False):
+            file.write(struct.pack("B", _MAP | len(IndexPage.__struct_fields__)))
+            for name, path in zip(IndexPage.__struct_fields__, self._columns, strict=False):
                 file.write(msgspec.msgpack.encode(name) + struct.pack(">BI", _BYTES, path.stat().st_size))
                 with path.open("rb") as column:
                     shutil.copyfileobj(column, file)
@@ -109,7 +110,10 @@ class PageFile:
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """A page as it is read: arrays with an entry a row; ``first_name[i]`` is where the names of row ``i`` begin."""
+    """A decoded page: arrays with one entry per row.
+
+    The names of row ``i`` are ``names[first_name[i] : first_name[i + 1]]``.
+    """
 
     keys: NDArray[np.int64]
     digests: NDArray[np.uint64]  # (rows, 2)
@@ -121,13 +125,13 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 def read_page(data: bytes) -> Rows:
-    """A page from its stored form.
+    """Decode a page.
 
     Raises:
-        msgspec.DecodeError: it is not one.
-        ValueError: its columns do not fit each other.
+        msgspec.DecodeError: the data is not a page.
+        ValueError: its columns differ in length.
     """
-    page = msgspec.msgpack.decode(data, type=Page)
+    page = msgspec.msgpack.decode(data, type=IndexPage)
     images = np.frombuffer(page.images, np.uint32)
     rows = Rows(
         keys=np.frombuffer(page.keys, np.int64),
@@ -145,10 +149,10 @@ def read_page(data: bytes) -> Rows:
     return rows
 
 
-class Index:
+class TaskIndex:
     """The tasks of a version in the order of their source, from the pages of its generations.
 
-    A task of a later page stands where it stood before, a new one at the end.
+    A task of a later page keeps its position; a new task is appended.
     """
 
     def __init__(self, pages: Sequence[Rows]) -> None:
@@ -158,13 +162,13 @@ class Index:
         row: NDArray[np.uint32] = np.empty(0, np.uint32)
         for number, page in enumerate(pages):
             if page.removed.size:
-                stay = ~np.isin(keys, page.removed)
-                keys, generation, row = keys[stay], generation[stay], row[stay]
+                remaining = ~np.isin(keys, page.removed)
+                keys, generation, row = keys[remaining], generation[remaining], row[remaining]
             rows = np.arange(len(page.keys), dtype=np.uint32)
-            places = find(keys, page.keys)
-            known = places >= 0
-            generation[places[known]], row[places[known]] = number, rows[known]
-            new = ~known
+            positions = find_positions(keys, page.keys)
+            existing = positions >= 0
+            generation[positions[existing]], row[positions[existing]] = number, rows[existing]
+            new = ~existing
             keys = np.concatenate((keys, page.keys[new]))
             generation = np.concatenate((generation, np.full(int(new.sum()), number, np.uint32)))
             row = np.concatenate((row, rows[new]))
@@ -175,31 +179,31 @@ class Index:
 
     @property
     def stored(self) -> int:
-        """How many tasks the generations hold, those that a later one replaced or took away included."""
+        """The number of tasks in all generations, including replaced and removed ones."""
         return sum(len(page.keys) for page in self.pages)
 
     def places(self) -> Iterator[tuple[int, int]]:
-        """(generation, row) of each task."""
+        """Yield (generation, row) of each task."""
         return zip(self.generation.tolist(), self.row.tolist(), strict=True)
 
-    def digests(self, places: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """The digests of the tasks at some places: (places, 2)."""
-        generation, row = self.generation[places], self.row[places]
-        found = np.empty((len(places), 2), np.uint64)
+    def digests(self, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the digests of the tasks at some positions: (positions, 2)."""
+        generation, row = self.generation[positions], self.row[positions]
+        digests = np.empty((len(positions), 2), np.uint64)
         for number, page in enumerate(self.pages):
-            here = generation == number
-            found[here] = page.digests[row[here]]
-        return found
+            in_page = generation == number
+            digests[in_page] = page.digests[row[in_page]]
+        return digests
 
-    def bill(self, place: int) -> TaskAccount:
-        """What became of the task at a place of the order."""
-        page = self.pages[self.generation[place]]
-        bill: TaskAccount = page.known_bills[page.bills[self.row[place]]]
-        return bill
+    def account(self, position: int) -> TaskAccount:
+        """Return the account of the task at a position."""
+        page = self.pages[self.generation[position]]
+        account: TaskAccount = page.known_bills[page.bills[self.row[position]]]
+        return account
 
-    def names(self, place: int) -> list[NameKeys]:
-        """The keys of the names of its images."""
-        page, row = self.pages[self.generation[place]], self.row[place]
+    def names(self, position: int) -> list[NameKeys]:
+        """Return the keys of the names of its images."""
+        page, row = self.pages[self.generation[position]], self.row[position]
         return [
             (int(stem), int(source)) for stem, source in page.names[page.first_name[row] : page.first_name[row + 1]]
         ]
@@ -208,32 +212,32 @@ class Index:
 class ByDigest:
     """Finds the tasks of an index by the digest of their text."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: TaskIndex) -> None:
         self._index = index
-        halves = np.empty(len(index), np.uint64)  # the first of each digest; the other is looked at where it is found
+        halves = np.empty(len(index), np.uint64)  # the first half of each digest; the second is compared afterwards
         for number, page in enumerate(index.pages):
-            here = index.generation == number
-            halves[here] = page.digests[index.row[here], 0]
+            in_page = index.generation == number
+            halves[in_page] = page.digests[index.row[in_page], 0]
         self._order = np.argsort(halves, kind="stable").astype(np.uint32)
         self._sorted = halves[self._order]
 
     def find(self, digests: Sequence[bytes]) -> list[int]:
-        """The place in the index of each digest's task; -1 where there is none."""
+        """Return the position of each digest's task; -1 if there is none."""
         if not digests or not self._order.size:
             return [-1] * len(digests)
         wanted = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
         nearest = np.minimum(np.searchsorted(self._sorted, wanted[:, 0]), self._order.size - 1)
-        found = self._order[nearest].astype(np.int64)
-        same = (self._index.digests(found) == wanted).all(axis=1) & wanted.any(axis=1)
-        places: list[int] = np.where(same, found, -1).tolist()
-        return places
+        candidates = self._order[nearest].astype(np.int64)
+        same = (self._index.digests(candidates) == wanted).all(axis=1) & wanted.any(axis=1)
+        positions: list[int] = np.where(same, candidates, -1).tolist()
+        return positions
 
 
-def find(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of ``wanted`` is among ``keys`` (any order, each once); -1 where it is not."""
+def find_positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position of each of ``wanted`` among the unique ``keys``, in any order; -1 if it is not there."""
     if not keys.size:
         return np.full(len(wanted), -1, np.int64)
     order = np.argsort(keys, kind="stable")
-    found = np.minimum(np.searchsorted(keys, wanted, sorter=order), keys.size - 1)
-    places = order[found]
-    return np.where(keys[places] == wanted, places, -1)
+    insertion = np.minimum(np.searchsorted(keys, wanted, sorter=order), keys.size - 1)
+    positions = order[insertion]
+    return np.where(keys[positions] == wanted, positions, -1)

@@ -1,18 +1,18 @@
-"""Versions of a data set in a store: objects first, then the manifest create-only, last the head by compare-and-swap.
+"""Versions of a data set in a store: claim a number, commit the manifest create-only, then publish the head.
 
 ```
-HEAD.json                           the published version and its manifest's checksum
-classes.json                        the class map, only ever appended to
-versions/v000001/manifest.json      what the version is: its objects, source, rules, class numbers, bill
-versions/v000002/claim.json         somebody is about to write this one: see ``turn``; gone when it is there
-objects/ab/ab12...                  shards and copied photos, named by the SHA-256 of their content, shared by versions
-photos/ab/ab12...                   photos that the S3 server copied by itself, named by their source and its etag
-files/ab12.../dataset.ndjson        files of formats that are read straight from the store, named likewise
+HEAD.json                           the published version and the SHA-256 of its manifest
+classes.json                        the class map, append-only
+versions/v000001/manifest.json      the version: its objects, source, rules, class numbers and accounts
+versions/v000002/claim.json         an exporter is about to write this version; removed when it is committed
+versions/v000002/contested.json     another exporter wants the same number
+objects/ab/ab12...                  shards and image copies, content-addressed by SHA-256, shared by versions
+photos/ab/ab12...                   server-side image copies, addressed by their source and its etag
+files/ab12.../dataset.ndjson        files of formats that are read directly from the store, content-addressed
 ```
 
-A reader that starts at ``HEAD.json`` never sees half a version, and a kill at any write leaves the last one whole: what
-it left are objects that no manifest names. They are not taken away here, because another exporter may be about to name
-an object of the same content.
+A reader that starts at ``HEAD.json`` never sees an incomplete version, and an interruption at any write leaves the last
+version intact. The objects it leaves behind stay: another exporter may be about to refer to the same content.
 """
 
 import hashlib
@@ -26,108 +26,123 @@ from typing import Self
 import msgspec
 
 from exporters.errors import DatasetDamaged, StoreBusy, VersionNotFound
-from exporters.model.manifest import Head, Manifest, decode_manifest, encode_manifest
-from labelloop.service.store import AlreadyThere, Changed, NotThere, Store, StoreError
+from exporters.model.manifest import DatasetHead, VersionManifest, decode_manifest, encode_manifest
+from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, Store, StoreError
 
 HEAD = "HEAD.json"
+# Seconds that the writes of manifest and head may take after the check, and that contestants wait after their mark.
 CONTEST_WINDOW_S = 1.0
-"""Seconds that manifest and head may take after the look, and that others wait after their mark."""
-_CLAIM, _MARK = "claim.json", "contested.json"
+_CLAIM, _CONTESTED = "claim.json", "contested.json"
+# Seconds after which others may have stopped waiting for a write of the head: see `labelloop.service.store.s3_lease`.
 _LATE_S = 5.0
-"""Seconds after which others may have given up waiting for a write of the head: see `labelloop.service.store.s3_lease`.
-"""
 _WITHOUT_HEAD = (
     f"Pull a version by its number, or remove {HEAD}: the next `labelloop export` publishes a version again."
 )
 
 
 def version_name(number: int) -> str:
-    """The name of a version, so that names sort as numbers do."""
+    """Return the name of a version; names sort like numbers."""
     return f"v{number:06d}"
 
 
 def version_number(name: str) -> int:
-    """The number in a version's name; 0 where it is none."""
+    """Return the number in a version's name; 0 if it is not one."""
     return int(name[1:]) if name[:1] == "v" and name[1:].isdecimal() else 0
 
 
 def manifest_key(version: str) -> str:
-    """Where a version's manifest is in the store."""
+    """Return the key of a version's manifest."""
     return f"versions/{version}/manifest.json"
 
 
-HeadRead = tuple[Head | None, str | None]
-"""The head and its etag, as `read_head` gives them."""
+# The head and its etag, as returned by `read_head`.
+HeadRead = tuple[DatasetHead | None, str | None]
 
 
 def read_head(store: Store) -> HeadRead:
-    """The head and its etag; (None, None) for a data set without a published version.
+    """Read the head and its etag; (None, None) for a data set without a published version.
 
     Raises:
-        DatasetDamaged: ``HEAD.json`` is there and is not a head.
+        DatasetDamaged: ``HEAD.json`` is not a head.
     """
     try:
         data, etag = store.read(HEAD)
-    except NotThere:
+    except ObjectNotFound:
         return None, None
     try:
-        return msgspec.json.decode(data, type=Head), etag
+        return msgspec.json.decode(data, type=DatasetHead), etag
     except msgspec.DecodeError as error:
         raise DatasetDamaged(store.url, HEAD, str(error), fix=_WITHOUT_HEAD) from error
 
 
-Look = tuple[float, HeadRead | None]
-"""Until when nobody else writes, and what the head is till then; (0, None): others may write."""
+# The deadline of exclusive writes (`time.monotonic`), and the head until then; (0, None) if there is contention.
+_Check = tuple[float, HeadRead | None]
 
 
 class VersionClaim:
-    """The turn to write the first free version after a number. Use it as a context: it takes away what it put.
+    """An optimistic claim on the next version number, which avoids the settle delay when there is no contention.
+
+    A store that cannot tell at once which of several creators won (`Store.write_settle_s`) makes every creator wait
+    until competing writes have ended, and read back the result. An export creates several objects and would wait for
+    each. It claims the next version number at its start instead, and the claim settles while tasks are converted:
+
+    - The holder of the claim checks for a contest mark after all other writes. Without one it writes manifest and head
+      within `CONTEST_WINDOW_S` of the check, without waiting. Writes that take longer are verified as usual.
+    - An exporter that finds the number claimed writes the mark, waits `CONTEST_WINDOW_S` before it writes any shared
+    key,
+      and then waits for each write.
+
+    The check sees every mark written before it; the writer of a later mark starts its writes after the holder's have
+    ended. So two exporters never write one key at the same time. An exporter that is killed leaves its claim: the next
+    one contests it and takes the slow path once. See docs/why/exports-at-once.md.
+
+    Use it as a context manager: it removes its claim and marks.
 
     Args:
         store: where the data set lives.
-        after: the published version's number; 0: there is none.
+        after: the number of the published version; 0 if there is none.
     """
 
     def __init__(self, store: Store, after: int) -> None:
         self._store = store
         self._after = after
-        self._marked: dict[int, float] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="turn")
+        self._contested: dict[int, float] = {}
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="claim")
         self._claiming: Future[tuple[int, bool]] | None = None
-        self._looking: Future[Look] | None = None
+        self._checking: Future[_Check] | None = None
         self._clearing: Future[None] | None = None
         if store.write_settle_s:
             self._claiming = self._threads.submit(self._claim)
 
     def first(self) -> int:
-        """The number that is to be tried first."""
+        """Return the first number to try."""
         return self._claiming.result()[0] if self._claiming else self._after + 1
 
     def begin_check(self) -> None:
-        """Begin the look of `alone_until`, beside the last steps before the first write. It reads the head as well."""
+        """Start the check of `exclusive_until` in the background; it also reads the head."""
         if self._claiming is not None:
-            self._looking = self._threads.submit(self._look, self._claiming)
+            self._checking = self._threads.submit(self._check, self._claiming)
 
     def exclusive_until(self, number: int) -> float:
-        """Until when nobody else writes this version or moves the head: see `Store.create`; 0: others may.
+        """Return until when no other exporter writes this version or the head: see `Store.create`; 0 under contention.
 
-        It is to be asked right before the first write. Where others are at work it waits until they know of us.
+        Call it right before the first write. Under contention it waits until the others know of this exporter.
         """
         if self._claiming is None:
             return 0.0
         if self._claiming.result() == (number, True):
-            return self._looked()[0]
-        self._mark(number)
-        time.sleep(max(0.0, self._marked[number] + CONTEST_WINDOW_S - time.monotonic()))
+            return self._check_result()[0]
+        self._contest(number)
+        time.sleep(max(0.0, self._contested[number] + CONTEST_WINDOW_S - time.monotonic()))
         return 0.0
 
     @property
     def head(self) -> HeadRead | None:
-        """The head as it was read after the look, so that it stays so for as long as we are alone; None: we are not."""
-        return self._looked()[1] if self._claiming is not None else None
+        """The head as read by the check, valid until `exclusive_until`; None without a claim or under contention."""
+        return self._check_result()[1] if self._claiming is not None else None
 
-    def written(self, number: int) -> None:
-        """The version is there: claims and marks up to it mean nothing any more, and are taken away beside."""
+    def release(self, number: int) -> None:
+        """Remove claims and marks up to the committed version, in the background."""
         if self._claiming is not None:
             self._clearing = self._threads.submit(self._clear, self._claiming, number)
 
@@ -140,9 +155,9 @@ class VersionClaim:
         self._threads.shutdown()
 
     def _claim(self) -> tuple[int, bool]:
-        """The first number without a manifest, and whether we have it.
+        """Return the first number without a manifest, and whether it is claimed.
 
-        Where it is not the next after the head, another exporter may be about to move the head: then none is claimed.
+        A number that does not follow the head is not claimed: another exporter may be about to publish.
         """
         number = self._after + 1
         while self._store.exists(manifest_key(version_name(number))):
@@ -150,106 +165,108 @@ class VersionClaim:
         if number == self._after + 1:
             try:
                 self._store.create(_key(number, _CLAIM), msgspec.json.encode({"began": time.time()}) + b"\n")
-            except AlreadyThere:
+            except ObjectExists:
                 pass
             else:
                 return number, True
-        self._mark(number)
+        self._contest(number)
         return number, False
 
-    def _looked(self) -> Look:
-        if self._looking is None:
+    def _check_result(self) -> _Check:
+        if self._checking is None:
             self.begin_check()
-        assert self._looking is not None
-        return self._looking.result()
+        assert self._checking is not None
+        return self._checking.result()
 
-    def _look(self, claiming: Future[tuple[int, bool]]) -> Look:
+    def _check(self, claiming: Future[tuple[int, bool]]) -> _Check:
         number, won = claiming.result()
         now = time.monotonic()
-        if not won or self._store.exists(_key(number, _MARK)):
+        if not won or self._store.exists(_key(number, _CONTESTED)):
             return 0.0, None
         return now + CONTEST_WINDOW_S, read_head(self._store)
 
     def _clear(self, claiming: Future[tuple[int, bool]], written: int) -> None:
-        """Take away what we put. A mark stays until its version is there: it warns whoever has the claim."""
+        """Remove our claim and marks. A mark stays until its version exists: it warns the holder of the claim."""
         if claiming.exception() is not None:
             return
         number, won = claiming.result()
-        gone = {_key(number, _CLAIM)} if won else set()
-        if self._marked and written:  # and what somebody left who gave up, such as we ourselves before another attempt
-            passed = range(max(self._after, 1), written + 1)
-            gone |= {_key(each, name) for each in passed for name in (_CLAIM, _MARK)}
+        keys = {_key(number, _CLAIM)} if won else set()
+        if self._contested and written:  # and those of attempts that were given up
+            passed_numbers = range(max(self._after, 1), written + 1)
+            keys |= {_key(passed_number, name) for passed_number in passed_numbers for name in (_CLAIM, _CONTESTED)}
         with suppress(StoreError):  # they are small, and `dataset gc` takes them away
-            for key in sorted(gone):
+            for key in sorted(keys):
                 self._store.delete(key)
 
-    def _mark(self, number: int) -> None:
-        if number not in self._marked:
-            self._store.put(_key(number, _MARK), b"{}\n")
-            self._marked[number] = time.monotonic()
+    def _contest(self, number: int) -> None:
+        if number not in self._contested:
+            self._store.put(_key(number, _CONTESTED), b"{}\n")
+            self._contested[number] = time.monotonic()
 
 
 def _key(number: int, name: str) -> str:
     return f"versions/{version_name(number)}/{name}"
 
 
-def commit(store: Store, manifest: Manifest, turn: VersionClaim) -> tuple[Manifest, str, float]:
-    """Write the manifest under the next free number, which makes the version.
+def commit_version(store: Store, manifest: VersionManifest, claim: VersionClaim) -> tuple[VersionManifest, str, float]:
+    """Write the manifest under the next free number, which creates the version.
 
-    Two exporters never get one number: the manifest is written only where there is none, and the one that comes second
-    takes the next.
+    Two exporters never get one number: the manifest is written create-only, and the second exporter takes the next
+    number.
 
     Args:
-        store: where the data set lives; everything that the manifest refers to is there.
+        store: where the data set lives; everything that the manifest refers to is in it.
         manifest: the manifest without ``version``; with its parent.
-        turn: ours.
+        claim: the claim on a number.
 
     Returns:
-        The manifest as it was written, its checksum, and until when nobody else moves the head: see `Turn`.
+        The manifest as written, its SHA-256, and until when no other exporter moves the head: see `VersionClaim`.
 
     Raises:
         StoreBusy: a thousand numbers in a row were taken.
     """
-    first = turn.first()
+    first = claim.first()
     for number in range(first, first + 1000):
         named = msgspec.structs.replace(manifest, version=version_name(number))
         data = encode_manifest(named)
-        alone_until = turn.exclusive_until(number)
+        exclusive_until = claim.exclusive_until(number)
         try:
-            store.create(manifest_key(named.version), data, alone_until=alone_until)
-        except AlreadyThere:
+            store.create(manifest_key(named.version), data, exclusive_until=exclusive_until)
+        except ObjectExists:
             continue
-        turn.written(number)
-        return named, hashlib.sha256(data).hexdigest(), alone_until
+        claim.release(number)
+        return named, hashlib.sha256(data).hexdigest(), exclusive_until
     raise StoreBusy(store.url, manifest_key(version_name(first)))
 
 
-def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0, seen: HeadRead | None = None) -> None:
-    """Move the head to a version, never back: where a later one is published already, that one stays.
+def publish_version(
+    store: Store, version: str, sha256: str, *, exclusive_until: float = 0.0, expected: HeadRead | None = None
+) -> None:
+    """Move the head to a version, never back: a later published version stays.
 
     Args:
         store: where the data set lives.
-        version: the version, which is there.
-        sha256: its manifest's checksum.
-        alone_until: what `commit` gave.
-        seen: the head, where it was read when it was known already that nobody else moves it.
+        version: a committed version.
+        sha256: the SHA-256 of its manifest.
+        exclusive_until: as returned by `commit_version`.
+        expected: the head, if it was read while no other exporter could move it.
 
     Raises:
-        StoreBusy: others moved the head at each of our attempts.
+        StoreBusy: others moved the head at each attempt.
     """
-    head = msgspec.json.encode(Head(version, manifest_key(version), sha256)) + b"\n"
+    head = msgspec.json.encode(DatasetHead(version, manifest_key(version), sha256)) + b"\n"
     for attempt in range(10):
-        current, etag = seen or read_head(store)
-        seen = None
+        current, etag = expected or read_head(store)
+        expected = None
         if current and version_number(current.version) >= version_number(version):
             return
         if version_number(current.version if current else "") != version_number(version) - 1:
-            alone_until = 0.0  # what came between may still be on its way
-        late = alone_until or time.monotonic() + _LATE_S
+            exclusive_until = 0.0  # what came between may still be on its way
+        late = exclusive_until or time.monotonic() + _LATE_S
         try:
-            store.swap(HEAD, head, etag=etag, alone_until=alone_until)
-        except Changed:
-            alone_until = 0.0
+            store.swap(HEAD, head, etag=etag, exclusive_until=exclusive_until)
+        except ObjectChanged:
+            exclusive_until = 0.0
             time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311 - jitter, not a secret
             continue
         if time.monotonic() > late:
@@ -259,62 +276,62 @@ def publish(store: Store, version: str, sha256: str, *, alone_until: float = 0.0
 
 
 def _publish_later(store: Store, version: str) -> None:
-    """Move the head to the last published version where our move came so late that it may have gone over that one."""
+    """Publish the latest version again if our late write of the head may have replaced it."""
     for name in reversed(version_names(store)):
         if version_number(name) <= version_number(version):
             return
         data = store.get(manifest_key(name))
         if decode_manifest(data, url=store.url, key=manifest_key(name)).published:
-            publish(store, name, hashlib.sha256(data).hexdigest())
+            publish_version(store, name, hashlib.sha256(data).hexdigest())
             return
 
 
 def version_names(store: Store) -> list[str]:
-    """The names of the versions that are whole, oldest first."""
+    """Return the names of the committed versions, oldest first."""
     keys = (key.split("/") for key in store.list("versions/"))
     return [key[1] for key in keys if len(key) == 3 and key[2] == "manifest.json"]
 
 
-def versions(store: Store) -> Iterator[Manifest]:
-    """The manifests of the versions that are whole, oldest first."""
+def versions(store: Store) -> Iterator[VersionManifest]:
+    """Yield the manifests of the committed versions, oldest first."""
     for key in map(manifest_key, version_names(store)):
         yield decode_manifest(store.get(key), url=store.url, key=key)
 
 
-def read_version(store: Store, version: str = "latest") -> Manifest:
-    """The manifest of a version; ``latest`` is the published one, and its checksum is checked.
+def read_version(store: Store, version: str = "latest") -> VersionManifest:
+    """Return the manifest of a version; ``latest`` is the published one, whose checksum is verified.
 
-    A number alone names a version too: ``3`` and ``v3`` are ``v000003``.
+    ``3`` and ``v3`` are short for ``v000003``.
 
     Raises:
-        VersionNotFound: there is no such version, or none was published yet.
-        DatasetDamaged: the manifest is not what the head says.
+        VersionNotFound: there is no such version, or none is published.
+        DatasetDamaged: the manifest does not match the head.
     """
     if version == "latest":
-        if (manifest := published(store)) is None:
+        if (manifest := published_version(store)) is None:
             raise VersionNotFound(store.url, version, version_names(store))
         return manifest
     number = version.removeprefix("v")
     key = manifest_key(version_name(int(number)) if number.isdecimal() else version)
     try:
         data = store.get(key)
-    except NotThere as error:
+    except ObjectNotFound as error:
         raise VersionNotFound(store.url, version, version_names(store)) from error
     return decode_manifest(data, url=store.url, key=key)
 
 
-def published(store: Store) -> Manifest | None:
-    """The manifest of the published version, its checksum checked; None where none was published yet.
+def published_version(store: Store) -> VersionManifest | None:
+    """Return the manifest of the published version, its checksum verified; None if there is none.
 
     Raises:
-        DatasetDamaged: the head names a manifest that is not there or is another one.
+        DatasetDamaged: the manifest named by the head is missing or has another checksum.
     """
     head, _ = read_head(store)
     if head is None:
         return None
     try:
         data = store.get(head.manifest)
-    except NotThere as error:
+    except ObjectNotFound as error:
         reason = f"{HEAD} names it and it is not there"
         raise DatasetDamaged(store.url, head.manifest, reason, fix=_WITHOUT_HEAD) from error
     if hashlib.sha256(data).hexdigest() != head.sha256:

@@ -28,15 +28,15 @@ FORMATS: dict[str, type[Format]] = {
     "webdataset": WebDataset,
 }
 
+# Formats of an export without --format: those that any label config can fill.
 DEFAULT_FORMATS = ("coco", "voc", "yolo-detect")
-"""What is written where nobody says which formats: those that any label config can fill."""
 
 
 def format_names(text: str) -> tuple[str, ...]:
-    """The formats of a list by commas, each once.
+    """Parse a comma-separated list of formats, without duplicates.
 
     Raises:
-        BadOption: a format that does not exist, or none.
+        BadOption: a format does not exist, or the list is empty.
     """
     names = tuple(dict.fromkeys(name for name in (part.strip().lower() for part in text.split(",")) if name))
     if not names or not set(names) <= set(FORMATS):

@@ -1,9 +1,9 @@
-"""What a format is: ``encode`` makes a record of each image at export, ``lay`` makes plain folders of records at pull.
+"""Define the interface of a format: ``encode`` makes a record per image at export, ``write_files`` makes files at pull.
 
-A record is one line of JSON that holds all that the format says of one image. Records go into the shards of a version,
-which later versions share: an image whose task did not change is never encoded again. So a record may depend on its
-image, its objects, the skeleton and the numbers of their classes, and on nothing else; what is one for the whole data
-set (lists of images, class names, the head of a large file) is written by ``lay``, when all of it is known.
+A record is one line of JSON with everything that the format holds of one image. Records are stored in the shards of a
+version, which later versions share: an image whose task did not change is never encoded again. A record may therefore
+depend only on its image, its objects, the skeleton and the class numbers. What exists once per data set (lists of
+images, class names, the head of a large file) is written by ``write_files``, when the whole data set is known.
 """
 
 from collections import Counter
@@ -16,29 +16,32 @@ import msgspec
 
 from exporters.columnar.block import Block
 from exporters.model.class_map import Categories
-from exporters.model.clipping import is_upright
+from exporters.model.clipping import is_axis_aligned
 from exporters.model.keypoints import Skeleton
 from exporters.model.records import Item, Object
 
+# `Format.implicit_conversions` of a format of boxes.
 BOX_CHANGES = ("", "rotated rectangle -> box", "polygon -> box")
-"""`Format.implicit_conversions` of a format of boxes."""
 NO_AREA = "a shape without an area has no box"
 NO_CROWDS = "a crowd: the format has no regions to ignore"
-FLAGS, ATTRIBUTES, NOTES, ABOUT = "flags", "attributes", "notes and further fields", "further fields"
-"""What a format may have a place for beside labels and shapes; the last is of images, the others of regions."""
-TWICE = "the same row as another object's of its image"
+# Metadata that a format may hold besides labels and shapes; `IMAGE_FIELDS` is of images, the others are of regions.
+FLAGS, ATTRIBUTES, NOTES, IMAGE_FIELDS = "flags", "attributes", "notes and further fields", "further fields"
+DUPLICATE_ROW = "the same row as another object's of its image"
 NO_SIZE = "its image's size is not known, and the format needs it"
 UNSIZED = "image of unknown size, left out"
+# The record of an image that a format leaves out.
 LEFT_OUT = b"null"
-"""The record of an image that a format leaves out."""
 
 
-class Job(msgspec.Struct, frozen=True):
-    """What every format is told, at export and at pull alike.
+class FormatContext(msgspec.Struct, frozen=True):
+    """Settings that every format gets, at export and at pull.
 
-    ``classes`` are the names of the classes in the order of their numbers, from 1. At export it is empty: labels that
-    the config does not know are still being met (``Object.class_id`` is final all the same). ``skeleton`` is ``None``
-    where the label config has no key points. ``categories`` are COCO's numbers and supercategories of the classes.
+    Attributes:
+        splits: The splits of the data set.
+        classes: Class names in the order of their numbers, from 1. Empty at export, while new labels are still found;
+            ``Object.class_id`` is final nevertheless.
+        skeleton: The key points; ``None`` if the label config has none.
+        categories: COCO's category ids and supercategories.
     """
 
     splits: tuple[str, ...]
@@ -48,17 +51,19 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """What a format said of an image of ``split``: ``body`` is JSON."""
+    """A format's record of an image of ``split``; ``body`` is JSON."""
 
     split: str
     body: msgspec.Raw
 
 
-class Encoded(msgspec.Struct, frozen=True):
-    """The records of a block, one for each of its images in their order, and what the format did to the objects.
+class EncodedBlock(msgspec.Struct, frozen=True):
+    """The records of a block, one per image in the order of its images, and the changes made to objects.
 
-    ``refused`` are the objects that the format cannot hold: (place of the image, object, reason). ``converted`` counts,
-    for a place of an image, the objects that were turned into another kind of shape, by ``from -> to``.
+    Attributes:
+        records: JSON, one per image.
+        refused: Objects that the format cannot hold: (image index, object, reason).
+        converted: Numbers of objects changed to another kind of shape: (image index, ``from -> to``, count).
     """
 
     records: list[bytes]
@@ -66,17 +71,17 @@ class Encoded(msgspec.Struct, frozen=True):
     converted: list[tuple[int, str, int]] = []
 
 
-class Place(Protocol):
-    """Where the files of a format are laid out. Paths are relative, with ``/``; a file is written once."""
+class OutputTree(Protocol):
+    """The files of a format. Paths are relative, with ``/``; each file is written once."""
 
     def write(self, path: str, data: bytes) -> None:
         """Write a small file."""
 
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """A large file, to be written from its beginning to its end."""
+        """Open a large file for sequential writing."""
 
     def scratch(self) -> AbstractContextManager[BinaryIO]:
-        """An unnamed file for what must wait; it can be read again and is gone at the end."""
+        """Open an unnamed temporary file that can be read back; it is deleted on exit."""
 
 
 class Format(Protocol):
@@ -84,104 +89,117 @@ class Format(Protocol):
 
     Attributes:
         name: Its name in ``FORMATS``.
-        image_folder: Where a reader of the format looks for an image, ``{split}`` standing for its split.
-        needs_size: Whether it leaves images of unknown size out.
-        publish_plain: Whether the files that ``write_files`` makes are put into the store too, for readers that take them from there.
-        implicit_conversions: What ``encode`` turns each upright rectangle, turned rectangle and polygon of `Columns` into, as
-            ``from -> to``, without counting it in `Encoded.converted`; empty where it counts, or changes nothing.
-        places: What the format has a place for beside labels and shapes: `FLAGS` and so on. The bill counts the rest.
+        image_folder: The folder where readers of the format expect an image; ``{split}`` stands for its split.
+        needs_size: Whether it leaves out images of unknown size.
+        publish_plain: Whether the files of ``write_files`` are also put into the store, for readers that fetch them
+            there.
+        implicit_conversions: What ``encode`` turns each upright rectangle, rotated rectangle and polygon of `Columns`
+            into, as ``from -> to``, without counting it in `EncodedBlock.converted`; empty where it counts, or changes
+            nothing.
+        supported_metadata: What the format holds besides labels and shapes: `FLAGS` and so on. The accounts count the
+            rest.
     """
 
     name: ClassVar[str]
     image_folder: ClassVar[str]
     needs_size: ClassVar[bool]
     publish_plain: ClassVar[bool]
-    places: ClassVar[frozenset[str]]
+    supported_metadata: ClassVar[frozenset[str]]
     implicit_conversions: tuple[str, str, str]
 
-    def __init__(self, job: Job) -> None: ...
+    def __init__(self, job: FormatContext) -> None: ...
 
-    def encode(self, block: Block) -> Encoded:
-        """A record of each image of a block, in the order of the block's images."""
+    def encode(self, block: Block) -> EncodedBlock:
+        """Return a record for each image of a block, in the order of the block's images."""
 
-    def write_files(self, records: Iterable[Record], place: Place) -> None:
-        """Lay the data set out as plain files: the records of all images, in the order of their tasks."""
+    def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
+        """Write the data set as plain files.
+
+        Args:
+            records: the records of all images, in the order of their tasks.
+            output: where the files go.
+        """
 
     def finish(self, root: Path) -> None:
-        """Called by ``pull`` on the folder that ``lay`` wrote to, once the photos lie in ``image_folder`` as well."""
+        """Finish the folder that ``write_files`` wrote to; `pull` calls it once the images are in ``image_folder``."""
 
 
 class ItemFormat:
-    """A format that encodes one image at a time: write ``item`` and ``lay``."""
+    """A format that encodes one image at a time: implement ``item`` and ``write_files``."""
 
     name: ClassVar[str]
     image_folder: ClassVar[str] = "images/{split}"
     needs_size: ClassVar[bool] = True
     publish_plain: ClassVar[bool] = False
-    places: ClassVar[frozenset[str]] = frozenset()
+    supported_metadata: ClassVar[frozenset[str]] = frozenset()
     implicit_conversions: tuple[str, str, str] = ("", "", "")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: FormatContext) -> None:
         self.job = job
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
-        """The record of an image, and the objects that the format cannot hold, with the reason.
+        """Encode an image. Return its record, and the objects that the format cannot hold, with the reason.
 
         Args:
             item: the image with its objects.
-            converted: count here, by ``from -> to``, the objects that are turned into another kind of shape.
+            converted: counts, by ``from -> to``, objects that are changed to another kind of shape.
         """
         raise NotImplementedError
 
     def finish(self, root: Path) -> None:
-        """See `Format.finish`. Most formats leave photos where they are."""
+        """See `Format.finish`. Most formats leave images in place."""
 
-    def encode(self, block: Block) -> Encoded:
+    def encode(self, block: Block) -> EncodedBlock:
         """See `Format.encode`."""
-        return self.encode_some(enumerate(block), len(block))
+        return self.encode_items(enumerate(block), len(block))
 
-    def encode_some(self, items: Iterable[tuple[int, Item]], images: int) -> Encoded:
-        """The records of some images by their places; those of the others are empty, to be filled."""
+    def encode_items(self, indexed_items: Iterable[tuple[int, Item]], images: int) -> EncodedBlock:
+        """Encode some images of a block; the records of the others are left empty, to be filled in.
+
+        Args:
+            indexed_items: (image index, image).
+            images: the number of images in the block.
+        """
         records, refused, changed = [b""] * images, [], []
-        for place, item in items:
+        for index, item in indexed_items:
             converted: Counter[str] = Counter()
             if self.needs_size and not item.image.width:
                 converted[UNSIZED] = 1
-                records[place] = LEFT_OUT
-                refused += [(place, each, NO_SIZE) for each in item.objects]
+                records[index] = LEFT_OUT
+                refused += [(index, obj, NO_SIZE) for obj in item.objects]
             else:
-                records[place], not_held = self.item(item, converted)
-                refused += [(place, each, reason) for each, reason in not_held]
-            changed += [(place, change, times) for change, times in converted.items() if times]
-        return Encoded(records, refused, changed)
+                records[index], rejected = self.item(item, converted)
+                refused += [(index, obj, reason) for obj, reason in rejected]
+            changed += [(index, change, times) for change, times in converted.items() if times]
+        return EncodedBlock(records, refused, changed)
 
 
-def repeated(objects: Sequence[Object], rows: Sequence[Any]) -> Iterator[tuple[Object, str]]:
-    """The objects whose row another one before them has, with the reason why they have none."""
-    seen: set[Any] = set()
-    for each, row in zip(objects, rows, strict=True):
-        if row in seen:
-            yield each, TWICE
-        seen.add(row)
+def duplicates(objects: Sequence[Object], rows: Sequence[Any]) -> Iterator[tuple[Object, str]]:
+    """Yield the objects whose row equals that of an earlier object, with the reason for dropping them."""
+    earlier: set[Any] = set()
+    for obj, row in zip(objects, rows, strict=True):
+        if row in earlier:
+            yield obj, DUPLICATE_ROW
+        earlier.add(row)
 
 
-def held(records: Iterable[Record]) -> Iterator[Record]:
-    """The records of the images that a format does not leave out."""
+def included(records: Iterable[Record]) -> Iterator[Record]:
+    """Filter out the records of images that a format leaves out."""
     return (record for record in records if bytes(record.body) != LEFT_OUT)
 
 
-def shape_name(each: Object) -> str:
-    """The name of an object's shape in the bill of conversions."""
-    name = type(each.geometry).__name__.lower()
-    return "rotated rectangle" if name == "rectangle" and not is_upright(each.geometry) else name
+def shape_name(obj: Object) -> str:
+    """Return the name of an object's shape in the accounts."""
+    name = type(obj.geometry).__name__.lower()
+    return "rotated rectangle" if name == "rectangle" and not is_axis_aligned(obj.geometry) else name
 
 
 def other_changes(block: Block, to: str) -> Iterator[tuple[int, str, int]]:
-    """For `Encoded.converted`: the rows of kind ``OTHER`` that are no upright rectangles become another shape."""
+    """Yield `EncodedBlock.converted` entries for the objects in ``columns.others`` that are not upright rectangles."""
     columns = block.columns
     if columns is None or not columns.others:
         return
-    for number, place in enumerate(block.usual):
-        for row in columns.others.keys() & range(columns.first[number], columns.first[number + 1]):
-            if not is_upright(columns.others[row].geometry):
-                yield place, f"{shape_name(columns.others[row])} -> {to}", 1
+    for image, index in enumerate(block.columnar):
+        for row in columns.others.keys() & range(columns.first[image], columns.first[image + 1]):
+            if not is_axis_aligned(columns.others[row].geometry):
+                yield index, f"{shape_name(columns.others[row])} -> {to}", 1

@@ -14,45 +14,45 @@ import numpy as np
 
 from exporters.columnar.block import Block
 from exporters.formats.base import (
-    ABOUT,
     ATTRIBUTES,
     FLAGS,
+    IMAGE_FIELDS,
     NO_AREA,
     NOTES,
-    Encoded,
+    EncodedBlock,
+    FormatContext,
     ItemFormat,
-    Job,
-    Place,
+    OutputTree,
     Record,
-    repeated,
+    duplicates,
     shape_name,
 )
-from exporters.formats.coco_columnar import annotations
-from exporters.model.clipping import is_upright, rings, visible
-from exporters.model.keypoints import ALONE, ONLY_ONE, Joined, Placed
-from exporters.model.outlines import one_ring
+from exporters.formats.coco_columnar import annotation_rows
+from exporters.model.clipping import is_axis_aligned, outline_rings, visible_outline
+from exporters.model.keypoints import GIVEN_TO_ONLY_OBJECT, ORPHAN_KEYPOINT, KeypointAssignment, KeypointXYV
+from exporters.model.outlines import single_ring
 from exporters.model.records import Image, Item, Object
-from labelloop.labeling.errors import TooLarge
+from labelloop.labeling.errors import MaskTooLarge
 from labelloop.labeling.geometry.shapes import KeyPoint, Mask
 from labelloop.labeling.studio.region_attributes import CROWD, POSE
-from labelloop.labeling.studio.region_attributes import FLAGS as REMARKED
+from labelloop.labeling.studio.region_attributes import FLAGS as REGION_FLAGS
 
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
 _HOLES = "outline with holes -> mask"
 _HOLES_BRIDGED = "outline with holes of a very large image -> polygon, holes joined by bridges"
 _HOLES_SMALL = "outline with holes smaller than a pixel -> polygon, holes joined by bridges"
+# Digits after the point, in pixels.
 _DIGITS = 4
-"""Of a pixel, after the point."""
-_KEPT_OUT = ("license", "info")
-"""What an import kept of an image that does not stand in the image itself."""
+# Imported fields that are stored separately from the image object.
+_SOURCE_FIELDS = ("license", "info")
 NO_SKELETON = "a key point, and no label config that tells the order of key points"
 
 
-class _Body(msgspec.Struct, frozen=True, gc=False):
-    """A record: an image of COCO and its annotations, as they stand in the file, and what is known of its source.
+class _CocoRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record: an image object of COCO and its annotations, as they are in the file.
 
-    ``source`` has its ``license`` and the ``info`` of the data set that it came with.
+    ``source`` holds the image's ``license`` and the ``info`` of its imported data set.
     """
 
     image: msgspec.Raw
@@ -60,150 +60,158 @@ class _Body(msgspec.Struct, frozen=True, gc=False):
     source: dict[str, Any] = {}
 
 
-def twin_key(annotation: Mapping[str, Any]) -> bytes:
-    """What two annotations of one image that say the same have in common: all but their own names."""
+def duplicate_key(annotation: Mapping[str, Any]) -> bytes:
+    """Return a key that is equal for annotations of one image that differ only in their ids."""
     return _encode({key: value for key, value in annotation.items() if key not in {"id", "region_id"}})
 
 
 class Coco(ItemFormat):
-    """Lays out one file a split.
+    """Writes one file per split.
 
-    Each object has its box, its area and its outline: four corners for a rectangle (turned or not), the points of a
-    polygon, run lengths for a mask, so that a mask stays one annotation with its holes. Where the label config has key
-    points, every category names them and every annotation has its own (COCO keypoints), zeros where it has none. Beyond
-    the format's own keys an annotation carries ``region_id``, ``annotation_id``, ``annotator``, ``score``,
-    ``attributes`` and ``meta``, an image its ``task_id``. A crowd has ``iscrowd`` 1 and run lengths as COCO's own files
-    have them, as a list. What an import kept of an image, its license and the data set's ``info`` is written back.
+    Each object has its box, area and outline: four corners for a rectangle (rotated or not), the points of a polygon,
+    and run lengths for a mask, so that a mask with holes stays one annotation. If the label config has key points,
+    every category names them and every annotation lists them (COCO keypoints), with zeros for those not drawn. In
+    addition to the keys of the format an annotation has ``region_id``, ``annotation_id``, ``annotator``, ``score``,
+    ``attributes`` and ``meta``, an image ``task_id``. A crowd has ``iscrowd`` 1 and uncompressed run lengths, as in
+    COCO's own files. Fields of an imported image, its license and its data set's ``info`` are written back.
     """
 
     name: ClassVar[str] = "coco"
-    places: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES, NOTES, ABOUT})
-    own_ids: ClassVar[bool] = True
-    """Whether categories have their numbers of `Job.categories`, not those of the class map."""
+    supported_metadata: ClassVar[frozenset[str]] = frozenset({FLAGS, ATTRIBUTES, NOTES, IMAGE_FIELDS})
+    # Whether category ids come from `FormatContext.categories` instead of the class map.
+    original_ids: ClassVar[bool] = True
     implicit_conversions: tuple[str, str, str] = ("rectangle -> polygon", "rotated rectangle -> polygon", "")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: FormatContext) -> None:
         super().__init__(job)
         if job.skeleton:  # images go one by one, and what is done to their objects is counted there
             self.implicit_conversions = ("", "", "")
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
-        """An image and its objects; shapes without an area are given back, but for key points of an object."""
+        """Encode an image and its objects; shapes without an area are rejected, except key points of an object."""
         skeleton = self.job.skeleton
-        joined = skeleton.join(item.objects) if skeleton else Joined({})
-        converted[ONLY_ONE] += joined.given
-        dropped = list(joined.refused)
+        assignment = skeleton.assign(item.objects) if skeleton else KeypointAssignment({})
+        converted[GIVEN_TO_ONLY_OBJECT] += assignment.inferred
+        dropped = list(assignment.refused)
         records: list[dict[str, Any]] = []
-        held = []
-        for each in item.objects:
-            if each.box is not None:
-                record = self._annotation(each, item.image, converted)
+        encoded_objects = []
+        for obj in item.objects:
+            if obj.box is not None:
+                record = self._annotation(obj, item.image, converted)
                 if skeleton:
-                    record |= _keypoints(joined.places[each.id])
-                held.append(each)
+                    record |= _keypoints(assignment.by_object[obj.id])
+                encoded_objects.append(obj)
                 records.append(record)
-            elif not isinstance(each.geometry, KeyPoint):
-                dropped.append((each, NO_AREA))
+            elif not isinstance(obj.geometry, KeyPoint):
+                dropped.append((obj, NO_AREA))
             elif not skeleton:
-                dropped.append((each, ALONE if not each.parent else NO_SKELETON))
-        keys = [twin_key(each) for each in records]
-        once: dict[bytes, dict[str, Any]] = {}
+                dropped.append((obj, ORPHAN_KEYPOINT if not obj.parent else NO_SKELETON))
+        keys = [duplicate_key(obj) for obj in records]
+        unique: dict[bytes, dict[str, Any]] = {}
         for key, record in zip(keys, records, strict=True):
-            once.setdefault(key, record)
-        dropped += repeated(held, keys)
-        return _record(_head(item.image, item.about), _encode(list(once.values()))[1:-1], _source(item.about)), dropped
+            unique.setdefault(key, record)
+        dropped += duplicates(encoded_objects, keys)
+        return _record(
+            _head(item.image, item.coco_fields), _encode(list(unique.values()))[1:-1], _source(item.coco_fields)
+        ), dropped
 
-    def encode(self, block: Block) -> Encoded:
-        """See `Format.encode`. Key points need the objects of an image together: then images go one by one."""
+    def encode(self, block: Block) -> EncodedBlock:
+        """See `Format.encode`. Key points need all objects of an image: with a skeleton, images go one by one."""
         columns = block.columns
         if columns is None or self.job.skeleton:
             return super().encode(block)
-        encoded = self.encode_some(block.items.items(), len(block))
-        images = [block.images[place] for place in block.usual]
+        encoded = self.encode_items(block.items.items(), len(block))
+        images = [block.images[index] for index in block.columnar]
         others: dict[int, bytes] = {}
-        for row, each in columns.others.items():
+        for row, obj in columns.others.items():
             number = bisect_right(columns.first, row) - 1
             converted: Counter[str] = Counter()
-            others[row] = _encode(self._annotation(each, images[number], converted))
-            encoded.converted.extend((block.usual[number], change, times) for change, times in converted.items())
-        names = columns.classes if self.own_ids else ()
+            others[row] = _encode(self._annotation(obj, images[number], converted))
+            encoded.converted.extend((block.columnar[number], change, times) for change, times in converted.items())
+        names = columns.classes if self.original_ids else ()
         ids = [self.job.categories.id(name, number) for number, name in enumerate(names, 1)]
         numbers = np.array([0, *ids], np.int64)[columns.class_ids] if ids else columns.class_ids
-        found = annotations(columns, [image.id for image in images], numbers, others)
-        heads = _encode_lines([_told(image) for image in images]).split(b"\n")
-        for number, (place, rows) in enumerate(zip(block.usual, found, strict=True)):
-            about = block.about.get(place)
-            head = _head(images[number], about) if about else heads[number]
-            encoded.records[place] = _record(head, rows, _source(about) if about else b"")
-        for number in sorted(columns.twins(_DIGITS)):
-            place = block.usual[number]
-            item = Item(images[number], columns.objects(number), about=block.about.get(place, {}))
-            encoded.records[place], lost = self.item(item, Counter())  # what it converts is counted above
-            encoded.refused.extend((place, each, reason) for each, reason in lost)
+        rows_by_image = annotation_rows(columns, [image.id for image in images], numbers, others)
+        heads = _encode_lines([_image_fields(image) for image in images]).split(b"\n")
+        for number, (index, rows) in enumerate(zip(block.columnar, rows_by_image, strict=True)):
+            coco_fields = block.coco_fields.get(index)
+            head = _head(images[number], coco_fields) if coco_fields else heads[number]
+            encoded.records[index] = _record(head, rows, _source(coco_fields) if coco_fields else b"")
+        for number in sorted(columns.duplicate_images(_DIGITS)):
+            index = block.columnar[number]
+            item = Item(images[number], columns.objects(number), coco_fields=block.coco_fields.get(index, {}))
+            encoded.records[index], rejected = self.item(item, Counter())  # what it converts is counted above
+            encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
         return encoded
 
-    def write_files(self, records: Iterable[Record], place: Place) -> None:
-        """Join images, annotations and categories of each split to one file."""
-        skeleton, told = self.job.skeleton, self.job.categories
+    def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
+        """Join images, annotations and categories of each split into one file."""
+        skeleton, coco_categories = self.job.skeleton, self.job.categories
         points = {"keypoints": skeleton.names, "skeleton": skeleton.edges} if skeleton else {}
         categories = _encode(
             [
-                {"id": told.id(name, number), "name": name, "supercategory": told.supercategories.get(name, "")}
+                {
+                    "id": coco_categories.id(name, number),
+                    "name": name,
+                    "supercategory": coco_categories.supercategories.get(name, ""),
+                }
                 | points
                 for number, name in enumerate(self.job.classes, 1)
             ]
         )
-        decode = msgspec.json.Decoder(_Body).decode
-        with ExitStack() as opened:
-            sheets = {
-                split: _Sheet(opened.enter_context(place.open(f"annotations/instances_{split}.json")), scratch)
+        decode = msgspec.json.Decoder(_CocoRecord).decode
+        with ExitStack() as stack:
+            writers = {
+                split: _SplitFileWriter(
+                    stack.enter_context(output.open(f"annotations/instances_{split}.json")), scratch
+                )
                 for split in self.job.splits
-                for scratch in [opened.enter_context(place.scratch())]
+                for scratch in [stack.enter_context(output.scratch())]
             }
             for record in records:
                 body = decode(record.body)
-                sheets[record.split].add(bytes(body.image), bytes(body.annotations), body.source)
-            for sheet in sheets.values():
-                sheet.close(categories)
+                writers[record.split].add(bytes(body.image), bytes(body.annotations), body.source)
+            for writer in writers.values():
+                writer.close(categories)
 
-    def _annotation(self, each: Object, image: Image, converted: Counter[str]) -> dict[str, Any]:
-        assert each.box is not None
-        x_min, y_min, x_max, y_max = each.box
-        x_min, y_min, x_max, y_max = _rounded(x_min), _rounded(y_min), _rounded(x_max), _rounded(y_max)
-        number = self.job.categories.id(each.label, each.class_id) if self.own_ids else each.class_id
+    def _annotation(self, obj: Object, image: Image, converted: Counter[str]) -> dict[str, Any]:
+        assert obj.box is not None
+        x_min, y_min, x_max, y_max = obj.box
+        x_min, y_min, x_max, y_max = _round(x_min), _round(y_min), _round(x_max), _round(y_max)
+        category_id = self.job.categories.id(obj.label, obj.class_id) if self.original_ids else obj.class_id
         record: dict[str, Any] = {
-            "id": each.id,
+            "id": obj.id,
             "image_id": image.id,
-            "category_id": number,
-            "bbox": (x_min, y_min, _rounded(x_max - x_min), _rounded(y_max - y_min)),
-            "area": _rounded(each.area),
+            "category_id": category_id,
+            "bbox": (x_min, y_min, _round(x_max - x_min), _round(y_max - y_min)),
+            "area": _round(obj.area),
             "segmentation": None,
-            "iscrowd": int(each.crowd),
-            "region_id": each.region,
-            "annotation_id": each.annotation,
-            "annotator": each.annotator,
+            "iscrowd": int(obj.crowd),
+            "region_id": obj.region,
+            "annotation_id": obj.annotation,
+            "annotator": obj.annotator,
         }
-        if each.crowd:
-            record["segmentation"] = _crowd(each, image, converted)
-        elif is_upright(each.geometry):
+        if obj.crowd:
+            record["segmentation"] = _crowd(obj, image, converted)
+        elif is_axis_aligned(obj.geometry):
             converted["rectangle -> polygon"] += 1
             record["segmentation"] = ((x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max),)
         else:
-            record["segmentation"] = _segmentation(each, image, converted)
-        if each.score is not None:
-            record["score"] = each.score
-        if attributes := _attributes(each):
+            record["segmentation"] = _segmentation(obj, image, converted)
+        if obj.score is not None:
+            record["score"] = obj.score
+        if attributes := _attributes(obj):
             record["attributes"] = attributes
-        if each.annotators:
-            record["annotators"] = each.annotators
-        said = each.remarks
-        if said.meta:
-            record["meta"] = said.meta
-        return {key: value for key, value in said.fields.items() if key not in record} | record
+        if obj.annotators:
+            record["annotators"] = obj.annotators
+        remarks = obj.remarks
+        if remarks.meta:
+            record["meta"] = remarks.meta
+        return {key: value for key, value in remarks.fields.items() if key not in record} | record
 
 
-class _Sheet:
-    """The file of a split being written: images go into it at once, annotations wait on the disk, memory stays flat."""
+class _SplitFileWriter:
+    """Writes the file of a split in constant memory: images directly, annotations by way of a scratch file."""
 
     def __init__(self, out: BinaryIO, scratch: BinaryIO) -> None:
         self._out, self._annotations = out, scratch
@@ -232,76 +240,76 @@ class _Sheet:
         parts = {
             b"categories": categories,
             b"info": self._info(),
-            b"licenses": _encode(sorted(licenses, key=lambda each: int(each["id"]))),
+            b"licenses": _encode(sorted(licenses, key=lambda entry: int(entry["id"]))),
         }
         self._out.write(b"]" + b"".join(b',\n"%b":%b' % part for part in parts.items()) + b"}\n")
 
-    def _license(self, told: dict[str, Any]) -> int:
-        """The number of a license: its own where no other has it."""
-        text = _encode(told)
+    def _license(self, license_fields: dict[str, Any]) -> int:
+        """Return the id of a license: its own unless another license has it."""
+        text = _encode(license_fields)
         if text not in self._licenses:
-            own, taken = told.get("id"), self._licenses.values()
-            free = type(own) is int and own not in taken
-            self._licenses[text] = own if free and own is not None else max(taken, default=0) + 1
+            own_id, used_ids = license_fields.get("id"), self._licenses.values()
+            is_free = type(own_id) is int and own_id not in used_ids
+            self._licenses[text] = own_id if is_free and own_id is not None else max(used_ids, default=0) + 1
         return self._licenses[text]
 
     def _info(self) -> bytes:
-        """That of the data set that was imported; of several, each of them under ``sources``."""
+        """Return the ``info`` of the imported data set; several are listed under ``sources``."""
         if len(self._infos) == 1:
             return next(iter(self._infos))
         sources = {"sources": [msgspec.Raw(text) for text in self._infos]} if self._infos else {}
         return _encode({"description": "exported by labelloop"} | sources)
 
 
-def _attributes(each: Object) -> dict[str, Any]:
-    """What is said of an object: attributes that came with it, its flags, and what was answered about it."""
-    said = each.remarks
-    flags = {flag: True for flag in REMARKED if flag in said.flags and flag != CROWD}
-    pose = {POSE: said.pose} if said.pose else {}
-    return {**said.attributes, **flags, **pose, **each.attributes}
+def _attributes(obj: Object) -> dict[str, Any]:
+    """Return the attributes of an object: imported ones, its flags, and per-region answers."""
+    remarks = obj.remarks
+    flags = {flag: True for flag in REGION_FLAGS if flag in remarks.flags and flag != CROWD}
+    pose = {POSE: remarks.pose} if remarks.pose else {}
+    return {**remarks.attributes, **flags, **pose, **obj.attributes}
 
 
-def _crowd(each: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
-    """The run lengths of a crowd, as a list; the outline of one on a very large image."""
-    shape = each.geometry
+def _crowd(obj: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
+    """Return the uncompressed run lengths of a crowd; its outline if the image is too large for a mask."""
+    shape = obj.geometry
     try:
-        mask = shape if isinstance(shape, Mask) else Mask.covering(visible(each), image.width, image.height)
-    except TooLarge:
-        return _segmentation(each, image, converted)
+        mask = shape if isinstance(shape, Mask) else Mask.from_outline(visible_outline(obj), image.width, image.height)
+    except MaskTooLarge:
+        return _segmentation(obj, image, converted)
     if not mask.area:  # smaller than a pixel
-        return _segmentation(each, image, converted)
+        return _segmentation(obj, image, converted)
     if not isinstance(shape, Mask):
-        converted[f"crowd: {shape_name(each)} -> mask"] += 1
+        converted[f"crowd: {shape_name(obj)} -> mask"] += 1
     return {"size": [mask.height, mask.width], "counts": mask.counts}
 
 
-def _segmentation(each: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
-    shape = each.geometry
+def _segmentation(obj: Object, image: Image, converted: Counter[str]) -> list[list[float]] | dict[str, Any]:
+    shape = obj.geometry
     if isinstance(shape, Mask):
         return _rle(shape)
-    outline = rings(each, image.width, image.height)
+    outline = outline_rings(obj, image.width, image.height)
     if outline is None:
         try:
-            mask = Mask.covering(visible(each), image.width, image.height)
-        except TooLarge:
+            mask = Mask.from_outline(visible_outline(obj), image.width, image.height)
+        except MaskTooLarge:
             mask = None
         if mask is not None and mask.area:
             converted[_HOLES] += 1
             return _rle(mask)
         converted[_HOLES_BRIDGED if mask is None else _HOLES_SMALL] += 1
-        outline = [one_ring(each, image.width, image.height)[0]]
-    if (name := shape_name(each)) != "polygon":
+        outline = [single_ring(obj, image.width, image.height)[0]]
+    if (name := shape_name(obj)) != "polygon":
         converted[f"{name} -> polygon"] += 1
-    return [[_rounded(number) for point in ring for number in point] for ring in outline]
+    return [[_round(number) for point in ring for number in point] for ring in outline]
 
 
-def _rounded(number: float) -> float:
-    """A number of pixels, from 0, to 1/10,000: as ``round(number, 4)``, at a quarter of its cost."""
+def _round(number: float) -> float:
+    """Round a non-negative number to four digits, as ``round(number, 4)`` at a quarter of the cost."""
     return int(number * 10_000 + 0.5) / 10_000
 
 
-class _Image(msgspec.Struct, gc=False):
-    """An image as it stands in the file."""
+class _CocoImage(msgspec.Struct, gc=False):
+    """An image as it is in the file."""
 
     id: int
     file_name: str
@@ -312,23 +320,25 @@ class _Image(msgspec.Struct, gc=False):
     item_index: int
 
 
-def _told(image: Image) -> _Image:
-    return _Image(image.id, image.file_name, image.width, image.height, image.url, image.task, image.item_index)
+def _image_fields(image: Image) -> _CocoImage:
+    return _CocoImage(image.id, image.file_name, image.width, image.height, image.url, image.task, image.item_index)
 
 
-def _head(image: Image, about: Mapping[str, Any]) -> bytes:
-    """An image as it stands in the file, with the fields that it came with; where it lies is the source's word."""
-    own = _told(image)
-    if not about:
-        return _encode(own)
-    kept = {key: value for key, value in about.items() if key not in {*_KEPT_OUT, *_Image.__struct_fields__}}
-    url = about.get("coco_url")
-    return _encode({**msgspec.structs.asdict(own), **kept, **({"coco_url": url} if isinstance(url, str) else {})})
+def _head(image: Image, coco_fields: Mapping[str, Any]) -> bytes:
+    """Return the image object, with the fields of the imported image; an imported ``coco_url`` is preserved."""
+    fields = _image_fields(image)
+    if not coco_fields:
+        return _encode(fields)
+    extra = {
+        key: value for key, value in coco_fields.items() if key not in {*_SOURCE_FIELDS, *_CocoImage.__struct_fields__}
+    }
+    url = coco_fields.get("coco_url")
+    return _encode({**msgspec.structs.asdict(fields), **extra, **({"coco_url": url} if isinstance(url, str) else {})})
 
 
-def _source(about: Mapping[str, Any]) -> bytes:
-    found = {key: about[key] for key in _KEPT_OUT if key in about}
-    return _encode(found) if found else b""
+def _source(coco_fields: Mapping[str, Any]) -> bytes:
+    fields = {key: coco_fields[key] for key in _SOURCE_FIELDS if key in coco_fields}
+    return _encode(fields) if fields else b""
 
 
 def _record(image: bytes, rows: bytes, source: bytes) -> bytes:
@@ -340,8 +350,8 @@ def _rle(mask: Mask) -> dict[str, Any]:
     return {"size": [mask.height, mask.width], "counts": mask.rle.decode("ascii")}
 
 
-def _keypoints(places: Sequence[Placed]) -> dict[str, Any]:
+def _keypoints(keypoints: Sequence[KeypointXYV]) -> dict[str, Any]:
     return {
-        "keypoints": [number for x, y, seen in places for number in (round(x, 4), round(y, 4), seen)],
-        "num_keypoints": sum(seen > 0 for *_, seen in places),
+        "keypoints": [number for x, y, visibility in keypoints for number in (round(x, 4), round(y, 4), visibility)],
+        "num_keypoints": sum(visibility > 0 for *_, visibility in keypoints),
     }

@@ -1,4 +1,4 @@
-"""COCO's annotations of usual objects, a block at once: what `exporters.formats.coco` says of one, to the byte."""
+"""Encode COCO annotations of a whole block from columns, byte-identical to `exporters.formats.coco`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,43 +6,58 @@ import msgspec
 import numpy as np
 
 from exporters.columnar.columns import NOT_VECTORISED, Columns
-from exporters.columnar.text_table import Cell, Ints, decimals, ends, parts, sheet, split, texts, units, whole
+from exporters.columnar.text_table import (
+    Cell,
+    Ints,
+    decimals,
+    integers,
+    json_texts,
+    render_rows,
+    row_ends,
+    split_marks,
+    split_parts,
+    to_units,
+)
 
 _encode = msgspec.json.Encoder().encode
-_OUTLINE, _ROW = b"\x02", b"\x03"
-"""Around what is to be replaced: the outline of a row, a row."""
+# Enclose text that is replaced later: the outline of a row, or the whole row.
+_OUTLINE_MARK, _ROW_MARK = b"\x02", b"\x03"
 
 
-def annotations(columns: Columns, images: Sequence[int], categories: Ints, others: Mapping[int, bytes]) -> list[bytes]:
-    """The annotations of each image as JSON, with commas between them.
+def annotation_rows(
+    columns: Columns, images: Sequence[int], categories: Ints, others: Mapping[int, bytes]
+) -> list[bytes]:
+    """Return the annotations of each image as JSON, comma-separated.
 
     Args:
-        columns: the objects of usual tasks.
-        images: the number of each image.
-        categories: the number of each row's category.
-        others: the annotations of the rows of kind ``OTHER``.
+        columns: the objects.
+        images: the id of each image.
+        categories: (rows,), the category id of each row.
+        others: the annotations of the rows of kind `NOT_VECTORISED`.
     """
-    said, rings = columns.said, columns.shapes.rings
-    corners = units(columns.fits.boxes.T, 4)
+    metadata, rings = columns.metadata, columns.shapes.rings
+    corners = to_units(columns.clipped.boxes.T, 4)
     x0, y0, x1, y1, *sides = decimals(np.concatenate((corners, corners[2:] - corners[:2])), 4)
-    [area] = decimals(units(np.where(columns.fits.kinds == NOT_VECTORISED, 0.0, columns.fits.areas), 4)[None], 4)
-    outline, row = _marks(columns, rings.rows, _OUTLINE), _marks(columns, sorted(others), _ROW)
+    [area] = decimals(
+        to_units(np.where(columns.clipped.kinds == NOT_VECTORISED, 0.0, columns.clipped.areas), 4)[None], 4
+    )
+    outline, row = _mark_cells(columns, rings.rows, _OUTLINE_MARK), _mark_cells(columns, sorted(others), _ROW_MARK)
     lengths = np.diff(columns.first)
-    cells: list[Cell] = [*row, b'{"id":', *whole(columns.ids)]
-    cells += [b',"image_id":', *whole(np.repeat(np.array(images, np.int64), lengths))]
-    cells += [b',"category_id":', *whole(categories)]
-    cells += [b',"bbox":[', *_joined([x0, y0, *sides]), b'],"area":', *area]
-    cells += [b',"segmentation":[[', *outline, *_joined([x0, y0, x1, y0, x1, y1, x0, y1]), *outline]
-    cells += [b']],"iscrowd":0,"region_id":', texts(said.regions)]
-    cells += [b',"annotation_id":', _of_images(columns.annotations, lengths)]
-    cells += [b',"annotator":', _of_images(columns.annotators, lengths), *_scores(said.scores)]
-    text = sheet([*cells, b"}", *row, ends(columns.first, b",")], len(columns))
-    text = _replaced(text, _OUTLINE, _outlines(columns))
-    return parts(_replaced(text, _ROW, [others[row] for row in sorted(others)]), columns.first)
+    cells: list[Cell] = [*row, b'{"id":', *integers(columns.ids)]
+    cells += [b',"image_id":', *integers(np.repeat(np.array(images, np.int64), lengths))]
+    cells += [b',"category_id":', *integers(categories)]
+    cells += [b',"bbox":[', *_comma_separated([x0, y0, *sides]), b'],"area":', *area]
+    cells += [b',"segmentation":[[', *outline, *_comma_separated([x0, y0, x1, y0, x1, y1, x0, y1]), *outline]
+    cells += [b']],"iscrowd":0,"region_id":', json_texts(metadata.regions)]
+    cells += [b',"annotation_id":', _repeat_per_image(columns.annotations, lengths)]
+    cells += [b',"annotator":', _repeat_per_image(columns.annotators, lengths), *_score_cells(metadata.scores)]
+    text = render_rows([*cells, b"}", *row, row_ends(columns.first, b",")], len(columns))
+    text = _replace_marked(text, _OUTLINE_MARK, _outlines(columns))
+    return split_parts(_replace_marked(text, _ROW_MARK, [others[row] for row in sorted(others)]), columns.first)
 
 
-def _marks(columns: Columns, rows: Sequence[int] | Ints, mark: bytes) -> list[Cell]:
-    """A cell with a mark in some rows; none where there are none."""
+def _mark_cells(columns: Columns, rows: Sequence[int] | Ints, mark: bytes) -> list[Cell]:
+    """Return a cell with a mark in some rows; no cell if there are no rows."""
     if not len(rows):
         return []
     cell = np.zeros(len(columns), "S1")
@@ -50,36 +65,36 @@ def _marks(columns: Columns, rows: Sequence[int] | Ints, mark: bytes) -> list[Ce
     return [cell]
 
 
-def _replaced(text: bytes, mark: bytes, by: Sequence[bytes]) -> bytes:
-    """The text with other texts in the place of what stands between two marks."""
-    if not by:
+def _replace_marked(text: bytes, mark: bytes, replacements: Sequence[bytes]) -> bytes:
+    """Replace the text between each pair of marks."""
+    if not replacements:
         return text
-    pieces = list(split(text, mark))
-    pieces[1::2] = by
+    pieces = list(split_marks(text, mark))
+    pieces[1::2] = replacements
     return b"".join(pieces)
 
 
-def _scores(scores: Sequence[float | None]) -> list[Cell]:
+def _score_cells(scores: Sequence[float | None]) -> list[Cell]:
     if scores.count(None) == len(scores):
         return []
     return [np.array([b"" if score is None else b',"score":%b' % _encode(score) for score in scores])]
 
 
-def _joined(values: Sequence[Sequence[Cell]]) -> list[Cell]:
-    """Numbers with commas between them."""
+def _comma_separated(values: Sequence[Sequence[Cell]]) -> list[Cell]:
+    """Return the cells of comma-separated numbers."""
     return [cell for number in values for cell in (b",", *number)][1:]
 
 
-def _of_images(values: Sequence[int | None], lengths: Ints) -> Cell:
-    """What is the same for all rows of an image, as JSON."""
+def _repeat_per_image(values: Sequence[int | None], lengths: Ints) -> Cell:
+    """Return a cell that repeats a value of each image, as JSON, in all of its rows."""
     return np.repeat(np.array(_encode(values)[1:-1].split(b",")), lengths)
 
 
 def _outlines(columns: Columns) -> list[bytes]:
-    """The points of each ring, inside its image: ``x,y,x,y``."""
+    """Return the points of each ring, clamped to its image: ``x,y,x,y``."""
     rings = columns.shapes.rings
     if not len(rings.rows):
         return []
     sizes = np.repeat(columns.shapes.sizes[rings.rows], np.diff(rings.first), axis=0)
-    x, y = decimals(units(np.minimum(np.maximum(rings.points, 0.0), sizes).T, 4), 4)
-    return parts(sheet([*x, b",", *y, ends(rings.first, b",")], len(rings.points)), rings.first)
+    x, y = decimals(to_units(np.minimum(np.maximum(rings.points, 0.0), sizes).T, 4), 4)
+    return split_parts(render_rows([*x, b",", *y, row_ends(rings.first, b",")], len(rings.points)), rings.first)

@@ -1,4 +1,4 @@
-"""What the records of each format say of an image's objects: OBJECTS, their class, box and outline in pixels."""
+"""Decode the records of each format into the objects of an image: class, box and outline in pixels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import msgspec
 import shapely
 
-from exporters.model.manifest import Manifest
+from exporters.model.manifest import VersionManifest
 from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
-from labelloop.service.datasets.shapes import run_lengths
+from labelloop.service.datasets.shapes import decode_rle
 
 Ring = Sequence[Point]
 
 
 class DecodedObject(msgspec.Struct, frozen=True, gc=False):
-    """An object: the number of its class from 1, its box, its area (square pixels), and what its outline is read from.
+    """An object: its class number from 1, its box, its area (square pixels), and the encoded outline.
 
-    ``outline`` is empty where the box is all that the format says.
+    ``outline`` is empty if the format has only the box.
     """
 
     class_id: int
@@ -26,19 +26,19 @@ class DecodedObject(msgspec.Struct, frozen=True, gc=False):
     outline: Any = None
 
     def rings(self) -> Sequence[Ring]:
-        """Its outline, closed rings that the even-odd rule fills; the box's corners where there is none."""
+        """Return the outline as closed rings under the even-odd rule; the box's corners if there is none."""
         if isinstance(self.outline, msgspec.Raw):
-            found = _segmentation(msgspec.json.decode(self.outline))
-            if found:
-                return found
+            rings = _segmentation_rings(msgspec.json.decode(self.outline))
+            if rings:
+                return rings
         elif self.outline:
             return [self.outline]
         left, top, right, bottom = self.box
         return [[(left, top), (right, top), (right, bottom), (left, bottom)]]
 
 
-Read = Callable[[bytes, Image, Mapping[str, int]], list[DecodedObject]]
-"""A record, its image and the numbers of the classes -> its objects."""
+# (record, image, class numbers) -> the image's objects.
+Decoder = Callable[[bytes, Image, Mapping[str, int]], list[DecodedObject]]
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -48,107 +48,113 @@ class _Annotation(msgspec.Struct, gc=False):
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Sheet(msgspec.Struct, gc=False):
+class _CocoRecord(msgspec.Struct, gc=False):
     annotations: list[_Annotation]
 
 
-class _Rows(msgspec.Struct, gc=False):
+class _YoloRecord(msgspec.Struct, gc=False):
     rows: str
 
 
-class _Page(msgspec.Struct, gc=False):
+class _VocRecord(msgspec.Struct, gc=False):
     xml: str
 
 
-_sheet = msgspec.json.Decoder(_Sheet).decode
-_rows = msgspec.json.Decoder(_Rows).decode
+_decode_coco = msgspec.json.Decoder(_CocoRecord).decode
+_decode_yolo = msgspec.json.Decoder(_YoloRecord).decode
 
 
-def _coco(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+def _coco_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del image, classes
-    found = []
-    for each in _sheet(record).annotations:
-        x, y, width, height = each.bbox
-        found.append(DecodedObject(each.category_id, (x, y, x + width, y + height), each.area, each.segmentation))
-    return found
+    objects = []
+    for annotation in _decode_coco(record).annotations:
+        x, y, width, height = annotation.bbox
+        objects.append(
+            DecodedObject(
+                annotation.category_id, (x, y, x + width, y + height), annotation.area, annotation.segmentation
+            )
+        )
+    return objects
 
 
-def _boxes(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+def _yolo_box_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del classes
-    found = []
-    for row in _rows(record).rows.splitlines():
+    objects = []
+    for row in _decode_yolo(record).rows.splitlines():
         kind, cx, cy, width, height, *_ = (float(cell) for cell in row.split())
-        across, down = width * image.width, height * image.height
-        left, top = cx * image.width - across / 2, cy * image.height - down / 2
-        found.append(DecodedObject(int(kind) + 1, (left, top, left + across, top + down), across * down))
-    return found
+        width_px, height_px = width * image.width, height * image.height
+        left, top = cx * image.width - width_px / 2, cy * image.height - height_px / 2
+        objects.append(
+            DecodedObject(int(kind) + 1, (left, top, left + width_px, top + height_px), width_px * height_px)
+        )
+    return objects
 
 
-def _outlines(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+def _yolo_outline_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     del classes
-    found = []
-    for row in _rows(record).rows.splitlines():
+    objects = []
+    for row in _decode_yolo(record).rows.splitlines():
         kind, *numbers = (float(cell) for cell in row.split())
         ring = [(x * image.width, y * image.height) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
         shape = shapely.Polygon(ring)
-        found.append(DecodedObject(int(kind) + 1, shape.bounds, float(shape.area), ring))
-    return found
+        objects.append(DecodedObject(int(kind) + 1, shape.bounds, float(shape.area), ring))
+    return objects
 
 
-def _voc(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
+def _voc_objects(record: bytes, image: Image, classes: Mapping[str, int]) -> list[DecodedObject]:
     from defusedxml.ElementTree import fromstring
 
     del image
-    found = []
-    for each in fromstring(msgspec.json.decode(record, type=_Page).xml).iter("object"):
+    objects = []
+    for element in fromstring(msgspec.json.decode(record, type=_VocRecord).xml).iter("object"):
         left, top, right, bottom = (
-            float(each.findtext(f"bndbox/{edge}") or 0) for edge in ("xmin", "ymin", "xmax", "ymax")
+            float(element.findtext(f"bndbox/{edge}") or 0) for edge in ("xmin", "ymin", "xmax", "ymax")
         )
         box = (left - 1, top - 1, right, bottom)
-        found.append(
-            DecodedObject(classes.get(each.findtext("name") or "", 0), box, (box[2] - box[0]) * (box[3] - box[1]))
+        objects.append(
+            DecodedObject(classes.get(element.findtext("name") or "", 0), box, (box[2] - box[0]) * (box[3] - box[1]))
         )
-    return found
+    return objects
 
 
-OBJECTS: Mapping[str, Read] = {
-    "coco": _coco,
-    "webdataset": _coco,
-    "yolo-segment": _outlines,
-    "ndjson-segment": _outlines,
-    "yolo-obb": _outlines,
-    "ndjson-obb": _outlines,
-    "yolo-detect": _boxes,
-    "ndjson-detect": _boxes,
-    "yolo-pose": _boxes,
-    "ndjson-pose": _boxes,
-    "voc": _voc,
-    "voc-masks": _voc,
+# Format -> decoder of its records, the most informative format first.
+DECODERS: Mapping[str, Decoder] = {
+    "coco": _coco_objects,
+    "webdataset": _coco_objects,
+    "yolo-segment": _yolo_outline_objects,
+    "ndjson-segment": _yolo_outline_objects,
+    "yolo-obb": _yolo_outline_objects,
+    "ndjson-obb": _yolo_outline_objects,
+    "yolo-detect": _yolo_box_objects,
+    "ndjson-detect": _yolo_box_objects,
+    "yolo-pose": _yolo_box_objects,
+    "ndjson-pose": _yolo_box_objects,
+    "voc": _voc_objects,
+    "voc-masks": _voc_objects,
 }
-"""Format -> how its records are read, the format that says most first."""
 
 
-def objects_of(name: str, record: bytes, image: Image, manifest: Manifest) -> list[DecodedObject]:
-    """The objects of an image by a format's record of it; their classes have the class map's numbers."""
-    found = OBJECTS[name](record, image, manifest.classes)
+def decode_objects(name: str, record: bytes, image: Image, manifest: VersionManifest) -> list[DecodedObject]:
+    """Return the objects of an image from a format's record, with the class map's numbers."""
+    objects = DECODERS[name](record, image, manifest.classes)
     if name != "coco" or not manifest.categories.ids:
-        return found
-    numbers = {manifest.categories.id(label, number): number for label, number in manifest.classes.items()}
-    return [msgspec.structs.replace(each, class_id=numbers.get(each.class_id, 0)) for each in found]
+        return objects
+    class_by_category = {manifest.categories.id(label, number): number for label, number in manifest.classes.items()}
+    return [msgspec.structs.replace(obj, class_id=class_by_category.get(obj.class_id, 0)) for obj in objects]
 
 
-def best_format(manifest: Manifest) -> str:
-    """The format of a version whose records say most of the objects; empty where none does (classes of images)."""
-    return next((name for name in OBJECTS if name in manifest.formats), "")
+def best_format(manifest: VersionManifest) -> str:
+    """Return the most informative format of a version; empty if none has objects (image classes only)."""
+    return next((name for name in DECODERS if name in manifest.formats), "")
 
 
-def _segmentation(given: Any) -> list[Ring]:
-    if isinstance(given, list):
-        return [list(zip(ring[::2], ring[1::2], strict=True)) for ring in given]
-    if not isinstance(given, dict):
+def _segmentation_rings(segmentation: Any) -> list[Ring]:
+    if isinstance(segmentation, list):
+        return [list(zip(ring[::2], ring[1::2], strict=True)) for ring in segmentation]
+    if not isinstance(segmentation, dict):
         return []
-    height, width = given["size"]
-    outline = shapely.simplify(run_lengths(given, width, height).polygon(), 0.5)
+    height, width = segmentation["size"]
+    outline = shapely.simplify(decode_rle(segmentation, width, height).polygon(), 0.5)
     rings: list[Ring] = []
     for part in shapely.get_parts(outline):
         rings += [list(ring.coords) for ring in (part.exterior, *part.interiors)]

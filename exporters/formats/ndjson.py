@@ -1,7 +1,7 @@
-"""Ultralytics NDJSON: one file that a trainer fetches and that names each photo by its address.
+"""Ultralytics NDJSON: one file that a trainer downloads, with the address of each image.
 
 Format: ``convert_ndjson_to_yolo``, https://docs.ultralytics.com/reference/data/converter/: a line for the data set,
-then one for each image with its rows. ``yolo train data=https://.../dataset.ndjson`` fetches the photos and trains.
+then one line per image with its rows. ``yolo train data=https://.../dataset.ndjson`` downloads the images and trains.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import msgspec
 
-from exporters.formats.base import Place, Record
+from exporters.formats.base import OutputTree, Record
 from exporters.formats.yolo import YoloDetect
 from exporters.formats.yolo_polygons import YoloObb, YoloSegment
 from exporters.formats.yolo_pose import YoloPose
@@ -22,7 +22,7 @@ FILE = "dataset.ndjson"
 
 
 class _Line(msgspec.Struct, frozen=True, gc=False):
-    """A record: an image with its rows as YOLO's text has them."""
+    """A record: an image with its rows in YOLO text form."""
 
     file: str
     url: str
@@ -32,11 +32,11 @@ class _Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Ndjson:
-    """What the four tasks share: the rows are YOLO's, laid out in one file instead of one an image.
+    """The common part of the four tasks: YOLO rows in one file instead of one file per image.
 
-    Photos with an http address are fetched by the trainer from there. Where one has none (``s3://``, an upload) the
-    file says ``"path": "."``: the trainer takes them from ``images/`` beside the file, where ``dataset pull`` lays
-    them. A split that Ultralytics does not know (tasks kept apart) is a file of its own.
+    Images with an http address are downloaded by the trainer. If one has none (``s3://``, an upload), the file says
+    ``"path": "."``: the trainer reads them from ``images/`` next to the file, where ``dataset pull`` puts them. A split
+    unknown to Ultralytics (disputed tasks) is a file of its own.
     """
 
     needs_size: ClassVar[bool] = True  # each image says its own
@@ -45,35 +45,35 @@ class _Ndjson:
     rows: ClassVar[str]
 
     def _page(self, image: Image, rows: Sequence[str]) -> bytes:
-        """The record of an image with these rows."""
+        """Return the record of an image with these rows."""
         return _encode(_Line(image.file_name, image.url, image.width, image.height, "".join(rows)))
 
-    def write_files(self, records: Iterable[Record], place: Place) -> None:
-        """Write ``dataset.ndjson``; images wait on the disk until it is known whether each one has an address."""
+    def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
+        """Write ``dataset.ndjson``; lines are buffered on the disk until all addresses are known."""
         decode = msgspec.json.Decoder(_Line).decode
         with ExitStack() as opened:
-            waiting: dict[str, BinaryIO] = {FILE: opened.enter_context(place.scratch())}
-            everywhere = dict.fromkeys(waiting, True)
+            waiting: dict[str, BinaryIO] = {FILE: opened.enter_context(output.scratch())}
+            has_addresses = dict.fromkeys(waiting, True)
             for record in records:
-                each = decode(record.body)
-                known = record.split in SPLITS
-                name = FILE if known else f"{record.split}.ndjson"
+                line = decode(record.body)
+                is_standard = record.split in SPLITS
+                name = FILE if is_standard else f"{record.split}.ndjson"
                 if name not in waiting:
-                    waiting[name], everywhere[name] = opened.enter_context(place.scratch()), True
-                everywhere[name] &= each.url.startswith(("http://", "https://"))
-                waiting[name].write(self._line(each, record.split if known else "test"))
+                    waiting[name], has_addresses[name] = opened.enter_context(output.scratch()), True
+                has_addresses[name] &= line.url.startswith(("http://", "https://"))
+                waiting[name].write(self._line(line, record.split if is_standard else "test"))
             for name, lines in waiting.items():
-                with place.open(name) as out:
-                    out.write(_encode(self._head(fetched=everywhere[name])) + b"\n")
+                with output.open(name) as out:
+                    out.write(_encode(self._head(fetched=has_addresses[name])) + b"\n")
                     lines.seek(0)
                     while chunk := lines.read(1 << 20):
                         out.write(chunk)
 
-    def _line(self, each: _Line, split: str) -> bytes:
-        rows = ",".join(f"[{','.join(row.split())}]" for row in each.rows.splitlines())
-        told = {"type": "image", "file": each.file, "url": each.url, "width": each.width, "height": each.height}
+    def _line(self, image: _Line, split: str) -> bytes:
+        rows = ",".join(f"[{','.join(row.split())}]" for row in image.rows.splitlines())
+        fields = {"type": "image", "file": image.file, "url": image.url, "width": image.width, "height": image.height}
         annotations = msgspec.Raw(f'{{"{self.rows}":[{rows}]}}'.encode())
-        return _encode(told | {"split": split, "annotations": annotations}) + b"\n"
+        return _encode(fields | {"split": split, "annotations": annotations}) + b"\n"
 
     def _head(self, *, fetched: bool) -> dict[str, Any]:
         names = self.job.classes  # type: ignore[attr-defined]
@@ -86,7 +86,7 @@ class _Ndjson:
         return head | dict(self._more()) | ({} if fetched else {"path": "."})
 
     def _more(self) -> Iterator[tuple[str, Any]]:
-        """What only this task tells of the data set."""
+        """Yield the fields of the data set line that only this task has."""
         return iter(())
 
 
@@ -107,7 +107,7 @@ class NdjsonSegment(_Ndjson, YoloSegment):
 
 
 class NdjsonObb(_Ndjson, YoloObb):
-    """Ultralytics NDJSON of turned boxes."""
+    """Ultralytics NDJSON of rotated boxes."""
 
     name: ClassVar[str] = "ndjson-obb"
     task: ClassVar[str] = "obb"
@@ -122,7 +122,7 @@ class NdjsonPose(_Ndjson, YoloPose):
     rows: ClassVar[str] = "pose"
 
     def _more(self) -> Iterator[tuple[str, Any]]:
-        names, flip = self._skeleton.names, self._skeleton.flip
+        names, flip = self._skeleton.names, self._skeleton.flip_indices
         yield "kpt_shape", [len(names), 3]
         yield "kpt_names", {str(number): names for number in range(len(self.job.classes))}
         if flip is not None:

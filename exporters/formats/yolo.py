@@ -1,7 +1,7 @@
-"""YOLO as Ultralytics reads it: ``labels/{train,val,test}/*.txt``, ``data.yaml`` and a list of images a split.
+"""YOLO as Ultralytics reads it: ``labels/{train,val,test}/*.txt``, ``data.yaml`` and an image list per split.
 
-Formats: https://docs.ultralytics.com/datasets/. Rows are in shares of the image, classes count from 0. What a row says
-of an object is the one thing in which detect, segment, OBB and pose differ, so rows of one data set never mix.
+Formats: https://docs.ultralytics.com/datasets/. Coordinates are shares of the image, classes count from 0. Detect,
+segment, OBB and pose differ only in the rows of an object, and one data set has rows of one kind.
 """
 
 import math
@@ -16,168 +16,179 @@ import numpy as np
 
 from exporters.columnar.block import Block
 from exporters.columnar.columns import Columns
-from exporters.columnar.text_table import SMALLEST, Cell, decimals, ends, parts, sheet, units, whole
+from exporters.columnar.text_table import (
+    SMALLEST,
+    Cell,
+    decimals,
+    integers,
+    render_rows,
+    row_ends,
+    split_parts,
+    to_units,
+)
 from exporters.formats.base import (
     BOX_CHANGES,
     NO_AREA,
     NO_CROWDS,
     NO_SIZE,
-    Encoded,
+    EncodedBlock,
     ItemFormat,
-    Place,
+    OutputTree,
     Record,
+    duplicates,
     other_changes,
-    repeated,
     shape_name,
 )
-from exporters.model.clipping import SIZELESS, is_upright
+from exporters.model.clipping import SIZE_INDEPENDENT, is_axis_aligned
 from exporters.model.records import Box, Image, Item, Object
 
+# Digits after the point of a share: 10**-8 of the image.
 DIGITS = 8
-"""Digits after the point of a share: a hundred-millionth of the image."""
-_WANTED = ("train", "val")
+_REQUIRED_SPLITS = ("train", "val")
+# Characters that JSON leaves unescaped and YAML does not read.
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-"""What JSON writes as it is and YAML does not read."""
 _encode = msgspec.json.Encoder().encode
 
 
 class YoloPage(msgspec.Struct, frozen=True, gc=False):
-    """A record: the rows of an image, and the image's file name."""
+    """A record: the rows of an image and its file name."""
 
     file: str
     rows: str
 
 
 class YoloRows(ItemFormat):
-    """A kind of YOLO data set: subclasses say by ``_row`` what they say of an object.
+    """A kind of YOLO data set; subclasses implement ``_row`` for an object.
 
-    Lays out one text file an image, empty for an image without objects.
+    Writes one text file per image, empty for an image without objects.
 
     Attributes:
-        sizeless: The shapes whose row does not depend on the image's size.
+        size_independent: The shapes whose row does not depend on the image's size.
     """
 
     needs_size: ClassVar[bool] = False
-    sizeless: ClassVar[tuple[type, ...]] = SIZELESS
+    size_independent: ClassVar[tuple[type, ...]] = SIZE_INDEPENDENT
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
-        """An image's rows; what has none is given back."""
+        """Encode an image's rows; objects without a row are rejected."""
         image = item.image
-        held, lines = [], []
-        dropped = crowds(item)
-        for each in item.objects:
-            if each.box is None:
-                dropped.append((each, NO_AREA))
-            elif not image.width and not isinstance(each.geometry, self.sizeless):
-                dropped.append((each, NO_SIZE))
-            elif not each.crowd:
-                held.append(each)
-                lines.append(f"{each.class_id - 1} {self._row(each, each.box, image, converted)}\n")
-        return self._page(image, list(dict.fromkeys(lines))), [*dropped, *repeated(held, lines)]
+        encoded_objects, lines = [], []
+        dropped = reject_crowds(item)
+        for obj in item.objects:
+            if obj.box is None:
+                dropped.append((obj, NO_AREA))
+            elif not image.width and not isinstance(obj.geometry, self.size_independent):
+                dropped.append((obj, NO_SIZE))
+            elif not obj.crowd:
+                encoded_objects.append(obj)
+                lines.append(f"{obj.class_id - 1} {self._row(obj, obj.box, image, converted)}\n")
+        return self._page(image, list(dict.fromkeys(lines))), [*dropped, *duplicates(encoded_objects, lines)]
 
-    def write_files(self, records: Iterable[Record], place: Place) -> None:
-        """Write the rows, the lists of images and ``data.yaml``, whose class numbers are the class map's less one."""
+    def write_files(self, records: Iterable[Record], output: OutputTree) -> None:
+        """Write the rows, the image lists and ``data.yaml``; class numbers are those of the class map minus one."""
         decode = msgspec.json.Decoder(YoloPage).decode
-        with ExitStack() as opened:
-            lists = {split: opened.enter_context(place.open(f"{split}.txt")) for split in self.job.splits}
+        with ExitStack() as stack:
+            lists = {split: stack.enter_context(output.open(f"{split}.txt")) for split in self.job.splits}
             for record in records:
-                each = decode(record.body)
-                place.write(f"labels/{record.split}/{each.file.rpartition('.')[0]}.txt", each.rows.encode())
-                lists[record.split].write(f"./images/{record.split}/{each.file}\n".encode())
+                page = decode(record.body)
+                output.write(f"labels/{record.split}/{page.file.rpartition('.')[0]}.txt", page.rows.encode())
+                lists[record.split].write(f"./images/{record.split}/{page.file}\n".encode())
         names = self.job.classes
         splits = self.job.splits
         lines = [f"{split}: images/{split}" for split in splits]
-        # Ultralytics does not begin without both keys, whatever is to be trained or tested.
-        lines += [f"{each}: images/{splits[0]}  # no split {each} was made" for each in _WANTED if each not in splits]
+        # Ultralytics requires both keys.
+        lines += [
+            f"{page}: images/{splits[0]}  # no split {page} was made" for page in _REQUIRED_SPLITS if page not in splits
+        ]
         lines += [*self._sheet(), f"nc: {len(names)}", "names:" if names else "names: {}"]
-        # JSON strings are YAML strings, so that no label is taken for a number, a boolean or a comment.
-        lines += [f"  {number}: {quoted(name)}" for number, name in enumerate(names)]
-        place.write("data.yaml", ("\n".join(lines) + "\n").encode())
+        # A JSON string is a YAML string: no label is parsed as a number, a boolean or a comment.
+        lines += [f"  {number}: {yaml_quoted(name)}" for number, name in enumerate(names)]
+        output.write("data.yaml", ("\n".join(lines) + "\n").encode())
 
-    def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
-        """What stands after the class of an object with an area."""
+    def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
+        """Return the row of an object with an area, without its class."""
         raise NotImplementedError
 
-    def _take(self, encoded: Encoded, block: Block, lines: Iterable[Sequence[str]]) -> None:
-        """Fill in the records of the usual images of a block from the rows of each."""
+    def _take(self, encoded: EncodedBlock, block: Block, rows_by_image: Iterable[Sequence[str]]) -> None:
+        """Fill in the records of the columnar images of a block from their rows."""
         assert block.columns is not None
-        for number, (place, rows) in enumerate(zip(block.usual, lines, strict=True)):
-            once = list(dict.fromkeys(rows))
-            if len(once) < len(rows):
-                lost = repeated(block.columns.objects(number), rows)
-                encoded.refused.extend((place, each, reason) for each, reason in lost)
-            encoded.records[place] = self._page(block.images[place], once)
+        for number, (index, rows) in enumerate(zip(block.columnar, rows_by_image, strict=True)):
+            unique = list(dict.fromkeys(rows))
+            if len(unique) < len(rows):
+                rejected = duplicates(block.columns.objects(number), rows)
+                encoded.refused.extend((index, obj, reason) for obj, reason in rejected)
+            encoded.records[index] = self._page(block.images[index], unique)
 
     def _page(self, image: Image, rows: Sequence[str]) -> bytes:
-        """The record of an image with these rows."""
+        """Return the record of an image with these rows."""
         return _encode(YoloPage(image.file_name, "".join(rows)))
 
     def _sheet(self) -> list[str]:
-        """Lines of ``data.yaml`` that only this kind of data set has."""
+        """Return lines of ``data.yaml`` that only this kind of data set has."""
         return []
 
 
 class YoloDetect(YoloRows):
-    """YOLO detect: every shape is its box, ``class x_centre y_centre width height``."""
+    """YOLO detect: the box of every shape, ``class x_centre y_centre width height``."""
 
     name: ClassVar[str] = "yolo-detect"
     implicit_conversions: tuple[str, str, str] = BOX_CHANGES
 
-    def encode(self, block: Block) -> Encoded:
+    def encode(self, block: Block) -> EncodedBlock:
         """See `Format.encode`."""
         columns = block.columns
         if columns is None:
             return super().encode(block)
-        encoded = self.encode_some(block.items.items(), len(block))
+        encoded = self.encode_items(block.items.items(), len(block))
         encoded.converted.extend(other_changes(block, "box"))
-        self._take(encoded, block, (rows.splitlines(keepends=True) for rows in _box_rows(columns)))
+        self._take(encoded, block, (rows.splitlines(keepends=True) for rows in _encode_box_rows(columns)))
         return encoded
 
-    def _row(self, each: Object, box: Box, image: Image, converted: Counter[str]) -> str:
-        if not is_upright(each.geometry):
-            converted[f"{shape_name(each)} -> box"] += 1
-        return shares(box, *image.canvas)
+    def _row(self, obj: Object, box: Box, image: Image, converted: Counter[str]) -> str:
+        if not is_axis_aligned(obj.geometry):
+            converted[f"{shape_name(obj)} -> box"] += 1
+        return box_row(box, *image.canvas)
 
 
-def _box_rows(columns: Columns) -> list[str]:
-    """The rows of each image."""
-    low, high, sizes = columns.fits.boxes[:, :2], columns.fits.boxes[:, 2:], columns.shapes.sizes
-    told = units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
+def _encode_box_rows(columns: Columns) -> list[str]:
+    """Return the rows of each image."""
+    low, high, sizes = columns.clipped.boxes[:, :2], columns.clipped.boxes[:, 2:], columns.shapes.sizes
+    values = to_units(np.hstack(((low + high) / 2 / sizes, (high - low) / sizes)), DIGITS)
     first = np.array(columns.first)
-    cells: list[Cell] = [*whole(columns.class_ids - 1)]
-    for share in decimals(told.T, DIGITS):
+    cells: list[Cell] = [*integers(columns.class_ids - 1)]
+    for share in decimals(values.T, DIGITS):
         cells += [b" ", *share]
-    text = sheet([*cells, ends(first, b"\n", b"\n")], len(columns))
-    rows = [part.decode() for part in parts(text, first)]
-    small = np.flatnonzero((told > 0) & (told < SMALLEST)) // told.shape[1]
+    text = render_rows([*cells, row_ends(first, b"\n", b"\n")], len(columns))
+    rows = [part.decode() for part in split_parts(text, first)]
+    small = np.flatnonzero((values > 0) & (values < SMALLEST)) // values.shape[1]
     for image in set((np.searchsorted(first, small, side="right") - 1).tolist()):
         rows[image] = "".join(
-            f"{each.class_id - 1} {shares(each.box, *sizes[row].astype(int).tolist())}\n"
-            for row, each in enumerate(columns.objects(image), columns.first[image])
-            if each.box is not None
+            f"{obj.class_id - 1} {box_row(obj.box, *sizes[row].astype(int).tolist())}\n"
+            for row, obj in enumerate(columns.objects(image), columns.first[image])
+            if obj.box is not None
         )
     return rows
 
 
-def crowds(item: Item) -> list[tuple[Object, str]]:
-    """The crowds of an image, with the reason why a format of rows has none."""
-    return [(each, NO_CROWDS) for each in item.objects if each.crowd and each.box is not None]
+def reject_crowds(item: Item) -> list[tuple[Object, str]]:
+    """Return the crowds of an image, with the reason why the format has none."""
+    return [(obj, NO_CROWDS) for obj in item.objects if obj.crowd and obj.box is not None]
 
 
-def shares(box: Box, width: int, height: int) -> str:
-    """A box as YOLO writes it: its centre and size in shares of the image."""
+def box_row(box: Box, width: int, height: int) -> str:
+    """Encode a box as its centre and size in shares of the image."""
     x_min, y_min, x_max, y_max = box
-    return row_of(
+    return format_row(
         ((x_min + x_max) / 2 / width, (y_min + y_max) / 2 / height, (x_max - x_min) / width, (y_max - y_min) / height)
     )
 
 
-def row_of(values: Iterable[float]) -> str:
-    """Numbers of a row, to ``DIGITS`` digits."""
+def format_row(values: Iterable[float]) -> str:
+    """Encode the numbers of a row with ``DIGITS`` digits."""
     scale = 10.0**DIGITS
     return _encode([math.floor(value * scale + 0.5) / scale for value in values])[1:-1].replace(b",", b" ").decode()
 
 
-def quoted(name: str) -> str:
-    """A text as YAML has it, whatever is in it."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(name).decode())
+def yaml_quoted(name: str) -> str:
+    """Quote any text as a YAML string."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", msgspec.json.encode(name).decode())

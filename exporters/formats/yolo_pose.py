@@ -1,7 +1,7 @@
 """YOLO pose: a box and the key points of each object.
 
 Format: https://docs.ultralytics.com/datasets/pose/: ``class x y width height`` and then ``px py visibility`` for each
-key point of ``kpt_shape``, in shares of the image. Visibility as in COCO: 0 not drawn, 1 hidden, 2 seen.
+key point of ``kpt_shape``, in shares of the image. Visibility as in COCO: 0 not drawn, 1 hidden, 2 visible.
 """
 
 from collections import Counter
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from exporters.errors import BadOption
-from exporters.formats.base import NO_AREA, Job, repeated, shape_name
-from exporters.formats.yolo import YoloRows, crowds, quoted, row_of, shares
-from exporters.model.clipping import is_upright
-from exporters.model.keypoints import ONLY_ONE, Placed
+from exporters.formats.base import NO_AREA, FormatContext, duplicates, shape_name
+from exporters.formats.yolo import YoloRows, box_row, format_row, reject_crowds, yaml_quoted
+from exporters.model.clipping import is_axis_aligned
+from exporters.model.keypoints import GIVEN_TO_ONLY_OBJECT, KeypointXYV
 from exporters.model.records import Box, Image, Item, Object
 from labelloop.labeling.geometry.shapes import KeyPoint
 
@@ -20,11 +20,11 @@ WITHOUT = "object without key points -> all of them not drawn"
 
 
 class YoloPose(YoloRows):
-    """Writes every object with as many key points as the label config has, so that rows have one length."""
+    """Writes every object with all key points of the label config, so that all rows have one length."""
 
     name: ClassVar[str] = "yolo-pose"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: FormatContext) -> None:
         if job.skeleton is None:
             raise BadOption(
                 "--format", self.name, "it with a label config that has KeyPointLabels: they are the key points"
@@ -33,36 +33,43 @@ class YoloPose(YoloRows):
         self._skeleton = job.skeleton
 
     def item(self, item: Item, converted: Counter[str]) -> tuple[bytes, Sequence[tuple[Object, str]]]:
-        """An image's rows; key points of no object and other shapes without an area are given back."""
+        """Encode an image's rows; key points without an object and other shapes without an area are rejected."""
         image = item.image
-        joined = self._skeleton.join(item.objects)
-        converted[ONLY_ONE] += joined.given
-        held = [each for each in item.objects if each.box is not None and not each.crowd]
+        assignment = self._skeleton.assign(item.objects)
+        converted[GIVEN_TO_ONLY_OBJECT] += assignment.inferred
+        boxed = [obj for obj in item.objects if obj.box is not None and not obj.crowd]
         rows = [
-            f"{each.class_id - 1} {self._pose(each, each.box, image, joined.places[each.id], converted)}\n"
-            for each in held
-            if each.box is not None
+            f"{obj.class_id - 1} {self._pose(obj, obj.box, image, assignment.by_object[obj.id], converted)}\n"
+            for obj in boxed
+            if obj.box is not None
         ]
-        lines = [each for each in item.objects if each.box is None and not isinstance(each.geometry, KeyPoint)]
-        dropped = [*joined.refused, *((each, NO_AREA) for each in lines), *crowds(item), *repeated(held, rows)]
+        no_area = [obj for obj in item.objects if obj.box is None and not isinstance(obj.geometry, KeyPoint)]
+        dropped = [
+            *assignment.refused,
+            *((obj, NO_AREA) for obj in no_area),
+            *reject_crowds(item),
+            *duplicates(boxed, rows),
+        ]
         return self._page(image, list(dict.fromkeys(rows))), dropped
 
-    def _pose(self, each: Object, box: Box, image: Image, places: Sequence[Placed], converted: Counter[str]) -> str:
-        if not is_upright(each.geometry):
-            converted[f"{shape_name(each)} -> box"] += 1
-        if not any(seen for *_, seen in places):
+    def _pose(
+        self, obj: Object, box: Box, image: Image, keypoints: Sequence[KeypointXYV], converted: Counter[str]
+    ) -> str:
+        if not is_axis_aligned(obj.geometry):
+            converted[f"{shape_name(obj)} -> box"] += 1
+        if not any(visibility for *_, visibility in keypoints):
             converted[WITHOUT] += 1
         width, height = image.canvas
-        points = (f"{row_of((x / width, y / height))} {seen}" for x, y, seen in places)
-        return " ".join((shares(box, width, height), *points))
+        points = (f"{format_row((x / width, y / height))} {visibility}" for x, y, visibility in keypoints)
+        return " ".join((box_row(box, width, height), *points))
 
     def _sheet(self) -> list[str]:
-        names, flip = self._skeleton.names, self._skeleton.flip
+        names, flip = self._skeleton.names, self._skeleton.flip_indices
         lines = [f"kpt_shape: [{len(names)}, 3]", f"kpt_names: {{{self._names(names)}}}"]
-        if flip is not None:  # without it Ultralytics mirrors no image, which is right where nobody knows the sides
+        if flip is not None:  # without it Ultralytics does not mirror images
             lines.append(f"flip_idx: {list(flip)}")
         return lines
 
     def _names(self, names: Sequence[str]) -> str:
-        listed = ", ".join(quoted(name) for name in names)
+        listed = ", ".join(yaml_quoted(name) for name in names)
         return ", ".join(f"{number}: [{listed}]" for number in range(len(self.job.classes)))

@@ -1,4 +1,4 @@
-"""What became of every task, annotation and region of the input: written, or dropped with a reason. The sums match."""
+"""Account for every task, annotation, image and region of the input: kept, or dropped with a reason; the sums match."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ Kind = Literal["task", "annotation", "image", "region", "photo", "split"]
 
 
 class Count(msgspec.Struct, frozen=True):
-    """So many of the input, so many of them kept, the rest dropped by reason: ``input == kept + sum(dropped)``."""
+    """Counts of one kind of input, dropped by reason: ``input == kept + sum(dropped.values())``."""
 
     input: int
     kept: int
@@ -23,9 +23,9 @@ class Count(msgspec.Struct, frozen=True):
 
 
 class FormatCount(msgspec.Struct, frozen=True):
-    """What one format made of the kept regions: ``kept regions == regions + sum(dropped)``.
+    """Counts of one format: ``kept regions == regions + sum(dropped.values())``.
 
-    ``objects`` may be more than ``regions``: a region with several labels is an object for each of them.
+    ``objects`` may exceed ``regions``: a region with several labels is one object per label.
     """
 
     regions: int
@@ -35,11 +35,11 @@ class FormatCount(msgspec.Struct, frozen=True):
 
 
 class Accounts(msgspec.Struct, frozen=True):
-    """The whole bill of an export.
+    """The accounts of an export.
 
-    ``images`` counts the images of the kept tasks. ``other_results`` are results that are no regions of an image
-    (choices of the task, relations, text, video), by type. ``failed`` counts what was wrong in itself, not what the
-    chosen policy left out, and ``failed_share`` is its share of all regions and failed tasks.
+    ``images`` counts the images of the kept tasks. ``other_results`` counts results that are not regions of an image
+    (choices of the task, relations, text, video), by type. ``failed`` counts invalid input, not what the options
+    exclude; ``failed_share`` is its share of all regions and failed tasks.
     """
 
     tasks: Count
@@ -56,14 +56,15 @@ class Accounts(msgspec.Struct, frozen=True):
 
     @property
     def balanced(self) -> bool:
-        """Whether every sum of the bill matches."""
+        """Whether all sums match."""
         return all(count.balanced for count in (self.tasks, self.annotations, self.images, self.regions)) and all(
-            self.regions.kept == each.regions + sum(each.dropped.values()) for each in self.formats.values()
+            self.regions.kept == format_count.regions + sum(format_count.dropped.values())
+            for format_count in self.formats.values()
         )
 
 
 class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing of the input that is not in the data set, and why: a line of ``dropped.jsonl``."""
+    """One item of the input that is not in the data set, with the reason: a line of ``dropped.jsonl``."""
 
     kind: Kind
     reason: str
@@ -74,21 +75,19 @@ class Loss(msgspec.Struct, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
-class Written(msgspec.Struct, frozen=True):
-    """What an export had to do: objects and bytes that were not in the store yet, tasks that it converted."""
+class WriteStats(msgspec.Struct, frozen=True):
+    """Objects and bytes that an export added to the store, and the number of tasks it converted."""
 
     objects: int
     bytes: int
     tasks: int
 
 
-class Report(msgspec.Struct, frozen=True):
-    """What an export made: ``version`` at ``url``; where it was not ``published``, ``refused`` says why.
+class ExportReport(msgspec.Struct, frozen=True):
+    """The result of an export: ``version`` at ``url``; ``refused`` is the reason if it was not ``published``.
 
-    ``version`` is empty where there was nothing to make one of.
-
-    ``objects`` and ``bytes`` are those that the version is made of, ``written`` what of it is new. ``left_out`` are the
-    formats that were asked for and cannot be made of this project, with the reason.
+    ``version`` is empty if no version was made. ``objects`` and ``bytes`` are those of the version, ``written`` those
+    added by this export. ``left_out`` maps requested formats that the project cannot fill to the reason.
     """
 
     url: str
@@ -99,22 +98,22 @@ class Report(msgspec.Struct, frozen=True):
     accounts: Accounts
     objects: int
     bytes: int
-    written: Written
+    written: WriteStats
     manifest_sha256: str
     left_out: Mapping[str, str] = {}
     refused: str = ""
 
 
-Line = tuple[tuple[str, ...], int]
-"""What was counted and how often: ``(("dropped", "region", "no label"), 2)``."""
-TaskAccount = tuple[Line, ...]
-"""What became of one task, each line once, sorted: equal bills are equal values, and the whole bill is their sum."""
+# A counter and its value: ``(("dropped", "region", "no label"), 2)``.
+AccountLine = tuple[tuple[str, ...], int]
+# The account of one task: sorted lines, so that equal accounts are equal values. The export's accounts are their sum.
+TaskAccount = tuple[AccountLine, ...]
 
 _KINDS: tuple[Kind, ...] = ("task", "annotation", "image", "region")
 
 
 class Ledger:
-    """Where an export writes down what becomes of a task; ``settle()`` closes the task's bill and opens the next."""
+    """Counters for the current task; ``close_task()`` returns them and starts the next task."""
 
     def __init__(self) -> None:
         self.input: Counter[Kind] = Counter()
@@ -127,20 +126,20 @@ class Ledger:
         self.failed: Counter[str] = Counter()
 
     def drop(self, kind: Kind, reason: str, *, times: int = 1, failed: bool = False) -> None:
-        """Count ``times`` things as dropped for ``reason``; ``failed``: they were wrong in themselves."""
+        """Count ``times`` items as dropped for ``reason``; ``failed``: they are invalid input."""
         self.dropped[kind][reason] += times
         if failed:
             self.failed["regions" if kind == "region" else "others"] += times
 
-    def settle(self) -> Counter[tuple[str, ...]]:
-        """What was counted since the last call; the counters start from zero again."""
-        found: Counter[tuple[str, ...]] = Counter()
+    def close_task(self) -> Counter[tuple[str, ...]]:
+        """Return the counts since the last call and reset the counters."""
+        counts: Counter[tuple[str, ...]] = Counter()
         for section, counter in self._sections():
             if counter:
                 for name, number in counter.items():
-                    found[(*section, name)] += number
+                    counts[(*section, name)] += number
                 counter.clear()
-        return found
+        return counts
 
     def _sections(self) -> Iterator[tuple[tuple[str, ...], Counter[Any]]]:
         for section in ("input", "kept", "repaired", "notes", "other_results", "chosen_by", "failed"):
@@ -149,58 +148,58 @@ class Ledger:
             yield ("dropped", kind), self.dropped[kind]
 
 
-def bill_of(counted: Mapping[tuple[str, ...], int]) -> TaskAccount:
-    """What was counted for a task as its bill."""
-    return tuple(sorted(line for line in counted.items() if line[1]))
+def task_account(counts: Mapping[tuple[str, ...], int]) -> TaskAccount:
+    """Freeze the counts of a task into its account."""
+    return tuple(sorted(line for line in counts.items() if line[1]))
 
 
 class TaskAccountTable:
-    """The bills of tasks, equal ones kept once, each by a number; their sum is the bill of the export."""
+    """Task accounts, deduplicated and numbered, with the number of tasks of each; their sum accounts for the export."""
 
     def __init__(self) -> None:
         self._numbers: dict[TaskAccount, int] = {}
         self._times: Counter[int] = Counter()
 
     @property
-    def known(self) -> tuple[TaskAccount, ...]:
-        """Every bill, in the order of the numbers."""
+    def accounts(self) -> tuple[TaskAccount, ...]:
+        """All accounts, in the order of their numbers."""
         return tuple(self._numbers)
 
-    def number(self, bill: TaskAccount) -> int:
-        """The number of a bill, known or new."""
-        return self._numbers.setdefault(bill, len(self._numbers))
+    def number(self, account: TaskAccount) -> int:
+        """Return the number of an account, adding it if it is new."""
+        return self._numbers.setdefault(account, len(self._numbers))
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Count tasks, each with the bill of its number."""
+        """Count tasks by the numbers of their accounts."""
         self._times.update(numbers)
 
     def times(self, number: int) -> int:
-        """How many tasks have the bill of this number."""
+        """Return the number of tasks with this account."""
         return self._times[number]
 
-    def take(self, other: "TaskAccountTable") -> list[int]:
-        """Add the tasks of other bills; gives, for each number of a bill there, its number here."""
-        numbers = [self.number(bill) for bill in other.known]
-        for number, here in enumerate(numbers):
-            self._times[here] += other.times(number)
+    def merge(self, other: "TaskAccountTable") -> list[int]:
+        """Add the tasks of another table. Return, for each account number there, the number here."""
+        numbers = [self.number(bill) for bill in other.accounts]
+        for number, own_number in enumerate(numbers):
+            self._times[own_number] += other.times(number)
         return numbers
 
     def total(self) -> Counter[tuple[str, ...]]:
-        """All lines of all tasks, added up."""
+        """Return the sum of the accounts of all tasks."""
         total: Counter[tuple[str, ...]] = Counter()
-        for bill, number in self._numbers.items():
+        for account, number in self._numbers.items():
             times = self._times[number]
-            for name, count in bill:
+            for name, count in account:
                 total[name] += count * times
         return total
 
 
-def accounts_of(total: Mapping[tuple[str, ...], int], formats: Iterable[str]) -> Accounts:
-    """The bill of an export: frozen, sorted by name, so that the same input gives the same bytes."""
+def build_accounts(total: Mapping[tuple[str, ...], int], formats: Iterable[str]) -> Accounts:
+    """Build the accounts of an export, sorted by name, so that equal input gives equal bytes."""
 
     def section(*path: str) -> dict[str, int]:
-        found = {name[-1]: number for name, number in total.items() if name[:-1] == path and number}
-        return dict(sorted(found.items()))
+        numbers = {name[-1]: number for name, number in total.items() if name[:-1] == path and number}
+        return dict(sorted(numbers.items()))
 
     def count(kind: Kind) -> Count:
         return Count(

@@ -1,4 +1,4 @@
-"""The class map: which number a label has. Kept with the data set, only ever appended to, so that no number moves."""
+"""The class map of a data set, label -> number: stored with the data set and append-only, so that no number changes."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,32 +8,32 @@ from typing import Self
 
 import msgspec
 
-from exporters.errors import BadOption, ClassMapMoved, DatasetDamaged, LabelsAlike
+from exporters.errors import BadOption, ClassMapChanged, DatasetDamaged, NearDuplicateLabels
 from labelloop.labeling.studio.config import Label, LabelConfig
-from labelloop.service.store import Changed, NotThere, Store
+from labelloop.service.store import ObjectChanged, ObjectNotFound, Store
 
 KEY = "classes.json"
 _FORMAT = "labelloop-classes/1"
+# Attributes of labels in the label config, which Label Studio stores and ignores.
 SUPERCATEGORY, COCO_ID = "supercategory", "coco_id"
-"""Attributes of labels in the label config, which Label Studio keeps and does not look at."""
 ORIGINAL = "original"
+# Category ids of COCO files: those of the class map, or those of the imported COCO file.
 CATEGORY_IDS = ("classes", ORIGINAL)
-"""What numbers COCO's categories have: those of the class map, or the ones of the COCO file that was imported."""
-_APART = re.compile(r"[\s_\-]+")
+_SEPARATORS = re.compile(r"[\s_\-]+")
 
 
 class ClassMapFile(msgspec.Struct, frozen=True):
-    """``classes.json``: the labels in the order of their numbers, the first is class 1."""
+    """``classes.json``: the labels in the order of their numbers, from class 1."""
 
     names: tuple[str, ...]
     format: str = _FORMAT
 
 
 class ClassMap:
-    """Label -> number from 1 (COCO); a format that counts from 0 (YOLO) takes one off, so its numbers are dense.
+    """Label -> number from 1 (COCO). Formats that count from 0 (YOLO) subtract one.
 
-    A label that left the label config keeps its number; a new one, or one that only the tasks know, gets the next.
-    ``renamed`` maps labels of the tasks to the class that they count as.
+    A label removed from the label config keeps its number. A new label, or one that only occurs in tasks, gets the
+    next number. ``renamed`` maps labels of the tasks to the class that they count as.
     """
 
     def __init__(self, names: Iterable[str] = (), renamed: Mapping[str, str] | None = None) -> None:
@@ -42,21 +42,21 @@ class ClassMap:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every label, in the order of the numbers."""
+        """All labels, in the order of their numbers."""
         return tuple(self._ids)
 
     def name(self, label: str) -> str:
-        """The class that a label counts as."""
+        """Return the class that a label counts as."""
         return self._renamed.get(label, label)
 
     def id(self, label: str) -> int:
-        """The number of a label; a label not seen before gets the next one."""
+        """Return the number of a label; a new label gets the next one."""
         name = self.name(label)
-        found = self._ids.get(name)
-        return self._ids.setdefault(name, len(self._ids) + 1) if found is None else found
+        number = self._ids.get(name)
+        return self._ids.setdefault(name, len(self._ids) + 1) if number is None else number
 
     def ids(self, labels: Iterable[str]) -> Iterator[int]:
-        """The number of each label; 0 for one that is no class yet."""
+        """Return the number of each label; 0 for a label without a number."""
         return map(self._ids.get, map(self.name, labels) if self._renamed else labels, repeat(0))
 
     def __contains__(self, name: object) -> bool:
@@ -66,25 +66,25 @@ class ClassMap:
         return len(self._ids)
 
 
-def renames(texts: Iterable[str]) -> dict[str, str]:
-    """Label -> the class that it counts as, from ``OLD=NEW``.
+def parse_renames(texts: Iterable[str]) -> dict[str, str]:
+    """Parse ``OLD=NEW`` texts into label -> the class that it counts as.
 
     Raises:
-        BadOption: a text is something else, or two contradict each other.
+        BadOption: a text has another form, or two contradict each other.
     """
-    found: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     for text in texts:
         old, _, new = (part.strip() for part in text.partition("="))
-        if not old or not new or found.setdefault(old, new) != new:
+        if not old or not new or renamed.setdefault(old, new) != new:
             raise BadOption("--rename", text, "OLD=NEW, each label once")
-    for old, new in found.items():
-        if new in found:
-            raise BadOption("--rename", f"{old}={new}", f"{old}={found[new]}: {new!r} is renamed itself")
-    return found
+    for old, new in renamed.items():
+        if new in renamed:
+            raise BadOption("--rename", f"{old}={new}", f"{old}={renamed[new]}: {new!r} is renamed itself")
+    return renamed
 
 
 class Categories(msgspec.Struct, frozen=True):
-    """What COCO says of classes beside their names, by label: numbers of their own, and supercategories.
+    """Category ids and supercategories of the classes, by label, for COCO files.
 
     Without ``ids`` a category has its class's number.
     """
@@ -93,27 +93,29 @@ class Categories(msgspec.Struct, frozen=True):
     supercategories: Mapping[str, str] = {}
 
     @classmethod
-    def of(cls, config: LabelConfig | None, *, original: bool, renamed: Mapping[str, str] | None = None) -> Self:
-        """Those of a label config: ``coco_id`` and ``supercategory`` of its labels.
+    def from_config(
+        cls, config: LabelConfig | None, *, original: bool, renamed: Mapping[str, str] | None = None
+    ) -> Self:
+        """Read ``coco_id`` and ``supercategory`` of the labels of a label config.
 
         Args:
             config: The label config.
-            original: Whether categories keep their ``coco_id``.
+            original: Whether categories have the ids of their ``coco_id``.
             renamed: Labels that count as another class.
 
         Raises:
             BadOption: No label has a ``coco_id``, or two have the same.
         """
         ids: dict[str, int] = {}
-        above: dict[str, str] = {}
+        supercategories: dict[str, str] = {}
         for label in _drawn_labels(config) if config else ():
             name = (renamed or {}).get(label.stored, label.stored)
             if kind := label.attributes.get(SUPERCATEGORY):
-                above.setdefault(name, kind)
-            if (told := label.attributes.get(COCO_ID, "")).isdecimal():
-                ids.setdefault(name, int(told))
+                supercategories.setdefault(name, kind)
+            if (coco_id := label.attributes.get(COCO_ID, "")).isdecimal():
+                ids.setdefault(name, int(coco_id))
         if not original:
-            return cls({}, above)
+            return cls({}, supercategories)
         named = {number: name for name, number in ids.items()}
         if not ids:
             wanted = (
@@ -124,35 +126,34 @@ class Categories(msgspec.Struct, frozen=True):
             if named[own] != name:
                 wanted = f"it with labels of different {COCO_ID}: {name!r} and {named[own]!r} both have {own}"
                 raise BadOption("--category-ids", "original", wanted)
-        return cls(ids, above)
+        return cls(ids, supercategories)
 
-    def id(self, label: str, number: int) -> int:
-        """A category's number; one without its own gets its class's, counted from the highest of the others."""
+    def id(self, label: str, class_id: int) -> int:
+        """Return the category id of a label; one without its own gets its class number plus the largest of the ids."""
         if not self.ids:
-            return number
+            return class_id
         own = self.ids.get(label)
-        return max(self.ids.values()) + number if own is None else own
+        return max(self.ids.values()) + class_id if own is None else own
 
 
-def alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of names that differ only in case, spaces, ``-`` or ``_``, each with the first one of its kind.
+def near_duplicates(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names that differ only in case, spaces, ``-`` or ``_``, the first occurrence first.
 
-    Names of a single character may: ``a`` and ``A`` are two.
+    Names of a single character are exempt: ``a`` and ``A`` are two classes.
     """
-    first: dict[str, str] = {}
+    originals: dict[str, str] = {}
     for name in dict.fromkeys(names):
         if len(name.strip()) > 1:
-            other = first.setdefault(_APART.sub(" ", name).strip().casefold(), name)
-            if other != name:
-                yield other, name
+            original = originals.setdefault(_SEPARATORS.sub(" ", name).strip().casefold(), name)
+            if original != name:
+                yield original, name
 
 
 def config_labels(config: LabelConfig) -> list[str]:
-    """The labels of the controls that draw on images, in the config's order; never the values of Choices.
+    """Return the labels of the controls that draw on images, in the config's order, without those of Choices.
 
-    Key points are no classes: their labels name the parts of an object.
-
-    A label with an alias goes by it, as in the results themselves.
+    Labels of key points are not classes: they name the parts of an object. A label with an alias is listed by its
+    alias, as in the results.
     """
     return [label.stored for label in _drawn_labels(config)]
 
@@ -170,75 +171,75 @@ def _drawn_labels(config: LabelConfig) -> list[Label]:
 
 
 def load_classes(store: Store) -> tuple[ClassMap, str | None]:
-    """The class map of a data set and its etag; an empty one and ``None`` where there is none yet.
+    """Read the class map of a data set and its etag; an empty map and ``None`` if it does not exist.
 
     Raises:
-        DatasetDamaged: ``classes.json`` is there and is not a class map. Numbering afresh would move every class.
+        DatasetDamaged: ``classes.json`` is not a class map. A new numbering would change every class.
     """
     try:
         data, etag = store.read(KEY)
-    except NotThere:
+    except ObjectNotFound:
         return ClassMap(), None
     try:
         return ClassMap(msgspec.json.decode(data, type=ClassMapFile).names), etag
     except msgspec.DecodeError as error:
-        fix = f"Remove {KEY}: the next `labelloop export` makes it anew, with the numbers of the published version."
+        fix = f"Remove {KEY}: the next `labelloop export` restores it with the numbers of the published version."
         raise DatasetDamaged(store.url, KEY, str(error), fix=fix) from error
 
 
-Stored = tuple[ClassMap, str | None]
-"""The store's class map and its etag, as `load_classes` gives them."""
+# A class map in the store and its etag, as returned by `load_classes`.
+StoredClassMap = tuple[ClassMap, str | None]
 
 
-def save_classes(store: Store, classes: ClassMap, seen: Stored | None = None) -> Stored:
-    """Append the labels that the store's map does not have yet.
+def save_classes(store: Store, classes: ClassMap, expected: StoredClassMap | None = None) -> StoredClassMap:
+    """Append the labels that the stored class map does not have.
 
     Args:
         store: where the data set lives.
         classes: the class map.
-        seen: what the store had, where it was read before.
+        expected: the stored class map, if it was read before.
 
     Returns:
-        What the store has now.
+        The class map now in the store.
 
     Raises:
-        ClassMapMoved: another exporter appended first and gave a number to a label that has another one here.
+        ClassMapChanged: another exporter appended first, so that a label has another number here.
     """
     for _ in range(20):
-        stored, etag = seen or load_classes(store)
-        seen = None
+        stored, etag = expected or load_classes(store)
+        expected = None
         if stored.names[: len(classes.names)] == classes.names:
-            return stored, etag  # somebody knows all that we know
+            return stored, etag  # already has all of ours
         if classes.names[: len(stored.names)] != stored.names:
             break
         try:
             etag = store.swap(KEY, msgspec.json.format(msgspec.json.encode(ClassMapFile(classes.names))), etag=etag)
-        except Changed:
+        except ObjectChanged:
             continue
         return classes, etag
-    raise ClassMapMoved(store.url)
+    raise ClassMapChanged(store.url)
 
 
-class Numbering:
-    """Keeps the store's class map up with ours while tasks are converted, so that exporters beside us see our numbers.
+class ClassMapSync:
+    """Saves new classes to the store while tasks are converted, so that concurrent exporters see them early.
 
-    Use it as a context.
+    Use it as a context manager.
 
     Args:
         store: where the data set lives.
-        classes: the class map as it was loaded; it grows.
-        etag: what came with it.
+        classes: the class map as loaded; the conversion appends to it.
+        etag: its etag.
     """
 
     def __init__(self, store: Store, classes: ClassMap, etag: str | None) -> None:
         self._store, self._classes = store, classes
-        self._seen: Stored = ClassMap(classes.names), etag
-        self._saved = len(classes)  # what was loaded is there
+        self._seen: StoredClassMap = ClassMap(classes.names), etag
+        self._saved = len(classes)  # the loaded ones are stored
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="classes")
-        self._saving: Future[Stored] | None = None
+        self._saving: Future[StoredClassMap] | None = None
 
-    def keep_up(self) -> None:
-        """Begin to save what is new. Raises what went wrong with what was new before.
+    def sync(self) -> None:
+        """Start saving the new classes in the background. Raises the error of the previous save.
 
         Raises:
             LabelsAlike: A new label differs from another one only in case, spaces, ``-`` or ``_``.
@@ -250,13 +251,13 @@ class Numbering:
         if len(self._classes) > self._saved:
             names = self._classes.names
             new = set(names[self._saved :])
-            if pairs := [pair for pair in alike(names) if new.intersection(pair)]:
-                raise LabelsAlike(pairs)
+            if pairs := [pair for pair in near_duplicates(names) if new.intersection(pair)]:
+                raise NearDuplicateLabels(pairs)
             self._saved = len(names)
             self._saving = self._threads.submit(save_classes, self._store, ClassMap(names), self._seen)
 
     def finish(self) -> None:
-        """All of them are in the store when this returns.
+        """Save all classes; they are in the store when this returns.
 
         Raises:
             ClassMapMoved: see `save_classes`.
@@ -265,7 +266,7 @@ class Numbering:
             if self._saving:
                 self._seen = self._saving.result()
                 self._saving = None
-            self.keep_up()
+            self.sync()
 
     def __enter__(self) -> Self:
         return self

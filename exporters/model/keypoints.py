@@ -1,4 +1,4 @@
-"""Key points: their names and order from the label config, and which object each one belongs to."""
+"""Key points: their names and order from the label config, and their assignment to objects."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,63 +12,66 @@ from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Label, LabelConfig
 from labelloop.labeling.studio.task import read_task
 
-ALONE = "a key point that belongs to no region with an area"
-UNKNOWN = "a key point whose label is no key point of the label config"
-TWICE = "a second key point of its label on one object"
-ONLY_ONE = "key points given to the image's only object"
+ORPHAN_KEYPOINT = "a key point that belongs to no region with an area"
+UNKNOWN_KEYPOINT = "a key point whose label is no key point of the label config"
+DUPLICATE_KEYPOINT = "a second key point of its label on one object"
+GIVEN_TO_ONLY_OBJECT = "key points given to the image's only object"
 
-WORD = b"keypointlabels"
-"""What stands in a task's JSON wherever it has labelled key points."""
+# Occurs in the JSON of every task with labelled key points.
+KEYPOINT_TOKEN = b"keypointlabels"
+# Attribute of ``KeyPointLabels``: pairs of key point names with a line between them, as JSON.
 EDGES = "skeleton"
-"""The attribute of ``KeyPointLabels`` that names the pairs of key points with a line between them, as JSON."""
+# Per-region choices that mark a key point as not visible, compared case-insensitively.
 HIDDEN = frozenset({"occluded", "hidden", "invisible", "not visible"})
-"""Choices about a key point that say that it cannot be seen, but for letter case."""
-_SIDE = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])|(left|right)", re.IGNORECASE)
-_OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+_SIDE_WORD = re.compile(r"(?<![a-z])(left|right|l|r)(?![a-z])|(left|right)", re.IGNORECASE)
+_OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
-Placed = tuple[float, float, int]
-"""x and y in pixels; 2: it can be seen, 1: it is hidden, 0: it was not drawn (x and y are 0)."""
+# x and y in pixels, and COCO visibility: 2 visible, 1 hidden, 0 not drawn (x and y are 0).
+KeypointXYV = tuple[float, float, int]
 
 
 class Skeleton(msgspec.Struct, frozen=True):
-    """The key points that an object can have, in the order in which the formats list them."""
+    """The key points of an object, in the order of the formats.
+
+    ``edges`` are pairs of 1-based indices into ``names``: COCO's ``skeleton``.
+    """
 
     names: tuple[str, ...]
     edges: tuple[tuple[int, int], ...] = ()
-    """Pairs of places in ``names``, from 1, between which a line is drawn: COCO's ``skeleton``."""
 
     @classmethod
-    def of(cls, config: LabelConfig | None) -> "Skeleton | None":
-        """The labels of the config's ``KeyPointLabels``, as written there, or by ``model_index`` where all have one.
+    def from_config(cls, config: LabelConfig | None) -> "Skeleton | None":
+        """Read the labels of the config's ``KeyPointLabels``, in its order, or by ``model_index`` if all have one.
 
-        ``None`` where there is no config, or none of it draws labelled key points.
+        Returns:
+            ``None`` without a config or without labelled key points.
         """
         controls = config.controls_of("KeyPointLabels") if config else ()
         labels = [label for control in controls for label in control.labels]
-        indexes = [_index(label) for label in labels]
+        indexes = [_model_index(label) for label in labels]
         if indexes and None not in indexes and len(set(indexes)) == len(indexes):
             labels = [label for _, label in sorted(zip(indexes, labels, strict=True), key=lambda pair: pair[0] or 0)]
         names = tuple(dict.fromkeys(label.stored for label in labels))
-        pairs = [pair for control in controls for pair in _edges(control.attributes.get(EDGES, ""))]
+        pairs = [pair for control in controls for pair in _parse_edges(control.attributes.get(EDGES, ""))]
         edges = [(names.index(a) + 1, names.index(b) + 1) for a, b in pairs if a in names and b in names]
         return cls(names, tuple(dict.fromkeys(edges))) if names else None
 
     @classmethod
-    def used(cls, texts: Iterable[bytes | MalformedTask], known: Sequence[str] = ()) -> "Skeleton | None":
-        """The labels of key points that tasks use, in the order in which they are met: where there is no label config.
+    def from_tasks(cls, texts: Iterable[bytes | MalformedTask], existing: Sequence[str] = ()) -> "Skeleton | None":
+        """Collect the key point labels used in tasks, in order of occurrence: for sources without a label config.
 
         Args:
             texts: the JSON of each task.
-            known: those of the data set so far, which keep their places.
+            existing: the key points of the data set, which keep their indices.
         """
-        names = dict.fromkeys(known)
+        names = dict.fromkeys(existing)
         for text in texts:
-            if not isinstance(text, bytes) or WORD not in text:
+            if not isinstance(text, bytes) or KEYPOINT_TOKEN not in text:
                 continue
             try:
                 task = read_task(text)
             except MalformedTask:
-                continue  # told when it is exported
+                continue  # reported when it is exported
             for result in (result for annotation in task.annotations for result in annotation.results):
                 labels = result.value.get("keypointlabels") if result.type == "keypointlabels" else None
                 if isinstance(labels, list):
@@ -76,73 +79,80 @@ class Skeleton(msgspec.Struct, frozen=True):
         return cls(tuple(names)) if names else None
 
     @property
-    def flip(self) -> tuple[int, ...] | None:
-        """For each key point the one it becomes in a mirrored image (Ultralytics' ``flip_idx``), by left and right.
+    def flip_indices(self) -> tuple[int, ...] | None:
+        """For each key point the index of its left-right counterpart (Ultralytics' ``flip_idx``), by name.
 
-        ``None`` where the names do not tell: a left one without its right one, or several and no sides at all.
+        ``None`` if the names do not determine it: an unpaired side, or several key points without any side.
         """
-        places = {name.casefold(): place for place, name in enumerate(self.names)}
-        found = [places.get(_mirrored(name).casefold()) for name in self.names]
-        known = [place for place in found if place is not None]
-        sided = any(place != own for own, place in enumerate(known))
-        if len(known) < len(found) or not (sided or len(found) == 1) or len(set(known)) < len(known):
+        by_name = {name.casefold(): index for index, name in enumerate(self.names)}
+        counterparts = [by_name.get(_mirrored(name).casefold()) for name in self.names]
+        indices = [index for index in counterparts if index is not None]
+        has_sides = any(index != own for own, index in enumerate(indices))
+        if (
+            len(indices) < len(counterparts)
+            or not (has_sides or len(counterparts) == 1)
+            or len(set(indices)) < len(indices)
+        ):
             return None
-        return tuple(known)
+        return tuple(indices)
 
-    def join(self, objects: Sequence[Object]) -> "Joined":
-        """Give each key point of an image to the object that it is a child of in Label Studio (``parentID``).
+    def assign(self, objects: Sequence[Object]) -> "KeypointAssignment":
+        """Assign each key point of an image to its parent object in Label Studio (``parentID``).
 
-        Where no key point has a parent and the image has one object, they are that object's.
+        If no key point has a parent and the image has one object, they are assigned to that object.
         """
-        points = [each for each in objects if isinstance(each.geometry, KeyPoint)]
-        owners = [each for each in objects if each.box is not None]
+        points = [obj for obj in objects if isinstance(obj.geometry, KeyPoint)]
+        owners = [obj for obj in objects if obj.box is not None]
         by_region: dict[tuple[int | None, str], list[Object]] = {}
-        for each in owners:
-            by_region.setdefault((each.annotation, each.region), []).append(each)
-        only = owners if len(by_region) == 1 and not any(each.parent for each in points) else []
-        places: dict[int, list[Placed]] = {each.id: [(0.0, 0.0, 0)] * len(self.names) for each in owners}
+        for obj in owners:
+            by_region.setdefault((obj.annotation, obj.region), []).append(obj)
+        sole_object = owners if len(by_region) == 1 and not any(obj.parent for obj in points) else []
+        by_object: dict[int, list[KeypointXYV]] = {obj.id: [(0.0, 0.0, 0)] * len(self.names) for obj in owners}
         refused = []
-        given = 0
-        for each in points:
-            heirs = only if not each.parent else by_region.get((each.annotation, each.parent), [])
-            if not heirs:
-                refused.append((each, ALONE))
-            elif each.label not in self.names:
-                refused.append((each, UNKNOWN))
-            elif places[heirs[0].id][(place := self.names.index(each.label))][2]:
-                refused.append((each, TWICE))
+        inferred = 0
+        for obj in points:
+            targets = sole_object if not obj.parent else by_region.get((obj.annotation, obj.parent), [])
+            if not targets:
+                refused.append((obj, ORPHAN_KEYPOINT))
+            elif obj.label not in self.names:
+                refused.append((obj, UNKNOWN_KEYPOINT))
+            elif by_object[targets[0].id][(index := self.names.index(obj.label))][2]:
+                refused.append((obj, DUPLICATE_KEYPOINT))
             else:
-                given += not each.parent
-                x, y, *_ = each.geometry.bounds
-                for heir in heirs:
-                    places[heir.id][place] = (x, y, 1 if each.hidden else 2)
-        return Joined(places, tuple(refused), given)
+                inferred += not obj.parent
+                x, y, *_ = obj.geometry.bounds
+                for target in targets:
+                    by_object[target.id][index] = (x, y, 1 if obj.hidden else 2)
+        return KeypointAssignment(by_object, tuple(refused), inferred)
 
 
-class Joined(msgspec.Struct, frozen=True):
-    """The key points of each object of an image (by the object's id), those that have none, and how many were guessed.
+class KeypointAssignment(msgspec.Struct, frozen=True):
+    """The key points of each object of an image.
 
-    ``given`` counts the key points without a parent that the image's only object got.
+    Attributes:
+        by_object: Object id -> a key point for each name of the skeleton.
+        refused: Key points without an object, with the reason.
+        inferred: The number of key points without a parent, assigned to the image's only object.
     """
 
-    places: Mapping[int, Sequence[Placed]]
+    by_object: Mapping[int, Sequence[KeypointXYV]]
     refused: tuple[tuple[Object, str], ...] = ()
-    given: int = 0
+    inferred: int = 0
 
 
 def is_hidden(region: Region) -> bool:
-    """Whether a key point was answered to be out of sight: a per-region choice such as ``occluded`` or ``hidden``."""
+    """Whether a per-region choice such as ``occluded`` or ``hidden`` marks the key point as not visible."""
     return any(str(answer).casefold() in HIDDEN for answers in region.attributes.values() for answer in answers)
 
 
-def _edges(text: str) -> list[tuple[str, str]]:
+def _parse_edges(text: str) -> list[tuple[str, str]]:
     try:
         return msgspec.json.decode(text, type=list[tuple[str, str]]) if text else []
     except msgspec.DecodeError:
         return []
 
 
-def _index(label: Label) -> int | None:
+def _model_index(label: Label) -> int | None:
     text = label.attributes.get("model_index", "")
     return int(text) if text.isdecimal() else None
 
@@ -150,7 +160,7 @@ def _index(label: Label) -> int | None:
 def _mirrored(name: str) -> str:
     def other(match: re.Match[str]) -> str:
         word = match.group()
-        swapped = _OTHER[word.lower()]
+        swapped = _OPPOSITE[word.lower()]
         return swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
 
-    return _SIDE.sub(other, name, count=1)
+    return _SIDE_WORD.sub(other, name, count=1)

@@ -1,9 +1,9 @@
-"""The manifest: what one version of a data set holds, what it was made from and by which rules.
+"""Define the manifest of a version: its contents, source and conversion rules.
 
-A version is a list of generations. The first holds every task of its time, each later one the tasks that an export
-converted because they were new or had changed; what a later generation holds of a task counts. Generations never change
-and are shared by the versions after them, so an export writes what changed and refers to the rest.
-``exporters.dataset.shards`` reads a version's tables out of its generations.
+A version is a list of generations. The first holds all tasks of its time; each later one holds the tasks that an export
+converted because they were new or changed. For a task in several generations the latest counts. Generations are
+immutable and shared with later versions, so an export writes only what changed. `exporters.dataset.shards` reads the
+tables of a version from its generations.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,23 +17,23 @@ from exporters.model.class_map import Categories
 
 FORMAT = "labelloop-dataset/2"
 
+# Tables in addition to those of the formats: of `records.Image`, `accounting.Loss` and `ImageCopy`.
 IMAGES, DROPPED, PHOTOS = "images", "dropped", "photos"
-"""Tables beside those of the formats: `exporters.model.records.Image`, `exporters.model.accounting.Loss`, `Photo`."""
 
 
 class Shard(msgspec.Struct, frozen=True, gc=False):
-    """An object of the store that holds so many records. It is named by its content: ``object_key(sha256)``."""
+    """A content-addressed object of the store with ``records`` records; its key is ``object_key(sha256)``."""
 
     sha256: str
     size: int
     records: int
 
 
-class Photo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """A record of the table ``photos``: the copy of an image that lies in the data set, as an object of the store.
+class ImageCopy(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A record of the table ``photos``: the copy of an image in the data set, an object of the store.
 
-    One that the S3 server copied by itself was never read here: it has a ``key`` of its own, made from its source and
-    the server's etag, no ``sha256``, and the copy's ``etag``.
+    A server-side copy was never read here: its ``key`` is derived from its source and the source's etag, ``sha256`` is
+    empty, and ``etag`` is that of the copy.
     """
 
     file_name: str
@@ -43,18 +43,18 @@ class Photo(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     etag: str = ""
 
     @property
-    def place(self) -> str:
-        """Where it is in the store."""
+    def store_key(self) -> str:
+        """Its key in the store."""
         return self.key or object_key(self.sha256)
 
     @property
-    def content(self) -> str:
-        """What two copies of the same bytes have in common."""
+    def content_key(self) -> str:
+        """A text that is equal for two copies of the same bytes."""
         return f"{self.size} {self.sha256 or self.etag}"
 
 
-class File(msgspec.Struct, frozen=True, gc=False):
-    """A file that readers may take straight from the store: ``path`` as ``pull`` lays it out, ``key`` in the store."""
+class PlainFile(msgspec.Struct, frozen=True, gc=False):
+    """A file that readers fetch directly from the store: ``path`` as ``pull`` writes it, ``key`` in the store."""
 
     path: str
     key: str
@@ -63,34 +63,33 @@ class File(msgspec.Struct, frozen=True, gc=False):
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """What one export converted. ``index`` says which tasks, and which of older generations are gone."""
+    """The tasks converted by one export; ``index`` lists them, and the removed tasks of older generations."""
 
     index: Shard
     tables: Mapping[str, tuple[Shard, ...]]
 
     def shards(self) -> Iterator[Shard]:
-        """Every shard, the index's first."""
+        """Yield all shards, that of the index first."""
         yield self.index
         for shards in self.tables.values():
             yield from shards
 
 
-class Head(msgspec.Struct, frozen=True):
-    """``HEAD.json``: the one pointer that moves. It names the published version and its manifest's checksum."""
+class DatasetHead(msgspec.Struct, frozen=True):
+    """``HEAD.json``: a mutable pointer to the published version, with the SHA-256 of its manifest."""
 
     version: str
     manifest: str
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """``versions/vNNNNNN/manifest.json``: written create-only and last, so that a version with a manifest is whole.
+class VersionManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """``versions/vNNNNNN/manifest.json``: written last and create-only, so that a version with a manifest is complete.
 
-    ``classes`` is label -> number from 1 (a format that counts from 0 takes one off); ``splits`` is split -> images;
-    ``keypoints`` are the names of the label config's key points, ``skeleton`` the pairs of their places that COCO draws
-    a line between; ``categories`` is what COCO says of the classes. ``refused`` says why it was not published.
-    ``rules`` is a digest of all that decides what a task becomes: a later export may refer to this version's
-    generations only where it is the same.
+    ``classes`` is label -> number from 1; ``splits`` is split -> number of images; ``keypoints`` are the names of the
+    label config's key points, ``skeleton`` pairs of their 1-based indices (COCO); ``categories`` are COCO's category
+    ids and supercategories. ``refused`` is the reason why the version was not published. ``rules`` is a digest of
+    everything that determines the conversion of a task: a later export reuses generations only if it is equal.
     """
 
     format: str = FORMAT
@@ -111,33 +110,33 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     splits: Mapping[str, int]
     accounts: Accounts
     generations: tuple[Generation, ...]
-    files: tuple[File, ...] = ()
+    files: tuple[PlainFile, ...] = ()
 
     def shards(self) -> dict[str, Shard]:
-        """Every shard that the version is made of, by its SHA-256 (photos: see the table ``photos``)."""
+        """Return all shards of the version by SHA-256; image copies are listed in the table ``photos``."""
         return {shard.sha256: shard for generation in self.generations for shard in generation.shards()}
 
 
 def object_key(sha256: str) -> str:
-    """Where the object of this content is in the store."""
+    """Return the key in the store of the object with this content."""
     return f"objects/{sha256[:2]}/{sha256}"
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
-    """The manifest as JSON."""
+def encode_manifest(manifest: VersionManifest) -> bytes:
+    """Encode a manifest as JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def decode_manifest(data: bytes, *, url: str, key: str) -> Manifest:
-    """Read a manifest.
+def decode_manifest(data: bytes, *, url: str, key: str) -> VersionManifest:
+    """Decode a manifest.
 
     Raises:
-        DatasetDamaged: it is not one, or of a format that this labelloop does not know.
+        DatasetDamaged: the data is not a manifest, or its format is not supported.
     """
     try:
         stated = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if stated != FORMAT:
             raise DatasetDamaged(url, key, f"its format is {stated!r}, this labelloop reads {FORMAT!r}")
-        return msgspec.json.decode(data, type=Manifest)
+        return msgspec.json.decode(data, type=VersionManifest)
     except msgspec.DecodeError as error:
         raise DatasetDamaged(url, key, str(error)) from error

@@ -1,4 +1,4 @@
-"""Shapes that a format asks for and nobody drew: one ring for parts and holes, the smallest box turned about."""
+"""Derive the shapes that formats need: one ring for parts and holes, and the minimum-area rotated box."""
 
 import math
 
@@ -6,87 +6,87 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from exporters.model.clipping import inside, is_upright, parts, rings, visible
+from exporters.model.clipping import clamp_point, is_axis_aligned, outline_rings, polygon_parts, visible_outline
 from exporters.model.records import Object
 from labelloop.labeling.geometry.shapes import Ellipse, Mask, Point, Rectangle
 
 Points = NDArray[np.float64]
+# Most point pairs compared by brute force, in about 6 MB.
 _PAIRS = 1 << 18
-"""Pairs of points that are all compared at once, in some 6 MB."""
 
 
-def one_ring(each: Object, width: int, height: int) -> tuple[list[Point], int, int]:
-    """The outline of an object as one ring: (points, parts, holes).
+def single_ring(obj: Object, width: int, height: int) -> tuple[list[Point], int, int]:
+    """Return the outline of an object as one ring, with its numbers of parts and holes: (points, parts, holes).
 
-    Parts and holes are joined to the largest part by bridges of no width, there and back: the even-odd rule (OpenCV's
-    ``fillPoly``, the shoelace formula) sees the same area.
+    Parts and holes are joined to the largest part by zero-width bridges, so the area is the same under the even-odd
+    rule (OpenCV's ``fillPoly``) and the shoelace formula.
 
     Args:
-        each: an object with a box.
+        obj: an object with a box.
         width: the image's, in pixels.
         height: the image's, in pixels.
     """
-    simple = None if isinstance(each.geometry, Mask) else rings(each, width, height)
+    simple = None if isinstance(obj.geometry, Mask) else outline_rings(obj, width, height)
     if simple is not None and len(simple) == 1:
         return simple[0], 1, 0
-    outline = visible(each)
-    if isinstance(each.geometry, Mask):
-        outline = shapely.simplify(outline, 0)  # the same outline without points along its straight edges
-    found = sorted(parts(outline), key=lambda part: -part.area)
-    # a hole runs the other way round, so that the shoelace formula takes its area off
-    found = [shapely.orient_polygons(part) for part in found]
-    loose = [np.array(part.exterior.coords[:-1]) for part in found]
-    holes = [np.array(hole.coords[:-1]) for part in found for hole in part.interiors]
-    ring = loose[0]
-    for other in [*loose[1:], *holes]:
+    outline = visible_outline(obj)
+    if isinstance(obj.geometry, Mask):
+        outline = shapely.simplify(outline, 0)  # drop points along straight edges
+    polygons = sorted(polygon_parts(outline), key=lambda part: -part.area)
+    # holes run in the opposite direction, so that the shoelace formula subtracts their area
+    polygons = [shapely.orient_polygons(part) for part in polygons]
+    exteriors = [np.array(part.exterior.coords[:-1]) for part in polygons]
+    holes = [np.array(hole.coords[:-1]) for part in polygons for hole in part.interiors]
+    ring = exteriors[0]
+    for other in [*exteriors[1:], *holes]:
         ring = _bridged(ring, other)
-    return [inside((x, y), width, height) for x, y in ring.tolist()], len(loose), len(holes)
+    return [clamp_point((x, y), width, height) for x, y in ring.tolist()], len(exteriors), len(holes)
 
 
-def turned_box(each: Object) -> list[Point]:
-    """The corners of the smallest box, turned about, around what can be seen of an object; in order, in pixels.
+def min_area_box(obj: Object) -> list[Point]:
+    """Return the corners, in order and in pixels, of the minimum-area rotated box around an object's visible part.
 
-    A rectangle that lies inside its image is that box itself, from its own first corner; an ellipse has its axes' box.
-    Corners may lie over the image's edge, as they do for a turned object that the edge cuts.
+    A rectangle inside its image is its own box, from its first corner; an ellipse has the box along its axes. Corners
+    may lie outside the image.
 
     Args:
-        each: an object with a box.
+        obj: an object with a box.
     """
-    shape = each.geometry
-    if each.outline is None:
+    shape = obj.geometry
+    if obj.outline is None:
         if isinstance(shape, Ellipse):
             shape = _axes_box(shape)
         if isinstance(shape, Rectangle):
-            if is_upright(shape) and each.box is not None:
-                x_min, y_min, x_max, y_max = each.box
+            if is_axis_aligned(shape) and obj.box is not None:
+                x_min, y_min, x_max, y_max = obj.box
                 return [(x_min, y_min), (x_max, y_min), (x_max, y_max), (x_min, y_max)]
             return list(shape.corners)
-    hull = shapely.get_coordinates(shapely.convex_hull(visible(each)))
+    hull = shapely.get_coordinates(shapely.convex_hull(visible_outline(obj)))
     return _smallest_box(hull[:-1])
 
 
 def _bridged(ring: Points, other: Points) -> Points:
-    """The two rings as one, joined where their points are nearest."""
-    here, there = _nearest(ring, other)
-    around = np.roll(other, -there, axis=0)
-    return np.vstack((ring[: here + 1], around, around[:1], ring[here:]))
+    """Join two rings, (n, 2) and (m, 2), by a zero-width bridge between their nearest points: (n + m + 2, 2)."""
+    index, other_index = _nearest(ring, other)
+    around = np.roll(other, -other_index, axis=0)
+    return np.vstack((ring[: index + 1], around, around[:1], ring[index:]))
 
 
 def _nearest(ring: Points, other: Points) -> tuple[int, int]:
-    """Which point of each ring is nearest to the other ring."""
+    """Return the indices of the nearest pair of points of two rings."""
     if len(ring) * len(other) <= _PAIRS:
-        apart = ((ring[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
-        here, there = np.unravel_index(int(apart.argmin()), apart.shape)
-        return int(here), int(there)
-    from scipy.spatial import KDTree  # SciPy takes 30 MB, and few masks are as large as that
+        distances = ((ring[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
+        index, other_index = np.unravel_index(int(distances.argmin()), distances.shape)
+        return int(index), int(other_index)
+    from scipy.spatial import KDTree  # imported here: SciPy takes 30 MB, and few masks are that large
 
-    distances, places = KDTree(ring).query(other)  # a table of all pairs may be gigabytes
-    there = distances.argmin()
-    return int(places[there]), int(there)
+    distances, nearest = KDTree(ring).query(other)  # a table of all pairs may be gigabytes
+    other_index = distances.argmin()
+    return int(nearest[other_index]), int(other_index)
 
 
 def _smallest_box(hull: Points) -> list[Point]:
-    """The box of the least area around a convex ring (n, 2): one side of it lies along a side of the ring.
+    """Return the minimum-area box around a convex ring (n, 2): one of its sides lies along an edge of the ring.
 
     Source: Freeman and Shapira, "Determining the minimum-area encasing rectangle", CACM 18 (1975).
     """

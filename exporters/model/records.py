@@ -1,4 +1,4 @@
-"""The inner form of a data set: images with labelled objects, in pixels, as every writer receives them."""
+"""The internal form of a data set: images with labelled objects, in pixels. Every format encodes it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import msgspec
 
 from labelloop.labeling.geometry.shapes import Geometry
-from labelloop.labeling.studio.region_attributes import CROWD, NONE, Remarks
-from labelloop.labeling.studio.task import LARGEST
+from labelloop.labeling.result import MAX_IMAGE_SIDE
+from labelloop.labeling.studio.region_attributes import CROWD, NO_OBJECT_ATTRIBUTES, ObjectAttributes
 
+# x_min, y_min, x_max, y_max in pixels; the origin is the top left corner of the image, the maxima are exclusive.
 Box = tuple[float, float, float, float]
-"""x_min, y_min, x_max, y_max in pixels; the origin is the image's top left corner, the maxima are exclusive edges."""
 
 OBJECTS_A_TASK = 100_000
-NOMINAL = LARGEST
-"""Pixels along each edge of the square that stands for an image of unknown size: no image is as large."""
+# Side, in pixels, of the square canvas assumed for an image of unknown size: no image is as large.
+NOMINAL = MAX_IMAGE_SIDE
+# Upper bound of task ids, so that image ids of different tasks never collide; those of Label Studio are 32-bit.
 IMAGE_SLOT = 10_000_000_000
-"""Task ids below this number keep images of different tasks apart; Label Studio's are 32-bit."""
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
-    """One image of a task and the place it got in the data set.
+    """One image of a task, with its file name and split in the data set.
 
     ``id`` is the task's id for a task with one image, so it is stable from run to run and as the project grows
     (further images of a task: see ``image_id``). ``file_name`` is safe and unique in the data set. ``width`` and
-    ``height`` are 0 where nothing tells the size: the shapes on it are in pixels of `canvas`.
+    ``height`` are in pixels, 0 for an unknown size: its shapes are then in pixels of `canvas`.
     """
 
     id: int
@@ -39,24 +39,24 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """The width and height that the pixels of its shapes are of."""
+        """Width and height of the pixel grid of its shapes."""
         return (self.width, self.height) if self.width else (NOMINAL, NOMINAL)
 
     @property
     def stem(self) -> str:
-        """The file name without its extension: the name of the image's label files."""
+        """File name without extension: the name of the image's label files."""
         return self.file_name.rpartition(".")[0]
 
 
 class Object(msgspec.Struct, frozen=True):
     """One labelled object: a region with one of its labels, inside its image.
 
-    ``box`` is the true axis-aligned box, or ``None`` for a shape that has no area (a key point). ``class_id`` is the
-    number of the label in the class map, from 1 (0: a key point); ``number`` the region's place in its task, which the
-    objects of a region with several labels share. ``clipped``: the image's edge cuts it. ``outline`` is what can be
-    seen of it (shapely) where that is not the shape as drawn: cut by the edge, or crossing itself. ``parent`` is the
-    region that a key point belongs to; ``hidden``: the annotator said that it cannot be seen. ``annotators`` marked an
-    object of a consensus, which is nobody's own. ``remarks`` are its flags and what else is said of it.
+    ``box`` is the axis-aligned bounding box, or ``None`` for a shape without an area (a key point). ``class_id`` is the
+    label's number in the class map, from 1 (0: a key point). ``number`` identifies the region within its task: the
+    objects of a region with several labels share it. ``clipped``: the edge of the image cuts it. ``outline`` is the
+    visible part (shapely) where it differs from the shape as drawn: clipped, or repaired self-crossing. ``parent`` is
+    the region of a key point; ``hidden``: the annotator marked the key point as not visible. ``annotators`` are those
+    who drew an object of a consensus, which has no single annotator. ``remarks`` are its flags, attributes and notes.
     """
 
     id: int
@@ -76,49 +76,53 @@ class Object(msgspec.Struct, frozen=True):
     score: float | None = None
     attributes: Mapping[str, tuple[Any, ...]] = {}
     annotators: tuple[int, ...] = ()
-    remarks: Remarks = NONE
+    remarks: ObjectAttributes = NO_OBJECT_ATTRIBUTES
 
     @property
     def crowd(self) -> bool:
-        """Whether it is a region of many objects, which evaluation ignores (COCO's ``iscrowd``)."""
+        """Whether it is a crowd region, which evaluation ignores (COCO's ``iscrowd``)."""
         return CROWD in self.remarks.flags
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One image with all of its objects: what a writer writes at a time. No objects: a negative, kept as such.
+    """One image with all of its objects; an image without objects is a negative sample.
 
-    ``source`` is where the photo can be read, signatures included: it is never written down. ``choices`` is what was
-    answered about the whole image: to the label config's first ``Choices`` that asks about a task.
-    ``about`` are fields of a COCO image that an import kept, with its ``license`` and the ``info`` of its data set.
+    ``source`` is the address that the image is read from, signatures included: it is never written to the data set.
+    ``choices`` are the answers about the whole image, to the label config's first task-level ``Choices``.
+    ``coco_fields`` are fields of a COCO image stored by an import, with its ``license`` and its data set's ``info``.
     """
 
     image: Image
     objects: tuple[Object, ...] = ()
     source: str = ""
     choices: tuple[str, ...] = ()
-    about: Mapping[str, Any] = {}
+    coco_fields: Mapping[str, Any] = {}
 
 
 def image_id(task: int, slot: int = 0) -> int:
-    """The number of an image: its task's for the first image, moved up by ten digits for each further one.
+    """Return the id of an image: ``slot * 10**10 + task``, so that the first image has its task's id.
 
     Args:
         task: the task's id, from 1 and below ``IMAGE_SLOT``.
-        slot: 0 for the first image of the task, counted over its image tags and the items of their lists.
+        slot: 0 for the first image of the task, counted over image tags and the items of their lists.
 
     Raises:
-        OverflowError: a number over 2**53 would not survive JSON readers that use doubles.
+        OverflowError: the id is over 2**53, which JSON readers that use doubles cannot represent.
     """
     return _fits(slot * IMAGE_SLOT + task)
 
 
 def object_id(task: int, ordinal: int) -> int:
-    """The number of an object, from 1: its task's id, then its place in the task in five digits.
+    """Return the id of an object: ``task * 10**5 + ordinal``, independent of other tasks.
 
-    pycocotools takes 0 for "no match", so nothing is numbered 0. Other tasks never move it.
+    It is never 0, which pycocotools uses for "no match".
+
+    Args:
+        task: the task's id.
+        ordinal: the object's number in its task, from 1.
 
     Raises:
-        OverflowError: more than 99,999 objects in one task, or a number over 2**53.
+        OverflowError: the task has more than 99,999 objects, or the id is over 2**53.
     """
     if not 0 < ordinal < OBJECTS_A_TASK:
         raise OverflowError(f"object {ordinal} of task {task}")

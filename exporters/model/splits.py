@@ -1,4 +1,4 @@
-"""Which split an image is in: a stable hash of its identity, so that no image ever moves as the project grows."""
+"""Assign images to splits by a stable hash of their identity, so that no image changes split as the project grows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,23 @@ from typing import Any
 import msgspec
 
 from exporters.errors import BadOption
-from exporters.model.file_names import key_of, public_url
+from exporters.model.file_names import hash_key, public_url
 from labelloop.labeling.splits import SPLITS, split_of
 
+# `group_by` value: the folder of the image's address, unless the task's data has such a key.
 FOLDER = "folder"
-"""``group_by`` the folder of an image's address, where the data has no such key."""
-APART = "disputed"
-"""The split of the disputed tasks where they are kept apart."""
+# Split of disputed tasks with ``disputed="apart"``.
+DISPUTED_SPLIT = "disputed"
 DEFAULT_SPLIT = "train=.8,val=.1,test=.1"
 
 
-class Split(msgspec.Struct, frozen=True):
+class SplitPolicy(msgspec.Struct, frozen=True):
     """Shares of the splits, in the order train, val, test; they add up to one.
+
+    Attributes:
+        shares: Split -> share, 0 to 1.
+        group_by: A key of the task's data: images with one value are in one split. Empty: no groups.
+        key: A key of the task's data that holds its split; without a valid value the shares decide. Empty: none.
 
     >>> Split.parse("train=.8,val=.2").of("s3://bucket/a.jpg") in ("train", "val")
     True
@@ -25,16 +30,14 @@ class Split(msgspec.Struct, frozen=True):
 
     shares: Mapping[str, float]
     group_by: str = ""
-    """The key of a task's data: the images of one value are in one split. Empty: each goes by itself."""
     key: str = ""
-    """The key of a task's data that says its split; where it does not, the shares decide. Empty: they always do."""
 
     @classmethod
-    def parse(cls, text: str, *, group_by: str = "", key: str = "") -> "Split":
-        """Read ``train=.8,val=.1,test=.1``; shares are scaled to add up to one.
+    def parse(cls, text: str, *, group_by: str = "", key: str = "") -> "SplitPolicy":
+        """Parse ``train=.8,val=.1,test=.1``; shares are normalised to add up to one.
 
         Raises:
-            BadOption: an unknown split, a share below zero, or nothing over zero.
+            BadOption: an unknown split, a negative share, or no positive share.
         """
         wanted = ", ".join(SPLITS) + " with shares, such as " + DEFAULT_SPLIT
         shares: dict[str, float] = {}
@@ -51,53 +54,53 @@ class Split(msgspec.Struct, frozen=True):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Every split that an image can be in."""
+        """All splits that an image can be in."""
         return SPLITS if self.key else tuple(self.shares)
 
     @property
     def reads_data(self) -> bool:
-        """Whether more than an image's address decides."""
+        """Whether the task's data decides, besides the image's address."""
         return bool(self.group_by or self.key)
 
     def explicit_split(self, data: Mapping[str, Any]) -> str:
-        """The split that a task's data says; empty where it says none."""
+        """Return the split stated in a task's data; empty if there is none."""
         return split_of(str(_value(data, self.key))) if self.key else ""
 
     def group(self, url: str, data: Mapping[str, Any]) -> str:
-        """The group of an image by its task's data, or by the folder of its address (``folder``); empty: none.
+        """Return the group of an image: a value of its task's data or the folder of its address; empty if none.
 
-        A key with dots leads into objects: ``patient.id``.
+        A key with dots addresses nested objects: ``patient.id``.
         """
         if not self.group_by:
             return ""
         value = _value(data, self.group_by)
         if value is None and self.group_by == FOLDER:
             address = public_url(url)
-            if address.startswith(("http://", "https://")):  # elsewhere "?" is a letter, or the path is behind it
+            if address.startswith(("http://", "https://")):  # elsewhere "?" is part of the key, or precedes the path
                 address = address.partition("?")[0]
             return address.rpartition("/")[0]
         return str(value) if isinstance(value, str | int | float) and str(value) else ""
 
-    def of(self, url: str, group: str = "") -> str:
-        """The split of the image at ``url``: two tasks with one image are in one split, signed anew or not.
+    def assign(self, url: str, group: str = "") -> str:
+        """Return the split of an image by its public address, so that signatures do not matter, or by its group.
 
-        Where the image is of a group, the group's: no image of a group is ever in another split than the rest of it.
+        All images of a group are in one split.
         """
         identity = f"group {self.group_by}={group}" if group else public_url(url)
-        return self.at(key_of(identity))
+        return self.assign_key(hash_key(identity))
 
-    def at(self, key: int) -> str:
-        """The split of an image in no group, by the key of its public address: see `exporters.model.file_names.Named`."""
-        place = key / 2**64
+    def assign_key(self, key: int) -> str:
+        """Return the split of an image without a group, by `hash_key` of its public address."""
+        position = key / 2**64
         for name, share in self.shares.items():
-            if place < share:
+            if position < share:
                 return name
-            place -= share
+            position -= share
         return list(self.shares)[-1]
 
 
 def _value(data: Mapping[str, Any], key: str) -> Any:
-    """The value of a key; one with dots leads into objects."""
+    """Return the value of a key; a key with dots addresses nested objects."""
     value: Any = data
     for part in [key] if key in data else key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

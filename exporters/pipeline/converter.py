@@ -10,22 +10,22 @@ from msgspec.structs import replace
 
 from exporters.columnar.block import Block
 from exporters.columnar.columns import Columns
-from exporters.convert.columnar_builder import Dropped, RegionOutcomes, build_columns
+from exporters.convert.columnar_builder import DroppedRegion, RegionOutcomes, build_columns
 from exporters.convert.fast_decoder import FastBatch, FastTask, FastTaskDecoder
-from exporters.convert.options import Rules
+from exporters.convert.options import ConversionOptions
 from exporters.convert.region_converter import UNKNOWN_LABEL
-from exporters.convert.task_assembler import SAME_IMAGE, Assembler
+from exporters.convert.task_assembler import SAME_IMAGE, TaskAssembler
 from exporters.dataset.task_index import NO_DIGEST, NameKeys
 from exporters.model.accounting import Ledger, Loss
 from exporters.model.class_map import ClassMap
-from exporters.model.clipping import CLIPPED, Fitted
-from exporters.model.manifest import Photo
+from exporters.model.clipping import CLIPPED, ClippedShape
+from exporters.model.manifest import ImageCopy
 from exporters.model.records import Image, Item
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.task import Task, read_task
 
 if TYPE_CHECKING:
-    from exporters.pipeline.image_copier import Photos
+    from exporters.pipeline.image_copier import ImageCopier
 
 Counted = Counter[tuple[str, ...]]
 
@@ -67,7 +67,7 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Row(msgspec.Struct):
+class ConvertedTask(msgspec.Struct):
     """A task that was converted.
 
     Attributes:
@@ -86,7 +86,7 @@ class Row(msgspec.Struct):
     pattern: TaskOutcomeKey | None
     counted: Counted | None
     losses: list[Loss]
-    photos: Sequence[tuple[str, Photo]] = ()
+    photos: Sequence[tuple[str, ImageCopy]] = ()
 
 
 class _Accepted(msgspec.Struct, gc=False):
@@ -102,7 +102,12 @@ class Converter:
     """Takes tasks in the order of the source, a block at a time: ``look``, ``add`` each, ``flush``."""
 
     def __init__(
-        self, assembler: Assembler, rules: Rules, classes: ClassMap, ledger: Ledger, photos: "Photos | None" = None
+        self,
+        assembler: TaskAssembler,
+        rules: ConversionOptions,
+        classes: ClassMap,
+        ledger: Ledger,
+        photos: "ImageCopier | None" = None,
     ) -> None:
         self._assembler = assembler
         self._rules = rules
@@ -120,34 +125,34 @@ class Converter:
         """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
         if self._rules.split.reads_data:  # the task's, which the usual way does not read
             texts = [None] * len(texts)
-        self._drafts = self._usual.read(texts)
+        self._drafts = self._usual.decode(texts)
         if self._photos:
-            self._photos.expect((draft.url, draft.task) for draft in self._drafts.of if draft is not None)
+            self._photos.prefetch((draft.url, draft.task) for draft in self._drafts.tasks if draft is not None)
         self._new_labels = not self._drafts.class_ids.all()
 
     def add(self, place: int, entry: bytes | MalformedTask, digest: bytes) -> int:
         """Take the task at a place of the block; gives its key."""
-        draft = self._drafts.of[place]
+        draft = self._drafts.tasks[place]
         if draft is not None and not (self._new_labels and not self._known(draft)):
-            named = self._assembler.place(draft.task, draft.url)
+            named = self._assembler.assign_name(draft.task, draft.url)
             if named is not None:
                 image = Image(
                     draft.task,
                     named.name,
                     draft.width,
                     draft.height,
-                    self._rules.split.at(named.keys[1]),
-                    named.public,
+                    self._rules.split.assign_key(named.keys[1]),
+                    named.public_url,
                     draft.task,
                     0,
                     draft.key,
                 )
-                row = Row(draft.task, digest, (named.keys,), None, None, [])
+                row = ConvertedTask(draft.task, digest, (named.keys,), None, None, [])
                 if self._photos:
                     (item,) = self._copy([Item(image, source=draft.url)], row)
                     image = item.image
                     if row.digest == NO_DIGEST:
-                        row.counted = self._ledger.settle()
+                        row.counted = self._ledger.close_task()
                 if not named.free:
                     row.digest, row.names = NO_DIGEST, ()
                 self._accepted.append(_Accepted(draft, len(self._images), len(self._rows), named.repeated))
@@ -161,7 +166,7 @@ class Converter:
         """Whether all its labels are classes."""
         return bool(self._drafts.class_ids[draft.first : draft.last].all())
 
-    def flush(self) -> tuple[Block, list[Row]]:
+    def flush(self) -> tuple[Block, list[ConvertedTask]]:
         """The images of the tasks taken, and the tasks' rows."""
         columns = None
         if self._accepted:
@@ -174,8 +179,8 @@ class Converter:
             columns,
             [each.image for each in self._accepted],
             [each.draft.url for each in self._accepted],
-            {each.image: each.draft.about for each in self._accepted if each.draft.about}
-            | {place: item.about for place, item in self._items.items() if item.about},
+            {each.image: each.draft.coco_fields for each in self._accepted if each.draft.coco_fields}
+            | {place: item.coco_fields for place, item in self._items.items() if item.coco_fields},
         )
         rows = self._rows
         self.images += len(self._images)
@@ -196,7 +201,7 @@ class Converter:
                 unknown[place] if unknown else 0,
                 clipped,
                 (upright, turned, rings),
-                bool(each.draft.about),
+                bool(each.draft.coco_fields),
             )
             if place in fates.others or place in fates.dropped or row.counted:
                 self._settle_apart(each.draft, row, fates.others.get(place, ()), fates.dropped.get(place, ()))
@@ -215,7 +220,9 @@ class Converter:
         counts: list[int] = (found[first[1:]] - found[first[:-1]]).tolist()
         return counts
 
-    def _settle_apart(self, draft: FastTask, row: Row, others: Sequence[Fitted], dropped: Sequence[Dropped]) -> None:
+    def _settle_apart(
+        self, draft: FastTask, row: ConvertedTask, others: Sequence[ClippedShape], dropped: Sequence[DroppedRegion]
+    ) -> None:
         """The bill of a usual task of which there is more to say than its pattern does."""
         assert row.pattern is not None
         counted = row.pattern.counted()
@@ -236,23 +243,23 @@ class Converter:
         self._images: list[Image] = []
         self._tasks: list[int] = []
         self._items: dict[int, Item] = {}
-        self._rows: list[Row] = []
+        self._rows: list[ConvertedTask] = []
         self._accepted: list[_Accepted] = []
 
     def _convert_general(self, entry: bytes | MalformedTask, digest: bytes) -> int:
         made = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
-        row = Row(made.key, digest, made.names, None, None, list(made.losses))
-        if not made.stays:
+        row = ConvertedTask(made.key, digest, made.names, None, None, list(made.losses))
+        if not made.reusable:
             row.digest, row.names = NO_DIGEST, ()
         for item in self._copy(made.items, row):
             self._items[len(self._images)] = item
             self._images.append(item.image)
             self._tasks.append(len(self._rows))
-        row.counted = self._ledger.settle()
+        row.counted = self._ledger.close_task()
         self._rows.append(row)
         return made.key
 
-    def _copy(self, items: Sequence[Item], row: Row) -> Sequence[Item]:
+    def _copy(self, items: Sequence[Item], row: ConvertedTask) -> Sequence[Item]:
         """Copy the photos of a task; gives its items, each in the split that has its photo's bytes."""
         if self._photos is None:
             return items

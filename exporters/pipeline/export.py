@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from exporters.convert.annotation_policy import DISPUTED, consensus, policy
-from exporters.convert.consensus import reliability, survey
-from exporters.convert.options import Rules, question
-from exporters.convert.task_images import LateHeaders
-from exporters.dataset.versions import published
-from exporters.errors import BadOption, LabelsAlike, NoImages
+from exporters.convert.annotation_policy import DISPUTED, consensus, parse_policy
+from exporters.convert.consensus import estimate_annotators, reliability
+from exporters.convert.options import ConversionOptions, image_class_control
+from exporters.convert.task_images import LazyImageSizeReader
+from exporters.dataset.versions import published_version
+from exporters.errors import BadOption, NearDuplicateLabels, NoImages
 from exporters.formats import DEFAULT_FORMATS, FORMATS, format_names
 from exporters.formats.yolo_classify import YoloClassify
-from exporters.model.accounting import Report
-from exporters.model.class_map import CATEGORY_IDS, ORIGINAL, Categories, alike, config_labels, renames
+from exporters.model.accounting import ExportReport
+from exporters.model.class_map import CATEGORY_IDS, ORIGINAL, Categories, config_labels, near_duplicates, parse_renames
 from exporters.model.file_names import safe_name
-from exporters.model.keypoints import WORD, Skeleton
-from exporters.model.splits import APART, DEFAULT_SPLIT, Split
-from exporters.pipeline.export_run import Progress, Run
-from exporters.sources import Source, open_source
+from exporters.model.keypoints import KEYPOINT_TOKEN, Skeleton
+from exporters.model.splits import DEFAULT_SPLIT, DISPUTED_SPLIT, SplitPolicy
+from exporters.pipeline.export_run import ExportRun, Progress
+from exporters.sources import TaskSource, open_source
 from exporters.sources.json_file import JsonFile
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.service.settings import Settings
@@ -65,7 +65,7 @@ def export(
     ray: str = "",
     studio: "Studio | None" = None,
     progress: Progress | None = None,
-) -> Report:
+) -> ExportReport:
     """Make one new version of a data set in the store from annotated tasks.
 
     Args:
@@ -108,8 +108,8 @@ def export(
         raise BadOption("--workers", str(workers), "1 or more; 0 decides by itself")
     if not 0 <= max_errors <= 1:
         raise BadOption("--max-errors", str(max_errors), "a share from 0 to 1")
-    renamed = renames(rename)
-    shares, chosen = Split.parse(split, group_by=group_by, key=split_key), policy(annotation)
+    renamed = parse_renames(rename)
+    shares, chosen = SplitPolicy.parse(split, group_by=group_by, key=split_key), parse_policy(annotation)
     with ExitStack() as opened:
         if studio is None and settings.label_studio_api_key.get_secret_value():
             from labelloop.service.studio import Studio
@@ -127,9 +127,9 @@ def export(
         if not set(names) - set(left_out):
             raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
         names = tuple(name for name in names if name not in left_out)
-        if YoloClassify.name in names and (pairs := list(alike(_answers(tasks.config, renamed)))):
-            raise LabelsAlike(pairs)
-        crowd = survey(tasks.tasks(), tasks.config) if chosen is consensus else None
+        if YoloClassify.name in names and (pairs := list(near_duplicates(_answers(tasks.config, renamed)))):
+            raise NearDuplicateLabels(pairs)
+        crowd = estimate_annotators(tasks.tasks(), tasks.config) if chosen is consensus else None
 
         @cache
         def media() -> "Media":
@@ -138,11 +138,11 @@ def export(
 
             return opened.enter_context(closing(Media(settings, studio)))
 
-        run = Run(
+        run = ExportRun(
             source=tasks,
             store=store,
             formats=names,
-            rules=Rules(
+            rules=ConversionOptions(
                 policy=chosen,
                 split=shares,
                 disputed=disputed,
@@ -160,9 +160,9 @@ def export(
                 sizeless=any(not FORMATS[name].needs_size for name in names),
             ),
             skeleton=skeleton,
-            categories=Categories.of(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
+            categories=Categories.from_config(tasks.config, original=category_ids == ORIGINAL, renamed=renamed),
             left_out=left_out,
-            splits=(*shares.splits, *([APART] if disputed == "apart" else [])),
+            splits=(*shares.splits, *([DISPUTED_SPLIT] if disputed == "apart" else [])),
             max_errors=max_errors,
             allow_shrink=allow_shrink,
             policy={
@@ -177,7 +177,7 @@ def export(
                 "images": "copied" if copy_images else "in place",
                 **({"annotators": reliability(crowd)} if crowd else {}),
             },
-            headers=LateHeaders(media) if fetch else None,
+            headers=LazyImageSizeReader(media) if fetch else None,
             photos=media() if copy_images else None,
             progress=progress,
             afresh=afresh,
@@ -197,27 +197,27 @@ def _cluster(address: str, workers: int, order: "WorkerConfig") -> "Pool":
 def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skeleton | None) -> dict[str, str]:
     """The formats that cannot be made of the project, with the reason."""
     found = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
-    if config and not question(config):
+    if config and not image_class_control(config):
         found |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
     return found
 
 
 def _answers(config: LabelConfig | None, renamed: Mapping[str, str]) -> list[str]:
     """The classes of whole images: the choices of the question about them."""
-    control = config.controls.get(question(config)) if config else None
+    control = config.controls.get(image_class_control(config)) if config else None
     return [renamed.get(label.stored, label.stored) for label in control.labels] if control else []
 
 
-def _skeleton(tasks: Source, store: Store, formats: Sequence[str]) -> Skeleton | None:
+def _skeleton(tasks: TaskSource, store: Store, formats: Sequence[str]) -> Skeleton | None:
     """The key points of the label config; without one those that the tasks use, each in its place for good."""
     if tasks.config:
-        return Skeleton.of(tasks.config)
+        return Skeleton.from_config(tasks.config)
     asked = any(name in WITH_POINTS or name.endswith(POSE) for name in formats)
-    if not asked or (isinstance(tasks, JsonFile) and not tasks.mentions(WORD)):
+    if not asked or (isinstance(tasks, JsonFile) and not tasks.contains(KEYPOINT_TOKEN)):
         return None
-    return Skeleton.used(tasks.raw(), before.keypoints if (before := published(store)) else ())
+    return Skeleton.from_tasks(tasks.raw(), before.keypoints if (before := published_version(store)) else ())
 
 
-def _default_place(settings: Settings, source: Source) -> str:
+def _default_place(settings: Settings, source: TaskSource) -> str:
     stem, _ = safe_name(f"{source.title}.jpg")
     return f"{settings.store_url.rstrip('/')}/{quote(stem) if settings.store_url.startswith('file:') else stem}"

@@ -15,32 +15,32 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporters.convert.options import Rules
-from exporters.convert.task_assembler import Assembler
-from exporters.convert.task_images import Headers, Sizes
-from exporters.dataset.gc import epoch, is_whole
+from exporters.convert.options import ConversionOptions
+from exporters.convert.task_assembler import TaskAssembler
+from exporters.convert.task_images import ImageSizeReader, ImageSizes
+from exporters.dataset.gc import epoch, is_complete
 from exporters.dataset.published_files import publish_plain_files
 from exporters.dataset.shards import ObjectUploader, read_table
-from exporters.dataset.versions import VersionClaim, commit, publish, published, version_number
-from exporters.errors import ClassMapMoved, DatasetDamaged, ObjectsCollected
+from exporters.dataset.versions import VersionClaim, commit_version, publish_version, published_version, version_number
+from exporters.errors import ClassMapChanged, DatasetDamaged, ObjectsCollected
 from exporters.formats import FORMATS
-from exporters.formats.base import Format, Job
-from exporters.model.accounting import Accounts, Ledger, Report, TaskAccount, Written, accounts_of
-from exporters.model.class_map import Categories, ClassMap, Numbering, Stored, config_labels, load_classes
+from exporters.formats.base import Format, FormatContext
+from exporters.model.accounting import Accounts, ExportReport, Ledger, TaskAccount, WriteStats, build_accounts
+from exporters.model.class_map import Categories, ClassMap, ClassMapSync, StoredClassMap, config_labels, load_classes
 from exporters.model.keypoints import Skeleton
-from exporters.model.manifest import PHOTOS, Manifest, Photo
+from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest
 from exporters.pipeline.converter import Converter, TaskOutcomeKey
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
-from exporters.pipeline.publish_checks import EMPTY, refusal
-from exporters.pipeline.scheduler import Conversion, Pool, WorkerConfig, blocks_of, gc_relaxed
-from exporters.sources import Source
+from exporters.pipeline.publish_checks import EMPTY, refusal_reason
+from exporters.pipeline.scheduler import ConversionScheduler, Pool, WorkerConfig, blocks_of, gc_relaxed
+from exporters.sources import TaskSource
 from labelloop import VERSION
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store
 
 if TYPE_CHECKING:
-    from exporters.pipeline.image_copier import Photos
+    from exporters.pipeline.image_copier import ImageCopier
     from labelloop.service.media import Media
 
 Progress = Callable[[int, int | None], None]
@@ -51,20 +51,20 @@ POOL_AFTER = 1 << 30
 _log = logging.getLogger(__name__)
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
     """One export with its options read and its parts opened."""
 
-    source: Source
+    source: TaskSource
     store: Store
     formats: tuple[str, ...]
-    rules: Rules
+    rules: ConversionOptions
     skeleton: Skeleton | None
     categories: Categories = Categories()
     splits: tuple[str, ...]
     max_errors: float
     policy: Mapping[str, Any]
     left_out: Mapping[str, str] = {}
-    headers: Headers | None = None
+    headers: ImageSizeReader | None = None
     photos: "Media | None" = None
     progress: Progress | None = None
     afresh: bool = False
@@ -73,7 +73,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     pool: Callable[[WorkerConfig], Pool] | None = None
 
-    def run_with_retries(self) -> Report:
+    def run_with_retries(self) -> ExportReport:
         """A version, also where another exporter numbered a new label first: then again, with its numbers.
 
         So it is where `dataset gc` took an object away that we were about to name.
@@ -82,19 +82,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             for _ in range(4):
                 try:
                     return self.run_attempt()
-                except (ClassMapMoved, ObjectsCollected):
+                except (ClassMapChanged, ObjectsCollected):
                     continue
             return self.run_attempt()
 
-    def run_attempt(self) -> Report:
+    def run_attempt(self) -> ExportReport:
         """Read every task and write a version; nothing of it is seen before it is whole."""
         with ThreadPoolExecutor(2, thread_name_prefix="begin") as beside:  # a store far away answers all at once
             asked, loading = beside.submit(epoch, self.store), beside.submit(load_classes, self.store)
-            parent = published(self.store)
+            parent = published_version(self.store)
             began, stored = asked.result(), loading.result()
         try:
             known = (
-                None if self.afresh or parent is None else PreviousVersionIndex.of(self.store, parent, self._digest())
+                None if self.afresh or parent is None else PreviousVersionIndex.load(self.store, parent, self._digest())
             )
         except DatasetDamaged as damaged:
             _log.warning("everything_is_written_again", extra={"reason": damaged.message})
@@ -109,19 +109,19 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     def _version(
         self,
-        parent: Manifest | None,
+        parent: VersionManifest | None,
         known: PreviousVersionIndex | None,
         turn: VersionClaim,
         began: str,
-        stored: Stored,
-    ) -> Report:
+        stored: StoredClassMap,
+    ) -> ExportReport:
         (numbered, etag), renamed = stored, self.rules.renamed
         classes = ClassMap(numbered.names, renamed)
-        numbering = Numbering(self.store, classes, etag)
+        numbering = ClassMapSync(self.store, classes, etag)
         lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
         for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
-        job = Job(self.splits, (), self.skeleton, self.categories)
+        job = FormatContext(self.splits, (), self.skeleton, self.categories)
         formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
         with (
             numbering,
@@ -129,18 +129,18 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             ObjectUploader(self.store, parent.shards() if parent and not self.afresh else ()) as objects,
         ):
             ledger = Ledger()
-            assembler = Assembler(self.rules, classes=classes, sizes=Sizes(self.headers), ledger=ledger)
+            assembler = TaskAssembler(self.rules, classes=classes, sizes=ImageSizes(self.headers), ledger=ledger)
             photos = self._copier(parent if known else None, objects, scratch) if self.photos else None
             making = GenerationBuilder(scratch, objects)
             with closing(photos) if photos else nullcontext():
                 converter = Converter(assembler, self.rules, classes, ledger, photos)
-                inside = _RunState(job, formats, classes, numbering, objects, scratch)
+                inside = _AttemptState(job, formats, classes, numbering, objects, scratch)
                 self._convert(converter, assembler, making, known, inside)
             made = making.finish(known.removed() if known else ())
-            total = making.bills.total()
-            accounts = accounts_of(total, self.formats)
+            total = making.accounts.total()
+            accounts = build_accounts(total, self.formats)
             splits = {split: total["images", split] for split in self.splits}
-            refused = refusal(
+            refused = refusal_reason(
                 accounts,
                 splits,
                 classes.names,
@@ -151,7 +151,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             if refused in EMPTY:
                 return self._nothing(refused, accounts, splits, making.converted)
             numbering.finish()
-            manifest = Manifest(
+            manifest = VersionManifest(
                 parent=parent.version if parent else None,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 published=not refused,
@@ -172,22 +172,22 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             objects.flush()
             manifest = publish_plain_files(self.store, manifest, scratch)
             turn.begin_check()
-            if epoch(self.store) != began and not is_whole(self.store, manifest):
+            if epoch(self.store) != began and not is_complete(self.store, manifest):
                 raise ObjectsCollected(self.store.url)
-            manifest, checksum, alone_until = commit(self.store, manifest, turn)
+            manifest, checksum, exclusive_until = commit_version(self.store, manifest, turn)
         if manifest.published:
-            publish(
-                self.store, manifest.version, checksum, alone_until=alone_until, seen=turn.head if alone_until else None
+            publish_version(
+                self.store, manifest.version, checksum, exclusive_until=exclusive_until, expected=turn.head if exclusive_until else None
             )
-        return self._report(manifest, checksum, Written(objects.written, objects.written_bytes, making.converted))
+        return self._report(manifest, checksum, WriteStats(objects.written, objects.written_bytes, making.converted))
 
     def _convert(
         self,
         converter: Converter,
-        assembler: Assembler,
+        assembler: TaskAssembler,
         making: GenerationBuilder,
         known: PreviousVersionIndex | None,
-        inside: "_RunState",
+        inside: "_AttemptState",
     ) -> None:
         job, classes, objects = inside.job, inside.classes, inside.objects
         done = 0
@@ -195,13 +195,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         def tell(tasks: int) -> None:
             nonlocal done
             if converter.images or objects.written:  # a version of nothing leaves nothing in the store
-                inside.numbering.keep_up()
+                inside.numbering.sync()
             for _ in range(tasks if self.progress else 0):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
 
         patterns: dict[TaskOutcomeKey, TaskAccount] = {}
-        conversion = Conversion(
+        conversion = ConversionScheduler(
             converter=converter,
             assembler=assembler,
             writer=lambda: SegmentWriter(
@@ -231,20 +231,20 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         with closing(self._pool(order)) as pool:
             conversion.convert_parallel(chain([following], blocks), pool, classes.names, objects)
 
-    def _copier(self, parent: Manifest | None, objects: ObjectUploader, scratch: Path) -> "Photos":
-        from exporters.pipeline.image_copier import Photos
+    def _copier(self, parent: VersionManifest | None, objects: ObjectUploader, scratch: Path) -> "ImageCopier":
+        from exporters.pipeline.image_copier import ImageCopier
 
         before = read_table(self.store, parent, PHOTOS) if parent else ()
-        copies = ((each.split, msgspec.json.decode(each.body, type=Photo)) for each in before)
+        copies = ((each.split, msgspec.json.decode(each.body, type=ImageCopy)) for each in before)
         assert self.photos is not None
-        return Photos(self.photos, self.store, objects, scratch, copies)
+        return ImageCopier(self.photos, self.store, objects, scratch, copies)
 
     def _pool(self, order: WorkerConfig) -> Pool:
         if self.pool:
             return self.pool(order)
-        from exporters.pipeline.process_pool import Processes, usual_workers
+        from exporters.pipeline.process_pool import ProcessPool, default_workers
 
-        return Processes(order, self.workers or usual_workers())
+        return ProcessPool(order, self.workers or default_workers())
 
     def _digest(self) -> str:
         """Of everything that decides what becomes of a task, beside its text and the numbers of the classes."""
@@ -264,9 +264,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         }
         return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
-    def _nothing(self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int) -> Report:
+    def _nothing(self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int) -> ExportReport:
         """The report where no version is made."""
-        return Report(
+        return ExportReport(
             url=self.store.url,
             version="",
             published=False,
@@ -276,14 +276,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             accounts=accounts,
             objects=0,
             bytes=0,
-            written=Written(0, 0, converted),
+            written=WriteStats(0, 0, converted),
             manifest_sha256="",
             left_out=self.left_out,
         )
 
-    def _report(self, manifest: Manifest, checksum: str, written: Written) -> Report:
+    def _report(self, manifest: VersionManifest, checksum: str, written: WriteStats) -> ExportReport:
         sizes = [shard.size for shard in manifest.shards().values()] + [file.size for file in manifest.files]
-        return Report(
+        return ExportReport(
             url=self.store.url,
             version=manifest.version,
             published=manifest.published,
@@ -299,13 +299,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _RunState(msgspec.Struct, frozen=True):
+class _AttemptState(msgspec.Struct, frozen=True):
     """What a version under way is made with."""
 
-    job: Job
+    job: FormatContext
     formats: tuple[Format, ...]
     classes: ClassMap
-    numbering: Numbering
+    numbering: ClassMapSync
     objects: ObjectUploader
     scratch: Path
 

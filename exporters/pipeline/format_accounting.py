@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from exporters.columnar.block import Block
-from exporters.formats.base import ABOUT, ATTRIBUTES, FLAGS, NOTES, Encoded, Format
-from exporters.model.accounting import Loss, TaskAccount, TaskAccountTable, bill_of
+from exporters.formats.base import ATTRIBUTES, FLAGS, IMAGE_FIELDS, NOTES, EncodedBlock, Format
+from exporters.model.accounting import Loss, TaskAccount, TaskAccountTable, task_account
 from exporters.model.records import Object
-from exporters.pipeline.converter import Counted, Row, TaskOutcomeKey
+from exporters.pipeline.converter import ConvertedTask, Counted, TaskOutcomeKey
 from labelloop.labeling.studio.region_attributes import CROWD
 
 
@@ -17,15 +17,15 @@ class FormatAccountant:
     Most tasks are usual and nothing is said of them, so what a format made of one follows from its pattern.
     """
 
-    def __init__(self, block: Block, rows: Sequence[Row]) -> None:
+    def __init__(self, block: Block, rows: Sequence[ConvertedTask]) -> None:
         self._block = block
         self._rows = rows
         self._formats: list[Format] = []
-        self._usual = dict(zip(block.usual, range(len(block.usual)), strict=True))
+        self._usual = dict(zip(block.columnar, range(len(block.columnar)), strict=True))
         self._notes: dict[int, list[tuple[str, ...]]] = {}  # of images: lines of the bill that a format adds
         self._refused: dict[tuple[int, str], dict[int, str]] = {}  # of an image and a format: objects, with the reason
 
-    def add(self, each: Format, encoded: Encoded) -> None:
+    def add(self, each: Format, encoded: EncodedBlock) -> None:
         """Take what a format said.
 
         A region none of whose objects it holds is a loss of the task; where it holds some, the others are counted.
@@ -57,7 +57,7 @@ class FormatAccountant:
         for place, change, times in encoded.converted:
             self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
 
-    def bills(
+    def account_numbers(
         self, bills: TaskAccountTable, numbers: dict[TaskOutcomeKey, int], known: dict[TaskOutcomeKey, TaskAccount]
     ) -> list[int]:
         """The number of each task's bill.
@@ -77,7 +77,7 @@ class FormatAccountant:
                 bill = known.get(pattern) if pattern else None
                 if bill is None:
                     places = self._places() if places is None else places
-                    bill = bill_of(self._counted(row, places.get(task, [])))
+                    bill = task_account(self._counted(row, places.get(task, [])))
                 number = bills.number(bill)
                 if pattern:
                     numbers[pattern], known[pattern] = number, bill
@@ -101,7 +101,7 @@ class FormatAccountant:
             places.setdefault(owner, []).append(place)
         return places
 
-    def _counted(self, row: Row, places: Sequence[int]) -> Counted:
+    def _counted(self, row: ConvertedTask, places: Sequence[int]) -> Counted:
         block = self._block
         counted = row.pattern.counted() if row.pattern else row.counted
         assert counted is not None
@@ -109,10 +109,10 @@ class FormatAccountant:
             counted["images", block.images[place].split] += 1
             counted.update(self._notes.get(place, ()))
             item = block.items.get(place)
-            unsaid = _unsaid(item.objects if item else (), about=place in block.about)
+            unsaid = _unsaid(item.objects if item else (), about=place in block.coco_fields)
             for each in self._formats:
                 for (thing, what), number in unsaid.items():
-                    if what not in each.places:
+                    if what not in each.supported_metadata:
                         line = f"{thing} whose {what} the format has no place for"
                         counted["format", each.name, "converted", line] += number
                 refused = self._refused.get((place, each.name), {})
@@ -136,12 +136,12 @@ class FormatAccountant:
     def _of_kind(self, image: int, kind: int) -> int:
         columns = self._block.columns
         assert columns is not None
-        return int((columns.fits.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
+        return int((columns.clipped.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
 
 
 def _unsaid(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:
     """How many things have more than labels and shapes: (things, what they have)."""
-    found: Counter[tuple[str, str]] = Counter({("images", ABOUT): int(about)})
+    found: Counter[tuple[str, str]] = Counter({("images", IMAGE_FIELDS): int(about)})
     seen: set[int] = set()
     for each in objects:
         said = each.remarks

@@ -17,7 +17,7 @@ from exporters.dataset.task_index import PageFile, PageWriter
 from exporters.formats.base import Format
 from exporters.model.accounting import TaskAccount, TaskAccountTable
 from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, Generation, Shard
-from exporters.pipeline.converter import Row, TaskOutcomeKey
+from exporters.pipeline.converter import ConvertedTask, TaskOutcomeKey
 from exporters.pipeline.format_accounting import FormatAccountant
 
 _encode = msgspec.json.Encoder().encode
@@ -29,7 +29,7 @@ class SegmentResult(msgspec.Struct, frozen=True):
 
     tables: Mapping[str, tuple[Shard, ...]]
     rows: PageWriter
-    bills: TaskAccountTable
+    accounts: TaskAccountTable
 
 
 class SegmentWriter:
@@ -63,7 +63,7 @@ class SegmentWriter:
             for name in (IMAGES, DROPPED, PHOTOS, *(each.name for each in formats))
         }
 
-    def add(self, block: Block, rows: Sequence[Row]) -> None:
+    def add(self, block: Block, rows: Sequence[ConvertedTask]) -> None:
         """Write the records of a block and the rows of its tasks."""
         first = self._first + len(self._rows)
         heads = line_heads([first + task for task in block.tasks], [image.split for image in block.images])
@@ -81,7 +81,7 @@ class SegmentWriter:
             if row.losses:
                 losses = [_encode(loss) for loss in row.losses]
                 self._tables[DROPPED].add(line_heads([seq] * len(losses), [""] * len(losses)), losses)
-        numbers = tally.bills(self._bills, self._numbers, self._known)
+        numbers = tally.account_numbers(self._bills, self._numbers, self._known)
         self._bills.add(numbers)
         self._rows.add([row.key for row in rows], [row.digest for row in rows], numbers, [row.names for row in rows])
 
@@ -102,18 +102,18 @@ class GenerationBuilder:
     """Takes stretches in the order of the source; ``bills`` adds up what became of all tasks of the version."""
 
     def __init__(self, scratch: Path, objects: ObjectUploader) -> None:
-        self.bills = TaskAccountTable()
+        self.accounts = TaskAccountTable()
         self.converted = 0
         """How many tasks it holds."""
         self._objects = objects
         self._page = PageFile(scratch)
         self._tables: dict[str, tuple[Shard, ...]] = {}
 
-    def take(self, stretch: SegmentResult) -> None:
+    def add(self, stretch: SegmentResult) -> None:
         """Add a stretch."""
         for name, shards in stretch.tables.items():
             self._tables[name] = (*self._tables.get(name, ()), *shards)
-        self._page.add(stretch.rows.columns(self.bills.take(stretch.bills)))
+        self._page.add(stretch.rows.columns(self.accounts.merge(stretch.accounts)))
         self.converted += len(stretch.rows)
 
     def finish(self, removed: Iterable[int] = ()) -> Generation | None:
@@ -125,7 +125,7 @@ class GenerationBuilder:
         removed = list(removed)
         if not self.converted and not removed:
             return None
-        path = self._page.whole(self.bills.known, removed)
+        path = self._page.finish(self.accounts.accounts, removed)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         index = Shard(digest, path.stat().st_size, self.converted)

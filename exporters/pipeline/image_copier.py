@@ -8,31 +8,31 @@ from pathlib import Path
 
 import msgspec
 
-from exporters.convert.loss_recorder import MOVED, moved
+from exporters.convert.loss_recorder import MOVED, moved_image_loss
 from exporters.dataset.shards import ObjectUploader
 from exporters.model.accounting import Ledger, Loss
-from exporters.model.file_names import key_of
-from exporters.model.manifest import Photo
+from exporters.model.file_names import hash_key
+from exporters.model.manifest import ImageCopy
 from exporters.model.records import Item
-from exporters.structures.split_keys import SplitKeys, marked
+from exporters.structures.split_keys import SplitKeys, with_split
 from labelloop.labeling.splits import SPLITS
 from labelloop.service.media import Media, MediaError
-from labelloop.service.store import Entry, Store
+from labelloop.service.store import ObjectInfo, Store
 
 NOT_COPIED = "photos that could not be copied (see dropped.jsonl)"
 _THREADS = 8
 
 
-class Brought(msgspec.Struct, frozen=True):
+class FetchedImage(msgspec.Struct, frozen=True):
     """A photo on its way: a copy that the server made (``entry``), or a file of ours that is still to be sent."""
 
     sha256: str = ""
     size: int = 0
     path: Path | None = None
-    entry: Entry | None = None
+    entry: ObjectInfo | None = None
 
 
-class Photos:
+class ImageCopier:
     """Copies photos as their tasks pass by, several at a time.
 
     A photo that lies on the S3 server of the data set is copied there: nothing of it comes here. It is known by its
@@ -52,21 +52,21 @@ class Photos:
         store: Store,
         objects: ObjectUploader,
         scratch: Path,
-        before: Iterable[tuple[str, Photo]] = (),
+        before: Iterable[tuple[str, ImageCopy]] = (),
     ) -> None:
         self._splits = SplitKeys()
         for split, photo in before:
-            self._splits.add(marked(key_of(photo.content), split))
+            self._splits.add(with_split(hash_key(photo.content_key), split))
         self._media, self._store, self._objects, self._scratch = media, store, objects, scratch
         self._numbers = count()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photos")
-        self._coming: dict[tuple[str, int], Future[Brought]] = {}
+        self._coming: dict[tuple[str, int], Future[FetchedImage]] = {}
 
-    def expect(self, photos: Iterable[tuple[str, int]]) -> None:
+    def prefetch(self, photos: Iterable[tuple[str, int]]) -> None:
         """Begin to bring the photos of the next tasks: (address, task)."""
         self._coming = {each: self._threads.submit(self._bring, *each) for each in dict.fromkeys(photos)}
 
-    def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> tuple[Photo | None, str]:
+    def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> tuple[ImageCopy | None, str]:
         """Copy the photo of an image; gives the copy and its split, which is that of the first of the same bytes.
 
         None, with a note and a loss, where it cannot be had.
@@ -75,16 +75,16 @@ class Photos:
         photo = self._copy(item, ledger, lose)
         if photo is None or image.split not in SPLITS:
             return photo, image.split
-        key = key_of(photo.content)
+        key = hash_key(photo.content_key)
         split = self._splits.split(key)
         if not split:
-            self._splits.add(marked(key, image.split))
+            self._splits.add(with_split(key, image.split))
         elif split != image.split:
             ledger.notes[MOVED] += 1
-            lose(moved(image.task, image.url, split, image.split, "whose photo has the same bytes"))
+            lose(moved_image_loss(image.task, image.url, split, image.split, "whose photo has the same bytes"))
         return photo, split or image.split
 
-    def _copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> Photo | None:
+    def _copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> ImageCopy | None:
         image = item.image
         coming = self._coming.pop((item.source, image.task), None)
         try:
@@ -96,26 +96,26 @@ class Photos:
             lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {why}"))
             return None
         if found.entry is not None:
-            return Photo(image.file_name, "", found.entry.size, found.entry.key, found.entry.tag.strip('"'))
+            return ImageCopy(image.file_name, "", found.entry.size, found.entry.key, found.entry.tag.strip('"'))
         assert found.path is not None
         self._objects.put_file(found.path, found.sha256)
-        return Photo(image.file_name, found.sha256, found.size)
+        return ImageCopy(image.file_name, found.sha256, found.size)
 
     def close(self) -> None:
         """End the threads; what was not asked for is given up."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _bring(self, url: str, task: int) -> Brought:
-        entry = self._store.copy_in(url, lambda source: _key(url, source))
+    def _bring(self, url: str, task: int) -> FetchedImage:
+        entry = self._store.copy_from(url, lambda source: _key(url, source))
         if entry is not None:
-            return Brought(entry=entry)
+            return FetchedImage(entry=entry)
         data = self._media.path(url, task_id=task).read_bytes()  # at once: the cache may drop it
         part = self._scratch / f"photo-{next(self._numbers)}"
         part.write_bytes(data)
-        return Brought(hashlib.sha256(data).hexdigest(), len(data), part)
+        return FetchedImage(hashlib.sha256(data).hexdigest(), len(data), part)
 
 
-def _key(url: str, source: Entry) -> str:
+def _key(url: str, source: ObjectInfo) -> str:
     """The key of a copy: another one whenever the object is."""
     if not source.size:
         return ""  # no photo: reading it says so

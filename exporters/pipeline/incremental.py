@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from exporters.convert.task_assembler import Assembler
+from exporters.convert.task_assembler import TaskAssembler
 from exporters.dataset.shards import read_index
-from exporters.dataset.task_index import ByDigest, Index
+from exporters.dataset.task_index import ByDigest, TaskIndex
 from exporters.model.accounting import TaskAccount
-from exporters.model.manifest import Generation, Manifest
+from exporters.model.manifest import Generation, VersionManifest
 from labelloop.service.store import Store
 
-MOST_GENERATIONS = 12
-MOST_STORED = 1.5
+MAX_GENERATIONS = 12
+MAX_STORED_RATIO = 1.5
 """Tasks stored for each that counts; beyond it the data set is written anew, as readers have to read them all."""
 
 
@@ -27,7 +27,7 @@ class PreviousVersionIndex:
     last; where the source has it otherwise, the published version cannot be built on.
     """
 
-    def __init__(self, generations: tuple[Generation, ...], index: Index) -> None:
+    def __init__(self, generations: tuple[Generation, ...], index: TaskIndex) -> None:
         self.generations = generations
         self._index = index
         self._by_digest = ByDigest(index)
@@ -38,32 +38,32 @@ class PreviousVersionIndex:
         self._new = False
 
     @classmethod
-    def of(cls, store: Store, parent: Manifest, rules: str) -> "PreviousVersionIndex | None":
+    def load(cls, store: Store, parent: VersionManifest, rules: str) -> "PreviousVersionIndex | None":
         """What a version knows; None where it was made by other rules, or is better written anew."""
-        if parent.rules != rules or not parent.generations or len(parent.generations) >= MOST_GENERATIONS:
+        if parent.rules != rules or not parent.generations or len(parent.generations) >= MAX_GENERATIONS:
             return None
         index = read_index(store, parent)
-        return cls(parent.generations, index) if index.stored <= MOST_STORED * len(index) else None
+        return cls(parent.generations, index) if index.stored <= MAX_STORED_RATIO * len(index) else None
 
-    def find(self, digests: Sequence[bytes]) -> list[int]:
+    def find_unchanged(self, digests: Sequence[bytes]) -> list[int]:
         """The place of the task that was converted from each text; -1 where there is none."""
         return self._by_digest.find(digests)
 
-    def place(self, key: int) -> int:
+    def position(self, key: int) -> int:
         """The place of a task; -1 where there is none."""
         found = int(np.searchsorted(self._keys, key))
         return int(self._order[found]) if found < len(self._keys) and self._keys[found] == key else -1
 
-    def keep(self, place: int, assembler: Assembler) -> TaskAccount | None:
+    def keep(self, place: int, assembler: TaskAssembler) -> TaskAccount | None:
         """Take a task as it is, with its number and names; None where another task has one of them by now."""
-        if self._seen[place] or not assembler.reserve(int(self._index.keys[place]), self._index.names(place)):
+        if self._seen[place] or not assembler.try_reserve(int(self._index.keys[place]), self._index.names(place)):
             return None
         self._come(place)
-        return self._index.bill(place)
+        return self._index.account(place)
 
-    def replace(self, key: int) -> None:
+    def mark_converted(self, key: int) -> None:
         """A task was converted: again, or for the first time."""
-        place = self.place(key)
+        place = self.position(key)
         if place < 0:
             self._new = True
         else:

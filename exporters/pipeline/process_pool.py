@@ -11,19 +11,19 @@ from functools import partial
 from multiprocessing import get_all_start_methods, get_context, parent_process
 
 from exporters.errors import WorkerLost
-from exporters.pipeline.scheduler import Converted, WorkerConfig, WorkUnit, convert_piece
-from labelloop.service.cores import available_cores
+from exporters.pipeline.scheduler import ConvertedUnit, WorkerConfig, WorkUnit, convert_unit
+from labelloop.service.system import available_cores
 
 _MOST = 8
 """Processes that are started where nobody says how many; with more, cutting the source is what they wait for."""
 
 
-def usual_workers() -> int:
+def default_workers() -> int:
     """How many processes are worth their while here."""
     return min(available_cores(), _MOST)
 
 
-class Processes:
+class ProcessPool:
     """A pool of processes. They are started anew, not forked: whoever exports may have threads and connections."""
 
     def __init__(self, order: WorkerConfig, workers: int) -> None:
@@ -32,15 +32,15 @@ class Processes:
         if method == "forkserver":
             context.set_forkserver_preload(["exporters.pipeline.scheduler"])
         self.workers = workers
-        self._convert = partial(convert_piece, order)
+        self._convert = partial(convert_unit, order)
         self._executor = ProcessPoolExecutor(workers, context, initializer=_begin)
 
-    def submit(self, piece: WorkUnit) -> "Future[Converted]":
+    def submit(self, piece: WorkUnit) -> "Future[ConvertedUnit]":
         """See `exporters.pipeline.scheduler.Pool`."""
         with _told():
             return self._executor.submit(self._convert, piece)
 
-    def result(self, submitted: "Future[Converted]") -> Converted:
+    def result(self, submitted: "Future[ConvertedUnit]") -> ConvertedUnit:
         """See `exporters.pipeline.scheduler.Pool`.
 
         Raises:

@@ -17,7 +17,7 @@ EMPTY = frozenset({NO_IMAGE, NO_CLASS})
 """Reasons for which no version is made at all: there is nothing in it to look at."""
 
 
-def refusal(
+def refusal_reason(
     accounts: Accounts,
     images: Mapping[str, int],
     classes: Iterable[str],

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from exporters.pipeline.scheduler import Converted, WorkerConfig, WorkUnit, convert_piece
-from labelloop.service.ray import ClusterFailed, first_line, join, leave
+from exporters.pipeline.scheduler import ConvertedUnit, WorkerConfig, WorkUnit, convert_unit
+from labelloop.service.ray import ClusterFailed, join_cluster, leave_cluster, root_cause
 
 _ATTEMPTS = 3
 """Times that a piece is given out whose worker died."""
@@ -14,29 +14,29 @@ _FIX = (
 
 
 class RayCluster:
-    """Joins a cluster, or starts one: see `labelloop.service.ray.join`."""
+    """Joins a cluster, or starts one: see `labelloop.service.ray.join_cluster`."""
 
     def __init__(self, address: str, order: WorkerConfig, workers: int = 0) -> None:
-        self._ray, self.workers = join(address, workers, "An export over a cluster")
+        self._ray, self.workers = join_cluster(address, workers, "An export over a cluster")
         self._order = self._ray.put(order)
-        self._convert: Any = self._ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(convert_piece)
+        self._convert: Any = self._ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(convert_unit)
 
     def submit(self, piece: WorkUnit) -> Any:
         """See `exporters.pipeline.scheduler.Pool`."""
-        return self._convert.remote(self._order, piece.carried())
+        return self._convert.remote(self._order, piece.materialized())
 
-    def result(self, submitted: Any) -> Converted:
+    def result(self, submitted: Any) -> ConvertedUnit:
         """See `exporters.pipeline.scheduler.Pool`.
 
         Raises:
             ClusterFailed: The piece's workers died, or it failed there: the store cannot be written from there, say.
         """
         try:
-            found: Converted = self._ray.get(submitted)
+            found: ConvertedUnit = self._ray.get(submitted)
         except Exception as error:
-            raise ClusterFailed("A worker of the cluster failed", first_line(error), fix=_FIX) from error
+            raise ClusterFailed("A worker of the cluster failed", root_cause(error), fix=_FIX) from error
         return found
 
     def close(self) -> None:
         """See `exporters.pipeline.scheduler.Pool`."""
-        leave(self._ray)
+        leave_cluster(self._ray)

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import msgspec
 from xxhash import xxh3_128_digest
 
-from exporters.convert.options import Rules
-from exporters.convert.task_assembler import Assembler, Taken
-from exporters.convert.task_images import Headers, LateHeaders, Sizes
+from exporters.convert.options import ConversionOptions
+from exporters.convert.task_assembler import TaskAssembler, UsedKeys
+from exporters.convert.task_images import ImageSizeReader, ImageSizes, LazyImageSizeReader
 from exporters.dataset.shards import ObjectUploader
 from exporters.dataset.task_index import NO_DIGEST
 from exporters.formats import FORMATS
-from exporters.formats.base import Job
+from exporters.formats.base import FormatContext
 from exporters.model.accounting import Ledger, TaskAccountTable
 from exporters.model.class_map import ClassMap
 from exporters.pipeline.converter import Converter
@@ -37,7 +37,7 @@ Entry = bytes | MalformedTask
 Block = list[Entry]
 BLOCK_TASKS = 128
 BLOCK_BYTES = 1 << 20
-STRETCH_BYTES = 16 << 20
+SEGMENT_BYTES = 16 << 20
 """Of JSON: shards end with a stretch, so a smaller one means more objects, a larger one more memory a process."""
 
 
@@ -46,9 +46,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     store: str
     settings: Settings
-    rules: Rules
+    rules: ConversionOptions
     formats: tuple[str, ...]
-    job: Job
+    job: FormatContext
     fetch: bool
     classes: tuple[str, ...] = ()
 
@@ -80,16 +80,16 @@ class WorkUnit(msgspec.Struct, frozen=True):
     tasks: int
     blocks: Iterable[Block]
 
-    def carried(self) -> "WorkUnit":
+    def materialized(self) -> "WorkUnit":
         """The piece with its tasks in it, for another machine."""
         return WorkUnit(self.first, self.tasks, list(self.blocks))
 
 
-class Converted(msgspec.Struct, frozen=True):
+class ConvertedUnit(msgspec.Struct, frozen=True):
     """A piece that was converted as if nothing stood before it: what it took, the classes after it, what it wrote."""
 
     stretch: SegmentResult
-    taken: Taken
+    taken: UsedKeys
     classes: tuple[str, ...]
     written: int
     written_bytes: int
@@ -103,7 +103,7 @@ class Pool(Protocol):
     def submit(self, piece: WorkUnit) -> Any:
         """Have a piece converted; gives what `result` takes."""
 
-    def result(self, submitted: Any) -> Converted:
+    def result(self, submitted: Any) -> ConvertedUnit:
         """A piece that was submitted, once it is there."""
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ PendingUnit = tuple[WorkUnit, SpooledBlocks, Any]
 """A piece that was submitted: with its blocks, and what `Pool.result` takes."""
 
 
-class Conversion:
+class ConversionScheduler:
     """Takes the blocks of a source in their order.
 
     Args:
@@ -130,7 +130,7 @@ class Conversion:
         self,
         *,
         converter: Converter,
-        assembler: Assembler,
+        assembler: TaskAssembler,
         writer: Callable[[], SegmentWriter],
         making: GenerationBuilder,
         known: PreviousVersionIndex | None,
@@ -140,7 +140,7 @@ class Conversion:
         self._assembler = assembler
         self._writer = writer
         self._making = making
-        self._keeping = Keeping(known, assembler, making.bills) if known else None
+        self._keeping = UnchangedTasks(known, assembler, making.accounts) if known else None
         self._tell = tell
 
     def convert_serial(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
@@ -155,7 +155,7 @@ class Conversion:
                     convert_block(block, self._converter, writer, self._keeping)
                     self._tell(len(block))
                     done += _size(block)
-                self._making.take(writer.finish())
+                self._making.add(writer.finish())
             if until is not None and done >= until:
                 return
 
@@ -179,21 +179,21 @@ class Conversion:
     def _take(self, given: PendingUnit, pool: Pool, classes: tuple[str, ...], objects: ObjectUploader) -> None:
         piece, stored, submitted = given
         found = pool.result(submitted)
-        if found.classes == classes and self._assembler.pass_over(piece.tasks, found.taken):
-            self._making.take(found.stretch)
-            objects.put_elsewhere(found.written, found.written_bytes)
+        if found.classes == classes and self._assembler.try_skip_tasks(piece.tasks, found.taken):
+            self._making.add(found.stretch)
+            objects.count_remote(found.written, found.written_bytes)
             self._tell(piece.tasks)
         else:  # it has a class, a number or a name that hangs on what came before
             self.convert_serial(stored)
         stored.path.unlink()
 
 
-class Keeping:
+class UnchangedTasks:
     """Tasks that the published version holds as they are."""
 
-    def __init__(self, known: PreviousVersionIndex, assembler: Assembler, bills: TaskAccountTable) -> None:
+    def __init__(self, known: PreviousVersionIndex, assembler: TaskAssembler, bills: TaskAccountTable) -> None:
         self._known, self._assembler, self._bills = known, assembler, bills
-        self.find, self.replace = known.find, known.replace
+        self.find, self.replace = known.find_unchanged, known.mark_converted
 
     def keep(self, place: int) -> bool:
         """Keep the task at a place of that version; False where another has its number or names by now."""
@@ -203,7 +203,9 @@ class Keeping:
         return bill is not None
 
 
-def convert_block(block: Block, converter: Converter, writer: SegmentWriter, keeping: Keeping | None = None) -> None:
+def convert_block(
+    block: Block, converter: Converter, writer: SegmentWriter, keeping: UnchangedTasks | None = None
+) -> None:
     """Convert the tasks of a block but for those that are kept, and write them."""
     # It need not withstand anybody: who made a change with the digest of what was there would hide his own change.
     digests = [xxh3_128_digest(each) if type(each) is bytes else NO_DIGEST for each in block]
@@ -221,7 +223,7 @@ def convert_block(block: Block, converter: Converter, writer: SegmentWriter, kee
     writer.add(*converter.flush())
 
 
-def convert_piece(order: WorkerConfig, piece: WorkUnit) -> Converted:
+def convert_unit(order: WorkerConfig, piece: WorkUnit) -> ConvertedUnit:
     """Convert a piece in a process of its own, into the store."""
     store = open_store(order.store, order.settings)
     classes, ledger = ClassMap(order.classes, order.rules.renamed), Ledger()
@@ -231,7 +233,9 @@ def convert_piece(order: WorkerConfig, piece: WorkUnit) -> Converted:
         ObjectUploader(store) as objects,
         _headers(order) as headers,
     ):
-        assembler = Assembler(order.rules, classes=classes, sizes=Sizes(headers), ledger=ledger, before=piece.first)
+        assembler = TaskAssembler(
+            order.rules, classes=classes, sizes=ImageSizes(headers), ledger=ledger, before=piece.first
+        )
         converter = Converter(assembler, order.rules, classes, ledger)
         formats = [FORMATS[name](order.job) for name in order.formats]
         with SegmentWriter(formats, folder, objects, first=piece.first) as writer:
@@ -239,7 +243,7 @@ def convert_piece(order: WorkerConfig, piece: WorkUnit) -> Converted:
                 convert_block(block, converter, writer)
             stretch = writer.finish()
         objects.flush()
-        return Converted(stretch, assembler.taken, classes.names, objects.written, objects.written_bytes)
+        return ConvertedUnit(stretch, assembler.used_keys, classes.names, objects.written, objects.written_bytes)
 
 
 def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:
@@ -275,7 +279,7 @@ def _pieces(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
     def stretch(block: Block) -> Iterator[Block]:
         yield block
         size = _size(block)
-        while size < STRETCH_BYTES and (following := next(blocks, None)) is not None:
+        while size < SEGMENT_BYTES and (following := next(blocks, None)) is not None:
             yield following
             size += _size(following)
 
@@ -288,7 +292,7 @@ def _size(block: Block) -> int:
 
 
 @contextmanager
-def _headers(order: WorkerConfig) -> Iterator[Headers | None]:
+def _headers(order: WorkerConfig) -> Iterator[ImageSizeReader | None]:
     """What reads image headers in this process, opened when the first is needed."""
     if not order.fetch:
         yield None
@@ -297,7 +301,7 @@ def _headers(order: WorkerConfig) -> Iterator[Headers | None]:
     opened: list[Any] = []
 
     @cache
-    def reader() -> Headers:
+    def reader() -> ImageSizeReader:
         from labelloop.service.media import Media
         from labelloop.service.studio import Studio
 
@@ -308,7 +312,7 @@ def _headers(order: WorkerConfig) -> Iterator[Headers | None]:
         return media
 
     try:
-        yield LateHeaders(reader)
+        yield LazyImageSizeReader(reader)
     finally:
         for each in reversed(opened):
             each.close()

@@ -1,1 +1,1 @@
-"""Compact sets and arrays."""
+"""Compact sets and arrays of integers."""

@@ -1,12 +1,12 @@
-"""Sets of numbers: what was added is in them, once, whether it is in memory or on the disk by now."""
+"""Integer sets: every added number is contained once, in memory or on the disk."""
 
 import random
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from exporters.structures import integer_sets as keyset
-from exporters.structures.integer_sets import KeySet, Runs
+from exporters.structures import integer_sets
+from exporters.structures.integer_sets import IntervalSet, SpillingSet
 
 RANDOM = random.Random(5)
 ORDERS: dict[str, Callable[[], Sequence[int]]] = {
@@ -20,27 +20,29 @@ ORDERS: dict[str, Callable[[], Sequence[int]]] = {
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kind", [KeySet, Runs])
-def test_each_number_is_new_once(kind: type[KeySet] | type[Runs], order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyset, "_NEWEST", 512)  # so that most of them are on the disk
-    monkeypatch.setattr(keyset, "_MERGED", 256)
-    numbers, found, known = ORDERS[order](), kind(), set[int]()
+@pytest.mark.parametrize("kind", [SpillingSet, IntervalSet])
+def test_each_number_is_new_once(
+    kind: type[SpillingSet] | type[IntervalSet], order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_sets, "MEMORY_KEYS", 512)  # so that most of them are on the disk
+    monkeypatch.setattr(integer_sets, "MERGE_KEYS", 256)
+    numbers, numbers_set, expected = ORDERS[order](), kind(), set[int]()
     for number in numbers:
-        assert number not in found
-        assert found.add(number)
-        assert number in found
-        assert not found.add(number)
-        known.add(number)
-    assert sorted(found.keys()) == sorted(known)
+        assert number not in numbers_set
+        assert numbers_set.add(number)
+        assert number in numbers_set
+        assert not numbers_set.add(number)
+        expected.add(number)
+    assert sorted(numbers_set.keys()) == sorted(expected)
     others = [RANDOM.choice(numbers) + RANDOM.randrange(-3, 4) for _ in range(2000)]
-    assert [max(other, 1) in found for other in others] == [max(other, 1) in known for other in others]
-    assert all(number in found for number in numbers)
-    assert not any(found.add(number) for number in numbers)
+    assert [max(other, 1) in numbers_set for other in others] == [max(other, 1) in expected for other in others]
+    assert all(number in numbers_set for number in numbers)
+    assert not any(numbers_set.add(number) for number in numbers)
 
 
-def test_numbers_that_are_known_take_no_memory() -> None:
-    found = KeySet()
+def test_memory_stays_bounded() -> None:
+    numbers_set = SpillingSet()
     for _ in range(200_000):
-        found.add(RANDOM.getrandbits(64))
-    assert len(found._slots) <= 2 * keyset._NEWEST
-    assert len(found.keys()) == 200_000
+        numbers_set.add(RANDOM.getrandbits(64))
+    assert len(numbers_set._slots) <= 2 * integer_sets.MEMORY_KEYS
+    assert len(numbers_set.keys()) == 200_000
