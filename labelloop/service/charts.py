@@ -1,11 +1,11 @@
-"""Marks of a chart as numbers, in pixels of its SVG: what the pages of several programs draw alike."""
+"""Geometry of chart elements in SVG pixels, shared by the report pages."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark of an axis: where, and what it says."""
+    """An axis tick: its position in pixels along the axis, and its label."""
 
     at: float
     text: str
@@ -13,7 +13,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class DataPoint:
-    """A point of a chart: where, what it says when pointed at, and of which kind it is."""
+    """A data point: centre in pixels, tooltip text, and kind (for the CSS class)."""
 
     x: float
     y: float
@@ -23,7 +23,7 @@ class DataPoint:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar, or a part of one: where, what it says when pointed at, and of which kind it is."""
+    """A bar or a segment of one: rectangle in pixels, tooltip text, and kind (for the CSS class)."""
 
     x: float
     y: float

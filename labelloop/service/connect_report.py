@@ -1,17 +1,17 @@
-"""Owns `Change`: one line of what connecting a project did, or found right already."""
+"""One line of the report that `labelloop connect` prints (`ConnectionChange`)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Change:
-    """One thing that a project connected to labelloop has.
+class ConnectionChange:
+    """One item that connecting a project checked or changed.
 
     Attributes:
-        what: The thing in plain words, e.g. ``"ML backend base-1f2e3d4c5b6a at http://localhost:9090"``.
-        done: True: this run made or repaired it. False: it was right already, and nothing was written.
-        choice: Nothing was written because it is for a person to choose; ``what`` says how.
-        note: Nothing was to be written: ``what`` says what the project does not get, and why.
+        what: The item, e.g. ``"ML backend base-1f2e3d4c5b6a at http://localhost:9090"``.
+        done: True: this run created or repaired it. False: it was already correct; nothing was written.
+        choice: Nothing was written because the user must decide; ``what`` says how.
+        note: Nothing to write: ``what`` says what the project does not get, and why.
     """
 
     what: str

@@ -1,15 +1,18 @@
-"""The family that every package's errors derive from: each names the item and the fix."""
+"""Base classes of all labelloop errors; each message names the item and the fix."""
 
 from pathlib import Path
 from typing import ClassVar
 
 
 class LabelloopError(Exception):
-    """What went wrong, in a sentence for the user.
+    """Base class; the message is one sentence for the user.
 
-    Subclasses set ``code`` (machine-readable, snake_case), ``status`` (the HTTP answer where it reaches one) and may
-    carry data as attributes; ``retry_after_s`` becomes the header Retry-After. ``fix`` says what to do next; it is
-    shown on the command line and by ``labelloop doctor``.
+    Attributes:
+        code: Machine-readable code of the class, snake_case.
+        status: HTTP status of the response.
+        retry_after_s: Value of the header Retry-After, in seconds; None: no header.
+        message: What is wrong.
+        fix: What to do next; shown on the command line and by ``labelloop doctor``.
     """
 
     code: ClassVar[str] = "labelloop_error"
@@ -26,7 +29,7 @@ class LabelloopError(Exception):
 
 
 class SettingsError(LabelloopError):
-    """A setting has a value that cannot be used; the message names its environment variable."""
+    """A setting has an invalid value; the message names its environment variable."""
 
     code = "bad_setting"
 
@@ -39,19 +42,19 @@ class DatabaseError(LabelloopError):
 
 
 class SchemaTooNew(DatabaseError):
-    """A newer labelloop wrote the state."""
+    """A newer labelloop release wrote the state."""
 
     code = "schema_too_new"
 
-    def __init__(self, what: str, found: str, version: str) -> None:
+    def __init__(self, what: str, newer: str, version: str) -> None:
         super().__init__(
-            f"{what} was written by a newer labelloop ({found}) than this one ({version}).",
-            fix="Install that version or a later one (upgrade labelloop), or restore a backup that this one made.",
+            f"{what} was written by a newer labelloop ({newer}) than this one ({version}).",
+            fix="Upgrade labelloop to that version or later, or restore a backup made by this version.",
         )
 
 
 class HomeUnusable(LabelloopError):
-    """The home folder cannot be written, or its disk is full."""
+    """The home folder is not writable, or its disk is full."""
 
     code = "home_unusable"
     status = 503
@@ -59,13 +62,13 @@ class HomeUnusable(LabelloopError):
     def __init__(self, home: Path, reason: str) -> None:
         super().__init__(
             f"The home folder {home} cannot be written: {reason}.",
-            fix="Set LABELLOOP_HOME to a folder that you may write, on a disk with room; or make room.",
+            fix="Set LABELLOOP_HOME to a writable folder on a disk with free space, or free some space.",
         )
         self.home = home
 
 
 class Busy(LabelloopError):
-    """More was asked of this process than it takes on now."""
+    """The process is at capacity; the client may retry later."""
 
     code = "busy"
     status = 503
@@ -74,12 +77,12 @@ class Busy(LabelloopError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"The service is busy: {reason}",
-            fix="Ask again in a moment, or for less at once. More processes: LABELLOOP_WEB_WORKERS.",
+            fix="Retry in a moment, or send less per request. LABELLOOP_WEB_WORKERS adds processes.",
         )
 
 
 class MissingExtra(LabelloopError):
-    """A URL asks for a part that is an optional extra, and that extra is not installed."""
+    """A feature needs an optional extra that is not installed."""
 
     code = "missing_extra"
 
@@ -89,7 +92,7 @@ class MissingExtra(LabelloopError):
 
 
 class BadRequest(LabelloopError):
-    """The caller's request cannot be read; the message says which part."""
+    """The request is malformed; the message says which part."""
 
     code = "bad_request"
     status = 400
@@ -109,21 +112,21 @@ class Forbidden(LabelloopError):
     status = 403
 
 
-class NotFound(LabelloopError):
-    """The thing that was asked for is not there."""
+class ResourceNotFound(LabelloopError):
+    """The requested resource does not exist."""
 
     code = "not_found"
     status = 404
 
 
-class PortTaken(LabelloopError):
-    """Another program listens where a service was to listen."""
+class PortInUse(LabelloopError):
+    """Another program listens on the port of a service."""
 
     code = "port_taken"
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(
             f"Cannot listen on {host}:{port}: {reason}.",
-            fix=f"Stop what listens there (`ss -ltnp 'sport = :{port}'` names it) or choose another port.",
+            fix=f"Stop the program that listens there (`ss -ltnp 'sport = :{port}'` names it), or choose another port.",
         )
         self.host, self.port = host, port

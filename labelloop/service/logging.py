@@ -1,4 +1,4 @@
-"""Logs: structlog for our lines and the standard library's, with secrets taken out of both."""
+"""Configure logging: structlog formats our and the standard library's records and redacts secrets."""
 
 from __future__ import annotations
 
@@ -14,64 +14,65 @@ from labelloop.service.settings import SecretStr, Settings
 if TYPE_CHECKING:
     from stamina.instrumentation import RetryDetails
 
-HIDDEN = "********"
-# Names of fields and headers whose value is a secret whatever it looks like.
+REDACTED = "********"
+# Names of fields and headers whose value is always redacted.
 _SECRET_NAME = re.compile(
     r"(?i)(password|passwd|secret|authorization|api[_-]?key|access[_-]?token|refresh[_-]?token|^token$|cookie)"
 )
-# (what gives a secret away, what is put in its place)
+# (pattern of a secret, replacement)
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # Authorization headers, also as text inside messages.
-    (re.compile(r"(?i)\b(bearer|basic|token)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
-    # JSON web tokens: Label Studio's personal access tokens and the access tokens they are exchanged for.
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), HIDDEN),
+    # Authorization headers, also inside messages.
+    (re.compile(r"(?i)\b(bearer|basic|token)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {REDACTED}"),
+    # JSON web tokens: Label Studio's personal access tokens and their access tokens.
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), REDACTED),
     # user:password@ in any URL.
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
+    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@"), rf"\1:{REDACTED}@"),
     # Signed URLs: S3 (v2 and v4), Google Cloud Storage, Azure.
     (
         re.compile(
             r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|"
             r"awsaccesskeyid|googleaccessid|sig|token|access_token|api_key|key|secret|password)=)[^&\s\"'<>]+"
         ),
-        rf"\1{HIDDEN}",
+        rf"\1{REDACTED}",
     ),
     # `password=...`, `"api_key": "..."` in messages and reprs.
     (
         re.compile(
-            r"(?i)((?:password|passwd|secret|api[_-]?key|access[_-]?token|refresh[_-]?token)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]+"
+            r"(?i)((?:password|passwd|secret|api[_-]?key|access[_-]?token|refresh[_-]?token)"
+            r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&]+"
         ),
-        rf"\1{HIDDEN}",
+        rf"\1{REDACTED}",
     ),
 )
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """`text` without the given secrets and without what looks like one: tokens, passwords in URLs, signatures."""
+    """Replace the given secrets and everything that looks like one (tokens, URL passwords, signatures)."""
     for secret in secrets:
-        text = text.replace(secret, HIDDEN)
+        text = text.replace(secret, REDACTED)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
 
 
 class Redactor:
-    """A structlog processor that takes secrets out of every value of a line, however deep."""
+    """A structlog processor that redacts secrets in all values of an event, also nested ones."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # The longest first: a secret that begins with another must not leave its tail behind.
+        # Longest first: if one secret is a prefix of another, replacing it first would leave the suffix.
         self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
 
     def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Redact one line."""
+        """Redact one event dict."""
         return {name: self._value(name, value) for name, value in event.items()}
 
     def _value(self, name: str, value: Any) -> Any:
         if name.startswith("_"):
-            return value  # structlog's own, never printed
+            return value  # structlog's internals, not rendered
         if isinstance(value, str):
-            return HIDDEN if value and _SECRET_NAME.search(name) else redact(value, self._secrets)
+            return REDACTED if value and _SECRET_NAME.search(name) else redact(value, self._secrets)
         if isinstance(value, SecretStr):
-            return HIDDEN
+            return REDACTED
         if isinstance(value, Mapping):
             return {key: self._value(str(key).lstrip("_"), inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
@@ -82,19 +83,19 @@ class Redactor:
 
 
 def settings_secrets(settings: Settings) -> list[str]:
-    """Every secret that the settings hold, those inside URLs included."""
-    found = []
+    """All non-empty secrets of the settings, including passwords inside URLs."""
+    secrets = []
     for name in settings.names():
         value = getattr(settings, name)
         if isinstance(value, SecretStr):
-            found.append(value.get_secret_value())
+            secrets.append(value.get_secret_value())
         elif isinstance(value, str) and "://" in value:
-            found.append(urlsplit(value).password or "")
-    return [secret for secret in found if secret]
+            secrets.append(urlsplit(value).password or "")
+    return [secret for secret in secrets if secret]
 
 
 def _log_retry(details: RetryDetails) -> None:
-    """What is tried again, as a person would ask: why, and when. Our own retries carry the error they stand for."""
+    """Log the reason and the delay of a retry (a stamina hook). Our own retry errors wrap the original in `.error`."""
     import structlog
 
     reason = getattr(details.caused_by, "error", details.caused_by)
@@ -103,13 +104,13 @@ def _log_retry(details: RetryDetails) -> None:
     )
 
 
-def setup_late_logging(settings: Settings) -> None:
-    """As `setup_logging`, put off to the first line: for a command that most often has nothing to tell.
+def setup_lazy_logging(settings: Settings) -> None:
+    """Run `setup_logging` at the first record; saves its imports in commands that rarely log.
 
-    That line must come from the standard library's loggers; structlog's own need `setup_logging`.
+    Only records of standard library loggers trigger it; structlog loggers need `setup_logging`.
     """
 
-    class First(logging.Handler):
+    class LazySetupHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             setup_logging(settings)
             logger = logging.getLogger(record.name)
@@ -117,14 +118,14 @@ def setup_late_logging(settings: Settings) -> None:
                 logger.handle(record)
 
     root = logging.getLogger()
-    root.handlers[:] = [First()]
+    root.handlers[:] = [LazySetupHandler()]
     root.setLevel(settings.log_level)
 
 
 def setup_logging(settings: Settings) -> None:
-    """Send every log line of this process, ours and other libraries', to stderr in the settings' format and level."""
+    """Send all log records of this process, including libraries, to stderr in the settings' format and level."""
     import stamina.instrumentation
-    import structlog  # with what it brings, a third of the memory of a small command
+    import structlog  # imported late: a third of the memory of a small command
 
     stamina.instrumentation.set_on_retry_hooks([_log_retry])
     redactor = Redactor(settings_secrets(settings))
@@ -135,7 +136,7 @@ def setup_logging(settings: Settings) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        structlog.processors.format_exc_info,  # to text first, so that tracebacks are redacted too
+        structlog.processors.format_exc_info,  # before the redactor, so that tracebacks are redacted
     ]
     renderer = (
         structlog.processors.JSONRenderer(default=str)
@@ -151,9 +152,9 @@ def setup_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    # These tell each poll of the queue or each request on INFO and DEBUG; ours say it once.
-    for chatty in ("huey", "alembic", "urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "PIL"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
+    # These log every queue poll and every request at INFO and DEBUG.
+    for name in ("huey", "alembic", "urllib3", "botocore", "boto3", "s3transfer", "httpx", "httpcore", "PIL"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level)))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -1,4 +1,4 @@
-"""`join`: a Ray cluster, whatever is to be done on it. Ray is the extra `[scale]`, imported only here."""
+"""Connect to a Ray cluster. Ray is the optional extra `[scale]`, imported only here."""
 
 import os
 from contextlib import suppress
@@ -6,63 +6,63 @@ from typing import Any, ClassVar
 
 from labelloop.service.errors import LabelloopError, MissingExtra
 
-LOCAL = "local"
-"""In place of an address: a cluster of this machine's cores alone, ended with the command."""
+# Instead of an address: start a cluster on this machine, which ends with the command.
+LOCAL_CLUSTER = "local"
 
 
 class ClusterFailed(LabelloopError):
-    """The cluster cannot be joined, or gave up what it was asked to do."""
+    """The cluster cannot be joined, or a job on it failed."""
 
     code: ClassVar[str] = "cluster_failed"
     status: ClassVar[int] = 503
 
-    def __init__(self, what: str, reason: str, *, fix: str = "`ray status` says what the cluster has.") -> None:
+    def __init__(self, what: str, reason: str, *, fix: str = "Run `ray status` to see what the cluster has.") -> None:
         super().__init__(f"{what}: {reason}", fix=fix)
 
 
-def join(address: str, workers: int, purpose: str) -> tuple[Any, int]:
-    """Join a cluster, or start one.
+def join_cluster(address: str, workers: int, purpose: str) -> tuple[Any, int]:
+    """Connect to a cluster, or start a local one.
 
     Args:
-        address: As Ray takes it: `auto`, `ray://host:10001`, `host:6379`; or `LOCAL`.
-        workers: Processes at most; 0: one for every core that the cluster has.
-        purpose: What it is for, for an error.
+        address: Ray address (`auto`, `ray://host:10001`, `host:6379`), or `LOCAL_CLUSTER`.
+        workers: Maximum number of worker processes; 0: one per core of the cluster.
+        purpose: What needs the cluster, for the message of `MissingExtra`.
 
     Returns:
-        Ray, and how many processes there are. `leave` it at the end.
+        The `ray` module and the number of worker processes. Call `leave_cluster` at the end.
 
     Raises:
         MissingExtra: Ray is not installed.
-        ClusterFailed: It cannot be joined, or has no core.
+        ClusterFailed: The cluster cannot be joined, or has no cores.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     try:
         import ray
     except ImportError:
         raise MissingExtra(purpose, extra="scale") from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        if address == LOCAL:
+        if address == LOCAL_CLUSTER:
             ray.init(num_cpus=workers or None, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except Exception as error:
-        raise ClusterFailed(f"The Ray cluster {address} cannot be joined", first_line(error)) from error
+        raise ClusterFailed(f"The Ray cluster {address} cannot be joined", root_cause(error)) from error
     cores = int(ray.cluster_resources().get("CPU", 0))
     if not cores:
-        leave(ray)
+        leave_cluster(ray)
         raise ClusterFailed(f"The Ray cluster {address} has no core", "no worker can be started")
     return ray, min(workers or cores, cores)
 
 
-def leave(ray: Any) -> None:
-    """Leave the cluster; what runs there for us ends with that."""
+def leave_cluster(ray: Any) -> None:
+    """Disconnect from the cluster; jobs started by this process end."""
     with suppress(Exception):
         ray.shutdown()
 
 
-def first_line(error: BaseException) -> str:
-    """What went wrong, without Ray's own account of where."""
+def root_cause(error: BaseException) -> str:
+    """The last line of the underlying error (at most 300 characters), without Ray's traceback."""
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(cause).__name__

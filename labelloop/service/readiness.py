@@ -1,4 +1,4 @@
-"""What a service must have to do its work, as the checks of `/ready`, of `doctor` and of a start."""
+"""Readiness checks of a service, used by `/ready`, `labelloop doctor` and service startup."""
 
 import contextlib
 import os
@@ -13,110 +13,125 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import create_engine, require_known_schema, require_newest_schema
+from labelloop.service.db.engine import create_engine, require_current_schema, require_supported_schema
 from labelloop.service.errors import DatabaseError, HomeUnusable, LabelloopError
-from labelloop.service.jobs.heartbeats import Workers
+from labelloop.service.jobs.heartbeats import WorkerHeartbeats
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings, hide_password
 
-CACHED_S = 5.0
-"""An answer of a check is given again for so long: whoever asks `/ready` often costs little."""
-
-INTEGRITY_EVERY_S = 600.0
-INTEGRITY_WITHIN_S = 2.0
-"""Longest check of SQLite's pages for `/ready`; what is not read by then counts as whole."""
-
-_OPCODES = 10_000  # of SQLite's machine, between two looks at the clock
+# Seconds for which the result of a check is reused, so that frequent calls of `/ready` cost little.
+CACHE_TTL_S = 5.0
+INTEGRITY_INTERVAL_S = 600.0
+# Time limit of SQLite's quick_check for `/ready`; pages not read by then count as intact.
+INTEGRITY_TIMEOUT_S = 2.0
+# SQLite virtual machine instructions between two checks of the time limit.
+_OPCODES = 10_000
 
 Check = Callable[[], None]
 
 
 class NotReady(LabelloopError):
-    """Something that a service needs is missing or broken."""
+    """Something that the service needs is missing or broken."""
 
     code = "not_ready"
     status = 503
 
 
 class DatabaseChecks:
-    """The checks of a database that this process holds open.
+    """Checks of a database that this process has open.
 
     Args:
-        settings: The limits, and where the database is.
+        settings: The limits and the database URL.
         engine: The database.
-        inbox: Its events.
+        inbox: Its event inbox.
     """
 
     def __init__(self, settings: Settings, engine: sa.Engine, inbox: Inbox | None = None) -> None:
         self._settings, self._engine = settings, engine
         self._inbox = inbox or Inbox.from_settings(settings, engine)
-        self._workers = Workers(engine)
+        self._workers = WorkerHeartbeats(engine)
         self._file = sqlite_file(settings.database_url)
-        self._opened = _identity(self._file) if self._file else None
+        self._opened = _inode(self._file) if self._file else None
 
     def reachable(self) -> None:
-        """The database answers, is the file that was opened, and has the schema of this release."""
+        """Check that the database answers, is still the file that was opened, and has this release's schema.
+
+        Raises:
+            DatabaseError: It does not.
+        """
         if self._file is not None:
-            found = _identity(self._file)
-            if found is None:
+            inode = _inode(self._file)
+            if inode is None:
                 raise DatabaseError(
                     f"The database file {self._file} is gone.",
-                    fix="Put it back (`labelloop restore FILE --force` takes it from a backup) and restart.",
+                    fix="Put it back, or restore a backup (`labelloop restore FILE --force`), and restart.",
                 )
             if self._opened is None:
-                self._opened = found
-            if found != self._opened:
+                self._opened = inode
+            if inode != self._opened:
                 raise DatabaseError(
                     f"The database file {self._file} was replaced while this service ran.", fix="Restart the service."
                 )
-        with _named(self._settings):
-            require_newest_schema(self._engine)
+        with _database_errors(self._settings):
+            require_current_schema(self._engine)
 
-    def whole(self) -> None:
-        """SQLite's pages are in order, as far as they could be read in time."""
+    def integrity(self) -> None:
+        """Check SQLite's pages, as many as can be read within `INTEGRITY_TIMEOUT_S`.
+
+        Raises:
+            DatabaseError: They are damaged.
+        """
         if self._file is not None and self._file.exists():
-            require_whole(self._file, within_s=INTEGRITY_WITHIN_S)
+            require_intact(self._file, timeout_s=INTEGRITY_TIMEOUT_S)
 
     def worker(self) -> None:
-        """A worker is alive and takes jobs."""
-        newest = self._workers.newest()
+        """Check that a worker is alive and takes jobs.
+
+        Raises:
+            NotReady: None does.
+        """
+        newest = self._workers.latest()
         if newest is None or not newest.alive:
             when = "" if newest is None else f"; the last was {newest.age_s:.0f} s ago"
             raise NotReady(
-                f"No worker sends heartbeats{when}: events are stored, and nobody handles them.",
-                fix="Start one: `labelloop worker`.",
+                f"No worker sends heartbeats{when}: events are stored but not processed.",
+                fix="Start a worker: `labelloop worker`.",
             )
         if not newest.working:
-            raise NotReady(f"The worker handles no events: it is {newest.state}.", fix="Start what it waits for.")
+            raise NotReady(f"The worker processes no events: it is {newest.state}.", fix="Start what it waits for.")
 
     def events(self) -> None:
-        """No event is unfinished for longer than the settings allow."""
-        age_s, most_s = self._inbox.oldest_age_s(), self._settings.job_age_limit_s
-        if age_s > most_s:
+        """Check that no event is unfinished for longer than `job_age_limit_s`.
+
+        Raises:
+            NotReady: One is.
+        """
+        age_s, limit_s = self._inbox.oldest_age_s(), self._settings.job_age_limit_s
+        if age_s > limit_s:
             raise NotReady(
-                f"The oldest unfinished event was stored {age_s:.0f} s ago; the limit is {most_s:.0f} s "
+                f"The oldest unfinished event was stored {age_s:.0f} s ago; the limit is {limit_s:.0f} s "
                 "(LABELLOOP_JOB_AGE_LIMIT_S).",
-                fix="Look at the worker's log; where it has too much to do, start another one: `labelloop worker`.",
+                fix="Check the worker's log. If it is overloaded, start another worker: `labelloop worker`.",
             )
 
 
 def service_checks(settings: Settings, engine: sa.Engine) -> Mapping[str, Check]:
-    """Every check of a service that stores events, each answered from memory for some seconds."""
+    """All checks of a service that stores events, by name; results are cached for a few seconds."""
     database = DatabaseChecks(settings, engine)
     return {
         "database": cached(database.reachable),
-        "integrity": cached(database.whole, INTEGRITY_EVERY_S, failed_s=CACHED_S),
+        "integrity": cached(database.integrity, INTEGRITY_INTERVAL_S, failed_s=CACHE_TTL_S),
         "home": cached(lambda: require_home(settings)),
         "worker": cached(database.worker),
         "events": cached(database.events),
     }
 
 
-def cached(check: Check, ok_s: float = CACHED_S, *, failed_s: float | None = None) -> Check:
-    """The check, run at most once in `ok_s` seconds (`failed_s` after a failure), by one thread at a time."""
+def cached(check: Check, ok_s: float = CACHE_TTL_S, *, failed_s: float | None = None) -> Check:
+    """Wrap a check to run at most once in `ok_s` seconds (`failed_s` after a failure), in one thread at a time."""
     lock, until, outcome = threading.Lock(), 0.0, None
 
-    def asked() -> None:
+    def cached_check() -> None:
         nonlocal until, outcome
         with lock:
             if time.monotonic() >= until:
@@ -130,14 +145,14 @@ def cached(check: Check, ok_s: float = CACHED_S, *, failed_s: float | None = Non
             if outcome is not None:
                 raise outcome
 
-    return asked
+    return cached_check
 
 
 def require_home(settings: Settings) -> None:
-    """Make the home folder, write a file into it, and see that its disk has room.
+    """Create the home folder, write a file into it, and check its free disk space.
 
     Raises:
-        HomeUnusable: The folder cannot be written, or the disk is (nearly) full; the message names it.
+        HomeUnusable: The folder is not writable, or the disk is (nearly) full; the message names it.
     """
     home = settings.home
     try:
@@ -150,18 +165,15 @@ def require_home(settings: Settings) -> None:
     except OSError as error:
         raise HomeUnusable(home, error.strerror or str(error)) from error
     if free < settings.min_free_bytes:
-        raise HomeUnusable(
-            home,
-            f"its disk has {free / 2**20:.0f} MiB free, and {settings.min_free_bytes / 2**20:.0f} MiB are the least "
-            "(LABELLOOP_MIN_FREE_BYTES)",
-        )
+        required = f"{settings.min_free_bytes / 2**20:.0f} MiB (LABELLOOP_MIN_FREE_BYTES)"
+        raise HomeUnusable(home, f"its disk has {free / 2**20:.0f} MiB free, less than the required {required}")
 
 
 def require_known_database(settings: Settings) -> None:
-    """Refuse a database that a newer labelloop migrated, without migrating it; one that is not there yet passes.
+    """Refuse a database with a newer schema, without migrating it; a missing SQLite file passes.
 
     Raises:
-        SchemaTooNew: A newer labelloop migrated it.
+        SchemaTooNew: A newer labelloop release migrated it.
         DatabaseError: It does not answer.
     """
     file = sqlite_file(settings.database_url)
@@ -169,15 +181,15 @@ def require_known_database(settings: Settings) -> None:
         return
     engine = create_engine(settings.database_url)
     try:
-        with _named(settings):
-            require_known_schema(engine)
+        with _database_errors(settings):
+            require_supported_schema(engine)
     finally:
         engine.dispose()
 
 
 @contextlib.contextmanager
-def _named(settings: Settings) -> Iterator[None]:
-    """Name the database in what its driver raises."""
+def _database_errors(settings: Settings) -> Iterator[None]:
+    """Turn driver errors into `DatabaseError` with the database URL."""
     try:
         yield
     except (sa.exc.SQLAlchemyError, OSError) as error:
@@ -188,43 +200,44 @@ def _named(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def require_whole(file: Path, *, within_s: float) -> bool:
-    """Have SQLite check the pages of a database.
+def require_intact(file: Path, *, timeout_s: float) -> bool:
+    """Run SQLite's quick_check on a database.
 
     Returns:
-        Whether all were checked within the time.
+        Whether all pages were checked within `timeout_s` seconds.
 
     Raises:
         DatabaseError: They are damaged.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + timeout_s
     try:
         read_only = f"file:{quote(str(file))}?mode=ro"
         with contextlib.closing(sqlite3.connect(read_only, uri=True, timeout=1.0)) as connection:
             connection.set_progress_handler(lambda: time.monotonic() > deadline, _OPCODES)
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             return False
-        found = str(error)
+        result = str(error)
     except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found != "ok":
+        result = str(error)
+    if result != "ok":
         raise DatabaseError(
-            f"The database file {file} is damaged: {' '.join(str(found).split())[:200]}.",
+            f"The database file {file} is damaged: {' '.join(str(result).split())[:200]}.",
             fix="Stop every service and restore a backup: `labelloop restore FILE --force`.",
         )
     return True
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The file of a SQLite database; None for another engine."""
+    """The file of a SQLite database URL; None for other engines."""
     return Path(sa.engine.make_url(url).database or "") if url.startswith("sqlite") else None
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _inode(file: Path) -> tuple[int, int] | None:
+    """Device and inode number of a file; None if it is missing."""
     try:
-        found = file.stat()
+        file_stat = file.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return file_stat.st_dev, file_stat.st_ino

@@ -1,4 +1,4 @@
-"""Folders for files on their way: removed at the end, or by the next process where their own was killed."""
+"""Temporary folders that are removed at the end, or by the next process if their own was killed."""
 
 import fcntl
 import shutil
@@ -8,65 +8,65 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labelloop.service.disk import annotate_enospc
+from labelloop.service.system import annotate_enospc
 
 PREFIX = "labelloop-"
 LOCK_NAME = ".lock"
+# A younger folder without a lock may be about to get one, in seconds.
 _NEW_S = 60.0
-"""A folder without a lock this young may be about to get one."""
 
 
 @contextmanager
 def scratch_folder(inside: Path | None = None) -> Iterator[Path]:
-    """A new folder, removed at the end; by default where temporary files are.
+    """Create a folder and remove it at the end; by default in the system's temporary folder.
 
-    Its lock is held as long as this process lives: what a killed one left is removed first.
+    Its lock is held as long as this process lives. Folders of killed processes are removed first.
     """
     parent = inside or Path(tempfile.gettempdir())
-    for left in leftover_folders(parent):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in leftover_folders(parent):
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with annotate_enospc(parent), (folder / f"{LOCK_NAME}-new").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Under the name that others look at it is never seen unlocked: they would take the folder for a dead one's.
+            # Rename after locking: other processes must never see an unlocked lock file, or they remove the folder.
             (folder / f"{LOCK_NAME}-new").rename(folder / LOCK_NAME)
             yield folder
 
 
 def leftover_folders(parent: Path) -> list[Path]:
-    """Scratch folders below `parent` whose process has ended without removing them."""
+    """Scratch folders below `parent` whose process ended without removing them."""
     return [folder for folder in parent.glob(f"{PREFIX}*") if folder.is_dir() and not is_in_use(folder, unlocked=True)]
 
 
 def is_in_use(folder: Path, *, unlocked: bool = False) -> bool:
-    """Whether a living process holds a folder's lock.
+    """Whether a running process holds a folder's lock.
 
     Args:
         folder: A folder that `scratch_folder` may have made.
-        unlocked: What is said of a folder without a lock file: it is not of ours, or just being made.
+        unlocked: The result for a folder without a lock file, which is foreign or just being created.
     """
     try:
         with (folder / LOCK_NAME).open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return unlocked
-    except OSError:  # held, or another user's
+    except OSError:  # locked, or owned by another user
         return True
     return False
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+def disk_usage(path: Path) -> int:
+    """The size in bytes of a file, or of all files below a folder."""
     total = 0
-    for each in [path, *path.rglob("*")] if path.is_dir() else [path]:
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
         with suppress(OSError):
-            total += each.stat().st_size if each.is_file() else 0
+            total += file.stat().st_size if file.is_file() else 0
     return total
 
 
 def is_older(path: Path, before: float) -> bool:
-    """Whether a path was last changed before a time (seconds since the epoch); False where it has gone."""
+    """Whether a path was last modified before a time (Unix timestamp); False if missing or under 60 s old."""
     try:
         return path.stat().st_mtime < min(before, time.time() - _NEW_S)
     except OSError:

@@ -1,4 +1,4 @@
-"""Being told to stop: signals that let the work at hand be finished, and a second one that does not wait."""
+"""Handle SIGINT and SIGTERM: finish the current work on the first signal, stop at once on the second."""
 
 import signal
 import sys
@@ -9,38 +9,37 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what Ctrl-C does to a command, under another exit status."""
+    """Raised on SIGTERM; like KeyboardInterrupt, with another exit status."""
 
 
-def status_of(stop: KeyboardInterrupt) -> int:
-    """The exit status of a command that a signal ended, as shells know it: 143 after SIGTERM, else 130."""
+def exit_status_of(stop: KeyboardInterrupt) -> int:
+    """The exit status of a command ended by a signal, in the shell's convention: 143 after SIGTERM, else 130."""
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
-class StopAsked:
-    """Whether a signal asked to stop: called between one piece of work and the next."""
+class StopFlag:
+    """Whether a stop signal has arrived; call it between two units of work."""
 
     def __init__(self) -> None:
-        """Nothing was asked."""
         self._number = 0
 
     def __call__(self) -> bool:
-        """True once a signal came."""
+        """True once a signal has arrived."""
         return bool(self._number)
 
-    def ask(self, number: int) -> None:
-        """Note the signal that came."""
+    def set(self, number: int) -> None:
+        """Record the signal number."""
         self._number = number
 
     @property
-    def status(self) -> int:
-        """The exit status that tells of the signal."""
+    def exit_status(self) -> int:
+        """128 plus the signal number, as shells report it."""
         return 128 + self._number
 
 
 @contextmanager
-def terminating() -> Iterator[None]:
-    """Within the block SIGTERM raises `Terminated`, unless something else handles it already."""
+def raise_on_sigterm() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM within the block, unless SIGTERM already has a handler."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
@@ -57,19 +56,19 @@ def terminating() -> Iterator[None]:
 
 
 @contextmanager
-def finishing(what: str) -> Iterator[StopAsked]:
-    """The first Ctrl-C or SIGTERM lets the work at hand be finished, and says so; the second ends at once.
+def graceful_stop(what: str) -> Iterator[StopFlag]:
+    """On the first SIGINT or SIGTERM let the current work finish and print a notice; the second stops at once.
 
     Args:
-        what: The work at hand, in words.
+        what: The current work, for the notice.
 
     Yields:
-        Whether one of them came, and the exit status then.
+        The flag that tells whether a signal has arrived.
     """
-    asked = StopAsked()
+    stop_flag = StopFlag()
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        asked.ask(number)
+        stop_flag.set(number)
         restore()
         print(f"Finishing {what}; Ctrl-C again ends at once.", file=sys.stderr, flush=True)
 
@@ -79,18 +78,18 @@ def finishing(what: str) -> Iterator[StopAsked]:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield stop_flag
     finally:
         restore()
 
 
 @contextmanager
-def on_stop_signals(act: Callable[[], object]) -> Iterator[None]:
-    """Call `act` at each SIGINT and SIGTERM within the block; only the main thread of a process hears them."""
+def on_stop_signals(callback: Callable[[], object]) -> Iterator[None]:
+    """Call `callback` on each SIGINT and SIGTERM within the block; no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: act()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: callback()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

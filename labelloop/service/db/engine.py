@@ -1,4 +1,4 @@
-"""The database: SQLite by default, Postgres by URL, always migrated to the newest schema before it is handed out."""
+"""Open the database (SQLite by default, Postgres by URL), migrated to the current schema."""
 
 import contextlib
 import fcntl
@@ -23,28 +23,27 @@ from labelloop.service.errors import DatabaseError, MissingExtra, SchemaTooNew
 from labelloop.service.settings import Settings, hide_password
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# Any fixed number does: it is the name of our lock among Postgres' advisory locks ("labelloo" in ASCII).
+# Key of our Postgres advisory lock; an arbitrary constant ("labelloo" in ASCII).
 MIGRATION_LOCK = 0x6C6162656C6C6F6F
 BUSY_TIMEOUT_S = 30.0
-# How long a writer asks for the lock every millisecond; after that at the pace of SQLite.
-SOON_S, PAUSE_S = 0.25, 0.001
-# alembic keeps what it works on in module globals: two threads that migrate at once would write into one database.
-_ALEMBIC = threading.Lock()
+# A writer polls for the lock every millisecond for this long, then leaves the waiting to SQLite.
+LOCK_SPIN_S, LOCK_SPIN_PAUSE_S = 0.25, 0.001
+# alembic keeps its context in module globals: two threads must not migrate at the same time.
+_ALEMBIC_LOCK = threading.Lock()
 
 Clock = Callable[[sa.Connection], float]
 
 
 def open_database(settings: Settings) -> sa.Engine:
-    """Open `settings.database_url` and migrate it to the newest schema.
+    """Open `settings.database_url` and migrate it to the current schema.
 
-    Any number of processes may call this at once: one migrates, the others wait for it. The engine belongs to the
-    process that opened it; open it again after a fork.
+    Safe to call from several processes at once: one migrates, the others wait. Do not use an engine across a fork;
+    open the database again in the child.
 
     Raises:
-        DatabaseError: it cannot be reached, opened or migrated.
-        MissingExtra: a Postgres URL without the extra `postgres`.
+        DatabaseError: It cannot be reached, opened or migrated.
+        MissingExtra: A Postgres URL without the extra `postgres`.
     """
-    shown = hide_password(settings.database_url)
     engine = create_engine(settings.database_url)
     try:
         migrate(engine)
@@ -55,27 +54,27 @@ def open_database(settings: Settings) -> sa.Engine:
         engine.dispose()
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise DatabaseError(
-            f"The database {shown} cannot be opened: {reason}.",
-            fix="Check LABELLOOP_DATABASE_URL and that it is running.",
+            f"The database {hide_password(settings.database_url)} cannot be opened: {reason}.",
+            fix="Check that it is running, and LABELLOOP_DATABASE_URL.",
         ) from error
     return engine
 
 
 def create_engine(url: str) -> sa.Engine:
-    """An engine for `url` with the house's pragmas, not migrated.
+    """Create an engine for `url` with our pragmas, without migrating.
 
-    On SQLite `engine.begin()` takes the write lock at once (BEGIN IMMEDIATE), so that a transaction which reads and
-    then writes waits for its turn instead of failing half-way; `reading(engine)` does not take it.
+    On SQLite `engine.begin()` takes the write lock at once (BEGIN IMMEDIATE): a transaction that reads and then writes
+    waits instead of failing with SQLITE_BUSY. `begin_read(engine)` does not take the lock.
     """
     if url.startswith("sqlite"):
         path = sa.engine.make_url(url).database
         if not path or path == ":memory:":
             raise DatabaseError(
-                "A database in memory cannot be shared by processes.",
+                "An in-memory database cannot be shared between processes.",
                 fix="Set LABELLOOP_DATABASE_URL to sqlite:///path.",
             )
         Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # opening it says what is wrong
+        with contextlib.suppress(OSError):  # opening the database reports the error
             Path(path).touch(mode=0o600)
         engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
         sa.event.listen(engine, "connect", _tune_sqlite)
@@ -90,33 +89,33 @@ def create_engine(url: str) -> sa.Engine:
 
 
 @contextlib.contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection for reads: on SQLite it neither waits for a writer nor holds one up."""
+def begin_read(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A read transaction; on SQLite it neither waits for a writer nor blocks one."""
     with engine.connect().execution_options(sqlite_begin="BEGIN DEFERRED") as connection, connection.begin():
         yield connection
 
 
 @contextlib.contextmanager
-def quick(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A writing transaction that a power cut may undo: on SQLite it does not wait for the disk.
+def begin_relaxed(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A write transaction with relaxed durability: on SQLite the commit does not wait for fsync.
 
-    For what is found out again when it is lost, such as that an event was claimed or done. The database stays whole
-    and everything that other processes saw stays true as long as the machine runs.
+    A power cut may undo it; a crash of the process does not, and the database stays consistent. Use it for state that
+    is recovered when lost, such as claims and finished events.
     """
     with engine.connect().execution_options(sqlite_synchronous="NORMAL") as connection, connection.begin():
         yield connection
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest revision; concurrent callers wait for the first."""
+    """Upgrade the schema to the current revision; concurrent callers wait for the first."""
     config, scripts = _scripts()
-    wanted = set(scripts.get_heads())
-    found = revisions(engine)
-    if found == wanted:
+    heads = set(scripts.get_heads())
+    current = revisions(engine)
+    if current == heads:
         return
-    _require_known(engine, found)
-    with _ALEMBIC, _migration_lock(engine):
-        if revisions(engine) == wanted:
+    _require_supported(engine, current)
+    with _ALEMBIC_LOCK, _migration_lock(engine):
+        if revisions(engine) == heads:
             return
         with engine.begin() as connection:
             config.attributes["connection"] = connection
@@ -124,20 +123,22 @@ def migrate(engine: sa.Engine) -> None:
 
 
 def database_clock(connection: sa.Connection) -> float:
-    """Seconds since 1970 by the one clock that all workers share: the server's, or this machine's for SQLite."""
+    """Unix timestamp by the clock that all workers share: the Postgres server's, or this machine's for SQLite."""
     if connection.dialect.name == "sqlite":
         return time.time()
     return float(connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())")) or 0.0)
 
 
-def insert_new(connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], *, conflict: Sequence[str]) -> bool:
-    """Insert a row unless one with its `conflict` columns is there; returns whether it was inserted."""
+def insert_if_absent(
+    connection: sa.Connection, table: sa.Table, row: Mapping[str, Any], *, conflict: Sequence[str]
+) -> bool:
+    """Insert a row unless one with the same `conflict` columns exists; returns whether it was inserted."""
     statement: sa.Insert
     if connection.dialect.name == "sqlite":
         statement = sqlite_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
     else:
         statement = postgresql_insert(table).values(row).on_conflict_do_nothing(index_elements=list(conflict))
-    # RETURNING, because the count of inserted rows is not known to every driver.
+    # RETURNING, because not every driver reports the row count.
     return connection.execute(statement.returning(table.c[conflict[0]])).first() is not None
 
 
@@ -147,15 +148,15 @@ def upsert(
     rows: Sequence[Mapping[str, Any]],
     *,
     conflict: Sequence[str],
-    changed: Sequence[str],
+    update: Sequence[str],
 ) -> None:
-    """Insert rows; of those whose `conflict` columns are there the columns `changed` are replaced, none where empty."""
+    """Insert rows; on conflict update the columns `update`, or keep the existing row if `update` is empty."""
     if not rows:
         return
     insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
     statement: Any = insert(table)
-    if changed:
-        new = {name: statement.excluded[name] for name in changed}
+    if update:
+        new = {name: statement.excluded[name] for name in update}
         statement = statement.on_conflict_do_update(index_elements=list(conflict), set_=new)
     else:
         statement = statement.on_conflict_do_nothing(index_elements=list(conflict))
@@ -163,44 +164,44 @@ def upsert(
 
 
 def revisions(engine: sa.Engine) -> set[str]:
-    """The revisions of the schema that the database has; empty for an empty one."""
-    with reading(engine) as connection:
+    """The schema revisions of the database; empty for an empty database."""
+    with begin_read(engine) as connection:
         return set(MigrationContext.configure(connection).get_current_heads())
 
 
-def known_revisions() -> frozenset[str]:
-    """The revisions of the schema that this release knows."""
+def supported_revisions() -> frozenset[str]:
+    """All schema revisions that this release knows."""
     return frozenset(script.revision for script in _scripts()[1].walk_revisions())
 
 
-def require_known_schema(engine: sa.Engine) -> None:
-    """Refuse a database that a newer labelloop migrated; an older or empty one passes.
+def require_supported_schema(engine: sa.Engine) -> None:
+    """Refuse a database with a newer schema; an older or empty one passes.
 
     Raises:
-        SchemaTooNew: It was.
+        SchemaTooNew: A newer labelloop release migrated it.
     """
-    _require_known(engine, revisions(engine))
+    _require_supported(engine, revisions(engine))
 
 
-def require_newest_schema(engine: sa.Engine) -> None:
-    """Refuse a database that has another schema than this release.
+def require_current_schema(engine: sa.Engine) -> None:
+    """Refuse a database whose schema is not this release's.
 
     Raises:
-        SchemaTooNew: A newer labelloop migrated it.
-        DatabaseError: It is older, or empty.
+        SchemaTooNew: A newer labelloop release migrated it.
+        DatabaseError: Its schema is older, or it is empty.
     """
-    found, scripts = revisions(engine), _scripts()[1]
-    _require_known(engine, found)
-    if found != set(scripts.get_heads()):
+    current, scripts = revisions(engine), _scripts()[1]
+    _require_supported(engine, current)
+    if current != set(scripts.get_heads()):
+        schema = ", ".join(sorted(current)) or "none"
         raise DatabaseError(
-            f"The database {engine.url.render_as_string()} has an older schema ({', '.join(sorted(found)) or 'none'}) "
-            "than this release.",
-            fix="Run any command that opens it, such as `labelloop inbox counts`: it brings the schema up to date.",
+            f"The database {engine.url.render_as_string()} has an older schema ({schema}) than this release.",
+            fix="Run a command that opens the database, such as `labelloop inbox counts`: it upgrades the schema.",
         )
 
 
-def _require_known(engine: sa.Engine, found: set[str]) -> None:
-    if unknown := found - known_revisions():
+def _require_supported(engine: sa.Engine, current: set[str]) -> None:
+    if unknown := current - supported_revisions():
         what = f"The database {engine.url.render_as_string()}"
         raise SchemaTooNew(what, f"schema {', '.join(sorted(unknown))}", VERSION)
 
@@ -216,10 +217,10 @@ def _scripts() -> tuple[Config, ScriptDirectory]:
 def _migration_lock(engine: sa.Engine) -> Iterator[None]:
     if engine.dialect.name == "sqlite":
         with Path(f"{engine.url.database}.migrate.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # freed by the kernel when the process ends, however it ends
+            fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel when the process ends
             yield
         return
-    with engine.connect() as connection:  # a lock of the session, which is why it has a connection of its own
+    with engine.connect() as connection:  # a session-level lock, hence a separate connection
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
         try:
             yield
@@ -228,13 +229,13 @@ def _migration_lock(engine: sa.Engine) -> Iterator[None]:
 
 
 def _tune_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`, not by the driver's guesses
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions, not the driver
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             break
-        except sqlite3.OperationalError:  # the switch to WAL ignores the busy timeout
+        except sqlite3.OperationalError:  # switching to WAL ignores the busy timeout
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
@@ -245,20 +246,20 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
     begin = options.get("sqlite_begin", "BEGIN IMMEDIATE")
     if begin == "BEGIN IMMEDIATE":
-        # FULL, not NORMAL: Label Studio never sends an event twice, so what we acknowledged must survive a power cut.
+        # FULL, not NORMAL: Label Studio never resends an event, so an acknowledged one must survive a power cut.
         connection.exec_driver_sql(f"PRAGMA synchronous={options.get('sqlite_synchronous', 'FULL')}")
-        if _begin_soon(connection.connection.driver_connection):
+        if _spin_for_write_lock(connection.connection.driver_connection):
             return
     connection.exec_driver_sql(begin)
 
 
-def _begin_soon(connection: Any) -> bool:
-    """Takes the write lock as soon as it is free; False where that takes longer than waiting for it usually does.
+def _spin_for_write_lock(connection: Any) -> bool:
+    """Poll for the write lock every `LOCK_SPIN_PAUSE_S`; returns False after `LOCK_SPIN_S` without it.
 
-    SQLite's own waiting asks again after 1, 2, 5, 10, 15, 20, 25 ms and more: a lock that was free after six is taken
-    after eighteen, and whoever asks later often goes first.
+    SQLite's busy handler sleeps 1, 2, 5, 10, 15, 20, 25 ms and more between attempts: a lock that is free after 6 ms
+    is taken after 18 ms, and later writers often overtake.
     """
-    deadline = time.monotonic() + SOON_S
+    deadline = time.monotonic() + LOCK_SPIN_S
     connection.execute("PRAGMA busy_timeout=0")
     try:
         while True:
@@ -267,7 +268,7 @@ def _begin_soon(connection: Any) -> bool:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     return False
-                time.sleep(PAUSE_S)
+                time.sleep(LOCK_SPIN_PAUSE_S)
             else:
                 return True
     finally:

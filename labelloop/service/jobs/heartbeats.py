@@ -1,19 +1,17 @@
-"""Heartbeats of workers: by them the services know that one is alive and what it does."""
+"""Heartbeats of the workers in the database, which tell the services whether a worker is alive and working."""
 
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from labelloop.service.db.engine import Clock, database_clock, insert_new, quick, reading
+from labelloop.service.db.engine import Clock, begin_read, begin_relaxed, database_clock, insert_if_absent
 
-BEAT_S = 5.0
-"""Pause between two heartbeats."""
+HEARTBEAT_INTERVAL_S = 5.0
+# A worker whose last heartbeat is older counts as dead.
+HEARTBEAT_TTL_S = 30.0
 
-FRESH_S = 30.0
-"""A worker whose last heartbeat is older is taken for ended."""
-
-_FORGOTTEN_S = 86400.0
-_BUSY = "working"
+_RETENTION_S = 86400.0
+_WORKING = "working"
 
 WORKERS = sa.Table(
     "workers",
@@ -30,8 +28,8 @@ class Heartbeat:
     """The last heartbeat of a worker.
 
     Attributes:
-        age_s: Seconds since it.
-        state: What the worker does: `working`, or what it waits for.
+        age_s: Seconds since the heartbeat.
+        state: `working`, or what the worker waits for.
     """
 
     age_s: float
@@ -39,40 +37,40 @@ class Heartbeat:
 
     @property
     def alive(self) -> bool:
-        """Whether it is fresh."""
-        return self.age_s <= FRESH_S
+        """Whether the heartbeat is at most `HEARTBEAT_TTL_S` old."""
+        return self.age_s <= HEARTBEAT_TTL_S
 
     @property
     def working(self) -> bool:
-        """Whether its worker is alive and takes jobs."""
-        return self.alive and self.state == _BUSY
+        """Whether the worker is alive and takes jobs."""
+        return self.alive and self.state == _WORKING
 
 
-class Workers:
-    """The heartbeats in the database. Safe from any thread."""
+class WorkerHeartbeats:
+    """The table of worker heartbeats. Thread-safe."""
 
     def __init__(self, engine: sa.Engine, *, clock: Clock = database_clock) -> None:
         self._engine, self._clock = engine, clock
 
-    def beat(self, worker: str, state: str = _BUSY) -> None:
-        """Say that a worker is alive, and forget those that were last seen a day ago."""
-        with quick(self._engine) as connection:
+    def record(self, worker: str, state: str = _WORKING) -> None:
+        """Record a heartbeat, and delete workers last seen more than a day ago."""
+        with begin_relaxed(self._engine) as connection:
             now = self._clock(connection)
             row = {"worker": worker, "state": state, "started_at": now, "seen_at": now}
-            if not insert_new(connection, WORKERS, row, conflict=("worker",)):
-                mine = sa.update(WORKERS).where(WORKERS.c.worker == worker)
-                connection.execute(mine.values(state=state, seen_at=now))
-            connection.execute(sa.delete(WORKERS).where(WORKERS.c.seen_at < now - _FORGOTTEN_S))
+            if not insert_if_absent(connection, WORKERS, row, conflict=("worker",)):
+                existing = sa.update(WORKERS).where(WORKERS.c.worker == worker)
+                connection.execute(existing.values(state=state, seen_at=now))
+            connection.execute(sa.delete(WORKERS).where(WORKERS.c.seen_at < now - _RETENTION_S))
 
-    def leave(self, worker: str) -> None:
-        """Say that a worker has ended in order."""
-        with quick(self._engine) as connection:
+    def remove(self, worker: str) -> None:
+        """Delete a worker that shut down cleanly."""
+        with begin_relaxed(self._engine) as connection:
             connection.execute(sa.delete(WORKERS).where(WORKERS.c.worker == worker))
 
-    def newest(self) -> Heartbeat | None:
-        """The newest heartbeat, of a worker that works before one that waits; None: there was none within a day."""
-        with reading(self._engine) as connection:
+    def latest(self) -> Heartbeat | None:
+        """The latest heartbeat, working workers before waiting ones; None: there was none within a day."""
+        with begin_read(self._engine) as connection:
             now = self._clock(connection)
             rows = connection.execute(sa.select(WORKERS.c.seen_at, WORKERS.c.state)).all()
-        beats = [Heartbeat(max(0.0, now - row.seen_at), row.state) for row in rows]
-        return min(beats, key=lambda beat: (not beat.working, beat.age_s), default=None)
+        heartbeats = [Heartbeat(max(0.0, now - row.seen_at), row.state) for row in rows]
+        return min(heartbeats, key=lambda heartbeat: (not heartbeat.working, heartbeat.age_s), default=None)

@@ -1,4 +1,4 @@
-"""Jobs that ended their worker: run once more in a process of their own, with a memory limit."""
+"""Run a job that killed its worker in a separate process with a memory limit."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ from labelloop.service.jobs.inbox import Claim, Event
 if TYPE_CHECKING:
     from labelloop.service.jobs.jobs import Handler
 
+# Added to the niceness of the child, so that the worker's other jobs go first.
 NICENESS = 5
-"""Added to the process' niceness: the worker's other jobs go first."""
-
-_TOLD_BYTES = 60_000
-"""Most bytes of an outcome: what fits into a pipe that nobody reads yet."""
+# Maximum size of an encoded outcome: fits into the pipe buffer before the parent reads.
+_MAX_OUTCOME_BYTES = 60_000
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of a job that ran alone.
+    """The outcome of an isolated job.
 
     Attributes:
-        kind: `done`; `retry` (it failed, trying again may help); `dead` (trying again would not help); `killed` (it ran
-            out of memory, or a signal ended it).
-        reason: Why, in words; empty when done.
+        kind: `done`; `retry` (failed, a retry may help); `dead` (failed, a retry would not help); `killed` (out of
+            memory, or ended by a signal).
+        reason: Why it failed; empty if done.
     """
 
     kind: Literal["done", "retry", "dead", "killed"]
     reason: str = ""
 
 
-class _Order(msgspec.Struct, frozen=True):
+class _JobRequest(msgspec.Struct, frozen=True):
     topic: str
     subject: str
     events: tuple[Event, ...]
     memory_bytes: int
 
 
-class AloneRunner:
-    """Runs one job at a time in a child process.
+class IsolatedJobRunner:
+    """Run one job at a time in a child process.
 
     Args:
-        command: Starts the child, which calls `answer`; the number of a file descriptor is appended.
-        memory_bytes: Most memory of the child.
+        command: Command line of the child, which calls `run_child`; the file descriptor number is appended.
+        memory_bytes: Memory limit of the child, in bytes.
     """
 
     def __init__(self, command: Sequence[str], memory_bytes: int) -> None:
@@ -63,77 +62,80 @@ class AloneRunner:
         self._stopped = False
 
     def run(self, claim: Claim) -> Outcome:
-        """Handle a claim's events in a child process and wait for it; the child ends with this process."""
-        order = _Order(claim.topic, claim.subject, claim.events, self._memory_bytes)
-        told, tell = os.pipe()
+        """Handle a claim's events in a child process and wait for it; the child exits with this process."""
+        request = _JobRequest(claim.topic, claim.subject, claim.events, self._memory_bytes)
+        read_end, write_end = os.pipe()
         try:
             with self._lock:
                 if self._stopped:
                     return Outcome("retry", "the worker was stopped")
                 child = self._child = subprocess.Popen(
-                    [*self._command, str(tell)], stdin=subprocess.PIPE, pass_fds=[tell], start_new_session=True
+                    [*self._command, str(write_end)],
+                    stdin=subprocess.PIPE,
+                    pass_fds=[write_end],
+                    start_new_session=True,
                 )
-            os.close(tell)
-            tell = -1
+            os.close(write_end)
+            write_end = -1
             with child:
                 assert child.stdin is not None
-                with contextlib.suppress(BrokenPipeError):  # it has ended already; its exit status says how
-                    child.stdin.write(msgspec.json.encode(order) + b"\n")
-                    child.stdin.flush()  # and left open: its end is how the child notices ours
+                with contextlib.suppress(BrokenPipeError):  # the child has already exited; see its exit status
+                    child.stdin.write(msgspec.json.encode(request) + b"\n")
+                    child.stdin.flush()  # stays open: the child exits when it closes
                 code = child.wait()
-            os.set_blocking(told, False)
+            os.set_blocking(read_end, False)
             with contextlib.suppress(BlockingIOError, msgspec.DecodeError):
-                return msgspec.json.decode(os.read(told, _TOLD_BYTES), type=Outcome)
+                return msgspec.json.decode(os.read(read_end, _MAX_OUTCOME_BYTES), type=Outcome)
         finally:
             self._child = None
-            os.close(told)
-            if tell >= 0:
-                os.close(tell)
+            os.close(read_end)
+            if write_end >= 0:
+                os.close(write_end)
         if code < 0:
-            return Outcome("killed", f"was ended by signal {-code} ({_name(-code)})")
+            return Outcome("killed", f"was ended by signal {-code} ({_signal_name(-code)})")
         return Outcome("retry", f"its process ended with exit status {code}")
 
     def stop(self) -> None:
-        """End the child, if one runs, and start no other."""
+        """Kill the child, if one runs, and refuse new jobs."""
         with self._lock:
             self._stopped = True
             if self._child is not None:
                 self._child.kill()
 
 
-def answer(handlers: Callable[[], Mapping[str, Handler]], descriptor: int) -> None:
-    """The child's side: read the job from standard input, handle it, and write the outcome to a descriptor.
+def run_child(handlers: Callable[[], Mapping[str, Handler]], descriptor: int) -> None:
+    """Child process: read the job from standard input, handle it, and write the outcome to a file descriptor.
 
     Args:
-        handlers: Makes the handlers; called once the memory is limited.
-        descriptor: Where the outcome goes.
+        handlers: Creates the handlers; called after the memory limit is set.
+        descriptor: File descriptor for the outcome.
     """
     os.set_inheritable(descriptor, False)
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=_Order)
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    request = msgspec.json.decode(sys.stdin.buffer.readline(), type=_JobRequest)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     os.nice(NICENESS)
-    _offer_to_the_oom_killer()
-    _limit_memory(order.memory_bytes)
-    outcome = _handled(order, handlers)
+    _prefer_for_oom_kill()
+    _limit_memory(request.memory_bytes)
+    outcome = _handle(request, handlers)
     shortened = msgspec.structs.replace(outcome, reason=outcome.reason[:2000])
     os.write(descriptor, msgspec.json.encode(shortened))
 
 
-def _handled(order: _Order, handlers: Callable[[], Mapping[str, Handler]]) -> Outcome:
+def _handle(request: _JobRequest, handlers: Callable[[], Mapping[str, Handler]]) -> Outcome:
     from labelloop.service.jobs.jobs import Reject
 
     try:
-        handlers()[order.topic](order.subject, order.events)
+        handlers()[request.topic](request.subject, request.events)
     except Reject as error:
         return Outcome("dead", str(error))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the worker judges it
-        if _lacked_memory(error):
+    except Exception as error:  # noqa: BLE001 - the worker decides what to do with it
+        if _is_memory_error(error):
             return Outcome("killed", "ran out of memory")
         return Outcome("retry", str(error) if isinstance(error, LabelloopError) else f"{type(error).__name__}: {error}")
     return Outcome("done")
 
 
-def _lacked_memory(error: BaseException | None) -> bool:
+def _is_memory_error(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError):
             return True
@@ -141,26 +143,26 @@ def _lacked_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _limit_memory(most: int) -> None:
-    """RLIMIT_DATA counts what is written to; RLIMIT_AS, where there is no better, what is reserved as well."""
+def _limit_memory(limit: int) -> None:
+    """Set RLIMIT_DATA (written memory) on Linux, elsewhere RLIMIT_AS (reserved memory)."""
     which = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     hard = resource.getrlimit(which)[1]
-    with contextlib.suppress(ValueError, OSError):  # a stricter limit stands already
-        resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    with contextlib.suppress(ValueError, OSError):  # a stricter limit is set
+        resource.setrlimit(which, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def _offer_to_the_oom_killer() -> None:
-    """Where the machine runs out of memory first, Linux ends this process and not the worker."""
+def _prefer_for_oom_kill() -> None:
+    """Make the Linux OOM killer choose this process, not the worker."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _end_with_the_worker() -> None:
+def _exit_with_parent() -> None:
     sys.stdin.buffer.read()
     os._exit(1)
 
 
-def _name(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

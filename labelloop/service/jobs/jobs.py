@@ -1,4 +1,4 @@
-"""Jobs: what a program hands in (handlers, periodic jobs) and the one object that submits events and runs workers."""
+"""`Jobs`: register handlers and periodic jobs, submit events, run workers."""
 
 import threading
 import time
@@ -10,29 +10,27 @@ import structlog
 
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Event, Inbox
-from labelloop.service.jobs.wakeup_queue import Queue
+from labelloop.service.jobs.wakeup_queue import WakeupQueue
 from labelloop.service.settings import Settings
 
-# A queue that could not be reached is left alone so long: a webhook has better things to wait for.
-REST_S = 5.0
+# After a failed wake-up the queue is not contacted for this long, so that webhooks are not delayed.
+QUEUE_RETRY_S = 5.0
 log = structlog.get_logger(__name__)
 
+# Called with (subject, all its events). It must be idempotent: after a crash it is called again for the same events.
+# It raises `Reject` to turn the events into dead letters at once; any other exception retries them later.
 Handler = Callable[[str, Sequence[Event]], None]
-"""Called with (subject, all its events). It may be called again for the same events after a crash: be idempotent.
-
-Raise `Reject` to give the events up at once; anything else that is raised tries them again later.
-"""
 
 
 class Reject(LabelloopError):
-    """A handler says that trying its events again would not help; they become dead letters with this reason."""
+    """Raised by a handler if a retry would not help; the events become dead letters with this reason."""
 
     code = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
-class Periodic:
-    """A job that runs every `every_s` seconds, on one worker at a time; it is told apart by its name."""
+class PeriodicJob:
+    """A job that runs every `every_s` seconds, on one worker at a time; the name identifies it."""
 
     name: str
     every_s: float
@@ -42,15 +40,15 @@ class Periodic:
 class Jobs:
     """The inbox with its workers: `submit` in a web process, `run_worker` in a worker process.
 
-    Making one does no I/O; the queue is opened when first needed.
+    The constructor does no I/O; the queue is opened on first use.
 
     Args:
-        settings: The queue, and how jobs are run.
-        inbox: The events.
-        handlers: Topic -> what handles its events.
-        periodics: What runs now and then.
-        alone: The command of a process that calls `isolated_job.answer`: events that were in a worker's
-            hands twice when it was lost are handled there. Empty: they are handled as any other.
+        settings: The queue URL, and the limits of workers and jobs.
+        inbox: The event store.
+        handlers: Handler by topic.
+        periodic_jobs: Jobs that run at an interval.
+        isolated_command: Command of a process that calls `isolated_job.run_child`; it handles events that were claimed
+            when two workers were lost. Empty: such events are handled like any other.
     """
 
     def __init__(
@@ -58,31 +56,31 @@ class Jobs:
         settings: Settings,
         inbox: Inbox,
         handlers: Mapping[str, Handler] | None = None,
-        periodics: Sequence[Periodic] = (),
+        periodic_jobs: Sequence[PeriodicJob] = (),
         *,
-        alone: Sequence[str] = (),
+        isolated_command: Sequence[str] = (),
     ) -> None:
-        self.alone = tuple(alone)
+        self.isolated_command = tuple(isolated_command)
         self.settings = settings
         self.inbox = inbox
         self.handlers = dict(handlers or {})
-        self.periodics = tuple(periodics)
+        self.periodic_jobs = tuple(periodic_jobs)
         self._opening = threading.Lock()
-        self._queue: Queue | None = None
-        self._rest_until = 0.0
+        self._queue: WakeupQueue | None = None
+        self._retry_queue_at = 0.0
 
     def submit(self, topic: str, subject: str, key: str, payload: Any, *, delay_s: float = 0.0) -> bool:
-        """Store an event durably and wake a worker for it (milliseconds).
+        """Store an event durably and wake a worker (takes milliseconds).
 
         Args:
-            topic: names the handler.
-            subject: what the event is about; its events are handled together, one call at a time.
-            key: unique within the topic; an event told twice is stored once.
-            payload: anything that is JSON.
-            delay_s: seconds before it is due, to gather more events of its subject.
+            topic: Selects the handler.
+            subject: What the event is about; its events are handled together, one call at a time.
+            key: Deduplication key, unique within the topic.
+            payload: Any JSON value.
+            delay_s: Seconds before it is due, to batch more events of its subject.
 
         Returns:
-            False when the (topic, key) was there already.
+            False if (topic, key) already exists.
         """
         if not self.inbox.put(topic, subject, key, payload, delay_s=delay_s):
             return False
@@ -93,34 +91,34 @@ class Jobs:
     def run_worker(self, threads: int | None = None, *, stop: threading.Event | None = None) -> None:
         """Handle events and run periodic jobs until SIGINT, SIGTERM or `stop`.
 
-        Running handlers get `job_stop_s` to finish; claims of those that do not are released. A second signal does
-        not wait. Signals are only listened to in the main thread of a process.
+        Running handlers get `job_stop_s` seconds to finish, then their claims are released. A second signal stops at
+        once. Signals are handled in the main thread only.
 
         Args:
-            threads: handlers at a time; by default `job_threads`.
-            stop: ends the worker when set, for one that runs inside another program.
+            threads: Concurrent handlers; default: `job_threads`.
+            stop: Stops the worker when set, for a worker embedded in another program.
         """
         from labelloop.service.jobs.worker import Worker
 
         Worker(self).run(threads or self.settings.job_threads, stop or threading.Event())
 
     def close(self) -> None:
-        """Let go of the queue's connections; the next `submit` opens it again. The inbox's engine is its opener's."""
+        """Close the queue's connections; the next `submit` reopens it. The inbox's engine stays open."""
         with self._opening:
             if self._queue is not None:
                 self._queue.close()
             self._queue = None
 
     def _wake(self, topic: str, subject: str) -> None:
-        """Lower the latency if that can be done at once; the sweep of the workers makes up for it if not."""
-        if time.monotonic() < self._rest_until:
+        """Wake a worker to reduce latency; if the queue is unreachable, the workers' sweep finds the event."""
+        if time.monotonic() < self._retry_queue_at:
             return
         try:
             with self._opening:
                 if self._queue is None:
-                    self._queue = Queue(self.settings)
+                    self._queue = WakeupQueue(self.settings)
                 queue = self._queue
             queue.wake(topic, subject)
-        except Exception as error:  # noqa: BLE001 - the event is stored: nothing here may fail the caller
-            self._rest_until = time.monotonic() + REST_S
-            log.warning("queue_unreachable", error=str(error), rest_s=REST_S)
+        except Exception as error:  # noqa: BLE001 - the event is stored: the caller must not fail
+            self._retry_queue_at = time.monotonic() + QUEUE_RETRY_S
+            log.warning("queue_unreachable", error=str(error), rest_s=QUEUE_RETRY_S)

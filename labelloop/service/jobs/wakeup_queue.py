@@ -1,4 +1,4 @@
-"""The queue that wakes workers: huey on SQLite, Redis or Postgres. It carries names of subjects and nothing else."""
+"""The queue that wakes workers: huey on SQLite, Redis or Postgres. Messages are (topic, subject) only."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +18,15 @@ from labelloop.service.db.engine import MIGRATION_LOCK
 from labelloop.service.errors import MissingExtra
 from labelloop.service.settings import Settings
 
-# An idle SQLite queue is looked at this often by each thread; Redis and Postgres tell by themselves.
+# Poll interval of each thread on an idle SQLite queue; Redis and Postgres block instead.
 POLL_S = 0.05
-# A worker asks an unreachable queue again after this.
-ASK_AGAIN_S = 1.0
+# Delay before a worker retries an unreachable queue.
+RECONNECT_S = 1.0
 log = structlog.get_logger(__name__)
 
 
 class JsonSerializer(Serializer):  # type: ignore[misc]  # huey has no types
-    """Messages as JSON. huey's own serializer is pickle, which runs whatever somebody put into the queue."""
+    """Messages as JSON. huey's default serializer is pickle, which executes code from the queue."""
 
     def _serialize(self, data: Any) -> bytes:
         return msgspec.json.encode(list(data) if isinstance(data, Message) else data)
@@ -38,9 +38,9 @@ class JsonSerializer(Serializer):  # type: ignore[misc]  # huey has no types
 
 
 class _SqliteStorage(SqliteStorage):  # type: ignore[misc]  # huey has no types
-    """huey's SQLite without a wait for the disk at each commit: a power cut may lose wake-ups, which is no loss.
+    """huey's SQLite storage without fsync at each commit; a power cut may lose wake-ups, which is harmless.
 
-    huey's own switch for this (`fsync=False`) lets a power cut break the file.
+    huey's own option `fsync=False` would let a power cut corrupt the file.
     """
 
     def _create_connection(self) -> Any:
@@ -50,23 +50,23 @@ class _SqliteStorage(SqliteStorage):  # type: ignore[misc]  # huey has no types
 
 
 class _Thread(HueyWorker):  # type: ignore[misc]  # huey has no types
-    """One thread of huey's. Unlike huey's own it says once that the queue is away, not twenty times a second."""
+    """A huey worker thread that logs an unreachable queue once, not twenty times a second."""
 
-    _away = False
+    _unreachable = False
 
     def loop(self, now: Any = None) -> None:
         try:
             task = self.huey.dequeue()
-        except (msgspec.MsgspecError, HueyException, TypeError) as error:  # it is out of the queue, and no loss
+        except (msgspec.MsgspecError, HueyException, TypeError) as error:  # already dequeued; losing it is harmless
             log.warning("queue_holds_junk", error=str(error))
             return
         except Exception:
-            if not self._away:
+            if not self._unreachable:
                 log.exception("queue_unreachable")
-            self._away = True
-            self.stop_flag.wait(ASK_AGAIN_S)
+            self._unreachable = True
+            self.stop_flag.wait(RECONNECT_S)
             return
-        self._away = False
+        self._unreachable = False
         if task is not None:
             self.huey.execute(task, now)
         elif not self.huey.storage.blocking:
@@ -74,14 +74,14 @@ class _Thread(HueyWorker):  # type: ignore[misc]  # huey has no types
 
     def shutdown(self) -> None:
         super().shutdown()
-        # On Postgres each thread has a connection that listens; huey leaves it to the garbage collector.
+        # On Postgres each thread has a LISTEN connection, which huey leaves to the garbage collector.
         listening = getattr(getattr(self.huey.storage, "_listen_local", None), "conn", None)
         if listening is not None:
             listening.close()
 
 
 class _Consumer(Consumer):  # type: ignore[misc]  # huey has no types
-    """A consumer of huey's without its signal handlers: the worker has its own, and may run outside the main thread."""
+    """A huey consumer without signal handlers: the worker has its own and may run outside the main thread."""
 
     worker_class = _Thread
 
@@ -89,21 +89,20 @@ class _Consumer(Consumer):  # type: ignore[misc]  # huey has no types
         pass
 
 
-class Queue:
-    """Wakes a worker for a subject; losing or doubling a wake-up is harmless.
+class WakeupQueue:
+    """Wake a worker for a subject; lost or duplicate wake-ups are harmless.
 
     Args:
-        settings: `queue_url` chooses the engine.
-        run: what a worker does for (topic, subject); without it this end can only wake.
+        settings: `queue_url` selects the storage.
+        run: Called by a worker with (topic, subject); None: this process only sends wake-ups.
 
     Raises:
-        MissingExtra: a Redis or Postgres URL without its extra.
+        MissingExtra: A Redis or Postgres URL without its extra.
     """
 
     def __init__(self, settings: Settings, run: Callable[[str, str], None] | None = None) -> None:
         self._huey = _open_huey(settings)
         self._run = run
-        self._rest_until = 0.0
 
         @self._huey.task(name="wake")  # type: ignore[untyped-decorator]
         def wake(topic: str, subject: str) -> None:
@@ -113,25 +112,25 @@ class Queue:
         self._wake = wake
 
     def wake(self, topic: str, subject: str) -> None:
-        """Tell a worker that the subject has events. Raises whatever the engine raises when it cannot be reached."""
+        """Notify a worker that the subject has events. Raises the storage's own errors if it is unreachable."""
         self._wake(topic, subject)
 
     def size(self) -> int:
-        """How many wake-ups wait."""
+        """The number of waiting wake-ups."""
         return int(self._huey.storage.queue_size())
 
     def consumer(self, threads: int) -> Consumer:
-        """A consumer of huey's with `threads` threads, not started."""
-        # backoff=1: a pause that grows while idle would be the latency of the next event.
+        """Create a huey consumer with `threads` threads, not started."""
+        # backoff=1: a delay that grows while idle would add latency to the next event.
         return _Consumer(
             self._huey, workers=threads, periodic=False, initial_delay=POLL_S, max_delay=POLL_S, backoff=1.0,
             scheduler_interval=60,
         )  # fmt: skip
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         self._huey.storage.close()
-        pool = getattr(self._huey.storage, "pool", None)  # huey leaves Redis' connections to the garbage collector
+        pool = getattr(self._huey.storage, "pool", None)  # huey leaves Redis connections to the garbage collector
         if pool is not None:
             pool.disconnect()
 
@@ -149,7 +148,7 @@ def _open_huey(settings: Settings) -> Huey:
             import psycopg
         except ModuleNotFoundError:
             raise MissingExtra("A Postgres queue", extra="postgres") from None
-        # huey makes its tables when it opens, and two "create table if not exists" at once fail on Postgres.
+        # huey creates its tables on opening; concurrent "create table if not exists" fail on Postgres.
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as lock:
             lock.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
             return PostgresHuey(dsn=url, connect_timeout=5, **common)
@@ -159,7 +158,9 @@ def _open_huey(settings: Settings) -> Huey:
         from redis.retry import Retry
     except ModuleNotFoundError:
         raise MissingExtra("A Redis queue", extra="redis") from None
-    # Without time limits an unreachable Redis would hold up a webhook that Label Studio gives one second.
-    retry = Retry(NoBackoff(), 1)  # ours are paced by ourselves; one at once mends a connection that Redis closed
+    # Without timeouts an unreachable Redis would delay a webhook beyond Label Studio's limit of one second.
+    retry = Retry(
+        NoBackoff(), 1
+    )  # one immediate retry reopens a connection that Redis closed; callers pace further retries
     pool = ConnectionPool.from_url(url, socket_connect_timeout=0.5, socket_timeout=5.0, retry=retry)
     return RedisHuey(connection_pool=pool, **common)

@@ -1,4 +1,4 @@
-"""A worker process: takes claims, calls handlers, keeps leases alive, sweeps up what others left, and stops cleanly."""
+"""A worker process: claim events, call handlers, renew leases, sweep for missed events, stop cleanly."""
 
 from __future__ import annotations
 
@@ -7,295 +7,305 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from labelloop.service.errors import LabelloopError
-from labelloop.service.jobs.heartbeats import BEAT_S, Workers
+from labelloop.service.jobs.heartbeats import HEARTBEAT_INTERVAL_S, WorkerHeartbeats
 from labelloop.service.jobs.inbox import Claim
-from labelloop.service.jobs.isolated_job import AloneRunner
+from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.periodic_leases import PeriodicLeases
-from labelloop.service.jobs.wakeup_queue import Queue
-from labelloop.service.jobs.worker_id import this_worker
+from labelloop.service.jobs.wakeup_queue import WakeupQueue
+from labelloop.service.jobs.worker_id import current_worker
 from labelloop.service.logging import redact, settings_secrets
 from labelloop.service.signals import on_stop_signals
 
 if TYPE_CHECKING:
-    from labelloop.service.jobs.jobs import Jobs, Periodic
+    from labelloop.service.jobs.jobs import Jobs, PeriodicJob
 
 SWEEP_S = 1.0
-# Pause between two sweeps while more is due than one sweep takes.
+# Interval of the sweep while more subjects are due than one sweep takes.
 BACKLOG_SWEEP_S = 0.2
-# The sweep fills the queue up to here and no further: wake-ups for a long backlog would only pile up in it.
+# The sweep fills the queue up to this size, so that a long backlog does not pile up in it.
 SWEEP_LIMIT = 100
-# A queue that holds more than this is not filled: the oldest due subjects are those that it holds.
+# The sweep skips a queue that holds more than this: it already has the oldest due subjects.
 SWEEP_BELOW = 25
 HEALTH_CHECK_S = 10.0
 PRUNE_EVERY_S = 3600.0
 REASON_LIMIT = 2000
-# Events that are to be handled alone wait so long while others are.
-ALONE_AGAIN_S = 5.0
+# Delay of isolated events while another isolated job runs.
+ISOLATED_RETRY_S = 5.0
 log = structlog.get_logger(__name__)
 
 
-class Heartbeats:
-    """Prolongs the leases of what this process is working on, from a thread of its own."""
+class LeaseRenewer:
+    """Renew the leases of the running jobs of this process from a background thread."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._beats: dict[str, Callable[[], bool]] = {}
+        self._callbacks: dict[str, Callable[[], bool]] = {}
         self._lock = threading.Lock()
 
     @contextmanager
-    def during(self, token: str, beat: Callable[[], bool]) -> Iterator[None]:
-        """Call `beat` now and then while the block runs."""
+    def renewing(self, token: str, renew: Callable[[], bool]) -> Iterator[None]:
+        """Call `renew` periodically while the block runs."""
         with self._lock:
-            self._beats[token] = beat
+            self._callbacks[token] = renew
         try:
             yield
         finally:
             with self._lock:
-                self._beats.pop(token, None)
+                self._callbacks.pop(token, None)
 
     def run(self, stop: threading.Event) -> None:
-        """Beat until `stop`."""
+        """Renew all leases every `every_s` seconds until `stop`."""
         while not stop.wait(self._every_s):
             with self._lock:
-                beats = list(self._beats.items())
-            for token, beat in beats:
+                callbacks = list(self._callbacks.items())
+            for token, renew in callbacks:
                 try:
-                    kept = beat()
-                except Exception:  # the database may be away for a moment; the next beat tries again
+                    owned = renew()
+                except Exception:  # the database may be unreachable for a moment; the next round retries
                     log.warning("heartbeat_failed", exc_info=True)
                     continue
-                if not kept and token in self._beats:
+                if not owned and token in self._callbacks:
                     log.warning("lease_lost", token=token)
 
 
 class Worker:
-    """Runs the handlers and periodic jobs of a `Jobs`; see `Jobs.run_worker`."""
+    """Run the handlers and periodic jobs of a `Jobs`; see `Jobs.run_worker`."""
 
     def __init__(self, jobs: Jobs) -> None:
-        from labelloop.service.jobs.jobs import Periodic
+        from labelloop.service.jobs.jobs import PeriodicJob
 
         settings = jobs.settings
         self._settings = settings
         self._inbox = jobs.inbox
         self._handlers = jobs.handlers
-        self._turns = PeriodicLeases(jobs.inbox.engine, lease_s=settings.job_lease_s)
-        prune = Periodic("inbox-prune", PRUNE_EVERY_S, self._prune)
-        self._periodics: tuple[Periodic, ...] = (*jobs.periodics, prune)
-        self._queue = Queue(settings, self.handle)
-        self._me = this_worker()
-        self._workers = Workers(jobs.inbox.engine)
+        self._periodic_leases = PeriodicLeases(jobs.inbox.engine, lease_s=settings.job_lease_s)
+        prune = PeriodicJob("inbox-prune", PRUNE_EVERY_S, self._prune)
+        self._periodic_jobs: tuple[PeriodicJob, ...] = (*jobs.periodic_jobs, prune)
+        self._queue = WakeupQueue(settings, self.handle)
+        self._worker_id = current_worker()
+        self._workers = WorkerHeartbeats(jobs.inbox.engine)
         self._secrets = settings_secrets(settings)
-        self._beats = Heartbeats(settings.job_lease_s / 3)
+        self._lease_renewer = LeaseRenewer(settings.job_lease_s / 3)
         self._claims: dict[str, Claim] = {}
-        self._alone = AloneRunner(jobs.alone, settings.job_memory_bytes) if jobs.alone else None
-        self._alone_free = threading.Semaphore()
-        self._to_run_alone: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
+        command = jobs.isolated_command
+        self._isolated_runner = IsolatedJobRunner(command, settings.job_memory_bytes) if command else None
+        self._isolated_slot = threading.Semaphore()
+        self._isolated_claims: queue.SimpleQueue[Claim | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
 
     def run(self, threads: int, stop: threading.Event) -> None:
-        """Work until a signal or `stop`."""
-        hurry = threading.Event()
+        """Run until a signal or `stop`.
+
+        Args:
+            threads: Concurrent handlers.
+            stop: Stops the worker when set; a second signal skips the wait for running handlers.
+        """
+        stop_now = threading.Event()
         ended = threading.Event()
 
-        def asked_to_stop() -> None:
-            (hurry if stop.is_set() else stop).set()
+        def request_stop() -> None:
+            (stop_now if stop.is_set() else stop).set()
 
-        with on_stop_signals(asked_to_stop):
+        with on_stop_signals(request_stop):
             consumer = self._queue.consumer(threads)
-            helpers = [self._thread("heartbeats", self._beats.run, ended), self._thread("sweep", self._sweep, stop)]
-            helpers += [self._thread("presence", self._say_alive, stop)]
-            helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodics]
-            helpers += [self._thread("alone", self._handle_alone, self._alone)] if self._alone else []
+            helpers = [self._thread("heartbeats", self._lease_renewer.run, ended)]
+            helpers += [self._thread("sweep", self._sweep, stop)]
+            helpers += [self._thread("presence", self._send_heartbeats, stop)]
+            helpers += [self._thread(job.name, self._run_periodic, job, stop) for job in self._periodic_jobs]
+            if self._isolated_runner:
+                helpers.append(self._thread("alone", self._run_isolated_claims, self._isolated_runner))
             log.info("worker_started", threads=threads, topics=sorted(self._handlers))
             consumer.start()
-            checked = time.monotonic()
+            checked_at = time.monotonic()
             while not stop.wait(0.2):
-                if time.monotonic() > checked + HEALTH_CHECK_S:
-                    checked = time.monotonic()
+                if time.monotonic() > checked_at + HEALTH_CHECK_S:
+                    checked_at = time.monotonic()
                     consumer.check_worker_health()
             self._stopping.set()
-            self._to_run_alone.put(None)
+            self._isolated_claims.put(None)
             consumer.stop_flag.set()
             log.info("worker_stopping", running=len(self._claims))
             threads_left = [thread for _, thread in consumer.worker_threads] + helpers[1:]
             deadline = time.monotonic() + self._settings.job_stop_s
             while any(thread.is_alive() for thread in threads_left) and time.monotonic() < deadline:
-                if hurry.wait(0.05):
+                if stop_now.wait(0.05):
                     break
             for claim in list(self._claims.values()):
                 log.warning("claim_released", topic=claim.topic, subject=claim.subject)
                 self._inbox.release(claim)
-            if self._alone:
-                self._alone.stop()
+            if self._isolated_runner:
+                self._isolated_runner.stop()
             ended.set()
-            with suppress(Exception):  # else it is known by its age
-                self._workers.leave(self._me)
+            with suppress(Exception):  # otherwise its heartbeat expires
+                self._workers.remove(self._worker_id)
         self._queue.close()
         log.info("worker_stopped")
 
-    def _say_alive(self, stop: threading.Event) -> None:
+    def _send_heartbeats(self, stop: threading.Event) -> None:
         failing = False
         while True:
             try:
-                self._workers.beat(self._me)
+                self._workers.record(self._worker_id)
                 failing = False
             except Exception:
-                if not failing:  # once, not every few seconds
+                if not failing:  # log once, not every few seconds
                     log.exception("presence_failed")
                 failing = True
-            if stop.wait(BEAT_S):
+            if stop.wait(HEARTBEAT_INTERVAL_S):
                 return
 
     def handle(self, topic: str, subject: str) -> None:
         """Handle the subject's events until none are due.
 
-        The last look comes after the claim is let go: a wake-up for an event that came in the meantime was
-        dropped by whoever found the subject taken.
+        `has_due_events` runs after the claim is released: a worker that was woken for a newer event meanwhile found the
+        subject claimed and dropped the wake-up.
         """
         while not self._stopping.is_set():
             try:
-                claim = self._inbox.claim(topic, subject, self._me)
+                claim = self._inbox.claim(topic, subject, self._worker_id)
                 if claim is None:
                     return
-                if claim.alone and self._alone and topic in self._handlers:
-                    self._hand_over(claim)
+                if claim.isolated and self._isolated_runner and topic in self._handlers:
+                    self._queue_isolated(claim)
                     return
                 self._claims[claim.token] = claim
                 try:
                     with (
                         structlog.contextvars.bound_contextvars(topic=topic, subject=subject),
-                        self._beats.during(claim.token, lambda claim=claim: self._inbox.heartbeat(claim)),  # type: ignore[misc]
+                        self._lease_renewer.renewing(claim.token, partial(self._inbox.extend_lease, claim)),
                     ):
-                        self._call(claim)
+                        self._handle_claim(claim)
                 finally:
                     self._claims.pop(claim.token, None)
-                if not self._inbox.is_due(topic, subject):
+                if not self._inbox.has_due_events(topic, subject):
                     return
-            except Exception:  # the database is away: the lease runs out and a sweep brings the events back
+            except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
                 log.exception("claim_failed", topic=topic, subject=subject)
                 return
 
-    def _hand_over(self, claim: Claim) -> None:
-        """Leave a claim to the thread for jobs that run alone, where that is free: no other thread waits for them."""
-        if not self._alone_free.acquire(blocking=False):
-            self._inbox.release(claim, delay_s=ALONE_AGAIN_S)
+    def _queue_isolated(self, claim: Claim) -> None:
+        """Pass a claim to the thread for isolated jobs, or release it with a delay if that thread is busy."""
+        if not self._isolated_slot.acquire(blocking=False):
+            self._inbox.release(claim, delay_s=ISOLATED_RETRY_S)
             return
         self._claims[claim.token] = claim
-        self._to_run_alone.put(claim)
+        self._isolated_claims.put(claim)
 
-    def _handle_alone(self, runner: AloneRunner) -> None:
-        while (claim := self._to_run_alone.get()) is not None:
+    def _run_isolated_claims(self, runner: IsolatedJobRunner) -> None:
+        while (claim := self._isolated_claims.get()) is not None:
             try:
                 with (
                     structlog.contextvars.bound_contextvars(topic=claim.topic, subject=claim.subject),
-                    self._beats.during(claim.token, lambda claim=claim: self._inbox.heartbeat(claim)),  # type: ignore[misc]
+                    self._lease_renewer.renewing(claim.token, partial(self._inbox.extend_lease, claim)),
                 ):
-                    self._call_alone(claim, runner)
-            except Exception:  # the database is away: the lease runs out and a sweep brings the events back
+                    self._handle_isolated(claim, runner)
+            except Exception:  # the database is unreachable: the lease expires and a sweep recovers the events
                 log.exception("claim_failed", topic=claim.topic, subject=claim.subject)
             finally:
                 self._claims.pop(claim.token, None)
-                self._alone_free.release()
+                self._isolated_slot.release()
 
-    def _call_alone(self, claim: Claim, runner: AloneRunner) -> None:
+    def _handle_isolated(self, claim: Claim, runner: IsolatedJobRunner) -> None:
         started = time.monotonic()
         log.warning("event_runs_alone", events=len(claim.events), kills=claim.kills)
         outcome = runner.run(claim)
         reason = redact(outcome.reason, self._secrets)[:REASON_LIMIT]
         if outcome.kind == "done":
-            kept = self._inbox.done(claim)
-            log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=kept)
+            owned = self._inbox.mark_done(claim)
+            log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=owned)
         elif outcome.kind == "retry":
-            kept = self._inbox.retry(claim, reason)
-            log.warning("event_failed", reason=reason, kept=kept)
+            owned = self._inbox.retry(claim, reason)
+            log.warning("event_failed", reason=reason, kept=owned)
         else:
             if outcome.kind == "killed":
-                most = self._settings.job_memory_bytes
+                limit = self._settings.job_memory_bytes
                 reason = (
-                    f"it {reason}: {claim.kills} workers were lost while they handled it, then it was run alone with "
-                    f"{most / 2**20:.0f} MiB of memory (LABELLOOP_JOB_MEMORY_BYTES)"
+                    f"it {reason}: {claim.kills} workers were lost while they handled it, then it ran isolated with "
+                    f"{limit / 2**20:.0f} MiB of memory (LABELLOOP_JOB_MEMORY_BYTES)"
                 )
-            if self._inbox.dead(claim, reason, killed=outcome.kind == "killed"):
+            if self._inbox.mark_dead(claim, reason, killed=outcome.kind == "killed"):
                 log.error("event_dead", reason=reason, events=len(claim.events))
 
-    def _call(self, claim: Claim) -> None:
+    def _handle_claim(self, claim: Claim) -> None:
         from labelloop.service.jobs.jobs import Reject
 
         handler = self._handlers.get(claim.topic)
         started = time.monotonic()
         if handler is None:
-            known = ", ".join(sorted(self._handlers)) or "none"
-            self._inbox.dead(claim, f"no handler for the topic {claim.topic!r} (known: {known})")
+            topics = ", ".join(sorted(self._handlers)) or "none"
+            self._inbox.mark_dead(claim, f"no handler for the topic {claim.topic!r} (known: {topics})")
             log.error("event_dead", reason="no handler", events=len(claim.events))
             return
         try:
             handler(claim.subject, claim.events)
         except Reject as error:
-            self._inbox.dead(claim, self._reason(error))
-            log.error("event_dead", reason=self._reason(error), events=len(claim.events))  # noqa: TRY400 - it was foreseen
+            self._inbox.mark_dead(claim, self._reason(error))
+            # An expected error: no traceback.
+            log.error("event_dead", reason=self._reason(error), events=len(claim.events))  # noqa: TRY400
         except Exception as error:
-            kept = self._inbox.retry(claim, self._reason(error))
-            expected = isinstance(error, LabelloopError)  # says by itself what is wrong
-            log.warning("event_failed", reason=self._reason(error), kept=kept, exc_info=None if expected else error)
+            owned = self._inbox.retry(claim, self._reason(error))
+            expected = isinstance(error, LabelloopError)  # its message is enough, no traceback
+            log.warning("event_failed", reason=self._reason(error), kept=owned, exc_info=None if expected else error)
         else:
-            kept = self._inbox.done(claim)
-            log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=kept)
+            owned = self._inbox.mark_done(claim)
+            log.info("event_done", events=len(claim.events), seconds=round(time.monotonic() - started, 3), kept=owned)
 
     def _sweep(self, stop: threading.Event) -> None:
-        failing, pause_s, looked_at = False, SWEEP_S, -SWEEP_S
+        failing, pause_s, released_at = False, SWEEP_S, -SWEEP_S
         while True:
             try:
-                if time.monotonic() >= looked_at + SWEEP_S:
-                    looked_at = time.monotonic()
-                    self._inbox.free_ended()
-                    self._turns.free_ended()
+                if time.monotonic() >= released_at + SWEEP_S:
+                    released_at = time.monotonic()
+                    self._inbox.release_dead_workers()
+                    self._periodic_leases.release_dead_workers()
                 waiting = self._queue.size()
                 if waiting <= SWEEP_BELOW:
-                    due = self._inbox.due(SWEEP_LIMIT - waiting)
+                    due = self._inbox.due_subjects(SWEEP_LIMIT - waiting)
                     for topic, subject in due:
                         self._queue.wake(topic, subject)
                     pause_s = BACKLOG_SWEEP_S if waiting + len(due) >= SWEEP_LIMIT else SWEEP_S
                 failing = False
             except Exception:
-                if not failing:  # once, not every second
+                if not failing:  # log once, not every second
                     log.exception("sweep_failed")
                 failing, pause_s = True, SWEEP_S
             if stop.wait(min(pause_s, SWEEP_S)):
                 return
 
-    def _run_periodic(self, job: Periodic, stop: threading.Event) -> None:
+    def _run_periodic(self, job: PeriodicJob, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                pause_s = self._turns.wait_s(job.name, job.every_s)
-                turn = self._turns.take(job.name, job.every_s, self._me) if pause_s <= 0 else None
-                if turn is not None:
-                    with self._beats.during(turn.token, lambda turn=turn: self._turns.heartbeat(turn)):  # type: ignore[misc]
+                pause_s = self._periodic_leases.wait_s(job.name, job.every_s)
+                lease = self._periodic_leases.acquire(job.name, job.every_s, self._worker_id) if pause_s <= 0 else None
+                if lease is not None:
+                    with self._lease_renewer.renewing(lease.token, partial(self._periodic_leases.extend, lease)):
                         try:
                             job.run()
                         except Exception as error:
                             expected = isinstance(error, LabelloopError)
                             exc_info = None if expected else error
                             log.warning("periodic_failed", job=job.name, reason=self._reason(error), exc_info=exc_info)
-                    self._turns.finish(turn)
+                    self._periodic_leases.release(lease)
                     continue
             except Exception:
                 log.exception("periodic_failed", job=job.name)
                 pause_s = 5.0
-            # Not the whole pause at once: another worker's turn may be freed in the meantime.
+            # Wait in short steps: another worker's lease may be released meanwhile.
             stop.wait(min(max(pause_s, 0.1), 5.0))
 
     def _prune(self) -> None:
         pruned = self._inbox.prune(self._settings.job_retention_days * 86400)
         if pruned:
             log.info("inbox_pruned", events=pruned)
-        forgotten = self._inbox.prune(self._settings.job_dead_days * 86400, state="dead")
-        if forgotten:
-            log.warning("dead_letters_pruned", events=forgotten, days=self._settings.job_dead_days)
+        pruned_dead = self._inbox.prune(self._settings.job_dead_days * 86400, state="dead")
+        if pruned_dead:
+            log.warning("dead_letters_pruned", events=pruned_dead, days=self._settings.job_dead_days)
 
     def _reason(self, error: BaseException) -> str:
         text = str(error) if isinstance(error, LabelloopError) else f"{type(error).__name__}: {error}"

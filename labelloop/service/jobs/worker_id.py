@@ -1,4 +1,4 @@
-"""Who a worker is: host, process and its start time, so that a survivor can tell whether another has ended."""
+"""Identify a worker by host, process id and start time, so that other workers can detect that it is dead."""
 
 import os
 import socket
@@ -7,24 +7,24 @@ from pathlib import Path
 import msgspec
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """A worker process. `host` also tells apart containers that share a host name; `started` outlives a reused pid."""
+class WorkerIdentity(msgspec.Struct, frozen=True):
+    """A worker process. `host` includes the PID namespace (containers); `started` guards against reused PIDs."""
 
     host: str
     pid: int
     started: str
 
 
-def this_worker() -> str:
-    """This process, as the text that is stored with its claims."""
+def current_worker() -> str:
+    """The identity of this process as JSON, as stored with its claims."""
     pid = os.getpid()
-    return msgspec.json.encode(Identity(_host(), pid, _started(pid) or "")).decode()
+    return msgspec.json.encode(WorkerIdentity(_host(), pid, _started(pid) or "")).decode()
 
 
 def is_dead(worker: str) -> bool:
-    """Whether that worker's process is surely gone; False for workers of other hosts, of which we cannot know."""
+    """Whether the worker's process has certainly ended; False for workers of other hosts."""
     try:
-        other = msgspec.json.decode(worker, type=Identity)
+        other = msgspec.json.decode(worker, type=WorkerIdentity)
     except msgspec.DecodeError:
         return False
     if other.host != _host():
@@ -48,7 +48,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """The process' start in clock ticks since boot: field 22 of /proc/PID/stat, see proc(5). A zombie has ended."""
+    """The process start in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)); "ended" for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -147,8 +147,8 @@ def test_console_lines_are_for_people(capsys, lines, tmp_path):
 def test_late_logging_begins_with_the_first_line_and_hides_secrets_in_it(tmp_path):
     code = (
         "import logging, sys; from pathlib import Path\n"
-        "from labelloop.service.logging import setup_late_logging; from labelloop.service.settings import Settings\n"
-        f"setup_late_logging(Settings(home=Path({str(tmp_path)!r}), webhook_secret='hunter-2'))\n"
+        "from labelloop.service.logging import setup_lazy_logging; from labelloop.service.settings import Settings\n"
+        f"setup_lazy_logging(Settings(home=Path({str(tmp_path)!r}), webhook_secret='hunter-2'))\n"
         "logging.getLogger('a').debug('too low'); assert 'structlog' not in sys.modules\n"
         "logging.getLogger('botocore').info('chatty')\n"
         "for n in (1, 2): logging.getLogger('labelloop.x').info('it is hunter-2', extra={'line': n})"

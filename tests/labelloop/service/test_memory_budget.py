@@ -56,7 +56,7 @@ def test_a_large_lease_is_not_starved_by_small_ones(wait_until):
 def test_a_wait_for_memory_ends_as_busy():
     budget = MemoryBudget(100, wait_s=0.01)
     with budget.lease(60):
-        with pytest.raises(Busy, match="no memory") as error, budget.lease(60):
+        with pytest.raises(Busy, match="No memory") as error, budget.lease(60):
             pass
         assert (error.value.status, error.value.retry_after_s) == (503, 5)
     with budget.lease(100):
@@ -91,7 +91,7 @@ def test_kept_bytes_come_back_when_the_value_is_freed():
     budget = MemoryBudget(1000, wait_s=0.01)
     value = np.zeros(600, np.uint8)
     with budget.lease(900) as lease:
-        lease.keep_for(value, value.nbytes)
+        lease.retain_for(value, value.nbytes)
     with budget.lease(400), pytest.raises(Busy), budget.lease(1):
         pass
     part = value[10:20]  # a view keeps its base

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import DatabaseError, SchemaTooNew
-from labelloop.service.jobs.heartbeats import FRESH_S, Workers
+from labelloop.service.jobs.heartbeats import HEARTBEAT_TTL_S, WorkerHeartbeats
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.jobs.jobs import Jobs
-from labelloop.service.jobs.worker_id import this_worker
-from labelloop.service.readiness import DatabaseChecks, NotReady, cached, require_whole, service_checks
+from labelloop.service.jobs.worker_id import current_worker
+from labelloop.service.readiness import DatabaseChecks, NotReady, cached, require_intact, service_checks
 from labelloop.service.settings import Settings
-from labelloop.service.web.app import create_web
+from labelloop.service.web.app import create_web_app
 
 
 class Clock:
@@ -37,9 +37,9 @@ def clock():
 def checks(database, tmp_path, clock):
     settings = Settings(home=tmp_path / "home")
     if database.dialect.name != "sqlite":
-        settings = settings.but(database_url=database.url.render_as_string(hide_password=False))
+        settings = settings.replace(database_url=database.url.render_as_string(hide_password=False))
     made = DatabaseChecks(settings, database, Inbox(database, clock=clock))
-    made._workers = Workers(database, clock=clock)
+    made._workers = WorkerHeartbeats(database, clock=clock)
     return made
 
 
@@ -49,38 +49,38 @@ def file(tmp_path):
 
 
 def test_a_sound_database_with_a_living_worker_is_ready(checks, clock):
-    checks._workers.beat(this_worker())
-    for check in (checks.reachable, checks.whole, checks.worker, checks.events):
+    checks._workers.record(current_worker())
+    for check in (checks.reachable, checks.integrity, checks.worker, checks.events):
         check()
 
 
 def test_a_worker_counts_while_its_heartbeat_is_fresh(checks, clock):
     with pytest.raises(NotReady, match="No worker sends heartbeats: events are stored"):
         checks.worker()
-    checks._workers.beat("a")
-    clock.now += FRESH_S - 1
+    checks._workers.record("a")
+    clock.now += HEARTBEAT_TTL_S - 1
     checks.worker()
     clock.now += 2
     with pytest.raises(NotReady, match=r"the last was 31 s ago.*`labelloop worker`"):
         checks.worker()
-    checks._workers.beat("b")
+    checks._workers.record("b")
     checks.worker()
-    checks._workers.leave("b")
+    checks._workers.remove("b")
     with pytest.raises(NotReady, match="No worker"):
         checks.worker()
 
 
 def test_a_worker_that_waits_for_label_studio_is_said_to(checks):
-    checks._workers.beat("a", "waiting for Label Studio at http://x")
+    checks._workers.record("a", "waiting for Label Studio at http://x")
     with pytest.raises(NotReady, match="it is waiting for Label Studio at http://x"):
         checks.worker()
-    checks._workers.beat("b")
+    checks._workers.record("b")
     checks.worker()
 
 
 def test_heartbeats_of_a_day_ago_are_forgotten(checks, database, clock):
     for number in range(5):
-        checks._workers.beat(f"{number}")
+        checks._workers.record(f"{number}")
         clock.now += 100_000
     with database.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM workers")) == 1
@@ -102,7 +102,7 @@ def test_an_old_unfinished_event_is_told(checks, clock, tmp_path):
     with pytest.raises(NotReady, match="1801 s ago"):
         checks.events()  # nor is what waits for its next attempt
     clock.now += 700
-    inbox.done(inbox.claim("t", "s", "me"))
+    inbox.mark_done(inbox.claim("t", "s", "me"))
     checks.events()
 
 
@@ -144,17 +144,17 @@ def test_damaged_pages_are_found(tmp_path):
     settings = Settings(home=tmp_path)
     open_database(settings).dispose()
     file = tmp_path / "labelloop.sqlite3"
-    assert require_whole(file, within_s=60)
+    assert require_intact(file, timeout_s=60)
     damage(file)
     with pytest.raises(DatabaseError, match="is damaged"):
-        require_whole(file, within_s=60)
+        require_intact(file, timeout_s=60)
 
 
 def test_a_check_of_pages_ends_in_time(tmp_path, monkeypatch):
     settings = Settings(home=tmp_path)
     open_database(settings).dispose()
     monkeypatch.setattr("labelloop.service.readiness._OPCODES", 1)
-    assert not require_whole(tmp_path / "labelloop.sqlite3", within_s=0)
+    assert not require_intact(tmp_path / "labelloop.sqlite3", timeout_s=0)
 
 
 def test_a_cached_check_runs_once_for_many_callers():
@@ -182,7 +182,7 @@ def test_a_cached_check_runs_once_for_many_callers():
 def test_ready_answers_503_with_every_reason_and_no_secret(tmp_path):
     settings = Settings(home=tmp_path, webhook_secret="hunter2hunter2")
     engine = open_database(settings)
-    client = create_web("x", settings, ready=service_checks(settings, engine)).test_client()
+    client = create_web_app("x", settings, ready=service_checks(settings, engine)).test_client()
     answer = client.get("/ready")
     assert answer.status_code == 503
     assert {name: said == "ok" for name, said in answer.json["checks"].items()} == {
@@ -198,8 +198,8 @@ def test_a_running_worker_sends_heartbeats_and_takes_leave(tmp_path, wait_until)
     jobs, stop = Jobs(settings, Inbox.from_settings(settings, engine), {}), threading.Event()
     worker = threading.Thread(target=jobs.run_worker, args=(1,), kwargs={"stop": stop})
     worker.start()
-    wait_until(lambda: (beat := Workers(engine).newest()) is not None and beat.working)
+    wait_until(lambda: (beat := WorkerHeartbeats(engine).latest()) is not None and beat.working)
     stop.set()
     worker.join()
-    assert Workers(engine).newest() is None
+    assert WorkerHeartbeats(engine).latest() is None
     engine.dispose()

@@ -82,7 +82,7 @@ def test_hosts_are_split_at_commas(monkeypatch):
         ("LABELLOOP_DATABASE_URL", "mysql://u:hunter2@h/d", "expected sqlite:///path or postgresql://..."),
         ("LABELLOOP_QUEUE_URL", "amqp://h", "expected sqlite:///path, redis://... or postgresql://..."),
         ("LABELLOOP_STORE_URL", "/some/folder", "expected file:///path or s3://bucket/prefix"),
-        ("LABELLOOP_LABEL_STUDIO_URL", "localhost:8080", "expected an address such as http://host:port"),
+        ("LABELLOOP_LABEL_STUDIO_URL", "localhost:8080", "expected a URL such as http://host:port"),
         ("LABELLOOP_MEDIA_TIMEOUT_S", "0", "expected a number, above 0"),
     ],
 )
@@ -169,7 +169,7 @@ def test_an_option_that_does_not_exist_is_refused(settings):
     with pytest.raises(TypeError, match="no such settings: web_wrokers"):
         Settings(web_wrokers=2)
     with pytest.raises(TypeError, match="no such settings: web_wrokers"):
-        settings.but(web_wrokers=2)
+        settings.replace(web_wrokers=2)
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("Yes", True), ("1", True), ("off", False), ("0", False)])

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from labelloop.service.signals import Terminated, finishing, on_stop_signals, status_of
+from labelloop.service.signals import Terminated, exit_status_of, graceful_stop, on_stop_signals
 
 
 def press_ctrl_c():
@@ -23,7 +23,7 @@ def _as_in_a_terminal():
 
 def test_the_first_ctrl_c_is_told_and_the_second_ends_at_once(capsys):
     before = signal.getsignal(signal.SIGINT)
-    with finishing("the photos at work") as stop:
+    with graceful_stop("the photos at work") as stop:
         assert not stop()
         press_ctrl_c()
         assert stop()
@@ -35,14 +35,14 @@ def test_the_first_ctrl_c_is_told_and_the_second_ends_at_once(capsys):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_exit_status_names_the_signal_that_stopped(number, status, capsys):
-    with finishing("the photos at work") as stop:
+    with graceful_stop("the photos at work") as stop:
         os.kill(os.getpid(), number)
-    assert (stop(), stop.status) == (True, status)
+    assert (stop(), stop.exit_status) == (True, status)
 
 
 @pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
 def test_a_command_that_was_interrupted_ends_with_its_signal(stop, status):
-    assert status_of(stop) == status
+    assert exit_status_of(stop) == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

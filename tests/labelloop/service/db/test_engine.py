@@ -14,12 +14,12 @@ from alembic.runtime.migration import MigrationContext
 
 from labelloop.service.db.engine import (
     BUSY_TIMEOUT_S,
-    SOON_S,
+    LOCK_SPIN_S,
+    begin_read,
     create_engine,
     database_clock,
     migrate,
     open_database,
-    reading,
 )
 from labelloop.service.errors import DatabaseError, LabelloopError
 from labelloop.service.jobs.inbox import Inbox, metadata
@@ -80,7 +80,7 @@ def test_migrating_again_changes_nothing(database):
 def test_the_clock_is_about_now(database):
     import time
 
-    with reading(database) as connection:
+    with begin_read(database) as connection:
         assert database_clock(connection) == pytest.approx(time.time(), abs=2)
 
 
@@ -89,7 +89,7 @@ def test_sqlite_survives_a_power_cut_and_lets_readers_in_while_one_writes(settin
     with engine.begin() as connection:
         assert connection.scalar(sa.text("PRAGMA journal_mode")) == "wal"
         assert connection.scalar(sa.text("PRAGMA synchronous")) == 2
-        with reading(engine) as reader:  # while `connection` holds the write lock
+        with begin_read(engine) as reader:  # while `connection` holds the write lock
             assert reader.scalar(sa.text("SELECT count(*) FROM inbox_events")) == 0
     engine.dispose()
 
@@ -117,7 +117,7 @@ def test_two_writers_wait_for_each_other(settings):
     for thread in threads:
         thread.join()
     assert errors == []
-    with reading(engine) as connection:
+    with begin_read(engine) as connection:
         assert connection.exec_driver_sql("SELECT v FROM n").scalar() == 200
     engine.dispose()
 
@@ -153,7 +153,7 @@ def test_a_newer_schema_than_the_code_is_not_touched(settings):
         open_database(settings)
 
 
-@pytest.mark.parametrize("held_s", [0.05, 2 * SOON_S])
+@pytest.mark.parametrize("held_s", [0.05, 2 * LOCK_SPIN_S])
 def test_a_writer_waits_for_the_one_before_it_however_long_that_takes(tmp_path, held_s):
     engine = create_engine(f"sqlite:///{tmp_path}/turns.sqlite3")
     with engine.begin() as connection:

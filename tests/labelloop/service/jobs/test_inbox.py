@@ -50,7 +50,7 @@ def test_the_same_key_is_stored_once_even_when_it_is_done(inbox):
     assert not inbox.put("t", "s", "k", {"first": False})
     claim = inbox.claim("t", "s", "me")
     assert [event.payload for event in claim.events] == [{"first": True}]
-    inbox.done(claim)
+    inbox.mark_done(claim)
     assert not inbox.put("t", "s", "k", {})
     assert inbox.counts() == {"pending": 0, "claimed": 0, "done": 1, "dead": 0}
 
@@ -65,7 +65,7 @@ def test_all_events_of_a_subject_come_in_one_claim_in_order(inbox):
         inbox.put("t", "s", str(number), {})
     inbox.put("t", "other", "x", {})
     assert keys(inbox.claim("t", "s", "me")) == ["0", "1", "2", "3", "4"]
-    assert inbox.due(10) == [("t", "other")]
+    assert inbox.due_subjects(10) == [("t", "other")]
 
 
 def test_a_claimed_subject_is_nobody_elses_and_later_events_wait_for_the_next_claim(inbox):
@@ -73,9 +73,9 @@ def test_a_claimed_subject_is_nobody_elses_and_later_events_wait_for_the_next_cl
     first = inbox.claim("t", "s", "me")
     inbox.put("t", "s", "2", {})
     assert inbox.claim("t", "s", "you") is None
-    assert inbox.due(10) == []
-    assert inbox.done(first)
-    assert inbox.due(10) == [("t", "s")]
+    assert inbox.due_subjects(10) == []
+    assert inbox.mark_done(first)
+    assert inbox.due_subjects(10) == [("t", "s")]
     assert keys(inbox.claim("t", "s", "you")) == ["2"]
 
 
@@ -87,13 +87,13 @@ def test_nothing_due_is_no_claim_and_leaves_no_claim(inbox):
 
 def test_a_delayed_event_waits_alone_and_goes_along_with_a_due_one(inbox, clock):
     inbox.put("t", "s", "later", {}, delay_s=60)
-    assert inbox.due(10) == []
+    assert inbox.due_subjects(10) == []
     assert inbox.claim("t", "s", "me") is None
     inbox.put("t", "s", "now", {})
     assert keys(inbox.claim("t", "s", "me")) == ["later", "now"]
     inbox.put("t", "u", "alone", {}, delay_s=60)
     clock.now += 61
-    assert ("t", "u") in inbox.due(10)
+    assert ("t", "u") in inbox.due_subjects(10)
 
 
 def test_a_failing_event_backs_off_and_dies_with_the_reason(inbox, clock):
@@ -103,9 +103,9 @@ def test_a_failing_event_backs_off_and_dies_with_the_reason(inbox, clock):
         claim = inbox.claim("t", "s", "me")
         assert claim.events[0].attempts == attempt
         inbox.retry(claim, "Label Studio is away")
-        assert inbox.due(10) == []
+        assert inbox.due_subjects(10) == []
         start = clock.now
-        while not inbox.due(10):
+        while not inbox.due_subjects(10):
             clock.now += 0.5
         pauses.append(clock.now - start)
     assert 5 <= pauses[0] <= 10.5  # 10 s x [0.5, 1)
@@ -114,7 +114,7 @@ def test_a_failing_event_backs_off_and_dies_with_the_reason(inbox, clock):
     (letter,) = inbox.dead_letters()
     assert (letter.event.key, letter.reason, letter.event.attempts) == ("k", "Label Studio is away", 3)
     clock.now += 10_000
-    assert inbox.due(10) == []
+    assert inbox.due_subjects(10) == []
 
 
 def test_an_event_in_backoff_is_not_hurried_by_a_new_one(inbox):
@@ -138,11 +138,11 @@ def test_only_the_events_out_of_attempts_die(inbox, clock):
 def test_dead_letters_are_replayed_with_fresh_attempts(inbox):
     for key in "abc":
         inbox.put("t", key, key, {})
-        inbox.dead(inbox.claim("t", key, "me"), "unreadable")
+        inbox.mark_dead(inbox.claim("t", key, "me"), "unreadable")
     letters = {letter.event.key: letter for letter in inbox.dead_letters()}
     assert {letter.reason for letter in letters.values()} == {"unreadable"}
     assert inbox.replay([letters["a"].event.id]) == 1
-    assert inbox.due(10) == [("t", "a")]
+    assert inbox.due_subjects(10) == [("t", "a")]
     assert inbox.claim("t", "a", "me").events[0].attempts == 1
     assert inbox.replay("all") == 2
     assert inbox.replay("all") == 0
@@ -153,16 +153,16 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_late_owner_changes_nothing(i
     inbox.put("t", "s", "1", {})
     slow = inbox.claim("t", "s", "slow")
     clock.now += 31
-    assert inbox.due(10) == [("t", "s")]
+    assert inbox.due_subjects(10) == [("t", "s")]
     taken = inbox.claim("t", "s", "quick")
     assert keys(taken) == ["1"]
     assert taken.events[0].attempts == 2
-    for late in (inbox.done, inbox.release, inbox.heartbeat):
+    for late in (inbox.mark_done, inbox.release, inbox.extend_lease):
         assert not late(slow)
     assert not inbox.retry(slow, "late")
-    assert not inbox.dead(slow, "late")
+    assert not inbox.mark_dead(slow, "late")
     assert inbox.counts() == {"pending": 0, "claimed": 1, "done": 0, "dead": 0}
-    assert inbox.done(taken)
+    assert inbox.mark_done(taken)
     assert inbox.counts()["done"] == 1
 
 
@@ -171,8 +171,8 @@ def test_a_heartbeat_keeps_the_lease(inbox, clock):
     claim = inbox.claim("t", "s", "me")
     for _ in range(5):
         clock.now += 20
-        assert inbox.heartbeat(claim)
-        assert inbox.due(10) == []
+        assert inbox.extend_lease(claim)
+        assert inbox.due_subjects(10) == []
         assert inbox.claim("t", "s", "you") is None
 
 
@@ -198,11 +198,11 @@ def test_a_very_long_list_of_events_comes_in_several_claims(inbox, monkeypatch):
     for number in range(7):
         inbox.put("t", "s", str(number), {})
     seen = []
-    while inbox.is_due("t", "s"):
+    while inbox.has_due_events("t", "s"):
         claim = inbox.claim("t", "s", "me")
         assert len(claim.events) <= 3
         seen += keys(claim)
-        inbox.done(claim)
+        inbox.mark_done(claim)
     assert seen == [str(number) for number in range(7)]
 
 
@@ -211,15 +211,15 @@ def test_the_longest_waiting_subject_is_due_first(inbox, clock):
         clock.now = 1_000_000.0 + number
         inbox.put("t", str(number), str(number), {})
     clock.now += 10
-    assert inbox.due(2) == [("t", "1"), ("t", "2")]
+    assert inbox.due_subjects(2) == [("t", "1"), ("t", "2")]
     assert inbox.lag_s() == pytest.approx(11)
 
 
 def test_finished_events_are_pruned_and_dead_letters_are_not(inbox, clock):
     for key in ("done", "dead", "pending"):
         inbox.put("t", key, key, {})
-    inbox.done(inbox.claim("t", "done", "me"))
-    inbox.dead(inbox.claim("t", "dead", "me"), "no")
+    inbox.mark_done(inbox.claim("t", "done", "me"))
+    inbox.mark_dead(inbox.claim("t", "dead", "me"), "no")
     assert inbox.prune(100) == 0
     clock.now += 101
     assert inbox.prune(100) == 1
@@ -241,7 +241,7 @@ def test_many_threads_claim_each_event_once(database):
 
     def work():
         for _ in range(2000):
-            for topic, subject in inbox.due(10):
+            for topic, subject in inbox.due_subjects(10):
                 claim = inbox.claim(topic, subject, "me")
                 if claim is None:
                     continue
@@ -250,7 +250,7 @@ def test_many_threads_claim_each_event_once(database):
                     continue
                 handled.extend(keys(claim))
                 busy[subject].release()
-                assert inbox.done(claim)
+                assert inbox.mark_done(claim)
             if len(handled) >= total:
                 return
 
@@ -292,7 +292,7 @@ def test_whatever_happens_every_event_is_in_exactly_one_state(inbox, clock, step
             inbox.replay("all")
         elif subject in held:
             claim, _until = held.pop(subject)
-            assert {"done": inbox.done, "release": inbox.release, "retry": lambda c: inbox.retry(c, "no")}[step](claim)
+            assert {"done": inbox.mark_done, "release": inbox.release, "retry": lambda c: inbox.retry(c, "no")}[step](claim)
         assert sum(inbox.counts().values()) == put
 
 

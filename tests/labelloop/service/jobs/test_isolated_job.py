@@ -13,16 +13,16 @@ import sqlalchemy as sa
 
 from labelloop.service.db.engine import open_database
 from labelloop.service.jobs.inbox import Backoff, Claim, Event, Inbox
-from labelloop.service.jobs.isolated_job import AloneRunner
+from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.jobs import Jobs
 from labelloop.service.settings import Settings
 
 # The handlers are the subject's name in code, so that each test says what its job does.
 CHILD = """
 import os, sys
-from labelloop.service.jobs.isolated_job import answer
+from labelloop.service.jobs.isolated_job import run_child
 from labelloop.service.jobs.jobs import Reject
-answer(lambda: {"t": lambda subject, events: exec(subject)}, int(sys.argv[1]))
+run_child(lambda: {"t": lambda subject, events: exec(subject)}, int(sys.argv[1]))
 """
 COMMAND = (sys.executable, "-c", CHILD)
 MIB = 2**20
@@ -37,7 +37,7 @@ from labelloop.service.settings import Settings
 settings = Settings()
 jobs = Jobs(
     settings, Inbox.from_settings(settings, open_database(settings)),
-    {{"t": lambda subject, events: exec(subject)}}, alone=(sys.executable, "-c", {CHILD!r}),
+    {{"t": lambda subject, events: exec(subject)}}, isolated_command=(sys.executable, "-c", {CHILD!r}),
 )
 jobs.run_worker(2)
 """
@@ -62,15 +62,15 @@ def claim_of(code: str) -> Claim:
     ],
 )
 def test_what_came_of_a_job_that_ran_alone_is_known(code, kind, said):
-    outcome = AloneRunner(COMMAND, 1024 * MIB).run(claim_of(code))
+    outcome = IsolatedJobRunner(COMMAND, 1024 * MIB).run(claim_of(code))
     assert (outcome.kind, outcome.reason) == (kind, said)
 
 
 PARENT = f"""
 import sys
-from labelloop.service.jobs.isolated_job import AloneRunner
+from labelloop.service.jobs.isolated_job import IsolatedJobRunner
 from labelloop.service.jobs.inbox import Claim
-AloneRunner((sys.executable, "-c", {CHILD!r}), 2**30).run(Claim("t", sys.argv[1], "token", (), 2))
+IsolatedJobRunner((sys.executable, "-c", {CHILD!r}), 2**30).run(Claim("t", sys.argv[1], "token", (), 2))
 """
 
 
@@ -102,9 +102,9 @@ def lose_a_worker(inbox: Inbox, subject: str) -> Claim:
 def test_an_event_in_whose_hands_two_workers_were_lost_is_to_run_alone(database):
     inbox = Inbox(database, backoff=Backoff(attempts=8))
     inbox.put("t", "bomb", "1", {})
-    assert [lose_a_worker(inbox, "bomb").alone for _ in range(3)] == [False, False, True]
+    assert [lose_a_worker(inbox, "bomb").isolated for _ in range(3)] == [False, False, True]
     inbox.put("t", "other", "2", {})
-    assert not inbox.claim("t", "other", "me").alone
+    assert not inbox.claim("t", "other", "me").isolated
 
 
 def test_later_events_of_a_subject_that_lost_workers_run_alone_too(database):
@@ -112,13 +112,13 @@ def test_later_events_of_a_subject_that_lost_workers_run_alone_too(database):
     inbox.put("t", "bomb", "1", {})
     for _ in range(2):
         lose_a_worker(inbox, "bomb")
-    inbox.dead(inbox.claim("t", "bomb", "me"), "killed", killed=True)
+    inbox.mark_dead(inbox.claim("t", "bomb", "me"), "killed", killed=True)
     inbox.put("t", "bomb", "2", {})
     claim = inbox.claim("t", "bomb", "me")
-    assert claim.alone
-    inbox.done(claim)
+    assert claim.isolated
+    inbox.mark_done(claim)
     assert inbox.replay("all") == 1
-    assert inbox.claim("t", "bomb", "me").alone
+    assert inbox.claim("t", "bomb", "me").isolated
 
 
 def test_a_worker_that_stops_in_order_counts_as_no_loss(database):
@@ -126,16 +126,16 @@ def test_a_worker_that_stops_in_order_counts_as_no_loss(database):
     inbox.put("t", "s", "1", {})
     for _ in range(5):
         inbox.release(inbox.claim("t", "s", "me"))
-    assert not inbox.claim("t", "s", "me").alone
+    assert not inbox.claim("t", "s", "me").isolated
 
 
 def test_a_bomb_becomes_a_dead_letter_and_starves_nobody(queue_settings, wait_until, monkeypatch):
     """One thread, a slow bomb that is to run alone: the other jobs of the project do not wait for it."""
-    monkeypatch.setattr("labelloop.service.jobs.worker.ALONE_AGAIN_S", 0.2)
-    settings = queue_settings.but(job_memory_bytes=512 * MIB, job_backoff_s=0.01)
+    monkeypatch.setattr("labelloop.service.jobs.worker.ISOLATED_RETRY_S", 0.2)
+    settings = queue_settings.replace(job_memory_bytes=512 * MIB, job_backoff_s=0.01)
     inbox = Inbox.from_settings(settings, open_database(settings))
     handled = []
-    jobs = Jobs(settings, inbox, {"t": lambda subject, _events: handled.append(subject)}, alone=COMMAND)
+    jobs = Jobs(settings, inbox, {"t": lambda subject, _events: handled.append(subject)}, isolated_command=COMMAND)
     bombs = ["import time; time.sleep(1); " + BOMB, "bytearray(2**31)"]
     for bomb in bombs:
         inbox.put("t", bomb, bomb, {})
@@ -170,7 +170,7 @@ def test_stopping_gives_back_what_runs_alone(tmp_path, wait_until):
     inbox.put("t", slow, "1", {})
     for _ in range(2):
         lose_a_worker(inbox, slow)
-    jobs, stop = Jobs(settings, inbox, {"t": lambda *_: None}, alone=COMMAND), threading.Event()
+    jobs, stop = Jobs(settings, inbox, {"t": lambda *_: None}, isolated_command=COMMAND), threading.Event()
     worker = threading.Thread(target=jobs.run_worker, args=(1,), kwargs={"stop": stop})
     worker.start()
     wait_until(began.exists)

@@ -20,10 +20,10 @@ from huey.registry import Message
 from labelloop.service.db.engine import open_database
 from labelloop.service.errors import LabelloopError
 from labelloop.service.jobs.inbox import Inbox
-from labelloop.service.jobs.jobs import Jobs, Periodic, Reject
+from labelloop.service.jobs.jobs import Jobs, PeriodicJob, Reject
 from labelloop.service.jobs.periodic_leases import PeriodicLeases
-from labelloop.service.jobs.wakeup_queue import JsonSerializer, Queue
-from labelloop.service.jobs.worker_id import Identity, is_dead, this_worker
+from labelloop.service.jobs.wakeup_queue import JsonSerializer, WakeupQueue
+from labelloop.service.jobs.worker_id import WorkerIdentity, current_worker, is_dead
 from labelloop.service.settings import Settings
 
 
@@ -45,12 +45,12 @@ def running(*jobs: Jobs, threads: int = 2):
 
 @pytest.fixture
 def make(tmp_path):
-    """make(handlers, periodics, **settings): a `Jobs` of its own on the database of this test."""
+    """make(handlers, periodic_jobs, **settings): a `Jobs` of its own on the database of this test."""
     made = []
 
-    def make_jobs(handlers=None, periodics=(), **changes) -> Jobs:
+    def make_jobs(handlers=None, periodic_jobs=(), **changes) -> Jobs:
         chosen = Settings(**{"home": tmp_path / "home", "job_backoff_s": 0.01} | changes)
-        made.append(Jobs(chosen, Inbox.from_settings(chosen, open_database(chosen)), handlers, periodics))
+        made.append(Jobs(chosen, Inbox.from_settings(chosen, open_database(chosen)), handlers, periodic_jobs))
         return made[-1]
 
     yield make_jobs
@@ -69,7 +69,7 @@ def test_a_submitted_event_reaches_its_handler_by_the_queue(make_jobs, wait_unti
     swept, seen = [], []
     monkeypatch.setattr("labelloop.service.jobs.worker.SWEEP_S", 3600.0)
     jobs = make_jobs({"t": lambda subject, events: seen.append((subject, [event.payload for event in events]))})
-    monkeypatch.setattr(jobs.inbox, "due", lambda limit: swept.append(limit) or [])
+    monkeypatch.setattr(jobs.inbox, "due_subjects", lambda limit: swept.append(limit) or [])
     with running(jobs):
         wait_until(lambda: swept)  # what comes now comes by the queue, or not at all
         assert jobs.submit("t", "task:1", "a", {"x": 1})
@@ -218,7 +218,7 @@ def test_a_handler_that_does_not_end_in_time_gives_its_claim_back(make):
         jobs.submit("t", "s", "k", {})
         assert started.wait(60)
     assert jobs.inbox.counts() == {"pending": 1, "claimed": 0, "done": 0, "dead": 0}
-    assert jobs.inbox.due(10) == [("t", "s")]
+    assert jobs.inbox.due_subjects(10) == [("t", "s")]
     go.set()
 
 
@@ -233,7 +233,7 @@ def test_periodic_jobs_run_on_one_worker_at_a_time_and_at_their_pace(make, wait_
         time.sleep(0.1)
         inside.pop()
 
-    workers = [make(periodics=[Periodic("poll", 0.4, job)]) for _ in range(3)]
+    workers = [make(periodic_jobs=[PeriodicJob("poll", 0.4, job)]) for _ in range(3)]
     with running(*workers):
         began = time.monotonic()
         wait_until(lambda: len(starts) >= 5)
@@ -251,7 +251,7 @@ def test_a_periodic_job_longer_than_its_interval_and_lease_does_not_overlap_itse
         time.sleep(3)
         inside.pop()
 
-    workers = [make(periodics=[Periodic("poll", 0.1, job)], job_lease_s=1.5) for _ in range(2)]
+    workers = [make(periodic_jobs=[PeriodicJob("poll", 0.1, job)], job_lease_s=1.5) for _ in range(2)]
     with running(*workers):
         wait_until(lambda: len(most) >= 2)
     assert max(most) == 1
@@ -264,14 +264,14 @@ def test_a_failing_periodic_job_runs_again(make, wait_until):
         runs.append(1)
         raise RuntimeError("Label Studio is away")
 
-    with running(make(periodics=[Periodic("poll", 0.1, job)])):
+    with running(make(periodic_jobs=[PeriodicJob("poll", 0.1, job)])):
         wait_until(lambda: len(runs) >= 3)
 
 
 def test_finished_events_are_pruned_by_the_worker(make, wait_until):
     jobs = make({"t": lambda *_: None}, job_retention_days=0)
     jobs.inbox.put("t", "s", "k", {})
-    jobs.inbox.done(jobs.inbox.claim("t", "s", "me"))
+    jobs.inbox.mark_done(jobs.inbox.claim("t", "s", "me"))
     time.sleep(0.01)
     with running(jobs):
         wait_until(lambda: jobs.inbox.counts()["done"] == 0)
@@ -280,17 +280,17 @@ def test_finished_events_are_pruned_by_the_worker(make, wait_until):
 def test_turns_of_an_ended_worker_are_freed(database):
     turns = PeriodicLeases(database, lease_s=3600)
     gone = msgspec.json.encode(
-        msgspec.structs.replace(msgspec.json.decode(this_worker(), type=Identity), pid=2**22 + 1)
+        msgspec.structs.replace(msgspec.json.decode(current_worker(), type=WorkerIdentity), pid=2**22 + 1)
     )
-    assert turns.take("poll", 0.0, gone.decode()) is not None
-    assert turns.take("poll", 0.0, this_worker()) is None
+    assert turns.acquire("poll", 0.0, gone.decode()) is not None
+    assert turns.acquire("poll", 0.0, current_worker()) is None
     assert turns.wait_s("poll", 0.0) > 3000
-    assert turns.free_ended() == 1
-    turn = turns.take("poll", 0.0, this_worker())
-    assert turns.heartbeat(turn)
-    assert turns.free_ended() == 0
-    turns.finish(turn)
-    assert not turns.heartbeat(turn)
+    assert turns.release_dead_workers() == 1
+    turn = turns.acquire("poll", 0.0, current_worker())
+    assert turns.extend(turn)
+    assert turns.release_dead_workers() == 0
+    turns.release(turn)
+    assert not turns.extend(turn)
 
 
 def test_a_long_backlog_does_not_pile_up_in_the_queue(make, wait_until, monkeypatch):
@@ -298,11 +298,11 @@ def test_a_long_backlog_does_not_pile_up_in_the_queue(make, wait_until, monkeypa
     monkeypatch.setattr("labelloop.service.jobs.worker.SWEEP_S", 0.2)
     go, sweeps = threading.Event(), []
     jobs = make({"t": lambda *_: go.wait(60)})
-    due = jobs.inbox.free_ended
-    monkeypatch.setattr(jobs.inbox, "free_ended", lambda: sweeps.append(1) or due())
+    due = jobs.inbox.release_dead_workers
+    monkeypatch.setattr(jobs.inbox, "release_dead_workers", lambda: sweeps.append(1) or due())
     for number in range(150):
         jobs.inbox.put("t", str(number), str(number), {})
-    queue = Queue(jobs.settings)
+    queue = WakeupQueue(jobs.settings)
     with running(jobs, threads=1):
         wait_until(lambda: len(sweeps) >= 5)
         size = queue.size()
@@ -352,7 +352,7 @@ def test_what_others_put_into_the_queue_is_never_unpickled(make_jobs, wait_until
 
     seen = []
     jobs = make_jobs({"t": lambda _subject, events: seen.extend(event.key for event in events)})
-    queue = Queue(jobs.settings)
+    queue = WakeupQueue(jobs.settings)
     for junk in (
         pickle.dumps(Bomb()),
         pickle.dumps(Message("1", "labelloop.service.jobs.wakeup_queue.queuecmd_wake")),
@@ -385,7 +385,7 @@ def test_the_serializer_keeps_a_message_and_takes_only_names():
     ],
 )
 def test_an_ended_worker_is_told_from_a_living_one(change, ended):
-    mine = msgspec.json.decode(this_worker(), type=Identity)
+    mine = msgspec.json.decode(current_worker(), type=WorkerIdentity)
     assert is_dead(msgspec.json.encode(msgspec.structs.replace(mine, **change)).decode()) is ended
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from labelloop.service.disk import keep_private
+from labelloop.service.system import restrict_to_owner
 
 
 def mode(path):
@@ -21,7 +21,7 @@ def test_the_home_and_what_is_written_there_is_closed_to_others(tmp_path):
     program = home / "run.sh"
     program.write_text("#!/bin/sh")
     program.chmod(0o755)
-    keep_private(home)
+    restrict_to_owner(home)
     subprocess.run([sys.executable, "-c", "open('made', 'w'); import os; os.mkdir('folder')"], cwd=home, check=True)
     modes = {path.name: mode(path) for path in (home, *home.iterdir())}
     assert modes == {
@@ -38,7 +38,7 @@ def test_an_open_home_is_closed_throughout_but_for_programs(tmp_path):
     for path in (home, *home.rglob("*")):
         path.chmod(0o755)
     (home / "logs").chmod(0o700)
-    keep_private(home)
+    restrict_to_owner(home)
     left = {str(path.relative_to(home)) for path in home.rglob("*") if mode(path) & 0o077}
     assert left == {f"label-studio/venv/{name}" for name in ("pyvenv.cfg", "bin", "bin/file")}
 
@@ -48,6 +48,6 @@ def test_what_it_cannot_close_stops_nothing(tmp_path, monkeypatch):
     home.mkdir()
     (home / "link").symlink_to("/etc/hostname")
     before = mode(home / "link") if Path("/etc/hostname").exists() else None
-    keep_private(home)
+    restrict_to_owner(home)
     if before is not None:
         assert mode(home / "link") == before
