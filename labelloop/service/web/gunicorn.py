@@ -1,4 +1,4 @@
-"""Serving: gunicorn run from Python, with threads, metrics that are right over its workers, and a clean end."""
+"""Run an app factory under gunicorn, with threads, multi-process metrics and graceful shutdown."""
 
 import importlib
 import os
@@ -13,92 +13,92 @@ import structlog
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from labelloop.service.errors import PortTaken, SettingsError
+from labelloop.service.errors import PortInUse, SettingsError
 from labelloop.service.settings import Settings
-from labelloop.service.web.metrics import FOLDER, forget_process, share_metrics
+from labelloop.service.web.metrics import MULTIPROCESS_FOLDER_ENV, mark_process_dead, share_metrics
 
-# Time that requests get to finish when the service is stopped.
-GRACE_S = 5
+# Time for running requests to finish when the service stops.
+GRACEFUL_TIMEOUT_S = 5
 log = structlog.get_logger(__name__)
 
 
 def run_gunicorn(
     factory: str, *, bind: str, settings: Settings, workers: int | None = None, threads: int | None = None
 ) -> None:
-    """Serve an app until SIGTERM or SIGINT; returns when all workers have ended.
+    """Serve an app until SIGTERM or SIGINT; returns after all workers have ended.
 
     Args:
-        factory: an app factory that takes the settings, such as "ml_backend.server.app:create_app".
+        factory: App factory that takes the settings, such as "ml_backend.server.app:create_app".
         bind: "host:port".
-        settings: handed to the factory, in each worker: nothing is opened before the fork.
-        workers: processes; by default `web_workers`.
-        threads: threads of each; by default `web_threads`.
+        settings: Passed to the factory in each worker; nothing is opened before the fork.
+        workers: Processes; default: `web_workers`.
+        threads: Threads per process; default: `web_threads`.
 
     Raises:
-        PortTaken: something listens there already, or the address is not ours.
-        SettingsError: `bind` is no "host:port", or there is no such factory.
+        PortInUse: Another program listens there, or the address is not local.
+        SettingsError: `bind` is not "host:port", or there is no such factory.
     """
-    _check_port(bind)
+    _require_free_port(bind)
     folder = Path(tempfile.mkdtemp(prefix="labelloop-metrics-"))
-    before, master = os.environ.get(FOLDER), os.getpid()
+    before, master = os.environ.get(MULTIPROCESS_FOLDER_ENV), os.getpid()
     share_metrics(folder)
     options = {
         "bind": bind,
-        "worker_class": "labelloop.service.web.gthread.ReceivingWorker",
+        "worker_class": "labelloop.service.web.gthread.BufferingWorker",
         "workers": workers or settings.web_workers,
         "threads": threads or settings.web_threads,
         "preload_app": False,
         "timeout": 120,
-        "graceful_timeout": GRACE_S,
+        "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "keepalive": 5,
         "logger_class": _Logger,
         "child_exit": _child_exit,
-        "control_socket_disable": True,  # gunicorn's remote control: one more door that nobody asked for
+        "control_socket_disable": True,  # gunicorn's remote control, not used
         "proc_name": factory.partition(":")[0],
     }
     try:
-        _Service(load_factory(factory), settings, options).run()
-    except SystemExit as end:  # how gunicorn's master ends; an unsuccessful end stays one
+        _Application(load_factory(factory), settings, options).run()
+    except SystemExit as end:  # gunicorn's master exits this way; keep a non-zero status
         if end.code:
             raise
     finally:
-        if os.getpid() == master:  # a worker that ends comes through here too, while others still serve
+        if os.getpid() == master:  # a worker that ends also gets here while others still serve
             shutil.rmtree(folder, ignore_errors=True)
         if before is None:
-            os.environ.pop(FOLDER, None)
+            os.environ.pop(MULTIPROCESS_FOLDER_ENV, None)
 
 
-def require_key(host: str, *, closed: bool, service: str, keys: str) -> None:
-    """Refuse to listen beyond loopback without a key: whoever reaches the port could use the service.
+def require_authentication(host: str, *, authenticated: bool, service: str, settings_names: str) -> None:
+    """Refuse to listen on a non-loopback address without authentication.
 
     Args:
         host: Address to listen on.
-        closed: Whether callers need a key.
-        service: Its name in the message.
-        keys: The settings that close it.
+        authenticated: Whether callers must authenticate.
+        service: Name of the service, for the message.
+        settings_names: The settings that enable authentication, for the message.
 
     Raises:
-        SettingsError: Other machines could reach it, and nothing is asked of them.
+        SettingsError: Other machines could use the service without authentication.
     """
-    if closed or host.strip("[]") in {"localhost", "::1"} or host.startswith("127."):
+    if authenticated or host.strip("[]") in {"localhost", "::1"} or host.startswith("127."):
         return
     raise SettingsError(
-        f"{service} would listen on {host} and ask callers for no key.",
-        fix=f"Set {keys}, or listen on 127.0.0.1.",
+        f"{service} would listen on {host} without authentication.",
+        fix=f"Set {settings_names}, or listen on 127.0.0.1.",
     )
 
 
 def load_factory(factory: str) -> Callable[[Settings], Any]:
-    """The function that "module:function" or "module:function()" names."""
+    """Import the function named "module:function" or "module:function()"."""
     module, _, name = factory.removesuffix("()").partition(":")
     try:
-        found: Callable[[Settings], Any] = getattr(importlib.import_module(module), name)
+        function: Callable[[Settings], Any] = getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError, ValueError) as error:
         raise SettingsError(f"There is no app factory {factory!r}: {error}.") from error
-    return found
+    return function
 
 
-class _Service(BaseApplication):
+class _Application(BaseApplication):
     def __init__(self, factory: Callable[[Settings], Any], settings: Settings, options: dict[str, Any]) -> None:
         self._factory, self._settings, self._options = factory, settings, options
         super().__init__()
@@ -112,7 +112,7 @@ class _Service(BaseApplication):
 
 
 class _Logger(Logger):
-    """gunicorn's own lines go through the root logger, where secrets are taken out; requests are logged by the app."""
+    """Send gunicorn's log records to the root logger, which redacts secrets; the app logs requests itself."""
 
     def setup(self, cfg: Any) -> None:
         self.error_log.handlers.clear()
@@ -123,11 +123,11 @@ class _Logger(Logger):
 
 
 def _child_exit(_server: Any, worker: Any) -> None:
-    forget_process(worker.pid)
+    mark_process_dead(worker.pid)
 
 
-def _check_port(bind: str) -> None:
-    """Bind once and let go: gunicorn itself tries five times and then ends with a log line that nobody reads."""
+def _require_free_port(bind: str) -> None:
+    """Bind once and release; gunicorn itself would retry five times and exit with a log line only."""
     host, colon, port = bind.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"Cannot listen on {bind!r}.", fix="Give an address as host:port, such as 127.0.0.1:9090.")
@@ -138,4 +138,4 @@ def _check_port(bind: str) -> None:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise PortTaken(host, int(port), error.strerror or str(error)) from None
+            raise PortInUse(host, int(port), error.strerror or str(error)) from None

@@ -1,4 +1,4 @@
-"""`WebhookSecrets`: which secrets a webhook may carry now. Two are valid while a rotation is under way."""
+"""Check the shared secret of webhooks (`WebhookSecrets`); during a rotation two secrets are valid."""
 
 import hmac
 import threading
@@ -12,39 +12,39 @@ SECRET_HEADER = "X-Labelloop-Secret"  # noqa: S105 - the header's name
 
 
 class WebhookSecrets:
-    """The secrets of the settings, read again when settings.env changes, so that a rotation needs no restart."""
+    """The webhook secrets, re-read when settings.env changes, so that a rotation needs no restart."""
 
     def __init__(self, settings: Settings) -> None:
-        """Takes those of the settings.
+        """Read the secrets.
 
         Args:
-            settings: The secret, the previous one, and the home folder.
+            settings: The secret, the previous secret, and the home folder.
         """
         self._settings = settings
-        self._written = self._stamp()
+        self._file_stamp = self._stamp()
         self._lock = threading.Lock()
 
     def accepted(self) -> tuple[bytes, ...]:
-        """The secrets that are valid now, the one that new webhooks carry first; none: nothing is checked."""
-        written = self._stamp()
+        """The valid secrets, the current one first; empty: requests are not checked."""
+        file_stamp = self._stamp()
         with self._lock:
-            if written != self._written:
-                self._settings, self._written = Settings(home=self._settings.home), written
+            if file_stamp != self._file_stamp:
+                self._settings, self._file_stamp = Settings(home=self._settings.home), file_stamp
             settings = self._settings
         secrets = (settings.webhook_secret, settings.webhook_secret_previous)
         return tuple(secret.get_secret_value().encode() for secret in secrets if secret)
 
-    def check(self, given: Request) -> None:
-        """Refuse a request that carries none of them, in constant time.
+    def check(self, http_request: Request) -> None:
+        """Refuse a request without a valid secret (constant-time comparison).
 
         Raises:
             Forbidden: The header is missing or wrong.
         """
-        carried = given.headers.get(SECRET_HEADER, "").encode()
+        sent = http_request.headers.get(SECRET_HEADER, "").encode()
         accepted = self.accepted()
-        matches = [hmac.compare_digest(carried, secret) for secret in accepted]  # all of them, whichever matches
+        matches = [hmac.compare_digest(sent, secret) for secret in accepted]  # always compare all
         if accepted and not any(matches):
-            what = "is wrong" if SECRET_HEADER in given.headers else "is missing"
+            what = "is wrong" if SECRET_HEADER in http_request.headers else "is missing"
             raise Forbidden(
                 f"The header {SECRET_HEADER} {what}.", fix="Run `labelloop connect PROJECT` to set it in Label Studio."
             )

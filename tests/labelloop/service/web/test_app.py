@@ -14,12 +14,13 @@ import pytest
 from flask import request
 
 from labelloop.service.db.engine import open_database
-from labelloop.service.errors import Busy, LabelloopError, NotFound, SettingsError
+from labelloop.service.errors import Busy, LabelloopError, ResourceNotFound, SettingsError
 from labelloop.service.jobs.inbox import Inbox
 from labelloop.service.settings import Settings
-from labelloop.service.web.app import create_web, json_body, metrics_of
-from labelloop.service.web.gunicorn import require_key
+from labelloop.service.web.app import create_web_app, metrics_of
+from labelloop.service.web.gunicorn import require_authentication
 from labelloop.service.web.metrics import InboxCollector
+from labelloop.service.web.request_body import json_body
 from labelloop.service.web.webhook_secret import WebhookSecrets
 
 
@@ -33,7 +34,7 @@ def fail(error):
 
 
 def make(tmp_path, *, ready=None, **values):
-    app = create_web("demo", Settings(home=tmp_path, **values), ready=ready)
+    app = create_web_app("demo", Settings(home=tmp_path, **values), ready=ready)
 
     @app.post("/echo")
     def echo():
@@ -45,7 +46,7 @@ def make(tmp_path, *, ready=None, **values):
 
     @app.get("/missing")
     def missing():
-        raise NotFound("There is no task 7.", fix="Import it.")
+        raise ResourceNotFound("There is no task 7.", fix="Import it.")
 
     @app.get("/teapot")
     def teapot():
@@ -81,7 +82,7 @@ def test_health_says_that_the_process_is_up(client):
 def test_ready_names_every_check(tmp_path):
     checks = {
         "database": lambda: None,
-        "studio": lambda: fail(NotFound("Label Studio does not answer at http://u:pw@h.", fix="Start it.")),
+        "studio": lambda: fail(ResourceNotFound("Label Studio does not answer at http://u:pw@h.", fix="Start it.")),
         "model": lambda: fail(OSError("no such file")),
     }
     answer = make(tmp_path, ready=checks).test_client().get("/ready")
@@ -103,7 +104,7 @@ def test_ready_names_every_check(tmp_path):
     [
         ("/nowhere", 404, "not_found", "There is nothing at /nowhere."),
         ("/task/x", 404, "not_found", "There is nothing at /task/x."),
-        ("/echo", 405, "method_not_allowed", "/echo does not answer GET."),
+        ("/echo", 405, "method_not_allowed", "/echo does not accept GET."),
         ("/missing", 404, "not_found", "There is no task 7. Import it."),
         ("/teapot", 418, "teapot_broken", "It leaks."),
     ],
@@ -213,8 +214,8 @@ def test_a_refusal_asks_for_credentials(tmp_path):
 
 def test_a_service_with_its_own_rules_can_do_without_basic_auth(tmp_path):
     settings = Settings(home=tmp_path, basic_auth_user="me", basic_auth_password="pw")
-    assert create_web("qc", settings, basic_auth=False).test_client().get("/metrics").status_code == 200
-    opened = create_web("qc", settings, open_paths=("/health", "/metrics")).test_client()
+    assert create_web_app("qc", settings, basic_auth=False).test_client().get("/metrics").status_code == 200
+    opened = create_web_app("qc", settings, open_paths=("/health", "/metrics")).test_client()
     assert (opened.get("/metrics").status_code, opened.get("/ready").status_code) == (200, 401)
 
 
@@ -273,7 +274,7 @@ def test_programs_add_metrics_of_their_own(tmp_path, settings):
     metrics.histogram("size_bytes", "Sizes.", buckets=(10, 100)).observe(50)
     engine = open_database(settings)
     inbox = Inbox(engine)
-    metrics.watch(InboxCollector(inbox))
+    metrics.register(InboxCollector(inbox))
     inbox.put("t", "s", "k", {})
     found = samples(app.test_client())
     engine.dispose()
@@ -311,7 +312,7 @@ def test_a_small_body_that_decodes_to_much_is_refused(tmp_path, body):
 
 
 def test_large_bodies_wait_for_each_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("labelloop.service.web.app.BODY_WAIT_S", 0.01)
+    monkeypatch.setattr("labelloop.service.web.request_body.BODY_BUDGET_TIMEOUT_S", 0.01)
     app = make(tmp_path, max_body_bytes=3 * 2**20)
     client, inner = app.test_client(), []
 
@@ -382,9 +383,9 @@ def test_our_hosts_and_addresses_are_answered(host, tmp_path):
     ("0.0.0.0", False, True), ("10.0.0.7", False, True), ("[::]", False, True), ("0.0.0.0", True, False),
 ])  # fmt: skip
 def test_without_a_key_a_service_listens_on_loopback_only(host, closed, refused):
-    ask = lambda: require_key(host, closed=closed, service="The ML backend", keys="LABELLOOP_X")  # noqa: E731
+    ask = lambda: require_authentication(host, authenticated=closed, service="The ML backend", settings_names="LABELLOOP_X")  # noqa: E731
     if refused:
-        with pytest.raises(SettingsError, match=r"no key.*LABELLOOP_X"):
+        with pytest.raises(SettingsError, match=r"without authentication.*LABELLOOP_X"):
             ask()
     else:
         ask()

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from labelloop.service.errors import PortTaken, SettingsError
+from labelloop.service.errors import PortInUse, SettingsError
 from labelloop.service.web.gunicorn import load_factory, run_gunicorn
 
 SERVICE = """
@@ -22,10 +22,11 @@ import os, sys, time
 from labelloop.service.web.gunicorn import run_gunicorn
 from labelloop.service.logging import setup_logging
 from labelloop.service.settings import Settings
-from labelloop.service.web.app import client_left, create_web, json_body, metrics_of
+from labelloop.service.web.app import create_web_app, metrics_of
+from labelloop.service.web.request_body import client_disconnected, json_body
 
 def create_app(settings):
-    app = create_web("demo", settings)
+    app = create_web_app("demo", settings)
     metrics_of(app).gauge("alive", "Living workers.").set(1)
 
     @app.get("/pid")
@@ -51,7 +52,7 @@ def create_app(settings):
     @app.get("/until-left")
     def until_left():
         from flask import request
-        left = client_left(request)
+        left = client_disconnected(request)
         assert not left()
         open("until-left-began", "w").close()
         while not left():
@@ -182,7 +183,7 @@ def test_a_taken_port_is_said_plainly(settings):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(PortTaken) as error:
+        with pytest.raises(PortInUse) as error:
             run_gunicorn("any:thing", bind=f"127.0.0.1:{port}", settings=settings)
     assert str(error.value).startswith(f"Cannot listen on 127.0.0.1:{port}: Address already in use.")
     assert f":{port}" in error.value.fix
