@@ -11,7 +11,7 @@ from PIL import Image
 from labelloop.service.media import Media, MediaMissing
 from labelloop.service.settings import Settings
 from labelloop.service.studio import (
-    NotFound,
+    StudioNotFound,
     PredictionsDropped,
     Studio,
     StudioError,
@@ -89,7 +89,7 @@ def test_a_project_is_made_found_changed_and_read(studio, project):
     assert studio.project(project)["maximum_annotations"] == 2
     assert [label.value for label in studio.label_config(project).controls["label"].labels] == ["Car", "Person"]
     assert studio.me()["id"] in [user["id"] for user in studio.users()]
-    with pytest.raises(NotFound):
+    with pytest.raises(StudioNotFound):
         studio.project(10**6)
     with pytest.raises(StudioRefused, match="at least 3 characters"):
         studio.create_project(title="x")
@@ -118,7 +118,7 @@ def test_tasks_come_with_every_annotation_and_prediction_and_raw_addresses(studi
     assert studio.task(project, ids[3]) == tasks[3]
     assert studio.task(project, 10**7) is None
     assert studio.task_json(project, ids[0])["annotations"][0]["completed_by"] == studio.me()["id"]
-    with pytest.raises(NotFound):
+    with pytest.raises(StudioNotFound):
         list(studio.tasks(10**6))
 
 
@@ -182,7 +182,7 @@ def test_annotations_are_changed_and_the_stream_serves_what_is_left(studio, proj
     assert annotator.next_task(project)["id"] == second
     annotator.add_annotation(second, [], was_cancelled=True)
     assert annotator.next_task(project) is None
-    with pytest.raises(NotFound):
+    with pytest.raises(StudioNotFound):
         annotator.next_task(10**6)
     annotator.close()
 
@@ -226,7 +226,7 @@ def test_a_webhook_keeps_its_actions_when_it_is_changed(studio, project):
     assert (changed["actions"], changed["headers"]) == (["ANNOTATION_CREATED"], {"X-Secret": "t"})
     [kept] = studio.webhooks(project)
     assert (kept["actions"], kept["send_for_all_actions"]) == (["ANNOTATION_CREATED"], False)
-    with pytest.raises(StudioRefused, match="single word"):
+    with pytest.raises(StudioRefused, match="without a dot"):
         studio.add_webhook(project, "http://qc:9091/hook")
     studio.delete_webhook(made["id"])
     assert studio.webhooks(project) == []
@@ -262,7 +262,7 @@ def test_uploaded_images_become_tasks_and_are_read_back_upright(label_studio, pr
         url = studio.task(project, task).data["image"]
         assert url.startswith("/data/upload/")
         photo = media.photo(url, task_id=task)
-        sizes.append(photo.image.shape[1::-1])
+        sizes.append(photo.pixels.shape[1::-1])
         assert media.size(url) == (photo.width, photo.height)
     assert sizes == [(90, 60), (60, 90)]
     with pytest.raises(MediaMissing, match="no such upload"):
@@ -288,7 +288,7 @@ def test_a_bucket_that_only_label_studio_can_read_is_read_through_it(
     [task] = studio.import_tasks(project, [{"image": url}])
     assert studio.task(project, task).data["image"] == url
     media = Media(Settings(home=tmp_path, media_hosts=("127.0.0.1",)), studio)
-    assert media.photo(url, task_id=task).image[0, 0].tolist() == [255, 0, 0]
+    assert media.photo(url, task_id=task).pixels[0, 0].tolist() == [255, 0, 0]
     coded = base64.urlsafe_b64encode(url.encode()).decode()
     resolved = f"{label_studio.url}/tasks/{task}/resolve/?fileuri={coded}"
     assert httpx.get(resolved).status_code == 401

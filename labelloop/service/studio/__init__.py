@@ -1,9 +1,9 @@
 """Label Studio's API as labelloop uses it: `Studio` and the errors it raises."""
 
 from labelloop.service.studio.errors import (
-    NotFound,
     PredictionsDropped,
     StudioError,
+    StudioNotFound,
     StudioRefused,
     StudioUnauthorized,
     StudioUnreachable,
@@ -11,10 +11,10 @@ from labelloop.service.studio.errors import (
 from labelloop.service.studio.studio import Studio
 
 __all__ = [
-    "NotFound",
     "PredictionsDropped",
     "Studio",
     "StudioError",
+    "StudioNotFound",
     "StudioRefused",
     "StudioUnauthorized",
     "StudioUnreachable",

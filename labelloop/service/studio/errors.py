@@ -1,17 +1,17 @@
-"""What can go wrong between labelloop and Label Studio, each with the fix in plain words; never a token."""
+"""Errors of the Label Studio client, each with a fix; messages never contain a token."""
 
 from labelloop.service.errors import LabelloopError
 
 
 class StudioError(LabelloopError):
-    """Label Studio could not be asked, or refused what was asked."""
+    """Base class: a request to Label Studio failed."""
 
     code = "label_studio"
     status = 502
 
 
 class StudioUnreachable(StudioError):
-    """Label Studio does not answer at its address (refused, unknown host, timeout, or not Label Studio at all)."""
+    """Label Studio does not answer at its URL (connection refused, unknown host, timeout, or another program)."""
 
     code = "label_studio_unreachable"
     status = 503
@@ -19,7 +19,7 @@ class StudioUnreachable(StudioError):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(
             f"Label Studio does not answer at {url}: {reason}.",
-            fix="Start it, or set LABELLOOP_LABEL_STUDIO_URL to the address where it answers.",
+            fix="Start it, or correct LABELLOOP_LABEL_STUDIO_URL.",
         )
         self.url = url
         self.reason = reason
@@ -42,11 +42,11 @@ class StudioUnauthorized(StudioError):
 
 
 class StudioRefused(StudioError):
-    """Label Studio answered, with an error.
+    """Label Studio responded with an error.
 
     Attributes:
-        answer: HTTP status that Label Studio gave.
-        detail: Its own words, at most 500 characters.
+        answer: HTTP status of the response.
+        detail: Label Studio's message, at most 500 characters.
     """
 
     code = "label_studio_refused"
@@ -55,32 +55,31 @@ class StudioRefused(StudioError):
     def __init__(self, what: str, answer: int, detail: str, *, fix: str = "") -> None:
         super().__init__(f"Label Studio refused {what}: {answer} {detail}".rstrip(), fix=fix)
         self.what = what
-        self.answer = answer
+        self.http_status = answer
         self.detail = detail
 
 
-_NOT_THERE = (
-    "See that the number is right (a project's stands in its address, /projects/NUMBER/), and that the account whose "
-    "token is used may see it."
+_NOT_FOUND_FIX = (
+    "Check the id (a project's is in its URL, /projects/ID/), and that the account of the token has access."
 )
 
 
-class NotFound(StudioRefused):
-    """What was asked for is not in Label Studio, or this token may not see it."""
+class StudioNotFound(StudioRefused):
+    """The resource does not exist in Label Studio, or the token's user has no access."""
 
     code = "label_studio_not_found"
     status = 404
 
     def __init__(self, what: str, answer: int, detail: str, *, fix: str = "") -> None:
-        super().__init__(what, answer, detail, fix=fix or _NOT_THERE)
+        super().__init__(what, answer, detail, fix=fix or _NOT_FOUND_FIX)
 
 
 class PredictionsDropped(StudioError):
-    """Label Studio said yes to an import of predictions and kept fewer than it was given.
+    """Label Studio accepted an import of predictions but stored fewer than were sent.
 
     Attributes:
-        sent: How many were sent.
-        created: How many Label Studio kept.
+        sent: Number of predictions sent.
+        created: Number of predictions stored.
     """
 
     code = "predictions_dropped"
@@ -88,7 +87,7 @@ class PredictionsDropped(StudioError):
 
     def __init__(self, project: int, sent: int, created: int) -> None:
         super().__init__(
-            f"Label Studio kept {created} of {sent} predictions imported into project {project} and named no reason.",
+            f"Label Studio stored {created} of {sent} predictions imported into project {project} and gave no reason.",
             fix="Compare each result's from_name, to_name, type and labels with the project's labeling interface, "
             "and each task id with the project's tasks.",
         )

@@ -1,6 +1,6 @@
-"""Snapshots: a whole project written by Label Studio into a file of its own, then brought here as it is.
+"""Export snapshots: Label Studio writes a complete project into a file, which is then downloaded.
 
-For a whole project a snapshot costs Label Studio less than half of what pages do (bench/results/sources.md).
+For a complete project a snapshot costs Label Studio less than half of reading pages (bench/results/sources.md).
 """
 
 import time
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labelloop.service.studio.errors import NotFound, StudioError, StudioUnreachable
+from labelloop.service.studio.errors import StudioError, StudioNotFound, StudioUnreachable
 from labelloop.service.studio.http import StudioClient
 
-_LONG_S = 600.0  # without its job queue Label Studio writes the snapshot before it answers
+_LONG_TIMEOUT_S = 600.0  # without a job queue Label Studio writes the snapshot before it responds
 _POLL_S = 0.5
 _OPTIONS = {
     "drafts": {"only_id": True},
@@ -27,72 +27,74 @@ class SnapshotFailed(StudioError):
     code = "snapshot_failed"
 
 
-class SnapshotCalls(StudioClient):
-    """What concerns export snapshots."""
+class SnapshotsApi(StudioClient):
+    """Export snapshots."""
 
     def snapshot(self, project: int, title: str, *, wait_s: float = 3600.0) -> int:
-        """A finished snapshot of all tasks of a project, with all annotations; predictions as bare ids.
+        """Create a snapshot of all tasks of a project, with all annotations and only the ids of predictions.
 
-        One of this title that is there already (an export before us was killed, or its answer got lost) is taken.
+        An existing snapshot with this title is reused (after a crash or a lost response).
 
         Args:
-            project: Its id.
-            title: What tells it from others; give each state of the project another one.
-            wait_s: Longest wait until it is written.
+            project: The project's id.
+            title: Identifies the snapshot; use a new title for each state of the project.
+            wait_s: Maximum wait until it is complete, in seconds.
 
         Returns:
-            Its number.
+            The snapshot's id.
 
         Raises:
-            SnapshotFailed: Label Studio gave up, or it took too long.
+            SnapshotFailed: Label Studio failed, or the wait timed out.
         """
-        found = self._titled(project, title)
-        if found is None:
+        snapshot = self._find_by_title(project, title)
+        if snapshot is None:
             try:
                 fields = {"title": title, "serialization_options": _OPTIONS}
-                found = self.request("POST", f"api/projects/{project}/exports/", json=fields, timeout_s=_LONG_S)
-            except StudioUnreachable:  # a proxy gave up waiting; Label Studio did not
-                found = self._titled(project, title)
-                if found is None:
+                snapshot = self.request(
+                    "POST", f"api/projects/{project}/exports/", json=fields, timeout_s=_LONG_TIMEOUT_S
+                )
+            except StudioUnreachable:  # a proxy timed out; Label Studio goes on
+                snapshot = self._find_by_title(project, title)
+                if snapshot is None:
                     raise
-        return self._finished(project, found, time.monotonic() + wait_s)
+        return self._wait_until_complete(project, snapshot, time.monotonic() + wait_s)
 
     def download_snapshot(
         self, project: int, snapshot: int, to: Path, progress: Callable[[int], object] | None = None
     ) -> None:
-        """Brings a finished snapshot's JSON to the disk, in constant memory.
+        """Download a complete snapshot's JSON in constant memory.
 
         Args:
-            project: Its id.
-            snapshot: The snapshot's number.
-            to: The file; replaced when everything is there.
-            progress: Told the bytes so far.
+            project: The project's id.
+            snapshot: The snapshot's id.
+            to: The file; replaced once the download is complete.
+            progress: Called with the number of bytes received so far.
         """
         path = f"api/projects/{project}/exports/{snapshot}/download"
-        self.download(path, to, params={"exportType": "JSON"}, timeout_s=_LONG_S, progress=progress)
+        self.download(path, to, params={"exportType": "JSON"}, timeout_s=_LONG_TIMEOUT_S, progress=progress)
 
     def delete_snapshot(self, project: int, snapshot: int) -> None:
-        """Removes a snapshot and its file from Label Studio; one that is gone is no error."""
+        """Delete a snapshot and its file from Label Studio; a missing one is not an error."""
         try:
             self.request("DELETE", f"api/projects/{project}/exports/{snapshot}")
-        except NotFound:
+        except StudioNotFound:
             return
 
-    def _titled(self, project: int, title: str) -> dict[str, Any] | None:
+    def _find_by_title(self, project: int, title: str) -> dict[str, Any] | None:
         snapshots = self.request("GET", f"api/projects/{project}/exports/")
-        alive = [each for each in snapshots if each.get("title") == title and each.get("status") != "failed"]
-        return dict(alive[0]) if alive else None
+        matches = [row for row in snapshots if row.get("title") == title and row.get("status") != "failed"]
+        return dict(matches[0]) if matches else None
 
-    def _finished(self, project: int, snapshot: dict[str, Any], deadline: float) -> int:
-        number = int(snapshot["id"])
+    def _wait_until_complete(self, project: int, snapshot: dict[str, Any], deadline: float) -> int:
+        snapshot_id = int(snapshot["id"])
         while True:
             status = snapshot.get("status")
             if status == "completed":
-                return number
+                return snapshot_id
             if status == "failed" or time.monotonic() > deadline:
-                why = "failed" if status == "failed" else "is not finished yet"
+                why = "failed" if status == "failed" else "is not complete yet"
                 raise SnapshotFailed(
-                    f"Snapshot {number} of project {project} {why}.", fix="See Label Studio's log; read it in pages."
+                    f"Snapshot {snapshot_id} of project {project} {why}.", fix="See Label Studio's log."
                 )
             time.sleep(_POLL_S)
-            snapshot = dict(self.request("GET", f"api/projects/{project}/exports/{number}"))
+            snapshot = dict(self.request("GET", f"api/projects/{project}/exports/{snapshot_id}"))

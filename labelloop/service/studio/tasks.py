@@ -1,4 +1,4 @@
-"""Tasks and annotations: reading them in pages without side effects, importing, changing, the label stream."""
+"""Tasks and annotations: page-wise reads without side effects, imports, updates, and the label stream."""
 
 import mimetypes
 import re
@@ -12,20 +12,21 @@ from urllib.parse import quote
 import msgspec
 
 from labelloop.labeling.studio.task import Task, read_task
-from labelloop.service.studio.errors import NotFound, StudioError
+from labelloop.service.studio.errors import StudioError, StudioNotFound
 from labelloop.service.studio.http import StudioClient
 
-_LONG_S = 300.0  # an import or a page of many masks is made whole before its first byte comes
-_FILES_A_REQUEST = 20
-_STAMP = "id,updated_at,total_annotations,cancelled_annotations"
-_SAMPLED = 4  # tasks of each page of a sample
-_RESOLVED = re.compile(r"/(?:tasks|projects)/\d+/(?:resolve|presign)/\?fileuri=")
+_LONG_TIMEOUT_S = 300.0  # Label Studio builds an import or a page of masks completely before it responds
+_FILES_PER_REQUEST = 20
+_STAMP_FIELDS = "id,updated_at,total_annotations,cancelled_annotations"
+_SAMPLE_PAGE_SIZE = 4  # tasks per page of a sample
+_RESOLVED_URL = re.compile(r"/(?:tasks|projects)/\d+/(?:resolve|presign)/\?fileuri=")
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """What tells whether a task changed: its last change, and how many annotations it has, skipped ones apart.
+class TaskStamp(msgspec.Struct, frozen=True):
+    """The fields that show whether a task changed: time of the last change and annotation counts.
 
-    Some bulk actions of Label Studio change annotations and leave `updated_at` alone, or set it wrong.
+    Some bulk actions of Label Studio change annotations without `updated_at`, or set it wrong. Reading a stamp costs
+    about 1 % of reading the task.
     """
 
     id: int
@@ -39,12 +40,8 @@ class _Page(msgspec.Struct):
     total: int
 
 
-class Stamp(Mark, frozen=True):
-    """A mark that was read by itself: a hundredth of what the task itself takes to read."""
-
-
-class TaskCalls(StudioClient):
-    """What concerns tasks and the annotations in them."""
+class TasksApi(StudioClient):
+    """Tasks and their annotations."""
 
     def tasks(
         self,
@@ -55,21 +52,21 @@ class TaskCalls(StudioClient):
         ordering: list[str] | None = None,
         only_ids: Iterable[int] | None = None,
     ) -> Iterator[Task]:
-        """A project's tasks, page by page, each with all its annotations (skipped ones too) and predictions.
+        """Read a project's tasks page by page, each with all annotations (also skipped ones) and predictions.
 
-        Never calls the ML backend, and gives addresses as stored (`s3://...`), not as resolved for a browser.
+        Does not call the ML backend. URLs are as stored (`s3://...`), not resolved for a browser.
 
         Args:
-            project: Its id.
-            page_size: Tasks in one request.
+            project: The project's id.
+            page_size: Tasks per request.
             filters: As in a Data Manager tab: `{"conjunction": "and", "items": [...]}`.
             ordering: As in a Data Manager tab, such as `["-tasks:data.qc_iou"]`. Without it tasks come by id, and every
-                task that is there from the first page to the last comes exactly once, whatever is changed meanwhile.
-                With an ordering or an `or` of filters pages are counted: a task that moves may be missed.
-            only_ids: Only these tasks, by id; ids that are not there are left out.
+                task that exists during the whole read is returned exactly once, despite concurrent changes. With an
+                ordering or an `or` of filters, pages are numbered, and a task that moves between pages may be missed.
+            only_ids: Only these tasks, by id; missing ids are ignored.
 
         Raises:
-            NotFound: No such project.
+            StudioNotFound: No such project.
             MalformedTask: A task's JSON is not a task.
         """
         for raw in self._raw_tasks(project, page_size, filters, ordering, only_ids):
@@ -83,64 +80,64 @@ class TaskCalls(StudioClient):
         filters: dict[str, Any] | None = None,
         only_ids: Iterable[int] | None = None,
     ) -> Iterator[bytes]:
-        """As `tasks`, each as the JSON that came, not decoded."""
+        """As `tasks`, each as undecoded JSON."""
         for raw in self._raw_tasks(project, page_size, filters, None, only_ids):
             yield bytes(raw)
 
     def count_tasks(self, project: int, *, filters: dict[str, Any] | None = None) -> int:
-        """How many tasks of a project pass the filters of a Data Manager tab; their content is not read."""
+        """The number of tasks that match the filters of a Data Manager tab; their content is not read."""
         return self._page(project, {"filters": filters}, 1, 1, None).total
 
-    def task_marks(self, project: int, *, page_size: int = 1000) -> Iterator[Mark]:
-        """Of every task, by id, what tells whether it changed; nothing else of it is read."""
-        return self.stamps(project, page_size=page_size)
-
-    def stamps(self, project: int, *, filters: dict[str, Any] | None = None, page_size: int = 1000) -> Iterator[Stamp]:
-        """When each task of a project changed last, by id, without reading what is in it.
+    def stamps(
+        self, project: int, *, filters: dict[str, Any] | None = None, page_size: int = 1000
+    ) -> Iterator[TaskStamp]:
+        """Read the stamps of a project's tasks, by id, without their content.
 
         Args:
-            project: Its id.
+            project: The project's id.
             filters: As in a Data Manager tab, joined by `and`.
-            page_size: Tasks in one request.
+            page_size: Tasks per request.
 
         Raises:
-            NotFound: No such project.
+            StudioNotFound: No such project.
         """
-        for raw in self._by_id(project, page_size, list((filters or {}).get("items", ())), None, include=_STAMP):
-            yield msgspec.json.decode(raw, type=Stamp)
+        for raw in self._pages_by_id(
+            project, page_size, list((filters or {}).get("items", ())), None, include=_STAMP_FIELDS
+        ):
+            yield msgspec.json.decode(raw, type=TaskStamp)
 
-    def sample(self, project: int, count: int, *, filters: dict[str, Any] | None = None) -> list[Stamp]:
-        """Marks of about so many tasks from all over a project, in a few requests whatever its size.
+    def sample(self, project: int, count: int, *, filters: dict[str, Any] | None = None) -> list[TaskStamp]:
+        """Read the stamps of a sample of tasks, evenly spread over the project, in about `count / 4` requests.
 
         Args:
-            project: Its id.
-            count: How many are wanted; of a smaller project all are given.
+            project: The project's id.
+            count: Approximate size of the sample; a smaller project is returned completely.
             filters: As in a Data Manager tab.
 
         Raises:
-            NotFound: No such project.
+            StudioNotFound: No such project.
         """
         query = {"filters": filters, "ordering": ["tasks:id"]}
 
         def page(number: int) -> _Page:
-            return self._page(project, query, number, _SAMPLED, None, include=_STAMP)
+            return self._page(project, query, number, _SAMPLE_PAGE_SIZE, None, include=_STAMP_FIELDS)
 
         first = page(1)
-        pages, wanted = -(-first.total // _SAMPLED), max(-(-count // _SAMPLED), 1)
-        step = max(pages / wanted, 1.0)
-        numbers = sorted({int(place * step) + 1 for place in range(min(wanted, pages))} - {1})
-        found = list(first.tasks)
+        pages, sampled = -(-first.total // _SAMPLE_PAGE_SIZE), max(-(-count // _SAMPLE_PAGE_SIZE), 1)
+        step = max(pages / sampled, 1.0)
+        numbers = sorted({int(index * step) + 1 for index in range(min(sampled, pages))} - {1})
+        raw_stamps = list(first.tasks)
         for number in numbers:
-            with suppress(NotFound):  # tasks left meanwhile
-                found += page(number).tasks
-        return [msgspec.json.decode(raw, type=Stamp) for raw in found]
+            with suppress(StudioNotFound):  # tasks were deleted meanwhile
+                raw_stamps += page(number).tasks
+        return [msgspec.json.decode(raw, type=TaskStamp) for raw in raw_stamps]
 
     def task(self, project: int, task: int) -> Task | None:
-        """One task with its annotations and predictions; None if the project has no such task."""
+        """One task with its annotations and predictions; None if it does not exist."""
         return next(self.tasks(project, only_ids=[task]), None)
 
     def task_json(self, project: int, task: int) -> dict[str, Any] | None:
-        """One task as Label Studio's JSON; None if the project has no such task."""
+        """One task as Label Studio's JSON; None if it does not exist."""
         raw = next(self._raw_tasks(project, 1, None, None, [task]), None)
         return None if raw is None else dict(msgspec.json.decode(raw))
 
@@ -154,55 +151,55 @@ class TaskCalls(StudioClient):
         meta: dict[str, Any] | None = None,
         resolved: bool = False,
     ) -> dict[str, Any]:
-        """Changes a task; what is not given stays. Label Studio fires no webhook for it and calls no backend.
+        """Update the given fields of a task. Label Studio sends no webhook and calls no backend.
 
         Args:
-            task: Its id.
-            data: Replaces the task's data WHOLE. Addresses must be as stored.
-            overlap: How many annotators shall do it. Raising it asks for more only together with `is_labeled=False`.
-            is_labeled: Whether it counts as done.
-            meta: Replaces the task's meta whole.
-            resolved: Whether addresses as resolved for a browser are meant, as in the copy of another project's task.
+            task: The task's id.
+            data: Replaces the complete data of the task. URLs must be as stored.
+            overlap: Number of annotators per task. A higher value takes effect only with `is_labeled=False`.
+            is_labeled: Whether the task counts as done.
+            meta: Replaces the complete meta of the task.
+            resolved: Whether URLs resolved for a browser are intended, as in a copy of another project's task.
 
         Raises:
-            StudioError: `data` holds an address that was resolved for a browser: writing it would lose the stored one.
+            StudioError: `data` has a URL that was resolved for a browser; it would overwrite the stored URL.
         """
-        if data is not None and not resolved and _RESOLVED.search(msgspec.json.encode(data).decode()):
+        if data is not None and not resolved and _RESOLVED_URL.search(msgspec.json.encode(data).decode()):
             raise StudioError(
-                f"The data for task {task} holds an address resolved for a browser; it would overwrite the stored one.",
-                fix="Read the task with Studio.task or Studio.task_json and change that.",
+                f"The data for task {task} has a URL resolved for a browser; it would overwrite the stored URL.",
+                fix="Read the task with Studio.task or Studio.task_json, and change that.",
             )
         fields = {"data": data, "overlap": overlap, "is_labeled": is_labeled, "meta": meta}
-        given = {name: value for name, value in fields.items() if value is not None}
-        return dict(self.request("PATCH", f"api/tasks/{task}/", json=given))
+        changes = {name: value for name, value in fields.items() if value is not None}
+        return dict(self.request("PATCH", f"api/tasks/{task}/", json=changes))
 
     def import_tasks(self, project: int, tasks: Sequence[dict[str, Any]]) -> list[int]:
-        """Imports tasks; their annotations become ground truth unless each says `"ground_truth": false`.
+        """Import tasks; their annotations become ground truth unless they have `"ground_truth": false`.
 
         Args:
-            project: Its id.
+            project: The project's id.
             tasks: `{"data": {...}}` or bare data, as in Label Studio's import.
 
         Returns:
-            The new tasks' ids.
+            The ids of the new tasks.
         """
         answer = self.request(
             "POST",
             f"api/projects/{project}/import",
             params={"return_task_ids": True},
             json=list(tasks),
-            timeout_s=_LONG_S,
+            timeout_s=_LONG_TIMEOUT_S,
         )
         return list(answer["task_ids"])
 
     def upload_images(self, project: int, paths: Iterable[Path]) -> list[int]:
-        """Uploads image files, a task each. Returns the new tasks' ids, in the order of the files."""
+        """Upload image files as one task each; returns the new tasks' ids in the order of the files."""
         ids: list[int] = []
-        waiting = iter(paths)
-        while batch := list(islice(waiting, _FILES_A_REQUEST)):
+        remaining = iter(paths)
+        while batch := list(islice(remaining, _FILES_PER_REQUEST)):
             with ExitStack() as stack:
                 files = [
-                    (f"file{n}", (path.name, stack.enter_context(path.open("rb")), _mime(path)))
+                    (f"file{n}", (path.name, stack.enter_context(path.open("rb")), mime_type(path)))
                     for n, path in enumerate(batch)
                 ]
                 answer = self.request(
@@ -210,7 +207,7 @@ class TaskCalls(StudioClient):
                     f"api/projects/{project}/import",
                     params={"return_task_ids": True},
                     files=files,
-                    timeout_s=_LONG_S,
+                    timeout_s=_LONG_TIMEOUT_S,
                 )
             ids.extend(answer["task_ids"])
         return ids
@@ -224,36 +221,36 @@ class TaskCalls(StudioClient):
         completed_by: int | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Adds an annotation, as Submit does; `was_cancelled=True` skips.
+        """Add an annotation, as Submit does; `was_cancelled=True` skips the task.
 
         Args:
-            task: Its id.
-            result: Regions, as Label Studio's JSON.
-            lead_time: Seconds of work.
+            task: The task's id.
+            result: Regions in Label Studio's JSON.
+            lead_time: Annotation time in seconds.
             completed_by: User id; None: the token's user.
-            fields: Any other field of an annotation.
+            fields: Other fields of the annotation.
         """
-        given = {"lead_time": lead_time, "completed_by": completed_by}
-        body = {"result": result, **{name: value for name, value in given.items() if value is not None}, **fields}
+        optional = {"lead_time": lead_time, "completed_by": completed_by}
+        body = {"result": result, **{name: value for name, value in optional.items() if value is not None}, **fields}
         return dict(self.request("POST", f"api/tasks/{task}/annotations/", json=body))
 
     def update_annotation(self, annotation: int, **fields: Any) -> dict[str, Any]:
-        """Changes the given fields; `ground_truth=True` takes it from the task's other annotations."""
+        """Update the given fields; `ground_truth=True` clears it on the task's other annotations."""
         return dict(self.request("PATCH", f"api/annotations/{annotation}/", json=fields))
 
     def delete_task(self, task: int) -> None:
-        """Removes a task with all its annotations and predictions."""
+        """Delete a task with all its annotations and predictions."""
         self.request("DELETE", f"api/tasks/{task}/")
 
     def next_task(self, project: int) -> dict[str, Any] | None:
-        """What the label stream serves the token's user next, and locks for them; None when nothing is left."""
+        """The next task of the label stream for the token's user, locked for that user; None if there is none."""
         try:
             return dict(
                 self.request(
                     "POST", "api/dm/actions/", params={"id": "next_task", "project": project}, json={}, retry=True
                 )
             )
-        except NotFound as error:
+        except StudioNotFound as error:
             if "no tasks" in error.detail.lower():  # "There are no tasks for anne@example.com"
                 return None
             raise
@@ -274,11 +271,13 @@ class TaskCalls(StudioClient):
                 query = {"filters": filters, "ordering": ordering or ["tasks:id"], **selected}
                 yield from self._page(project, query, 1, page_size).tasks
         elif ordering or (filters or {}).get("conjunction", "and") != "and":
-            yield from self._counted(project, page_size, {"filters": filters, "ordering": ordering or ["tasks:id"]})
+            yield from self._pages_by_number(
+                project, page_size, {"filters": filters, "ordering": ordering or ["tasks:id"]}
+            )
         else:
-            yield from self._by_id(project, page_size, list((filters or {}).get("items", ())), fields)
+            yield from self._pages_by_id(project, page_size, list((filters or {}).get("items", ())), fields)
 
-    def _by_id(
+    def _pages_by_id(
         self,
         project: int,
         page_size: int,
@@ -287,9 +286,9 @@ class TaskCalls(StudioClient):
         *,
         include: str | None = None,
     ) -> Iterator[msgspec.Raw]:
-        last = 0
+        last_id = 0
         while True:
-            after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
+            after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last_id}
             filters = {"conjunction": "and", "items": [*items, after]}
             page = self._page(
                 project, {"filters": filters, "ordering": ["tasks:id"]}, 1, page_size, fields, include=include
@@ -297,22 +296,22 @@ class TaskCalls(StudioClient):
             yield from page.tasks
             if not page.tasks or len(page.tasks) >= page.total:
                 return
-            last = _id(page.tasks[-1])
+            last_id = _task_id(page.tasks[-1])
 
-    def _counted(self, project: int, page_size: int, query: dict[str, Any]) -> Iterator[msgspec.Raw]:
-        seen: set[int] = set()
+    def _pages_by_number(self, project: int, page_size: int, query: dict[str, Any]) -> Iterator[msgspec.Raw]:
+        seen_ids: set[int] = set()
         number = rows = 0
         while True:
             number += 1
             try:
                 page = self._page(project, query, number, page_size)
-            except NotFound:
-                if number > 1:  # the last tasks left between two pages
+            except StudioNotFound:
+                if number > 1:  # the last tasks were deleted between two pages
                     return
                 raise
             for raw in page.tasks:
-                if (task := _id(raw)) not in seen:
-                    seen.add(task)
+                if (task_id := _task_id(raw)) not in seen_ids:
+                    seen_ids.add(task_id)
                     yield raw
             rows += len(page.tasks)
             if not page.tasks or rows >= page.total:
@@ -328,7 +327,7 @@ class TaskCalls(StudioClient):
         *,
         include: str | None = None,
     ) -> _Page:
-        given = {name: value for name, value in query.items() if value}
+        non_empty = {name: value for name, value in query.items() if value}
         body = self.content(
             "GET",
             "api/tasks",
@@ -336,16 +335,16 @@ class TaskCalls(StudioClient):
                 "project": project,
                 "fields": fields,
                 "include": include,
-                # `review` makes Label Studio leave out both the call of the ML backend (projects that evaluate
-                # predictions automatically) and the columns that only the Data Manager's table shows.
+                # `review` skips the call of the ML backend (in projects that evaluate predictions automatically) and
+                # the columns that only the Data Manager's table shows.
                 "review": True,
                 "resolve_uri": False,
                 "page": number,
                 "page_size": page_size,
-                # Label Studio unquotes this once more than HTTP does: a "%" in a filter would be lost.
-                "query": quote(msgspec.json.encode(given).decode()),
+                # Label Studio unquotes this twice: otherwise a "%" in a filter would be lost.
+                "query": quote(msgspec.json.encode(non_empty).decode()),
             },
-            timeout_s=_LONG_S,
+            timeout_s=_LONG_TIMEOUT_S,
         )
         try:
             return msgspec.json.decode(body, type=_Page)
@@ -353,19 +352,20 @@ class TaskCalls(StudioClient):
             raise self._not_json("GET", "api/tasks") from None
 
 
-class _Id(msgspec.Struct):
+class _TaskId(msgspec.Struct):
     id: int
 
 
-def _id(raw: msgspec.Raw) -> int:
-    return msgspec.json.decode(raw, type=_Id).id
+def _task_id(raw: msgspec.Raw) -> int:
+    return msgspec.json.decode(raw, type=_TaskId).id
 
 
 def _chunks(ids: list[int], size: int) -> Iterator[list[int]]:
-    size = max(1, min(size, 500))  # the ids travel in the address
+    size = max(1, min(size, 500))  # the ids are part of the URL
     for start in range(0, len(ids), size):
         yield ids[start : start + size]
 
 
-def _mime(path: Path) -> str:
+def mime_type(path: Path) -> str:
+    """The MIME type by file extension."""
     return mimetypes.guess_type(path.name)[0] or "application/octet-stream"

@@ -9,10 +9,10 @@ import pytest
 import stamina
 
 from labelloop.service.studio import (
-    NotFound,
     PredictionsDropped,
     Studio,
     StudioError,
+    StudioNotFound,
     StudioRefused,
     StudioUnauthorized,
     StudioUnreachable,
@@ -116,7 +116,7 @@ def test_a_path_prefix_is_kept_for_calls_and_for_the_exchange(server):
         (jwt("refresh", -10), "", "expired", "Create a personal access token"),
         (jwt("refresh", 1e9, "other"), "", "wrong", "another Label Studio"),
         (jwt("access", 200), "", "wrong", "five minutes"),
-        (LEGACY, "Invalid token.", "wrong", "no such legacy token"),
+        (LEGACY, "Invalid token.", "wrong", "does not know this legacy token"),
         (
             LEGACY,
             "Authentication token no longer valid: legacy token authentication has been disabled for this organization",
@@ -176,7 +176,7 @@ def test_a_delete_whose_answer_was_lost_is_done(server):
     server.answer = lambda *_: next(answers)
     Studio(server.url, LEGACY).delete_webhook(1)
     server.answer = lambda *_: (404, {"detail": "Not found."})
-    with pytest.raises(NotFound):
+    with pytest.raises(StudioNotFound):
         Studio(server.url, LEGACY).delete_webhook(1)
 
 
@@ -195,10 +195,10 @@ def test_what_is_no_address_is_refused_at_once(url):
 @pytest.mark.parametrize(
     ("status", "body", "headers", "says"),
     [
-        (200, b"<html>Log in</html>", {}, "something else than Label Studio's JSON"),
+        (200, b"<html>Log in</html>", {}, "is not Label Studio's JSON"),
         (404, b"<html><title>404 | nginx</title>", {}, "a web page: 404 | nginx"),
         (301, b"", {"Location": "https://label.example.com/?next=secret"}, "https://label.example.com/"),
-        (400, {"detail": "Validation error", "validation_errors": {"url": ["Enter a valid URL."]}}, {}, "single word"),
+        (400, {"detail": "Validation error", "validation_errors": {"url": ["Enter a valid URL."]}}, {}, "without a dot"),
         (403, {"detail": "URL resolves to a reserved network address (block: 10/8)"}, {}, "USER_ADDITIONAL_BANNED"),
     ],
 )
@@ -212,7 +212,7 @@ def test_refusals_say_what_label_studio_said_and_the_fix(server, status, body, h
 
 def test_predictions_that_label_studio_dropped_are_an_error(server):
     server.answer = lambda *_: (201, {"created": 1})
-    with pytest.raises(PredictionsDropped, match="kept 1 of 2") as caught:
+    with pytest.raises(PredictionsDropped, match="stored 1 of 2") as caught:
         Studio(server.url, LEGACY).import_predictions(7, [{"task": 1}, {"task": 2}])
     assert (caught.value.project, caught.value.sent, caught.value.created) == (7, 2, 1)
 
@@ -249,7 +249,7 @@ def test_neither_repr_nor_log_shows_the_token(server, caplog, capsys):
     told = f"{studio!r} {vars(studio)['url']} {caplog.text} {capsys.readouterr()}"
     assert PAT not in told
     assert server.current not in told
-    assert studio.fingerprint not in PAT
+    assert studio.cache_key not in PAT
 
 
 def test_data_resolved_for_a_browser_is_not_written_back(server):
