@@ -1,4 +1,4 @@
-"""What the exporters' commands have in common: the option ``--json``, and a progress bar where somebody looks."""
+"""Terminal output of the exporter commands: the option ``--json``, labels, and a progress bar."""
 
 import os
 import sys
@@ -12,28 +12,28 @@ from cyclopts import Parameter
 
 from exporters.errors import BadOption
 
-Json = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
-"""Where a report goes as JSON; ``-`` is the standard output, where nothing else is printed then."""
+# Where to write a report as JSON; ``-`` is standard output, which then contains nothing else.
+JsonPath = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 _STDOUT = "-"
-_LABEL = 60
+_LABEL_CHARS = 60
 
 
-def checked(json: Path | None) -> Path | None:
-    """The place of ``--json``, looked at before the work begins: a report that cannot be written is told at once.
+def writable_json_path(json: Path | None) -> Path | None:
+    """Check the path of ``--json`` before the work begins, so that an unwritable path fails at once.
 
     Raises:
-        BadOption: it is a folder itself, or may not be written.
+        BadOption: The path is a folder, or is not writable.
     """
     if json is None or str(json) == _STDOUT:
         return json
-    place = json if json.exists() else json.absolute().parent
-    if json.is_dir() or not os.access(place, os.W_OK):
-        raise BadOption("--json", str(json), "a file in a folder that can be written, or - for the standard output")
+    target = json if json.exists() else json.absolute().parent
+    if json.is_dir() or not os.access(target, os.W_OK):
+        raise BadOption("--json", str(json), "a file in a writable folder, or - for standard output")
     return json
 
 
 def write_json(json: Path | None, value: Any) -> bool:
-    """Write a value as JSON where it was asked for; whether it went to the standard output."""
+    """Write a value as JSON; returns whether it went to standard output."""
     if json is None:
         return False
     data = msgspec.json.format(msgspec.json.encode(value)) + b"\n"
@@ -44,20 +44,20 @@ def write_json(json: Path | None, value: Any) -> bool:
     return False
 
 
-def shown(label: str) -> str:
-    """A label in a line of a terminal: without control characters, and not longer than one reads."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in label)
-    return plain if len(plain) <= _LABEL else f"{plain[: _LABEL - 1]}…"
+def terminal_label(label: str) -> str:
+    """A label for the terminal: without control characters, at most 60 characters."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in label)
+    return printable if len(printable) <= _LABEL_CHARS else f"{printable[: _LABEL_CHARS - 1]}…"
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 fault``, ``2 faults``."""
+def pluralize(number: int, noun: str) -> str:
+    """A number with its noun: ``1 issue``, ``2 issues``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None] | None]:
-    """A bar on the standard error stream, to be told (done, in all or ``None``); none where that is no terminal."""
+    """Show a progress bar on standard error; yields its update function (done, total or None), or None if no terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -68,8 +68,8 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None] | None
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         row = bar.add_task(what, total=None)
 
-        def show(done: int, total: int | None) -> None:
+        def update(done: int, total: int | None) -> None:
             if done % 50 == 0 or done == total:
                 bar.update(row, completed=done, total=total)
 
-        yield show
+        yield update

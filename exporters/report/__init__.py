@@ -1,1 +1,1 @@
-"""`labelloop dataset report`: a version as one page that a person reads, pictures and all."""
+"""`labelloop dataset report`: a version as one self-contained HTML page."""

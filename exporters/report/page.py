@@ -1,4 +1,4 @@
-"""A version as one HTML page: nothing outside it is loaded, no script runs, and every text of the data is escaped."""
+"""Render a version as one self-contained HTML page: no scripts, no external resources, all data escaped."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,68 +8,71 @@ import msgspec
 
 from exporters.dataset.shards import read_index, read_table
 from exporters.formats.base import LEFT_OUT
-from exporters.formats.decode import best_format, objects_of
+from exporters.formats.decode import best_format, decode_objects
 from exporters.model.accounting import Loss
-from exporters.model.manifest import DROPPED, IMAGES, Manifest
+from exporters.model.manifest import DROPPED, IMAGES, VersionManifest
 from exporters.model.records import Image
-from exporters.report.charts import bars, colour, heat, histogram, split_colour
-from exporters.report.statistics import SIDE_STEPS, Figures
-from exporters.report.thumbnails import pictures
+from exporters.report.charts import class_colour, heat_map, histogram, split_colour, stacked_bar_chart
+from exporters.report.statistics import SIDE_STEPS, VersionStatistics
+from exporters.report.thumbnails import draw_thumbnails
 from labelloop.service.media import Media
 from labelloop.service.store import Store
 
-LOSSES = 200
-CLASSES = 30
-"""Of losses that are listed and of classes that have a bar; of more, the number is said."""
+# Maximum number of listed losses, and of classes with a bar; the page states how many more there are.
+LISTED_LOSSES = 200
+MAX_BARS = 30
 
-_RATIOS = ("1:4", "1:2.8", "1:2", "1:1.4", "1:1", "1.4:1", "2:1", "2.8:1", "4:1")
+_RATIO_LABELS = ("1:4", "1:2.8", "1:2", "1:1.4", "1:1", "1.4:1", "2:1", "2.8:1", "4:1")
 
 
-def html_report(store: Store, manifest: Manifest, *, media: Media | None = None, samples: int = 24) -> str:
-    """The page of a version.
+def html_report(store: Store, manifest: VersionManifest, *, media: Media | None = None, samples: int = 24) -> str:
+    """Render the report of a version.
 
     Args:
-        store: where the data set lives.
-        manifest: the version.
-        media: reads photos that the version has no copy of; without it only copies are shown.
-        samples: how many images are shown.
+        store: The data set's store.
+        manifest: The version.
+        media: Reads images that the version has no copy of; None: only copies are shown.
+        samples: Number of sample images.
+
+    Returns:
+        The HTML page.
 
     Raises:
-        DatasetDamaged: an object of the version is missing or not what the manifest says.
+        DatasetDamaged: An object of the version is missing or differs from the manifest.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    figures = Figures(samples)
+    statistics = VersionStatistics(samples)
     name = best_format(manifest)
     for image, record in _records(store, manifest, name):
-        told = name and record != LEFT_OUT
-        figures.add(image, objects_of(name, record, image, manifest) if told else ())
-    losses, more = _losses(store, manifest)
+        has_objects = name and record != LEFT_OUT
+        statistics.add(image, decode_objects(name, record, image, manifest) if has_objects else ())
+    losses, unlisted_losses = _losses(store, manifest)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["told"] = _told
+    environment.filters["readable"] = _readable
     environment.filters["thousands"] = lambda number: f"{number:,}"
     return environment.get_template("report.html.jinja").render(
         manifest=manifest,
         url=store.url,
-        figures=figures,
-        charts=_charts(figures, manifest),
-        balance=_balance(figures, manifest),
-        pictures=pictures(store, manifest, figures.samples(), media),
+        statistics=statistics,
+        charts=_charts(statistics, manifest),
+        class_rows=_class_rows(statistics, manifest),
+        thumbnails=draw_thumbnails(store, manifest, statistics.samples(), media),
         losses=losses,
-        more=more,
+        unlisted_losses=unlisted_losses,
         split_colour=split_colour,
-        class_colour=colour,
-        objects=sum(figures.objects.values()),
-        barred=CLASSES,
+        class_colour=class_colour,
+        objects=sum(statistics.objects.values()),
+        max_bars=MAX_BARS,
     )
 
 
-def _records(store: Store, manifest: Manifest, name: str) -> Iterator[tuple[Image, bytes]]:
-    """The images with their records, side by side: each format has a record for each image, in the same order.
+def _records(store: Store, manifest: VersionManifest, name: str) -> Iterator[tuple[Image, bytes]]:
+    """Iterate over (image, record of the format); all tables have one record per image in the same order.
 
-    Without a format that tells objects the records are the images' own.
+    If no format of the version contains objects, the records are the image records themselves.
     """
     index = read_index(store, manifest) if len(manifest.generations) > 1 else None
     decode = msgspec.json.Decoder(Image).decode
@@ -79,79 +82,82 @@ def _records(store: Store, manifest: Manifest, name: str) -> Iterator[tuple[Imag
         yield decode(image.body), bytes(record.body)
 
 
-def _charts(figures: Figures, manifest: Manifest) -> Mapping[str, Any]:
-    sides = [(f"{100 * step // SIDE_STEPS}", figures.sides[step]) for step in range(SIDE_STEPS)]
-    last = max((number for number, images in figures.many.items() if images), default=0)
-    many = [(f"{number}+" if number == 50 else str(number), figures.many[number]) for number in range(last + 1)]
+def _charts(statistics: VersionStatistics, manifest: VersionManifest) -> Mapping[str, Any]:
+    sizes = [(f"{100 * step // SIDE_STEPS}", statistics.relative_sizes[step]) for step in range(SIDE_STEPS)]
+    last = max((number for number, images in statistics.objects_per_image.items() if images), default=0)
+    counts = [
+        (f"{number}+" if number == 50 else str(number), statistics.objects_per_image[number])
+        for number in range(last + 1)
+    ]
+    ratios = [(label, statistics.aspect_ratios[index - 4]) for index, label in enumerate(_RATIO_LABELS)]
     return {
-        "classes": bars(_by_split(figures.objects, manifest)),
-        "sides": histogram(sides, name="side of the box in % of the image's (square root of its share)"),
-        "ratios": histogram(
-            [(text, figures.ratios[place - 4]) for place, text in enumerate(_RATIOS)], name="width : height"
-        ),
-        "many": histogram(_joined(many, 26), name="objects in an image"),
-        "places": heat(figures.places),
+        "classes": stacked_bar_chart(_by_split(statistics.objects, manifest)),
+        "sizes": histogram(sizes, name="box size in % of the image (square root of the area ratio)"),
+        "ratios": histogram(ratios, name="width : height"),
+        "counts": histogram(_merge_bins(counts, 26), name="objects per image"),
+        "centres": heat_map(statistics.centres),
     }
 
 
-def _joined(steps: list[tuple[str, int]], most: int) -> list[tuple[str, int]]:
-    """At most so many columns: neighbours share one where there are more."""
-    width = -(-len(steps) // most)
+def _merge_bins(bins: list[tuple[str, int]], limit: int) -> list[tuple[str, int]]:
+    """Merge neighbouring bins so that at most `limit` remain."""
+    width = -(-len(bins) // limit)
     if width < 2:
-        return steps
-    groups = [steps[start : start + width] for start in range(0, len(steps), width)]
+        return bins
+    groups = [bins[start : start + width] for start in range(0, len(bins), width)]
     return [(group[0][0], sum(number for _, number in group)) for group in groups]
 
 
-def _by_split(numbers: Mapping[tuple[int, str], int], manifest: Manifest) -> list[tuple[str, Mapping[str, int]]]:
-    """Classes with the most objects first, those without any last."""
+def _by_split(numbers: Mapping[tuple[int, str], int], manifest: VersionManifest) -> list[tuple[str, Mapping[str, int]]]:
+    """(class, number by split) of the `MAX_BARS` classes with the most objects, in descending order."""
     rows: list[tuple[str, Mapping[str, int]]] = [
         (name, {split: numbers.get((number, split), 0) for split in manifest.splits})
         for name, number in manifest.classes.items()
     ]
-    return sorted(rows, key=lambda row: -sum(row[1].values()))[:CLASSES]
+    return sorted(rows, key=lambda row: -sum(row[1].values()))[:MAX_BARS]
 
 
-def _balance(figures: Figures, manifest: Manifest) -> list[dict[str, Any]]:
-    """A row a class: objects and images in each split, and what is odd about it."""
-    total = sum(figures.objects.values()) or 1
+def _class_rows(statistics: VersionStatistics, manifest: VersionManifest) -> list[dict[str, Any]]:
+    """A row per class: number of objects and images by split, and a note if a split has none."""
+    total = sum(statistics.objects.values()) or 1
     rows = []
-    for name, number in manifest.classes.items():
-        objects = {split: figures.objects[number, split] for split in manifest.splits}
-        images = sum(figures.images_of[number, split] for split in manifest.splits)
+    for name, class_id in manifest.classes.items():
+        objects = {split: statistics.objects[class_id, split] for split in manifest.splits}
+        images = sum(statistics.images_with_class[class_id, split] for split in manifest.splits)
         count = sum(objects.values())
-        without = [split for split, found in objects.items() if not found and manifest.splits[split]]
+        missing = [split for split, number in objects.items() if not number and manifest.splits[split]]
         rows.append(
             {
-                "number": number,
+                "class_id": class_id,
                 "name": name,
                 "objects": objects,
                 "count": count,
                 "share": count / total,
                 "images": images,
-                "note": "no object" if not count else f"none in {', '.join(without)}" if without else "",
+                "note": "no object" if not count else f"none in {', '.join(missing)}" if missing else "",
             }
         )
     return sorted(rows, key=lambda row: -int(row["count"]))
 
 
-def _told(value: Any) -> str:
-    """A rule's value as a person reads it."""
+def _readable(value: Any) -> str:
+    """A value of the manifest as text."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_told(each)}" for name, each in value.items())
+        return ", ".join(f"{name} {_readable(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_told(each) for each in value)
+        return ", ".join(_readable(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _losses(store: Store, manifest: Manifest) -> tuple[list[Loss], int]:
+def _losses(store: Store, manifest: VersionManifest) -> tuple[list[Loss], int]:
+    """The first `LISTED_LOSSES` losses, and the number of the others."""
     index = read_index(store, manifest) if len(manifest.generations) > 1 else None
     decode = msgspec.json.Decoder(Loss).decode
     listed: list[Loss] = []
-    more = 0
+    unlisted = 0
     for record in read_table(store, manifest, DROPPED, index=index):
-        if len(listed) < LOSSES:
+        if len(listed) < LISTED_LOSSES:
             listed.append(decode(record.body))
         else:
-            more += 1
-    return listed, more
+            unlisted += 1
+    return listed, unlisted

@@ -1,4 +1,4 @@
-"""The figures of a version, counted image by image: classes, sizes, places, how many objects an image has."""
+"""Statistics of a version, accumulated image by image: objects per class and split, sizes, positions, samples."""
 
 import hashlib
 import heapq
@@ -11,81 +11,96 @@ import numpy as np
 from exporters.formats.decode import DecodedObject
 from exporters.model.records import Image
 
+# COCO size ranges: small below 32 x 32 pixels, large from 96 x 96. https://cocodataset.org/#detection-eval
 SMALL, LARGE = 32**2, 96**2
-"""COCO's: an object is small below 32 x 32 pixels, large from 96 x 96. https://cocodataset.org/#detection-eval"""
-
+# Number of histogram bins for relative box sizes, and cells per side of the centre heat map.
 SIDE_STEPS = 20
 GRID = 24
 
 
-class Figures:
-    """Counts; memory does not grow with the images but for ``samples``."""
+class VersionStatistics:
+    """Accumulated counts of a version. Memory does not grow with the number of images, except for the samples.
+
+    Attributes:
+        images: Number of images.
+        objects: Number of objects by (class id, split).
+        images_with_class: Number of images by (class id of an object, split).
+        images_without_objects: Number of images by split.
+        relative_sizes: Number of boxes by bin of sqrt(box area / image area), 0 to `SIDE_STEPS` - 1.
+        aspect_ratios: Number of boxes by round(2 * log2(width / height)), -4 to 4.
+        objects_per_image: Number of images by object count, capped at 50.
+        coco_sizes: Number of objects by COCO size: small, medium, large.
+        image_sizes: Number of images by (width, height) in pixels.
+        centres: Number of box centres by grid cell, (`GRID`, `GRID`) int64, rows from top to bottom.
+    """
 
     def __init__(self, samples: int) -> None:
         self.images = 0
         self.objects: Counter[tuple[int, str]] = Counter()
-        self.images_of: Counter[tuple[int, str]] = Counter()
-        self.images_in: Counter[str] = Counter()
-        self.empty: Counter[str] = Counter()
-        self.sides: Counter[int] = Counter()
-        self.ratios: Counter[int] = Counter()
-        self.many: Counter[int] = Counter()
-        self.sizes: Counter[str] = Counter()
-        self.photo_sizes: Counter[tuple[int, int]] = Counter()
-        self.places = np.zeros((GRID, GRID), dtype=np.int64)
-        self._wanted = samples
-        self._kept: dict[int, list[tuple[int, int, tuple[Image, Sequence[DecodedObject]]]]] = {}
+        self.images_with_class: Counter[tuple[int, str]] = Counter()
+        self.images_without_objects: Counter[str] = Counter()
+        self.relative_sizes: Counter[int] = Counter()
+        self.aspect_ratios: Counter[int] = Counter()
+        self.objects_per_image: Counter[int] = Counter()
+        self.coco_sizes: Counter[str] = Counter()
+        self.image_sizes: Counter[tuple[int, int]] = Counter()
+        self.centres = np.zeros((GRID, GRID), dtype=np.int64)
+        self._max_samples = samples
+        self._candidates: dict[int, list[tuple[int, int, tuple[Image, Sequence[DecodedObject]]]]] = {}
 
     def add(self, image: Image, objects: Sequence[DecodedObject]) -> None:
-        """Count an image with its objects."""
+        """Add an image with its objects."""
         split = image.split
         self.images += 1
-        self.images_in[split] += 1
         if image.width:
-            self.photo_sizes[image.width, image.height] += 1
-        self.empty[split] += not objects
-        self.many[min(len(objects), 50)] += 1
-        for each in objects:
-            self.objects[each.class_id, split] += 1
+            self.image_sizes[image.width, image.height] += 1
+        self.images_without_objects[split] += not objects
+        self.objects_per_image[min(len(objects), 50)] += 1
+        for item in objects:
+            self.objects[item.class_id, split] += 1
             if image.width:
-                self._measure(image, each)
-        for class_id in {each.class_id for each in objects}:
-            self.images_of[class_id, split] += 1
+                self._measure(image, item)
+        for class_id in {item.class_id for item in objects}:
+            self.images_with_class[class_id, split] += 1
         if image.width:
-            self._keep(image, objects)
+            self._add_candidate(image, objects)
 
     def samples(self) -> list[tuple[Image, Sequence[DecodedObject]]]:
-        """Images to be shown: of each class some, in turns, the rare classes as often as the usual ones.
+        """The sample images, taken from all classes in rotation, so that rare classes appear as often as frequent ones.
 
-        Which ones follows from the images' names, so that a report of the same version shows the same.
+        The choice depends only on the file names: reports of the same version show the same samples.
         """
-        found: dict[int, tuple[Image, Sequence[DecodedObject]]] = {}
-        turns = [sorted((-key, number, sample) for key, number, sample in kept) for kept in self._kept.values()]
-        for place in range(self._wanted):
-            for kept in turns:
-                if place < len(kept) and len(found) < self._wanted:
-                    _, number, sample = kept[place]
-                    found.setdefault(number, sample)
-        return sorted(found.values(), key=lambda sample: sample[0].id)
+        chosen: dict[int, tuple[Image, Sequence[DecodedObject]]] = {}
+        queues = [
+            sorted((-key, image_id, sample) for key, image_id, sample in candidates)
+            for candidates in self._candidates.values()
+        ]
+        for index in range(self._max_samples):
+            for queue in queues:
+                if index < len(queue) and len(chosen) < self._max_samples:
+                    _, image_id, sample = queue[index]
+                    chosen.setdefault(image_id, sample)
+        return sorted(chosen.values(), key=lambda sample: sample[0].id)
 
-    def _measure(self, image: Image, each: DecodedObject) -> None:
-        left, top, right, bottom = each.box
+    def _measure(self, image: Image, item: DecodedObject) -> None:
+        left, top, right, bottom = item.box
         width, height = right - left, bottom - top
-        share = math.sqrt(max(0.0, width * height) / (image.width * image.height))
-        self.sides[min(int(share * SIDE_STEPS), SIDE_STEPS - 1)] += 1
+        relative_size = math.sqrt(max(0.0, width * height) / (image.width * image.height))
+        self.relative_sizes[min(int(relative_size * SIDE_STEPS), SIDE_STEPS - 1)] += 1
         if width > 0 and height > 0:
-            self.ratios[max(-4, min(4, round(2 * math.log2(width / height))))] += 1
-        self.sizes["small" if each.area < SMALL else "large" if each.area >= LARGE else "medium"] += 1
+            self.aspect_ratios[max(-4, min(4, round(2 * math.log2(width / height))))] += 1
+        self.coco_sizes["small" if item.area < SMALL else "large" if item.area >= LARGE else "medium"] += 1
         column = int((left + right) / 2 / image.width * GRID)
         row = int((top + bottom) / 2 / image.height * GRID)
-        self.places[min(max(row, 0), GRID - 1), min(max(column, 0), GRID - 1)] += 1
+        self.centres[min(max(row, 0), GRID - 1), min(max(column, 0), GRID - 1)] += 1
 
-    def _keep(self, image: Image, objects: Sequence[DecodedObject]) -> None:
+    def _add_candidate(self, image: Image, objects: Sequence[DecodedObject]) -> None:
+        """Keep the `samples` images with the smallest hashes of each class."""
         key = int.from_bytes(hashlib.blake2b(image.file_name.encode(), digest_size=6).digest(), "big")
-        for class_id in {each.class_id for each in objects} or {0}:
-            kept = self._kept.setdefault(class_id, [])
+        for class_id in {item.class_id for item in objects} or {0}:
+            candidates = self._candidates.setdefault(class_id, [])
             entry = (-key, image.id, (image, objects))
-            if len(kept) < self._wanted:
-                heapq.heappush(kept, entry)
-            elif entry[0] > kept[0][0]:
-                heapq.heapreplace(kept, entry)
+            if len(candidates) < self._max_samples:
+                heapq.heappush(candidates, entry)
+            elif entry[0] > candidates[0][0]:
+                heapq.heapreplace(candidates, entry)

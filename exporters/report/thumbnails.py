@@ -1,9 +1,10 @@
-"""Samples as pictures inside the page: the photo small, as JPEG in a data address, its objects drawn over it."""
+"""Thumbnails of the sample images for the report: small JPEGs as data URLs, with the objects as SVG overlays."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -12,20 +13,28 @@ from markupsafe import Markup
 from exporters.dataset.shards import read_photo, read_table
 from exporters.errors import DatasetDamaged
 from exporters.formats.decode import DecodedObject
-from exporters.model.manifest import PHOTOS, Manifest, Photo
+from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest
 from exporters.model.records import Image
-from exporters.report.charts import colour, outline
-from labelloop.service.media import Media, MediaError, load_photo
+from exporters.report.charts import class_colour, svg_path
+from labelloop.service.media import Media, MediaError, load_image
 from labelloop.service.store import Store
 
-SIDE = 420
-"""The longer side of a picture, in pixels."""
-
+# Maximum length of the longer side of a thumbnail, in pixels.
+MAX_SIDE = 420
 _THREADS = 4
 
 
-class Drawing(msgspec.Struct, frozen=True):
-    """An object drawn: its path in pixels of the photo, its class's name and colour, where its name stands."""
+@dataclass(frozen=True)
+class ObjectOverlay:
+    """An object to draw over its image.
+
+    Attributes:
+        path: SVG path data in pixels of the image.
+        label: Name of the class.
+        colour: Hex colour of the class.
+        x: Left edge of the label, in pixels of the image.
+        y: Top edge of the object, in pixels of the image.
+    """
 
     path: Markup
     label: str
@@ -34,54 +43,62 @@ class Drawing(msgspec.Struct, frozen=True):
     y: float
 
 
-class Picture(msgspec.Struct, frozen=True):
-    """A sample: ``photo`` is a data address, empty where the photo cannot be had for ``reason``."""
+@dataclass(frozen=True)
+class Thumbnail:
+    """A sample image.
+
+    Attributes:
+        image: The image record.
+        data_url: The JPEG as a data URL; empty if the image is not available.
+        reason: Why the image is not available.
+        overlays: The objects.
+    """
 
     image: Image
-    photo: str
+    data_url: str
     reason: str
-    drawings: tuple[Drawing, ...]
+    overlays: tuple[ObjectOverlay, ...]
 
     @property
     def stroke(self) -> float:
-        """How wide lines are drawn, in pixels of the photo: the same on the page for every photo."""
-        return max(self.image.width, self.image.height) / SIDE * 1.6
+        """Line width in pixels of the image, such that it is the same on the page for all thumbnails."""
+        return max(self.image.width, self.image.height) / MAX_SIDE * 1.6
 
 
-def pictures(
+def draw_thumbnails(
     store: Store,
-    manifest: Manifest,
+    manifest: VersionManifest,
     samples: Sequence[tuple[Image, Sequence[DecodedObject]]],
     media: Media | None,
-) -> list[Picture]:
-    """Draw the samples. A photo comes from the version's copies, else from its source."""
-    wanted = {image.file_name for image, _ in samples}
-    copies = {photo.file_name: photo for photo in _copies(store, manifest) if photo.file_name in wanted}
-    names = {number: name for name, number in manifest.classes.items()}
+) -> list[Thumbnail]:
+    """Create the thumbnails; an image comes from the version's copies, else from its source."""
+    file_names = {image.file_name for image, _ in samples}
+    copies = {copy.file_name: copy for copy in _copies(store, manifest) if copy.file_name in file_names}
+    class_names = {class_id: name for name, class_id in manifest.classes.items()}
 
-    def draw(sample: tuple[Image, Sequence[DecodedObject]]) -> Picture:
+    def draw(sample: tuple[Image, Sequence[DecodedObject]]) -> Thumbnail:
         image, objects = sample
-        photo, reason = _photo(store, copies, image, media)
-        return Picture(image, photo, reason, tuple(_drawing(each, names) for each in objects))
+        data_url, reason = _data_url(store, copies, image, media)
+        return Thumbnail(image, data_url, reason, tuple(_overlay(item, class_names) for item in objects))
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(draw, samples))
 
 
-def _photo(store: Store, copies: Mapping[str, Photo], image: Image, media: Media | None) -> tuple[str, str]:
+def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media: Media | None) -> tuple[str, str]:
     try:
         if image.file_name in copies:
-            found = load_photo(read_photo(store, copies[image.file_name]), max_side=SIDE, name=image.file_name)
+            loaded = load_image(read_photo(store, copies[image.file_name]), max_side=MAX_SIDE, name=image.file_name)
         elif media is not None:
-            found = media.photo(image.url, task_id=image.task, max_side=SIDE)
+            loaded = media.photo(image.url, task_id=image.task, max_side=MAX_SIDE)
         else:
-            return "", "photos were not asked for"
+            return "", "images were not requested"
     except (MediaError, DatasetDamaged, OSError) as error:
         return "", str(error)
-    return _data_address(found.image), ""
+    return _encode_jpeg(loaded.pixels), ""
 
 
-def _data_address(pixels: Any) -> str:
+def _encode_jpeg(pixels: Any) -> str:
     from PIL import Image as Pillow
 
     out = io.BytesIO()
@@ -89,11 +106,11 @@ def _data_address(pixels: Any) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def _drawing(each: DecodedObject, names: Mapping[int, str]) -> Drawing:
-    label = names.get(each.class_id, f"class {each.class_id}")
-    return Drawing(outline(each.rings()), label, colour(each.class_id), each.box[0], each.box[1])
+def _overlay(item: DecodedObject, class_names: Mapping[int, str]) -> ObjectOverlay:
+    label = class_names.get(item.class_id, f"class {item.class_id}")
+    return ObjectOverlay(svg_path(item.rings()), label, class_colour(item.class_id), item.box[0], item.box[1])
 
 
-def _copies(store: Store, manifest: Manifest) -> list[Photo]:
-    decode = msgspec.json.Decoder(Photo).decode
+def _copies(store: Store, manifest: VersionManifest) -> list[ImageCopy]:
+    decode = msgspec.json.Decoder(ImageCopy).decode
     return [decode(record.body) for record in read_table(store, manifest, PHOTOS)]

@@ -1,4 +1,4 @@
-"""What a source is: annotated tasks one at a time, as JSON or read, with what is known about them."""
+"""The protocol of a task source: annotated tasks one at a time, as JSON or decoded, with metadata."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -7,18 +7,18 @@ from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task, read_task
 
+# Called with (tasks read so far, total or None) while tasks are read from a remote source.
 Progress = Callable[[int, int | None], None]
-"""Called with (tasks brought here, tasks in all or None) while a source is read from elsewhere."""
 
 
-class Source(Protocol):
-    """Tasks one at a time, with what is known about them.
+class TaskSource(Protocol):
+    """Annotated tasks one at a time, with metadata.
 
     Attributes:
-        title: A name for people, and for the data set where none is given.
-        origin: Where the tasks are from, for the manifest; no secrets.
-        config: The label config, or ``None`` where there is none.
-        total: How many tasks there are, or ``None`` where that would take reading them.
+        title: Display name, and the default name of the data set.
+        origin: Origin of the tasks for the manifest; contains no secrets.
+        config: The label config, or ``None`` if the source has none.
+        total: Number of tasks, or ``None`` if it is unknown before reading.
     """
 
     title: str
@@ -27,17 +27,17 @@ class Source(Protocol):
     total: int | None
 
     def raw(self) -> Iterator[bytes | MalformedTask]:
-        """The JSON of each task, not decoded, or why no more can be told apart; can be called again."""
+        """The undecoded JSON of each task, or the error of one that cannot be separated; can be called again."""
 
     def tasks(self) -> Iterator[Task | MalformedTask]:
-        """Each task, or why it cannot be read; can be called again and gives the same."""
+        """Each task, or the error why it cannot be read; can be called again with the same result."""
 
     def close(self) -> None:
-        """Give back what the source holds."""
+        """Release the resources of the source."""
 
 
-def read(raw_tasks: Iterable[bytes | MalformedTask]) -> Iterator[Task | MalformedTask]:
-    """Each task of some JSON; an unreadable one does not stop the rest."""
+def read_tasks(raw_tasks: Iterable[bytes | MalformedTask]) -> Iterator[Task | MalformedTask]:
+    """Decode each task; an unreadable task yields its error and does not stop the others."""
     for raw in raw_tasks:
         if isinstance(raw, MalformedTask):
             yield raw

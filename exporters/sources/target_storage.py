@@ -1,8 +1,8 @@
-"""Label Studio's target storage: what it writes by itself at every submit, one JSON an annotation, without extension.
+"""Read Label Studio's target storage, into which it writes one JSON object per submitted annotation.
 
-Label Studio 1.23 writes `PREFIX/ANNOTATION_ID`, an annotation with its task inside; with
-`FUTURE_SAVE_TASK_TO_STORAGE` it writes `PREFIX/TASK_ID.json`, a task with its annotations. Both are read, skipped
-annotations too. An annotation that was deleted stays in the storage unless it may delete objects.
+Label Studio 1.23 writes `PREFIX/ANNOTATION_ID`, an annotation with its task; with `FUTURE_SAVE_TASK_TO_STORAGE` it
+writes `PREFIX/TASK_ID.json`, a task with its annotations. Both are read, including skipped annotations. A deleted
+annotation stays in the storage unless Label Studio may delete objects.
 """
 
 import re
@@ -13,38 +13,37 @@ from typing import Any
 
 import msgspec
 
-from exporters.errors import InputBroken, SourceNotFound
-from exporters.sources.base import Progress, read
+from exporters.errors import IncompleteInput, SourceNotFound
+from exporters.sources.base import Progress, read_tasks
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.config import LabelConfig
 from labelloop.labeling.studio.task import Task
 from labelloop.service.settings import Settings
-from labelloop.service.store import NotThere, Store
-from labelloop.service.studio.mirror import Mirror, Part
+from labelloop.service.store import ObjectNotFound, Store
+from labelloop.service.studio.task_cache import CachedObject, LocalTaskCache
 
 _THREADS = 16
 _BATCH = 256
-_NAMED = 3
+_LISTED_ERRORS = 3
 _RESYNC = "Let Label Studio write these again: Settings > Cloud Storage > Sync the target storage."
-_NAME = re.compile(r"\d{1,18}(\.json)?")
+_OBJECT_KEY = re.compile(r"\d{1,18}(\.json)?")
 
 
 class TargetStorage:
-    """A folder or a prefix that Label Studio keeps its annotations in.
+    """A folder or an S3 prefix with annotations written by Label Studio.
 
-    Objects that did not change since the last export are not read again. Those with other names than Label Studio's
-    are not looked at.
+    Objects that did not change since the last export are not read again. Objects with other names are ignored.
 
     Args:
-        url: Its address, for the manifest.
-        store: The place.
-        config: The label config; the storage has none.
-        settings: Where the home folder is.
-        fresh: Forget what was read before.
-        progress: Told while objects are read.
+        url: URL of the storage, for the manifest.
+        store: The object store.
+        config: The label config; the storage contains none.
+        settings: The home folder, for the local copy.
+        fresh: Read everything again, ignoring the local copy.
+        progress: Called while objects are read.
 
     Raises:
-        SourceNotFound: It holds no annotation.
+        SourceNotFound: It contains no annotations.
     """
 
     def __init__(
@@ -57,112 +56,114 @@ class TargetStorage:
         fresh: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        if not any(_NAME.fullmatch(key) for key in store.list()):
-            raise SourceNotFound(url, "it is neither a JSON export nor a target storage with annotations in it")
+        if not any(_OBJECT_KEY.fullmatch(key) for key in store.list()):
+            raise SourceNotFound(url, "it is neither a JSON export nor a target storage with annotations")
         self.title = url.rstrip("/").rpartition("/")[2] or "target"
         self.origin: dict[str, Any] = {"kind": "target storage", "location": url}
         self.config = config
         self.total: int | None = None
         self._store = store
         self._progress = progress
-        self._mirror = Mirror(settings.home / "mirror", f"{settings.s3_endpoint_url} {store.url}")
+        self._cache = LocalTaskCache(settings.home / "mirror", f"{settings.s3_endpoint_url} {store.url}")
         if fresh:
-            self._mirror.clear()
+            self._cache.clear()
         self._url = url
-        self._unread: list[MalformedTask] = []
-        self._cut: list[str] = []
+        self._malformed: list[MalformedTask] = []
+        self._truncated: list[str] = []
         self._ready = False
 
     def raw(self) -> Iterator[bytes | MalformedTask]:
-        """The JSON of each task with its annotations, by id; the first call brings them here.
+        """The JSON of each task with its annotations, by id; the first call updates the local copy.
 
         Raises:
-            InputBroken: An object is cut short.
+            InputBroken: An object is truncated.
         """
         if not self._ready:
-            with self._mirror.locked():
+            with self._cache.locked():
                 self.refresh()
-                self._mirror.hold()
+                self._cache.begin_snapshot()
             self._ready = True
-        yield from self._unread
-        for _, parts in groupby(self._mirror.parts(), key=lambda part: part.task):
-            yield _joined(list(parts))
+        yield from self._malformed
+        for _, objects in groupby(self._cache.objects(), key=lambda item: item.task):
+            yield _merge_objects(list(objects))
 
     def tasks(self) -> Iterator[Task | MalformedTask]:
         """Each task with its annotations, by id."""
-        yield from read(self.raw())
+        yield from read_tasks(self.raw())
 
     def close(self) -> None:
-        """Close the copy."""
-        self._mirror.close()
+        """Close the local copy."""
+        self._cache.close()
 
     def refresh(self) -> int:
-        """Bring the copy up to date; gives how many objects were read."""
-        there = {entry.key: entry.tag for entry in self._store.entries() if _NAME.fullmatch(entry.key)}
-        known = self._mirror.tags()
-        self._mirror.remove_parts(set(known) - set(there))
-        changed = sorted(key for key, tag in there.items() if known.get(key) != tag)
+        """Update the local copy; returns the number of objects read."""
+        listed = {entry.key: entry.tag for entry in self._store.entries() if _OBJECT_KEY.fullmatch(entry.key)}
+        cached = self._cache.tags()
+        self._cache.remove_objects(set(cached) - set(listed))
+        changed = sorted(key for key, tag in listed.items() if cached.get(key) != tag)
         done = 0
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="target") as threads:
             for start in range(0, len(changed), _BATCH):
                 batch = changed[start : start + _BATCH]
-                found = [each for each in threads.map(lambda key: self._part(key, there[key]), batch) if each]
-                self._mirror.put_parts(each for each in found if isinstance(each, Part))
-                self._unread += [each for each in found if isinstance(each, MalformedTask)]
-                self._mirror.remove_parts(each.field for each in found if isinstance(each, MalformedTask))
+                results = list(threads.map(lambda key: self._fetch(key, listed[key]), batch))
+                self._cache.put_objects(item for item in results if isinstance(item, CachedObject))
+                malformed = [item for item in results if isinstance(item, MalformedTask)]
+                self._malformed += malformed
+                self._cache.remove_objects(error.field for error in malformed)
                 done += len(batch)
                 if self._progress:
                     self._progress(done, len(changed))
         self.origin["read"] = done
-        if self._cut:
-            more = f" (and {len(self._cut) - _NAMED} more)" if len(self._cut) > _NAMED else ""
-            raise InputBroken(self._url, f"cut short: {'; '.join(sorted(self._cut)[:_NAMED])}{more}", _RESYNC)
+        if self._truncated:
+            listed_errors, unlisted = sorted(self._truncated)[:_LISTED_ERRORS], len(self._truncated) - _LISTED_ERRORS
+            more = f" (and {unlisted} more)" if unlisted > 0 else ""
+            raise IncompleteInput(self._url, f"cut short: {'; '.join(listed_errors)}{more}", _RESYNC)
         return done
 
-    def _part(self, key: str, tag: str) -> Part | MalformedTask | None:
+    def _fetch(self, key: str, tag: str) -> CachedObject | MalformedTask | None:
         try:
             data = self._store.get(key)
-        except NotThere:  # deleted since it was listed
+        except ObjectNotFound:  # deleted since it was listed
             return None
         try:
-            return _read_part(key, tag, data)
+            return _parse_object(key, tag, data)
         except (msgspec.DecodeError, ValueError) as error:
-            if "truncated" in str(error):  # msgspec's word for JSON that lacks its end
-                self._cut.append(f"{key} ends at byte {len(data)}, in the middle")
-            return MalformedTask(None, key, f"is no annotation as Label Studio writes it ({error})")
+            if "truncated" in str(error):  # msgspec's message for incomplete JSON
+                self._truncated.append(f"{key} ends at byte {len(data)}")
+            return MalformedTask(None, key, f"is not an annotation written by Label Studio ({error})")
 
 
-class _Head(msgspec.Struct):
+class _TaskHead(msgspec.Struct):
     id: int
     updated_at: str = ""
 
 
-def _read_part(key: str, tag: str, data: bytes) -> Part:
-    whole = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-    if "annotations" in whole and "data" in whole:
-        head = msgspec.json.decode(data, type=_Head)
-        return Part(key, tag, head.id, head.updated_at, data, b"")
-    task = whole.pop("task", None)
-    if task is None or "result" not in whole:
+def _parse_object(key: str, tag: str, data: bytes) -> CachedObject:
+    fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    if "annotations" in fields and "data" in fields:
+        head = msgspec.json.decode(data, type=_TaskHead)
+        return CachedObject(key, tag, head.id, head.updated_at, data, b"")
+    task = fields.pop("task", None)
+    if task is None or "result" not in fields:
         raise ValueError("neither a task with annotations nor an annotation with its task")
-    head = msgspec.json.decode(task, type=_Head)
-    return Part(key, tag, head.id, head.updated_at, bytes(task), msgspec.json.encode(whole))
+    head = msgspec.json.decode(task, type=_TaskHead)
+    return CachedObject(key, tag, head.id, head.updated_at, bytes(task), msgspec.json.encode(fields))
 
 
-def _joined(parts: list[Part]) -> bytes:
-    """A task's JSON from its parts: its data as the newest of them has it, each annotation once."""
-    newest = max(parts, key=lambda part: part.changed)
-    bodies = [part.body for part in parts if part.body]
+def _merge_objects(objects: list[CachedObject]) -> bytes:
+    """A task's JSON from its objects: the data of the newest object, and each annotation once."""
+    newest = max(objects, key=lambda item: item.updated_at)
+    bodies = [item.annotation_json for item in objects if item.annotation_json]
     if not bodies:
-        return newest.head
-    task = msgspec.json.decode(newest.head, type=dict[str, msgspec.Raw])
-    kept = [msgspec.Raw(body) for body in bodies]
-    for part in parts:
-        if not part.body:  # the storage was switched to whole tasks: those annotations count that have no own object
-            own = {msgspec.json.decode(body, type=_Head).id for body in bodies}
-            inside = msgspec.json.decode(part.head, type=_Annotations).annotations
-            kept += [raw for raw in inside if msgspec.json.decode(raw, type=_Head).id not in own]
-    task["annotations"] = msgspec.Raw(msgspec.json.encode(kept))
+        return newest.task_json
+    task = msgspec.json.decode(newest.task_json, type=dict[str, msgspec.Raw])
+    annotations = [msgspec.Raw(body) for body in bodies]
+    for item in objects:
+        if not item.annotation_json:  # a complete task: add the annotations that have no object of their own
+            ids = {msgspec.json.decode(body, type=_TaskHead).id for body in bodies}
+            inside = msgspec.json.decode(item.task_json, type=_Annotations).annotations
+            annotations += [raw for raw in inside if msgspec.json.decode(raw, type=_TaskHead).id not in ids]
+    task["annotations"] = msgspec.Raw(msgspec.json.encode(annotations))
     return msgspec.json.encode(task)
 
 

@@ -1,7 +1,7 @@
-"""Looking for faults: FLAWS is what can be found, ``validate`` looks a folder through, ``verify`` a version of ours."""
+"""Validate data sets: `validate` checks any supported data set, `verify` compares a version with its manifest."""
 
 from exporters.validate.folder import validate
-from exporters.validate.issues import FLAWS, Problem, Problems
+from exporters.validate.issues import ISSUE_KINDS, Issue, IssueReport
 from exporters.validate.version import verify
 
-__all__ = ["FLAWS", "Problem", "Problems", "validate", "verify"]
+__all__ = ["ISSUE_KINDS", "Issue", "IssueReport", "validate", "verify"]

@@ -1,90 +1,94 @@
-"""A place with data sets, as `labelloop import` takes it: which layouts it holds, each looked through."""
+"""Validate any data set that `labelloop import` accepts: detect its formats, then check each."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from exporters.errors import NoDataSet
-from exporters.validate.coco import check_sheets
-from exporters.validate.issues import Problems
+from exporters.errors import DatasetNotFound
+from exporters.validate.coco import check_coco_files
+from exporters.validate.issues import IssueReport
 from exporters.validate.ndjson import check_ndjson
 from exporters.validate.voc import check_voc
 from exporters.validate.yolo import check_yolo
 from labelloop.service.datasets import (
     READERS,
     DatasetError,
-    Place,
-    Problem,
-    layouts,
-    open_place,
-    parts,
-    photos_of,
-    recognise,
+    DatasetProblem,
+    DatasetSource,
+    detect_format,
+    detect_layouts,
+    images_of,
+    open_source,
+    sub_datasets,
 )
 from labelloop.service.settings import Settings
 
 _TASKS = ("detect", "segment", "obb", "pose")
-CHECKED = ("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
-"""The formats of ours that `validate` knows."""
+# The export formats that `validate` checks.
+VALIDATED_FORMATS = ("coco", "voc", "voc-masks", *(f"{kind}-{task}" for kind in ("yolo", "ndjson") for task in _TASKS))
 
 
-def validate(source: Path | str, problems: Problems | None = None, settings: Settings | None = None) -> Problems:
-    """Look through whatever `labelloop import` takes, by the same recognition: a folder, a zip, a file, a bucket.
+def validate(source: Path | str, report: IssueReport | None = None, settings: Settings | None = None) -> IssueReport:
+    """Check a folder, a zip, a file or a bucket, with the format detection of `labelloop import`.
 
     Args:
-        source: The place. A folder may hold several data sets, each in a folder of its own.
-        problems: Where faults go, if there were others before.
-        settings: Where the S3 server is; None: of the environment.
+        source: The location. A folder may contain several data sets, each in its own subfolder.
+        report: Report to add the issues to; None: a new one.
+        settings: Access to the S3 server; None: from the environment.
+
+    Returns:
+        The report.
 
     Raises:
-        NoDataSet: There is nothing there that is a data set of a format we know.
-        DatasetError: It is a file that other commands are for.
+        DatasetNotFound: The location does not exist, or contains no data set of a known format.
+        DatasetError: The file is for another command.
     """
-    problems = Problems() if problems is None else problems
+    report = IssueReport() if report is None else report
     text = str(source)
     if not text.startswith("s3://") and not Path(text).expanduser().exists():
-        raise NoDataSet(text, "there is no such file or folder")
-    place = open_place(text, settings or Settings(), alone=False)
-    if place.file:
-        _check(recognise(place), place, "", problems)
-        return problems
-    found = False
-    within = parts(place.files)
-    for name, files in within.items():
-        part = Place(files, photos_of(files, place.files if len(within) == 1 else files))
-        for layout in layouts(files, part.photos) or _unlike(part, alone=not name):
-            _check(layout, part, f"{name}/" if name else "", problems)
-            found = True
-    if not found:
-        raise NoDataSet(text, "none of the files of a data set is in it")
-    return problems
+        raise DatasetNotFound(text, "there is no such file or folder")
+    location = open_source(text, settings or Settings(), single=False)
+    if location.file:
+        _check(detect_format(location), location, "", report)
+        return report
+    checked = False
+    subsets = sub_datasets(location.files)
+    for name, files in subsets.items():
+        subset = DatasetSource(files, images_of(files, location.files if len(subsets) == 1 else files))
+        for layout in detect_layouts(files, subset.images) or _layouts_without_files(subset, single=not name):
+            _check(layout, subset, f"{name}/" if name else "", report)
+            checked = True
+    if not checked:
+        raise DatasetNotFound(text, "it contains no data set of a known format")
+    return report
 
 
-def _unlike(part: Place, *, alone: bool) -> list[str]:
-    """The layout of a folder whose labels are no files: classes of photos. Raises `DatasetError` as an import does."""
-    layout = recognise(part) if alone and part.files.names else "images"
+def _layouts_without_files(subset: DatasetSource, *, single: bool) -> list[str]:
+    """The layout of a folder without label files (image classification). Raises `DatasetError` as an import does."""
+    layout = detect_format(subset) if single and subset.files.names else "images"
     return [] if layout == "images" else [layout]
 
 
-def _check(layout: str, place: Place, name: str, problems: Problems) -> None:
-    """Look a layout through by its rules; where they find nothing, by whether an import could read all of it."""
-    before = problems.counts.total()
+def _check(layout: str, source: DatasetSource, prefix: str, report: IssueReport) -> None:
+    """Run the checks of a layout; if they find nothing, report the labels that an import could not read."""
+    before = report.counts.total()
     check = _CHECKS.get(layout)
     if check is not None:
-        check(place, name, problems)
-    if problems.counts.total() > before or layout == "ndjson":  # a trainer needs no sizes there, an import does
+        check(source, prefix, report)
+    if report.counts.total() > before or layout == "ndjson":  # an import needs image sizes, which ndjson may omit
         return
-    ambiguous = (DatasetError,) if check else ()  # rows of four corners are two things
+    ambiguous = (DatasetError,) if check else ()  # rows of four corners have two meanings
     with suppress(*ambiguous):
-        for each in READERS[layout](place).photos():
-            if isinstance(each, Problem):
-                problems.add("label-unread", name + (place.file or each.item), place.file and each.item, each.reason)
+        for item in READERS[layout](source).images():
+            if isinstance(item, DatasetProblem):
+                file = prefix + (source.file or item.item)
+                report.add("label-unread", file, source.file and item.item, item.reason)
             elif check is None:
-                problems.looked_at["images"] += 1
+                report.checked["images"] += 1
 
 
-_CHECKS: Mapping[str, Callable[[Place, str, Problems], None]] = {
-    "coco": check_sheets,
+_CHECKS: Mapping[str, Callable[[DatasetSource, str, IssueReport], None]] = {
+    "coco": check_coco_files,
     "voc": check_voc,
     "yolo": check_yolo,
     "ndjson": check_ndjson,

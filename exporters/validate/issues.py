@@ -1,184 +1,207 @@
-"""FLAWS: what can be wrong with a data set that loaders take without a word, and how to put it right."""
+"""ISSUE_KINDS: faults of a data set that most loaders accept silently, with their effect and fix; `IssueReport`."""
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import msgspec
 
-KEPT_OF_A_KIND = 1000
+MAX_ISSUES_PER_KIND = 1000
 
 
-class Flaw(msgspec.Struct, frozen=True):
-    """One kind of fault: ``harm`` is what it does to a training or an evaluation, ``fix`` how it goes away."""
+@dataclass(frozen=True, slots=True)
+class IssueKind:
+    """One kind of issue.
+
+    Attributes:
+        title: What is wrong.
+        harm: The effect on training or evaluation.
+        fix: How to fix it.
+    """
 
     title: str
     harm: str
     fix: str
 
 
-FLAWS: Mapping[str, Flaw] = {
-    "coco-unreadable": Flaw("not a COCO file", "nothing is read", "write a JSON object with images and annotations"),
-    "coco-image-id": Flaw(
-        "an image id that is no whole number, or that two images share",
-        "annotations go to one of the two images",
+ISSUE_KINDS: Mapping[str, IssueKind] = {
+    "coco-unreadable": IssueKind(
+        "not a COCO file", "nothing is read", "write a JSON object with images, annotations and categories"
+    ),
+    "coco-image-id": IssueKind(
+        "an image id that is not an integer, or is used twice",
+        "annotations are assigned to the wrong image",
         "number the images 1, 2, 3 ...",
     ),
-    "coco-image-name": Flaw(
-        "an image without a file name, with one that leads out of its folder, or listed twice (also in two splits)",
-        "it counts twice, or test images are trained on",
+    "coco-image-name": IssueKind(
+        "an image with no file name, a path outside the images folder, or a duplicate entry (also in two splits)",
+        "the image counts twice, or the model is trained on test images",
         "list each image once, in one split",
     ),
-    "coco-image-size": Flaw(
-        "an image without a width and a height",
+    "coco-image-size": IssueKind(
+        "an image without width and height",
         "globox and labelformat stop, masks cannot be decoded",
         "write the size in pixels",
     ),
-    "coco-image-missing": Flaw(
-        "an image that is not in the images folder", "training stops or skips it", "bring the image, or drop its entry"
+    "coco-image-missing": IssueKind(
+        "an image that is not in the images folder", "training stops or skips it", "add the image, or drop its entry"
     ),
-    "coco-annotation-id": Flaw(
-        "an annotation id below 1, no whole number, or used twice",
-        "pycocotools takes id 0 for no match: AP of the truth against itself falls as low as 0",
+    "coco-annotation-id": IssueKind(
+        "an annotation id that is not an integer, below 1, or used twice",
+        "pycocotools treats id 0 as unmatched: the AP of the ground truth against itself can drop to 0",
         "number the annotations 1, 2, 3 ...",
     ),
-    "coco-orphan": Flaw(
-        "an annotation of an image that is not listed", "it is never trained on", "list its image, or drop it"
+    "coco-orphan": IssueKind(
+        "an annotation whose image is not listed", "it is never used", "list the image, or drop the annotation"
     ),
-    "coco-category": Flaw(
-        "an annotation of a category that is not listed", "loaders stop or drop it", "list the category"
+    "coco-category": IssueKind(
+        "an annotation whose category is not listed", "loaders stop, or drop it", "list the category"
     ),
-    "coco-category-twice": Flaw(
-        "a category id or name that two categories share", "two classes become one", "give each its own id and name"
+    "coco-category-twice": IssueKind(
+        "a category id or name that two categories share",
+        "two classes are merged",
+        "give each category its own id and name",
     ),
-    "coco-box": Flaw(
-        "a box that is not [x, y, width, height] with a size over 0",
+    "coco-box": IssueKind(
+        "a box that is not [x, y, width, height] with a positive size",
         "losses become NaN, areas negative",
-        "turn negative sizes round, drop empty boxes",
+        "swap the corners of boxes with a negative size, drop empty boxes",
     ),
-    "coco-box-outside": Flaw(
-        "a box over the edge of its image", "crops and normalised coordinates go wrong", "clip it to the image"
+    "coco-box-outside": IssueKind(
+        "a box that exceeds its image", "crops and normalised coordinates are wrong", "clip it to the image"
     ),
-    "coco-field": Flaw(
+    "coco-field": IssueKind(
         "an annotation without area or iscrowd, or with an area larger than its box",
-        "COCOeval stops with a KeyError, or sorts objects into the wrong sizes",
-        "write area (pixels) and iscrowd 0",
+        "COCOeval stops with a KeyError, or assigns objects to the wrong size range",
+        "write area (in pixels) and iscrowd 0",
     ),
-    "coco-outline": Flaw(
-        "an outline of fewer than three points, an odd count of numbers, points outside the image, or run lengths that"
-        " do not fill it",
-        "pycocotools stops or draws another shape",
-        "write x, y pairs of three points or more, and the image's own size",
+    "coco-outline": IssueKind(
+        "a segmentation with fewer than three points, an odd number of coordinates, points outside the image, or an RLE"
+        " of another size",
+        "pycocotools stops, or draws another shape",
+        "write x, y pairs of at least three points, or an RLE with the size of the image",
     ),
-    "coco-keypoints": Flaw(
-        "key points that are not three numbers for each name of the category, outside the image, or counted wrong",
-        "evaluation of key points stops or ignores the object",
+    "coco-keypoints": IssueKind(
+        "keypoints that are not three numbers per name of the category, outside the image, or counted wrong",
+        "the evaluation of keypoints stops, or ignores the object",
         "write x, y, visibility for each name, and num_keypoints",
     ),
-    "coco-twice": Flaw(
-        "an annotation that says the same as another one of its image",
-        "one of the two can never be found: recall is too low",
+    "coco-twice": IssueKind(
+        "a duplicate annotation of an image",
+        "one of the two can never be matched: recall is too low",
         "drop one",
     ),
-    "yolo-sheet": Flaw(
-        "data.yaml missing, unreadable, or its names, nc, kpt_shape or flip_idx do not fit together",
-        "training does not start, or mirrors key points wrongly",
+    "yolo-sheet": IssueKind(
+        "data.yaml is missing or unreadable, or its names, nc, kpt_shape and flip_idx are inconsistent",
+        "training does not start, or mirrors keypoints wrongly",
         "write names for the classes 0 to nc - 1",
     ),
-    "yolo-columns": Flaw(
-        "a row with a wrong count of columns, or with something that is no number",
-        "Ultralytics drops the whole image",
-        "5 columns for boxes, 1 + 2 n for n points (3 or more), 5 + key points for pose",
+    "yolo-columns": IssueKind(
+        "a row with a wrong number of columns, or with a value that is not a number",
+        "Ultralytics drops the image",
+        "write 5 columns for a box, 1 + 2 n for n points (3 or more), 5 + keypoints for a pose",
     ),
-    "yolo-mixed": Flaw(
+    "yolo-mixed": IssueKind(
         "rows of boxes and rows of points in one data set",
-        "Ultralytics drops the image, or every outline of the data set",
-        "keep one kind of shape",
+        "Ultralytics drops the image, or all polygons of the data set",
+        "use one kind of shape",
     ),
-    "yolo-class": Flaw(
-        "a class that is no whole number from 0 to nc - 1",
-        "Ultralytics drops the whole image",
+    "yolo-class": IssueKind(
+        "a class that is not an integer from 0 to nc - 1",
+        "Ultralytics drops the image",
         "number the classes as in data.yaml",
     ),
-    "yolo-outside": Flaw(
-        "a coordinate outside 0 to 1, or a box over the edge",
-        "Ultralytics drops the whole image",
+    "yolo-outside": IssueKind(
+        "a coordinate outside 0 to 1, or a box that exceeds the image",
+        "Ultralytics drops the image",
         "divide by the image's size, then clip",
     ),
-    "yolo-size": Flaw("a box without width or height", "its loss becomes NaN", "drop the row"),
-    "yolo-twice": Flaw("a row that is there twice", "Ultralytics takes one away", "drop one"),
-    "yolo-image-unlabelled": Flaw(
+    "yolo-size": IssueKind("a box without width or height", "its loss becomes NaN", "drop the row"),
+    "yolo-twice": IssueKind("a duplicate row", "Ultralytics removes one", "drop one"),
+    "yolo-image-unlabelled": IssueKind(
         "an image without a label file",
         "it is trained as background",
-        "write its labels; an empty file says that there is nothing",
+        "write its labels; an empty file means no objects",
     ),
-    "yolo-label-alone": Flaw("a label file without an image", "it is never trained on", "bring the image, or drop it"),
-    "voc-unreadable": Flaw("not an XML of Pascal VOC", "loading stops", "write <annotation> with <size> and <object>"),
-    "voc-size": Flaw("an image without a width and a height", "loading stops", "write <size> in pixels"),
-    "voc-box": Flaw(
-        "an object without a name, or a box without four numbers, or turned round",
-        "loading stops, areas become negative",
+    "yolo-label-alone": IssueKind(
+        "a label file without an image", "it is never used", "add the image, or drop the label file"
+    ),
+    "voc-unreadable": IssueKind(
+        "not a Pascal VOC XML file", "loading stops", "write <annotation> with <size> and <object>"
+    ),
+    "voc-size": IssueKind("an image without width and height", "loading stops", "write <size> in pixels"),
+    "voc-box": IssueKind(
+        "an object without a name, a box without four numbers, or a box with swapped corners",
+        "loading stops, or areas are negative",
         "write <name> and xmin <= xmax, ymin <= ymax",
     ),
-    "voc-box-outside": Flaw(
+    "voc-box-outside": IssueKind(
         "a box outside 1 .. width, 1 .. height",
-        "VOC counts pixels from 1; readers take 1 off and get -1",
+        "VOC counts pixels from 1; readers subtract 1 and get -1",
         "count from 1 and clip to the image",
     ),
-    "voc-twice": Flaw(
-        "an object that says the same as another one of its image",
-        "one of the two can never be found: recall is too low",
+    "voc-twice": IssueKind(
+        "a duplicate object of an image",
+        "one of the two can never be matched: recall is too low",
         "drop one",
     ),
-    "voc-imagesets": Flaw(
-        "no ImageSets/Main lists, or lists and Annotations that do not name the same images",
-        "torchvision and the development kit cannot load it, or leave images out",
+    "voc-imagesets": IssueKind(
+        "no ImageSets/Main lists, or lists that do not match the files in Annotations",
+        "torchvision and the development kit cannot load it, or omit images",
         "write ImageSets/Main/{train,val,trainval,test}.txt",
     ),
-    "voc-image-missing": Flaw("an image that is not in JPEGImages", "loading stops", "bring the image"),
-    "label-unread": Flaw(
-        "labels that cannot be read", "they are lost to whoever trains on it", "write them as the format has it"
+    "voc-image-missing": IssueKind("an image that is not in JPEGImages", "loading stops", "add the image"),
+    "label-unread": IssueKind(
+        "labels that cannot be read", "training does not use them", "write them in the data set's format"
     ),
-    "class-alike": Flaw(
+    "class-alike": IssueKind(
         "two classes whose names differ only in case, spaces, - or _",
-        "one kind of thing is trained as two",
-        "`labelloop export --rename OLD=NEW` counts both as one; an export refuses a new label that is like another",
+        "one class is trained as two",
+        "merge them with `labelloop export --rename OLD=NEW`; an export refuses a new label that resembles another",
     ),
-    "labels-shared": Flaw(
+    "labels-shared": IssueKind(
         "a label file that two images share, such as a.jpg and a.png",
-        "both are trained with the objects of one",
+        "both images are trained with the objects of one",
         "rename one of the images, and write its own labels",
     ),
-    "photo-unreadable": Flaw(
-        "a photo that cannot be opened", "training stops, or drops the image", "bring it anew, or drop its labels"
+    "photo-unreadable": IssueKind(
+        "an image file that cannot be opened", "training stops, or drops the image", "replace it, or drop its labels"
     ),
-    "photo-size": Flaw(
-        "a photo of another size than its labels say",
-        "every box and outline lies wrong, and nothing says so",
-        "bring the photo that was labelled, or scale the labels",
+    "photo-size": IssueKind(
+        "an image file whose size differs from the size in its labels",
+        "all boxes and outlines are misplaced, without an error",
+        "use the image that was labelled, or scale the labels",
     ),
-    "version-file": Flaw(
-        "an object of the version that is missing, or whose size or SHA-256 is not the manifest's",
-        "training reads something else than was exported",
+    "version-file": IssueKind(
+        "an object of the version that is missing, or whose size or SHA-256 differs from the manifest",
+        "training reads other data than was exported",
         "pull another version, or write every object again: `labelloop export --afresh`",
     ),
-    "version-counts": Flaw(
-        "numbers of the manifest that do not fit its files or each other", "the bill is wrong", "export again"
+    "version-counts": IssueKind(
+        "numbers of the manifest that contradict its files or each other", "the accounting is wrong", "export again"
     ),
-    "version-leak": Flaw(
-        "one photo in two splits, by its address or by its copied bytes",
-        "what is tested was trained on: scores are too good",
+    "version-leak": IssueKind(
+        "one image in two splits, by its address or by its content",
+        "the model is tested on training data: scores are too high",
         "export again: each image is then in the split of the first task that has it",
     ),
-    "version-manifest": Flaw(
-        "a manifest that is missing, unreadable or not the one that HEAD.json names",
-        "nothing can be trusted",
-        "pull another version; where it is the published one, remove HEAD.json and export again",
+    "version-manifest": IssueKind(
+        "a manifest that is missing, unreadable, or not the one that HEAD.json names",
+        "the version cannot be trusted",
+        "pull another version; if it is the published one, remove HEAD.json and export again",
     ),
 }
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """One fault: which flaw, in which file, where in it (a line, an id) and what is there."""
+class Issue(msgspec.Struct, frozen=True):
+    """One issue.
+
+    Attributes:
+        flaw: Its kind, a key of `ISSUE_KINDS`.
+        file: The file.
+        where: The position in the file: a line, an id; may be empty.
+        detail: What was found there.
+    """
 
     flaw: str
     file: str
@@ -186,20 +209,26 @@ class Problem(msgspec.Struct, frozen=True):
     detail: str
 
 
-class Problems:
-    """What was found: every fault counted, the first thousand of a kind kept, and what was looked at."""
+class IssueReport:
+    """The issues of a data set.
+
+    Attributes:
+        counts: Number of issues by kind.
+        checked: Number of checked items by name, such as "images".
+        issues: The first `MAX_ISSUES_PER_KIND` issues of each kind.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.looked_at: Counter[str] = Counter()
-        self.kept: list[Problem] = []
+        self.checked: Counter[str] = Counter()
+        self.issues: list[Issue] = []
 
-    def add(self, flaw: str, file: str, where: str = "", detail: str = "") -> None:
-        """Note one fault; ``flaw`` is a name in ``FLAWS``."""
-        assert flaw in FLAWS, flaw
-        self.counts[flaw] += 1
-        if self.counts[flaw] <= KEPT_OF_A_KIND:
-            self.kept.append(Problem(flaw, file, where, detail))
+    def add(self, kind: str, file: str, where: str = "", detail: str = "") -> None:
+        """Record an issue; ``kind`` is a key of ``ISSUE_KINDS``."""
+        assert kind in ISSUE_KINDS, kind
+        self.counts[kind] += 1
+        if self.counts[kind] <= MAX_ISSUES_PER_KIND:
+            self.issues.append(Issue(kind, file, where, detail))
 
     def __bool__(self) -> bool:
         return bool(self.counts)

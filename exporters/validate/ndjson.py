@@ -1,98 +1,101 @@
-"""What can be wrong in an Ultralytics NDJSON file: its head, its rows, and photos that a trainer could not fetch."""
+"""Check Ultralytics NDJSON files: the header, the rows, and images that a trainer cannot load."""
 
 import posixpath
 from typing import Any
 
-from exporters.validate.issues import Problems
-from exporters.validate.names import check_classes
-from exporters.validate.yolo import check_rows
+from exporters.validate.file_checks import check_class_names
+from exporters.validate.issues import IssueReport
+from exporters.validate.yolo import check_yolo_rows
 from labelloop.labeling.splits import SPLITS
-from labelloop.service.datasets import Place
-from labelloop.service.datasets.errors import Flawed
-from labelloop.service.datasets.text import json_of, text_of
-from labelloop.service.datasets.yolo import is_joint_shape
+from labelloop.service.datasets import DatasetSource
+from labelloop.service.datasets.errors import MalformedData
+from labelloop.service.datasets.text import decode_json, decode_text
+from labelloop.service.datasets.yolo import is_keypoint_shape
 
 _ROWS = ("boxes", "segments", "obb", "pose")
 
 
-def check_ndjson(place: Place, prefix: str, problems: Problems) -> None:
-    """Look the NDJSON files of a place through, each row by the rules of a YOLO label file."""
-    for name in [place.file] if place.file else [each for each in place.files.names if each.endswith(".ndjson")]:
+def check_ndjson(source: DatasetSource, prefix: str, report: IssueReport) -> None:
+    """Check the NDJSON files of a data set; each row is checked like a row of a YOLO label file."""
+    for name in [source.file] if source.file else [name for name in source.files.names if name.endswith(".ndjson")]:
         if "/" not in name:
-            _check_file(place, name, prefix + name, problems)
+            _check_file(source, name, prefix + name, report)
 
 
-def _check_file(place: Place, name: str, file: str, problems: Problems) -> None:
+def _check_file(source: DatasetSource, name: str, file: str, report: IssueReport) -> None:
     try:
-        lines = text_of(place.files.read(name)).split("\n")
-    except Flawed as flaw:
-        problems.add("yolo-sheet", file, detail=str(flaw))
+        lines = decode_text(source.files.read(name)).split("\n")
+    except MalformedData as error:
+        report.add("yolo-sheet", file, detail=str(error))
         return
-    head = _object(lines[0]) or {}
-    names = head.get("class_names")
-    if head.get("type") != "dataset" or not isinstance(names, dict):
-        problems.add("yolo-sheet", file, "line 1", 'it is no {"type": "dataset", "class_names": ...}')
+    header = _decode_object(lines[0]) or {}
+    names = header.get("class_names")
+    if header.get("type") != "dataset" or not isinstance(names, dict):
+        report.add("yolo-sheet", file, "line 1", 'expected {"type": "dataset", "class_names": ...}')
         return
-    if not all(isinstance(each, str) and each.strip() for each in names.values()):
-        problems.add("yolo-sheet", file, "class_names", "a class without a name, or whose name is no text")
-    check_classes(map(str, names.values()), file, "class_names", problems)
-    shape = head.get("kpt_shape")
-    points = (shape[0], shape[1]) if isinstance(shape, list) and is_joint_shape(shape) else None
+    if not all(isinstance(label, str) and label.strip() for label in names.values()):
+        report.add("yolo-sheet", file, "class_names", "a class name is empty or not text")
+    check_class_names(map(str, names.values()), file, "class_names", report)
+    shape = header.get("kpt_shape")
+    points = (shape[0], shape[1]) if isinstance(shape, list) and is_keypoint_shape(shape) else None
     if shape is not None and points is None:
-        problems.add("yolo-sheet", file, "kpt_shape", f"{shape!r:.40}: [number of key points, 2 or 3] is wanted")
-    beside = _Beside(place, head)
+        report.add("yolo-sheet", file, "kpt_shape", f"{shape!r:.40}: expected [number of keypoints, 2 or 3]")
+    local_images = _LocalImages(source, header)
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
-            _image(_object(line), f"{file}, line {number}", (len(names), points), beside, problems)
+            _check_image(_decode_object(line), f"{file}, line {number}", (len(names), points), local_images, report)
 
 
-class _Beside:
-    """The photos below the folder that a head names by ``path``."""
+class _LocalImages:
+    """The image files below the folder that the header names as ``path``."""
 
-    def __init__(self, place: Place, head: dict[str, Any]) -> None:
-        self.named = "path" in head
-        self._folder = posixpath.normpath(f"{head.get('path')}/images")
-        known = frozenset(place.photos.names)
-        self._photos = known if any(name.startswith(f"{self._folder}/") for name in known) else None
+    def __init__(self, source: DatasetSource, header: dict[str, Any]) -> None:
+        self.has_path = "path" in header
+        self._folder = posixpath.normpath(f"{header.get('path')}/images")
+        names = frozenset(source.images.names)
+        self._names = names if any(name.startswith(f"{self._folder}/") for name in names) else None
 
-    def lacks(self, split: str, file: str) -> bool:
-        """Whether the photos are at hand, and this one is not among them."""
+    def is_missing(self, split: str, file: str) -> bool:
+        """Whether the folder is part of the data set but does not contain this image."""
         name = posixpath.normpath(f"{self._folder}/{split}/{file}")
-        return self._photos is not None and name not in self._photos
+        return self._names is not None and name not in self._names
 
 
-def _image(
-    told: dict[str, Any] | None,
+def _check_image(
+    row: dict[str, Any] | None,
     file: str,
-    asked: tuple[int, tuple[int, int] | None],
-    beside: _Beside,
-    problems: Problems,
+    classes_and_points: tuple[int, tuple[int, int] | None],
+    local_images: _LocalImages,
+    report: IssueReport,
 ) -> None:
-    problems.looked_at["NDJSON images"] += 1
-    if told is None or str(told.get("split")) not in SPLITS or not isinstance(told.get("file"), str):
-        problems.add("yolo-columns", file, detail="an image has a file, and the split train, val or test")
+    report.checked["NDJSON images"] += 1
+    if row is None or str(row.get("split")) not in SPLITS or not isinstance(row.get("file"), str):
+        report.add("yolo-columns", file, detail="an image needs a file, and the split train, val or test")
         return
-    given = told.get("annotations")
-    rows = next((given[key] for key in _ROWS if key in given), []) if isinstance(given, dict) else given or []
-    classes, points = asked
-    if not isinstance(rows, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in rows):
-        problems.add("yolo-columns", file, detail=f"its annotations are {rows!r:.60}, not rows")
-        rows = []
-    check_rows([" ".join(map(str, row)) for row in rows], file, classes, points, problems)
-    if beside.named:
-        if beside.lacks(told["split"], told["file"]):
-            problems.add("yolo-label-alone", file, detail=told["file"])
-    elif not str(told.get("url")).startswith(("http://", "https://")):
-        problems.add("yolo-label-alone", file, detail=f"a trainer cannot fetch {str(told.get('url'))[:80]!r}")
+    annotations = row.get("annotations")
+    if isinstance(annotations, dict):
+        labels = next((annotations[key] for key in _ROWS if key in annotations), [])
+    else:
+        labels = annotations or []
+    classes, points = classes_and_points
+    if not isinstance(labels, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in labels):
+        report.add("yolo-columns", file, detail=f"its annotations are {labels!r:.60}, not rows of numbers")
+        labels = []
+    check_yolo_rows([" ".join(map(str, row)) for row in labels], file, classes, points, report)
+    if local_images.has_path:
+        if local_images.is_missing(row["split"], row["file"]):
+            report.add("yolo-label-alone", file, detail=row["file"])
+    elif not str(row.get("url")).startswith(("http://", "https://")):
+        report.add("yolo-label-alone", file, detail=f"a trainer cannot fetch {str(row.get('url'))[:80]!r}")
 
 
 def _is_number(value: object) -> bool:
     return type(value) in {int, float}
 
 
-def _object(line: str) -> dict[str, Any] | None:
+def _decode_object(line: str) -> dict[str, Any] | None:
     try:
-        told = json_of(line.encode())
-    except Flawed:
+        value = decode_json(line.encode())
+    except MalformedData:
         return None
-    return told if isinstance(told, dict) else None
+    return value if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""A version of ours in its store: every object there, its size and checksum the manifest's, and the numbers right."""
+"""Verify a published version: size and checksum of every object, the numbers of the manifest, and split leaks."""
 
 import hashlib
 from collections import Counter
@@ -8,102 +8,105 @@ from typing import TypeVar
 
 import msgspec
 
-from exporters.dataset.shards import compare, read_index, read_photo, read_table
+from exporters.dataset.shards import read_index, read_photo, read_table, read_verified
 from exporters.dataset.versions import manifest_key, read_version
 from exporters.errors import DatasetDamaged
-from exporters.model.manifest import IMAGES, PHOTOS, Manifest, Photo, object_key
+from exporters.model.manifest import IMAGES, PHOTOS, ImageCopy, VersionManifest, object_key
 from exporters.model.records import Image
-from exporters.model.splits import APART
-from exporters.validate.issues import Problems
+from exporters.model.splits import DISPUTED_SPLIT
+from exporters.validate.issues import IssueReport
 from labelloop.service.store import Store
 
 _THREADS = 8
 _T = TypeVar("_T")
 
 
-def verify(store: Store, version: str = "latest") -> tuple[Manifest | None, Problems]:
-    """Read every object of a version and compare it with the manifest; ``None`` where the manifest is no good.
+def verify(store: Store, version: str = "latest") -> tuple[VersionManifest | None, IssueReport]:
+    """Read every object of a version and compare it with the manifest.
+
+    Returns:
+        The manifest (``None`` if it is missing or damaged) and the report.
 
     Raises:
-        VersionNotFound: there is no such version.
-        StoreError: the store cannot be read.
+        VersionNotFound: There is no such version.
+        StoreError: The store cannot be read.
     """
-    problems = Problems()
+    report = IssueReport()
     try:
         manifest = read_version(store, version)
     except DatasetDamaged as error:
-        problems.add("version-manifest", error.key, detail=error.message)
-        return None, problems
-    objects = [(object_key(each.sha256), each.sha256, each.size) for each in manifest.shards().values()]
-    _look(store, [*objects, *((file.key, file.sha256, file.size) for file in manifest.files)], problems)
-    if not problems:
-        photos = {photo.place: photo for photo in _photos(store, manifest)}
-        _look_at(photos.values(), lambda photo: read_photo(store, photo), problems)
-        _count(store, manifest, problems)
-    return manifest, problems
+        report.add("version-manifest", error.key, detail=error.message)
+        return None, report
+    objects = [(object_key(shard.sha256), shard.sha256, shard.size) for shard in manifest.shards().values()]
+    _check_objects(store, [*objects, *((file.key, file.sha256, file.size) for file in manifest.files)], report)
+    if not report:
+        copies = {copy.store_key: copy for copy in _copies(store, manifest)}
+        _read_all(copies.values(), lambda copy: read_photo(store, copy), report)
+        _check_counts(store, manifest, report)
+    return manifest, report
 
 
-def _look(store: Store, objects: Iterable[tuple[str, str, int]], problems: Problems) -> None:
-    _look_at(objects, lambda each: compare(store, *each), problems)
+def _check_objects(store: Store, objects: Iterable[tuple[str, str, int]], report: IssueReport) -> None:
+    _read_all(objects, lambda entry: read_verified(store, *entry), report)
 
 
-def _look_at(things: Iterable[_T], read: Callable[[_T], bytes], problems: Problems) -> None:
-    def fault(each: _T) -> tuple[str, str]:
+def _read_all(items: Iterable[_T], read: Callable[[_T], bytes], report: IssueReport) -> None:
+    def error_of(item: _T) -> tuple[str, str]:
         try:
-            read(each)
+            read(item)
         except DatasetDamaged as error:
             return error.key, error.reason
         return "", ""
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for key, reason in threads.map(fault, things):
-            problems.looked_at["objects"] += 1
+        for key, reason in threads.map(error_of, items):
+            report.checked["objects"] += 1
             if reason:
-                problems.add("version-file", key, detail=reason)
+                report.add("version-file", key, detail=reason)
 
 
-def _photos(store: Store, manifest: Manifest) -> Iterable[Photo]:
-    return (msgspec.json.decode(each.body, type=Photo) for each in read_table(store, manifest, PHOTOS))
+def _copies(store: Store, manifest: VersionManifest) -> Iterable[ImageCopy]:
+    return (msgspec.json.decode(record.body, type=ImageCopy) for record in read_table(store, manifest, PHOTOS))
 
 
-def _splits(store: Store, manifest: Manifest, problems: Problems) -> Counter[str]:
-    """How many images each split has; a photo that two of them have is a leak."""
-    found: Counter[str] = Counter()
-    addresses: dict[int, str] = {}  # a short digest a photo: a million take some 100 MB
-    contents = {photo.file_name: photo.content for photo in _photos(store, manifest)}
+def _splits(store: Store, manifest: VersionManifest, report: IssueReport) -> Counter[str]:
+    """The number of images by split; reports images that are in two splits."""
+    counts: Counter[str] = Counter()
+    addresses: dict[int, str] = {}  # 64-bit digest -> split; about 100 MB for a million images
+    contents = {copy.file_name: copy.content_key for copy in _copies(store, manifest)}
     key = manifest_key(manifest.version)
-    for each in read_table(store, manifest, IMAGES):
-        image = msgspec.json.decode(each.body, type=Image)
-        found[image.split] += 1
-        if image.split == APART:  # nobody trains on it
+    for record in read_table(store, manifest, IMAGES):
+        image = msgspec.json.decode(record.body, type=Image)
+        counts[image.split] += 1
+        if image.split == DISPUTED_SPLIT:  # not used for training
             continue
-        for what in filter(None, (image.url, contents.get(image.file_name))):
-            other = addresses.setdefault(_short(what), image.split)
+        for identity in filter(None, (image.url, contents.get(image.file_name))):
+            other = addresses.setdefault(_digest(identity), image.split)
             if other != image.split:
-                problems.add("version-leak", key, image.file_name, f"{image.url} is in {other} and in {image.split}")
+                report.add("version-leak", key, image.file_name, f"{image.url} is in {other} and in {image.split}")
                 break
-    return found
+    return counts
 
 
-def _short(text: str) -> int:
+def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _count(store: Store, manifest: Manifest, problems: Problems) -> None:
+def _check_counts(store: Store, manifest: VersionManifest, report: IssueReport) -> None:
     key = manifest_key(manifest.version)
     if not manifest.accounts.balanced:
-        problems.add("version-counts", key, "accounts", "the sums do not match")
+        report.add("version-counts", key, "accounts", "the totals do not match")
     tasks = len(read_index(store, manifest))
     if tasks != manifest.accounts.tasks.input:
-        problems.add("version-counts", key, "tasks", f"{manifest.accounts.tasks.input}, its index has {tasks}")
-    splits = _splits(store, manifest, problems)
+        report.add("version-counts", key, "tasks", f"{manifest.accounts.tasks.input}, the index has {tasks}")
+    splits = _splits(store, manifest, report)
     stated = {split: number for split, number in manifest.splits.items() if number}
     if dict(splits) != stated:
-        problems.add("version-counts", key, "splits", f"{stated}, the table of images has {dict(splits)}")
+        report.add("version-counts", key, "splits", f"{stated}, the table of images has {dict(splits)}")
     for name in manifest.formats:
         records = sum(1 for _ in read_table(store, manifest, name))
         if records != splits.total():
-            problems.add("version-counts", key, name, f"{records} records for {splits.total()} images")
+            report.add("version-counts", key, name, f"{records} records for {splits.total()} images")
     largest = max(manifest.classes.values(), default=0)
     if sorted(manifest.classes.values()) != list(range(1, largest + 1)):
-        problems.add("version-counts", key, "classes", "the numbers are not 1, 2, 3 ...")
+        report.add("version-counts", key, "classes", "the ids are not 1, 2, 3 ...")

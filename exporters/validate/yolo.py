@@ -1,4 +1,4 @@
-"""What can be wrong in a YOLO folder, by the rules of Ultralytics' own check (``verify_image_label``), and more.
+"""Check YOLO folders with the rules of Ultralytics' own check (``verify_image_label``), and more.
 
 Format: https://docs.ultralytics.com/datasets/.
 """
@@ -10,123 +10,131 @@ from typing import Any
 
 import yaml
 
-from exporters.validate.issues import Problems
-from exporters.validate.names import check_classes, check_shared
-from exporters.validate.photos import check_photo
-from labelloop.service.datasets import DatasetError, Photos, Place
-from labelloop.service.datasets.errors import Flawed
-from labelloop.service.datasets.text import text_of
-from labelloop.service.datasets.yolo import class_list_of, label_files, label_files_alone, named_joints, read_sheet
+from exporters.validate.file_checks import check_class_names, check_image_file, check_shared_label_files
+from exporters.validate.issues import IssueReport
+from labelloop.service.datasets import DatasetError, DatasetSource, ImageFiles
+from labelloop.service.datasets.errors import MalformedData
+from labelloop.service.datasets.text import decode_text
+from labelloop.service.datasets.yolo import (
+    class_list_file,
+    label_files,
+    match_keypoint_count,
+    read_config,
+    unmatched_label_files,
+)
 
+# Normalised coordinates beyond the image edge that count as rounding: 0.1 pixel in 1000.
 TOLERANCE = 1e-4
-"""Shares over the edge that are rounding: a tenth of a pixel in a thousand."""
 
 
-def check_yolo(place: Place, prefix: str, problems: Problems) -> None:
-    """Look a YOLO folder through, and the photos where there are some; labels are found as an import finds them."""
-    files, photos = place.files, place.photos
-    classes, points = _sheet(place, prefix, problems)
-    of_photo = label_files(files, photos)
-    alone = dict(label_files_alone(files, photos, set(of_photo.values())))
+def check_yolo(source: DatasetSource, prefix: str, report: IssueReport) -> None:
+    """Check a YOLO folder, and its image files if it has any; label files are matched as in an import."""
+    files, images = source.files, source.images
+    classes, points = _check_config(source, prefix, report)
+    labels_by_image = label_files(files, images)
+    unmatched = dict(unmatched_label_files(files, images, set(labels_by_image.values())))
     kinds: dict[str, str] = {}
-    for name in sorted({*of_photo.values(), *alone}):
-        problems.looked_at["label files"] += 1
+    for name in sorted({*labels_by_image.values(), *unmatched}):
+        report.checked["label files"] += 1
         try:
-            lines = text_of(files.read(name)).splitlines()
-        except (DatasetError, Flawed) as error:
-            problems.add("yolo-columns", prefix + name, detail=str(error))
+            lines = decode_text(files.read(name)).splitlines()
+        except (DatasetError, MalformedData) as error:
+            report.add("yolo-columns", prefix + name, detail=str(error))
             continue
-        if kind := check_rows(lines, prefix + name, classes, points, problems):
+        if kind := check_yolo_rows(lines, prefix + name, classes, points, report):
             kinds[prefix + name] = kind
-    usual = Counter(kinds.values()).most_common(1)
+    most_common = Counter(kinds.values()).most_common(1)
     for file, kind in kinds.items():
-        if usual and kind != usual[0][0] and kind != "mixed":
-            problems.add("yolo-mixed", file, detail=f"rows of {kind}, the other files have rows of {usual[0][0]}")
-    if photos.names:
-        _pairs(photos, of_photo, alone, prefix, problems)
+        if most_common and kind != most_common[0][0] and kind != "mixed":
+            report.add("yolo-mixed", file, detail=f"rows of {kind}, the other files have rows of {most_common[0][0]}")
+    if images.names:
+        _check_pairs(images, labels_by_image, unmatched, prefix, report)
 
 
-def _sheet(place: Place, prefix: str, problems: Problems) -> tuple[int | None, tuple[int, int] | None]:
-    """Look at what names the classes; gives their number and the ``kpt_shape``, where they are known."""
-    files = place.files
-    name = place.file if place.file.endswith((".yaml", ".yml")) else class_list_of(files)
+def _check_config(source: DatasetSource, prefix: str, report: IssueReport) -> tuple[int | None, tuple[int, int] | None]:
+    """Check data.yaml or the list of classes; returns the number of classes and the ``kpt_shape``, None if unknown."""
+    files = source.files
+    name = source.file if source.file.endswith((".yaml", ".yml")) else class_list_file(files)
     if not name:
-        problems.add("yolo-sheet", f"{prefix}data.yaml", detail="no data.yaml, and no list of classes")
+        report.add("yolo-sheet", f"{prefix}data.yaml", detail="no data.yaml, and no list of classes")
         return None, None
     file = prefix + name
     try:
-        told = read_sheet(files, name)
+        config = read_config(files, name)
     except DatasetError as error:
-        problems.add("yolo-sheet", file, detail=error.reason[:200])
+        report.add("yolo-sheet", file, detail=error.reason[:200])
         return None, None
-    if told.studio and told.joints:
-        told = named_joints(told, files, label_files(files, place.photos))
-    points = (len(told.joints), told.dimensions) if told.joints else None
+    if config.from_label_studio and config.keypoint_names:
+        config = match_keypoint_count(config, files, label_files(files, source.images))
+    points = (len(config.keypoint_names), config.keypoint_dims) if config.keypoint_names else None
     if not name.endswith((".yaml", ".yml")):
-        return _classes(list(told.names), None, file, problems), points
-    sheet = yaml.safe_load(files.read(name))
-    flip = sheet.get("flip_idx")
+        return _check_classes(list(config.class_names), None, file, report), points
+    content = yaml.safe_load(files.read(name))
+    flip = content.get("flip_idx")
     if (
         points
         and flip is not None
         and sorted(flip if isinstance(flip, list) else [], key=str) != sorted(range(points[0]), key=str)
     ):
-        problems.add("yolo-sheet", file, "flip_idx", f"{flip!r:.80} is no order of {points[0]} key points")
-    return _classes(sheet.get("names"), sheet.get("nc"), file, problems), points
+        report.add("yolo-sheet", file, "flip_idx", f"{flip!r:.80} is not a permutation of {points[0]} keypoints")
+    return _check_classes(content.get("names"), content.get("nc"), file, report), points
 
 
-def _classes(names: Any, nc: object, file: str, problems: Problems) -> int | None:
+def _check_classes(names: Any, nc: object, file: str, report: IssueReport) -> int | None:
     dense = isinstance(names, dict) and sorted(names, key=str) == sorted(range(len(names)), key=str)
     if not (dense or isinstance(names, list)):
-        problems.add("yolo-sheet", file, "names", "a list of names, or 0: name, 1: name, ... without gaps, is wanted")
+        report.add("yolo-sheet", file, "names", "expected a list of names, or 0: name, 1: name, ... without gaps")
         return nc if isinstance(nc, int) else None
     count = len(names)
     values = list(names.values()) if isinstance(names, dict) else names
-    twice = [label for label, number in Counter(map(str, values)).items() if number > 1]
-    if twice:
-        problems.add("yolo-sheet", file, "names", f"{twice[0]!r} is there twice")
-    check_classes(map(str, values), file, "names", problems)
+    duplicates = [label for label, number in Counter(map(str, values)).items() if number > 1]
+    if duplicates:
+        report.add("yolo-sheet", file, "names", f"{duplicates[0]!r} is used twice")
+    check_class_names(map(str, values), file, "names", report)
     if nc is not None and nc != count:
-        problems.add("yolo-sheet", file, "nc", f"nc is {nc!r}, there are {count} names")
+        report.add("yolo-sheet", file, "nc", f"nc is {nc!r}, but there are {count} names")
     return count
 
 
-def check_rows(
-    lines: Sequence[str], file: str, classes: int | None, points: tuple[int, int] | None, problems: Problems
+def check_yolo_rows(
+    lines: Sequence[str], file: str, classes: int | None, points: tuple[int, int] | None, report: IssueReport
 ) -> str:
-    """Look the rows of an image through; gives their kind: boxes, points, mixed, or nothing.
+    """Check the label rows of an image.
 
     Args:
-        lines: the rows, as text.
-        file: where they are, for a person.
-        classes: how many classes there are, where it is known.
-        points: ``kpt_shape`` of a pose.
-        problems: where faults go.
+        lines: The rows as text.
+        file: Name of the file in the report.
+        classes: Number of classes; None if unknown.
+        points: ``kpt_shape`` of a pose data set.
+        report: Receives the issues.
+
+    Returns:
+        The kind of the rows: "boxes", "points", "boxes with key points", "mixed", or "" without valid rows.
     """
     kinds: set[str] = set()
-    seen: set[tuple[str, ...]] = set()
+    seen_rows: set[tuple[str, ...]] = set()
     for number, line in enumerate(lines, start=1):
         cells = tuple(line.split())
         if not cells:
             continue
-        problems.looked_at["rows"] += 1
+        report.checked["rows"] += 1
         where = f"line {number}"
         kind = _kind(len(cells), points)
-        row = _numbers(cells)
+        row = _parse_numbers(cells)
         if row is None or not kind:
             detail = "not all numbers" if row is None else f"{len(cells)} columns"
-            problems.add("yolo-columns", file, where, detail)
+            report.add("yolo-columns", file, where, detail)
             continue
         kinds.add(kind)
-        if cells in seen:
-            problems.add("yolo-twice", file, where, line[:60])
-        seen.add(cells)
+        if cells in seen_rows:
+            report.add("yolo-twice", file, where, line[:60])
+        seen_rows.add(cells)
         if row[0] != int(row[0]) or row[0] < 0 or (classes is not None and row[0] >= classes):
-            problems.add("yolo-class", file, where, f"class {cells[0]} of {classes if classes is not None else '?'}")
-        for flaw, detail in _place(kind, row[1:], points):
-            problems.add(flaw, file, where, detail)
+            report.add("yolo-class", file, where, f"class {cells[0]} of {classes if classes is not None else '?'}")
+        for issue, detail in _coordinate_issues(kind, row[1:], points):
+            report.add(issue, file, where, detail)
     if len(kinds) > 1:
-        problems.add("yolo-mixed", file, detail=f"rows of {' and of '.join(sorted(kinds))}")
+        report.add("yolo-mixed", file, detail=f"rows of {' and of '.join(sorted(kinds))}")
         return "mixed"
     return next(iter(kinds), "")
 
@@ -139,17 +147,17 @@ def _kind(columns: int, points: tuple[int, int] | None) -> str:
     return "points" if columns >= 7 and columns % 2 else ""
 
 
-def _place(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
-    """The faults of a row's numbers after its class: (flaw, what is there)."""
+def _coordinate_issues(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> Iterator[tuple[str, str]]:
+    """The issues of a row's coordinates: (kind, detail)."""
     if kind == "points":
         xs, ys = row[::2], row[1::2]
-        # Four points may be a turned box, whose corners may lie outside as long as the box around it fits the image.
-        turned = len(xs) == 4
+        # Four points may be a rotated box, whose corners may be outside the image as long as its extent fits.
+        rotated = len(xs) == 4
         for edges in (xs, ys):
             low, high = min(edges), max(edges)
             if high - low <= 0:
-                yield "yolo-size", "its points are on one line"
-            elif (not 0 <= (low + high) / 2 <= 1 or high - low > 1 + TOLERANCE) if turned else not _within(low, high):
+                yield "yolo-size", "its points are collinear"
+            elif (not 0 <= (low + high) / 2 <= 1 or high - low > 1 + TOLERANCE) if rotated else not _within(low, high):
                 yield "yolo-outside", f"from {low} to {high}"
         return
     for centre, size in ((row[0], row[2]), (row[1], row[3])):
@@ -159,37 +167,41 @@ def _place(kind: str, row: Sequence[float], points: tuple[int, int] | None) -> I
             yield "yolo-outside", f"from {centre - size / 2:.6g} to {centre + size / 2:.6g}"
     if points is not None:
         step = points[1]
-        places = [number for start in range(4, len(row), step) for number in row[start : start + 2]]
-        if places and not _within(min(places), max(places)):
-            yield "yolo-outside", "a key point"
+        coordinates = [number for start in range(4, len(row), step) for number in row[start : start + 2]]
+        if coordinates and not _within(min(coordinates), max(coordinates)):
+            yield "yolo-outside", "a keypoint"
         if step == 3 and not set(row[6::3]) <= {0.0, 1.0, 2.0}:
-            yield "yolo-columns", "visibility of a key point is 0, 1 or 2"
+            yield "yolo-columns", "the visibility of a keypoint must be 0, 1 or 2"
 
 
-def _pairs(
-    photos: Photos, of_photo: Mapping[str, str], alone: Mapping[str, str], prefix: str, problems: Problems
+def _check_pairs(
+    images: ImageFiles,
+    labels_by_image: Mapping[str, str],
+    unmatched: Mapping[str, str],
+    prefix: str,
+    report: IssueReport,
 ) -> None:
-    """Images and label files that go together, and those that do not."""
-    shared: dict[str, list[str]] = defaultdict(list)
-    for photo, file in of_photo.items():
-        shared[file].append(photo)
-    check_shared({prefix + file: names for file, names in shared.items()}, problems)
-    for photo in sorted(photos.names):
-        if photo not in of_photo:
-            problems.add("yolo-image-unlabelled", prefix + str(PurePosixPath(photo).with_suffix("")))
-    for file, names in sorted(shared.items()):
-        check_photo(photos, names[0], prefix + file, "", size=None, problems=problems)
-    for file in sorted(alone):
-        problems.add("yolo-label-alone", prefix + file, detail=alone[file])
+    """Report images without label file, label files without image, and label files that images share."""
+    images_by_label: dict[str, list[str]] = defaultdict(list)
+    for image, file in labels_by_image.items():
+        images_by_label[file].append(image)
+    check_shared_label_files({prefix + file: names for file, names in images_by_label.items()}, report)
+    for image in sorted(images.names):
+        if image not in labels_by_image:
+            report.add("yolo-image-unlabelled", prefix + str(PurePosixPath(image).with_suffix("")))
+    for file, names in sorted(images_by_label.items()):
+        check_image_file(images, names[0], prefix + file, "", size=None, report=report)
+    for file in sorted(unmatched):
+        report.add("yolo-label-alone", prefix + file, detail=unmatched[file])
 
 
 def _within(low: float, high: float) -> bool:
     return low >= -TOLERANCE and high <= 1 + TOLERANCE
 
 
-def _numbers(cells: Sequence[str]) -> list[float] | None:
+def _parse_numbers(cells: Sequence[str]) -> list[float] | None:
     try:
         row = [float(cell) for cell in cells]
     except ValueError:
         return None
-    return row if all(abs(number) < 1e9 for number in row) else None  # also false for NaN
+    return row if all(abs(number) < 1e9 for number in row) else None  # also False for NaN

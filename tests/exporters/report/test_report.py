@@ -12,7 +12,7 @@ from PIL import Image
 from exporters.cli.dataset import dataset_report
 from exporters.dataset.versions import read_version
 from exporters.formats import FORMATS
-from exporters.formats.decode import OBJECTS
+from exporters.formats.decode import DECODERS
 from exporters.report.page import html_report
 from labelloop.service.media import Media
 from labelloop.service.store import open_store
@@ -103,7 +103,7 @@ def test_pictures_are_photos_and_what_is_missing_says_why(page, tmp_path):
         with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
             assert picture.size == (420, 236)
             assert np.abs(np.asarray(picture).astype(int) - (90, 120, 150)).max() < 6
-    assert "no photo: " in read.words
+    assert "no image: " in read.words
 
 
 def test_the_same_version_gives_the_same_page(page):
@@ -111,7 +111,7 @@ def test_the_same_version_gives_the_same_page(page):
     assert len(Page(page(samples=2)).loads) <= 2
 
 
-@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_format_tells_the_same_objects(run, build, settings, name):
     task = build.task(1, build.annotation(build.box(10, 20, 30, 40, "car"), build.box(50, 50, 25, 25, "never", id="2")))
     out = run([task], label_config=CONFIG, formats=(name,))
@@ -140,7 +140,7 @@ def test_the_command_writes_a_file(exported, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LABELLOOP_HOME", str(tmp_path / "home"))
     dataset_report(f"file://{exported.root}", out=tmp_path / "deep/report.html", images=False)
     assert "v000001" in capsys.readouterr().out
-    assert "photos were not asked for" in (tmp_path / "deep/report.html").read_text()
+    assert "images were not requested" in (tmp_path / "deep/report.html").read_text()
 
 
 @pytest.mark.system

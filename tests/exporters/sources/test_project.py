@@ -149,14 +149,14 @@ def test_two_exports_at_once_see_whole_states(settings, studio, build):
 KILLED = """
 import json, os, sys
 from exporters.sources import open_source
-from labelloop.service import mirror
+from labelloop.service.studio.task_cache import LocalTaskCache
 from labelloop.service.settings import Settings
 from tests.exporters.fake_studio import FakeStudio
 
 home, file, writes, snapshot = sys.argv[1:]
 studio = FakeStudio(json.loads(open(file).read()), "<View><Image name='i' value='$image'/></View>")
 studio.may_snapshot = snapshot == "yes"
-put, done = mirror.Mirror.put, 0
+put, done = LocalTaskCache.put, 0
 
 def counted(self, rows):
     global done
@@ -165,7 +165,7 @@ def counted(self, rows):
     if done == int(writes):
         os.kill(os.getpid(), 9)
 
-mirror.Mirror.put = counted
+LocalTaskCache.put = counted
 source = open_source(7, settings=Settings(home=home, label_studio_api_key=""), studio=studio)
 print(len(list(source.raw())), len(studio.asked))
 """

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporters.errors import BadOption, NoImages, NotTasks, SourceNotFound
+from exporters.errors import BadOption, NoImages, NotTaskExport, SourceNotFound
 from exporters.pipeline.export import export
 from exporters.sources import open_source
 from tests.wrong_files import WRONG_FILES
@@ -139,7 +139,7 @@ def test_file_that_is_no_export_of_tasks_is_named_for_what_it_is_and_makes_no_ve
     data, said = WRONG_FILES[name]
     path = tmp_path / "export.json"
     path.write_bytes(data)
-    with pytest.raises(NotTasks) as error:
+    with pytest.raises(NotTaskExport) as error:
         run(path)
     assert "export.json" in error.value.message
     assert said in str(error.value)

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from exporters.dataset.pull import pull
-from exporters.errors import BadOption, LabelsAlike
+from exporters.errors import BadOption, NearDuplicateLabels
 from exporters.formats import FORMATS
-from exporters.model.class_map import renames
+from exporters.model.class_map import parse_renames
 from exporters.pipeline.export import export
 from exporters.validate import validate, verify
-from exporters.validate.folder import CHECKED
+from exporters.validate.folder import VALIDATED_FORMATS
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests.exporters import matrix
@@ -35,17 +35,17 @@ def flaws(tasks: list, root: Path, xml: str | None = None, **options) -> list[st
     store = open_store(to, own)
     manifest, problems = verify(store)
     assert manifest is not None
-    pull(store, manifest, to=root / "out", formats=[name for name in manifest.formats if name in CHECKED])
+    pull(store, manifest, to=root / "out", formats=[name for name in manifest.formats if name in VALIDATED_FORMATS])
     validate(root / "out", problems)
-    return [f"{each.flaw} {each.file} {each.where} {each.detail}" for each in problems.kept]
+    return [f"{each.flaw} {each.file} {each.where} {each.detail}" for each in problems.issues]
 
 
 @pytest.mark.parametrize("case", matrix.cases(BUILD))
 def test_every_case_of_the_matrix_has_no_flaw(tmp_path, case):
     labels = matrix.LABELS if case != "names" else (*matrix.ODD_LABELS, *matrix.LABELS)
     folders = matrix.make(matrix.cases(BUILD)[case], BUILD, tmp_path, labels=labels)
-    for name in CHECKED:
-        assert validate(folders[name]).kept == [], name
+    for name in VALIDATED_FORMATS:
+        assert validate(folders[name]).issues == [], name
 
 
 percent = st.one_of(
@@ -132,7 +132,7 @@ def test_identical_rows_are_written_once_and_counted(run, ways):
         assert count.dropped == {"the same row as another object's of its image": 2}
     assert [each["region_id"] for each in out.instances()["annotations"]] == [box["id"], "other", "bus"]
     assert [name for name, *_ in out.voc_boxes("1")] == ["car", "car", "bus"]
-    assert validate(out.folder).kept == []
+    assert validate(out.folder).issues == []
     assert {(loss["region"], loss["format"]) for loss in out.losses} >= {
         ("twin", "yolo-detect"),
         ("near", "yolo-detect"),
@@ -145,7 +145,7 @@ def test_objects_of_two_annotators_are_two_annotations_and_one_row(run):
     out = run([task], annotation="all")
     assert [each["annotator"] for each in out.instances()["annotations"]] == [1, 2]
     assert (len(out.voc_boxes("1")), len(out.yolo("1"))) == (1, 1)
-    assert validate(out.folder).kept == []
+    assert validate(out.folder).issues == []
 
 
 def test_masks_of_one_box_are_two_objects_where_pixels_tell_them_apart(run):
@@ -156,7 +156,7 @@ def test_masks_of_one_box_are_two_objects_where_pixels_tell_them_apart(run):
     out = run([task], formats=("voc", "voc-masks", "coco"))
     objects = {name: count.objects for name, count in out.report.accounts.formats.items()}
     assert objects == {"coco": 2, "voc": 1, "voc-masks": 2}
-    assert validate(out.folder).kept == []
+    assert validate(out.folder).issues == []
 
 
 def test_region_with_one_repeated_label_keeps_the_other(run):
@@ -180,7 +180,7 @@ def told(*labels: str) -> list[dict]:
 @pytest.mark.parametrize("pair", ALIKE)
 @pytest.mark.parametrize("where", ["config", "tasks"])
 def test_labels_written_two_ways_are_refused_by_name(run, config, tmp_path, pair, where):
-    with pytest.raises(LabelsAlike, match="--rename") as refused:
+    with pytest.raises(NearDuplicateLabels, match="--rename") as refused:
         run(told(*pair), label_config=config(*pair) if where == "config" else None)
     assert all(repr(label) in str(refused.value) for label in pair)
     assert not list((tmp_path / "set").glob("versions/*"))
@@ -200,14 +200,14 @@ def test_renamed_label_counts_as_the_other(run, config, workers):
     assert [each["category_id"] for each in out.instances()["annotations"]] == [1, 1, 2]
     assert [out.voc_boxes(stem)[0][0] for stem in "123"] == ["Butterfly", "Butterfly", "moth"]
     assert out.report.accounts.notes == {}
-    assert validate(out.folder).kept == []
+    assert validate(out.folder).issues == []
 
 
 def test_choices_written_two_ways_are_refused_as_classes_of_images(run, config):
     asked = config("car").replace('<Choice value="night"/>', '<Choice value="Day"/>')
     answer = BUILD.result("choices", {"choices": ["Day"]}, id="c", from_name="weather")
     tasks = [BUILD.task(1, BUILD.annotation(BUILD.box(1, 1, 5, 5, "car"), answer))]
-    with pytest.raises(LabelsAlike, match="'day' and 'Day'"):
+    with pytest.raises(NearDuplicateLabels, match="'day' and 'Day'"):
         run(tasks, label_config=asked, formats=("yolo-classify",))
     out = run(tasks, label_config=asked, formats=("yolo-classify",), rename=("Day=day",))
     assert "1.jpg,train,day,day" in (out.folder / "yolo-classify/labels.csv").read_text()
@@ -224,11 +224,11 @@ def test_data_set_that_has_both_labels_already_is_extended(run, config, tmp_path
     out = run(told("moth", "butterfly", "Butterfly"))
     assert out.report.published
     assert out.report.classes == {"moth": 1, "Butterfly": 2, "butterfly": 3}
-    with pytest.raises(LabelsAlike, match="Moth"):
+    with pytest.raises(NearDuplicateLabels, match="Moth"):
         run(told("moth", "butterfly", "Moth"))
 
 
 @pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b a=c", "a=b b=c"])
 def test_renaming_that_says_two_things_is_refused(text):
     with pytest.raises(BadOption, match="--rename"):
-        renames(text.split())
+        parse_renames(text.split())

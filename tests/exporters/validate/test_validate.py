@@ -9,10 +9,10 @@ from cyclopts import App
 from PIL import Image
 
 from exporters.cli.validate import dataset_validate, dataset_verify
-from exporters.errors import NoDataSet
+from exporters.errors import DatasetNotFound
 from exporters.formats import FORMATS
-from exporters.validate import FLAWS, validate
-from exporters.validate.folder import CHECKED
+from exporters.validate import ISSUE_KINDS, validate
+from exporters.validate.folder import VALIDATED_FORMATS
 
 # ---- COCO: the eight broken files that loaders read, and more. What each does to a good sheet.
 
@@ -131,7 +131,7 @@ def test_broken_coco_file_has_its_fault_and_no_other(tmp_path, name):
     path.write_text(json.dumps(broken))
     found = validate(path)
     assert set(found.counts) == set(expected)
-    for problem in found.kept:
+    for problem in found.issues:
         assert problem.file == "instances.json"
         assert expected[problem.flaw] in problem.where
 
@@ -141,7 +141,7 @@ def test_good_coco_file_has_no_fault(tmp_path):
     path.write_text(json.dumps(sheet()))
     found = validate(path)
     assert not found
-    assert found.looked_at == {"COCO files": 1, "images": 2, "annotations": 2}
+    assert found.checked == {"COCO files": 1, "images": 2, "annotations": 2}
 
 
 def test_text_that_is_no_json_is_said(tmp_path):
@@ -157,7 +157,7 @@ def test_image_in_two_splits_and_an_image_that_is_not_there(tmp_path):
     for name, size in SIZES.items():
         Image.new("RGB", size).save(tmp_path / "images/val" / name)
     found = validate(tmp_path)
-    assert {(each.flaw, each.file.rpartition("_")[2]) for each in found.kept} == {
+    assert {(each.flaw, each.file.rpartition("_")[2]) for each in found.issues} == {
         ("coco-image-missing", "train.json"),
         ("coco-image-name", "val.json"),
     }
@@ -177,7 +177,7 @@ def test_photo_of_another_size_than_its_labels_is_found_and_one_that_is_none(tmp
         (tmp_path / layout / "a.jpg").write_bytes(photo)
     else:
         Image.new("RGB", photo).save(tmp_path / layout / "a.jpg")
-    assert [each.flaw for each in validate(tmp_path).kept] == [flaw] * bool(flaw)
+    assert [each.flaw for each in validate(tmp_path).issues] == [flaw] * bool(flaw)
 
 
 def test_photo_that_lies_on_its_side_is_told(tmp_path):
@@ -188,7 +188,7 @@ def test_photo_that_lies_on_its_side_is_told(tmp_path):
     Image.new("RGB", (100, 80)).save(tmp_path / "images/a.jpg", exif=exif)
     Image.new("RGB", SIZES["b.jpg"]).save(tmp_path / "images/b.jpg")
     (tmp_path / "annotations/instances_train.json").write_text(json.dumps(sheet()))
-    (found,) = validate(tmp_path).kept
+    (found,) = validate(tmp_path).issues
     assert "EXIF" in found.detail
 
 
@@ -198,7 +198,7 @@ def test_a_file_beside_the_photos_of_each_split_is_looked_through(tmp_path):
         (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(sheet()))
         for name, size in SIZES.items():
             Image.new("RGB", size).save(tmp_path / split / name)
-    assert {each.flaw for each in validate(tmp_path).kept} == {"coco-image-name"}  # one image in two splits
+    assert {each.flaw for each in validate(tmp_path).issues} == {"coco-image-name"}  # one image in two splits
 
 
 # ---- YOLO
@@ -245,8 +245,8 @@ def test_broken_yolo_folder_has_its_fault_and_no_other(tmp_path, name):
     found = validate(tmp_path)
     assert set(found.counts) == set(expected)
     if found and "yolo-sheet" not in expected:
-        assert found.kept[0].file == "labels/train/a.txt"
-        assert expected == {"yolo-mixed"} or found.kept[0].where == f"line {len(rows)}"
+        assert found.issues[0].file == "labels/train/a.txt"
+        assert expected == {"yolo-mixed"} or found.issues[0].where == f"line {len(rows)}"
 
 
 def test_files_of_boxes_among_files_of_points(tmp_path):
@@ -255,7 +255,7 @@ def test_files_of_boxes_among_files_of_points(tmp_path):
     for number in range(3):
         (tmp_path / f"labels/{number}.txt").write_text("0 .1 .1 .2 .1 .2 .2")
     (tmp_path / "labels/odd.txt").write_text("0 .5 .5 .2 .2")
-    assert [(each.flaw, each.file) for each in validate(tmp_path).kept] == [("yolo-mixed", "labels/odd.txt")]
+    assert [(each.flaw, each.file) for each in validate(tmp_path).issues] == [("yolo-mixed", "labels/odd.txt")]
 
 
 def test_images_and_labels_that_have_no_partner(tmp_path):
@@ -264,7 +264,7 @@ def test_images_and_labels_that_have_no_partner(tmp_path):
         (tmp_path / place).touch()
     Image.new("RGB", (100, 80)).save(tmp_path / "images/train/b.JPG")
     (tmp_path / "data.yaml").write_text(SHEET)
-    assert [(each.flaw, each.file) for each in validate(tmp_path).kept] == [
+    assert [(each.flaw, each.file) for each in validate(tmp_path).issues] == [
         ("yolo-image-unlabelled", "images/train/a"),
         ("yolo-label-alone", "labels/train/c.txt"),
     ]
@@ -279,11 +279,11 @@ def test_folders_of_splits_with_one_sheet_are_looked_through(tmp_path):
         Image.new("RGB", (100, 80)).save(tmp_path / split / "images/a.jpg")
     Image.new("RGB", (100, 80)).save(tmp_path / "valid/images/b.jpg")
     found = validate(tmp_path)
-    assert [(each.flaw, each.file) for each in found.kept] == [
+    assert [(each.flaw, each.file) for each in found.issues] == [
         ("yolo-class", "valid/labels/a.txt"),
         ("yolo-image-unlabelled", "valid/images/b"),
     ]
-    assert found.looked_at["label files"] == 2
+    assert found.checked["label files"] == 2
 
 
 # ---- Pascal VOC
@@ -321,7 +321,7 @@ def test_broken_voc_file_has_its_fault_and_no_other(tmp_path, name):
     lists(tmp_path, train=["a"])
     found = validate(tmp_path)
     assert set(found.counts) == set(expected)
-    assert all((each.file, each.where) == ("Annotations/a.xml", "object 1") for each in found.kept)
+    assert all((each.file, each.where) == ("Annotations/a.xml", "object 1") for each in found.issues)
 
 
 def test_voc_object_that_is_there_twice_is_found(tmp_path):
@@ -330,7 +330,7 @@ def test_voc_object_that_is_there_twice_is_found(tmp_path):
     text = path.read_text()
     one = text[text.index("<object>") : text.index("</object>") + len("</object>")]
     path.write_text(text.replace(one, one + one))
-    assert [each.where for each in validate(tmp_path).kept if each.flaw == "voc-twice"] == ["object 2"]
+    assert [each.where for each in validate(tmp_path).issues if each.flaw == "voc-twice"] == ["object 2"]
 
 
 def test_voc_without_lists_or_with_wrong_ones(tmp_path):
@@ -339,7 +339,7 @@ def test_voc_without_lists_or_with_wrong_ones(tmp_path):
     (tmp_path / "Annotations/c.xml").write_text("<annotation>")
     assert validate(tmp_path).counts == {"voc-size": 1, "voc-unreadable": 1, "voc-imagesets": 1}
     lists(tmp_path, train=["a", "gone"], val=["a"], test=["c"])
-    faults = {(each.file, each.where) for each in validate(tmp_path).kept if each.flaw == "voc-imagesets"}
+    faults = {(each.file, each.where) for each in validate(tmp_path).issues if each.flaw == "voc-imagesets"}
     assert faults == {
         ("ImageSets/Main/train.txt", "gone"),
         ("ImageSets/Main/train.txt", "a"),
@@ -404,7 +404,7 @@ def test_version_of_one_format_is_looked_through(app, run, build, capsys):
     assert "1 annotations" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("name", VALIDATED_FORMATS)
 def test_pulled_format_has_no_fault_with_its_photos(ours, settings, tmp_path, name):
     from exporters.dataset.pull import pull
     from exporters.dataset.versions import read_version
@@ -413,8 +413,8 @@ def test_pulled_format_has_no_fault_with_its_photos(ours, settings, tmp_path, na
     store = open_store(f"file://{ours.root}", settings)
     pull(store, read_version(store), to=tmp_path / "pulled", formats=[name])
     found = validate(tmp_path / "pulled")
-    assert found.kept == []
-    assert found.looked_at
+    assert found.issues == []
+    assert found.checked
 
 
 def voc_shard(ours):
@@ -459,7 +459,7 @@ def test_numbers_of_the_manifest_are_checked(ours, settings, tmp_path):
     manifest = ours.manifest | {"splits": {"train": 5}, "classes": {"car": 1, "dog": 3}}
     store.put(key, json.dumps(manifest).encode())
     _, found = verify(store, ours.report.version)
-    assert {each.where for each in found.kept} == {"splits", "classes"}
+    assert {each.where for each in found.issues} == {"splits", "classes"}
 
 
 def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
@@ -470,16 +470,16 @@ def test_findings_name_file_place_harm_and_fix(app, tmp_path, capsys):
     assert app(["validate", str(path)]) == 1
     out = capsys.readouterr().out
     assert "instances.json: annotation id 0" in out
-    assert FLAWS["coco-annotation-id"].fix in out
-    assert FLAWS["coco-annotation-id"].harm in out
+    assert ISSUE_KINDS["coco-annotation-id"].fix in out
+    assert ISSUE_KINDS["coco-annotation-id"].harm in out
 
 
 def test_place_without_a_data_set_is_said(tmp_path):
-    with pytest.raises(NoDataSet, match="none of the files"):
+    with pytest.raises(DatasetNotFound, match="no data set of a known format"):
         validate(tmp_path)
     (tmp_path / "gone").mkdir()
     shutil.rmtree(tmp_path / "gone")
-    with pytest.raises(NoDataSet):
+    with pytest.raises(DatasetNotFound):
         validate(tmp_path / "gone")
 
 
@@ -501,12 +501,12 @@ NDJSON = {
 def test_faults_of_ndjson_are_found(tmp_path, fault):
     lines, flaw = NDJSON[fault]
     (tmp_path / "x.ndjson").write_text("\n".join(lines))
-    assert [problem.flaw for problem in validate(tmp_path / "x.ndjson").kept] == [flaw]
+    assert [problem.flaw for problem in validate(tmp_path / "x.ndjson").issues] == [flaw]
 
 
 def test_a_good_ndjson_file_has_no_fault(tmp_path):
     (tmp_path / "x.ndjson").write_text(f"{HEAD}\n{ROW % '[0,0.5,0.5,0.1,0.1]'}\n{ROW % ''}\n")
-    assert validate(tmp_path).kept == []
+    assert validate(tmp_path).issues == []
 
 
 @pytest.mark.parametrize(
@@ -518,8 +518,8 @@ def test_broken_line_of_ndjson_costs_itself_alone(tmp_path, line):
     good = f'{{"file": "b.jpg", "url": "https://h/b.jpg", "split": "train", {rows}}}'
     (tmp_path / "d.ndjson").write_text(f"{head}\n{line}\n{good}")
     found = validate(tmp_path)
-    assert {each.file for each in found.kept} == {"d.ndjson, line 2"}
-    assert found.looked_at["rows"] == 1
+    assert {each.file for each in found.issues} == {"d.ndjson, line 2"}
+    assert found.checked["rows"] == 1
 
 
 def test_ndjson_that_is_no_text_is_said(tmp_path):
@@ -550,7 +550,7 @@ def test_classes_that_a_person_takes_for_one_are_found_in_every_format(tmp_path,
     (tmp_path / "ndjson").mkdir()
     head = {"type": "dataset", "class_names": dict(enumerate(labels))}
     (tmp_path / "ndjson/d.ndjson").write_text(json.dumps(head))
-    found = [each for each in validate(tmp_path).kept if each.flaw == "class-alike"]
+    found = [each for each in validate(tmp_path).issues if each.flaw == "class-alike"]
     assert [each.file.split("/")[0] for each in found] == (["coco", "ndjson", "voc", "yolo"] if expected else [])
     assert {tuple(sorted(each.detail.split(" and "))) for each in found} == (
         {tuple(sorted(expected.split(" and ")))} if expected else set()
@@ -571,7 +571,7 @@ def test_label_files_that_two_images_share_are_found(tmp_path):
     (tmp_path / "voc/JPEGImages").mkdir()
     for name in ("a.jpg", "a.webp"):
         Image.new("RGB", (100, 80)).save(tmp_path / "voc/JPEGImages" / name)
-    found = [(each.flaw, each.file, each.detail) for each in validate(tmp_path).kept]
+    found = [(each.flaw, each.file, each.detail) for each in validate(tmp_path).issues]
     assert found == [
         ("labels-shared", "voc/Annotations/a.xml", "a.jpg and a.webp"),
         ("labels-shared", "yolo/labels/train/a.txt", "a.jpg and a.png"),
