@@ -10,8 +10,8 @@ from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from labelloop.service.web.webhook_secret import SECRET_HEADER
-from ml_backend.learning.connect import connect as connect_learning
-from ml_backend.studio.connect import basic_auth, same_address
+from ml_backend.learning.service import connect_to_learning
+from ml_backend.studio.connect import basic_auth, is_same_url
 from ml_backend.studio.connect import connect as connect_ml_backend
 from qc_webhooks.studio.connect import connect as connect_qc
 
@@ -34,7 +34,7 @@ class ConnectFailure:
     fix: str
 
 
-class ProjectNotConnected(LabelloopError):
+class IncompleteConnection(LabelloopError):
     """Some part of the project could not be connected; the other parts are connected.
 
     Attributes:
@@ -74,14 +74,14 @@ def rewrite_endpoint_urls(studio: Studio, project: int, settings: Settings) -> S
     }
     current = [f"{url.rstrip('/')}/webhook" for url in (settings.ml_url, settings.qc_url)]
     ours = [hook for hook in studio.webhooks(project) if (hook["headers"] or {}).get(SECRET_HEADER) in secrets]
-    outdated = [hook for hook in ours if not any(same_address(hook["url"], url) for url in current)]
+    outdated = [hook for hook in ours if not any(is_same_url(hook["url"], url) for url in current)]
     if not outdated:
         return []
     changes = []
     backends = studio.ml_backends(project)
-    has_current = any(same_address(row["url"], settings.ml_url) for row in backends)
+    has_current = any(is_same_url(row["url"], settings.ml_url) for row in backends)
     for hook in outdated:
-        row = next((row for row in backends if same_address(f"{row['url'].rstrip('/')}/webhook", hook["url"])), None)
+        row = next((row for row in backends if is_same_url(f"{row['url'].rstrip('/')}/webhook", hook["url"])), None)
         if row is None:
             what = "webhook"  # quality control's, or that of a removed backend: its own step creates it again
         elif has_current:
@@ -100,7 +100,7 @@ def _quality_control(studio: Studio, project: int, settings: Settings) -> Sequen
 
 
 def _learning(studio: Studio, project: int, settings: Settings) -> Sequence[ConnectionChange]:
-    return connect_learning(studio, project, settings, open_database(settings))
+    return connect_to_learning(studio, project, settings, open_database(settings))
 
 
 STEPS: Mapping[str, Step] = {
@@ -158,5 +158,5 @@ def connect(
             on_change(change)
         changes += step_changes
     if failures:
-        raise ProjectNotConnected(project, changes, failures)
+        raise IncompleteConnection(project, changes, failures)
     return changes

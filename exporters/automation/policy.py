@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from exporters.convert.annotation_policy import DISPUTED
-from exporters.convert.annotation_policy import policy as parse_annotation_policy
+from exporters.convert.annotation_policy import parse_policy as parse_annotation_policy
 from exporters.errors import BadOption, ExportError
 from exporters.formats import DEFAULT_FORMATS, format_names
 from exporters.model.class_map import CATEGORY_IDS, parse_renames
-from exporters.model.splits import DEFAULT_SPLIT, Split
+from exporters.model.splits import DEFAULT_SPLIT, SplitPolicy
 
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
-class PolicyFault(NamedTuple):
+class ExportPolicyFault(NamedTuple):
     """An invalid key of the policy.
 
     Attributes:
@@ -43,7 +43,7 @@ class ExportPolicyError(ExportError):
     code = "export_policy"
     status = 400
 
-    def __init__(self, where: str, faults: Sequence[PolicyFault]) -> None:
+    def __init__(self, where: str, faults: Sequence[ExportPolicyFault]) -> None:
         self.faults = tuple(faults)
         reasons = [f"{_location(where, fault.key)} {fault.reason}" for fault in faults]
         fixes = dict.fromkeys(fault.fix for fault in faults if fault.fix)
@@ -110,18 +110,18 @@ class ExportPolicy:
             raise ExportPolicyError(where, faults)
         return self
 
-    def _faults(self) -> Iterator[PolicyFault]:
+    def _faults(self) -> Iterator[ExportPolicyFault]:
         parsers: Mapping[str, Callable[[], object]] = {
             "format": lambda: format_names(self.format),
             "annotation": lambda: parse_annotation_policy(self.annotation),
-            "split": lambda: Split.parse(self.split),
+            "split": lambda: SplitPolicy.parse(self.split),
             "rename": lambda: parse_renames(self.rename),
         }
         for key, parse in parsers.items():
             try:
                 parse()
             except BadOption as error:
-                yield PolicyFault(key, f"is {error.value!r}, which is not understood", error.fix)
+                yield ExportPolicyFault(key, f"is {error.value!r}, which is not understood", error.fix)
         hook = urlsplit(self.webhook)
         scheme, _, location = self.to.partition("://")
         checks = (
@@ -146,7 +146,7 @@ class ExportPolicy:
         for key, failed, expected in checks:
             if failed:
                 value = "" if key == "webhook" else f", not {getattr(self, key)!r}"  # an address may hold a secret
-                yield PolicyFault(key, f"must be {expected}{value}")
+                yield ExportPolicyFault(key, f"must be {expected}{value}")
 
 
 def policy_files(home: Path, project: int) -> tuple[Path, Path]:
@@ -184,21 +184,21 @@ def _overridden(policy: ExportPolicy, path: Path) -> ExportPolicy:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ExportPolicyError(str(path), [PolicyFault("it", f"is not valid TOML: {error}")]) from error
+        raise ExportPolicyError(str(path), [ExportPolicyFault("it", f"is not valid TOML: {error}")]) from error
     except OSError as error:
-        raise ExportPolicyError(str(path), [PolicyFault("it", f"cannot be read: {error.strerror}")]) from error
+        raise ExportPolicyError(str(path), [ExportPolicyFault("it", f"cannot be read: {error.strerror}")]) from error
     faults = [
-        PolicyFault(key, "must be inside the table [export]", "Put all keys below [export].")
+        ExportPolicyFault(key, "must be inside the table [export]", "Put all keys below [export].")
         for key in table
         if key != "export"
     ]
     options = table.get("export", {})
     if not isinstance(options, dict):
-        faults, options = [PolicyFault("export", "must be a table", "Write [export] on a line of its own.")], {}
+        faults, options = [ExportPolicyFault("export", "must be a table", "Write [export] on a line of its own.")], {}
     values: dict[str, Any] = {}
     for key, value in options.items():
         parsed = _parse_value(key, value)
-        if isinstance(parsed, PolicyFault):
+        if isinstance(parsed, ExportPolicyFault):
             faults.append(parsed)
         else:
             values[key] = parsed
@@ -213,7 +213,7 @@ def _parse_value(key: str, value: Any) -> Any:
     defaults: Mapping[str, Any] = {field.name: field.default for field in fields(ExportPolicy)}
     if key not in defaults:
         near = difflib.get_close_matches(key, defaults, n=1)
-        return PolicyFault(
+        return ExportPolicyFault(
             key, "is not a known key", f"Did you mean {near[0]}?" if near else f"The keys are {', '.join(defaults)}."
         )
     kind = type(defaults[key])
@@ -223,5 +223,5 @@ def _parse_value(key: str, value: Any) -> Any:
         value = float(value)
     if type(value) is not kind:  # bool is an int to isinstance; `every_tasks = true` must not pass
         names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "a list of words"}
-        return PolicyFault(key, f"must be {names[kind]}, not {value!r}")
+        return ExportPolicyFault(key, f"must be {names[kind]}, not {value!r}")
     return value

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from exporters.automation.triggers import LastExport, ProjectState
+from exporters.automation.triggers import LastExport, ProjectSnapshot
 from labelloop.service.db.engine import insert_if_absent, begin_read
 
 WATCHES = sa.Table(
@@ -30,7 +30,7 @@ class ExportStateTable:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def last_export(self, project: int, data_set: str, now: ProjectState) -> LastExport:
+    def last_export(self, project: int, data_set: str, now: ProjectSnapshot) -> LastExport:
         """The last automatic export of a project; on the first call a row without accepted tasks is added."""
         with begin_read(self._engine) as connection:
             row = connection.execute(sa.select(WATCHES).where(_matches(project, data_set))).first()
@@ -50,7 +50,7 @@ class ExportStateTable:
         at = datetime.fromtimestamp(row.exported_at, UTC).astimezone(now.at.tzinfo)
         return LastExport(row.accepted, row.newest, at, row.version)
 
-    def record_export(self, project: int, data_set: str, now: ProjectState, *, version: str, outcome: str) -> None:
+    def record_export(self, project: int, data_set: str, now: ProjectSnapshot, *, version: str, outcome: str) -> None:
         """Store the state at an export, also of one that published nothing: the next is due by the same rules."""
         values = {
             "accepted": now.accepted,

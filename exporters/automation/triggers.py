@@ -10,7 +10,7 @@ _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class ProjectState:
+class ProjectSnapshot:
     """The state of a project.
 
     Attributes:
@@ -44,22 +44,22 @@ class LastExport:
 
 
 # Returns why an export is due, in a few words; empty: it is not.
-Trigger = Callable[[ExportPolicy, ProjectState, LastExport], str]
+Trigger = Callable[[ExportPolicy, ProjectSnapshot, LastExport], str]
 
 
-def every_tasks(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+def every_tasks(policy: ExportPolicy, now: ProjectSnapshot, last: LastExport) -> str:
     """Due after ``every_tasks`` newly accepted tasks."""
     new = now.accepted - last.accepted
     return f"{new} newly accepted tasks" if policy.every_tasks and new >= policy.every_tasks else ""
 
 
-def every_hours(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+def every_hours(policy: ExportPolicy, now: ProjectSnapshot, last: LastExport) -> str:
     """Due ``every_hours`` hours after the last export, if anything changed."""
     waited = now.at - last.at >= timedelta(hours=policy.every_hours)
     return f"{policy.every_hours:g} hours" if policy.every_hours and waited and _changed(now, last) else ""
 
 
-def at(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+def at(policy: ExportPolicy, now: ProjectSnapshot, last: LastExport) -> str:
     """Due once the time of day passed since the last export, if anything changed; also after the machine was off."""
     if not policy.at:
         return ""
@@ -70,7 +70,7 @@ def at(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
     return policy.at if last.at < moment and _changed(now, last) else ""
 
 
-def when_done(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+def when_done(policy: ExportPolicy, now: ProjectSnapshot, last: LastExport) -> str:
     """Due when every task is accepted, if anything changed since the last export."""
     done = policy.when_done and 0 < now.tasks <= now.accepted
     # Not `_changed`: an export that made no version would be due again at every check.
@@ -86,12 +86,12 @@ TRIGGERS: dict[str, Trigger] = {
 }
 
 
-def due(policy: ExportPolicy, now: ProjectState, last: LastExport) -> str:
+def due(policy: ExportPolicy, now: ProjectSnapshot, last: LastExport) -> str:
     """Why an export is due; empty: it is not. A project without accepted tasks is never due."""
     if not now.accepted:
         return ""
     return next((reason for trigger in TRIGGERS.values() if (reason := trigger(policy, now, last))), "")
 
 
-def _changed(now: ProjectState, last: LastExport) -> bool:
+def _changed(now: ProjectSnapshot, last: LastExport) -> bool:
     return not last.version or (now.newest, now.accepted) != (last.newest, last.accepted)

@@ -22,7 +22,7 @@ from exporters.automation.notify import (
 )
 from exporters.automation.policy import ExportPolicy
 from exporters.automation.state import ExportStateTable
-from exporters.automation.triggers import LastExport, ProjectState, due
+from exporters.automation.triggers import LastExport, ProjectSnapshot, due
 from exporters.model.accounting import ExportReport
 from exporters.pipeline.export import export
 from exporters.pipeline.export_run import Progress
@@ -62,7 +62,7 @@ class Watcher:
         self._studio = studio
         self._states = ExportStateTable(engine)
 
-    def check(self, project: int, policy: ExportPolicy) -> tuple[ProjectState, LastExport, str]:
+    def check(self, project: int, policy: ExportPolicy) -> tuple[ProjectSnapshot, LastExport, str]:
         """The state of a project, its last automatic export, and why an export is due (empty: it is not)."""
         now = self.read_state(project)
         last = self._states.last_export(project, policy.to, now)
@@ -79,7 +79,9 @@ class Watcher:
             return False
         return self.inbox.put(PROJECT, str(project), _event_key(project, last, now), {"reason": reason})
 
-    def export(self, project: int, policy: ExportPolicy, reason: str, *, progress: Progress | None = None) -> ExportReport:
+    def export(
+        self, project: int, policy: ExportPolicy, reason: str, *, progress: Progress | None = None
+    ) -> ExportReport:
         """Export the project now; if a version is published, put its notifications into the inbox."""
         now = self.read_state(project)  # before the export: changes made while it runs count for the next one
         last = self._states.last_export(project, policy.to, now)
@@ -108,11 +110,11 @@ class Watcher:
             self._enqueue_notifications(report, project, policy, reason)
         return report
 
-    def read_state(self, project: int) -> ProjectState:
+    def read_state(self, project: int) -> ProjectSnapshot:
         """The current state of a project: six small requests, no annotation is read."""
         newest = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
         undecided = sum(self._count_annotated(project, status) for status in ("disputed", "waiting", "not_judged"))
-        return ProjectState(
+        return ProjectSnapshot(
             accepted=self._count_annotated(project) - undecided,
             tasks=self._studio.count_tasks(project),
             newest=newest.updated_at if newest else "",
@@ -244,7 +246,7 @@ def deliver_due_events(inbox: Inbox, topic: str, handler: Handler, on_message: O
             inbox.mark_done(claim)
 
 
-def _event_key(project: int, last: LastExport, now: ProjectState) -> str:
+def _event_key(project: int, last: LastExport, now: ProjectSnapshot) -> str:
     """One event per state after an export, and one more try each day."""
     return f"{project}:{last.version}:{last.at.timestamp():.3f}:{now.at.date()}"
 

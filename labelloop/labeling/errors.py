@@ -1,17 +1,17 @@
-"""The errors of reading Label Studio's data: each one carries where it happened and why."""
+"""Errors of reading Label Studio's data, each with its location and reason."""
 
 
 class LabelingError(ValueError):
-    """Label Studio's data could not be understood; every error of `labelloop.labeling` derives from this one."""
+    """Base class of the errors of `labelloop.labeling`: Label Studio's data is invalid."""
 
 
 class MalformedTask(LabelingError):
     """A task cannot be read at all.
 
     Attributes:
-        task: Label Studio's task id, where one could be read.
-        field: The field at fault, such as ``data``; empty when the text is not JSON.
-        reason: What is wrong with it, in words.
+        task: Label Studio's task id; None if it could not be read.
+        field: The invalid field, such as ``data``; empty if the text is not JSON.
+        reason: What is wrong with it.
     """
 
     def __init__(self, task: object, field: str, reason: str) -> None:
@@ -24,12 +24,12 @@ class MalformedTask(LabelingError):
         return f"task {self.task}: {self.field or 'JSON'}: {self.reason}"
 
 
-class EndsEarly(MalformedTask):
-    """A file of tasks ends before its end: it was cut, or is still being written.
+class TruncatedFile(MalformedTask):
+    """A file of tasks is incomplete: it was truncated, or is still being written.
 
     Attributes:
-        begins: The byte at which the item begins that is not whole; that of the end, where it ends between two.
-        ends: The byte at which the file ends.
+        item_start: Offset in bytes of the incomplete item; that of the end if the file ends between two items.
+        file_size: Size of the file in bytes.
     """
 
     def __init__(self, begins: int, ends: int) -> None:
@@ -39,15 +39,15 @@ class EndsEarly(MalformedTask):
             else "without its closing bracket"
         )
         super().__init__(None, "", f"it is cut short: it ends at byte {ends}, {within}")
-        self.begins = begins
-        self.ends = ends
+        self.item_start = begins
+        self.file_size = ends
 
 
 class MalformedConfig(LabelingError):
-    """A labelling configuration is not the XML that Label Studio accepts.
+    """A label config is not XML that Label Studio accepts.
 
     Attributes:
-        reason: What is wrong with it, in words.
+        reason: What is wrong with it.
     """
 
     def __init__(self, reason: str) -> None:
@@ -59,11 +59,11 @@ class MalformedConfig(LabelingError):
 
 
 class MalformedValue(LabelingError):
-    """One field of a result's value does not describe a shape or an answer.
+    """A field of a result's value is not a valid shape or answer.
 
     Attributes:
-        field: The field at fault, such as ``width`` or ``points``.
-        reason: What is wrong with it, in words.
+        field: The invalid field, such as ``width`` or ``points``.
+        reason: What is wrong with it.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -75,12 +75,12 @@ class MalformedValue(LabelingError):
         return f"{self.field}: {self.reason}"
 
 
-class TooLarge(LabelingError):
-    """A mask was asked for of more pixels than can be counted or held.
+class MaskTooLarge(LabelingError):
+    """A mask has more pixels than fit into memory or can be counted.
 
     Attributes:
-        width: Pixels.
-        height: Pixels.
+        width: Width in pixels.
+        height: Height in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -89,14 +89,14 @@ class TooLarge(LabelingError):
         self.height = height
 
     def __str__(self) -> str:
-        return f"a mask of {self.width} x {self.height} pixels is more than can be held"
+        return f"a mask of {self.width} x {self.height} pixels is too large for memory"
 
 
 class TooLargeToJudge(LabelingError):
-    """A task holds more regions, or more regions that overlap, than can be compared in bounded time and memory.
+    """A task has too many regions, or overlapping regions, to be compared in bounded time and memory.
 
     Attributes:
-        reason: What there is too much of, with the limit.
+        reason: The number that is too large, with its limit.
     """
 
     def __init__(self, reason: str) -> None:
@@ -111,12 +111,12 @@ class RegionError(LabelingError):
     """One result of an annotation is malformed; its siblings are not.
 
     Attributes:
-        task: The task's id, where it is known.
-        annotation: The annotation's (or prediction's) id, where it is known.
-        result: The result's id; empty when it has none.
-        field: The field at fault.
-        reason: What is wrong with it, in words.
-        source: The result's JSON as it came, so that nothing is lost.
+        task: The task's id; None if unknown.
+        annotation: The annotation's (or prediction's) id; None if unknown.
+        result: The result's id; empty if it has none.
+        field: The invalid field.
+        reason: What is wrong with it.
+        source: The result's JSON as stored.
     """
 
     def __init__(

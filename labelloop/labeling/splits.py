@@ -1,4 +1,4 @@
-"""The names of splits, as data sets and people write them."""
+"""Names of splits, in the spellings of data sets."""
 
 import re
 
@@ -7,6 +7,6 @@ _SPLIT = re.compile(r"(train|val|test)(?:id|idation|ing)?[-_ ]?(?:\d{4})?", re.I
 
 
 def split_of(name: str) -> str:
-    """The split that a word names: ``train``, ``val`` or ``test``, also as ``valid`` or ``train2017``; else empty."""
-    found = _SPLIT.fullmatch(name.strip())
-    return found[1].lower() if found else ""
+    """Normalise a split name to ``train``, ``val`` or ``test`` (``valid``, ``train2017``); empty if it is none."""
+    match = _SPLIT.fullmatch(name.strip())
+    return match[1].lower() if match else ""

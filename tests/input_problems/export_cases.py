@@ -173,7 +173,7 @@ CASES = (
         "one page of the answer of Label Studio's API",
         "refused",
         lambda folder: command(folder, json.dumps({"tasks": tasks(3), "total": 200}).encode()),
-        ("it holds 3 of 200 tasks",),
+        ("it contains 3 of 200 tasks",),
         1,
         nothing_published,
     ),

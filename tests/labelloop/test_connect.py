@@ -5,7 +5,7 @@ Against a real Label Studio: tests/system/test_doctor.py.
 
 import pytest
 
-from labelloop.connect import STEPS, ProjectNotConnected, connect, print_change
+from labelloop.connect import STEPS, IncompleteConnection, connect, print_change
 from labelloop.service.connect_report import ConnectionChange
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
@@ -61,7 +61,7 @@ def test_every_change_is_reported_and_returned_in_order(settings):
 def test_failing_step_does_not_stop_the_others(settings):
     reported = []
     steps = {"ml-backend": failing("It does not answer.", "Start it."), "qc": step(TAB)}
-    with pytest.raises(ProjectNotConnected) as caught:
+    with pytest.raises(IncompleteConnection) as caught:
         connect(1, settings, studio=Projects(), steps=steps, on_change=reported.append)
     assert reported == [TAB]
     error = caught.value
@@ -75,7 +75,7 @@ def test_failing_step_does_not_stop_the_others(settings):
 def test_shared_fix_of_two_failures_is_reported_once(settings):
     fix = "Open the network."
     steps = {"ml-backend": failing("Banned.", fix), "qc": failing("Banned too.", fix)}
-    with pytest.raises(ProjectNotConnected) as caught:
+    with pytest.raises(IncompleteConnection) as caught:
         connect(1, settings, studio=Projects(), steps=steps)
     assert caught.value.fix.count(fix) == 1
     assert len(caught.value.failures) == 2

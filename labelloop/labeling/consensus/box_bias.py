@@ -1,11 +1,11 @@
-"""How each annotator draws upright boxes: by how much too wide on each side, and how exactly; no truth is needed.
+"""Per-annotator bias and variance of upright boxes, estimated without ground truth, and the fusion of boxes with them.
 
-An edge of a box is taken for
+The model of a box edge is
 
     edge of the object + margin of the annotator + noise, both in shares of the object's side
 
-and margins and noise are estimated from the boxes of the same object by others, in turns. Annotators of whom little is
-known are drawn to nobody's margin and to everybody's noise.
+Margins and variances are estimated alternately from the boxes of the same object by the other annotators. With few
+boxes, a margin is shrunk towards 0 and a variance towards the pooled variance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,122 +19,135 @@ from labelloop.labeling.geometry.shapes import Geometry, Rectangle
 Floats = NDArray[np.float64]
 # Left, top, right, bottom, in pixels.
 Edges = tuple[float, float, float, float]
-# Who drew which box of one object.
+# (annotator, box) pairs of one object.
 AnnotatedBoxes = tuple[tuple[int, Edges], ...]
 
-# Boxes by which a margin is drawn to none, and a noise to everybody's.
+# Pseudo-boxes that shrink a margin towards 0 and a variance towards the pooled one.
 POOLED_BOXES = 8.0
-# Variance of an edge before anything is known, in squared sides, and from how many boxes that would be known.
+# Prior variance of an edge, in squared sides, and its weight in boxes.
 VARIANCE, VARIANCE_BOXES = 0.01, 20.0
-# Farther off, in sides, an edge is a mistake and says little of how somebody draws.
-_FARTHEST = 0.5
-# An edge counts as if it were no farther from the middle one than this many standard deviations.
-_REACH = 2.5
-_ROUNDS = 6
+# Offsets of an edge are clipped to this, in sides: beyond it lie mistakes, not a drawing habit.
+_MAX_OFFSET = 0.5
+# Edges are clipped to this many standard deviations around the weighted median (winsorised mean).
+_HUBER_SIGMAS = 2.5
+_ITERATIONS = 6
 
 
 class BoxBias(msgspec.Struct, frozen=True, gc=False):
-    """How one annotator draws.
+    """Margins and variance of one annotator's boxes.
 
     Attributes:
-        margin: How far the left, top, right and bottom edges lie to the right or below, in shares of the box's side.
-        variance: Of an edge around that, in squared sides.
+        margin: Mean offset of the left, top, right and bottom edges, to the right or down, in shares of the box's side.
+        variance: Variance of an edge around that offset, in squared sides.
     """
 
     margin: Edges = (0.0, 0.0, 0.0, 0.0)
     variance: float = VARIANCE
 
 
-class BoxBiasModel(msgspec.Struct, frozen=True):
-    """How a project's annotators draw; who is not ``known`` draws as ``typical``."""
+class BoxBiasModel(msgspec.Struct, frozen=True, rename={"by_annotator": "known"}):
+    """Box bias of a project's annotators; ``typical`` is that of an annotator who is not in ``by_annotator``.
 
-    known: Mapping[int, BoxBias] = {}
+    It is stored as JSON: ``rename`` keeps the keys.
+    """
+
+    by_annotator: Mapping[int, BoxBias] = {}
     typical: BoxBias = BoxBias()
 
     def fuse_boxes(self, boxes: AnnotatedBoxes) -> Rectangle:
-        """The box that several boxes of one object mean: none of its edges lies outside what was drawn.
+        """Fuse boxes of one object: bias-corrected, inverse-variance weighted mean of each edge.
 
         Args:
-            boxes: Who drew which box, at least one.
+            boxes: At least one (annotator, box) pair.
+
+        Returns:
+            A box none of whose edges lies outside the given boxes.
         """
         first = boxes[0][1]
         if all(edges == first for _, edges in boxes):
             return Rectangle(first[0], first[1], first[2] - first[0], first[3] - first[1])
-        hands = [self.known.get(who, self.typical) for who, _ in boxes]
+        biases = [self.by_annotator.get(annotator, self.typical) for annotator, _ in boxes]
         drawn = np.array([edges for _, edges in boxes])
         sides = _sides(drawn)
-        meant = drawn - np.array([hand.margin for hand in hands]) * sides
-        weights = np.array([1 / hand.variance for hand in hands])[:, None]
-        centre = _median(meant, weights[:, 0])
-        reach = _REACH * sides.mean(axis=0) / np.sqrt(weights)
-        found = (weights * np.clip(meant, centre - reach, centre + reach)).sum(axis=0) / weights.sum()
-        left, top, right, bottom = np.clip(found, drawn.min(axis=0), drawn.max(axis=0)).tolist()
+        corrected = drawn - np.array([bias.margin for bias in biases]) * sides
+        weights = np.array([1 / bias.variance for bias in biases])[:, None]
+        centre = _median(corrected, weights[:, 0])
+        reach = _HUBER_SIGMAS * sides.mean(axis=0) / np.sqrt(weights)
+        fused = (weights * np.clip(corrected, centre - reach, centre + reach)).sum(axis=0) / weights.sum()
+        left, top, right, bottom = np.clip(fused, drawn.min(axis=0), drawn.max(axis=0)).tolist()
         return Rectangle(left, top, right - left, bottom - top)
 
 
 def box_edges(shape: Geometry) -> Edges | None:
-    """The edges of an upright box that encloses something; None of every other shape."""
+    """The edges of an upright box with area; None for every other shape."""
     if isinstance(shape, Rectangle) and not shape.rotation and shape.width > 0 and shape.height > 0:
         return shape.bounds
     return None
 
 
 def fit_box_bias(objects: Sequence[AnnotatedBoxes]) -> BoxBiasModel:
-    """How everybody draws, from the boxes of each object; objects with one box tell nothing."""
-    told = [boxes for boxes in objects if len(boxes) > 1]
-    if not told:
+    """Estimate the box bias of all annotators.
+
+    Args:
+        objects: The boxes of each object; objects with one box are ignored.
+    """
+    shared = [boxes for boxes in objects if len(boxes) > 1]
+    if not shared:
         return BoxBiasModel()
-    who = sorted({annotator for boxes in told for annotator, _ in boxes})
-    index = {annotator: place for place, annotator in enumerate(who)}
-    rows = np.repeat(np.arange(len(told)), [len(boxes) for boxes in told])
-    columns = np.array([index[annotator] for boxes in told for annotator, _ in boxes], dtype=np.intp)
-    edges = np.array([edges for boxes in told for _, edges in boxes])
-    margins: Floats = np.zeros((len(who), 4))
-    variances: Floats = np.full(len(who), VARIANCE)
+    annotators = sorted({annotator for boxes in shared for annotator, _ in boxes})
+    column_of = {annotator: column for column, annotator in enumerate(annotators)}
+    rows = np.repeat(np.arange(len(shared)), [len(boxes) for boxes in shared])
+    columns = np.array([column_of[annotator] for boxes in shared for annotator, _ in boxes], dtype=np.intp)
+    edges = np.array([edges for boxes in shared for _, edges in boxes])
+    margins: Floats = np.zeros((len(annotators), 4))
+    variances: Floats = np.full(len(annotators), VARIANCE)
     pooled = VARIANCE
-    for _ in range(_ROUNDS):
+    for _ in range(_ITERATIONS):
         weights = 1 / variances[columns]
-        total = _sums(rows, weights)
-        meant = edges - margins[columns] * _sides(edges)
-        sums = _sums(rows, weights[:, None] * meant)
-        # Each box is held against the others alone, and counts the less the less exact these are.
+        total = _sum_by_index(rows, weights)
+        corrected = edges - margins[columns] * _sides(edges)
+        sums = _sum_by_index(rows, weights[:, None] * corrected)
+        # Each box is compared with the mean of the others, weighted by the precision of that mean.
         others = (total[rows] - weights)[:, None]
-        rest = (sums[rows] - weights[:, None] * meant) / others
-        off = np.clip((edges - rest) / _sides(rest), -_FARTHEST, _FARTHEST)
+        others_mean = (sums[rows] - weights[:, None] * corrected) / others
+        offsets = np.clip((edges - others_mean) / _sides(others_mean), -_MAX_OFFSET, _MAX_OFFSET)
         share = (others[:, 0] / (others[:, 0] + weights))[:, None]
-        margins = _sums(columns, share * off, len(who)) / (_sums(columns, share, len(who)) + POOLED_BOXES)
+        margins = _sum_by_index(columns, share * offsets, len(annotators)) / (
+            _sum_by_index(columns, share, len(annotators)) + POOLED_BOXES
+        )
         centre = (sums / total[:, None])[rows]
-        square = np.minimum((((meant - centre) / _sides(centre)) ** 2).mean(axis=1), _FARTHEST**2)
-        free = 1 - weights / total[rows]  # the mean follows the boxes that it is made of
-        pooled = float((square.sum() + VARIANCE * VARIANCE_BOXES) / (free.sum() + VARIANCE_BOXES))
-        variances = _sums(columns, square, len(who)) + POOLED_BOXES * pooled
-        variances = np.maximum(variances / (_sums(columns, free, len(who)) + POOLED_BOXES), pooled / 100)
-    known = {
-        annotator: BoxBias(tuple(margins[place].tolist()), float(variances[place]))
-        for place, annotator in enumerate(who)
+        squared = np.minimum((((corrected - centre) / _sides(centre)) ** 2).mean(axis=1), _MAX_OFFSET**2)
+        free = 1 - weights / total[rows]  # degrees of freedom: each box is part of the mean
+        pooled = float((squared.sum() + VARIANCE * VARIANCE_BOXES) / (free.sum() + VARIANCE_BOXES))
+        variances = _sum_by_index(columns, squared, len(annotators)) + POOLED_BOXES * pooled
+        variances = np.maximum(variances / (_sum_by_index(columns, free, len(annotators)) + POOLED_BOXES), pooled / 100)
+    biases = {
+        annotator: BoxBias(tuple(margins[column].tolist()), float(variances[column]))
+        for column, annotator in enumerate(annotators)
     }
-    return BoxBiasModel(known, BoxBias(variance=pooled))
+    return BoxBiasModel(biases, BoxBias(variance=pooled))
 
 
 def _sides(edges: Floats) -> Floats:
-    """(n, 4): the side along which each edge moves; at least a pixel."""
+    """(n, 4) -> (n, 4): the side along which each edge moves, at least 1 pixel."""
     sides: Floats = np.maximum(edges[:, 2:] - edges[:, :2], 1.0)
     return np.concatenate((sides, sides), axis=1)
 
 
 def _median(values: Floats, weights: Floats) -> Floats:
-    """(columns,): the weighted median of each column; between two neighbours by their weights."""
-    lightest = np.argsort(weights, kind="stable")  # equal values are put by their weights, whoever was named first
+    """(n, k), (n,) -> (k,): weighted median of each column, interpolated between neighbours."""
+    # Ties are sorted by weight, so the order of annotators does not matter.
+    lightest = np.argsort(weights, kind="stable")
     values, weights = values[lightest], weights[lightest]
     order = np.argsort(values, axis=0, kind="stable")
     ranked = np.take_along_axis(values, order, axis=0)
     shares = np.cumsum(weights[order], axis=0) - weights[order] / 2
     middle = weights.sum() / 2
-    return np.array([np.interp(middle, shares[:, each], ranked[:, each]) for each in range(values.shape[1])])
+    return np.array([np.interp(middle, shares[:, column], ranked[:, column]) for column in range(values.shape[1])])
 
 
-def _sums(places: NDArray[np.intp], values: Floats, n: int = 0) -> Floats:
-    """The values of each place added up, by column where there are several."""
+def _sum_by_index(indices: NDArray[np.intp], values: Floats, n: int = 0) -> Floats:
+    """Sum the values by index: (n,) -> (m,) or (n, k) -> (m, k)."""
     if values.ndim == 1:
-        return np.bincount(places, values, n).astype(np.float64, copy=False)
-    return np.stack([np.bincount(places, column, n) for column in values.T], axis=1)
+        return np.bincount(indices, values, n).astype(np.float64, copy=False)
+    return np.stack([np.bincount(indices, column, n) for column in values.T], axis=1)

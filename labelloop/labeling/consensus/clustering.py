@@ -1,4 +1,4 @@
-"""Which regions of several annotators are one object: clusters with at most one region of each annotator."""
+"""Cluster the regions of several annotators into objects, with at most one region of each annotator per cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,33 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry.oks import alike_points, object_size
-from labelloop.labeling.geometry.overlap import Pairs, Places, gather, joined, overlaps
+from labelloop.labeling.geometry.oks import object_size, oks_pairs
+from labelloop.labeling.geometry.overlap import Indices, Pairs, collect_pairs, concat_pairs, iou_pairs
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Region
 
-MOST_REGIONS = 60_000
-"""Regions of a task, all annotators' together: more are a task too large to judge."""
+# Regions of a task over all annotators; a task with more is too large to judge.
+MAX_REGIONS = 60_000
 
-# The overlap from which two regions may be one object. Low: a second annotator who draws badly still saw the object.
-LEAST_OVERLAP = 0.2
+# Minimum average IoU within a cluster. Low: a badly drawn region still marks the object.
+MIN_IOU = 0.2
 
-# Overlap of two regions of one annotator, with the same labels, that are one object drawn twice.
+# IoU from which two regions of one annotator with the same labels are duplicates.
 DUPLICATE_IOU = 0.75
 
-# From which likeness (see ``alike_points``) on two key points may be one: within a quarter of what they lie on.
-LEAST_LIKENESS = 0.5
+# Minimum OKS (see ``oks_pairs``) of two key points in one cluster: within about a quarter of the object's size.
+MIN_OKS = 0.5
 
-# Far below any overlap that matters: between shapes that fit equally well the label decides.
+# Far below any difference of IoU that matters: labels break ties between equal overlaps.
 _LABEL_WEIGHT = 1e-6
-# Up to so many regions all overlaps are held; of more only those that decide, the others are measured when asked for.
-_FEW = 1000
-# Overlap from which quality control speaks of two regions as a bad fit, unless a policy says otherwise.
-_LEAST_NEAR = 0.1
+# Up to this number of regions all overlaps are stored; above it only those that can decide, the others on demand.
+DENSE_LIMIT = 1000
+# Default IoU from which quality control reports two regions as a poor match.
+_MIN_POLICY_IOU = 0.1
 
 
 class Member(msgspec.Struct, frozen=True, order=True, gc=False):
-    """One region of a cluster: ``regions[annotator][region]`` of what was clustered."""
+    """One region of a cluster: ``regions_by_annotator[annotator][region]``."""
 
     annotator: int
     region: int
@@ -46,271 +46,295 @@ class Member(msgspec.Struct, frozen=True, order=True, gc=False):
 Cluster = tuple[Member, ...]
 
 
-def cluster_regions(stances: Sequence[Sequence[Region]], *, least: float = LEAST_OVERLAP) -> tuple[Cluster, ...]:
-    """Groups the regions of several annotators into objects, geometry first, label second.
+def cluster_regions(
+    regions_by_annotator: Sequence[Sequence[Region]], *, min_iou: float = MIN_IOU
+) -> tuple[Cluster, ...]:
+    """Cluster the regions of several annotators into objects by geometry; labels break ties.
 
-    Average linkage: the two clusters whose regions overlap most on average are joined as long as that is at least
-    ``least``, never two that hold a region of the same annotator. The result depends on nobody's order. What only one
-    annotator drew twice is set aside first: each of the two would draw some of the others to itself, and one object
-    would become two.
+    Constrained average linkage: the two clusters with the highest average IoU are merged while that is at least
+    ``min_iou``, never two with a region of the same annotator. The order of annotators and regions does not matter.
+    Duplicates by one annotator are removed first: each of the two would attract some of the other regions, and split
+    one object into two.
 
     Args:
-        stances: For each annotator all regions; only those on one control, object and image are ever joined.
-        least: Least average overlap (IoU) of what is joined, above 0.
+        regions_by_annotator: All regions of each annotator; only those of one control, object tag and image merge.
+        min_iou: Minimum average IoU of merged clusters, above 0.
 
     Returns:
-        Every region in exactly one cluster, ordered by their first members.
+        Clusters that partition the regions, ordered by their first members.
 
     Raises:
         TooLargeToJudge: There are more than ``MOST_REGIONS``, or too many of them overlap.
     """
-    members = [Member(who, place) for who, regions in enumerate(stances) for place in range(len(regions))]
+    members = [
+        Member(annotator, index)
+        for annotator, regions in enumerate(regions_by_annotator)
+        for index in range(len(regions))
+    ]
     if not members:
         return ()
     check_count(len(members))
-    found = _Overlaps([stances[member.annotator][member.region] for member in members], members, least)
-    pairs, annotators, twins = found.pairs, found.annotators, _duplicates(found)
+    similarities = _SimilarityTable(
+        [regions_by_annotator[member.annotator][member.region] for member in members], members, min_iou
+    )
+    pairs, annotators, duplicates = similarities.pairs, similarities.annotators, _duplicates(similarities)
     linked = pairs.where(
-        (pairs.values >= least)
+        (pairs.values >= min_iou)
         & (annotators[pairs.rows] != annotators[pairs.columns])
-        & ~(twins[pairs.rows] | twins[pairs.columns])
+        & ~(duplicates[pairs.rows] | duplicates[pairs.columns])
     )
     starts = np.searchsorted(linked.rows, np.arange(len(members) + 1)).tolist()
     links = [slice(*bounds) for bounds in pairwise(starts)]
     clusters: list[Cluster] = []
-    for places in _components(linked.columns, links):
-        count = sum(links[place].stop - links[place].start for place in places)
-        # Where all of them overlap there is nothing to decide.
-        whole = count == len(places) * (len(places) - 1)
-        groups = [places] if whole else _average_linkage(places, linked, links, found, least)
-        clusters += (tuple(sorted(members[place] for place in group)) for group in groups)
+    for component in _components(linked.columns, links):
+        count = sum(links[index].stop - links[index].start for index in component)
+        # In a complete component all regions overlap: one cluster.
+        is_complete = count == len(component) * (len(component) - 1)
+        groups = [component] if is_complete else _average_linkage(component, linked, links, similarities, min_iou)
+        clusters += (tuple(sorted(members[index] for index in group)) for group in groups)
     return tuple(sorted(clusters))
 
 
-def check_size(stances: Sequence[Sequence[Region]]) -> None:
-    """Whether the regions of a task can be compared in bounded time and memory: it takes less time than to do it.
+def check_size(regions_by_annotator: Sequence[Sequence[Region]]) -> None:
+    """Check that the regions of a task can be compared in bounded time and memory; faster than comparing them.
 
     Args:
-        stances: For each annotator all regions.
+        regions_by_annotator: All regions of each annotator.
 
     Raises:
         TooLargeToJudge: There are more than ``MOST_REGIONS``, or too many of them overlap.
     """
-    count = sum(map(len, stances))
+    count = sum(map(len, regions_by_annotator))
     check_count(count)
-    if count <= _FEW:
+    if count <= DENSE_LIMIT:
         return
-    groups = _groups([region for regions in stances for region in regions])
-    gather(_near([region for _, region in group]) for group in groups)
+    groups = _groups([region for regions in regions_by_annotator for region in regions])
+    collect_pairs(_similar_pairs([region for _, region in group]) for group in groups)
 
 
-def _near(regions: Sequence[Region]) -> Pairs:
+def _similar_pairs(regions: Sequence[Region]) -> Pairs:
     if all(isinstance(region.geometry, KeyPoint) for region in regions):
-        return alike_points(regions, regions, least=LEAST_LIKENESS)
+        return oks_pairs(regions, regions, least=MIN_OKS)
     shapes = [region.geometry for region in regions]
-    return overlaps(shapes, shapes, least=_LEAST_NEAR, once=True)
+    return iou_pairs(shapes, shapes, min_iou=_MIN_POLICY_IOU, upper_triangle=True)
 
 
 def check_count(count: int) -> None:
-    """Whether a task has too many regions or spans to be compared.
+    """Check that a task has at most `MAX_REGIONS` regions or spans.
 
     Raises:
-        TooLargeToJudge: It has.
+        TooLargeToJudge: It has more.
     """
-    if count > MOST_REGIONS:
-        raise TooLargeToJudge(f"{count:,} regions, at most {MOST_REGIONS:,} are compared")
+    if count > MAX_REGIONS:
+        raise TooLargeToJudge(f"{count:,} regions, at most {MAX_REGIONS:,} are compared")
 
 
 def _groups(regions: Sequence[Region]) -> list[list[tuple[int, Region]]]:
-    """Regions of one control, object and image, each with its place; others never are one object."""
+    """The regions by control, object tag and image, each with its index; only regions of one group can match."""
     groups: dict[tuple[str, str, int], list[tuple[int, Region]]] = {}
-    for place, region in enumerate(regions):
-        groups.setdefault((region.control, region.to_name, region.item_index), []).append((place, region))
+    for index, region in enumerate(regions):
+        groups.setdefault((region.control, region.to_name, region.item_index), []).append((index, region))
     return list(groups.values())
 
 
-def _components(columns: Places, links: Sequence[slice]) -> Iterator[list[int]]:
-    """Groups of regions that are linked, directly or by others. In plain Python: of thirty scipy takes longer."""
-    seen: set[int] = set()
+def _components(columns: Indices, links: Sequence[slice]) -> Iterator[list[int]]:
+    """Connected components of the linked regions. Plain Python: faster than scipy for a few dozen regions."""
+    visited: set[int] = set()
     for start in range(len(links)):
-        if start in seen:
+        if start in visited:
             continue
-        seen.add(start)
+        visited.add(start)
         group = [start]
-        for place in group:
-            fresh = [each for each in columns[links[place]].tolist() if each not in seen]
-            seen.update(fresh)
-            group += fresh
+        for index in group:
+            unvisited = [neighbour for neighbour in columns[links[index]].tolist() if neighbour not in visited]
+            visited.update(unvisited)
+            group += unvisited
         yield sorted(group)
 
 
-class _Overlaps:
-    """How much the regions of a task overlap: those of one control, object and image.
+class _SimilarityTable:
+    """Pairwise similarity (IoU; OKS for key points) of a task's regions of one control, object tag and image.
 
     Attributes:
-        annotators: Whose each region is.
-        names: A number for the labels of each.
-        is_exact: Whether all overlaps are held as they were measured, of each two both ways: float arithmetic may say
-            more one way than the other.
-        pairs: The overlaps, of regions of the same labels a trifle more. Of many regions those are missing that are
-            too small to join two of them or to make one the twin of another; ``between`` has them too.
+        annotators: The annotator of each region, (n,).
+        label_ids: A number for the labels of each region, (n,).
+        is_exact: Whether all similarities are stored, in both directions: rounding may differ by direction.
+        pairs: The similarities, with a tiny bonus for equal labels. For many regions, those too small to merge
+            clusters or to make duplicates are missing; ``between`` measures them.
     """
 
-    def __init__(self, regions: Sequence[Region], members: Sequence[Member], least: float) -> None:
+    def __init__(self, regions: Sequence[Region], members: Sequence[Member], min_iou: float) -> None:
         self.annotators = np.array([member.annotator for member in members], dtype=np.intp)
         numbers: dict[frozenset[str], int] = {}
-        self.names = np.array([numbers.setdefault(frozenset(each.labels), len(numbers)) for each in regions])
+        self.label_ids = np.array([numbers.setdefault(frozenset(region.labels), len(numbers)) for region in regions])
         self._shapes = [region.geometry for region in regions]
-        self.groups = [np.array([place for place, _ in group]) for group in _groups(regions)]
-        self.is_exact = len(regions) <= _FEW
+        self.groups = [np.array([index for index, _ in group]) for group in _groups(regions)]
+        self.is_exact = len(regions) <= DENSE_LIMIT
         self._points = np.zeros(len(regions), dtype=bool)
         for group in self.groups:
-            self._points[group] = all(isinstance(self._shapes[place], KeyPoint) for place in group.tolist())
-        # What the same labels add must not keep a pair from being found.
-        floor = 0.0 if self.is_exact else min(least, DUPLICATE_IOU / 2) * (1 - 2 * _LABEL_WEIGHT)
-        found = self._weighted(joined([self._within(group, regions, floor) for group in self.groups]))
-        order = np.lexsort((found.columns, found.rows))
-        self.pairs = Pairs(*(each[order] for each in found))
+            self._points[group] = all(isinstance(self._shapes[index], KeyPoint) for index in group.tolist())
+        # The label bonus must not exclude a pair.
+        floor = 0.0 if self.is_exact else min(min_iou, DUPLICATE_IOU / 2) * (1 - 2 * _LABEL_WEIGHT)
+        pairs = self._with_label_bonus(
+            concat_pairs([self._within_group(group, regions, floor) for group in self.groups])
+        )
+        order = np.lexsort((pairs.columns, pairs.rows))
+        self.pairs = Pairs(*(column[order] for column in pairs))
         self._keys = self.pairs.rows * len(regions) + self.pairs.columns
 
-    def of(self, rows: Places, columns: Places) -> Pairs:
-        """Overlaps of some regions with others, all of one control, object and image; of too many the large ones."""
-        if not self._are_held(columns):
+    def of(self, rows: Indices, columns: Indices) -> Pairs:
+        """Similarities of some regions with others of their group; only the stored ones if there are too many."""
+        if not self._are_stored(columns):
             with suppress(TooLargeToJudge):
-                return self._measured(rows, columns)
+                return self._measure(rows, columns)
         return self.pairs.where(np.isin(self.pairs.rows, rows) & np.isin(self.pairs.columns, columns))
 
-    def between(self, ours: Sequence[int], theirs: Sequence[int]) -> dict[tuple[int, int], float]:
-        """The same of a few regions, both ways."""
-        rows, columns = np.array(ours), np.array(theirs)
-        if not self._are_held(columns):
-            found = self._measured(rows, columns)
-            return _table(found) | _table(Pairs(found.columns, found.rows, found.values))
+    def between(self, first: Sequence[int], second: Sequence[int]) -> dict[tuple[int, int], float]:
+        """Similarities of a few regions with others of their group, in both directions, by (row, column)."""
+        rows, columns = np.array(first), np.array(second)
+        if not self._are_stored(columns):
+            measured = self._measure(rows, columns)
+            return _as_dict(measured) | _as_dict(Pairs(measured.columns, measured.rows, measured.values))
         table: dict[tuple[int, int], float] = {}
-        for one, other in ((rows, columns), (columns, rows)):
-            wanted = (one[:, None] * len(self._shapes) + other).ravel()
-            places = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
-            found = self.pairs.where(places[self._keys[places] == wanted])
-            table |= _table(found)
+        for left, right in ((rows, columns), (columns, rows)):
+            keys = (left[:, None] * len(self._shapes) + right).ravel()
+            positions = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            held = self.pairs.where(positions[self._keys[positions] == keys])
+            table |= _as_dict(held)
         return table
 
-    def _are_held(self, places: Places) -> bool:
-        """Whether all that counts of the overlaps of a group is in ``pairs``; of points that are alike it always is."""
-        return self.is_exact or bool(self._points[places[0]])
+    def _are_stored(self, indices: Indices) -> bool:
+        """Whether all relevant similarities of a group are in ``pairs``; those of key points always are."""
+        return self.is_exact or bool(self._points[indices[0]])
 
-    def _measured(self, rows: Places, columns: Places) -> Pairs:
-        ours, theirs = ([self._shapes[place] for place in places.tolist()] for places in (rows, columns))
-        found = overlaps(ours, theirs)
-        return self._weighted(Pairs(rows[found.rows], columns[found.columns], found.values))
+    def _measure(self, rows: Indices, columns: Indices) -> Pairs:
+        left, right = ([self._shapes[index] for index in indices.tolist()] for indices in (rows, columns))
+        pairs = iou_pairs(left, right)
+        return self._with_label_bonus(Pairs(rows[pairs.rows], columns[pairs.columns], pairs.values))
 
-    def _within(self, group: Places, regions: Sequence[Region], floor: float) -> Pairs:
-        inner = [regions[place] for place in group.tolist()]
+    def _within_group(self, group: Indices, regions: Sequence[Region], floor: float) -> Pairs:
+        members = [regions[index] for index in group.tolist()]
         if self._points[group[0]]:
-            # How near points lie to each other: their discs are a matter of display and seldom meet.
+            # Key points are compared by distance: their discs only serve display and seldom overlap.
             owners = self.annotators[group]
-            drawn = [[inner[place] for place in np.flatnonzero(owners == who)] for who in np.unique(owners)]
-            found = alike_points(inner, inner, least=LEAST_LIKENESS, size=object_size(drawn))
-            found = found.where(found.values >= LEAST_LIKENESS)
+            points_by_annotator = [
+                [members[index] for index in np.flatnonzero(owners == owner)] for owner in np.unique(owners)
+            ]
+            pairs = oks_pairs(members, members, least=MIN_OKS, size=object_size(points_by_annotator))
+            pairs = pairs.where(pairs.values >= MIN_OKS)
         else:
-            shapes = [region.geometry for region in inner]
-            found = overlaps(shapes, shapes, least=floor, once=not self.is_exact)
+            shapes = [region.geometry for region in members]
+            pairs = iou_pairs(shapes, shapes, min_iou=floor, upper_triangle=not self.is_exact)
             if not self.is_exact:
-                found = joined((found, Pairs(found.columns, found.rows, found.values)))
-        return Pairs(group[found.rows], group[found.columns], found.values)
+                pairs = concat_pairs((pairs, Pairs(pairs.columns, pairs.rows, pairs.values)))
+        return Pairs(group[pairs.rows], group[pairs.columns], pairs.values)
 
-    def _weighted(self, found: Pairs) -> Pairs:
-        same = self.names[found.rows] == self.names[found.columns]
-        return found._replace(values=found.values * (1 + _LABEL_WEIGHT * same))
+    def _with_label_bonus(self, pairs: Pairs) -> Pairs:
+        same = self.label_ids[pairs.rows] == self.label_ids[pairs.columns]
+        return pairs._replace(values=pairs.values * (1 + _LABEL_WEIGHT * same))
 
 
-def _duplicates(found: _Overlaps) -> NDArray[np.bool_]:
-    """What somebody drew a second time where nobody else drew two; of both the one that fits others less."""
-    annotators, names = found.annotators, found.names
-    twins = np.zeros(len(annotators), dtype=bool)
-    rows, columns, values = found.pairs
+def _duplicates(similarities: _SimilarityTable) -> NDArray[np.bool_]:
+    """(n,): duplicates by one annotator that no other annotator drew twice; of two, the one that fits others less."""
+    annotators, label_ids = similarities.annotators, similarities.label_ids
+    duplicates = np.zeros(len(annotators), dtype=bool)
+    rows, columns, values = similarities.pairs
     own = annotators[rows] == annotators[columns]
-    twice = found.pairs.where(own & (rows < columns) & (values >= DUPLICATE_IOU) & (names[rows] == names[columns]))
-    if not twice.rows.size:
-        return twins
-    first, shared = np.zeros_like(twins), np.zeros_like(twins)
-    first[twice.rows] = True
+    repeated = similarities.pairs.where(
+        own & (rows < columns) & (values >= DUPLICATE_IOU) & (label_ids[rows] == label_ids[columns])
+    )
+    if not repeated.rows.size:
+        return duplicates
+    first, shared = np.zeros_like(duplicates), np.zeros_like(duplicates)
+    first[repeated.rows] = True
     shared[rows[~own & first[columns] & (values >= DUPLICATE_IOU / 2)]] = True
-    twice = twice.where(~shared[twice.rows])
-    concerned = np.unique(np.concatenate((twice.rows, twice.columns)))
-    near = joined([found.of(group[np.isin(group, concerned)], group) for group in found.groups])
-    fits = dict.fromkeys(concerned.tolist(), 0.0)
+    repeated = repeated.where(~shared[repeated.rows])
+    candidates = np.unique(np.concatenate((repeated.rows, repeated.columns)))
+    near = concat_pairs([similarities.of(group[np.isin(group, candidates)], group) for group in similarities.groups])
+    fits = dict.fromkeys(candidates.tolist(), 0.0)
     order = np.argsort(near.rows, kind="stable")
-    bounds = np.searchsorted(near.rows[order], [concerned, concerned + 1])
-    for place, start, end in zip(concerned.tolist(), *bounds.tolist(), strict=True):
-        theirs = np.zeros(len(annotators))
-        theirs[near.columns[order[start:end]]] = near.values[order[start:end]]
-        theirs[annotators == annotators[place]] = 0.0
-        fits[place] = float(theirs.sum())
-    for one, other in zip(twice.rows.tolist(), twice.columns.tolist(), strict=True):
-        if not (twins[one] or twins[other]):
-            twins[one if fits[one] < fits[other] else other] = True
-    return twins
+    bounds = np.searchsorted(near.rows[order], [candidates, candidates + 1])
+    for index, start, end in zip(candidates.tolist(), *bounds.tolist(), strict=True):
+        overlap = np.zeros(len(annotators))
+        overlap[near.columns[order[start:end]]] = near.values[order[start:end]]
+        overlap[annotators == annotators[index]] = 0.0
+        fits[index] = float(overlap.sum())
+    for left, right in zip(repeated.rows.tolist(), repeated.columns.tolist(), strict=True):
+        if not (duplicates[left] or duplicates[right]):
+            duplicates[left if fits[left] < fits[right] else right] = True
+    return duplicates
 
 
-# How a group came about: when it was joined (a region alone: 0) and from what with how many regions; or the region.
+# Merge history of a cluster: (step, left, right, left size, right size), or (0, region).
 _Tree = tuple[Any, ...]
 
 
 def _average_linkage(
-    places: Sequence[int], linked: Pairs, links: Sequence[slice], found: _Overlaps, least: float
+    component: Sequence[int], linked: Pairs, links: Sequence[slice], similarities: _SimilarityTable, min_iou: float
 ) -> list[list[int]]:
-    """Groups of regions, never two of one annotator in one; a group goes by the first of those that were joined."""
-    groups = {place: [place] for place in places}
-    home = {place: place for place in places}
-    owners = {place: {int(found.annotators[place])} for place in places}
-    trees: dict[int, _Tree] = {place: (0, place) for place in places}
-    # How often a group was joined, so that what was found out before is known to be old; none of it: it is gone.
-    turns = dict.fromkeys(places, 0)
-    single = [
-        (-value, place, other, 0)
-        for place in places
-        for other, value in zip(
-            linked.columns[links[place]].tolist(), linked.values[links[place]].tolist(), strict=True
+    """Constrained average linkage of one component; a cluster has the id of its first merged region."""
+    groups = {index: [index] for index in component}
+    group_of = {index: index for index in component}
+    owners = {index: {int(similarities.annotators[index])} for index in component}
+    trees: dict[int, _Tree] = {index: (0, index) for index in component}
+    # Number of merges of each cluster, to detect outdated heap entries; merged clusters are removed.
+    merge_counts = dict.fromkeys(component, 0)
+    initial = [
+        (-value, index, right, 0)
+        for index in component
+        for right, value in zip(
+            linked.columns[links[index]].tolist(), linked.values[links[index]].tolist(), strict=True
         )
-        if place < other or found.is_exact
+        if index < right or similarities.is_exact
     ]
-    single.sort(reverse=True)
-    joined: list[tuple[float, int, int, int]] = []
-    clock = 0
-    while single or joined:
-        # The most alike, of equals the first; what single regions share is sorted once and for all.
-        first = not joined or (single and single[-1] < joined[0])
-        _, one, other, turn = single.pop() if first else heappop(joined)
-        if one not in turns or other not in turns or turn != turns[one] + turns[other]:
+    initial.sort(reverse=True)
+    heap: list[tuple[float, int, int, int]] = []
+    step = 0
+    while initial or heap:
+        # Highest similarity first, ties by index; pairs of single regions are sorted once.
+        first = not heap or (initial and initial[-1] < heap[0])
+        _, left, right, merge_count = initial.pop() if first else heappop(heap)
+        if (
+            left not in merge_counts
+            or right not in merge_counts
+            or merge_count != merge_counts[left] + merge_counts[right]
+        ):
             continue
-        clock += 1
-        trees[one] = (clock, trees[one], trees[other], len(groups[one]), len(groups[other]))
-        groups[one] += groups.pop(other)
-        owners[one] |= owners.pop(other)
-        home.update(dict.fromkeys(groups[one], one))
-        turns[one] += 1
-        del turns[other], trees[other]
-        near = {home[place] for member in groups[one] for place in linked.columns[links[member]].tolist()}
-        near = {each for each in near if each != one and not owners[each] & owners[one]}
-        if not near:
+        step += 1
+        trees[left] = (step, trees[left], trees[right], len(groups[left]), len(groups[right]))
+        groups[left] += groups.pop(right)
+        owners[left] |= owners.pop(right)
+        group_of.update(dict.fromkeys(groups[left], left))
+        merge_counts[left] += 1
+        del merge_counts[right], trees[right]
+        neighbours = {group_of[index] for member in groups[left] for index in linked.columns[links[member]].tolist()}
+        neighbours = {
+            neighbour for neighbour in neighbours if neighbour != left and not owners[neighbour] & owners[left]
+        }
+        if not neighbours:
             continue
-        alike = found.between(groups[one], [place for each in near for place in groups[each]])
-        for each in near:
-            value = _average(trees[one], trees[each], alike)
-            if value >= least:
-                heappush(joined, (-value, min(one, each), max(one, each), turns[one] + turns[each]))
+        values = similarities.between(groups[left], [index for neighbour in neighbours for index in groups[neighbour]])
+        for neighbour in neighbours:
+            value = _average_similarity(trees[left], trees[neighbour], values)
+            if value >= min_iou:
+                heappush(
+                    heap,
+                    (-value, min(left, neighbour), max(left, neighbour), merge_counts[left] + merge_counts[neighbour]),
+                )
     return list(groups.values())
 
 
-def _table(found: Pairs) -> dict[tuple[int, int], float]:
-    pairs = zip(found.rows.tolist(), found.columns.tolist(), strict=True)
-    return dict(zip(pairs, found.values.tolist(), strict=True))
+def _as_dict(pairs: Pairs) -> dict[tuple[int, int], float]:
+    keys = zip(pairs.rows.tolist(), pairs.columns.tolist(), strict=True)
+    return dict(zip(keys, pairs.values.tolist(), strict=True))
 
 
-def _average(a: _Tree, b: _Tree, alike: Mapping[tuple[int, int], float]) -> float:
-    """How much the regions of two groups overlap on average, as it follows from joining them one after the other."""
+def _average_similarity(a: _Tree, b: _Tree, values: Mapping[tuple[int, int], float]) -> float:
+    """Average similarity of two clusters, computed recursively along their merge history."""
     if a[0] == b[0] == 0:
-        return alike.get((a[1], b[1]), 0.0)
-    whole, other = (a, b) if a[0] > b[0] else (b, a)
-    _, one, two, n, m = whole
-    return float((n * _average(one, other, alike) + m * _average(two, other, alike)) / (n + m))
+        return values.get((a[1], b[1]), 0.0)
+    newer, other = (a, b) if a[0] > b[0] else (b, a)
+    _, first, second, n, m = newer
+    return float(
+        (n * _average_similarity(first, other, values) + m * _average_similarity(second, other, values)) / (n + m)
+    )

@@ -1,4 +1,4 @@
-"""Several annotations of a task -> one: what is most likely right, how likely, and from whom it came."""
+"""Consensus of several annotations of a task: the most likely regions and answers, with probability and provenance."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,19 +6,19 @@ from typing import Any
 
 import msgspec
 
-from labelloop.labeling.consensus.clustering import LEAST_OVERLAP, Cluster, cluster_regions
+from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.crowd import (
     AnnotatorModel,
     AnnotatorView,
     Answer,
     Evidence,
     Votes,
+    annotated_boxes,
+    choice_controls,
     choice_votes,
+    collect_evidence,
     control_of,
-    drawn_boxes,
-    estimate_crowd,
-    evidence,
-    questions,
+    fit_annotator_model,
     region_votes,
     uniform_confusion,
 )
@@ -37,27 +37,27 @@ __all__ = [
     "ConsensusRegion",
     "Evidence",
     "RegionProvenance",
-    "agreed_results",
+    "collect_evidence",
     "consensus",
-    "estimate_crowd",
-    "evidence",
-    "provenance",
+    "consensus_results",
+    "fit_annotator_model",
+    "provenance_json",
 ]  # fmt: skip
 
-# An object is in the consensus when it is more likely there than not.
-LEAST_PROBABILITY = 0.5
+# An object is in the consensus if it is more likely than not to exist.
+MIN_PROBABILITY = 0.5
 
 
 class RegionProvenance(msgspec.Struct, frozen=True, gc=False):
-    """One annotator's region behind a region of the consensus.
+    """One annotator's region in the cluster of a consensus region.
 
     Attributes:
         annotator: The annotator's id.
-        annotation: The annotation's id, None where it is not known.
+        annotation: The annotation's id; None if unknown.
         region: The region's id in that annotation.
-        labels: What that annotator called it.
-        iou: Overlap of that shape with the shape of the consensus, 0 to 1.
-        place: Its place among that annotator's regions; an id may be there twice.
+        labels: The labels that this annotator chose.
+        iou: IoU of that shape with the consensus shape, 0 to 1.
+        region_index: Its index among that annotator's regions; ids may repeat.
     """
 
     annotator: int
@@ -65,17 +65,17 @@ class RegionProvenance(msgspec.Struct, frozen=True, gc=False):
     region: str
     labels: tuple[str, ...]
     iou: float
-    place: int = 0
+    region_index: int = 0
 
 
 class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
-    """A region that some annotators marked, as one.
+    """The consensus of one cluster of regions.
 
     Attributes:
         region: Shape, labels and attributes of the consensus; its ``score`` is ``probability``.
-        probability: How likely the object is there, 0 to 1.
-        label_probability: How likely the labels are right, if it is.
-        sources: The regions it was made from.
+        probability: Probability that the object exists, 0 to 1.
+        label_probability: Probability that the labels are right, given that it exists.
+        sources: The regions of the cluster.
         missed_by: Annotators of the task who did not mark it.
     """
 
@@ -87,12 +87,12 @@ class ConsensusRegion(msgspec.Struct, frozen=True, gc=False):
 
 
 class ConsensusChoice(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a question about the whole task.
+    """The consensus answer of a per-task control.
 
     Attributes:
         chosen: The most likely answer.
-        probability: How likely it is right, 0 to 1.
-        votes: Who answered what.
+        probability: Probability that it is right, 0 to 1.
+        votes: The answers by annotator.
     """
 
     chosen: Answer
@@ -101,13 +101,13 @@ class ConsensusChoice(msgspec.Struct, frozen=True, gc=False):
 
 
 class Consensus(msgspec.Struct, frozen=True, gc=False):
-    """What several annotators say together.
+    """The consensus of a task.
 
     Attributes:
-        annotators: Who annotated the task.
-        regions: Objects that are more likely there than not.
-        rejected: The others; nothing that anybody marked is lost.
-        choices: Answers about the whole task, by control.
+        annotators: The annotators of the task.
+        regions: Objects whose probability is above the threshold.
+        rejected: All other objects; no marked region is lost.
+        choices: Answers of per-task controls, by control.
     """
 
     annotators: tuple[int, ...]
@@ -117,64 +117,67 @@ class Consensus(msgspec.Struct, frozen=True, gc=False):
 
 
 def consensus(
-    stances: Sequence[AnnotatorView],
-    crowd: AnnotatorModel | None = None,
+    views: Sequence[AnnotatorView],
+    model: AnnotatorModel | None = None,
     *,
-    least: float = LEAST_OVERLAP,
-    least_probability: float = LEAST_PROBABILITY,
+    min_iou: float = MIN_IOU,
+    min_probability: float = MIN_PROBABILITY,
     clusters: Sequence[Cluster] | None = None,
 ) -> Consensus:
-    """One annotation from those of several annotators.
+    """Compute the consensus of several annotators.
 
-    Regions are clustered, at most one of each annotator; a cluster is in when its probability (from the recall and
-    the false regions of those who marked it and of those who did not) is above ``least_probability``. Its shape is the
-    middle of its members' shapes, its labels the most likely under each annotator's confusion matrix.
+    Regions are clustered, at most one of each annotator. A cluster is accepted if its probability (from the recall
+    and the false regions of all annotators) is above ``min_probability``. Its shape is the fused shape of its members,
+    its labels the most likely ones under the annotators' confusion matrices.
 
     Args:
-        stances: One entry an annotator; their order decides nothing.
-        crowd: What is known about the annotators; None: nothing, so all are alike.
-        least: Least average overlap of regions that are one object; as in ``evidence``.
-        least_probability: From which probability on an object is in the consensus.
-        clusters: The regions' clusters, where they are known already: of the stances in the order of annotators.
+        views: One view per annotator, in any order.
+        model: The fitted model of the annotators; None: all are equally reliable.
+        min_iou: Minimum average IoU of a cluster; the same as for ``collect_evidence``.
+        min_probability: An object is accepted above this probability.
+        clusters: The clusters of the regions, if already computed: of the views sorted by annotator.
     """
-    crowd = crowd or AnnotatorModel()
-    ordered = sorted(stances, key=lambda stance: stance.annotator)
+    model = model or AnnotatorModel()
+    ordered = sorted(views, key=lambda view: view.annotator)
     if clusters is None:
-        clusters = cluster_regions([stance.regions for stance in ordered], least=least)
-    found = [_agreed(ordered, cluster, crowd) for cluster in clusters]
+        clusters = cluster_regions([view.regions for view in ordered], min_iou=min_iou)
+    regions = [_consensus_region(ordered, cluster, model) for cluster in clusters]
     return Consensus(
-        tuple(stance.annotator for stance in ordered),
-        tuple(each for each in found if each.probability > least_probability),
-        tuple(each for each in found if each.probability <= least_probability),
-        {control: _answered(choice_votes(ordered, control), crowd, control) for control in questions(ordered)},
+        tuple(view.annotator for view in ordered),
+        tuple(region for region in regions if region.probability > min_probability),
+        tuple(region for region in regions if region.probability <= min_probability),
+        {
+            control: _consensus_choice(choice_votes(ordered, control), model, control)
+            for control in choice_controls(ordered)
+        },
     )
 
 
-def agreed_results(
+def consensus_results(
     agreed: ConsensusRegion, region: Region, *, config: LabelConfig | None = None
 ) -> list[dict[str, Any]]:
-    """A region of the consensus as Label Studio's results, with its provenance in each result's ``meta``.
+    """A consensus region as Label Studio's results, with its provenance in each result's ``meta``.
 
     Args:
         agreed: The region.
-        region: The same with the results that it is written from (see ``joining.join``), or as it is.
+        region: The same region with source results (see ``attach_results``), or ``agreed.region``.
         config: The label config.
 
     Raises:
-        LabelingError: A control is needed that neither the region nor ``config`` names (see ``to_results``).
+        LabelingError: Neither the region nor ``config`` names a required control (see ``to_results``).
     """
-    told = provenance(agreed)
-    return [with_meta(result, told) for result in to_results(region, config=config)]
+    source = provenance_json(agreed)
+    return [with_provenance(result, source) for result in to_results(region, config=config)]
 
 
-def with_meta(result: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
-    """A result that says in ``meta.labelloop`` where it came from; what else its ``meta`` holds stays."""
-    held = result.get("meta")
-    return {**result, "meta": {**(held if isinstance(held, Mapping) else {}), "labelloop": told}}
+def with_provenance(result: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with its provenance in ``meta.labelloop``; the rest of its ``meta`` is kept."""
+    meta = result.get("meta")
+    return {**result, "meta": {**(meta if isinstance(meta, Mapping) else {}), "labelloop": source}}
 
 
-def provenance(agreed: ConsensusRegion) -> dict[str, Any]:
-    """Where a region of the consensus came from, as JSON."""
+def provenance_json(agreed: ConsensusRegion) -> dict[str, Any]:
+    """The provenance of a consensus region, as JSON."""
     return {
         "probability": _rounded(agreed.probability),
         "label_probability": _rounded(agreed.label_probability),
@@ -192,56 +195,58 @@ def provenance(agreed: ConsensusRegion) -> dict[str, Any]:
     }
 
 
-def _agreed(stances: Sequence[AnnotatorView], cluster: Cluster, crowd: AnnotatorModel) -> ConsensusRegion:
-    regions = [stances[member.annotator].regions[member.region] for member in cluster]
-    who = tuple(stances[member.annotator].annotator for member in cluster)
-    looked = tuple(stance.annotator for stance in stances)
-    probability = crowd.presence.probability(ObjectEvidence(looked, who))
-    votes = region_votes(stances, cluster)
-    control = control_of(stances, cluster)
-    labels, label_probability = _most_likely(votes, crowd, control)
+def _consensus_region(views: Sequence[AnnotatorView], cluster: Cluster, model: AnnotatorModel) -> ConsensusRegion:
+    regions = [views[member.annotator].regions[member.region] for member in cluster]
+    marked_by = tuple(views[member.annotator].annotator for member in cluster)
+    annotators = tuple(view.annotator for view in views)
+    probability = model.detection.probability(ObjectEvidence(annotators, marked_by))
+    votes = region_votes(views, cluster)
+    control = control_of(views, cluster)
+    labels, label_probability = _best_labels(votes, model, control)
     shapes = [region.geometry for region in regions]
-    middle = regions[medoid(shapes)]
-    boxes = drawn_boxes(stances, cluster)
-    shape = crowd.hands.fuse_boxes(boxes) if boxes and crowd.hands.known else merge_shapes(shapes)
+    template = regions[medoid(shapes)]
+    boxes = annotated_boxes(views, cluster)
+    shape = model.box_bias.fuse_boxes(boxes) if boxes and model.box_bias.by_annotator else merge_shapes(shapes)
     chosen = next((region.labels for region in regions if tuple(sorted(region.labels)) == labels), labels)
     region = msgspec.structs.replace(
-        middle, geometry=shape, labels=chosen, score=probability, attributes=_attributes(regions), result=()
+        template, geometry=shape, labels=chosen, score=probability, attributes=_attributes(regions), result=()
     )
     overlaps = iou_matrix(shapes, [shape])[:, 0].tolist()
     sources = tuple(
-        RegionProvenance(annotator, stances[member.annotator].annotation, each.id, each.labels, overlap, member.region)
-        for member, annotator, each, overlap in zip(cluster, who, regions, overlaps, strict=True)
+        RegionProvenance(
+            annotator, views[member.annotator].annotation, source.id, source.labels, overlap, member.region
+        )
+        for member, annotator, source, overlap in zip(cluster, marked_by, regions, overlaps, strict=True)
     )
-    missed_by = tuple(annotator for annotator in looked if annotator not in who)
+    missed_by = tuple(annotator for annotator in annotators if annotator not in marked_by)
     return ConsensusRegion(region, probability, label_probability, sources, missed_by)
 
 
-def _answered(votes: Votes, crowd: AnnotatorModel, control: str) -> ConsensusChoice:
-    known = crowd.choices.get(control) or uniform_confusion({answer for _, answer in votes})
-    chosen, probability = _best(known.posterior(votes), votes)
+def _consensus_choice(votes: Votes, model: AnnotatorModel, control: str) -> ConsensusChoice:
+    confusion = model.choices.get(control) or uniform_confusion({answer for _, answer in votes})
+    chosen, probability = _best(confusion.posterior(votes), votes)
     return ConsensusChoice(chosen, probability, votes)
 
 
-def _most_likely(votes: Votes, crowd: AnnotatorModel, control: str) -> tuple[Answer, float]:
-    known = crowd.labels.get(control) or uniform_confusion({answer for _, answer in votes})
-    return _best(known.posterior(votes), votes)
+def _best_labels(votes: Votes, model: AnnotatorModel, control: str) -> tuple[Answer, float]:
+    confusion = model.labels.get(control) or uniform_confusion({answer for _, answer in votes})
+    return _best(confusion.posterior(votes), votes)
 
 
 def _best(posterior: Mapping[Answer, float], votes: Votes) -> tuple[Answer, float]:
-    """The most likely answer; of equals the one that more chose, then the first in the alphabet."""
+    """The most likely answer; ties go to the one with more votes, then to the first in alphabetical order."""
     counts = Counter(answer for _, answer in votes)
     best = min(posterior, key=lambda answer: (-round(posterior[answer], 9), -counts[answer], answer))
     return best, posterior[best]
 
 
 def _attributes(regions: Sequence[Region]) -> dict[str, tuple[Any, ...]]:
-    """What most said about each attribute, of those who said anything; the first of equals."""
-    found: dict[str, tuple[Any, ...]] = {}
+    """The majority value of each attribute among those who gave one; ties go to the first."""
+    merged: dict[str, tuple[Any, ...]] = {}
     for name in dict.fromkeys(name for region in regions for name in region.attributes):
-        said = [region.attributes[name] for region in regions if name in region.attributes]
-        found[name] = max(said, key=said.count)
-    return found
+        answers = [region.attributes[name] for region in regions if name in region.attributes]
+        merged[name] = max(answers, key=answers.count)
+    return merged
 
 
 def _rounded(number: float) -> float:

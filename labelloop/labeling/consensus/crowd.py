@@ -1,4 +1,4 @@
-"""What a project's annotations tell about its annotators: who finds objects, and who confuses which labels."""
+"""Model of a project's annotators, fitted to their annotations: detection, label confusion and box bias."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labelloop.labeling.consensus.box_bias import AnnotatedBoxes, BoxBiasModel, box_edges, fit_box_bias
-from labelloop.labeling.consensus.clustering import LEAST_OVERLAP, Cluster, cluster_regions
+from labelloop.labeling.consensus.clustering import MIN_IOU, Cluster, cluster_regions
 from labelloop.labeling.consensus.dawid_skene import POOLING, class_posterior, dawid_skene
-from labelloop.labeling.consensus.detection_model import UNKNOWN, DetectionModel, ObjectEvidence, fit_detection_model
+from labelloop.labeling.consensus.detection_model import PRIOR, DetectionModel, ObjectEvidence, fit_detection_model
 from labelloop.labeling.region import Region
 
 Floats = NDArray[np.float64]
 
-# The labels of a region, or what was chosen about a whole task, in alphabetical order.
+# The labels of a region, or the answer to a per-task control, in alphabetical order.
 Answer = tuple[str, ...]
-# Who answered what.
+# (annotator, answer) pairs.
 Votes = tuple[tuple[int, Answer], ...]
 
-# How often an annotator of whom nothing is known gives the right label.
+# Prior accuracy of the labels of an unknown annotator.
 _TYPICAL_ACCURACY = 0.8
 
 
 class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
-    """What one annotator says about a task.
+    """One annotator's regions and choices of a task.
 
     Attributes:
         annotator: The annotator's id.
         regions: All regions, in pixels.
-        choices: Answers about the whole task, by control.
+        choices: Answers to per-task controls, by control.
         annotation: The annotation's id, for provenance.
     """
 
@@ -41,70 +41,78 @@ class AnnotatorView(msgspec.Struct, frozen=True, gc=False):
     annotation: int | None = None
 
 
-class Evidence(msgspec.Struct, frozen=True, gc=False):
-    """What a task tells about its annotators, without shapes: small enough to keep for every task of a project.
+class Evidence(msgspec.Struct, frozen=True, gc=False, rename={"annotators": "looked"}):
+    """Evidence of a task about its annotators, small enough to store for every task: without shapes, except boxes.
+
+    It is stored as JSON: ``rename`` keeps the key.
 
     Attributes:
-        looked: Who annotated the task.
-        clusters: For each cluster of regions its control, and who gave it which labels.
-        choices: For each question about the whole task its control, and who answered what.
-        boxes: For each cluster of several upright boxes who drew which.
-        truth: Who of those who looked told the truth; None: it is not known.
+        annotators: The annotators of the task.
+        clusters: The control and the label votes of each cluster of regions.
+        choices: The control and the votes of each per-task question.
+        boxes: The boxes of each cluster of several upright boxes, by annotator.
+        truth: The annotator whose annotation is the ground truth; None: there is none.
     """
 
-    looked: tuple[int, ...]
+    annotators: tuple[int, ...]
     clusters: tuple[tuple[str, Votes], ...]
     choices: tuple[tuple[str, Votes], ...]
     boxes: tuple[AnnotatedBoxes, ...] = ()
     truth: int | None = None
 
     @property
-    def blind(self) -> tuple[int, ...]:
-        """Who annotated the task without telling the truth."""
-        return tuple(who for who in self.looked if who != self.truth)
+    def rated_annotators(self) -> tuple[int, ...]:
+        """The annotators without the one of the ground truth."""
+        return tuple(annotator for annotator in self.annotators if annotator != self.truth)
 
     def objects(self) -> Iterator["LabelledItem"]:
-        """What those say of each object, and what is known of it."""
+        """The votes on each object, with its true labels if known."""
         for control, votes in self.clusters:
-            answer = self._answer(votes)
-            yield LabelledItem(control, self._others(votes), answer, None if self.truth is None else answer is not None)
+            answer = self._true_answer(votes)
+            yield LabelledItem(
+                control, self._without_truth(votes), answer, None if self.truth is None else answer is not None
+            )
 
     def answers(self) -> Iterator["LabelledItem"]:
-        """What those say to each question about the whole task, and what is known of it."""
+        """The votes on each per-task question, with the true answer if known."""
         for control, votes in self.choices:
-            yield LabelledItem(control, self._others(votes), self._answer(votes))
+            yield LabelledItem(control, self._without_truth(votes), self._true_answer(votes))
 
-    def _others(self, votes: Votes) -> Votes:
+    def _without_truth(self, votes: Votes) -> Votes:
         return votes if self.truth is None else tuple(vote for vote in votes if vote[0] != self.truth)
 
-    def _answer(self, votes: Votes) -> Answer | None:
-        return next((answer for who, answer in votes if who == self.truth), None) if self.truth is not None else None
+    def _true_answer(self, votes: Votes) -> Answer | None:
+        return (
+            next((answer for annotator, answer in votes if annotator == self.truth), None)
+            if self.truth is not None
+            else None
+        )
 
 
 class LabelledItem(NamedTuple):
-    """What is said of an object, or in answer to a question.
+    """The votes on an object or a per-task question.
 
     Attributes:
         control: The control.
-        votes: Who said what, whoever told the truth left out.
-        answer: The true one; None: it is not known, or there is none.
-        real: Whether the object is one; None: it is not known.
+        votes: The votes of the rated annotators.
+        answer: The true answer; None: unknown, or there is none.
+        is_real: Whether the object exists; None: unknown.
     """
 
     control: str
     votes: Votes
     answer: Answer | None = None
-    real: bool | None = None
+    is_real: bool | None = None
 
 
 class ConfusionModel(msgspec.Struct, frozen=True):
-    """Raters of one control, by Dawid and Skene.
+    """Dawid-Skene model of the raters of one control.
 
     Attributes:
         classes: The answers that occur, in alphabetical order.
-        marginals: How common each is, of shape ``(classes,)``.
-        confusion: Of each annotator and, last, of an unknown one: ``[rater, truth, answer]``.
-        raters: Annotator -> place in ``confusion``.
+        marginals: Their frequencies, of shape ``(classes,)``.
+        confusion: Confusion matrices ``[rater, truth, answer]``; the last is that of an unknown rater.
+        raters: Annotator -> index in ``confusion``.
     """
 
     classes: tuple[Answer, ...]
@@ -113,150 +121,154 @@ class ConfusionModel(msgspec.Struct, frozen=True):
     raters: Mapping[int, int]
 
     def posterior(self, votes: Votes) -> dict[Answer, float]:
-        """How likely each answer is the right one. An answer that never occurred before counts as one vote."""
+        """Probability of each answer given the votes. If a vote has an unknown answer, every vote counts equally."""
         if any(answer not in self.classes for _, answer in votes):
             return uniform_confusion({answer for _, answer in votes}).posterior(votes)
-        places = {answer: place for place, answer in enumerate(self.classes)}
-        raters = [self.raters.get(who, len(self.confusion) - 1) for who, _ in votes]
-        found = class_posterior(self.marginals, self.confusion, raters, [places[answer] for _, answer in votes])
-        return dict(zip(self.classes, found.tolist(), strict=True))
+        class_index = {answer: index for index, answer in enumerate(self.classes)}
+        raters = [self.raters.get(annotator, len(self.confusion) - 1) for annotator, _ in votes]
+        posterior = class_posterior(
+            self.marginals, self.confusion, raters, [class_index[answer] for _, answer in votes]
+        )
+        return dict(zip(self.classes, posterior.tolist(), strict=True))
 
 
-class AnnotatorModel(msgspec.Struct, frozen=True):
-    """The annotators of a project.
+class AnnotatorModel(msgspec.Struct, frozen=True, rename={"detection": "presence", "box_bias": "hands"}):
+    """Model of a project's annotators. It is stored as JSON: ``rename`` keeps the keys.
 
     Attributes:
-        presence: How they find objects.
-        labels: How they label, by control of regions.
-        choices: How they answer, by control of questions about whole tasks.
-        hands: How they draw boxes.
+        detection: Recall and false regions.
+        labels: Confusion of region labels, by control.
+        choices: Confusion of answers, by per-task control.
+        box_bias: Bias and variance of boxes.
     """
 
-    presence: DetectionModel = UNKNOWN
+    detection: DetectionModel = PRIOR
     labels: Mapping[str, ConfusionModel] = {}
     choices: Mapping[str, ConfusionModel] = {}
-    hands: BoxBiasModel = BoxBiasModel()
+    box_bias: BoxBiasModel = BoxBiasModel()
 
 
-def evidence(stances: Sequence[AnnotatorView], *, least: float = LEAST_OVERLAP, truth: int | None = None) -> Evidence:
-    """What a task tells about its annotators.
+def collect_evidence(views: Sequence[AnnotatorView], *, min_iou: float = MIN_IOU, truth: int | None = None) -> Evidence:
+    """Cluster the regions of a task and collect the votes.
 
     Args:
-        stances: One entry an annotator.
-        least: Least average overlap of regions that are one object.
-        truth: The annotator who told the truth, whose annotation is the ground truth; None: it is not known.
+        views: One view per annotator.
+        min_iou: Minimum average IoU of a cluster.
+        truth: The annotator whose annotation is the ground truth; None: there is none.
     """
-    clusters = cluster_regions([stance.regions for stance in stances], least=least)
+    clusters = cluster_regions([view.regions for view in views], min_iou=min_iou)
     return Evidence(
-        tuple(stance.annotator for stance in stances),
-        tuple((control_of(stances, cluster), region_votes(stances, cluster)) for cluster in clusters),
-        tuple((control, choice_votes(stances, control)) for control in questions(stances)),
-        tuple(boxes for cluster in clusters if (boxes := drawn_boxes(stances, cluster))),
+        tuple(view.annotator for view in views),
+        tuple((control_of(views, cluster), region_votes(views, cluster)) for cluster in clusters),
+        tuple((control, choice_votes(views, control)) for control in choice_controls(views)),
+        tuple(boxes for cluster in clusters if (boxes := annotated_boxes(views, cluster))),
         truth,
     )
 
 
-def estimate_crowd(tasks: Iterable[Evidence]) -> AnnotatorModel:
-    """Every annotator's recall, false regions, confusion and hand, from all tasks together.
+def fit_annotator_model(tasks: Iterable[Evidence]) -> AnnotatorModel:
+    """Fit detection, confusion and box bias of all annotators to all tasks.
 
-    No truth is needed; where one is known it is not estimated, and whoever told it is not measured by it.
+    Ground truth is optional. It replaces the estimate where it exists, and its annotator is not rated on that task.
     """
-    sightings: list[ObjectEvidence] = []
+    objects: list[ObjectEvidence] = []
     images: Counter[tuple[int, ...]] = Counter()
-    known: Counter[tuple[int, ...]] = Counter()
+    known_images: Counter[tuple[int, ...]] = Counter()
     labels: dict[str, list[LabelledItem]] = {}
     choices: dict[str, list[LabelledItem]] = {}
     boxes: list[AnnotatedBoxes] = []
     for task in tasks:
         boxes += task.boxes
-        looked = task.blind
-        if not looked:
+        annotators = task.rated_annotators
+        if not annotators:
             continue
-        images[tuple(sorted(looked))] += 1
-        known[tuple(sorted(looked))] += task.truth is not None
-        for told in task.objects():
-            sightings.append(ObjectEvidence(looked, tuple(who for who, _ in told.votes), told.real))
-            if told.real is not False:
-                labels.setdefault(told.control, []).append(told)
-        for told in task.answers():
-            choices.setdefault(told.control, []).append(told)
+        images[tuple(sorted(annotators))] += 1
+        known_images[tuple(sorted(annotators))] += task.truth is not None
+        for item in task.objects():
+            objects.append(ObjectEvidence(annotators, tuple(annotator for annotator, _ in item.votes), item.is_real))
+            if item.is_real is not False:
+                labels.setdefault(item.control, []).append(item)
+        for item in task.answers():
+            choices.setdefault(item.control, []).append(item)
     return AnnotatorModel(
-        fit_detection_model(sightings, images, known),
-        {control: _estimate_told(items) for control, items in labels.items()},
-        {control: _estimate_told(items) for control, items in choices.items()},
+        fit_detection_model(objects, images, known_images),
+        {control: _fit_items(items) for control, items in labels.items()},
+        {control: _fit_items(items) for control, items in choices.items()},
         fit_box_bias(boxes),
     )
 
 
-def _estimate_told(items: Sequence[LabelledItem]) -> ConfusionModel:
-    said = [told for told in items if told.votes]
-    return estimate_labels([told.votes for told in said], [told.answer for told in said])
+def _fit_items(items: Sequence[LabelledItem]) -> ConfusionModel:
+    answered = [item for item in items if item.votes]
+    return fit_confusion_model([item.votes for item in answered], [item.answer for item in answered])
 
 
-def estimate_labels(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> ConfusionModel:
-    """Dawid and Skene's estimate from the votes on every item of one control.
+def fit_confusion_model(items: Sequence[Votes], truths: Sequence[Answer | None] = ()) -> ConfusionModel:
+    """Fit a Dawid-Skene model to the votes on all items of one control.
 
     Args:
-        items: Who answered what, an entry an item.
-        truths: The true answer of each item, None where it is not known; empty: none is known.
+        items: The votes on each item.
+        truths: The true answer of each item, None if unknown; empty: all are unknown.
     """
-    known = {item: answer for item, answer in enumerate(truths) if answer is not None}
-    classes = tuple(sorted({answer for votes in items for _, answer in votes} | set(known.values())))
-    who = sorted({annotator for votes in items for annotator, _ in votes})
-    if len(classes) < 2 or not who:
+    truth_by_item = {item: answer for item, answer in enumerate(truths) if answer is not None}
+    classes = tuple(sorted({answer for votes in items for _, answer in votes} | set(truth_by_item.values())))
+    annotators = sorted({annotator for votes in items for annotator, _ in votes})
+    if len(classes) < 2 or not annotators:
         return uniform_confusion(classes)
-    raters = {annotator: place for place, annotator in enumerate(who)}
-    places = {answer: place for place, answer in enumerate(classes)}
-    flat = [(item, raters[who], places[answer]) for item, votes in enumerate(items) for who, answer in votes]
+    raters = {annotator: index for index, annotator in enumerate(annotators)}
+    class_index = {answer: index for index, answer in enumerate(classes)}
+    flat = [
+        (item, raters[annotator], class_index[answer])
+        for item, votes in enumerate(items)
+        for annotator, answer in votes
+    ]
     item, rater, answer = np.array(flat, dtype=np.intp).T
-    settled = {item: places[answer] for item, answer in known.items()}
-    model = dawid_skene(item, rater, answer, classes=len(classes), pooling=POOLING, known=settled)
-    counts = np.bincount(rater, minlength=len(who)).astype(float)
+    known_classes = {item: class_index[answer] for item, answer in truth_by_item.items()}
+    model = dawid_skene(item, rater, answer, classes=len(classes), pooling=POOLING, known_classes=known_classes)
+    counts = np.bincount(rater, minlength=len(annotators)).astype(float)
     typical = np.tensordot(counts / counts.sum(), model.confusion, axes=1)
     return ConfusionModel(classes, model.marginals, np.concatenate((model.confusion, typical[None])), raters)
 
 
 def uniform_confusion(classes: Iterable[Answer]) -> ConfusionModel:
-    """Raters of whom nothing is known: all alike, so that the majority wins."""
-    found = tuple(sorted(classes))
-    count = max(len(found), 1)
+    """Confusion model of unknown raters: all equally reliable, so the majority wins."""
+    ordered = tuple(sorted(classes))
+    count = max(len(ordered), 1)
     wrong = (1 - _TYPICAL_ACCURACY) / max(count - 1, 1)
     confusion = np.full((1, count, count), wrong)
     confusion[0, range(count), range(count)] = _TYPICAL_ACCURACY if count > 1 else 1.0
-    return ConfusionModel(found, np.full(count, 1 / count), confusion, {})
+    return ConfusionModel(ordered, np.full(count, 1 / count), confusion, {})
 
 
-def questions(stances: Sequence[AnnotatorView]) -> tuple[str, ...]:
-    """The controls of questions about the whole task that somebody answered."""
-    return tuple(sorted({control for stance in stances for control in stance.choices}))
+def choice_controls(views: Sequence[AnnotatorView]) -> tuple[str, ...]:
+    """The per-task controls with at least one answer, sorted."""
+    return tuple(sorted({control for view in views for control in view.choices}))
 
 
-def choice_votes(stances: Sequence[AnnotatorView], control: str) -> Votes:
-    """Who answered a question about the whole task, and what; who left it open has no vote."""
-    return tuple(
-        (stance.annotator, tuple(sorted(stance.choices[control]))) for stance in stances if stance.choices.get(control)
-    )
+def choice_votes(views: Sequence[AnnotatorView], control: str) -> Votes:
+    """The votes on a per-task control; annotators without an answer have no vote."""
+    return tuple((view.annotator, tuple(sorted(view.choices[control]))) for view in views if view.choices.get(control))
 
 
-def control_of(stances: Sequence[AnnotatorView], cluster: Cluster) -> str:
-    """The control that the regions of a cluster were drawn with."""
+def control_of(views: Sequence[AnnotatorView], cluster: Cluster) -> str:
+    """The control of the regions of a cluster."""
     first = cluster[0]
-    return stances[first.annotator].regions[first.region].control
+    return views[first.annotator].regions[first.region].control
 
 
-def region_votes(stances: Sequence[AnnotatorView], cluster: Cluster) -> Votes:
-    """Who gave a cluster which labels."""
+def region_votes(views: Sequence[AnnotatorView], cluster: Cluster) -> Votes:
+    """The label votes on a cluster."""
     return tuple(
-        (stances[member.annotator].annotator, tuple(sorted(stances[member.annotator].regions[member.region].labels)))
+        (views[member.annotator].annotator, tuple(sorted(views[member.annotator].regions[member.region].labels)))
         for member in cluster
     )
 
 
-def drawn_boxes(stances: Sequence[AnnotatorView], cluster: Cluster) -> AnnotatedBoxes:
-    """Who drew which upright box of a cluster; empty where only one region is in it, or another shape."""
-    found = [
-        (stances[each.annotator].annotator, box_edges(stances[each.annotator].regions[each.region].geometry))
-        for each in cluster
+def annotated_boxes(views: Sequence[AnnotatorView], cluster: Cluster) -> AnnotatedBoxes:
+    """The upright boxes of a cluster by annotator; empty for a single region, or if any has another shape."""
+    drawn = [
+        (views[member.annotator].annotator, box_edges(views[member.annotator].regions[member.region].geometry))
+        for member in cluster
     ]
-    boxes = tuple((who, edges) for who, edges in found if edges is not None)
+    boxes = tuple((annotator, edges) for annotator, edges in drawn if edges is not None)
     return boxes if len(boxes) == len(cluster) > 1 else ()

@@ -1,4 +1,4 @@
-"""Regions of a consensus with the JSON of the annotators' regions behind them: fields, ids, parents and relations."""
+"""Attach the JSON of the source regions to consensus regions: fields, ids, parents and relations."""
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -8,97 +8,104 @@ import msgspec
 
 from labelloop.labeling.consensus.consensus import AnnotatorView, Consensus, ConsensusRegion
 from labelloop.labeling.region import Region
-from labelloop.labeling.studio.task import Annotation, Result
+from labelloop.labeling.result import Result
+from labelloop.labeling.studio.task import Annotation
 
-Key = tuple[int | None, str]
-"""A region of an annotator: the annotation's id, the region's id."""
+# A region of an annotator: (annotation id, region id).
+RegionKey = tuple[int | None, str]
 
 
-class Joined(msgspec.Struct, frozen=True):
-    """The regions of a consensus as they are written.
+class MergedRegions(msgspec.Struct, frozen=True):
+    """The regions of a consensus with source results.
 
     Attributes:
-        regions: One for each of ``Consensus.regions``, each with an id of its own and the results of the annotator's
-            region that is most like it.
-        became: Annotators' regions -> the id of the region that they are part of.
+        regions: One for each of ``Consensus.regions``, with a unique id and the results of the most similar source
+            region.
+        region_ids: Source region -> id of the consensus region of its cluster.
     """
 
     regions: tuple[Region, ...]
-    became: Mapping[Key, str]
+    region_ids: Mapping[RegionKey, str]
 
-    def relation(self, relation: Result, annotation: int | None, kept: Container[str] = ()) -> dict[str, Any] | None:
-        """A relation of an annotation between what its ends became; None where one of them is not there any more.
+    def remap_relation(
+        self, relation: Result, annotation: int | None, kept_ids: Container[str] = ()
+    ) -> dict[str, Any] | None:
+        """The relation with the ids of the consensus regions; None if one of its ends no longer exists.
 
         Args:
             relation: The relation.
             annotation: The annotation's id.
-            kept: Ids of the annotation's regions that are kept as they are.
+            kept_ids: Ids of the annotation's regions that stay unchanged.
         """
         ends: dict[str, str] = {}
         for field in ("from_id", "to_id"):
             old = str(relation.raw.get(field))
-            new = old if old in kept else self.became.get((annotation, old))
+            new = old if old in kept_ids else self.region_ids.get((annotation, old))
             if new is None:
                 return None
             ends[field] = new
         return {**relation.raw, **ends}
 
 
-def join(
-    found: Consensus,
-    stances: Sequence[AnnotatorView],
+def attach_results(
+    consensus: Consensus,
+    views: Sequence[AnnotatorView],
     *,
     id_of: Callable[[ConsensusRegion], str] | None = None,
     old_id: Callable[[Region], str] = lambda region: region.id,
-) -> Joined:
-    """The regions of a consensus with the JSON of the regions that they are most like.
+) -> MergedRegions:
+    """Give each consensus region an id and the results of its most similar source region.
 
     Args:
-        found: The consensus of ``stances``.
-        stances: What each annotator drew.
-        id_of: Gives the id of a region; None: that of the region that it is most like, where it is free.
-        old_id: Gives the id of an annotator's region in Label Studio.
+        consensus: The consensus of ``views``.
+        views: The annotators' views.
+        id_of: Returns the id of a consensus region. None: the id of the most similar source region, made unique.
+        old_id: Returns the id of a source region in Label Studio.
     """
-    drawn = {(stance.annotator, place): each for stance in stances for place, each in enumerate(stance.regions)}
-    origins = [[drawn[source.annotator, source.place] for source in agreed.sources] for agreed in found.regions]
-    nearest = [_closest(agreed, regions) for agreed, regions in zip(found.regions, origins, strict=True)]
-    wanted = [old_id(each) for each in nearest] if id_of is None else [id_of(each) for each in found.regions]
-    names = _names(wanted)
+    drawn = {(view.annotator, index): region for view in views for index, region in enumerate(view.regions)}
+    origins = [
+        [drawn[source.annotator, source.region_index] for source in agreed.sources] for agreed in consensus.regions
+    ]
+    nearest = [_most_similar(agreed, regions) for agreed, regions in zip(consensus.regions, origins, strict=True)]
+    wanted = (
+        [old_id(region) for region in nearest] if id_of is None else [id_of(region) for region in consensus.regions]
+    )
+    ids = _unique_ids(wanted)
     became = {
         (source.annotation, old_id(region)): name
-        for agreed, regions, name in zip(found.regions, origins, names, strict=True)
+        for agreed, regions, name in zip(consensus.regions, origins, ids, strict=True)
         for source, region in zip(agreed.sources, regions, strict=True)
     }
-    return Joined(
+    return MergedRegions(
         tuple(
             _region(agreed, name, regions, like, became)
-            for agreed, regions, name, like in zip(found.regions, origins, names, nearest, strict=True)
+            for agreed, regions, name, like in zip(consensus.regions, origins, ids, nearest, strict=True)
         ),
         became,
     )
 
 
-def _closest(agreed: ConsensusRegion, regions: Sequence[Region]) -> Region:
-    """Of the regions behind one of the consensus the one most like it: in its labels, then in its shape."""
+def _most_similar(agreed: ConsensusRegion, regions: Sequence[Region]) -> Region:
+    """The source region most similar to a consensus region: by kind of shape, then labels, then IoU."""
     labels = sorted(agreed.region.labels)
     kind = type(agreed.region.geometry)
-    places = range(len(regions))
+    indices = range(len(regions))
     return regions[
         max(
-            places,
-            key=lambda place: (
-                isinstance(regions[place].geometry, kind),
-                sorted(regions[place].labels) == labels,
-                agreed.sources[place].iou,
+            indices,
+            key=lambda index: (
+                isinstance(regions[index].geometry, kind),
+                sorted(regions[index].labels) == labels,
+                agreed.sources[index].iou,
             ),
         )
     ]
 
 
 def _region(
-    agreed: ConsensusRegion, name: str, regions: Sequence[Region], like: Region, became: Mapping[Key, str]
+    agreed: ConsensusRegion, name: str, regions: Sequence[Region], like: Region, became: Mapping[RegionKey, str]
 ) -> Region:
-    """The region of the consensus with the results of the one it is like, its id and its parent's renamed."""
+    """The consensus region with the results of the source region ``like``, with new ids of itself and its parent."""
     parents = Counter(
         became[source.annotation, parent]
         for source, region in zip(agreed.sources, regions, strict=True)
@@ -106,7 +113,8 @@ def _region(
     )
     own: dict[str, Any] = {"id": name, **({"parentID": parents.most_common(1)[0][0]} if parents else {})}
     results = tuple(
-        Result({**{key: value for key, value in each.raw.items() if key != "parentID"}, **own}) for each in like.result
+        Result({**{key: value for key, value in result.raw.items() if key != "parentID"}, **own})
+        for result in like.result
     )
     shape = msgspec.structs.replace(
         agreed.region, id=name, control=like.control, to_name=like.to_name, type=like.type, result=results
@@ -114,35 +122,35 @@ def _region(
     return msgspec.structs.replace(shape, score=round(agreed.probability, 4))
 
 
-def _names(wanted: Sequence[str]) -> list[str]:
-    """An id for each region, its source's where that is free: two annotators' regions may share one."""
-    taken: set[str] = set()
-    names = []
-    for first in wanted:
+def _unique_ids(preferred: Sequence[str]) -> list[str]:
+    """The preferred ids, made unique by a suffix: regions of two annotators may share an id."""
+    used_ids: set[str] = set()
+    ids = []
+    for first in preferred:
         name, number = first, 1
-        while name in taken:
+        while name in used_ids:
             number += 1
             name = f"{first}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
+        used_ids.add(name)
+        ids.append(name)
+    return ids
 
 
-def annotation_order(agreement: Mapping[int, float], annotations: Iterable[Annotation]) -> dict[int | None, int]:
-    """Annotation id -> its rank as the one to take whole: the ground truth, the highest agreement, the latest.
+def rank_annotations(agreement: Mapping[int, float], annotations: Iterable[Annotation]) -> dict[int | None, int]:
+    """Annotation id -> rank as the single annotation to use: ground truth, then agreement, then the latest.
 
     Args:
-        agreement: Annotation id -> mean agreement with the other annotators, where it is known.
+        agreement: Annotation id -> mean agreement with the other annotators, if known.
         annotations: The annotations to choose from.
     """
     ordered = sorted(
         annotations,
-        key=lambda each: (
-            each.ground_truth,
-            round(agreement.get(each.id or 0, -1.0), 9),
-            each.updated_at or each.created_at,
-            each.id or 0,
+        key=lambda annotation: (
+            annotation.ground_truth,
+            round(agreement.get(annotation.id or 0, -1.0), 9),
+            annotation.updated_at or annotation.created_at,
+            annotation.id or 0,
         ),
         reverse=True,
     )
-    return {each.id: rank for rank, each in enumerate(ordered)}
+    return {annotation.id: rank for rank, annotation in enumerate(ordered)}

@@ -1,17 +1,17 @@
-"""Label Studio's brush: its run-length code of RGBA pixels, to and from arrays, without a Python step a pixel.
+"""Encode and decode Label Studio's brush strokes: run-length encoded RGBA pixels, vectorised with numpy.
 
-The code is rle-pack of thi.ng/umbrella (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack), a stream of
-bits, most significant first:
+The encoding is rle-pack of thi.ng/umbrella (https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack), a
+stream of bits, most significant first:
 
-    32 bits  how many words follow once decoded (4 a pixel: red, green, blue, alpha; row by row)
-     5 bits  bits a word - 1 (Label Studio: 8)
+    32 bits  number of decoded words (4 per pixel: red, green, blue, alpha; row by row)
+     5 bits  bits per word - 1 (Label Studio: 8)
    4x4 bits  four sizes - 1, in bits, of the counts below (Label Studio: 3, 4, 8, 16)
 
-then blocks until all words are there: 1 bit (a run, or literals), 2 bits (which of the four sizes), the count - 1, and
-one word for a run, or that many words.
+then blocks until all words are decoded: 1 bit (run or literals), 2 bits (index of the size), the count - 1, and one
+word for a run, or ``count`` words.
 
-A block says how long it is, so where one starts is known only when the one before it is read. Here the length of the
-block that *would* start is looked up for every bit at once; then one light walk visits the true starts, in strides.
+The length of a block is only known from its head, so block starts depend on each other. Here the length of a block that
+*would* start is looked up for every bit at once; then a short loop visits the actual starts, in strides.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from labelloop.labeling.errors import MalformedValue
 _HEADER_BITS = 53
 _WORD = 8
 _SIZES = (3, 4, 8, 16)
-_WINDOW = 1 << 16  # bytes walked at a time: the table of block lengths stays in the processor's cache
-_TABLE_BITS = 11  # a run or literals, which size, and counts of up to 8 bits
+_WINDOW = 1 << 16  # bytes per iteration: the table of block lengths fits into the processor's cache
+_TABLE_BITS = 11  # run or literals, index of the size, and counts of up to 8 bits
 _PATIENCE = 8
-_MAX_WORDS = 1 << 30  # 268 million pixels; a broken header must not make us ask for gigabytes
+_MAX_WORDS = 1 << 30  # 268 million pixels; a broken header must not allocate gigabytes
 _CHANNELS = 4
 
 
 def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
-    """The words of a brush stroke: red, green, blue, alpha of each pixel, row by row.
+    """Decode the words of a brush stroke: red, green, blue, alpha of each pixel, row by row.
 
     Args:
         rle: The bytes of ``value.rle``.
@@ -42,14 +42,14 @@ def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
         A flat array; ``decode_rle(rle).reshape(height, width, 4)[..., 3]`` is the mask.
 
     Raises:
-        MalformedValue: The bytes are no run-length code, or end before the last pixel.
+        MalformedValue: The bytes are not such an encoding, or end before the last pixel.
     """
     data = _bytes(rle)
     num, sizes = _header(data)
     words = _words(data)
     starts, counts, runs = _blocks(words, data.size * 8, num, np.array(sizes, dtype=np.uint32))
     first = starts + 3 + np.array(sizes)[_window(words, starts) >> 29 & 3]
-    # A literal block is as many runs of one as it has words.
+    # A literal block of n words is n runs of length 1.
     parts = np.where(runs, 1, counts)
     offsets = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
     positions = np.repeat(first, parts) + offsets * _WORD
@@ -58,7 +58,7 @@ def decode_rle(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
 
 
 def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[np.bool_]:
-    """The pixels of a brush stroke: those whose alpha is not zero.
+    """Decode the mask of a brush stroke: the pixels whose alpha is not zero.
 
     Returns:
         A boolean array of shape ``(height, width)``.
@@ -67,7 +67,7 @@ def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[
         MalformedValue: As `decode_rle`; or the stroke belongs to an image of another size.
     """
     data = _bytes(rle)
-    num, _ = _header(data)  # before anything is unpacked: a few broken bytes can ask for gigabytes
+    num, _ = _header(data)  # before decoding: a few broken bytes can demand gigabytes
     if num != width * height * _CHANNELS:
         raise MalformedValue("rle", f"{num} words do not fill {width} x {height} pixels of {_CHANNELS}")
     pixels: NDArray[np.bool_] = decode_rle(data.tobytes()).reshape(height, width, _CHANNELS)[..., 3] != 0
@@ -75,11 +75,11 @@ def decode_mask(rle: Sequence[int] | bytes, width: int, height: int) -> NDArray[
 
 
 def encode_rle(pixels: NDArray[Any]) -> list[int]:
-    """The bytes of ``value.rle``, the same as label-studio-sdk writes.
+    """Encode as the bytes of ``value.rle``, identical to those of label-studio-sdk.
 
     Args:
         pixels: A mask of shape ``(height, width)``, boolean (255 where set) or alpha from 0 to 255, written into all
-            four channels as Label Studio's importers do; or the flat words themselves, red, green, blue, alpha.
+            four channels as Label Studio's importers do; or the flat words: red, green, blue, alpha.
     """
     words = np.asarray(pixels)
     words = words.astype(np.uint8) * np.uint8(255) if words.dtype == np.bool_ else words.astype(np.uint8)
@@ -96,13 +96,13 @@ def encode_rle(pixels: NDArray[Any]) -> list[int]:
     code = (code << bits | (lengths - 1).astype(np.uint64)) << np.uint64(_WORD) | values
     widths = (bits + np.uint64(3 + _WORD)).astype(np.int64)
     header = words.size * repeat << 21 | (_WORD - 1) << 16
-    for place, bits_of_count in enumerate(_SIZES):
-        header |= (bits_of_count - 1) << 4 * (3 - place)
+    for index, bits_of_count in enumerate(_SIZES):
+        header |= (bits_of_count - 1) << 4 * (3 - index)
     return _pack(header, code, widths)
 
 
 def _split(lengths: NDArray[np.int64], values: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Runs longer than one count can say, cut into full ones and a rest."""
+    """Split runs longer than the largest count."""
     longest = 1 << _SIZES[-1]
     pieces = -(-lengths // longest)
     if not (pieces > 1).any():
@@ -115,11 +115,11 @@ def _split(lengths: NDArray[np.int64], values: NDArray[np.uint64]) -> tuple[NDAr
 def _pack(header: int, code: NDArray[np.uint64], widths: NDArray[np.int64]) -> list[int]:
     starts = np.cumsum(widths) - widths + _HEADER_BITS
     total = int(starts[-1] + widths[-1]) if widths.size else _HEADER_BITS
-    # label-studio-sdk pads with 1 to 8 zero bits; so do we, to the byte.
+    # Pads with 1 to 8 zero bits, as label-studio-sdk does.
     size = total // 8 + 1
     shifted = code << (40 - widths - (starts & 7)).astype(np.uint64)
     sums = np.zeros(size + 5)
-    for byte in range(5):  # no block spans more than 5 bytes, and no two blocks share a bit: adding is or-ing
+    for byte in range(5):  # a block spans at most 5 bytes and blocks share no bits: adding equals or-ing
         share = shifted >> np.uint64(8 * (4 - byte)) & np.uint64(255)
         sums += np.bincount((starts >> 3) + byte, weights=share.astype(np.float64), minlength=size + 5)
     packed = sums[:size].astype(np.uint8)
@@ -135,10 +135,10 @@ def _bytes(rle: Sequence[int] | bytes) -> NDArray[np.uint8]:
 
 
 def _spread(values: NDArray[np.uint8], counts: NDArray[np.int64], num: int) -> NDArray[np.uint8]:
-    """Each value as often as its count says."""
+    """Repeat each value by its count."""
     if values.size > num >> 8:
         return np.repeat(values, counts)[:num]
-    # Few, long runs: filling them is faster than copying word by word, and the background is there already.
+    # Few, long runs: filling slices is faster than np.repeat, and the background is 0 already.
     words = np.zeros(num, dtype=np.uint8)
     ends = np.cumsum(counts)
     lit = np.flatnonzero(values)
@@ -148,7 +148,7 @@ def _spread(values: NDArray[np.uint8], counts: NDArray[np.int64], num: int) -> N
 
 
 def _header(data: NDArray[np.uint8]) -> tuple[int, tuple[int, ...]]:
-    """How many words, and the four sizes."""
+    """The number of words, and the four sizes."""
     if data.size * 8 < _HEADER_BITS:
         raise MalformedValue("rle", f"{data.size} bytes are too few for a header")
     header = int.from_bytes(data[:7].tobytes(), "big") >> 3
@@ -161,7 +161,7 @@ def _header(data: NDArray[np.uint8]) -> tuple[int, tuple[int, ...]]:
 
 
 def _words(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
-    """The 32 bits from each byte on."""
+    """The 32 bits that start at each byte."""
     padded = np.concatenate((data, np.zeros(8, dtype=np.uint8)))
     wide = padded.astype(np.uint32)
     words: NDArray[Any] = wide[:-3] << 24 | wide[1:-2] << 16 | wide[2:-1] << 8 | wide[3:]
@@ -169,7 +169,7 @@ def _words(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 
 def _window(words: NDArray[np.uint32], positions: NDArray[Any]) -> NDArray[np.uint32]:
-    """The bits from each bit position on, left-aligned in 32; at least the first 25 are true."""
+    """The bits that start at each bit position, left-aligned in 32; at least the first 25 are valid."""
     shifted: NDArray[np.uint32] = words[positions >> 3] << (positions & 7).astype(np.uint32)
     return shifted
 
@@ -177,35 +177,35 @@ def _window(words: NDArray[np.uint32], positions: NDArray[Any]) -> NDArray[np.ui
 def _blocks(
     words: NDArray[np.uint32], bits: int, num: int, sizes: NDArray[np.uint32]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each block starts, how many words it makes, and whether it is a run."""
-    position, made = _HEADER_BITS, 0
+    """The start of each block, its number of words, and whether it is a run."""
+    position, decoded = _HEADER_BITS, 0
     table = _length_table(sizes)
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]] = []
-    while made < num:
+    blocks: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]] = []
+    while decoded < num:
         if position >= bits:
-            raise MalformedValue("rle", f"ends after {made} of {num} words")
+            raise MalformedValue("rle", f"ends after {decoded} of {num} words")
         begin = position >> 3
         starts = _walk(words[begin : begin + _WINDOW], position - begin * 8, table, sizes) + begin * 8
         counts, runs = _counts(_window(words, starts), sizes)
         through = np.cumsum(counts)
-        last = min(int(np.searchsorted(through, num - made)), starts.size - 1)
-        found.append((starts[: last + 1], counts[: last + 1], runs[: last + 1]))
-        made += int(through[last])
+        last = min(int(np.searchsorted(through, num - decoded)), starts.size - 1)
+        blocks.append((starts[: last + 1], counts[: last + 1], runs[: last + 1]))
+        decoded += int(through[last])
         position = int(starts[last]) + _length(int(_window(words, starts[last : last + 1])[0]), sizes)
     if position > bits:
         raise MalformedValue("rle", f"its last block ends {position - bits} bits past the end")
-    if not found:
+    if not blocks:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.bool_)
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+    return tuple(np.concatenate(column) for column in zip(*blocks, strict=True))
 
 
 def _walk(
-    window: NDArray[np.uint32], here: int, table: NDArray[np.uint16], sizes: NDArray[np.uint32]
+    window: NDArray[np.uint32], position: int, table: NDArray[np.uint16], sizes: NDArray[np.uint32]
 ) -> NDArray[np.int64]:
-    """The bits of a window at which a block starts, from a first one that is known.
+    """The bit positions in a window at which blocks start, given the first one.
 
-    Where many blocks of one length follow each other, as in the rows of a mask, they are taken at a stride. How many
-    must be seen before a stride is tried grows with every try that was not worth it.
+    Consecutive blocks of equal length, as in the rows of a mask, are skipped in one stride. The number of equal blocks
+    before a stride is tried grows with every unprofitable try.
     """
     by_byte = np.empty((window.size, 8), dtype=np.uint16)
     for phase in range(8):
@@ -214,33 +214,36 @@ def _walk(
     lookup, limit = lengths.data, lengths.size
     pieces: list[NDArray[np.int64]] = []
     single: list[int] = []
-    previous, alike, patience = 0, 0, _PATIENCE
-    while here < limit:
-        length = lookup[here]
+    previous, equal, patience = 0, 0, _PATIENCE
+    while position < limit:
+        length = lookup[position]
         if length != previous:
-            previous, alike = length, 0
-            single.append(here)
-            here += length or _length(int(window[here >> 3]) << (here & 7) & 0xFFFFFFFF, sizes)
+            previous, equal = length, 0
+            single.append(position)
+            position += length or _length(int(window[position >> 3]) << (position & 7) & 0xFFFFFFFF, sizes)
             continue
-        alike += 1
-        if alike < patience or not length:
-            single.append(here)
-            here += length or _length(int(window[here >> 3]) << (here & 7) & 0xFFFFFFFF, sizes)
+        equal += 1
+        if equal < patience or not length:
+            single.append(position)
+            position += length or _length(int(window[position >> 3]) << (position & 7) & 0xFFFFFFFF, sizes)
             continue
-        stride = _alike(lengths, here, length)
+        stride = _equal_blocks(lengths, position, length)
         patience = _PATIENCE if stride > 4 * patience else 2 * patience
-        pieces += (np.array(single, dtype=np.int64), np.arange(here, here + stride * length, length, dtype=np.int64))
+        pieces += (
+            np.array(single, dtype=np.int64),
+            np.arange(position, position + stride * length, length, dtype=np.int64),
+        )
         single = []
-        here += stride * length
+        position += stride * length
         previous = 0
     return np.concatenate((*pieces, np.array(single, dtype=np.int64)))
 
 
-def _alike(lengths: NDArray[np.uint16], here: int, length: int) -> int:
-    """How many blocks of this length follow each other from here on, at least one."""
+def _equal_blocks(lengths: NDArray[np.uint16], start: int, length: int) -> int:
+    """Number of consecutive blocks of this length from ``start`` on, at least 1."""
     reach, done = 64, 0
     while True:
-        ahead = lengths[here + done * length : here + (done + reach) * length : length] != length
+        ahead = lengths[start + done * length : start + (done + reach) * length : length] != length
         different = int(ahead.argmax()) if ahead.size else 0
         if ahead.size == 0 or ahead[different]:
             return done + different
@@ -255,14 +258,14 @@ def _counts(heads: NDArray[np.uint32], sizes: NDArray[np.uint32]) -> tuple[NDArr
 
 
 def _length(head: int, sizes: NDArray[np.uint32]) -> int:
-    """How many bits the block takes that starts with these 32."""
+    """Number of bits of the block that starts with these 32 bits."""
     size = int(sizes[head >> 29 & 3])
     words = 1 if head >> 31 else ((head << 3 & 0xFFFFFFFF) >> (32 - size)) + 1
     return 3 + size + words * _WORD
 
 
 def _length_table(sizes: NDArray[np.uint32]) -> NDArray[np.uint16]:
-    """How many bits a block takes, by its first bits; 0 where they do not hold its whole count."""
+    """Number of bits of a block by its first bits; 0 where those do not contain its whole count."""
     heads = np.arange(1 << _TABLE_BITS, dtype=np.uint32) << np.uint32(32 - _TABLE_BITS)
     counts, runs = _counts(heads, sizes)
     size = sizes[heads >> 29 & 3].astype(np.int64)

@@ -1,65 +1,81 @@
-"""How near key points lie, in proportion to what they lie on: object keypoint similarity."""
+"""Object keypoint similarity (OKS) of single key points: distance relative to the size of their object."""
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, gather, meeting
+from labelloop.labeling.geometry.overlap import ROUNDING, Pairs, collect_pairs, intersecting_boxes
 from labelloop.labeling.geometry.shapes import KeyPoint
-from labelloop.labeling.region import Region
 
 Matrix = NDArray[np.float64]
 
-# A point counts as placed right within about a tenth of the size of what it is a part of (COCO's sigma of hips and
-# shoulders, the least exact of its key points).
+# Standard deviation of a point, in object sizes: about COCO's sigma of hips and shoulders, its least precise points.
 OKS_SIGMA = 0.1
-# So many points tell how large the object is; of fewer, a quarter of the image's side stands for it.
-_ENOUGH_POINTS, _PART = 3, 0.25
+# Points needed to estimate the object's size; with fewer, it is a quarter of the image's side.
+_MIN_POINTS, _FALLBACK_SIZE = 3, 0.25
 
 
-def alike_points(a: Sequence[Region], b: Sequence[Region], *, least: float, size: float | None = None) -> Pairs:
-    """Points that are near each other by object keypoint similarity, exp(-d^2 / (2 s^2 (2 sigma)^2)).
+class PointOnImage(Protocol):
+    """A key point with the size of its image in pixels, such as a `Region`."""
 
-    It is that of cocodataset.org/#keypoints-eval.
+    @property
+    def geometry(self) -> Any:
+        """The `KeyPoint`."""
+
+    @property
+    def width(self) -> int:
+        """The image's width."""
+
+    @property
+    def height(self) -> int:
+        """The image's height."""
+
+
+def oks_pairs(
+    a: Sequence[PointOnImage], b: Sequence[PointOnImage], *, least: float, size: float | None = None
+) -> Pairs:
+    """Pairs of similar key points: OKS = exp(-d^2 / (2 s^2 (2 sigma)^2)), see cocodataset.org/#keypoints-eval.
 
     Args:
         a: Key points.
         b: Key points on the same image.
-        least: What is less alike is left out; above 0.
-        size: The size s of the object, see ``object_size``; by default that of both annotators' points.
+        least: Pairs with a lower OKS are left out; above 0.
+        size: The size s of the object in pixels. Default: ``object_size`` of the points of both.
 
     Raises:
-        TooLargeToJudge: More than ``MOST_PAIRS`` are alike.
+        TooLargeToJudge: There are more than ``MAX_PAIRS``.
     """
     size = object_size((a, b)) if size is None else size
-    ours, theirs, scale = _places(a), _places(b), 2 * (size * 2 * OKS_SIGMA) ** 2
-    reach = math.sqrt(-math.log(least / 2) * scale)  # a little farther than it needs to be
+    left, right, scale = _coordinates(a), _coordinates(b), 2 * (size * 2 * OKS_SIGMA) ** 2
+    reach = math.sqrt(-math.log(least / 2) * scale)  # slightly too far, never too near
 
-    def alike() -> Iterator[Pairs]:
-        for rows, columns in meeting(np.hstack((ours - reach, ours + reach)), np.hstack((theirs, theirs))):
-            values = np.exp(-((ours[rows] - theirs[columns]) ** 2).sum(axis=-1) / scale)
+    def blocks() -> Iterator[Pairs]:
+        for rows, columns in intersecting_boxes(np.hstack((left - reach, left + reach)), np.hstack((right, right))):
+            values = np.exp(-((left[rows] - right[columns]) ** 2).sum(axis=-1) / scale)
             yield Pairs(rows, columns, values).where(values >= least - ROUNDING)
 
-    return gather(alike())
+    return collect_pairs(blocks())
 
 
-def object_size(drawn: Sequence[Sequence[Region]]) -> float:
-    """The size of what key points lie on, which Label Studio does not tell, in pixels.
+def object_size(points_by_annotator: Sequence[Sequence[PointOnImage]]) -> float:
+    """Estimate the size in pixels of the object with these key points; Label Studio does not store it.
 
-    It is the root of the area around the points of all annotators, where each has three; else a quarter of the image's.
+    It is the square root of the area around the points of all annotators, if each has at least three; otherwise a
+    quarter of that of the image.
 
     Args:
-        drawn: The points of each annotator, at least one of each.
+        points_by_annotator: The points of each annotator, at least one each.
     """
-    everything = _places([point for points in drawn for point in points])
+    everything = _coordinates([point for points in points_by_annotator for point in points])
     extent = float(np.sqrt(np.prod(everything.max(axis=0) - everything.min(axis=0))))
-    if min(len(points) for points in drawn) >= _ENOUGH_POINTS and extent > 0:
+    if min(len(points) for points in points_by_annotator) >= _MIN_POINTS and extent > 0:
         return extent
-    return float(np.sqrt(drawn[0][0].width * drawn[0][0].height)) * _PART
+    return float(np.sqrt(points_by_annotator[0][0].width * points_by_annotator[0][0].height)) * _FALLBACK_SIZE
 
 
-def _places(points: Sequence[Region]) -> Matrix:
+def _coordinates(points: Sequence[PointOnImage]) -> Matrix:
     shapes = [point.geometry for point in points]
     return np.array([(shape.x, shape.y) for shape in shapes if isinstance(shape, KeyPoint)], dtype=np.float64)

@@ -1,17 +1,17 @@
-"""Outlines of shapes, and the area that two of them share: several times as fast as building their intersection.
+"""Outlines of shapes and their intersection areas, several times as fast as building the intersections.
 
-Under every edge of an outline lies a trapezoid, down to a common line. With the sign of the edge's direction the
-trapezoids of a ring add up to the ring's inside, so that
+Every edge of an outline defines a trapezoid down to a common base line. With the sign of the edge's direction, the
+trapezoids of a ring sum to its interior, so that
 
-    shared area = sum over edges i of one, j of the other of sign_i x sign_j x area of trapezoid_i within trapezoid_j
+    intersection area = sum over edges i, j of sign_i x sign_j x area of (trapezoid_i and trapezoid_j)
 
-and the area of two such trapezoids is the integral of the lower one of two straight lines: with d0 and d1 the distances
-of the lines at both ends of the stretch w that they share, that of the second line less
+The intersection of two trapezoids is the integral of the lower one of two straight lines. With d0 and d1 the
+differences of the lines at both ends of their common interval of width w, it is the integral of the second line minus
 
     w / 2 x (min(d0, 0) + min(d1, 0))^2 / (|d0| + |d1|)
 
-It is exact for rings that do not cross themselves. Its work grows with the product of the corners, that of GEOS with
-their sum, so shapes of many corners, with holes or of several parts are left to GEOS.
+This is exact for rings that do not intersect themselves. The cost grows with the product of the corner counts, that of
+GEOS with their sum: shapes with many corners, holes or several parts are left to GEOS.
 """
 
 from collections.abc import Sequence
@@ -25,33 +25,31 @@ from numpy.typing import NDArray
 from labelloop.labeling.errors import TooLargeToJudge
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
-# Corners of one times corners of the other up to which this is faster, and how many of them are worked on at a time
-# (more fall out of the processor's cache).
-_MOST, _AT_A_TIME = 10_000, 4096
-# Edges that are gathered at a time.
-_GATHERED = 1 << 14
-# More pairs than this are ordered by their corners first.
-_MANY = 1024
-# What a corner costs GEOS, in corners of one times corners of the other; how much is measured at most, in those; and
-# how many pairs are measured in any case.
-_GEOS, _MOST_WORK, _MANY_PAIRS = 100, 2_000_000_000, 20_000
+# Product of the corner counts up to which this is faster, and the work per batch (limited by the processor's cache).
+_MAX_CORNER_PRODUCT, _BATCH_WORK = 10_000, 4096
+# Edges gathered at once.
+_GATHERED_EDGES = 1 << 14
+# Above this number, pairs are sorted by their corners first.
+_SORT_ABOVE = 1024
+# Cost of one corner in GEOS, in units of that product; maximum total work in these units; and the number of pairs up
+# to which the work is not limited.
+_GEOS_COST, MAX_WORK, ALWAYS_MEASURED_PAIRS = 100, 2_000_000_000, 20_000
 _TINY = 1e-300
-
-_UPRIGHT = 1e-12
-"""Pixels of width below which an edge has nothing under it: its slope would be beyond any number."""
+# Edges narrower than this, in pixels, count as vertical: their slope would overflow.
+_MIN_EDGE_WIDTH = 1e-12
 
 
 class Outlines:
     """Outlines of several shapes.
 
     Attributes:
-        shapes: Valid shapely polygons, of several parts too, of shape ``(n,)``.
-        areas: Their areas.
-        bounds: The upright boxes around them, of shape ``(n, 4)``; all zero where there is nothing.
-        coordinates: How many points each has.
-        corners: How many corners each has; 0 where it is not one ring.
+        shapes: Valid shapely polygons or multipolygons, of shape ``(n,)``.
+        areas: Their areas, ``(n,)``.
+        bounds: Their bounding boxes, ``(n, 4)``; all zero for empty shapes.
+        coordinates: Number of points of each, ``(n,)``.
+        corners: Number of corners of each, ``(n,)``; 0 if it is not a single ring.
     """
 
     def __init__(self, shapes: Sequence[Any] | NDArray[np.object_]) -> None:
@@ -68,14 +66,14 @@ class Outlines:
     def edges(self) -> Floats:
         """(5, edges): left and right end, slope, height at x = 0 and sign of every edge, ring after ring.
 
-        Behind them stands one without length.
+        The last one is a padding edge without length.
         """
         rings = np.flatnonzero(self.corners)
         x, y = shapely.get_coordinates(self.shapes[rings]).T
         owner = np.repeat(np.arange(len(rings)), self.corners[rings] + 1)
         within = owner[1:] == owner[:-1]
         run = np.diff(x)
-        run[np.abs(run) < _UPRIGHT] = 0.0
+        run[np.abs(run) < _MIN_EDGE_WIDTH] = 0.0
         slope = np.divide(np.diff(y), run, out=np.zeros_like(run), where=run != 0)
         turn = np.sign(np.bincount(owner[:-1][within], (run * (y[:-1] + y[1:]))[within], len(rings)))
         ends = np.minimum(x[:-1], x[1:]), np.maximum(x[:-1], x[1:])
@@ -83,63 +81,66 @@ class Outlines:
         return np.concatenate((edges, np.zeros((5, 1))), axis=1)
 
     @cached_property
-    def starts(self) -> Places:
-        """Where each ring's edges start."""
-        starts: Places = np.cumsum(self.corners) - self.corners
+    def starts(self) -> Indices:
+        """(n,): index of the first edge of each ring."""
+        starts: Indices = np.cumsum(self.corners) - self.corners
         return starts
 
 
-def shared_areas(a: Outlines, b: Outlines, rows: Places, columns: Places) -> Floats:
-    """Areas that shapes ``rows`` of ``a`` share with shapes ``columns`` of ``b``, pair by pair.
+def intersection_areas(a: Outlines, b: Outlines, rows: Indices, columns: Indices) -> Floats:
+    """(n,): intersection areas of the shapes ``rows`` of ``a`` with the shapes ``columns`` of ``b``, pair by pair.
 
     Raises:
         TooLargeToJudge: They have too many corners to be measured in bounded time.
     """
-    found: Floats = np.zeros(len(rows))
+    areas: Floats = np.zeros(len(rows))
     work = a.corners[rows] * b.corners[columns]
-    quick = (work > 0) & (work <= _MOST)
-    if len(rows) > _MANY_PAIRS:
+    quick = (work > 0) & (work <= _MAX_CORNER_PRODUCT)
+    if len(rows) > ALWAYS_MEASURED_PAIRS:
         sums = a.coordinates[rows[~quick]] + b.coordinates[columns[~quick]]
-        if work[quick].sum() + _GEOS * sums.sum() > _MOST_WORK:
+        if work[quick].sum() + _GEOS_COST * sums.sum() > MAX_WORK:
             raise TooLargeToJudge("its outlines that overlap have too many corners")
     if not quick.all():
         shapes = a.shapes[rows[~quick]], b.shapes[columns[~quick]]
-        found[~quick] = shapely.area(shapely.intersection(*shapes))
-    places = np.flatnonzero(quick)
-    if not places.size:
-        return found
-    # Lines are compared from below all shapes: a trapezoid must not reach under the common line.
-    base = min(a.bounds[rows[places], 1].min(), b.bounds[columns[places], 1].min())
-    if len(places) > _MANY:  # pairs of few corners do not wait for one of many
-        places = places[np.argsort(work[places], kind="stable")]
-    for part in np.split(places, range(_MANY, len(places), _MANY)):
-        step = max(1, _AT_A_TIME // int(work[part].max()))
+        areas[~quick] = shapely.area(shapely.intersection(*shapes))
+    quick_pairs = np.flatnonzero(quick)
+    if not quick_pairs.size:
+        return areas
+    # The base line lies below all shapes: trapezoids must not extend under it.
+    base = min(a.bounds[rows[quick_pairs], 1].min(), b.bounds[columns[quick_pairs], 1].min())
+    if len(quick_pairs) > _SORT_ABOVE:  # keeps pairs with few corners out of the batches with many
+        quick_pairs = quick_pairs[np.argsort(work[quick_pairs], kind="stable")]
+    for part in np.split(quick_pairs, range(_SORT_ABOVE, len(quick_pairs), _SORT_ABOVE)):
+        step = max(1, _BATCH_WORK // int(work[part].max()))
         wide = step * max(
-            1, _GATHERED // (step * int(max(a.corners[rows[part]].max(), b.corners[columns[part]].max())))
+            1, _GATHERED_EDGES // (step * int(max(a.corners[rows[part]].max(), b.corners[columns[part]].max())))
         )
         for block in np.split(part, range(wide, len(part), wide)):
-            ours, theirs = a.corners[rows[block]], b.corners[columns[block]]
-            left, right = _taken(a, rows[block], base), _taken(b, columns[block], base)
+            left_corners, right_corners = a.corners[rows[block]], b.corners[columns[block]]
+            left, right = _padded_edges(a, rows[block], base), _padded_edges(b, columns[block], base)
             for start in range(0, len(block), step):
-                some = slice(start, start + step)
-                one, other = left[:, some, : ours[some].max()], right[:, some, : theirs[some].max()]
-                found[block[some]] = _shared(one, other)
-    return found
+                batch = slice(start, start + step)
+                left_edges, right_edges = (
+                    left[:, batch, : left_corners[batch].max()],
+                    right[:, batch, : right_corners[batch].max()],
+                )
+                areas[block[batch]] = _intersection_of_rings(left_edges, right_edges)
+    return areas
 
 
-def _taken(outlines: Outlines, places: Places, base: float) -> Floats:
-    """(5, n, most corners): the edges of some rings; rings of fewer corners are filled up with edges without length."""
-    corners = outlines.corners[places][:, None]
+def _padded_edges(outlines: Outlines, indices: Indices, base: float) -> Floats:
+    """(5, n, max corners): the edges of some rings, padded with edges without length."""
+    corners = outlines.corners[indices][:, None]
     step = np.arange(int(corners.max()))
-    wanted = outlines.starts[places][:, None] + step
-    wanted[step >= corners] = -1
-    taken: Floats = outlines.edges.take(wanted, axis=1)
-    taken[3] -= base
-    return taken
+    edge_indices = outlines.starts[indices][:, None] + step
+    edge_indices[step >= corners] = -1
+    edges: Floats = outlines.edges.take(edge_indices, axis=1)
+    edges[3] -= base
+    return edges
 
 
-def _shared(a: Floats, b: Floats) -> Floats:
-    """(n,): the shared areas of rings given by their edges. In place: half of the time went into fresh arrays."""
+def _intersection_of_rings(a: Floats, b: Floats) -> Floats:
+    """(n,): intersection areas of rings given by their edges. In place: new arrays took half of the time."""
     left_a, right_a, slope_a, height_a, sign_a = a[:, :, :, None]
     left_b, right_b, slope_b, height_b, sign_b = b[:, :, None, :]
     start, end = np.maximum(left_a, left_b), np.minimum(right_a, right_b)
@@ -158,9 +159,9 @@ def _shared(a: Floats, b: Floats) -> Floats:
     under *= under
     apart = np.abs(first, out=first)
     apart += np.abs(last, out=last)
-    apart += _TINY  # where both lines meet at both ends, nothing is divided by nothing
+    apart += _TINY  # avoids 0 / 0 where the lines coincide
     under /= apart
     lower -= under
     lower *= width
-    found: Floats = (sign_a * (lower @ sign_b.transpose(0, 2, 1))).sum(axis=(1, 2)) / 2
-    return np.maximum(found, 0.0)
+    areas: Floats = (sign_a * (lower @ sign_b.transpose(0, 2, 1))).sum(axis=(1, 2)) / 2
+    return np.maximum(areas, 0.0)

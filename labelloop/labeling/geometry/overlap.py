@@ -1,14 +1,14 @@
-"""How much shapes overlap: intersection over union of their true shapes, and the best one-to-one match.
+"""Intersection over union (IoU) of shapes, and optimal one-to-one matching.
 
-Upright boxes are compared in numpy, masks by pycocotools, everything else by its outline, exactly, where
-their bounds meet. A mask against another shape is compared by its outline along the pixels'
-edges. Two shapes that enclose no area need a rule of their own:
+Upright boxes are compared with numpy, masks with pycocotools, all other shapes by their exact outlines where their
+bounds intersect. A mask and another shape are compared by the mask's outline along its pixel edges. Shapes without
+area have their own rules:
 
-- key points are the discs they are drawn as (`KeyPoint.width` is the diameter); without a width, only the same point
-  overlaps itself. For a distance in proportion to an object's size, use the points themselves.
-- open vectors are compared as bands, 1 % of their diagonal to each side (at least one pixel).
+- key points are discs (`KeyPoint.width` is the diameter); without a width, a point only overlaps an equal point. For
+  a distance relative to the object's size see `oks`.
+- open vectors are buffered by 1 % of their diagonal (at least one pixel).
 
-A shape always overlaps itself by 1, even without area.
+Equal shapes have IoU 1, even without area.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,202 +22,206 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from labelloop.labeling.errors import TooLargeToJudge
-from labelloop.labeling.geometry.outlines import Outlines, shared_areas
+from labelloop.labeling.geometry.outlines import Outlines, intersection_areas
 from labelloop.labeling.geometry.shapes import Geometry, KeyPoint, Mask, Polygon, Rectangle, Vector
 
 Matrix = NDArray[np.float64]
 Floats = NDArray[np.float64]
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
-MOST_PAIRS = 2_000_000
-"""Overlapping pairs that are held at once, some 50 MB: more are a task too large to judge."""
+# Overlapping pairs in memory at once, about 50 MB; a task with more is too large to judge.
+MAX_PAIRS = 2_000_000
 
-_BAND = 0.01
-# Up to so many pairs all are looked at; of more, a tree finds those whose bounds meet, a block of them at a time.
-_FEW, _BLOCK = 1 << 14, 1 << 19
-# Up to so many pairs the assignment is solved in a matrix; of more, on the pairs that overlap alone.
-_MATRIX = 1 << 18
-# Bytes of run lengths that are decoded at once.
-_RUNS = 1 << 24
-# Sums of overlaps are floats: a least overlap must not leave out what reaches it but for the last bit.
+_VECTOR_BUFFER = 0.01
+# Up to this number all pairs are tested; above it a spatial index finds those whose bounds intersect, in blocks.
+DENSE_PAIRS, BLOCK_PAIRS = 1 << 14, 1 << 19
+# Up to this number of pairs the assignment is solved on a dense matrix; above it on the overlapping pairs alone.
+DENSE_ASSIGNMENT = 1 << 18
+# Bytes of run lengths decoded at once.
+DECODED_BYTES = 1 << 24
+# Tolerance of thresholds on IoU, for rounding in the last bits.
 ROUNDING = 1e-9
 
 
 class Pairs(NamedTuple):
-    """Pairs of a row and a column that are alike, in the order of rows, then of columns; all others are alike by 0."""
+    """Sparse matrix of similarities, (n,) each: rows, columns and values, sorted by row, then column."""
 
-    rows: Places
-    columns: Places
+    rows: Indices
+    columns: Indices
     values: Floats
 
-    def where(self, kept: NDArray[np.bool_] | Places) -> "Pairs":
-        """Some of them, by a mask or by their places."""
-        return Pairs(self.rows[kept], self.columns[kept], self.values[kept])
+    def where(self, selection: NDArray[np.bool_] | Indices) -> "Pairs":
+        """A subset, by a mask or by indices."""
+        return Pairs(self.rows[selection], self.columns[selection], self.values[selection])
 
-    def at(self, rows: Places, columns: Places, m: int) -> Floats:
-        """The values of some pairs, of ``m`` columns in all; 0 where there is none."""
-        keys, wanted = self.rows * m + self.columns, rows * m + columns
-        places = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-        found: Floats = (
-            np.where(keys[places] == wanted, self.values[places], 0.0) if len(keys) else np.zeros(len(wanted))
+    def values_at(self, rows: Indices, columns: Indices, m: int) -> Floats:
+        """The values of given pairs, 0 for missing ones; ``m`` is the number of columns of the matrix."""
+        keys, requested = self.rows * m + self.columns, rows * m + columns
+        positions = np.minimum(np.searchsorted(keys, requested), max(len(keys) - 1, 0))
+        values: Floats = (
+            np.where(keys[positions] == requested, self.values[positions], 0.0)
+            if len(keys)
+            else np.zeros(len(requested))
         )
-        return found
+        return values
 
-    def matrix(self, n: int, m: int) -> Matrix:
-        """All pairs of ``n`` rows and ``m`` columns."""
-        found = np.zeros((n, m))
-        found[self.rows, self.columns] = self.values
-        return found
+    def to_matrix(self, n: int, m: int) -> Matrix:
+        """The dense (n, m) matrix."""
+        matrix = np.zeros((n, m))
+        matrix[self.rows, self.columns] = self.values
+        return matrix
 
 
 def iou(a: Geometry, b: Geometry) -> float:
-    """Intersection over union of two shapes, from 0 to 1."""
+    """IoU of two shapes, 0 to 1."""
     return float(iou_matrix([a], [b])[0, 0])
 
 
 def iou_matrix(a: Sequence[Geometry], b: Sequence[Geometry]) -> Matrix:
-    """Intersection over union of every shape of ``a`` with every one of ``b``: of few, see ``overlaps``.
+    """IoU of every shape of ``a`` with every shape of ``b``, for few shapes; for many see ``iou_pairs``.
 
     Returns:
-        An array of shape ``(len(a), len(b))``, values from 0 to 1.
+        An array of shape ``(len(a), len(b))``, values 0 to 1.
     """
-    return overlaps(a, b).matrix(len(a), len(b))
+    return iou_pairs(a, b).to_matrix(len(a), len(b))
 
 
-def overlaps(a: Sequence[Geometry], b: Sequence[Geometry], *, least: float = 0.0, once: bool = False) -> Pairs:
-    """Which shapes of ``a`` overlap which of ``b``, and by how much: intersection over union, above 0 to 1.
+def iou_pairs(
+    a: Sequence[Geometry], b: Sequence[Geometry], *, min_iou: float = 0.0, upper_triangle: bool = False
+) -> Pairs:
+    """The overlapping pairs of shapes of ``a`` and ``b``, with their IoU (above 0, up to 1).
 
-    Time and memory grow with the shapes and with the pairs that overlap, not with all pairs.
+    Time and memory grow with the number of shapes and of overlapping pairs, not of all pairs.
 
     Args:
         a: Shapes.
         b: Shapes.
-        least: Overlaps below this are left out: to find that out takes less time than to measure them.
-        once: Of shapes among themselves, each two only once, the first first.
+        min_iou: Pairs with a lower IoU are left out, most of them without measuring.
+        upper_triangle: Only pairs with row < column, for shapes compared with themselves.
 
     Raises:
         TooLargeToJudge: More than ``MOST_PAIRS`` overlap.
     """
     if not a or not b:
-        return gather([])
-    bounds, measure = _measure(a, b, least)
+        return collect_pairs([])
+    bounds, measure = _measure(a, b, min_iou)
     numbers: dict[Geometry, int] = {}
-    theirs = np.array([numbers.setdefault(shape, len(numbers)) for shape in b])
-    ours = np.array([numbers.get(shape, -1) for shape in a])
+    b_ids = np.array([numbers.setdefault(shape, len(numbers)) for shape in b])
+    a_ids = np.array([numbers.get(shape, -1) for shape in a])
 
     def measured() -> Iterator[Pairs]:
-        for rows, columns in meeting(*bounds):
-            if once:
+        for rows, columns in intersecting_boxes(*bounds):
+            if upper_triangle:
                 rows, columns = rows[rows < columns], columns[rows < columns]  # noqa: PLW2901 - a block of them
             values = np.clip(measure(rows, columns), 0.0, 1.0)
-            # The same shape: float arithmetic, or the lack of an area, may have said less.
-            values[ours[rows] == theirs[columns]] = 1.0
-            found = Pairs(rows, columns, values)
-            yield found.where((values > 0) & (values >= least - ROUNDING))
+            # Equal shapes: rounding, or a missing area, may give less than 1.
+            values[a_ids[rows] == b_ids[columns]] = 1.0
+            pairs = Pairs(rows, columns, values)
+            yield pairs.where((values > 0) & (values >= min_iou - ROUNDING))
 
-    return gather(measured())
+    return collect_pairs(measured())
 
 
-def areas_of(shapes: Sequence[Geometry]) -> Floats:
-    """The areas of shapes, as ``overlaps`` takes them."""
+def shape_areas(shapes: Sequence[Geometry]) -> Floats:
+    """(n,): the areas of shapes in square pixels, by the rules of ``iou_pairs``."""
     return _outlines(tuple(shapes)).areas
 
 
 def box_iou(a: NDArray[Any], b: NDArray[Any]) -> Matrix:
-    """Intersection over union of upright boxes given by their corners: of few, see ``box_pairs``.
+    """IoU of every upright box of ``a`` with every one of ``b``, for few boxes; for many see ``box_iou_pairs``.
 
     Args:
         a: Boxes ``(x_min, y_min, x_max, y_max)``, of shape ``(n, 4)``.
         b: The same, of shape ``(m, 4)``.
 
     Returns:
-        An array of shape ``(n, m)``; 0 where both boxes are without area.
+        An array of shape ``(n, m)``; 0 where both boxes have no area.
     """
-    return box_pairs(a, b).matrix(len(a), len(b))
+    return box_iou_pairs(a, b).to_matrix(len(a), len(b))
 
 
-def box_blocks(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[slice, Matrix]]:
-    """The matrix of ``box_iou`` some columns at a time, so that it is never held whole: (columns, their part of it).
+def iter_box_iou(a: NDArray[Any], b: NDArray[Any]) -> Iterator[tuple[slice, Matrix]]:
+    """Yield the matrix of ``box_iou`` in blocks of columns, as (columns, block): it is never in memory as a whole.
 
     Args:
         a: Boxes of shape ``(n, 4)``; a few thousand.
         b: Boxes of shape ``(m, 4)``; any number.
     """
-    step = max(1, _BLOCK // max(len(a), 1))
+    step = max(1, BLOCK_PAIRS // max(len(a), 1))
     for start in range(0, len(b), step):
         yield slice(start, start + step), box_iou(a, b[start : start + step])
 
 
-def box_pairs(a: NDArray[Any], b: NDArray[Any], *, least: float = 0.0) -> Pairs:
-    """Which upright boxes overlap, and by how much.
+def box_iou_pairs(a: NDArray[Any], b: NDArray[Any], *, min_iou: float = 0.0) -> Pairs:
+    """The overlapping pairs of upright boxes, with their IoU.
 
     Args:
         a: Boxes ``(x_min, y_min, x_max, y_max)``, of shape ``(n, 4)``.
         b: The same, of shape ``(m, 4)``.
-        least: Overlaps below this are left out.
+        min_iou: Pairs with a lower IoU are left out.
 
     Raises:
         TooLargeToJudge: More than ``MOST_PAIRS`` overlap.
     """
     a, b = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a, b))
     measure = _boxes(a, b)
-    found = (Pairs(rows, columns, measure(rows, columns)) for rows, columns in meeting(a, b))
-    return gather(pairs.where((pairs.values > 0) & (pairs.values >= least - ROUNDING)) for pairs in found)
+    blocks = (Pairs(rows, columns, measure(rows, columns)) for rows, columns in intersecting_boxes(a, b))
+    return collect_pairs(pairs.where((pairs.values > 0) & (pairs.values >= min_iou - ROUNDING)) for pairs in blocks)
 
 
-def meeting(a: Floats, b: Floats) -> Iterator[tuple[Places, Places]]:
-    """Rows of ``a`` and of ``b`` whose boxes meet, be it at their borders; in order, a block of rows at a time.
+def intersecting_boxes(a: Floats, b: Floats) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the indices of boxes of ``a`` and ``b`` that intersect or touch, sorted, in blocks of rows.
 
     Args:
         a: Boxes ``(x_min, y_min, x_max, y_max)``, of shape ``(n, 4)``.
         b: The same, of shape ``(m, 4)``.
     """
-    if len(a) * len(b) <= _FEW:
+    if len(a) * len(b) <= DENSE_PAIRS:
         meet = (a[:, None, 0] <= b[:, 2]) & (a[:, None, 2] >= b[:, 0])
         meet &= (a[:, None, 1] <= b[:, 3]) & (a[:, None, 3] >= b[:, 1])
         rows, columns = np.nonzero(meet)
         yield rows, columns
         return
     tree = shapely.STRtree(shapely.box(*b.T))
-    step = max(1, _BLOCK // len(b))
+    step = max(1, BLOCK_PAIRS // len(b))
     for start in range(0, len(a), step):
         rows, columns = tree.query(shapely.box(*a[start : start + step].T))
         order = np.lexsort((columns, rows))
         yield rows[order] + start, columns[order]
 
 
-def gather(parts: Iterable[Pairs]) -> Pairs:
-    """Pairs found in parts as one.
+def collect_pairs(parts: Iterable[Pairs]) -> Pairs:
+    """Concatenate blocks of pairs.
 
     Raises:
-        TooLargeToJudge: They are more than ``MOST_PAIRS``.
+        TooLargeToJudge: There are more than ``MOST_PAIRS``.
     """
     held: list[Pairs] = []
     count = 0
     for part in parts:
         held.append(part)
         count += len(part.rows)
-        if count > MOST_PAIRS:
-            raise TooLargeToJudge(f"more than {MOST_PAIRS:,} pairs of its regions overlap")
-    return joined(held)
+        if count > MAX_PAIRS:
+            raise TooLargeToJudge(f"more than {MAX_PAIRS:,} pairs of its regions overlap")
+    return concat_pairs(held)
 
 
-def joined(parts: Sequence[Pairs]) -> Pairs:
-    """Pairs that are held already, as one."""
+def concat_pairs(parts: Sequence[Pairs]) -> Pairs:
+    """Concatenate blocks of pairs without a limit."""
     if len(parts) == 1:
         return parts[0]
-    none = np.empty(0, np.intp)
+    empty = np.empty(0, np.intp)
     if not parts:
-        return Pairs(none, none, np.empty(0))
+        return Pairs(empty, empty, np.empty(0))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def match(matrix: NDArray[Any], *, threshold: float) -> tuple[tuple[int, int], ...]:
-    """As ``match_pairs``, of every pair of a few rows and columns.
+    """``match_pairs`` on a dense matrix.
 
     Args:
         matrix: Overlaps, of shape ``(n, m)``.
-        threshold: The least overlap of a pair; pairs of 0 are never matched.
+        threshold: Minimum overlap of a pair; pairs of 0 are never matched.
     """
     scores = np.asarray(matrix, dtype=np.float64)
     rows, columns = np.nonzero(scores)
@@ -225,14 +229,14 @@ def match(matrix: NDArray[Any], *, threshold: float) -> tuple[tuple[int, int], .
 
 
 def match_pairs(pairs: Pairs, shape: tuple[int, ...], *, threshold: float) -> tuple[tuple[int, int], ...]:
-    """The one-to-one pairs with the largest total, none below ``threshold``.
+    """The one-to-one matching with the largest total overlap, no pair below ``threshold``.
 
-    Optimal among all such pairings (the Hungarian method), where taking the largest pair first is not.
+    Optimal (Hungarian algorithm); greedy matching by the largest pair is not.
 
     Args:
         pairs: Overlaps.
-        shape: How many rows and columns there are.
-        threshold: The least overlap of a pair.
+        shape: The number of rows and columns.
+        threshold: Minimum overlap of a pair.
 
     Returns:
         Pairs ``(row, column)``, in the order of the rows.
@@ -240,43 +244,48 @@ def match_pairs(pairs: Pairs, shape: tuple[int, ...], *, threshold: float) -> tu
     allowed = pairs.where((pairs.values >= threshold) & (pairs.values > 0))
     if not allowed.rows.size:
         return ()
-    if shape[0] * shape[1] > _MATRIX:
+    if shape[0] * shape[1] > DENSE_ASSIGNMENT:
         return _match_sparse(allowed)
-    from scipy.optimize import linear_sum_assignment  # SciPy takes 30 MB, and few processes match
+    from scipy.optimize import linear_sum_assignment  # SciPy needs 30 MB, and few processes match
 
-    scores = allowed.matrix(*shape)
+    scores = allowed.to_matrix(*shape)
     rows, columns = linear_sum_assignment(scores, maximize=True)
-    kept = scores[rows, columns] > 0
-    return tuple(zip(rows[kept].tolist(), columns[kept].tolist(), strict=True))
+    is_match = scores[rows, columns] > 0
+    return tuple(zip(rows[is_match].tolist(), columns[is_match].tolist(), strict=True))
 
 
 def _match_sparse(pairs: Pairs) -> tuple[tuple[int, int], ...]:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-    ours, rows = np.unique(pairs.rows, return_inverse=True)
-    theirs, columns = np.unique(pairs.columns, return_inverse=True)
-    # Every row may stay alone: then it is matched with a column of its own, at the price of no overlap.
-    alone = np.arange(len(ours))
-    costs = 2 - np.concatenate((pairs.values, np.zeros(len(ours))))
-    places = np.concatenate((rows, alone)), np.concatenate((columns, len(theirs) + alone))
-    found = min_weight_full_bipartite_matching(csr_array((costs, places), (len(ours), len(theirs) + len(ours))))
-    kept = found[1] < len(theirs)
-    return tuple(zip(ours[found[0][kept]].tolist(), theirs[found[1][kept]].tolist(), strict=True))
+    row_ids, rows = np.unique(pairs.rows, return_inverse=True)
+    column_ids, columns = np.unique(pairs.columns, return_inverse=True)
+    # A row may stay unmatched: it has a dummy column with overlap 0.
+    unmatched = np.arange(len(row_ids))
+    costs = 2 - np.concatenate((pairs.values, np.zeros(len(row_ids))))
+    indices = np.concatenate((rows, unmatched)), np.concatenate((columns, len(column_ids) + unmatched))
+    assignment = min_weight_full_bipartite_matching(
+        csr_array((costs, indices), (len(row_ids), len(column_ids) + len(row_ids)))
+    )
+    is_match = assignment[1] < len(column_ids)
+    return tuple(
+        zip(row_ids[assignment[0][is_match]].tolist(), column_ids[assignment[1][is_match]].tolist(), strict=True)
+    )
 
 
-# Overlaps of rows of ``a`` with columns of ``b``, pair by pair.
-_Measured = Callable[[Places, Places], Floats]
+# (rows, columns) -> IoU of each pair, (n,).
+_IouOfPairs = Callable[[Indices, Indices], Floats]
 
 
-def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tuple[tuple[Floats, Floats], _Measured]:
-    """The bounds by which to tell what may overlap, and how to measure it."""
+def _measure(a: Sequence[Geometry], b: Sequence[Geometry], least: float) -> tuple[tuple[Floats, Floats], _IouOfPairs]:
+    """The bounds of the shapes, and the function that measures their IoU."""
     if all(_upright(shape) for shape in (*a, *b)):
         corners = _corners(a), _corners(b)
         return corners, _boxes(*corners)
-    if all(isinstance(shape, Mask) for shape in (*a, *b)) and len({(m.width, m.height) for m in (*a, *b)}) == 1:  # type: ignore[union-attr]
-        ours, theirs = ([mask.coco for mask in masks] for masks in (a, b))  # type: ignore[union-attr]
-        return (_mask_bounds(ours), _mask_bounds(theirs)), _masks(ours, theirs)
+    mask_sizes = {(shape.width, shape.height) if isinstance(shape, Mask) else None for shape in (*a, *b)}
+    if len(mask_sizes) == 1 and None not in mask_sizes:
+        left_masks, right_masks = ([mask.coco for mask in masks] for masks in (a, b))  # type: ignore[union-attr]
+        return (_mask_bounds(left_masks), _mask_bounds(right_masks)), _masks(left_masks, right_masks)
     left, right = _outlines(tuple(a)), _outlines(tuple(b))
     return (left.bounds, right.bounds), _shapes(left, right, least)
 
@@ -289,15 +298,15 @@ def _corners(shapes: Sequence[Geometry]) -> Floats:
     return np.array([shape.bounds for shape in shapes], dtype=np.float64)
 
 
-def _boxes(a: Floats, b: Floats) -> _Measured:
-    # Areas from the same corners as the overlap: a box in itself is then exactly 1.
+def _boxes(a: Floats, b: Floats) -> _IouOfPairs:
+    # Areas from the same corners as the intersection: equal boxes have exactly IoU 1.
     areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1) for boxes in (a, b)]
 
-    def measure(rows: Places, columns: Places) -> Floats:
+    def measure(rows: Indices, columns: Indices) -> Floats:
         shared = _shared_bounds(a[rows], b[columns])
         union = areas[0][rows] + areas[1][columns] - shared
-        found: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-        return found
+        ious: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+        return ious
 
     return measure
 
@@ -313,73 +322,81 @@ def _mask_bounds(masks: Sequence[Mapping[str, Any]]) -> Floats:
     return bounds
 
 
-def _masks(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> _Measured:
-    def measure(rows: Places, columns: Places) -> Floats:
-        found: Floats = np.zeros(len(rows))
-        for some in _decoded_at_once(rows, columns):
-            ours, row = np.unique(rows[some], return_inverse=True)
-            theirs, column = np.unique(columns[some], return_inverse=True)
-            matrix = coco.iou([a[place] for place in ours], [b[place] for place in theirs], [0] * len(theirs))
-            found[some] = np.asarray(matrix).reshape(len(ours), len(theirs))[row, column]
-        return found
+def _masks(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> _IouOfPairs:
+    def measure(rows: Indices, columns: Indices) -> Floats:
+        ious: Floats = np.zeros(len(rows))
+        for block in _blocks(rows, columns):
+            left_ids, row = np.unique(rows[block], return_inverse=True)
+            right_ids, column = np.unique(columns[block], return_inverse=True)
+            matrix = coco.iou([a[index] for index in left_ids], [b[index] for index in right_ids], [0] * len(right_ids))
+            ious[block] = np.asarray(matrix).reshape(len(left_ids), len(right_ids))[row, column]
+        return ious
 
-    def _decoded_at_once(rows: Places, columns: Places) -> list[slice]:
-        """Stretches of the pairs of which all run lengths are held at once; of few masks that is one."""
-        sizes = [len(each["counts"]) for each in (*a, *b)]
-        if sum(sizes) <= _RUNS or not len(rows):
+    def _blocks(rows: Indices, columns: Indices) -> list[slice]:
+        """Slices of the pairs whose run lengths fit into memory together; one slice for few masks."""
+        sizes = [len(mask["counts"]) for mask in (*a, *b)]
+        if sum(sizes) <= DECODED_BYTES or not len(rows):
             return [slice(0, len(rows))] if len(rows) else []
         bytes_ = np.cumsum(np.array(sizes)[len(a) + columns] + np.array(sizes)[rows])
-        cuts = [0, *np.unique(np.searchsorted(bytes_, np.arange(_RUNS, bytes_[-1], _RUNS))).tolist(), len(rows)]
+        cuts = [
+            0,
+            *np.unique(np.searchsorted(bytes_, np.arange(DECODED_BYTES, bytes_[-1], DECODED_BYTES))).tolist(),
+            len(rows),
+        ]
         return [slice(start, end) for start, end in pairwise(cuts) if end > start]
 
     return measure
 
 
-def _shapes(left: Outlines, right: Outlines, least: float) -> _Measured:
-    def measure(rows: Places, columns: Places) -> Floats:
-        # No two shapes share more than their upright bounds do, nor more than the smaller one.
+def _shapes(left: Outlines, right: Outlines, least: float) -> _IouOfPairs:
+    def measure(rows: Indices, columns: Indices) -> Floats:
+        # The intersection is at most that of the bounds, and at most the smaller area.
         shared = _shared_bounds(left.bounds[rows], right.bounds[columns])
-        one, other = left.areas[rows], right.areas[columns]
-        most = np.minimum(shared, np.minimum(one, other))
-        some = np.flatnonzero((most > 0) & (most >= least * (one + other - most) - ROUNDING))
-        found: Floats = np.zeros(len(rows))
-        if some.size:
-            inner = shared_areas(left, right, rows[some], columns[some])
-            union = one[some] + other[some] - inner
-            found[some] = np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)
-        return found
+        left_areas, right_areas = left.areas[rows], right.areas[columns]
+        upper_bound = np.minimum(shared, np.minimum(left_areas, right_areas))
+        selected = np.flatnonzero(
+            (upper_bound > 0) & (upper_bound >= least * (left_areas + right_areas - upper_bound) - ROUNDING)
+        )
+        ious: Floats = np.zeros(len(rows))
+        if selected.size:
+            inner = intersection_areas(left, right, rows[selected], columns[selected])
+            union = left_areas[selected] + right_areas[selected] - inner
+            ious[selected] = np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)
+        return ious
 
     return measure
 
 
-# Each of several annotators is compared with every other: the outlines are made once for all.
+# Annotators are compared pairwise: the outlines of each are computed once.
 @lru_cache(maxsize=16)
 def _outlines(shapes: tuple[Geometry, ...]) -> Outlines:
     outlines = np.empty(len(shapes), dtype=object)
-    rings = [place for place, shape in enumerate(shapes) if isinstance(shape, Polygon) and len(shape.points) > 2]
-    if rings:
-        outlines[rings] = _rings([shapes[place] for place in rings])  # type: ignore[misc]
-    others = sorted(set(range(len(shapes))) - set(rings))
-    for place in others:
-        shape = shapes[place]
+    polygon_indices = [
+        index for index, shape in enumerate(shapes) if isinstance(shape, Polygon) and len(shape.points) > 2
+    ]
+    if polygon_indices:
+        outlines[polygon_indices] = _rings([shapes[index] for index in polygon_indices])  # type: ignore[misc]
+    others = sorted(set(range(len(shapes))) - set(polygon_indices))
+    for index in others:
+        shape = shapes[index]
         if isinstance(shape, KeyPoint):
-            outlines[place] = shapely.Point(shape.x, shape.y).buffer(shape.width / 2)
+            outlines[index] = shapely.Point(shape.x, shape.y).buffer(shape.width / 2)
         elif isinstance(shape, Vector) and not shape.closed and len(shape.vertices) > 1:
-            outlines[place] = shape.line().buffer(max(_diagonal(shape) * _BAND, 1.0))
+            outlines[index] = shape.line().buffer(max(_diagonal(shape) * _VECTOR_BUFFER, 1.0))
         else:
-            outlines[place] = shape.polygon()
-        if not shapely.is_valid(outlines[place]):
-            outlines[place] = shapely.Polygon()  # only shapes without area are not valid
+            outlines[index] = shape.polygon()
+        if not shapely.is_valid(outlines[index]):
+            outlines[index] = shapely.Polygon()  # only shapes without area are invalid
     return Outlines(outlines)
 
 
 def _rings(polygons: Sequence[Polygon]) -> NDArray[np.object_]:
-    """The outlines of polygons, made in one go: one at a time they take longer than their overlaps do."""
+    """The outlines of polygons, computed together: one at a time would take longer than their overlaps."""
     points = np.concatenate([np.array(polygon.points, dtype=np.float64) for polygon in polygons])
     owner = np.repeat(np.arange(len(polygons)), [len(polygon.points) for polygon in polygons])
     outlines: NDArray[np.object_] = shapely.polygons(shapely.linearrings(points, indices=owner))
-    for place in np.flatnonzero(~shapely.is_valid(outlines)):
-        outlines[place] = polygons[place].polygon()  # it crosses itself
+    for index in np.flatnonzero(~shapely.is_valid(outlines)):
+        outlines[index] = polygons[index].polygon()  # it crosses itself
     return outlines
 
 

@@ -1,7 +1,7 @@
-"""The PNG inside a bitmask's data URL, to and from a mask (PNG specification, third edition, W3C 2025).
+"""Encode and decode the PNG in a bitmask's data URL (PNG specification, third edition, W3C 2025).
 
-Browsers write 8-bit, not interlaced PNGs; those, and 1 to 16 bits of any colour type, are read. No imaging library is
-needed for that, so what Label Studio's data means stays free of one.
+Browsers write 8-bit PNGs without interlacing; this reads 1 to 16 bits of any colour type without interlacing. It keeps
+`labelloop.labeling` free of an imaging library.
 """
 
 import base64
@@ -35,14 +35,14 @@ class _Header(NamedTuple):
 def decode_data_url(url: object) -> NDArray[np.bool_]:
     """The mask in a bitmask's ``imageDataURL``.
 
-    Label Studio draws black on transparent, so what is not transparent belongs to the region. Where no pixel is
-    transparent and not all are black (masks made by scripts: white on black), what is not black does.
+    Label Studio draws black on transparent: every pixel that is not transparent is set. If no pixel is transparent and
+    not all are black (masks written by scripts, white on black), every pixel that is not black is set.
 
     Returns:
         A boolean array of shape ``(height, width)``.
 
     Raises:
-        MalformedValue: It is no data URL with a readable PNG.
+        MalformedValue: It is not a data URL with a readable PNG.
     """
     if not isinstance(url, str) or not url.startswith("data:image/png;base64,"):
         raise MalformedValue(_FIELD, "expected a data:image/png;base64 URL")
@@ -77,12 +77,12 @@ def _mask(png: bytes) -> NDArray[np.bool_]:
     if not png.startswith(_SIGNATURE):
         raise MalformedValue(_FIELD, "not a PNG")
     chunks: dict[bytes, bytes] = {}
-    place = len(_SIGNATURE)
-    while place + 8 <= len(png) and b"IEND" not in chunks:
-        (size,) = struct.unpack_from(">I", png, place)
-        kind = png[place + 4 : place + 8]
-        chunks[kind] = chunks.get(kind, b"") + png[place + 8 : place + 8 + size]
-        place += size + 12
+    offset = len(_SIGNATURE)
+    while offset + 8 <= len(png) and b"IEND" not in chunks:
+        (size,) = struct.unpack_from(">I", png, offset)
+        kind = png[offset + 4 : offset + 8]
+        chunks[kind] = chunks.get(kind, b"") + png[offset + 8 : offset + 8 + size]
+        offset += size + 12
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     header = _Header(width, height, depth, colour)
     if interlaced or header.colour not in _CHANNELS or depth not in {1, 2, 4, 8, 16}:
@@ -93,7 +93,7 @@ def _mask(png: bytes) -> NDArray[np.bool_]:
 
 
 def _samples(packed: bytes, header: _Header) -> NDArray[np.uint16]:
-    """The samples, of shape ``(height, width, channels)``."""
+    """Decompress and unfilter the samples, of shape ``(height, width, channels)``."""
     bits = header.channels * header.depth
     stride = (header.width * bits + 7) // 8
     size = header.height * (stride + 1)
@@ -117,8 +117,8 @@ def _opaque(samples: NDArray[np.uint16], header: _Header, chunks: dict[bytes, by
     if header.colour == 3:
         palette = np.frombuffer(chunks[b"PLTE"], dtype=np.uint8).reshape(-1, 3)
         opacity = np.full(len(palette), 255, dtype=np.uint8)
-        given = np.frombuffer(chunks.get(b"tRNS", b""), dtype=np.uint8)[: len(palette)]
-        opacity[: given.size] = given
+        transparency = np.frombuffer(chunks.get(b"tRNS", b""), dtype=np.uint8)[: len(palette)]
+        opacity[: transparency.size] = transparency
         colours, alpha = palette[samples[..., 0]].astype(np.uint16), opacity[samples[..., 0]].astype(np.uint16)
     lit = np.asarray((colours != 0).any(axis=-1))
     if alpha is not None and ((alpha == 0).any() or not lit.any()):
@@ -127,7 +127,7 @@ def _opaque(samples: NDArray[np.uint16], header: _Header, chunks: dict[bytes, by
 
 
 def _unfilter(filters: NDArray[np.uint8], lines: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Undo the line filters (section 9): each line is stored as the difference to a guess from its neighbours."""
+    """Undo the line filters (section 9): each line is stored as the difference to a prediction from its neighbours."""
     if (filters > 4).any():
         raise MalformedValue(_FIELD, "a PNG with an unknown line filter")
     if not filters.any():
@@ -137,27 +137,27 @@ def _unfilter(filters: NDArray[np.uint8], lines: NDArray[np.uint8], step: int) -
     padded = np.zeros((height, pixels * step), dtype=np.uint8)
     padded[:, :stride] = lines
     source = padded.reshape(height, pixels, step)
-    out = np.zeros((height + 1, pixels + 1, step), dtype=np.int16)  # a line above and a pixel before, all zero
+    out = np.zeros((height + 1, pixels + 1, step), dtype=np.int16)  # with a zero line above and a zero pixel before
     for row, kind in enumerate(filters.tolist()):
-        line, above, here = source[row], out[row], out[row + 1]
+        line, above, current = source[row], out[row], out[row + 1]
         if kind == 0:
-            here[1:] = line
+            current[1:] = line
         elif kind == 1:
-            here[1:] = np.cumsum(line, axis=0, dtype=np.uint8)
+            current[1:] = np.cumsum(line, axis=0, dtype=np.uint8)
         elif kind == 2:
-            here[1:] = (line + above[1:]) & 255
+            current[1:] = (line + above[1:]) & 255
         elif not line.any() and not above.any():
-            here[1:] = 0
+            current[1:] = 0
         else:
-            _sequential(kind, line, above, here)
+            _sequential(kind, line, above, current)
     return np.ascontiguousarray(out[1:, 1:].astype(np.uint8).reshape(height, -1)[:, :stride])
 
 
-def _sequential(kind: int, line: NDArray[np.uint8], above: NDArray[np.int16], here: NDArray[np.int16]) -> None:
-    """Average (3) and Paeth (4): each pixel needs the one before it. Plain lists are the fastest here."""
+def _sequential(kind: int, line: NDArray[np.uint8], above: NDArray[np.int16], current: NDArray[np.int16]) -> None:
+    """Average (3) and Paeth (4) filters: each pixel depends on the previous one. Plain lists are fastest here."""
     for channel in range(line.shape[1]):
         left = up_left = 0
-        made = []
+        decoded = []
         for delta, up in zip(line[:, channel].tolist(), above[1:, channel].tolist(), strict=True):
             if kind == 3:
                 left = delta + (left + up >> 1) & 255
@@ -167,5 +167,5 @@ def _sequential(kind: int, line: NDArray[np.uint8], above: NDArray[np.int16], he
                 best = left if to_left <= to_up and to_left <= to_corner else up if to_up <= to_corner else up_left
                 left = delta + best & 255
             up_left = up
-            made.append(left)
-        here[1:, channel] = made
+            decoded.append(left)
+        current[1:, channel] = decoded

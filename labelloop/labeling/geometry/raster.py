@@ -1,4 +1,4 @@
-"""Outline to pixels and back, by pycocotools' rasteriser and along pixel edges."""
+"""Rasterise outlines with pycocotools, and trace masks along pixel edges."""
 
 import math
 
@@ -7,59 +7,59 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from labelloop.labeling.errors import TooLarge
+from labelloop.labeling.errors import MaskTooLarge
 
-MOST_PIXELS = 1 << 28
-"""That are held at once: as many as Label Studio's brush may have."""
+# Pixels in memory at once: the maximum of Label Studio's brush.
+MAX_PIXELS = 1 << 28
 
-_STEPS = 5
-"""Of the rasteriser's grid in a pixel (``rleFrPoly`` in pycocotools' ``maskApi.c``)."""
+# Grid steps per pixel of the rasteriser (``rleFrPoly`` in pycocotools' ``maskApi.c``).
+_GRID_STEPS = 5
 
 
 def rasterise(outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> NDArray[np.bool_]:
-    """The pixels of a ``width`` x ``height`` image that an outline covers, by the rule of COCO's own tools.
+    """The pixels of a ``width`` x ``height`` image that an outline covers, by the rule of pycocotools.
 
-    Parts are joined and holes are left out. What lies outside the image is cut off.
+    Parts are merged, holes left out, and the outline is clipped to the image.
 
     Returns:
         A boolean array of shape ``(height, width)``.
 
     Raises:
-        TooLarge: More than `MOST_PIXELS`.
+        MaskTooLarge: More than `MAX_PIXELS`.
     """
-    if width * height > MOST_PIXELS:
-        raise TooLarge(width, height)
-    whole = np.zeros((height, width), dtype=np.bool_)
-    pixels, x, y = cover(outline, width, height)
-    whole[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
-    return whole
+    if width * height > MAX_PIXELS:
+        raise MaskTooLarge(width, height)
+    mask = np.zeros((height, width), dtype=np.bool_)
+    pixels, x, y = rasterise_crop(outline, width, height)
+    mask[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    return mask
 
 
-def cover(
+def rasterise_crop(
     outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int
 ) -> tuple[NDArray[np.bool_], int, int]:
-    """As `rasterise`, of the part of the image alone that the outline lies in: an image may be larger than memory.
+    """Like `rasterise`, but only the part of the image around the outline: an image may be larger than memory.
 
     Returns:
-        Its pixels, boolean, and the column and the row of its first pixel.
+        The pixels, boolean, and the column and row of the first one.
 
     Raises:
-        TooLarge: The outline alone is around more than `MOST_PIXELS`.
+        MaskTooLarge: The bounds of the outline have more than `MAX_PIXELS`.
     """
-    none = np.zeros((0, 0), dtype=np.bool_), 0, 0
+    empty = np.zeros((0, 0), dtype=np.bool_), 0, 0
     if outline.is_empty:
-        return none
+        return empty
     x_min, y_min, x_max, y_max = outline.bounds
     if x_min < 0 or y_min < 0 or x_max > width or y_max > height:
         outline = shapely.intersection(outline, shapely.box(0, 0, width, height))
         if outline.is_empty:
-            return none
+            return empty
         x_min, y_min, x_max, y_max = outline.bounds
-    # a pixel more at each side: the rasteriser treats the edge of its canvas as that of the image
+    # one pixel of margin: the rasteriser clips at the edge of its canvas
     x, y = max(math.floor(x_min) - 1, 0), max(math.floor(y_min) - 1, 0)
     columns, rows = min(math.ceil(x_max) + 1, width) - x, min(math.ceil(y_max) + 1, height) - y
-    if columns * rows > MOST_PIXELS:
-        raise TooLarge(columns, rows)
+    if columns * rows > MAX_PIXELS:
+        raise MaskTooLarge(columns, rows)
     pixels = np.zeros((rows, columns), dtype=np.bool_)
     for part in shapely.get_parts(outline):
         if part.geom_type != "Polygon" or part.is_empty:
@@ -72,35 +72,36 @@ def cover(
 
 
 def run_lengths(pixels: NDArray[np.bool_], x: int, y: int, width: int, height: int) -> bytes:
-    """COCO's compressed run lengths of a ``width`` x ``height`` image in which only these pixels are set.
+    """COCO's compressed RLE of a ``width`` x ``height`` mask in which only these pixels are set.
 
     Args:
-        pixels: What `cover` gave.
-        x: The column of their first.
-        y: The row of their first.
-        width: The image's.
-        height: The image's.
+        pixels: The pixels of `rasterise_crop`.
+        x: The column of the first pixel.
+        y: The row of the first pixel.
+        width: The image's width in pixels.
+        height: The image's height in pixels.
 
     Raises:
-        TooLarge: pycocotools counts the pixels of an image in 32 bits.
+        MaskTooLarge: The image has 2^32 pixels or more, the limit of pycocotools.
     """
     if width * height >= 1 << 32:
-        raise TooLarge(width, height)
+        raise MaskTooLarge(width, height)
     columns, rows = pixels.shape[1], pixels.shape[0]
     padded = np.zeros((columns, rows + 2), dtype=np.int8)
     padded[:, 1:-1] = pixels.T
-    column, row = np.nonzero(np.diff(padded, axis=1))  # starts and ends in turn, column by column
+    column, row = np.nonzero(np.diff(padded, axis=1))  # alternating starts and ends, column by column
     edges = (x + column) * height + y + row
-    same = np.flatnonzero(edges[1:] == edges[:-1])  # a run to the foot of a column goes on at the head of the next
+    # Merge a run at the bottom of a column with one at the top of the next.
+    same = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate((same, same + 1)))
     counts = np.diff(edges, prepend=0, append=width * height)
-    counts = counts if counts[-1] else counts[:-1]  # as pycocotools ends them
-    found: bytes = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
-    return found
+    counts = counts if counts[-1] else counts[:-1]  # as pycocotools does
+    encoded: bytes = coco.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
+    return encoded
 
 
 def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
-    """The outline of a mask along its pixels' edges: the same area, with its parts and holes.
+    """The outline of a mask along its pixel edges, with the same area, parts and holes.
 
     Args:
         pixels: Boolean, of shape ``(height, width)``.
@@ -112,7 +113,7 @@ def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
     ends = np.nonzero(steps == -1)[1]
     if not rows.size:
         return shapely.Polygon()
-    # Runs that repeat in the next row become one taller box: fewer pieces to join.
+    # Equal runs in consecutive rows become one box: fewer boxes to merge.
     order = np.lexsort((rows, ends, starts))
     rows, starts, ends = rows[order], starts[order], ends[order]
     breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(starts) != 0) | (np.diff(ends) != 0)) + 1
@@ -123,9 +124,9 @@ def trace(pixels: NDArray[np.bool_]) -> shapely.Polygon | shapely.MultiPolygon:
 
 
 def _fill(ring: shapely.LinearRing, x: int, y: int, width: int, height: int) -> NDArray[np.bool_]:
-    # The rasteriser begins by bringing points to a grid; done before they are moved, ties fall as on the whole image.
-    grid = np.floor(_STEPS * shapely.get_coordinates(ring)[:-1] + 0.5)
-    flat = (grid / _STEPS - (x, y)).ravel().tolist()
+    # The rasteriser rounds points to a grid. Rounding before the shift gives the same ties as on the whole image.
+    grid = np.floor(_GRID_STEPS * shapely.get_coordinates(ring)[:-1] + 0.5)
+    flat = (grid / _GRID_STEPS - (x, y)).ravel().tolist()
     if len(flat) < 6:
         return np.zeros((height, width), dtype=np.bool_)
     filled: NDArray[np.bool_] = np.ascontiguousarray(coco.decode(coco.frPyObjects([flat], height, width)[0])) != 0

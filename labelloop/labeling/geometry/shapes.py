@@ -1,8 +1,8 @@
-"""The shapes an annotator can draw, in pixels: origin at the top left of the image, x to the right, y down.
+"""Shapes in pixels: origin at the top left of the image, x to the right, y down.
 
 Every shape is a frozen value with the same members: ``bounds`` (x_min, y_min, x_max, y_max), ``area`` (square pixels),
 ``polygon()`` (shapely) and ``mask(width, height)`` (boolean, ``(height, width)``). Percent, normalised, 1-based and
-run-length forms exist only in the files that speak those formats.
+run-length forms exist only in the modules of those formats.
 """
 
 import math
@@ -14,7 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from labelloop.labeling.geometry.raster import cover, rasterise, run_lengths, trace
+from labelloop.labeling.geometry.raster import rasterise, rasterise_crop, run_lengths, trace
 
 Bounds = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -24,7 +24,7 @@ _BEZIER_STEPS = 16
 
 
 class Rectangle(msgspec.Struct, frozen=True, gc=False):
-    """A box from its top-left corner ``(x, y)``, turned clockwise by ``rotation`` degrees about that corner."""
+    """A box with the top-left corner ``(x, y)``, rotated clockwise by ``rotation`` degrees about that corner."""
 
     x: float
     y: float
@@ -34,20 +34,20 @@ class Rectangle(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def corners(self) -> tuple[Point, Point, Point, Point]:
-        """Its four corners in drawing order: top left (the pivot), top right, bottom right, bottom left."""
+        """Its corners in drawing order: top left (the pivot), top right, bottom right, bottom left."""
         x, y = self.x, self.y
         if not self.rotation:
             right, bottom = x + self.width, y + self.height
             return (x, y), (right, y), (right, bottom), (x, bottom)
-        turn = math.radians(self.rotation)
-        cos, sin = math.cos(turn), math.sin(turn)
+        angle = math.radians(self.rotation)
+        cos, sin = math.cos(angle), math.sin(angle)
         wx, wy = self.width * cos, self.width * sin
         hx, hy = -self.height * sin, self.height * cos
         return (x, y), (x + wx, y + wy), (x + wx + hx, y + wy + hy), (x + hx, y + hy)
 
     @property
     def bounds(self) -> Bounds:
-        """The upright box around it."""
+        """Its bounding box."""
         if not self.rotation:
             return self.x, self.y, self.x + self.width, self.y + self.height
         xs, ys = zip(*self.corners, strict=True)
@@ -55,7 +55,7 @@ class Rectangle(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def area(self) -> float:
-        """Width times height; turning changes nothing."""
+        """Width times height; independent of the rotation."""
         return self.width * self.height
 
     def polygon(self) -> shapely.Polygon:
@@ -68,7 +68,7 @@ class Rectangle(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ellipse(msgspec.Struct, frozen=True, gc=False):
-    """An ellipse about ``(cx, cy)`` with radii ``rx`` and ``ry``, turned clockwise by ``rotation`` degrees."""
+    """An ellipse around ``(cx, cy)`` with radii ``rx`` and ``ry``, rotated clockwise by ``rotation`` degrees."""
 
     cx: float
     cy: float
@@ -78,10 +78,10 @@ class Ellipse(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def bounds(self) -> Bounds:
-        """The upright box around it, exact."""
-        turn = math.radians(self.rotation)
-        half_width = math.hypot(self.rx * math.cos(turn), self.ry * math.sin(turn))
-        half_height = math.hypot(self.rx * math.sin(turn), self.ry * math.cos(turn))
+        """Its exact bounding box."""
+        angle = math.radians(self.rotation)
+        half_width = math.hypot(self.rx * math.cos(angle), self.ry * math.sin(angle))
+        half_height = math.hypot(self.rx * math.sin(angle), self.ry * math.cos(angle))
         return self.cx - half_width, self.cy - half_height, self.cx + half_width, self.cy + half_height
 
     @property
@@ -92,9 +92,9 @@ class Ellipse(msgspec.Struct, frozen=True, gc=False):
     def polygon(self) -> shapely.Polygon:
         """An inscribed 128-gon: 0.04 % smaller than the ellipse."""
         steps = np.linspace(0.0, 2 * math.pi, _ELLIPSE_STEPS, endpoint=False)
-        turn = math.radians(self.rotation)
+        angle = math.radians(self.rotation)
         x, y = self.rx * np.cos(steps), self.ry * np.sin(steps)
-        cos, sin = math.cos(turn), math.sin(turn)
+        cos, sin = math.cos(angle), math.sin(angle)
         return shapely.Polygon(np.column_stack((self.cx + x * cos - y * sin, self.cy + x * sin + y * cos)))
 
     def mask(self, width: int, height: int) -> NDArray[np.bool_]:
@@ -103,23 +103,23 @@ class Ellipse(msgspec.Struct, frozen=True, gc=False):
 
 
 class Polygon(msgspec.Struct, frozen=True, gc=False):
-    """A closed ring of at least three points; the last is joined to the first."""
+    """A ring of at least three points; the last is connected to the first."""
 
     points: tuple[Point, ...]
 
     @property
     def bounds(self) -> Bounds:
-        """The upright box around it."""
+        """Its bounding box."""
         xs, ys = zip(*self.points, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     @property
     def area(self) -> float:
-        """The area that `polygon` encloses; a ring that crosses itself counts every enclosed part once."""
+        """The area of `polygon()`; a self-intersecting ring counts every enclosed part once."""
         return float(self.polygon().area)
 
     def polygon(self) -> shapely.Polygon | shapely.MultiPolygon:
-        """Its outline; a ring that crosses itself becomes the valid parts it encloses (several, or with holes)."""
+        """Its outline; a self-intersecting ring becomes the valid parts that it encloses (several, or with holes)."""
         return _valid(shapely.Polygon(self.points))
 
     def mask(self, width: int, height: int) -> NDArray[np.bool_]:
@@ -128,7 +128,7 @@ class Polygon(msgspec.Struct, frozen=True, gc=False):
 
 
 class KeyPoint(msgspec.Struct, frozen=True, gc=False):
-    """A point. ``width`` is the diameter it is drawn with: a matter of display, so it encloses nothing."""
+    """A point. ``width`` is the diameter of its marker, for display only: its area is 0."""
 
     x: float
     y: float
@@ -136,7 +136,7 @@ class KeyPoint(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def bounds(self) -> Bounds:
-        """The point itself, as a box without extent."""
+        """The point itself, as a box without area."""
         return self.x, self.y, self.x, self.y
 
     @property
@@ -149,7 +149,7 @@ class KeyPoint(msgspec.Struct, frozen=True, gc=False):
         return shapely.Polygon()
 
     def mask(self, width: int, height: int) -> NDArray[np.bool_]:
-        """The one pixel it lies in, if that is on the image."""
+        """The pixel that contains it, if that is on the image."""
         pixels = np.zeros((height, width), dtype=np.bool_)
         column, row = math.floor(self.x), math.floor(self.y)
         if 0 <= column < width and 0 <= row < height:
@@ -158,9 +158,9 @@ class KeyPoint(msgspec.Struct, frozen=True, gc=False):
 
 
 class Mask(msgspec.Struct, frozen=True, gc=False):
-    """The pixels of a ``width`` x ``height`` image that belong to the region.
+    """A binary mask of a ``width`` x ``height`` image.
 
-    ``rle`` holds them as the compressed counts of COCO's run-length encoding (column-major, as in pycocotools).
+    ``rle`` holds the compressed counts of COCO's run-length encoding (column-major, as in pycocotools).
     """
 
     width: int
@@ -168,20 +168,20 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
     rle: bytes
 
     @classmethod
-    def of(cls, pixels: NDArray[Any]) -> Self:
-        """From an array of shape ``(height, width)``; every pixel that is not zero belongs to the region."""
+    def from_array(cls, pixels: NDArray[Any]) -> Self:
+        """From an array of shape ``(height, width)``; every pixel that is not zero is set."""
         height, width = pixels.shape
         encoded = coco.encode(np.asfortranarray(pixels != 0, dtype=np.uint8))
         return cls(width, height, encoded["counts"])
 
     @classmethod
-    def covering(cls, outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> Self:
-        """The pixels of an image that an outline covers: see `cover`. Raises `TooLarge`."""
-        return cls(width, height, run_lengths(*cover(outline, width, height), width, height))
+    def from_outline(cls, outline: shapely.Polygon | shapely.MultiPolygon, width: int, height: int) -> Self:
+        """The pixels of an image that an outline covers: see `rasterise_crop`. Raises `MaskTooLarge`."""
+        return cls(width, height, run_lengths(*rasterise_crop(outline, width, height), width, height))
 
     @property
     def coco(self) -> dict[str, Any]:
-        """As pycocotools takes it: ``{"size": [height, width], "counts": bytes}``."""
+        """For pycocotools: ``{"size": [height, width], "counts": bytes}``."""
         return {"size": [self.height, self.width], "counts": self.rle}
 
     def array(self) -> NDArray[np.bool_]:
@@ -191,29 +191,29 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def bounds(self) -> Bounds:
-        """The box around its pixels; all zero when it has none."""
+        """The bounding box of its pixels; all zero if none is set."""
         x, y, width, height = (float(edge) for edge in coco.toBbox(self.coco))
         return x, y, x + width, y + height
 
     @property
     def area(self) -> float:
-        """How many pixels it has."""
+        """Number of pixels."""
         return float(coco.area(self.coco))
 
     @property
     def counts(self) -> list[int]:
-        """Its run lengths column by column, background first: COCO's uncompressed encoding."""
+        """Its run lengths in column-major order, background first: COCO's uncompressed RLE."""
         flat = self.array().ravel(order="F")
         edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
         lengths: list[int] = np.diff(edges, prepend=0, append=flat.size).tolist()
         return [0, *lengths] if flat[0] else lengths
 
     def polygon(self) -> shapely.Polygon | shapely.MultiPolygon:
-        """The outline along its pixels' edges: the same area, parts and holes kept."""
+        """The outline along its pixel edges, with the same area, parts and holes."""
         return trace(self.array())
 
     def mask(self, width: int, height: int) -> NDArray[np.bool_]:
-        """Its pixels on a ``width`` x ``height`` canvas: cut, or filled up with background, at the right and bottom."""
+        """Its pixels on a ``width`` x ``height`` canvas, cropped or padded with background at the right and bottom."""
         pixels = np.zeros((height, width), dtype=np.bool_)
         own = self.array()[:height, :width]
         pixels[: own.shape[0], : own.shape[1]] = own
@@ -221,10 +221,10 @@ class Mask(msgspec.Struct, frozen=True, gc=False):
 
 
 class Vertex(msgspec.Struct, frozen=True, gc=False):
-    """A corner of a vector, with the two handles of a Bezier curve where it has them.
+    """A vertex of a vector, with optional Bezier handles.
 
-    ``before`` steers the curve that arrives from the previous vertex, ``after`` the one that leaves for the next;
-    ``id`` and ``previous`` are Label Studio's own links, by which a vector can branch.
+    ``before`` is the handle of the curve from the previous vertex, ``after`` that of the curve to the next one.
+    ``id`` and ``previous`` are Label Studio's links, with which a vector can branch.
     """
 
     x: float
@@ -243,7 +243,7 @@ class Vector(msgspec.Struct, frozen=True, gc=False):
     closed: bool = False
 
     def line(self) -> shapely.MultiLineString:
-        """Every segment drawn, curves flattened into 16 pieces."""
+        """All segments, curves flattened into 16 pieces."""
         return shapely.MultiLineString([_flatten(start, end) for start, end in self._segments()])
 
     def _segments(self) -> list[tuple[Vertex, Vertex]]:
@@ -260,7 +260,7 @@ class Vector(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def bounds(self) -> Bounds:
-        """The upright box around what is drawn."""
+        """The bounding box of all segments."""
         if len(self.vertices) == 1:
             only = self.vertices[0]
             return only.x, only.y, only.x, only.y
@@ -269,11 +269,11 @@ class Vector(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def area(self) -> float:
-        """The area enclosed; zero when it is open."""
+        """The enclosed area; 0 for an open vector."""
         return float(self.polygon().area)
 
     def polygon(self) -> shapely.Polygon | shapely.MultiPolygon:
-        """The area enclosed; empty when it is open."""
+        """The outline of the enclosed area; empty for an open vector."""
         if not self.closed or len(self.vertices) < 3:
             return shapely.Polygon()
         ring: list[Point] = []
@@ -295,7 +295,7 @@ def _flatten(start: Vertex, end: Vertex) -> list[Point]:
     arriving = end.before if end.bezier else None
     if leaving is None and arriving is None:
         return [first, last]
-    # Label Studio's own curve where one end is a plain corner: that end's handle sits at 0.3 of the chord.
+    # As in Label Studio: an end without a handle gets one at 0.3 of the chord.
     across, down = end.x - start.x, end.y - start.y
     leaving = leaving or (start.x + 0.3 * across, start.y + 0.3 * down)
     arriving = arriving or (end.x - 0.3 * across, end.y - 0.3 * down)
@@ -306,29 +306,29 @@ def _flatten(start: Vertex, end: Vertex) -> list[Point]:
 
 
 def _valid(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
-    return ring if shapely.is_valid(ring) else enclosed(ring)
+    return ring if shapely.is_valid(ring) else even_odd_polygon(ring)
 
 
-def enclosed(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
-    """What a ring that crosses itself encloses by the even-odd rule, as COCO's tools and OpenCV fill it.
+def even_odd_polygon(ring: shapely.Polygon) -> shapely.Polygon | shapely.MultiPolygon:
+    """The area of a self-intersecting ring by the even-odd rule, as pycocotools and OpenCV fill it.
 
-    The ring is cut where it crosses itself into faces, and a face counts where a ray from it crosses the ring an odd
-    number of times. (``shapely.make_valid`` takes an edge that is gone along twice, as bridges to holes are, for one.)
+    The ring is split at its intersections into faces; a face is inside if a ray from it crosses the ring an odd number
+    of times. (``shapely.make_valid`` treats an edge that occurs twice, such as a bridge to a hole, as one edge.)
     """
     faces = shapely.get_parts(shapely.polygonize(shapely.get_parts(shapely.node(ring.exterior))))
     if not len(faces):
         return shapely.Polygon()
-    seen = shapely.get_coordinates(shapely.point_on_surface(faces))
-    odd = _crossings(seen, shapely.get_coordinates(ring.exterior)) % 2 == 1
+    inner_points = shapely.get_coordinates(shapely.point_on_surface(faces))
+    odd = _crossings(inner_points, shapely.get_coordinates(ring.exterior)) % 2 == 1
     return shapely.union_all(faces[odd])
 
 
 def _crossings(points: NDArray[np.float64], ring: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many edges of a closed ring (n, 2) the ray to the right of each point (m, 2) crosses."""
+    """(m,): number of edges of a closed ring (n, 2) that the ray to the right of each point (m, 2) crosses."""
     x, y = points[:, :1], points[:, 1:]
     x0, y0, x1, y1 = ring[:-1, 0], ring[:-1, 1], ring[1:, 0], ring[1:, 1]
     over = (y0 > y) != (y1 > y)
-    with np.errstate(divide="ignore", invalid="ignore"):  # level edges, which no ray crosses
+    with np.errstate(divide="ignore", invalid="ignore"):  # horizontal edges, which no ray crosses
         right = x < x0 + (y - y0) / (y1 - y0) * (x1 - x0)
     crossed: NDArray[np.int64] = (over & right).sum(axis=1)
     return crossed

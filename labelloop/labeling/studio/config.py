@@ -1,4 +1,4 @@
-"""Label Studio's labelling configuration: which controls an annotator has, on which objects, with which labels."""
+"""Label Studio's label config: the controls, the objects that they apply to, and their labels."""
 
 import re
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ import msgspec
 
 from labelloop.labeling.errors import MalformedConfig
 
-_NO_CONTROLS = {"Filter"}  # it names a control to search in, and answers nothing itself
+_NO_CONTROLS = {"Filter"}  # refers to another control and writes no results
 
 
 class Label(msgspec.Struct, frozen=True):
     """One label (or choice) that a control offers.
 
     Attributes:
-        value: What Label Studio stores; a choice inside a choice is its path, joined by ``/``.
-        alias: The name that Label Studio stores in place of ``value``, where one is given.
-        predicted_values: The classes of a model that mean this label.
+        value: What Label Studio stores; a nested choice is its path, joined with ``/``.
+        alias: The name that Label Studio stores instead of ``value``; None if not set.
+        predicted_values: The model classes that map to this label.
         attributes: The tag's attributes as written.
     """
 
@@ -29,19 +29,19 @@ class Label(msgspec.Struct, frozen=True):
 
     @property
     def stored(self) -> str:
-        """What a result holds for this label: the alias where there is one."""
+        """The stored name of this label: its alias, or its value without one."""
         return self.alias or self.value
 
 
 class Control(msgspec.Struct, frozen=True):
-    """A control tag: what an annotator can do to the objects it names.
+    """A control tag, such as ``RectangleLabels``.
 
     Attributes:
-        name: The tag's name, which results carry as ``from_name``.
+        name: The tag's name, ``from_name`` in results.
         tag: The tag itself, such as ``RectangleLabels``.
-        to_names: The objects it applies to.
-        labels: Its labels or choices, in the order of the configuration.
-        score_threshold: ``model_score_threshold``: predictions below it are not shown; None where not set.
+        to_names: Names of the object tags it applies to.
+        labels: Its labels or choices, in document order.
+        score_threshold: ``model_score_threshold``: predictions below it are hidden; None if not set.
         attributes: The tag's attributes as written.
     """
 
@@ -54,24 +54,24 @@ class Control(msgspec.Struct, frozen=True):
 
     @property
     def type(self) -> str:
-        """The result type it writes, such as ``rectanglelabels``."""
+        """The type of its results, such as ``rectanglelabels``."""
         return self.tag.lower()
 
     @property
     def per_region(self) -> bool:
-        """Whether it asks about a region rather than about the whole task."""
+        """Whether it applies to a region instead of the whole task."""
         return self.attributes.get("perRegion", "").lower() == "true"
 
     @property
     def multiple(self) -> bool:
-        """Whether several labels (or choices) may be picked at once."""
+        """Whether several labels (or choices) may be selected at once."""
         return self.attributes.get("choice", "").lower() == "multiple"
 
     def label_for(self, model_class: str) -> str | None:
-        """The label that a model's class means: by ``predicted_values``, else by name, else by name but for case.
+        """The label of a model class: by ``predicted_values``, then by name, then by name ignoring case.
 
         Returns:
-            What a result must hold for it, or None where no label fits.
+            The name to store in a result; None if no label matches.
         """
         for label in self.labels:
             if model_class in label.predicted_values:
@@ -88,13 +88,13 @@ class Control(msgspec.Struct, frozen=True):
 
 
 class ObjectTag(msgspec.Struct, frozen=True):
-    """An object tag: what an annotator looks at.
+    """An object tag, such as ``Image``.
 
     Attributes:
-        name: The tag's name, which results carry as ``to_name``.
+        name: The tag's name, ``to_name`` in results.
         tag: The tag itself, such as ``Image``.
-        value: The key of the task's data that holds it, without the ``$``.
-        is_list: Whether that key holds a list (``valueList``: several images in one task).
+        value: Its key in the task data, without the ``$``.
+        is_list: Whether the key holds a list (``valueList``: several images in one task).
         attributes: The tag's attributes as written.
     """
 
@@ -106,17 +106,17 @@ class ObjectTag(msgspec.Struct, frozen=True):
 
 
 class LabelConfig(msgspec.Struct, frozen=True):
-    """A labelling configuration, by tag name and in the order of the XML."""
+    """A label config: control and object tags by name, in document order."""
 
     controls: Mapping[str, Control]
     objects: Mapping[str, ObjectTag]
 
     @classmethod
     def parse(cls, xml: str) -> Self:
-        """From the XML that Label Studio keeps in ``label_config``.
+        """Parse the XML of Label Studio's ``label_config``.
 
         Raises:
-            MalformedConfig: It is not XML, holds entities, or a control has no name or an unusable threshold.
+            MalformedConfig: It is not XML, contains entities, or a control has no name or an invalid threshold.
         """
         root = _parse(xml)
         controls: dict[str, Control] = {}
@@ -133,15 +133,15 @@ class LabelConfig(msgspec.Struct, frozen=True):
         return cls(controls, objects)
 
     def controls_of(self, *tags: str) -> tuple[Control, ...]:
-        """The controls of these tags (any case), in the order of the configuration."""
+        """The controls with these tags (any case), in document order."""
         wanted = {tag.lower() for tag in tags}
         return tuple(control for control in self.controls.values() if control.type in wanted)
 
     def control(self, from_name: str) -> Control | None:
-        """The control behind a ``from_name``; a name inside a ``Repeater`` (``box_{{idx}}``) matches any index."""
-        found = self.controls.get(from_name)
-        if found is not None:
-            return found
+        """The control with this ``from_name``; a name inside a ``Repeater`` (``box_{{idx}}``) matches any index."""
+        exact = self.controls.get(from_name)
+        if exact is not None:
+            return exact
         for name, control in self.controls.items():
             if "{{" in name and re.fullmatch(re.sub(r"\\\{\\\{.*?\\\}\\\}", r"\\d+", re.escape(name)), from_name):
                 return control
@@ -149,18 +149,18 @@ class LabelConfig(msgspec.Struct, frozen=True):
 
     @property
     def images(self) -> tuple[ObjectTag, ...]:
-        """The image objects, in the order of the configuration."""
+        """The image tags, in document order."""
         return tuple(tag for tag in self.objects.values() if tag.tag.lower() == "image")
 
     @property
     def image_keys(self) -> tuple[str, ...]:
-        """The keys of the task's data that hold an image or a list of images, each once."""
+        """The unique keys of the task data that hold an image or a list of images."""
         return tuple(dict.fromkeys(tag.value for tag in self.images))
 
     def data_key(self, to_name: str) -> str | None:
-        """The key of the task's data behind an object, None where the configuration has no such object."""
-        found = self.objects.get(to_name)
-        return found.value if found else None
+        """The task data key of an object tag; None if the config has no such tag."""
+        object_tag = self.objects.get(to_name)
+        return object_tag.value if object_tag else None
 
 
 def _parse(xml: str) -> Element:
@@ -175,8 +175,8 @@ def _parse(xml: str) -> Element:
         raise MalformedConfig(f"refused: {type(error).__name__}") from None
     except (TypeError, ValueError) as error:
         raise MalformedConfig(f"not XML: {error}") from None
-    found: Element = root
-    return found
+    element: Element = root
+    return element
 
 
 def _data_key(element: Element) -> str:
@@ -213,14 +213,14 @@ def _control(element: Element, name: str) -> Control:
 
 
 def _labels(parent: Element, path: tuple[str, ...], stored: tuple[str, ...]) -> list[Label]:
-    """The labels below a control, depth first; ``View`` and the like only arrange them."""
-    found: list[Label] = []
+    """The labels below a control, depth first; tags such as ``View`` only group them."""
+    labels: list[Label] = []
     for child in parent:
-        own = child.get("value")
-        if child.tag not in {"Label", "Choice"} or own is None:
-            found += _labels(child, path, stored)
+        text = child.get("value")
+        if child.tag not in {"Label", "Choice"} or text is None:
+            labels += _labels(child, path, stored)
             continue
-        values, names = (*path, own), (*stored, child.get("alias") or own)
+        values, names = (*path, text), (*stored, child.get("alias") or text)
         predicted = child.get("predicted_values", "")
         label = Label(
             value="/".join(values),
@@ -228,5 +228,5 @@ def _labels(parent: Element, path: tuple[str, ...], stored: tuple[str, ...]) -> 
             predicted_values=tuple(part.strip() for part in predicted.split(",") if part.strip()),
             attributes=dict(child.attrib),
         )
-        found += [label, *_labels(child, values, names)]
-    return found
+        labels += [label, *_labels(child, values, names)]
+    return labels

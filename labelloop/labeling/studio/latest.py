@@ -1,63 +1,63 @@
-"""Which annotation stands for each annotator, where one person annotated a task several times."""
+"""Select the latest annotation of each annotator, and give annotations unique ids."""
 
 from collections.abc import Iterable
 
 import msgspec
 
-from labelloop.labeling.studio.task import UNNUMBERED, Annotation, Task
+from labelloop.labeling.studio.task import MAX_SYNTHETIC_ID, Annotation, Task
 
 
-def numbered(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
-    """The annotations, each with a number of its own.
+def with_unique_ids(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
+    """The annotations with unique ids.
 
-    One that has none, or another's, gets one below ``UNNUMBERED``, by its place.
+    An annotation without an id, or with a repeated one, gets one below ``MAX_SYNTHETIC_ID``, by its position.
     """
-    taken: set[int] = set()
-    found = []
-    for place, each in enumerate(annotations, start=1):
-        own = (
-            each
-            if each.id is not None and each.id not in taken
-            else msgspec.structs.replace(each, id=UNNUMBERED - place)
+    used_ids: set[int] = set()
+    unique = []
+    for index, annotation in enumerate(annotations, start=1):
+        numbered = (
+            annotation
+            if annotation.id is not None and annotation.id not in used_ids
+            else msgspec.structs.replace(annotation, id=MAX_SYNTHETIC_ID - index)
         )
-        taken.add(own.id or 0)
-        found.append(own)
-    return tuple(found)
+        used_ids.add(numbered.id or 0)
+        unique.append(numbered)
+    return tuple(unique)
 
 
-def with_unread(task: Task) -> Task:
-    """The task with an annotation, of which nothing can be read, for each that is no object: it was submitted too."""
-    lost = [each for each in task.malformed if each.field.startswith("annotations")]
+def with_malformed_annotations(task: Task) -> Task:
+    """The task with an empty annotation added for each malformed one, because it was submitted as well."""
+    lost = [item for item in task.malformed if item.field.startswith("annotations")]
     if not lost:
         return task
-    unread = tuple(Annotation(malformed=(each,)) for each in lost)
+    unread = tuple(Annotation(malformed=(item,)) for item in lost)
     return msgspec.structs.replace(task, annotations=(*task.annotations, *unread))
 
 
-def annotator_of(annotation: Annotation) -> int:
-    """The annotator's id; an unknown one is told apart by the negative id of the annotation."""
+def annotator_id(annotation: Annotation) -> int:
+    """The annotator's id; for an unknown annotator the negative id of the annotation."""
     return -abs(annotation.id or 0) if annotation.completed_by is None else annotation.completed_by
 
 
 def latest_annotations(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
-    """For each annotator the annotation that was changed last; a skipped one counts as none, and hides no older one.
+    """The last changed annotation of each annotator; skipped annotations are ignored.
 
-    Label Studio lets one user annotate a task several times; only distinct users are second opinions. One that is
-    marked as ground truth counts whatever its author changed since.
+    Label Studio lets one user annotate a task several times; only different users are independent opinions. A ground
+    truth has priority over later changes by its author.
 
     Returns:
-        Numbered, in the order of their ids, so that the result does not depend on Label Studio's order.
+        Annotations with unique ids, sorted by id, independent of Label Studio's order.
     """
     latest: dict[int, Annotation] = {}
-    for annotation in numbered(annotations):
+    for annotation in with_unique_ids(annotations):
         if annotation.was_cancelled:
             continue
-        who = annotator_of(annotation)
-        held = latest.get(who)
-        if held is None or _weight(annotation) > _weight(held):
-            latest[who] = annotation
+        annotator = annotator_id(annotation)
+        current = latest.get(annotator)
+        if current is None or _precedence(annotation) > _precedence(current):
+            latest[annotator] = annotation
     return tuple(sorted(latest.values(), key=lambda annotation: annotation.id or 0))
 
 
-def _weight(annotation: Annotation) -> tuple[bool, str, int]:
+def _precedence(annotation: Annotation) -> tuple[bool, str, int]:
     return annotation.ground_truth, annotation.updated_at, annotation.id or 0

@@ -1,19 +1,27 @@
-"""From an annotation's results to shapes and answers: which results belong together, and what each one means."""
+"""Parse an annotation: group its results by region, and read shapes, labels and answers."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from labelloop.labeling.errors import MalformedValue, RegionError
 from labelloop.labeling.geometry.shapes import Rectangle
-from labelloop.labeling.region import NO_ATTRIBUTES, Reading, Region
+from labelloop.labeling.region import NO_ATTRIBUTES, ParsedAnnotation, Region
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.task import Annotation, Prediction, Result, Task
-from labelloop.labeling.studio.values import ANSWERS, GEOMETRIES, Shape, answer, labels, shape_of
+from labelloop.labeling.studio.task import Annotation, ModelPrediction, Task
+from labelloop.labeling.studio.values import (
+    ANSWERS,
+    GEOMETRIES,
+    ValueCodec,
+    codec_for_value,
+    parse_answer,
+    parse_labels,
+)
 
-Source = Annotation | Prediction
-SizeOf = Callable[[int], tuple[int, int] | None]
+Source = Annotation | ModelPrediction
+ImageSizeOf = Callable[[int], tuple[int, int] | None]
 
-_FAR = 1e9  # as in `values`
+_MAX_NUMBER = 1e9  # as in `values`
 _PER_TASK = {"choices", "taxonomy"}
 
 
@@ -22,31 +30,31 @@ def read_annotation(
     *,
     task: Task | None = None,
     config: LabelConfig | None = None,
-    size: SizeOf | None = None,
-) -> Reading:
-    """What an annotation (or a prediction) says. A malformed result costs itself alone, and is reported.
+    size: ImageSizeOf | None = None,
+) -> ParsedAnnotation:
+    """Parse an annotation or a prediction. A malformed result is reported; the others are read.
 
     Args:
-        source: The annotation. Whether it counts (skipped, ground truth) is the caller's matter.
-        task: The task it belongs to: named in errors, and asked for image sizes that the results leave out.
-        config: The labelling configuration: with it, a result whose control no longer exists is an error.
-        size: ``size(item_index)`` gives an image's ``(width, height)``, such as from its header. It is called only
-            where neither the results nor the task's other annotations say.
+        source: The annotation, also a skipped one or a ground truth.
+        task: Its task: named in errors, and a source of image sizes that the results lack.
+        config: The label config: with it, a result whose control does not exist is an error.
+        size: ``size(item_index)`` returns an image's ``(width, height)``, for example from its header. It is called
+            only if neither the results nor the task's other annotations state the size.
     """
     return _Reader(source, task, config, size).read()
 
 
-def regions(
+def read_regions(
     source: Source,
     *,
     task: Task | None = None,
     config: LabelConfig | None = None,
-    size: SizeOf | None = None,
+    size: ImageSizeOf | None = None,
 ) -> tuple[Region, ...]:
-    """The shapes of an annotation, for callers that want all of them or none. Takes what `read_annotation` takes.
+    """The shapes of an annotation, all or none. The arguments are those of `read_annotation`.
 
     Raises:
-        RegionError: The first result that is malformed.
+        RegionError: A result is malformed; the first one is raised.
     """
     reading = read_annotation(source, task=task, config=config, size=size)
     if reading.errors:
@@ -54,36 +62,36 @@ def regions(
     return reading.regions
 
 
-def region_of(shape: Result, others: Iterable[Result], width: int, height: int) -> Region:
-    """One region from the results that share its id.
+def region_from_results(shape: Result, others: Iterable[Result], width: int, height: int) -> Region:
+    """Build a region from the results that share its id.
 
     Args:
-        shape: The result that holds its geometry.
-        others: Further results of the region: labels of a separate control, answers about it.
+        shape: The result with its geometry.
+        others: Further results of the region: labels of a separate control, answers.
         width: The image's width in pixels.
         height: The image's height in pixels.
 
     Raises:
         MalformedValue: A field of one of them is malformed.
     """
-    region = _bare(shape, width, height)
+    region = _region_from_shape(shape, width, height)
     for other in others:
-        region = _joined(region, other)
+        region = _with_result(region, other)
     return region
 
 
-def _bare(result: Result, width: int, height: int) -> Region:
+def _region_from_shape(result: Result, width: int, height: int) -> Region:
     raw = result.raw
     value = raw.get("value")
     if not isinstance(value, dict):
         raise MalformedValue("value", "is missing" if value is None else f"expected an object, found {value!r:.40}")
     kind = result.type
-    shape: Shape | None = GEOMETRIES.get(kind) or shape_of(value)
+    shape: ValueCodec | None = GEOMETRIES.get(kind) or codec_for_value(value)
     if shape is None:
         raise MalformedValue("type", f"{kind!r} draws no shape on an image")
     return Region(
         shape.read(value, width, height),
-        labels(value, kind),
+        parse_labels(value, kind),
         result.id,
         result.from_name,
         result.to_name,
@@ -97,10 +105,10 @@ def _bare(result: Result, width: int, height: int) -> Region:
     )
 
 
-def _usual(result: Result) -> Region | None:
-    """The region of an upright rectangle with one label, in the form that Label Studio writes: most results are that.
+def _plain_rectangle(result: Result) -> Region | None:
+    """Fast path for an upright rectangle with one label as Label Studio writes it: most results are that.
 
-    It is what `_bare` gives, without its questions; None where any of them would have to be asked.
+    The result equals that of `_region_from_shape`; None if any check of the general path is needed.
     """
     raw = result.raw
     get = raw.get
@@ -114,8 +122,15 @@ def _usual(result: Result) -> Region | None:
     name, control, to_name, label = get("id"), get("from_name"), get("to_name"), labels[0]
     if not (type(name) is type(control) is type(to_name) is type(label) is str) or value.get("rotation"):
         return None
-    usual = -_FAR < x < _FAR and -_FAR < y < _FAR and 0 < w < _FAR and 0 < h < _FAR and width > 0 and height > 0
-    if not usual or "score" in raw or "item_index" in raw:
+    is_plain = (
+        -_MAX_NUMBER < x < _MAX_NUMBER
+        and -_MAX_NUMBER < y < _MAX_NUMBER
+        and 0 < w < _MAX_NUMBER
+        and 0 < h < _MAX_NUMBER
+        and width > 0
+        and height > 0
+    )
+    if not is_plain or "score" in raw or "item_index" in raw:
         return None
     return Region(
         Rectangle(x * width / 100, y * height / 100, w * width / 100, h * height / 100),
@@ -133,24 +148,24 @@ def _usual(result: Result) -> Region | None:
     )
 
 
-def _joined(region: Region, other: Result) -> Region:
-    """The region with what one more result says about it."""
+def _with_result(region: Region, other: Result) -> Region:
+    """The region with the content of one more result."""
     kind, control = other.type, other.from_name
-    chosen, attributes = region.labels, dict(region.attributes)
-    own = region.control
+    region_labels, attributes = region.labels, dict(region.attributes)
+    label_control = region.control
     if kind in ANSWERS:
-        attributes[control] = answer(other.value, kind)
+        attributes[control] = parse_answer(other.value, kind)
     elif kind in GEOMETRIES or kind.endswith("labels"):
-        found = labels(other.value, kind)
-        if not chosen and own == region.result[0].from_name:
-            chosen, own = found, control
+        names = parse_labels(other.value, kind)
+        if not region_labels and label_control == region.result[0].from_name:
+            region_labels, label_control = names, control
         else:
-            attributes[control] = found
+            attributes[control] = names
     return Region(
         region.geometry,
-        chosen,
+        region_labels,
         region.id,
-        own,
+        label_control,
         region.to_name,
         region.type,
         region.score if region.score is not None else other.score,
@@ -163,23 +178,23 @@ def _joined(region: Region, other: Result) -> Region:
 
 
 class _Reader:
-    """One reading under way; every result ends in exactly one of its lists."""
+    """The state while one annotation is read; every result goes to exactly one of the lists."""
 
-    def __init__(self, source: Source, task: Task | None, config: LabelConfig | None, size: SizeOf | None) -> None:
+    def __init__(self, source: Source, task: Task | None, config: LabelConfig | None, size: ImageSizeOf | None) -> None:
         self.source = source
         self.task = task
         self.config = config
         self.size = size
         self.regions: list[Region] = []
-        self.by_id: dict[str, int] = {}  # a region's id -> its place in `regions`; -1 where its shape is malformed
+        self.by_id: dict[str, int] = {}  # a region's id -> index in `regions`; -1 if its shape is malformed
         self.choices: dict[str, tuple[str, ...]] = {}
-        self.answers: list[Result] = []
+        self.choice_results: list[Result] = []
         self.relations: list[Result] = []
-        self.carried: list[Result] = []
+        self.other_results: list[Result] = []
         self.errors: list[RegionError] = []
         self.sizes: dict[tuple[str, int], tuple[int, int]] | None = None
 
-    def read(self) -> Reading:
+    def read(self) -> ParsedAnnotation:
         for broken in self.source.malformed:
             self._fail(None, broken.field, broken.reason, broken.source)
         others = []
@@ -189,52 +204,52 @@ class _Reader:
             else:
                 others.append(result)
         if others:
-            self._rest(others)
-        return Reading(
+            self._read_others(others)
+        return ParsedAnnotation(
             tuple(self.regions),
             self.choices,
-            tuple(self.answers),
+            tuple(self.choice_results),
             tuple(self.relations),
-            tuple(self.carried),
+            tuple(self.other_results),
             tuple(self.errors),
         )
 
     def _draw(self, result: Result) -> None:
-        known = self.config is None or result.from_name in self.config.controls
-        region = _usual(result) if known else None
+        has_control = self.config is None or result.from_name in self.config.controls
+        region = _plain_rectangle(result) if has_control else None
         if region is None:
             try:
-                if not known:
-                    self._known(result)
-                region = _bare(result, *self._size(result))
+                if not has_control:
+                    self._require_control(result)
+                region = _region_from_shape(result, *self._size(result))
             except MalformedValue as error:
                 self.by_id.setdefault(result.id, -1)
                 self._fail(result, error.field, error.reason)
                 return
         name = region.id
-        place = self.by_id.get(name, -1) if name else -1
-        if place < 0:
+        index = self.by_id.get(name, -1) if name else -1
+        if index < 0:
             self.by_id[name] = len(self.regions)
-        elif self._same_shape(self.regions[place], region):
-            self.regions[place] = _joined(self.regions[place], result)
+        elif self._same_shape(self.regions[index], region):
+            self.regions[index] = _with_result(self.regions[index], result)
             return
         self.regions.append(region)
 
     @staticmethod
     def _same_shape(first: Region, second: Region) -> bool:
-        """Two controls that label one shape write it twice. Twice by one control is two regions with a worn-out id."""
+        """Whether two results are one region: different controls write a shared shape twice, with one id."""
         return (
             first.geometry == second.geometry
             and first.item_index == second.item_index
             and all(result.from_name != second.control for result in first.result)
         )
 
-    def _rest(self, others: list[Result]) -> None:
-        left = [result for result in others if not self._lone_labels(result)]
-        # Answers about text spans and the like share an id with what they are about, and are carried with it.
-        elsewhere = {result.id for result in left if result.type not in ANSWERS and result.type != "relation"}
-        elsewhere |= {name for name, place in self.by_id.items() if place < 0}
-        for result in left:
+    def _read_others(self, others: list[Result]) -> None:
+        remaining = [result for result in others if not self._is_labels_without_shape(result)]
+        # Answers about text spans and similar regions share the id of their region and stay with it.
+        elsewhere = {result.id for result in remaining if result.type not in ANSWERS and result.type != "relation"}
+        elsewhere |= {name for name, index in self.by_id.items() if index < 0}
+        for result in remaining:
             name, kind = result.id, result.type
             if kind == "relation":
                 self.relations.append(result)
@@ -245,40 +260,40 @@ class _Reader:
             elif kind in _PER_TASK and not (name and name in elsewhere) and not self._per_region(result):
                 self._answer(result)
             else:
-                self.carried.append(result)
+                self.other_results.append(result)
 
     def _per_region(self, result: Result) -> bool:
-        """Whether an answer is about a region that is not there."""
+        """Whether an answer refers to a region that does not exist."""
         control = self.config.control(result.from_name) if self.config else None
-        return shape_of(result.value) is not None or (control is not None and control.per_region)
+        return codec_for_value(result.value) is not None or (control is not None and control.per_region)
 
     def _attach(self, result: Result) -> None:
-        place = self.by_id[result.id]
+        index = self.by_id[result.id]
         try:
-            self._known(result)
-            self.regions[place] = _joined(self.regions[place], result)
+            self._require_control(result)
+            self.regions[index] = _with_result(self.regions[index], result)
         except MalformedValue as error:
             self._fail(result, error.field, error.reason)
 
-    def _lone_labels(self, result: Result) -> bool:
-        """Labels that repeat a shape whose own result is missing: the shape is read from them."""
-        if result.type != "labels" or (result.id and result.id in self.by_id) or shape_of(result.value) is None:
+    def _is_labels_without_shape(self, result: Result) -> bool:
+        """Read labels that repeat a shape whose own result is missing; whether that was the case."""
+        if result.type != "labels" or (result.id and result.id in self.by_id) or codec_for_value(result.value) is None:
             return False
         self._draw(result)
         return True
 
     def _answer(self, result: Result) -> None:
         try:
-            self._known(result)
-            found = answer(result.value, result.type)
+            self._require_control(result)
+            chosen = parse_answer(result.value, result.type)
         except MalformedValue as error:
             self._fail(result, error.field, error.reason)
             return
         control = result.from_name
-        self.choices[control] = tuple(dict.fromkeys((*self.choices.get(control, ()), *found)))
-        self.answers.append(result)
+        self.choices[control] = tuple(dict.fromkeys((*self.choices.get(control, ()), *chosen)))
+        self.choice_results.append(result)
 
-    def _known(self, result: Result) -> None:
+    def _require_control(self, result: Result) -> None:
         if self.config is not None and self.config.control(result.from_name) is None:
             raise MalformedValue("from_name", f"the label config has no control named {result.from_name!r}")
 
@@ -288,20 +303,20 @@ class _Reader:
             return width, height
         key = (result.to_name, result.item_index or 0)
         if self.sizes is None:
-            self.sizes = self._stated()
-        found = self.sizes.get(key)
-        if found is None and self.size is not None:
-            found = self.size(key[1])
-        if found is None:
+            self.sizes = self._stated_sizes()
+        size = self.sizes.get(key)
+        if size is None and self.size is not None:
+            size = self.size(key[1])
+        if size is None:
             missing = "original_width" if width is None else "original_height"
             stated = result.raw.get(missing)
             reason = "is missing" if stated is None else f"is {stated!r:.40}"
-            raise MalformedValue(missing, f"{reason}, and nothing else tells the image's size")
-        self.sizes[key] = found
-        return found
+            raise MalformedValue(missing, f"{reason}, and no other result states the image's size")
+        self.sizes[key] = size
+        return size
 
-    def _stated(self) -> dict[tuple[str, int], tuple[int, int]]:
-        """The image sizes that this annotation states, then those that the task's others do."""
+    def _stated_sizes(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """The image sizes stated by this annotation, then by the task's other annotations."""
         sizes: dict[tuple[str, int], tuple[int, int]] = {}
         others: tuple[Source, ...] = (*self.task.annotations, *self.task.predictions) if self.task else ()
         for source in (self.source, *others):

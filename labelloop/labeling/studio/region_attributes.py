@@ -1,10 +1,9 @@
-"""What is said of a region beside its shape and labels: flags such as ``truncated``, a pose, attributes, and its meta.
+"""Attributes of a region's object: flags such as ``truncated``, pose, further attributes, and notes.
 
-Label Studio keeps a region's ``meta`` as it is and shows the first text of ``meta.text`` to the annotator as a note;
-who edits that replaces all texts by one. A flag is a word of the note, between commas or in a line of its own, so that
-the annotator sees it and may take it away, or an answer to a per-region control. Attributes of
-other kinds, as CVAT writes them to COCO files, are in ``meta.attributes``; fields of a COCO annotation that nobody
-here knows in ``meta.coco``.
+Label Studio preserves a region's ``meta`` and shows the first text of ``meta.text`` as a note; editing it replaces all
+texts by one. A flag is a word of the note, between commas or on a line of its own, so annotators see and can remove it;
+or it is an answer to a per-region control. Other attributes, as CVAT writes them to COCO files, are in
+``meta.attributes``, unknown fields of a COCO annotation in ``meta.coco``.
 """
 
 import re
@@ -16,27 +15,27 @@ import msgspec
 from labelloop.labeling.region import Region
 
 CROWD = "crowd"
+# COCO's ``iscrowd`` and the flags of Pascal VOC.
 FLAGS = (CROWD, "truncated", "difficult", "occluded")
-"""What can be so of an object or not: COCO's ``iscrowd``, and the flags of Pascal VOC."""
 POSE = "pose"
+# Keys of a region's meta.
 ATTRIBUTES, FIELDS, TEXT = "attributes", "coco", "text"
-"""Keys of a region's meta."""
 
 _WORDS = {**{flag: flag for flag in FLAGS}, "iscrowd": CROWD}
-_YES = frozenset({"true", "yes", "1", "1.0"})
-_NO = frozenset({"false", "no", "0", "0.0"})
-_PARTS = re.compile(r"[,;\n]")
+_TRUE_WORDS = frozenset({"true", "yes", "1", "1.0"})
+_FALSE_WORDS = frozenset({"false", "no", "0", "0.0"})
+_SEPARATORS = re.compile(r"[,;\n]")
 
 
-class Remarks(msgspec.Struct, frozen=True, gc=False):
-    """What is said of a region.
+class ObjectAttributes(msgspec.Struct, frozen=True, gc=False):
+    """Attributes of an object.
 
     Attributes:
-        flags: Those of `FLAGS` that are so.
-        pose: Pascal VOC's: ``Left``; empty where none is said.
+        flags: The `FLAGS` that are set.
+        pose: Pascal VOC's pose, such as ``Left``; empty if none.
         attributes: Further attributes by name.
         fields: Further fields of a COCO annotation.
-        meta: The rest of the region's meta, notes of annotators included.
+        meta: The rest of the region's meta, including annotators' notes.
     """
 
     flags: frozenset[str] = frozenset()
@@ -49,29 +48,31 @@ class Remarks(msgspec.Struct, frozen=True, gc=False):
         return bool(self.flags or self.pose or self.attributes or self.fields or self.meta)
 
 
-NONE = Remarks()
+NO_OBJECT_ATTRIBUTES = ObjectAttributes()
 
 
 def flag_of(word: str) -> str | None:
-    """The flag that a word names; None where it is none."""
+    """The flag with this name; None if there is none."""
     return _WORDS.get(word.strip().casefold())
 
 
-def is_yes(word: str) -> bool:
-    """Whether a word says yes."""
-    return word.strip().casefold() in _YES
+def is_true(word: str) -> bool:
+    """Whether a word means true."""
+    return word.strip().casefold() in _TRUE_WORDS
 
 
-def remarks(region: Region) -> Remarks:
-    """What the results of a region say of it. An answer goes before the note, the note before attributes."""
-    meta = next((each.meta for each in region.result if each.meta), None) or {}
+def read_object_attributes(region: Region) -> ObjectAttributes:
+    """Read an object's attributes from its results. Answers override the note, the note overrides attributes."""
+    meta = next((result.meta for result in region.result if result.meta), None) or {}
     if not meta and not region.attributes:
-        return NONE
+        return NO_OBJECT_ATTRIBUTES
     attributes = meta.get(ATTRIBUTES)
     attributes = attributes if isinstance(attributes, dict) else {}
     fields = meta.get(FIELDS)
     flags = {
-        flag: so for name, value in attributes.items() if (flag := flag_of(name)) and (so := _so(value)) is not None
+        flag: is_set
+        for name, value in attributes.items()
+        if (flag := flag_of(name)) and (is_set := _as_bool(value)) is not None
     }
     pose = _text(attributes.get(POSE))
     for word in _words(meta.get(TEXT)):
@@ -83,19 +84,19 @@ def remarks(region: Region) -> Remarks:
     for control, answers in region.attributes.items():
         if control.casefold() == POSE:
             pose = _text(answers[0] if answers else "") or pose
-        asked = flag_of(control)
+        control_flag = flag_of(control)
         for answer in answers:
             if not isinstance(answer, str):
                 continue
             if flag := flag_of(answer):
                 flags[flag] = True
-            elif asked and (so := _so(answer)) is not None:
-                flags[asked] = so
+            elif control_flag and (is_set := _as_bool(answer)) is not None:
+                flags[control_flag] = is_set
     rest = {key: value for key, value in meta.items() if key not in {ATTRIBUTES, FIELDS, TEXT}}
-    if notes := [kept for note in _notes(meta.get(TEXT)) if (kept := _without_flags(note))]:
+    if notes := [remaining for note in _notes(meta.get(TEXT)) if (remaining := _without_flags(note))]:
         rest[TEXT] = notes
-    return Remarks(
-        frozenset(flag for flag, so in flags.items() if so),
+    return ObjectAttributes(
+        frozenset(flag for flag, is_set in flags.items() if is_set),
         pose,
         attributes,
         fields if isinstance(fields, dict) else {},
@@ -103,30 +104,30 @@ def remarks(region: Region) -> Remarks:
     )
 
 
-def meta_of(said: Remarks) -> dict[str, Any]:
-    """A region's meta that says it: flags and the pose as a line of its note."""
-    notes = list(_notes(said.meta.get(TEXT)))
-    there = {flag_of(word) for word in _words(notes)}
-    words = [flag for flag in FLAGS if flag in said.flags - there]
-    words += [f"{POSE}: {said.pose}"] if said.pose else []
+def to_meta(metadata: ObjectAttributes) -> dict[str, Any]:
+    """A region's meta with these attributes; flags and pose become a line of its note."""
+    notes = list(_notes(metadata.meta.get(TEXT)))
+    noted = {flag_of(word) for word in _words(notes)}
+    words = [flag for flag in FLAGS if flag in metadata.flags - noted]
+    words += [f"{POSE}: {metadata.pose}"] if metadata.pose else []
     text = ["\n".join([*notes, ", ".join(words)])] if words else notes
-    parts = {TEXT: text, ATTRIBUTES: dict(said.attributes), FIELDS: dict(said.fields)}
-    rest = {key: value for key, value in said.meta.items() if key not in parts}
+    parts = {TEXT: text, ATTRIBUTES: dict(metadata.attributes), FIELDS: dict(metadata.fields)}
+    rest = {key: value for key, value in metadata.meta.items() if key not in parts}
     return rest | {key: value for key, value in parts.items() if value}
 
 
 def _notes(text: Any) -> Iterator[str]:
-    yield from (each for each in (text if isinstance(text, list) else [text]) if isinstance(each, str))
+    yield from (note for note in (text if isinstance(text, list) else [text]) if isinstance(note, str))
 
 
 def _words(text: Any) -> Iterator[str]:
     for note in _notes(text):
-        yield from (part.strip() for part in _PARTS.split(note))
+        yield from (part.strip() for part in _SEPARATORS.split(note))
 
 
 def _without_flags(note: str) -> str:
-    """A note without the lines that only tell flags or a pose."""
-    return "\n".join(line for line in note.split("\n") if not all(map(_is_flag, _PARTS.split(line))))
+    """A note without the lines that contain only flags or a pose."""
+    return "\n".join(line for line in note.split("\n") if not all(map(_is_flag, _SEPARATORS.split(line))))
 
 
 def _is_flag(word: str) -> bool:
@@ -134,13 +135,13 @@ def _is_flag(word: str) -> bool:
     return flag_of(word) is not None or word.partition(":")[0].strip().casefold() == POSE
 
 
-def _so(value: Any) -> bool | None:
-    """Whether a value says yes or no; None where it says neither."""
+def _as_bool(value: Any) -> bool | None:
+    """A value as a boolean; None if it is neither true nor false."""
     if isinstance(value, list | tuple):
-        return _so(value[0]) if len(value) == 1 else None
+        return _as_bool(value[0]) if len(value) == 1 else None
     if isinstance(value, bool | int | float | str):
         word = str(value).strip().casefold()
-        return True if word in _YES else False if word in _NO else None
+        return True if word in _TRUE_WORDS else False if word in _FALSE_WORDS else None
     return None
 
 

@@ -1,4 +1,4 @@
-"""KINDS: what a file is that is no export of tasks, or no data set, by its beginning: a wrong one is named."""
+"""Identify files that are no export of tasks, or no data set, by their first bytes, for a helpful error."""
 
 import io
 import json
@@ -11,245 +11,258 @@ from typing import Any, NamedTuple
 from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.stream import iter_raw_tasks
 
+# Bytes of a file that `sniff_file_type` needs.
 HEAD_BYTES = 1 << 20
-"""How much of a file `mistaken` wants to see."""
-_LOOKED_AT = 20
+_MAX_ITEMS = 20
 _BOM = b"\xef\xbb\xbf"
-_EXPORT = "In Label Studio choose Export > JSON (not JSON-MIN, CSV or TSV) and give that file."
-_IMPORT = "`labelloop import` brings it into a Label Studio project."
-_CONVERT = "Export it as COCO or Pascal VOC there; `labelloop import` brings those into a Label Studio project."
-_UNPACK = "Unpack it and give the JSON file in it."
+_EXPORT = "In Label Studio choose Export > JSON (not JSON-MIN, CSV or TSV) and pass that file."
+_IMPORT = "Import it into a Label Studio project: `labelloop import`."
+_CONVERT = "Export it there as COCO or Pascal VOC, and import that into a Label Studio project: `labelloop import`."
+_UNPACK = "Unpack it and pass the JSON file in it."
 _FOLDER = "Unpack it, and import the folder."
-_PHOTO = "Import the folder that holds it."
+_IMAGE_FOLDER = "Import the folder that contains it."
 _READ = "Export COCO, Pascal VOC or YOLO from it, and import that."
-_TASKS = "Import it in Label Studio (the project's Import), or make a data set of it: labelloop export --from."
-_TARGET = "Make a data set of the folder or bucket that holds them all: labelloop export --from."
+_TASKS = "Import it in Label Studio (the project's Import), or export it as a data set: labelloop export --from."
+_TARGET = "Export the folder or bucket that contains them all as a data set: labelloop export --from."
 _PREDICT = (
     "Send it to Label Studio: POST /api/projects/NUMBER/import/predictions. `labelloop import --as predictions` takes a"
     " model's results as COCO results or YOLO."
 )
-_NO_TASKS = "Predictions are no annotations. Export the tasks that hold them: " + _EXPORT
-_STARTS = (  # first bytes -> what it is, the fix where tasks are wanted, the fix where a data set is
-    (b"PK\x03\x04", "a zip file", _UNPACK, "Is its name right? A zip ends in .zip."),
-    (b"\x1f\x8b", "a gzip file", "Unpack it (gunzip) and give the JSON file in it.", _FOLDER),
+_NO_TASKS = "Predictions are not annotations. Export the tasks that contain them: " + _EXPORT
+_SIGNATURES = (  # (first bytes, description, fix if tasks are expected, fix if a data set is expected)
+    (b"PK\x03\x04", "a zip file", _UNPACK, "Check its name: a zip file ends in .zip."),
+    (b"\x1f\x8b", "a gzip file", "Unpack it (gunzip) and pass the JSON file in it.", _FOLDER),
     (b"BZh", "a bzip2 file", _UNPACK, _FOLDER),
     (b"\xfd7zXZ", "an xz file", _UNPACK, _FOLDER),
     (b"7z\xbc\xaf", "a 7z file", _UNPACK, _FOLDER),
     (b"Rar!", "a RAR file", _UNPACK, _FOLDER),
     (b"\x28\xb5\x2f\xfd", "a zstd file", _UNPACK, _FOLDER),
-    (b"\x89PNG", "a photo (PNG)", _EXPORT, _PHOTO),
-    (b"\xff\xd8\xff", "a photo (JPEG)", _EXPORT, _PHOTO),
+    (b"\x89PNG", "an image (PNG)", _EXPORT, _IMAGE_FOLDER),
+    (b"\xff\xd8\xff", "an image (JPEG)", _EXPORT, _IMAGE_FOLDER),
     (b"PAR1", "a Parquet file", _EXPORT, _READ),
     (b"SQLite format 3", "an SQLite database", _EXPORT, _READ),
 )
-_WIDE = (b"\xff\xfe", b"\xfe\xff")
-_VOC = "For Pascal VOC, give the folder of the XML files."
-_MARKUP = (  # what stands in a text that begins with "<"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_VOC = "For Pascal VOC, pass the folder of the XML files."
+_MARKUP = (  # (pattern, description, both fixes) of a text that starts with "<"
     (re.compile(rb"<annotations[\s>]"), "XML of CVAT", _CONVERT, _READ),
-    (re.compile(rb"<annotation[\s>]"), "XML of Pascal VOC", f"Give the folder of them instead: {_IMPORT}", _VOC),
-    (re.compile(rb"<View[\s>]"), "a label config", "Give it by --label-config, beside the file of tasks.", _VOC),
+    (re.compile(rb"<annotation[\s>]"), "XML of Pascal VOC", f"Use the folder that contains it. {_IMPORT}", _VOC),
+    (re.compile(rb"<View[\s>]"), "a label config", "Pass it as --label-config, together with the file of tasks.", _VOC),
     (
         re.compile(rb""),
         "XML or a web page",
-        "If a script downloaded it, read it: it may be the log-in page.",
+        "If a script downloaded it, open it: it may be the log-in page.",
         _VOC,
     ),
 )
 
 
-class Kind(NamedTuple):
-    """A kind of JSON.
+class JsonKind(NamedTuple):
+    """A recognised kind of JSON.
 
     Attributes:
-        what: What it is, after "it is".
-        keys: Sets of keys in lower case; an object with all keys of one of them is of this kind.
-        instead_of_tasks: What to do where Label Studio's tasks are wanted; empty: it is them.
-        instead_of_labels: What to do where a data set is wanted; empty: it may be one.
+        what: Its description, after "it is".
+        keys: Sets of keys in lower case; an object with all keys of one set is of this kind.
+        fix_for_tasks: What to do if Label Studio's tasks are expected; empty: these are tasks.
+        fix_for_data_set: What to do if a data set is expected; empty: it may be one.
     """
 
     what: str
     keys: tuple[frozenset[str], ...]
-    instead_of_tasks: str
-    instead_of_labels: str
+    fix_for_tasks: str
+    fix_for_data_set: str
 
 
-def _sets(*names: str) -> tuple[frozenset[str], ...]:
-    return tuple(frozenset(each.split(",")) for each in names)
+def _key_sets(*names: str) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(keys.split(",")) for keys in names)
 
 
-KINDS: Mapping[str, Kind] = {
-    "coco results": Kind(
+# Kinds of JSON, recognised by the keys of the objects in a file; the first match counts.
+KINDS: Mapping[str, JsonKind] = {
+    "coco results": JsonKind(
         "a list of COCO results",
-        _sets("image_id,category_id"),
-        "`labelloop import` brings them into a Label Studio project.",
+        _key_sets("image_id,category_id"),
+        "Import them into a Label Studio project: `labelloop import`.",
         "",
     ),
-    "coco": Kind(
-        "a COCO file", _sets("images,annotations", "images,categories", "annotations,categories"), _IMPORT, ""
+    "coco": JsonKind(
+        "a COCO file", _key_sets("images,annotations", "images,categories", "annotations,categories"), _IMPORT, ""
     ),
-    "ultralytics": Kind("NDJSON of Ultralytics", _sets("type,class_names"), _IMPORT, ""),
-    "label studio page": Kind("one page of an answer of Label Studio's API", _sets("results,next"), _EXPORT, ""),
-    "label studio list": Kind(
-        "a task list of Label Studio without its tasks", _sets("task_ids,tasks"), _EXPORT, _TASKS
+    "ultralytics": JsonKind("NDJSON of Ultralytics", _key_sets("type,class_names"), _IMPORT, ""),
+    "label studio page": JsonKind(
+        "one page of a response of Label Studio's API", _key_sets("results,next"), _EXPORT, ""
     ),
-    "label studio": Kind("Label Studio's own JSON", _sets("tasks", "data,annotations", "data,predictions"), "", _TASKS),
-    "label studio predictions": Kind(
+    "label studio list": JsonKind(
+        "a task list of Label Studio without its tasks", _key_sets("task_ids,tasks"), _EXPORT, _TASKS
+    ),
+    "label studio": JsonKind(
+        "Label Studio's own JSON", _key_sets("tasks", "data,annotations", "data,predictions"), "", _TASKS
+    ),
+    "label studio predictions": JsonKind(
         "a list of predictions of Label Studio",
-        _sets("task,result,model_version", "task,result,score"),
+        _key_sets("task,result,model_version", "task,result,score"),
         _NO_TASKS,
         _PREDICT,
     ),
-    "predictions alone": Kind("a list of predictions", _sets("result,score"), _NO_TASKS, _PREDICT),
-    "label studio annotation": Kind(
-        "an annotation of Label Studio's, as its target storage writes them",
-        _sets("id,result,task"),
-        "`labelloop export` takes the folder or s3:// prefix that it lies in.",
+    "predictions alone": JsonKind("a list of predictions", _key_sets("result,score"), _NO_TASKS, _PREDICT),
+    "label studio annotation": JsonKind(
+        "an annotation of Label Studio, as its target storage writes it",
+        _key_sets("id,result,task"),
+        "Pass its folder or s3:// prefix to `labelloop export`.",
         _TARGET,
     ),
-    "label studio plain predictions": Kind(
-        "a list of predictions of Label Studio", _sets("task,result"), _NO_TASKS, _PREDICT
+    "label studio plain predictions": JsonKind(
+        "a list of predictions of Label Studio", _key_sets("task,result"), _NO_TASKS, _PREDICT
     ),
-    "annotations alone": Kind(
-        "a list of annotations without their tasks", _sets("result,completed_by"), _EXPORT, _TARGET
+    "annotations alone": JsonKind(
+        "a list of annotations without their tasks", _key_sets("result,completed_by"), _EXPORT, _TARGET
     ),
-    "results alone": Kind("a list of annotations without their tasks", _sets("result"), _EXPORT, ""),
-    "label studio min": Kind(
+    "results alone": JsonKind("a list of annotations without their tasks", _key_sets("result"), _EXPORT, ""),
+    "label studio min": JsonKind(
         "Label Studio's JSON-MIN, which lacks the shapes' sizes",
-        _sets("annotation_id,annotator"),
+        _key_sets("annotation_id,annotator"),
         _EXPORT,
-        "Export JSON instead, and make a data set of it: labelloop export --from.",
+        "Export JSON instead, and export that as a data set: labelloop export --from.",
     ),
-    "parts of json-min": Kind(
-        "JSON-MIN, which leaves out what is needed", _sets("annotation_id", "annotator", "lead_time"), _EXPORT, ""
+    "parts of json-min": JsonKind(
+        "JSON-MIN, which lacks required fields", _key_sets("annotation_id", "annotator", "lead_time"), _EXPORT, ""
     ),
-    "settings": Kind("the settings of a project", _sets("label_config"), _EXPORT, ""),
-    "ml backend": Kind("the answer of an ML backend", _sets("results,model_version"), _EXPORT, _PREDICT),
-    "label studio data": Kind(
-        "a list of Label Studio's tasks", _sets("data,id", "data,meta", "data,created_at"), "", _TASKS
+    "settings": JsonKind("the settings of a project", _key_sets("label_config"), _EXPORT, ""),
+    "ml backend": JsonKind("a response of an ML backend", _key_sets("results,model_version"), _EXPORT, _PREDICT),
+    "label studio data": JsonKind(
+        "a list of Label Studio's tasks", _key_sets("data,id", "data,meta", "data,created_at"), "", _TASKS
     ),
-    "labelbox": Kind("Labelbox's export", _sets("labeled data", "data_row", "datarow", "datarow id"), _CONVERT, _READ),
-    "labelme": Kind("LabelMe's JSON", _sets("shapes,imagepath", "shapes,imagedata"), _CONVERT, _READ),
-    "via": Kind(
+    "labelbox": JsonKind(
+        "Labelbox's export", _key_sets("labeled data", "data_row", "datarow", "datarow id"), _CONVERT, _READ
+    ),
+    "labelme": JsonKind("LabelMe's JSON", _key_sets("shapes,imagepath", "shapes,imagedata"), _CONVERT, _READ),
+    "via": JsonKind(
         "the VGG Image Annotator's JSON",
-        _sets("_via_img_metadata", "_via_settings", "regions,filename"),
+        _key_sets("_via_img_metadata", "_via_settings", "regions,filename"),
         _CONVERT,
         _READ,
     ),
-    "cvat": Kind("JSON of CVAT", _sets("shapes,tracks"), _CONVERT, _READ),
-    "createml": Kind("Create ML's JSON", _sets("image,annotations", "imagefilename,annotation"), _CONVERT, _READ),
-    "datumaro": Kind("Datumaro's JSON", _sets("items,categories", "items,dm_format_version"), _CONVERT, _READ),
-    "supervisely": Kind("Supervisely's JSON", _sets("objects,size", "classes,projecttype"), _CONVERT, _READ),
-    "geojson": Kind("GeoJSON", _sets("type,features"), _EXPORT, _READ),
-    "ground truth": Kind("a manifest of SageMaker Ground Truth", _sets("source-ref"), _CONVERT, _READ),
-    "vertex": Kind("Vertex AI's JSON Lines", _sets("imagegcsuri"), _CONVERT, _READ),
-    "darwin": Kind(
-        "V7 Darwin's JSON", _sets("item,annotations", "item,schema_ref", "image,annotations,dataset"), _CONVERT, _READ
+    "cvat": JsonKind("JSON of CVAT", _key_sets("shapes,tracks"), _CONVERT, _READ),
+    "createml": JsonKind(
+        "Create ML's JSON", _key_sets("image,annotations", "imagefilename,annotation"), _CONVERT, _READ
+    ),
+    "datumaro": JsonKind("Datumaro's JSON", _key_sets("items,categories", "items,dm_format_version"), _CONVERT, _READ),
+    "supervisely": JsonKind("Supervisely's JSON", _key_sets("objects,size", "classes,projecttype"), _CONVERT, _READ),
+    "geojson": JsonKind("GeoJSON", _key_sets("type,features"), _EXPORT, _READ),
+    "ground truth": JsonKind("a manifest of SageMaker Ground Truth", _key_sets("source-ref"), _CONVERT, _READ),
+    "vertex": JsonKind("Vertex AI's JSON Lines", _key_sets("imagegcsuri"), _CONVERT, _READ),
+    "darwin": JsonKind(
+        "V7 Darwin's JSON",
+        _key_sets("item,annotations", "item,schema_ref", "image,annotations,dataset"),
+        _CONVERT,
+        _READ,
     ),
 }
-"""Kind -> how it is told: by the keys of a file's objects. The first that fits counts."""
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\]:]', re.DOTALL)
 _COCO = re.compile(rb'\{\s*"(info|images|annotations|categories|licenses)"')
-_SHOWN = 6
+_MAX_LISTED_KEYS = 6
 _BROKEN: Any = object()
 
 
 class WrongFileType(NamedTuple):
-    """What a file is, in a few words, and what to do."""
+    """A short description of a file, and what to do with it."""
 
     what: str
     fix: str
 
 
 def sniff_file_type(head: bytes) -> WrongFileType | None:
-    """What a file is that is no export of tasks; None: tasks, or nothing that is known by its beginning.
+    """Identify a file that is no export of tasks; None: it contains tasks, or is not recognised.
 
     Args:
-        head: The first `HEAD_BYTES` of it, or all.
+        head: The first `HEAD_BYTES` of the file, or all of it.
     """
     text = head.removeprefix(_BOM).lstrip()
     if not text:
-        return WrongFileType("empty", "Export it again. That of a project without tasks holds [].")
+        return WrongFileType("empty", "Export it again. The export of a project without tasks is [].")
     if not text.strip(b"\0"):
-        return WrongFileType("nothing but zero bytes", "Its download or copy did not finish: get it again.")
-    if found := _by_signs(text):
-        return WrongFileType(found[0], found[1])
-    if text.startswith(_WIDE) or b"\0" in text[:2]:
+        return WrongFileType("nothing but zero bytes", "Its download or copy is incomplete: repeat it.")
+    if match := _by_signature(text):
+        return WrongFileType(match[0], match[1])
+    if text.startswith(_UTF16_BOMS) or b"\0" in text[:2]:
         return WrongFileType("text in UTF-16", "Save it as UTF-8.")
     if text[:1] not in {b"[", b"{"}:
         return WrongFileType("no JSON", _EXPORT)
     return _other_json(head)
 
 
-def no_labels(head: bytes) -> WrongFileType | None:
-    """What a file is that is no data set; None: it may be one, or nothing is known of its kind.
+def sniff_non_data_set(head: bytes) -> WrongFileType | None:
+    """Identify a file that is no data set; None: it may be one, or is not recognised.
 
     Args:
-        head: The first `HEAD_BYTES` of it, or all.
+        head: The first `HEAD_BYTES` of the file, or all of it.
     """
-    if head.startswith(_WIDE):
+    if head.startswith(_UTF16_BOMS):
         head = head.decode("utf-16", "replace").encode()
     text = head.removeprefix(_BOM).lstrip()
     if not text:
         return WrongFileType("empty", "Export it again.")
-    if found := _by_signs(text):
-        return WrongFileType(found[0], found[2])
+    if match := _by_signature(text):
+        return WrongFileType(match[0], match[2])
     if text[:1] not in {b"[", b"{"}:
         return None
     kind = _kind(head, _objects_of(head))
-    return WrongFileType(kind.what, kind.instead_of_labels) if kind and kind.instead_of_labels else None
+    return WrongFileType(kind.what, kind.fix_for_data_set) if kind and kind.fix_for_data_set else None
 
 
-def _by_signs(text: bytes) -> tuple[str, str, str] | None:
-    """What begins so: what it is, and both fixes."""
-    for start, *told in _STARTS:
+def _by_signature(text: bytes) -> tuple[str, str, str] | None:
+    """(description, fix for tasks, fix for data sets) of a binary or markup file, by its signature."""
+    for start, *description in _SIGNATURES:
         if text.startswith(start):
-            return told[0], told[1], told[2]
+            return description[0], description[1], description[2]
     if text.startswith(b"<"):
         return next((what, *fixes) for sign, what, *fixes in _MARKUP if sign.search(text))  # type: ignore[return-value]
     return None
 
 
-def _kind(head: bytes, objects: Sequence[dict[str, Any]]) -> Kind | None:
-    """By the keys of its objects, or of the object that holds them; else by those of the objects in these."""
+def _kind(head: bytes, objects: Sequence[dict[str, Any]]) -> JsonKind | None:
+    """The kind by the keys of the objects, of the outer object, or of objects nested in them."""
     outer = {key.lower() for key in _keys(head)}
-    keys = {str(key).lower() for each in objects for key in each}
+    keys = {str(key).lower() for item in objects for key in item}
     inner = {
-        str(key).lower() for each in objects for value in each.values() if isinstance(value, dict) for key in value
+        str(key).lower() for item in objects for value in item.values() if isinstance(value, dict) for key in value
     }
     for kind in KINDS.values():
-        if any(each <= keys or each <= outer or (len(each) > 1 and each <= inner) for each in kind.keys):
+        if any(
+            required <= keys or required <= outer or (len(required) > 1 and required <= inner) for required in kind.keys
+        ):
             return kind
     return None
 
 
 def _objects_of(head: bytes) -> list[dict[str, Any]]:
-    decoded = map(_decoded, islice(_items(head), _LOOKED_AT))
-    return [each for each in decoded if isinstance(each, dict)]
+    decoded = map(_decoded, islice(_items(head), _MAX_ITEMS))
+    return [item for item in decoded if isinstance(item, dict)]
 
 
 def _other_json(head: bytes) -> WrongFileType | None:
-    raw = list(islice(_items(head), _LOOKED_AT))
-    found = [each for each in map(_decoded, raw) if each is not _BROKEN]
-    objects = [each for each in found if isinstance(each, dict)]
-    if any(isinstance(each.get("data"), dict) for each in objects):
+    raw = list(islice(_items(head), _MAX_ITEMS))
+    values = [value for value in map(_decoded, raw) if value is not _BROKEN]
+    objects = [item for item in values if isinstance(item, dict)]
+    if any(isinstance(item.get("data"), dict) for item in objects):
         return None
-    if raw and not found:
-        return WrongFileType("no JSON between its braces", _EXPORT)
+    if raw and not values:
+        return WrongFileType("text in braces that is not JSON", _EXPORT)
     for key in ("detail", "error"):
         if len(objects) == 1 and key in objects[0]:
-            said = f"an error answer of an API: {objects[0][key]!r:.200}"
-            return WrongFileType(said, "Read it: most often the request had no valid token.")
+            message = f"an error response of an API: {objects[0][key]!r:.200}"
+            return WrongFileType(message, "Read the message: most often the request had no valid token.")
     kind = _kind(head, objects)
-    if kind is not None and kind.instead_of_tasks:
-        return WrongFileType(kind.what, kind.instead_of_tasks)
+    if kind is not None and kind.fix_for_tasks:
+        return WrongFileType(kind.what, kind.fix_for_tasks)
     if _COCO.match(head.removeprefix(_BOM).lstrip()):
         return WrongFileType("a COCO file", _IMPORT)
     if objects:
-        keys = sorted({str(key) for each in objects for key in each})
-        shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
-        return WrongFileType(f"JSON whose objects have no data (they have {shown or 'no keys'})", _EXPORT)
-    if found:
+        keys = sorted({str(key) for item in objects for key in item})
+        listed = ", ".join(keys[:_MAX_LISTED_KEYS]) + (", ..." if len(keys) > _MAX_LISTED_KEYS else "")
+        return WrongFileType(f"JSON whose objects have no data (they have {listed or 'no keys'})", _EXPORT)
+    if values:
         return WrongFileType("a JSON list without objects", _EXPORT)
     return None
 
@@ -257,20 +270,20 @@ def _other_json(head: bytes) -> WrongFileType | None:
 def _items(head: bytes) -> Iterator[bytes]:
     try:
         yield from iter_raw_tasks(io.BytesIO(head))
-    except MalformedTask:  # also where the head is cut: what stands before it tells enough
+    except MalformedTask:  # also at the end of a truncated head: the items before it are enough
         return
 
 
 def _decoded(raw: bytes) -> Any:
     try:
-        return json.loads(raw)  # takes NaN too, as `read_task` does
+        return json.loads(raw)  # accepts NaN, as `read_task` does
     except (ValueError, RecursionError):
         return _BROKEN
 
 
 def _keys(text: bytes) -> AbstractSet[str]:
-    """The keys of the first object of a text that may end within it."""
-    found, depth, last = set(), 0, b""
+    """The keys of the first object of a text that may be truncated within it."""
+    keys, depth, last = set(), 0, b""
     outermost = 2 if text.removeprefix(_BOM).lstrip().startswith(b"[") else 1
     for token in _TOKEN.findall(text[: 1 << 16]):
         if token in b"{[":
@@ -280,6 +293,6 @@ def _keys(text: bytes) -> AbstractSet[str]:
             if depth < outermost:
                 break
         elif token == b":" and depth == outermost:
-            found.add(last[1:-1].decode(errors="replace"))
+            keys.add(last[1:-1].decode(errors="replace"))
         last = token
-    return found
+    return keys

@@ -1,7 +1,7 @@
-"""A file of tasks, one task at a time: a JSON array (Label Studio's export) or JSON lines, in flat memory.
+"""Stream the tasks of a file, a JSON array (Label Studio's export) or JSON lines, in constant memory.
 
-An array is cut where its braces close, found by numpy in blocks: no task is decoded before it is asked for, and none is
-kept. Each piece is then decoded by itself, which also keeps the garbage collector's cost from growing with the file.
+An array is split where its objects close, found by numpy in blocks. Tasks are decoded lazily, one at a time, and not
+retained, so the cost of the garbage collector does not grow with the file.
 """
 
 import io
@@ -14,18 +14,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from labelloop.labeling.errors import EndsEarly, MalformedTask
+from labelloop.labeling.errors import MalformedTask, TruncatedFile
 from labelloop.labeling.studio.task import Task, read_task
 
-_BLOCK = 1 << 18
+BLOCK_BYTES = 1 << 18
 _BOM = b"\xef\xbb\xbf"
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_SURROGATES = re.compile(  # a whole character, a half, or any other escape
+_SURROGATES = re.compile(  # a surrogate pair, a lone surrogate, or any other escape
     rb"\\(?:(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 _BETWEEN = b" \t\n\r\v\f,[]"
 _COMMA = b" \t\n\r,"
-_WRAPPER = re.compile(  # an object with a list "tasks", after plain values
+_WRAPPER = re.compile(  # an object with a list "tasks", preceded only by scalar values
     rb'\s*\{\s*(?:"[^"\\]*"\s*:\s*(?:null|true|false|-?[0-9][0-9.eE+-]*|"[^"\\]*")\s*,\s*)*"tasks"\s*:\s*\['
 )
 _TAIL = 1 << 16
@@ -34,28 +34,28 @@ _OPEN, _CLOSE, _QUOTE = ord("{"), ord("}"), ord('"')
 
 
 def iter_tasks(file: BinaryIO) -> Iterator[Task]:
-    """The tasks of a file, in its order.
+    """Yield the tasks of a file, in order.
 
     Args:
         file: Open for reading bytes, at its beginning: a JSON array of tasks, JSON lines, a single task, or an object
             whose ``tasks`` is such an array.
 
     Raises:
-        MalformedTask: A task cannot be read. To go on after it, take `iter_raw_tasks` and decode each with `read_task`.
-        EndsEarly: The file ends in the middle of a task or of its array.
+        MalformedTask: A task cannot be read. To continue after it, use `iter_raw_tasks` and decode with `read_task`.
+        TruncatedFile: The file ends in the middle of a task or of its array.
     """
     for raw in iter_raw_tasks(file):
         yield read_task(raw)
 
 
 def iter_raw_tasks(file: BinaryIO) -> Iterator[bytes]:
-    """The JSON text of each task of a file, not decoded. Takes what `iter_tasks` takes.
+    """Yield the JSON text of each task of a file. The argument is that of `iter_tasks`.
 
-    An item that is no task costs itself alone. Where no further item can be told apart, the whole file is in doubt.
+    An invalid item is yielded too; it does not affect the others. If items cannot be separated, the file is invalid.
 
     Raises:
-        EndsEarly: The file ends in the middle of a task or of its array.
-        MalformedTask: The file is no JSON, goes on after its end, or holds one page of several.
+        TruncatedFile: The file ends in the middle of a task or of its array.
+        MalformedTask: The file is not JSON, has content after its end, or is one page of several.
     """
     head, at, form = _begin(file)
     if form == "lines":
@@ -66,31 +66,31 @@ def iter_raw_tasks(file: BinaryIO) -> Iterator[bytes]:
         yield from _objects(head, file, at, array=form == "array")
 
 
-def check_end(file: BinaryIO) -> None:
-    """Look at the last bytes of a file of tasks, whatever its size: most files that were cut are found so.
+def check_complete(file: BinaryIO) -> None:
+    """Check the last bytes of a file of tasks: detects most truncated files without reading them.
 
     Args:
-        file: As `iter_tasks` takes it, and seekable. It is left at its beginning.
+        file: As for `iter_tasks`, and seekable. Its position is reset to the beginning.
 
     Raises:
-        EndsEarly: The file ends in the middle of a task or of its array.
+        TruncatedFile: The file ends in the middle of a task or of its array.
     """
     head, _, form = _begin(file)
     size = file.seek(0, io.SEEK_END)
     if form == "lines":
-        begins, line = _last_line(file, size)
-        if not _is_whole(line):
-            raise EndsEarly(begins, size)
+        line_start, line = _last_line(file, size)
+        if not _is_json(line):
+            raise TruncatedFile(line_start, size)
     elif head.strip():
         file.seek(max(0, size - _TAIL))
         if not file.read().rstrip().endswith(b"]" if form == "array" else b"}"):
-            raise EndsEarly(size, size)
+            raise TruncatedFile(size, size)
     file.seek(0)
 
 
 def _begin(file: BinaryIO) -> tuple[bytes, int, _Form]:
-    """The first block of a file, the byte that it begins at, and the file's form."""
-    head = file.read(_BLOCK)
+    """The first block of a file, its offset in bytes, and the form of the file."""
+    head = file.read(BLOCK_BYTES)
     at = len(_BOM) if head.startswith(_BOM) else 0
     head = head[at:]
     start = head.lstrip()[:1]
@@ -104,35 +104,35 @@ def _begin(file: BinaryIO) -> tuple[bytes, int, _Form]:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Whether a file that starts with an object has one a line, rather than one written over several lines."""
+    """Whether a file that starts with an object has one object per line, instead of one over several lines."""
     lines = head.lstrip().split(b"\n", 3)[:-1]
-    return any(line.startswith(b"{") and _is_whole(line) for line in lines)
+    return any(line.startswith(b"{") and _is_json(line) for line in lines)
 
 
-def _is_whole(text: bytes) -> bool:
+def _is_json(text: bytes) -> bool:
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except RecursionError:  # nested more deeply than is read: what is wrong with it is its own affair
+    except RecursionError:  # nested too deeply to be read: reported when the task is decoded
         return True
     except msgspec.DecodeError:
         try:
-            json.loads(text)  # takes NaN too, as `read_task` does
+            json.loads(text)  # accepts NaN, as `read_task` does
         except (ValueError, RecursionError):
             return False
     return True
 
 
 def _last_line(file: BinaryIO, size: int) -> tuple[int, bytes]:
-    """The last line that is not blank, and the byte that it begins at."""
-    wanted = _TAIL
+    """The offset and the text of the last line that is not blank."""
+    window = _TAIL
     while True:
-        first = max(0, size - wanted)
+        first = max(0, size - window)
         file.seek(first)
         tail = file.read(size - first).rstrip()
         newline = tail.rfind(b"\n")
         if newline >= 0 or not first:
             return first + newline + 1, tail[newline + 1 :].removeprefix(_BOM)
-        wanted *= 2
+        window *= 2
 
 
 def _lines(rest: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:
@@ -142,115 +142,115 @@ def _lines(rest: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:
         for line in lines:
             if text := line.strip():
                 last, begins = text, at
-                yield _mended(text) if _may_have_halves(text) else text
+                yield _without_lone_surrogates(text) if _may_have_surrogates(text) else text
             at += len(line) + 1
-        block = file.read(max(_BLOCK, len(rest)))
+        block = file.read(max(BLOCK_BYTES, len(rest)))
         if not block:
             break
         rest += block
     if text := rest.strip():
         last, begins = text, at
-    if last and not _is_whole(last):
-        raise EndsEarly(begins, at + len(rest))
+    if last and not _is_json(last):
+        raise TruncatedFile(begins, at + len(rest))
     if text:
-        yield _mended(text)
+        yield _without_lone_surrogates(text)
 
 
 def _wrapped(head: bytes, file: BinaryIO, at: int) -> Iterator[bytes]:
-    """The tasks of ``{"tasks": [...], "total": 3}``, which is a page of what Label Studio's API answers."""
-    found = _WRAPPER.match(head)
-    assert found
+    """The tasks of ``{"tasks": [...], "total": 3}``, a page of Label Studio's API."""
+    wrapper = _WRAPPER.match(head)
+    assert wrapper
     count, rest = 0, b""
-    for item in _objects(head[found.end() :], file, at + found.end(), array=False, wrapped=True):
+    for item in _objects(head[wrapper.end() :], file, at + wrapper.end(), array=False, wrapped=True):
         if item.startswith(b"]"):
             rest = item
         else:
             count += 1
             yield item
     try:
-        total = msgspec.json.decode(head[: found.end()] + rest).get("total")
+        total = msgspec.json.decode(head[: wrapper.end()] + rest).get("total")
     except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedTask(None, "", f'the object around "tasks" is no JSON: {error}') from error
+        raise MalformedTask(None, "", f'the object around "tasks" is not JSON: {error}') from error
     if type(total) is int and total > count:
-        raise MalformedTask(None, "", f"it holds {count} of {total} tasks: it is one page of several")
+        raise MalformedTask(None, "", f"it contains {count} of {total} tasks: it is one page of several")
 
 
 def _objects(buffer: bytes, file: BinaryIO, at: int, *, array: bool, wrapped: bool = False) -> Iterator[bytes]:
-    """The objects of a text; ``wrapped``: those of an array that stands in an object, and last what follows it."""
+    """The objects of a text; ``wrapped``: those of an array inside an object, then the text after that array."""
     while True:
         end = 0
-        halves = _may_have_halves(buffer)
+        has_surrogates = _may_have_surrogates(buffer)
         for start, stop in _spans(buffer):
             between = buffer[end:start]
             if wrapped and between.lstrip(_COMMA).startswith(b"]"):
                 break
             yield from _between(between)
-            yield _mended(buffer[start:stop]) if halves else buffer[start:stop]
+            yield _without_lone_surrogates(buffer[start:stop]) if has_surrogates else buffer[start:stop]
             end = stop
         at, buffer = at + end, buffer[end:]
-        # Twice what is left: a huge task is then scanned a few times, not once a block.
-        block = file.read(max(_BLOCK, 2 * len(buffer)))
+        # Twice the remainder: a huge task is scanned a few times, not once per block.
+        block = file.read(max(BLOCK_BYTES, 2 * len(buffer)))
         if not block:
             break
         buffer += block
     rest, ends = buffer.strip(_COMMA), at + len(buffer)
     if wrapped and rest.startswith(b"]"):
         if not rest.endswith(b"}"):
-            raise EndsEarly(ends, ends)
+            raise TruncatedFile(ends, ends)
         yield rest
         return
-    loose = _loose(buffer)
+    loose = _stray_items(buffer)
     if (array and not rest.endswith(b"]")) or wrapped or (loose is None and b"{" in rest):
         begins = at + buffer.find(b"{") if b"{" in buffer else ends
-        raise EndsEarly(begins, ends)
+        raise TruncatedFile(begins, ends)
     if loose is None:
-        raise MalformedTask(None, "", f"it goes on after its end: {rest.strip(b'[]')[:40]!r} before byte {ends}")
+        raise MalformedTask(None, "", f"it continues after its end: {rest.strip(b'[]')[:40]!r} before byte {ends}")
     yield from loose
 
 
-def _may_have_halves(text: bytes) -> bool:
+def _may_have_surrogates(text: bytes) -> bool:
     return b"\\" in text and (b"\\ud" in text or b"\\uD" in text)
 
 
-def _mended(text: bytes) -> bytes:
-    """JSON in which each half of a character (a lone surrogate) is the sign for what is no character, U+FFFD.
+def _without_lone_surrogates(text: bytes) -> bytes:
+    """JSON with each lone surrogate replaced by U+FFFD.
 
-    A text with such a half cannot be written anywhere: not as UTF-8, so not to any file.
+    Text with a lone surrogate cannot be encoded as UTF-8, and so not be written to any file.
     """
-    return _SURROGATES.sub(lambda found: found[0] if found[1] or found[2] is None else rb"\ufffd", text)
+    return _SURROGATES.sub(lambda match: match[0] if match[1] or match[2] is None else rb"\ufffd", text)
 
 
 def _between(text: bytes) -> list[bytes]:
-    """What stands between two objects; what is no JSON is one item, which cannot be read either."""
-    loose = _loose(text)
+    """The items between two objects; text that is not JSON is one (invalid) item."""
+    loose = _stray_items(text)
     return [text.strip(_COMMA)] if loose is None else loose
 
 
-def _loose(between: bytes) -> list[bytes] | None:
-    """What stands between two objects and is none, such as null: each is one task that cannot be read.
+def _stray_items(between: bytes) -> list[bytes] | None:
+    """The items between two objects that are not objects, such as null: each is one invalid task.
 
-    None where it is no JSON.
+    None if the text is not JSON.
     """
     if not between.strip(_BETWEEN):
         return []
     text = between.strip(_COMMA)
     for inner in (text, text.removeprefix(b"["), text.removesuffix(b"]"), text.removeprefix(b"[").removesuffix(b"]")):
         try:
-            return [bytes(each) for each in msgspec.json.decode(b"[%b]" % inner, type=list[msgspec.Raw])]
+            return [bytes(item) for item in msgspec.json.decode(b"[%b]" % inner, type=list[msgspec.Raw])]
         except (msgspec.DecodeError, RecursionError):
             continue
     return None
 
 
 def _spans(buffer: bytes) -> list[tuple[int, int]]:
-    """Where each whole outermost object of a text begins and ends; the text starts outside of any."""
-    # An escape is two bytes that are neither quote nor brace to us.
+    """(start, end) of each complete outermost object of a text that starts outside any object."""
+    # An escape sequence must not count as a quote or brace.
     plain = _ESCAPE.sub(b"__", buffer) if b"\\" in buffer else buffer
     text = np.frombuffer(plain, dtype=np.uint8)
-    braces = np.flatnonzero(text >= _OPEN)  # one look at each byte finds little besides
+    braces = np.flatnonzero(text >= _OPEN)  # one pass over the bytes; few others are this large
     kinds = text[braces]
     braces = braces[(kinds == _OPEN) | (kinds == _CLOSE)]
-    braces = braces[~_in_text(text == _QUOTE, braces)]
+    braces = braces[~_inside_strings(text == _QUOTE, braces)]
     kinds = text[braces] == _OPEN
     depth = np.cumsum(np.where(kinds, np.int8(1), np.int8(-1)), dtype=np.int64)
     closed = np.flatnonzero((depth == 0) & ~kinds)
@@ -260,12 +260,12 @@ def _spans(buffer: bytes) -> list[tuple[int, int]]:
     return list(zip(braces[opened].tolist(), (braces[closed] + 1).tolist(), strict=True))
 
 
-def _in_text(quotes: NDArray[np.bool_], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a place lies within quotes: an odd number of them stands before it. They are counted 64 at a time."""
+def _inside_strings(quotes: NDArray[np.bool_], positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,): whether each position is inside a string: an odd number of quotes precedes it, counted 64 at a time."""
     bits = np.packbits(quotes, bitorder="little")
     words = np.concatenate((bits, np.zeros(-len(bits) % 8, np.uint8))).view("<u8")
     before = np.concatenate(([0], np.cumsum(np.bitwise_count(words), dtype=np.int64)))
-    word, bit = places >> 6, (places & 63).astype(np.uint64)
-    here = np.bitwise_count(words[word] & ((np.uint64(1) << bit) - np.uint64(1)))
-    odd: NDArray[np.bool_] = (before[word] + here) & 1 == 1
+    word, bit = positions >> 6, (positions & 63).astype(np.uint64)
+    within = np.bitwise_count(words[word] & ((np.uint64(1) << bit) - np.uint64(1)))
+    odd: NDArray[np.bool_] = (before[word] + within) & 1 == 1
     return odd

@@ -1,6 +1,6 @@
-"""GEOMETRIES: what each of Label Studio's result types draws, and how its value reads and writes.
+"""GEOMETRIES: the shape of each of Label Studio's result types, and the conversion from and to its value.
 
-The one place that knows percent: values are in percent of the image's width and height, shapes are in pixels. A new
+The only module that handles percent: values are in percent of the image's width and height, shapes are in pixels. A new
 geometry is a class in `geometry` and one line in this table.
 """
 
@@ -27,17 +27,17 @@ from labelloop.labeling.geometry.shapes import (
 
 Value = Mapping[str, Any]
 
-_FAR = 1e9  # percent or degrees; beyond it lie broken exporters, and float overflow
+_MAX_NUMBER = 1e9  # percent or degrees; larger values come from broken exporters and overflow floats
 
 
-class Shape(msgspec.Struct, frozen=True):
-    """How one kind of value reads and writes.
+class ValueCodec(msgspec.Struct, frozen=True):
+    """Reads and writes one kind of value.
 
     Attributes:
         geometry: The class of the shape.
         read: ``(value, image width, image height)`` to a shape; raises `MalformedValue`.
-        write: A shape, with the image's size, to the value's fields (without labels).
-        key: The field of the value that only this shape has; tells shapes apart where the type does not.
+        write: ``(shape, image width, image height)`` to the value's fields, without labels.
+        key: The field of the value that only this shape has; identifies the shape if the type does not.
     """
 
     geometry: type[Any]
@@ -46,14 +46,14 @@ class Shape(msgspec.Struct, frozen=True):
     key: str
 
 
-def number(value: object, field: str) -> float:
-    """A number of sensible size, as a float.
+def parse_number(value: object, field: str) -> float:
+    """Parse a number, within plausible limits, as a float.
 
     Raises:
-        MalformedValue: It is none.
+        MalformedValue: It is missing, not a number, or out of range.
     """
     if type(value) is float or type(value) is int:
-        if -_FAR < value < _FAR:  # also false for NaN
+        if -_MAX_NUMBER < value < _MAX_NUMBER:  # False for NaN
             return float(value)
         raise MalformedValue(field, f"{value!r:.40} is out of range")
     if value is None:
@@ -63,15 +63,15 @@ def number(value: object, field: str) -> float:
 
 def _read_rectangle(value: Value, image_width: int, image_height: int) -> Rectangle:
     get = value.get
-    x, y = number(get("x"), "x") * image_width / 100, number(get("y"), "y") * image_height / 100
-    width = number(get("width"), "width") * image_width / 100
-    height = number(get("height"), "height") * image_height / 100
-    rotation = number(get("rotation") or 0.0, "rotation")
+    x, y = parse_number(get("x"), "x") * image_width / 100, parse_number(get("y"), "y") * image_height / 100
+    width = parse_number(get("width"), "width") * image_width / 100
+    height = parse_number(get("height"), "height") * image_height / 100
+    rotation = parse_number(get("rotation") or 0.0, "rotation")
     if width > 0 and height > 0:
         return Rectangle(x, y, width, height, rotation)
     if not width or not height:
         raise MalformedValue("height" if width else "width", "is 0: a rectangle without area")
-    # Drawn leftwards or upwards: the same box, from its other corner.
+    # A negative size means that it was drawn leftwards or upwards: normalise to the opposite corner.
     turn = math.radians(rotation)
     if width < 0:
         x, y, width = x + width * math.cos(turn), y + width * math.sin(turn), -width
@@ -92,16 +92,16 @@ def _write_rectangle(shape: Rectangle, image_width: int, image_height: int) -> d
 
 def _read_ellipse(value: Value, image_width: int, image_height: int) -> Ellipse:
     get = value.get
-    rx = abs(number(get("radiusX"), "radiusX")) * image_width / 100
-    ry = abs(number(get("radiusY"), "radiusY")) * image_height / 100
+    rx = abs(parse_number(get("radiusX"), "radiusX")) * image_width / 100
+    ry = abs(parse_number(get("radiusY"), "radiusY")) * image_height / 100
     if not rx or not ry:
         raise MalformedValue("radiusY" if rx else "radiusX", "is 0: an ellipse without area")
     return Ellipse(
-        number(get("x"), "x") * image_width / 100,
-        number(get("y"), "y") * image_height / 100,
+        parse_number(get("x"), "x") * image_width / 100,
+        parse_number(get("y"), "y") * image_height / 100,
         rx,
         ry,
-        number(get("rotation") or 0.0, "rotation"),
+        parse_number(get("rotation") or 0.0, "rotation"),
     )
 
 
@@ -118,12 +118,12 @@ def _write_ellipse(shape: Ellipse, image_width: int, image_height: int) -> dict[
 def _read_polygon(value: Value, image_width: int, image_height: int) -> Polygon:
     points = _list(value, "points")
     if len(points) < 3:
-        raise MalformedValue("points", f"{len(points)} points make no polygon")
+        raise MalformedValue("points", f"{len(points)} points are too few for a polygon")
     read = []
     for index, point in enumerate(points):
         if not isinstance(point, list | tuple) or len(point) != 2:
             raise MalformedValue(f"points[{index}]", f"expected [x, y], found {point!r:.40}")
-        x, y = number(point[0], f"points[{index}]"), number(point[1], f"points[{index}]")
+        x, y = parse_number(point[0], f"points[{index}]"), parse_number(point[1], f"points[{index}]")
         read.append((x * image_width / 100, y * image_height / 100))
     return Polygon(tuple(read))
 
@@ -136,9 +136,9 @@ def _write_polygon(shape: Polygon, image_width: int, image_height: int) -> dict[
 def _read_keypoint(value: Value, image_width: int, image_height: int) -> KeyPoint:
     get = value.get
     return KeyPoint(
-        number(get("x"), "x") * image_width / 100,
-        number(get("y"), "y") * image_height / 100,
-        number(get("width") or 0.0, "width") * image_width / 100,
+        parse_number(get("x"), "x") * image_width / 100,
+        parse_number(get("y"), "y") * image_height / 100,
+        parse_number(get("width") or 0.0, "width") * image_width / 100,
     )
 
 
@@ -151,7 +151,7 @@ def _write_keypoint(shape: KeyPoint, image_width: int, image_height: int) -> dic
 
 
 def _read_brush(value: Value, image_width: int, image_height: int) -> Mask:
-    return Mask.of(decode_mask(_list(value, "rle"), image_width, image_height))
+    return Mask.from_array(decode_mask(_list(value, "rle"), image_width, image_height))
 
 
 def _write_brush(shape: Mask, image_width: int, image_height: int) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _read_bitmask(value: Value, image_width: int, image_height: int) -> Mask:
     if pixels.shape != (image_height, image_width):
         height, width = pixels.shape
         raise MalformedValue("imageDataURL", f"{width} x {height} pixels on an image of {image_width} x {image_height}")
-    return Mask.of(pixels)
+    return Mask.from_array(pixels)
 
 
 def _write_bitmask(shape: Mask, image_width: int, image_height: int) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def _handle(vertex: Value, key: str, index: int, image_width: int, image_height:
 
 
 def _point(value: Value, field: str, image_width: int, image_height: int) -> Point:
-    x, y = number(value.get("x"), f"{field}.x"), number(value.get("y"), f"{field}.y")
+    x, y = parse_number(value.get("x"), f"{field}.x"), parse_number(value.get("y"), f"{field}.y")
     return x * image_width / 100, y * image_height / 100
 
 
@@ -229,21 +229,21 @@ def _write_vector(shape: Vector, image_width: int, image_height: int) -> dict[st
 
 
 def _list(value: Value, field: str) -> list[Any]:
-    found = value.get(field)
-    if isinstance(found, list):
-        return found
-    raise MalformedValue(field, "is missing" if found is None else f"expected an array, found {found!r:.40}")
+    items = value.get(field)
+    if isinstance(items, list):
+        return items
+    raise MalformedValue(field, "is missing" if items is None else f"expected an array, found {items!r:.40}")
 
 
-_RECTANGLE = Shape(Rectangle, _read_rectangle, _write_rectangle, "height")
-_ELLIPSE = Shape(Ellipse, _read_ellipse, _write_ellipse, "radiusX")
-_POLYGON = Shape(Polygon, _read_polygon, _write_polygon, "points")
-_KEYPOINT = Shape(KeyPoint, _read_keypoint, _write_keypoint, "x")
-_BRUSH = Shape(Mask, _read_brush, _write_brush, "rle")
-_BITMASK = Shape(Mask, _read_bitmask, _write_bitmask, "imageDataURL")
-_VECTOR = Shape(Vector, _read_vector, _write_vector, "vertices")
+_RECTANGLE = ValueCodec(Rectangle, _read_rectangle, _write_rectangle, "height")
+_ELLIPSE = ValueCodec(Ellipse, _read_ellipse, _write_ellipse, "radiusX")
+_POLYGON = ValueCodec(Polygon, _read_polygon, _write_polygon, "points")
+_KEYPOINT = ValueCodec(KeyPoint, _read_keypoint, _write_keypoint, "x")
+_BRUSH = ValueCodec(Mask, _read_brush, _write_brush, "rle")
+_BITMASK = ValueCodec(Mask, _read_bitmask, _write_bitmask, "imageDataURL")
+_VECTOR = ValueCodec(Vector, _read_vector, _write_vector, "vertices")
 
-GEOMETRIES: Mapping[str, Shape] = {
+GEOMETRIES: Mapping[str, ValueCodec] = {
     "rectanglelabels": _RECTANGLE,
     "rectangle": _RECTANGLE,
     "polygonlabels": _POLYGON,
@@ -261,7 +261,7 @@ GEOMETRIES: Mapping[str, Shape] = {
     "vector": _VECTOR,
 }
 
-# The field of the value that holds an answer, by result type.
+# Result type -> the field of the value with the answer.
 ANSWERS: Mapping[str, str] = {
     "choices": "choices",
     "taxonomy": "taxonomy",
@@ -272,48 +272,48 @@ ANSWERS: Mapping[str, str] = {
 }
 
 
-def shape_of(value: Value) -> Shape | None:
-    """The shape whose fields a value has, for results whose type does not tell; None where it has none."""
+def codec_for_value(value: Value) -> ValueCodec | None:
+    """The codec by the fields of a value, for results whose type names no shape; None if there is none."""
     for shape in (_RECTANGLE, _ELLIPSE, _POLYGON, _BRUSH, _BITMASK, _VECTOR, _KEYPOINT):
         if shape.key in value:
             return shape
     return None
 
 
-def labels(value: Value, result_type: str) -> tuple[str, ...]:
-    """The labels in a value: under the name of its type, or under ``labels``.
+def parse_labels(value: Value, result_type: str) -> tuple[str, ...]:
+    """The labels in a value: in the field named like its type, or in ``labels``.
 
     Raises:
-        MalformedValue: They are not texts.
+        MalformedValue: They are not strings.
     """
     field = result_type if result_type in value else "labels"
-    found = value.get(field)
-    if found is None:
+    names = value.get(field)
+    if names is None:
         return ()
-    if isinstance(found, str):
-        return (found,)
-    if not isinstance(found, list):
-        raise MalformedValue(field, f"expected an array of labels, found {found!r:.40}")
-    for label in found:
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, list):
+        raise MalformedValue(field, f"expected an array of labels, found {names!r:.40}")
+    for label in names:
         if type(label) is not str:
             raise MalformedValue(field, f"expected a label, found {label!r:.40}")
-    return tuple(found)
+    return tuple(names)
 
 
-def answer(value: Value, result_type: str) -> tuple[Any, ...]:
-    """What was answered: choices and texts as given, paths of taxonomies (and nested choices) joined by ``/``.
+def parse_answer(value: Value, result_type: str) -> tuple[Any, ...]:
+    """The answer in a value: choices and texts unchanged, paths of taxonomies and nested choices joined with ``/``.
 
     Raises:
-        MalformedValue: There is no answer, or its type is not the one its control writes.
+        MalformedValue: It is missing, or its type does not match the control.
     """
     field = ANSWERS[result_type]
-    found = value.get(field)
-    if found is None:
+    raw = value.get(field)
+    if raw is None:
         raise MalformedValue(field, "is missing")
     if result_type in {"rating", "number"}:
-        number(found, field)
-        return (found,)
-    items = found if isinstance(found, list) else [found]
+        parse_number(raw, field)
+        return (raw,)
+    items = raw if isinstance(raw, list) else [raw]
     return tuple(_path(item, field) for item in items)
 
 

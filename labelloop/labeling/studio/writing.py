@@ -1,4 +1,4 @@
-"""From shapes back to Label Studio's JSON: what was not changed is written with the very numbers it was read from."""
+"""Write regions as Label Studio's JSON; unchanged fields keep the exact numbers that they were read from."""
 
 from typing import Any
 
@@ -6,31 +6,31 @@ from labelloop.labeling.errors import LabelingError
 from labelloop.labeling.geometry.shapes import Geometry
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Control, LabelConfig
-from labelloop.labeling.studio.reading import region_of
-from labelloop.labeling.studio.values import ANSWERS, GEOMETRIES, Shape, shape_of
+from labelloop.labeling.studio.reading import region_from_results
+from labelloop.labeling.studio.values import ANSWERS, GEOMETRIES, ValueCodec, codec_for_value
 
 
 def to_results(region: Region, *, config: LabelConfig | None = None) -> list[dict[str, Any]]:
-    """The results that say what a region says.
+    """The results of a region.
 
-    A region that was read comes back as the JSON it was read from, unknown fields included, but for what has been
-    changed since (``msgspec.structs.replace``). A new one is written from its fields.
+    A region that was read gives its original JSON, unknown fields included, with the changed fields
+    (``msgspec.structs.replace``) updated. A new region is written from its fields.
 
     Args:
         region: The region.
-        config: Needed only to name controls that the region does not: the shape of a separate ``Labels`` control on a
-            new region, and the controls of new attributes.
+        config: Required only for controls that the region does not name: that of the shape of a new region with a
+            separate ``Labels`` control, and those of new attributes.
 
     Raises:
-        LabelingError: A control is needed that neither the region nor ``config`` names, or the geometry is not one
-            that the region's type draws.
+        LabelingError: Neither the region nor ``config`` names a required control, or the geometry does not match the
+            region's type.
     """
-    shape = _shape(region)
+    shape = _codec(region)
     if not isinstance(region.geometry, shape.geometry):
         raise LabelingError(f"{region.type} draws a {shape.geometry.__name__}, not a {type(region.geometry).__name__}")
     if region.result:
-        return _changed(region, shape, config)
-    return _new(region, shape, config)
+        return _changed_results(region, shape, config)
+    return _new_results(region, shape, config)
 
 
 def detection_result(
@@ -44,20 +44,20 @@ def detection_result(
     id: str,  # noqa: A002 - Label Studio's own name for it
     item_index: int | None = None,
 ) -> dict[str, Any]:
-    """One result of a prediction.
+    """The result of one detection, for a prediction.
 
     Args:
         geometry: The shape, in pixels.
-        label: What a result must hold for the class (`Control.label_for`); None for a control without labels.
-        control: The control that would have drawn it, such as a ``RectangleLabels``.
+        label: The stored name of the label (`Control.label_for`); None for a control without labels.
+        control: The control of the result, such as a ``RectangleLabels``.
         width: The image's width in pixels.
         height: The image's height in pixels.
         score: The model's confidence.
         id: The region's id, unique within the prediction.
-        item_index: Which image of a multi-image task it is on; None where the task has one image.
+        item_index: Index of the image in a multi-image task; None if the task has one image.
 
     Raises:
-        LabelingError: The control draws no such shape. (For ``Labels`` with a separate shape see `to_results`.)
+        LabelingError: The control does not draw this shape. (For ``Labels`` with a separate shape see `to_results`.)
     """
     shape = GEOMETRIES.get(control.type)
     if shape is None or not isinstance(geometry, shape.geometry):
@@ -74,13 +74,13 @@ def detection_result(
         width,
         height,
     )
-    return _drawn(region, shape, control.name, item_index)
+    return _shape_result(region, shape, control.name, item_index)
 
 
-def _shape(region: Region) -> Shape:
+def _codec(region: Region) -> ValueCodec:
     shape = GEOMETRIES.get(region.type)
     if shape is None and region.result:
-        shape = shape_of(region.result[0].value)
+        shape = codec_for_value(region.result[0].value)
     if shape is None:
         raise LabelingError(f"{region.type!r} draws no shape on an image")
     return shape
@@ -101,45 +101,47 @@ def _envelope(region: Region, control: str, kind: str, item_index: int | None) -
     return result
 
 
-def _changed(region: Region, shape: Shape, config: LabelConfig | None) -> list[dict[str, Any]]:
+def _changed_results(region: Region, shape: ValueCodec, config: LabelConfig | None) -> list[dict[str, Any]]:
     first, *others = region.result
-    before = region_of(first, others, region.width, region.height)
-    moved: dict[str, Any] = {}
+    before = region_from_results(first, others, region.width, region.height)
+    changed_fields: dict[str, Any] = {}
     if region.geometry != before.geometry:
-        was = shape.write(before.geometry, region.width, region.height)
-        now = shape.write(region.geometry, region.width, region.height)
-        moved = {field: value for field, value in now.items() if field not in was or value != was[field]}
-    written = []
+        old_value = shape.write(before.geometry, region.width, region.height)
+        new_value = shape.write(region.geometry, region.width, region.height)
+        changed_fields = {
+            field: value for field, value in new_value.items() if field not in old_value or value != old_value[field]
+        }
+    results = []
     for result in region.result:
         control = result.from_name
         if control in before.attributes and control not in region.attributes:
             continue
         raw, value = dict(result.raw), dict(result.value)
-        if moved and (result is first or shape.key in value):
-            value |= moved
+        if changed_fields and (result is first or shape.key in value):
+            value |= changed_fields
         if region.labels != before.labels and control == before.control:
             value[_label_field(value, result.type)] = list(region.labels)
         if control in before.attributes and region.attributes[control] != before.attributes[control]:
             value[_answer_field(value, result.type)] = _answer(region.attributes[control], result.type)
         if region.score != before.score and result is first:
             raw["score"] = region.score
-        written.append(raw | {"value": value})
+        results.append(raw | {"value": value})
     new = [control for control in region.attributes if control not in before.attributes]
-    return written + [_attribute(region, shape, control, config) for control in new]
+    return results + [_attribute_result(region, shape, control, config) for control in new]
 
 
-def _new(region: Region, shape: Shape, config: LabelConfig | None) -> list[dict[str, Any]]:
+def _new_results(region: Region, shape: ValueCodec, config: LabelConfig | None) -> list[dict[str, Any]]:
     item_index = _item_index(region, config)
     if region.labels and not region.type.endswith("labels"):
-        first = _drawn(region, shape, _shape_control(region, config), item_index)
+        first = _shape_result(region, shape, _shape_control(region, config), item_index)
         second = _envelope(region, region.control, "labels", item_index)
-        written = [first, second | {"value": first["value"] | {"labels": list(region.labels)}}]
+        results = [first, second | {"value": first["value"] | {"labels": list(region.labels)}}]
     else:
-        written = [_drawn(region, shape, region.control, item_index)]
-    return written + [_attribute(region, shape, control, config) for control in region.attributes]
+        results = [_shape_result(region, shape, region.control, item_index)]
+    return results + [_attribute_result(region, shape, control, config) for control in region.attributes]
 
 
-def _drawn(region: Region, shape: Shape, control: str, item_index: int | None) -> dict[str, Any]:
+def _shape_result(region: Region, shape: ValueCodec, control: str, item_index: int | None) -> dict[str, Any]:
     value = shape.write(region.geometry, region.width, region.height)
     if region.labels and region.type.endswith("labels"):
         value[region.type] = list(region.labels)
@@ -151,13 +153,13 @@ def _shape_control(region: Region, config: LabelConfig | None) -> str:
     for control in config.controls_of(region.type) if config else ():
         if region.to_name in control.to_names:
             return control.name
-    raise LabelingError(f"no <{region.type}> control on {region.to_name!r} is known to draw region {region.id!r}")
+    raise LabelingError(f"no <{region.type}> control on {region.to_name!r} is configured to draw region {region.id!r}")
 
 
-def _attribute(region: Region, shape: Shape, name: str, config: LabelConfig | None) -> dict[str, Any]:
+def _attribute_result(region: Region, shape: ValueCodec, name: str, config: LabelConfig | None) -> dict[str, Any]:
     control = config.control(name) if config else None
     if control is None:
-        raise LabelingError(f"no control named {name!r} is known to answer about region {region.id!r}")
+        raise LabelingError(f"no control named {name!r} is configured to describe region {region.id!r}")
     result = _envelope(region, name, control.type, _item_index(region, config))
     value = shape.write(region.geometry, region.width, region.height)
     value[_answer_field(value, control.type)] = _answer(region.attributes[name], control.type)
@@ -165,9 +167,9 @@ def _attribute(region: Region, shape: Shape, name: str, config: LabelConfig | No
 
 
 def _item_index(region: Region, config: LabelConfig | None) -> int | None:
-    """Stated on tasks with several images only, as Label Studio does."""
-    shown = config.objects.get(region.to_name) if config else None
-    return region.item_index if shown is not None and shown.is_list else region.item_index or None
+    """The index of the image; None on tasks with one image, as Label Studio writes it."""
+    object_tag = config.objects.get(region.to_name) if config else None
+    return region.item_index if object_tag is not None and object_tag.is_list else region.item_index or None
 
 
 def _label_field(value: dict[str, Any], kind: str) -> str:
@@ -180,9 +182,9 @@ def _answer_field(value: dict[str, Any], kind: str) -> str:
     return ANSWERS[kind] if kind in ANSWERS else _label_field(value, kind)
 
 
-def _answer(found: tuple[Any, ...], kind: str) -> Any:
+def _answer(answers: tuple[Any, ...], kind: str) -> Any:
     if kind in {"rating", "number", "datetime"}:
-        return found[0]
+        return answers[0]
     if kind == "taxonomy":
-        return [path.split("/") for path in found]
-    return list(found)
+        return [path.split("/") for path in answers]
+    return list(answers)

@@ -29,7 +29,7 @@ from exporters.automation.policy import (
     read_export_policy,
     watched_projects,
 )
-from exporters.automation.triggers import TRIGGERS, LastExport, ProjectState, due
+from exporters.automation.triggers import TRIGGERS, LastExport, ProjectSnapshot, due
 from exporters.automation.watch import PROJECT, THEN, WEBHOOK, Watcher, post_export_handlers
 from exporters.dataset.versions import versions
 from exporters.errors import BadOption
@@ -102,7 +102,7 @@ def receiver():
 
 
 def now(accepted=10, tasks=20, newest="b", at=NOON):
-    return ProjectState(accepted, tasks, newest, at)
+    return ProjectSnapshot(accepted, tasks, newest, at)
 
 
 def last(accepted=5, newest="a", at=NOON - timedelta(hours=5), version="v000001"):
@@ -274,7 +274,7 @@ def test_rejected_webhook_fails_and_redirects_are_not_followed(settings, receive
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433"])
 def test_webhook_never_goes_to_a_forbidden_private_host(settings, receiver, host):
-    closed = settings.but(media_hosts=())
+    closed = settings.replace(media_hosts=())
     url = receiver.url.replace("127.0.0.1", host)
     with pytest.raises(WebhookForbidden):
         send(closed, url, {"event": "e", "id": "1"})
@@ -332,7 +332,7 @@ def test_unpublished_version_notifies_no_receiver_and_is_not_repeated(watcher, r
     studio.save(build.task(9, build.annotation(build.box(300, 300, 5, 5), number=9)))
     policy = ExportPolicy(every_tasks=1, max_errors=0.0, webhook=receiver.url, then=("true",))
     assert not watcher.export(7, policy, "x").published
-    assert watcher.inbox.due(9) == []
+    assert watcher.inbox.due_subjects(9) == []
     assert watcher.check(7, policy)[2] == ""
 
 
@@ -341,7 +341,7 @@ def test_foreground_watch_exports_notifies_and_survives_faults(
 ):
     monkeypatch.setattr(watch.Studio, "from_settings", lambda settings: studio)
     receiver.answers = [503]
-    settings = settings.but(job_backoff_s=0.01)
+    settings = settings.replace(job_backoff_s=0.01)
     stop, lines, reports = threading.Event(), [], []
     log = tmp_path / "log"
     script = f"import os; open({str(log)!r}, 'a').write(os.environ['DATASET_VERSION'] + '\\n')"
@@ -413,9 +413,9 @@ def test_shrunken_project_publishes_only_where_the_policy_allows(watcher, receiv
         del studio.tasks_by_id[number]
     report = watcher.export(7, policy, "x")
     assert "2 of 6 tasks" in report.refused
-    assert watcher.inbox.due(9) == []
+    assert watcher.inbox.due_subjects(9) == []
     assert watcher.export(7, replace(policy, allow_shrink=True), "x").published
-    assert len(watcher.inbox.due(9)) == 2
+    assert len(watcher.inbox.due_subjects(9)) == 2
 
 
 def test_export_without_images_publishes_nothing_and_is_not_repeated(watcher, receiver, studio):
@@ -424,5 +424,5 @@ def test_export_without_images_publishes_nothing_and_is_not_repeated(watcher, re
     report = watcher.export(7, policy, "x")
     assert not report.published
     assert not report.version
-    assert watcher.inbox.due(9) == []
+    assert watcher.inbox.due_subjects(9) == []
     assert watcher.check(7, policy)[2] == ""

@@ -27,18 +27,18 @@ def rle_pack(words):
         width = (3, 4, 8, 16)[size]
         return f"{run}{size:02b}{count - 1:0{width}b}" + "".join(f"{value:08b}" for value in values)
 
-    place, literals = 0, []
-    while place < len(words):
+    position, literals = 0, []
+    while position < len(words):
         count = 1
-        while place + count < len(words) and words[place + count] == words[place] and count < 1 << 16:
+        while position + count < len(words) and words[position + count] == words[position] and count < 1 << 16:
             count += 1
         if count > 1:
             if literals:
                 bits, literals = bits + block(0, literals, len(literals)), []
-            bits += block(1, [words[place]], count)
+            bits += block(1, [words[position]], count)
         else:
-            literals.append(words[place])
-        place += count
+            literals.append(words[position])
+        position += count
     if literals:
         bits += block(0, literals, len(literals))
     bits += "0" * (-len(bits) % 8)
@@ -95,7 +95,7 @@ def test_long_even_stretches_and_their_breaks_are_walked_right():
         assert (decode_rle(encode_rle(words)) == words).all()
 
 
-def test_a_mask_is_written_into_all_four_channels_as_importers_do():
+def test_mask_is_written_into_all_four_channels():
     mask = np.zeros((4, 6), dtype=bool)
     mask[1:3, 2:5] = True
     assert encode_rle(mask) == sdk.mask2rle(mask.astype(np.uint8) * 255)
@@ -136,6 +136,6 @@ def test_noise_is_decoded_or_refused_but_never_crashes(noise):
         assert decode_rle(code).size == 100
 
 
-def test_a_stroke_of_another_image_size_is_refused_before_it_is_unpacked():
+def test_stroke_of_another_size_is_rejected_before_decoding():
     with pytest.raises(MalformedValue, match="do not fill 5 x 5"):
         decode_mask(encode_rle(np.ones((4, 6), dtype=bool)), 5, 5)

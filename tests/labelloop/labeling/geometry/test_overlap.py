@@ -21,7 +21,7 @@ polygon = st.builds(Polygon, st.lists(point, min_size=3, max_size=7).map(tuple))
 keypoint = st.builds(KeyPoint, whole, whole, st.integers(0, 9).map(float))
 vertex = st.builds(Vertex, whole, whole)
 vector = st.builds(Vector, st.lists(vertex, min_size=1, max_size=5).map(tuple), st.booleans())
-mask = st.integers(0, 2**32 - 1).map(lambda seed: Mask.of(np.random.default_rng(seed).random((12, 16)) < 0.4))
+mask = st.integers(0, 2**32 - 1).map(lambda seed: Mask.from_array(np.random.default_rng(seed).random((12, 16)) < 0.4))
 anything = st.one_of(upright, rotated, ellipse, polygon, keypoint, vector, mask)
 
 
@@ -39,7 +39,7 @@ def moved(shape, dx, dy):
     pixels = shape.array()
     canvas = np.zeros((60, 70), dtype=bool)
     canvas[dy : dy + pixels.shape[0], dx : dx + pixels.shape[1]] = pixels
-    return Mask.of(canvas)
+    return Mask.from_array(canvas)
 
 
 @given(anything)
@@ -49,9 +49,9 @@ def test_a_shape_overlaps_itself_by_one(shape):
 
 @given(anything, anything)
 def test_overlap_is_symmetric_and_between_0_and_1(a, b):
-    there, back = iou(a, b), iou(b, a)
-    assert 0.0 <= there <= 1.0
-    assert there == pytest.approx(back, abs=1e-9)
+    forward, backward = iou(a, b), iou(b, a)
+    assert 0.0 <= forward <= 1.0
+    assert forward == pytest.approx(backward, abs=1e-9)
 
 
 @given(anything, anything, st.integers(0, 40), st.integers(0, 40))
@@ -63,8 +63,8 @@ def test_overlap_stays_where_both_are_moved(a, b, dx, dy):
 def test_a_matrix_holds_what_each_pair_has(a, b):
     matrix = iou_matrix(a, b)
     assert matrix.shape == (len(a), len(b))
-    for (row, one), (column, other) in itertools.product(enumerate(a), enumerate(b)):
-        assert matrix[row, column] == pytest.approx(iou(one, other), abs=1e-9)
+    for (row, left), (column, right) in itertools.product(enumerate(a), enumerate(b)):
+        assert matrix[row, column] == pytest.approx(iou(left, right), abs=1e-9)
 
 
 @given(rotated, rotated)
@@ -89,15 +89,15 @@ def test_masks_overlap_by_their_pixels(a, b):
 def test_a_mask_and_a_polygon_of_the_same_pixels_agree():
     box = Rectangle(3, 4, 20, 10)
     corners = Polygon(box.corners)
-    pixels = Mask.of(box.mask(40, 30))
-    for one, other in itertools.combinations([box, corners, pixels], 2):
-        assert iou(one, other) == pytest.approx(1.0)
+    pixels = Mask.from_array(box.mask(40, 30))
+    for left, right in itertools.combinations([box, corners, pixels], 2):
+        assert iou(left, right) == pytest.approx(1.0)
 
 
-def test_masks_of_images_of_different_sizes_are_compared_where_they_lie():
+def test_masks_of_different_image_sizes_are_compared_by_position():
     small, large = np.zeros((10, 10), dtype=bool), np.zeros((50, 50), dtype=bool)
     small[2:6, 2:6] = large[2:6, 2:6] = True
-    assert iou(Mask.of(small), Mask.of(large)) == pytest.approx(1.0)
+    assert iou(Mask.from_array(small), Mask.from_array(large)) == pytest.approx(1.0)
 
 
 def test_known_overlaps():
@@ -176,13 +176,13 @@ def ring(seed, count, far):
     st.lists(st.one_of(corners, mask, ellipse, rotated), min_size=1, max_size=5),
     st.sampled_from([0, -50, 30_000]),
 )  # fmt: skip
-def test_overlaps_of_outlines_are_what_shapely_measures(ours, theirs, far):
-    one = [ring(*each, far) for each in ours]
-    other = [ring(*each, far) if isinstance(each, tuple) else each for each in theirs]
-    found = iou_matrix(one, other)
-    for row, a in enumerate(one):
-        for column, b in enumerate(other):
+def test_iou_of_outlines_equals_shapely(first, second, far):
+    left_shapes = [ring(*shape, far) for shape in first]
+    right_shapes = [ring(*shape, far) if isinstance(shape, tuple) else shape for shape in second]
+    ious = iou_matrix(left_shapes, right_shapes)
+    for row, a in enumerate(left_shapes):
+        for column, b in enumerate(right_shapes):
             left, right = a.polygon(), b.polygon()
             union = shapely.union(left, right).area
             assume(union > 0)
-            assert found[row, column] == pytest.approx(shapely.intersection(left, right).area / union, abs=1e-7)
+            assert ious[row, column] == pytest.approx(shapely.intersection(left, right).area / union, abs=1e-7)

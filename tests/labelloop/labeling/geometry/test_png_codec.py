@@ -28,7 +28,7 @@ def test_masks_come_back_and_pillow_sees_black_on_transparent(width, height, see
     assert (decode_data_url(encoded) == mask).all()
 
 
-def test_a_mask_that_covers_the_whole_image_is_all_black_and_nowhere_transparent():
+def test_full_mask_is_black_without_transparency():
     assert decode_data_url(encode_data_url(np.ones((3, 4), dtype=bool))).all()
     assert not decode_data_url(url(Image.new("RGB", (4, 3)))).any()
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from labelloop.labeling.errors import TooLarge
+from labelloop.labeling.errors import MaskTooLarge
 from labelloop.labeling.geometry.raster import rasterise
 from labelloop.labeling.geometry.shapes import Mask
 
@@ -31,19 +31,19 @@ def by_cocos_tools(outline, width, height):
 
 
 @given(SIZES, RINGS)
-def test_what_is_drawn_on_a_part_of_the_image_is_what_the_whole_would_hold(size, ring):
+def test_cropped_rasterisation_equals_that_of_the_whole_image(size, ring):
     width, height = size
     outline = shapely.make_valid(shapely.Polygon(ring))
     expected = by_cocos_tools(outline, width, height)
     np.testing.assert_array_equal(rasterise(outline, width, height), expected)
-    mask = Mask.covering(outline, width, height)
-    assert mask == Mask.of(expected)  # to the byte
+    mask = Mask.from_outline(outline, width, height)
+    assert mask == Mask.from_array(expected)  # to the byte
     assert (mask.width, mask.height) == size
 
 
 def test_outline_on_an_image_larger_than_memory():
     outline = shapely.box(50_000, 40_000, 50_300, 40_200).difference(shapely.box(50_100, 40_050, 50_150, 40_100))
-    mask = Mask.covering(outline, 65_000, 66_000)
+    mask = Mask.from_outline(outline, 65_000, 66_000)
     assert (mask.area, mask.bounds) == (300 * 200 - 50 * 50, (50_000, 40_000, 50_300, 40_200))
 
 
@@ -53,7 +53,7 @@ def test_outline_on_an_image_larger_than_memory():
     ids=["more pixels than 32 bits count", "more pixels than are held at once"],
 )
 def test_mask_that_cannot_be_held_says_so(outline, size):
-    with pytest.raises(TooLarge, match=f"{size[0]} x {size[1]} pixels"):
-        Mask.covering(outline, *size)
-    with pytest.raises(TooLarge):
+    with pytest.raises(MaskTooLarge, match=f"{size[0]} x {size[1]} pixels"):
+        Mask.from_outline(outline, *size)
+    with pytest.raises(MaskTooLarge):
         rasterise(outline, *size)

@@ -16,7 +16,7 @@ angle = st.floats(-720, 720)
 
 
 @given(coordinate, coordinate, length, length, angle)
-def test_rectangles_turn_about_their_top_left_corner_as_shapely_turns_them(x, y, width, height, rotation):
+def test_rectangles_rotate_like_shapely_about_the_top_left_corner(x, y, width, height, rotation):
     rectangle = Rectangle(x, y, width, height, rotation)
     # In shapely's y-up world a positive angle is counter-clockwise; with y down the same numbers turn clockwise.
     turned = shapely.affinity.rotate(shapely.box(x, y, x + width, y + height), rotation, origin=(x, y))
@@ -71,7 +71,7 @@ def test_a_ring_that_crosses_itself_still_has_an_area():
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_masks_keep_every_pixel_with_parts_and_holes(width, height, seed):
     pixels = np.random.default_rng(seed).random((height, width)) < 0.6
-    mask = Mask.of(pixels)
+    mask = Mask.from_array(pixels)
     assert (mask.array() == pixels).all()
     assert mask.area == pixels.sum()
     outline = mask.polygon()
@@ -84,7 +84,7 @@ def test_masks_keep_every_pixel_with_parts_and_holes(width, height, seed):
 def test_a_mask_with_a_hole_is_drawn_with_the_hole():
     pixels = np.ones((9, 9), dtype=bool)
     pixels[3:6, 3:6] = False
-    outline = Mask.of(pixels).polygon()
+    outline = Mask.from_array(pixels).polygon()
     assert len(outline.interiors) == 1
     assert outline.area == 72
 

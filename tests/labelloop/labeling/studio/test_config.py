@@ -45,14 +45,14 @@ def test_controls_and_objects_come_in_the_order_of_the_xml(config):
     assert config.controls["frame"].to_names == ("image", "pages")
 
 
-def test_the_images_are_known_by_their_data_keys_and_captions_are_not_images(config):
+def test_image_keys_contain_no_captions(config):
     assert config.image_keys == ("photo", "pages")
     assert [image.is_list for image in config.images] == [False, True]
     assert config.data_key("pages") == "pages"
     assert config.data_key("nowhere") is None
 
 
-def test_labels_keep_their_order_and_what_the_xml_says_of_them(config):
+def test_labels_keep_order_and_attributes(config):
     car, person = config.controls["box"].labels
     assert (car.value, car.alias, car.predicted_values) == ("Car", None, ("car", "truck", "van"))
     assert car.attributes["background"] == "red"
@@ -95,7 +95,7 @@ def test_choices_inside_choices_are_paths(config):
     assert config.controls["scene"].labels[1].stored == "n"
 
 
-def test_what_asks_about_a_region_is_told_from_what_asks_about_the_task(config):
+def test_per_region_and_per_task_controls_are_distinguished(config):
     assert config.controls["occluded"].per_region
     assert not config.controls["scene"].per_region
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.regions import read_annotation, to_results
+from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import read_task
+from labelloop.labeling.studio.writing import to_results
 
 NAN, INF = math.nan, math.inf
 
@@ -94,10 +95,10 @@ def test_odd_ids_types_and_names_crash_nothing(make_task, box, name):
     for field in ("id", "from_name", "to_name", "type", "image_rotation", "item_index", "score", "meta", "parentID"):
         reading = read_annotation(make_task(box(**{field: name}), box("b")).annotations[0])
         assert reading.regions[-1].id == "b"
-        assert len(reading.regions) + len(reading.errors) + len(reading.carried) == 2
+        assert len(reading.regions) + len(reading.errors) + len(reading.other_results) == 2
 
 
-def test_an_answer_that_is_malformed_does_not_cost_its_region(make_task, box):
+def test_malformed_answer_keeps_its_region(make_task, box):
     reading = read_annotation(
         make_task(box(), box(from_name="occl", type="choices", value={"choices": 4})).annotations[0]
     )
@@ -105,14 +106,14 @@ def test_an_answer_that_is_malformed_does_not_cost_its_region(make_task, box):
     assert reading.errors[0].field == "choices"
 
 
-def test_answers_about_a_region_that_could_not_be_read_are_carried(make_task, box):
+def test_answers_about_unreadable_regions_are_other_results(make_task, box):
     about = box(from_name="occl", type="choices") | {"value": {"choices": ["yes"]}}
     reading = read_annotation(make_task(box(value={"x": None}), about).annotations[0])
-    assert [result.raw for result in reading.carried] == [about]
+    assert [result.raw for result in reading.other_results] == [about]
     assert reading.choices == {}
 
 
-def test_a_control_that_the_config_no_longer_has_is_an_error_only_with_the_config(make_task, box):
+def test_unknown_control_is_an_error_only_with_a_config(make_task, box):
     config = LabelConfig.parse(
         '<View><Image name="image" value="$image"/><RectangleLabels name="new" toName="image"/></View>'
     )
@@ -175,12 +176,14 @@ anything = st.fixed_dictionaries(
 
 
 @given(st.lists(anything | scalars, max_size=8))
-def test_every_result_is_accounted_for_exactly_once_whatever_it_holds(found):
-    annotation = read_task({"id": 1, "data": {}, "annotations": [{"id": 2, "result": found}]}).annotations[0]
+def test_every_result_is_accounted_for_exactly_once(results):
+    annotation = read_task({"id": 1, "data": {}, "annotations": [{"id": 2, "result": results}]}).annotations[0]
     reading = read_annotation(annotation)
-    kept = [result.raw for region in reading.regions for result in region.result]
-    kept += [result.raw for group in (reading.answers, reading.relations, reading.carried) for result in group]
-    kept += [error.source for error in reading.errors]
-    assert sorted(map(repr, kept)) == sorted(map(repr, found))
+    sources = [result.raw for region in reading.regions for result in region.result]
+    sources += [
+        result.raw for group in (reading.choice_results, reading.relations, reading.other_results) for result in group
+    ]
+    sources += [error.source for error in reading.errors]
+    assert sorted(map(repr, sources)) == sorted(map(repr, results))
     for region in reading.regions:
         assert list(map(repr, to_results(region))) == [repr(result.raw) for result in region.result]

@@ -4,13 +4,16 @@ import pytest
 import shapely
 import shapely.affinity
 
-from labelloop.labeling.errors import LabelingError, RegionError
+from labelloop.labeling.errors import LabelingError, MalformedValue, RegionError
 from labelloop.labeling.geometry.brush_codec import encode_rle
 from labelloop.labeling.geometry.png_codec import encode_data_url
 from labelloop.labeling.geometry.shapes import Ellipse, KeyPoint, Mask, Polygon, Rectangle, Vector, Vertex
+from labelloop.labeling.region import Region
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.regions import Region, detection_result, read_annotation, regions, to_results
-from labelloop.labeling.studio.task import Annotation, Result, read_task
+from labelloop.labeling.studio.reading import read_annotation, read_regions, region_from_results
+from labelloop.labeling.studio.task import Annotation, read_task
+from labelloop.labeling.studio.writing import detection_result, to_results
 
 MASK = np.zeros((100, 200), dtype=bool)
 MASK[20:50, 30:90] = True
@@ -33,8 +36,8 @@ def read(task, **options):
         ("polygonlabels", {"points": [[10, 10], [50, 10], [50, 50]]}, Polygon(((20, 10), (100, 10), (100, 50)))),
         ("ellipselabels", {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20}, Ellipse(100, 50, 20, 20)),
         ("keypointlabels", {"x": 50, "y": 50, "width": 0.5}, KeyPoint(100, 50, 1)),
-        ("brushlabels", {"format": "rle", "rle": encode_rle(MASK)}, Mask.of(MASK)),
-        ("bitmasklabels", {"imageDataURL": encode_data_url(MASK)}, Mask.of(MASK)),
+        ("brushlabels", {"format": "rle", "rle": encode_rle(MASK)}, Mask.from_array(MASK)),
+        ("bitmasklabels", {"imageDataURL": encode_data_url(MASK)}, Mask.from_array(MASK)),
         (
             "vectorlabels",
             {
@@ -55,7 +58,7 @@ def read(task, **options):
         ),
     ],
 )
-def test_every_type_is_read_in_pixels_with_or_without_labels(make_task, box, kind, value, geometry):
+def test_every_type_is_read_in_pixels(make_task, box, kind, value, geometry):
     labelled = box(type=kind) | {"value": value | {kind: ["A", "B"]}}
     bare = box("r2", type=kind.removesuffix("labels")) | {"value": value}
     reading = read(make_task(labelled, bare))
@@ -66,7 +69,7 @@ def test_every_type_is_read_in_pixels_with_or_without_labels(make_task, box, kin
     assert (first.width, first.height, first.type) == (200, 100, kind)
 
 
-def test_a_rotated_box_keeps_its_shape_on_a_wide_image(make_task, box):
+def test_rotated_box_keeps_its_shape_on_wide_images(make_task, box):
     # The converter that ships with Label Studio turns in percent space, where this box would be sheared.
     region = read(make_task(box(value={"rotation": 30}))).regions[0]
     expected = shapely.affinity.rotate(shapely.box(20, 10, 60, 40), 30, origin=(20, 10))
@@ -115,14 +118,14 @@ def test_a_shape_and_its_separate_labels_are_one_region(make_task, box):
         box(from_name="shape", type="rectangle") | {"value": shape},
         box(from_name="colour", type="labels") | {"value": shape | {"labels": ["red"]}},
     )
-    (region,) = regions(task.annotations[0])
+    (region,) = read_regions(task.annotations[0])
     assert (region.labels, region.control, region.type) == (("Car",), "kind", "rectangle")
     assert region.attributes == {"colour": ("red",)}
 
 
-def test_labels_without_their_shape_are_read_from_the_shape_they_repeat(make_task, box):
+def test_labels_without_a_shape_result_define_the_shape(make_task, box):
     points = {"points": [[0, 0], [10, 0], [0, 10]], "closed": True}
-    (region,) = regions(make_task(box(type="labels") | {"value": points | {"labels": ["Roof"]}}).annotations[0])
+    (region,) = read_regions(make_task(box(type="labels") | {"value": points | {"labels": ["Roof"]}}).annotations[0])
     assert region.labels == ("Roof",)
     assert region.geometry == Polygon(((0, 0), (20, 0), (0, 10)))
     assert to_results(region) == [region.result[0].raw]
@@ -130,20 +133,20 @@ def test_labels_without_their_shape_are_read_from_the_shape_they_repeat(make_tas
 
 def test_two_controls_may_label_one_shape(make_task, box):
     second = box(from_name="colour", value={"rectanglelabels": ["red"]})
-    (region,) = regions(make_task(box(), second).annotations[0])
+    (region,) = read_regions(make_task(box(), second).annotations[0])
     assert region.labels == ("Car",)
     assert region.attributes == {"colour": ("red",)}
 
 
-def test_an_id_used_twice_by_one_control_is_two_regions(make_task, box):
-    found = regions(make_task(box("1"), box("1", value={"x": 40}), box("1")).annotations[0])
-    assert [region.geometry.x for region in found] == [20, 80, 20]
+def test_repeated_id_of_one_control_is_two_regions(make_task, box):
+    regions = read_regions(make_task(box("1"), box("1", value={"x": 40}), box("1")).annotations[0])
+    assert [region.geometry.x for region in regions] == [20, 80, 20]
 
 
 def test_results_without_an_id_stay_apart(make_task, box):
     first, second = box(), box(value={"x": 40})
     del first["id"], second["id"]
-    assert len(regions(make_task(first, second).annotations[0])) == 2
+    assert len(read_regions(make_task(first, second).annotations[0])) == 2
 
 
 def test_answers_about_the_task(make_task):
@@ -169,12 +172,12 @@ def test_answers_about_the_task(make_task):
         )
     )
     assert reading.choices == {"scene": ("day",), "species": ("a/b",), "nested": ("x/y", "z")}
-    assert [result.id for result in reading.answers] == ["c", "t", "n"]
-    assert [result.id for result in reading.carried] == ["s"]
+    assert [result.id for result in reading.choice_results] == ["c", "t", "n"]
+    assert [result.id for result in reading.other_results] == ["s"]
     assert reading.relations[0].raw["to_id"] == "b"
 
 
-def test_what_is_no_image_region_is_carried_with_the_answers_about_it(make_task):
+def test_other_regions_are_kept_with_their_answers(make_task):
     span = {"start": 0, "end": 5, "text": "hello"}
     others = [
         {"id": "s", "from_name": "ner", "to_name": "text", "type": "labels", "value": span | {"labels": ["PER"]}},
@@ -183,15 +186,15 @@ def test_what_is_no_image_region_is_carried_with_the_answers_about_it(make_task)
         {"id": "w", "from_name": "ts", "to_name": "ts", "type": "timeserieslabels", "value": {"start": 1, "end": 2}},
     ]
     reading = read(make_task(*others))
-    assert [result.raw for result in reading.carried] == others
+    assert [result.raw for result in reading.other_results] == others
     assert not reading.choices
     assert not reading.errors
 
 
 def test_regions_know_their_image_of_several(make_task, box):
-    found = read(make_task(box("a", item_index=0), box("b", item_index=2))).regions
-    assert [region.item_index for region in found] == [0, 2]
-    assert "item_index" in to_results(found[0])[0]
+    regions = read(make_task(box("a", item_index=0), box("b", item_index=2))).regions
+    assert [region.item_index for region in regions] == [0, 2]
+    assert "item_index" in to_results(regions[0])[0]
 
 
 def without_size(result):
@@ -206,8 +209,8 @@ class TestMissingImageSizes:
             box("c", item_index=1, original_width=999),
             without_size(box("d", item_index=1)),
         )
-        found = {region.id: region.width for region in read(task).regions}
-        assert found == {"a": 200, "b": 200, "c": 999, "d": 999}
+        widths = {region.id: region.width for region in read(task).regions}
+        assert widths == {"a": 200, "b": 200, "c": 999, "d": 999}
 
     def test_are_found_in_another_annotation_or_prediction(self, box):
         task = read_task(
@@ -221,16 +224,16 @@ class TestMissingImageSizes:
         assert read(task).regions[0].geometry == Rectangle(20, 10, 40, 30)
 
     def test_are_asked_for_once_an_image(self, make_task, box):
-        asked = []
+        requested = []
 
         def size(item_index):
-            asked.append(item_index)
+            requested.append(item_index)
             return 400, 100
 
         task = make_task(without_size(box("a")), without_size(box("b")), without_size(box("c", item_index=3)))
         reading = read(task, size=size)
         assert [region.width for region in reading.regions] == [400, 400, 400]
-        assert asked == [0, 3]
+        assert requested == [0, 3]
 
     def test_are_not_asked_for_where_results_say(self, make_task, box):
         def size(item_index):
@@ -247,7 +250,7 @@ class TestMissingImageSizes:
 def test_predictions_read_like_annotations(box):
     prediction = {"id": 4, "model_version": "m", "result": [box(score=0.75)]}
     task = read_task({"id": 1, "data": {}, "predictions": [prediction]})
-    (region,) = regions(task.predictions[0], task=task)
+    (region,) = read_regions(task.predictions[0], task=task)
     assert region.score == 0.75
 
 
@@ -267,7 +270,7 @@ CONFIG = LabelConfig.parse(
 class TestWriting:
     def test_what_was_not_changed_keeps_its_very_numbers(self, make_task, box):
         raw = box(value={"x": 33.333333333333336, "y": 0.1}, meta={"text": ["hi"]}, future=1)
-        (region,) = regions(make_task(raw).annotations[0])
+        (region,) = read_regions(make_task(raw).annotations[0])
         assert to_results(region) == [raw]
         moved = msgspec.structs.replace(region, geometry=msgspec.structs.replace(region.geometry, y=50.0))
         (written,) = to_results(moved)
@@ -282,7 +285,7 @@ class TestWriting:
             box(from_name="occl", type="choices") | {"value": shape | {"choices": ["yes"]}},
             box(from_name="stars", type="rating") | {"value": shape | {"rating": 1}},
         )
-        (region,) = regions(task.annotations[0])
+        (region,) = read_regions(task.annotations[0])
         changed = msgspec.structs.replace(
             region,
             labels=("Van",),
@@ -311,7 +314,7 @@ class TestWriting:
             {"stars": (4,)},
         )
         written = to_results(region, config=CONFIG)
-        (back,) = regions(make_task(*written).annotations[0], config=CONFIG)
+        (back,) = read_regions(make_task(*written).annotations[0], config=CONFIG)
         assert msgspec.structs.replace(back, result=()) == region
 
     def test_a_new_region_with_separate_labels_takes_its_shapes_control_from_the_config(self, make_task):
@@ -321,7 +324,7 @@ class TestWriting:
             ("shape", "rectangle"),
             ("kind", "labels"),
         ]
-        (back,) = regions(make_task(*written).annotations[0])
+        (back,) = read_regions(make_task(*written).annotations[0])
         assert msgspec.structs.replace(back, result=()) == region
         with pytest.raises(LabelingError, match="rectangle"):
             to_results(region)
@@ -337,10 +340,10 @@ class TestWriting:
             to_results(region)
 
     def test_a_prediction_is_what_label_studio_expects(self):
-        found = detection_result(
+        result = detection_result(
             Rectangle(20, 10, 40, 30), "Car", control=CONFIG.controls["rect"], width=200, height=100, score=0.9, id="p1"
         )
-        assert found == {
+        assert result == {
             "id": "p1",
             "from_name": "rect",
             "to_name": "image",
@@ -361,7 +364,7 @@ class TestWriting:
 def test_regions_of_a_malformed_annotation_raise_the_first_error(make_task, box):
     task = make_task(box(), box("r9", value={"width": None}))
     with pytest.raises(RegionError, match=r"task 53, annotation 30, result r9: width: is missing"):
-        regions(task.annotations[0], task=task)
+        read_regions(task.annotations[0], task=task)
 
 
 @pytest.mark.parametrize(
@@ -382,14 +385,15 @@ def test_regions_of_a_malformed_annotation_raise_the_first_error(make_task, box)
     ],
     ids=str,
 )
-def test_usual_rectangle_is_read_as_any_other(change, monkeypatch):
+def test_fast_path_of_rectangles_equals_the_general_path(change):
     value = {"x": 10.5, "y": 20.5, "width": 30.25, "height": 40.125, "rotation": 0, "rectanglelabels": ["a"]} | change
     raw = {"id": "r", "from_name": "l", "to_name": "i", "type": "rectanglelabels", "value": value}
     source = Annotation(results=(Result(raw | {"original_width": 640, "original_height": 360}),))
-    quick = read_annotation(source)
-    monkeypatch.setattr("labelloop.labeling.studio.reading._usual", lambda result: None)
-    careful = read_annotation(source)
-    assert quick.regions == careful.regions
-    assert [(each.field, each.reason) for each in quick.errors] == [
-        (each.field, each.reason) for each in careful.errors
-    ]
+    fast = read_annotation(source)
+    regions, errors = (), []
+    try:
+        regions = (region_from_results(source.results[0], (), 640, 360),)
+    except MalformedValue as error:
+        errors = [(error.field, error.reason)]
+    assert fast.regions == regions
+    assert [(error.field, error.reason) for error in fast.errors] == errors

@@ -1,4 +1,4 @@
-"""What is no export of tasks is named by its beginning; what is one, or is broken further on, is let through."""
+"""Files that are no export of tasks are identified by their first bytes; tasks are accepted."""
 
 import pytest
 
@@ -7,12 +7,12 @@ from tests.wrong_files import WRONG_FILES
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
-def test_file_that_is_no_export_is_named_with_what_to_do(name):
-    head, said = WRONG_FILES[name]
-    found = sniff_file_type(head)
-    assert found
-    assert said in f"{found.what} {found.fix}"
-    assert found.fix.endswith(".")
+def test_wrong_file_is_named_with_a_fix(name):
+    head, description = WRONG_FILES[name]
+    match = sniff_file_type(head)
+    assert match
+    assert description in f"{match.what} {match.fix}"
+    assert match.fix.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,9 @@ def test_file_that_is_no_export_is_named_with_what_to_do(name):
         b"\xef\xbb\xbf []",
         b'[{"id": 1, "data": {}}]',
         b'{"data": {}}\n{"data": {}}',
-        b'[{"id": 1, "data": {"image": "s3',  # cut by the look alone, or really: reading says so
+        b'[{"id": 1, "data": {"image": "s3',  # truncated, by the head or really: reading reports it
         b'[{"annotation_id": 3, "data": {}}]',
     ],
 )
-def test_tasks_are_let_through(head):
+def test_tasks_are_accepted(head):
     assert sniff_file_type(head) is None

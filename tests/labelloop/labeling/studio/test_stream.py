@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelloop.labeling.errors import EndsEarly, MalformedTask
+from labelloop.labeling.errors import MalformedTask, TruncatedFile
 from labelloop.labeling.studio import stream
-from labelloop.labeling.studio.stream import check_end, iter_raw_tasks, iter_tasks
+from labelloop.labeling.studio.stream import check_complete, iter_raw_tasks, iter_tasks
 from labelloop.labeling.studio.task import read_task
 
 text = st.text(alphabet=st.sampled_from('ab{}[]",:\\ \n\u4e2d'), max_size=12)
@@ -17,26 +17,26 @@ tasks = st.lists(
 )
 
 
-def forms(found):
-    yield json.dumps(found)
-    yield json.dumps(found, indent=1, ensure_ascii=False)
-    yield "\ufeff" + json.dumps(found) + "\n"
-    yield "\n".join(json.dumps(task) for task in found)
-    yield "\r\n\r\n".join(json.dumps(task) for task in found) + "\r\n"
+def forms(tasks):
+    yield json.dumps(tasks)
+    yield json.dumps(tasks, indent=1, ensure_ascii=False)
+    yield "\ufeff" + json.dumps(tasks) + "\n"
+    yield "\n".join(json.dumps(task) for task in tasks)
+    yield "\r\n\r\n".join(json.dumps(task) for task in tasks) + "\r\n"
 
 
 @given(tasks)
-def test_every_form_gives_the_same_tasks(found):
-    for form in forms(found):
+def test_every_form_gives_the_same_tasks(tasks):
+    for form in forms(tasks):
         read = list(iter_tasks(io.BytesIO(form.encode())))
-        assert [(task.id, task.data) for task in read] == [(task["id"], task["data"]) for task in found]
+        assert [(task.id, task.data) for task in read] == [(task["id"], task["data"]) for task in tasks]
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 1000])
 def test_tasks_are_whole_wherever_the_blocks_end(block, monkeypatch):
-    monkeypatch.setattr(stream, "_BLOCK", block)
-    found = [{"id": n, "data": {"image": 'a"}]{\\', "text": "x" * n}} for n in range(40)]
-    for form in list(forms(found))[:2]:
+    monkeypatch.setattr(stream, "BLOCK_BYTES", block)
+    tasks = [{"id": n, "data": {"image": 'a"}]{\\', "text": "x" * n}} for n in range(40)]
+    for form in list(forms(tasks))[:2]:
         assert [task.id for task in iter_tasks(io.BytesIO(form.encode()))] == list(range(40))
 
 
@@ -77,10 +77,10 @@ def test_a_broken_file_is_said_to_be_one(content):
     ids=["between", "first", "last", "an array"],
 )
 def test_what_is_no_task_costs_itself_alone(content):
-    found = list(iter_raw_tasks(io.BytesIO(content)))
-    assert len(found) == 5
+    tasks = list(iter_raw_tasks(io.BytesIO(content)))
+    assert len(tasks) == 5
     good, bad = [], []
-    for raw in found:
+    for raw in tasks:
         try:
             good.append(read_task(raw).id)
         except MalformedTask as error:
@@ -89,16 +89,16 @@ def test_what_is_no_task_costs_itself_alone(content):
     assert len(bad) == 3
 
 
-def test_half_of_a_character_becomes_the_sign_for_what_is_none():
+def test_lone_surrogates_become_replacement_characters():
     data = {
         r"\ud83d": "\ufffd",
         r"\uDE00 \ud83d\ude00": "\ufffd 😀",
         r"\\ud83d": r"\ud83d",
         r"\ud83d\ud83d\ude00": "\ufffd😀",
     }
-    for said, read in data.items():
+    for text, read in data.items():
         for form in (b'[{"id": 1, "data": {"image": "%b"}}]', b'{"id": 1, "data": {"image": "%b"}}\n{"data": {}}'):
-            first = next(iter_tasks(io.BytesIO(form % said.encode())))
+            first = next(iter_tasks(io.BytesIO(form % text.encode())))
             assert first.data["image"] == read
             first.data["image"].encode()
 
@@ -144,29 +144,29 @@ def test_memory_does_not_grow_with_the_file():
 
 def at_the_end(content):
     """What reading all of a file raises."""
-    with pytest.raises(EndsEarly) as caught:
+    with pytest.raises(TruncatedFile) as caught:
         list(iter_raw_tasks(io.BytesIO(content)))
     return caught.value
 
 
 @pytest.mark.parametrize("block", [7, 64, 1 << 18])
 def test_file_that_ends_early_names_the_bytes(block, monkeypatch):
-    monkeypatch.setattr(stream, "_BLOCK", block)
-    found = [{"id": n, "data": {"image": "a.jpg", "more": ["b", {"c": "d"}]}} for n in range(9)]
-    for form in forms(found):
+    monkeypatch.setattr(stream, "BLOCK_BYTES", block)
+    tasks = [{"id": n, "data": {"image": "a.jpg", "more": ["b", {"c": "d"}]}} for n in range(9)]
+    for form in forms(tasks):
         data = form.encode()
         last = data.rindex(b'"id": 8') - 1 if b'"id": 8' in data else 0
         start = data.rindex(b"{", 0, last + 1)
         error = at_the_end(data[: start + 30])
-        assert (error.begins, error.ends) == (start, start + 30)
+        assert (error.item_start, error.file_size) == (start, start + 30)
         assert f"ends at byte {start + 30}" in error.reason
         assert f"begins at byte {start}" in error.reason
 
 
 @pytest.mark.parametrize("form", range(5))
 def test_no_cut_of_a_file_passes_for_a_whole_one(form):
-    found = [{"id": n, "data": {"image": "a]}.jpg", "more": [["b"], {"c": 'd"'}]}} for n in range(3)]
-    whole = list(forms(found))[form].encode()
+    tasks = [{"id": n, "data": {"image": "a]}.jpg", "more": [["b"], {"c": 'd"'}]}} for n in range(3)]
+    whole = list(forms(tasks))[form].encode()
     lines = form > 2
     for end in range(len(whole.rstrip())):
         data = whole[:end]
@@ -181,14 +181,14 @@ def test_no_cut_of_a_file_passes_for_a_whole_one(form):
 def test_end_of_a_file_is_looked_at_without_reading_it():
     for form in forms([{"id": n, "data": {"image": "x" * 200}} for n in range(2000)]):
         data = form.encode()
-        check_end(io.BytesIO(data))
-        with pytest.raises(EndsEarly):
-            check_end(io.BytesIO(data.rstrip()[:-90]))
+        check_complete(io.BytesIO(data))
+        with pytest.raises(TruncatedFile):
+            check_complete(io.BytesIO(data.rstrip()[:-90]))
 
 
 def test_last_line_with_a_number_that_is_none_is_whole():
     data = b'{"id": 1, "data": {}}\n{"id": 2, "data": {"score": NaN}}'
-    check_end(io.BytesIO(data))
+    check_complete(io.BytesIO(data))
     assert [task.id for task in iter_tasks(io.BytesIO(data))] == [1, 2]
 
 
@@ -200,9 +200,9 @@ def test_broken_first_line_costs_itself_alone():
 @pytest.mark.parametrize("block", [3, 40, 1 << 18])
 @pytest.mark.parametrize("rest", ["", ', "total": 3', ', "total": 3, "more": {"a": [{"b": "]"}]}'])
 def test_tasks_of_an_object_are_read(block, rest, monkeypatch):
-    found = [{"id": n, "data": {"image": "a.jpg"}} for n in range(3)]
-    data = f'{{"page": 1, "next": null, "tasks": {json.dumps(found)}{rest}}}\n'.encode()
-    monkeypatch.setattr(stream, "_BLOCK", max(block, 60))
+    tasks = [{"id": n, "data": {"image": "a.jpg"}} for n in range(3)]
+    data = f'{{"page": 1, "next": null, "tasks": {json.dumps(tasks)}{rest}}}\n'.encode()
+    monkeypatch.setattr(stream, "BLOCK_BYTES", max(block, 60))
     assert [task.id for task in iter_tasks(io.BytesIO(data))] == [0, 1, 2]
     for end in (len(data) - 2, len(data) - 3 - len(rest), len(data) - 20 - len(rest)):
         with pytest.raises(MalformedTask):

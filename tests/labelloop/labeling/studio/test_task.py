@@ -6,7 +6,7 @@ from labelloop.labeling.errors import MalformedTask
 from labelloop.labeling.studio.task import read_task
 
 
-def test_a_task_reads_the_same_from_text_and_from_decoded_json():
+def test_task_is_the_same_from_text_and_decoded_json():
     source = {
         "id": 7,
         "data": {"image": "s3://a/ä.jpg", "n": 1.5},
@@ -24,7 +24,7 @@ def test_a_task_reads_the_same_from_text_and_from_decoded_json():
     assert task.predictions[0].model_version == "m1"
 
 
-def test_completed_by_is_an_id_in_exports_and_an_object_in_snapshots():
+def test_completed_by_is_an_id_or_an_object():
     for who in (4, {"id": 4, "email": "a@example.com"}):
         task = read_task({"data": {}, "annotations": [{"result": [], "completed_by": who}]})
         assert task.annotations[0].completed_by == 4

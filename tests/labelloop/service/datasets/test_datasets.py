@@ -8,9 +8,9 @@ from PIL import Image
 from pycocotools import mask as masks
 
 from labelloop.labeling.geometry.shapes import Mask, Polygon, Rectangle
-from labelloop.service.datasets import READERS, DatasetError, Problem, open_place, read_dataset
-from labelloop.service.datasets.coco import IDS_LOST
-from labelloop.service.datasets.shapes import outline, run_lengths
+from labelloop.service.datasets import READERS, DatasetError, DatasetProblem, open_source, read_dataset
+from labelloop.service.datasets.coco import IDS_NOT_KEPT
+from labelloop.service.datasets.shapes import decode_rle, rectangle_or_polygon
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
 
@@ -20,10 +20,10 @@ def read(tmp_path):
     """(photos by name, problems, the data set) of a place."""
 
     def read(place, kind="auto", images=""):
-        data = read_dataset(open_place(str(place), Settings(home=tmp_path / "home"), images=str(images)), kind)
-        found = list(data.photos())
-        problems = [each for each in found if isinstance(each, Problem)]
-        return {each.name: each for each in found if not isinstance(each, Problem)}, problems, data
+        data = read_dataset(open_source(str(place), Settings(home=tmp_path / "home"), images=str(images)), kind)
+        found = list(data.images())
+        problems = [each for each in found if isinstance(each, DatasetProblem)]
+        return {each.name: each for each in found if not isinstance(each, DatasetProblem)}, problems, data
 
     return read
 
@@ -31,18 +31,18 @@ def read(tmp_path):
 def test_coco_shapes_are_what_they_are(read, tmp_path):
     photos, problems, data = read(makers.make_coco(tmp_path))
     assert not problems
-    assert (data.format, data.labels, data.joints) == ("coco", makers.LABELS, makers.JOINTS)
-    box, polygon, turned, mask = photos["a.jpg"].drawn
+    assert (data.format, data.labels, data.keypoint_names) == ("coco", makers.LABELS, makers.JOINTS)
+    box, polygon, turned, mask = photos["a.jpg"].objects
     assert box.geometry == Rectangle(10.5, 20.25, 100, 50.5)
     assert polygon.geometry == Polygon(((400.5, 100), (500, 120.25), (470, 300), (390.75, 250.5)))
     assert isinstance(turned.geometry, Rectangle)
     assert turned.geometry.rotation == pytest.approx(33, abs=0.01)
-    assert [(joint.name, joint.hidden) for joint in turned.joints] == [("nose", False), ("right eye", True)]
+    assert [(joint.name, joint.hidden) for joint in turned.keypoints] == [("nose", False), ("right eye", True)]
     np.testing.assert_array_equal(mask.geometry.array(), makers.holed_mask(640, 360) == 1)
-    uncompressed, rings = photos["sub/b.png"].drawn
+    uncompressed, rings = photos["sub/b.png"].objects
     np.testing.assert_array_equal(uncompressed.geometry.array(), makers.holed_mask(200, 320) == 1)
     assert isinstance(rings.geometry, Mask)
-    assert photos["empty.jpg"].drawn == ()
+    assert photos["empty.jpg"].objects == ()
 
 
 def sheet_of(names, category=1, label="car"):
@@ -63,7 +63,7 @@ def test_the_coco_files_of_splits_are_one_data_set(read, tmp_path, names):
             told = sheet_of([photo], label=label) if "captions" not in name else {"images": [], "annotations": []}
             (tmp_path / "annotations" / name.format(split)).write_text(json.dumps(told))
     photos, problems, data = read(tmp_path)
-    assert {name: photo.drawn[0].label for name, photo in photos.items()} == {"a.jpg": "car", "b.jpg": "dog"}
+    assert {name: photo.objects[0].label for name, photo in photos.items()} == {"a.jpg": "car", "b.jpg": "dog"}
     assert problems == []
     assert {name: photo.split for name, photo in photos.items()} == {"a.jpg": "train", "b.jpg": "val"}
     assert data.labels == ("car", "dog")  # both are number 1 in their own file
@@ -135,7 +135,7 @@ def test_a_broken_annotation_costs_itself_alone(read, tmp_path, fault):
     assert len(problems) == 1
     assert "666" in problems[0].item
     assert len(photos) == 4
-    assert len(photos["a.jpg"].drawn) == 4
+    assert len(photos["a.jpg"].objects) == 4
 
 
 def test_images_and_categories_that_are_there_twice_are_told(read, tmp_path):
@@ -160,7 +160,7 @@ def test_compressed_counts_are_read_as_pycocotools_reads_them(seed):
     rng = np.random.default_rng(seed)
     pixels = (rng.random((37, 53)) < rng.random()).astype(np.uint8)
     pixels[0, 0] = 1
-    found = run_lengths(makers.compressed(pixels), 53, 37)
+    found = decode_rle(makers.compressed(pixels), 53, 37)
     np.testing.assert_array_equal(found.array(), pixels == 1)
     assert found.rle == masks.encode(np.asfortranarray(pixels))["counts"]
 
@@ -170,7 +170,7 @@ def test_compressed_counts_are_read_as_pycocotools_reads_them(seed):
 def test_four_corners_of_a_turned_box_are_that_box(degrees, reverse):
     ring = makers.ring_of(50, 60, 40, 20, degrees)
     ring = [ring[0], *reversed(ring[1:])] if reverse else ring
-    found = outline(ring, upright=False)
+    found = rectangle_or_polygon(ring, upright=False)
     assert isinstance(found, Rectangle)
     assert found.corners[0] == pytest.approx(ring[0])
     assert {(round(x, 6), round(y, 6)) for x, y in found.corners} == {(round(x, 6), round(y, 6)) for x, y in ring}
@@ -179,7 +179,7 @@ def test_four_corners_of_a_turned_box_are_that_box(degrees, reverse):
 def test_four_corners_that_are_no_rectangle_stay_a_polygon():
     ring = makers.ring_of(50, 60, 40, 20, 30)
     ring[2] = (ring[2][0] + 0.2, ring[2][1])
-    assert outline(ring, upright=False) == Polygon(tuple(ring))
+    assert rectangle_or_polygon(ring, upright=False) == Polygon(tuple(ring))
 
 
 @pytest.mark.parametrize("task", ["detect", "segment", "pose"])
@@ -187,7 +187,7 @@ def test_a_yolo_folder_tells_its_task(read, tmp_path, task):
     photos, problems, data = read(makers.make_yolo(tmp_path, task))
     assert not problems
     assert (data.format, data.labels) == (f"yolo-{task}", makers.LABELS)
-    assert {name: len(photo.drawn) for name, photo in photos.items()} == {
+    assert {name: len(photo.objects) for name, photo in photos.items()} == {
         f"images/{name}": len(makers.YOLO[task].get(name, ())) for name in makers.SIZES
     }
 
@@ -197,7 +197,7 @@ def test_turned_boxes_and_outlines_of_four_corners_cannot_be_told_apart(read, tm
     with pytest.raises(DatasetError, match="yolo-obb"):
         read(tmp_path)
     photos, _, _ = read(tmp_path, "yolo-obb")
-    first = photos["images/a.jpg"].drawn[0].geometry
+    first = photos["images/a.jpg"].objects[0].geometry
     assert (first.width, first.height, first.rotation) == pytest.approx((180, 70, 25))
 
 
@@ -216,7 +216,7 @@ def test_a_broken_row_costs_itself_alone(read, tmp_path, task, row):
     file.write_text(f"{row}\n" + file.read_text())
     photos, problems, _ = read(tmp_path, f"yolo-{task}")
     assert [problem.item for problem in problems] == ["labels/a.txt, line 1"]
-    assert len(photos["images/a.jpg"].drawn) == len(makers.YOLO[task]["a.jpg"])
+    assert len(photos["images/a.jpg"].objects) == len(makers.YOLO[task]["a.jpg"])
 
 
 def test_classes_may_have_gaps_in_their_numbers(read, tmp_path):
@@ -225,7 +225,7 @@ def test_classes_may_have_gaps_in_their_numbers(read, tmp_path):
     (tmp_path / "labels/empty.txt").write_text("1 .5 .5 .1 .1\n")
     photos, problems, data = read(tmp_path)
     assert data.labels == ("car", "person")
-    assert [each.label for each in photos["images/a.jpg"].drawn] == ["car", "person"]
+    assert [each.label for each in photos["images/a.jpg"].objects] == ["car", "person"]
     assert [problem.reason for problem in problems] == ["class 1 has no name"]
 
 
@@ -234,16 +234,16 @@ def test_rows_of_a_model_say_how_sure_it_is(read, tmp_path):
     (tmp_path / "labels/a.txt").write_text("0 .1 .1 .5 .2 .4 .9 0.75\n2 .5 .5 .2 .2 0.5\n")
     photos, problems, _ = read(tmp_path)
     assert not problems
-    assert [each.score for each in photos["images/a.jpg"].drawn] == [0.75, 0.5]
+    assert [each.score for each in photos["images/a.jpg"].objects] == [0.75, 0.5]
 
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_voc_counts_from_one_unless_a_box_begins_at_nought(read, tmp_path, first):
     photos, problems, data = read(makers.make_voc(tmp_path, first))
     assert not problems
-    assert photos["a.jpg"].drawn[1].geometry == Rectangle(10, 20, 100, 50)
-    assert photos["a.jpg"].drawn[1].remarks.flags == {"difficult"}
-    assert photos["b.png"].drawn[0].geometry == Rectangle(4, 5, 3, 3)
+    assert photos["a.jpg"].objects[1].geometry == Rectangle(10, 20, 100, 50)
+    assert photos["a.jpg"].objects[1].remarks.flags == {"difficult"}
+    assert photos["b.png"].objects[0].geometry == Rectangle(4, 5, 3, 3)
     assert str(first) in data.notes[0]
 
 
@@ -256,7 +256,7 @@ def test_voc_masks_are_taken_by_the_number_of_the_object(read, tmp_path):
     Image.fromarray(pixels, "L").save(tmp_path / "SegmentationObject/a.png")
     photos, problems, _ = read(tmp_path)
     assert not problems
-    box, mask = photos["a.jpg"].drawn
+    box, mask = photos["a.jpg"].objects
     assert isinstance(box.geometry, Rectangle)
     np.testing.assert_array_equal(mask.geometry.array(), pixels == 2)
 
@@ -294,9 +294,9 @@ def test_ndjson_is_read_with_its_rows(read, tmp_path):
     (tmp_path / "x.ndjson").write_text("\n".join(map(json.dumps, rows)))
     photos, problems, _ = read(tmp_path / "x.ndjson")
     photo = photos["val/a.jpg"]
-    assert photo.address == "https://h/a.jpg?sig=1"
-    assert photo.drawn[0].geometry == Rectangle(160, 90, 320, 180)
-    assert [(joint.x, joint.y, joint.hidden) for joint in photo.drawn[0].joints] == [(160, 180, True)]
+    assert photo.url == "https://h/a.jpg?sig=1"
+    assert photo.objects[0].geometry == Rectangle(160, 90, 320, 180)
+    assert [(joint.x, joint.y, joint.hidden) for joint in photo.objects[0].keypoints] == [(160, 180, True)]
     assert [problem.item.partition(",")[0] for problem in problems] == ["line 2 (a.jpg)", "line 3"]
 
 
@@ -304,7 +304,7 @@ def test_photos_are_found_by_the_longest_ending_that_fits(tmp_path):
     for name in ("x/train/a.jpg", "x/val/a.jpg", "x/b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    photos = open_place(str(tmp_path), Settings(home=tmp_path / "h")).photos
+    photos = open_source(str(tmp_path), Settings(home=tmp_path / "h")).images
     assert photos.find("val/a.jpg") == "x/val/a.jpg"
     assert photos.find("C:\\data\\train\\a.jpg") == "x/train/a.jpg"
     assert photos.find("a.jpg") is None
@@ -376,4 +376,4 @@ def test_what_voc_says_of_a_photo_is_counted(read, tmp_path):
 def test_ids_of_coco_annotations_are_counted_as_not_kept(read, tmp_path):
     for split, annotations in (("train", 7), ("val", 14)):
         (tmp_path / f"instances_{split}.json").write_text(json.dumps(makers.coco_sheet()))
-        assert dict(read(tmp_path)[2].counts) == {IDS_LOST: annotations}
+        assert dict(read(tmp_path)[2].counts) == {IDS_NOT_KEPT: annotations}

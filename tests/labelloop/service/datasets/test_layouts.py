@@ -9,17 +9,17 @@ import pytest
 from exporters.validate import validate
 from labelloop.labeling.geometry.shapes import Polygon, Rectangle
 from labelloop.labeling.studio.sniff import KINDS
-from labelloop.service.datasets import DatasetError, Problem, open_place, read_dataset
+from labelloop.service.datasets import DatasetError, DatasetProblem, open_source, read_dataset
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
 
 
 def read(place, kind="auto", images=""):
     """(photos by file name, problems, the data set) of a place."""
-    data = read_dataset(open_place(str(place), Settings(), images=str(images)), kind)
-    found = list(data.photos())
-    photos = {each.name.rpartition("/")[2]: each for each in found if not isinstance(each, Problem)}
-    return photos, [each for each in found if isinstance(each, Problem)], data
+    data = read_dataset(open_source(str(place), Settings(), images=str(images)), kind)
+    found = list(data.images())
+    photos = {each.name.rpartition("/")[2]: each for each in found if not isinstance(each, DatasetProblem)}
+    return photos, [each for each in found if isinstance(each, DatasetProblem)], data
 
 
 def packed(folder, *, under=""):
@@ -70,15 +70,15 @@ def test_label_studios_yolo_is_read_as_it_comes(tmp_path, kind, form):
         place = packed(place, under="project-1/" if form != "zip" else "")
     photos, problems, data = read(place)
     assert (data.format, data.labels, problems) == (kind, ("Zebra", "apple pie", "car"), [])
-    assert [each.label for each in photos[NAMES[0]].drawn] == ["car", "Zebra"]
-    assert photos[NAMES[0]].drawn[0].geometry == Rectangle(64, 72, 192, 90)
+    assert [each.label for each in photos[NAMES[0]].objects] == ["car", "Zebra"]
+    assert photos[NAMES[0]].objects[0].geometry == Rectangle(64, 72, 192, 90)
     assert photos[NAMES[1]].annotated
     assert {flaw for flaw in validate(place).counts if flaw != "yolo-mixed"} == set()
 
 
 def test_turned_boxes_of_label_studio_are_turned_boxes(tmp_path):
     photos, _, _ = read(label_studio_yolo(tmp_path / "project", "yolo-obb"))
-    turned = photos[NAMES[0]].drawn[1].geometry
+    turned = photos[NAMES[0]].objects[1].geometry
     assert (turned.width, turned.height, turned.rotation) == pytest.approx((192, 90, 30))
 
 
@@ -87,15 +87,15 @@ def test_outlines_among_label_studios_turned_boxes_are_kept(tmp_path):
     with (folder / "labels/0a1b2c3d-a.txt").open("a") as file:
         file.write("\n1 0.01 0.01 0.3 0.02 0.2 0.4\n")
     photos, problems, _ = read(folder)
-    assert isinstance(photos[NAMES[0]].drawn[2].geometry, Polygon)
+    assert isinstance(photos[NAMES[0]].objects[2].geometry, Polygon)
     assert problems == []
 
 
 def test_key_points_without_a_model_index_have_numbers_for_names(tmp_path):
     photos, problems, data = read(label_studio_yolo(tmp_path / "p", "yolo-pose", joints=("nose", "tail", "ear")))
-    assert (data.joints, problems) == (("point 0", "point 1"), [])
-    assert len(photos[NAMES[0]].drawn[0].joints) == 2
-    assert validate(tmp_path / "p").kept == []
+    assert (data.keypoint_names, problems) == (("point 0", "point 1"), [])
+    assert len(photos[NAMES[0]].objects[0].keypoints) == 2
+    assert validate(tmp_path / "p").issues == []
 
 
 def test_label_studios_yolo_without_images_takes_the_photos_it_was_made_of(tmp_path):
@@ -104,7 +104,7 @@ def test_label_studios_yolo_without_images_takes_the_photos_it_was_made_of(tmp_p
         read(place)
     makers.make_photos(tmp_path / "photos", ("a.jpg", "empty.jpg"))  # as they were before they were uploaded
     photos, _, _ = read(place, images=tmp_path / "photos")
-    assert [len(photos[name].drawn) for name in ("a.jpg", "empty.jpg")] == [2, 0]
+    assert [len(photos[name].objects) for name in ("a.jpg", "empty.jpg")] == [2, 0]
 
 
 def test_label_studios_coco_finds_its_photos(tmp_path):
@@ -118,10 +118,10 @@ def test_label_studios_coco_finds_its_photos(tmp_path):
     box = {"id": 0, "image_id": 0, "category_id": 0, "segmentation": [], "bbox": [64.0, 72.0, 192.0, 90.0]}
     sheet["annotations"] = [box | {"ignore": 0, "iscrowd": 0, "area": 17280.0}]
     (tmp_path / "result.json").write_text(json.dumps(sheet))
-    place = open_place(str(tmp_path), Settings())
-    (photo,) = read_dataset(place).photos()
-    assert photo.drawn[0].geometry == Rectangle(64, 72, 192, 90)
-    assert place.photos.find(photo.name) == f"images/{NAMES[0]}"
+    place = open_source(str(tmp_path), Settings())
+    (photo,) = read_dataset(place).images()
+    assert photo.objects[0].geometry == Rectangle(64, 72, 192, 90)
+    assert place.images.find(photo.name) == f"images/{NAMES[0]}"
     assert set(validate(tmp_path).counts) == {"coco-image-name", "coco-annotation-id"}  # it leads out; it is 0
 
 
@@ -143,11 +143,11 @@ def test_darknet_is_read_with_its_lists(tmp_path, names, zipped):
     place = packed(folder) if zipped else folder
     photos, problems, data = read(place)
     assert (data.labels, problems) == (("bus", "car"), [])
-    assert [each.label for each in photos["a.jpg"].drawn] == ["car"]
+    assert [each.label for each in photos["a.jpg"].objects] == ["car"]
     assert {name: photo.split for name, photo in photos.items()} == {"a.jpg": "train", "empty.jpg": "val"}
     found = validate(place)
-    assert found.kept == []
-    assert found.looked_at["label files"] == 2
+    assert found.issues == []
+    assert found.checked["label files"] == 2
 
 
 def test_every_layout_that_is_read_is_validated(tmp_path):
@@ -160,10 +160,10 @@ def test_every_layout_that_is_read_is_validated(tmp_path):
     (tmp_path / "nd/x.ndjson").write_text('{"type": "dataset", "class_names": {"0": "car"}}\n')
     for name in ("coco", "voc", "yolo", "classes", "nd"):
         places = [tmp_path / name, packed(tmp_path / name)]
-        assert validate(places[0]).looked_at == validate(places[1]).looked_at
-    assert validate(tmp_path / "classes").looked_at == {"images": 3}
-    assert validate(tmp_path / "results.json").looked_at == {"images": 1}
-    assert validate(tmp_path / "yolo/data.yaml").looked_at["label files"] == 4
+        assert validate(places[0]).checked == validate(places[1]).checked
+    assert validate(tmp_path / "classes").checked == {"images": 3}
+    assert validate(tmp_path / "results.json").checked == {"images": 1}
+    assert validate(tmp_path / "yolo/data.yaml").checked["label files"] == 4
 
 
 def test_what_an_import_cannot_read_is_never_called_good(tmp_path):
@@ -172,7 +172,7 @@ def test_what_an_import_cannot_read_is_never_called_good(tmp_path):
     file.write_text(file.read_text().replace("object>", "Object>"))
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
     (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\nempty\n")
-    assert [each.flaw for each in validate(tmp_path).kept] == ["label-unread"]
+    assert [each.flaw for each in validate(tmp_path).issues] == ["label-unread"]
 
 
 def test_several_data_sets_in_a_folder_are_validated_and_asked_about(tmp_path):
@@ -180,14 +180,14 @@ def test_several_data_sets_in_a_folder_are_validated_and_asked_about(tmp_path):
     makers.make_yolo(tmp_path / "two", "detect")
     with pytest.raises(DatasetError, match="one, two"):
         read(tmp_path)
-    assert {"VOC files", "label files"} <= set(validate(tmp_path).looked_at)
+    assert {"VOC files", "label files"} <= set(validate(tmp_path).checked)
 
 
 def test_an_empty_line_in_a_list_of_classes_is_a_number_of_no_class(tmp_path):
     folder = label_studio_yolo(tmp_path / "project", "yolo-detect")
     (folder / "classes.txt").write_text("Zebra\n\ncar\n\n")
     photos, problems, data = read(folder)
-    assert [each.label for each in photos[NAMES[0]].drawn] == ["car", "Zebra"]
+    assert [each.label for each in photos[NAMES[0]].objects] == ["car", "Zebra"]
     assert (data.labels, problems) == (("Zebra", "car"), [])
 
 
@@ -200,11 +200,11 @@ def test_photos_beside_the_folder_of_labels_are_found(tmp_path, kind):
     if kind == "coco":
         (tmp_path / "labels of it/annotations").mkdir()
         (tmp_path / "labels of it/instances.json").rename(tmp_path / "labels of it/annotations/instances.json")
-    place = open_place(str(tmp_path), Settings())
-    found = [each for each in read_dataset(place).photos() if not isinstance(each, Problem)]
-    assert sum(len(each.drawn) for each in found) == {"coco": 7, "voc": 3, "yolo": 3}[kind]
-    assert all(place.photos.find(each.name) for each in found)
-    assert validate(tmp_path).looked_at["photos"] == len(found)
+    place = open_source(str(tmp_path), Settings())
+    found = [each for each in read_dataset(place).images() if not isinstance(each, DatasetProblem)]
+    assert sum(len(each.objects) for each in found) == {"coco": 7, "voc": 3, "yolo": 3}[kind]
+    assert all(place.images.find(each.name) for each in found)
+    assert validate(tmp_path).checked["photos"] == len(found)
 
 
 def test_a_folder_of_labels_alone_asks_for_the_photos(tmp_path):
@@ -241,7 +241,7 @@ def test_a_zip_larger_than_the_disk_is_not_unpacked(tmp_path, monkeypatch):
 def test_what_was_unpacked_goes_with_the_place(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    place = open_place(str(packed(makers.make_yolo(tmp_path / "set", "detect"))), Settings())
+    place = open_source(str(packed(makers.make_yolo(tmp_path / "set", "detect"))), Settings())
     assert list((tmp_path / "temporary").iterdir())
     del place
     assert not list((tmp_path / "temporary").iterdir())
@@ -251,7 +251,7 @@ def test_names_in_a_zip_stay_in_its_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("../../out.txt", "/abs.txt", "set\\images\\a.jpg", "set\\labels\\a.txt", "__MACOSX/set/._a.jpg"):
             archive.writestr(name, b"")
-    place = open_place(str(tmp_path / "x.zip"), Settings())
+    place = open_source(str(tmp_path / "x.zip"), Settings())
     assert not (tmp_path.parent / "out.txt").exists()
     assert "set/images/a.jpg" in place.files.names or "images/a.jpg" in place.files.names
 
@@ -282,7 +282,7 @@ SAMPLES = {
 
 
 def test_every_foreign_kind_has_a_sample():
-    assert set(SAMPLES) == {name for name, kind in KINDS.items() if kind.instead_of_labels}
+    assert set(SAMPLES) == {name for name, kind in KINDS.items() if kind.fix_for_data_set}
 
 
 @pytest.mark.parametrize("name", ["file.json", "file.jsonl", "file.ndjson", "forced"])
@@ -293,7 +293,7 @@ def test_files_of_other_tools_are_named_with_what_to_do(tmp_path, kind, value, n
     with pytest.raises(DatasetError) as told:
         read(file, "coco" if name == "forced" else "auto")
     assert KINDS[kind].what in told.value.message
-    assert told.value.fix == KINDS[kind].instead_of_labels
+    assert told.value.fix == KINDS[kind].fix_for_data_set
 
 
 def test_photos_beside_labels_of_another_tool_are_not_taken_for_plain(tmp_path):
@@ -346,7 +346,7 @@ def test_classes_that_are_no_texts_are_named(tmp_path, names):
 
 def test_a_bucket_is_not_searched_for_an_archive():
     with pytest.raises(DatasetError, match="this machine only"):
-        open_place("s3://bucket/set.zip", Settings())
+        open_source("s3://bucket/set.zip", Settings())
 
 
 def test_yolo_of_many_splits_finds_each_photos_own_labels(tmp_path):
@@ -356,6 +356,6 @@ def test_yolo_of_many_splits_finds_each_photos_own_labels(tmp_path):
         (tmp_path / split / "_darknet.labels").write_text("car\nbus\n")
     photos, problems, data = read(tmp_path)
     assert (data.labels, problems) == (("car", "bus"), [])
-    kinds = [each.drawn[0].label for each in data.photos()]
+    kinds = [each.objects[0].label for each in data.images()]
     assert kinds == ["car", "bus"]
-    assert np.array_equal(photos["a.jpg"].drawn[0].geometry.bounds, (288, 162, 352, 198))
+    assert np.array_equal(photos["a.jpg"].objects[0].geometry.bounds, (288, 162, 352, 198))

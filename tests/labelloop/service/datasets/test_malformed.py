@@ -11,12 +11,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporters.importing.label_config import new_interface
+from exporters.importing.label_config import new_label_config
 from exporters.importing.region_writer import RegionWriter
 from exporters.importing.requirements import scan
 from exporters.validate import validate
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.datasets import Problem, open_place, read_dataset
+from labelloop.service.datasets import DatasetProblem, open_source, read_dataset
 from labelloop.service.errors import LabelloopError
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
@@ -69,16 +69,16 @@ def look(place, objects, kind="auto"):
     """Reads and validates a place; ``objects`` are the photos that have some."""
     problems = []
     try:
-        data = read_dataset(open_place(str(place), Settings()), kind)
-        found = list(data.photos())
-        problems = [each for each in found if isinstance(each, Problem)]
-        photos = [each for each in found if not isinstance(each, Problem)]
-        config = LabelConfig.parse(new_interface(scan(data)))
-        placer = RegionWriter(config, config.images[0], crowds=True, tell=problems.append)
+        data = read_dataset(open_source(str(place), Settings()), kind)
+        found = list(data.images())
+        problems = [each for each in found if isinstance(each, DatasetProblem)]
+        photos = [each for each in found if not isinstance(each, DatasetProblem)]
+        config = LabelConfig.parse(new_label_config(scan(data)))
+        placer = RegionWriter(config, config.images[0], crowds=True, report=problems.append)
         for photo in photos:
-            assert not (photo.annotated and not photo.drawn and Path(photo.name).name in objects), problems
-            if photo.drawn and photo.width:
-                json.dumps(placer.place(photo, "x").results, allow_nan=False)
+            assert not (photo.annotated and not photo.objects and Path(photo.name).name in objects), problems
+            if photo.objects and photo.width:
+                json.dumps(placer.write(photo, "x").results, allow_nan=False)
     except LabelloopError as error:
         assert Path(place).name in str(error) or str(Path(place).parent) in str(error)  # noqa: PT017
         assert len(str(error)) < 1000  # noqa: PT017

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from labelloop.service.datasets import Problem, open_place, read_dataset
+from labelloop.service.datasets import DatasetProblem, open_source, read_dataset
 from labelloop.service.settings import Settings
 from tests import dataset_makers as makers
 
@@ -14,9 +14,9 @@ def read(tmp_path):
     """(photos by file name, problems) of a place."""
 
     def read(place, kind="auto"):
-        found = list(read_dataset(open_place(str(place), Settings(home=tmp_path / "home")), kind).photos())
-        photos = {each.name.rpartition("/")[2]: each for each in found if not isinstance(each, Problem)}
-        return photos, [each for each in found if isinstance(each, Problem)]
+        found = list(read_dataset(open_source(str(place), Settings(home=tmp_path / "home")), kind).images())
+        photos = {each.name.rpartition("/")[2]: each for each in found if not isinstance(each, DatasetProblem)}
+        return photos, [each for each in found if isinstance(each, DatasetProblem)]
 
     return read
 
@@ -59,7 +59,7 @@ def test_yolo_rows_are_read_whatever_mark_they_begin_with(read, tmp_path, encodi
     file = tmp_path / "labels/a.txt"
     file.write_text(file.read_text(), encoding=encoding)
     photos, problems = read(tmp_path)
-    assert (len(photos["a.jpg"].drawn), problems) == (2, [])
+    assert (len(photos["a.jpg"].objects), problems) == (2, [])
 
 
 @pytest.mark.parametrize("sheet", [True, False])
@@ -121,7 +121,7 @@ def test_python_nan_in_coco_costs_its_annotation_alone(read, tmp_path):
     sheet["annotations"][0]["area"] = float("nan")
     sheet["annotations"][-1] |= {"bbox": [float("nan"), 1, 5, float("inf")]}
     photos, problems = read(makers.make_coco(tmp_path, sheet))
-    assert len(photos["a.jpg"].drawn) == 4
+    assert len(photos["a.jpg"].objects) == 4
     assert not photos["ünï côde.jpg"].annotated
     assert len(problems) == 1
 
@@ -162,7 +162,7 @@ def test_a_voc_photo_is_found_by_the_name_of_its_file_too(read, tmp_path, told):
     name = "" if told is None else f"<filename>{told}</filename>"
     file.write_text(file.read_text().replace("<filename>a.jpg</filename>", name))
     photos, problems = read(tmp_path)
-    assert (len(photos["a.jpg"].drawn), problems) == (2, [])
+    assert (len(photos["a.jpg"].objects), problems) == (2, [])
 
 
 def test_voc_masks_that_cannot_be_read_are_named(read, tmp_path):
@@ -170,7 +170,7 @@ def test_voc_masks_that_cannot_be_read_are_named(read, tmp_path):
     (tmp_path / "SegmentationObject").mkdir()
     (tmp_path / "SegmentationObject/a.png").write_bytes(b"no image")
     photos, problems = read(tmp_path)
-    assert len(photos["a.jpg"].drawn) == 2  # the boxes
+    assert len(photos["a.jpg"].objects) == 2  # the boxes
     assert [problem.item for problem in problems] == ["SegmentationObject/a.png"]
 
 
@@ -219,8 +219,8 @@ def test_a_model_whose_results_cannot_be_read_has_not_found_nothing(read, tmp_pa
 def test_plain_photos_are_not_annotated_and_what_lies_beside_is_named(tmp_path):
     makers.make_photos(tmp_path)
     (tmp_path / "labels.csv").write_text("image,label\na.jpg,car\n")
-    data = read_dataset(open_place(str(tmp_path), Settings(home=tmp_path / "home")))
-    assert not any(photo.annotated for photo in data.photos())
+    data = read_dataset(open_source(str(tmp_path), Settings(home=tmp_path / "home")))
+    assert not any(photo.annotated for photo in data.images())
     assert "labels.csv" in data.notes[0]
 
 

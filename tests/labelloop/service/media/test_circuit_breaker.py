@@ -6,8 +6,8 @@ import pytest
 import stamina
 
 from labelloop.service.media import Media, MediaMissing, MediaUnreachable
-from labelloop.service.media.circuit_breaker import PAUSE_S, SILENT, HostCircuitBreaker
-from labelloop.service.media.errors import NoAnswer
+from labelloop.service.media.circuit_breaker import MAX_FAILURES, PAUSE_S, HostCircuitBreaker
+from labelloop.service.media.errors import MediaHostSilent
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 from tests.web_server import WebServer
@@ -41,11 +41,11 @@ def ask(clock):
     return ask
 
 
-SILENCE = NoAnswer("http://a/1.jpg", "not there in time")
+SILENCE = MediaHostSilent("http://a/1.jpg", "not there in time")
 
 
 def test_silent_host_is_left_alone_for_a_while(ask, clock):
-    assert all(ask(SILENCE) for _ in range(SILENT))
+    assert all(ask(SILENCE) for _ in range(MAX_FAILURES))
     assert not ask()
     assert ask(host="b")
     clock.now += PAUSE_S
@@ -53,13 +53,13 @@ def test_silent_host_is_left_alone_for_a_while(ask, clock):
     assert not ask()
     clock.now += PAUSE_S
     assert ask()
-    assert all(ask(SILENCE) for _ in range(SILENT))
+    assert all(ask(SILENCE) for _ in range(MAX_FAILURES))
 
 
 @pytest.mark.parametrize("answer", [None, MediaMissing("u", "404"), MediaUnreachable("u", "the host answered 500")])
 def test_host_that_answers_anything_is_asked_on(ask, answer):
     for _ in range(3):
-        assert all(ask(SILENCE) for _ in range(SILENT - 1))
+        assert all(ask(SILENCE) for _ in range(MAX_FAILURES - 1))
         assert ask(answer)
 
 
@@ -77,11 +77,11 @@ def test_label_studio_that_is_down_is_not_waited_for_by_every_image(tmp_path, mo
     once = media._downloader._once
     monkeypatch.setattr(media._downloader, "_once", lambda *each: asked.append(each) or once(*each))
     reasons = []
-    for number in range(SILENT + 20):
+    for number in range(MAX_FAILURES + 20):
         with pytest.raises(MediaUnreachable) as error:
             media.size(f"/data/upload/1/{number}.jpg")
         reasons.append(error.value.reason)
-    assert len({address for address, *_ in asked}) == SILENT
+    assert len({address for address, *_ in asked}) == MAX_FAILURES
     assert "127.0.0.1:1 was silent" in reasons[-1]
     media.close()
     studio.close()

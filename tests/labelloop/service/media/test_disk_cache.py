@@ -37,7 +37,7 @@ def test_the_oldest_use_goes_first_when_the_cache_is_full(tmp_path):
 
 def test_a_file_larger_than_the_cache_is_readable_and_goes_next(tmp_path):
     cache = DiskCache(tmp_path, 10)
-    with cache.opened("large", writer(b"x" * 100)) as file:
+    with cache.open("large", writer(b"x" * 100)) as file:
         assert file.read() == b"x" * 100
     cache.path("next", writer(b"y"))
     assert [path.read_bytes() for path in kept(tmp_path)] == [b"y"]
@@ -45,8 +45,8 @@ def test_a_file_larger_than_the_cache_is_readable_and_goes_next(tmp_path):
 
 def test_an_open_file_stays_whole_when_it_is_dropped(tmp_path):
     cache = DiskCache(tmp_path, 10)
-    with cache.opened("a", writer(b"first")) as file:
-        cache.drop("a")
+    with cache.open("a", writer(b"first")) as file:
+        cache.remove("a")
         assert file.read() == b"first"
 
 
@@ -86,7 +86,7 @@ def _work(folder, seed):
     for n in range(150):
         name = f"{(n * 7 + seed) % 40}"
         content = name.encode() * 500
-        with cache.opened(name, writer(content)) as file:
+        with cache.open(name, writer(content)) as file:
             if file.read() != content:
                 os._exit(1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from labelloop.service.media import MediaMissing, MediaTooLarge, NotAnImage, load_photo, photo_size
+from labelloop.service.media import MediaMissing, MediaTooLarge, NotAnImage, image_size, load_image
 from labelloop.service.memory_budget import MemoryBudget
 
 
@@ -45,11 +45,11 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file_becomes_rgb(kind):
-    photo = load_photo(KINDS[kind]())
-    assert (photo.image.shape, photo.image.dtype) == ((48, 64, 3), np.uint8)
+    photo = load_image(KINDS[kind]())
+    assert (photo.pixels.shape, photo.pixels.dtype) == ((48, 64, 3), np.uint8)
     assert (photo.width, photo.height) == (64, 48)
     for at, colour in CORNERS.items():
-        assert np.abs(photo.image[at].astype(int) - colour).max() <= 8, at
+        assert np.abs(photo.pixels[at].astype(int) - colour).max() <= 8, at
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -60,49 +60,49 @@ def test_exif_orientation_is_applied_as_pillow_itself_applies_it(format_, orient
     data = encoded(scene(), format_, exif=exif)
     with Image.open(io.BytesIO(data)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    photo = load_photo(data)
-    assert np.array_equal(photo.image, upright)
-    assert (photo.width, photo.height) == photo_size(data) == upright.shape[1::-1]
+    photo = load_image(data)
+    assert np.array_equal(photo.pixels, upright)
+    assert (photo.width, photo.height) == image_size(data) == upright.shape[1::-1]
 
 
 def test_a_smaller_picture_keeps_the_size_of_the_original():
     exif = Image.Exif()
     exif[0x0112] = 6
-    photo = load_photo(encoded(scene(1600, 1200), "JPEG", exif=exif), max_side=320)
-    assert photo.image.shape == (320, 240, 3)
+    photo = load_image(encoded(scene(1600, 1200), "JPEG", exif=exif), max_side=320)
+    assert photo.pixels.shape == (320, 240, 3)
     assert (photo.width, photo.height) == (1200, 1600)
-    assert photo.image[10, 10].tolist()[2] > 240  # the lower left corner has turned to the upper left
+    assert photo.pixels[10, 10].tolist()[2] > 240  # the lower left corner has turned to the upper left
 
 
 def test_a_picture_that_is_small_already_is_not_enlarged():
-    assert load_photo(encoded(scene(), "PNG"), max_side=640).image.shape == (48, 64, 3)
+    assert load_image(encoded(scene(), "PNG"), max_side=640).pixels.shape == (48, 64, 3)
 
 
 def test_transparency_lies_on_white():
     image = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert load_photo(encoded(image, "PNG")).image.tolist() == np.full((4, 4, 3), 255).tolist()
+    assert load_image(encoded(image, "PNG")).pixels.tolist() == np.full((4, 4, 3), 255).tolist()
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert load_photo(encoded(palette, "PNG", transparency=1)).image[0, 0].tolist() == [255, 255, 255]
+    assert load_image(encoded(palette, "PNG", transparency=1)).pixels[0, 0].tolist() == [255, 255, 255]
 
 
 def test_sixteen_bits_keep_their_high_byte():
     grey = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)
-    photo = load_photo(encoded(Image.fromarray(grey), "PNG"))
-    assert photo.image[..., 0].tolist() == [[0, 0, 1], [128, 255, 255]]
+    photo = load_image(encoded(Image.fromarray(grey), "PNG"))
+    assert photo.pixels[..., 0].tolist() == [[0, 0, 1], [128, 255, 255]]
 
 
 def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    photo = load_photo(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50))
-    assert photo.image[0, 0].tolist() == [255, 0, 0]
+    photo = load_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=50))
+    assert photo.pixels[0, 0].tolist() == [255, 0, 0]
 
 
 def test_a_file_and_an_open_file_read_alike(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(encoded(scene(), "PNG"))
     with path.open("rb") as file:
-        assert np.array_equal(load_photo(path).image, load_photo(file).image)
+        assert np.array_equal(load_image(path).pixels, load_image(file).pixels)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_file_and_an_open_file_read_alike(tmp_path):
 )
 def test_what_is_no_image_is_named(data, says):
     with pytest.raises(NotAnImage, match=says):
-        load_photo(data)
+        load_image(data)
     with pytest.raises(NotAnImage, match=says):
-        photo_size(data)
+        image_size(data)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "progressive jpeg", "png", "webp", "tiff", "gif"])
@@ -131,28 +131,28 @@ def test_a_file_cut_short_is_an_error_and_no_half_picture(kind, keep):
     options |= {"webp": ("WEBP", {}), "tiff": ("TIFF", {}), "gif": ("GIF", {})}
     data = encoded(noise, options[kind][0], **options[kind][1])
     with pytest.raises(NotAnImage):
-        load_photo(data[: int(len(data) * keep)], name="cut.jpg")
+        load_image(data[: int(len(data) * keep)], name="cut.jpg")
 
 
 def test_too_many_pixels_are_refused_from_the_header():
     data = encoded(Image.new("1", (11_000, 11_000)), "PNG")  # 121 million pixels in some kilobytes
     assert len(data) < 50_000
-    for call in (load_photo, photo_size):
+    for call in (load_image, image_size):
         with pytest.raises(MediaTooLarge, match="LABELLOOP_MEDIA_MAX_PIXELS"):
             call(data)
     with pytest.raises(MediaTooLarge, match="64 x 48"):
-        load_photo(KINDS["png"](), max_pixels=64 * 48 - 1)
-    assert load_photo(KINDS["png"](), max_pixels=64 * 48).width == 64
+        load_image(KINDS["png"](), max_pixels=64 * 48 - 1)
+    assert load_image(KINDS["png"](), max_pixels=64 * 48).width == 64
 
 
 def test_a_missing_file_is_missing(tmp_path):
     with pytest.raises(MediaMissing):
-        load_photo(tmp_path / "no.jpg")
+        load_image(tmp_path / "no.jpg")
 
 
 def test_a_colour_profile_does_no_harm():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert load_photo(encoded(scene(), "JPEG", icc_profile=profile)).width == 64
+    assert load_image(encoded(scene(), "JPEG", icc_profile=profile)).width == 64
 
 
 def noise(mode, size=(1733, 1211)):
@@ -169,27 +169,27 @@ def test_conversion_in_bands_equals_conversion_at_once(mode, max_side):
     with Image.open(io.BytesIO(data)) as image:
         white = Image.new("RGBA", image.size, "white")
         at_once = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    photo = load_photo(data, max_side=max_side)
+    photo = load_image(data, max_side=max_side)
     if max_side:
-        at_once = at_once.resize((photo.image.shape[1], photo.image.shape[0]), Image.Resampling.BILINEAR)
-    difference = np.abs(photo.image.astype(int) - np.asarray(at_once))
+        at_once = at_once.resize((photo.pixels.shape[1], photo.pixels.shape[0]), Image.Resampling.BILINEAR)
+    difference = np.abs(photo.pixels.astype(int) - np.asarray(at_once))
     assert difference.max() <= (1 if max_side else 0)
     assert (difference > 0).mean() < 0.01
 
 
 def test_jpeg_2000_is_decoded_at_a_reduced_size():
     data = encoded(noise("RGB"), "JPEG2000")
-    photo = load_photo(data, max_side=200)
-    assert (photo.width, photo.height, max(photo.image.shape)) == (1733, 1211, 200)
-    whole = Image.fromarray(load_photo(data).image).resize(photo.image.shape[1::-1], Image.Resampling.BILINEAR)
-    assert np.abs(photo.image.astype(int) - np.asarray(whole)).mean() < 8
+    photo = load_image(data, max_side=200)
+    assert (photo.width, photo.height, max(photo.pixels.shape)) == (1733, 1211, 200)
+    whole = Image.fromarray(load_image(data).pixels).resize(photo.pixels.shape[1::-1], Image.Resampling.BILINEAR)
+    assert np.abs(photo.pixels.astype(int) - np.asarray(whole)).mean() < 8
 
 
 def test_an_image_heavier_than_the_budget_is_refused():
     data = encoded(noise("RGB"), "WEBP", lossless=True)
     with pytest.raises(MediaTooLarge, match=r"1733 x 1211 pixels of WEBP.*LABELLOOP_MEDIA_MEMORY_BYTES"):
-        load_photo(data, max_side=100, budget=MemoryBudget(30 << 20))
-    assert load_photo(data, max_side=100, budget=MemoryBudget(80 << 20)).width == 1733
+        load_image(data, max_side=100, budget=MemoryBudget(30 << 20))
+    assert load_image(data, max_side=100, budget=MemoryBudget(80 << 20)).width == 1733
 
 
 PEAK = """
@@ -247,4 +247,4 @@ def test_png_orientation_is_read_without_decoding(behind, monkeypatch):
     with Image.open(io.BytesIO(data)) as image:
         upright = ImageOps.exif_transpose(image).size
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("pixels were decoded"))
-    assert photo_size(data) == upright == (48, 64)
+    assert image_size(data) == upright == (48, 64)

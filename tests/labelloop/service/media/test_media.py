@@ -14,9 +14,9 @@ import stamina
 from PIL import Image
 
 from labelloop.service.media import (
-    HostRefused,
     Media,
     MediaError,
+    MediaHostRefused,
     MediaMissing,
     MediaTooLarge,
     MediaUnreachable,
@@ -188,7 +188,7 @@ def test_the_token_goes_to_label_studios_media_alone(media, label_studio):
     ],
 )
 def test_private_addresses_are_refused_in_every_spelling(media, url):
-    with pytest.raises(HostRefused, match="LABELLOOP_MEDIA_HOSTS"):
+    with pytest.raises(MediaHostRefused, match="LABELLOOP_MEDIA_HOSTS"):
         media().photo(url)
 
 
@@ -197,7 +197,7 @@ def test_a_public_name_that_leads_to_a_private_address_is_refused_when_it_is_con
     inside = hosts()
     inside.answers["/a.png"] = (200, {}, png())
     monkeypatch.setattr("socket.getaddrinfo", lambda host, port, *_, **__: [(2, 1, 6, "", ("127.0.0.1", port))])
-    with pytest.raises(HostRefused, match=r"photos\.example\.com"):
+    with pytest.raises(MediaHostRefused, match=r"photos\.example\.com"):
         media().photo(f"http://photos.example.com:{inside.server_port}/a.png")
     assert inside.asked == []
 
@@ -205,10 +205,10 @@ def test_a_public_name_that_leads_to_a_private_address_is_refused_when_it_is_con
 def test_a_redirect_to_a_private_address_is_refused(media, label_studio, hosts):
     inside = hosts()
     label_studio.answers["/data/upload/1/a.png"] = (302, {"Location": f"{inside.url}/secret.png"}, b"")
-    with pytest.raises(HostRefused):
+    with pytest.raises(MediaHostRefused):
         media().photo("/data/upload/1/a.png")
     label_studio.answers["/data/upload/1/b.png"] = (302, {"Location": "file:///etc/passwd"}, b"")
-    with pytest.raises(HostRefused):
+    with pytest.raises(MediaHostRefused):
         media().photo("/data/upload/1/b.png")
     assert inside.asked == []
 
@@ -347,7 +347,7 @@ def test_local_files_are_read_from_the_disk_inside_their_root_only(media, tmp_pa
     assert media.path("/data/local-files/?d=photos/a%20b.png") == root / "photos" / "a b.png"
     assert media.size("/data/local-files/?d=/photos/a b.png") == (6, 4)
     for way in ("../secret.png", "photos/../../secret.png", "link.png", "%2e%2e/secret.png", ""):
-        with pytest.raises(HostRefused):
+        with pytest.raises(MediaHostRefused):
             media.photo(f"/data/local-files/?d={way}")
     with pytest.raises(MediaMissing):
         media.photo("/data/local-files/?d=photos/none.png")
