@@ -5,89 +5,94 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
 
-from exporters.console import Json, counted, progress_bar, shown, write_json
-from exporters.dataset.diff import Change, ClassChange, Differences, differences
-from exporters.dataset.gc import GRACE_H, Garbage, collect, look
+from exporters.console import JsonPath, pluralize, progress_bar, terminal_label, write_json
+from exporters.dataset.gc import GRACE_H, Garbage, collect_garbage, find_garbage
 from exporters.dataset.pull import pull
-from exporters.dataset.signed_links import LONGEST_HOURS, linked, signer
+from exporters.dataset.signed_links import LONGEST_HOURS, signed_lines, signer
 from exporters.dataset.versions import read_head, read_version, versions
 from exporters.errors import BadOption
 from exporters.formats import format_names
-from exporters.report.page import html_report
 from labelloop.service.logging import setup_logging
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from labelloop.service.studio import Studio
 
-_SHOWN = 20
+if TYPE_CHECKING:
+    from exporters.dataset.diff import ChangeCounts, ClassChange, Differences
+
+# Changed images that `dataset diff` prints, and missing images of each reason that `dataset pull` prints.
+_SAMPLES, _MISSING = 20, 3
 
 
-def dataset_list(url: str, *, json: Json = None) -> int:
-    """List the versions of a data set, the published one marked.
+def dataset_list(url: str, *, json: JsonPath = None) -> int:
+    """List the versions of a data set and mark the published one.
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
         json: where to write the list as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
     head, _ = read_head(store)
-    found = list(versions(store))
-    told: list[dict[str, Any]] = [
+    manifests = list(versions(store))
+    entries: list[dict[str, Any]] = [
         {
-            "version": each.version,
-            "head": head is not None and head.version == each.version,
-            "parent": each.parent,
-            "created_at": each.created_at,
-            "published": each.published,
-            "refused": each.refused,
-            "images": dict(each.splits),
-            "formats": list(each.formats),
-            "classes": dict(each.classes),
-            "source": dict(each.source),
-            "bytes": sum(shard.size for shard in each.shards().values()) + sum(file.size for file in each.files),
+            "version": manifest.version,
+            "head": head is not None and head.version == manifest.version,
+            "parent": manifest.parent,
+            "created_at": manifest.created_at,
+            "published": manifest.published,
+            "refused": manifest.refused,
+            "images": dict(manifest.splits),
+            "formats": list(manifest.formats),
+            "classes": dict(manifest.classes),
+            "source": dict(manifest.source),
+            "bytes": sum(shard.size for shard in manifest.shards().values())
+            + sum(file.size for file in manifest.files),
         }
-        for each in found
+        for manifest in manifests
     ]
-    if write_json(json, told):
+    if write_json(json, entries):
         return 0
-    for each in told:
-        splits = ", ".join(f"{name} {count}" for name, count in each["images"].items())
-        note = "" if each["published"] else f"  not published: {each['refused']}"
+    for entry in entries:
+        splits = ", ".join(f"{name} {count}" for name, count in entry["images"].items())
+        note = "" if entry["published"] else f"  not published: {entry['refused']}"
         print(
-            f"{'*' if each['head'] else ' '} {each['version']}  {each['created_at']}  images: {splits}"
-            f"  formats: {', '.join(each['formats'])}{note}"
+            f"{'*' if entry['head'] else ' '} {entry['version']}  {entry['created_at']}  images: {splits}"
+            f"  formats: {', '.join(entry['formats'])}{note}"
         )
-    if not found:
+    if not manifests:
         print(f"No version at {url} yet. `labelloop export --to {url} --from ...` makes the first.")
     return 0
 
 
-def dataset_diff(url: str, a: str, b: str = "latest", *, json: Json = None) -> int:
-    """Say what changed from one version of a data set to another: tasks, images, splits, classes and objects.
+def dataset_diff(url: str, a: str, b: str = "latest", *, json: JsonPath = None) -> int:
+    """Compare two versions of a data set: tasks, images, splits, classes and objects.
 
-    Objects are compared by class and place in a format that both versions have. One that is gone and one that is new
-    are the same object, moved or relabelled, where their boxes overlap by half (IoU).
+    Objects are compared by class and position in a format that both versions have. A removed and an added object count
+    as one that was moved or relabelled if the IoU of their boxes is at least 0.5.
 
     ```
     labelloop dataset diff s3://bucket/cars 11 12
     ```
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-        a: the version before, such as 11 or v000011.
-        b: the version after; "latest" is the published one.
-        json: where to write it as JSON ("-": to the standard output).
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        a: the earlier version, such as 11 or v000011.
+        b: the later version; "latest" is the published one.
+        json: where to write the changes as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
-    found = differences(store, read_version(store, a), read_version(store, b))
-    if not write_json(json, found):
-        print(diff_text(found))
+    from exporters.dataset.diff import diff_versions  # imports SciPy
+
+    changes = diff_versions(store, read_version(store, a), read_version(store, b))
+    if not write_json(json, changes):
+        print(diff_text(changes))
     return 0
 
 
@@ -97,12 +102,12 @@ def dataset_gc(
     keep: int | None = None,
     grace: float = GRACE_H,
     delete: Annotated[bool, Parameter(negative=())] = False,
-    json: Json = None,
+    json: JsonPath = None,
 ) -> int:
-    """Say what of a data set nobody refers to any more and, with --delete, remove it.
+    """List what no version of a data set refers to; with --delete, remove it.
 
-    Objects and unfinished files of exports that were killed, objects of versions that are gone, and with --keep the
-    older versions. Nothing is removed that is younger than the grace period, so exports may go on meanwhile.
+    This covers objects and unfinished files of killed exports, objects of removed versions, and with --keep the older
+    versions. Nothing younger than the grace period is removed, so exports may run at the same time.
 
     ```
     labelloop dataset gc s3://bucket/cars --keep 10
@@ -110,85 +115,85 @@ def dataset_gc(
     ```
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-        keep: keep only so many published versions, counted from the newest; without it all of them stay.
-        grace: hours for which everything stays after it was written; longer than any export takes.
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        keep: the number of published versions to keep, counted from the newest; default: all.
+        grace: hours during which new objects and versions are never removed; longer than any export takes.
         delete: remove it; without this nothing is changed.
-        json: where to write what goes as JSON ("-": to the standard output).
+        json: where to write what is removed as JSON ("-": to the standard output).
     """
     store = open_store(url, Settings())
     if delete:
         with progress_bar("objects") as progress:
-            found = collect(store, keep=keep, grace_h=grace, progress=progress)
+            garbage = collect_garbage(store, keep=keep, grace_h=grace, progress=progress)
     else:
-        found = look(store, keep=keep, grace_h=grace)
-    if not write_json(json, found):
-        print(gc_text(found, deleted=delete))
+        garbage = find_garbage(store, keep=keep, grace_h=grace)
+    if not write_json(json, garbage):
+        print(gc_text(garbage, deleted=delete))
     return 0
 
 
-def diff_text(found: Differences) -> str:
-    """The differences as a person reads them."""
-    lines = [f"{found.url}: {found.a} -> {found.b}"]
-    for name, (before, after) in found.rules.items():
+def diff_text(changes: "Differences") -> str:
+    """Format the changes for people."""
+    lines = [f"{changes.url}: {changes.a} -> {changes.b}"]
+    for name, (before, after) in changes.rules.items():
         lines.append(f"  {name}: {_short(before)} -> {_short(after)}")
-    if found.classes_added:
-        lines.append(f"  new classes: {', '.join(map(shown, found.classes_added))}")
-    lines.append(f"  tasks    {_change(found.tasks)}")
-    lines.append(f"  images   {_change(found.images)}")
-    lines += [f"    {number} moved: {move}" for move, number in found.splits.items()]
-    lines.append(f"  objects  {_objects(found.objects)}   (from {found.format})")
-    if found.classes:
-        width = max(len(shown(name)) for name in found.classes)
+    if changes.classes_added:
+        lines.append(f"  new classes: {', '.join(map(terminal_label, changes.classes_added))}")
+    lines.append(f"  tasks    {_change(changes.tasks)}")
+    lines.append(f"  images   {_change(changes.images)}")
+    lines += [f"    {number} moved: {move}" for move, number in changes.splits.items()]
+    lines.append(f"  objects  {_objects(changes.objects)}   (from {changes.format})")
+    if changes.classes:
+        width = max(len(terminal_label(name)) for name in changes.classes)
         head = ("class".ljust(width), "added", "removed", "moved", "relabelled")
         lines += ["", "  " + "  ".join((head[0], *(word.rjust(10) for word in head[1:])))]
-        for name, each in found.classes.items():
-            numbers = (each.added, each.removed, each.moved, each.relabelled)
-            lines.append("  " + "  ".join((shown(name).ljust(width), *(str(number).rjust(10) for number in numbers))))
-    if found.samples:
+        for name, counts in changes.classes.items():
+            numbers = (counts.added, counts.removed, counts.moved, counts.relabelled)
+            lines.append(
+                "  " + "  ".join((terminal_label(name).ljust(width), *(str(number).rjust(10) for number in numbers)))
+            )
+    if changes.samples:
         lines.append("")
-        lines += [f"  task {each.task} {each.image}: {each.what}" for each in found.samples[:_SHOWN]]
-        changed = found.images.added + found.images.removed + found.images.changed
-        if changed > _SHOWN:
-            lines.append(f"  and {changed - _SHOWN} more images")
+        lines += [f"  task {sample.task} {sample.image}: {sample.what}" for sample in changes.samples[:_SAMPLES]]
+        changed = changes.images.added + changes.images.removed + changes.images.changed
+        if changed > _SAMPLES:
+            lines.append(f"  and {changed - _SAMPLES} more images")
     return "\n".join(lines)
 
 
-def gc_text(found: Garbage, *, deleted: bool) -> str:
-    """What goes as a person reads it."""
+def gc_text(garbage: Garbage, *, deleted: bool) -> str:
+    """Format the garbage for people."""
     what = "Removed" if deleted else "Would remove"
-    size = f"{found.bytes / 1e6:,.1f} MB"
+    size = f"{garbage.bytes / 1e6:,.1f} MB"
     lines = [
-        f"{what} {counted(len(found.versions), 'version')} and {counted(len(found.objects), 'object')} ({size}).",
-        f"What stays: {counted(len(found.kept_versions), 'version')}, {counted(found.kept_objects, 'object')}."
-        + ("" if found.kept_versions else " Is the address the one of a data set?"),
+        f"{what} {pluralize(len(garbage.versions), 'version')} and {pluralize(len(garbage.objects), 'object')}"
+        f" ({size}).",
+        f"Kept: {pluralize(len(garbage.kept_versions), 'version')}, {pluralize(garbage.kept_objects, 'object')}."
+        + ("" if garbage.kept_versions else " Check the address: there is no data set."),
     ]
-    if found.versions:
-        lines.insert(1, f"  versions: {', '.join(found.versions)}")
-    if found.young:
-        young = counted(found.young, "object")
-        lines.append(f"{young} that no version names, younger than the grace period: they stay too.")
-    if found.unfinished:
-        unfinished = counted(found.unfinished, "unfinished write")
-        lines.append(f"{what} {unfinished} of killed exports ({found.unfinished_bytes / 1e6:,.1f} MB).")
-    if not deleted and (found.versions or found.objects or found.unfinished):
-        lines.append("Nothing was changed. With --delete they go.")
+    if garbage.versions:
+        lines.insert(1, f"  versions: {', '.join(garbage.versions)}")
+    if garbage.young:
+        young = pluralize(garbage.young, "object")
+        lines.append(f"{young} that no version names, younger than the grace period: kept.")
+    if garbage.unfinished:
+        unfinished = pluralize(garbage.unfinished, "unfinished write")
+        lines.append(f"{what} {unfinished} of killed exports ({garbage.unfinished_bytes / 1e6:,.1f} MB).")
+    if not deleted and (garbage.versions or garbage.objects or garbage.unfinished):
+        lines.append("Nothing was changed. Pass --delete to remove them.")
     return "\n".join(lines)
 
 
-def _change(each: Change) -> str:
-    return f"{each.added} added, {each.removed} removed, {each.changed} changed, {each.same} the same"
+def _change(counts: "ChangeCounts") -> str:
+    return f"{counts.added} added, {counts.removed} removed, {counts.changed} changed, {counts.same} the same"
 
 
-def _objects(each: ClassChange) -> str:
-    return f"{each.added} added, {each.removed} removed, {each.moved} moved, {each.relabelled} relabelled"
+def _objects(counts: "ClassChange") -> str:
+    return f"{counts.added} added, {counts.removed} removed, {counts.moved} moved, {counts.relabelled} relabelled"
 
 
 def _short(value: Any) -> str:
     return msgspec.json.encode(value).decode()[:100]
-
-
-_SHOWN = 3
 
 
 def dataset_pull(
@@ -201,10 +206,10 @@ def dataset_pull(
     link: Annotated[bool, Parameter(negative=())] = False,
     upright: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    """Lay a version of a data set out as plain folders that a trainer reads.
+    """Write a version of a data set as plain folders that a trainer reads.
 
-    Nothing is half there: the folder changes when everything has come. A later version takes the place of an earlier
-    one in it, and photos that were there are not fetched again; what else is in the folder stays.
+    The folder changes only when everything is fetched. A later version replaces an earlier one, images already there
+    are not fetched again, and everything else in the folder stays.
 
     ```
     labelloop dataset pull s3://bucket/cars --format yolo-detect --to ./cars
@@ -213,29 +218,30 @@ def dataset_pull(
     ```
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
-        to: the folder to write; one sub-folder for each format when there are several.
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
+        to: the folder to write; one sub-folder per format if there are several.
         version: "latest", or a version's number: 3 or v000003.
-        formats: the formats wanted, by commas; all of the version by default.
-        images: lay the photos beside the labels too: the version's copies, or from their source.
-        link: link photos that lie on this machine instead of copying them. Some trainers mend damaged photos in place.
-        upright: turn the pixels of photos that lie on their side and say so in their EXIF, as phones write them: for
-            trainers that open photos by Pillow alone, such as RF-DETR, DETR and all others of torchvision.
+        formats: the formats to write, comma-separated; default: all of the version.
+        images: write the images too: the version's copies, or from their source.
+        link: link images that are files of this machine instead of copying them. Some trainers repair damaged images in
+            place.
+        upright: rotate the pixels of images whose EXIF orientation is not upright, as phones write them: for trainers
+            that open images with Pillow alone, such as RF-DETR, DETR and all others of torchvision.
 
     Returns:
-        0, or 1 where photos could not be had.
+        0, or 1 if images are not available.
     """
     settings = Settings()
     setup_logging(settings)
     store = open_store(url, settings)
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         media = None
         if images:
             studio = Studio.from_settings(settings) if settings.label_studio_api_key.get_secret_value() else None
-            media = opened.enter_context(closing(Media(settings, studio)))
+            media = stack.enter_context(closing(Media(settings, studio)))
             if studio is not None:
-                opened.callback(studio.close)
-        progress = opened.enter_context(progress_bar("images"))
+                stack.callback(studio.close)
+        progress = stack.enter_context(progress_bar("images"))
         pulled = pull(
             store,
             read_version(store, version),
@@ -248,34 +254,34 @@ def dataset_pull(
         )
     for name, folder in pulled.folders.items():
         print(f"{pulled.version} {name}: {folder}")
-    print(f"{pulled.files} files, {counted(pulled.photos, 'photo')}{_lying(pulled.lying, upright=upright)}")
+    print(f"{pulled.files} files, {pluralize(pulled.photos, 'image')}{_rotation_note(pulled.rotated, upright=upright)}")
     if pulled.missing:
         print(_missing(pulled.missing), file=sys.stderr)
     return 1 if pulled.missing else 0
 
 
-def _lying(photos: int, *, upright: bool) -> str:
+def _rotation_note(photos: int, *, upright: bool) -> str:
     if not photos:
         return ""
     if upright:
-        return f", {photos} of them turned upright"
+        return f", {photos} of them rotated upright"
     return (
-        f"\n{counted(photos, 'photo')} to be turned by EXIF: OpenCV (Ultralytics, detectron2) does so, Pillow alone"
-        " (torchvision, RF-DETR) does not. With --upright the pixels are turned."
+        f"\n{pluralize(photos, 'image')} with an EXIF rotation: OpenCV (Ultralytics, detectron2) applies it, Pillow"
+        " alone (torchvision, RF-DETR) does not. Pass --upright to rotate the pixels."
     )
 
 
 def _missing(missing: Sequence[tuple[str, str]]) -> str:
-    """The photos that could not be had, by reason."""
+    """Format the images that are not available, by reason."""
     by_reason: dict[str, list[str]] = {}
     for address, reason in missing:
         by_reason.setdefault(reason, []).append(address)
-    lines = [f"{counted(len(missing), 'photo')} could not be had; the labels are there."]
+    lines = [f"{pluralize(len(missing), 'image')} not available; the labels are complete."]
     for reason, addresses in by_reason.items():
-        lines.append(f"  {counted(len(addresses), 'photo')}: {reason}")
-        lines += [f"    {address}" for address in addresses[:_SHOWN]]
-        if len(addresses) > _SHOWN:
-            lines.append(f"    and {len(addresses) - _SHOWN} more")
+        lines.append(f"  {pluralize(len(addresses), 'image')}: {reason}")
+        lines += [f"    {address}" for address in addresses[:_MISSING]]
+        if len(addresses) > _MISSING:
+            lines.append(f"    and {len(addresses) - _MISSING} more")
     return "\n".join(lines)
 
 
@@ -287,9 +293,9 @@ def dataset_link(
     hours: float = 24.0,
     out: Path | None = None,
 ) -> None:
-    """Make one address that `yolo train data=...` takes: an NDJSON file whose photos may be fetched for some hours.
+    """Print one address for `yolo train data=...`: an NDJSON file whose images can be fetched for some hours.
 
-    For photos in a private bucket and a trainer that has no key to it. The version needs an ndjson format
+    For images in a private bucket and a trainer without a key. The version needs an ndjson format
     (`labelloop export --format ndjson-detect`).
 
     ```
@@ -298,28 +304,28 @@ def dataset_link(
     ```
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
         format: ndjson-detect, ndjson-segment, ndjson-obb or ndjson-pose; the version's only one by default.
         version: "latest", or a number: 3 or v000003.
-        hours: how long the addresses are good for, at most 168.
-        out: a file to write instead of putting it into the bucket.
+        hours: how long the addresses are valid, at most 168.
+        out: a file to write instead of storing it in the bucket.
     """
     settings = Settings()
     if not 0 < hours <= LONGEST_HOURS:
         raise BadOption("--hours", f"{hours:g}", f"a number over 0, up to {LONGEST_HOURS}")
     store = open_store(url, settings)
     manifest = read_version(store, version)
-    there = [name for name in manifest.formats if name.startswith("ndjson-")]
-    name = format or (there[0] if len(there) == 1 else "")
-    if name not in there:
-        choices = ", ".join(there) or "a version that was exported with --format ndjson-detect or the like"
+    available = [name for name in manifest.formats if name.startswith("ndjson-")]
+    name = format or (available[0] if len(available) == 1 else "")
+    if name not in available:
+        choices = ", ".join(available) or "a version that was exported with --format ndjson-detect or the like"
         raise BadOption("--format", format, choices)
     sign = signer(settings, hours)
-    data = b"".join(linked(store, manifest, name, sign))
+    data = b"".join(signed_lines(store, manifest, name, sign))
     if out is not None or not store.url.startswith("s3://"):
         path = out or Path(f"{manifest.version}-{name}.ndjson")
         path.write_bytes(data)
-        print(f"{path}: good for {hours:g} hours")
+        print(f"{path}: valid for {hours:g} hours")
         return
     key = f"links/{hashlib.sha256(data).hexdigest()}/{manifest.version}.ndjson"
     store.put(key, data, content_type="application/x-ndjson")
@@ -329,32 +335,34 @@ def dataset_link(
 def dataset_report(
     url: str, *, out: Path = Path("report.html"), version: str = "latest", samples: int = 24, images: bool = True
 ) -> None:
-    """Write a version as one page that a person reads.
+    """Write an HTML page about a version.
 
-    Classes, sizes, splits, samples with their objects drawn, what was left out and why. The page holds its pictures and
-    loads nothing, so it can be sent or kept with the data set.
+    It shows classes, sizes, splits, samples with their objects drawn, and what was left out and why. The page embeds
+    its pictures and loads nothing, so it can be sent or stored with the data set.
 
     ```
     labelloop dataset report s3://bucket/cars --out cars.html
     ```
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
         out: the HTML file to write.
         version: "latest", or a number: 3 or v000003.
-        samples: how many images are shown with their objects drawn.
-        images: fetch photos that the version has no copy of.
+        samples: the number of images shown with their objects drawn.
+        images: fetch images that the version has no copy of.
     """
     settings = Settings()
-    setup_logging(settings.but(log_level="ERROR"))
+    setup_logging(settings.replace(log_level="ERROR"))
     store = open_store(url, settings)
     manifest = read_version(store, version)
     with ExitStack() as opened:
         media = None
         if images:
-            known = settings.label_studio_api_key.get_secret_value()
-            studio = opened.enter_context(closing(Studio.from_settings(settings))) if known else None
+            api_key = settings.label_studio_api_key.get_secret_value()
+            studio = opened.enter_context(closing(Studio.from_settings(settings))) if api_key else None
             media = opened.enter_context(closing(Media(settings, studio)))
+        from exporters.report.page import html_report
+
         page = html_report(store, manifest, media=media, samples=max(0, samples))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")

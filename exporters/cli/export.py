@@ -1,4 +1,4 @@
-"""``labelloop export``. What only some calls need is imported there: most exports start with little."""
+"""The command `labelloop export`. Rarely needed modules are imported where they are used, for a fast start."""
 
 import sys
 from pathlib import Path
@@ -6,18 +6,27 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from exporters.automation.events import environment, told
+from exporters.automation.notify import (
+    CommandFailed,
+    WebhookFailed,
+    WebhookForbidden,
+    command_environment,
+    require_executable,
+    run_post_export_command,
+    send,
+    split_command,
+    webhook_body,
+)
 from exporters.automation.policy import ExportPolicy
-from exporters.automation.then import CommandFailed, run_post_export_command, startable, words
 from exporters.cli.export_summary import failures, summary
-from exporters.console import Json, checked, progress_bar, write_json
+from exporters.console import JsonPath, progress_bar, writable_json_path, write_json
 from exporters.errors import BadOption
 from exporters.formats import DEFAULT_FORMATS, format_names
-from exporters.model.accounting import Report
+from exporters.model.accounting import ExportReport
 from exporters.model.splits import DEFAULT_SPLIT
 from exporters.pipeline.export import MAX_ERRORS
 from exporters.pipeline.export import export as run_export
-from labelloop.service.logging import setup_late_logging, setup_logging
+from labelloop.service.logging import setup_lazy_logging, setup_logging
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 
@@ -42,7 +51,7 @@ def export(
     afresh: Annotated[bool, Parameter(negative=())] = False,
     workers: int = 0,
     ray: str = "",
-    json: Json = None,
+    json: JsonPath = None,
     watch: Annotated[bool, Parameter(negative=())] = False,
     every_tasks: int = 0,
     every_hours: float = 0.0,
@@ -60,56 +69,57 @@ def export(
     labelloop dataset pull s3://bucket/cars --format yolo-detect --to ./cars
     ```
 
-    A version is whole or not there, and never changes. What was left out is listed with the reason.
+    A version is complete or absent, and never changes. Everything left out is listed with the reason.
 
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines) on the disk or at s3://BUCKET/KEY.json,
             or Label Studio's own target storage: s3://BUCKET/PREFIX or a folder.
-        formats: the formats to write, by commas: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb, yolo-pose,
-            yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
-        to: where the data set lives: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
+        formats: the formats to write, comma-separated: coco, voc, voc-masks, yolo-detect, yolo-segment, yolo-obb,
+            yolo-pose, yolo-classify, ndjson-detect, ndjson-segment, ndjson-obb, ndjson-pose, webdataset.
+        to: the data set: file:///DIR or s3://BUCKET/PREFIX. Default: the store, under the project's name.
         label_config: the label config (XML) of a JSON file; without it the labels in use are the classes.
-        annotation: whose annotation counts: latest, consensus, ground-truth, user:ID or all. `latest` and `consensus`
-            take the ground truth where a task has one, else what was updated last, or what all annotators say
-            together, weighed by how reliable each is.
+        annotation: which annotations to export: latest, consensus, ground-truth, user:ID or all. `latest` and
+            `consensus` prefer the ground truth if a task has one. Otherwise `latest` is the one updated last, and
+            `consensus` fuses all annotators, weighted by their reliability.
         split: shares of the splits. An image stays in its split as the project grows.
-        split_key: a key of the tasks' data that says the image's split (train, val or test), such as the `split` that
-            `labelloop import` sets; where it does not, the shares decide.
+        split_key: a key of the tasks' data that holds the image's split (train, val or test), such as the `split` that
+            `labelloop import` sets; without a value the shares decide.
         group_by: a key of the tasks' data, such as patient or video.id: all images of one value are in one split.
-            `folder` takes the folder of the image's address.
-        disputed: tasks that quality control holds for disputed or could not judge: out of the data set, in it, or
+            `folder` uses the folder of the image's address.
+        disputed: tasks that quality control marked as disputed or could not judge: out of the data set, in it, or
             apart, in a split named `disputed`.
         rename: count a label as another class: OLD=NEW, such as --rename butterfly=Butterfly. Once for each label.
-        category_ids: the numbers of COCO's categories: those of the data set's classes, from 1, or the original ones of
+        category_ids: the ids of COCO's categories: those of the data set's classes, from 1, or the original ones of
             the COCO file that `labelloop import` read.
         max_errors: the share of regions that may fail (malformed, outside the image) before the version is not
             published and the exit status is 1.
         allow_shrink: publish a version that has less than two thirds of the tasks, images or objects of the published
-            one. Without it such a version is kept unpublished, as a source that lost its end would make it.
-        fetch: read the header of an image whose size neither the regions nor the task tell.
-        copy_images: copy the photos into the version too, so that a trainer can load it as it is.
-        afresh: convert every task and write every object again; else what is in the published version just as it is
-            now is not. It mends a data set that lost objects.
-        workers: processes that convert. By default this one alone, and as many as there are cores where there is a lot
-            to convert; 1 keeps to this one.
-        ray: convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one of this machine. The
-            store must be one that every machine reaches.
+            one. Without it such a version is stored unpublished, as it may come from a truncated source.
+        fetch: read the header of an image if neither its regions nor its task state its size.
+        copy_images: copy the images into the version too, so that a trainer can load it directly.
+        afresh: convert every task and write every object again, including those unchanged since the published
+            version. It repairs a data set that lost objects.
+        workers: the number of processes. Default: one, or one per core for a large source; 1 uses one always.
+        ray: convert on a Ray cluster: its address (`auto`, `ray://host:10001`), or `local` for one on this machine.
+            Every machine must reach the store.
         json: where to write the report as JSON ("-": to the standard output).
-        watch: stay, and export the project again whenever it is due; Ctrl-C ends it. Needs one of the four that follow.
-        every_tasks: with --watch: after so many newly accepted tasks.
-        every_hours: with --watch: so many hours after the last, if anything changed.
+        watch: keep running, and export the project whenever it is due; Ctrl-C ends it. Needs one of the next four
+            options.
+        every_tasks: with --watch: after this many newly accepted tasks.
+        every_hours: with --watch: this many hours after the last export, if anything changed.
         at: with --watch: every day at this time, such as 02:30, if anything changed.
         when_done: with --watch: when the last task is accepted.
-        webhook: an address that is told of each published version, signed with the setting export_webhook_secret.
-        then: a command that is run for each published version, with DATASET_URL, DATASET_VERSION and DATASET_MANIFEST
-            in its environment; no shell reads it.
+        webhook: an address that receives an event for each published version, signed with the setting
+            export_webhook_secret.
+        then: a command to run for each published version, with DATASET_URL, DATASET_VERSION and DATASET_MANIFEST in its
+            environment. It is not run by a shell.
 
     Returns:
-        0, or 1 where nothing was published (more than ``max_errors`` failed, no image, far fewer than before) or the
-            webhook was not taken, or the status of the command.
+        0; 1 if nothing was published (more than ``max_errors`` failed, no image, far fewer than before) or the webhook
+            failed; or the status of the command.
     """
     settings = Settings()
-    (setup_logging if source.isdecimal() else setup_late_logging)(settings)
+    (setup_logging if source.isdecimal() else setup_lazy_logging)(settings)
     policy = ExportPolicy(
         to=to or "",
         format=",".join(format_names(formats)),
@@ -128,10 +138,10 @@ def export(
         at=at,
         when_done=when_done,
         webhook=webhook,
-        then=startable(words(then)) if then else (),
-    ).checked()
-    if watch or policy.triggered:
-        given = {
+        then=require_executable(split_command(then)) if then else (),
+    ).validated()
+    if watch or policy.is_automatic:
+        incompatible = {
             "--label-config": label_config,
             "--no-fetch": not fetch,
             "--afresh": afresh,
@@ -139,10 +149,10 @@ def export(
             "--ray": ray,
             "--json": json,
         }
-        if wrong := [name for name, value in given.items() if value]:
-            raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(given))
+        if wrong := [name for name, value in incompatible.items() if value]:
+            raise BadOption("--watch", ", ".join(wrong), "it without " + ", ".join(incompatible))
         return _watch(source, policy, settings)
-    config, report_to = _config(label_config), checked(json)
+    config, report_to = _config(label_config), writable_json_path(json)
     with progress_bar("tasks") as progress:
         report = run_export(
             source,
@@ -179,30 +189,28 @@ def _config(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         wanted = f"a file on this machine with the label config's XML ({reason})"
         raise BadOption("--label-config", str(path), wanted) from error
 
 
-def _summary(report: Report, policy: ExportPolicy, settings: Settings) -> str:
+def _summary(report: ExportReport, policy: ExportPolicy, settings: Settings) -> str:
     failed = failures(open_store(report.url, settings), report) if report.version else ()
     return summary(report, failed, max_errors=policy.max_errors)
 
 
-def _follow(report: Report, project: int | None, policy: ExportPolicy, settings: Settings) -> int:
-    """Tell the webhook, then run the command: the version is there, so neither keeps the other from being done."""
+def _follow(report: ExportReport, project: int | None, policy: ExportPolicy, settings: Settings) -> int:
+    """Call the webhook, then run the command; a failure of the webhook does not prevent the command."""
     status = 0
     if policy.webhook:
-        from exporters.automation.webhook import WebhookFailed, WebhookForbidden, send
-
         try:
-            send(settings, policy.webhook, told(report, project, "asked for"))
+            send(settings, policy.webhook, webhook_body(report, project, "asked for"))
         except (WebhookFailed, WebhookForbidden) as error:
             print(error, file=sys.stderr)
             status = 1
     if policy.then:
         try:
-            run_post_export_command(policy.then, environment(report, project))
+            run_post_export_command(policy.then, command_environment(report, project))
         except CommandFailed as error:
             print(error, file=sys.stderr)
             return error.exit_status
@@ -212,19 +220,19 @@ def _follow(report: Report, project: int | None, policy: ExportPolicy, settings:
 def _watch(source: str, policy: ExportPolicy, settings: Settings) -> int:
     if not source.isdecimal():
         raise BadOption("--from", source, "a project's number: only a live project can be watched")
-    if not policy.triggered:
+    if not policy.is_automatic:
         raise BadOption("--watch", "", "it with --every-tasks N, --every-hours H, --at HH:MM or --when-done")
-    from exporters.automation.followers import followers
-    from exporters.automation.foreground import watch as watch_project
+    from exporters.automation.watch import post_export_handlers
+    from exporters.automation.watch import watch as watch_project
 
     with progress_bar("tasks") as progress:
         watch_project(
             int(source),
             policy,
             settings=settings,
-            followers=followers(settings),
-            tell=lambda line: print(line, flush=True),
-            show=lambda report: print(_summary(report, policy, settings), flush=True),
+            handlers=post_export_handlers(settings),
+            on_message=lambda line: print(line, flush=True),
+            on_report=lambda report: print(_summary(report, policy, settings), flush=True),
             progress=progress,
         )
     return 0

@@ -1,77 +1,79 @@
-"""What an export did, as a person reads it: what is in the version, what is not and why, and what to do about it."""
+"""Format the report of an export for people: what is in the version, what is not and why, and what to do next."""
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
 import msgspec
 
-from exporters.console import shown
+from exporters.console import terminal_label
 from exporters.convert.annotation_policy import NONE_CHOSEN, NOT_ANNOTATED, NOT_CHOSEN, PREDICTED, SKIPPED, UNSETTLED
-from exporters.convert.consensus import JOINED, NOT_WHOLE, OUTVOTED
+from exporters.convert.consensus import MERGED, OUTVOTED, PARTLY_READABLE
 from exporters.convert.loss_recorder import MALFORMED
 from exporters.dataset.shards import read_table
 from exporters.dataset.versions import read_version
 from exporters.formats.base import UNSIZED
-from exporters.model.accounting import Loss, Report
+from exporters.model.accounting import ExportReport, Loss
 from exporters.model.manifest import DROPPED
 from exporters.pipeline.publish_checks import EMPTY, NO_CLASS, NOTHING_LEFT, SHRUNK
 from labelloop.service.store import Store
 
+# Examples shown of each reason.
 EXAMPLES = 3
-"""Failures that are shown of each reason."""
-_LOOKED_AT = 20_000
-_BY_THE_RULES = frozenset(
-    {*UNSETTLED.values(), SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, PREDICTED, NONE_CHOSEN, JOINED, OUTVOTED, NOT_WHOLE}
+# Losses read to find examples.
+_MAX_LOSSES_READ = 20_000
+# Reasons that follow from the options, not from invalid input.
+_BY_OPTIONS = frozenset(
+    {*UNSETTLED.values(), SKIPPED, NOT_CHOSEN, NOT_ANNOTATED, PREDICTED, NONE_CHOSEN, MERGED, OUTVOTED, PARTLY_READABLE}
 )
-_FILL = {  # why most tasks are not in -> what would bring them in
+_ADVICE = {  # reason of most dropped tasks -> advice
     PREDICTED: "No option exports predictions. In Label Studio's Data Manager select the tasks and choose Create"
     " Annotations From Predictions, or have annotators submit them.",
     NOT_ANNOTATED: "Annotate and submit tasks in Label Studio, then export again.",
     SKIPPED: "Annotate the skipped tasks in Label Studio, then export again.",
-    NONE_CHOSEN: "--annotation says whose annotation counts: latest takes any.",
-    UNSETTLED["disputed"]: "Resolve the disputes, or take these tasks with --disputed in (or apart).",
-    UNSETTLED["not_judged"]: "Review these tasks (qc_note says why they are not judged), or take them with"
+    NONE_CHOSEN: "Select other annotations with --annotation; latest accepts any.",
+    UNSETTLED["disputed"]: "Resolve the disputes, or include these tasks with --disputed in (or apart).",
+    UNSETTLED["not_judged"]: "Review these tasks (qc_note has the reason), or include them with"
     " --disputed in (or apart).",
 }
 
 
-def failures(store: Store, report: Report) -> list[Loss]:
-    """Some things of the input that were wrong in themselves, of each reason the first few; none where none was."""
+def failures(store: Store, report: ExportReport) -> list[Loss]:
+    """Return examples of invalid input, the first few of each reason; none if nothing failed."""
     if not report.accounts.failed:
         return []
     losses = (
         msgspec.json.decode(record.body, type=Loss)
-        for record in islice(read_table(store, read_version(store, report.version), DROPPED), _LOOKED_AT)
+        for record in islice(read_table(store, read_version(store, report.version), DROPPED), _MAX_LOSSES_READ)
     )
-    found: dict[str, list[Loss]] = {}
-    told: set[int | None] = set()
+    examples_by_reason: dict[str, list[Loss]] = {}
+    tasks_with_image_loss: set[int | None] = set()
     for loss in losses:
-        if loss.format or loss.reason in _BY_THE_RULES:
+        if loss.format or loss.reason in _BY_OPTIONS:
             continue
         if loss.kind == "image":
-            told.add(loss.task)
-        # An annotation goes with its task, a task with its image.
-        follows = loss.kind == "annotation" or (loss.kind == "task" and loss.task in told)
+            tasks_with_image_loss.add(loss.task)
+        # Losses of an annotation repeat those of its task, and losses of a task those of its image.
+        follows = loss.kind == "annotation" or (loss.kind == "task" and loss.task in tasks_with_image_loss)
         if loss.reason == MALFORMED or not follows:
-            some = found.setdefault(loss.reason, [])
-            some += [loss] * (len(some) < EXAMPLES)
-    return [loss for some in found.values() for loss in some]
+            examples = examples_by_reason.setdefault(loss.reason, [])
+            examples += [loss] * (len(examples) < EXAMPLES)
+    return [loss for examples in examples_by_reason.values() for loss in examples]
 
 
-def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | None = None) -> str:
-    """The report as text.
+def summary(report: ExportReport, failed: Iterable[Loss] = (), *, max_errors: float | None = None) -> str:
+    """Format the report as text.
 
     Args:
-        report: What the export did.
-        failed: Examples of what was wrong: see `failures`.
-        max_errors: The share of failures up to which the version would have been published.
+        report: The report.
+        failed: Examples of invalid input: see `failures`.
+        max_errors: The largest share of failures of a published version.
     """
     accounts = report.accounts
     refused = f"  (NOT published: {report.refused})" if report.refused else ""
     lines = [
         f"{report.url} {report.version or '(no version)'}{refused}",
-        f"  images   {_counts(report.images)}",
-        f"  classes  {_counts({shown(label): number for label, number in report.classes.items()})}",
+        f"  images   {_format_counts(report.images)}",
+        f"  classes  {_format_counts({terminal_label(label): number for label, number in report.classes.items()})}",
     ]
     for name, count in (
         ("tasks", accounts.tasks),
@@ -81,10 +83,10 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
     ):
         lines.append(f"  {name}: {count.kept} of {count.input}")
         lines += [f"    {number} not: {reason}" for reason, number in count.dropped.items()]
-    for name, each in accounts.formats.items():
-        lines.append(f"  {name}: {each.objects} objects")
-        lines += [f"    {number} not: {reason}" for reason, number in each.dropped.items()]
-        lines += [f"    {number} {change}" for change, number in each.converted.items()]
+    for name, counts in accounts.formats.items():
+        lines.append(f"  {name}: {counts.objects} objects")
+        lines += [f"    {number} not: {reason}" for reason, number in counts.dropped.items()]
+        lines += [f"    {number} {change}" for change, number in counts.converted.items()]
     lines += [f"  {name}: left out: {reason}" for name, reason in report.left_out.items()]
     for title, numbers in (
         ("repaired", accounts.repaired),
@@ -93,9 +95,9 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
         ("results that are no regions", accounts.other_results),
     ):
         if numbers:
-            lines.append(f"  {title}: {_counts(numbers)}")
+            lines.append(f"  {title}: {_format_counts(numbers)}")
     lines.append(f"  failed: {accounts.failed} ({accounts.failed_share:.1%})")
-    lines += [f"    {_told(loss)}" for loss in failed]
+    lines += [f"    {_format_loss(loss)}" for loss in failed]
     lines.append(
         f"  {report.objects} objects, {report.bytes:,} bytes; new: {report.written.objects} objects, "
         f"{report.written.bytes:,} bytes, {report.written.tasks} tasks converted"
@@ -104,66 +106,72 @@ def summary(report: Report, failed: Iterable[Loss] = (), *, max_errors: float | 
     return "\n".join(lines)
 
 
-def _advice(report: Report, max_errors: float | None) -> list[str]:
+def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
     pull = f"`labelloop dataset pull {report.url} --version {report.version} --to DIR`"
     if report.refused in EMPTY:
-        return [f"NOT published, and no version made: {report.refused}. {_why_empty(report)}", f"→ {_fill(report)}"]
+        return [
+            f"NOT published, and no version made: {report.refused}. {_why_empty(report)}",
+            f"→ {_missing_tasks_advice(report)}",
+        ]
     if report.refused == NOTHING_LEFT:
         return [
-            f"NOT published: {NOTHING_LEFT}. That one stays. {_why_empty(report)}",
-            f"→ {_fill(report)} A data set that begins anew gets another --to.",
+            f"NOT published: {NOTHING_LEFT}. The published version stays. {_why_empty(report)}",
+            f"→ {_missing_tasks_advice(report)} To start a new data set, pass another --to.",
         ]
     if report.refused.startswith(SHRUNK):
         return [
-            f"NOT published: {report.refused}. That one stays.",
-            f"→ Is the source whole? Are --from and --annotation right? {pull} lays it out. If meant: --allow-shrink.",
+            f"NOT published: {report.refused}. The published version stays.",
+            f"→ Check that the source is complete, and check --from and --annotation. {pull} writes the version. If it is"
+            " correct, pass --allow-shrink.",
         ]
     if not report.published:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"
         return [
-            f"NOT published: {report.accounts.failed_share:.1%} failed{limit}. What was published before stays.",
-            f"→ {pull} lays out dropped.jsonl, a line for each loss. Mend these, or take a higher --max-errors.",
+            f"NOT published: {report.accounts.failed_share:.1%} failed{limit}. The published version stays.",
+            f"→ {pull} writes dropped.jsonl, a line for each loss. Fix these, or pass a higher --max-errors.",
         ]
     lines = [f"  each loss is a line of dropped.jsonl: {pull}"] if _lost(report) else []
-    unsized = [name for name, each in report.accounts.formats.items() if UNSIZED in each.converted]
+    unsized = [name for name, counts in report.accounts.formats.items() if UNSIZED in counts.converted]
     if unsized:
-        lines.append(f"{', '.join(unsized)}: images of unknown size left out. They are looked up without --no-fetch.")
+        lines.append(f"{', '.join(unsized)}: images of unknown size left out. Omit --no-fetch to read their size.")
     if empty := [split for split, images in report.images.items() if not images]:
-        lines.append(f"No image is in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1.")
+        lines.append(
+            f"There is no image in {' and '.join(empty)}. For a small set: --split train=.7,val=.3, or train=1."
+        )
     return lines
 
 
-def _why_empty(report: Report) -> str:
-    """Why no task is in, in numbers."""
+def _why_empty(report: ExportReport) -> str:
+    """Return why no task is in the data set, in numbers."""
     tasks, regions = report.accounts.tasks, report.accounts.regions
     if report.refused == NO_CLASS:
-        lost = ", ".join(f"{number}: {reason}" for reason, number in regions.dropped.items())
-        return f"Of its regions {lost}." if lost else "The annotations that count are empty."
+        lost = ", ".join(f"{number} ({reason})" for reason, number in regions.dropped.items())
+        return f"Dropped regions: {lost}." if lost else "The selected annotations are empty."
     if not tasks.input:
-        return "The source holds no task."
-    return "Of its tasks " + ", ".join(f"{number}: {reason}" for reason, number in tasks.dropped.items()) + "."
+        return "The source has no tasks."
+    return "Dropped tasks: " + ", ".join(f"{number} ({reason})" for reason, number in tasks.dropped.items()) + "."
 
 
-def _fill(report: Report) -> str:
-    """What would bring tasks in, by the most frequent reason."""
+def _missing_tasks_advice(report: ExportReport) -> str:
+    """Return how to get tasks into the data set, by the most frequent reason."""
     if report.refused == NO_CLASS:
-        return "Give --label-config if it is meant: its labels are the classes."
+        return "Pass --label-config to use its labels as classes."
     dropped = report.accounts.tasks.dropped
     most = max(dropped, key=lambda reason: dropped[reason], default="")
-    return _FILL.get(most, "Check --from, --annotation, --label-config and --disputed.")
+    return _ADVICE.get(most, "Check --from, --annotation, --label-config and --disputed.")
 
 
-def _lost(report: Report) -> bool:
+def _lost(report: ExportReport) -> bool:
     accounts = report.accounts
-    counts = (accounts.tasks, accounts.annotations, accounts.images, accounts.regions)
-    return any(each.dropped for each in counts) or any(each.dropped for each in accounts.formats.values())
+    all_counts = (accounts.tasks, accounts.annotations, accounts.images, accounts.regions)
+    return any(counts.dropped for counts in all_counts) or any(counts.dropped for counts in accounts.formats.values())
 
 
-def _told(loss: Loss) -> str:
+def _format_loss(loss: Loss) -> str:
     names = (("task", loss.task), ("annotation", loss.annotation), ("region", loss.region))
     where = ", ".join(f"{name} {value}" for name, value in names if value not in (None, ""))
     return f"{where or 'a task'}: {loss.reason}" + (f": {loss.detail}" if loss.detail else "")
 
 
-def _counts(numbers: Mapping[str, int]) -> str:
+def _format_counts(numbers: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {number}" for name, number in numbers.items()) or "none"

@@ -1,102 +1,102 @@
-"""The commands that look for faults: dataset validate (any data set) and dataset verify (a version of ours)."""
+"""The commands `labelloop dataset validate` (any data set) and `labelloop dataset verify` (a version of ours)."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from exporters.console import Json, checked, counted, write_json
+from exporters.console import JsonPath, pluralize, writable_json_path, write_json
 from exporters.dataset.pull import pull
-from exporters.validate.folder import CHECKED, validate
-from exporters.validate.issues import FLAWS, Problems
+from exporters.validate.folder import VALIDATED_FORMATS, validate
+from exporters.validate.issues import ISSUE_KINDS, IssueReport
 from exporters.validate.version import verify
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store, open_store
 
-SHOWN = 20
+EXAMPLES = 20
 
 
-def dataset_validate(place: str, *, version: str = "latest", json: Json = None) -> int:
-    """Look for what no loader notices: double ids, boxes outside their image, mixed rows, images without labels.
+def dataset_validate(place: str, *, version: str = "latest", json: JsonPath = None) -> int:
+    """Find errors that loaders ignore: duplicate ids, boxes outside their image, mixed rows, images without labels.
 
-    Takes every layout that `labelloop import` takes, in a folder, a zip or a bucket: COCO, Pascal VOC, YOLO (detect,
-    segment, OBB, pose; also as Darknet and Label Studio lay it out) and Ultralytics NDJSON. Versions that
-    `labelloop export` makes are compared with their manifest too: checksums, sizes and numbers.
+    Reads every layout of `labelloop import`, in a folder, a zip or a bucket: COCO, Pascal VOC, YOLO (detect, segment,
+    OBB, pose; also the layouts of Darknet and Label Studio) and Ultralytics NDJSON. Versions made by
+    `labelloop export` are also compared with their manifest: checksums, sizes and counts.
 
     ```
-    labelloop dataset validate ./somebody-elses-yolo
+    labelloop dataset validate ./yolo
     labelloop dataset validate annotations/instances_train.json
     labelloop dataset validate s3://bucket/cars
     ```
 
     Args:
-        place: a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX; also where a data set of ours lives.
-        version: which version of a data set of ours: "latest", or a number: 3 or v000003.
+        place: a folder, a zip, a COCO or NDJSON file, or s3://BUCKET/PREFIX; also a data set of `labelloop export`.
+        version: the version, for a data set of `labelloop export`: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
     Returns:
-        0, or 1 where something is wrong.
+        0, or 1 if problems were found.
     """
-    store, report_to = _store(place), checked(json)
+    store, report_to = _store(place), writable_json_path(json)
     if store is None:
         path = unquote(urlsplit(place).path) if place.startswith("file://") else place
-        return _say(place, validate(path), json=report_to)
+        return _print_problems(place, validate(path), json=report_to)
     manifest, problems = verify(store, version)
     if manifest is not None and not problems:
-        known = [name for name in manifest.formats if name in CHECKED]
+        checked_formats = [name for name in manifest.formats if name in VALIDATED_FORMATS]
         with scratch_folder() as scratch:
-            if known:
-                folder = scratch / "dataset"  # without the lock of the scratch folder
-                to = folder / known[0] if len(known) == 1 else folder
-                pull(store, manifest, to=to, formats=known, copies=False)
+            if checked_formats:
+                folder = scratch / "dataset"  # keeps the lock file of the scratch folder out of the data set
+                to = folder / checked_formats[0] if len(checked_formats) == 1 else folder
+                pull(store, manifest, to=to, formats=checked_formats, copies=False)
                 validate(folder, problems)
-    return _say(f"{place} {manifest.version if manifest else version}", problems, json=report_to)
+    return _print_problems(f"{place} {manifest.version if manifest else version}", problems, json=report_to)
 
 
-def dataset_verify(url: str, *, version: str = "latest", json: Json = None) -> int:
-    """Compare a version with its manifest: every file's size and SHA-256, and the numbers of images and labels.
+def dataset_verify(url: str, *, version: str = "latest", json: JsonPath = None) -> int:
+    """Compare a version with its manifest: size and SHA-256 of every file, and the numbers of images and labels.
 
     Args:
-        url: where the data set lives: file:///DIR or s3://BUCKET/PREFIX.
+        url: the data set: file:///DIR or s3://BUCKET/PREFIX.
         version: "latest", or a number: 3 or v000003.
         json: where to write the findings as JSON ("-": to the standard output).
 
     Returns:
-        0, or 1 where something is wrong.
+        0, or 1 if problems were found.
     """
     manifest, problems = verify(open_store(url, Settings()), version)
-    return _say(f"{url} {manifest.version if manifest else version}", problems, json=json)
+    return _print_problems(f"{url} {manifest.version if manifest else version}", problems, json=json)
 
 
-def _store(place: str) -> Store | None:
-    """The store of a data set of ours; ``None`` for one of somebody else's, or one that was pulled."""
-    if place.startswith("s3://"):
-        store = open_store(place, Settings())
-        names = ("HEAD.json", "versions/") if not place.endswith((".json", ".ndjson", ".jsonl", ".zip")) else ()
+def _store(location: str) -> Store | None:
+    """Return the store of a data set made by `labelloop export`; ``None`` for any other, or a pulled one."""
+    if location.startswith("s3://"):
+        store = open_store(location, Settings())
+        names = ("HEAD.json", "versions/") if not location.endswith((".json", ".ndjson", ".jsonl", ".zip")) else ()
         return store if any(next(iter(store.list(name)), "") for name in names) else None
-    path = Path(unquote(urlsplit(place).path)) if place.startswith("file://") else Path(place).absolute()
-    ours = (path / "HEAD.json").is_file() or any(path.glob("versions/v*/manifest.json"))
-    return open_store(path.as_uri(), Settings()) if ours else None
+    path = Path(unquote(urlsplit(location).path)) if location.startswith("file://") else Path(location).absolute()
+    is_ours = (path / "HEAD.json").is_file() or any(path.glob("versions/v*/manifest.json"))
+    return open_store(path.as_uri(), Settings()) if is_ours else None
 
 
-def _say(place: str, problems: Problems, *, json: Path | None) -> int:
+def _print_problems(location: str, problems: IssueReport, *, json: Path | None) -> int:
     status = 1 if problems else 0
     report = {
-        "place": place,
-        "looked_at": dict(problems.looked_at),
+        "place": location,
+        "looked_at": dict(problems.checked),
         "counts": dict(problems.counts),
-        "problems": problems.kept,
+        "problems": problems.issues,
     }
     if write_json(json, report):
         return status
-    looked = ", ".join(f"{number:,} {what}" for what, number in problems.looked_at.items())
-    print(f"{place}: {looked or 'nothing'} looked at")
+    checked = ", ".join(f"{number:,} {what}" for what, number in problems.checked.items())
+    print(f"{location}: {checked or 'nothing'} checked")
     for name, number in problems.counts.items():
-        flaw = FLAWS[name]
+        flaw = ISSUE_KINDS[name]
         print(f"\n{number:,} x {name}: {flaw.title}\n  harm: {flaw.harm}\n  fix:  {flaw.fix}")
-        kept = [each for each in problems.kept if each.flaw == name]
-        for each in kept[:SHOWN]:
-            print("  - " + ": ".join(filter(None, (each.file, each.where, each.detail))))
-        if number > SHOWN:
-            print(f"    and {number - SHOWN:,} more")
-    print("\nnothing wrong" if not problems else f"\n{counted(problems.counts.total(), 'fault')}")
+        examples = [problem for problem in problems.issues if problem.flaw == name]
+        for problem in examples[:EXAMPLES]:
+            print("  - " + ": ".join(filter(None, (problem.file, problem.where, problem.detail))))
+        if number > EXAMPLES:
+            print(f"    and {number - EXAMPLES:,} more")
+    print("\nno problems found" if not problems else f"\n{pluralize(problems.counts.total(), 'problem')}")
     return status

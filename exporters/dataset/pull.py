@@ -169,7 +169,7 @@ class _PullSteps:
             if fetch and len(copied) < self._images:
                 decode = msgspec.json.Decoder(Image).decode
                 catalogue = (decode(record.body) for record in self._table(IMAGES))
-                for images in _imageses((image for image in catalogue if image.file_name not in copied), _AT_A_TIME):
+                for images in _batches((image for image in catalogue if image.file_name not in copied), _AT_A_TIME):
                     for image, reason in zip(images, threads.map(layout.fetch, images), strict=True):
                         photos += reason is None
                         if reason:

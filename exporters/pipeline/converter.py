@@ -1,4 +1,4 @@
-"""From the tasks of a block to its images and objects, and to each task's row in the index: bill, losses, names."""
+"""Convert the tasks of a block to images and objects, and to each task's index row: account, losses, names."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,11 +31,16 @@ Counted = Counter[tuple[str, ...]]
 
 
 class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
-    """What became of a usual task, all of whose regions are in the data set: tasks with one pattern have one bill.
+    """The outcome of a common task whose regions are all in the data set: tasks with one key have equal accounts.
 
-    ``kinds`` counts its upright rectangles, turned rectangles and polygons; ``unknown`` its regions with a label that
-    the label config does not have; ``repeated``: another task has its image too; ``about``: an import kept fields of
-    the image.
+    Attributes:
+        rule: The rule that selected the annotation.
+        split: The split of the image.
+        repeated: Whether another task has the image too.
+        unknown: The number of regions with a label that the label config does not have.
+        clipped: The number of clipped regions.
+        kinds: The numbers of upright rectangles, rotated rectangles and polygons.
+        about: Whether an import stored fields of the image.
     """
 
     rule: str
@@ -47,7 +52,7 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
     about: bool = False
 
     def counted(self) -> Counted:
-        """The pattern as lines of a bill."""
+        """Return the counts of a task with this outcome."""
         regions = sum(self.kinds)
         return Counter(
             {
@@ -68,15 +73,15 @@ class TaskOutcomeKey(msgspec.Struct, frozen=True, gc=False):
 
 
 class ConvertedTask(msgspec.Struct):
-    """A task that was converted.
+    """A converted task.
 
     Attributes:
-        key: Its number, or its place in the source, negative, where it has none of its own.
-        digest: Of its text, or ``NO_DIGEST`` where its part in the data set hangs on more than that.
-        names: The keys of its images' names, where it has a digest.
-        pattern: What became of it, for a usual task.
-        counted: What became of it beside the pattern; formats count on.
-        losses: What of it is not in the data set; formats write on.
+        key: Its id; without one of its own, its position in the source, negative.
+        digest: The digest of its text, or ``NO_DIGEST`` if the result depends on more than that.
+        names: The keys of its images' names, if it has a digest.
+        pattern: Its outcome, for a common task.
+        counted: Its counts, without a pattern; formats add theirs.
+        losses: What is not in the data set; formats add theirs.
         photos: The copies of its images.
     """
 
@@ -89,17 +94,17 @@ class ConvertedTask(msgspec.Struct):
     photos: Sequence[tuple[str, ImageCopy]] = ()
 
 
-class _Accepted(msgspec.Struct, gc=False):
-    """A usual task that is in the data set, by the places of its image and of its row."""
+class _AcceptedTask(msgspec.Struct, gc=False):
+    """A common task that is in the data set, with the indices of its image and of its row."""
 
-    draft: FastTask
+    task: FastTask
     image: int
     row: int
     repeated: bool
 
 
 class Converter:
-    """Takes tasks in the order of the source, a block at a time: ``look``, ``add`` each, ``flush``."""
+    """Converts tasks in the order of the source, a block at a time: `prefetch_block`, `add` each task, `flush`."""
 
     def __init__(
         self,
@@ -114,164 +119,168 @@ class Converter:
         self._classes = classes
         self._ledger = ledger
         self._photos = photos
-        self._usual = FastTaskDecoder(rules, classes)
-        self._drafts = FastBatch([])
+        self._decoder = FastTaskDecoder(rules, classes)
+        self._batch = FastBatch([])
         self._new_labels = False
+        # Number of images in the flushed blocks.
         self.images = 0
-        """Images of the blocks that were flushed."""
-        self._begin()
+        self._reset()
 
     def prefetch_block(self, texts: Sequence[bytes | None]) -> None:
-        """See the tasks of a block that will be added, by their places: ``None`` for one that may not be."""
-        if self._rules.split.reads_data:  # the task's, which the usual way does not read
+        """Decode the tasks of the next block; ``None`` stands for a task that may be skipped."""
+        if self._rules.split.reads_data:  # splits depend on task data, which the fast decoder does not read
             texts = [None] * len(texts)
-        self._drafts = self._usual.decode(texts)
+        self._batch = self._decoder.decode(texts)
         if self._photos:
-            self._photos.prefetch((draft.url, draft.task) for draft in self._drafts.tasks if draft is not None)
-        self._new_labels = not self._drafts.class_ids.all()
+            self._photos.prefetch((task.url, task.task) for task in self._batch.tasks if task is not None)
+        self._new_labels = not self._batch.class_ids.all()
 
-    def add(self, place: int, entry: bytes | MalformedTask, digest: bytes) -> int:
-        """Take the task at a place of the block; gives its key."""
-        draft = self._drafts.tasks[place]
-        if draft is not None and not (self._new_labels and not self._known(draft)):
-            named = self._assembler.assign_name(draft.task, draft.url)
+    def add(self, index: int, entry: bytes | MalformedTask, digest: bytes) -> int:
+        """Convert a task of the block. Return its key."""
+        fast_task = self._batch.tasks[index]
+        if fast_task is not None and not (self._new_labels and not self._has_known_labels(fast_task)):
+            named = self._assembler.assign_name(fast_task.task, fast_task.url)
             if named is not None:
                 image = Image(
-                    draft.task,
+                    fast_task.task,
                     named.name,
-                    draft.width,
-                    draft.height,
+                    fast_task.width,
+                    fast_task.height,
                     self._rules.split.assign_key(named.keys[1]),
                     named.public_url,
-                    draft.task,
+                    fast_task.task,
                     0,
-                    draft.key,
+                    fast_task.key,
                 )
-                row = ConvertedTask(draft.task, digest, (named.keys,), None, None, [])
+                row = ConvertedTask(fast_task.task, digest, (named.keys,), None, None, [])
                 if self._photos:
-                    (item,) = self._copy([Item(image, source=draft.url)], row)
+                    (item,) = self._copy([Item(image, source=fast_task.url)], row)
                     image = item.image
                     if row.digest == NO_DIGEST:
                         row.counted = self._ledger.close_task()
                 if not named.free:
                     row.digest, row.names = NO_DIGEST, ()
-                self._accepted.append(_Accepted(draft, len(self._images), len(self._rows), named.repeated))
+                self._accepted.append(_AcceptedTask(fast_task, len(self._images), len(self._rows), named.repeated))
                 self._images.append(image)
                 self._tasks.append(len(self._rows))
                 self._rows.append(row)
-                return draft.task
+                return fast_task.task
         return self._convert_general(entry, digest)
 
-    def _known(self, draft: FastTask) -> bool:
-        """Whether all its labels are classes."""
-        return bool(self._drafts.class_ids[draft.first : draft.last].all())
+    def _has_known_labels(self, task: FastTask) -> bool:
+        """Whether all its labels have class numbers."""
+        return bool(self._batch.class_ids[task.first : task.last].all())
 
     def flush(self) -> tuple[Block, list[ConvertedTask]]:
-        """The images of the tasks taken, and the tasks' rows."""
+        """Return the images of the added tasks, and their rows."""
         columns = None
         if self._accepted:
-            columns, fates = build_columns(self._drafts, [each.draft for each in self._accepted], self._classes.names)
-            self._settle(columns, fates)
+            columns, outcomes = build_columns(
+                self._batch, [accepted.task for accepted in self._accepted], self._classes.names
+            )
+            self._close_accounts(columns, outcomes)
         block = Block(
             self._images,
             self._tasks,
             self._items,
             columns,
-            [each.image for each in self._accepted],
-            [each.draft.url for each in self._accepted],
-            {each.image: each.draft.coco_fields for each in self._accepted if each.draft.coco_fields}
-            | {place: item.coco_fields for place, item in self._items.items() if item.coco_fields},
+            [accepted.image for accepted in self._accepted],
+            [accepted.task.url for accepted in self._accepted],
+            {accepted.image: accepted.task.coco_fields for accepted in self._accepted if accepted.task.coco_fields}
+            | {index: item.coco_fields for index, item in self._items.items() if item.coco_fields},
         )
         rows = self._rows
         self.images += len(self._images)
-        self._begin()
+        self._reset()
         return block, rows
 
-    def _settle(self, columns: Columns, fates: RegionOutcomes) -> None:
-        """Write the bills of the usual tasks."""
-        unknown = self._unknown(columns)
-        for place, (each, (upright, turned, rings, clipped)) in enumerate(
-            zip(self._accepted, fates.counts, strict=True)
+    def _close_accounts(self, columns: Columns, outcomes: RegionOutcomes) -> None:
+        """Set the outcomes of the common tasks."""
+        unknown = self._unknown_labels(columns)
+        for index, (accepted, (upright, turned, rings, clipped)) in enumerate(
+            zip(self._accepted, outcomes.counts, strict=True)
         ):
-            row = self._rows[each.row]
+            row = self._rows[accepted.row]
             row.pattern = TaskOutcomeKey(
-                each.draft.rule,
-                self._images[each.image].split,
-                each.repeated,
-                unknown[place] if unknown else 0,
+                accepted.task.rule,
+                self._images[accepted.image].split,
+                accepted.repeated,
+                unknown[index] if unknown else 0,
                 clipped,
                 (upright, turned, rings),
-                bool(each.draft.coco_fields),
+                bool(accepted.task.coco_fields),
             )
-            if place in fates.others or place in fates.dropped or row.counted:
-                self._settle_apart(each.draft, row, fates.others.get(place, ()), fates.dropped.get(place, ()))
+            if index in outcomes.others or index in outcomes.dropped or row.counted:
+                self._close_account(accepted.task, row, outcomes.others.get(index, ()), outcomes.dropped.get(index, ()))
 
-    def _unknown(self, columns: Columns) -> list[int]:
-        """How many regions of each usual task have a label that the label config does not have; empty for none."""
+    def _unknown_labels(self, columns: Columns) -> list[int]:
+        """Count the regions of each common task with a label that the label config does not have; empty for none."""
         if self._rules.config is None:
             return []
-        strange = [
+        unknown_labels = [
             number for number, name in enumerate(self._classes.names, 1) if name not in self._rules.config_labels
         ]
-        if not strange:
+        if not unknown_labels:
             return []
-        found = np.concatenate(([0], np.cumsum(np.isin(columns.class_ids, strange))))
+        cumulative = np.concatenate(([0], np.cumsum(np.isin(columns.class_ids, unknown_labels))))
         first = np.array(columns.first)
-        counts: list[int] = (found[first[1:]] - found[first[:-1]]).tolist()
+        counts: list[int] = (cumulative[first[1:]] - cumulative[first[:-1]]).tolist()
         return counts
 
-    def _settle_apart(
-        self, draft: FastTask, row: ConvertedTask, others: Sequence[ClippedShape], dropped: Sequence[DroppedRegion]
+    def _close_account(
+        self, task: FastTask, row: ConvertedTask, others: Sequence[ClippedShape], dropped: Sequence[DroppedRegion]
     ) -> None:
-        """The bill of a usual task of which there is more to say than its pattern does."""
+        """Set the counts of a common task that its pattern does not cover."""
         assert row.pattern is not None
         counted = row.pattern.counted()
         row.pattern = None
-        for fitted in others:
+        for clipped in others:
             counted["kept", "region"] += 1
             counted["input", "region"] += 1
-            counted.update(("repaired", repair) for repair in fitted.repairs)
+            counted.update(("repaired", repair) for repair in clipped.repairs)
         for region, annotation, reason in dropped:
             counted["input", "region"] += 1
             counted["dropped", "region", reason] += 1
             counted["failed", "regions"] += 1
-            row.losses.append(Loss("region", reason, task=draft.task, annotation=annotation, region=region))
+            row.losses.append(Loss("region", reason, task=task.task, annotation=annotation, region=region))
         counted.update(row.counted or {})
         row.counted = counted
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._images: list[Image] = []
         self._tasks: list[int] = []
         self._items: dict[int, Item] = {}
         self._rows: list[ConvertedTask] = []
-        self._accepted: list[_Accepted] = []
+        self._accepted: list[_AcceptedTask] = []
 
     def _convert_general(self, entry: bytes | MalformedTask, digest: bytes) -> int:
-        made = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
-        row = ConvertedTask(made.key, digest, made.names, None, None, list(made.losses))
-        if not made.reusable:
+        assembled = self._assembler.assemble(_read(entry) if isinstance(entry, bytes) else entry)
+        row = ConvertedTask(assembled.key, digest, assembled.names, None, None, list(assembled.losses))
+        if not assembled.reusable:
             row.digest, row.names = NO_DIGEST, ()
-        for item in self._copy(made.items, row):
+        for item in self._copy(assembled.items, row):
             self._items[len(self._images)] = item
             self._images.append(item.image)
             self._tasks.append(len(self._rows))
         row.counted = self._ledger.close_task()
         self._rows.append(row)
-        return made.key
+        return assembled.key
 
     def _copy(self, items: Sequence[Item], row: ConvertedTask) -> Sequence[Item]:
-        """Copy the photos of a task; gives its items, each in the split that has its photo's bytes."""
+        """Copy the images of a task. Return its items, each in the split of the first image with the same bytes."""
         if self._photos is None:
             return items
-        placed = []
+        copied = []
         for item in items:
             photo, split = self._photos.copy(item, self._ledger, row.losses.append)
             if photo is not None:
                 row.photos = [*row.photos, (split, photo)]
-            if photo is None or split != item.image.split:  # another task may decide, or the photo be there next time
+            if (
+                photo is None or split != item.image.split
+            ):  # depends on another task, or the image may be available next time
                 row.digest, row.names = NO_DIGEST, ()
-            placed.append(replace(item, image=replace(item.image, split=split)))
-        return placed
+            copied.append(replace(item, image=replace(item.image, split=split)))
+        return copied
 
 
 def _read(text: bytes) -> Task | MalformedTask:

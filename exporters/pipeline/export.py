@@ -1,4 +1,4 @@
-"""An export from beginning to end, with its options: what to read, by which rules, in which formats, to where."""
+"""Run an export: validate its options, open source and store, convert, and publish."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 MAX_ERRORS = 0.01
 POSE = "-pose"
-WITH_POINTS = frozenset({"coco", "webdataset"})
-"""Formats that hold key points, beside those of poses."""
+# Formats that hold key points, besides those ending in `POSE`.
+KEYPOINT_FORMATS = frozenset({"coco", "webdataset"})
 NO_KEY_POINTS = "it needs key points (KeyPointLabels), and there are none"
 NO_QUESTION = "it needs Choices about the whole image, and the label config has none"
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def export(
     studio: "Studio | None" = None,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Make one new version of a data set in the store from annotated tasks.
+    """Export annotated tasks as a new version of a data set in the store.
 
     Args:
         source: a project's number, a Label Studio JSON export (or JSON lines), or ``s3://BUCKET/KEY.json``.
@@ -74,30 +74,30 @@ def export(
         formats: names in ``FORMATS``.
         to: the data set's address; by default a folder of the store named after the source.
         label_config: the label config's XML, for a source that has none.
-        annotation: whose annotation counts: a name in ``POLICIES`` or ``user:ID``.
+        annotation: which annotations to export: a name in ``POLICIES`` or ``user:ID``.
         split: shares of train, val and test.
-        split_key: a key of the tasks' data that says train, val or test; where it does not, the shares decide.
-        group_by: a key of the tasks' data: images of one value are in one split; ``folder``: those of one folder.
-        disputed: what becomes of the tasks that quality control holds for disputed or could not judge: ``in``,
-            ``out``, or ``apart``, in a split of their own.
+        split_key: a key of the tasks' data that holds train, val or test; otherwise the shares decide.
+        group_by: a key of the tasks' data: images with one value are in one split; ``folder``: those of one folder.
+        disputed: what to do with tasks that quality control marked as disputed or could not judge: ``in``, ``out``, or
+            ``apart``, in a split of their own.
         rename: labels that count as another class, each as ``OLD=NEW``.
-        category_ids: what numbers COCO's categories have: a name in ``CATEGORY_IDS``.
+        category_ids: the ids of COCO's categories: a name in ``CATEGORY_IDS``.
         max_errors: the largest share of failed regions at which the version is still published.
-        allow_shrink: publish a version also where it is far smaller than the published one (`publish_checks`).
-        fetch: whether the header of an image is read where nothing else tells its size.
-        copy_images: whether the photos are copied into the version.
-        afresh: convert every task, also those that the published version holds as they are.
-        workers: processes that convert; 1: this one alone; 0: as many as pay, with a large source.
+        allow_shrink: publish a version that is far smaller than the published one (`publish_checks`).
+        fetch: whether the header of an image is read if its size is unknown.
+        copy_images: whether the images are copied into the version.
+        afresh: convert every task, including those unchanged since the published version.
+        workers: processes that convert; 1: this one alone; 0: chosen by the size of the source.
         ray: the address of a Ray cluster that converts instead, or ``local``.
         studio: a client to use instead of the settings' own.
-        progress: told after each task.
+        progress: called after each task.
 
     Returns:
-        The bill; ``published`` says whether the head points at the new version.
+        The report; ``published`` says whether the head points to the new version.
 
     Raises:
-        ExportError: an option is wrong, there is no source, or other exporters kept the store busy.
-        StoreError: the store cannot be read or written. Nothing of the unfinished version can be seen.
+        ExportError: an option is invalid, there is no source, or other exporters kept the store busy.
+        StoreError: the store cannot be read or written. Nothing of the unfinished version is visible.
     """
     names = format_names(",".join(formats))
     if disputed not in DISPUTED:
@@ -121,13 +121,13 @@ def export(
         opened.callback(tasks.close)
         if tasks.config and not tasks.config.images:
             raise NoImages(tasks.title)
-        store = open_store(to or _default_place(settings, tasks), settings)
+        store = open_store(to or _default_location(settings, tasks), settings)
         skeleton = _skeleton(tasks, store, names)
         left_out = _left_out(names, tasks.config, skeleton)
         if not set(names) - set(left_out):
             raise BadOption("--format", ",".join(names), f"another: {next(iter(left_out.values()))}")
         names = tuple(name for name in names if name not in left_out)
-        if YoloClassify.name in names and (pairs := list(near_duplicates(_answers(tasks.config, renamed)))):
+        if YoloClassify.name in names and (pairs := list(near_duplicates(_image_classes(tasks.config, renamed)))):
             raise NearDuplicateLabels(pairs)
         crowd = estimate_annotators(tasks.tasks(), tasks.config) if chosen is consensus else None
 
@@ -188,36 +188,36 @@ def export(
         return run.run_with_retries()
 
 
-def _cluster(address: str, workers: int, order: "WorkerConfig") -> "Pool":
+def _cluster(address: str, workers: int, config: "WorkerConfig") -> "Pool":
     from exporters.pipeline.ray_pool import RayCluster
 
-    return RayCluster(address, order, workers)
+    return RayCluster(address, config, workers)
 
 
 def _left_out(names: Sequence[str], config: LabelConfig | None, skeleton: Skeleton | None) -> dict[str, str]:
-    """The formats that cannot be made of the project, with the reason."""
-    found = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
+    """Return the formats that the project cannot fill, with the reason."""
+    reasons = {} if skeleton else {name: NO_KEY_POINTS for name in names if name.endswith(POSE)}
     if config and not image_class_control(config):
-        found |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
-    return found
+        reasons |= {name: NO_QUESTION for name in names if name == YoloClassify.name}
+    return reasons
 
 
-def _answers(config: LabelConfig | None, renamed: Mapping[str, str]) -> list[str]:
-    """The classes of whole images: the choices of the question about them."""
+def _image_classes(config: LabelConfig | None, renamed: Mapping[str, str]) -> list[str]:
+    """Return the classes of whole images: the choices of the control of the image class."""
     control = config.controls.get(image_class_control(config)) if config else None
     return [renamed.get(label.stored, label.stored) for label in control.labels] if control else []
 
 
 def _skeleton(tasks: TaskSource, store: Store, formats: Sequence[str]) -> Skeleton | None:
-    """The key points of the label config; without one those that the tasks use, each in its place for good."""
+    """Return the key points of the label config; without one those used by the tasks, with permanent indices."""
     if tasks.config:
         return Skeleton.from_config(tasks.config)
-    asked = any(name in WITH_POINTS or name.endswith(POSE) for name in formats)
-    if not asked or (isinstance(tasks, JsonFile) and not tasks.contains(KEYPOINT_TOKEN)):
+    needs_keypoints = any(name in KEYPOINT_FORMATS or name.endswith(POSE) for name in formats)
+    if not needs_keypoints or (isinstance(tasks, JsonFile) and not tasks.contains(KEYPOINT_TOKEN)):
         return None
-    return Skeleton.from_tasks(tasks.raw(), before.keypoints if (before := published_version(store)) else ())
+    return Skeleton.from_tasks(tasks.raw(), parent.keypoints if (parent := published_version(store)) else ())
 
 
-def _default_place(settings: Settings, source: TaskSource) -> str:
+def _default_location(settings: Settings, source: TaskSource) -> str:
     stem, _ = safe_name(f"{source.title}.jpg")
     return f"{settings.store_url.rstrip('/')}/{quote(stem) if settings.store_url.startswith('file:') else stem}"

@@ -1,6 +1,6 @@
-"""An export under way: tasks -> stretches of records in the store -> a version.
+"""Run an export whose options are parsed: tasks -> segments of records in the store -> a version.
 
-Tasks that the published version holds just as they are now are not converted again: see `incremental`.
+Tasks that are unchanged since the published version are not converted again: see `incremental`.
 """
 
 import hashlib
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from exporters.pipeline.image_copier import ImageCopier
     from labelloop.service.media import Media
 
+# Called with (tasks done, total or None if the source does not know it).
 Progress = Callable[[int, int | None], None]
-"""Called with (tasks done, tasks in all or None where the source does not say)."""
 
+# Bytes of JSON, times formats, converted in this process before others are started.
 POOL_AFTER = 1 << 30
-"""Bytes of JSON, times formats, that are converted here before other processes are started."""
 _log = logging.getLogger(__name__)
 
 
 class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One export with its options read and its parts opened."""
+    """An export with parsed options and opened source and store."""
 
     source: TaskSource
     store: Store
@@ -74,10 +74,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
     pool: Callable[[WorkerConfig], Pool] | None = None
 
     def run_with_retries(self) -> ExportReport:
-        """A version, also where another exporter numbered a new label first: then again, with its numbers.
-
-        So it is where `dataset gc` took an object away that we were about to name.
-        """
+        """Run the export; retry up to four times after concurrent class map changes or removals by `dataset gc`."""
         with gc_relaxed():
             for _ in range(4):
                 try:
@@ -87,42 +84,44 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             return self.run_attempt()
 
     def run_attempt(self) -> ExportReport:
-        """Read every task and write a version; nothing of it is seen before it is whole."""
-        with ThreadPoolExecutor(2, thread_name_prefix="begin") as beside:  # a store far away answers all at once
-            asked, loading = beside.submit(epoch, self.store), beside.submit(load_classes, self.store)
+        """Convert all tasks and write a version; nothing of it is visible before it is complete."""
+        with ThreadPoolExecutor(
+            2, thread_name_prefix="begin"
+        ) as executor:  # parallel, as each request to a remote store takes a round trip
+            epoch_read, loading = executor.submit(epoch, self.store), executor.submit(load_classes, self.store)
             parent = published_version(self.store)
-            began, stored = asked.result(), loading.result()
+            start_epoch, stored = epoch_read.result(), loading.result()
         try:
-            known = (
+            previous = (
                 None if self.afresh or parent is None else PreviousVersionIndex.load(self.store, parent, self._digest())
             )
         except DatasetDamaged as damaged:
             _log.warning("everything_is_written_again", extra={"reason": damaged.message})
             return msgspec.structs.replace(self, afresh=True).run_attempt()
-        with VersionClaim(self.store, version_number(parent.version) if parent else 0) as turn:
-            if known is not None:
+        with VersionClaim(self.store, version_number(parent.version) if parent else 0) as claim:
+            if previous is not None:
                 try:
-                    return self._version(parent, known, turn, began, stored)
+                    return self._write_version(parent, previous, claim, start_epoch, stored)
                 except SourceOrderChanged:
-                    stored = load_classes(self.store)  # some of ours may be there by now
-            return self._version(parent, None, turn, began, stored)
+                    stored = load_classes(self.store)  # some of our new classes may be saved by now
+            return self._write_version(parent, None, claim, start_epoch, stored)
 
-    def _version(
+    def _write_version(
         self,
         parent: VersionManifest | None,
-        known: PreviousVersionIndex | None,
-        turn: VersionClaim,
-        began: str,
+        previous: PreviousVersionIndex | None,
+        claim: VersionClaim,
+        start_epoch: str,
         stored: StoredClassMap,
     ) -> ExportReport:
         (numbered, etag), renamed = stored, self.rules.renamed
         classes = ClassMap(numbered.names, renamed)
         numbering = ClassMapSync(self.store, classes, etag)
-        lost = parent.classes if parent and not len(classes) else ()  # the map is gone, its numbers must not be
-        for label in (*lost, *(config_labels(self.rules.config) if self.rules.config else ())):
+        lost_classes = parent.classes if parent and not len(classes) else ()  # the map was lost; keep its numbers
+        for label in (*lost_classes, *(config_labels(self.rules.config) if self.rules.config else ())):
             classes.id(label)
         job = FormatContext(self.splits, (), self.skeleton, self.categories)
-        formats = tuple(FORMATS[name](job) for name in self.formats)  # it says first what it cannot
+        formats = tuple(FORMATS[name](job) for name in self.formats)  # fails early for an impossible format
         with (
             numbering,
             self.store.scratch() as scratch,
@@ -130,14 +129,14 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         ):
             ledger = Ledger()
             assembler = TaskAssembler(self.rules, classes=classes, sizes=ImageSizes(self.headers), ledger=ledger)
-            photos = self._copier(parent if known else None, objects, scratch) if self.photos else None
-            making = GenerationBuilder(scratch, objects)
+            photos = self._copier(parent if previous else None, objects, scratch) if self.photos else None
+            builder = GenerationBuilder(scratch, objects)
             with closing(photos) if photos else nullcontext():
                 converter = Converter(assembler, self.rules, classes, ledger, photos)
-                inside = _AttemptState(job, formats, classes, numbering, objects, scratch)
-                self._convert(converter, assembler, making, known, inside)
-            made = making.finish(known.removed() if known else ())
-            total = making.accounts.total()
+                state = _AttemptState(job, formats, classes, numbering, objects, scratch)
+                self._convert(converter, assembler, builder, previous, state)
+            generation = builder.finish(previous.removed() if previous else ())
+            total = builder.accounts.total()
             accounts = build_accounts(total, self.formats)
             splits = {split: total["images", split] for split in self.splits}
             refused = refusal_reason(
@@ -149,14 +148,14 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 allow_shrink=self.allow_shrink,
             )
             if refused in EMPTY:
-                return self._nothing(refused, accounts, splits, making.converted)
+                return self._empty_report(refused, accounts, splits, builder.converted)
             numbering.finish()
             manifest = VersionManifest(
                 parent=parent.version if parent else None,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 published=not refused,
                 refused=refused,
-                code=_code(),
+                code=_code_version(),
                 source=self.source.origin,
                 policy={**self.policy, "max_errors": self.max_errors},
                 rules=self._digest(),
@@ -167,35 +166,39 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
                 categories=self.categories,
                 splits=splits,
                 accounts=accounts,
-                generations=(*(known.generations if known else ()), *([made] if made else ())),
+                generations=(*(previous.generations if previous else ()), *([generation] if generation else ())),
             )
             objects.flush()
             manifest = publish_plain_files(self.store, manifest, scratch)
-            turn.begin_check()
-            if epoch(self.store) != began and not is_complete(self.store, manifest):
+            claim.begin_check()
+            if epoch(self.store) != start_epoch and not is_complete(self.store, manifest):
                 raise ObjectsCollected(self.store.url)
-            manifest, checksum, exclusive_until = commit_version(self.store, manifest, turn)
+            manifest, checksum, exclusive_until = commit_version(self.store, manifest, claim)
         if manifest.published:
             publish_version(
-                self.store, manifest.version, checksum, exclusive_until=exclusive_until, expected=turn.head if exclusive_until else None
+                self.store,
+                manifest.version,
+                checksum,
+                exclusive_until=exclusive_until,
+                expected=claim.head if exclusive_until else None,
             )
-        return self._report(manifest, checksum, WriteStats(objects.written, objects.written_bytes, making.converted))
+        return self._report(manifest, checksum, WriteStats(objects.written, objects.written_bytes, builder.converted))
 
     def _convert(
         self,
         converter: Converter,
         assembler: TaskAssembler,
-        making: GenerationBuilder,
-        known: PreviousVersionIndex | None,
-        inside: "_AttemptState",
+        builder: GenerationBuilder,
+        previous: PreviousVersionIndex | None,
+        state: "_AttemptState",
     ) -> None:
-        job, classes, objects = inside.job, inside.classes, inside.objects
+        job, classes, objects = state.job, state.classes, state.objects
         done = 0
 
-        def tell(tasks: int) -> None:
+        def report_progress(tasks: int) -> None:
             nonlocal done
-            if converter.images or objects.written:  # a version of nothing leaves nothing in the store
-                inside.numbering.sync()
+            if converter.images or objects.written:  # an empty version writes nothing to the store
+                state.numbering.sync()
             for _ in range(tasks if self.progress else 0):
                 done += 1
                 self.progress and self.progress(done, self.source.total)
@@ -205,21 +208,21 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             converter=converter,
             assembler=assembler,
             writer=lambda: SegmentWriter(
-                inside.formats, inside.scratch, objects, first=making.converted, known=patterns
+                state.formats, state.scratch, objects, first=builder.converted, account_cache=patterns
             ),
-            making=making,
-            known=known,
-            tell=tell,
+            builder=builder,
+            previous=previous,
+            report_progress=report_progress,
         )
         blocks = blocks_of(self.source.raw())
-        if known or self.photos or self.workers == 1:
+        if previous or self.photos or self.workers == 1:
             conversion.convert_serial(blocks)
             return
-        # what a small export needs is less than what it takes to start other processes; it also meets most labels
+        # a small export finishes before other processes would start; the first tasks also contain most labels
         conversion.convert_serial(blocks, until=0 if self.pool or self.workers else POOL_AFTER // len(self.formats))
         if (following := next(blocks, None)) is None:
             return
-        order = WorkerConfig(
+        config = WorkerConfig(
             store=self.store.url,
             settings=self.settings,
             rules=self.rules,
@@ -228,44 +231,46 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             fetch=self.headers is not None,
             classes=classes.names,
         )
-        with closing(self._pool(order)) as pool:
+        with closing(self._pool(config)) as pool:
             conversion.convert_parallel(chain([following], blocks), pool, classes.names, objects)
 
     def _copier(self, parent: VersionManifest | None, objects: ObjectUploader, scratch: Path) -> "ImageCopier":
         from exporters.pipeline.image_copier import ImageCopier
 
-        before = read_table(self.store, parent, PHOTOS) if parent else ()
-        copies = ((each.split, msgspec.json.decode(each.body, type=ImageCopy)) for each in before)
+        records = read_table(self.store, parent, PHOTOS) if parent else ()
+        copies = ((record.split, msgspec.json.decode(record.body, type=ImageCopy)) for record in records)
         assert self.photos is not None
         return ImageCopier(self.photos, self.store, objects, scratch, copies)
 
-    def _pool(self, order: WorkerConfig) -> Pool:
+    def _pool(self, config: WorkerConfig) -> Pool:
         if self.pool:
-            return self.pool(order)
+            return self.pool(config)
         from exporters.pipeline.process_pool import ProcessPool, default_workers
 
-        return ProcessPool(order, self.workers or default_workers())
+        return ProcessPool(config, self.workers or default_workers())
 
     def _digest(self) -> str:
-        """Of everything that decides what becomes of a task, beside its text and the numbers of the classes."""
+        """Return a digest of everything that determines the result of a task besides its text and the class numbers."""
         config = self.rules.config
-        told = {
-            "code": _code(),
+        inputs = {
+            "code": _code_version(),
             "policy": self.policy,
             "formats": self.formats,
             "config": config,
             "skeleton": self.skeleton,
             "splits": self.splits,
             "headers": self.headers is not None,
-            "stems": "xxh3",  # what names are known by in the index
-            "records": 2,  # the way in which formats write them
+            "stems": "xxh3",  # the hash of names in the index
+            "records": 2,  # the version of the record encoding
             "unsized": self.rules.sizeless,
             **({"one split": True} if self.photos or self.rules.split.reads_data else {}),
         }
-        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
+        return hashlib.sha256(msgspec.json.encode(inputs, order="deterministic")).hexdigest()
 
-    def _nothing(self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int) -> ExportReport:
-        """The report where no version is made."""
+    def _empty_report(
+        self, refused: str, accounts: Accounts, images: Mapping[str, int], converted: int
+    ) -> ExportReport:
+        """Return the report of an export that makes no version."""
         return ExportReport(
             url=self.store.url,
             version="",
@@ -300,7 +305,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _AttemptState(msgspec.Struct, frozen=True):
-    """What a version under way is made with."""
+    """The objects that one attempt works with."""
 
     job: FormatContext
     formats: tuple[Format, ...]
@@ -310,5 +315,5 @@ class _AttemptState(msgspec.Struct, frozen=True):
     scratch: Path
 
 
-def _code() -> str:
+def _code_version() -> str:
     return f"labelloop {VERSION}"

@@ -1,4 +1,4 @@
-"""The bills of a block's tasks: what became of each in the data set, and then in each format."""
+"""Account for the tasks of a block: the outcome of each in the data set and in each format."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,143 +12,149 @@ from labelloop.labeling.studio.region_attributes import CROWD
 
 
 class FormatAccountant:
-    """Takes what each format made of a block.
+    """Collects the results of each format for a block.
 
-    Most tasks are usual and nothing is said of them, so what a format made of one follows from its pattern.
+    Most tasks are common tasks without remarks, so their result in a format follows from their pattern.
     """
 
     def __init__(self, block: Block, rows: Sequence[ConvertedTask]) -> None:
         self._block = block
         self._rows = rows
         self._formats: list[Format] = []
-        self._usual = dict(zip(block.columnar, range(len(block.columnar)), strict=True))
-        self._notes: dict[int, list[tuple[str, ...]]] = {}  # of images: lines of the bill that a format adds
-        self._refused: dict[tuple[int, str], dict[int, str]] = {}  # of an image and a format: objects, with the reason
+        self._columnar = dict(zip(block.columnar, range(len(block.columnar)), strict=True))
+        self._notes: dict[int, list[tuple[str, ...]]] = {}  # image index -> account lines of formats
+        self._refused: dict[tuple[int, str], dict[int, str]] = {}  # (image index, format) -> object id -> reason
 
-    def add(self, each: Format, encoded: EncodedBlock) -> None:
-        """Take what a format said.
+    def add(self, fmt: Format, encoded: EncodedBlock) -> None:
+        """Add the result of a format.
 
-        A region none of whose objects it holds is a loss of the task; where it holds some, the others are counted.
+        A region without any object in the format is a loss of the task; objects of other regions that were refused are
+        counted.
         """
-        self._formats.append(each)
-        for place, held_not, reason in encoded.refused:
-            self._refused.setdefault((place, each.name), {})[held_not.id] = reason
-        held = self._held(each.name, {place for place, *_ in encoded.refused})
-        listed: set[tuple[int, int]] = set()
-        for place, held_not, reason in encoded.refused:
-            notes = self._notes.setdefault(place, [])
-            if (place, held_not.number) in held:
-                notes.append(("format", each.name, "converted", f"label of a region left out: {reason}"))
+        self._formats.append(fmt)
+        for index, rejected, reason in encoded.refused:
+            self._refused.setdefault((index, fmt.name), {})[rejected.id] = reason
+        kept_regions = self._kept_regions(fmt.name, {index for index, *_ in encoded.refused})
+        recorded: set[tuple[int, int]] = set()
+        for index, rejected, reason in encoded.refused:
+            notes = self._notes.setdefault(index, [])
+            if (index, rejected.number) in kept_regions:
+                notes.append(("format", fmt.name, "converted", f"label of a region left out: {reason}"))
                 continue
-            if (place, held_not.number) in listed:
+            if (index, rejected.number) in recorded:
                 continue
-            listed.add((place, held_not.number))
-            notes.append(("format", each.name, "dropped", reason))
-            self._rows[self._block.tasks[place]].losses.append(
+            recorded.add((index, rejected.number))
+            notes.append(("format", fmt.name, "dropped", reason))
+            self._rows[self._block.tasks[index]].losses.append(
                 Loss(
                     "region",
                     reason,
-                    self._block.images[place].task,
-                    held_not.annotation,
-                    held_not.region,
-                    format=each.name,
+                    self._block.images[index].task,
+                    rejected.annotation,
+                    rejected.region,
+                    format=fmt.name,
                 )
             )
-        for place, change, times in encoded.converted:
-            self._notes.setdefault(place, []).extend([("format", each.name, "converted", change)] * times)
+        for index, change, times in encoded.converted:
+            self._notes.setdefault(index, []).extend([("format", fmt.name, "converted", change)] * times)
 
     def account_numbers(
-        self, bills: TaskAccountTable, numbers: dict[TaskOutcomeKey, int], known: dict[TaskOutcomeKey, TaskAccount]
+        self,
+        table: TaskAccountTable,
+        numbers: dict[TaskOutcomeKey, int],
+        account_cache: dict[TaskOutcomeKey, TaskAccount],
     ) -> list[int]:
-        """The number of each task's bill.
+        """Return the account number of each task.
 
         Args:
-            bills: gives the numbers.
-            numbers: keeps those of patterns.
-            known: keeps the bills of patterns, for other ``bills`` too.
+            table: numbers the accounts.
+            numbers: cache of the numbers of patterns in ``table``.
+            account_cache: cache of the accounts of patterns, shared by tables.
         """
-        noted = {self._block.tasks[place] for place in self._notes}
-        places: dict[int, list[int]] | None = None
-        found: list[int] = []
+        noted_tasks = {self._block.tasks[index] for index in self._notes}
+        images_by_task: dict[int, list[int]] | None = None
+        result: list[int] = []
         for task, row in enumerate(self._rows):
-            pattern = None if task in noted else row.pattern
+            pattern = None if task in noted_tasks else row.pattern
             number = numbers.get(pattern) if pattern else None
             if number is None:
-                bill = known.get(pattern) if pattern else None
-                if bill is None:
-                    places = self._places() if places is None else places
-                    bill = task_account(self._counted(row, places.get(task, [])))
-                number = bills.number(bill)
+                account = account_cache.get(pattern) if pattern else None
+                if account is None:
+                    images_by_task = self._images_by_task() if images_by_task is None else images_by_task
+                    account = task_account(self._counted(row, images_by_task.get(task, [])))
+                number = table.number(account)
                 if pattern:
-                    numbers[pattern], known[pattern] = number, bill
-            found.append(number)
-        return found
+                    numbers[pattern], account_cache[pattern] = number, account
+            result.append(number)
+        return result
 
-    def _held(self, name: str, places: Iterable[int]) -> set[tuple[int, int]]:
-        """The regions of these images of which a format holds an object: (place of the image, number)."""
+    def _kept_regions(self, name: str, indices: Iterable[int]) -> set[tuple[int, int]]:
+        """Return the regions of which a format has an object: (image index, region number)."""
         return {
-            (place, one.number)
-            for place in places
-            if place in self._block.items
-            for one in self._block.items[place].objects
-            if one.id not in self._refused[place, name]
+            (index, obj.number)
+            for index in indices
+            if index in self._block.items
+            for obj in self._block.items[index].objects
+            if obj.id not in self._refused[index, name]
         }
 
-    def _places(self) -> dict[int, list[int]]:
-        """The images of each task that has any."""
-        places: dict[int, list[int]] = {}
-        for place, owner in enumerate(self._block.tasks):
-            places.setdefault(owner, []).append(place)
-        return places
+    def _images_by_task(self) -> dict[int, list[int]]:
+        """Return the image indices of each task that has images."""
+        images_by_task: dict[int, list[int]] = {}
+        for index, owner in enumerate(self._block.tasks):
+            images_by_task.setdefault(owner, []).append(index)
+        return images_by_task
 
-    def _counted(self, row: ConvertedTask, places: Sequence[int]) -> Counted:
+    def _counted(self, row: ConvertedTask, indices: Sequence[int]) -> Counted:
         block = self._block
         counted = row.pattern.counted() if row.pattern else row.counted
         assert counted is not None
-        for place in places:
-            counted["images", block.images[place].split] += 1
-            counted.update(self._notes.get(place, ()))
-            item = block.items.get(place)
-            unsaid = _unsaid(item.objects if item else (), about=place in block.coco_fields)
-            for each in self._formats:
-                for (thing, what), number in unsaid.items():
-                    if what not in each.supported_metadata:
+        for index in indices:
+            counted["images", block.images[index].split] += 1
+            counted.update(self._notes.get(index, ()))
+            item = block.items.get(index)
+            metadata = _metadata_counts(item.objects if item else (), about=index in block.coco_fields)
+            for fmt in self._formats:
+                for (thing, what), number in metadata.items():
+                    if what not in fmt.supported_metadata:
                         line = f"{thing} whose {what} the format has no place for"
-                        counted["format", each.name, "converted", line] += number
-                refused = self._refused.get((place, each.name), {})
-                if place in self._usual:
-                    objects = regions = self._objects(self._usual[place]) - len(refused)
-                    for kind, change in enumerate(each.implicit_conversions):
+                        counted["format", fmt.name, "converted", line] += number
+                refused = self._refused.get((index, fmt.name), {})
+                if index in self._columnar:
+                    objects = regions = self._count_objects(self._columnar[index]) - len(refused)
+                    for kind, change in enumerate(fmt.implicit_conversions):
                         if change:
-                            counted["format", each.name, "converted", change] += self._of_kind(self._usual[place], kind)
+                            counted["format", fmt.name, "converted", change] += self._count_kind(
+                                self._columnar[index], kind
+                            )
                 else:
-                    written = [one for one in block.items[place].objects if one.id not in refused]
-                    objects = sum(one.box is not None for one in written)  # a key point is part of an object
-                    regions = len({one.number for one in written})
-                counted["format", each.name, "objects"] += objects
-                counted["format", each.name, "regions"] += regions
+                    written = [obj for obj in block.items[index].objects if obj.id not in refused]
+                    objects = sum(obj.box is not None for obj in written)  # key points are parts of objects
+                    regions = len({obj.number for obj in written})
+                counted["format", fmt.name, "objects"] += objects
+                counted["format", fmt.name, "regions"] += regions
         return counted
 
-    def _objects(self, image: int) -> int:
+    def _count_objects(self, image: int) -> int:
         assert self._block.columns is not None
         return self._block.columns.first[image + 1] - self._block.columns.first[image]
 
-    def _of_kind(self, image: int, kind: int) -> int:
+    def _count_kind(self, image: int, kind: int) -> int:
         columns = self._block.columns
         assert columns is not None
         return int((columns.clipped.kinds[columns.first[image] : columns.first[image + 1]] == kind).sum())
 
 
-def _unsaid(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:
-    """How many things have more than labels and shapes: (things, what they have)."""
-    found: Counter[tuple[str, str]] = Counter({("images", IMAGE_FIELDS): int(about)})
-    seen: set[int] = set()
-    for each in objects:
-        said = each.remarks
-        if each.number in seen or each.box is None or not (said or each.attributes):
-            continue  # what is said of a key point is its visibility
-        seen.add(each.number)
-        found["regions", FLAGS] += bool(said.flags - {CROWD} or said.pose)
-        found["regions", ATTRIBUTES] += bool(said.attributes or each.attributes)
-        found["regions", NOTES] += bool(said.fields or said.meta)
-    return +found
+def _metadata_counts(objects: Sequence[Object], *, about: bool) -> Counter[tuple[str, str]]:
+    """Count the images and regions with metadata beyond labels and shapes: (kind, metadata)."""
+    counts: Counter[tuple[str, str]] = Counter({("images", IMAGE_FIELDS): int(about)})
+    regions: set[int] = set()
+    for obj in objects:
+        remarks = obj.remarks
+        if obj.number in regions or obj.box is None or not (remarks or obj.attributes):
+            continue  # attributes of a key point are its visibility
+        regions.add(obj.number)
+        counts["regions", FLAGS] += bool(remarks.flags - {CROWD} or remarks.pose)
+        counts["regions", ATTRIBUTES] += bool(remarks.attributes or obj.attributes)
+        counts["regions", NOTES] += bool(remarks.fields or remarks.meta)
+    return +counts

@@ -1,7 +1,7 @@
-"""A generation being written: the tasks that an export converts, in the tables of the formats and of the bill.
+"""Write a generation: the converted tasks, in the tables of the formats and of the accounts.
 
-It is written a stretch of tasks at a time (`StretchWriter`), by this process or by others: a shard never holds tasks of
-two stretches, so the bytes are the same however many processes had a part in them.
+It is written a segment of tasks at a time (`SegmentWriter`), by this process or by others. A shard never spans two
+segments, so the bytes do not depend on the number of processes.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class SegmentResult(msgspec.Struct, frozen=True):
-    """Tasks that were converted: the shards they gave in each table, their rows of the index, and their bills."""
+    """A converted segment: its shards by table, its index rows, and its accounts."""
 
     tables: Mapping[str, tuple[Shard, ...]]
     rows: PageWriter
@@ -33,14 +33,14 @@ class SegmentResult(msgspec.Struct, frozen=True):
 
 
 class SegmentWriter:
-    """Takes blocks of converted tasks.
+    """Writes blocks of converted tasks.
 
     Args:
-        formats: what is written.
-        scratch: a folder for shards on their way.
-        objects: puts shards into the store.
-        first: how many tasks of the generation stand before this stretch.
-        known: keeps the bills of patterns from one stretch to the next.
+        formats: the formats to write.
+        scratch: a folder for shards before they are uploaded.
+        objects: uploads shards.
+        first: the number of tasks of the generation before this segment.
+        account_cache: cache of the accounts of patterns, shared by segments.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class SegmentWriter:
         objects: ObjectUploader,
         *,
         first: int,
-        known: dict[TaskOutcomeKey, TaskAccount] | None = None,
+        account_cache: dict[TaskOutcomeKey, TaskAccount] | None = None,
     ) -> None:
         self._formats = formats
         self._first = first
         self._rows = PageWriter()
-        self._bills = TaskAccountTable()
+        self._accounts = TaskAccountTable()
         self._numbers: dict[TaskOutcomeKey, int] = {}
-        self._known = {} if known is None else known
+        self._account_cache = {} if account_cache is None else account_cache
         self._tables = {
             name: TableWriter(f"{first}-{name}", scratch, objects)
-            for name in (IMAGES, DROPPED, PHOTOS, *(each.name for each in formats))
+            for name in (IMAGES, DROPPED, PHOTOS, *(fmt.name for fmt in formats))
         }
 
     def add(self, block: Block, rows: Sequence[ConvertedTask]) -> None:
@@ -68,11 +68,11 @@ class SegmentWriter:
         first = self._first + len(self._rows)
         heads = line_heads([first + task for task in block.tasks], [image.split for image in block.images])
         self._tables[IMAGES].add(heads, _encode_lines(block.images).split(b"\n")[:-1])
-        tally = FormatAccountant(block, rows)
-        for each in self._formats:
-            encoded = each.encode(block)
-            self._tables[each.name].add(heads, encoded.records)
-            tally.add(each, encoded)
+        accountant = FormatAccountant(block, rows)
+        for fmt in self._formats:
+            encoded = fmt.encode(block)
+            self._tables[fmt.name].add(heads, encoded.records)
+            accountant.add(fmt, encoded)
         for seq, row in enumerate(rows, start=first):
             if row.photos:
                 splits = [split for split, _ in row.photos]
@@ -81,14 +81,14 @@ class SegmentWriter:
             if row.losses:
                 losses = [_encode(loss) for loss in row.losses]
                 self._tables[DROPPED].add(line_heads([seq] * len(losses), [""] * len(losses)), losses)
-        numbers = tally.account_numbers(self._bills, self._numbers, self._known)
-        self._bills.add(numbers)
+        numbers = accountant.account_numbers(self._accounts, self._numbers, self._account_cache)
+        self._accounts.add(numbers)
         self._rows.add([row.key for row in rows], [row.digest for row in rows], numbers, [row.names for row in rows])
 
     def finish(self) -> SegmentResult:
-        """What was written."""
+        """Return what was written."""
         tables = {name: shards for name, table in self._tables.items() if (shards := table.finish())}
-        return SegmentResult(tables, self._rows, self._bills)
+        return SegmentResult(tables, self._rows, self._accounts)
 
     def __enter__(self) -> Self:
         return self
@@ -99,28 +99,28 @@ class SegmentWriter:
 
 
 class GenerationBuilder:
-    """Takes stretches in the order of the source; ``bills`` adds up what became of all tasks of the version."""
+    """Joins segments in the order of the source; ``accounts`` covers all tasks of the version."""
 
     def __init__(self, scratch: Path, objects: ObjectUploader) -> None:
         self.accounts = TaskAccountTable()
+        # Number of tasks in the generation.
         self.converted = 0
-        """How many tasks it holds."""
         self._objects = objects
         self._page = PageFile(scratch)
         self._tables: dict[str, tuple[Shard, ...]] = {}
 
-    def add(self, stretch: SegmentResult) -> None:
-        """Add a stretch."""
-        for name, shards in stretch.tables.items():
+    def add(self, segment: SegmentResult) -> None:
+        """Add a segment."""
+        for name, shards in segment.tables.items():
             self._tables[name] = (*self._tables.get(name, ()), *shards)
-        self._page.add(stretch.rows.columns(self.accounts.merge(stretch.accounts)))
-        self.converted += len(stretch.rows)
+        self._page.add(segment.rows.columns(self.accounts.merge(segment.accounts)))
+        self.converted += len(segment.rows)
 
     def finish(self, removed: Iterable[int] = ()) -> Generation | None:
-        """The generation; None where there is nothing in it.
+        """Return the generation; None if it is empty.
 
         Args:
-            removed: tasks of older generations that are gone.
+            removed: removed tasks of older generations.
         """
         removed = list(removed)
         if not self.converted and not removed:

@@ -1,4 +1,4 @@
-"""Copies of the photos in the data set, each there once: made by the S3 server itself, or read and named by content."""
+"""Copy images into the data set, each content once: server-side on S3, or read here and named by content."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ _THREADS = 8
 
 
 class FetchedImage(msgspec.Struct, frozen=True):
-    """A photo on its way: a copy that the server made (``entry``), or a file of ours that is still to be sent."""
+    """A fetched image: a server-side copy (``entry``), or a local file to be uploaded."""
 
     sha256: str = ""
     size: int = 0
@@ -33,16 +33,16 @@ class FetchedImage(msgspec.Struct, frozen=True):
 
 
 class ImageCopier:
-    """Copies photos as their tasks pass by, several at a time.
+    """Copies images while their tasks are converted, several at a time.
 
-    A photo that lies on the S3 server of the data set is copied there: nothing of it comes here. It is known by its
-    address and the server's etag, so that the same object is the same copy, in every version.
+    An image on the S3 server of the data set is copied server-side, without a download. Its key is derived from its
+    address and the server's etag, so the same object has one copy in all versions.
 
     Args:
-        media: reads photos from wherever else they are.
+        media: reads images from anywhere else.
         store: where the data set lives.
-        objects: puts files into the store.
-        scratch: a folder for files on their way.
+        objects: uploads files.
+        scratch: a folder for files before they are uploaded.
         before: the copies of the version that is built on, each with its split.
     """
 
@@ -60,16 +60,16 @@ class ImageCopier:
         self._media, self._store, self._objects, self._scratch = media, store, objects, scratch
         self._numbers = count()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photos")
-        self._coming: dict[tuple[str, int], Future[FetchedImage]] = {}
+        self._pending: dict[tuple[str, int], Future[FetchedImage]] = {}
 
     def prefetch(self, photos: Iterable[tuple[str, int]]) -> None:
-        """Begin to bring the photos of the next tasks: (address, task)."""
-        self._coming = {each: self._threads.submit(self._bring, *each) for each in dict.fromkeys(photos)}
+        """Start fetching the images of the next tasks: (address, task id)."""
+        self._pending = {image: self._threads.submit(self._fetch, *image) for image in dict.fromkeys(photos)}
 
     def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> tuple[ImageCopy | None, str]:
-        """Copy the photo of an image; gives the copy and its split, which is that of the first of the same bytes.
+        """Copy an image. Return the copy and its split, which is that of the first image with the same bytes.
 
-        None, with a note and a loss, where it cannot be had.
+        Returns None, with a note and a loss, if the image is not available.
         """
         image = item.image
         photo = self._copy(item, ledger, lose)
@@ -86,27 +86,27 @@ class ImageCopier:
 
     def _copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> ImageCopy | None:
         image = item.image
-        coming = self._coming.pop((item.source, image.task), None)
+        pending = self._pending.pop((item.source, image.task), None)
         try:
-            found = coming.result() if coming else self._bring(item.source, image.task)
+            fetched = pending.result() if pending else self._fetch(item.source, image.task)
         except (MediaError, OSError) as error:
             ledger.notes[NOT_COPIED] += 1
             ledger.failed["others"] += 1
-            why = f"{error.reason}. {error.fix}".rstrip() if isinstance(error, MediaError) else str(error)
-            lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {why}"))
+            reason = f"{error.reason}. {error.fix}".rstrip() if isinstance(error, MediaError) else str(error)
+            lose(Loss("photo", "could not be copied", task=image.task, detail=f"{image.url}: {reason}"))
             return None
-        if found.entry is not None:
-            return ImageCopy(image.file_name, "", found.entry.size, found.entry.key, found.entry.tag.strip('"'))
-        assert found.path is not None
-        self._objects.put_file(found.path, found.sha256)
-        return ImageCopy(image.file_name, found.sha256, found.size)
+        if fetched.entry is not None:
+            return ImageCopy(image.file_name, "", fetched.entry.size, fetched.entry.key, fetched.entry.tag.strip('"'))
+        assert fetched.path is not None
+        self._objects.put_file(fetched.path, fetched.sha256)
+        return ImageCopy(image.file_name, fetched.sha256, fetched.size)
 
     def close(self) -> None:
-        """End the threads; what was not asked for is given up."""
+        """Stop the threads; pending images are abandoned."""
         self._threads.shutdown(cancel_futures=True)
 
-    def _bring(self, url: str, task: int) -> FetchedImage:
-        entry = self._store.copy_from(url, lambda source: _key(url, source))
+    def _fetch(self, url: str, task: int) -> FetchedImage:
+        entry = self._store.copy_from(url, lambda source: _copy_key(url, source))
         if entry is not None:
             return FetchedImage(entry=entry)
         data = self._media.path(url, task_id=task).read_bytes()  # at once: the cache may drop it
@@ -115,9 +115,9 @@ class ImageCopier:
         return FetchedImage(hashlib.sha256(data).hexdigest(), len(data), part)
 
 
-def _key(url: str, source: ObjectInfo) -> str:
-    """The key of a copy: another one whenever the object is."""
+def _copy_key(url: str, source: ObjectInfo) -> str:
+    """Return the key of a copy; it changes whenever the source object does."""
     if not source.size:
-        return ""  # no photo: reading it says so
+        return ""  # not an image: reading it reports the error
     digest = hashlib.sha256(f"{url} {source.tag} {source.size}".encode()).hexdigest()
     return f"photos/{digest[:2]}/{digest}"

@@ -1,4 +1,4 @@
-"""What the published version knows of the tasks, so that an export converts only those that changed since."""
+"""The tasks of the published version, so that an export converts only those that changed since."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,21 @@ from exporters.model.accounting import TaskAccount
 from exporters.model.manifest import Generation, VersionManifest
 from labelloop.service.store import Store
 
+# Largest number of generations of a version before it is rewritten.
 MAX_GENERATIONS = 12
+# Largest ratio of stored to current tasks; beyond it the data set is rewritten, as readers read all stored ones.
 MAX_STORED_RATIO = 1.5
-"""Tasks stored for each that counts; beyond it the data set is written anew, as readers have to read them all."""
 
 
 class SourceOrderChanged(Exception):
-    """The tasks come in another order than the published version has them in."""
+    """The tasks come in another order than in the published version."""
 
 
 class PreviousVersionIndex:
     """The tasks of the published version by their text, and which of them the source still has.
 
-    A version's tasks stand in the order of its source. One that is converted again keeps its place, a new one comes
-    last; where the source has it otherwise, the published version cannot be built on.
+    The tasks of a version are in the order of its source. A reconverted task keeps its position, a new one is
+    appended. If the source has another order, the published version cannot be reused.
     """
 
     def __init__(self, generations: tuple[Generation, ...], index: TaskIndex) -> None:
@@ -35,47 +36,49 @@ class PreviousVersionIndex:
         self._keys = index.keys[self._order]
         self._seen = np.zeros(len(index), np.bool_)
         self._last = -1
-        self._new = False
+        self._appending = False
 
     @classmethod
     def load(cls, store: Store, parent: VersionManifest, rules: str) -> "PreviousVersionIndex | None":
-        """What a version knows; None where it was made by other rules, or is better written anew."""
+        """Load the index of a version; None if its rules differ or it is better rewritten."""
         if parent.rules != rules or not parent.generations or len(parent.generations) >= MAX_GENERATIONS:
             return None
         index = read_index(store, parent)
         return cls(parent.generations, index) if index.stored <= MAX_STORED_RATIO * len(index) else None
 
     def find_unchanged(self, digests: Sequence[bytes]) -> list[int]:
-        """The place of the task that was converted from each text; -1 where there is none."""
+        """Return the position of the task that was converted from each text; -1 if there is none."""
         return self._by_digest.find(digests)
 
     def position(self, key: int) -> int:
-        """The place of a task; -1 where there is none."""
-        found = int(np.searchsorted(self._keys, key))
-        return int(self._order[found]) if found < len(self._keys) and self._keys[found] == key else -1
+        """Return the position of a task; -1 if there is none."""
+        insertion = int(np.searchsorted(self._keys, key))
+        return int(self._order[insertion]) if insertion < len(self._keys) and self._keys[insertion] == key else -1
 
-    def keep(self, place: int, assembler: TaskAssembler) -> TaskAccount | None:
-        """Take a task as it is, with its number and names; None where another task has one of them by now."""
-        if self._seen[place] or not assembler.try_reserve(int(self._index.keys[place]), self._index.names(place)):
+    def keep(self, position: int, assembler: TaskAssembler) -> TaskAccount | None:
+        """Reuse a task with its id and names. Return its account; None if another task uses one of them now."""
+        if self._seen[position] or not assembler.try_reserve(
+            int(self._index.keys[position]), self._index.names(position)
+        ):
             return None
-        self._come(place)
-        return self._index.account(place)
+        self._advance_to(position)
+        return self._index.account(position)
 
     def mark_converted(self, key: int) -> None:
-        """A task was converted: again, or for the first time."""
-        place = self.position(key)
-        if place < 0:
-            self._new = True
+        """Record that a task was converted: again, or for the first time."""
+        position = self.position(key)
+        if position < 0:
+            self._appending = True
         else:
-            self._come(place)
+            self._advance_to(position)
 
     def removed(self) -> list[int]:
-        """The tasks that did not come."""
-        gone: list[int] = self._index.keys[~self._seen].tolist()
-        return gone
+        """Return the tasks that the source does not have any more."""
+        keys: list[int] = self._index.keys[~self._seen].tolist()
+        return keys
 
-    def _come(self, place: int) -> None:
-        if self._new or place <= self._last:
+    def _advance_to(self, position: int) -> None:
+        if self._appending or position <= self._last:
             raise SourceOrderChanged
-        self._last = place
-        self._seen[place] = True
+        self._last = position
+        self._seen[position] = True

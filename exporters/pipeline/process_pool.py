@@ -1,4 +1,4 @@
-"""`Processes`: pieces of an export converted on this machine's other cores."""
+"""`ProcessPool`: convert work units of an export on the other cores of this machine."""
 
 import os
 import signal
@@ -14,55 +14,55 @@ from exporters.errors import WorkerLost
 from exporters.pipeline.scheduler import ConvertedUnit, WorkerConfig, WorkUnit, convert_unit
 from labelloop.service.system import available_cores
 
-_MOST = 8
-"""Processes that are started where nobody says how many; with more, cutting the source is what they wait for."""
+# Largest default number of processes; with more, reading the source is the bottleneck.
+_MAX_WORKERS = 8
 
 
 def default_workers() -> int:
-    """How many processes are worth their while here."""
-    return min(available_cores(), _MOST)
+    """Return the number of processes to start by default."""
+    return min(available_cores(), _MAX_WORKERS)
 
 
 class ProcessPool:
-    """A pool of processes. They are started anew, not forked: whoever exports may have threads and connections."""
+    """A pool of spawned processes: the parent may have threads and connections, so it is not forked."""
 
-    def __init__(self, order: WorkerConfig, workers: int) -> None:
+    def __init__(self, config: WorkerConfig, workers: int) -> None:
         method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
         context = get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["exporters.pipeline.scheduler"])
         self.workers = workers
-        self._convert = partial(convert_unit, order)
-        self._executor = ProcessPoolExecutor(workers, context, initializer=_begin)
+        self._convert = partial(convert_unit, config)
+        self._executor = ProcessPoolExecutor(workers, context, initializer=_initialise)
 
-    def submit(self, piece: WorkUnit) -> "Future[ConvertedUnit]":
+    def submit(self, unit: WorkUnit) -> "Future[ConvertedUnit]":
         """See `exporters.pipeline.scheduler.Pool`."""
-        with _told():
-            return self._executor.submit(self._convert, piece)
+        with _worker_errors():
+            return self._executor.submit(self._convert, unit)
 
     def result(self, submitted: "Future[ConvertedUnit]") -> ConvertedUnit:
         """See `exporters.pipeline.scheduler.Pool`.
 
         Raises:
-            WorkerLost: A process ended; most often there was no memory left.
+            WorkerLost: a process ended, most often for lack of memory.
         """
-        with _told():
+        with _worker_errors():
             return submitted.result()
 
     def close(self) -> None:
-        """See `exporters.pipeline.scheduler.Pool`. What was not begun is given up."""
+        """See `exporters.pipeline.scheduler.Pool`. Units not yet started are cancelled."""
         self._executor.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _worker_errors() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
         raise WorkerLost("one of its processes ended in the middle", "--workers 1") from error
 
 
-def _begin() -> None:
+def _initialise() -> None:
     for stop in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -72,7 +72,7 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process as soon as the one that exports has ended, however it ended."""
+    """End this process when the exporting process ends, for whatever reason."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Why a version is not published: it failed too much, it is empty, or it is far smaller than the published one."""
+"""Decide whether a version is published: not with too many failures, empty, or far smaller than the published one."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,12 +9,12 @@ NOTHING_LEFT = "no image is in it, and images are in the one before"
 NO_IMAGE = "no image is in it"
 NO_CLASS = "no object is in it, and there is no label config that names classes"
 SHRUNK = "far smaller than the published version"
+# Share of the published tasks, images, regions or objects of a format that may be missing in a version.
 SHRINK = 1 / 3
-"""Share of the published tasks, images, regions or objects of a format that may be missing in a version."""
+# Formats that need no object classes.
 WITHOUT_CLASSES = frozenset({"yolo-classify"})
-"""Formats that need no class of objects."""
+# Reasons for which no version is made at all.
 EMPTY = frozenset({NO_IMAGE, NO_CLASS})
-"""Reasons for which no version is made at all: there is nothing in it to look at."""
 
 
 def refusal_reason(
@@ -26,15 +26,15 @@ def refusal_reason(
     max_errors: float,
     allow_shrink: bool,
 ) -> str:
-    """Why a version is not published; empty where it is.
+    """Return why a version is not published; empty if it is.
 
     Args:
-        accounts: Its bill.
-        images: How many images each of its splits has.
-        classes: Its classes.
-        before: The bill and the images of the published version.
-        max_errors: The share of failures from which it is not published.
-        allow_shrink: Publish it also where it is far smaller than the published one.
+        accounts: The accounts of the version.
+        images: Split -> number of images.
+        classes: The classes.
+        before: The accounts and images of the published version.
+        max_errors: The largest share of failures of a published version.
+        allow_shrink: Publish a version that is far smaller than the published one.
     """
     filled = any(images.values())
     if not filled and before and any(before[1].values()):
@@ -51,19 +51,19 @@ def refusal_reason(
 
 
 def _lost(now: Accounts, before: Accounts) -> str:
-    """What is missing of the published version, in numbers; empty where little is."""
+    """Describe what is missing compared to the published version; empty if little is."""
     counts = (
         ("tasks", now.tasks.kept, before.tasks.kept),
         ("images", now.images.kept, before.images.kept),
         ("regions", now.regions.kept, before.regions.kept),
         *(
-            (f"objects of {name}", each.objects, before.formats[name].objects)
-            for name, each in now.formats.items()
+            (f"objects of {name}", format_count.objects, before.formats[name].objects)
+            for name, format_count in now.formats.items()
             if name in before.formats
         ),
     )
     return ", ".join(
-        f"{kept} of {was} {name} ({1 - kept / was:.0%} fewer)"
-        for name, kept, was in counts
-        if kept < (1 - SHRINK) * was
+        f"{current} of {previous} {name} ({1 - current / previous:.0%} fewer)"
+        for name, current, previous in counts
+        if current < (1 - SHRINK) * previous
     )

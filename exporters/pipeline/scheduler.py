@@ -1,7 +1,7 @@
-"""Converting the tasks of a source: block after block into stretches, here or in other processes.
+"""Convert the tasks of a source: block by block into segments, in this process or in others.
 
-Which tasks make a stretch hangs on the source alone, and a stretch that another process converted is taken only where
-it is what would have come out here: so the data set is the same to the byte, however many processes there are.
+The tasks of a segment depend on the source alone, and a segment converted by another process is used only if it equals
+the result of this process. The data set is therefore the same, to the byte, for any number of processes.
 """
 
 import gc
@@ -37,12 +37,12 @@ Entry = bytes | MalformedTask
 Block = list[Entry]
 BLOCK_TASKS = 128
 BLOCK_BYTES = 1 << 20
+# Bytes of JSON. A shard ends with its segment: smaller ones mean more objects, larger ones more memory per process.
 SEGMENT_BYTES = 16 << 20
-"""Of JSON: shards end with a stretch, so a smaller one means more objects, a larger one more memory a process."""
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How tasks are converted, and to where: what another process has to know."""
+    """What another process needs to convert tasks."""
 
     store: str
     settings: Settings
@@ -54,12 +54,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpooledBlocks(msgspec.Struct, frozen=True):
-    """Blocks in a file of this machine, whose other processes read them one at a time: none holds a whole piece."""
+    """Blocks in a local file, which other processes read one at a time, so that none holds a whole unit."""
 
     path: Path
 
     def fill(self, blocks: Iterable[Block]) -> int:
-        """Write the blocks; gives how many tasks they have."""
+        """Write the blocks. Return the number of tasks."""
         tasks = 0
         with self.path.open("wb") as file:
             for block in blocks:
@@ -74,56 +74,64 @@ class SpooledBlocks(msgspec.Struct, frozen=True):
 
 
 class WorkUnit(msgspec.Struct, frozen=True):
-    """A stretch of tasks to be converted; ``first``: how many stand before it."""
+    """A segment of tasks to convert; ``first`` is the number of tasks before it."""
 
     first: int
     tasks: int
     blocks: Iterable[Block]
 
     def materialized(self) -> "WorkUnit":
-        """The piece with its tasks in it, for another machine."""
+        """Return the unit with its tasks in memory, for another machine."""
         return WorkUnit(self.first, self.tasks, list(self.blocks))
 
 
 class ConvertedUnit(msgspec.Struct, frozen=True):
-    """A piece that was converted as if nothing stood before it: what it took, the classes after it, what it wrote."""
+    """A unit converted as if no tasks preceded it.
 
-    stretch: SegmentResult
-    taken: UsedKeys
+    Attributes:
+        segment: What was written.
+        used_keys: The ids and names that it uses.
+        classes: The class names after it.
+        written: The number of objects written.
+        written_bytes: Their size.
+    """
+
+    segment: SegmentResult
+    used_keys: UsedKeys
     classes: tuple[str, ...]
     written: int
     written_bytes: int
 
 
 class Pool(Protocol):
-    """Other processes that convert pieces."""
+    """Other processes that convert units."""
 
     workers: int
 
-    def submit(self, piece: WorkUnit) -> Any:
-        """Have a piece converted; gives what `result` takes."""
+    def submit(self, unit: WorkUnit) -> Any:
+        """Submit a unit. Return a handle for `result`."""
 
     def result(self, submitted: Any) -> ConvertedUnit:
-        """A piece that was submitted, once it is there."""
+        """Wait for a submitted unit."""
 
     def close(self) -> None:
         """End the processes."""
 
 
+# A submitted unit with its spooled blocks and the handle for `Pool.result`.
 PendingUnit = tuple[WorkUnit, SpooledBlocks, Any]
-"""A piece that was submitted: with its blocks, and what `Pool.result` takes."""
 
 
 class ConversionScheduler:
-    """Takes the blocks of a source in their order.
+    """Converts the blocks of a source in order.
 
     Args:
-        converter: what converts tasks here.
-        assembler: the converter's own.
-        writer: begins a stretch.
-        making: takes the stretches.
-        known: what need not be converted.
-        tell: told how many tasks are done.
+        converter: converts tasks in this process.
+        assembler: the assembler of the converter.
+        writer: starts a segment.
+        builder: collects the segments.
+        previous: the tasks that need no conversion.
+        report_progress: called with the number of tasks done.
     """
 
     def __init__(
@@ -132,122 +140,122 @@ class ConversionScheduler:
         converter: Converter,
         assembler: TaskAssembler,
         writer: Callable[[], SegmentWriter],
-        making: GenerationBuilder,
-        known: PreviousVersionIndex | None,
-        tell: Callable[[int], None],
+        builder: GenerationBuilder,
+        previous: PreviousVersionIndex | None,
+        report_progress: Callable[[int], None],
     ) -> None:
         self._converter = converter
         self._assembler = assembler
         self._writer = writer
-        self._making = making
-        self._keeping = UnchangedTasks(known, assembler, making.accounts) if known else None
-        self._tell = tell
+        self._builder = builder
+        self._unchanged = UnchangedTasks(previous, assembler, builder.accounts) if previous else None
+        self._report_progress = report_progress
 
     def convert_serial(self, blocks: Iterable[Block], *, until: int | None = None) -> None:
-        """Convert here, whole stretches, until there are no more blocks or so many bytes of JSON are done.
+        """Convert whole segments in this process, until there are no more blocks or ``until`` bytes of JSON are done.
 
-        Where most tasks are kept the others are one stretch: many would be as many shards of next to nothing.
+        If most tasks are unchanged, the others are one segment: many segments would make many tiny shards.
         """
         done = 0
-        for piece in [blocks] if self._keeping else _pieces(iter(blocks)):
+        for segment in [blocks] if self._unchanged else _segments(iter(blocks)):
             with self._writer() as writer:
-                for block in piece:
-                    convert_block(block, self._converter, writer, self._keeping)
-                    self._tell(len(block))
+                for block in segment:
+                    convert_block(block, self._converter, writer, self._unchanged)
+                    self._report_progress(len(block))
                     done += _size(block)
-                self._making.add(writer.finish())
+                self._builder.add(writer.finish())
             if until is not None and done >= until:
                 return
 
     def convert_parallel(
         self, blocks: Iterable[Block], pool: Pool, classes: Sequence[str], objects: ObjectUploader
     ) -> None:
-        """Convert by a pool whose processes know these classes, a few pieces ahead of what is taken."""
-        waiting: deque[PendingUnit] = deque()
-        first = self._making.converted
+        """Convert by a pool whose processes know these classes, a few units ahead."""
+        pending: deque[PendingUnit] = deque()
+        first = self._builder.converted
         with scratch_folder() as folder:
-            for stretch in _pieces(iter(blocks)):
-                stored = SpooledBlocks(folder / str(first))
-                piece = WorkUnit(first, stored.fill(stretch), stored)
-                first += piece.tasks
-                waiting.append((piece, stored, pool.submit(piece)))
-                if len(waiting) > pool.workers:
-                    self._take(waiting.popleft(), pool, tuple(classes), objects)
-            while waiting:
-                self._take(waiting.popleft(), pool, tuple(classes), objects)
+            for segment in _segments(iter(blocks)):
+                spooled = SpooledBlocks(folder / str(first))
+                unit = WorkUnit(first, spooled.fill(segment), spooled)
+                first += unit.tasks
+                pending.append((unit, spooled, pool.submit(unit)))
+                if len(pending) > pool.workers:
+                    self._take(pending.popleft(), pool, tuple(classes), objects)
+            while pending:
+                self._take(pending.popleft(), pool, tuple(classes), objects)
 
-    def _take(self, given: PendingUnit, pool: Pool, classes: tuple[str, ...], objects: ObjectUploader) -> None:
-        piece, stored, submitted = given
-        found = pool.result(submitted)
-        if found.classes == classes and self._assembler.try_skip_tasks(piece.tasks, found.taken):
-            self._making.add(found.stretch)
-            objects.count_remote(found.written, found.written_bytes)
-            self._tell(piece.tasks)
-        else:  # it has a class, a number or a name that hangs on what came before
-            self.convert_serial(stored)
-        stored.path.unlink()
+    def _take(self, pending: PendingUnit, pool: Pool, classes: tuple[str, ...], objects: ObjectUploader) -> None:
+        unit, spooled, submitted = pending
+        converted = pool.result(submitted)
+        if converted.classes == classes and self._assembler.try_skip_tasks(unit.tasks, converted.used_keys):
+            self._builder.add(converted.segment)
+            objects.count_remote(converted.written, converted.written_bytes)
+            self._report_progress(unit.tasks)
+        else:  # a class, id or name depends on earlier tasks
+            self.convert_serial(spooled)
+        spooled.path.unlink()
 
 
 class UnchangedTasks:
-    """Tasks that the published version holds as they are."""
+    """The tasks that are unchanged since the published version."""
 
-    def __init__(self, known: PreviousVersionIndex, assembler: TaskAssembler, bills: TaskAccountTable) -> None:
-        self._known, self._assembler, self._bills = known, assembler, bills
-        self.find, self.replace = known.find_unchanged, known.mark_converted
+    def __init__(self, previous: PreviousVersionIndex, assembler: TaskAssembler, accounts: TaskAccountTable) -> None:
+        self._previous, self._assembler, self._accounts = previous, assembler, accounts
+        self.find, self.mark_converted = previous.find_unchanged, previous.mark_converted
 
-    def keep(self, place: int) -> bool:
-        """Keep the task at a place of that version; False where another has its number or names by now."""
-        bill = self._known.keep(place, self._assembler)
-        if bill is not None:
-            self._bills.add([self._bills.number(bill)])
-        return bill is not None
+    def keep(self, position: int) -> bool:
+        """Reuse the task at a position of that version. Return False if another task uses its id or names now."""
+        account = self._previous.keep(position, self._assembler)
+        if account is not None:
+            self._accounts.add([self._accounts.number(account)])
+        return account is not None
 
 
 def convert_block(
-    block: Block, converter: Converter, writer: SegmentWriter, keeping: UnchangedTasks | None = None
+    block: Block, converter: Converter, writer: SegmentWriter, unchanged: UnchangedTasks | None = None
 ) -> None:
-    """Convert the tasks of a block but for those that are kept, and write them."""
-    # It need not withstand anybody: who made a change with the digest of what was there would hide his own change.
-    digests = [xxh3_128_digest(each) if type(each) is bytes else NO_DIGEST for each in block]
-    texts = [each if type(each) is bytes else None for each in block]
-    if keeping is None:
+    """Convert and write the tasks of a block, except unchanged ones."""
+    # Not cryptographic: a forged collision would only hide its author's own change.
+    digests = [xxh3_128_digest(entry) if type(entry) is bytes else NO_DIGEST for entry in block]
+    texts = [entry if type(entry) is bytes else None for entry in block]
+    if unchanged is None:
         converter.prefetch_block(texts)
         for number, (entry, digest) in enumerate(zip(block, digests, strict=True)):
             converter.add(number, entry, digest)
     else:
-        places = keeping.find(digests)
-        converter.prefetch_block([text if place < 0 else None for text, place in zip(texts, places, strict=True)])
-        for number, (entry, digest, place) in enumerate(zip(block, digests, places, strict=True)):
-            if place < 0 or not keeping.keep(place):
-                keeping.replace(converter.add(number, entry, digest))
+        places = unchanged.find(digests)
+        converter.prefetch_block([text if position < 0 else None for text, position in zip(texts, places, strict=True)])
+        for number, (entry, digest, position) in enumerate(zip(block, digests, places, strict=True)):
+            if position < 0 or not unchanged.keep(position):
+                unchanged.mark_converted(converter.add(number, entry, digest))
     writer.add(*converter.flush())
 
 
-def convert_unit(order: WorkerConfig, piece: WorkUnit) -> ConvertedUnit:
-    """Convert a piece in a process of its own, into the store."""
-    store = open_store(order.store, order.settings)
-    classes, ledger = ClassMap(order.classes, order.rules.renamed), Ledger()
+def convert_unit(config: WorkerConfig, unit: WorkUnit) -> ConvertedUnit:
+    """Convert a unit in another process, into the store."""
+    store = open_store(config.store, config.settings)
+    classes, ledger = ClassMap(config.classes, config.rules.renamed), Ledger()
     with (
         gc_relaxed(),
         store.scratch() as folder,
         ObjectUploader(store) as objects,
-        _headers(order) as headers,
+        _headers(config) as headers,
     ):
         assembler = TaskAssembler(
-            order.rules, classes=classes, sizes=ImageSizes(headers), ledger=ledger, before=piece.first
+            config.rules, classes=classes, sizes=ImageSizes(headers), ledger=ledger, before=unit.first
         )
-        converter = Converter(assembler, order.rules, classes, ledger)
-        formats = [FORMATS[name](order.job) for name in order.formats]
-        with SegmentWriter(formats, folder, objects, first=piece.first) as writer:
-            for block in piece.blocks:
+        converter = Converter(assembler, config.rules, classes, ledger)
+        formats = [FORMATS[name](config.job) for name in config.formats]
+        with SegmentWriter(formats, folder, objects, first=unit.first) as writer:
+            for block in unit.blocks:
                 convert_block(block, converter, writer)
-            stretch = writer.finish()
+            segment = writer.finish()
         objects.flush()
-        return ConvertedUnit(stretch, assembler.used_keys, classes.names, objects.written, objects.written_bytes)
+        return ConvertedUnit(segment, assembler.used_keys, classes.names, objects.written, objects.written_bytes)
 
 
 def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:
-    """Tasks a block at a time."""
+    """Group tasks into blocks."""
     block: Block = []
     size = 0
     for entry in entries:
@@ -262,10 +270,10 @@ def blocks_of(entries: Iterable[Entry]) -> Iterator[Block]:
 
 @contextmanager
 def gc_relaxed() -> Iterator[None]:
-    """Let Python look for circular garbage seldom: tasks come and go without any, and looking costs a tenth."""
+    """Run Python's garbage collection rarely: converted tasks have no cycles, and it takes a tenth of the time."""
     before = gc.get_threshold()
     gc.set_threshold(200_000, 20, 20)
-    gc.freeze()  # what was loaded stays: it need not be looked at
+    gc.freeze()  # loaded objects stay: exclude them from collections
     try:
         yield
     finally:
@@ -273,10 +281,10 @@ def gc_relaxed() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _pieces(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
-    """The blocks of each stretch. One has to be used up before the next is asked for."""
+def _segments(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
+    """Yield the blocks of each segment. Each must be consumed before the next."""
 
-    def stretch(block: Block) -> Iterator[Block]:
+    def segment(block: Block) -> Iterator[Block]:
         yield block
         size = _size(block)
         while size < SEGMENT_BYTES and (following := next(blocks, None)) is not None:
@@ -284,7 +292,7 @@ def _pieces(blocks: Iterator[Block]) -> Iterator[Iterator[Block]]:
             size += _size(following)
 
     for block in blocks:
-        yield stretch(block)
+        yield segment(block)
 
 
 def _size(block: Block) -> int:
@@ -292,27 +300,27 @@ def _size(block: Block) -> int:
 
 
 @contextmanager
-def _headers(order: WorkerConfig) -> Iterator[ImageSizeReader | None]:
-    """What reads image headers in this process, opened when the first is needed."""
-    if not order.fetch:
+def _headers(config: WorkerConfig) -> Iterator[ImageSizeReader | None]:
+    """Yield a reader of image headers for this process, opened on first use."""
+    if not config.fetch:
         yield None
         return
 
-    opened: list[Any] = []
+    resources: list[Any] = []
 
     @cache
     def reader() -> ImageSizeReader:
         from labelloop.service.media import Media
         from labelloop.service.studio import Studio
 
-        key = order.settings.label_studio_api_key
-        studio = Studio.from_settings(order.settings) if key else None
-        media = Media(order.settings, studio)
-        opened.extend((studio, media) if studio else (media,))
+        key = config.settings.label_studio_api_key
+        studio = Studio.from_settings(config.settings) if key else None
+        media = Media(config.settings, studio)
+        resources.extend((studio, media) if studio else (media,))
         return media
 
     try:
         yield LazyImageSizeReader(reader)
     finally:
-        for each in reversed(opened):
-            each.close()
+        for resource in reversed(resources):
+            resource.close()

@@ -151,7 +151,7 @@ def short_folder(folder: Path) -> list[str]:
     return ["import", str(folder / "ab"), "--project", "new"]
 
 
-ALONE = "1 image comes in without an annotation"
+ALONE = "1 image imported without an annotation"
 UNREAD = "skipped and counted"
 _UNLABELLED = "the photo comes in without an annotation"
 CASES = (
@@ -198,7 +198,7 @@ CASES = (
         "`labelTxt` of Roboflow (DOTA) next to data.yaml",
         UNREAD,
         label_txt,
-        ("2 images come in without an annotation", "DOTA"),
+        ("2 images imported without an annotation", "DOTA"),
         1,
         annotated(a=0, empty=0),
         _UNLABELLED,
@@ -292,7 +292,7 @@ CASES = (
         "a folder whose name has two letters",
         "read",
         short_folder,
-        ("4 tasks made",),
+        ("4 tasks created",),
         0,
         note="the project is called `Imported ab`",
     ),

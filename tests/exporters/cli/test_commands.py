@@ -132,7 +132,7 @@ def test_failures_are_named_with_what_to_do_about_them(app, build, tmp_path, cap
 def test_first_version_without_images_is_not_made(app, build, tmp_path, capsys):
     (tmp_path / "none.json").write_text(json.dumps([build.task(7)]))
     assert app(["export", "--from", str(tmp_path / "none.json")]) == 1
-    assert "no image is in it. Of its tasks 1: not annotated." in capsys.readouterr().out
+    assert "no image is in it. Dropped tasks: 1 (not annotated)." in capsys.readouterr().out
     assert not [path for path in (tmp_path / "home/store").rglob("*") if path.is_file()]
 
 
@@ -238,7 +238,7 @@ def test_photos_that_are_tried_again_are_told_in_a_line_without_secrets(build, t
                 [sys.executable, "-m", "labelloop.cli.main", *words],
                 capture_output=True, text=True, check=False, env=os.environ | settings,
             )  # fmt: skip
-    assert "1 photo could not be had" in done.stderr
+    assert "1 image not available" in done.stderr
     (told,) = [line for line in done.stderr.splitlines() if "trying_again" in line and "attempt=2" in line]
     assert "503" in told
     assert "s3cr3t" not in done.stderr

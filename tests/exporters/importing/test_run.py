@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from exporters.cli.import_dataset import import_dataset, summary
-from exporters.errors import BadOption
-from exporters.importing.errors import ImportFailed, Refused
-from exporters.importing.run import UNNAMED, Order, run_import
+from exporters.errors import BadOption, ImportFailed, ImportRefused
+from exporters.importing.run import UNNAMED, ImportOptions, run_import
 from labelloop.service.datasets import DatasetError
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
@@ -26,11 +25,11 @@ def studio(monkeypatch, tmp_path):
 
 @pytest.fixture
 def bring(studio, tmp_path):
-    """Imports into a new project, or into another one, and gives the report."""
+    """Import into a new or an existing project; return the report."""
 
-    def bring(source, **order):
-        order = Order(source=str(source), title="cars", **order)
-        return run_import(order, settings=Settings(home=tmp_path / "home"), studio=studio)
+    def bring(source, **options):
+        import_options = ImportOptions(source=str(source), title="cars", **options)
+        return run_import(import_options, settings=Settings(home=tmp_path / "home"), studio=studio)
 
     return bring
 
@@ -42,26 +41,26 @@ def yolo(folder: Path, **rows: str) -> Path:
     return folder
 
 
-def test_a_photo_whose_labels_cannot_be_read_gets_no_annotation(bring, studio, tmp_path):
+def test_an_image_with_unreadable_labels_gets_no_annotation(bring, studio, tmp_path):
     report = bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"))
     assert studio.annotations() == {"a.jpg": [], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
     assert (report.tasks_made, report.added, report.empty, report.unlabelled) == (4, 3, 2, 1)
     assert [problem.item for problem in report.problems] == ["labels/a.txt, line 1"]
-    assert "1 image comes in without an annotation" in summary(report, studio.url)
+    assert "1 image imported without an annotation" in summary(report, studio.url)
 
 
-@pytest.mark.parametrize(("whole", "results"), [(False, [2]), (True, [])])
-def test_a_photo_of_which_some_rows_are_broken_is_kept_or_skipped(bring, studio, tmp_path, whole, results):
-    good = (yolo(tmp_path / "set") / "labels/a.txt").read_text()
-    report = bring(yolo(tmp_path / "other", a=f"{good}0 .5 .5 .1\n"), whole=whole)
+@pytest.mark.parametrize(("skip_incomplete", "results"), [(False, [2]), (True, [])])
+def test_an_image_with_malformed_rows_is_kept_or_skipped(bring, studio, tmp_path, skip_incomplete, results):
+    valid_rows = (yolo(tmp_path / "set") / "labels/a.txt").read_text()
+    report = bring(yolo(tmp_path / "other", a=f"{valid_rows}0 .5 .5 .1\n"), skip_incomplete=skip_incomplete)
     assert studio.annotations()["a.jpg"] == results
     assert [problem.item for problem in report.problems] == ["labels/a.txt, line 3"]
     assert any("cannot be read" in note for note in report.notes)
 
 
-def test_labels_that_were_mended_reach_the_same_task(bring, studio, tmp_path):
+def test_corrected_labels_reach_the_same_task(bring, studio, tmp_path):
     bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"))
-    report = bring(yolo(tmp_path / "mended"), project=1)
+    report = bring(yolo(tmp_path / "corrected"), project=1)
     assert studio.annotations() == {"a.jpg": [2], "b.png": [1], "empty.jpg": [0], "ünï côde.jpg": [0]}
     assert (report.tasks_made, report.added, report.there) == (0, 1, 3)
 
@@ -77,9 +76,9 @@ def test_a_photo_with_only_a_crowd_is_no_negative(bring, studio, tmp_path, crowd
 
 def test_predictions_that_cannot_be_read_are_not_sent_empty(bring, studio, tmp_path):
     bring(yolo(tmp_path / "set", a="0 .5 .5 .1\n"), labels_as="predictions", version="net-1")
-    photos = [task["data"]["image"] for task in studio.tasks_of[1] if task["predictions"]]
-    assert len(photos) == 3
-    assert not any("a.jpg" in photo for photo in photos)
+    images = [task["data"]["image"] for task in studio.tasks_of[1] if task["predictions"]]
+    assert len(images) == 3
+    assert not any("a.jpg" in image for image in images)
 
 
 def test_results_of_a_class_that_is_unknown_are_not_sent_empty(bring, studio, tmp_path):
@@ -96,21 +95,21 @@ def test_an_xml_of_the_same_photo_twice_annotates_it_once(bring, studio, tmp_pat
     (tmp_path / "set/Annotations/z.xml").write_text((tmp_path / "set/Annotations/a.xml").read_text())
     report = bring(tmp_path / "set")
     assert studio.annotations()["a.jpg"] == [2]
-    assert [problem.reason for problem in report.problems] == ["its labels are there twice; the first count"]
+    assert [problem.reason for problem in report.problems] == ["it is listed twice; the first labels count"]
 
 
-def test_nothing_is_made_where_no_photo_is_there(bring, studio, tmp_path):
+def test_nothing_is_created_without_any_image(bring, studio, tmp_path):
     source = makers.make_coco(tmp_path / "set")
     for path in (tmp_path / "set/images").rglob("*.*"):
         path.unlink()
     makers.make_photos(tmp_path / "set", ("a.jpg",))
     (tmp_path / "set/a.jpg").rename(tmp_path / "set/another.jpg")
-    with pytest.raises(ImportFailed, match="None of the 4 photos"):
+    with pytest.raises(ImportFailed, match="None of the 4 images"):
         bring(source)
     assert not studio.made
 
 
-def test_a_new_project_goes_where_no_photo_could_be_imported(bring, studio, tmp_path):
+def test_a_new_project_without_images_is_deleted(bring, studio, tmp_path):
     makers.make_photos(tmp_path / "set", ("a.jpg",))
     (tmp_path / "set/a.jpg").write_bytes(b"no photo")
     report = bring(tmp_path / "set")
@@ -127,50 +126,50 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_what_label_studio_refuses_is_said_with_its_fix(bring, studio, tmp_path, refusal):
+def test_refusals_of_label_studio_have_a_fix(bring, studio, tmp_path, refusal):
     call, status, words = refusal
     studio.refuse[call] = (status, words)
-    with pytest.raises(Refused) as told:
+    with pytest.raises(ImportRefused) as caught:
         bring(yolo(tmp_path / "set"))
-    assert words in told.value.message
-    assert REFUSALS[refusal] in told.value.fix
+    assert words in caught.value.message
+    assert REFUSALS[refusal] in caught.value.fix
     assert not studio.made
 
 
-def test_photos_of_which_nothing_tells_the_address_leave_no_project(bring, studio, tmp_path):
-    with pytest.raises(ImportFailed, match="Nothing tells where"):
+def test_images_without_an_address_leave_no_project(bring, studio, tmp_path):
+    with pytest.raises(ImportFailed, match="is unknown"):
         bring(yolo(tmp_path / "set"), images="reference")
     assert not studio.made
 
 
 @pytest.mark.parametrize(("folder", "title"), [("ab", "Imported ab"), ("abc", "abc"), ("ü" * 80, "ü" * 50)])
-def test_a_folder_of_any_name_makes_a_title_that_label_studio_takes(studio, tmp_path, folder, title):
+def test_any_folder_name_becomes_a_valid_title(studio, tmp_path, folder, title):
     makers.make_photos(tmp_path / folder)
     assert import_dataset(str(tmp_path / folder), project="new") == 0
     assert studio.made[1]["title"] == title
 
 
 @pytest.mark.parametrize("place", [".", "../ab", "./"])
-def test_a_relative_folder_gives_its_own_name(studio, tmp_path, monkeypatch, place):
+def test_a_relative_folder_gives_its_own_name(studio, tmp_path, monkeypatch, folder):
     makers.make_photos(tmp_path / "ab")
     monkeypatch.chdir(tmp_path / "ab")
-    assert import_dataset(place, project="new") == 0
+    assert import_dataset(folder, project="new") == 0
     assert studio.made[1]["title"] == "Imported ab"
 
 
 @pytest.mark.parametrize("title", ["ab", " ab ", "x" * 51])
-def test_a_title_that_label_studio_does_not_take_is_refused_first(studio, tmp_path, title):
+def test_an_invalid_title_is_refused_first(studio, tmp_path, title):
     makers.make_photos(tmp_path / "photos")
     with pytest.raises(BadOption, match="3 to 50 characters"):
         import_dataset(str(tmp_path / "photos"), project="new", title=title)
     assert not studio.made
 
 
-def test_a_dry_run_counts_what_comes_in_unlabelled(studio, tmp_path, capsys):
+def test_a_dry_run_counts_unlabelled_images(studio, tmp_path, capsys):
     assert import_dataset(str(yolo(tmp_path / "set", a="0 .5 .5 .1\n")), project="new", dry_run=True) == 0
     out = capsys.readouterr().out
     assert "1 photo without labels" in out
-    assert "nothing is on 2 photos" in out
+    assert "2 images without objects" in out
     assert not studio.made
 
 
@@ -188,7 +187,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_file_of_another_kind_is_named_and_nothing_is_left(bring, studio, tmp_path, name):
+def test_a_file_of_another_format_is_named(bring, studio, tmp_path, name):
     value, what, fix = WRONG[name]
     (tmp_path / "file.json").write_text(json.dumps(value))
     with pytest.raises(DatasetError) as told:
@@ -199,26 +198,26 @@ def test_a_file_of_another_kind_is_named_and_nothing_is_left(bring, studio, tmp_
 
 
 @pytest.mark.parametrize("form", ["coco", "voc"])
-def test_photos_that_no_label_names_are_counted(bring, studio, tmp_path, form):
+def test_images_without_labels_are_counted(bring, studio, tmp_path, form):
     source = makers.make_coco(tmp_path / "set") if form == "coco" else makers.make_voc(tmp_path / "set")
     folder = source if source.is_dir() else source.parent
-    named = bring(source)
+    first = bring(source)
     for name in ("more/x.jpg", "SegmentationObject/a.png", "masks/a.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(next(folder.rglob("a.jpg")).read_bytes())
     report = bring(source, project=1)
-    assert (named.notes.get(UNNAMED), report.notes.get(UNNAMED)) == (None, 1)
+    assert (first.notes.get(UNNAMED), report.notes.get(UNNAMED)) == (None, 1)
     assert report.tasks_made == 0
     plain = bring(folder / "more", project=1, format="images")
     assert (plain.tasks_made, UNNAMED in plain.notes) == (1, False)
 
 
-def test_dry_run_counts_crowds_alone_and_photos_without_a_name(studio, tmp_path, capsys):
+def test_a_dry_run_counts_crowds_and_images_without_labels(studio, tmp_path, capsys):
     sheet = makers.coco_sheet()
     sheet["annotations"][-1]["iscrowd"] = 1
     del sheet["images"][2]
     source = makers.make_coco(tmp_path / "set", sheet)
     assert import_dataset(str(source), project="new", title="cars", dry_run=True) == 0
-    said = capsys.readouterr().out
-    assert f"{UNNAMED}: 1" in said
-    assert "1 photo without labels" in said
+    output = capsys.readouterr().out
+    assert f"{UNNAMED}: 1" in output
+    assert "1 photo without labels" in output

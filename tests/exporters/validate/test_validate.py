@@ -392,7 +392,7 @@ def app(tmp_path, monkeypatch):
 def test_our_own_data_set_has_no_fault(app, ours, capsys):
     assert app(["validate", f"file://{ours.root}"]) == 0
     out = capsys.readouterr().out
-    assert "nothing wrong" in out
+    assert "no problems found" in out
     assert "4 VOC files" in out
     assert app(["verify", f"file://{ours.root}"]) == 0
     assert app(["validate", str(ours.root)]) == 0  # a plain path does too
