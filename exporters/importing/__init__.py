@@ -1,1 +1,1 @@
-"""`labelloop import`: data sets that are labelled already become a Label Studio project, shape by shape."""
+"""`labelloop import`: import labelled data sets into Label Studio projects."""

@@ -1,4 +1,4 @@
-"""Which class a number means in a list of COCO results: by the data set the model was trained on, or by the project."""
+"""Map the category ids of COCO results to class names, from the training data set or the project."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -6,64 +6,67 @@ from typing import Any
 
 import msgspec
 
-from exporters.importing.errors import ImportFailed
+from exporters.errors import ImportFailed
 from exporters.model.class_map import config_labels
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.datasets import DataSet, LabelledObject, LabelledPhoto, Problem
+from labelloop.service.datasets import DataSet, DatasetImage, DatasetProblem, LabelledObject
 
-_FIX = "Give the COCO file that the model was trained on, or the data set's classes.json, or a text file of names."
+_FIX = "Pass the COCO file of the model's training data, the classes.json of the data set, or a text file of names."
 
 
-def class_numbers(told: Path | None, config: LabelConfig | None) -> Mapping[int, str]:
-    """The classes by number.
+def class_names_by_id(file: Path | None, config: LabelConfig | None) -> Mapping[int, str]:
+    """Category id -> class name.
 
     Args:
-        told: A COCO file (its categories), a data set's ``classes.json``, or a text file with a name a line, from 1.
-        config: Where nothing is told: the project's labels in their order, from 1, as a first export numbers them.
+        file: A COCO file (its categories), the ``classes.json`` of a data set, or a text file with one name per line,
+            numbered from 1. None: the labels of the project.
+        config: The project's label config; its labels are numbered from 1, as in the first export.
 
     Raises:
-        ImportFailed: The file tells no classes.
+        ImportFailed: The file cannot be read or has no classes.
     """
-    if told is None:
+    if file is None:
         return dict(enumerate(config_labels(config) if config else (), start=1))
     try:
-        data = told.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
-        raise ImportFailed(f"{told} cannot be read: {error.strerror}.", fix=_FIX) from None
+        raise ImportFailed(f"{file} cannot be read: {error.strerror}.", fix=_FIX) from None
     if not data.lstrip().startswith(b"{"):
         lines = (line.strip() for line in data.decode("utf-8-sig", errors="replace").splitlines())
         return dict(enumerate((line for line in lines if line), start=1))
     try:
-        found = _listed(msgspec.json.decode(data))
+        names = _class_names(msgspec.json.decode(data))
     except (msgspec.DecodeError, KeyError, TypeError, ValueError):
-        found = {}
-    if not found:
-        raise ImportFailed(f"{told} tells no classes.", fix=_FIX)
-    return found
+        names = {}
+    if not names:
+        raise ImportFailed(f"{file} has no classes.", fix=_FIX)
+    return names
 
 
-def named(data: DataSet, numbers: Mapping[int, str]) -> DataSet:
-    """A data set of results with names in place of numbers; a result of an unknown number becomes a `Problem`."""
+def with_class_names(data: DataSet, names: Mapping[int, str]) -> DataSet:
+    """Replace the category ids of COCO results by class names; unknown ids are yielded as `DatasetProblem`."""
 
-    def photos() -> Iterator[LabelledPhoto | Problem]:
-        for each in data.photos():
-            if isinstance(each, Problem):
-                yield each
+    def images() -> Iterator[DatasetImage | DatasetProblem]:
+        for item in data.images():
+            if isinstance(item, DatasetProblem):
+                yield item
                 continue
-            drawn: list[LabelledObject] = []
-            for one in each.drawn:
-                label = numbers.get(int(one.label.removeprefix("#")))
+            objects: list[LabelledObject] = []
+            for result in item.objects:
+                label = names.get(int(result.label.removeprefix("#")))
                 if label is None:
-                    yield Problem(each.name, f"category {one.label.removeprefix('#')} is no class (see --classes)")
+                    yield DatasetProblem(
+                        item.name, f"category {result.label.removeprefix('#')} is not a class (see --classes)"
+                    )
                 else:
-                    drawn.append(msgspec.structs.replace(one, label=label))
-            unread = each.unread + len(each.drawn) - len(drawn)
-            yield msgspec.structs.replace(each, drawn=tuple(drawn), unread=unread)
+                    objects.append(msgspec.structs.replace(result, label=label))
+            unread = item.unread + len(item.objects) - len(objects)
+            yield msgspec.structs.replace(item, objects=tuple(objects), unread=unread)
 
-    return msgspec.structs.replace(data, photos=photos, labels=tuple(dict.fromkeys(numbers.values())))
+    return msgspec.structs.replace(data, images=images, labels=tuple(dict.fromkeys(names.values())))
 
 
-def _listed(sheet: Any) -> dict[int, str]:
-    if "categories" in sheet:
-        return {int(each["id"]): str(each["name"]) for each in sheet["categories"]}
-    return {number: str(name) for number, name in enumerate(sheet["names"], start=1)}
+def _class_names(content: Any) -> dict[int, str]:
+    if "categories" in content:
+        return {int(category["id"]): str(category["name"]) for category in content["categories"]}
+    return {class_id: str(name) for class_id, name in enumerate(content["names"], start=1)}

@@ -1,4 +1,4 @@
-"""The tasks that a project has already: which photo each one is, and what was imported to it before."""
+"""Index of the existing tasks of a project, by import identity, image address and file name."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -6,39 +6,38 @@ from typing import Any
 
 import msgspec
 
-from exporters.model.names import public_url, source_name
-from exporters.model.originals import META
+from exporters.model.file_names import IMPORT_META, public_url, source_name
 from labelloop.labeling.studio.task import Task
 
 
-class Known(msgspec.Struct):
+class ExistingTask(msgspec.Struct):
     """A task of the project.
 
     Attributes:
-        task: Its number.
-        url: Its photo, as stored.
-        versions: The model versions that it has predictions of.
+        task: Its id.
+        url: The address of its image, as stored.
+        model_versions: The model versions of its predictions.
         regions: Ids of the regions in its annotations.
-        annotations: How many annotations it has.
-        size: Its photo's width and height where its regions tell, else zeros.
+        annotations: Number of its annotations.
+        size: (width, height) of its image in pixels from its regions; zeros if unknown.
     """
 
     task: int
     url: str
-    versions: set[str]
+    model_versions: set[str]
     regions: set[str]
     annotations: int
     size: tuple[int, int] = (0, 0)
 
 
 class ExistingTasks:
-    """The project's tasks by identity, address and file name."""
+    """The tasks of a project by import identity, image address and file name."""
 
     def __init__(self, tasks: Iterable[Task], key: str) -> None:
-        self._by_task: dict[int, Known] = {}
-        self._by_identity: dict[str, Known] = {}
-        self._by_url: dict[str, Known] = {}
-        self._by_name: dict[str, Known | None] = {}
+        self._by_task: dict[int, ExistingTask] = {}
+        self._by_identity: dict[str, ExistingTask] = {}
+        self._by_url: dict[str, ExistingTask] = {}
+        self._by_name: dict[str, ExistingTask | None] = {}
         self._key = key
         for task in tasks:
             if task.id is not None:
@@ -47,50 +46,50 @@ class ExistingTasks:
     def __len__(self) -> int:
         return len(self._by_task)
 
-    def made_from(self, identity: str, address: str = "") -> Known | None:
-        """The task that an import made from this photo, or whose photo lies at this very address."""
+    def find(self, identity: str, address: str = "") -> ExistingTask | None:
+        """The task that an import created from this image, or the task with this image address."""
         return self._by_identity.get(identity) or (self._by_url.get(public_url(address)) if address else None)
 
-    def number(self, task: int) -> Known | None:
-        """The task of a number."""
+    def by_id(self, task: int) -> ExistingTask | None:
+        """The task with this id."""
         return self._by_task.get(task)
 
-    def named(self, name: str) -> Known | None:
-        """The only task whose photo has this file name, or this name without its extension."""
+    def by_name(self, name: str) -> ExistingTask | None:
+        """The only task whose image has this file name, with or without extension; None if there are several."""
         path = PurePosixPath(name)
         return self._by_name.get(path.name.casefold()) or self._by_name.get(f"{path.stem.casefold()}.")
 
-    def remember(self, known: Known, identity: str) -> None:
-        """A task that was just made."""
-        self._by_task[known.task] = known
-        self._by_identity[identity] = known
-        if known.url:
-            self._by_url[public_url(known.url)] = known
+    def add(self, existing: ExistingTask, identity: str) -> None:
+        """Add a task that was just created."""
+        self._by_task[existing.task] = existing
+        self._by_identity[identity] = existing
+        if existing.url:
+            self._by_url[public_url(existing.url)] = existing
 
     def _add(self, task: Task) -> None:
         assert task.id is not None
         value = task.data.get(self._key)
         url = value if isinstance(value, str) else ""
         results = [result for annotation in task.annotations for result in annotation.results]
-        sizes = ((each.original_width, each.original_height) for each in results)
+        sizes = ((result.original_width, result.original_height) for result in results)
         size = next(((width, height) for width, height in sizes if width and height), (0, 0))
-        known = Known(
+        existing = ExistingTask(
             task=task.id,
             url=url,
-            versions={each.model_version for each in task.predictions},
-            regions={each.id for each in results},
+            model_versions={prediction.model_version for prediction in task.predictions},
+            regions={result.id for result in results},
             annotations=len(task.annotations),
             size=size,
         )
-        told = (task.meta or {}).get(META)
-        identity, name = _told(told)
-        self.remember(known, identity or f"task {task.id}")
-        own = PurePosixPath(name or source_name(url))
-        for alias in (own.name.casefold(), f"{own.stem.casefold()}."):
-            self._by_name[alias] = None if alias in self._by_name else known
+        meta = (task.meta or {}).get(IMPORT_META)
+        identity, name = _identity_and_name(meta)
+        self.add(existing, identity or f"task {task.id}")
+        path = PurePosixPath(name or source_name(url))
+        for alias in (path.name.casefold(), f"{path.stem.casefold()}."):
+            self._by_name[alias] = None if alias in self._by_name else existing
 
 
-def _told(meta: Any) -> tuple[str, str]:
+def _identity_and_name(meta: Any) -> tuple[str, str]:
     if not isinstance(meta, dict):
         return "", ""
     identity, name = meta.get("id"), meta.get("name")

@@ -1,4 +1,4 @@
-"""The labelling interface (label config) of a new project, and what another one lacks for a data set."""
+"""Create the label config of a new project, and find and add the labels that an existing one lacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from colorsys import hls_to_rgb
@@ -11,110 +11,114 @@ from exporters.importing.requirements import LabelConfigRequirements
 from exporters.model.class_map import COCO_ID, SUPERCATEGORY
 from exporters.model.keypoints import EDGES, HIDDEN
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
-from labelloop.labeling.studio.region_attributes import flag_of, is_yes
+from labelloop.labeling.studio.region_attributes import flag_of, is_true
 
-CONTROLS = {
+# Kind -> the control tags that draw it; the first one is used in a new label config.
+CONTROL_TAGS = {
     "rectangle": ("RectangleLabels",),
     "polygon": ("PolygonLabels",),
     "mask": ("BrushLabels", "BitmaskLabels"),
-    "joint": ("KeyPointLabels",),
+    "keypoint": ("KeyPointLabels",),
     "choice": ("Choices",),
 }
-"""What is drawn -> the control tags that draw it, the first of which is written into a new interface."""
 
-PARTS = {"rectangle": "Rectangle", "polygon": "Polygon", "mask": "Brush"}
-"""What is drawn -> the tag that draws it beside a separate ``<Labels>``."""
+# Kind -> the tag that draws it together with a separate ``<Labels>``.
+SHAPE_TAGS = {"rectangle": "Rectangle", "polygon": "Polygon", "mask": "Brush"}
 
-_NAMES = {
+_CONTROL_NAMES = {
     "rectangle": "box",
     "polygon": "outline",
     "mask": "mask",
-    "joint": "point",
+    "keypoint": "point",
     "choice": "class",
     "hidden": "visibility",
 }
 _OCCLUDED = "occluded"
 
 
-def new_interface(needs: LabelConfigRequirements) -> str:
-    """The XML of a project that can hold a data set: a control for each kind of shape, each with every label.
+def new_label_config(requirements: LabelConfigRequirements) -> str:
+    """The XML of a label config for a data set: a control for each kind of shape, each with every label.
 
-    Labels are in the data set's order, so that an export numbers them as the data set does.
+    Labels keep the data set's order, so that an export gives them the same ids.
     """
     view = Element("View")
     SubElement(view, "Image", name="image", value="$image", zoom="true", zoomControl="true")
-    for lack in _lacks(needs, None, "image"):
-        _add(view, lack)
+    for missing in _missing_labels(requirements, None, "image"):
+        _add_control(view, missing)
     indent(view)
     return tostring(view, encoding="unicode")
 
 
-class Lack(msgspec.Struct, frozen=True):
-    """Labels that an interface does not have.
+class MissingLabels(msgspec.Struct, frozen=True):
+    """Labels that a label config lacks.
 
     Attributes:
-        kind: What is drawn, as `CONTROLS` names it; ``hidden``: the choice that a key point is out of sight.
-        control: The control that they belong to; empty where there is none yet.
+        kind: A key of `CONTROL_TAGS`, or ``hidden``: the choice that marks an occluded key point.
+        control: The control to add them to; empty if it does not exist yet.
         labels: The labels.
-        told: Attributes that labels get: COCO's number and supercategory.
-        edges: The pairs of key points with a line between them.
+        attributes: XML attributes of the labels: COCO's category id and supercategory.
+        edges: The edges between key points.
     """
 
     kind: str
     control: str
     labels: tuple[str, ...]
-    told: Mapping[str, Mapping[str, str]] = {}
+    attributes: Mapping[str, Mapping[str, str]] = {}
     edges: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "hidden":
-            return "a per-region choice that says that a key point is occluded"
+            return "a per-region choice for occluded key points"
         more = f" and {len(self.labels) - 8} more" if len(self.labels) > 8 else ""
         named = ", ".join(repr(label) for label in self.labels[:8]) + more
-        tag = CONTROLS[self.kind][0]
+        tag = CONTROL_TAGS[self.kind][0]
         return f"{named} in <{tag} name={self.control!r}>" if self.control else f"a <{tag}> with {named}"
 
 
-def lacks(needs: LabelConfigRequirements, config: LabelConfig, image: str) -> list[Lack]:
-    """What an interface lacks to hold a data set on one of its images."""
-    return _lacks(needs, config, image)
+def missing_labels(requirements: LabelConfigRequirements, config: LabelConfig, image: str) -> list[MissingLabels]:
+    """The labels that a label config lacks for a data set on one of its image tags."""
+    return _missing_labels(requirements, config, image)
 
 
-def extended(xml: str, missing: Sequence[Lack], image: str) -> str:
-    """An interface with what it lacked: labels at the end of their control, new controls at the end of it all.
+def extend_label_config(xml: str, missing: Sequence[MissingLabels], image: str) -> str:
+    """Add labels to a label config: at the end of their controls, new controls at the end of the view.
 
-    Nothing that is there moves or goes, comments included.
+    Existing elements and comments are unchanged.
     """
     parser = DefusedXMLParser(target=TreeBuilder(insert_comments=True))
     parser.feed(xml)
     view = parser.close()
-    for lack in missing:
-        control = next((each for each in view.iter() if lack.control and each.get("name") == lack.control), None)
+    for labels in missing:
+        control = next(
+            (element for element in view.iter() if labels.control and element.get("name") == labels.control), None
+        )
         if control is None:
-            _add(view, lack, to_name=image)
+            _add_control(view, labels, to_name=image)
         else:
-            _offer(control, lack)
+            _add_labels(control, labels)
     return tostring(view, encoding="unicode")
 
 
 def controls_of(config: LabelConfig, kind: str, image: str) -> list[Control]:
-    """The controls that draw this kind on an image, those that ask about a region or a frame left out.
+    """The controls that draw a kind on an image tag, without per-region controls.
 
-    A separate ``<Labels>`` counts where the tag that draws the shape (`PARTS`) is there too.
+    A separate ``<Labels>`` counts if the shape tag (`SHAPE_TAGS`) exists too.
     """
-    found = [
+    controls = [
         control
-        for control in config.controls_of(*CONTROLS[kind])
+        for control in config.controls_of(*CONTROL_TAGS[kind])
         if image in control.to_names and not control.per_region
     ]
-    parts = [part for part in config.controls_of(PARTS[kind]) if image in part.to_names] if kind in PARTS else []
-    if parts:
-        found += [each for each in config.controls_of("Labels") if image in each.to_names]
-    return found
+    shape_tags = (
+        [tag for tag in config.controls_of(SHAPE_TAGS[kind]) if image in tag.to_names] if kind in SHAPE_TAGS else []
+    )
+    if shape_tags:
+        controls += [control for control in config.controls_of("Labels") if image in control.to_names]
+    return controls
 
 
 def hidden_choice(config: LabelConfig, image: str) -> tuple[str, str] | None:
-    """(control, choice) by which an annotator says that a key point is out of sight; None where there is none."""
+    """(control, choice) that marks an occluded key point; None if the label config has none."""
     for control in config.controls_of("Choices"):
         if control.per_region and image in control.to_names:
             for label in control.labels:
@@ -124,100 +128,114 @@ def hidden_choice(config: LabelConfig, image: str) -> tuple[str, str] | None:
 
 
 def flag_choices(config: LabelConfig, image: str) -> dict[str, tuple[Control, str]]:
-    """By which control and choice an annotator says that a flag of a region is so, such as ``truncated``.
+    """Flag of a region, such as ``truncated`` -> (control, choice) that sets it.
 
-    A choice of the flag's name, or the yes of a control of its name.
+    Either a choice with the name of the flag, or the "yes" of a control with its name.
     """
-    found: dict[str, tuple[Control, str]] = {}
+    choices: dict[str, tuple[Control, str]] = {}
     for control in config.controls_of("Choices"):
         if not control.per_region or image not in control.to_names:
             continue
-        asked = flag_of(control.name)
+        control_flag = flag_of(control.name)
         for label in control.labels:
-            flag = flag_of(label.stored) or (asked if is_yes(label.stored) else None)
+            flag = flag_of(label.stored) or (control_flag if is_true(label.stored) else None)
             if flag:
-                found.setdefault(flag, (control, label.stored))
-    return found
+                choices.setdefault(flag, (control, label.stored))
+    return choices
 
 
-def unkept(needs: LabelConfigRequirements, config: LabelConfig) -> int:
-    """How many categories have a number or a supercategory that the interface does not say."""
+def count_unkept_categories(requirements: LabelConfigRequirements, config: LabelConfig) -> int:
+    """The number of categories whose id or supercategory is not in the label config."""
     labels = {label.stored: label.attributes for control in config.controls.values() for label in control.labels}
     return sum(
-        name in labels and any(labels[name].get(key) != value for key, value in told.items())
-        for name, told in _category_attributes(needs).items()
+        name in labels and any(labels[name].get(key) != value for key, value in attributes.items())
+        for name, attributes in _category_attributes(requirements).items()
     )
 
 
-def the_image(config: LabelConfig) -> ObjectTag | None:
-    """The image tag that photos are shown in: the first one that holds one image, not a list."""
+def image_tag(config: LabelConfig) -> ObjectTag | None:
+    """The first image tag that shows a single image, not a list."""
     return next((tag for tag in config.images if not tag.is_list), None)
 
 
-def _lacks(needs: LabelConfigRequirements, config: LabelConfig | None, image: str) -> list[Lack]:
-    wanted = [(shape, needs.labels if config is None else labels) for shape, labels in needs.shapes.items()]
-    if not wanted and needs.labels:
-        wanted.append(("rectangle", needs.labels))
-    wanted += [(kind, labels) for kind, labels in (("joint", needs.joints), ("choice", needs.choices)) if labels]
-    told = _category_attributes(needs)
-    found = [
-        msgspec.structs.replace(lack, edges=needs.skeleton)
-        if kind == "joint"
-        else msgspec.structs.replace(lack, told=told)
-        for kind, labels in wanted
-        if (lack := _lack(kind, labels, config, image))
+def _missing_labels(
+    requirements: LabelConfigRequirements, config: LabelConfig | None, image: str
+) -> list[MissingLabels]:
+    required = [
+        (shape, requirements.labels if config is None else labels) for shape, labels in requirements.shapes.items()
     ]
-    if needs.hidden and (config is None or hidden_choice(config, image) is None):
-        found.append(Lack("hidden", "", (_OCCLUDED,)))
-    return found
+    if not required and requirements.labels:
+        required.append(("rectangle", requirements.labels))
+    required += [
+        (kind, labels)
+        for kind, labels in (("keypoint", requirements.keypoint_names), ("choice", requirements.choices))
+        if labels
+    ]
+    attributes = _category_attributes(requirements)
+    missing = [
+        msgspec.structs.replace(lacking, edges=requirements.skeleton)
+        if kind == "keypoint"
+        else msgspec.structs.replace(lacking, attributes=attributes)
+        for kind, labels in required
+        if (lacking := _missing_of_kind(kind, labels, config, image))
+    ]
+    if requirements.hidden and (config is None or hidden_choice(config, image) is None):
+        missing.append(MissingLabels("hidden", "", (_OCCLUDED,)))
+    return missing
 
 
-def _category_attributes(needs: LabelConfigRequirements) -> dict[str, dict[str, str]]:
+def _category_attributes(requirements: LabelConfigRequirements) -> dict[str, dict[str, str]]:
     return {
-        name: {COCO_ID: str(each.id)} | ({SUPERCATEGORY: each.supercategory} if each.supercategory else {})
-        for name, each in needs.categories.items()
+        name: {COCO_ID: str(category.id)} | ({SUPERCATEGORY: category.supercategory} if category.supercategory else {})
+        for name, category in requirements.categories.items()
     }
 
 
-def _lack(kind: str, labels: Iterable[str], config: LabelConfig | None, image: str) -> Lack | None:
+def _missing_of_kind(kind: str, labels: Iterable[str], config: LabelConfig | None, image: str) -> MissingLabels | None:
     if config is None:
-        return Lack(kind, "", tuple(labels))
-    there = controls_of(config, kind, image)
-    missing = tuple(label for label in labels if all(control.label_for(label) is None for control in there))
-    return Lack(kind, there[0].name if there else "", missing) if missing else None
+        return MissingLabels(kind, "", tuple(labels))
+    controls = controls_of(config, kind, image)
+    missing = tuple(label for label in labels if all(control.label_for(label) is None for control in controls))
+    return MissingLabels(kind, controls[0].name if controls else "", missing) if missing else None
 
 
-def _add(view: Element, lack: Lack, *, to_name: str = "image") -> None:
-    kind = lack.kind
-    taken = {each.get("name") for each in view.iter()}
-    name = next(name for name in (_NAMES[kind], *(f"{_NAMES[kind]}{n}" for n in range(2, 999))) if name not in taken)
-    tag = "Choices" if kind == "hidden" else CONTROLS[kind][0]
+def _add_control(view: Element, missing: MissingLabels, *, to_name: str = "image") -> None:
+    kind = missing.kind
+    used_names = {element.get("name") for element in view.iter()}
+    name = next(
+        name
+        for name in (_CONTROL_NAMES[kind], *(f"{_CONTROL_NAMES[kind]}{n}" for n in range(2, 999)))
+        if name not in used_names
+    )
+    tag = "Choices" if kind == "hidden" else CONTROL_TAGS[kind][0]
     control = SubElement(view, tag, name=name, toName=to_name)
     if kind == "hidden":
         control.set("perRegion", "true")
-        points = next((each.get("name", "") for each in view.iter("KeyPointLabels")), "")
+        points = next((element.get("name", "") for element in view.iter("KeyPointLabels")), "")
         if points:
             control.set("whenTagName", points)
-    _offer(control, lack)
+    _add_labels(control, missing)
 
 
-def _offer(control: Element, lack: Lack) -> None:
-    """Adds labels at the end of a control; key points get the number at which a model knows them."""
-    if lack.kind in {"choice", "hidden"}:
-        for label in lack.labels:
+def _add_labels(control: Element, missing: MissingLabels) -> None:
+    """Add labels at the end of a control; key points get the next `model_index` if all others have one."""
+    if missing.kind in {"choice", "hidden"}:
+        for label in missing.labels:
             SubElement(control, "Choice", value=label)
         return
-    if lack.edges and not control.get(EDGES):
-        control.set(EDGES, msgspec.json.encode(lack.edges).decode())
-    numbered = lack.kind == "joint" and all(each.get("model_index") for each in control.iter("Label"))
-    for label in lack.labels:
-        number = len(list(control.iter("Label")))
-        one = SubElement(control, "Label", {"value": label, "background": _colour(number), **lack.told.get(label, {})})
+    if missing.edges and not control.get(EDGES):
+        control.set(EDGES, msgspec.json.encode(missing.edges).decode())
+    numbered = missing.kind == "keypoint" and all(element.get("model_index") for element in control.iter("Label"))
+    for label in missing.labels:
+        index = len(list(control.iter("Label")))
+        element = SubElement(
+            control, "Label", {"value": label, "background": _colour(index), **missing.attributes.get(label, {})}
+        )
         if numbered:
-            one.set("model_index", str(number))
+            element.set("model_index", str(index))
 
 
-def _colour(number: int) -> str:
-    """A colour that is far from those of the numbers before it: hues by the golden ratio."""
-    red, green, blue = hls_to_rgb(number * 0.618034 % 1, 0.5, 0.75)
+def _colour(index: int) -> str:
+    """A colour distinct from those of lower indices: hues by the golden ratio."""
+    red, green, blue = hls_to_rgb(index * 0.618034 % 1, 0.5, 0.75)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"

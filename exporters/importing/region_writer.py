@@ -1,4 +1,4 @@
-"""From a photo's objects to Label Studio's results: which control draws each, under which label, with which id."""
+"""Convert the objects of an image to Label Studio results: control, label and region id of each."""
 
 import hashlib
 from collections import Counter
@@ -11,28 +11,28 @@ from exporters.importing.label_config import controls_of, flag_choices, hidden_c
 from labelloop.labeling.geometry.shapes import KeyPoint
 from labelloop.labeling.region import Region
 from labelloop.labeling.studio.config import Control, LabelConfig, ObjectTag
-from labelloop.labeling.studio.region_attributes import CROWD, Remarks, flag_of, meta_of
-from labelloop.labeling.studio.regions import to_results
-from labelloop.service.datasets import Keypoint, LabelledObject, LabelledPhoto, Problem, shape_of
+from labelloop.labeling.studio.region_attributes import CROWD, ObjectAttributes, flag_of, to_meta
+from labelloop.labeling.studio.writing import to_results
+from labelloop.service.datasets import DatasetImage, DatasetProblem, Keypoint, LabelledObject, shape_of
 
+# Width of a drawn key point in percent of the image width, close to Label Studio's default.
 POINT_WIDTH = 0.5
-"""How wide a key point is drawn, in percent of the photo's width: Label Studio's own default is near it."""
 
-NO_PLACE = "the labelling interface has no place for it"
-INCOMPLETE = "photos whose annotation lacks objects that cannot be read: --incomplete skip leaves it away"
-WHOLE = "photos without an annotation, as some of their objects cannot be read (--incomplete skip)"
-AS_SEEN = "key points that are out of sight, imported as seen: no per-region choice says it"
+NO_CONTROL = "the label config has no control for it"
+INCOMPLETE = "images whose annotation lacks unreadable objects: --incomplete skip leaves the annotation out"
+SKIPPED_INCOMPLETE = "images without an annotation, since some of their objects cannot be read (--incomplete skip)"
+OCCLUSION_LOST = "occluded key points, imported as visible: the label config has no per-region choice for it"
 
 
-class Placed(msgspec.Struct, frozen=True):
-    """What a photo becomes in Label Studio.
+class TaskResults(msgspec.Struct, frozen=True):
+    """The Label Studio results of an image.
 
     Attributes:
         results: Regions and choices, each with an id.
-        regions: How many of them are objects.
-        score: The least sure of a model's objects; None where no score is given.
-        annotated: Whether this is an annotation. It is none, rather than an empty one, where the data set says nothing
-            of the photo, or where nothing of what it says could be taken.
+        regions: Number of regions that are objects.
+        score: The lowest confidence of the objects; None without scores.
+        annotated: Whether the results form an annotation. False, rather than an empty annotation, if the image is
+            unlabelled or none of its labels could be imported.
     """
 
     results: list[dict[str, Any]]
@@ -42,19 +42,19 @@ class Placed(msgspec.Struct, frozen=True):
 
     @property
     def ids(self) -> frozenset[str]:
-        """The ids of the regions: they tell what was imported from what was drawn since."""
+        """The ids of the results, which distinguish imported regions from those drawn later."""
         return frozenset(result["id"] for result in self.results if "id" in result)
 
 
 class RegionWriter:
-    """Places photos' objects into one project's interface.
+    """Converts the objects of images to the results of one project.
 
     Args:
-        config: The interface.
-        image: The image tag that shows the photos.
-        crowds: Whether an object that is many (COCO's ``iscrowd``) is imported as one.
-        whole: Whether a photo of which some objects cannot be read gets no annotation at all.
-        tell: Called with what was left out.
+        config: The label config.
+        image: The image tag that shows the images.
+        crowds: Import a crowd (COCO's ``iscrowd``) as one object.
+        report: Called with each item that was left out.
+        skip_incomplete: Import no annotation for an image with unreadable objects.
     """
 
     def __init__(
@@ -63,128 +63,133 @@ class RegionWriter:
         image: ObjectTag,
         *,
         crowds: bool,
-        tell: Callable[[Problem], None],
-        whole: bool = False,
+        report: Callable[[DatasetProblem], None],
+        skip_incomplete: bool = False,
     ) -> None:
         self._config = config
         self._image = image.name
         self._crowds = crowds
-        self._whole = whole
-        self._tell = tell
-        self._hidden = hidden_choice(config, image.name)
-        self._flags = flag_choices(config, image.name)
-        self._asked = {
+        self._skip_incomplete = skip_incomplete
+        self._report = report
+        self._hidden_choice = hidden_choice(config, image.name)
+        self._flag_choices = flag_choices(config, image.name)
+        self._region_choices = {
             control.name: frozenset(label.stored for label in control.labels)
             for control in config.controls_of("Choices")
             if control.per_region and image.name in control.to_names
         }
         self._controls = {
-            kind: controls_of(config, kind, image.name) for kind in ("rectangle", "polygon", "mask", "joint", "choice")
+            kind: controls_of(config, kind, image.name)
+            for kind in ("rectangle", "polygon", "mask", "keypoint", "choice")
         }
         self.notes: Counter[str] = Counter()
 
-    def place(self, photo: LabelledPhoto, identity: str) -> Placed:
-        """A photo's results. Their ids follow from the photo and what is on it, so a second import knows them again.
+    def write(self, image: DatasetImage, identity: str) -> TaskResults:
+        """Convert an image. The result ids are a hash of identity and content, so a second import recognises them.
 
         Args:
-            photo: With its size, where anything is drawn on it.
-            identity: What tells the photo from every other.
+            image: The image, with its size if it has objects.
+            identity: The unique id of the image.
         """
-        made = hashlib.blake2b(identity.encode(), digest_size=8)
-        made.update(msgspec.json.encode(_told(photo)))
-        name = made.hexdigest()[:10]
+        digest = hashlib.blake2b(identity.encode(), digest_size=8)
+        digest.update(msgspec.json.encode(_content(image)))
+        id_prefix = digest.hexdigest()[:10]
         results: list[dict[str, Any]] = []
         regions = 0
-        for number, each in enumerate(photo.drawn):
-            if each.crowd and not self._crowds:
-                why = f"a crowd of {each.label!r} is left out (--crowds takes it as one)"
-                self._tell(Problem(photo.name, why, failed=False))
+        for index, obj in enumerate(image.objects):
+            if obj.crowd and not self._crowds:
+                reason = f"a crowd of {obj.label!r} is left out (--crowds imports it as one object)"
+                self._report(DatasetProblem(image.name, reason, failed=False))
                 continue
-            found = self._object(photo, each, f"{name}{number}")
-            regions += bool(found)
-            results += found
-        results += self._choices(photo, f"{name}c")
-        if not results and not self._crowds and any(each.crowd for each in photo.drawn):
-            self._tell(Problem(photo.name, "only crowds are on it: it comes in without an annotation", failed=False))
-        scores = [each.score for each in photo.drawn if each.score is not None]
-        left_out = any(each.crowd for each in photo.drawn) and not self._crowds
-        annotated = photo.annotated and bool(results or not left_out) and not (self._whole and photo.unread)
-        if photo.unread and photo.annotated:
-            self.notes[WHOLE if self._whole else INCOMPLETE] += 1
-        return Placed(results, regions, min(scores) if scores else photo.score, annotated)
+            object_results = self._object(image, obj, f"{id_prefix}{index}")
+            regions += bool(object_results)
+            results += object_results
+        results += self._choices(image, f"{id_prefix}c")
+        if not results and not self._crowds and any(obj.crowd for obj in image.objects):
+            self._report(DatasetProblem(image.name, "it has only crowds: imported without an annotation", failed=False))
+        scores = [obj.score for obj in image.objects if obj.score is not None]
+        crowds_skipped = any(obj.crowd for obj in image.objects) and not self._crowds
+        annotated = (
+            image.annotated and bool(results or not crowds_skipped) and not (self._skip_incomplete and image.unread)
+        )
+        if image.unread and image.annotated:
+            self.notes[SKIPPED_INCOMPLETE if self._skip_incomplete else INCOMPLETE] += 1
+        return TaskResults(results, regions, min(scores) if scores else image.score, annotated)
 
-    def _object(self, photo: LabelledPhoto, each: LabelledObject, name: str) -> list[dict[str, Any]]:
-        kind = shape_of(each.geometry)
-        found = self._label(kind, each.label)
-        if found is None:
-            self._tell(Problem(photo.name, f"a {kind} of {each.label!r}: {NO_PLACE}"))
+    def _object(self, image: DatasetImage, obj: LabelledObject, region_id: str) -> list[dict[str, Any]]:
+        kind = shape_of(obj.geometry)
+        match = self._label(kind, obj.label)
+        if match is None:
+            self._report(DatasetProblem(image.name, f"a {kind} of {obj.label!r}: {NO_CONTROL}"))
             return []
-        control, label = found
-        said, answers = self._answered(_noted(each))
+        control, label = match
+        remaining, answers = self._answer_choices(_object_attributes(obj))
         region = Region(
-            each.geometry,
+            obj.geometry,
             (label,),
-            name,
+            region_id,
             control.name,
             self._image,
             kind if control.type == "labels" else control.type,
-            each.score,
+            obj.score,
             0,
-            photo.width,
-            photo.height,
+            image.width,
+            image.height,
             attributes=answers,
         )
         if control.type == "labels":
             region = msgspec.structs.replace(region, type={"mask": "brush"}.get(kind, kind))
         results = to_results(region, config=self._config)
-        if meta := meta_of(said):
+        if meta := to_meta(remaining):
             results[0]["meta"] = meta
-        for place, joint in enumerate(each.joints):
-            results += self._joint(photo, joint, f"{name}k{place}", name)
+        for index, keypoint in enumerate(obj.keypoints):
+            results += self._keypoint(image, keypoint, f"{region_id}k{index}", region_id)
         return results
 
-    def _answered(self, said: Remarks) -> tuple[Remarks, dict[str, tuple[str, ...]]]:
-        """What of it is answered by per-region choices of the interface, and what is left for the region's meta."""
+    def _answer_choices(
+        self, object_attributes: ObjectAttributes
+    ) -> tuple[ObjectAttributes, dict[str, tuple[str, ...]]]:
+        """Split attributes into answers of per-region choices, and the rest for the region's meta."""
         answers: dict[str, tuple[str, ...]] = {}
-        left = set()
-        for flag in sorted(said.flags):
-            control, choice = self._flags.get(flag, (None, ""))
+        unanswered = set()
+        for flag in sorted(object_attributes.flags):
+            control, choice = self._flag_choices.get(flag, (None, ""))
             if control is None or (control.name in answers and control.attributes.get("choice") != "multiple"):
-                left.add(flag)
+                unanswered.add(flag)
             else:
                 answers[control.name] = (*answers.get(control.name, ()), choice)
         attributes = {}
-        for name, value in said.attributes.items():
-            given = tuple(value if isinstance(value, list) else [value])
-            known = self._asked.get(name, frozenset())
-            if given and name not in answers and all(isinstance(each, str) and each in known for each in given):
-                answers[name] = given
+        for name, value in object_attributes.attributes.items():
+            values = tuple(value if isinstance(value, list) else [value])
+            choices = self._region_choices.get(name, frozenset())
+            if values and name not in answers and all(isinstance(item, str) and item in choices for item in values):
+                answers[name] = values
             else:
                 attributes[name] = value
-        return msgspec.structs.replace(said, flags=frozenset(left), attributes=attributes), answers
+        return msgspec.structs.replace(object_attributes, flags=frozenset(unanswered), attributes=attributes), answers
 
-    def _joint(self, photo: LabelledPhoto, joint: Keypoint, name: str, parent: str) -> list[dict[str, Any]]:
-        found = self._label("joint", joint.name)
-        if found is None:
-            self._tell(Problem(photo.name, f"a key point {joint.name!r}: {NO_PLACE}"))
+    def _keypoint(self, image: DatasetImage, keypoint: Keypoint, region_id: str, parent: str) -> list[dict[str, Any]]:
+        match = self._label("keypoint", keypoint.name)
+        if match is None:
+            self._report(DatasetProblem(image.name, f"a key point {keypoint.name!r}: {NO_CONTROL}"))
             return []
-        control, label = found
+        control, label = match
         answers: dict[str, tuple[str, ...]] = {}
-        if joint.hidden and self._hidden is None:
-            self.notes[AS_SEEN] += 1
-        elif joint.hidden and self._hidden is not None:
-            answers = {self._hidden[0]: (self._hidden[1],)}
+        if keypoint.hidden and self._hidden_choice is None:
+            self.notes[OCCLUSION_LOST] += 1
+        elif keypoint.hidden and self._hidden_choice is not None:
+            answers = {self._hidden_choice[0]: (self._hidden_choice[1],)}
         region = Region(
-            KeyPoint(joint.x, joint.y, POINT_WIDTH * photo.width / 100),
+            KeyPoint(keypoint.x, keypoint.y, POINT_WIDTH * image.width / 100),
             (label,),
-            name,
+            region_id,
             control.name,
             self._image,
             control.type,
             None,
             0,
-            photo.width,
-            photo.height,
+            image.width,
+            image.height,
             attributes=answers,
         )
         results = to_results(region, config=self._config)
@@ -192,22 +197,22 @@ class RegionWriter:
             result["parentID"] = parent
         return results
 
-    def _choices(self, photo: LabelledPhoto, name: str) -> list[dict[str, Any]]:
+    def _choices(self, image: DatasetImage, id_prefix: str) -> list[dict[str, Any]]:
         results = []
-        for number, choice in enumerate(photo.choices):
-            found = self._label("choice", choice)
-            if found is None:
-                self._tell(Problem(photo.name, f"the class {choice!r}: {NO_PLACE}"))
+        for index, choice in enumerate(image.choices):
+            match = self._label("choice", choice)
+            if match is None:
+                self._report(DatasetProblem(image.name, f"the class {choice!r}: {NO_CONTROL}"))
                 continue
-            control, stored = found
+            control, stored = match
             result = {
-                "id": f"{name}{number}",
+                "id": f"{id_prefix}{index}",
                 "from_name": control.name,
                 "to_name": self._image,
                 "type": "choices",
                 "value": {"choices": [stored]},
             }
-            results.append(result if photo.score is None else result | {"score": photo.score})
+            results.append(result if image.score is None else result | {"score": image.score})
         return results
 
     def _label(self, kind: str, label: str) -> tuple[Control, str] | None:
@@ -218,29 +223,31 @@ class RegionWriter:
         return None
 
 
-def _told(photo: LabelledPhoto) -> Any:
-    """What a photo's ids follow from: everything that is on it, but not its name, which other data sets spell anew.
+def _content(image: DatasetImage) -> Any:
+    """The content that the result ids are hashed from: the objects, but not the name of the image, which may differ.
 
-    Attributes do not count: the ids of a data set that was imported before they were kept stay what they are.
+    Attributes are excluded, so that ids are the same as those of imports by older versions.
     """
-    drawn = [
+    objects = [
         {
-            "geometry": each.geometry,
-            "label": each.label,
-            "score": each.score,
-            "joints": each.joints,
-            "crowd": each.crowd,
-            "detail": ", ".join(flag for flag in ("difficult", "truncated", "occluded") if flag in each.remarks.flags),
+            "geometry": obj.geometry,
+            "label": obj.label,
+            "score": obj.score,
+            "joints": obj.keypoints,
+            "crowd": obj.crowd,
+            "detail": ", ".join(flag for flag in ("difficult", "truncated", "occluded") if flag in obj.remarks.flags),
         }
-        for each in photo.drawn
+        for obj in image.objects
     ]
-    return [drawn, photo.choices]
+    return [objects, image.choices]
 
 
-def _noted(each: LabelledObject) -> Remarks:
-    """What is said of an object, with its attributes that are flags among the flags."""
-    said = each.remarks
-    flags = {name for name, value in said.attributes.items() if value is True and flag_of(name) == name}
-    attributes = {name: value for name, value in said.attributes.items() if name not in flags}
-    crowd = {CROWD} if each.crowd else set()
-    return msgspec.structs.replace(said, flags=said.flags | flags | crowd, attributes=attributes)
+def _object_attributes(obj: LabelledObject) -> ObjectAttributes:
+    """The attributes of an object, with boolean attributes that are flags moved to the flags."""
+    object_attributes = obj.remarks
+    flags = {name for name, value in object_attributes.attributes.items() if value is True and flag_of(name) == name}
+    attributes = {name: value for name, value in object_attributes.attributes.items() if name not in flags}
+    crowd = {CROWD} if obj.crowd else set()
+    return msgspec.structs.replace(
+        object_attributes, flags=object_attributes.flags | flags | crowd, attributes=attributes
+    )

@@ -1,46 +1,45 @@
-"""What an import did, for a person and for a program: the sums of photos and objects match."""
+"""The report of an import: counts of images, tasks and objects, and the items that were left out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from labelloop.service.datasets import Problem
+from labelloop.service.datasets import DatasetProblem
 
-As = Literal["annotations", "predictions"]
+LabelsAs = Literal["annotations", "predictions"]
 
 
-class Imported(msgspec.Struct, frozen=True):
-    """The bill of an import.
+class ImportReport(msgspec.Struct, frozen=True):
+    """The result of an import. Its field names are the keys of `--json`.
 
     Attributes:
-        project: The project's number.
-        format: What the data set is, as `READERS` names it.
-        labels_as: What its labels became.
-        photos: Photos of the data set: those made into tasks, found as tasks, and those among the problems.
-        tasks_made: Tasks that are new.
-        tasks_there: Photos that were tasks already.
-        added: Annotations or predictions that are new.
-        there: Photos whose annotation or prediction was there already.
-        regions: Objects in what was added.
-        empty: Of what was added: those that say that nothing is on the photo.
-        unlabelled: Photos that came in without an annotation or prediction: the data set says nothing of them, or
-            nothing that could be read.
-        problems: What was left out, each with its reason: failures, and what was not asked for.
-        notes: What was assumed or changed, with how often.
-        stopped: Whether it was stopped before the end.
+        project: The project's id; 0 if the project was deleted again.
+        format: The format of the data set, a key of `READERS`.
+        labels_as: Whether the labels became annotations or predictions.
+        photos: Images of the data set: new tasks, existing tasks, and those among the problems.
+        tasks_made: New tasks.
+        tasks_there: Images that had a task already.
+        added: New annotations or predictions.
+        there: Images whose annotation or prediction existed already.
+        regions: Objects in the new annotations or predictions.
+        empty: New annotations or predictions without objects.
+        unlabelled: Images imported without an annotation or prediction, since the data set has no readable labels.
+        problems: Items that were left out, with the reason.
+        notes: Assumptions and changes, with their counts.
+        stopped: Whether the import was stopped before the end.
     """
 
     project: int
     format: str
-    labels_as: As
+    labels_as: LabelsAs
     photos: int
     tasks_made: int
     tasks_there: int
     added: int
     there: int
     regions: int
-    problems: Sequence[Problem]
+    problems: Sequence[DatasetProblem]
     notes: Mapping[str, int] = {}
     stopped: bool = False
     empty: int = 0
@@ -48,5 +47,5 @@ class Imported(msgspec.Struct, frozen=True):
 
     @property
     def failed_share(self) -> float:
-        """How much of the data set failed, of all photos and objects."""
-        return sum(each.failed for each in self.problems) / max(1, self.photos + self.regions)
+        """The share of failed items in all images and objects, 0 to 1."""
+        return sum(problem.failed for problem in self.problems) / max(1, self.photos + self.regions)

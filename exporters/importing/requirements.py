@@ -1,48 +1,45 @@
-"""What a data set needs of a labelling interface, found by reading it once through before anything is written."""
+"""Scan a data set before the import for the labels and shapes that its label config must have."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from labelloop.service.datasets import Category, DataSet, LabelledPhoto, Photos, Problem, shape_of
+from labelloop.service.datasets import Category, DataSet, DatasetImage, DatasetProblem, ImageFiles, shape_of
 
+# Called with (images done, total number of images or None if unknown).
 Progress = Callable[[int, int | None], None]
-"""Called with (photos done, photos in all or None where it is not known)."""
 
-
-_ORDER = ("rectangle", "polygon", "mask")
-"""Of the controls in a new interface: the first one's tool is at hand when a task is opened."""
-
-
-_MASKS = ("segmentation", "mask", "panoptic")
+# Order of the controls in a new label config; the tool of the first one is selected when a task is opened.
+_CONTROL_ORDER = ("rectangle", "polygon", "mask")
+_MASK_FOLDERS = ("segmentation", "mask", "panoptic")
 
 
 class LabelConfigRequirements(msgspec.Struct, frozen=True):
-    """What must be there to hold a data set.
+    """The requirements and counts of a data set.
 
     Attributes:
-        shapes: Shape (`rectangle`, `polygon`, `mask`) -> the labels that are drawn so.
-        labels: Every class of objects, in the data set's order, whether it is drawn or not.
-        joints: The key points, in order.
-        hidden: Whether any of them is out of sight.
-        choices: Classes of photos as a whole.
-        photos: How many photos there are.
-        objects: How many objects.
-        problems: How many things are malformed.
-        categories: COCO's numbers and supercategories of the labels.
-        skeleton: The pairs of key points with a line between them.
-        unlabelled: Photos that come in without an annotation: nothing is said of them that could be read.
-        empty: Photos that have nothing on them.
-        unnamed: Photos in the folder that the labels do not name, and that are not imported.
+        shapes: Shape (`rectangle`, `polygon`, `mask`) -> labels of the objects with this shape.
+        labels: All object classes in the data set's order, including unused ones.
+        keypoint_names: The names of the key points, in order.
+        hidden: Whether any key point is occluded.
+        choices: The classes of whole images.
+        images: Number of images.
+        objects: Number of objects.
+        problems: Number of malformed items.
+        categories: COCO's category ids and supercategories by label.
+        skeleton: The edges between key points.
+        unlabelled: Number of images without readable labels, imported without an annotation.
+        empty: Number of labelled images without objects.
+        unnamed: Number of images in the folder that have no labels and are not imported.
     """
 
     shapes: dict[str, tuple[str, ...]]
     labels: tuple[str, ...] = ()
-    joints: tuple[str, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
     hidden: bool = False
     choices: tuple[str, ...] = ()
-    photos: int = 0
+    images: int = 0
     objects: int = 0
     problems: int = 0
     categories: Mapping[str, Category] = {}
@@ -53,57 +50,70 @@ class LabelConfigRequirements(msgspec.Struct, frozen=True):
 
 
 def scan(
-    data: DataSet, *, crowds: bool = True, beside: Photos | None = None, progress: Progress | None = None
+    data: DataSet, *, crowds: bool = True, folder_images: ImageFiles | None = None, progress: Progress | None = None
 ) -> LabelConfigRequirements:
-    """Reads a data set through; without ``crowds`` their shapes need no place; ``beside``: the photos of its folder."""
+    """Read a data set once.
+
+    Args:
+        data: The data set.
+        crowds: Whether crowds are imported and need a control.
+        folder_images: The images of its folder, to count those without labels; None: not counted.
+        progress: Called after each image.
+    """
     shapes: dict[str, Counter[str]] = {}
     labels, choices = dict.fromkeys(data.labels), dict.fromkeys(data.choices)
     named: set[str] = set()
     hidden = False
-    photos = objects = problems = unlabelled = empty = 0
-    for each in data.photos():
-        if isinstance(each, Problem):
+    image_count = objects = problems = unlabelled = empty = 0
+    for item in data.images():
+        if isinstance(item, DatasetProblem):
             problems += 1
             continue
-        photos += 1
-        objects += len(each.drawn)
-        only_crowds = not crowds and not each.choices and bool(each.drawn) and all(one.crowd for one in each.drawn)
-        unlabelled += only_crowds or not each.annotated
-        empty += each.annotated and not each.drawn and not each.choices
-        if beside is not None and (name := beside.find(each.name)):
+        image_count += 1
+        objects += len(item.objects)
+        only_crowds = not crowds and not item.choices and bool(item.objects) and all(obj.crowd for obj in item.objects)
+        unlabelled += only_crowds or not item.annotated
+        empty += item.annotated and not item.objects and not item.choices
+        if folder_images is not None and (name := folder_images.find(item.name)):
             named.add(name)
-        hidden |= _look(each, shapes, crowds=crowds)
-        choices.update(dict.fromkeys(each.choices))
+        hidden |= _count_shapes(item, shapes, crowds=crowds)
+        choices.update(dict.fromkeys(item.choices))
         if progress is not None:
-            progress(photos, None)
-    drawn = set().union(*shapes.values()) if shapes else set()
-    labels.update(dict.fromkeys(sorted(drawn)))
+            progress(image_count, None)
+    used_labels = set().union(*shapes.values()) if shapes else set()
+    labels.update(dict.fromkeys(sorted(used_labels)))
     return LabelConfigRequirements(
-        shapes={shape: tuple(name for name in labels if name in shapes[shape]) for shape in _ORDER if shape in shapes},
+        shapes={
+            shape: tuple(name for name in labels if name in shapes[shape])
+            for shape in _CONTROL_ORDER
+            if shape in shapes
+        },
         labels=tuple(labels),
-        joints=data.joints,
+        keypoint_names=data.keypoint_names,
         hidden=hidden,
         choices=tuple(choices),
-        photos=photos,
+        images=image_count,
         objects=objects,
         problems=problems,
         categories=data.categories,
         skeleton=data.skeleton,
         unlabelled=unlabelled,
         empty=empty,
-        unnamed=sum(name not in named and not _is_mask(name) for name in beside.names) if beside and named else 0,
+        unnamed=sum(name not in named and not _is_mask(name) for name in folder_images.names)
+        if folder_images and named
+        else 0,
     )
 
 
 def _is_mask(name: str) -> bool:
-    """Whether one of an image's folders says that it is labels: ``SegmentationObject/``, ``masks/``."""
-    return any(word in part.casefold() for part in name.split("/")[:-1] for word in _MASKS)
+    """Whether a folder in the name marks a mask image: ``SegmentationObject/``, ``masks/``."""
+    return any(word in part.casefold() for part in name.split("/")[:-1] for word in _MASK_FOLDERS)
 
 
-def _look(photo: LabelledPhoto, shapes: dict[str, Counter[str]], *, crowds: bool) -> bool:
-    """Counts the photo's shapes; whether it has a key point that is out of sight."""
-    for each in photo.drawn:
-        if each.crowd and not crowds:
+def _count_shapes(image: DatasetImage, shapes: dict[str, Counter[str]], *, crowds: bool) -> bool:
+    """Count the shapes of an image; return whether it has an occluded key point."""
+    for obj in image.objects:
+        if obj.crowd and not crowds:
             continue
-        shapes.setdefault(shape_of(each.geometry), Counter())[each.label] += 1
-    return any(joint.hidden for each in photo.drawn for joint in each.joints)
+        shapes.setdefault(shape_of(obj.geometry), Counter())[obj.label] += 1
+    return any(keypoint.hidden for obj in image.objects for keypoint in obj.keypoints)

@@ -1,4 +1,4 @@
-"""An import from beginning to end: read, interface made or checked, photos in batches; a second one adds nothing."""
+"""Run an import: read the data set, create or check the project, upload in batches. Imports are idempotent."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,59 +8,73 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from exporters.importing.class_ids import class_numbers, named
-from exporters.importing.errors import ImportFailed, LabelsMissing, Refused, TitleTaken
+from exporters.errors import ImportFailed, ImportRefused, LabelsMissing, TitleTaken
+from exporters.importing.class_ids import class_names_by_id, with_class_names
 from exporters.importing.existing_tasks import ExistingTasks
-from exporters.importing.image_locations import Images, Located, Locator, usual_images
-from exporters.importing.label_config import extended, lacks, new_interface, the_image, unkept
+from exporters.importing.image_locations import ImageLocator, ImageMode, LocatedImage, default_mode
+from exporters.importing.label_config import (
+    count_unkept_categories,
+    extend_label_config,
+    image_tag,
+    missing_labels,
+    new_label_config,
+)
 from exporters.importing.region_writer import RegionWriter
-from exporters.importing.report import As, Imported
+from exporters.importing.report import ImportReport, LabelsAs
 from exporters.importing.requirements import LabelConfigRequirements, Progress, scan
-from exporters.importing.upload import Parcel, Sender
+from exporters.importing.upload import TaskUpload, TaskUploader
 from labelloop.labeling.geometry.shapes import Geometry, Rectangle
 from labelloop.labeling.splits import split_of
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.service.datasets import DataSet, LabelledPhoto, Photos, Place, Problem, open_place, read_dataset
+from labelloop.service.datasets import (
+    DataSet,
+    DatasetImage,
+    DatasetProblem,
+    DatasetSource,
+    ImageFiles,
+    open_source,
+    read_dataset,
+)
 from labelloop.service.media import Media
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio, StudioError, StudioRefused
 
 BATCH = 100
-CATEGORIES_LOST = "categories whose number or supercategory the project's labels do not have: not kept"
-ABOUT_LOST = "images that were tasks already: their further fields, license and info are not added"
-UNNAMED = "photos that the labels do not name: not imported (a second import with --format images adds them)"
-SPLITS_KEPT = "photos whose split is in their task's data: labelloop export --split-key split keeps it"
+CATEGORIES_LOST = "categories whose id or supercategory is not in the project's labels: not kept"
+METADATA_LOST = "images with an existing task: their further fields, license and info are not added"
+UNNAMED = "images without labels: not imported (a second import with --format images adds them)"
+SPLITS_KEPT = "images whose split is in their task's data: labelloop export --split-key split keeps it"
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asks for.
+class ImportOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of an import.
 
     Attributes:
-        source: Where the data set is.
-        project: An existing project's number; None makes a new one.
+        source: The data set: a folder, a file or an S3 address.
+        project: Id of an existing project; None creates a new one.
         title: The new project's title.
         format: One of `READERS`, or ``auto``.
-        labels_as: What labels become.
+        labels_as: Import labels as annotations or predictions.
         version: The model version of predictions.
-        images: What is done with photos; None: what is usual for the data set.
-        images_from: Where the photos are, where not beside the labels.
-        image_base: What stands before a photo's name in its address.
-        extend_labels: Whether labels that the project does not have are added to it.
-        known_only: Whether objects of labels that the project does not have are left out.
-        boxes: Whether only the boxes of objects are taken.
-        crowds: Whether an object that is many is imported as one.
-        ground_truth: Whether annotations are marked as ground truth.
-        classes: Where the numbers of COCO results' classes are told.
-        whole: Whether a photo of which some objects cannot be read gets no annotation at all.
+        images: What to do with the images; None: `default_mode` of the data set.
+        images_from: Folder or address of the images if they are not in the data set.
+        image_base: Address prefix of referenced images.
+        extend_labels: Add missing labels to the label config of the project.
+        known_only: Leave out objects whose label the project does not have.
+        boxes: Import bounding boxes instead of other shapes.
+        crowds: Import a crowd as one object.
+        ground_truth: Mark annotations as ground truth.
+        classes: File with the classes of COCO results.
+        skip_incomplete: Import no annotation for an image with unreadable objects.
     """
 
     source: str
     project: int | None = None
     title: str = ""
     format: str = "auto"
-    labels_as: As = "annotations"
+    labels_as: LabelsAs = "annotations"
     version: str = ""
-    images: Images | None = None
+    images: ImageMode | None = None
     images_from: str = ""
     image_base: str = ""
     extend_labels: bool = False
@@ -69,190 +83,213 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     crowds: bool = False
     ground_truth: bool = False
     classes: Path | None = None
-    whole: bool = False
+    skip_incomplete: bool = False
 
 
 def run_import(
-    order: Order,
+    options: ImportOptions,
     *,
     settings: Settings,
     studio: Studio,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Imported:
-    """Imports a data set.
+) -> ImportReport:
+    """Import a data set.
 
     Args:
-        order: What is asked for.
-        settings: Where things are.
+        options: The options.
+        settings: S3 access, media limits and the root of local files.
         studio: Label Studio.
-        progress: Called with (photos done, photos in all).
-        stop: Asked between batches; what is done stays, and the next import goes on.
+        progress: Called with (images done, total number of images).
+        stop: Called between batches; True stops the import, and the next import continues it.
+
+    Returns:
+        The report.
 
     Raises:
-        DatasetError: There is no data set.
-        LabelsMissing: The project cannot hold it, and neither `extend_labels` nor `known_only` is given.
-        TitleTaken, ImportFailed, StudioError
+        DatasetError: The data set cannot be read.
+        LabelsMissing: The project lacks labels, and neither `extend_labels` nor `known_only` is set.
+        TitleTaken: A new project is to be created, and its title exists.
+        ImportFailed: The options do not fit the data set or the project.
+        StudioError: A request to Label Studio failed.
     """
-    if order.labels_as == "predictions" and not order.version:
-        raise ImportFailed("Predictions need the name of their model.", fix="Give --model-version NAME.")
-    place = open_place(order.source, settings, images=order.images_from)
-    data = read_dataset(place, order.format)
-    images = order.images or usual_images(data, place)
-    if order.project is None and images == "existing":
-        raise ImportFailed("Photos that are in a project already need that project.", fix="Give --project NUMBER.")
-    data = _numbered(data, order, studio)
-    if order.boxes:
+    if options.labels_as == "predictions" and not options.version:
+        raise ImportFailed("Predictions need the name of their model.", fix="Pass --model-version NAME.")
+    source = open_source(options.source, settings, images=options.images_from)
+    data = read_dataset(source, options.format)
+    mode = options.images or default_mode(data, source)
+    if options.project is None and mode == "existing":
+        raise ImportFailed("Images of existing tasks need an existing project.", fix="Pass --project NUMBER.")
+    data = _with_result_classes(data, options, studio)
+    if options.boxes:
         data = _boxes_only(data)
-    needs = scan(data, crowds=order.crowds, beside=_beside(place, images), progress=progress)
-    if images == "upload":
-        _not_elsewhere(data, place, needs.photos)
-    project = _project(order, needs, studio)
-    problems: list[Problem] = []
-    sender: Sender | None = None
-    there = stopped = done = 0
+    requirements = scan(data, crowds=options.crowds, folder_images=_folder_images(source, mode), progress=progress)
+    if mode == "upload":
+        _require_images(data, source, requirements.images)
+    project = _prepare_project(options, requirements, studio)
+    problems: list[DatasetProblem] = []
+    uploader: TaskUploader | None = None
+    existing = stopped = done = 0
     try:
         config = studio.label_config(project)
-        image = the_image(config)
-        assert image is not None  # _project looked
-        board = ExistingTasks(studio.tasks(project), image.value)
-        placer = RegionWriter(config, image, crowds=order.crowds, tell=problems.append, whole=order.whole)
-        sender = Sender(
+        image = image_tag(config)
+        assert image is not None  # checked by _prepare_project
+        existing_tasks = ExistingTasks(studio.tasks(project), image.value)
+        region_writer = RegionWriter(
+            config, image, crowds=options.crowds, report=problems.append, skip_incomplete=options.skip_incomplete
+        )
+        uploader = TaskUploader(
             studio,
             project,
             key=image.value,
-            labels_as=order.labels_as,
-            version=order.version,
-            ground_truth=order.ground_truth,
-            board=board,
-            tell=problems.append,
+            labels_as=options.labels_as,
+            version=options.version,
+            ground_truth=options.ground_truth,
+            existing_tasks=existing_tasks,
+            report=problems.append,
         )
         with closing(Media(settings, studio)) as media:
             root = settings.local_files_root
-            locator = Locator(place, board, images, base=order.image_base, local_root=root, media=media)
-            photos = _located(data, locator, problems)
-            while batch := list(islice(photos, BATCH)):
-                sender.send([Parcel(each, placer.place(each.photo, each.identity)) for each in batch])
-                there += sum(each.known is not None for each in batch)
+            locator = ImageLocator(
+                source, existing_tasks, mode, base_url=options.image_base, local_root=root, media=media
+            )
+            located = _locate_images(data, locator, problems)
+            while batch := list(islice(located, BATCH)):
+                uploader.upload([TaskUpload(item, region_writer.write(item.image, item.identity)) for item in batch])
+                existing += sum(item.existing_task is not None for item in batch)
                 done += len(batch)
                 if progress is not None:
-                    progress(done, needs.photos)
+                    progress(done, requirements.images)
                 if stop():
-                    stopped = done < needs.photos
+                    stopped = done < requirements.images
                     break
-        if order.project is None and order.labels_as == "predictions" and sender.added:
-            studio.update_project(project, model_version=order.version, show_collab_predictions=True)
+        if options.project is None and options.labels_as == "predictions" and uploader.added:
+            studio.update_project(project, model_version=options.version, show_collab_predictions=True)
     except StudioRefused as refused:
-        raise refused if refused.fix else Refused(refused) from None
+        raise refused if refused.fix else ImportRefused(refused) from None
     finally:
-        if order.project is None and not (sender is not None and sender.made) and not stopped:
-            with suppress(StudioError):  # what went wrong before is what counts
+        if options.project is None and not (uploader is not None and uploader.made) and not stopped:
+            with suppress(StudioError):  # the first error counts
                 studio.delete_project(project)
             project = 0
-    lost = Counter({CATEGORIES_LOST: unkept(needs, config), ABOUT_LOST: sender.unsaid, UNNAMED: needs.unnamed})
-    notes = Counter(data.notes) + Counter(data.counts) + placer.notes + Counter({SPLITS_KEPT: sender.in_splits}) + lost
-    return Imported(
+    lost = Counter(
+        {
+            CATEGORIES_LOST: count_unkept_categories(requirements, config),
+            METADATA_LOST: uploader.metadata_not_added,
+            UNNAMED: requirements.unnamed,
+        }
+    )
+    notes = (
+        Counter(data.notes)
+        + Counter(data.counts)
+        + region_writer.notes
+        + Counter({SPLITS_KEPT: uploader.in_splits})
+        + lost
+    )
+    return ImportReport(
         project=project,
         format=data.format,
-        labels_as=order.labels_as,
-        photos=needs.photos,
-        tasks_made=sender.made,
-        tasks_there=there,
-        added=sender.added,
-        there=sender.there,
-        regions=sender.regions,
+        labels_as=options.labels_as,
+        photos=requirements.images,
+        tasks_made=uploader.made,
+        tasks_there=existing,
+        added=uploader.added,
+        there=uploader.there,
+        regions=uploader.regions,
         problems=problems,
         notes=dict(sorted(notes.items())),
         stopped=bool(stopped),
-        empty=sender.empty,
-        unlabelled=sender.unlabelled,
+        empty=uploader.empty,
+        unlabelled=uploader.unlabelled,
     )
 
 
-def _not_elsewhere(data: DataSet, place: Place, photos: int) -> None:
-    """Raises `ImportFailed` where none of the photos is where it is looked for: nothing is made for it then."""
-    if photos and not any(isinstance(each, LabelledPhoto) and place.photos.find(each.name) for each in data.photos()):
+def _require_images(data: DataSet, source: DatasetSource, count: int) -> None:
+    """Raise `ImportFailed` before anything is created if none of the images is found."""
+    if count and not any(isinstance(item, DatasetImage) and source.images.find(item.name) for item in data.images()):
         raise ImportFailed(
-            f"None of the {photos} photos of the data set is in {place.photos.files.place}.",
-            fix="Say where they are: --images-from DIR. For photos that the project has: --images existing.",
+            f"None of the {count} images of the data set is in {source.images.files.location}.",
+            fix="Pass their folder: --images-from DIR. For images of existing tasks: --images existing.",
         )
 
 
-def look(
-    order: Order, *, settings: Settings, studio: Studio, progress: Progress | None = None
+def scan_dataset(
+    options: ImportOptions, *, settings: Settings, studio: Studio, progress: Progress | None = None
 ) -> tuple[DataSet, LabelConfigRequirements]:
-    """Reads a data set through and writes nothing: what `--dry-run` tells."""
-    place = open_place(order.source, settings, images=order.images_from)
-    data = _numbered(read_dataset(place, order.format), order, studio)
-    data = _boxes_only(data) if order.boxes else data
-    beside = _beside(place, order.images or usual_images(data, place))
-    return data, scan(data, crowds=order.crowds, beside=beside, progress=progress)
+    """Read and scan a data set without writing anything, for `--dry-run`."""
+    source = open_source(options.source, settings, images=options.images_from)
+    data = _with_result_classes(read_dataset(source, options.format), options, studio)
+    data = _boxes_only(data) if options.boxes else data
+    folder_images = _folder_images(source, options.images or default_mode(data, source))
+    return data, scan(data, crowds=options.crowds, folder_images=folder_images, progress=progress)
 
 
-def _beside(place: Place, images: Images) -> Photos | None:
-    """The photos that would be tasks if the labels named them."""
-    return None if images == "existing" else place.photos
+def _folder_images(source: DatasetSource, mode: ImageMode) -> ImageFiles | None:
+    """The images of the folder, of which those without labels are counted; None for existing tasks."""
+    return None if mode == "existing" else source.images
 
 
-def _located(data: DataSet, locator: Locator, problems: list[Problem]) -> Iterator[Located]:
-    for each in data.photos():
-        found = each if isinstance(each, Problem) else locator.find(each)
-        if isinstance(found, Problem):
-            problems.append(found)
+def _locate_images(data: DataSet, locator: ImageLocator, problems: list[DatasetProblem]) -> Iterator[LocatedImage]:
+    for item in data.images():
+        located = item if isinstance(item, DatasetProblem) else locator.find(item)
+        if isinstance(located, DatasetProblem):
+            problems.append(located)
         else:
-            split = found.photo.split or _split(found.photo.name)
-            yield msgspec.structs.replace(found, photo=msgspec.structs.replace(found.photo, split=split))
+            split = located.image.split or _split(located.image.name)
+            yield msgspec.structs.replace(located, image=msgspec.structs.replace(located.image, split=split))
 
 
 def _split(name: str) -> str:
-    """The split that one of a photo's folders is named for."""
+    """The split in the folder names of an image; empty if there is none."""
     return next(filter(None, map(split_of, PurePosixPath(name).parts[:-1])), "")
 
 
-def _project(order: Order, needs: LabelConfigRequirements, studio: Studio) -> int:
-    """The project, with an interface that can hold the data set."""
-    if order.project is None:
-        taken = next((each for each in studio.projects() if each.get("title") == order.title), None)
-        if taken is not None:
-            raise TitleTaken(order.title, int(taken["id"]))
+def _prepare_project(options: ImportOptions, requirements: LabelConfigRequirements, studio: Studio) -> int:
+    """Create the project, or check and extend the label config of an existing one; return its id."""
+    if options.project is None:
+        same_title = next((project for project in studio.projects() if project.get("title") == options.title), None)
+        if same_title is not None:
+            raise TitleTaken(options.title, int(same_title["id"]))
         try:
-            made = studio.create_project(title=order.title, label_config=new_interface(needs))
+            created = studio.create_project(title=options.title, label_config=new_label_config(requirements))
         except StudioRefused as refused:
-            raise refused if refused.fix else Refused(refused) from None
-        return int(made["id"])
-    told = studio.project(order.project)
-    config = LabelConfig.parse(told["label_config"])
-    image = the_image(config)
+            raise refused if refused.fix else ImportRefused(refused) from None
+        return int(created["id"])
+    project = studio.project(options.project)
+    config = LabelConfig.parse(project["label_config"])
+    image = image_tag(config)
     if image is None:
         raise ImportFailed(
-            f"Project {order.project} shows no single image.", fix='Its labelling interface needs <Image value="$...">.'
+            f"Project {options.project} shows no single image.", fix='Its label config needs <Image value="$...">.'
         )
-    missing = lacks(needs, config, image.name)
-    if missing and order.extend_labels:
-        studio.update_project(order.project, label_config=extended(told["label_config"], missing, image.name))
-    elif missing and not order.known_only:
-        raise LabelsMissing(order.project, [str(each) for each in missing])
-    return order.project
+    missing = missing_labels(requirements, config, image.name)
+    if missing and options.extend_labels:
+        studio.update_project(
+            options.project, label_config=extend_label_config(project["label_config"], missing, image.name)
+        )
+    elif missing and not options.known_only:
+        raise LabelsMissing(options.project, [str(labels) for labels in missing])
+    return options.project
 
 
-def _numbered(data: DataSet, order: Order, studio: Studio) -> DataSet:
-    """COCO results with the names of their classes, which are numbers there."""
+def _with_result_classes(data: DataSet, options: ImportOptions, studio: Studio) -> DataSet:
+    """Replace the category ids of COCO results by class names; other data sets are unchanged."""
     if data.format != "coco-results":
         return data
-    config = None if order.project is None else studio.label_config(order.project)
-    return named(data, class_numbers(order.classes, config))
+    config = None if options.project is None else studio.label_config(options.project)
+    return with_class_names(data, class_names_by_id(options.classes, config))
 
 
 def _boxes_only(data: DataSet) -> DataSet:
-    def photos() -> Iterator[LabelledPhoto | Problem]:
-        for each in data.photos():
-            if isinstance(each, Problem):
-                yield each
+    def images() -> Iterator[DatasetImage | DatasetProblem]:
+        for item in data.images():
+            if isinstance(item, DatasetProblem):
+                yield item
             else:
-                drawn = (msgspec.structs.replace(one, geometry=_box(one.geometry)) for one in each.drawn)
-                yield msgspec.structs.replace(each, drawn=tuple(drawn))
+                boxes = (msgspec.structs.replace(obj, geometry=_box(obj.geometry)) for obj in item.objects)
+                yield msgspec.structs.replace(item, objects=tuple(boxes))
 
-    return msgspec.structs.replace(data, photos=photos)
+    return msgspec.structs.replace(data, images=images)
 
 
 def _box(shape: Geometry) -> Rectangle:

@@ -1,45 +1,45 @@
-"""Batches of photos on their way into Label Studio: uploaded, made into tasks, labelled. One bad photo costs itself."""
+"""Upload images to Label Studio in batches, create tasks and add labels; a refused image does not fail the rest."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from exporters.importing.existing_tasks import ExistingTasks, Known
-from exporters.importing.image_locations import Located
-from exporters.importing.region_writer import Placed
-from exporters.importing.report import As
-from exporters.model.originals import ABOUT, META
-from labelloop.service.datasets import Problem
+from exporters.importing.existing_tasks import ExistingTask, ExistingTasks
+from exporters.importing.image_locations import LocatedImage
+from exporters.importing.region_writer import TaskResults
+from exporters.importing.report import LabelsAs
+from exporters.model.file_names import COCO_FIELDS, IMPORT_META
+from labelloop.service.datasets import DatasetProblem
 from labelloop.service.studio import PredictionsDropped, Studio, StudioRefused
 
+# Key of a task's data with the split of its image in the data set.
 SPLIT = "split"
-"""The key of a task's data that says which split of the data set its photo was in."""
+# Limits of one request; Label Studio's are 100 files and 250 MB.
 UPLOAD_FILES = 20
 UPLOAD_BYTES = 100_000_000
-"""Of one request, at most; Label Studio's own limits are 100 files and 250 MB."""
 
 
-class Parcel(msgspec.Struct):
-    """A photo with what it becomes; ``url`` is filled in once it is uploaded."""
+class TaskUpload(msgspec.Struct):
+    """An image with its results; ``url`` is set after its upload."""
 
-    located: Located
-    placed: Placed
+    located: LocatedImage
+    results: TaskResults
     url: str = ""
 
 
-class Sender:
-    """Writes into one project.
+class TaskUploader:
+    """Creates the tasks of one project.
 
     Args:
         studio: Label Studio.
-        project: The project's number.
-        key: The key of a task's data that holds its photo.
-        labels_as: What labels become.
+        project: The project's id.
+        key: The key of a task's data with its image.
+        labels_as: Import labels as annotations or predictions.
         version: The model version of predictions.
-        ground_truth: Whether annotations are marked as ground truth.
-        board: The project's tasks; new ones are told to it.
-        tell: Called with what Label Studio refused.
+        ground_truth: Mark annotations as ground truth.
+        existing_tasks: The project's tasks; new ones are added to it.
+        report: Called with each item that Label Studio refused.
     """
 
     def __init__(
@@ -48,158 +48,167 @@ class Sender:
         project: int,
         *,
         key: str,
-        labels_as: As,
+        labels_as: LabelsAs,
         version: str,
         ground_truth: bool,
-        board: ExistingTasks,
-        tell: Callable[[Problem], None],
+        existing_tasks: ExistingTasks,
+        report: Callable[[DatasetProblem], None],
     ) -> None:
         self._studio = studio
         self._project = project
         self._key = key
-        self._as = labels_as
+        self._labels_as = labels_as
         self._version = version
-        self._truth = ground_truth
-        self._board = board
-        self._tell = tell
+        self._ground_truth = ground_truth
+        self._existing_tasks = existing_tasks
+        self._report = report
         self.made = self.added = self.there = self.regions = self.in_splits = self.empty = self.unlabelled = 0
-        self.unsaid = 0
+        self.metadata_not_added = 0
 
-    def send(self, parcels: Sequence[Parcel]) -> None:
-        """Sends photos, each of which is there once."""
-        new = [each for each in parcels if each.located.known is None]
-        self._uploaded([each for each in new if each.located.path is not None])
-        made = self._make([each for each in new if each.url or each.located.url])
-        old = [(each, each.located.known) for each in parcels if each.located.known is not None]
-        self.unsaid += sum(bool(each.located.photo.about) for each, _ in old)
-        self.unlabelled += sum(not each.placed.annotated for each, _ in [*made, *old])
-        made, old = ([pair for pair in pairs if pair[0].placed.annotated] for pairs in (made, old))
-        if self._as == "annotations":
-            self._count([each for each, _ in made])
-            self._annotate(old)
+    def upload(self, uploads: Sequence[TaskUpload]) -> None:
+        """Upload images, create their tasks and add their labels; each image must occur once."""
+        new = [upload for upload in uploads if upload.located.existing_task is None]
+        self._upload_in_batches([upload for upload in new if upload.located.path is not None])
+        created = self._create_tasks([upload for upload in new if upload.url or upload.located.url])
+        existing = [
+            (upload, upload.located.existing_task) for upload in uploads if upload.located.existing_task is not None
+        ]
+        self.metadata_not_added += sum(bool(upload.located.image.about) for upload, _ in existing)
+        self.unlabelled += sum(not upload.results.annotated for upload, _ in [*created, *existing])
+        created, existing = ([pair for pair in pairs if pair[0].results.annotated] for pairs in (created, existing))
+        if self._labels_as == "annotations":
+            self._count([upload for upload, _ in created])
+            self._annotate(existing)
         else:
-            self._predict([*made, *old])
+            self._predict([*created, *existing])
 
-    def _uploaded(self, parcels: Sequence[Parcel]) -> None:
-        batch: list[Parcel] = []
+    def _upload_in_batches(self, uploads: Sequence[TaskUpload]) -> None:
+        batch: list[TaskUpload] = []
         size = 0
-        for each in parcels:
-            assert each.located.path is not None
-            bytes_ = each.located.path.stat().st_size
-            if batch and (len(batch) == UPLOAD_FILES or size + bytes_ > UPLOAD_BYTES):
+        for upload in uploads:
+            assert upload.located.path is not None
+            file_size = upload.located.path.stat().st_size
+            if batch and (len(batch) == UPLOAD_FILES or size + file_size > UPLOAD_BYTES):
                 self._upload(batch)
                 batch, size = [], 0
-            batch.append(each)
-            size += bytes_
+            batch.append(upload)
+            size += file_size
         self._upload(batch)
 
-    def _upload(self, parcels: Sequence[Parcel]) -> None:
+    def _upload(self, uploads: Sequence[TaskUpload]) -> None:
         try:
             urls = self._studio.upload_files(
-                self._project, [each.located.path for each in parcels if each.located.path]
+                self._project, [upload.located.path for upload in uploads if upload.located.path]
             )
         except StudioRefused as refused:
-            self._halved(parcels, refused, self._upload)
+            self._bisect(uploads, refused, self._upload)
             return
-        for each, url in zip(parcels, urls, strict=True):
-            each.url = url
+        for upload, url in zip(uploads, urls, strict=True):
+            upload.url = url
 
-    def _make(self, parcels: Sequence[Parcel]) -> list[tuple[Parcel, Known]]:
-        """Makes tasks, annotated in the same request: a task is there whole or not at all."""
-        if not parcels:
+    def _create_tasks(self, uploads: Sequence[TaskUpload]) -> list[tuple[TaskUpload, ExistingTask]]:
+        """Create tasks with their annotations in the same request, so that a task is complete or missing."""
+        if not uploads:
             return []
         try:
-            numbers = self._studio.import_tasks(self._project, [self._task(each) for each in parcels])
+            task_ids = self._studio.import_tasks(self._project, [self._task(upload) for upload in uploads])
         except StudioRefused as refused:
-            made: list[tuple[Parcel, Known]] = []
-            self._halved(parcels, refused, lambda half: made.extend(self._make(half)))
-            return made
-        made = []
-        for each, number in zip(parcels, numbers, strict=True):
-            url = each.url or each.located.url
-            known = Known(number, url, set(), set(each.placed.ids), int(self._annotates(each)))
-            self._board.remember(known, each.located.identity)
-            made.append((each, known))
-        self.made += len(made)
-        self.in_splits += sum(bool(each.located.photo.split) for each, _ in made)
-        return made
+            created: list[tuple[TaskUpload, ExistingTask]] = []
+            self._bisect(uploads, refused, lambda half: created.extend(self._create_tasks(half)))
+            return created
+        created = []
+        for upload, task_id in zip(uploads, task_ids, strict=True):
+            url = upload.url or upload.located.url
+            task = ExistingTask(task_id, url, set(), set(upload.results.ids), int(self._annotates(upload)))
+            self._existing_tasks.add(task, upload.located.identity)
+            created.append((upload, task))
+        self.made += len(created)
+        self.in_splits += sum(bool(upload.located.image.split) for upload, _ in created)
+        return created
 
-    def _annotates(self, each: Parcel) -> bool:
-        return self._as == "annotations" and each.placed.annotated
+    def _annotates(self, upload: TaskUpload) -> bool:
+        return self._labels_as == "annotations" and upload.results.annotated
 
-    def _task(self, each: Parcel) -> dict[str, Any]:
-        photo = each.located.photo
-        kept: dict[str, Any] = {"id": each.located.identity, "name": photo.name}
-        if photo.about:
-            kept[ABOUT] = photo.about
-        meta = {META: kept}
-        data = {self._key: each.url or each.located.url}
-        if photo.split and self._key != SPLIT:
-            data[SPLIT] = photo.split
+    def _task(self, upload: TaskUpload) -> dict[str, Any]:
+        image = upload.located.image
+        import_meta: dict[str, Any] = {"id": upload.located.identity, "name": image.name}
+        if image.about:
+            import_meta[COCO_FIELDS] = image.about
+        meta = {IMPORT_META: import_meta}
+        data = {self._key: upload.url or upload.located.url}
+        if image.split and self._key != SPLIT:
+            data[SPLIT] = image.split
         task: dict[str, Any] = {"data": data, "meta": meta}
-        if self._annotates(each):
-            task["annotations"] = [{"result": each.placed.results, "ground_truth": self._truth}]
+        if self._annotates(upload):
+            task["annotations"] = [{"result": upload.results.results, "ground_truth": self._ground_truth}]
         return task
 
-    def _annotate(self, parcels: Sequence[tuple[Parcel, Known]]) -> None:
-        for each, known in parcels:
-            ids = each.placed.ids
-            if ids & known.regions or (not ids and known.annotations):
+    def _annotate(self, uploads: Sequence[tuple[TaskUpload, ExistingTask]]) -> None:
+        for upload, task in uploads:
+            ids = upload.results.ids
+            if ids & task.regions or (not ids and task.annotations):
                 self.there += 1
                 continue
             try:
-                self._studio.add_annotation(known.task, each.placed.results, ground_truth=self._truth)
+                self._studio.add_annotation(task.task, upload.results.results, ground_truth=self._ground_truth)
             except StudioRefused as refused:
-                self._tell(_refusal(each, refused))
+                self._report(_refusal(upload, refused))
                 continue
-            known.regions |= ids
-            known.annotations += 1
-            self._count([each])
+            task.regions |= ids
+            task.annotations += 1
+            self._count([upload])
 
-    def _predict(self, parcels: Sequence[tuple[Parcel, Known]]) -> None:
-        wanted = [(each, known) for each, known in parcels if self._version not in known.versions]
-        self.there += len(parcels) - len(wanted)
+    def _predict(self, uploads: Sequence[tuple[TaskUpload, ExistingTask]]) -> None:
+        pending = [(upload, task) for upload, task in uploads if self._version not in task.model_versions]
+        self.there += len(uploads) - len(pending)
         rows = [
             {
-                "task": known.task,
-                "result": each.placed.results,
-                "score": each.placed.score,
+                "task": task.task,
+                "result": upload.results.results,
+                "score": upload.results.score,
                 "model_version": self._version,
             }
-            for each, known in wanted
+            for upload, task in pending
         ]
-        refusal = "Label Studio kept no prediction of it and named no reason"
+        reason = "Label Studio dropped its prediction without a reason"
         try:
             self._studio.import_predictions(self._project, rows)
         except PredictionsDropped:
-            tasks = self._studio.tasks(self._project, only_ids=[known.task for _, known in wanted])
-            kept = {task.id for task in tasks for each in task.predictions if each.model_version == self._version}
-            for each, known in wanted:
-                if known.task not in kept:
-                    self._tell(Problem(each.located.photo.name, refusal))
-            wanted = [(each, known) for each, known in wanted if known.task in kept]
-        for _, known in wanted:
-            known.versions.add(self._version)
-        self._count([each for each, _ in wanted])
+            tasks = self._studio.tasks(self._project, only_ids=[existing.task for _, existing in pending])
+            stored = {
+                task.id
+                for task in tasks
+                for prediction in task.predictions
+                if prediction.model_version == self._version
+            }
+            for upload, existing in pending:
+                if existing.task not in stored:
+                    self._report(DatasetProblem(upload.located.image.name, reason))
+            pending = [(upload, existing) for upload, existing in pending if existing.task in stored]
+        for _, existing in pending:
+            existing.model_versions.add(self._version)
+        self._count([upload for upload, _ in pending])
 
-    def _halved(
-        self, parcels: Sequence[Parcel], refused: StudioRefused, again: Callable[[Sequence[Parcel]], None]
+    def _bisect(
+        self, uploads: Sequence[TaskUpload], refused: StudioRefused, send: Callable[[Sequence[TaskUpload]], None]
     ) -> None:
-        """Finds the one that is refused: a batch is sent again in halves. Raises what is not about a photo."""
-        if refused.answer not in {400, 413, 422}:
+        """Send a refused batch again in halves to isolate the refused image; re-raise errors not caused by an image."""
+        if refused.http_status not in {400, 413, 422}:
             raise refused
-        if len(parcels) == 1:
-            self._tell(_refusal(parcels[0], refused))
+        if len(uploads) == 1:
+            self._report(_refusal(uploads[0], refused))
             return
-        middle = len(parcels) // 2
-        again(parcels[:middle])
-        again(parcels[middle:])
+        middle = len(uploads) // 2
+        send(uploads[:middle])
+        send(uploads[middle:])
 
-    def _count(self, parcels: Sequence[Parcel]) -> None:
-        self.added += len(parcels)
-        self.empty += sum(not each.placed.results for each in parcels)
-        self.regions += sum(each.placed.regions for each in parcels)
+    def _count(self, uploads: Sequence[TaskUpload]) -> None:
+        self.added += len(uploads)
+        self.empty += sum(not upload.results.results for upload in uploads)
+        self.regions += sum(upload.results.regions for upload in uploads)
 
 
-def _refusal(each: Parcel, refused: StudioRefused) -> Problem:
-    return Problem(each.located.photo.name, f"Label Studio refused it: {refused.detail or refused.answer}")
+def _refusal(upload: TaskUpload, refused: StudioRefused) -> DatasetProblem:
+    return DatasetProblem(
+        upload.located.image.name, f"Label Studio refused it: {refused.detail or refused.http_status}"
+    )

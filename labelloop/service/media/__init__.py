@@ -1,25 +1,25 @@
-"""A task's image, by every form of address that Label Studio stores: `Media`, and the one decode function."""
+"""Fetch and decode the images of tasks, for every form of address that Label Studio stores."""
 
 from labelloop.service.media.errors import (
-    HostRefused,
     MediaError,
+    MediaHostRefused,
     MediaMissing,
     MediaTooLarge,
     MediaUnreachable,
     NotAnImage,
 )
-from labelloop.service.media.image import Photo, load_photo, photo_size
+from labelloop.service.media.image import DecodedImage, image_size, load_image
 from labelloop.service.media.media import Media
 
 __all__ = [
-    "HostRefused",
+    "DecodedImage",
     "Media",
     "MediaError",
+    "MediaHostRefused",
     "MediaMissing",
     "MediaTooLarge",
     "MediaUnreachable",
     "NotAnImage",
-    "Photo",
-    "load_photo",
-    "photo_size",
+    "image_size",
+    "load_image",
 ]

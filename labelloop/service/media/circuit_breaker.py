@@ -1,6 +1,6 @@
-"""`Hosts`: a host that is silent again and again is left alone for a while.
+"""`HostCircuitBreaker`: stop requests to a host that does not answer.
 
-Else each of a thousand images of a host that is down waits for it, and is tried again.
+Without it every image of a host that is down would wait for the timeouts of all attempts.
 """
 
 import threading
@@ -8,45 +8,45 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from labelloop.service.media.errors import MediaError, NoAnswer
+from labelloop.service.media.errors import MediaError, MediaHostSilent
 
-SILENT = 10
-"""Times in a row, on all threads, after which a host is left alone."""
+# Consecutive failures, over all threads, that open the circuit of a host.
+MAX_FAILURES = 10
+# Seconds after the last failure until a request is tried again.
 PAUSE_S = 10.0
-"""For so long after it was last silent; then one image tries it again."""
 
 
 class HostCircuitBreaker:
-    """Which hosts were silent of late; thread-safe. ``clock`` counts seconds."""
+    """Consecutive failures per host; thread-safe. ``clock`` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._silent: dict[str, tuple[int, float]] = {}
+        self._failures: dict[str, tuple[int, float]] = {}
 
     @contextmanager
     def guard(self, host: str, url: str) -> Iterator[None]:
-        """Ask a host for an image inside; `NoAnswer` there counts, any other answer begins the count anew.
+        """Guard a request to a host: `MediaHostSilent` counts as a failure, any other outcome resets the count.
 
         Raises:
-            NoAnswer: It is left alone.
+            MediaHostSilent: The circuit is open.
         """
-        times, last = self._silent.get(host, (0, 0.0))
-        if times >= SILENT and self._clock() - last < PAUSE_S:
-            told = f"not asked for: {host} was silent {SILENT} times in a row"
-            raise NoAnswer(url, told, fix="See that it runs and can be reached from this machine.")
+        times, last = self._failures.get(host, (0, 0.0))
+        if times >= MAX_FAILURES and self._clock() - last < PAUSE_S:
+            reason = f"not requested: {host} did not answer {MAX_FAILURES} times in a row"
+            raise MediaHostSilent(url, reason, fix="Check that it runs and is reachable from this machine.")
         try:
             yield
-        except NoAnswer:
+        except MediaHostSilent:
             with self._lock:
-                times, _ = self._silent.get(host, (0, 0.0))
-                self._silent[host] = times + 1, self._clock()
+                times, _ = self._failures.get(host, (0, 0.0))
+                self._failures[host] = times + 1, self._clock()
             raise
         except MediaError:
-            self._answered(host)
+            self._reset(host)
             raise
-        self._answered(host)
+        self._reset(host)
 
-    def _answered(self, host: str) -> None:
+    def _reset(self, host: str) -> None:
         with self._lock:
-            self._silent.pop(host, None)
+            self._failures.pop(host, None)

@@ -1,7 +1,7 @@
-"""`DiskCache`: files by key in one folder, bounded by bytes, for many readers in many threads and processes.
+"""`DiskCache`: a size-bounded folder of files by key, shared by threads and processes.
 
-A file appears whole (written beside, then renamed) and is read through an open handle, so that dropping it meanwhile
-does no harm. Of several that miss the same key one fetches and the others wait. The folder is for its owner alone.
+Files are written to a temporary name and renamed, and read through an open handle, so that eviction does not affect
+readers. On concurrent misses of a key one caller fetches and the others wait. The folder is private to its owner.
 """
 
 import fcntl
@@ -16,53 +16,53 @@ from pathlib import Path
 from typing import BinaryIO
 
 _STRIPES = 1024
-_STALE_S = 3600.0  # a part file this old was left by a process that was killed
+_STALE_S = 3600.0  # a partial file this old was left by a killed process
 
 
 class DiskCache:
-    """A bounded folder of files.
+    """A size-bounded folder of files; least recently used files are evicted.
 
     Args:
-        folder: Where; made when first used. Several processes may share it.
-        max_bytes: How much is kept. Checked as files are added: each process may be over by 1/32 of it for a
-            moment, and a file that is larger than all of it is kept until the next one comes.
+        folder: The folder, created on first use. Several processes may share it.
+        max_bytes: Maximum size. Checked when files are added: each process may exceed it by 1/32 temporarily, and a
+            file larger than the maximum is kept until the next one is added.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
-        self._added = max_bytes  # since the last look at the folder: the first addition looks
+        self._added_bytes = max_bytes  # bytes since the last check; the first addition triggers one
         self._lock = threading.Lock()
 
     def path(self, identity: str, fetch: Callable[[BinaryIO], None]) -> Path:
-        """The file for an identity; fetched first if it is not there.
+        """The path of a cached file, fetched on a miss.
 
         Args:
-            identity: What makes two contents the same; hashed (SHA-256, whole), so it may hold secrets.
-            fetch: Writes the content into an open file. What it raises passes through, and nothing is kept.
+            identity: The cache key; stored as a SHA-256 hash, so it may contain secrets.
+            fetch: Writes the content into an open file. If it raises, nothing is cached.
         """
         path = self._file(identity)
-        if self._touched(path):
+        if self._touch(path):
             return path
-        with self._one_at_a_time(path.name):
-            if not self._touched(path):
+        with self._key_lock(path.name):
+            if not self._touch(path):
                 self._add(path, fetch)
         return path
 
     @contextmanager
-    def opened(self, identity: str, fetch: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
-        """The file for an identity, open for reading: it stays whole even if it is dropped meanwhile."""
+    def open(self, identity: str, fetch: Callable[[BinaryIO], None]) -> Iterator[BinaryIO]:
+        """The cached file, open for reading; eviction does not affect it."""
         while True:
             try:
                 file = self.path(identity, fetch).open("rb")
-            except FileNotFoundError:  # dropped between the two
+            except FileNotFoundError:  # evicted in the meantime
                 continue
             with file:
                 yield file
             return
 
-    def drop(self, identity: str) -> None:
-        """Forgets one file."""
+    def remove(self, identity: str) -> None:
+        """Remove a file from the cache."""
         self._file(identity).unlink(missing_ok=True)
 
     def _file(self, identity: str) -> Path:
@@ -70,9 +70,9 @@ class DiskCache:
         return self._folder / name[:2] / name
 
     @staticmethod
-    def _touched(path: Path) -> bool:
+    def _touch(path: Path) -> bool:
         try:
-            os.utime(path)  # the oldest use goes first
+            os.utime(path)  # eviction is by modification time
         except FileNotFoundError:
             return False
         return True
@@ -89,19 +89,19 @@ class DiskCache:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        self._count(size, path)
+        self._account(size, path)
 
-    def _count(self, size: int, kept: Path) -> None:
+    def _account(self, size: int, new_file: Path) -> None:
         with self._lock:
-            self._added += size
-            if self._added < self._max_bytes / 32:
+            self._added_bytes += size
+            if self._added_bytes < self._max_bytes / 32:
                 return
-            self._added = 0
-        self._evict(kept)
+            self._added_bytes = 0
+        self._evict(new_file)
 
-    def _evict(self, kept: Path) -> None:
-        with self._locked("evict", wait=False) as mine:
-            if not mine:
+    def _evict(self, new_file: Path) -> None:
+        with self._locked("evict", wait=False) as is_locked:
+            if not is_locked:
                 return
             files = []
             for path in self._folder.glob("??/*"):
@@ -112,24 +112,24 @@ class DiskCache:
                     elif stat.st_mtime < time.time() - _STALE_S:
                         path.unlink()
             total = sum(size for _, size, _ in files)
-            goal = self._max_bytes - self._max_bytes // 8
+            target = self._max_bytes - self._max_bytes // 8
             if total <= self._max_bytes - self._max_bytes // 32:
                 return
             for _, size, path in sorted(files):
-                if total <= goal:
+                if total <= target:
                     return
-                if path != kept:
+                if path != new_file:
                     path.unlink(missing_ok=True)
                     total -= size
 
     @contextmanager
-    def _one_at_a_time(self, name: str) -> Iterator[None]:
+    def _key_lock(self, name: str) -> Iterator[None]:
         with self._locked(f"{int(name[:8], 16) % _STRIPES:03x}", wait=True):
             yield
 
     @contextmanager
     def _locked(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Holds a lock file against other threads and processes; it is let go when its holder dies."""
+        """Hold a lock file against other threads and processes; it is released when its holder dies."""
         locks = self._folder / "locks"
         locks.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (locks / name).open("ab") as file:

@@ -1,4 +1,4 @@
-"""Why an image could not be had: each error names the address (signatures and passwords cut out) and the fix."""
+"""Errors of images: each names the address, without signatures and passwords, and the fix."""
 
 from urllib.parse import urlsplit, urlunsplit
 
@@ -6,7 +6,7 @@ from labelloop.service.errors import LabelloopError
 
 
 def redacted(url: str) -> str:
-    """The address without its query, fragment, user and password; a data URI shows its type alone."""
+    """The address without query, fragment, user and password; of a data URI only the type."""
     if url.startswith("data:"):
         return url.split(",", 1)[0][:60] + ",..."
     try:
@@ -19,7 +19,7 @@ def redacted(url: str) -> str:
 
 
 class MediaError(LabelloopError):
-    """An image could not be had."""
+    """An image could not be fetched or decoded."""
 
     code = "media"
     status = 422
@@ -31,27 +31,27 @@ class MediaError(LabelloopError):
 
 
 class MediaUnreachable(MediaError):
-    """The host did not answer, answered with an error that may pass, or was too slow."""
+    """The host did not answer, was too slow, or answered with a transient error."""
 
     code = "media_unreachable"
     status = 503
 
 
-class NoAnswer(MediaUnreachable):
-    """The host is silent: it cannot be connected, or says nothing in time."""
+class MediaHostSilent(MediaUnreachable):
+    """The host does not answer: the connection failed or timed out."""
 
     code = "media_no_answer"
 
 
 class MediaMissing(MediaError):
-    """The host says that there is no such image, or that we may not read it."""
+    """The host answered that the image does not exist or that access is denied."""
 
     code = "media_missing"
     status = 404
 
 
-class HostRefused(MediaError):
-    """Our rules forbid the address: a private or reserved network, an unknown scheme, a path outside its folder."""
+class MediaHostRefused(MediaError):
+    """The address is not allowed: a private or reserved network, an unknown scheme, or a path outside its folder."""
 
     code = "media_host_refused"
     status = 403
@@ -65,7 +65,7 @@ class MediaTooLarge(MediaError):
 
 
 class NotAnImage(MediaError):
-    """The bytes are not an image that we read, or are damaged."""
+    """The data is not an image of a supported format, or is damaged."""
 
     code = "not_an_image"
     status = 422

@@ -1,4 +1,4 @@
-"""`Media`: the image behind an address that Label Studio stores in a task's data, decoded or as a cached file."""
+"""`Media`: get the image of an address in a task's data, decoded or as a cached file."""
 
 import base64
 import binascii
@@ -12,24 +12,24 @@ from labelloop.service.media.circuit_breaker import HostCircuitBreaker
 from labelloop.service.media.disk_cache import DiskCache
 from labelloop.service.media.download import Downloader, too_many_bytes
 from labelloop.service.media.errors import MediaMissing, NotAnImage
-from labelloop.service.media.image import Photo, load_photo, photo_size
-from labelloop.service.media.s3 import Bucket
-from labelloop.service.media.url import Address, locate, resolved
-from labelloop.service.memory_budget import MemoryBudget, never
+from labelloop.service.media.image import DecodedImage, image_size, load_image
+from labelloop.service.media.s3 import S3Downloader
+from labelloop.service.media.url import ImageAddress, parse_address, via_label_studio
+from labelloop.service.memory_budget import MemoryBudget, never_abandoned
 from labelloop.service.settings import Settings
 from labelloop.service.studio import Studio
 
 
 class Media:
-    """Gets images. Thread-safe; several processes may share its cache, the folder `media` of the home folder.
+    """Fetches and decodes images. Thread-safe; processes share its cache, the folder `media` of the home folder.
 
-    An image is fetched once and kept until the cache is full and others were used since; it is not asked for again, so
-    an object that is overwritten in its bucket keeps its old pixels here. Failures are not kept.
+    An image is fetched once and cached with LRU eviction. It is not revalidated, so an object that is overwritten in
+    its bucket keeps its old pixels here. Failures are not cached.
 
     Args:
         settings: Limits, allowed hosts, cache size and S3 access.
         studio: Label Studio, for uploads and for buckets that only it can read; None: those addresses are refused.
-        decode_wait_s: Longest wait of a decode for memory, after which `Busy` is raised; None: as long as it takes.
+        decode_wait_s: Maximum seconds that a decode waits for memory before `Busy` is raised; None: no limit.
     """
 
     def __init__(self, settings: Settings, studio: Studio | None, *, decode_wait_s: float | None = None) -> None:
@@ -37,17 +37,17 @@ class Media:
         self._budget = MemoryBudget(settings.media_memory_bytes, wait_s=decode_wait_s)
         self._studio = studio
         self._downloader = Downloader(settings, studio)
-        self._bucket = Bucket(settings)
-        self._hosts = HostCircuitBreaker()
+        self._s3 = S3Downloader(settings)
+        self._circuit_breaker = HostCircuitBreaker()
         self._cache = DiskCache(settings.home / "media", settings.media_cache_bytes)
 
     @property
     def budget(self) -> MemoryBudget:
-        """The memory that this object's decodes share, for other work on whole images."""
+        """The memory budget of all decodes, for other work on whole images."""
         return self._budget
 
     def close(self) -> None:
-        """Closes pooled connections."""
+        """Close pooled connections."""
         self._downloader.close()
 
     def photo(
@@ -56,22 +56,22 @@ class Media:
         *,
         task_id: int | None = None,
         max_side: int | None = None,
-        abandoned: Callable[[], bool] = never,
-    ) -> Photo:
-        """The image, decoded by `load_photo`; all decodes of this object share `media_memory_bytes`.
+        abandoned: Callable[[], bool] = never_abandoned,
+    ) -> DecodedImage:
+        """Fetch and decode an image with `load_image`; all decodes share the budget `media_memory_bytes`.
 
         Args:
-            url: As it stands in the task's data.
-            task_id: The task; Label Studio resolves `s3://` and its kin for a task only.
-            max_side: As `load_photo` takes it.
-            abandoned: Asked while waiting for memory; True ends the wait.
+            url: The address in the task's data.
+            task_id: The task; Label Studio resolves `s3://` and similar addresses for a task only.
+            max_side: See `load_image`.
+            abandoned: Polled while waiting for memory; True ends the wait.
 
         Raises:
-            MediaError: One of the family.
-            Busy, Abandoned: As `MemoryBudget.lease`.
+            MediaError: The image cannot be fetched or decoded.
+            Busy, Abandoned: See `MemoryBudget.lease`.
         """
         with self._opened(url, task_id) as (file, name):
-            return load_photo(
+            return load_image(
                 file,
                 max_side=max_side,
                 name=name,
@@ -81,73 +81,73 @@ class Media:
             )
 
     def size(self, url: str, *, task_id: int | None = None) -> tuple[int, int]:
-        """Upright (width, height) in pixels, from the file's header. Raises `MediaError`."""
+        """Upright (width, height) in pixels from the file header. Raises `MediaError`."""
         with self._opened(url, task_id) as (file, name):
-            return photo_size(file, name=name, max_pixels=self._settings.media_max_pixels)
+            return image_size(file, name=name, max_pixels=self._settings.media_max_pixels)
 
     def path(self, url: str, *, task_id: int | None = None) -> Path:
-        """The image file, in the cache or where it lies. Read it soon: the cache may drop it. Raises `MediaError`."""
+        """The image file, local or in the cache, which may evict it later. Raises `MediaError`."""
         address = self._locate(url, task_id)
         if address.kind == "file":
-            return self._on_disk(address)
+            return self._local_file(address)
         return self._cache.path(address.identity, self._fetch(address, task_id))
 
-    def lies_here(self, url: str) -> bool:
-        """Whether the image is a file of this machine, outside of the cache. Raises `MediaError`."""
+    def is_local(self, url: str) -> bool:
+        """Whether the image is a local file outside the cache. Raises `MediaError`."""
         return self._locate(url, None).kind == "file"
 
     @contextmanager
     def _opened(self, url: str, task_id: int | None) -> Iterator[tuple[BinaryIO, str]]:
         address = self._locate(url, task_id)
         if address.kind == "file":
-            with self._on_disk(address).open("rb") as file:
+            with self._local_file(address).open("rb") as file:
                 yield file, url
             return
-        with self._cache.opened(address.identity, self._fetch(address, task_id)) as file:
+        with self._cache.open(address.identity, self._fetch(address, task_id)) as file:
             try:
                 yield file, url
             except NotAnImage:
-                self._cache.drop(address.identity)  # cut short by a crash, or damaged where it came from: ask again
+                self._cache.remove(address.identity)  # truncated by a crash or damaged at its source: fetch it again
                 raise
 
-    def _locate(self, url: str, task_id: int | None) -> Address:
+    def _locate(self, url: str, task_id: int | None) -> ImageAddress:
         if not isinstance(url, str):
-            raise NotAnImage(str(url)[:100], "not an address but something else")
-        return locate(url, self._settings, self._studio, task_id)
+            raise NotAnImage(str(url)[:100], "not an address")
+        return parse_address(url, self._settings, self._studio, task_id)
 
-    def _on_disk(self, address: Address) -> Path:
-        path = Path(address.at)
+    def _local_file(self, address: ImageAddress) -> Path:
+        path = Path(address.target)
         if path.stat().st_size > self._settings.media_max_bytes:
             raise too_many_bytes(address.url, self._settings.media_max_bytes)
         return path
 
-    def _fetch(self, address: Address, task_id: int | None) -> Callable[[BinaryIO], None]:
+    def _fetch(self, address: ImageAddress, task_id: int | None) -> Callable[[BinaryIO], None]:
         def fetch(into: BinaryIO) -> None:
-            with self._hosts.guard(self._host(address), address.url):
-                self._fill(address, task_id, into)
-            into.seek(0)  # only what is an image is kept
-            photo_size(into, name=address.url, max_pixels=self._settings.media_max_pixels)
+            with self._circuit_breaker.guard(self._host(address), address.url):
+                self._download(address, task_id, into)
+            into.seek(0)  # only images are cached
+            image_size(into, name=address.url, max_pixels=self._settings.media_max_pixels)
 
         return fetch
 
-    def _host(self, address: Address) -> str:
+    def _host(self, address: ImageAddress) -> str:
         if address.kind == "s3":
             return urlsplit(self._settings.s3_endpoint_url).netloc or "S3"
-        return urlsplit(address.at).netloc.rpartition("@")[2] if address.kind != "inline" else ""
+        return urlsplit(address.target).netloc.rpartition("@")[2] if address.kind != "inline" else ""
 
-    def _fill(self, address: Address, task_id: int | None, into: BinaryIO) -> None:
+    def _download(self, address: ImageAddress, task_id: int | None, into: BinaryIO) -> None:
         if address.kind == "inline":
             into.write(_inline(address.url, self._settings.media_max_bytes))
         elif address.kind == "s3":
             try:
-                self._bucket.fetch(address.at, into)
+                self._s3.fetch(address.target, into)
             except MediaMissing:
                 if self._studio is None or task_id is None:
                     raise
-                # Another bucket than the one that our settings are for: Label Studio may have a storage for it.
-                self._downloader.fetch(resolved(address.url, self._studio, task_id).at, into)
+                # The settings may be for another bucket; Label Studio may have a storage for this one.
+                self._downloader.fetch(via_label_studio(address.url, self._studio, task_id).target, into)
         else:
-            self._downloader.fetch(address.at, into)
+            self._downloader.fetch(address.target, into)
 
 
 def _inline(url: str, limit: int) -> bytes:

@@ -1,4 +1,4 @@
-"""`Bucket`: an image straight from S3, where the settings say how to log in."""
+"""`S3Downloader`: download images from S3 with the credentials of the settings."""
 
 import threading
 import time
@@ -6,32 +6,34 @@ from contextlib import closing
 from typing import Any, BinaryIO
 
 from labelloop.service.media.download import copy_limited, too_many_bytes
-from labelloop.service.media.errors import HostRefused, MediaMissing, MediaUnreachable, NoAnswer
+from labelloop.service.media.errors import MediaHostRefused, MediaHostSilent, MediaMissing, MediaUnreachable
 from labelloop.service.settings import Settings
 from labelloop.service.store.s3_client import s3_client
 
 _CHUNK = 1 << 16
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "AccessDenied", "403", "InvalidBucketName"})
-_LOGINS = (
+_CREDENTIALS_FIX = (
     "Set LABELLOOP_S3_ACCESS_KEY_ID and LABELLOOP_S3_SECRET_ACCESS_KEY, or let Label Studio read it:"
     " LABELLOOP_LABEL_STUDIO_URL and LABELLOOP_LABEL_STUDIO_API_KEY."
 )
 
 
-class Bucket:
-    """Reads objects; thread-safe. botocore is imported at the first one."""
+class S3Downloader:
+    """Downloads objects; thread-safe. boto3 is imported on first use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._made: Any = None
+        self._cached_client: Any = None
 
     def fetch(self, url: str, into: BinaryIO) -> None:
-        """Writes the object behind `s3://bucket/key` into a file.
+        """Download `s3://bucket/key` into a file.
 
         Raises:
-            MediaMissing: No such object, or we may not read it.
-            MediaUnreachable, MediaTooLarge, HostRefused
+            MediaMissing: The object does not exist, or access is denied.
+            MediaUnreachable: The server does not answer in time or fails.
+            MediaTooLarge: More bytes than `media_max_bytes`.
+            MediaHostRefused: The address is invalid.
         """
         from botocore.exceptions import (
             BotoCoreError,
@@ -47,7 +49,7 @@ class Bucket:
         deadline = time.monotonic() + self._settings.media_timeout_s
         try:
             answer = self._client().get_object(Bucket=bucket, Key=key)
-            with closing(answer["Body"]) as body:  # its own context manager gives the bare HTTP response
+            with closing(answer["Body"]) as body:  # its own context manager yields the raw HTTP response
                 if answer["ContentLength"] > limit:
                     raise too_many_bytes(url, limit)
                 copy_limited(body.iter_chunks(_CHUNK), into, url, limit, deadline)
@@ -55,27 +57,29 @@ class Bucket:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _MISSING:
                 raise MediaMissing(
-                    url, f"the bucket does not give it to us ({code})", fix="Check the key and our S3 credentials."
+                    url,
+                    f"the S3 server denies access or has no such object ({code})",
+                    fix="Check the key and the S3 credentials.",
                 ) from None
             raise MediaUnreachable(url, f"the S3 server answered {code}") from None
         except NoCredentialsError:
-            raise MediaMissing(url, "there are no credentials for its bucket", fix=_LOGINS) from None
+            raise MediaMissing(url, "no credentials for its bucket were found", fix=_CREDENTIALS_FIX) from None
         except BotoCoreError as error:
             silent = isinstance(error, (EndpointConnectionError, ConnectTimeoutError, ReadTimeoutError))
-            raise (NoAnswer if silent else MediaUnreachable)(
+            raise (MediaHostSilent if silent else MediaUnreachable)(
                 url, str(error), fix="Check LABELLOOP_S3_ENDPOINT_URL and the S3 credentials."
             ) from None
 
     def _client(self) -> Any:
         with self._lock:
-            if self._made is None:
-                self._made = s3_client(self._settings, timeout_s=self._settings.media_timeout_s, attempts=3)
-            return self._made
+            if self._cached_client is None:
+                self._cached_client = s3_client(self._settings, timeout_s=self._settings.media_timeout_s, attempts=3)
+            return self._cached_client
 
 
 def split_s3(url: str) -> tuple[str, str]:
-    """`s3://bucket/some key` -> (bucket, key); the key is taken as written, percent signs and all."""
+    """`s3://bucket/some key` -> (bucket, key); the key is not URL-decoded."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
     if not bucket or not key:
-        raise HostRefused(url, "not s3://bucket/key")
+        raise MediaHostRefused(url, "not s3://bucket/key")
     return bucket, key

@@ -1,7 +1,8 @@
-"""Which network addresses images may come from: the address that is checked is the one connected to.
+"""Protection against server-side request forgery: images come from public addresses or trusted hosts only.
 
-A task's data is written by users. Without this rule a task whose image is `http://169.254.169.254/...` or
-`http://localhost:6379/` would make labelloop read what only its own machine may.
+Users write the data of tasks. Without this check a task with the image `http://169.254.169.254/...` or
+`http://localhost:6379/` would make labelloop read data that only its own machine may access. The checked IP address is
+the one that is connected to, so DNS rebinding has no effect.
 """
 
 import ipaddress
@@ -18,7 +19,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class AddressForbidden(Exception):
-    """The host's only addresses are private or reserved."""
+    """All addresses of the host are private or reserved."""
 
     def __init__(self, host: str, address: str) -> None:
         super().__init__(f"{host} is {address}, an address of a private or reserved network")
@@ -27,7 +28,7 @@ class AddressForbidden(Exception):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public Internet, also when it is an IPv4 address inside an IPv6 one."""
+    """Whether an IP address is public; an IPv4 address embedded in an IPv6 address is checked itself."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
@@ -39,23 +40,23 @@ def is_public(address: str) -> bool:
 
 
 class _Deadlines(threading.local):
-    """When the fetch that runs in this thread must be over, by `time.monotonic`."""
+    """The deadline of the download in this thread, by `time.monotonic`."""
 
     at: float | None = None
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection whose every read ends by the fetch's deadline, so that a host cannot drip bytes for hours."""
+    """A connection whose reads and writes end by the deadline, so that a slow host cannot block for hours."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadlines: _Deadlines) -> None:
         self._stream = stream
         self._deadlines = deadlines
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(self._deadlines, timeout, httpcore.ReadTimeout))
+        return self._stream.read(max_bytes, _remaining(self._deadlines, timeout, httpcore.ReadTimeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(self._deadlines, timeout, httpcore.WriteTimeout))
+        self._stream.write(buffer, _remaining(self._deadlines, timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -63,8 +64,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        left = _left(self._deadlines, timeout, httpcore.ConnectTimeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadlines)
+        remaining = _remaining(self._deadlines, timeout, httpcore.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, remaining), self._deadlines)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -85,11 +86,11 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        left = _left(self._deadlines, timeout, httpcore.ConnectTimeout)
+        remaining = _remaining(self._deadlines, timeout, httpcore.ConnectTimeout)
         failure: Exception | None = None
         for address in self._addresses(host, port):
             try:
-                stream = self._tcp.connect_tcp(address, port, left, local_address, socket_options)
+                stream = self._tcp.connect_tcp(address, port, remaining, local_address, socket_options)
                 return _Stream(stream, self._deadlines)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
@@ -97,10 +98,10 @@ class _Backend(httpcore.NetworkBackend):
 
     def _addresses(self, host: str, port: int) -> list[str]:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"host {host} is not known ({error})") from None
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+            raise httpcore.ConnectError(f"host {host} cannot be resolved ({error})") from None
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
         if self._allow_private or host.lower() in self._trusted or f"{host.lower()}:{port}" in self._trusted:
             return addresses
         public = [address for address in addresses if is_public(address)]
@@ -109,17 +110,17 @@ class _Backend(httpcore.NetworkBackend):
         return public
 
     def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
-        raise httpcore.UnsupportedProtocol("no sockets of this machine")
+        raise httpcore.UnsupportedProtocol("Unix sockets are not supported")
 
 
 class GuardedTransport(httpx.HTTPTransport):
-    """An httpx transport that connects to public addresses alone, to the very address that was checked.
+    """An httpx transport that connects to public addresses only.
 
-    It uses no proxy of the environment: a proxy would look the name up again, elsewhere.
+    It ignores proxies of the environment, since a proxy would resolve the name again.
 
     Args:
-        trusted: Hosts (`name`) and servers (`name:port`) that may be private all the same.
-        allow_private: Check nothing.
+        trusted: Hosts (`name`) and servers (`name:port`) that may be private.
+        allow_private: Disable the check.
     """
 
     def __init__(self, trusted: Collection[str], *, allow_private: bool) -> None:
@@ -136,14 +137,14 @@ class GuardedTransport(httpx.HTTPTransport):
         )
 
     def end_by(self, at: float) -> None:
-        """Every connect, read and write of this thread ends by then (`time.monotonic`)."""
+        """Set the deadline of every connect, read and write of this thread (`time.monotonic`)."""
         self._deadlines.at = at
 
 
-def _left(deadlines: _Deadlines, timeout: float | None, late: type[Exception]) -> float | None:
+def _remaining(deadlines: _Deadlines, timeout: float | None, error: type[Exception]) -> float | None:
     if deadlines.at is None:
         return timeout
-    left = deadlines.at - time.monotonic()
-    if left <= 0:
-        raise late("the deadline has passed")
-    return left if timeout is None else min(timeout, left)
+    remaining = deadlines.at - time.monotonic()
+    if remaining <= 0:
+        raise error("the deadline has passed")
+    return remaining if timeout is None else min(timeout, remaining)

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from exporters.dataset.gc import collect
+from exporters.dataset.gc import collect_garbage
 from exporters.dataset.versions import (
     VersionClaim,
     manifest_key,
-    publish,
+    publish_version,
     read_head,
     read_version,
     version_name,
@@ -43,7 +43,7 @@ def whole(store):
     """The names of the versions; each is what its manifest says, and a number is one label in all of them."""
     classes, _ = load_classes(store)
     for manifest in versions(store):
-        assert verify(store, manifest.version)[1].kept == []
+        assert verify(store, manifest.version)[1].issues == []
         assert list(manifest.classes.items()) == list(classes_of(classes).items())[: len(manifest.classes)]
     return [manifest.version for manifest in versions(store)]
 
@@ -158,14 +158,14 @@ def test_head_that_was_moved_too_late_is_moved_on_to_what_was_published_meanwhil
     export(file(3), settings=settings, to=SET, fetch=False, formats=("coco",))
     until = time.monotonic() + 0.2
 
-    def late(key, data, *, etag, alone_until):  # our process stood still between its look and its write
+    def late(key, data, *, etag, exclusive_until):  # our process stood still between its look and its write
         time.sleep(0.3)
         store.put(key, data)
 
     bare_s3.objects.pop("set/HEAD.json")  # as it was when we looked
     with monkeypatch.context() as patch:
         patch.setattr(store, "swap", lambda key, data, **options: (patch.undo(), late(key, data, **options)))
-        publish(store, first.version, first.manifest_sha256, alone_until=until)
+        publish_version(store, first.version, first.manifest_sha256, exclusive_until=until)
     assert read_head(store)[0].version == "v000002"
 
 
@@ -176,5 +176,5 @@ def test_gc_takes_away_what_killed_exporters_claimed_and_leaves_the_claim_of_one
     store.put("versions/v000001/contested.json", b"{}")
     store.put("versions/v000002/claim.json", b"{}")
     time.sleep(1.1)  # listings tell whole seconds
-    collect(store, grace_h=0)
+    collect_garbage(store, grace_h=0)
     assert claims(store) == ["versions/v000002/claim.json"]

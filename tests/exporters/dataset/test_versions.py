@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exporters.dataset.versions import publish, read_head, read_version, version_name, version_number, versions
+from exporters.dataset.versions import publish_version, read_head, read_version, version_name, version_number, versions
 from exporters.errors import DatasetDamaged, StoreBusy, VersionNotFound
 from exporters.model.manifest import object_key
 from exporters.pipeline import export as module
@@ -77,7 +77,7 @@ def test_export_that_dies_at_any_write_leaves_the_last_version_whole(
         whole = {manifest.version: manifest for manifest in versions(store)}
         assert read_head(store)[0].version == (first.report.version if outcomes[-1] == "died" else "v000002")
         for manifest in whole.values():
-            assert verify(store, manifest.version)[1].kept == []
+            assert verify(store, manifest.version)[1].issues == []
         after = run(tasks, to=place, formats=("coco", "yolo-detect"))
         assert read_version(store).version == after.report.version
         if outcomes[-1] == "published":
@@ -117,7 +117,7 @@ def test_exporters_at_once_all_end_well(build, tmp_path, settings):
     for report in reports:
         manifest = read_version(store, report.version)
         assert manifest.accounts.tasks.input == report.accounts.tasks.input
-        assert verify(store, report.version)[1].kept == []
+        assert verify(store, report.version)[1].issues == []
 
 
 def test_process_killed_by_the_system_leaves_no_version(run, tasks, tmp_path):
@@ -188,22 +188,22 @@ def test_head_never_goes_back(run, tasks, tmp_path, settings):
     run(tasks)
     run(tasks)
     store = open_store(f"file://{tmp_path / 'set'}", settings)
-    publish(store, "v000001", "x")
+    publish_version(store, "v000001", "x")
     assert read_head(store)[0].version == "v000002"
 
 
 def test_head_that_keeps_moving_is_given_up_with_a_clear_error(tmp_path, settings, monkeypatch):
-    from labelloop.service.store import Changed
+    from labelloop.service.store import ObjectChanged
 
     store = open_store(f"file://{tmp_path / 'set'}", settings)
 
-    def lost(key, data, *, etag, alone_until):
-        raise Changed(store.url, key)
+    def lost(key, data, *, etag, exclusive_until):
+        raise ObjectChanged(store.url, key)
 
     monkeypatch.setattr(store, "swap", lost)
     monkeypatch.setattr("exporters.dataset.versions.time.sleep", lambda seconds: None)
     with pytest.raises(StoreBusy, match=r"HEAD\.json"):
-        publish(store, "v000001", "x")
+        publish_version(store, "v000001", "x")
 
 
 def test_version_that_is_not_there_or_damaged_is_said(run, tasks, tmp_path, settings):

@@ -1,4 +1,4 @@
-"""What a data set says beside boxes and labels comes out of an export again as it went into an import."""
+"""Attributes, crowds, categories and metadata of a data set survive an import and an export."""
 
 import io
 import json
@@ -17,16 +17,16 @@ from exporters.dataset.pull import pull
 from exporters.dataset.versions import read_version
 from exporters.errors import BadOption
 from exporters.formats import FORMATS
-from exporters.importing.report import Imported
-from exporters.importing.run import Order, run_import
+from exporters.importing.report import ImportReport
+from exporters.importing.run import ImportOptions, run_import
 from exporters.pipeline.export import export
 from exporters.validate import validate
-from exporters.validate.folder import CHECKED
+from exporters.validate.folder import VALIDATED_FORMATS
 from labelloop.labeling.geometry.shapes import Rectangle
 from labelloop.labeling.region import Region
+from labelloop.labeling.result import Result
 from labelloop.labeling.studio.config import LabelConfig
-from labelloop.labeling.studio.region_attributes import Remarks, meta_of, remarks
-from labelloop.labeling.studio.task import Result
+from labelloop.labeling.studio.region_attributes import ObjectAttributes, read_object_attributes, to_meta
 from labelloop.service.settings import Settings
 from labelloop.service.store import open_store
 from tests import dataset_makers as makers
@@ -35,7 +35,7 @@ WIDTH, HEIGHT = 64, 48
 
 
 class Projects:
-    """Label Studio as far as an import asks it: one new project, whose tasks it keeps as they come."""
+    """A fake Label Studio with one new project that stores its tasks."""
 
     url = "http://label-studio"
 
@@ -65,9 +65,9 @@ class Projects:
 
     def import_tasks(self, number: int, tasks: list[dict]) -> list[int]:
         first = len(self.kept) + 1
-        for place, task in enumerate(json.loads(json.dumps(tasks))):
-            annotations = [each | {"id": first + place} for each in task.get("annotations", [])]
-            self.kept.append(task | {"id": first + place, "annotations": annotations})
+        for index, task in enumerate(json.loads(json.dumps(tasks))):
+            annotations = [annotation | {"id": first + index} for annotation in task.get("annotations", [])]
+            self.kept.append(task | {"id": first + index, "annotations": annotations})
         return list(range(first, len(self.kept) + 1))
 
 
@@ -78,12 +78,12 @@ def settings(tmp_path) -> Settings:
 
 @pytest.fixture
 def bring(tmp_path, settings):
-    """Import a data set: ``bring(folder, **options)`` gives the report and the project."""
+    """Import a data set: ``bring(folder, **options)`` returns the report and the project."""
 
-    def bring(source: Path, xml: str = "", **options) -> tuple[Imported, Projects]:
+    def bring(source: Path, xml: str = "", **options) -> tuple[ImportReport, Projects]:
         studio = Projects(xml)
         project = 1 if xml else None
-        order = Order(source=str(source), project=project, title="cars", images="reference", **options)
+        order = ImportOptions(source=str(source), project=project, title="cars", images="reference", **options)
         return run_import(order, settings=settings, studio=studio), studio
 
     return bring
@@ -91,7 +91,7 @@ def bring(tmp_path, settings):
 
 @pytest.fixture
 def take(tmp_path, settings):
-    """Export what was imported, in every format, and pull it: format -> folder. Also gives the export's report."""
+    """Export the imported tasks in every format and pull them: (format -> folder, report of the export)."""
 
     def take(studio: Projects, to: str = "set", **options) -> tuple[dict[str, Path], object]:
         (tmp_path / "tasks.json").write_text(json.dumps(studio.kept))
@@ -102,8 +102,8 @@ def take(tmp_path, settings):
         assert report.accounts.balanced
         store = open_store(report.url, settings)
         folders = pull(store, read_version(store), to=tmp_path / f"{to}-out").folders
-        for name in folders.keys() & set(CHECKED):
-            assert validate(folders[name]).kept == [], name
+        for name in folders.keys() & set(VALIDATED_FORMATS):
+            assert validate(folders[name]).issues == [], name
         return folders, report
 
     return take
@@ -111,11 +111,11 @@ def take(tmp_path, settings):
 
 def sheet(*annotations: dict, **more) -> dict:
     images = [{"id": 7, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}]
-    drawn = [
-        {"id": number, "image_id": 7, "category_id": 18, "iscrowd": 0} | each
-        for number, each in enumerate(annotations, 1)
+    numbered = [
+        {"id": number, "image_id": 7, "category_id": 18, "iscrowd": 0} | annotation
+        for number, annotation in enumerate(annotations, 1)
     ]
-    return {"images": images, "annotations": drawn, "categories": [{"id": 18, "name": "dog"}]} | more
+    return {"images": images, "annotations": numbered, "categories": [{"id": 18, "name": "dog"}]} | more
 
 
 def box(x=4, y=4, width=20, height=10, **more) -> dict:
@@ -123,27 +123,27 @@ def box(x=4, y=4, width=20, height=10, **more) -> dict:
 
 
 def pixels(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    found = np.zeros((HEIGHT, WIDTH), np.uint8)
-    found[y0:y1, x0:x1] = 1
-    return found
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[y0:y1, x0:x1] = 1
+    return mask
 
 
 def crowd(*where: int, **more) -> dict:
-    found = pixels(*where)
-    x, y, width, height = makers.bounds(makers.uncompressed(found))
+    mask = pixels(*where)
+    x, y, width, height = makers.bounds(makers.uncompressed(mask))
     return {
         "bbox": [x, y, width, height],
-        "area": float(found.sum()),
-        "segmentation": makers.uncompressed(found),
+        "area": float(mask.sum()),
+        "segmentation": makers.uncompressed(mask),
         "iscrowd": 1,
     } | more
 
 
-def write(folder: Path, told: dict) -> Path:
+def write(folder: Path, content: dict) -> Path:
     (folder / "images").mkdir(parents=True)
-    for each in told["images"]:
-        Image.new("RGB", (each["width"], each["height"])).save(folder / "images" / each["file_name"])
-    (folder / "instances_train.json").write_text(json.dumps(told))
+    for image in content["images"]:
+        Image.new("RGB", (image["width"], image["height"])).save(folder / "images" / image["file_name"])
+    (folder / "instances_train.json").write_text(json.dumps(content))
     return folder
 
 
@@ -154,39 +154,39 @@ def read(folders: dict[str, Path]) -> dict:
 # ---- crowds
 
 
-def test_crowds_without_the_option_are_counted_and_no_failure(bring, tmp_path):
-    told = sheet(box(), *(crowd(1, 1, 9 + n, 9) for n in range(5)))
-    report, studio = bring(write(tmp_path / "coco", told))
+def test_crowds_without_the_option_are_not_failures(bring, tmp_path):
+    content = sheet(box(), *(crowd(1, 1, 9 + n, 9) for n in range(5)))
+    report, studio = bring(write(tmp_path / "coco", content))
     assert report.failed_share == 0
-    assert [each.failed for each in report.problems] == [False] * 5
+    assert [problem.failed for problem in report.problems] == [False] * 5
     assert report.regions == 1
     assert "5 not asked for" in summary(report, "http://ls")
     assert "BrushLabels" not in studio.xml
 
 
-def test_photo_with_nothing_but_crowds_is_no_negative(bring, take, tmp_path):
+def test_an_image_with_only_crowds_is_not_a_negative(bring, take, tmp_path):
     report, studio = bring(write(tmp_path / "coco", sheet(crowd(1, 1, 9, 9))))
     assert studio.kept[0].get("annotations", []) == []
     assert (report.failed_share, report.added) == (0, 0)
-    assert "a.jpg: only crowds are on it: it comes in without an annotation" in summary(report, "http://ls")
+    assert "a.jpg: it has only crowds: imported without an annotation" in summary(report, "http://ls")
 
 
 def test_crowd_comes_back_as_a_crowd(bring, take, tmp_path):
-    told = sheet(box(30, 4), crowd(2, 20, 40, 44))
-    report, studio = bring(write(tmp_path / "coco", told), crowds=True)
+    content = sheet(box(30, 4), crowd(2, 20, 40, 44))
+    report, studio = bring(write(tmp_path / "coco", content), crowds=True)
     assert report.problems == []
-    folders, made = take(studio)
-    one, many = read(folders)["annotations"]
-    assert (one["iscrowd"], many["iscrowd"]) == (0, 1)
-    assert many["segmentation"] == told["annotations"][1]["segmentation"]
-    assert (many["bbox"], many["area"]) == (told["annotations"][1]["bbox"], told["annotations"][1]["area"])
+    folders, exported = take(studio)
+    single, group = read(folders)["annotations"]
+    assert (single["iscrowd"], group["iscrowd"]) == (0, 1)
+    assert group["segmentation"] == content["annotations"][1]["segmentation"]
+    assert (group["bbox"], group["area"]) == (content["annotations"][1]["bbox"], content["annotations"][1]["area"])
     for name in ("yolo-detect", "yolo-segment", "yolo-obb", "ndjson-detect", "voc-masks"):
-        count = made.accounts.formats[name]
+        count = exported.accounts.formats[name]
         assert (count.regions, count.objects) == (1, 1), name
         assert count.dropped == {"a crowd: the format has no regions to ignore": 1}
-    page = ET.parse(folders["voc"] / "Annotations/a.xml")
-    assert [each.findtext("difficult") for each in page.iter("object")] == ["0", "1"]
-    assert made.accounts.formats["voc"].converted["crowd -> difficult object"] == 1
+    root = ET.parse(folders["voc"] / "Annotations/a.xml")
+    assert [element.findtext("difficult") for element in root.iter("object")] == ["0", "1"]
+    assert exported.accounts.formats["voc"].converted["crowd -> difficult object"] == 1
 
 
 def judged(path: Path, guesses: list[dict], kind: str) -> float:
@@ -201,11 +201,11 @@ def judged(path: Path, guesses: list[dict], kind: str) -> float:
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_pycocotools_ignores_what_a_crowd_covers(bring, take, tmp_path, kind):
-    told = sheet(box(42, 4), crowd(2, 20, 40, 44))
-    _, studio = bring(write(tmp_path / "coco", told), crowds=True)
+    content = sheet(box(42, 4), crowd(2, 20, 40, 44))
+    _, studio = bring(write(tmp_path / "coco", content), crowds=True)
     folders, _ = take(studio)
-    sheet_ = read(folders)
-    image, category = sheet_["images"][0]["id"], sheet_["categories"][0]["id"]
+    exported = read(folders)
+    image, category = exported["images"][0]["id"], exported["categories"][0]["id"]
 
     def guess(score: float, *where: int) -> dict:
         x0, y0, x1, y1 = where
@@ -220,8 +220,8 @@ def test_pycocotools_ignores_what_a_crowd_covers(bring, take, tmp_path, kind):
     inside = [guess(0.9, 4, 22, 12, 30), guess(0.8, 20, 30, 30, 40), guess(0.5, 42, 4, 62, 14)]
     path = folders["coco"] / "annotations/instances_train.json"
     assert judged(path, inside, kind) == pytest.approx(1.0)
-    sheet_["annotations"][1]["iscrowd"] = 0
-    (tmp_path / "wrong.json").write_text(json.dumps(sheet_))
+    exported["annotations"][1]["iscrowd"] = 0
+    (tmp_path / "wrong.json").write_text(json.dumps(exported))
     assert judged(tmp_path / "wrong.json", inside, kind) < 0.5
 
 
@@ -235,13 +235,13 @@ def test_pycocotools_ignores_what_a_crowd_covers(bring, take, tmp_path, kind):
     ],
 )
 def test_region_that_is_marked_as_a_crowd_is_one(run, build, mark):
-    drawn = [build.box(10, 10, 30, 30, "car")]
+    results = [build.box(10, 10, 30, 30, "car")]
     if mark == "answer":
-        drawn.append(drawn[0] | {"type": "choices", "from_name": "kind", "value": {"choices": ["crowd"]}})
+        results.append(results[0] | {"type": "choices", "from_name": "kind", "value": {"choices": ["crowd"]}})
     else:
-        drawn[0] |= mark
-    out = run([build.task(1, build.annotation(*drawn, build.box(50, 50, 9, 9, id="one")))])
-    assert [each["iscrowd"] for each in out.instances()["annotations"]] == [1, 0]
+        results[0] |= mark
+    out = run([build.task(1, build.annotation(*results, build.box(50, 50, 9, 9, id="one")))])
+    assert [annotation["iscrowd"] for annotation in out.instances()["annotations"]] == [1, 0]
     rle = out.instances()["annotations"][0]["segmentation"]
     assert out.coco().annToMask(out.coco().loadAnns(out.coco().getAnnIds())[0]).sum() == sum(rle["counts"][1::2])
     assert out.yolo("1").shape == (1, 5)
@@ -273,11 +273,11 @@ def flagged(tmp_path) -> Path:
 
 
 def flags(folders: dict[str, Path]) -> list[dict]:
-    page = ET.parse(folders["voc"] / "Annotations/a.xml")
+    root = ET.parse(folders["voc"] / "Annotations/a.xml")
     return [
-        {key: each.findtext(key, "0") for key in ("pose", "truncated", "difficult", "occluded")}
-        | {one.findtext("name"): one.findtext("value") for one in each.iter("attribute")}
-        for each in page.iter("object")
+        {key: obj.findtext(key, "0") for key in ("pose", "truncated", "difficult", "occluded")}
+        | {attribute.findtext("name"): attribute.findtext("value") for attribute in obj.iter("attribute")}
+        for obj in root.iter("object")
     ]
 
 
@@ -298,12 +298,12 @@ def test_flags_of_voc_come_back(bring, take, flagged):
     }
     assert second["meta"] == {"text": ["difficult"]}
     assert "meta" not in third
-    folders, made = take(studio)
+    folders, exported = take(studio)
     assert flags(folders) == BACK
-    told = made.accounts.formats["yolo-detect"].converted
-    assert told["regions whose flags the format has no place for"] == 2
-    assert told["regions whose attributes the format has no place for"] == 1
-    attributes = [each.get("attributes") for each in read(folders)["annotations"]]
+    converted = exported.accounts.formats["yolo-detect"].converted
+    assert converted["regions whose flags the format has no place for"] == 2
+    assert converted["regions whose attributes the format has no place for"] == 1
+    attributes = [annotation.get("attributes") for annotation in read(folders)["annotations"]]
     assert attributes[0] == {"colour": "red", "age": 3, "truncated": True, "occluded": True, "pose": "Left"}
     assert attributes[1:] == [{"difficult": True}, None]
 
@@ -315,10 +315,10 @@ CHOICES = """<View><Image name="image" value="$image"/><RectangleLabels name="bo
 </View>"""
 
 
-def test_flags_are_choices_where_the_project_asks_for_them(bring, take, flagged):
+def test_flags_become_per_region_choices(bring, take, flagged):
     _, studio = bring(flagged, CHOICES)
     results = studio.kept[0]["annotations"][0]["result"]
-    answers = [(each["from_name"], each["value"]["choices"]) for each in results if each["type"] == "choices"]
+    answers = [(result["from_name"], result["value"]["choices"]) for result in results if result["type"] == "choices"]
     assert sorted(answers) == [("colour", ["red"]), ("difficult", ["yes"]), ("state", ["occluded", "Truncated"])]
     folders, _ = take(studio)
     first, *others = flags(folders)
@@ -326,7 +326,7 @@ def test_flags_are_choices_where_the_project_asks_for_them(bring, take, flagged)
     assert {**first, "state": ""} == {**BACK[0], "state": ""}
 
 
-def test_an_answer_goes_before_the_note(run, build):
+def test_a_choice_overrides_the_note(run, build):
     drawn = build.box(10, 10, 30, 30, "car", meta={"text": ["truncated", "look here"]})
     no = drawn | {"type": "choices", "from_name": "truncated", "value": {"choices": ["no"]}}
     out = run([build.task(1, build.annotation(drawn, no))])
@@ -334,43 +334,45 @@ def test_an_answer_goes_before_the_note(run, build):
     assert out.instances()["annotations"][0]["meta"] == {"text": ["look here"]}
 
 
-def test_note_and_flags_are_one_text_that_an_annotator_can_edit():
-    said = Remarks(
+def test_notes_and_flags_are_one_editable_text():
+    attributes = ObjectAttributes(
         frozenset({"crowd", "truncated"}), "Left", {"a": 1}, {}, {"text": ["ask Ann", "b, truncated"], "x": 2}
     )
-    meta = meta_of(said)
+    meta = to_meta(attributes)
     assert meta == {"text": ["ask Ann\nb, truncated\ncrowd, pose: Left"], "attributes": {"a": 1}, "x": 2}
     region = Region(
         Rectangle(0, 0, 1, 1), (), "r", "b", "i", "rectangle", None, 0, 9, 9, result=(Result({"meta": meta}),)
     )
-    back = remarks(region)
-    assert back == Remarks(said.flags, "Left", {"a": 1}, {}, {"text": ["ask Ann\nb, truncated"], "x": 2})
-    assert meta_of(back) == meta
+    restored = read_object_attributes(region)
+    assert restored == ObjectAttributes(
+        attributes.flags, "Left", {"a": 1}, {}, {"text": ["ask Ann\nb, truncated"], "x": 2}
+    )
+    assert to_meta(restored) == meta
 
 
 ATTRIBUTES = {"occluded": False, "truncated": True, "colour": "red", "track_id": 7, "parts": ["a", "b"], "size": None}
 
 
 def test_attributes_and_unknown_fields_of_coco_come_back(bring, take, tmp_path):
-    told = sheet(box(attributes=ATTRIBUTES, source="cvat", group={"id": 3}), box(30, 20))
-    _, studio = bring(write(tmp_path / "coco", told))
-    folders, made = take(studio)
+    content = sheet(box(attributes=ATTRIBUTES, source="cvat", group={"id": 3}), box(30, 20))
+    _, studio = bring(write(tmp_path / "coco", content))
+    folders, exported = take(studio)
     first, second = read(folders)["annotations"]
     assert first["attributes"] == ATTRIBUTES
     assert (first["source"], first["group"]) == ("cvat", {"id": 3})
     assert not second.keys() & {"attributes", "meta", "source"}
     assert (
-        made.accounts.formats["voc"].converted["regions whose notes and further fields the format has no place for"]
+        exported.accounts.formats["voc"].converted["regions whose notes and further fields the format has no place for"]
         == 1
     )
 
 
 def test_notes_of_annotators_are_written_and_read(bring, take, tmp_path, run, build):
     out = run([build.task(1, build.annotation(build.box(10, 10, 30, 30, "dog", meta={"text": ["ask Ann"], "x": 1})))])
-    told = out.instances()
-    assert told["annotations"][0]["meta"] == {"text": ["ask Ann"], "x": 1}
-    told["images"][0] |= {"file_name": "a.jpg"}
-    _, studio = bring(write(tmp_path / "coco", told))
+    exported = out.instances()
+    assert exported["annotations"][0]["meta"] == {"text": ["ask Ann"], "x": 1}
+    exported["images"][0] |= {"file_name": "a.jpg"}
+    _, studio = bring(write(tmp_path / "coco", exported))
     assert studio.kept[0]["annotations"][0]["result"][0]["meta"] == {"text": ["ask Ann"], "x": 1}
     assert studio.kept[0]["meta"]["labelloop_import"].keys() == {"id", "name"}
 
@@ -410,56 +412,56 @@ EXTRAS = {
 
 @pytest.fixture
 def extras(bring, tmp_path) -> Projects:
-    told = sheet(box(), box(30, 20, category_id=90, image_id=8), **EXTRAS)
-    report, studio = bring(write(tmp_path / "coco", told), images_from=str(tmp_path / "coco/images"))
+    content = sheet(box(), box(30, 20, category_id=90, image_id=8), **EXTRAS)
+    report, studio = bring(write(tmp_path / "coco", content), images_from=str(tmp_path / "coco/images"))
     assert report.problems == []
     return studio
 
 
-@pytest.mark.parametrize("ways", ["columns", "one by one"])
-def test_what_a_coco_file_says_of_images_and_classes_comes_back(extras, take, ways):
-    if ways == "one by one":
-        for each in extras.kept:
-            for result in each["annotations"][0]["result"]:
+@pytest.mark.parametrize("path", ["columns", "one by one"])
+def test_coco_metadata_of_images_and_categories_comes_back(extras, take, path):
+    if path == "one by one":
+        for task in extras.kept:
+            for result in task["annotations"][0]["result"]:
                 result["meta"] = {"text": ["a note"]}
-    folders, made = take(extras)
-    told = read(folders)
-    assert told["info"] == EXTRAS["info"]
-    assert told["licenses"] == EXTRAS["licenses"]
-    for image, original in zip(told["images"], EXTRAS["images"], strict=True):
+    folders, exported = take(extras)
+    content = read(folders)
+    assert content["info"] == EXTRAS["info"]
+    assert content["licenses"] == EXTRAS["licenses"]
+    for image, original in zip(content["images"], EXTRAS["images"], strict=True):
         assert {key: image[key] for key in original if key != "id"} == {k: v for k, v in original.items() if k != "id"}
-    names = {each["name"]: each for each in told["categories"]}
-    assert {name: each["supercategory"] for name, each in names.items()} == {
+    names = {category["name"]: category for category in content["categories"]}
+    assert {name: category["supercategory"] for name, category in names.items()} == {
         "dog": "animal",
         "person": "person",
         "hair drier": "indoor",
     }
     assert names["person"]["skeleton"] == [[1, 2], [3, 2]]
-    assert [each["id"] for each in told["categories"]] == [1, 2, 3]
-    count = made.accounts.formats
+    assert [category["id"] for category in content["categories"]] == [1, 2, 3]
+    count = exported.accounts.formats
     assert count["voc"].converted["images whose further fields the format has no place for"] == 2
     assert not any("images whose" in what for what in count["coco"].converted)
 
 
-@pytest.mark.parametrize("ways", ["columns", "one by one"])
-def test_category_ids_are_the_original_ones_if_asked(extras, take, ways):
-    results = [each for task in extras.kept for annotation in task["annotations"] for each in annotation["result"]]
-    for result in results if ways == "one by one" else ():
+@pytest.mark.parametrize("path", ["columns", "one by one"])
+def test_original_category_ids_on_request(extras, take, path):
+    results = [result for task in extras.kept for annotation in task["annotations"] for result in annotation["result"]]
+    for result in results if path == "one by one" else ():
         result["meta"] = {"text": ["a note"]}
-    strange = json.loads(json.dumps(results[0])) | {"id": "strange"}
-    strange["value"] |= {"rectanglelabels": ["moon"], "x": 1, "y": 1}
-    extras.kept[0]["annotations"][0]["result"].append(strange)
-    folders, made = take(extras, category_ids="original")
-    told = read(folders)
-    numbers = {each["name"]: each["id"] for each in told["categories"]}
+    unmapped = json.loads(json.dumps(results[0])) | {"id": "strange"}
+    unmapped["value"] |= {"rectanglelabels": ["moon"], "x": 1, "y": 1}
+    extras.kept[0]["annotations"][0]["result"].append(unmapped)
+    folders, exported = take(extras, category_ids="original")
+    content = read(folders)
+    numbers = {category["name"]: category["id"] for category in content["categories"]}
     assert numbers == {"person": 1, "dog": 18, "hair drier": 90, "moon": 94}
-    assert [each["category_id"] for each in told["annotations"]] == [18, 94, 90]
-    assert made.classes == {"person": 1, "dog": 2, "hair drier": 3, "moon": 4}
+    assert [annotation["category_id"] for annotation in content["annotations"]] == [18, 94, 90]
+    assert exported.classes == {"person": 1, "dog": 2, "hair drier": 3, "moon": 4}
     rows = (folders["yolo-detect"] / "labels/train/a.txt").read_text().splitlines()
     assert [row.split()[0] for row in rows] == ["1", "3"]
 
 
-def test_original_category_ids_need_a_label_config_that_tells_them(run, build, config):
+def test_original_category_ids_need_a_label_config_with_them(run, build, config):
     tasks = [build.task(1, build.annotation(build.box(1, 1, 5, 5, "car")))]
     with pytest.raises(BadOption, match="coco_id"):
         run(tasks, label_config=config("car"), category_ids="original")
@@ -468,8 +470,8 @@ def test_original_category_ids_need_a_label_config_that_tells_them(run, build, c
         run(tasks, label_config=same, category_ids="original")
 
 
-def test_two_data_sets_in_one_keep_their_licenses_apart(run, build):
-    about = [
+def test_licenses_of_two_data_sets_stay_separate(run, build):
+    fields_of_images = [
         {"license": {"id": 1, "name": "MIT"}, "info": {"description": "one"}},
         {"license": {"id": 1, "name": "CC"}, "info": {"description": "two"}},
         {"license": {"id": 1, "name": "MIT"}},
@@ -477,21 +479,21 @@ def test_two_data_sets_in_one_keep_their_licenses_apart(run, build):
     ]
     tasks = [
         build.task(n, build.annotation(build.box(1, 1, 5, 5)), image=f"s3://b/{n}.jpg")
-        | {"meta": {"labelloop_import": {"coco": each}}}
-        for n, each in enumerate(about, start=1)
+        | {"meta": {"labelloop_import": {"coco": fields}}}
+        for n, fields in enumerate(fields_of_images, start=1)
     ]
-    told = run(tasks).instances()
-    assert told["licenses"] == [{"id": 1, "name": "MIT"}, {"id": 2, "name": "CC"}]
-    assert [each.get("license") for each in told["images"]] == [1, 2, 1, None]
-    assert told["info"]["sources"] == [{"description": "one"}, {"description": "two"}]
+    exported = run(tasks).instances()
+    assert exported["licenses"] == [{"id": 1, "name": "MIT"}, {"id": 2, "name": "CC"}]
+    assert [image.get("license") for image in exported["images"]] == [1, 2, 1, None]
+    assert exported["info"]["sources"] == [{"description": "one"}, {"description": "two"}]
 
 
-def test_categories_that_a_project_does_not_tell_are_counted(bring, tmp_path):
-    told = sheet(box(), **{key: EXTRAS[key] for key in ("categories", "info")})
+def test_categories_missing_in_the_project_are_counted(bring, tmp_path):
+    content = sheet(box(), **{key: EXTRAS[key] for key in ("categories", "info")})
     xml = CHOICES.replace(
         '<Label value="dog"/>', '<Label value="dog"/><Label value="person"/><Label value="hair drier"/>'
     )
     points = "".join(f'<Label value="{name}"/>' for name in "abc")
     joints = f'<KeyPointLabels name="p" toName="image">{points}</KeyPointLabels>'
-    report, _ = bring(write(tmp_path / "coco", told), xml.replace("</View>", f"{joints}</View>"))
-    assert report.notes["categories whose number or supercategory the project's labels do not have: not kept"] == 3
+    report, _ = bring(write(tmp_path / "coco", content), xml.replace("</View>", f"{joints}</View>"))
+    assert report.notes["categories whose id or supercategory is not in the project's labels: not kept"] == 3

@@ -149,7 +149,7 @@ def test_any_folder_name_becomes_a_valid_title(studio, tmp_path, folder, title):
     assert studio.made[1]["title"] == title
 
 
-@pytest.mark.parametrize("place", [".", "../ab", "./"])
+@pytest.mark.parametrize("folder", [".", "../ab", "./"])
 def test_a_relative_folder_gives_its_own_name(studio, tmp_path, monkeypatch, folder):
     makers.make_photos(tmp_path / "ab")
     monkeypatch.chdir(tmp_path / "ab")
@@ -190,10 +190,10 @@ WRONG = {
 def test_a_file_of_another_format_is_named(bring, studio, tmp_path, name):
     value, what, fix = WRONG[name]
     (tmp_path / "file.json").write_text(json.dumps(value))
-    with pytest.raises(DatasetError) as told:
+    with pytest.raises(DatasetError) as caught:
         bring(tmp_path / "file.json")
-    assert what in told.value.message
-    assert fix in told.value.fix
+    assert what in caught.value.message
+    assert fix in caught.value.fix
     assert not studio.made
 
 
