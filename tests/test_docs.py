@@ -9,7 +9,7 @@ from exporters.automation.policy import ExportPolicy
 from exporters.automation.triggers import TRIGGERS
 from exporters.convert.annotation_policy import POLICIES
 from exporters.formats import FORMATS
-from exporters.validate import FLAWS
+from exporters.validate import ISSUE_KINDS
 from labelloop.cli.main import create_cli
 from labelloop.doctor import CHECKS
 from labelloop.labeling.studio.values import GEOMETRIES
@@ -20,8 +20,8 @@ from ml_backend.layouts import LAYOUTS
 from ml_backend.predict.shapes import SHAPES
 from ml_backend.server.app import create_app as create_ml
 from ml_backend.smart.segmenters import SEGMENTERS
-from ml_backend.training.onnx_decoders import STANDARD
-from ml_backend.training.roi_features import FINISHED
+from ml_backend.training.onnx_decoders import DECODERS
+from ml_backend.training.roi_features import POSTPROCESSED
 from ml_backend.training.solvers import TRAINERS
 from qc_webhooks.agreement import METRICS
 from qc_webhooks.decision.routes import ROUTES
@@ -37,14 +37,14 @@ TABLES = {
     "FORMATS": FORMATS,
     "POLICIES": POLICIES,
     "TRIGGERS": TRIGGERS,
-    "FLAWS": FLAWS,
+    "ISSUE_KINDS": ISSUE_KINDS,
     "GEOMETRIES": GEOMETRIES,
     "LAYOUTS": LAYOUTS,
     "SEGMENTERS": SEGMENTERS,
     "CATALOGUE": CATALOGUE,
     "TRAINERS": TRAINERS,
-    "STANDARD": STANDARD,
-    "FINISHED": FINISHED,
+    "STANDARD": DECODERS,
+    "FINISHED": POSTPROCESSED,
     "READERS": READERS,
     "METRICS": METRICS,
     "ROUTES": ROUTES,
@@ -165,3 +165,18 @@ def test_commands_that_a_page_shows_have_the_options_that_it_gives_them(page):
         known = {name for argument in app.assemble_argument_collection() for name in argument.names} if given else ()
         wrong += [f"labelloop {command}: {option}" for option in given if option not in known]
     assert wrong == []
+
+
+SOURCE_FILE = re.compile(r"(?:labelloop|ml_backend|qc_webhooks|exporters|tests|bench)/[\w/.-]+\.py")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_source_files_that_a_page_names_exist(page):
+    missing = [name for name in mentioned(page) if SOURCE_FILE.fullmatch(name) and not (ROOT / name).is_file()]
+    assert not missing
+
+
+def test_every_term_of_the_glossary_has_a_source_file():
+    entries = re.split(r"\n(?=- \*\*)", (REFERENCE / "glossary.md").read_text(encoding="utf-8"))[1:]
+    assert len(entries) >= 80
+    assert [entry for entry in entries if not SOURCE_FILE.search(entry)] == []
