@@ -164,10 +164,9 @@ def diff_text(changes: "Differences") -> str:
 def gc_text(garbage: Garbage, *, deleted: bool) -> str:
     """Format the garbage for people."""
     what = "Removed" if deleted else "Would remove"
-    size = f"{garbage.bytes / 1e6:,.1f} MB"
+    size, versions_text = f"{garbage.bytes / 1e6:,.1f} MB", pluralize(len(garbage.versions), "version")
     lines = [
-        f"{what} {pluralize(len(garbage.versions), 'version')} and {pluralize(len(garbage.objects), 'object')}"
-        f" ({size}).",
+        f"{what} {versions_text} and {pluralize(len(garbage.objects), 'object')} ({size}).",
         f"Kept: {pluralize(len(garbage.kept_versions), 'version')}, {pluralize(garbage.kept_objects, 'object')}."
         + ("" if garbage.kept_versions else " Check the address: there is no data set."),
     ]
@@ -254,7 +253,7 @@ def dataset_pull(
         )
     for name, folder in pulled.folders.items():
         print(f"{pulled.version} {name}: {folder}")
-    print(f"{pulled.files} files, {pluralize(pulled.photos, 'image')}{_rotation_note(pulled.rotated, upright=upright)}")
+    print(f"{pulled.files} files, {pluralize(pulled.images, 'image')}{_rotation_note(pulled.rotated, upright=upright)}")
     if pulled.missing:
         print(_missing(pulled.missing), file=sys.stderr)
     return 1 if pulled.missing else 0

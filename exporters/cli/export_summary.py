@@ -121,8 +121,7 @@ def _advice(report: ExportReport, max_errors: float | None) -> list[str]:
     if report.refused.startswith(SHRUNK):
         return [
             f"NOT published: {report.refused}. The published version stays.",
-            f"→ Check that the source is complete, and check --from and --annotation. {pull} writes the version. If it is"
-            " correct, pass --allow-shrink.",
+            f"→ Check the source, --from and --annotation; {pull} writes the version. If it is right: --allow-shrink.",
         ]
     if not report.published:
         limit = "" if max_errors is None else f", over --max-errors {max_errors:g}"

@@ -31,14 +31,14 @@ class Shapes(msgspec.Struct, frozen=True):
         boxes: (rows, 5): x, y, width, height in pixels and rotation in degrees of a rectangle; NaN for a polygon.
         rings: The corners of the rotated rectangles and of the polygons.
         sizes: (rows, 2): width and height of the image, in pixels.
-        turned: (rows,), whether the row is a rotated rectangle.
+        rotated: (rows,), whether the row is a rotated rectangle.
         ring: (rows,), whether the row is a polygon.
     """
 
     boxes: Floats
     rings: Rings
     sizes: Floats
-    turned: NDArray[np.bool_]
+    rotated: NDArray[np.bool_]
     ring: NDArray[np.bool_]
 
     def geometry(self, row: int) -> Geometry:
@@ -190,20 +190,20 @@ def clip_batch(shapes: Shapes) -> ClippedShapes:
     clipped = np.maximum(over[:, 0], over[:, 1]) > TOLERANCE
     sides = boxes[:, 2:] - boxes[:, :2]  # none is longer than as drawn
     vectorised = (sides[:, 0] >= TOLERANCE) & (sides[:, 1] >= TOLERANCE)
-    upright = ~(shapes.turned | shapes.ring)
+    upright = ~(shapes.rotated | shapes.ring)
     areas = np.where(upright, sides[:, 0] * sides[:, 1], shapes.boxes[:, 2] * shapes.boxes[:, 3])
     min_areas = MIN_MEAN_WIDTH * (drawn[:, 2:] - drawn[:, :2]).max(axis=1, initial=0.0)
     vectorised &= upright | shapes.ring | (areas >= min_areas)
     vectorised &= upright | ~clipped  # other shapes cut by the edge need shapely
     vectorised &= ~(
-        shapes.turned & (shapes.boxes[:, 4] % 360 == 0)
+        shapes.rotated & (shapes.boxes[:, 4] % 360 == 0)
     )  # a full turn: the general code computes its box from its corners
     if shapes.ring.any():
-        drawn_rings = rings.take(np.flatnonzero(shapes.ring[rings.rows])) if shapes.turned.any() else rings
+        drawn_rings = rings.take(np.flatnonzero(shapes.ring[rings.rows])) if shapes.rotated.any() else rings
         simple, areas[drawn_rings.rows] = simple_areas(drawn_rings)
         vectorised[drawn_rings.rows] &= simple & (areas[drawn_rings.rows] >= min_areas[drawn_rings.rows])
     kinds = np.full(len(areas), UPRIGHT, np.uint8)
-    kinds[shapes.turned], kinds[shapes.ring] = ROTATED, RING
+    kinds[shapes.rotated], kinds[shapes.ring] = ROTATED, RING
     kinds[~vectorised] = NOT_VECTORISED
     return ClippedShapes(kinds, boxes, areas, clipped)
 
@@ -227,7 +227,7 @@ def take_rows(shapes: Shapes, clipped: ClippedShapes, rows: NDArray[np.int64]) -
     rings = shapes.rings.take(np.flatnonzero(new_rows[shapes.rings.rows] >= 0))
     rings = msgspec.structs.replace(rings, rows=new_rows[rings.rows])
     return (
-        Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.turned[rows], shapes.ring[rows]),
+        Shapes(shapes.boxes[rows], rings, shapes.sizes[rows], shapes.rotated[rows], shapes.ring[rows]),
         ClippedShapes(clipped.kinds[rows], clipped.boxes[rows], clipped.areas[rows], clipped.is_clipped[rows]),
     )
 

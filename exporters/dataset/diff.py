@@ -18,7 +18,7 @@ from exporters.dataset.shards import read_index, read_rows
 from exporters.dataset.task_index import TaskIndex
 from exporters.errors import BadOption
 from exporters.formats.decode import DECODERS, DecodedObject, decode_objects
-from exporters.model.manifest import IMAGES, VersionManifest
+from exporters.model.manifest import IMAGES, DatasetManifest
 from exporters.model.records import Image
 from labelloop.service.scratch import scratch_folder
 from labelloop.service.store import Store
@@ -90,7 +90,7 @@ class Differences(msgspec.Struct, frozen=True):
     samples: tuple[Sample, ...]
 
 
-def diff_versions(store: Store, a: VersionManifest, b: VersionManifest) -> Differences:
+def diff_versions(store: Store, a: DatasetManifest, b: DatasetManifest) -> Differences:
     """Compare version ``a`` with the later version ``b``.
 
     Raises:
@@ -142,7 +142,7 @@ def diff_versions(store: Store, a: VersionManifest, b: VersionManifest) -> Diffe
 class _ChangeCollector:
     """Collects changes; classes are compared by name, as the versions may have different class maps."""
 
-    def __init__(self, a: VersionManifest, b: VersionManifest) -> None:
+    def __init__(self, a: DatasetManifest, b: DatasetManifest) -> None:
         self._a, self._b = a, b
         self._images: Counter[str] = Counter()
         self._splits: Counter[str] = Counter()
@@ -211,28 +211,28 @@ class _ChangeCollector:
             self._samples.append(Sample(image.file_name, image.task, ", ".join(filter(None, words))))
 
 
-def _rows(manifest: VersionManifest, index: TaskIndex) -> dict[int, tuple[str, int]]:
+def _rows(manifest: DatasetManifest, index: TaskIndex) -> dict[int, tuple[str, int]]:
     """Return the location of each task: the SHA-256 of its generation's index, and its row there."""
     names = [generation.index.sha256 for generation in manifest.generations]
-    places = ((names[generation], row) for generation, row in index.places())
+    places = ((names[generation], row) for generation, row in index.locations())
     return dict(zip(index.keys.tolist(), places, strict=True))
 
 
 def _images(
-    store: Store, manifest: VersionManifest, index: TaskIndex, name: str, wanted: set[int]
+    store: Store, manifest: DatasetManifest, index: TaskIndex, name: str, wanted: set[int]
 ) -> Iterator[tuple[bytes, bytes]]:
     """Yield (image, record of the format) of the images of some tasks, by generation."""
     keys = index.keys.tolist()
     for number, generation in enumerate(manifest.generations):
         rows = {
-            row for key, (where, row) in zip(keys, index.places(), strict=True) if where == number and key in wanted
+            row for key, (where, row) in zip(keys, index.locations(), strict=True) if where == number and key in wanted
         }
         if rows:
             images = read_rows(store, generation, IMAGES, rows)
             yield from zip(images, read_rows(store, generation, name, rows), strict=True)
 
 
-def _objects(name: str, record: bytes, image: Image, manifest: VersionManifest) -> list[tuple[str, DecodedObject]]:
+def _objects(name: str, record: bytes, image: Image, manifest: DatasetManifest) -> list[tuple[str, DecodedObject]]:
     labels = {number: label for label, number in manifest.classes.items()}
     return [(labels.get(obj.class_id, "?"), obj) for obj in decode_objects(name, record, image, manifest)]
 
@@ -286,7 +286,7 @@ def _overlaps(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Any
     return intersection / np.maximum(union, 1e-9)
 
 
-def _rules(a: VersionManifest, b: VersionManifest) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _rules(a: DatasetManifest, b: DatasetManifest) -> Iterator[tuple[str, tuple[Any, Any]]]:
     for prefix, old, new in (("", a.policy, b.policy), ("source.", a.source, b.source)):
         for key in dict.fromkeys((*old, *new)):
             if old.get(key) != new.get(key) and key not in {"annotators", "read"}:

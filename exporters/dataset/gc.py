@@ -21,7 +21,7 @@ import msgspec
 from exporters.dataset.shards import read_table
 from exporters.dataset.versions import manifest_key, read_head, version_number, versions
 from exporters.errors import BadOption
-from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest, object_key
+from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy, object_key
 from labelloop.service.scratch import disk_usage, leftover_folders
 from labelloop.service.store import Leftovers, ObjectInfo, ObjectNotFound, Store
 
@@ -152,7 +152,7 @@ def change_epoch(store: Store) -> None:
     store.put(KEY, msgspec.json.encode({"began": time.time_ns()}) + b"\n")
 
 
-def is_complete(store: Store, manifest: VersionManifest) -> bool:
+def is_complete(store: Store, manifest: DatasetManifest) -> bool:
     """Whether everything that a manifest names is in the store."""
     return _referenced_keys(store, manifest) <= {entry.key for entry in _collectable(store)}
 
@@ -178,7 +178,7 @@ def _collectable(store: Store) -> Iterator[ObjectInfo]:
 
 
 def _expired(
-    store: Store, manifests: dict[str, VersionManifest], written: dict[str, float], keep: int | None, before: float
+    store: Store, manifests: dict[str, DatasetManifest], written: dict[str, float], keep: int | None, before: float
 ) -> set[str]:
     head, _ = read_head(store)
     if keep is None or head is None:
@@ -191,7 +191,7 @@ def _expired(
     return {name for name in manifests if name not in kept_names and version_number(name) < newest_old}
 
 
-def _referenced_keys(store: Store, manifest: VersionManifest) -> set[str]:
+def _referenced_keys(store: Store, manifest: DatasetManifest) -> set[str]:
     """Return the keys of everything that a version refers to."""
     keys = {object_key(sha256) for sha256 in manifest.shards()} | {file.key for file in manifest.files}
     if any(PHOTOS in generation.tables for generation in manifest.generations):
@@ -201,5 +201,5 @@ def _referenced_keys(store: Store, manifest: VersionManifest) -> set[str]:
     return keys
 
 
-def _copy_keys(photos: Iterable[ImageCopy]) -> set[str]:
-    return {photo.store_key for photo in photos}
+def _copy_keys(copies: Iterable[ImageCopy]) -> set[str]:
+    return {copy.store_key for copy in copies}

@@ -13,17 +13,17 @@ from exporters.dataset.shards import read_table
 from exporters.formats import FORMATS
 from exporters.formats.base import FormatContext, included
 from exporters.model.keypoints import Skeleton
-from exporters.model.manifest import PlainFile, VersionManifest
+from exporters.model.manifest import DatasetManifest, PlainFile
 from labelloop.service.store import Store
 
 
-def format_context(manifest: VersionManifest) -> FormatContext:
+def format_context(manifest: DatasetManifest) -> FormatContext:
     """Return the settings of the formats of a version, for `Format.write_files`."""
     skeleton = Skeleton(manifest.keypoints, manifest.skeleton) if manifest.keypoints else None
     return FormatContext(tuple(manifest.splits), tuple(manifest.classes), skeleton, manifest.categories)
 
 
-def publish_plain_files(store: Store, manifest: VersionManifest, scratch: Path) -> VersionManifest:
+def publish_plain_files(store: Store, manifest: DatasetManifest, scratch: Path) -> DatasetManifest:
     """Write the files of formats with `publish_plain` into the store. Return the manifest that lists them."""
     files: list[PlainFile] = []
     waiting: list[tuple[str, Path]] = []

@@ -17,7 +17,7 @@ from exporters.dataset.task_index import TaskIndex
 from exporters.errors import BadOption
 from exporters.formats import FORMATS
 from exporters.formats.base import Record, included
-from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, ImageCopy, VersionManifest
+from exporters.model.manifest import DROPPED, IMAGES, PHOTOS, DatasetManifest, ImageCopy
 from exporters.model.records import Image
 from labelloop.service.media import Media
 from labelloop.service.store import Store
@@ -43,14 +43,14 @@ class Pulled(msgspec.Struct, frozen=True):
     version: str
     folders: dict[str, Path]
     files: int
-    photos: int
+    images: int
     missing: tuple[tuple[str, str], ...] = ()
     rotated: int = 0
 
 
 def pull(
     store: Store,
-    manifest: VersionManifest,
+    manifest: DatasetManifest,
     *,
     to: Path,
     formats: Iterable[str] = (),
@@ -90,9 +90,9 @@ def pull(
         steps = _PullSteps(store, manifest, wanted, staging, progress)
         files = steps.labels()
         missing: list[tuple[str, str]] = []
-        photos = rotated = 0
+        images = rotated = 0
         if copies or media is not None:
-            staging.check(*steps.photo_folders)
+            staging.check(*steps.image_folders)
             sources = image_sources(staging.previous_images())
             layout = ImageLayout(
                 store,
@@ -103,21 +103,21 @@ def pull(
                 link=link,
                 upright=upright,
             )
-            photos, missing = steps.photos(layout, copies=copies, fetch=media is not None)
+            images, missing = steps.images(layout, copies=copies, fetch=media is not None)
             rotated = layout.rotated
         steps.finish()
         staging.publish()
     folders = {name: to / folder for name, folder in steps.folders.items()}
-    return Pulled(manifest.version, folders, files, photos, tuple(missing), rotated)
+    return Pulled(manifest.version, folders, files, images, tuple(missing), rotated)
 
 
 class _PullSteps:
-    """The steps of a pull, in order: ``labels``, ``photos``, ``finish``."""
+    """The steps of a pull, in order: ``labels``, ``images``, ``finish``."""
 
     def __init__(
         self,
         store: Store,
-        manifest: VersionManifest,
+        manifest: DatasetManifest,
         formats: tuple[str, ...],
         staging: Staging,
         progress: Callable[[int, int], None] | None,
@@ -129,7 +129,7 @@ class _PullSteps:
         self._done = 0
 
     @property
-    def photo_folders(self) -> set[str]:
+    def image_folders(self) -> set[str]:
         """The entries of the target that images will add."""
         entries = {f"{folder or FORMATS[name].image_folder}".partition("/")[0] for name, folder in self.folders.items()}
         return {name for name in entries if not name.startswith(".")}  # packed elsewhere
@@ -157,25 +157,25 @@ class _PullSteps:
             )
         )
 
-    def photos(self, layout: ImageLayout, *, copies: bool, fetch: bool) -> tuple[int, list[tuple[str, str]]]:
+    def images(self, layout: ImageLayout, *, copies: bool, fetch: bool) -> tuple[int, list[tuple[str, str]]]:
         """Write the images. Return how many, and those not available with the reason."""
-        photos, missing = 0, []
+        count, missing = 0, []
         copied: set[str] = set()
         with ThreadPoolExecutor(_THREADS) as threads:
             for batch in _batches(self._copies() if copies else iter(()), _AT_A_TIME):
-                photos += sum(1 for _ in threads.map(layout.copy, batch))
-                copied |= {photo.file_name for _, photo in batch}
+                count += sum(1 for _ in threads.map(layout.copy, batch))
+                copied |= {copy.file_name for _, copy in batch}
                 self._advance(len(batch))
             if fetch and len(copied) < self._images:
                 decode = msgspec.json.Decoder(Image).decode
                 catalogue = (decode(record.body) for record in self._table(IMAGES))
                 for images in _batches((image for image in catalogue if image.file_name not in copied), _AT_A_TIME):
                     for image, reason in zip(images, threads.map(layout.fetch, images), strict=True):
-                        photos += reason is None
+                        count += reason is None
                         if reason:
                             missing.append((image.url, reason))
                     self._advance(len(images))
-        return photos, missing
+        return count, missing
 
     def finish(self) -> None:
         """Call `Format.finish` of each format."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from exporters.dataset.exif import needs_rotation, rotate_upright
-from exporters.dataset.shards import read_photo
+from exporters.dataset.shards import read_image_copy
 from exporters.model.manifest import ImageCopy
 from exporters.model.records import Image
 from labelloop.service.media import Media, MediaError
@@ -59,21 +59,21 @@ class ImageLayout:
         Raises:
             DatasetDamaged: the copy is missing or does not match the manifest.
         """
-        split, photo = item
-        paths = self._places(split, photo.file_name)
-        previous = self._previous_file(photo.file_name)
+        split, image_copy = item
+        paths = self._places(split, image_copy.file_name)
+        previous = self._previous_file(image_copy.file_name)
         if (
             previous is not None
-            and photo.sha256
-            and _sha256(previous) == photo.sha256
+            and image_copy.sha256
+            and _sha256(previous) == image_copy.sha256
             and not self._must_rotate(previous)
         ):
             _link_file(paths, previous)
             return
-        data = read_photo(self._store, photo)
+        data = read_image_copy(self._store, image_copy)
         link = None
         if self._link and self._store.url.startswith("file://"):
-            link = Path(unquote(urlsplit(self._store.url).path)) / photo.store_key
+            link = Path(unquote(urlsplit(self._store.url).path)) / image_copy.store_key
         self._write_new(paths, data, link)
 
     def fetch(self, image: Image) -> str | None:

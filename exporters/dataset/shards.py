@@ -19,7 +19,7 @@ import msgspec
 from exporters.dataset.task_index import Rows, TaskIndex, read_page
 from exporters.errors import DatasetDamaged
 from exporters.formats.base import Record
-from exporters.model.manifest import Generation, ImageCopy, Shard, VersionManifest, object_key
+from exporters.model.manifest import DatasetManifest, Generation, ImageCopy, Shard, object_key
 from labelloop.service.store import ObjectNotFound, Store
 
 SHARD_BYTES = 8 << 20
@@ -154,7 +154,7 @@ def line_heads(rows: Sequence[int], splits: Sequence[str]) -> list[bytes]:
 
 
 def read_table(
-    store: Store, manifest: VersionManifest, name: str, *, index: TaskIndex | None = None
+    store: Store, manifest: DatasetManifest, name: str, *, index: TaskIndex | None = None
 ) -> Iterator[Record]:
     """Yield the current records of a table, in the order of the version's tasks.
 
@@ -174,7 +174,7 @@ def read_table(
         return
     readers = [_lines(store, generation, name) for generation in generations]
     heads = [next(reader, None) for reader in readers]
-    for generation, row in (read_index(store, manifest) if index is None else index).places():
+    for generation, row in (read_index(store, manifest) if index is None else index).locations():
         head, reader = heads[generation], readers[generation]
         while head is not None and head.seq < row:
             head = next(reader, None)
@@ -191,7 +191,7 @@ def read_rows(store: Store, generation: Generation, name: str, rows: AbstractSet
             yield bytes(line.record)
 
 
-def read_index(store: Store, manifest: VersionManifest) -> TaskIndex:
+def read_index(store: Store, manifest: DatasetManifest) -> TaskIndex:
     """Read the index of a version. Raises `DatasetDamaged`."""
     return TaskIndex([_page(store, generation.index) for generation in manifest.generations])
 
@@ -201,19 +201,19 @@ def read_object(store: Store, sha256: str, size: int) -> bytes:
     return read_verified(store, object_key(sha256), sha256, size)
 
 
-def read_photo(store: Store, photo: ImageCopy) -> bytes:
+def read_image_copy(store: Store, copy: ImageCopy) -> bytes:
     """Read the copy of an image and verify it. Raises `DatasetDamaged`."""
-    if not photo.key:
-        return read_object(store, photo.sha256, photo.size)
+    if not copy.key:
+        return read_object(store, copy.sha256, copy.size)
     try:
-        data = store.get(photo.key)
+        data = store.get(copy.key)
     except ObjectNotFound as error:
-        raise DatasetDamaged(store.url, photo.key, "the manifest lists it and it is not there") from error
-    if len(data) != photo.size:
-        raise DatasetDamaged(store.url, photo.key, f"{len(data)} bytes, the manifest says {photo.size}")
+        raise DatasetDamaged(store.url, copy.key, "the manifest lists it and it is not there") from error
+    if len(data) != copy.size:
+        raise DatasetDamaged(store.url, copy.key, f"{len(data)} bytes, the manifest says {copy.size}")
     # a server's etag is the MD5 of the content, except of what was uploaded in parts or encrypted
-    if _MD5.fullmatch(photo.etag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != photo.etag:
-        raise DatasetDamaged(store.url, photo.key, "its MD5 is not the one that the server told when it was copied")
+    if _MD5.fullmatch(copy.etag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != copy.etag:
+        raise DatasetDamaged(store.url, copy.key, "its MD5 is not the one that the server returned when it was copied")
     return data
 
 

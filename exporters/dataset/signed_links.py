@@ -8,7 +8,7 @@ import msgspec
 from exporters.dataset.shards import read_table, read_verified
 from exporters.errors import ExportError, VersionNotFound
 from exporters.formats.ndjson import FILE
-from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest
+from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
 from labelloop.service.media.s3 import split_s3
 from labelloop.service.settings import Settings
 from labelloop.service.store import Store
@@ -55,7 +55,7 @@ def signer(settings: Settings, hours: float) -> Sign:
     return sign
 
 
-def signed_lines(store: Store, manifest: VersionManifest, name: str, sign: Sign) -> Iterator[bytes]:
+def signed_lines(store: Store, manifest: DatasetManifest, name: str, sign: Sign) -> Iterator[bytes]:
     """Yield the lines of a version's NDJSON file, with a fetchable address for each image.
 
     A copy in the version is preferred to the source, as it never changes.
@@ -92,8 +92,8 @@ def signed_lines(store: Store, manifest: VersionManifest, name: str, sign: Sign)
         raise NotLinked(store.url, len(missing), missing[0][:100])
 
 
-def _copies(store: Store, manifest: VersionManifest) -> Mapping[str, str]:
+def _copies(store: Store, manifest: DatasetManifest) -> Mapping[str, str]:
     """Return file name -> key of the image copies."""
     decode = msgspec.json.Decoder(ImageCopy).decode
-    photos = (decode(record.body) for record in read_table(store, manifest, PHOTOS))
-    return {photo.file_name: photo.store_key for photo in photos}
+    copies = (decode(record.body) for record in read_table(store, manifest, PHOTOS))
+    return {copy.file_name: copy.store_key for copy in copies}

@@ -54,7 +54,7 @@ class PageWriter:
 
     def __init__(self) -> None:
         self._keys, self._digests = bytearray(), bytearray()
-        self._bills, self._images = bytearray(), bytearray()
+        self._accounts, self._images = bytearray(), bytearray()
         self._names = bytearray()
 
     def __len__(self) -> int:
@@ -64,19 +64,23 @@ class PageWriter:
         self,
         keys: Sequence[int],
         digests: Sequence[bytes],
-        bills: Sequence[int],
+        accounts: Sequence[int],
         names: Sequence[Sequence[NameKeys]],
     ) -> None:
-        """Add rows; ``bills`` are account numbers of the segment, before it is merged with others."""
+        """Add rows; ``accounts`` are account numbers of the segment, before it is merged with others."""
         self._keys += pack(keys, "q")
         self._digests += b"".join(digests)
-        self._bills += pack(bills, "I")
+        self._accounts += pack(accounts, "I")
         self._images += pack(list(map(len, names)), "I")
         self._names += pack(list(chain.from_iterable(chain.from_iterable(names))), "Q")
 
-    def columns(self, bills: Sequence[int]) -> tuple[bytes | bytearray, ...]:
-        """Return the first five columns of `IndexPage`; ``bills`` maps account numbers here to those of the page."""
-        numbers = np.array(bills, np.uint32)[np.frombuffer(self._bills, np.uint32)].tobytes() if self._bills else b""
+    def columns(self, account_numbers: Sequence[int]) -> tuple[bytes | bytearray, ...]:
+        """Return the first five columns of `IndexPage`; ``account_numbers`` maps numbers here to those of the page."""
+        numbers = (
+            np.array(account_numbers, np.uint32)[np.frombuffer(self._accounts, np.uint32)].tobytes()
+            if self._accounts
+            else b""
+        )
         return self._keys, self._digests, numbers, self._images, self._names
 
 
@@ -182,7 +186,7 @@ class TaskIndex:
         """The number of tasks in all generations, including replaced and removed ones."""
         return sum(len(page.keys) for page in self.pages)
 
-    def places(self) -> Iterator[tuple[int, int]]:
+    def locations(self) -> Iterator[tuple[int, int]]:
         """Yield (generation, row) of each task."""
         return zip(self.generation.tolist(), self.row.tolist(), strict=True)
 

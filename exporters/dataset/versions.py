@@ -26,7 +26,7 @@ from typing import Self
 import msgspec
 
 from exporters.errors import DatasetDamaged, StoreBusy, VersionNotFound
-from exporters.model.manifest import DatasetHead, VersionManifest, decode_manifest, encode_manifest
+from exporters.model.manifest import DatasetHead, DatasetManifest, decode_manifest, encode_manifest
 from labelloop.service.store import ObjectChanged, ObjectExists, ObjectNotFound, Store, StoreError
 
 HEAD = "HEAD.json"
@@ -208,7 +208,7 @@ def _key(number: int, name: str) -> str:
     return f"versions/{version_name(number)}/{name}"
 
 
-def commit_version(store: Store, manifest: VersionManifest, claim: VersionClaim) -> tuple[VersionManifest, str, float]:
+def commit_version(store: Store, manifest: DatasetManifest, claim: VersionClaim) -> tuple[DatasetManifest, str, float]:
     """Write the manifest under the next free number, which creates the version.
 
     Two exporters never get one number: the manifest is written create-only, and the second exporter takes the next
@@ -292,13 +292,13 @@ def version_names(store: Store) -> list[str]:
     return [key[1] for key in keys if len(key) == 3 and key[2] == "manifest.json"]
 
 
-def versions(store: Store) -> Iterator[VersionManifest]:
+def versions(store: Store) -> Iterator[DatasetManifest]:
     """Yield the manifests of the committed versions, oldest first."""
     for key in map(manifest_key, version_names(store)):
         yield decode_manifest(store.get(key), url=store.url, key=key)
 
 
-def read_version(store: Store, version: str = "latest") -> VersionManifest:
+def read_version(store: Store, version: str = "latest") -> DatasetManifest:
     """Return the manifest of a version; ``latest`` is the published one, whose checksum is verified.
 
     ``3`` and ``v3`` are short for ``v000003``.
@@ -320,7 +320,7 @@ def read_version(store: Store, version: str = "latest") -> VersionManifest:
     return decode_manifest(data, url=store.url, key=key)
 
 
-def published_version(store: Store) -> VersionManifest | None:
+def published_version(store: Store) -> DatasetManifest | None:
     """Return the manifest of the published version, its checksum verified; None if there is none.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import shapely
 
-from exporters.model.manifest import VersionManifest
+from exporters.model.manifest import DatasetManifest
 from exporters.model.records import Box, Image
 from labelloop.labeling.geometry.shapes import Point
 from labelloop.service.datasets.shapes import decode_rle
@@ -134,7 +134,7 @@ DECODERS: Mapping[str, Decoder] = {
 }
 
 
-def decode_objects(name: str, record: bytes, image: Image, manifest: VersionManifest) -> list[DecodedObject]:
+def decode_objects(name: str, record: bytes, image: Image, manifest: DatasetManifest) -> list[DecodedObject]:
     """Return the objects of an image from a format's record, with the class map's numbers."""
     objects = DECODERS[name](record, image, manifest.classes)
     if name != "coco" or not manifest.categories.ids:
@@ -143,7 +143,7 @@ def decode_objects(name: str, record: bytes, image: Image, manifest: VersionMani
     return [msgspec.structs.replace(obj, class_id=class_by_category.get(obj.class_id, 0)) for obj in objects]
 
 
-def best_format(manifest: VersionManifest) -> str:
+def best_format(manifest: DatasetManifest) -> str:
     """Return the most informative format of a version; empty if none has objects (image classes only)."""
     return next((name for name in DECODERS if name in manifest.formats), "")
 

@@ -59,24 +59,24 @@ class WebDataset(Coco):
         for split in self.job.splits:
             waiting = root / _WAITING.format(split=split)
             folder = root / self.image_folder.format(split=split)
-            photos = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            image_names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
             with waiting.open("rb") as lines:
-                _pack(_samples(lines, folder, photos), root, split)
+                _pack(_samples(lines, folder, image_names), root, split)
             waiting.unlink()
         shutil.rmtree(root / ".photos", ignore_errors=True)
 
 
-def _samples(lines: Iterable[bytes], folder: Path, photos: set[str]) -> Iterator[list[tuple[str, bytes]]]:
+def _samples(lines: Iterable[bytes], folder: Path, image_names: set[str]) -> Iterator[list[tuple[str, bytes]]]:
     """Yield the files of each sample. If there are images, samples without one are left out: pull reports them."""
     for line in lines:
         sample = msgspec.json.decode(line, type=_Sample)
         name = sample.image["file_name"]
-        if photos and name not in photos:
+        if image_names and name not in image_names:
             continue
         key = f"{sample.image['id']:012d}"
         label = msgspec.json.encode(sample.image | sample.source | {"annotations": sample.annotations})
         files = [(f"{key}.json", label)]
-        if photos:
+        if image_names:
             files.insert(0, (f"{key}.{name.rpartition('.')[2]}", (folder / name).read_bytes()))
         yield files
 

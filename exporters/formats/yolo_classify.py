@@ -62,11 +62,11 @@ class YoloClassify(ItemFormat):
         """Move the images into the folders of their classes; images without a class are removed."""
         with (root / SHEET).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                photo = root / self.image_folder.format(split=row["split"]) / row["file"]
-                if photo.is_file():
+                image = root / self.image_folder.format(split=row["split"]) / row["file"]
+                if image.is_file():
                     folder = root / row["split"] / row["folder"]
                     folder.mkdir(parents=True, exist_ok=True)
-                    photo.replace(folder / row["file"])
+                    image.replace(folder / row["file"])
         shutil.rmtree(root / ".photos", ignore_errors=True)
 
 

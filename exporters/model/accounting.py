@@ -179,7 +179,7 @@ class TaskAccountTable:
 
     def merge(self, other: "TaskAccountTable") -> list[int]:
         """Add the tasks of another table. Return, for each account number there, the number here."""
-        numbers = [self.number(bill) for bill in other.accounts]
+        numbers = [self.number(account) for account in other.accounts]
         for number, own_number in enumerate(numbers):
             self._times[own_number] += other.times(number)
         return numbers

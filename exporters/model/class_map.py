@@ -209,7 +209,7 @@ def save_classes(store: Store, classes: ClassMap, expected: StoredClassMap | Non
         stored, etag = expected or load_classes(store)
         expected = None
         if stored.names[: len(classes.names)] == classes.names:
-            return stored, etag  # already has all of ours
+            return stored, etag  # already has all of them
         if classes.names[: len(stored.names)] != stored.names:
             break
         try:

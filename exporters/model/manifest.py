@@ -83,7 +83,7 @@ class DatasetHead(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class VersionManifest(msgspec.Struct, frozen=True, kw_only=True):
+class DatasetManifest(msgspec.Struct, frozen=True, kw_only=True):
     """``versions/vNNNNNN/manifest.json``: written last and create-only, so that a version with a manifest is complete.
 
     ``classes`` is label -> number from 1; ``splits`` is split -> number of images; ``keypoints`` are the names of the
@@ -122,12 +122,12 @@ def object_key(sha256: str) -> str:
     return f"objects/{sha256[:2]}/{sha256}"
 
 
-def encode_manifest(manifest: VersionManifest) -> bytes:
+def encode_manifest(manifest: DatasetManifest) -> bytes:
     """Encode a manifest as JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def decode_manifest(data: bytes, *, url: str, key: str) -> VersionManifest:
+def decode_manifest(data: bytes, *, url: str, key: str) -> DatasetManifest:
     """Decode a manifest.
 
     Raises:
@@ -137,6 +137,6 @@ def decode_manifest(data: bytes, *, url: str, key: str) -> VersionManifest:
         stated = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if stated != FORMAT:
             raise DatasetDamaged(url, key, f"its format is {stated!r}, this labelloop reads {FORMAT!r}")
-        return msgspec.json.decode(data, type=VersionManifest)
+        return msgspec.json.decode(data, type=DatasetManifest)
     except msgspec.DecodeError as error:
         raise DatasetDamaged(url, key, str(error)) from error

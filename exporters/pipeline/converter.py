@@ -82,7 +82,7 @@ class ConvertedTask(msgspec.Struct):
         pattern: Its outcome, for a common task.
         counted: Its counts, without a pattern; formats add theirs.
         losses: What is not in the data set; formats add theirs.
-        photos: The copies of its images.
+        photos: The copies of its images, each with its split.
     """
 
     key: int
@@ -112,13 +112,13 @@ class Converter:
         rules: ConversionOptions,
         classes: ClassMap,
         ledger: Ledger,
-        photos: "ImageCopier | None" = None,
+        copier: "ImageCopier | None" = None,
     ) -> None:
         self._assembler = assembler
         self._rules = rules
         self._classes = classes
         self._ledger = ledger
-        self._photos = photos
+        self._copier = copier
         self._decoder = FastTaskDecoder(rules, classes)
         self._batch = FastBatch([])
         self._new_labels = False
@@ -131,8 +131,8 @@ class Converter:
         if self._rules.split.reads_data:  # splits depend on task data, which the fast decoder does not read
             texts = [None] * len(texts)
         self._batch = self._decoder.decode(texts)
-        if self._photos:
-            self._photos.prefetch((task.url, task.task) for task in self._batch.tasks if task is not None)
+        if self._copier:
+            self._copier.prefetch((task.url, task.task) for task in self._batch.tasks if task is not None)
         self._new_labels = not self._batch.class_ids.all()
 
     def add(self, index: int, entry: bytes | MalformedTask, digest: bytes) -> int:
@@ -153,7 +153,7 @@ class Converter:
                     fast_task.key,
                 )
                 row = ConvertedTask(fast_task.task, digest, (named.keys,), None, None, [])
-                if self._photos:
+                if self._copier:
                     (item,) = self._copy([Item(image, source=fast_task.url)], row)
                     image = item.image
                     if row.digest == NO_DIGEST:
@@ -197,7 +197,7 @@ class Converter:
     def _close_accounts(self, columns: Columns, outcomes: RegionOutcomes) -> None:
         """Set the outcomes of the common tasks."""
         unknown = self._unknown_labels(columns)
-        for index, (accepted, (upright, turned, rings, clipped)) in enumerate(
+        for index, (accepted, (upright, rotated, rings, clipped)) in enumerate(
             zip(self._accepted, outcomes.counts, strict=True)
         ):
             row = self._rows[accepted.row]
@@ -207,7 +207,7 @@ class Converter:
                 accepted.repeated,
                 unknown[index] if unknown else 0,
                 clipped,
-                (upright, turned, rings),
+                (upright, rotated, rings),
                 bool(accepted.task.coco_fields),
             )
             if index in outcomes.others or index in outcomes.dropped or row.counted:
@@ -268,19 +268,18 @@ class Converter:
 
     def _copy(self, items: Sequence[Item], row: ConvertedTask) -> Sequence[Item]:
         """Copy the images of a task. Return its items, each in the split of the first image with the same bytes."""
-        if self._photos is None:
+        if self._copier is None:
             return items
-        copied = []
+        items_with_split = []
         for item in items:
-            photo, split = self._photos.copy(item, self._ledger, row.losses.append)
-            if photo is not None:
-                row.photos = [*row.photos, (split, photo)]
-            if (
-                photo is None or split != item.image.split
-            ):  # depends on another task, or the image may be available next time
+            copy, split = self._copier.copy(item, self._ledger, row.losses.append)
+            if copy is not None:
+                row.photos = [*row.photos, (split, copy)]
+            # the split depends on another task, or the image may be available next time
+            if copy is None or split != item.image.split:
                 row.digest, row.names = NO_DIGEST, ()
-            copied.append(replace(item, image=replace(item.image, split=split)))
-        return copied
+            items_with_split.append(replace(item, image=replace(item.image, split=split)))
+        return items_with_split
 
 
 def _read(text: bytes) -> Task | MalformedTask:

@@ -28,7 +28,7 @@ from exporters.formats.base import Format, FormatContext
 from exporters.model.accounting import Accounts, ExportReport, Ledger, TaskAccount, WriteStats, build_accounts
 from exporters.model.class_map import Categories, ClassMap, ClassMapSync, StoredClassMap, config_labels, load_classes
 from exporters.model.keypoints import Skeleton
-from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest
+from exporters.model.manifest import PHOTOS, DatasetManifest, ImageCopy
 from exporters.pipeline.converter import Converter, TaskOutcomeKey
 from exporters.pipeline.generation_writer import GenerationBuilder, SegmentWriter
 from exporters.pipeline.incremental import PreviousVersionIndex, SourceOrderChanged
@@ -108,7 +108,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
 
     def _write_version(
         self,
-        parent: VersionManifest | None,
+        parent: DatasetManifest | None,
         previous: PreviousVersionIndex | None,
         claim: VersionClaim,
         start_epoch: str,
@@ -129,10 +129,10 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         ):
             ledger = Ledger()
             assembler = TaskAssembler(self.rules, classes=classes, sizes=ImageSizes(self.headers), ledger=ledger)
-            photos = self._copier(parent if previous else None, objects, scratch) if self.photos else None
+            copier = self._copier(parent if previous else None, objects, scratch) if self.photos else None
             builder = GenerationBuilder(scratch, objects)
-            with closing(photos) if photos else nullcontext():
-                converter = Converter(assembler, self.rules, classes, ledger, photos)
+            with closing(copier) if copier else nullcontext():
+                converter = Converter(assembler, self.rules, classes, ledger, copier)
                 state = _AttemptState(job, formats, classes, numbering, objects, scratch)
                 self._convert(converter, assembler, builder, previous, state)
             generation = builder.finish(previous.removed() if previous else ())
@@ -150,7 +150,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             if refused in EMPTY:
                 return self._empty_report(refused, accounts, splits, builder.converted)
             numbering.finish()
-            manifest = VersionManifest(
+            manifest = DatasetManifest(
                 parent=parent.version if parent else None,
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 published=not refused,
@@ -234,7 +234,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
         with closing(self._pool(config)) as pool:
             conversion.convert_parallel(chain([following], blocks), pool, classes.names, objects)
 
-    def _copier(self, parent: VersionManifest | None, objects: ObjectUploader, scratch: Path) -> "ImageCopier":
+    def _copier(self, parent: DatasetManifest | None, objects: ObjectUploader, scratch: Path) -> "ImageCopier":
         from exporters.pipeline.image_copier import ImageCopier
 
         records = read_table(self.store, parent, PHOTOS) if parent else ()
@@ -286,7 +286,7 @@ class ExportRun(msgspec.Struct, frozen=True, kw_only=True):
             left_out=self.left_out,
         )
 
-    def _report(self, manifest: VersionManifest, checksum: str, written: WriteStats) -> ExportReport:
+    def _report(self, manifest: DatasetManifest, checksum: str, written: WriteStats) -> ExportReport:
         sizes = [shard.size for shard in manifest.shards().values()] + [file.size for file in manifest.files]
         return ExportReport(
             url=self.store.url,

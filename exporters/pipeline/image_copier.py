@@ -55,34 +55,34 @@ class ImageCopier:
         before: Iterable[tuple[str, ImageCopy]] = (),
     ) -> None:
         self._splits = SplitKeys()
-        for split, photo in before:
-            self._splits.add(with_split(hash_key(photo.content_key), split))
+        for split, copy in before:
+            self._splits.add(with_split(hash_key(copy.content_key), split))
         self._media, self._store, self._objects, self._scratch = media, store, objects, scratch
         self._numbers = count()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photos")
         self._pending: dict[tuple[str, int], Future[FetchedImage]] = {}
 
-    def prefetch(self, photos: Iterable[tuple[str, int]]) -> None:
+    def prefetch(self, images: Iterable[tuple[str, int]]) -> None:
         """Start fetching the images of the next tasks: (address, task id)."""
-        self._pending = {image: self._threads.submit(self._fetch, *image) for image in dict.fromkeys(photos)}
+        self._pending = {image: self._threads.submit(self._fetch, *image) for image in dict.fromkeys(images)}
 
-    def copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> tuple[ImageCopy | None, str]:
+    def copy(self, item: Item, ledger: Ledger, record_loss: Callable[[Loss], None]) -> tuple[ImageCopy | None, str]:
         """Copy an image. Return the copy and its split, which is that of the first image with the same bytes.
 
         Returns None, with a note and a loss, if the image is not available.
         """
         image = item.image
-        photo = self._copy(item, ledger, lose)
-        if photo is None or image.split not in SPLITS:
-            return photo, image.split
-        key = hash_key(photo.content_key)
+        copy = self._copy(item, ledger, record_loss)
+        if copy is None or image.split not in SPLITS:
+            return copy, image.split
+        key = hash_key(copy.content_key)
         split = self._splits.split(key)
         if not split:
             self._splits.add(with_split(key, image.split))
         elif split != image.split:
             ledger.notes[MOVED] += 1
-            lose(moved_image_loss(image.task, image.url, split, image.split, "whose photo has the same bytes"))
-        return photo, split or image.split
+            record_loss(moved_image_loss(image.task, image.url, split, image.split, "whose photo has the same bytes"))
+        return copy, split or image.split
 
     def _copy(self, item: Item, ledger: Ledger, lose: Callable[[Loss], None]) -> ImageCopy | None:
         image = item.image

@@ -8,7 +8,7 @@ from exporters.convert.task_assembler import TaskAssembler
 from exporters.dataset.shards import read_index
 from exporters.dataset.task_index import ByDigest, TaskIndex
 from exporters.model.accounting import TaskAccount
-from exporters.model.manifest import Generation, VersionManifest
+from exporters.model.manifest import DatasetManifest, Generation
 from labelloop.service.store import Store
 
 # Largest number of generations of a version before it is rewritten.
@@ -39,7 +39,7 @@ class PreviousVersionIndex:
         self._appending = False
 
     @classmethod
-    def load(cls, store: Store, parent: VersionManifest, rules: str) -> "PreviousVersionIndex | None":
+    def load(cls, store: Store, parent: DatasetManifest, rules: str) -> "PreviousVersionIndex | None":
         """Load the index of a version; None if its rules differ or it is better rewritten."""
         if parent.rules != rules or not parent.generations or len(parent.generations) >= MAX_GENERATIONS:
             return None

@@ -10,7 +10,7 @@ from exporters.dataset.shards import read_index, read_table
 from exporters.formats.base import LEFT_OUT
 from exporters.formats.decode import best_format, decode_objects
 from exporters.model.accounting import Loss
-from exporters.model.manifest import DROPPED, IMAGES, VersionManifest
+from exporters.model.manifest import DROPPED, IMAGES, DatasetManifest
 from exporters.model.records import Image
 from exporters.report.charts import class_colour, heat_map, histogram, split_colour, stacked_bar_chart
 from exporters.report.statistics import SIDE_STEPS, VersionStatistics
@@ -25,7 +25,7 @@ MAX_BARS = 30
 _RATIO_LABELS = ("1:4", "1:2.8", "1:2", "1:1.4", "1:1", "1.4:1", "2:1", "2.8:1", "4:1")
 
 
-def html_report(store: Store, manifest: VersionManifest, *, media: Media | None = None, samples: int = 24) -> str:
+def html_report(store: Store, manifest: DatasetManifest, *, media: Media | None = None, samples: int = 24) -> str:
     """Render the report of a version.
 
     Args:
@@ -69,7 +69,7 @@ def html_report(store: Store, manifest: VersionManifest, *, media: Media | None 
     )
 
 
-def _records(store: Store, manifest: VersionManifest, name: str) -> Iterator[tuple[Image, bytes]]:
+def _records(store: Store, manifest: DatasetManifest, name: str) -> Iterator[tuple[Image, bytes]]:
     """Iterate over (image, record of the format); all tables have one record per image in the same order.
 
     If no format of the version contains objects, the records are the image records themselves.
@@ -82,7 +82,7 @@ def _records(store: Store, manifest: VersionManifest, name: str) -> Iterator[tup
         yield decode(image.body), bytes(record.body)
 
 
-def _charts(statistics: VersionStatistics, manifest: VersionManifest) -> Mapping[str, Any]:
+def _charts(statistics: VersionStatistics, manifest: DatasetManifest) -> Mapping[str, Any]:
     sizes = [(f"{100 * step // SIDE_STEPS}", statistics.relative_sizes[step]) for step in range(SIDE_STEPS)]
     last = max((number for number, images in statistics.objects_per_image.items() if images), default=0)
     counts = [
@@ -108,7 +108,7 @@ def _merge_bins(bins: list[tuple[str, int]], limit: int) -> list[tuple[str, int]
     return [(group[0][0], sum(number for _, number in group)) for group in groups]
 
 
-def _by_split(numbers: Mapping[tuple[int, str], int], manifest: VersionManifest) -> list[tuple[str, Mapping[str, int]]]:
+def _by_split(numbers: Mapping[tuple[int, str], int], manifest: DatasetManifest) -> list[tuple[str, Mapping[str, int]]]:
     """(class, number by split) of the `MAX_BARS` classes with the most objects, in descending order."""
     rows: list[tuple[str, Mapping[str, int]]] = [
         (name, {split: numbers.get((number, split), 0) for split in manifest.splits})
@@ -117,7 +117,7 @@ def _by_split(numbers: Mapping[tuple[int, str], int], manifest: VersionManifest)
     return sorted(rows, key=lambda row: -sum(row[1].values()))[:MAX_BARS]
 
 
-def _class_rows(statistics: VersionStatistics, manifest: VersionManifest) -> list[dict[str, Any]]:
+def _class_rows(statistics: VersionStatistics, manifest: DatasetManifest) -> list[dict[str, Any]]:
     """A row per class: number of objects and images by split, and a note if a split has none."""
     total = sum(statistics.objects.values()) or 1
     rows = []
@@ -149,7 +149,7 @@ def _readable(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _losses(store: Store, manifest: VersionManifest) -> tuple[list[Loss], int]:
+def _losses(store: Store, manifest: DatasetManifest) -> tuple[list[Loss], int]:
     """The first `LISTED_LOSSES` losses, and the number of the others."""
     index = read_index(store, manifest) if len(manifest.generations) > 1 else None
     decode = msgspec.json.Decoder(Loss).decode

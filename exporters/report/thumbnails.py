@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 from markupsafe import Markup
 
-from exporters.dataset.shards import read_photo, read_table
+from exporters.dataset.shards import read_image_copy, read_table
 from exporters.errors import DatasetDamaged
 from exporters.formats.decode import DecodedObject
-from exporters.model.manifest import PHOTOS, ImageCopy, VersionManifest
+from exporters.model.manifest import PHOTOS, ImageCopy, DatasetManifest
 from exporters.model.records import Image
 from exporters.report.charts import class_colour, svg_path
 from labelloop.service.media import Media, MediaError, load_image
@@ -67,7 +67,7 @@ class Thumbnail:
 
 def draw_thumbnails(
     store: Store,
-    manifest: VersionManifest,
+    manifest: DatasetManifest,
     samples: Sequence[tuple[Image, Sequence[DecodedObject]]],
     media: Media | None,
 ) -> list[Thumbnail]:
@@ -88,7 +88,7 @@ def draw_thumbnails(
 def _data_url(store: Store, copies: Mapping[str, ImageCopy], image: Image, media: Media | None) -> tuple[str, str]:
     try:
         if image.file_name in copies:
-            loaded = load_image(read_photo(store, copies[image.file_name]), max_side=MAX_SIDE, name=image.file_name)
+            loaded = load_image(read_image_copy(store, copies[image.file_name]), max_side=MAX_SIDE, name=image.file_name)
         elif media is not None:
             loaded = media.photo(image.url, task_id=image.task, max_side=MAX_SIDE)
         else:
@@ -111,6 +111,6 @@ def _overlay(item: DecodedObject, class_names: Mapping[int, str]) -> ObjectOverl
     return ObjectOverlay(svg_path(item.rings()), label, class_colour(item.class_id), item.box[0], item.box[1])
 
 
-def _copies(store: Store, manifest: VersionManifest) -> list[ImageCopy]:
+def _copies(store: Store, manifest: DatasetManifest) -> list[ImageCopy]:
     decode = msgspec.json.Decoder(ImageCopy).decode
     return [decode(record.body) for record in read_table(store, manifest, PHOTOS)]

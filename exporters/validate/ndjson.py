@@ -73,6 +73,7 @@ def _check_image(
         report.add("yolo-columns", file, detail="an image needs a file, and the split train, val or test")
         return
     annotations = row.get("annotations")
+    labels: Any
     if isinstance(annotations, dict):
         labels = next((annotations[key] for key in _ROWS if key in annotations), [])
     else:

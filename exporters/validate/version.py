@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import msgspec
 
-from exporters.dataset.shards import read_index, read_photo, read_table, read_verified
+from exporters.dataset.shards import read_index, read_image_copy, read_table, read_verified
 from exporters.dataset.versions import manifest_key, read_version
 from exporters.errors import DatasetDamaged
-from exporters.model.manifest import IMAGES, PHOTOS, ImageCopy, VersionManifest, object_key
+from exporters.model.manifest import IMAGES, PHOTOS, ImageCopy, DatasetManifest, object_key
 from exporters.model.records import Image
 from exporters.model.splits import DISPUTED_SPLIT
 from exporters.validate.issues import IssueReport
@@ -21,7 +21,7 @@ _THREADS = 8
 _T = TypeVar("_T")
 
 
-def verify(store: Store, version: str = "latest") -> tuple[VersionManifest | None, IssueReport]:
+def verify(store: Store, version: str = "latest") -> tuple[DatasetManifest | None, IssueReport]:
     """Read every object of a version and compare it with the manifest.
 
     Returns:
@@ -41,7 +41,7 @@ def verify(store: Store, version: str = "latest") -> tuple[VersionManifest | Non
     _check_objects(store, [*objects, *((file.key, file.sha256, file.size) for file in manifest.files)], report)
     if not report:
         copies = {copy.store_key: copy for copy in _copies(store, manifest)}
-        _read_all(copies.values(), lambda copy: read_photo(store, copy), report)
+        _read_all(copies.values(), lambda copy: read_image_copy(store, copy), report)
         _check_counts(store, manifest, report)
     return manifest, report
 
@@ -65,11 +65,11 @@ def _read_all(items: Iterable[_T], read: Callable[[_T], bytes], report: IssueRep
                 report.add("version-file", key, detail=reason)
 
 
-def _copies(store: Store, manifest: VersionManifest) -> Iterable[ImageCopy]:
+def _copies(store: Store, manifest: DatasetManifest) -> Iterable[ImageCopy]:
     return (msgspec.json.decode(record.body, type=ImageCopy) for record in read_table(store, manifest, PHOTOS))
 
 
-def _splits(store: Store, manifest: VersionManifest, report: IssueReport) -> Counter[str]:
+def _splits(store: Store, manifest: DatasetManifest, report: IssueReport) -> Counter[str]:
     """The number of images by split; reports images that are in two splits."""
     counts: Counter[str] = Counter()
     addresses: dict[int, str] = {}  # 64-bit digest -> split; about 100 MB for a million images
@@ -92,7 +92,7 @@ def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _check_counts(store: Store, manifest: VersionManifest, report: IssueReport) -> None:
+def _check_counts(store: Store, manifest: DatasetManifest, report: IssueReport) -> None:
     key = manifest_key(manifest.version)
     if not manifest.accounts.balanced:
         report.add("version-counts", key, "accounts", "the totals do not match")
