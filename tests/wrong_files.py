@@ -3,7 +3,7 @@
 WRONG_FILES = {  # what it holds, and a word of what is said
     "an empty file": (b"", "empty"),
     "a file of blanks": (b" \n", "empty"),
-    "CSV": (b"annotation_id,image\n1,s3://b/x.jpg\n", "no JSON"),
+    "CSV": (b"annotation_id,image\n1,s3://b/x.jpg\n", "not JSON"),
     "a zip file": (b"PK\x03\x04\x14\x00", "zip"),
     "a gzip file": (b"\x1f\x8b\x08", "gzip"),
     "text in UTF-16": ("[]".encode("utf-16"), "UTF-16"),
@@ -43,6 +43,6 @@ WRONG_FILES = {  # what it holds, and a word of what is said
     ),
     "a list of data alone": (b'[{"image": "s3://b/x.jpg"}, {"image": "s3://b/y.jpg"}]', "have no data"),
     "a list without objects": (b"[null, 1]", "without objects"),
-    "Python's own notation": (b"[{'id': 1, 'data': {'image': 'a.jpg'}}]", "no JSON"),
+    "Python's own notation": (b"[{'id': 1, 'data': {'image': 'a.jpg'}}]", "not JSON"),
     "an object of the target storage": (b'{"id": 3, "result": [], "task": {"id": 1}}', "folder"),
 }

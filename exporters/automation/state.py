@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from exporters.automation.triggers import LastExport, ProjectSnapshot
-from labelloop.service.db.engine import insert_if_absent, begin_read
+from labelloop.service.db.engine import begin_read, insert_if_absent
 
 WATCHES = sa.Table(
     "export_watches",

@@ -31,8 +31,8 @@ class LastExport:
     """The state of a project at its last automatic export.
 
     Attributes:
-        accepted: `ProjectState.accepted` then.
-        newest: `ProjectState.newest` then.
+        accepted: `ProjectSnapshot.accepted` then.
+        newest: `ProjectSnapshot.newest` then.
         at: When it was exported; before the first export, when the project was first watched.
         version: The last version; empty before the first one.
     """

@@ -88,7 +88,7 @@ COMMANDS: Sequence[Command] = (
     ),
     Command(
         "learn",
-        "ml_backend.cli.learning_commands:learn",
+        "ml_backend.cli.learn:learn",
         "Show the learning state of a project, and how many labels it needs.",
     ),
     Command(

@@ -64,7 +64,9 @@ def smart_model(context: DoctorContext) -> Finding:
 def labels(context: DoctorContext) -> Finding:
     """Which labels of the project match no class of the model, and which classes match no label?"""
     detector = context.detector()
-    report = mapping_report(context.label_config(), detector.names.names, gives=detector.provides, points=detector.keypoint_names)
+    report = mapping_report(
+        context.label_config(), detector.names.names, provides=detector.provides, keypoint_names=detector.keypoint_names
+    )
     if not report.matched:
         classes = f" The model's classes: {_listed(report.classes_without_label)}."
         return problem(" ".join(report.lines()[:1]) + classes, _NO_TARGET if report.no_target else _RENAME)

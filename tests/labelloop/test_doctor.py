@@ -257,7 +257,7 @@ def test_database_schema_of_another_release_is_reported(settings, tmp_path):
     finding = storage.database(DoctorContext(settings()))
     assert finding.level == "problem"
     assert "9999_future" in finding.what
-    assert "upgrade" in finding.fix
+    assert "Upgrade" in finding.fix
 
 
 def test_file_that_is_no_database_is_a_problem(settings, tmp_path):
@@ -289,7 +289,7 @@ def test_dead_events_and_unclaimed_events_are_reported(settings):
     finding = storage.inbox(DoctorContext(settings()))
     engine.dispose()
     assert finding.level == "problem"
-    assert "1 event was configured up" in finding.what
+    assert "1 event failed for good" in finding.what
     assert "404" in finding.what
     assert "labelloop inbox replay" in finding.fix
 

@@ -64,7 +64,7 @@ def cluster_regions(
         Clusters that partition the regions, ordered by their first members.
 
     Raises:
-        TooLargeToJudge: There are more than ``MOST_REGIONS``, or too many of them overlap.
+        TooLargeToJudge: There are more than ``MAX_REGIONS``, or too many of them overlap.
     """
     members = [
         Member(annotator, index)
@@ -102,7 +102,7 @@ def check_size(regions_by_annotator: Sequence[Sequence[Region]]) -> None:
         regions_by_annotator: All regions of each annotator.
 
     Raises:
-        TooLargeToJudge: There are more than ``MOST_REGIONS``, or too many of them overlap.
+        TooLargeToJudge: There are more than ``MAX_REGIONS``, or too many of them overlap.
     """
     count = sum(map(len, regions_by_annotator))
     check_count(count)

@@ -100,7 +100,7 @@ def iou_pairs(
         upper_triangle: Only pairs with row < column, for shapes compared with themselves.
 
     Raises:
-        TooLargeToJudge: More than ``MOST_PAIRS`` overlap.
+        TooLargeToJudge: More than ``MAX_PAIRS`` overlap.
     """
     if not a or not b:
         return collect_pairs([])
@@ -161,7 +161,7 @@ def box_iou_pairs(a: NDArray[Any], b: NDArray[Any], *, min_iou: float = 0.0) -> 
         min_iou: Pairs with a lower IoU are left out.
 
     Raises:
-        TooLargeToJudge: More than ``MOST_PAIRS`` overlap.
+        TooLargeToJudge: More than ``MAX_PAIRS`` overlap.
     """
     a, b = (np.asarray(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a, b))
     measure = _boxes(a, b)
@@ -194,7 +194,7 @@ def collect_pairs(parts: Iterable[Pairs]) -> Pairs:
     """Concatenate blocks of pairs.
 
     Raises:
-        TooLargeToJudge: There are more than ``MOST_PAIRS``.
+        TooLargeToJudge: There are more than ``MAX_PAIRS``.
     """
     held: list[Pairs] = []
     count = 0

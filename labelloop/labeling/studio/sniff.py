@@ -188,7 +188,7 @@ def sniff_file_type(head: bytes) -> WrongFileType | None:
     if text.startswith(_UTF16_BOMS) or b"\0" in text[:2]:
         return WrongFileType("text in UTF-16", "Save it as UTF-8.")
     if text[:1] not in {b"[", b"{"}:
-        return WrongFileType("no JSON", _EXPORT)
+        return WrongFileType("not JSON", _EXPORT)
     return _other_json(head)
 
 
@@ -248,7 +248,7 @@ def _other_json(head: bytes) -> WrongFileType | None:
     if any(isinstance(item.get("data"), dict) for item in objects):
         return None
     if raw and not values:
-        return WrongFileType("text in braces that is not JSON", _EXPORT)
+        return WrongFileType("not JSON between its braces", _EXPORT)
     for key in ("detail", "error"):
         if len(objects) == 1 and key in objects[0]:
             message = f"an error response of an API: {objects[0][key]!r:.200}"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
-from exporters.convert.consensus import JOINED, NOT_WHOLE, OUTVOTED, TOO_LARGE
+from exporters.convert.consensus import MERGED, OUTVOTED, PARTLY_READABLE, TOO_LARGE
 from exporters.convert.task_assembler import UNSETTLED_APART, UNSETTLED_IN
 from labelloop.labeling.consensus import clustering as clusters
-from labelloop.labeling.studio.regions import read_annotation
+from labelloop.labeling.studio.reading import read_annotation
 from labelloop.labeling.studio.task import read_task
 
 KEY_CONFIG = """<View><Image name="image" value="$image"/><RectangleLabels name="label" toName="image">
@@ -52,7 +52,7 @@ def test_three_annotators_become_one_with_the_object_two_saw_and_without_the_one
     assert accounts.annotations.input == accounts.annotations.kept == 33
     assert accounts.regions.input == 34
     assert accounts.regions.kept == 11
-    assert accounts.regions.dropped == {JOINED: 22, OUTVOTED: 1}
+    assert accounts.regions.dropped == {MERGED: 22, OUTVOTED: 1}
     assert accounts.failed == 0
     (loss,) = [each for each in out.losses if each["reason"] == OUTVOTED]
     assert (loss["task"], loss["annotation"], loss["region"]) == (1, 103, "r1")
@@ -82,7 +82,7 @@ def test_annotations_that_cannot_be_read_outvote_nobody(run, build):
     objects = [each["annotation_id"] for each in out.instances()["annotations"] if each["image_id"] in {1, 2}]
     assert len(objects) == 2  # the one who can be read; where nobody can, the latest annotation
     accounts = out.report.accounts
-    assert accounts.regions.dropped[NOT_WHOLE] == 1 + 3
+    assert accounts.regions.dropped[PARTLY_READABLE] == 1 + 3
     assert accounts.regions.input == accounts.regions.kept + sum(accounts.regions.dropped.values())
 
 
@@ -251,7 +251,7 @@ def test_disputed_tasks_that_are_in_are_counted(run, build):
 
 
 def test_a_task_too_large_for_a_consensus_is_left_out_by_name(run, build, monkeypatch):
-    monkeypatch.setattr(clusters, "MOST_REGIONS", 5)
+    monkeypatch.setattr(clusters, "MAX_REGIONS", 5)
     car = (10, 10, 20, 20, "car")
     small, large = three(build, 1, [car], [car]), three(build, 2, [car] * 3, [car] * 3)
     out = run([small, large], annotation="consensus", max_errors=1.0)
