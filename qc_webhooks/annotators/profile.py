@@ -82,17 +82,17 @@ class AnnotatorProfile:
 
 
 def profile_annotators(
-    tasks: Sequence[TaskFacts], crowd: AnnotatorModel, patterns: Sequence[DisagreementPattern] = ()
+    tasks: Sequence[TaskFacts], model: AnnotatorModel, patterns: Sequence[DisagreementPattern] = ()
 ) -> tuple[AnnotatorProfile, ...]:
     """Profiles of all annotators of the tasks, by id.
 
     Args:
         tasks: Facts of each task.
-        crowd: Annotator model estimated from their evidence.
+        model: Annotator model estimated from their evidence.
         patterns: See ``find_disagreement_patterns``; a flag says where most errors are cases that the guideline leaves
             open.
     """
-    rated = rate_annotators([task.evidence() for task in tasks], crowd)
+    rated = rate_annotators([task.evidence() for task in tasks], model)
     speeds, drifts, prelabel_biases, duplicates = (
         measure_speed(tasks),
         detect_drift(tasks),

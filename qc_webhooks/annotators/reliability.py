@@ -85,22 +85,22 @@ class Reliability:
     choices: Mapping[str, LabelReliability] = field(default_factory=dict)
 
 
-def rate_annotators(tasks: Sequence[Evidence], crowd: AnnotatorModel) -> tuple[Reliability, ...]:
+def rate_annotators(tasks: Sequence[Evidence], model: AnnotatorModel) -> tuple[Reliability, ...]:
     """Rate every annotator.
 
     Args:
         tasks: Evidence of each task, see ``labelloop.labeling.consensus.consensus.evidence``.
-        crowd: Annotator model estimated from it, see ``estimate_crowd``.
+        model: Annotator model estimated from it, see ``fit_annotator_model``.
 
     Returns:
         One entry per annotator, ordered by id.
     """
     counts = Counter(who for task in tasks for who in task.rated_annotators)
-    regions = _rate_regions(tasks, crowd.detection)
+    regions = _rate_regions(tasks, model.detection)
     labels = _rate_controls(
-        (item for task in tasks for item in task.objects() if item.is_real is not False), crowd.labels
+        (item for task in tasks for item in task.objects() if item.is_real is not False), model.labels
     )
-    choices = _rate_controls((item for task in tasks for item in task.answers()), crowd.choices)
+    choices = _rate_controls((item for task in tasks for item in task.answers()), model.choices)
     return tuple(
         Reliability(who, counts[who], regions.get(who), labels.get(who, {}), choices.get(who, {}))
         for who in sorted(counts)

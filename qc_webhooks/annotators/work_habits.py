@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qc_webhooks.statistics.bootstrap import MIN_UNITS, Estimate, proportion_ci
-from qc_webhooks.verdict.task_facts import BY_HAND, CHANGED, UNTOUCHED, TaskFacts
+from qc_webhooks.verdict.task_facts import MANUAL, CORRECTED, UNCHANGED, TaskFacts
 
 Floats = NDArray[np.float64]
 
@@ -166,20 +166,20 @@ def measure_prelabel_bias(tasks: Iterable[TaskFacts]) -> dict[int, PrelabelBias]
     for task in tasks:
         blind = {annotation.annotator for annotation in task.blind}
         prelabelled = {
-            mark.annotator for marked_object in task.objects for mark in marked_object.marks if mark.origin != BY_HAND
+            mark.annotator for marked_object in task.objects for mark in marked_object.marks if mark.origin != MANUAL
         } & blind
         for marked_object in task.objects:
             origins = {mark.annotator: mark.origin for mark in marked_object.marks if mark.annotator in blind}
             for who, origin in origins.items():
-                prelabels[who] += origin != BY_HAND
-                untouched[who] += origin == UNTOUCHED
-            if UNTOUCHED not in origins.values() and CHANGED not in origins.values():
+                prelabels[who] += origin != MANUAL
+                untouched[who] += origin == UNCHANGED
+            if UNCHANGED not in origins.values() and CORRECTED not in origins.values():
                 continue
             for who in prelabelled:
                 is_corrected = _corrected_by_others(origins, who, prelabelled)
-                if is_corrected and origins.get(who, CHANGED) != BY_HAND:
+                if is_corrected and origins.get(who, CORRECTED) != MANUAL:
                     corrected_by_others[who] += 1
-                    left[who] += origins.get(who) == UNTOUCHED
+                    left[who] += origins.get(who) == UNCHANGED
     return {
         who: PrelabelBias(
             proportion_ci(untouched[who], prelabels[who]), proportion_ci(left[who], corrected_by_others[who])
@@ -190,6 +190,6 @@ def measure_prelabel_bias(tasks: Iterable[TaskFacts]) -> dict[int, PrelabelBias]
 
 def _corrected_by_others(origins: dict[int, int], who: int, prelabelled: set[int]) -> bool:
     """Whether most others who worked from pre-labels corrected this one: changed its shape or label, or removed it."""
-    others = [origins.get(other, CHANGED) for other in prelabelled if other != who]
-    informative = [origin for origin in others if origin != BY_HAND]
-    return 2 * sum(origin == CHANGED for origin in informative) > len(informative) > 0
+    others = [origins.get(other, CORRECTED) for other in prelabelled if other != who]
+    informative = [origin for origin in others if origin != MANUAL]
+    return 2 * sum(origin == CORRECTED for origin in informative) > len(informative) > 0

@@ -140,11 +140,11 @@ def undo(
     settings = Settings()
     setup_logging(settings)
     engine, studio = open_database(settings), Studio.from_settings(settings)
-    memory = DecisionStore(engine)
+    decisions = DecisionStore(engine)
     undoing = Undo(
         studio,
-        memory,
-        Checker(studio, memory, settings.home, base=browser_path(settings)),
+        decisions,
+        Checker(studio, decisions, settings.home, base=browser_path(settings)),
         Inbox.from_settings(settings, engine),
     )
     undone = skipped = 0

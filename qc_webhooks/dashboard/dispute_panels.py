@@ -48,14 +48,14 @@ class Panel:
 
     Attributes:
         name: ``A``, ``B``, ... or ``consensus``.
-        colour: CSS class of its color: ``a`` to ``f``, ``consensus``.
+        color: CSS class of its color: ``a`` to ``f``, ``consensus``.
         annotators: Members of the group.
         shapes: Undisputed outlines first, so that disputed ones are on top.
         answers: (control, answer) about the whole task.
     """
 
     name: str
-    colour: str
+    color: str
     annotators: tuple[int, ...]
     shapes: tuple[PanelShape, ...]
     answers: tuple[tuple[str, str], ...]
@@ -71,8 +71,8 @@ class Panels:
     """A dispute on one image.
 
     Attributes:
-        photo: Index of the image in the task.
-        photos: Number of images of the task with regions.
+        image: Index of the image in the task.
+        image_count: Number of images of the task with regions.
         size: (width, height) of the image in pixels.
         box: (x, y, width, height) of the visible part in pixels.
         pixels: Width of the image to load; one of WIDTHS.
@@ -80,8 +80,8 @@ class Panels:
         panels: The groups, and last the consensus.
     """
 
-    photo: int
-    photos: int
+    image: int
+    image_count: int
     size: tuple[int, int]
     box: tuple[float, float, float, float]
     pixels: int
@@ -95,23 +95,23 @@ class Panels:
 
 
 def build_panels(
-    drawing: DisputeDrawing, *, whole: bool = False, photo: int | None = None, panel_px: int = _PANEL_PX
+    drawing: DisputeDrawing, *, full_image: bool = False, image_index: int | None = None, panel_px: int = _PANEL_PX
 ) -> Panels:
     """Build the panels of a dispute.
 
     Args:
         drawing: The dispute.
-        whole: Show the full image; otherwise the disputed part with its surroundings.
-        photo: Index of the image; None for the one with the most conflicts.
+        full_image: Show the full image; otherwise the disputed part with its surroundings.
+        image_index: Index of the image; None for the one with the most conflicts.
         panel_px: Width of a panel in CSS pixels.
     """
-    image = drawing.photo if photo is None else photo
+    image = drawing.busiest_image if image_index is None else image_index
     size = drawing.sizes[image] if image < len(drawing.sizes) and all(drawing.sizes[image]) else _DEFAULT_SIZE
-    box = (0.0, 0.0, float(size[0]), float(size[1])) if whole else _crop_box(drawing.views, image, size)
+    box = (0.0, 0.0, float(size[0]), float(size[1])) if full_image else _crop_box(drawing.views, image, size)
     min_width = panel_px * _PIXEL_DENSITY * size[0] / box[2]
     return Panels(
         image,
-        max((outline.photo for view in drawing.views for outline in view.outlines), default=0) + 1,
+        max((outline.item_index for view in drawing.views for outline in view.outlines), default=0) + 1,
         size,
         box,
         next((width for width in WIDTHS if width >= min_width), WIDTHS[-1]),
@@ -120,12 +120,12 @@ def build_panels(
     )
 
 
-def _crop_box(views: Iterable[GroupView], photo: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _crop_box(views: Iterable[GroupView], image: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
     points = [
         point
         for view in views
         for outline in view.outlines
-        if outline.disputed and outline.photo == photo
+        if outline.disputed and outline.item_index == image
         for ring in outline.rings
         for point in ring
     ]
@@ -142,11 +142,11 @@ def _crop_box(views: Iterable[GroupView], photo: int, size: tuple[int, int]) -> 
     return round(x * size[0], 1), round(y * size[1], 1), round(share * size[0], 1), round(share * size[1], 1)
 
 
-def _panel(view: GroupView, photo: int, size: tuple[int, int], box: Sequence[float]) -> Panel:
-    shapes = [_shape(outline, size, box) for outline in view.outlines if outline.photo == photo and outline.rings]
-    colour = CONSENSUS if view.name == CONSENSUS else "abcdef"[(ord(view.name[0]) - ord("A")) % 6]
+def _panel(view: GroupView, image: int, size: tuple[int, int], box: Sequence[float]) -> Panel:
+    shapes = [_shape(outline, size, box) for outline in view.outlines if outline.item_index == image and outline.rings]
+    color = CONSENSUS if view.name == CONSENSUS else "abcdef"[(ord(view.name[0]) - ord("A")) % 6]
     shapes.sort(key=lambda shape: shape.disputed)
-    return Panel(view.name, colour, view.annotators, tuple(shapes), view.answers)
+    return Panel(view.name, color, view.annotators, tuple(shapes), view.answers)
 
 
 def _shape(outline: RegionOutline, size: tuple[int, int], box: Sequence[float]) -> PanelShape:

@@ -21,10 +21,10 @@ _WRITTEN_KEYS = TASKS.c["keys"].label("written")
 
 # Query value -> (display name, column, whether descending). Ties are ordered by task.
 SORTS: Mapping[str, tuple[str, sa.Column[Any], bool]] = {
-    "agreement": ("least agreement first", TASKS.c.agreement, False),
-    "newest": ("newest first", TASKS.c.decided_at, True),
-    "oldest": ("oldest first", TASKS.c.decided_at, False),
-    "closest": ("most agreement first", TASKS.c.agreement, True),
+    "agreement": ("lowest agreement", TASKS.c.agreement, False),
+    "newest": ("newest", TASKS.c.decided_at, True),
+    "oldest": ("oldest", TASKS.c.decided_at, False),
+    "closest": ("highest agreement", TASKS.c.agreement, True),
 }
 
 _DISPUTED = TASKS.c.outcome == "disputed"

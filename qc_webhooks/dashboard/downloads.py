@@ -70,9 +70,9 @@ def _annotator_rows(source: DownloadSource) -> Iterator[Row]:
         yield _annotator_row(profile, source.summary)
 
 
-def _annotator_row(profile: AnnotatorProfile, board: ProjectSummary) -> Row:
+def _annotator_row(profile: AnnotatorProfile, summary: ProjectSummary) -> Row:
     reliability, speed, drift = profile.reliability, profile.speed, profile.drift
-    row: Row = {"annotator": profile.annotator, "name": board.name(profile.annotator), "tasks": reliability.tasks}
+    row: Row = {"annotator": profile.annotator, "name": summary.name(profile.annotator), "tasks": reliability.tasks}
     missing = Estimate.insufficient(0)
     row |= _estimate_columns("recall", reliability.regions.recall if reliability.regions else missing)
     row |= _estimate_columns("precision", reliability.regions.precision if reliability.regions else missing)
@@ -95,7 +95,7 @@ def _annotator_row(profile: AnnotatorProfile, board: ProjectSummary) -> Row:
         "drift_since": iso(drift.since) if drift else "",
         "agreement_before": drift.before if drift else None,
         "agreement_after": drift.after if drift else None,
-        "same_to_the_pixel_as": [board.name(copy.other) for copy in profile.copies],
+        "same_to_the_pixel_as": [summary.name(copy.other) for copy in profile.copies],
         "concerns": list(profile.concerns),
     }
     return row

@@ -70,19 +70,19 @@ class Checker:
 
     Args:
         studio: Label Studio.
-        memory: Stored decisions and the write log.
+        decisions: Stored decisions and the write log.
         home: Folder of the policies (the setting ``home``).
         base: Path of Label Studio in a browser, empty or ``/path``.
     """
 
-    def __init__(self, studio: Studio, memory: DecisionStore, home: Path, *, base: str = "") -> None:
+    def __init__(self, studio: Studio, decisions: DecisionStore, home: Path, *, base: str = "") -> None:
         self._studio = studio
-        self._memory = memory
-        self._facts = FactStore(memory.engine)
-        self._crowds = AnnotatorModelStore(memory.engine)
-        self._truths = GroundTruthStore(memory.engine)
-        self.reviews = ReviewProjects(studio, ReviewStore(memory.engine), base=base)
-        self._writer = TaskWriter(studio, memory, self.reviews)
+        self._decisions = decisions
+        self._facts = FactStore(decisions.engine)
+        self._models = AnnotatorModelStore(decisions.engine)
+        self._ground_truths = GroundTruthStore(decisions.engine)
+        self.reviews = ReviewProjects(studio, ReviewStore(decisions.engine), base=base)
+        self._writer = TaskWriter(studio, decisions, self.reviews)
         self._home = home
         self._configs: dict[int, tuple[float, LabelConfig]] = {}
 
@@ -137,9 +137,9 @@ class Checker:
         labeled_task = self._read(project, task)
         if labeled_task is None:
             self._writer.abandon(project, task)
-            self._memory.delete_task(project, task)
+            self._decisions.delete_task(project, task)
             self._facts.delete(project, task)
-            self._truths.delete(project, task)
+            self._ground_truths.delete(project, task)
             self.reviews.delete_copy(project, task)
             return CheckResult(None)
         answers, context, config = self._judged(project, labeled_task)
@@ -152,7 +152,7 @@ class Checker:
         if not any(action.changes_verdict for action in actions):
             self._remember(project, labeled_task, context, decision_after(context, actions))
             self._keep_facts(project, labeled_task, answers, context, config, clusters=clusters)
-            self._truths.save(
+            self._ground_truths.save(
                 project,
                 labeled_task.id or 0,
                 truth=context.verdict.ground_truth,
@@ -183,7 +183,7 @@ class Checker:
         verdict = judged.verdict
         copy = self.reviews.store.copy(project, labeled_task.id or 0)
         decision = self.reviews.decision(copy)
-        submitted = None if decision is None else imported_annotation(labeled_task, decision.annotator, decision.mark)
+        submitted = None if decision is None else imported_annotation(labeled_task, decision.annotator, decision.content_hash)
         has_gain = verdict.outcome not in {"waiting", "not_judged"}
         assessment = Assessment(
             verdict,
@@ -198,10 +198,10 @@ class Checker:
             overlap=1 if labeled_task.overlap is None else labeled_task.overlap,
             is_labeled=bool(labeled_task.is_labeled),
             fingerprint=fingerprint(answers, policy),
-            last_decision=self._memory.last_decision(project, task_id, task_created_at=labeled_task.created_at),
+            last_decision=self._decisions.last_decision(project, task_id, task_created_at=labeled_task.created_at),
             requested_overlap=RequestedOverlap()
             if verdict.ground_truth is None
-            else self._truths.requested_overlap(project, task_id),
+            else self._ground_truths.requested_overlap(project, task_id),
         )
         review = ReviewState(
             accepted=accepted_annotation(labeled_task) or submitted,
@@ -216,7 +216,7 @@ class Checker:
 
     def _outlook(self, project: int, answers: Sequence[Answers], policy: Policy) -> ExpectedGain:
         votes = collect_evidence([annotator_view(answer) for answer in complete_answers(answers)])
-        return expected_gain(votes, self._crowds.load(project), max_annotators=policy.max_annotators)
+        return expected_gain(votes, self._models.load(project), max_annotators=policy.max_annotators)
 
     def _with_proposal(
         self,
@@ -242,9 +242,9 @@ class Checker:
         for_copy = is_copied(context) and not context.copy_is_final
         if not (for_task or for_copy):
             return context
-        crowd = self._crowds.load(project)
+        model = self._models.load(project)
         overlays = propose(
-            labeled_task, answers, context.verdict, context.policy, config=config, crowd=crowd, clusters=clusters()
+            labeled_task, answers, context.verdict, context.policy, config=config, crowd=model, clusters=clusters()
         )
         keys = qc_keys(context)
         content = ReviewCopyContent(overlays, keys["qc_note"], keys["qc_agreement"])
@@ -255,11 +255,11 @@ class Checker:
         )
         return replace(context, review=review)
 
-    def _remember(self, project: int, labeled_task: Task, context: RoutingContext, memory: LastDecision) -> None:
-        self._memory.save_decision(
+    def _remember(self, project: int, labeled_task: Task, context: RoutingContext, decision: LastDecision) -> None:
+        self._decisions.save_decision(
             project,
             labeled_task.id or 0,
-            memory,
+            decision,
             context.verdict,
             labeled_task.annotations,
             born=labeled_task.created_at,

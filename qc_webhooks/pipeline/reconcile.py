@@ -65,14 +65,14 @@ class Reconciler:
 
     Args:
         studio: Label Studio.
-        memory: The judged versions of annotations.
+        decisions: The judged versions of annotations.
         projects: The connected projects.
         inbox: Receives the events.
     """
 
-    def __init__(self, studio: Studio, memory: DecisionStore, projects: ProjectStore, inbox: Inbox) -> None:
+    def __init__(self, studio: Studio, decisions: DecisionStore, projects: ProjectStore, inbox: Inbox) -> None:
         self._studio = studio
-        self._memory = memory
+        self._decisions = decisions
         self._projects = projects
         self._inbox = inbox
         self._counts: dict[int, _AnnotationCount] = {}
@@ -95,7 +95,7 @@ class Reconciler:
             log.warning("poll_failed", project=project, reason=str(error))
             return
         if project not in project_ids:
-            self._memory.delete_project(project)
+            self._decisions.delete_project(project)
             log.warning("project_forgotten", project=project, reason="it is deleted in Label Studio")
 
     def poll(self, project: int) -> int:
@@ -122,7 +122,7 @@ class Reconciler:
             return False
         fields = self._studio.project(project)
         total = sum(int(fields.get(name) or 0) for name in _ANNOTATION_COUNTS)
-        differ = total - self._memory.count_annotations(project)
+        differ = total - self._decisions.count_annotations(project)
         self._counts[project] = _AnnotationCount(now + COUNT_EVERY_S, differ)
         if last.differ is None or differ in (0, last.differ):
             return False
@@ -140,11 +140,14 @@ class Reconciler:
         first = next(self._studio.tasks(project, page_size=1, ordering=["-tasks:updated_at"]), None)
         annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
         new = 0
-        remaining = self._memory.annotated_tasks(project)
+        remaining = self._decisions.annotated_tasks(project)
         for batch in _batched(self._studio.stamps(project, filters={"conjunction": "and", "items": [annotated]}), 1000):
             ids = [stamp.id for stamp in batch]
             remaining.difference_update(ids)
-            stamps, versions = self._memory.task_stamps(project, ids), self._memory.annotation_versions(project, ids)
+            stamps, versions = (
+                self._decisions.task_stamps(project, ids),
+                self._decisions.annotation_versions(project, ids),
+            )
             changed = [
                 stamp.id
                 for stamp in batch
@@ -172,13 +175,13 @@ class Reconciler:
         return new
 
     def _compare(self, project: int, tasks: list[Task]) -> int:
-        versions = self._memory.annotation_versions(project, [task.id for task in tasks if task.id is not None])
+        versions = self._decisions.annotation_versions(project, [task.id for task in tasks if task.id is not None])
         differences_by_task = {
             task.id: (task.updated_at, list(differences(project, task.id, task, versions.get(task.id, {}))))
             for task in tasks
             if task.id is not None
         }
-        self._memory.save_stamps(
+        self._decisions.save_stamps(
             project,
             {id_: stamp for id_, (stamp, hints) in differences_by_task.items() if not hints and versions.get(id_)},
         )

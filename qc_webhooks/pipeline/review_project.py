@@ -83,7 +83,7 @@ class ReviewStore:
         with self.engine.begin() as connection:
             connection.execute(sa.delete(COPIES).where(_is_task(project, task)))
             if copy is not None:
-                row = {"review": copy.review, "copy": copy.copy, "fingerprint": copy.fingerprint, "mark": copy.mark}
+                row = {"review": copy.review, "copy": copy.task, "fingerprint": copy.fingerprint, "mark": copy.content_hash}
                 connection.execute(sa.insert(COPIES).values(project=project, task=task, **row))
 
     def claim_creation(self, project: int) -> bool:
@@ -137,7 +137,7 @@ class ReviewProjects:
 
     def decision(self, copy: ReviewCopy | None) -> ReviewDecision | None:
         """Decision submitted to a copy; None without one, or where the copy is deleted."""
-        source = None if copy is None or not copy.copy else self._copy_json(copy)
+        source = None if copy is None or not copy.task else self._copy_json(copy)
         return None if source is None else decision_of(read_task(source))
 
     def write_copy(self, project: int, task: Task, content: ReviewCopyContent, fingerprint: str) -> None:
@@ -151,7 +151,7 @@ class ReviewProjects:
             return
         data = copy_data(task, project, content, own_keys=KEYS, base=self._base)
         existing = self.store.copy(project, number)
-        copy_json = self._copy_json(existing) if existing and existing.copy else None
+        copy_json = self._copy_json(existing) if existing and existing.task else None
         copy_json = copy_json or self._find_unsaved(review, origin_name(project, number))
         if copy_json is None:
             (copy_id,) = self._studio.import_tasks(review, [{"data": data}])
@@ -159,7 +159,7 @@ class ReviewProjects:
         elif copy_json["data"] != data:
             self._studio.update_task(copy_json["id"], data=data, resolved=True)
         write_overlays(self._studio, read_task(copy_json), content.overlays)
-        self.store.save_copy(project, number, ReviewCopy(review, int(copy_json["id"]), fingerprint, content.mark))
+        self.store.save_copy(project, number, ReviewCopy(review, int(copy_json["id"]), fingerprint, content.content_hash))
         if any(overlay.version == CONSENSUS for overlay in content.overlays) and self.store.claim_prefill(project):
             # After the first prediction, because Label Studio accepts no model version without one.
             self._studio.update_project(review, model_version=CONSENSUS)
@@ -167,13 +167,13 @@ class ReviewProjects:
     def delete_copy(self, project: int, task: int) -> None:
         """Delete the copy of a task, if it exists."""
         existing = self.store.copy(project, task)
-        if existing and existing.copy:
-            remove_task(self._studio, existing.copy)
+        if existing and existing.task:
+            remove_task(self._studio, existing.task)
         self.store.save_copy(project, task, None)
 
     def import_decision(self, task: int, decision: ReviewDecision) -> None:
         """Add a reviewer's decision to the original task, under the reviewer's name. Idempotent."""
-        unique = uuid.uuid5(uuid.NAMESPACE_URL, f"labelloop:{task}:{decision.annotation}:{decision.mark}")
+        unique = uuid.uuid5(uuid.NAMESPACE_URL, f"labelloop:{task}:{decision.annotation}:{decision.content_hash}")
         try:
             self._studio.add_annotation(
                 task,
@@ -188,7 +188,7 @@ class ReviewProjects:
 
     def _copy_json(self, copy: ReviewCopy) -> dict[str, Any] | None:
         try:
-            return self._studio.task_json(copy.review, copy.copy)
+            return self._studio.task_json(copy.review, copy.task)
         except StudioNotFound:  # the project is deleted
             return None
 

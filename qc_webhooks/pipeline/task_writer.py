@@ -22,14 +22,14 @@ class TaskWriter:
 
     Args:
         studio: Label Studio.
-        memory: The write log.
-        desk: Client of the review projects.
+        decisions: Stored decisions and the write log.
+        reviews: Client of the review projects.
     """
 
-    def __init__(self, studio: Studio, memory: DecisionStore, desk: ReviewProjects) -> None:
+    def __init__(self, studio: Studio, decisions: DecisionStore, reviews: ReviewProjects) -> None:
         self._studio = studio
-        self._memory = memory
-        self.reviews = desk
+        self._decisions = decisions
+        self.reviews = reviews
 
     def current(self, project: int, task: Task, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Current values of the fields named in ``like``."""
@@ -63,22 +63,22 @@ class TaskWriter:
             if action.copy_content is not None:
                 self._copy(project, task, action, action.copy_content, fingerprint)
 
-    def recover(self, project: int, task: Task, memory: LastDecision | None) -> LastDecision | None:
+    def recover(self, project: int, task: Task, last_decision: LastDecision | None) -> LastDecision | None:
         """The last decision, including writes begun by a killed worker that reached Label Studio."""
-        for write in self._memory.planned_writes(project, task.id or 0):
+        for write in self._decisions.planned_writes(project, task.id or 0):
             arrived = self.current(project, task, write.after) == write.after
-            self._memory.finish_write(write, done=arrived)
+            self._decisions.finish_write(write, done=arrived)
             if arrived:
-                memory = _decision_with_write(memory, write)
-        return memory
+                last_decision = _decision_with_write(last_decision, write)
+        return last_decision
 
     def abandon(self, project: int, task: int) -> None:
         """Close the open writes of a deleted task."""
-        for write in self._memory.planned_writes(project, task):
-            self._memory.finish_write(write, done=False)
+        for write in self._decisions.planned_writes(project, task):
+            self._decisions.finish_write(write, done=False)
 
     def _begin(self, project: int, task: Task, actions: Sequence[Action], after: Mapping[str, Any]) -> WriteLogEntry:
-        return self._memory.begin_write(
+        return self._decisions.begin_write(
             project,
             task.id or 0,
             route="+".join(action.route for action in actions),
@@ -92,7 +92,7 @@ class TaskWriter:
         answer = self._studio.update_annotation(annotation, ground_truth=True)
         if not answer.get("ground_truth"):
             raise WriteLost(project, task.id or 0, write.after, {"ground_truth": None})
-        self._memory.finish_write(write, done=True)
+        self._decisions.finish_write(write, done=True)
 
     def _update(self, project: int, task: Task, actions: Sequence[Action]) -> None:
         after = _fields(actions)
@@ -105,26 +105,26 @@ class TaskWriter:
         written = current_fields(read_task({**answer, "data": answer.get("data") or {}}), after)
         if written != after:
             raise WriteLost(project, task.id or 0, after, written)
-        self._memory.finish_write(write, done=True)
+        self._decisions.finish_write(write, done=True)
 
     def _overlay(self, project: int, task: Task, action: Action, wanted: Sequence[Overlay]) -> None:
         """Write the overlays of a dispute."""
         write = self._begin(project, task, [action], {"overlays": [list(overlay.key) for overlay in wanted]})
         write_overlays(self._studio, task, wanted)
-        self._memory.finish_write(write, done=True)
+        self._decisions.finish_write(write, done=True)
 
     def _bring(self, project: int, task: Task, action: Action, decision: ReviewDecision) -> None:
-        write = self._begin(project, task, [action], {"brought": [decision.annotator, decision.mark]})
+        write = self._begin(project, task, [action], {"brought": [decision.annotator, decision.content_hash]})
         self.reviews.import_decision(task.id or 0, decision)
-        self._memory.finish_write(write, done=True)
+        self._decisions.finish_write(write, done=True)
 
     def _copy(self, project: int, task: Task, action: Action, content: ReviewCopyContent, fingerprint: str) -> None:
-        write = self._begin(project, task, [action], {"copy": content.mark if content.overlays else None})
+        write = self._begin(project, task, [action], {"copy": content.content_hash if content.overlays else None})
         if content.overlays:
             self.reviews.write_copy(project, task, content, fingerprint)
         else:
             self.reviews.delete_copy(project, task.id or 0)
-        self._memory.finish_write(write, done=True)
+        self._decisions.finish_write(write, done=True)
 
 
 def current_fields(task: Task, fields: Mapping[str, Any], copy: ReviewCopy | None = None) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def current_fields(task: Task, fields: Mapping[str, Any], copy: ReviewCopy | Non
         "is_labeled": task.is_labeled,
         "ground_truth": truth[0] if truth else None,
         "overlays": [list(overlay_key(prediction)) for prediction in overlays_of(task)],
-        "copy": copy.mark if copy and copy.copy else None,
+        "copy": copy.content_hash if copy and copy.task else None,
         "brought": None,
     }
     if fields.get("brought") and imported_annotation(task, *fields["brought"]) is not None:
@@ -155,9 +155,9 @@ def _fields(actions: Sequence[Action]) -> dict[str, Any]:
     return values
 
 
-def _decision_with_write(memory: LastDecision | None, write: WriteLogEntry) -> LastDecision:
+def _decision_with_write(last_decision: LastDecision | None, write: WriteLogEntry) -> LastDecision:
     """The last decision updated by a write that arrived but was not saved; the task counts as changed."""
-    previous = memory or LastDecision("")
+    previous = last_decision or LastDecision("")
     keys = write.after.get("keys", previous.keys)
     asked_overlap, found_overlap = previous.asked_overlap, previous.found_overlap
     if "overlap" in write.after:

@@ -48,17 +48,17 @@ class Undo:
 
     Args:
         studio: Label Studio.
-        memory: The write log.
+        decisions: Stored decisions and the write log.
         checker: Saves the tasks as handled, so that an undone write is not repeated.
         inbox: Locks a task against the workers.
     """
 
-    def __init__(self, studio: Studio, memory: DecisionStore, checker: Checker, inbox: Inbox) -> None:
+    def __init__(self, studio: Studio, decisions: DecisionStore, checker: Checker, inbox: Inbox) -> None:
         self._studio = studio
-        self._memory = memory
+        self._decisions = decisions
         self._checker = checker
         self._inbox = inbox
-        self._writer = TaskWriter(studio, memory, checker.reviews)
+        self._writer = TaskWriter(studio, decisions, checker.reviews)
 
     def run(self, project: int, *, task: int | None = None, last: int | None = None) -> Iterator[UndoResult]:
         """Undo the newest writes, task by task. A write is tried once.
@@ -73,7 +73,7 @@ class Undo:
             TaskBusy: A worker did not release a task.
         """
         writes: dict[int, list[WriteLogEntry]] = {}
-        for write in self._memory.finished_writes(project, task=task, last=last):
+        for write in self._decisions.finished_writes(project, task=task, last=last):
             writes.setdefault(write.task, []).append(write)
         for number, task_writes in writes.items():
             with locked_task(self._inbox, project, number):
@@ -86,7 +86,7 @@ class Undo:
             outcomes = list(self._undo_write(project, write))
             yield from outcomes
             parts |= {outcome.part for outcome in outcomes if not outcome.left}
-            self._memory.set_write_state(write, "left" if all(outcome.left for outcome in outcomes) else "undone")
+            self._decisions.set_write_state(write, "left" if all(outcome.left for outcome in outcomes) else "undone")
         # A task that is not judged yet is left to the worker.
         if was_judged and parts:
             keep_overlays = bool(parts & {"overlays", "copy"}) or "ground_truth" not in parts
@@ -180,12 +180,12 @@ def _undo_copy(_studio: Studio, writer: TaskWriter, task: Task, write: WriteLogE
         return "removed copies are not restored; the next check of an open dispute creates one", True
     project, number = task.project or 0, task.id or 0
     copy = writer.reviews.store.copy(project, number)
-    if copy is None or copy.mark != write.after["copy"]:
+    if copy is None or copy.content_hash != write.after["copy"]:
         return "its content was changed since", True
     if writer.reviews.decision(copy) is not None:
         return "a reviewer has just submitted it; the dispute is being closed", True
     writer.reviews.delete_copy(project, number)
-    return f"task {copy.copy} of project {copy.review} removed", False
+    return f"task {copy.task} of project {copy.review} removed", False
 
 
 def _undo_imported(_studio: Studio, _writer: TaskWriter, task: Task, write: WriteLogEntry) -> Outcome:

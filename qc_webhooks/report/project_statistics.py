@@ -59,7 +59,7 @@ class ProjectStatistics:
             self.numbers[key].append(unit)
 
     @cached_property
-    def crowd(self) -> AnnotatorModel:
+    def annotator_model(self) -> AnnotatorModel:
         """Annotator model estimated from all tasks; read it after the last ``add``."""
         return fit_annotator_model(self.evidence)
 

@@ -145,7 +145,7 @@ def summarize_project(
     title: str = "",
     names: Mapping[int, str] | None = None,
     latest: int = RECENT_TASKS,
-    crowd: AnnotatorModel | None = None,
+    model: AnnotatorModel | None = None,
 ) -> tuple[ProjectSummary, Replay]:
     """Compute the summary of a project and its arrays for what-if.
 
@@ -154,7 +154,7 @@ def summarize_project(
         title: The project's title.
         names: Annotator id -> name.
         latest: Number of newest tasks used for reliability and confusion.
-        crowd: Annotator model. Estimated from the newest tasks where None or where it lacks an answer; that takes a
+        model: Annotator model. Estimated from the newest tasks where None or where it lacks an answer; that takes a
             third of the time.
     """
     timeline = _Timeline()
@@ -168,19 +168,19 @@ def summarize_project(
             yield task
 
     replay = Replay.of(record_tasks())
-    survey = ProjectStatistics(evidence=[task.evidence() for task in recent])
-    if crowd is None or not _covers_answers(crowd, survey.evidence):
-        crowd = fit_annotator_model(survey.evidence)
+    collected = ProjectStatistics(evidence=[task.evidence() for task in recent])
+    if model is None or not _covers_answers(model, collected.evidence):
+        model = fit_annotator_model(collected.evidence)
     patterns = find_disagreement_patterns(recent)
-    statistics = survey.statistics()
-    board = ProjectSummary(
+    statistics = collected.statistics()
+    summary = ProjectSummary(
         title,
         dict(names or {}),
         *timeline.days(),
         timeline.agreement(),
         timeline.savings(),
         len(recent),
-        profile_annotators(recent, crowd, patterns),
+        profile_annotators(recent, model, patterns),
         patterns,
         tuple(_labels(recent)),
         tuple(_confusions(recent)),
@@ -192,10 +192,10 @@ def summarize_project(
             for control, kinds in statistics.items()
         },
     )
-    return board, replay
+    return summary, replay
 
 
-def _covers_answers(crowd: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
+def _covers_answers(model: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
     """Whether the model knows all answers of the tasks."""
     regions: dict[str, set[Answer]] = defaultdict(set)
     questions: dict[str, set[Answer]] = defaultdict(set)
@@ -205,7 +205,7 @@ def _covers_answers(crowd: AnnotatorModel, tasks: Iterable[Evidence]) -> bool:
                 answers_by_control[control].update(answer for _, answer in votes)
     return all(
         control in models and answers <= set(models[control].classes)
-        for answers_by_control, models in ((regions, crowd.labels), (questions, crowd.choices))
+        for answers_by_control, models in ((regions, model.labels), (questions, model.choices))
         for control, answers in answers_by_control.items()
     )
 

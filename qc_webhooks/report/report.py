@@ -128,11 +128,11 @@ def collect_statistics(export: Export) -> ProjectStatistics:
     Raises:
         ExportUnreadable: See ``Export.tasks``.
     """
-    survey = ProjectStatistics()
+    collected = ProjectStatistics()
     for task in export.tasks():
         if isinstance(task, Task):
-            survey.add(task, read_answers(task, config=export.config))
-    return survey
+            collected.add(task, read_answers(task, config=export.config))
+    return collected
 
 
 def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummary:
@@ -141,7 +141,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
     Raises:
         ExportUnreadable: See ``Export.tasks``.
     """
-    survey, summary, scores = collect_statistics(export), ReportSummary(), _Scores()
+    collected, summary, scores = collect_statistics(export), ReportSummary(), _Scores()
     tolerance, facts = policy.tolerance, list[TaskFacts]()
     out.write(b'{"tasks": [')
     for task in export.tasks():
@@ -155,7 +155,7 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         summary.without_prelabel += lacks_predictions(task, policy)
         views = sorted((annotator_view(item) for item in complete_answers(answers)), key=lambda item: item.annotator)
         clusters = cluster_regions([item.regions for item in views])
-        fused = consensus(views, survey.crowd, clusters=clusters)
+        fused = consensus(views, collected.annotator_model, clusters=clusters)
         facts.append(facts_of(task, answers, verdict, tolerance, clusters=clusters))
         conflicts = conflicts_of(answers, fused, tolerance)
         summary.outcomes[verdict.outcome] += 1
@@ -171,9 +171,9 @@ def write_report(export: Export, policy: Policy, out: IO[bytes]) -> ReportSummar
         }
         out.write(_json(record))
         summary.tasks += 1
-    summary.statistics = {"scores": scores.means(), "controls": survey.statistics()}
+    summary.statistics = {"scores": scores.means(), "controls": collected.statistics()}
     patterns = find_disagreement_patterns(facts)
-    summary.annotators = [item.as_json() for item in profile_annotators(facts, survey.crowd, patterns)]
+    summary.annotators = [item.as_json() for item in profile_annotators(facts, collected.annotator_model, patterns)]
     summary.splits = [asdict(item) for item in patterns]
     counts = {"tasks": summary.tasks, "verdicts": dict(summary.outcomes), "conflicts": dict(summary.conflicts),
             "unreadable": summary.unreadable, "unread_results": summary.unread, "to_review": summary.reviewed,
@@ -196,7 +196,7 @@ def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
         ExportUnreadable: See ``Export.tasks``.
         LabelingError: A region needs a control that the label config lacks.
     """
-    survey, summary = collect_statistics(export), ReportSummary()
+    collected, summary = collect_statistics(export), ReportSummary()
     out.write(b"[")
     for task in export.tasks():
         if not isinstance(task, Task):
@@ -206,7 +206,7 @@ def write_consensus(export: Export, out: IO[bytes]) -> ReportSummary:
         if not answers:
             continue
         out.write(b"\n" if summary.tasks == 0 else b",\n")
-        merged = _merge_task(task, answers, survey, export.config)
+        merged = _merge_task(task, answers, collected, export.config)
         out.write(_json(_consensus_json(task, merged, answers)))
         summary.carried.update(line.get("control", "") for line in merged.carried)
         summary.left += sum(line.get("results", 1) for line in merged.rejected)
@@ -239,13 +239,15 @@ def _consensus_json(task: Task, merged: Merged, answers: Sequence[Answers]) -> d
 
 
 def _merge_task(
-    task: Task, answers: Sequence[Answers], survey: ProjectStatistics, config: LabelConfig | None
+    task: Task, answers: Sequence[Answers], collected: ProjectStatistics, config: LabelConfig | None
 ) -> Merged:
     truth = next((item for item in answers if item.ground_truth), None)
     if truth is not None:
         (annotation,) = (item for item in latest_annotations(task.annotations) if item.id == truth.annotation)
         return whole_annotation(annotation, truth.annotator, "the ground truth")
-    return merge(task, answers, lambda: judge(answers, Policy()).measured, crowd=survey.crowd, config=config)
+    return merge(
+        task, answers, lambda: judge(answers, Policy()).measured, crowd=collected.annotator_model, config=config
+    )
 
 
 def _task_json(

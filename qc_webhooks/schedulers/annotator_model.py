@@ -52,11 +52,11 @@ class AnnotatorModelStore:
                 cached = self._cache[project] = row.made_at, _decode(row.crowd)
         return cached[1]
 
-    def save(self, project: int, crowd: AnnotatorModel, *, tasks: int, newest: float, took_s: float) -> None:
+    def save(self, project: int, model: AnnotatorModel, *, tasks: int, newest: float, took_s: float) -> None:
         """Replace the project's annotator model."""
         row = {
             "project": project, "made_at": time.time(), "took_s": took_s, "tasks": tasks, "newest": newest,
-            "crowd": msgspec.json.encode(crowd, enc_hook=_encode_array).decode(),
+            "crowd": msgspec.json.encode(model, enc_hook=_encode_array).decode(),
         }  # fmt: skip
         with self.engine.begin() as connection:
             connection.execute(sa.delete(CROWDS).where(CROWDS.c.project == project))
@@ -96,13 +96,13 @@ class AnnotatorModelScheduler:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._inbox, self._policy, self._clock = engine, inbox, policy, clock
-        self._facts, self._crowds, self._projects = FactStore(engine), AnnotatorModelStore(engine), ProjectStore(engine)
+        self._facts, self._models, self._projects = FactStore(engine), AnnotatorModelStore(engine), ProjectStore(engine)
 
     def run(self) -> None:
         """Update the models that are due."""
         for project in [connected.project for connected in self._projects.all()]:
             extent = self._facts.extent(project)
-            if self._crowds.is_due(project, tasks=extent.tasks, newest=extent.newest, now=self._clock()):
+            if self._models.is_due(project, tasks=extent.tasks, newest=extent.newest, now=self._clock()):
                 self.update(project)
 
     def update(self, project: int) -> int:
@@ -113,14 +113,14 @@ class AnnotatorModelScheduler:
         ]
         if len(facts) < MIN_TASKS:
             return 0
-        crowd = fit_annotator_model(record.evidence() for record in facts)
-        rechecked = self._recheck_uncertain(project, facts, crowd, self._policy(project))
+        model = fit_annotator_model(record.evidence() for record in facts)
+        rechecked = self._recheck_uncertain(project, facts, model, self._policy(project))
         took_s = time.monotonic() - started
-        self._crowds.save(project, crowd, tasks=len(facts), newest=extent.newest, took_s=took_s)
+        self._models.save(project, model, tasks=len(facts), newest=extent.newest, took_s=took_s)
         log.info("crowd_estimated", project=project, tasks=len(facts), again=rechecked, seconds=round(took_s, 2))
         return rechecked
 
-    def _recheck_uncertain(self, project: int, facts: list[TaskFacts], crowd: AnnotatorModel, policy: Policy) -> int:
+    def _recheck_uncertain(self, project: int, facts: list[TaskFacts], model: AnnotatorModel, policy: Policy) -> int:
         """Submit tasks whose consensus is uncertain under the model, once per state of a task. Returns their number."""
         query = sa.select(TASKS.c.task, TASKS.c.fingerprint).where(
             TASKS.c.project == project,
@@ -134,7 +134,7 @@ class AnnotatorModelScheduler:
         for record in facts:
             if record.task not in states or any(annotation.ground_truth for annotation in record.annotations):
                 continue
-            if expected_gain(record.evidence(), crowd, max_annotators=policy.max_annotators).gain >= policy.least_gain:
+            if expected_gain(record.evidence(), model, max_annotators=policy.max_annotators).gain >= policy.least_gain:
                 hint = uncertain_consensus_event(project, record.task, states[record.task], source="crowd")
                 rechecked += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
         return rechecked

@@ -133,7 +133,7 @@ class GroundTruthScheduler:
     ) -> None:
         self._engine, self._studio, self._inbox = engine, studio, inbox
         self._policy, self._clock = policy, clock
-        self._truths, self._projects = GroundTruthStore(engine), ProjectStore(engine)
+        self._ground_truths, self._projects = GroundTruthStore(engine), ProjectStore(engine)
         self._states: dict[int, tuple[Any, ...]] = {}
         self._next_run_at: dict[int, float] = {}
 
@@ -163,7 +163,7 @@ class GroundTruthScheduler:
             policy: Its policy.
             evaluates: Whether Label Studio serves open tasks with a ground truth first now.
         """
-        rows = self._truths.rows(project)
+        rows = self._ground_truths.rows(project)
         measures = bool(policy.ground_truth_share and rows)
         if measures and not evaluates:
             self._set_served_first(project, True)
@@ -172,9 +172,9 @@ class GroundTruthScheduler:
             # A reached overlap stays until another is requested.
             is_reached = row.wanted is not None and row.wanted <= row.annotators and task not in requested
             if not measures or (requested.get(task) != row.wanted and not is_reached):
-                self._truths.request_overlap(project, task, requested.get(task))
+                self._ground_truths.request_overlap(project, task, requested.get(task))
         changed = 0
-        for task, revision in self._truths.pending_requests(project).items():
+        for task, revision in self._ground_truths.pending_requests(project).items():
             hint = ground_truth_event(project, task, revision)
             changed += self._inbox.put(hint.topic, hint.subject, hint.key, hint.payload)
         if not measures and evaluates:

@@ -99,7 +99,7 @@ class SummaryScheduler:
 
     def __init__(self, engine: sa.Engine, studio: Studio, *, clock: Callable[[], float] = time.time) -> None:
         self._facts, self._summaries, self._projects = FactStore(engine), SummaryStore(engine), ProjectStore(engine)
-        self._crowds = AnnotatorModelStore(engine)
+        self._models = AnnotatorModelStore(engine)
         self._studio = studio
         self._clock = clock
 
@@ -116,7 +116,7 @@ class SummaryScheduler:
         started = time.monotonic()
         title, names = self._names(project)
         summary, replay = summarize_project(
-            self._facts.iter_project(project), title=title, names=names, crowd=self._crowds.load(project)
+            self._facts.iter_project(project), title=title, names=names, model=self._models.load(project)
         )
         took_s = time.monotonic() - started
         self._summaries.save(project, summary, replay, extent, took_s=took_s)

@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     setup_logging(settings)
     engine = open_database(settings)
     jobs = Jobs(settings, Inbox.from_settings(settings, engine))
-    memory = DecisionStore(engine)
+    decisions = DecisionStore(engine)
     secrets = WebhookSecrets(settings)
     # Label Studio sends no Basic auth with a webhook: the secret replaces it where one is set.
     open_paths = DashboardPaths("/", "/health", *(("/webhook",) if secrets.accepted() else ()))
@@ -61,7 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         except Forbidden as error:
             raise WrongSecret(error.message, fix=error.fix) from None
         body = json_body(request)
-        hints = read_event(body, task_of=memory.locate_annotations)
+        hints = read_event(body, task_of=decisions.locate_annotations)
         # Unknown actions share one label value, so that a client cannot create metrics without bound.
         action = body["action"] if body["action"] in ACTIONS else "unknown"
         received.labels(action).inc()

@@ -101,7 +101,7 @@ def _offer_note(project: Mapping[str, Any]) -> ConnectionChange:
 
 
 def _ensure_annotators(
-    studio: Studio, project: Mapping[str, Any], policy: Policy, memory: DecisionStore
+    studio: Studio, project: Mapping[str, Any], policy: Policy, decisions: DecisionStore
 ) -> ConnectionChange:
     current, number = int(project.get("maximum_annotations") or 1), int(project["id"])
     what = f"at least {policy.annotators} annotators per task"
@@ -115,5 +115,5 @@ def _ensure_annotators(
             choice=True,
         )
     studio.update_project(number, maximum_annotations=policy.annotators)
-    memory.reset_overlaps(number)  # Label Studio has reset every task's overlap
+    decisions.reset_overlaps(number)  # Label Studio has reset every task's overlap
     return ConnectionChange(what, done=True)

@@ -24,7 +24,7 @@ def disputed(studio, box):
     return task
 
 
-def test_a_task_that_cannot_be_read_becomes_a_dead_letter_at_once(studio, disputed, settings, engine):
+def test_an_unreadable_task_becomes_a_dead_letter(studio, disputed, settings, engine):
     studio.stored[disputed]["data"] = None
     with pytest.raises(Reject, match="task 1: data"):
         handlers(settings, studio, engine)[TASK](f"7:{disputed}", [])
@@ -48,7 +48,7 @@ def test_the_periodics_and_how_often_they_run(studio, settings, engine):
     ]
 
 
-def test_events_of_a_task_that_come_in_a_burst_are_one_check(studio, disputed, settings, engine):
+def test_a_burst_of_events_is_one_check(studio, disputed, settings, engine):
     inbox = Inbox(engine)
     for version in range(20):
         hint = annotation_event(7, disputed, 1, f"2026-01-01T00:00:{version:02}Z", source="test")

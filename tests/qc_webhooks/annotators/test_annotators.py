@@ -1,4 +1,4 @@
-"""Annotators who are known to drift, copy, accept pre-labels, rush or slip are found; clean ones are left in peace."""
+"""Simulated annotators who drift, copy, accept pre-labels, rush or err are found; careful ones are not flagged."""
 
 import random
 from itertools import combinations
@@ -7,19 +7,19 @@ import pytest
 from msgspec.structs import replace
 
 from labelloop.labeling.consensus.consensus import fit_annotator_model
-from qc_webhooks.annotators import profile_annotators, find_disagreement_patterns
+from qc_webhooks.annotators import find_disagreement_patterns, profile_annotators
 from qc_webhooks.annotators.drift import detect_drift
 from qc_webhooks.verdict.task_facts import (
-    BY_HAND,
-    CHANGED,
-    UNTOUCHED,
+    CORRECTED,
+    MANUAL,
+    UNCHANGED,
     AnnotationFacts,
-    TaskFacts,
-    ObjectFacts,
     AnnotatorPair,
+    ObjectFacts,
     Question,
     RegionFacts,
     Repeat,
+    TaskFacts,
 )
 
 DAY = 86_400.0
@@ -33,51 +33,56 @@ class Project:
         seed: Of chance.
         labels: annotator -> function (truth, moment 0 to 1) -> the label given; others slip in 4 % of the cases.
         origins: annotator -> function (is the pre-label wrong?) -> how the region came about.
-        each: How many annotate a task.
+        per_task: How many annotate a task.
     """
 
-    def __init__(self, seed=0, *, tasks=300, labels=None, origins=None, copier=None, seconds=None, team=TEAM, each=3,
-                 classes=("Bus", "Car", "Van"), recall=None):  # fmt: skip
+    def __init__(self, seed=0, *, tasks=300, labels=None, origins=None, copier=None, seconds=None, team=TEAM,
+                 per_task=3, classes=("Bus", "Car", "Van"), recall=None):  # fmt: skip
         self.rng = rng = random.Random(seed)
         self.classes, labels, origins, seconds = classes, labels or {}, origins or {}, seconds or {}
         self.facts = []
         for number in range(tasks):
             moment = number / tasks
-            who = rng.sample(team, min(each, len(team)))
+            who = rng.sample(team, min(per_task, len(team)))
             if copier and copier[0] in who and copier[1] not in who:
-                who = [copier[1], *[person for person in who if person != copier[1]]][:each]
+                who = [copier[1], *[person for person in who if person != copier[1]]][:per_task]
             truths = [rng.choice(classes) for _ in range(5)]
-            said = {person: [labels.get(person, self.slip)(truth, moment) for truth in truths] for person in who}
-            seen = {person: [rng.random() < (recall or {}).get(person, 0.97) for _ in truths] for person in who}
+            answers = {person: [labels.get(person, self.slip)(truth, moment) for truth in truths] for person in who}
+            calls = {person: [rng.random() < (recall or {}).get(person, 0.97) for _ in truths] for person in who}
             wrong = [rng.random() < 0.3 for _ in truths]
-            made = {person: [origins[person](bad) if person in origins else BY_HAND for bad in wrong] for person in who}
+            created = {
+                person: [origins[person](bad) if person in origins else MANUAL for bad in wrong] for person in who
+            }
             things = tuple(
                 ObjectFacts("label", tuple(
-                    RegionFacts(person, (said[person][place],), rng.uniform(90, 110), made[person][place])
-                    for person in sorted(who) if seen[person][place]
+                    RegionFacts(person, (answers[person][index],), rng.uniform(90, 110), created[person][index])
+                    for person in sorted(who) if calls[person][index]
                 ))
-                for place in range(len(truths)) if any(seen[person][place] for person in who)
+                for index in range(len(truths)) if any(calls[person][index] for person in who)
             )  # fmt: skip
-            pairs = tuple(self.pair(a, b, said, copier) for a, b in combinations(sorted(who), 2))
+            pairs = tuple(self.pair(a, b, answers, copier) for a, b in combinations(sorted(who), 2))
             turns = tuple(
-                AnnotationFacts(person, number * DAY / 5 + place + (10 if copier and person == copier[0] else 0),
+                AnnotationFacts(person, number * DAY / 5 + index + (10 if copier and person == copier[0] else 0),
                      seconds.get(person, lambda: rng.lognormvariate(3, 0.4))(), 5)
-                for place, person in enumerate(who)
+                for index, person in enumerate(who)
             )  # fmt: skip
             self.facts.append(TaskFacts(number + 1, turns, things, (), pairs, (), (), 0.9, "agreed"))
 
     def slip(self, truth, _moment, rate=0.04):
         return self.rng.choice(self.classes) if self.rng.random() < rate else truth
 
-    def pair(self, a, b, said, copier):
-        agreement = sum(one == other for one, other in zip(said[a], said[b], strict=True)) / len(said[a])
+    def pair(self, a, b, answers, copier):
+        agreement = sum(first == other for first, other in zip(answers[a], answers[b], strict=True)) / len(answers[a])
         copied = 5 if copier and {a, b} == set(copier) and self.rng.random() < 0.5 else 0
         return AnnotatorPair(a, b, agreement, {"label": agreement}, 5, copied)
 
     @property
     def people(self):
         crowd = fit_annotator_model(task.evidence() for task in self.facts)
-        return {each.annotator: each for each in profile_annotators(self.facts, crowd, find_disagreement_patterns(self.facts))}
+        return {
+            profile.annotator: profile
+            for profile in profile_annotators(self.facts, crowd, find_disagreement_patterns(self.facts))
+        }
 
 
 def worse_later(project_rng):
@@ -90,30 +95,30 @@ def worse_later(project_rng):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_who_drifts_is_found_and_nobody_who_works_beside_them(seed):
-    found = detect_drift(Project(seed, labels={2: worse_later(random.Random(seed))}).facts)
-    assert set(found) == {2}
-    drift = found[2]
+    result = detect_drift(Project(seed, labels={2: worse_later(random.Random(seed))}).facts)
+    assert set(result) == {2}
+    drift = result[2]
     assert drift.after < drift.before - 0.2
     assert drift.low < drift.after - drift.before < drift.high < 0
     assert 0.45 < drift.since / (300 * DAY / 5) < 0.75
 
 
 def test_a_clean_team_has_no_concerns():
-    """60 annotators in 12 teams: nobody drifts, copies, rushes or is anchored; at most a few are called worse."""
-    concerns = [line for seed in range(12) for each in Project(seed, team=(1, 2, 3, 4, 5), tasks=150).people.values()
-                for line in each.concerns]  # fmt: skip
+    """60 annotators in 12 teams: no drift, duplicates, haste or bias is found; at most a few rates are flagged."""
+    concerns = [line for seed in range(12) for profile in Project(seed, team=(1, 2, 3, 4, 5), tasks=150).people.values()
+                for line in profile.concerns]  # fmt: skip
     assert len(concerns) <= 1, concerns
 
 
-def test_of_two_who_always_work_together_neither_is_accused_of_drifting():
+def test_inseparable_pair_has_no_drift():
     labels = {2: worse_later(random.Random(1))}
-    assert not detect_drift(Project(1, team=(1, 2), each=2, labels=labels).facts)
+    assert not detect_drift(Project(1, team=(1, 2), per_task=2, labels=labels).facts)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_copier_is_found_and_told_from_the_one_who_is_copied(seed):
+def test_copier_is_distinguished_from_the_copied_annotator(seed):
     people = Project(seed, copier=(4, 1)).people
-    suspects = {who: [each.other for each in person.copies] for who, person in people.items() if person.copies}
+    suspects = {who: [pair.other for pair in person.copies] for who, person in people.items() if person.copies}
     assert suspects == {1: [4], 4: [1]}
     assert people[4].copies[0].copied_by == people[1].copies[0].copied_by == 4
     assert "the same to the pixel as annotator 1's" in " ".join(people[4].concerns)
@@ -123,30 +128,35 @@ def test_a_copier_is_found_and_told_from_the_one_who_is_copied(seed):
 def test_equal_boxes_are_no_copies_where_everybody_has_them():
     """Boxes around whole images are equal by nature."""
     project = Project(3)
-    facts = [replace(task, pairs=tuple(replace(pair, met=5, same=2) for pair in task.pairs)) for task in project.facts]
+    facts = [
+        replace(task, pairs=tuple(replace(pair, common_regions=5, identical_regions=2) for pair in task.pairs))
+        for task in project.facts
+    ]
     crowd = fit_annotator_model(task.evidence() for task in facts)
-    assert not any(each.copies for each in profile_annotators(facts, crowd))
+    assert not any(profile.copies for profile in profile_annotators(facts, crowd))
 
 
-def test_who_accepts_pre_labels_unseen_is_found_and_who_corrects_them_is_not():
+def test_annotators_who_accept_wrong_pre_labels_are_flagged():
     rng = random.Random(5)
 
     def careful(bad):
-        return CHANGED if bad and rng.random() < 0.85 else UNTOUCHED
+        return CORRECTED if bad and rng.random() < 0.85 else UNCHANGED
 
     def blind(bad):
-        return CHANGED if bad and rng.random() < 0.08 else UNTOUCHED
+        return CORRECTED if bad and rng.random() < 0.08 else UNCHANGED
 
     people = Project(5, origins=dict.fromkeys(TEAM, careful) | {3: blind}).people
-    assert [who for who, each in people.items() if each.anchoring.is_anchored] == [3]
+    assert [who for who, profile in people.items() if profile.anchoring.is_anchored] == [3]
     assert people[3].anchoring.left.value > 0.85 > 0.3 > people[1].anchoring.left.value
     assert people[1].anchoring.untouched.value == pytest.approx(0.745, abs=0.05)
     assert any("pre-labels that others correct" in line for line in people[3].concerns)
 
 
 def test_good_pre_labels_that_everybody_keeps_accuse_nobody():
-    people = Project(6, origins=dict.fromkeys(TEAM, lambda bad: UNTOUCHED)).people
-    assert all(each.anchoring.untouched.value == 1 and not each.anchoring.is_anchored for each in people.values())
+    people = Project(6, origins=dict.fromkeys(TEAM, lambda bad: UNCHANGED)).people
+    assert all(
+        profile.anchoring.untouched.value == 1 and not profile.anchoring.is_anchored for profile in people.values()
+    )
 
 
 def test_speed_is_told_against_the_others_of_the_same_tasks():
@@ -159,19 +169,22 @@ def test_speed_is_told_against_the_others_of_the_same_tasks():
     pace = people[1].speed.pace
     assert 1.8 < pace.low < pace.high < 2.6
     assert people[5].speed.hasty.low > 0.2
-    assert [who for who, each in people.items() if any("others' time" in line for line in each.concerns)] == [5]
+    assert [who for who, profile in people.items() if any("others' time" in line for line in profile.concerns)] == [5]
     assert people[2].speed.seconds == pytest.approx(20, rel=0.15)
 
 
-def test_work_that_does_not_repeat_itself_is_told():
+def test_low_repeatability_is_flagged():
     project = Project(8)
     steady = [TaskFacts(9000 + n, repeats=(Repeat(1, 0.95), Repeat(2, 0.4 + 0.02 * (n % 5)))) for n in range(12)]
     facts = [*project.facts, *steady]
-    people = {each.annotator: each for each in profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))}
+    people = {
+        profile.annotator: profile
+        for profile in profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))
+    }
     assert people[1].repeats.value == pytest.approx(0.95)
     assert people[2].repeats.high < 0.5
     assert people[3].repeats.value is None
-    assert any("earlier work" in line for line in people[2].concerns)
+    assert any("earlier annotation" in line for line in people[2].concerns)
     assert not people[1].concerns
 
 
@@ -186,23 +199,24 @@ def test_camps_are_an_unclear_guideline(seed):
         return truth if truth != "Minibus" or rng.random() < 0.05 else "Bus"
 
     camps = dict.fromkeys((1, 2, 3), van) | dict.fromkeys((4, 5, 6), bus)
-    found = [split for split in find_disagreement_patterns(Project(seed, labels=camps, classes=("Bus", "Van", "Minibus")).facts)
+    facts = Project(seed, labels=camps, classes=("Bus", "Van", "Minibus")).facts
+    result = [split for split in find_disagreement_patterns(facts)
              if split.answers == ("Bus", "Van")]  # fmt: skip
-    assert [split.kind for split in found] == ["guideline"]
-    assert found[0].second == (1, 2, 3)
-    assert found[0].first == (4, 5, 6)
-    assert not found[0].who
+    assert [split.kind for split in result] == ["guideline"]
+    assert result[0].second == (1, 2, 3)
+    assert result[0].first == (4, 5, 6)
+    assert not result[0].who
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_who_slips_everywhere_is_careless_and_the_guideline_is_not_blamed(seed):
+def test_careless_annotator_is_no_guideline_problem(seed):
     rng = random.Random(seed)
     careless = {2: lambda truth, _: rng.choice(("Bus", "Car", "Van")) if rng.random() < 0.4 else truth}
     project = Project(seed, labels=careless)
-    found = [split for split in find_disagreement_patterns(project.facts) if "(absent)" not in split.answers]
-    assert len(found) == 3
-    assert {split.kind for split in found} == {"careless"}
-    assert {split.who for split in found} == {(2,)}
+    result = [split for split in find_disagreement_patterns(project.facts) if "(absent)" not in split.answers]
+    assert len(result) == 3
+    assert {split.kind for split in result} == {"careless"}
+    assert {split.who for split in result} == {(2,)}
     assert any(line.startswith("Accuracy of label") for line in project.people[2].concerns)
     assert not any("guideline" in line for line in project.people[2].concerns)
 
@@ -211,9 +225,9 @@ def test_who_slips_everywhere_is_careless_and_the_guideline_is_not_blamed(seed):
 def test_who_misunderstood_one_label_is_told_from_who_is_careless(seed):
     rng = random.Random(seed)
     labels = {6: lambda truth, _: "Bus" if truth == "Van" and rng.random() < 0.9 else truth}
-    found = {split.answers: split for split in find_disagreement_patterns(Project(seed, labels=labels).facts)}
-    assert found["Bus", "Van"].kind == "one person"
-    assert found["Bus", "Van"].who == (6,)
+    result = {split.answers: split for split in find_disagreement_patterns(Project(seed, labels=labels).facts)}
+    assert result["Bus", "Van"].kind == "one person"
+    assert result["Bus", "Van"].who == (6,)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -222,9 +236,9 @@ def test_a_hard_call_is_nobodys_fault(seed):
     wavering = dict.fromkeys(
         TEAM, lambda truth, _: rng.choice(("Bus", "Van")) if truth in ("Bus", "Van") and rng.random() < 0.4 else truth
     )
-    found = {split.answers: split for split in find_disagreement_patterns(Project(seed, labels=wavering).facts)}
-    assert found["Bus", "Van"].kind == "hard"
-    assert not found["Bus", "Van"].who
+    result = {split.answers: split for split in find_disagreement_patterns(Project(seed, labels=wavering).facts)}
+    assert result["Bus", "Van"].kind == "hard"
+    assert not result["Bus", "Van"].who
 
 
 def test_two_people_with_two_views_are_not_called_careless():
@@ -233,19 +247,21 @@ def test_two_people_with_two_views_are_not_called_careless():
         1: lambda truth, _: "Van" if truth == "Minibus" and rng.random() < 0.95 else truth.replace("Minibus", "Bus"),
         2: lambda truth, _: "Bus" if truth == "Minibus" and rng.random() < 0.95 else truth.replace("Minibus", "Van"),
     }
-    found = {
+    result = {
         split.answers: split
-        for split in find_disagreement_patterns(Project(1, labels=labels, team=(1, 2), each=2, classes=("Bus", "Van", "Minibus")).facts)
+        for split in find_disagreement_patterns(
+            Project(1, labels=labels, team=(1, 2), per_task=2, classes=("Bus", "Van", "Minibus")).facts
+        )
     }
-    assert found["Bus", "Van"].kind == "two views"
+    assert result["Bus", "Van"].kind == "two views"
 
 
-def test_whether_to_mark_at_all_can_be_what_camps_differ_about():
+def test_groups_can_differ_about_marking_at_all():
     camps = dict.fromkeys((1, 2, 3), 0.995) | dict.fromkeys((4, 5, 6), 0.2)
-    found = {split.answers: split for split in find_disagreement_patterns(Project(2, recall=camps).facts)}
-    assert found["Car", "(absent)"].kind == "guideline"
-    assert found["Car", "(absent)"].first == (1, 2, 3)
-    assert "whether Car is to be marked" in found["Car", "(absent)"].text
+    result = {split.answers: split for split in find_disagreement_patterns(Project(2, recall=camps).facts)}
+    assert result["Car", "(absent)"].kind == "guideline"
+    assert result["Car", "(absent)"].first == (1, 2, 3)
+    assert "whether Car is to be marked" in result["Car", "(absent)"].text
 
 
 def test_answers_about_whole_tasks_split_too():
@@ -263,31 +279,38 @@ def test_answers_about_whole_tasks_split_too():
 def test_a_reviewers_ground_truth_is_no_opinion_about_anybody():
     project = Project(9, copier=(4, 1))
     facts = [
-        replace(task, turns=tuple(replace(turn, truth=turn.annotator == 4) for turn in task.turns))
+        replace(task, annotations=tuple(replace(item, ground_truth=item.annotator == 4) for item in task.annotations))
         for task in project.facts
     ]
-    people = {each.annotator: each for each in profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))}
+    people = {
+        profile.annotator: profile
+        for profile in profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))
+    }
     assert not people[1].copies
-    assert 4 not in people, "who only decides is nobody to be measured"
+    assert 4 not in people, "a reviewer is not measured"
 
 
-def test_agreement_with_known_ground_truths_is_told_with_its_interval_and_where_it_is_least():
-    def task(number, score, *, known=True):
+def test_ground_truth_agreement_has_an_interval_and_worst_tasks():
+    def task(number, score, *, served=True):
         turns = (
-            AnnotationFacts(1, number, 9.0, 1, False, score, known),
+            AnnotationFacts(1, number, 9.0, 1, False, score, served),
             AnnotationFacts(9, number - 1.0, 9.0, 1, True),
         )
         return TaskFacts(
-            number, turns, (), (Question("kind", ((1, ("Car",)), (9, ("Car",)))),), (AnnotatorPair(1, 9, score, {}, 0, 0),)
+            number,
+            turns,
+            (),
+            (Question("kind", ((1, ("Car",)), (9, ("Car",)))),),
+            (AnnotatorPair(1, 9, score, {}, 0, 0),),
         )
 
-    facts = [task(n, 0.9 if n % 2 else 1.0) for n in range(1, 31)] + [task(40, 0.2), task(41, 0.1, known=False)]
-    (one,) = profile_annotators(facts, fit_annotator_model(each.evidence() for each in facts))
-    assert one.against_truth.n == 31
-    assert one.against_truth.low < 0.93 < one.against_truth.high
-    assert one.furthest[0] == (40, 0.2)
-    assert one.against_decided.value is None, "one task says too little"
+    facts = [task(n, 0.9 if n % 2 else 1.0) for n in range(1, 31)] + [task(40, 0.2), task(41, 0.1, served=False)]
+    (first,) = profile_annotators(facts, fit_annotator_model(task.evidence() for task in facts))
+    assert first.against_truth.n == 31
+    assert first.against_truth.low < 0.93 < first.against_truth.high
+    assert first.furthest[0] == (40, 0.2)
+    assert first.against_decided.value is None, "one task says too little"
     few = [task(n, 1.0) for n in range(1, 7)]
-    (other,) = profile_annotators(few, fit_annotator_model(each.evidence() for each in few))
+    (other,) = profile_annotators(few, fit_annotator_model(task.evidence() for task in few))
     assert other.against_truth.value == 1
     assert other.against_truth.low < 0.9, "six without a miss are no certainty"

@@ -11,19 +11,19 @@ NAMES = ("Car", "Bus", "Van")
 
 def labelled(skill, *, tasks=300, seed=0, bias=None):
     """Tasks with one question; each annotator is right so often, and errs evenly or towards the answer of `bias`."""
-    rng, found = np.random.default_rng(seed), []
+    rng, result = np.random.default_rng(seed), []
     for truth in rng.integers(3, size=tasks):
         votes = []
         for who, right in skill.items():
             wrong = bias[who] if bias and who in bias and bias[who] != truth else (truth + 1 + rng.integers(2)) % 3
             votes.append((who, (NAMES[truth if rng.random() < right else wrong],)))
-        found.append(Evidence(tuple(skill), (), (("kind", tuple(votes)),)))
-    return found
+        result.append(Evidence(tuple(skill), (), (("kind", tuple(votes)),)))
+    return result
 
 
-def seen(recall, false, *, tasks=250, seed=0):
-    """Images with four objects; each annotator marks each with this recall, and invents so many an image."""
-    rng, found = np.random.default_rng(seed), []
+def detections(recall, false, *, tasks=250, seed=0):
+    """Images with four objects; annotators have these rates of recall and of false positives per image."""
+    rng, result = np.random.default_rng(seed), []
     for _ in range(tasks):
         clusters = []
         for _ in range(4):
@@ -31,23 +31,24 @@ def seen(recall, false, *, tasks=250, seed=0):
             clusters += [("objects", marked)] if marked else []
         for who, rate in false.items():
             clusters += [("objects", ((who, ("Car",)),))] * rng.poisson(rate)
-        found.append(Evidence(tuple(recall), tuple(clusters), ()))
-    return found
+        result.append(Evidence(tuple(recall), tuple(clusters), ()))
+    return result
 
 
 LEAD = 99
 
 
 def with_truth(tasks, truths, *, share=1.0):
-    """The same tasks with what a lead knows to be true of the first so many of them."""
-    known = int(share * len(tasks))
+    """The same tasks with the ground truth of a share of them."""
+    known_values = int(share * len(tasks))
     return [
         Evidence(
-            (*task.looked, LEAD), (), tuple((name, (*votes, (LEAD, (NAMES[truth],)))) for name, votes in task.choices),
+            (*task.annotators, LEAD), (),
+            tuple((name, (*votes, (LEAD, (NAMES[truth],)))) for name, votes in task.choices),
             truth=LEAD,
         )
-        if place < known else task
-        for place, (task, truth) in enumerate(zip(tasks, truths, strict=True))
+        if index < known_values else task
+        for index, (task, truth) in enumerate(zip(tasks, truths, strict=True))
     ]  # fmt: skip
 
 
@@ -56,54 +57,54 @@ def truths_of(tasks, seed=0):
 
 
 def rated(tasks):
-    return {each.annotator: each for each in rate_annotators(tasks, fit_annotator_model(tasks))}
+    return {item.annotator: item for item in rate_annotators(tasks, fit_annotator_model(tasks))}
 
 
 def test_accuracy_is_found_and_its_interval_holds_it():
     skill = {1: 0.97, 2: 0.9, 3: 0.8, 4: 0.6}
-    found = {who: each.choices["kind"].accuracy for who, each in rated(labelled(skill)).items()}
+    result = {who: item.choices["kind"].accuracy for who, item in rated(labelled(skill)).items()}
     for who, right in skill.items():
-        assert found[who].low <= right <= found[who].high
-        assert 0.02 < found[who].high - found[who].low < 0.2
-    assert [who for who, _ in sorted(found.items(), key=lambda each: -each[1].value)] == [1, 2, 3, 4]
+        assert result[who].low <= right <= result[who].high
+        assert 0.02 < result[who].high - result[who].low < 0.2
+    assert [who for who, _ in sorted(result.items(), key=lambda item: -item[1].value)] == [1, 2, 3, 4]
 
 
 def test_a_ground_truth_says_more_than_what_the_others_think():
     """Two who err alike outvote the one who is right; a truth on a fifth of the tasks shows who that is."""
     skill, bias = {1: 0.95, 2: 0.3, 3: 0.3}, {2: 0, 3: 0}
     tasks = labelled(skill, tasks=300, bias=bias)
-    guessed, found = (
-        {who: each.choices["kind"].accuracy for who, each in rated(those).items()}
-        for those in (tasks, with_truth(tasks, truths_of(300), share=0.2))
+    guessed, result = (
+        {who: item.choices["kind"].accuracy for who, item in rated(selected).items()}
+        for selected in (tasks, with_truth(tasks, truths_of(300), share=0.2))
     )
     assert guessed[1].value < guessed[2].value, "by their word alone the best one is the worst"
     for who, right in skill.items():
-        assert found[who].low <= right <= found[who].high
+        assert result[who].low <= right <= result[who].high
 
 
-def test_where_every_truth_is_known_accuracy_is_the_share_that_is_right_and_narrower():
+def test_known_truths_give_the_exact_share_and_narrower_intervals():
     skill = {1: 0.97, 2: 0.9, 3: 0.8, 4: 0.6}
     tasks, truths = labelled(skill), truths_of(300)
-    alone, known = rated(tasks), rated(with_truth(tasks, truths))
-    assert LEAD not in known, "who tells the truth is not measured by it"
+    alone, known_values = rated(tasks), rated(with_truth(tasks, truths))
+    assert LEAD not in known_values, "who tells the truth is not measured by it"
     for who, right in skill.items():
-        found, before = known[who].choices["kind"].accuracy, alone[who].choices["kind"].accuracy
+        result, before = known_values[who].choices["kind"].accuracy, alone[who].choices["kind"].accuracy
         share = np.mean(
             [dict(task.choices[0][1])[who] == (NAMES[truth],) for task, truth in zip(tasks, truths, strict=True)]
         )
-        assert found.value == pytest.approx(share, abs=0.01)
-        assert found.low <= right <= found.high
-        assert found.high - found.low <= before.high - before.low + 0.005
+        assert result.value == pytest.approx(share, abs=0.01)
+        assert result.low <= right <= result.high
+        assert result.high - result.low <= before.high - before.low + 0.005
 
 
 def test_one_alone_is_measured_by_ground_truths():
     tasks = with_truth(labelled({1: 0.8}, tasks=60), truths_of(60))
-    found = rated(tasks)[1].choices["kind"].accuracy
-    assert found.low < 0.8 < found.high
+    result = rated(tasks)[1].choices["kind"].accuracy
+    assert result.low < 0.8 < result.high
 
 
 def test_recall_and_precision_by_ground_truths():
-    """Alone on each image, beside a lead who marked all four objects and nothing else."""
+    """Alone on each image, with a lead who marked all four objects and nothing else."""
     rng, tasks = np.random.default_rng(1), []
     for _ in range(100):
         clusters = [
@@ -112,67 +113,67 @@ def test_recall_and_precision_by_ground_truths():
         ]
         clusters += [("objects", ((1, ("Car",)),))] * rng.poisson(0.3)
         tasks.append(Evidence((1, LEAD), tuple(clusters), (), truth=LEAD))
-    found = rated(tasks)[1].regions
-    assert found.recall.low < 0.75 < found.recall.high
-    assert found.recall.high - found.recall.low < 0.1
-    assert found.precision.value == pytest.approx(3 / 3.3, abs=0.03)
+    result = rated(tasks)[1].regions
+    assert result.recall.low < 0.75 < result.recall.high
+    assert result.recall.high - result.recall.low < 0.1
+    assert result.precision.value == pytest.approx(3 / 3.3, abs=0.03)
     presence = fit_annotator_model(tasks).detection
     assert presence.recall(1) == pytest.approx(0.75, abs=0.04)
 
 
 def test_recall_precision_and_strictness_are_found():
-    found = rated(seen({1: 0.95, 2: 0.9, 3: 0.7}, {1: 0.05, 2: 0.5, 3: 0.05}))
-    recall = {who: each.regions.recall for who, each in found.items()}
-    assert recall[3].high < recall[1].low, "who misses is told from who does not"
+    result = rated(detections({1: 0.95, 2: 0.9, 3: 0.7}, {1: 0.05, 2: 0.5, 3: 0.05}))
+    recall = {who: item.regions.recall for who, item in result.items()}
+    assert recall[3].high < recall[1].low, "lower recall"
     assert recall[3].low <= 0.7 <= recall[3].high
-    precision = {who: each.regions.precision.value for who, each in found.items()}
-    assert precision[2] < precision[1], "who invents is told from who does not"
-    assert found[3].regions.strictness > 1.15 > found[2].regions.strictness
+    precision = {who: item.regions.precision.value for who, item in result.items()}
+    assert precision[2] < precision[1], "lower precision"
+    assert result[3].regions.strictness > 1.15 > result[2].regions.strictness
 
 
 def test_nothing_is_said_of_too_few_answers():
-    found = rated(labelled({1: 0.9, 2: 0.9, 3: 0.9}, tasks=10))
-    accuracy = found[1].choices["kind"].accuracy
+    result = rated(labelled({1: 0.9, 2: 0.9, 3: 0.9}, tasks=10))
+    accuracy = result[1].choices["kind"].accuracy
     assert (accuracy.value, accuracy.n) == (None, 10)
     assert "10" in accuracy.evidence
 
 
-def test_a_habit_of_answering_one_thing_shows_as_bias_and_in_the_confusion():
-    found = rated(labelled({1: 0.95, 2: 0.95, 3: 0.6}, bias={3: 0}))
-    habit = found[3].choices["kind"]
-    assert habit.bias["Car"] > 15 > 5 > abs(found[1].choices["kind"].bias["Car"])
+def test_preferred_answer_shows_as_bias_and_in_the_confusion():
+    result = rated(labelled({1: 0.95, 2: 0.95, 3: 0.6}, bias={3: 0}))
+    habit = result[3].choices["kind"]
+    assert habit.bias["Car"] > 15 > 5 > abs(result[1].choices["kind"].bias["Car"])
     assert habit.confusion["Bus"]["Car"] > 3 * habit.confusion["Bus"].get("Van", 0)
 
 
 def test_nobody_is_measured_by_their_own_vote():
     """Two who always contradict each other: neither can be told right, and both intervals say so."""
     tasks = [Evidence((1, 2), (), (("kind", ((1, (NAMES[n % 2],)), (2, (NAMES[1 - n % 2],)))),)) for n in range(60)]
-    for each in rated(tasks).values():
-        accuracy = each.choices["kind"].accuracy
+    for item in rated(tasks).values():
+        accuracy = item.choices["kind"].accuracy
         assert accuracy.high - accuracy.low > 0.3
 
 
 def test_an_annotator_who_works_alone_is_not_rated():
     tasks = [Evidence((1,), (("objects", ((1, ("Car",)),)),), ()) for _ in range(50)]
-    (found,) = rated(tasks).values()
-    assert found.regions.recall.value is None
-    assert found.regions.precision.value is None
-    assert found.tasks == 50
+    (result,) = rated(tasks).values()
+    assert result.regions.recall.value is None
+    assert result.regions.precision.value is None
+    assert result.tasks == 50
 
 
 @pytest.mark.parametrize(("right", "n"), [(0.9, 400), (0.5, 400), (0.97, 1000)])
 def test_the_interval_over_known_truths_is_that_of_a_rate(right, n):
     hits = np.arange(n) < right * n
-    found = rate_interval(hits.astype(float), (~hits).astype(float))
+    result = rate_interval(hits.astype(float), (~hits).astype(float))
     half = 1.96 * (right * (1 - right) / n) ** 0.5
-    assert found.value == pytest.approx(right, abs=0.01)
-    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15, abs=0.004)
+    assert result.value == pytest.approx(right, abs=0.01)
+    assert (result.high - result.low) / 2 == pytest.approx(half, rel=0.15, abs=0.004)
 
 
 def test_of_who_never_erred_the_interval_reaches_up_to_one():
-    found = rate_interval(np.ones(40), np.zeros(40))
-    assert found.high == pytest.approx(1)
-    assert 0.9 < found.low < 0.95
+    result = rate_interval(np.ones(40), np.zeros(40))
+    assert result.high == pytest.approx(1)
+    assert 0.9 < result.low < 0.95
 
 
 def test_unsure_truths_widen_the_interval():

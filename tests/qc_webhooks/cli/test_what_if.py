@@ -43,18 +43,18 @@ def recorded(settings, engine, monkeypatch):
 
 def test_a_record_is_replayed_under_another_policy(recorded, policy, capsys, tmp_path):
     assert not run("what-if", PROJECT, "--policy", policy("agreement = 0.85"), "--json", tmp_path / "out.json")
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["in_force"]["agreed"] == {"2": 2, "3": 1}
-    assert (told["in_force"]["review"], told["what_if"]["open"], told["what_if"]["labels"]) == (1, 1, 11)
+    messages = json.loads((tmp_path / "out.json").read_text())
+    assert messages["in_force"]["agreed"] == {"2": 2, "3": 1}
+    assert (messages["in_force"]["review"], messages["what_if"]["open"], messages["what_if"]["labels"]) == (1, 1, 11)
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split() == ["disputes", "2", "3", "+1"]
 
 
-def test_what_a_record_cannot_tell_is_refused_with_the_way_out(recorded, policy, capsys):
+def test_setting_that_needs_an_export_is_refused_with_a_fix(recorded, policy, capsys):
     assert run("what-if", PROJECT, "--policy", policy("match_iou = 0.6")) == 1
-    said = capsys.readouterr().err
-    assert "another match_iou" in said
-    assert "--from" in said
+    output = capsys.readouterr().err
+    assert "another match_iou" in output
+    assert "--from" in output
 
 
 @pytest.mark.parametrize("words", [(), (PROJECT, "--from", "x.json")])
@@ -91,23 +91,23 @@ def exported(tmp_path, box):
 def test_an_export_is_judged_anew_for_any_setting(exported, policy, tmp_path, capsys):
     new = policy("annotators = 3\nmatch_iou = 0.95\nnear_iou = 0.1")
     assert not run("what-if", *exported, "--policy", new, "--json", tmp_path / "out.json")
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["in_force"]["agreed"] == {"2": 40}
-    assert told["in_force"]["labels"] == 80
-    assert told["what_if"]["labels"] == 120
-    assert sum(told["what_if"]["agreed"].values()) + told["what_if"]["review"] == 40
+    messages = json.loads((tmp_path / "out.json").read_text())
+    assert messages["in_force"]["agreed"] == {"2": 40}
+    assert messages["in_force"]["labels"] == 80
+    assert messages["what_if"]["labels"] == 120
+    assert sum(messages["what_if"]["agreed"].values()) + messages["what_if"]["review"] == 40
 
 
 def test_a_report_tells_how_people_work(exported, tmp_path, capsys):
     assert not run("report", *exported, "--json", tmp_path / "report.json")
-    people = {each["annotator"]: each for each in json.loads((tmp_path / "report.json").read_text())["annotators"]}
+    people = {item["annotator"]: item for item in json.loads((tmp_path / "report.json").read_text())["annotators"]}
     assert people[3]["speed"]["hasty"]["value"] == 1.0
     assert people[1]["speed"]["pace"]["value"] == pytest.approx(10**0.5, rel=0.01)
     assert people[1]["drift"] is None
     assert people[1]["anchoring"] is None
     assert [person["concerns"] for person in people.values()][:2] == [[], []]
     assert "100 % of the tasks took less than a quarter of the others' time." in people[3]["concerns"]
-    assert people[3]["regions"]["recall"]["n"] > 0  # what was told before is told where it was
+    assert people[3]["regions"]["recall"]["n"] > 0  # the other sections are unchanged
     assert "  ! 100 % of the tasks" in capsys.readouterr().out
 
 
@@ -131,13 +131,13 @@ def test_what_if_sends_to_review_what_the_report_does(exported, policy, tmp_path
     assert not run("report", *exported, "--policy", path, "--json", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert not run("what-if", *exported, "--policy", path, "--against", path, "--json", tmp_path / "out.json")
-    told = json.loads((tmp_path / "out.json").read_text())
+    messages = json.loads((tmp_path / "out.json").read_text())
     reviewed = sum(bool(task["review"]) or task["verdict"] == "disputed" for task in report["tasks"])
     if "max_annotators" in text:
-        assert told["what_if"]["review"] > 0  # the report judges all three, the replay the first two
+        assert messages["what_if"]["review"] > 0  # the report judges all three, the replay the first two
     else:
-        assert told["what_if"]["review"] == reviewed == report["summary"]["to_review"]
-    assert told["left_out"] == []
+        assert messages["what_if"]["review"] == reviewed == report["summary"]["to_review"]
+    assert messages["left_out"] == []
 
 
 def test_a_record_says_which_settings_it_leaves_out(recorded, policy, capsys, tmp_path):
@@ -154,26 +154,26 @@ def test_what_if_says_what_of_an_export_it_leaves_out(exported, policy, tmp_path
     tasks[1] |= {"predictions": [7]}
     path.write_text(json.dumps([*tasks, {"id": 99, "data": 5}]))
     assert not run("what-if", *exported, "--policy", policy("least_model_score = 0.5"))
-    said = capsys.readouterr().out
-    assert "1 tasks have a ground truth" in said
-    assert "1 tasks could not be read" in said
-    assert "1 tasks name their pre-labels by id only" in said
+    output = capsys.readouterr().out
+    assert "1 tasks have a ground truth" in output
+    assert "1 tasks could not be read" in output
+    assert "1 tasks name their pre-labels by id only" in output
 
 
 @pytest.mark.parametrize("lost", [None, 7, "text", [1]])
 def test_an_annotation_that_is_no_object_was_submitted_too(exported, tmp_path, lost):
     path = tmp_path / "export.json"
     (task, *_) = json.loads(path.read_text())
-    one = task | {"annotations": [task["annotations"][0], lost]}
-    path.write_text(json.dumps([one, one | {"id": 2, "annotations": lost}]))
+    first_item = task | {"annotations": [task["annotations"][0], lost]}
+    path.write_text(json.dumps([first_item, first_item | {"id": 2, "annotations": lost}]))
     assert not run("report", *exported, "--json", tmp_path / "report.json")
     first, second = json.loads((tmp_path / "report.json").read_text())["tasks"]
     assert (first["verdict"], first["annotators"]) == ("not_judged", 2)
     assert bool(second["unread"]) == (lost is not None)  # without any annotations nothing was submitted
     assert not run("consensus", *exported, "--out", tmp_path / "out.json")
-    made, *_ = json.loads((tmp_path / "out.json").read_text())
-    assert made["annotations"][0]["result"]
-    assert "not read whole" in made["meta"]["consensus"]["rejected"][0]["reason"]
+    created, *_ = json.loads((tmp_path / "out.json").read_text())
+    assert created["annotations"][0]["result"]
+    assert "not read whole" in created["meta"]["consensus"]["rejected"][0]["reason"]
 
 
 def test_tasks_that_cannot_be_judged_are_no_disputes(exported, policy, tmp_path, capsys):
@@ -185,6 +185,6 @@ def test_tasks_that_cannot_be_judged_are_no_disputes(exported, policy, tmp_path,
     assert not run("report", *exported, "--json", tmp_path / "report.json")
     assert "3 not judged" in capsys.readouterr().out  # of the other two tasks the two who can be read agree
     assert not run("what-if", *exported, "--policy", policy("review_not_judged = false"), "--json", tmp_path / "o.json")
-    told = json.loads((tmp_path / "o.json").read_text())
-    assert [told[each]["not_judged"] for each in ("in_force", "what_if")] == [5, 5]
-    assert told["in_force"]["review"] - told["what_if"]["review"] == 5
+    messages = json.loads((tmp_path / "o.json").read_text())
+    assert [messages[item]["not_judged"] for item in ("in_force", "what_if")] == [5, 5]
+    assert messages["in_force"]["review"] - messages["what_if"]["review"] == 5

@@ -154,9 +154,9 @@ def test_nothing_is_shown_before_the_log_in(client, filled, path):
     assert answer.headers["Location"].startswith("/dashboard/login?next=")
 
 
-def test_after_the_log_in_the_page_that_was_asked_for_comes(client, filled):
-    asked = client.get(f"{BASE}/disputes?page=2").headers["Location"]
-    page = client.get(asked)
+def test_log_in_redirects_to_the_requested_page(client, filled):
+    requested = client.get(f"{BASE}/disputes?page=2").headers["Location"]
+    page = client.get(requested)
     form = {
         "csrf_token": token(page),
         "password": PASSWORD,
@@ -190,7 +190,7 @@ def test_the_log_in_leads_to_no_other_site(target, goes_to):
     assert safe_next(target) == goes_to
 
 
-def test_a_wrong_password_is_refused_and_never_logged(client, caplog):
+def test_wrong_password_is_refused_and_never_logged(client, caplog):
     answer = log_in(client, "guessed-it-wrong")
     assert answer.status_code == 403
     assert "The password is wrong" in answer.text
@@ -244,11 +244,11 @@ def test_a_session_ends_after_twelve_hours(clocked):
 
 def test_guesses_wait_longer_and_longer_in_every_process(clocked):
     clock, make = clocked
-    one, other = make(), make()
+    first_item, other = make(), make()
     for number in range(MAX_FREE_GUESSES):
-        assert log_in((one, other)[number % 2], "wrong").status_code == 403
+        assert log_in((first_item, other)[number % 2], "wrong").status_code == 403
     for wait_s in (1, 2, 4, 8, 16, 32, 60, 60):
-        assert log_in(one, "wrong", environ_base={"REMOTE_ADDR": "10.9.8.7"}).status_code == 403
+        assert log_in(first_item, "wrong", environ_base={"REMOTE_ADDR": "10.9.8.7"}).status_code == 403
         answer = log_in(other)
         assert (answer.status_code, answer.headers["Retry-After"]) == (429, str(wait_s))
         clock[0] += wait_s + 0.5
@@ -257,16 +257,16 @@ def test_guesses_wait_longer_and_longer_in_every_process(clocked):
 
 def test_strangers_who_guess_do_not_lock_out_a_known_browser(clocked):
     _, make = clocked
-    known, stranger = make(), make()
-    assert log_in(known).status_code == 302
-    known.post("/dashboard/logout", data={"csrf_token": token(known.get("/dashboard/"))})
+    known_values, stranger = make(), make()
+    assert log_in(known_values).status_code == 302
+    known_values.post("/dashboard/logout", data={"csrf_token": token(known_values.get("/dashboard/"))})
     for _ in range(MAX_FREE_GUESSES + 1):
         log_in(stranger, "wrong")
     assert log_in(make()).status_code == 429
-    assert log_in(known).status_code == 302
+    assert log_in(known_values).status_code == 302
 
 
-def test_a_forged_cookie_of_a_known_browser_counts_as_a_stranger(clocked):
+def test_forged_known_browser_cookie_is_ignored(clocked):
     client = clocked[1]()
     for number in range(MAX_FREE_GUESSES + 1):
         client.set_cookie("labelloop_known_browser", f"forged{number}.aaaa.bbbb", path="/dashboard")
@@ -312,7 +312,7 @@ def test_a_script_sends_the_password_by_basic_auth(client, filled):
     assert client.get(f"{BASE}/files/annotators.json", auth=("", PASSWORD)).status_code == 429
 
 
-def test_basic_auth_of_the_service_does_not_stand_before_the_dashboard(closed, engine):
+def test_dashboard_needs_no_basic_auth(closed, engine):
     both = Settings(home=closed.home, dashboard_password=PASSWORD, basic_auth_user="u", basic_auth_password="p")
     client = create_app(both).test_client()
     assert client.get("/dashboard/login").status_code == 200
@@ -338,14 +338,14 @@ def test_every_page_is_sound_html_with_nothing_from_elsewhere(inside, filled, pa
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_of_a_project_without_tasks_says_so(inside, engine, page):
+def test_every_page_of_an_empty_project_renders(inside, engine, page):
     ProjectStore(engine).add(PROJECT)
     answer = inside.get(BASE + page)
     assert answer.status_code == 200
     assert not re.findall(r"\bNone\b|\bnan\b", answer.text)
 
 
-def test_one_project_is_opened_at_once_and_of_several_one_is_chosen(inside, filled, engine):
+def test_single_project_opens_directly(inside, filled, engine):
     assert inside.get("/dashboard/").headers["Location"] == f"{BASE}/"
     ProjectStore(engine).add(8)
     text = inside.get("/dashboard/").text
@@ -356,7 +356,7 @@ def test_one_project_is_opened_at_once_and_of_several_one_is_chosen(inside, fill
 @pytest.mark.parametrize(
     "path", [f"{BASE}/disputes/4711", f"{BASE}/annotators/99", "/dashboard/99/", f"{BASE}/files/x.csv"]
 )
-def test_what_is_not_there_is_said_in_words(inside, filled, path):
+def test_missing_pages_have_a_readable_error(inside, filled, path):
     answer = inside.get(path)
     assert answer.status_code == 404
     assert answer.content_type.startswith("text/html")
@@ -397,8 +397,8 @@ def test_tasks_not_judged_are_listed_and_wait_for_a_reviewer(inside, closed, eng
     assert "not judged, for a reviewer" in page.text
     for query in ("state=review", "state=review&person=2", "state=not_judged&sort=newest"):
         assert sorted(tasks_of(inside.get(f"{BASE}/disputes?{query}"))) == [1, 2, 3], query
-    one = inside.get(f"{BASE}/disputes/2?state=not_judged")
-    assert re.findall(r'rel="(?:prev|next)" href="[^"]*/disputes/(\d)', one.text) == ["1", "3"]
+    first_item = inside.get(f"{BASE}/disputes/2?state=not_judged")
+    assert re.findall(r'rel="(?:prev|next)" href="[^"]*/disputes/(\d)', first_item.text) == ["1", "3"]
     assert inside.get(f"{BASE}/disputes/2").status_code == 200
     assert {row["verdict"] for row in json.loads(inside.get(f"{BASE}/files/disputes.json?state=review").data)} == {
         "not_judged"
@@ -412,7 +412,7 @@ def test_a_query_that_means_nothing_is_taken_for_the_default(inside, filled, que
     assert tasks_of(inside.get(f"{BASE}/disputes?{query}")) == tasks_of(inside.get(f"{BASE}/disputes"))
 
 
-def test_a_dispute_is_drawn_stance_by_stance_with_its_reasons(inside, filled):
+def test_dispute_is_drawn_by_group_with_its_conflicts(inside, filled):
     text = unescape(inside.get(f"{BASE}/disputes/4").text)
     assert "One annotator says Car, another says <script>alert(1)</script>: the box at the upper left." in text
     assert 'class="group a"' in text
@@ -425,12 +425,12 @@ def test_a_dispute_is_drawn_stance_by_stance_with_its_reasons(inside, filled):
     assert "data-next" in text
 
 
-def test_a_task_that_is_agreed_has_no_drawing_and_says_so(inside, filled):
+def test_agreed_task_has_no_drawing(inside, filled):
     text = inside.get(f"{BASE}/disputes/1").text
     assert "not disputed" in text
 
 
-def test_annotators_are_told_by_name_with_what_is_lacking(inside, filled):
+def test_annotators_are_named_and_missing_estimates_explained(inside, filled):
     text = inside.get(f"{BASE}/annotators").text
     assert "Anna" in text
     assert "=1+1" in text
@@ -459,7 +459,7 @@ def test_files_hold_what_was_looked_for(inside, filled):
     assert len(json.loads(inside.get(f"{BASE}/files/tasks.json").data)) == 40
 
 
-def test_photos_come_scaled_and_only_of_tasks_that_are_known(inside, filled):
+def test_images_are_scaled_and_limited_to_judged_tasks(inside, filled):
     answer = inside.get(f"{BASE}/photos/3/0/480.jpg")
     assert (answer.status_code, answer.content_type) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(answer.data)).size == (480, 240)
@@ -472,7 +472,7 @@ def test_photos_come_scaled_and_only_of_tasks_that_are_known(inside, filled):
     assert b"The image cannot be shown" in broken.data
 
 
-def test_what_if_compares_with_what_is_in_force(inside, filled):
+def test_what_if_compares_with_the_policy_in_force(inside, filled):
     text = inside.get(f"{BASE}/what-if?agreement=0.3&annotators=2&max_annotators=2&every_control=yes").text
     row = r'<th scope="row">(Disputes|Agreed)</th>\s*<td class="number">(\d+)</td>\s*<td class="number">(\d+)</td>'
     assert re.findall(row, text) == [("Agreed", "20", "40"), ("Disputes", "20", "0")]

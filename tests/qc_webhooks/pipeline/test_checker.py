@@ -28,7 +28,7 @@ def logged(engine):
         return connection.execute(sa.select(ACTIONS).order_by(ACTIONS.c.id)).all()
 
 
-def test_a_dispute_is_written_down_and_one_more_annotator_is_asked_in_one_write(studio, box, check):
+def test_dispute_and_further_annotator_are_one_write(studio, box, check):
     task, *_ = dispute(studio, box)
     assert not studio.serves(task, CLEO)
     check(task)
@@ -65,7 +65,7 @@ def test_a_third_annotator_who_agrees_with_one_settles_it(studio, box, check):
     assert not studio.serves(task, DAN)
 
 
-def test_a_dispute_at_the_maximum_goes_to_review_and_to_nobody_else(studio, box, check):
+def test_dispute_at_the_maximum_goes_to_review_only(studio, box, check):
     task, *_ = dispute(studio, box)
     check(task)
     studio.annotate(task, CLEO, [box(30)])
@@ -110,7 +110,7 @@ def test_an_imported_ground_truth_alone_writes_nothing(studio, box, check):
     assert studio.writes == []
 
 
-def test_a_ground_truth_settles_a_dispute_and_takes_the_further_annotator_back(studio, box, check):
+def test_ground_truth_resolves_a_dispute_and_withdraws_the_overlap(studio, box, check):
     task, first, _ = dispute(studio, box)
     check(task)
     studio.change(first, ground_truth=True)
@@ -137,7 +137,7 @@ def test_a_correction_takes_the_further_annotator_back(studio, box, check):
     assert studio.stored[task]["overlap"] == 2
 
 
-def test_a_deletion_takes_everything_back_and_a_new_dispute_starts_over(studio, box, check):
+def test_deleted_annotation_resets_the_task_for_a_new_dispute(studio, box, check):
     task, _, second = dispute(studio, box)
     check(task)
     studio.remove(second)
@@ -151,7 +151,7 @@ def test_a_deletion_takes_everything_back_and_a_new_dispute_starts_over(studio, 
     assert studio.serves(task, CLEO)
 
 
-def test_an_overlap_that_a_human_set_back_is_left_alone_and_the_task_goes_to_review(studio, box, check):
+def test_overlap_reset_by_a_person_stays_and_the_task_needs_review(studio, box, check):
     task, first, _ = dispute(studio, box)
     check(task)
     studio.stored[task] |= {"overlap": 2, "is_labeled": True}
@@ -185,7 +185,7 @@ def test_an_overlap_that_a_human_raised_further_stays(studio, box, check):
     assert all("overlap" not in write for write in studio.writes[writes:])
 
 
-def test_a_high_overlap_that_serves_the_task_already_needs_no_write(studio, box, check):
+def test_sufficient_overlap_needs_no_write(studio, box, check):
     task = studio.add_task(overlap=4)
     dispute(studio, box, task)
     check(task)
@@ -225,7 +225,7 @@ def test_every_write_is_logged_with_before_and_after(studio, box, check, engine)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_worker_killed_around_its_write_ends_in_the_same_state(studio, box, check, engine, when):
+def test_worker_killed_around_a_write_ends_the_same(studio, box, check, engine, when):
     task, _, second = dispute(studio, box)
     studio.fail_next = when
     with pytest.raises(StudioRefused):
@@ -247,16 +247,16 @@ def test_a_write_that_does_not_stick_is_an_error(studio, box, check, monkeypatch
         check(task)
 
 
-def test_a_task_that_is_gone_is_forgotten(studio, box, check, memory):
+def test_deleted_task_is_forgotten(studio, box, check, memory):
     task, *_ = dispute(studio, box)
     check(task)
     del studio.stored[task]
     assert check(task).verdict is None
-    assert memory.known_in(7) == {}
-    assert memory.tasks(7) == set()
+    assert memory.annotation_versions(7) == {}
+    assert memory.judged_tasks(7) == set()
 
 
-def test_a_new_task_with_the_id_of_a_deleted_one_starts_afresh(studio, box, check):
+def test_reused_task_id_starts_without_history(studio, box, check):
     task, *_ = dispute(studio, box)
     check(task)
     del studio.stored[task]
@@ -268,7 +268,7 @@ def test_a_new_task_with_the_id_of_a_deleted_one_starts_afresh(studio, box, chec
 
 
 @pytest.mark.parametrize("review", [True, False])
-def test_a_task_that_cannot_be_judged_goes_to_a_reviewer_and_nobody_else(studio, box, check, settings, review):
+def test_task_that_cannot_be_judged_goes_to_a_reviewer(studio, box, check, settings, review):
     path = settings.home / "qc" / "policy.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"review_not_judged = {str(review).lower()}")

@@ -30,7 +30,7 @@ WRITES = ("update_task", "add_prediction", "delete_prediction", "update_annotati
 
 
 class Killed(BaseException):
-    """The worker's process is gone: nobody cleans up behind it."""
+    """The worker's process is gone: nothing cleans up after it."""
 
 
 class FaultyStudio(MemoryStudio):
@@ -76,7 +76,7 @@ class FaultyStudio(MemoryStudio):
 
 
 class World:
-    """One Label Studio, the people who work in it, and so many instances of quality control on one database."""
+    """One Label Studio, the people who work in it, and several instances of quality control on one database."""
 
     def __init__(self, studio, settings, instances):
         self.studio, self.settings = studio, settings
@@ -104,17 +104,17 @@ class World:
         return id_
 
     def tell(self, task, annotation, action):
-        held = next(each for each in self.studio.stored[task]["annotations"] if each["id"] == annotation)
+        held = next(item for item in self.studio.stored[task]["annotations"] if item["id"] == annotation)
         body = {"id": annotation, "task": task, "project": PROJECT, "updated_at": held["updated_at"]}
         self.events.append({"action": action, "annotation": body, "project": {"id": PROJECT}})
 
     def annotation(self, task, who):
         return next(
-            (each["id"] for each in self.studio.stored[task]["annotations"] if each["completed_by"] == who), None
+            (item["id"] for item in self.studio.stored[task]["annotations"] if item["completed_by"] == who), None
         )
 
     def label(self, answers):
-        """Everybody does what is served to them, until nothing is."""
+        """Annotate all served tasks, until none is served."""
         while served := [
             (task, who) for task in self.studio.stored for who in ANNOTATORS if self.studio.serves(task, who)
         ]:
@@ -180,16 +180,16 @@ class World:
 
     @staticmethod
     def _state(source):
-        def shown(prediction):
-            kept = [{name: value for name, value in each.items() if name != "id"} for each in prediction["result"]]
-            return prediction["model_version"], prediction["score"], kept
+        def overlay_of(prediction):
+            stored = [{name: value for name, value in item.items() if name != "id"} for item in prediction["result"]]
+            return prediction["model_version"], prediction["score"], stored
 
         return {
             "keys": {key: source["data"].get(key) for key in KEYS},
             "overlap": source["overlap"],
             "is_labeled": source["is_labeled"],
-            "overlays": [shown(each) for each in sorted(source["predictions"], key=lambda each: each["id"])],
-            "truth": sorted(each["completed_by"] for each in source["annotations"] if each.get("ground_truth")),
+            "overlays": [overlay_of(item) for item in sorted(source["predictions"], key=lambda item: item["id"])],
+            "truth": sorted(item["completed_by"] for item in source["annotations"] if item.get("ground_truth")),
         }
 
 
@@ -222,7 +222,7 @@ def story(world, answers, box):
     world.label(answers)
     chapters.append(world.state())
     for task, source in world.studio.stored.items():
-        proposed = [each for each in source["predictions"] if each["model_version"] == "QC consensus"]
+        proposed = [item for item in source["predictions"] if item["model_version"] == "QC consensus"]
         if proposed:
             world.submit(task, REVIEWER, proposed[0]["result"], parent_prediction=proposed[0]["id"])
     world.settle()
@@ -239,7 +239,7 @@ def test_faults_of_every_kind_leave_the_same_state_as_none(tmp_path, answers, bo
     clean = World(FaultyStudio(), Settings(home=tmp_path / "clean"), 1)
     expected = story(clean, answers, box)
     clean.close()
-    reviewed = [task for task, seen in expected[1].items() if seen["keys"]["qc_review"] == "yes"]
+    reviewed = [task for task, calls in expected[1].items() if calls["keys"]["qc_review"] == "yes"]
     assert reviewed, "the story has disputes for the reviewer"
     assert all(expected[2][task]["truth"] == [REVIEWER] for task in reviewed)
 
@@ -247,11 +247,11 @@ def test_faults_of_every_kind_leave_the_same_state_as_none(tmp_path, answers, bo
     more = {"database_url": database} if database else {}
     faulty = World(studio, Settings(home=tmp_path / "faulty", **more), 2 if database else 1)
     studio.faults = True
-    found = story(faulty, answers, box)
+    result = story(faulty, answers, box)
     counts = faulty.instances[0][1].counts()
     faulty.close()
-    for chapter, (seen, wanted) in enumerate(zip(found, expected, strict=True), start=1):
-        assert seen == wanted, f"chapter {chapter}"
+    for chapter, (calls, wanted) in enumerate(zip(result, expected, strict=True), start=1):
+        assert calls == wanted, f"chapter {chapter}"
     assert studio.killed > 10
     assert studio.refused > 10
     assert not counts.get("dead", 0)

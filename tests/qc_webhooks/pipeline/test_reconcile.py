@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from labelloop.service.jobs.inbox import Inbox
-from labelloop.service.studio import StudioNotFound, Studio
+from labelloop.service.studio import Studio, StudioNotFound
 from qc_webhooks.pipeline import reconcile
 from qc_webhooks.pipeline.reconcile import COUNT_EVERY_S, JUDGED_WITHIN_S, SWEEP_EVERY_S, Reconciler
 from qc_webhooks.store.projects import ProjectStore
@@ -58,7 +58,7 @@ def test_it_carries_the_service_alone(studio, box, poller, work):
     assert studio.stored[task]["data"]["qc_status"] == "agreed"
 
 
-def test_a_task_that_the_model_doubts_is_judged_again_once_a_change(studio, box, poller, work, settings):
+def test_model_disagreement_rechecks_once_per_change(studio, box, poller, work, settings):
     (settings.home / "qc").mkdir(parents=True)
     (settings.home / "qc" / "policy.toml").write_text("least_model_doubt = 0.5\n")
     task = studio.add_task(overlap=1)
@@ -124,7 +124,7 @@ def later(monkeypatch):
 
 
 def settle(poller):
-    while poller._projects.get(PROJECT).settled is False:
+    while poller._projects.get(PROJECT).caught_up is False:
         poller.poll(PROJECT)
 
 
@@ -144,7 +144,7 @@ def test_a_deletion_without_a_trace_is_found_within_the_hour(studio, box, poller
     assert studio.stored[task]["data"]["qc_status"] == "waiting"
 
 
-def test_a_deletion_while_no_worker_ran_is_found_by_the_first_poll(studio, box, poller, work, later, memory, projects):
+def test_first_poll_finds_deletions_made_without_a_worker(studio, box, poller, work, later, memory, projects):
     task, *_ = dispute(studio, box)
     poller.poll(PROJECT)
     work()
@@ -155,7 +155,7 @@ def test_a_deletion_while_no_worker_ran_is_found_by_the_first_poll(studio, box, 
     assert restarted.poll(PROJECT) == 1
 
 
-def test_annotations_that_cannot_be_judged_have_no_task_compared_every_hour(studio, box, poller, work, later):
+def test_unjudgeable_annotations_do_not_trigger_hourly_sweeps(studio, box, poller, work, later):
     dispute(studio, box)
     poller.poll(PROJECT)
     work()
@@ -170,7 +170,7 @@ def test_annotations_that_cannot_be_judged_have_no_task_compared_every_hour(stud
     assert len(sweeps) <= 1
 
 
-def test_a_job_that_ended_its_workers_is_not_tried_again_by_each_poll(studio, box, poller, engine):
+def test_polls_do_not_retry_a_job_that_killed_its_workers(studio, box, poller, engine):
     task, *_ = dispute(studio, box)
     assert poller.poll(PROJECT) == 2
     inbox = Inbox(engine)
@@ -179,7 +179,7 @@ def test_a_job_that_ended_its_workers_is_not_tried_again_by_each_poll(studio, bo
     assert inbox.counts()["dead"] == 2
 
 
-def test_what_was_given_up_while_label_studio_was_down_is_healed_by_the_next_poll(studio, box, poller, work, engine):
+def test_next_poll_retries_events_given_up_during_an_outage(studio, box, poller, work, engine):
     task, *_ = dispute(studio, box)
     assert poller.poll(PROJECT) == 2
     inbox = Inbox(engine)
@@ -190,11 +190,11 @@ def test_what_was_given_up_while_label_studio_was_down_is_healed_by_the_next_pol
     assert inbox.dead_letters() == []
 
 
-def test_what_was_done_and_is_yet_unknown_is_told_once_more(studio, box, poller, work, memory, engine):
+def test_done_event_with_a_remaining_difference_is_resubmitted(studio, box, poller, work, memory, engine):
     task, *_ = dispute(studio, box)
     poller.poll(PROJECT)
     work()
-    memory.forget(PROJECT, task)
+    memory.delete_task(PROJECT, task)
     assert poller.sweep(PROJECT) == 2
     assert poller.sweep(PROJECT) == 0
     work()
@@ -208,7 +208,7 @@ def test_deleted_tasks_are_forgotten(studio, box, poller, work, memory):
     del studio.stored[task]
     assert poller.sweep(PROJECT) == 1
     work()
-    assert memory.known_in(PROJECT) == {}
+    assert memory.annotation_versions(PROJECT) == {}
 
 
 def test_a_quiet_project_is_read_from_its_newest_task_on(studio, box, poller, work):
@@ -220,9 +220,9 @@ def test_a_quiet_project_is_read_from_its_newest_task_on(studio, box, poller, wo
     plain = studio.tasks
 
     def counted(*args, **kwargs):
-        found = list(plain(*args, **kwargs))
-        read.append(len(found))
-        return iter(found)
+        result = list(plain(*args, **kwargs))
+        read.append(len(result))
+        return iter(result)
 
     studio.tasks = counted
     for _ in range(4):
@@ -257,7 +257,7 @@ def test_a_time_in_the_future_does_not_blind_the_poller(studio, box, poller, wor
     assert ProjectStore(poller._projects.engine).get(PROJECT).cursor < "2999"
 
 
-def test_a_sweep_reads_only_the_tasks_that_changed_since_it_compared_them(studio, box, poller, work):
+def test_sweep_reads_only_changed_tasks(studio, box, poller, work):
     for _ in range(5):
         dispute(studio, box)
     poller.sweep(PROJECT)
@@ -276,7 +276,7 @@ def test_a_sweep_reads_only_the_tasks_that_changed_since_it_compared_them(studio
     assert read == [3]
 
 
-def test_a_project_that_is_gone_is_forgotten_once_its_absence_is_certain(studio, box, poller, work, projects, memory):
+def test_deleted_project_is_removed_once_confirmed(studio, box, poller, work, projects, memory):
     dispute(studio, box)
     poller.run()
     work()
@@ -290,7 +290,7 @@ def test_a_project_that_is_gone_is_forgotten_once_its_absence_is_certain(studio,
     studio.projects = list
     poller.run()
     assert projects.get(PROJECT) is None
-    assert memory.tasks(PROJECT) == set()
+    assert memory.judged_tasks(PROJECT) == set()
 
 
 class PagedTasks:
@@ -337,18 +337,22 @@ def test_an_hour_of_a_large_project_costs_few_small_requests(engine, memory, pro
     studio._http = httpx.Client(transport=httpx.MockTransport(pages))
     old = "2026-01-01T00:00:00.000000Z"
     with engine.begin() as connection:
-        each = [
+        entry = [
             {"project": PROJECT, "task": n, "annotation": n, "updated_at": old, "stamp": old}
             for n in range(1, size + 1)
         ]
         tasks = [
             {"review": False, "outcome": "agreed", "annotators": 1, "born": "", "fingerprint": "", "decided_at": 0.0}
-            | one
-            for one in each
+            | first_item
+            for first_item in entry
         ]
-        connection.execute(TASKS.insert(), [{k: v for k, v in one.items() if k in TASKS.c} for one in tasks])
-        connection.execute(ANNOTATIONS.insert(), [{k: v for k, v in one.items() if k in ANNOTATIONS.c} for one in each])
-    projects.advance(PROJECT, cursor="2026-02-01T00:00:00.000000Z", settled=False, swept=True)
+        connection.execute(
+            TASKS.insert(), [{k: v for k, v in first_item.items() if k in TASKS.c} for first_item in tasks]
+        )
+        connection.execute(
+            ANNOTATIONS.insert(), [{k: v for k, v in first_item.items() if k in ANNOTATIONS.c} for first_item in entry]
+        )
+    projects.advance(PROJECT, cursor="2026-02-01T00:00:00.000000Z", caught_up=False, swept=True)
     poller = Reconciler(studio, memory, projects, Inbox(engine))
     assert poller.poll(PROJECT) == 3
     later(COUNT_EVERY_S + 60)

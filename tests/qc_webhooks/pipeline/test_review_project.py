@@ -31,7 +31,7 @@ REVIEW = 70
 
 
 class Desk(MemoryStudio):
-    """Two projects: a task of the review project is told by its `project`."""
+    """Two projects: a task of the review project is identified by its `project`."""
 
     def __init__(self):
         super().__init__()
@@ -79,14 +79,14 @@ class Desk(MemoryStudio):
         return len(list(self.tasks(project, **kwargs)))
 
     def stamps(self, project, **kwargs):
-        return (each for each in super().stamps(project, **kwargs) if self.stored[each.id]["project"] == project)
+        return (entry for entry in super().stamps(project, **kwargs) if self.stored[entry.id]["project"] == project)
 
     def import_tasks(self, project, tasks):
         self._stumble("before")
         ids = []
-        for each in tasks:
+        for entry in tasks:
             number = self.add_task(overlap=1)
-            self.stored[number] |= {"project": project, "data": copy.deepcopy(each["data"])}
+            self.stored[number] |= {"project": project, "data": copy.deepcopy(entry["data"])}
             ids.append(number)
         self._stumble("after")
         return ids
@@ -116,7 +116,7 @@ class Desk(MemoryStudio):
 
     def add_annotation(self, task, results, *, lead_time, completed_by, unique_id):
         self._stumble("before")
-        held = [each.get("unique_id") for each in self.stored[task]["annotations"]]
+        held = [entry.get("unique_id") for entry in self.stored[task]["annotations"]]
         if unique_id in held:
             raise StudioRefused("POST", 409, "Annotation with this unique id already exists")
         self.annotate(task, completed_by, results, lead_time=lead_time, unique_id=unique_id)
@@ -125,8 +125,8 @@ class Desk(MemoryStudio):
     def add_task(self, **kwargs):
         number = max(self.stored, default=0) + 1
         super().add_task(**kwargs)
-        made = self.stored.pop(max(self.stored)) if number not in self.stored else self.stored.pop(number)
-        self.stored[number] = made | {"id": number}
+        created = self.stored.pop(max(self.stored)) if number not in self.stored else self.stored.pop(number)
+        self.stored[number] = created | {"id": number}
         return number
 
     @property
@@ -172,21 +172,21 @@ def review(studio, box, check, review_project):
 
 def submit(studio, who=RITA, **fields):
     """Submit in the review stream, as it stands."""
-    (made,) = studio.copies
-    proposal = next(each for each in made["predictions"] if each["model_version"] == "QC consensus")
-    return studio.annotate(made["id"], who, copy.deepcopy(proposal["result"]), lead_time=3.0, **fields)
+    (created,) = studio.copies
+    proposal = next(entry for entry in created["predictions"] if entry["model_version"] == "QC consensus")
+    return studio.annotate(created["id"], who, copy.deepcopy(proposal["result"]), lead_time=3.0, **fields)
 
 
 def truth(studio, task):
-    return [each for each in studio.stored[task]["annotations"] if each.get("ground_truth")]
+    return [entry for entry in studio.stored[task]["annotations"] if entry.get("ground_truth")]
 
 
 def test_a_dispute_is_copied_with_its_stances_and_its_note(studio, review):
-    (made,) = studio.copies
-    assert made["project"] == REVIEW
-    assert studio.tabs(made["id"]) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
-    assert "No majority among 3 annotators" in made["data"]["qc_note"]
-    assert made["data"]["qc_task"] == f"{PROJECT}:{review}"
+    (created,) = studio.copies
+    assert created["project"] == REVIEW
+    assert studio.tabs(created["id"]) == ["QC consensus", "QC: A", "QC: B", "QC: C"]
+    assert "No majority among 3 annotators" in created["data"]["qc_note"]
+    assert created["data"]["qc_task"] == f"{PROJECT}:{review}"
     assert studio.made[REVIEW]["model_version"] == "QC consensus", "the stream fills the consensus in"
     assert '<Header value="$qc_note"/>' in studio.made[REVIEW]["label_config"]
     assert studio.tabs(review) == [], "adjudicate = false"
@@ -236,9 +236,7 @@ def test_a_copy_that_somebody_removed_stays_removed(studio, check, review, box):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("write", range(9))
-def test_a_worker_that_fails_at_any_write_loses_and_doubles_nothing(
-    studio, check, box, policy, settings, store, when, write
-):
+def test_worker_failing_at_any_write_loses_nothing(studio, check, box, policy, settings, store, when, write):
     ensure_review_project(studio, PROJECT, settings, store)
     task = studio.add_task()
     for who, results in ((ANNE, [box(0), box(60)]), (BEN, [box(1), box(40)]), (CLEO, [box(0, "Person"), box(20)])):
@@ -263,16 +261,16 @@ def test_a_worker_that_fails_at_any_write_loses_and_doubles_nothing(
     studio.fail_next = None
     check(task)
     assert len(truth(studio, task)) == 1
-    assert len([each for each in studio.stored[task]["annotations"] if each["completed_by"] == RITA]) == 1
+    assert len([entry for entry in studio.stored[task]["annotations"] if entry["completed_by"] == RITA]) == 1
     assert studio.copies == []
 
 
-def test_events_and_the_poller_lead_from_the_copy_to_the_original(studio, review, settings, engine, store):
+def test_events_of_a_copy_recheck_the_original(studio, review, settings, engine, store):
     inbox = Inbox.from_settings(settings, engine)
-    (made,) = studio.copies
+    (created,) = studio.copies
     submit(studio)
     assert requeue_submitted(studio, store, inbox, REVIEW) == 1
-    handlers(settings, studio, engine)["qc.task"](f"{REVIEW}:{made['id']}", [])
+    handlers(settings, studio, engine)["qc.task"](f"{REVIEW}:{created['id']}", [])
     with engine.connect() as connection:
         subjects = set(connection.scalars(sa.select(EVENTS.c.subject)))
     assert subjects == {f"{PROJECT}:{review}"}
@@ -280,9 +278,7 @@ def test_events_and_the_poller_lead_from_the_copy_to_the_original(studio, review
     assert len(truth(studio, review)) == 1
 
 
-def test_what_was_disputed_before_is_copied_when_the_project_is_made(
-    studio, box, check, policy, settings, store, memory
-):
+def test_existing_disputes_are_copied_into_a_new_review_project(studio, box, check, policy, settings, store, memory):
     task = studio.add_task()
     for who, results in ((ANNE, [box(0)]), (BEN, [box(40)]), (CLEO, [box(70)])):
         studio.annotate(task, who, results)
@@ -297,22 +293,22 @@ def test_what_was_disputed_before_is_copied_when_the_project_is_made(
 def test_a_review_project_that_was_deleted_is_filled_again(studio, review, check, settings, store, memory):
     inbox = Inbox.from_settings(settings, memory.engine)
     for _ in range(2):
-        for made in list(studio.copies):
-            studio.delete_task(made["id"])
+        for created in list(studio.copies):
+            studio.delete_task(created["id"])
         del studio.made[store.review_of(PROJECT)]
         ensure_review_project(studio, PROJECT, settings, store)
         assert requeue_without_copy(memory, store, inbox, PROJECT) == 1
         check(review)
-        (made,) = studio.copies
-        assert made["project"] == store.review_of(PROJECT)
+        (created,) = studio.copies
+        assert created["project"] == store.review_of(PROJECT)
 
 
-def test_the_review_project_is_made_once_follows_the_interface_and_comes_back(studio, policy, settings, store):
+def test_review_project_is_created_once_updated_and_recreated(studio, policy, settings, store):
     ensure = partial(ensure_review_project, studio, PROJECT, settings, store)
     assert ensure().done
     assert not ensure().done
     assert list(studio.made) == [REVIEW]
-    studio.made[REVIEW]["label_config"] = "<View>somebody's own</View>"
+    studio.made[REVIEW]["label_config"] = "<View>own interface</View>"
     assert not ensure().done, "what people made of it is theirs"
     studio.interface = CONFIG.replace("Car", "Lorry")
     assert ensure().done
@@ -322,9 +318,9 @@ def test_the_review_project_is_made_once_follows_the_interface_and_comes_back(st
     assert store.review_of(PROJECT) in studio.made
 
 
-def test_a_project_that_was_made_and_not_noted_is_found_again(studio, policy, settings, store):
+def test_unsaved_review_project_is_found_again(studio, policy, settings, store):
     ensure_review_project(studio, PROJECT, settings, store)
-    store.made(PROJECT, None)
+    store.set_review_project(PROJECT, None)
     ensure_review_project(studio, PROJECT, settings, store)
     assert store.review_of(PROJECT) == REVIEW
     assert len(studio.made) == 1
@@ -335,7 +331,7 @@ def test_undo_opens_the_dispute_again_and_keeps_the_reviewers_work(studio, check
     check(review)
     checker = Checker(studio, memory, settings.home)
     undo = Undo(studio, memory, checker, Inbox.from_settings(settings, memory.engine))
-    outcomes = {each.part: each for each in undo.run(PROJECT, task=review)}
+    outcomes = {entry.part: entry for entry in undo.run(PROJECT, task=review)}
     assert truth(studio, review) == []
     assert outcomes["brought"].left
     assert "stays" in outcomes["brought"].text
@@ -347,7 +343,7 @@ def test_undo_opens_the_dispute_again_and_keeps_the_reviewers_work(studio, check
 def test_undo_takes_a_copy_back_for_good(studio, check, review, memory, settings):
     checker = Checker(studio, memory, settings.home)
     undo = Undo(studio, memory, checker, Inbox.from_settings(settings, memory.engine))
-    assert "copy" in {each.part for each in undo.run(PROJECT, task=review) if not each.left}
+    assert "copy" in {entry.part for entry in undo.run(PROJECT, task=review) if not entry.left}
     assert studio.copies == []
     check(review)
     assert studio.copies == []
@@ -364,7 +360,7 @@ def test_every_write_is_logged(studio, check, review, engine):
     assert {row.state for row in rows} == {"done"}
 
 
-def test_addresses_in_a_storage_are_shown_with_the_storage_of_the_original():
+def test_storage_urls_resolve_through_the_original_project():
     data = {
         "image": "s3://bucket/a b.jpg",
         "pages": ["gs://x/1.png", "/data/upload/1/a.jpg"],
@@ -372,10 +368,10 @@ def test_addresses_in_a_storage_are_shown_with_the_storage_of_the_original():
         "qc_batch": 4,
     }
     task = read_task({"id": 5, "data": data})
-    made = copy_data(task, PROJECT, ReviewCopyContent(note="new"), own_keys=KEYS, base="/ls")
-    assert made["image"] == "/ls/tasks/5/resolve/?fileuri=czM6Ly9idWNrZXQvYSBiLmpwZw=="
-    assert made["pages"][1] == "/data/upload/1/a.jpg"
-    assert (made["qc_note"], made["qc_batch"]) == ("new", 4), "what people call their own keys is theirs"
+    created = copy_data(task, PROJECT, ReviewCopyContent(note="new"), own_keys=KEYS, base="/ls")
+    assert created["image"] == "/ls/tasks/5/resolve/?fileuri=czM6Ly9idWNrZXQvYSBiLmpwZw=="
+    assert created["pages"][1] == "/data/upload/1/a.jpg"
+    assert (created["qc_note"], created["qc_batch"]) == ("new", 4), "what people call their own keys is theirs"
 
 
 @pytest.mark.parametrize(
@@ -419,9 +415,9 @@ def test_two_instances_on_one_postgres_copy_and_decide_once(studio, box, setting
         wait_until(lambda: len(studio.copies) == 6)
         wait_until(lambda: studio.settings.get("annotator_evaluation_enabled"))
         wait_until(lambda: studio.stored[gold]["is_labeled"])
-        for made in list(studio.copies):
-            proposal = next(each for each in made["predictions"] if each["model_version"] == "QC consensus")
-            studio.annotate(made["id"], RITA, copy.deepcopy(proposal["result"]))
+        for created in list(studio.copies):
+            proposal = next(entry for entry in created["predictions"] if entry["model_version"] == "QC consensus")
+            studio.annotate(created["id"], RITA, copy.deepcopy(proposal["result"]))
         wait_until(lambda: studio.copies == [])
         time.sleep(1)
     finally:

@@ -1,4 +1,4 @@
-"""`labelloop qc undo`: what was written is taken back, what somebody changed is left alone, and neither comes again."""
+"""`labelloop qc undo`: writes are undone once, and values changed since are skipped."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def inbox(settings, engine):
 def undo(studio, memory, settings, inbox):
     """undo(task=..., last=...) -> what came of it, as (part, left)."""
     undoing = Undo(studio, memory, Checker(studio, memory, settings.home), inbox)
-    return lambda **which: [(each.part, each.left) for each in undoing.run(PROJECT, **which)]
+    return lambda **which: [(item.part, item.left) for item in undoing.run(PROJECT, **which)]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_only_one_task_is_undone(studio, box, check, undo, disputed):
     assert keys(studio, disputed)["qc_status"] == "disputed"
 
 
-def test_an_acceptance_is_taken_back_and_the_dispute_is_open_again(studio, check, undo, closed):
+def test_undone_acceptance_reopens_the_dispute(studio, check, undo, closed):
     # the newest first: overlays removed, keys, ground truth
     assert undo(last=3) == [("overlays", True), ("keys", False), ("ground_truth", False)]
     assert not any(held.get("ground_truth") for held in studio.stored[closed]["annotations"])
@@ -105,15 +105,18 @@ def test_an_acceptance_is_taken_back_and_the_dispute_is_open_again(studio, check
     assert not any(held.get("ground_truth") for held in studio.stored[closed]["annotations"])
 
 
-def test_what_a_human_changed_is_left_alone_and_why_is_said(studio, memory, settings, inbox, closed, review):
+def test_undo_skips_changed_values_with_the_reason(studio, memory, settings, inbox, closed, review):
     studio.stored[closed]["data"]["qc_note"] = "I have seen it"
     studio.stored[closed]["overlap"] = 5
     studio.change(1, ground_truth=True)
     studio.change(4, ground_truth=False)
     undoing = Undo(studio, memory, Checker(studio, memory, settings.home), inbox)
-    told = [describe(each) for each in undoing.run(PROJECT)]
-    assert told == [
-        f"task {closed}: overlays: skipped, removed overlays are not restored; the next check of an open dispute writes them",
+    messages = [describe(item) for item in undoing.run(PROJECT)]
+    assert messages == [
+        (
+            f"task {closed}: overlays: skipped, removed overlays are not restored; the next check of an open dispute"
+            " writes them"
+        ),
         f"task {closed}: qc_* keys: skipped, the qc_* keys were changed since",
         f"task {closed}: ground truth: skipped, annotation 1 is the ground truth now, not 4",
         f"task {closed}: overlays: already has the previous value",
@@ -124,7 +127,7 @@ def test_what_a_human_changed_is_left_alone_and_why_is_said(studio, memory, sett
     assert list(undoing.run(PROJECT)) == []
 
 
-def test_an_overlay_that_was_just_accepted_is_left_for_the_worker(studio, undo, review):
+def test_undo_skips_a_just_accepted_overlay(studio, undo, review):
     overlay = studio.overlay(review, CONSENSUS)
     studio.annotate(review, RITA, overlay["result"], parent_prediction=overlay["id"])
     assert undo(last=1) == [("overlays", True)]
@@ -144,8 +147,8 @@ def test_a_task_that_is_gone_is_said(studio, undo, disputed):
     assert undo() == [("task", True)]
 
 
-def test_undo_that_was_cut_off_goes_on(studio, memory, undo, review):
-    (write,) = memory.done(PROJECT, last=1)
+def test_interrupted_undo_resumes(studio, memory, undo, review):
+    (write,) = memory.finished_writes(PROJECT, last=1)
     undo(last=1)
     memory.mark(write, "done")  # killed after the write, before it was noted
     assert undo(last=1) == [("overlays", False)]
@@ -168,12 +171,12 @@ def test_a_task_in_a_workers_hands_is_waited_for(inbox, undo, disputed, monkeypa
         undo()
 
 
-def test_the_log_keeps_a_bounded_number_of_writes_a_task(memory):
+def test_write_log_is_bounded_per_task(memory):
     for number in range(MAX_LOGGED_WRITES + 30):
-        write = memory.begin(PROJECT, 5, route="x", reason="", before={"n": number}, after={"n": number + 1})
-        memory.finish(write, done=True)
-    other = memory.begin(PROJECT, 6, route="x", reason="", before={}, after={})
-    memory.finish(other, done=True)
-    kept = [write.before["n"] for write in memory.done(PROJECT, task=5)]
-    assert kept == list(range(MAX_LOGGED_WRITES + 29, 29, -1))
-    assert len(memory.done(PROJECT, task=6)) == 1
+        write = memory.begin_write(PROJECT, 5, route="x", reason="", before={"n": number}, after={"n": number + 1})
+        memory.finish_write(write, done=True)
+    other = memory.begin_write(PROJECT, 6, route="x", reason="", before={}, after={})
+    memory.finish_write(other, done=True)
+    stored = [write.before["n"] for write in memory.finished_writes(PROJECT, task=5)]
+    assert stored == list(range(MAX_LOGGED_WRITES + 29, 29, -1))
+    assert len(memory.finished_writes(PROJECT, task=6)) == 1

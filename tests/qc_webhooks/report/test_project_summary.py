@@ -7,10 +7,10 @@ import pytest
 
 from qc_webhooks.report.project_summary import summarize_project
 from qc_webhooks.report.replay import Replay
-from qc_webhooks.schedulers.project_summary import SummaryStore, SummaryScheduler
+from qc_webhooks.schedulers.project_summary import SummaryScheduler, SummaryStore
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.store.task_facts import FactsExtent, FactStore
-from qc_webhooks.verdict.task_facts import AnnotationFacts, TaskFacts, ObjectFacts, AnnotatorPair, RegionFacts
+from qc_webhooks.verdict.task_facts import AnnotationFacts, AnnotatorPair, ObjectFacts, RegionFacts, TaskFacts
 from tests.qc_webhooks.conftest import PROJECT
 
 DAY = 86_400.0
@@ -18,18 +18,18 @@ MONDAY = 1_767_571_200.0  # 2026-01-05
 
 
 def task(number, scores, *, at=0.0, seconds=30.0, outcome="agreed", labels=None):
-    """A task of so many annotators as the scores of their pairs need; scores in the order (1,2), (1,3), (2,3)."""
+    """A task with one score per pair of annotators; scores in the order (1,2), (1,3), (2,3)."""
     people = {1: 2, 3: 3, 6: 4}[len(scores)] if scores else 1
     turns = tuple(AnnotationFacts(who, at + who, seconds, 1) for who in range(1, people + 1))
     names = [(a, b) for b in range(1, people + 1) for a in range(1, b)]
     pairs = tuple(
         AnnotatorPair(a, b, score, {"label": score}, 1, 0) for (a, b), score in zip(sorted(names), scores, strict=True)
     )
-    said = labels or ["Car"] * people
+    output = labels or ["Car"] * people
     things = (
         ObjectFacts(
             "label",
-            tuple(RegionFacts(who, (said[who - 1],), 100.0, 0) for who in range(1, people + 1) if said[who - 1]),
+            tuple(RegionFacts(who, (output[who - 1],), 100.0, 0) for who in range(1, people + 1) if output[who - 1]),
         ),
     )
     return TaskFacts(number, turns, things, (), pairs, (), (), sum(scores) / len(scores) if scores else None, outcome)
@@ -39,11 +39,11 @@ def test_a_replay_of_the_same_policy_is_the_past():
     replay = Replay.of([
         task(1, [0.9]), task(2, [0.5, 0.9, 0.5]), task(3, [0.5, 0.2, 0.5]), task(4, [0.5]), task(5, []),
     ])  # fmt: skip
-    found = replay.run(agreement=0.7, annotators=2, max_annotators=3)
-    assert (found.agreed, found.review, found.open, found.waiting) == ({2: 1, 3: 1}, 1, 1, 1)
-    assert found.labels == 2 + 3 + 3 + (2 + 1) + 1
-    assert found.seconds == 30 * (2 + 3 + 3 + 2 + 1)
-    assert (found.agreed_tasks, found.disputes) == (2, 3)
+    result = replay.run(agreement=0.7, annotators=2, max_annotators=3)
+    assert (result.agreed, result.review, result.open, result.waiting) == ({2: 1, 3: 1}, 1, 1, 1)
+    assert result.labels == 2 + 3 + 3 + (2 + 1) + 1
+    assert result.seconds == 30 * (2 + 3 + 3 + 2 + 1)
+    assert (result.agreed_tasks, result.disputes) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_a_replay_of_the_same_policy_is_the_past():
 )
 def test_other_thresholds_have_other_outcomes(settings, agreed, review, open_):
     replay = Replay.of([task(1, [0.9]), task(2, [0.5, 0.9, 0.5]), task(3, [0.5, 0.2, 0.5]), task(4, [0.5])])
-    found = replay.run(**{"agreement": 0.7, "annotators": 2, "max_annotators": 3} | settings)
-    assert (found.agreed, found.review, found.open) == (agreed, review, open_)
+    result = replay.run(**{"agreement": 0.7, "annotators": 2, "max_annotators": 3} | settings)
+    assert (result.agreed, result.review, result.open) == (agreed, review, open_)
 
 
 def test_one_weak_control_spoils_agreement_only_where_every_control_counts():
@@ -84,13 +84,15 @@ def test_four_annotators_need_three_who_agree():
 def test_a_reviewers_annotation_is_not_replayed():
     reviewed = task(1, [0.2])
     truth = TaskFacts(
-        1, (*reviewed.annotations, AnnotationFacts(9, 99.0, 5.0, 1, True)), pairs=(*reviewed.pairs, AnnotatorPair(1, 9, 1.0, {}, 0, 0))
+        1,
+        (*reviewed.annotations, AnnotationFacts(9, 99.0, 5.0, 1, True)),
+        pairs=(*reviewed.pairs, AnnotatorPair(1, 9, 1.0, {}, 0, 0)),
     )
-    found = Replay.of([truth]).run(agreement=0.7, annotators=2, max_annotators=3)
-    assert found.open == 1
+    result = Replay.of([truth]).run(agreement=0.7, annotators=2, max_annotators=3)
+    assert result.open == 1
 
 
-def test_a_replay_survives_the_database_and_is_fast_at_100000_tasks():
+def test_replay_of_100000_stored_tasks_is_fast():
     rng = random.Random(0)
     replay = Replay.of(task(n, [rng.random(), rng.random(), rng.random()]) for n in range(2000))
     again = Replay.read(replay.pack())
@@ -115,7 +117,7 @@ def test_days_hold_their_tasks_and_an_interval():
     assert board.agreement.value == pytest.approx(0.7)
 
 
-def test_a_long_project_is_told_by_weeks_that_begin_on_monday():
+def test_long_projects_are_summarized_by_weeks_from_monday():
     board, _ = summarize_project([task(n, [0.9], at=MONDAY + n * DAY) for n in range(140)])
     assert board.weekly
     assert [day.at for day in board.days] == [MONDAY + 7 * n * DAY for n in range(20)]
@@ -162,7 +164,7 @@ class Names:
         return [{"id": 1, "first_name": "Anna", "last_name": "Berg"}, {"id": 2, "username": "ben"}]
 
 
-def test_the_board_follows_the_facts_and_is_not_counted_for_nothing(engine):
+def test_summary_updates_only_when_facts_change(engine):
     store, boards = FactStore(engine), SummaryStore(engine)
     ProjectStore(engine).add(PROJECT)
     now = [time.time()]
@@ -171,22 +173,27 @@ def test_the_board_follows_the_facts_and_is_not_counted_for_nothing(engine):
     assert boards.load(PROJECT) is None
     store.save(PROJECT, task(1, [0.9], at=MONDAY), None)
     keeper.run()
-    shown = boards.load(PROJECT)
-    assert (shown.summary.title, shown.tasks) == ("Street", 1)
-    assert [shown.summary.name(who) for who in (1, 2, 3, -4)] == ["Anna Berg", "ben", "annotator 3", "somebody unknown"]
+    visible = boards.load(PROJECT)
+    assert (visible.summary.title, visible.tasks) == ("Street", 1)
+    assert [visible.summary.name(who) for who in (1, 2, 3, -4)] == [
+        "Anna Berg",
+        "ben",
+        "annotator 3",
+        "unknown annotator",
+    ]
     keeper.run()
-    assert boards.made_at(PROJECT) == shown.made_at
+    assert boards.made_at(PROJECT) == visible.made_at
     store.save(PROJECT, task(1, [0.8], at=MONDAY), None)
     now[0] += 3600
     keeper.run()
-    assert boards.made_at(PROJECT) > shown.made_at
+    assert boards.made_at(PROJECT) > visible.made_at
     assert boards.replay(PROJECT).run(agreement=0.85, annotators=2, max_annotators=3).agreed_tasks == 0
 
 
 def test_a_costly_board_waits_before_it_is_counted_again(engine):
     boards = SummaryStore(engine)
     boards.save(PROJECT, *summarize_project([]), FactsExtent(5, 1.0), took_s=30.0)
-    made = boards.made_at(PROJECT)
-    assert not boards.is_due(PROJECT, FactsExtent(6, 2.0), now=made + 300)
-    assert boards.is_due(PROJECT, FactsExtent(6, 2.0), now=made + 601)
-    assert not boards.is_due(PROJECT, FactsExtent(5, 1.0), now=made + 601)
+    created = boards.made_at(PROJECT)
+    assert not boards.is_due(PROJECT, FactsExtent(6, 2.0), now=created + 300)
+    assert boards.is_due(PROJECT, FactsExtent(6, 2.0), now=created + 601)
+    assert not boards.is_due(PROJECT, FactsExtent(5, 1.0), now=created + 601)

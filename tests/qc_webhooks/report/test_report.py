@@ -1,4 +1,4 @@
-"""Quality control of an exported file: each task, the project, everybody; and the one annotation of several."""
+"""Report and consensus of an exported file: tasks, statistics, annotators."""
 
 import copy
 import json
@@ -34,11 +34,11 @@ def layout(rng):
 
 def copied(results, who, rng):
     """The same boxes in another order, with another annotator's ids."""
-    mine = copy.deepcopy(results)
-    rng.shuffle(mine)
-    for each in mine:
-        each["id"] = f"{each['id']}-{who}"
-    return mine
+    own = copy.deepcopy(results)
+    rng.shuffle(own)
+    for item in own:
+        item["id"] = f"{item['id']}-{who}"
+    return own
 
 
 def task_of(id_, *answers):
@@ -75,37 +75,39 @@ def drop(results, rng):
 
 
 def add(results, rng):
-    value = {(each["value"]["x"] // 20, each["value"]["y"] // 20) for each in results}
+    value = {(item["value"]["x"] // 20, item["value"]["y"] // 20) for item in results}
     x, y = rng.choice([(x, y) for x in range(5) for y in range(5) if (x, y) not in value])
     results.append(region(20 * x + 5, 20 * y + 5, id_="new"))
     return {"new"}
 
 
 def swap(results, rng):
-    one = rng.choice(results)
-    one["value"]["rectanglelabels"] = ["Car" if one["value"]["rectanglelabels"] == ["Person"] else "Person"]
-    return {one["id"]}
+    first_item = rng.choice(results)
+    first_item["value"]["rectanglelabels"] = [
+        "Car" if first_item["value"]["rectanglelabels"] == ["Person"] else "Person"
+    ]
+    return {first_item["id"]}
 
 
 def shift(results, rng):
-    one = rng.choice(results)
-    one["value"]["x"] += rng.choice([-1, 1]) * one["value"]["width"] * rng.uniform(0.25, 0.5)
-    return {one["id"]}
+    first_item = rng.choice(results)
+    first_item["value"]["x"] += rng.choice([-1, 1]) * first_item["value"]["width"] * rng.uniform(0.25, 0.5)
+    return {first_item["id"]}
 
 
 def resize(results, rng):
-    one = rng.choice(results)
+    first_item = rng.choice(results)
     factor = rng.choice([0.7, 1.4])
-    one["value"]["width"] *= factor
-    one["value"]["height"] *= factor
-    return {one["id"]}
+    first_item["value"]["width"] *= factor
+    first_item["value"]["height"] *= factor
+    return {first_item["id"]}
 
 
 def duplicate(results, rng):
-    one = copy.deepcopy(rng.choice(results))
-    one["id"] = "twin"
-    one["value"]["x"] += 0.3
-    results.append(one)
+    first_item = copy.deepcopy(rng.choice(results))
+    first_item["id"] = "twin"
+    first_item["value"]["x"] += 0.3
+    results.append(first_item)
     return {"twin"}
 
 
@@ -130,8 +132,8 @@ ERRORS = {
 
 def drawn_apart(results, rng, spread):
     """The same regions as another annotator would draw them; sides move by this share of their length."""
-    for each in results:
-        value = each["value"]
+    for item in results:
+        value = item["value"]
         for edge, side in (("x", "width"), ("y", "height")):
             value[edge] += rng.gauss(0, spread) * value[side]
             value[side] *= 1 + rng.gauss(0, spread)
@@ -139,20 +141,20 @@ def drawn_apart(results, rng, spread):
 
 
 @pytest.mark.parametrize("turn", [0, 20])
-def test_a_box_drawn_twice_is_named_so_where_everybody_draws_a_little_apart(offline, turn):
+def test_duplicate_box_is_found_despite_small_offsets(offline, turn):
     rng = random.Random(f"apart {turn}")
     tasks = []
     for id_ in range(1, 31):
-        truth = [each | {"value": each["value"] | {"rotation": turn}} for each in layout(rng)]
+        truth = [item | {"value": item["value"] | {"rotation": turn}} for item in layout(rng)]
         answers = [drawn_apart(copied(truth, who, rng), rng, 0.01) for who in (1, 2, 3)]
         people = answers[: 2 + id_ % 2]
         duplicate(people[-1], rng)
         tasks.append(task_of(id_, *people))
     report, _ = offline(tasks)
     for task in report["tasks"]:
-        (found,) = (each for each in task["conflicts"] if each["type"] != "low_overlap")
-        assert found["type"] == "duplicate"
-        assert "twin" in found["regions"]
+        (result,) = (item for item in task["conflicts"] if item["type"] != "low_overlap")
+        assert result["type"] == "duplicate"
+        assert "twin" in result["regions"]
 
 
 @pytest.mark.parametrize("people", [2, 3])
@@ -170,11 +172,11 @@ def test_an_error_is_named_and_its_region_pointed_at(offline, error, people):
     expected = "low_overlap" if error == "resized" else error
     named = pointed = 0
     for task in report["tasks"]:
-        found = [each for each in task["conflicts"] if each["type"] == expected]
-        named += len(task["conflicts"]) == 1 and bool(found)
-        stems = {id_.rsplit("-", 1)[0] for each in found for id_ in each["regions"]}
+        result = [item for item in task["conflicts"] if item["type"] == expected]
+        named += len(task["conflicts"]) == 1 and bool(result)
+        stems = {id_.rsplit("-", 1)[0] for item in result for id_ in item["regions"]}
         pointed += bool(stems & {id_.rsplit("-", 1)[0] for id_ in wanted[task["id"]]})
-        assert all(people == 2 or each["annotators"] == [people] for each in found)
+        assert all(people == 2 or item["annotators"] == [people] for item in result)
     assert named >= 0.95 * len(tasks)
     assert pointed >= 0.98 * len(tasks)
 
@@ -193,7 +195,7 @@ def test_reordered_copies_are_never_disputed(offline):
 
 
 def answers_with(rng, wrong):
-    def said(kind, value):
+    def result(kind, value):
         return {"id": f"{kind}1", "from_name": {"choices": "quality", "rating": "stars"}[kind], "to_name": "image",
                 "type": kind, "value": {kind: value}}  # fmt: skip
 
@@ -201,7 +203,7 @@ def answers_with(rng, wrong):
     answers = []
     for who in range(1, 4):
         word = truth if rng.random() > wrong[who - 1] else {"good": "bad", "bad": "good"}[truth]
-        answers.append([said("choices", [word]), said("rating", rng.choice([3, 4, 5]))])
+        answers.append([result("choices", [word]), result("rating", rng.choice([3, 4, 5]))])
     return answers
 
 
@@ -211,12 +213,12 @@ def test_a_project_has_statistics_with_intervals_and_people_with_reliability(off
     report, consensus = offline(tasks)
     quality = report["statistics"]["controls"]["quality"]["nominal"]
     assert {"agreement", "cohen_kappa", "fleiss_kappa", "gwet_ac1", "alpha_nominal"} <= set(quality)
-    assert all(each["low"] < each["value"] < each["high"] and each["n"] == 120 for each in quality.values())
+    assert all(item["low"] < item["value"] < item["high"] and item["n"] == 120 for item in quality.values())
     stars = report["statistics"]["controls"]["stars"]["ordinal"]["alpha_ordinal"]
     assert abs(stars["value"]) < 0.2
     overall = report["statistics"]["scores"]["overall"]["pairwise"]
     assert overall["low"] < overall["value"] < overall["high"]
-    people = {each["annotator"]: each["choices"]["quality"] for each in report["annotators"]}
+    people = {item["annotator"]: item["choices"]["quality"] for item in report["annotators"]}
     assert people[3]["accuracy"]["high"] < people[1]["accuracy"]["low"]
     assert people[3]["accuracy"]["low"] < 0.6 < people[3]["accuracy"]["high"]
     assert sum(sum(row.values()) for row in people[1]["confusion"].values()) == pytest.approx(120, abs=0.1)
@@ -232,15 +234,15 @@ def test_too_little_is_said_to_be_too_little(offline):
     assert report["annotators"][0]["choices"]["quality"]["accuracy"]["value"] is None
 
 
-def test_a_consensus_is_label_studios_json_and_a_ground_truth_is_taken_as_it_is(offline, tmp_path):
+def test_consensus_is_label_studio_json_and_keeps_ground_truths(offline, tmp_path):
     rng = random.Random(4)
     truth = layout(rng)
     tasks = [task_of(1, truth, copied(truth, 2, rng), []), task_of(2, truth, copied(truth[:2], 2, rng))]
     tasks[1]["annotations"][1]["ground_truth"] = True
     offline(tasks)
     with (tmp_path / "consensus.json").open("rb") as file:
-        one, two = iter_tasks(file)
-    regions = read_annotation(one.annotations[0], task=one).regions
+        first_item, two = iter_tasks(file)
+    regions = read_annotation(first_item.annotations[0], task=first_item).regions
     assert len(regions) == len(truth)
     assert (len(two.annotations[0].results), two.annotations[0].ground_truth) == (2, True)
 
@@ -260,18 +262,18 @@ def test_a_task_that_cannot_be_read_stops_no_other(offline, capsys):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "export.json").unlink(), "No such file"),
         (lambda folder: (folder / "export.json").write_text(""), "it is empty"),
-        (lambda folder: (folder / "export.json").write_text("hello"), "no JSON"),
+        (lambda folder: (folder / "export.json").write_text("hello"), "not JSON"),
         (lambda folder: (folder / "export.json").write_text('[{"id": 1'), "after 0 tasks"),
         (lambda folder: (folder / "config.xml").write_text("<View"), "not XML"),
         (lambda folder: (folder / "policy.toml").write_text("agreement = 7"), "agreement"),
     ],
     ids=["no file", "empty", "no JSON", "cut off", "no XML", "policy"],
 )
-def test_what_is_wrong_with_a_file_is_said_and_nothing_is_written(tmp_path, capsys, damage, said):
+def test_bad_input_file_is_reported_and_nothing_is_written(tmp_path, capsys, damage, message):
     (tmp_path / "config.xml").write_text(CONFIG)
     (tmp_path / "export.json").write_text("[]")
     (tmp_path / "policy.toml").write_text("")
@@ -281,20 +283,20 @@ def test_what_is_wrong_with_a_file_is_said_and_nothing_is_written(tmp_path, caps
     with pytest.raises(SystemExit) as ended:
         main(["qc", "report", *words])
     assert ended.value.code == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
-def test_file_that_is_no_export_of_tasks_is_named_for_what_it_is(tmp_path, capsys, name):
-    data, said = WRONG_FILES[name]
+def test_wrong_file_type_is_named(tmp_path, capsys, name):
+    data, message = WRONG_FILES[name]
     (tmp_path / "export.json").write_bytes(data)
     (tmp_path / "config.xml").write_text(CONFIG)
     files = [f"--from={tmp_path / 'export.json'}", f"--label-config={tmp_path / 'config.xml'}", "--json=-"]
     with pytest.raises(SystemExit) as ended:
         main(["qc", "report", *files])
     assert ended.value.code == 1
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_empty_export_is_an_empty_report(offline):

@@ -40,23 +40,23 @@ def raising(settings):
     path.write_text("raise_overlap = true")
 
 
-def warned(look):
+def warned(run):
     with capture_logs() as logs:
-        look(PROJECT)
-    return [each for each in logs if each["event"] == "tasks_without_further_annotators"]
+        run(PROJECT)
+    return [item for item in logs if item["event"] == "tasks_without_further_annotators"]
 
 
-def test_short_tasks_are_named_once_and_again_when_there_are_more(studio, inbox):
-    look = keeper(studio, inbox, Policy()).raise_overlaps
+def test_low_overlaps_are_reported_again_when_more_appear(studio, inbox):
+    run = keeper(studio, inbox, Policy()).raise_overlaps
     studio.add_task()
-    assert not warned(look)
+    assert not warned(run)
     studio.add_task(overlap=1)
-    (line,) = warned(look)
+    (line,) = warned(run)
     assert line["tasks"] == 1
     assert "raise_overlap = true" in line["fix"]
-    assert not warned(look)
+    assert not warned(run)
     studio.add_task(overlap=1)
-    assert warned(look)[0]["tasks"] == 2
+    assert warned(run)[0]["tasks"] == 2
     assert not inbox.due_subjects(10)
 
 
@@ -67,7 +67,7 @@ def test_what_the_project_asks_for_itself_is_not_named(studio, inbox, chosen):
     assert not warned(keeper(studio, inbox, Policy()).raise_overlaps)
 
 
-def test_a_look_reads_no_task_while_nothing_changes(studio, inbox, monkeypatch):
+def test_a_run_reads_no_task_while_nothing_changes(studio, inbox, monkeypatch):
     studio.add_task(overlap=1)
     held = keeper(studio, inbox, RAISED)
     assert held.raise_overlaps(PROJECT) == 1
@@ -112,7 +112,7 @@ def test_a_raised_overlap_is_undone_and_stays_so(studio, memory, settings, inbox
     task = studio.add_task(overlap=1)
     check(task)
     undone = list(Undo(studio, memory, Checker(studio, memory, settings.home), inbox).run(PROJECT))
-    assert [(each.part, each.left) for each in undone] == [("overlap", False)]
+    assert [(item.part, item.left) for item in undone] == [("overlap", False)]
     check(task)
     assert studio.stored[task]["overlap"] == 1
 
@@ -139,13 +139,13 @@ def test_connect_and_doctor_name_short_tasks(settings, engine, policy):
     path = settings.home / "qc" / "policy.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(policy)
-    told = [change.what for change in connect(admin, PROJECT, settings, engine)]
-    found = qc_policy(DoctorContext(settings, PROJECT, studio=admin))
+    messages = [change.what for change in connect(admin, PROJECT, settings, engine)]
+    result = qc_policy(DoctorContext(settings, PROJECT, studio=admin))
     if policy:
-        assert "the worker raises the overlap of 3 tasks to 2" in told
-        assert found.level == "ok"
+        assert "the worker raises the overlap of 3 tasks to 2" in messages
+        assert result.level == "ok"
     else:
-        (line,) = (each for each in told if each.startswith("3 tasks have an overlap below 2"))
+        (line,) = (item for item in messages if item.startswith("3 tasks have an overlap below 2"))
         assert "raise_overlap = true" in line
-        assert found.level == "warning"
-        assert "3 tasks have an overlap below 2" in found.what
+        assert result.level == "warning"
+        assert "3 tasks have an overlap below 2" in result.what

@@ -55,7 +55,7 @@ def test_without_the_secret_nobody_gets_in(client, rows, headers):
     assert rows() == []
 
 
-def test_the_secret_stands_in_for_basic_auth_on_the_webhook_alone(tmp_path):
+def test_secret_replaces_basic_auth_for_the_webhook_only(tmp_path):
     settings = Settings(home=tmp_path, webhook_secret="s3cret", basic_auth_user="u", basic_auth_password="p")
     client = create_app(settings).test_client()
     assert client.post("/webhook", json=CREATED, headers=SECRET).status_code == 200
@@ -91,7 +91,7 @@ def test_unknown_actions_are_answered_and_counted_under_one_name(client, rows):
 def test_a_deletion_finds_its_task_by_what_was_read_before(client, rows, memory, settings, tmp_path):
     client = create_app(Settings(home=settings.home, webhook_secret="s3cret")).test_client()
     read = [Annotation(id=77, updated_at="2026-01-01T00:00:00Z")]
-    memory.remember(5, 9, LastDecision("f"), TaskVerdict("waiting", 1), read, born="b", review=False)
+    memory.save_decision(5, 9, LastDecision("f"), TaskVerdict("waiting", 1), read, born="b", review=False)
     body = {"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 77}], "project": {"id": 5}}
     assert client.post("/webhook", json=body, headers=SECRET).json["new"] == 1
     assert stored(memory.engine) == [("qc.task", "5:9", "annotation:77:2026-01-01T00:00:00.000000Z:deleted")]
@@ -100,7 +100,7 @@ def test_a_deletion_finds_its_task_by_what_was_read_before(client, rows, memory,
 def test_health_ready_and_metrics(client, engine):
     assert client.get("/health").json["status"] == "UP"
     checks = client.get("/ready").json["checks"]
-    assert {name for name, said in checks.items() if said == "ok"} == {"database", "integrity", "home", "events"}
+    assert {name for name, output in checks.items() if output == "ok"} == {"database", "integrity", "home", "events"}
     assert "labelloop worker" in checks["worker"]
     assert "labelloop_inbox_events" in client.get("/metrics").text
 

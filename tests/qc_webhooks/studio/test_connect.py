@@ -7,7 +7,7 @@ import pytest
 from labelloop.service.settings import Settings
 from labelloop.service.studio import StudioRefused
 from qc_webhooks.cli.qc import project_status, recheck_project
-from qc_webhooks.errors import WebhookHostRefused, ProjectNotConnected, NoteRefused
+from qc_webhooks.errors import NoteRefused, ProjectNotConnected, WebhookHostRefused
 from qc_webhooks.events import SUBSCRIBED_ACTIONS
 from qc_webhooks.store.projects import ProjectStore
 from qc_webhooks.studio.connect import connect, show_note
@@ -136,7 +136,7 @@ def test_basic_auth_goes_along_where_there_is_no_secret(admin, tmp_path, engine)
     assert admin.hooks[1]["headers"] == {"Authorization": "Basic dTpw"}
 
 
-def test_the_note_is_offered_and_put_in_when_asked_for_only(admin, settings, engine):
+def test_note_is_added_only_on_request(admin, settings, engine):
     (offer,) = [change for change in connect(admin, 7, settings, engine) if "--note" in change.what]
     assert offer.choice
     assert not offer.done
@@ -159,10 +159,10 @@ def test_more_annotators_than_the_policy_wants_stay(admin, settings, engine):
     assert admin.maximum == 5
 
 
-def test_nobody_is_asked_to_label_twice_unless_the_policy_says_so(admin, settings, engine):
-    told = [change.what for change in connect(admin, PROJECT, settings, engine)]
+def test_further_annotators_need_the_policy(admin, settings, engine):
+    messages = [change.what for change in connect(admin, PROJECT, settings, engine)]
     assert admin.maximum == 1
-    assert "set_maximum_annotations" in told[0]
+    assert "set_maximum_annotations" in messages[0]
     (settings.home / "qc").mkdir(parents=True)
     (settings.home / "qc" / "policy.toml").write_text("set_maximum_annotations = true\n")
     assert connect(admin, PROJECT, settings, engine)[0].done
@@ -170,16 +170,16 @@ def test_nobody_is_asked_to_label_twice_unless_the_policy_says_so(admin, setting
 
 
 @pytest.mark.parametrize(
-    ("url", "refusal", "said"),
+    ("url", "refusal", "message"),
     [
         ("http://qc:9091", None, "its host has no dot.*qc.internal"),
         ("http://127.0.0.1:9091", StudioRefused("POST", 403, "reserved network"), "bans by default.*169.254.0.0/16"),
         ("http://qc.internal", StudioRefused("POST", 400, "Enter a valid URL."), "Enter a valid URL"),
     ],
 )
-def test_a_refused_address_is_said_with_the_fix_and_the_poller_goes_on(admin, tmp_path, engine, url, refusal, said):
+def test_refused_address_has_a_fix_and_polling_continues(admin, tmp_path, engine, url, refusal, message):
     admin.refuses = refusal
-    with pytest.raises(WebhookHostRefused, match=f"{said}.*poller finds every change"):
+    with pytest.raises(WebhookHostRefused, match=f"{message}.*poller finds every change"):
         connect(admin, PROJECT, Settings(home=tmp_path, qc_url=url), engine)
     assert [item.project for item in ProjectStore(engine).all()] == [PROJECT]
     assert len(admin.tabs) == 1 + len(TABS)
@@ -209,8 +209,8 @@ def test_single_labels(url, single):
 )
 def test_tabs_filter_by_flat_keys_and_sort_as_numbers(title, item, order):
     data, (key, *rest) = tab_data(title), item
-    [found] = data["filters"]["items"]
-    assert list(found.values()) == [f"filter:tasks:data.{key}", *rest]
+    [result] = data["filters"]["items"]
+    assert list(result.values()) == [f"filter:tasks:data.{key}", *rest]
     assert data["ordering"] == [order]
     assert data["columnsDisplayType"] == {order.removeprefix("-"): "Number"}
 
@@ -253,7 +253,7 @@ def test_dropping_all_tabs_brings_the_default_back_too(admin):
     assert [tab["data"]["title"] for tab in admin.tabs.values()] == ["Default", *TABS]
 
 
-def test_what_people_did_to_a_tab_stays_but_its_filter_is_put_right(admin):
+def test_changes_to_a_tab_stay_except_its_filter(admin):
     ensure_tabs(admin, PROJECT)
     admin.tabs[2]["data"] |= {"ordering": ["tasks:id"], "columnsWidth": {"tasks:id": 50}}
     # the browser writes the filter back with another type: that is the same filter
@@ -272,9 +272,9 @@ def test_status_counts_verdicts_and_asks_to_connect_first(studio, box, check, se
     studio.annotate(task, 1, [box(0)])
     studio.annotate(task, 2, [box(60)])
     check(task)
-    found = project_status(PROJECT, settings, engine)
-    assert (found.outcomes, found.to_review) == ({"disputed": 1}, 0)
-    assert found.writes == {"one_more_annotator+flag": 1}
+    result = project_status(PROJECT, settings, engine)
+    assert (result.outcomes, result.to_review) == ({"disputed": 1}, 0)
+    assert result.writes == {"one_more_annotator+flag": 1}
 
 
 def test_recheck_asks_for_every_task_each_time(studio, box, settings, engine):
